@@ -1,0 +1,40 @@
+# make demo    set up and run the main job on the bundled sample documents
+# make test    the tests            make test-all  the slow ones too
+# make lint    static checks        make bench     speed, as ratios against a peer in the same run
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export ANONYMIZED_TELEMETRY := False
+
+.PHONY: install demo test test-all lint bench
+
+install: $(VENV)/.installed
+
+# torch first and alone: its pin takes a CPU build where one lies at hand.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	touch $@
+
+demo: install
+	$(BIN)/smart-rag demo
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m ""
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/query.py

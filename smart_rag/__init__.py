@@ -1,0 +1,46 @@
+"""Better retrieval from the embedding model you already have.
+
+    score(query, document) = pooled cosine + late interaction of the frozen last hidden states
+
+See `SmartIndex` for an index in a folder and `SmartEncoder` for representations alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from smart_rag import errors
+from smart_rag._version import __version__
+from smart_rag.config import IndexConfig
+from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
+
+if TYPE_CHECKING:
+    from smart_rag.encoder import Encoder, SmartEncoder
+    from smart_rag.index import SmartIndex
+
+__all__ = [
+    "AddReport",
+    "Document",
+    "Encoder",
+    "Hit",
+    "IndexConfig",
+    "Representation",
+    "SmartEncoder",
+    "SmartIndex",
+    "TokenBatch",
+    "__version__",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and chromadb are loaded when they are needed, not by `import smart_rag`.
+    if name in ("Encoder", "SmartEncoder"):
+        from smart_rag import encoder
+
+        return getattr(encoder, name)
+    if name == "SmartIndex":
+        from smart_rag.index import SmartIndex
+
+        return SmartIndex
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

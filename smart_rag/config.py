@@ -1,0 +1,38 @@
+"""Every default, once. An index saves its `IndexConfig` in its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smart_rag.errors import InvalidInput
+
+DEFAULT_MODEL = "minilm"
+DEFAULT_TOP_K = 10
+DEFAULT_CANDIDATES = 100
+# The paper's own weights of the pooled and the late score (arXiv 2605.24938, section 3).
+DEFAULT_WEIGHTS = (1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexConfig:
+    """What is fixed when an index is made.
+
+    ``hnsw_*`` go to Chroma, which reads them only at creation: with these, 400 candidates
+    of 20,000 random vectors are found with a recall of .998 (Chroma's own defaults: .65).
+    """
+
+    codec: str = "float16"
+    chunk_tokens: int = 200
+    chunk_overlap: int = 40
+    hnsw_max_neighbors: int = 48
+    hnsw_ef_construction: int = 400
+    hnsw_ef_search: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.chunk_tokens < 1:
+            raise InvalidInput(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")
+        if not 0 <= self.chunk_overlap < self.chunk_tokens:
+            raise InvalidInput(
+                f"chunk_overlap must be at least 0 and below chunk_tokens ({self.chunk_tokens}), "
+                f"got {self.chunk_overlap}"
+            )

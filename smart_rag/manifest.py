@@ -1,0 +1,63 @@
+"""``manifest.json``: what an index was made with. On opening it wins; a conflicting argument is an error."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from smart_rag.config import IndexConfig
+from smart_rag.errors import IndexMismatch, IndexNotFound
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The identity of an index. ``encoder`` is None where the caller brings vectors."""
+
+    format_version: int = FORMAT_VERSION
+    created_with: str
+    dimension: int
+    encoder: Mapping[str, Any] | None
+    fingerprint: str | None
+    collection: str
+    own_chroma: bool
+    config: IndexConfig
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into ``folder``, whole or not at all."""
+        temporary = folder / f"{FILE_NAME}.new"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / FILE_NAME)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Return the manifest in ``folder``.
+
+        Raises:
+            IndexNotFound: there is none, or it is not one of ours.
+            IndexMismatch: its format is newer than this program knows.
+        """
+        path = folder / FILE_NAME
+        if not path.is_file():
+            found = "does not exist" if not folder.exists() else f"holds no {FILE_NAME}"
+            raise IndexNotFound(f"no index at {folder}: the folder {found}; make one with `smart-rag index`")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["format_version"]
+            if isinstance(version, int) and version > FORMAT_VERSION:
+                raise IndexMismatch(
+                    f"{path}: the index has format {version}, this smart_rag reads formats up to {FORMAT_VERSION}; "
+                    "upgrade with: pip install -U smart-rag"
+                )
+            return cls(**{**values, "config": IndexConfig(**values["config"])})
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error

@@ -1,0 +1,331 @@
+"""Pooled embeddings, texts and metadata, in Chroma; the only file that imports chromadb.
+
+One document is one row. A row names the key of its token embeddings, so that writing the row
+is what commits a document. Inside of the library only similarities exist, higher is better;
+Chroma's distances do not leave this file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.config import IndexConfig
+from smart_rag.errors import ChromaFailure, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
+from smart_rag.types import Document
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+
+Where = Mapping[str, Any]
+_T = TypeVar("_T")
+
+# Bookkeeping lives in metadata keys of this prefix, which no result shows.
+_RESERVED = "_smart_rag."
+_KEY = _RESERVED + "key"
+_FILE_HASH = _RESERVED + "file_hash"
+_FILE_CHUNKS = _RESERVED + "file_chunks"
+# What Chroma cannot hold (None, lists, dicts) is kept here as JSON, and given back as it was.
+_JSON = _RESERVED + "json"
+
+_PAGE_ROWS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """Which file a document was cut from: a hash of its bytes, and into how many documents it was cut."""
+
+    hash: str
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A document as the index holds it, with the key of its token embeddings."""
+
+    document: Document
+    key: bytes
+    stamp: FileStamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row that the first stage found, with its pooled cosine."""
+
+    row: Row
+    pooled_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PooledBlock:
+    """Some rows of a scan: ids, keys of token embeddings, pooled embeddings (n, dimension) float32."""
+
+    ids: list[str]
+    keys: list[bytes]
+    pooled: NDArray[np.float32]
+
+
+class PooledIndex:
+    """Rows in a Chroma collection with cosine space."""
+
+    def __init__(self, client: ClientAPI, collection: Collection, owned: bool) -> None:
+        self._client = client
+        self._collection = collection
+        self._owned = owned
+
+    @classmethod
+    def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledIndex:
+        """Return a new, empty index in the folder ``path``, or in ``client`` where one is given."""
+        with _chroma_errors():
+            chroma = client or _persistent(path)
+            made = chroma.create_collection(
+                collection,
+                embedding_function=None,
+                configuration={
+                    "hnsw": {
+                        "space": "cosine",
+                        "max_neighbors": config.hnsw_max_neighbors,
+                        "ef_construction": config.hnsw_ef_construction,
+                        "ef_search": config.hnsw_ef_search,
+                    }
+                },
+            )
+        return cls(chroma, made, owned=client is None)
+
+    @classmethod
+    def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledIndex:
+        """Return the index that `create` made.
+
+        Raises:
+            IndexNotFound: the collection is not there.
+        """
+        from chromadb.errors import NotFoundError
+
+        if client is None and not path.is_dir():
+            raise IndexNotFound(
+                f"{path}: the folder of the pooled embeddings is missing; the index cannot be read without it"
+            )
+        with _chroma_errors():
+            chroma = client or _persistent(path)
+            try:
+                found = chroma.get_collection(collection, embedding_function=None)
+            except NotFoundError as error:
+                raise IndexNotFound(f"{path}: Chroma has no collection {collection!r} there") from error
+        return cls(chroma, found, owned=client is None)
+
+    def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> None:
+        """Write ``rows`` with their pooled embeddings (n, dimension); rows of the same id are replaced."""
+        metadatas = [_to_chroma(row) for row in rows]
+        for part in self._parts(len(rows)):
+            with _chroma_errors():
+                self._collection.upsert(
+                    ids=[row.document.id for row in rows[part]],
+                    embeddings=pooled[part],
+                    metadatas=metadatas[part],
+                    documents=[row.document.text for row in rows[part]],
+                )
+
+    def get(self, ids: Sequence[str]) -> dict[str, Row]:
+        """Return the rows with these ids, by id; ids that are not there are left out."""
+        found: dict[str, Row] = {}
+        for part in self._parts(len(ids)):
+            with _chroma_errors():
+                result = self._collection.get(ids=list(ids[part]), include=["metadatas", "documents"])
+            found.update((row.document.id, row) for row in _rows(result))
+        return found
+
+    def pooled(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the pooled embeddings of the rows with these ids, by id."""
+        found: dict[str, NDArray[np.float32]] = {}
+        for part in self._parts(len(ids)):
+            with _chroma_errors():
+                result = self._collection.get(ids=list(ids[part]), include=["embeddings"])
+            found.update(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
+        return found
+
+    def select(self, where: Where | None = None) -> Iterator[Row]:
+        """Yield every row that ``where`` admits."""
+        for result in self._pages(where, None, ["metadatas", "documents"]):
+            yield from _rows(result)
+
+    def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
+        """Yield every row that the filters admit, in blocks, with its pooled embedding."""
+        for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
+            keys = [bytes.fromhex(metadata[_KEY]) for metadata in result["metadatas"]]
+            yield PooledBlock(result["ids"], keys, np.asarray(result["embeddings"], dtype=np.float32))
+
+    def query(
+        self,
+        pooled: NDArray[np.float32],
+        limit: int,
+        where: Where | None = None,
+        where_document: Where | None = None,
+    ) -> list[list[Candidate]]:
+        """Return, for each query (n, dimension), the ``limit`` rows of highest cosine, best first."""
+        with _chroma_errors():
+            result = self._collection.query(
+                query_embeddings=pooled,
+                n_results=limit,
+                where=_filter(where),
+                where_document=_filter(where_document),
+                include=["metadatas", "documents", "distances"],
+            )
+        queries = zip(*(_present(result, name) for name in ("ids", "metadatas", "documents", "distances")), strict=True)
+        return [
+            [
+                Candidate(_row(*parts), 1.0 - distance)
+                for *parts, distance in zip(ids, documents, metadatas, distances, strict=True)
+            ]
+            for ids, metadatas, documents, distances in queries
+        ]
+
+    def shared(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Return which of ``keys`` some row still names."""
+        used: set[bytes] = set()
+        for part in self._parts(len(keys)):
+            where = {_KEY: {"$in": [key.hex() for key in keys[part]]}}
+            used.update(row.key for row in self.select(where))
+        return used
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove the rows with these ids; ids that are not there do no harm."""
+        for part in self._parts(len(ids)):
+            with _chroma_errors():
+                self._collection.delete(ids=list(ids[part]))
+
+    def count(self) -> int:
+        with _chroma_errors():
+            return int(self._collection.count())
+
+    def close(self) -> None:
+        """Release the files, unless the client is the caller's."""
+        if self._owned:
+            self._client.close()
+
+    def _parts(self, rows: int) -> Iterator[slice]:
+        """Yield slices that Chroma takes in one call."""
+        size = min(int(self._client.get_max_batch_size()), _PAGE_ROWS)
+        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+    def _pages(self, where: Where | None, where_document: Where | None, include: list[str]) -> Iterator[Any]:
+        offset = 0
+        while True:
+            with _chroma_errors():
+                result: Any = self._collection.get(
+                    where=_filter(where),
+                    where_document=_filter(where_document),
+                    limit=_PAGE_ROWS,
+                    offset=offset,
+                    include=include,  # type: ignore[arg-type]
+                )
+            if result["ids"]:
+                yield result
+            if len(result["ids"]) < _PAGE_ROWS:
+                return
+            offset += _PAGE_ROWS
+
+
+def check_metadata(document: Document) -> None:
+    """Raise `InvalidInput` if the document's metadata cannot be stored and given back."""
+    for key, value in document.metadata.items():
+        if not isinstance(key, str) or key.startswith((_RESERVED, "chroma:")):
+            raise InvalidInput(
+                f"document {document.id!r}: metadata key {key!r} must be a str that does not begin with "
+                f"{_RESERVED!r} or 'chroma:'"
+            )
+        if not _is_scalar(value):
+            try:
+                same = json.loads(json.dumps(value)) == value
+            except (TypeError, ValueError):
+                same = False
+            if not same:
+                raise InvalidInput(
+                    f"document {document.id!r}: metadata {key!r} is a {type(value).__name__} that JSON cannot "
+                    "hold; use str, int, float, bool, None, or lists and dicts of them"
+                )
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, float):
+        return bool(np.isfinite(value))
+    # Chroma's integers have 64 bits.
+    return isinstance(value, str | bool) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def _to_chroma(row: Row) -> dict[str, Any]:
+    metadata = {key: value for key, value in row.document.metadata.items() if _is_scalar(value)}
+    rest = {key: value for key, value in row.document.metadata.items() if key not in metadata}
+    if rest:
+        metadata[_JSON] = json.dumps(rest)
+    if row.stamp is not None:
+        metadata[_FILE_HASH] = row.stamp.hash
+        metadata[_FILE_CHUNKS] = row.stamp.chunks
+    metadata[_KEY] = row.key.hex()
+    return metadata
+
+
+def _row(id: str, text: str | None, metadata: Mapping[str, Any]) -> Row:
+    kept = {key: value for key, value in metadata.items() if not key.startswith(_RESERVED)}
+    if _JSON in metadata:
+        kept.update(json.loads(metadata[_JSON]))
+    stamp = FileStamp(metadata[_FILE_HASH], metadata[_FILE_CHUNKS]) if _FILE_HASH in metadata else None
+    return Row(Document(id, text or "", kept), bytes.fromhex(metadata[_KEY]), stamp)
+
+
+def _rows(result: Any) -> list[Row]:
+    parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
+    return [_row(*part) for part in parts]
+
+
+def _present(result: Mapping[str, _T | None], name: str) -> _T:
+    value = result[name]
+    if value is None:
+        raise ChromaFailure(f"Chroma left {name!r} out of its answer")
+    return value
+
+
+def _filter(where: Where | None) -> dict[str, Any] | None:
+    """Return a filter as Chroma takes it: an empty one is none."""
+    return dict(where) if where else None
+
+
+def _persistent(path: Path) -> ClientAPI:
+    import chromadb
+    from chromadb.config import Settings
+
+    return chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
+
+
+@contextmanager
+def _chroma_errors() -> Iterator[None]:
+    """Turn Chroma's errors into ours."""
+    from chromadb.errors import ChromaError, InvalidArgumentError, InvalidDimensionException
+
+    try:
+        yield
+    except InvalidDimensionException as error:
+        raise DimensionMismatch(str(error)) from error
+    except InvalidArgumentError as error:
+        kind = DimensionMismatch if "dimension" in str(error) else InvalidInput
+        raise kind(f"Chroma does not take this: {error}") from error
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"Chroma does not take this: {error}") from error
+    except ChromaError as error:
+        if "disk is full" in str(error) or "No space left" in str(error):
+            raise StorageFull(f"no space left on the disk for Chroma: {error}") from error
+        raise ChromaFailure(f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageFull(f"no space left on the disk for Chroma: {error}") from error
+        raise

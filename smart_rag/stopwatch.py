@@ -1,0 +1,24 @@
+"""Where a call's time goes, by stage."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Milliseconds by stage, one entry for each time that the stage ran."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to ``stage``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.milliseconds[stage].append(1e3 * (time.perf_counter() - started))

@@ -1,0 +1,330 @@
+"""The sidecar: token embeddings on disk, content-addressed, in LMDB.
+
+An entry's key is `content_key`, a hash of what the tokens were made from and how. So a stale
+entry cannot exist, writing twice is free, and equal contents share. ``docs/format.md`` has the
+byte layout.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import struct
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import xxhash
+
+from smart_rag.codec import Codec
+from smart_rag.errors import (
+    CorruptStore,
+    DimensionMismatch,
+    IndexClosed,
+    InvalidInput,
+    MissingTokens,
+    SmartRagError,
+    StorageFull,
+)
+from smart_rag.types import TokenBatch
+
+Key = bytes
+
+_KEY_BYTES = 16
+# checksum of all that follows, tokens, dimension, codec number
+_HEADER = struct.Struct("<QIHH")
+_CHECKSUM_BYTES = 8
+_FIRST_MAP_BYTES = 1 << 26
+
+
+def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
+    """Return the 16-byte key of the tokens that this encoder and codec make of ``content``."""
+    digest = hashlib.blake2b(f"{fingerprint}\0{codec}\0".encode(), digest_size=_KEY_BYTES)
+    digest.update(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
+    return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store holds: entries, their tokens, and the bytes of the pages in use on disk."""
+
+    entries: int
+    tokens: int
+    used_bytes: int
+
+
+class TokenStore:
+    """Token embeddings by key: ``put``, ``gather``, ``delete``, ``verify``, ``vacuum``.
+
+    Each call is one transaction: it happens whole or not at all, and is on disk when it returns.
+    Threads and other processes may read while one writes.
+
+    >>> store = TokenStore(path, codec("float16"))                 # doctest: +SKIP
+    >>> store.put([key], TokenBatch.from_list([tokens]))
+    >>> store.gather([key])[0]
+    """
+
+    def __init__(self, path: str | Path, codec: Codec) -> None:
+        self.path = Path(path)
+        self.codec = codec
+        self._shared: _Environment | None = _Environment.at(self.path)
+
+    @property
+    def _environment(self) -> _Environment:
+        if self._shared is None:
+            raise IndexClosed(f"{self.path}: the token store is closed; open it again")
+        return self._shared
+
+    def put(self, keys: Sequence[Key], tokens: TokenBatch) -> None:
+        """Write ``tokens`` under ``keys``; what a key held before is replaced.
+
+        Raises:
+            StorageFull: the disk is full; nothing was written.
+        """
+        if len(keys) != len(tokens):
+            raise InvalidInput(f"{len(keys)} keys for {len(tokens)} texts")
+        codes = self.codec.encode(tokens.embeddings)
+        records = []
+        for i, key in enumerate(keys):
+            start, stop = tokens.offsets[i], tokens.offsets[i + 1]
+            body = (
+                _HEADER.pack(0, stop - start, tokens.dimension, self.codec.number)[_CHECKSUM_BYTES:]
+                + codes[start:stop].tobytes()
+            )
+            records.append((key, xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body))
+        records.sort()  # neighbours in the tree are written together
+
+        def write(transaction: Any) -> None:
+            for key, record in records:
+                transaction.put(key, record)
+
+        self._environment.write(write)
+
+    def __contains__(self, key: Key) -> bool:
+        with self._environment.read() as transaction:
+            return transaction.get(key) is not None
+
+    def __len__(self) -> int:
+        with self._environment.read() as transaction:
+            return int(transaction.stat()["entries"])
+
+    def missing(self, keys: Sequence[Key]) -> list[int]:
+        """Return the positions of the keys that are not stored."""
+        with self._environment.read() as transaction:
+            cursor = transaction.cursor()
+            return [i for i, key in enumerate(keys) if not cursor.set_key(key)]
+
+    def gather(self, keys: Sequence[Key], ids: Sequence[str] | None = None) -> TokenBatch:
+        """Return the token embeddings under ``keys``, in their order, in one contiguous matrix.
+
+        ``ids`` names the documents in errors; by default the keys' hexadecimal form does.
+
+        Raises:
+            MissingTokens: keys that are not stored; all of them are named.
+            CorruptStore: an entry whose checksum does not match.
+        """
+        names = ids if ids is not None else [key.hex() for key in keys]
+        with self._environment.read() as transaction:
+            records = [transaction.get(key) for key in keys]
+            absent = [name for name, record in zip(names, records, strict=True) if record is None]
+            if absent:
+                raise MissingTokens(
+                    f"{self.path}: no token embeddings for {len(absent)} of {len(keys)} documents, the first "
+                    f"is {absent[0]!r}",
+                    absent,
+                )
+            # The buffers are valid only inside of the transaction: they are copied once, into place.
+            headers = [self._checked(record, name) for record, name in zip(records, names, strict=True)]
+            offsets = np.zeros(len(keys) + 1, dtype=np.int64)
+            np.cumsum([tokens for tokens, _ in headers], out=offsets[1:])
+            dimensions = {dimension for _, dimension in headers}
+            if len(dimensions) > 1:
+                raise DimensionMismatch(f"{self.path}: documents of different widths: {sorted(dimensions)}")
+            dimension = dimensions.pop() if dimensions else 0
+            codes = np.empty((offsets[-1], self.codec.bytes_per_token(dimension)), dtype=np.uint8)
+            flat = codes.reshape(-1)
+            for i, record in enumerate(records):
+                start = offsets[i] * codes.shape[1]
+                flat[start : start + len(record) - _HEADER.size] = np.frombuffer(record, np.uint8, offset=_HEADER.size)
+        return TokenBatch(self.codec.decode(codes, dimension), offsets)
+
+    def delete(self, keys: Iterable[Key]) -> int:
+        """Remove the entries under ``keys`` and return how many there were."""
+        removed = 0
+
+        def write(transaction: Any) -> None:
+            nonlocal removed
+            removed = sum(bool(transaction.delete(key)) for key in unique)
+
+        unique = sorted(set(keys))
+        if unique:
+            self._environment.write(write)
+        return removed
+
+    def keys(self) -> Iterator[Key]:
+        """Yield every key, as of the moment of the call."""
+        with self._environment.read() as transaction:
+            keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+        yield from keys
+
+    def verify(self) -> list[Key]:
+        """Return the keys of the entries that cannot be read back as they were written."""
+        damaged = []
+        with self._environment.read() as transaction:
+            for key, record in transaction.cursor():
+                try:
+                    self._checked(record, bytes(key).hex())
+                except CorruptStore:
+                    damaged.append(bytes(key))
+        return damaged
+
+    def vacuum(self, live: Collection[Key]) -> int:
+        """Remove every entry whose key is not in ``live`` and return how many there were."""
+        return self.delete(key for key in self.keys() if key not in live)
+
+    def stats(self) -> StoreStats:
+        """Return counts of entries and tokens, and the bytes in use."""
+        with self._environment.read() as transaction:
+            tokens = sum(_HEADER.unpack_from(record)[1] for _, record in transaction.cursor())
+            stat = transaction.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return StoreStats(int(stat["entries"]), tokens, int(pages * stat["psize"]))
+
+    def close(self) -> None:
+        """Release the files. Closing twice does no harm."""
+        environment, self._shared = self._shared, None
+        if environment is not None:
+            environment.release()
+
+    def _checked(self, record: Any, name: str) -> tuple[int, int]:
+        """Return the tokens and the dimension of a record that is as it was written."""
+        if len(record) < _HEADER.size:
+            raise CorruptStore(f"{self.path}: the entry of {name!r} is {len(record)} bytes, cut short")
+        checksum, tokens, dimension, number = _HEADER.unpack_from(record)
+        if xxhash.xxh3_64_intdigest(memoryview(record)[_CHECKSUM_BYTES:]) != checksum:
+            raise CorruptStore(f"{self.path}: the entry of {name!r} fails its checksum")
+        if number != self.codec.number:
+            raise CorruptStore(f"{self.path}: the entry of {name!r} has codec number {number}, not {self.codec.name!r}")
+        expected = _HEADER.size + tokens * self.codec.bytes_per_token(dimension)
+        if len(record) != expected:
+            raise CorruptStore(f"{self.path}: the entry of {name!r} is {len(record)} bytes, expected {expected}")
+        return tokens, dimension
+
+
+class _Environment:
+    """An LMDB environment, shared by every store of this process on the same path.
+
+    LMDB allows one environment for each file and process, and wants no transaction to run
+    while its map grows; both rules are kept here.
+    """
+
+    _open: dict[Path, _Environment] = {}
+    _registry = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._users = 0
+        self._readers = 0
+        self._resizing = False
+        self._condition = threading.Condition()
+        self._writer = threading.RLock()
+        with _lmdb_errors(path):
+            size = max(_FIRST_MAP_BYTES, 2 * _size(path / "data.mdb"))
+            self._lmdb = lmdb.open(str(path), map_size=size, max_readers=1024, readahead=True)
+
+    @classmethod
+    def at(cls, path: Path) -> _Environment:
+        """Return the environment of ``path``, opened if it is not."""
+        path = path.absolute()
+        with cls._registry:
+            environment = cls._open.get(path)
+            if environment is None:
+                environment = cls._open[path] = cls(path)
+            environment._users += 1
+            return environment
+
+    def release(self) -> None:
+        """Count one user less, and close the environment when none is left."""
+        with self._registry:
+            self._users -= 1
+            if self._users == 0:
+                del self._open[self._path]
+                self._lmdb.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Any]:
+        """Yield a read transaction whose buffers are valid inside of the block."""
+        with _lmdb_errors(self._path):
+            transaction = self._begin_read()
+            try:
+                with transaction:
+                    yield transaction
+            finally:
+                self._leave()
+
+    def _begin_read(self) -> Any:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: not self._resizing)
+                self._readers += 1
+            try:
+                return self._lmdb.begin(buffers=True)
+            except lmdb.MapResizedError:  # another process wrote more than our map shows
+                self._leave()
+                self._resize(0)
+            except BaseException:
+                self._leave()
+                raise
+
+    def _leave(self) -> None:
+        with self._condition:
+            self._readers -= 1
+            self._condition.notify_all()
+
+    def write(self, action: Any) -> None:
+        """Run ``action(transaction)`` and commit; grow the map and run it again if it was too small."""
+        with self._writer, _lmdb_errors(self._path):
+            while True:
+                try:
+                    with self._lmdb.begin(write=True) as transaction:
+                        action(transaction)
+                    return
+                except lmdb.MapFullError:
+                    self._resize(2 * self._lmdb.info()["map_size"])
+                except lmdb.MapResizedError:
+                    self._resize(0)
+
+    def _resize(self, size: int) -> None:
+        """Set the map's size (0: as large as the file) in a moment when nobody reads."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._resizing)
+            self._resizing = True
+            try:
+                self._condition.wait_for(lambda: self._readers == 0)
+                self._lmdb.set_mapsize(size)
+            finally:
+                self._resizing = False
+                self._condition.notify_all()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _lmdb_errors(path: Path) -> Iterator[None]:
+    """Turn LMDB's errors into ours."""
+    try:
+        yield
+    except lmdb.CorruptedError as error:
+        raise CorruptStore(f"{path}: {error}") from error
+    except lmdb.Error as error:
+        if getattr(error, "code", None) == errno.ENOSPC or "No space left" in str(error):
+            raise StorageFull(f"{path}: no space left on the disk; what was written before is safe") from error
+        raise SmartRagError(f"{path}: {error}") from error

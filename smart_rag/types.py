@@ -1,0 +1,205 @@
+"""The frozen records that pass between modules, and to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.errors import InvalidInput
+
+FloatArray = NDArray[np.floating[Any]]
+Offsets = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One unit of retrieval: a text under an id, with metadata.
+
+    The metadata keys ``source`` (where the text comes from) and ``page`` (1-based) are
+    the ones that a `Hit` shows; any other key is the caller's.
+    """
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Token embeddings of n texts in one contiguous matrix, without padding.
+
+    ``embeddings`` is (total, dimension), float32 or float16, rows L2-normalised;
+    text ``i`` owns the rows ``offsets[i]:offsets[i + 1]``, at least one of them.
+    """
+
+    embeddings: FloatArray
+    offsets: Offsets
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 2:
+            raise InvalidInput(
+                f"token embeddings must be a (total, dimension) matrix, got shape {self.embeddings.shape}"
+            )
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.embeddings):
+            raise InvalidInput(
+                f"offsets must run from 0 to the {len(self.embeddings)} token embeddings, "
+                f"got {self.offsets[0]} to {self.offsets[-1]}"
+            )
+        empty = np.flatnonzero(np.diff(self.offsets) <= 0)
+        if len(empty):
+            raise InvalidInput(f"each text needs at least one token embedding; text {empty[0]} has none")
+
+    @classmethod
+    def from_list(cls, matrices: Sequence[FloatArray]) -> TokenBatch:
+        """Return the batch of the given (n_i, dimension) matrices, copied into one."""
+        offsets = np.zeros(len(matrices) + 1, dtype=np.int64)
+        np.cumsum([len(matrix) for matrix in matrices], out=offsets[1:])
+        embeddings = np.concatenate(matrices) if matrices else np.zeros((0, 0), dtype=np.float32)
+        return cls(embeddings, offsets)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.embeddings.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> FloatArray:
+        """Return the (n_i, dimension) token embeddings of text ``i``, a view."""
+        i = range(len(self))[i]
+        return self.embeddings[self.offsets[i] : self.offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        return (self[i] for i in range(len(self)))
+
+    def slice(self, start: int, stop: int) -> TokenBatch:
+        """Return the texts ``start:stop`` as a batch that shares this one's memory."""
+        offsets = self.offsets[start : stop + 1]
+        return TokenBatch(self.embeddings[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """The SMART representation of n texts: pooled embeddings and token embeddings.
+
+    ``pooled`` is (n, dimension) float32, L2-normalised; ``tokens`` is ragged, see `TokenBatch`.
+    """
+
+    pooled: NDArray[np.float32]
+    tokens: TokenBatch
+
+    def __post_init__(self) -> None:
+        if self.pooled.ndim != 2 or len(self.pooled) != len(self.tokens):
+            raise InvalidInput(
+                f"pooled embeddings must be one row for each of the {len(self.tokens)} texts, "
+                f"got shape {self.pooled.shape}"
+            )
+
+    @classmethod
+    def from_embeddings(cls, pooled: FloatArray, tokens: Sequence[FloatArray]) -> Representation:
+        """Return the representation of vectors that another program computed.
+
+        ``pooled`` is (n, dimension) and ``tokens`` n matrices of (n_i, dimension); both are
+        copied to float32 and L2-normalised here.
+
+        Raises:
+            InvalidInput: a vector is NaN, infinite or zero, or the shapes do not fit.
+        """
+        matrices = [np.asarray(matrix, dtype=np.float32) for matrix in tokens]
+        for i, matrix in enumerate(matrices):
+            if matrix.ndim != 2 or not len(matrix) or matrix.shape[1] != matrices[0].shape[1]:
+                raise InvalidInput(
+                    f"the token embeddings of text {i} must be a (n_tokens, dimension) matrix with at least "
+                    f"one row, as wide as the first text's; got shape {matrix.shape}"
+                )
+        batch = TokenBatch.from_list(matrices)
+        return cls(
+            normalised(np.atleast_2d(np.asarray(pooled, dtype=np.float32)), "pooled embedding"),
+            TokenBatch(normalised(batch.embeddings, "token embedding"), batch.offsets),
+        )
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def __getitem__(self, i: int) -> Representation:
+        """Return text ``i`` alone, as a representation of one text that shares memory."""
+        i = range(len(self))[i]
+        return Representation(self.pooled[i : i + 1], self.tokens.slice(i, i + 1))
+
+
+def normalised(rows: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+    """Return ``rows`` (n, dimension) divided by their L2 norms.
+
+    Raises:
+        InvalidInput: a row is NaN, infinite or zero; the message names ``what`` and the row.
+    """
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
+    if len(bad):
+        raise InvalidInput(
+            f"{what} {bad[0]} has norm {norms[bad[0], 0]}: every vector must be finite and not zero "
+            f"({len(bad)} of {len(rows)} are not)"
+        )
+    return np.asarray(rows / norms, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result; higher scores are better.
+
+    ``score`` = w_pooled * ``pooled_score`` + w_late * ``late_score``; both parts are cosines
+    or means of cosines, so each lies in [-1, 1]. ``rank`` starts at 1.
+    """
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any]
+    score: float
+    pooled_score: float
+    late_score: float
+    rank: int
+
+    @property
+    def source(self) -> str | None:
+        """Where the text comes from: ``metadata["source"]``, if it is there."""
+        source = self.metadata.get("source")
+        return None if source is None else str(source)
+
+    @property
+    def page(self) -> int | None:
+        """The 1-based page: ``metadata["page"]``, if it is a whole number."""
+        page = self.metadata.get("page")
+        return page if isinstance(page, int) else None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedFile:
+    """A file that was left out of the index, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What an ``add`` did, in documents; ``failed`` lists files that could not be read."""
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    failed: tuple[FailedFile, ...] = ()
+
+    def __add__(self, other: AddReport) -> AddReport:
+        return AddReport(
+            self.added + other.added,
+            self.replaced + other.replaced,
+            self.unchanged + other.unchanged,
+            self.removed + other.removed,
+            self.failed + other.failed,
+        )
