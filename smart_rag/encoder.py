@@ -393,7 +393,8 @@ def _prompt(model: SentenceTransformer, given: str | None, names: Sequence[str])
     if given is not None:
         return given
     prompts = model.prompts or {}
-    return next((prompts[name] for name in names if prompts.get(name)), prompts.get(model.default_prompt_name) or "")
+    names = [*names, model.default_prompt_name or ""]
+    return next((prompt for prompt in map(prompts.get, names) if prompt), "")
 
 
 def _pooling(model: SentenceTransformer) -> torch.nn.Module | None:

@@ -1,9 +1,4 @@
-"""`SmartIndex`: pooled embeddings in Chroma, token embeddings beside them, and the search over both.
-
-The only module that conducts the others. Tokens are written before the row that names them, and
-removed after it: a document that a search can return always has its tokens, and what a crash
-leaves behind is at worst an entry that `SmartIndex.vacuum` reclaims.
-"""
+"""`SmartIndex`: an index in a folder, and the search over it. The only module that conducts the others."""
 
 from __future__ import annotations
 
@@ -12,11 +7,9 @@ import json
 import logging
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,39 +18,31 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from smart_rag import documents as files
 from smart_rag import scoring
 from smart_rag._version import __version__
 from smart_rag.codec import codec
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K, DEFAULT_WEIGHTS, IndexConfig
+from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.encoder import Encoder, SmartEncoder
-from smart_rag.errors import (
-    DimensionMismatch,
-    IndexClosed,
-    IndexExists,
-    IndexLocked,
-    IndexMismatch,
-    InvalidInput,
-    MissingTokens,
-)
+from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
+from smart_rag.ingest import Ingest, OnCommit, check_documents
 from smart_rag.manifest import Manifest
-from smart_rag.pooled_index import FileStamp, PooledIndex, Row, Where, check_metadata
+from smart_rag.pooled_index import PooledIndex, Row, Where
+from smart_rag.search import Scores, Search
+from smart_rag.search import hits as hits_of
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.token_store import Key, TokenStore, content_key
 from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
+    from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-OnCommit = Callable[[Sequence[str]], None]
-
-# A stream is read in windows, sorted by length within each, and committed in batches: memory
-# holds one window of texts and one batch of token embeddings.
-_WINDOW = 2_048
+# Vectors that the caller brings are committed this many documents at a time.
 _BATCH = 128
-# Documents whose tokens are in memory at once during an exhaustive scan.
-_SCAN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +57,6 @@ class IndexInfo:
     manifest: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """Documents whose tokens are missing or damaged, and how many entries no document names."""
-
-    missing: tuple[str, ...]
-    damaged: tuple[str, ...]
-    orphans: int
-    repaired: int = 0
-
-    @property
-    def sound(self) -> bool:
-        """Whether every document can be scored."""
-        return len(self.missing) + len(self.damaged) == self.repaired
-
-
 class SmartIndex:
     """An index in one folder, which can be moved, copied and opened elsewhere.
 
@@ -99,13 +69,10 @@ class SmartIndex:
     at a time may write, from its first write until it closes the index. Threads may share one.
     """
 
-    def __init__(
-        self, path: Path, manifest: Manifest, pooled: PooledIndex, tokens: TokenStore, encoder: Encoder | None
-    ) -> None:
+    def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
         self.path = path
         self.manifest = manifest
-        self._pooled = pooled
-        self._tokens = tokens
+        self._store = store
         self._encoder = encoder
         self._mutex = threading.RLock()
         self._lock = FileLock(path / "write.lock", timeout=0, thread_local=False)
@@ -159,9 +126,9 @@ class SmartIndex:
         )
         path.mkdir(parents=True, exist_ok=True)
         pooled = PooledIndex.create(path / "chroma", config, client, collection)
-        tokens = TokenStore(path / "tokens", token_codec)
+        store = DocumentStore(pooled, TokenStore(path / "tokens", token_codec))
         manifest.write(path)  # last: a folder with a manifest is whole
-        return cls(path, manifest, pooled, tokens, encoder)
+        return cls(path, manifest, store, encoder)
 
     @classmethod
     def open(
@@ -189,8 +156,8 @@ class SmartIndex:
         if encoder is not None:
             _check_encoder(path, manifest, encoder)
         pooled = PooledIndex.open(path / "chroma", client, manifest.collection)
-        tokens = TokenStore(path / "tokens", codec(manifest.config.codec))
-        return cls(path, manifest, pooled, tokens, encoder)
+        store = DocumentStore(pooled, TokenStore(path / "tokens", codec(manifest.config.codec)))
+        return cls(path, manifest, store, encoder)
 
     @classmethod
     def from_embeddings(
@@ -222,25 +189,42 @@ class SmartIndex:
                 id twice. In a sequence nothing is written then; in a stream what came before is,
                 and an id that comes again replaces the earlier one.
         """
-        from tqdm.auto import tqdm
+        total = len(documents) if isinstance(documents, Sequence) else None
+        with self._ingest(total, "document", show_progress, on_commit) as ingest:
+            return ingest.add(documents)
 
-        total = None
-        if isinstance(documents, Sequence):
-            _check_documents(documents)
-            total = len(documents)
-        report = AddReport()
-        stream = iter(documents)
-        with (
-            self._writing(),
-            tqdm(total=total, desc="indexing", unit="document", disable=not show_progress) as progress,
-        ):
-            while window := list(islice(stream, _WINDOW)):
-                latest = list({document.id: document for document in window}.values())
-                if total is None:
-                    _check_documents(latest)
-                report += self._add_window([(document, None) for document in latest], progress.update, on_commit)
-                progress.update(len(window) - len(latest))
-        return report
+    def add_files(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        prune: bool = False,
+        show_progress: bool = False,
+        on_commit: OnCommit | None = None,
+    ) -> AddReport:
+        """Write the documents that the files at and below ``paths`` are cut into, and return what was done.
+
+        A file whose bytes are indexed already is left alone, one that changed replaces its
+        earlier documents. A file that cannot be read is reported in ``failed``, and what the
+        index held of it stays. Each document has the metadata ``source`` (the file's full
+        path), ``page`` (1-based, where the format has pages) and ``chunk``.
+
+        Args:
+            paths: files and folders; `smart_rag.documents.FORMATS` lists the formats.
+            include, exclude: patterns for files in folders, such as ``"*.md"``.
+            prune: remove the documents of files below ``paths`` that are no longer there.
+            show_progress: show a progress bar.
+            on_commit: as in `add`.
+
+        Raises:
+            InvalidInput: a path does not exist, or no file is found.
+        """
+        paths = [paths] if isinstance(paths, str | Path) else list(paths)
+        found = files.find(paths, include, exclude)
+        with self._ingest(len(found), "file", show_progress, on_commit) as ingest:
+            report = ingest.add_files(found, files.Chunker(self.encoder, self.manifest.config))
+        return replace(report, removed=report.removed + self._prune(paths)) if prune else report
 
     def add_texts(
         self,
@@ -259,13 +243,12 @@ class SmartIndex:
                 f"{len(texts)} texts need as many ids and metadatas, got "
                 f"{len(texts) if ids is None else len(ids)} and {len(metadatas)}"
             )
-        if ids is None:
-            ids = [_content_id(text, metadata) for text, metadata in zip(texts, metadatas, strict=True)]
-            unique = {id: position for position, id in enumerate(ids)}.values()
-        else:
-            unique = range(len(ids))  # type: ignore[assignment]
-        self.add([Document(ids[i], texts[i], metadatas[i]) for i in unique], show_progress=show_progress)
-        return list(ids)
+        names = list(ids) if ids is not None else list(map(_content_id, texts, metadatas))
+        documents = list(map(Document, names, texts, metadatas))
+        if ids is None:  # equal texts with equal metadata are one document
+            documents = list({document.id: document for document in documents}.values())
+        self.add(documents, show_progress=show_progress)
+        return names
 
     def add_embeddings(self, documents: Sequence[Document], representation: Representation) -> AddReport:
         """Write ``documents`` with vectors that the caller brings, replacing those of the same id.
@@ -274,84 +257,71 @@ class SmartIndex:
             DimensionMismatch: the vectors are of another width than the index's.
             InvalidInput: as `add`, or a vector is not finite.
         """
-        _check_documents(documents)
+        check_documents(documents)
         if len(documents) != len(representation):
             raise InvalidInput(f"{len(documents)} documents with the vectors of {len(representation)}")
         self._check_vectors(representation)
+        rows = [
+            Row(document, content_key("vectors", self.manifest.config.codec, _bytes(tokens)))
+            for document, tokens in zip(documents, representation.tokens, strict=True)
+        ]
         replaced = 0
         with self._writing():
-            for start in range(0, len(documents), _BATCH):
-                part = documents[start : start + _BATCH]
-                vectors = Representation(
-                    representation.pooled[start : start + _BATCH],
-                    representation.tokens.slice(start, start + len(part)),
+            for start in range(0, len(rows), _BATCH):
+                replaced += self._store.commit(
+                    rows[start : start + _BATCH], representation.slice(start, start + _BATCH)
                 )
-                rows = [
-                    Row(document, content_key("vectors", self.manifest.config.codec, _bytes(vectors.tokens[i])))
-                    for i, document in enumerate(part)
-                ]
-                replaced += self._commit(rows, vectors, self._pooled.get([document.id for document in part]))
-        return AddReport(added=len(documents) - replaced, replaced=replaced)
+        return AddReport(added=len(rows) - replaced, replaced=replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the documents with these ids and return how many there were."""
         if isinstance(ids, str):
             raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
         with self._writing():
-            rows = self._pooled.get(list(dict.fromkeys(ids)))
-            self._pooled.delete(list(rows))
-            self._drop_tokens([row.key for row in rows.values()])
-        return len(rows)
+            return self._store.delete(list(dict.fromkeys(ids)))
 
     def delete_source(self, path: str | Path) -> int:
         """Remove every document whose metadata ``source`` is ``path`` and return how many there were."""
-        sources = list(dict.fromkeys([str(path), str(Path(path).resolve())]))
         self._check_open()
-        return self.delete([row.document.id for row in self._pooled.select({"source": {"$in": sources}})])
+        sources = list(dict.fromkeys([str(path), str(Path(path).resolve())]))
+        return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
     def vacuum(self) -> int:
         """Remove token embeddings that no document names and return how many entries there were."""
         with self._writing():
-            return self._tokens.vacuum({row.key for row in self._pooled.select()})
+            return self._store.vacuum()
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Read every entry back and return what is wrong; ``repair`` encodes the texts concerned again."""
+        """Read every entry back and return what was wrong; ``repair`` encodes the texts concerned again."""
         self._check_open()
-        rows = list(self._pooled.select())
-        damaged_keys = set(self._tokens.verify())
-        keys = [row.key for row in rows]
-        missing = [rows[i] for i in self._tokens.missing(keys)]
-        damaged = [row for row in rows if row.key in damaged_keys]
-        orphans = len(set(self._tokens.keys()) - set(keys))
-        repaired = 0
-        if repair and missing + damaged:
+        report = self._store.verify()
+        broken = [*report.missing, *report.damaged]
+        if repair and broken:
+            rows = list(self._store.pooled.get(broken).values())
             with self._writing():
-                for start in range(0, len(missing + damaged), _BATCH):
-                    part = (missing + damaged)[start : start + _BATCH]
-                    vectors = self.encoder.encode_document([row.document.text for row in part])
-                    repaired += len(part)
-                    self._commit(part, vectors, {})
-        return VerifyReport(
-            tuple(row.document.id for row in missing), tuple(row.document.id for row in damaged), orphans, repaired
-        )
+                for start in range(0, len(rows), _BATCH):
+                    batch = rows[start : start + _BATCH]
+                    vectors = self.encoder.encode_document([row.document.text for row in batch])
+                    self._store.tokens.put([row.key for row in batch], vectors.tokens)
+        return report
 
     # --- reading ----------------------------------------------------------------------------
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return the documents with these ids, in this order; ids that are not there are left out."""
         self._check_open()
-        rows = self._pooled.get(list(dict.fromkeys(ids)))
+        rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         return [rows[id].document for id in ids if id in rows]
 
     def documents(self, where: Where | None = None) -> Iterator[Document]:
         """Yield the documents that ``where`` admits, by default all."""
         self._check_open()
-        return (row.document for row in self._pooled.select(where))
+        return (row.document for row in self._store.pooled.select(where))
 
     def count(self) -> int:
         """Return how many documents the index holds."""
         self._check_open()
-        return self._pooled.count()
+        return self._store.pooled.count()
 
     def search(
         self,
@@ -416,21 +386,16 @@ class SmartIndex:
         self._check_vectors(encoded)
         if not len(encoded):
             return []
-        if exhaustive:
-            return self._search_everything(encoded, top_k, where, where_document, weights)
-        with stopwatch.measure("candidates"):
-            found = self._pooled.query(encoded.pooled, max(candidates, top_k), where, where_document)
-        return [
-            self._ranked(
-                encoded[i],
-                [candidate.row for candidate in candidates_of_one],
-                np.asarray([candidate.pooled_score for candidate in candidates_of_one], dtype=np.float32),
-                top_k,
-                weights,
-                stopwatch,
-            )
-            for i, candidates_of_one in enumerate(found)
-        ]
+        search = Search(
+            store=self._store,
+            device=self._device,
+            top_k=top_k,
+            weights=weights,
+            where=where,
+            where_document=where_document,
+            stopwatch=stopwatch,
+        )
+        return search.exhaustive(encoded) if exhaustive else search.two_stage(encoded, candidates)
 
     def rerank(
         self,
@@ -457,20 +422,14 @@ class SmartIndex:
         ]
         vectors = self._vectors(documents, stored={hit.id for hit in hits if isinstance(hit, Hit)})
         pooled = scoring.pooled_similarity(encoded.pooled, vectors.pooled)[0]
-        late = self._late(encoded.tokens, vectors.tokens)[0]
-        return _hits(documents, pooled, late, weights, top_k or len(documents))
+        late = scoring.late_interaction(encoded.tokens, vectors.tokens, self._device)[0]
+        return hits_of(documents, pooled, late, weights, top_k or len(documents))
 
-    def scores(
-        self, queries: Representation, where: Where | None = None, where_document: Where | None = None
-    ) -> Iterator[tuple[list[str], NDArray[np.float32], NDArray[np.float32]]]:
-        """Yield the scores of every document, in blocks: ids (n), pooled and late (n_queries, n) float32."""
+    def scores(self, queries: Representation, where: Where | None = None) -> Iterator[Scores]:
+        """Yield the scores of every document that ``where`` admits, in blocks."""
         self._check_open()
-        for block in self._pooled.scan(where, where_document):
-            pooled = scoring.pooled_similarity(queries.pooled, block.pooled)
-            for start in range(0, len(block.ids), _SCAN):
-                part = slice(start, start + _SCAN)
-                tokens = self._gather(block.keys[part], block.ids[part])
-                yield block.ids[part], pooled[:, part], self._late(queries.tokens, tokens)
+        self._check_vectors(queries)
+        yield from Search(store=self._store, device=self._device, top_k=1, where=where).scan(queries)
 
     def tokens(self, ids: Sequence[str]) -> TokenBatch:
         """Return the stored token embeddings of the documents with these ids, in this order.
@@ -479,11 +438,11 @@ class SmartIndex:
             InvalidInput: an id that is not in the index.
         """
         self._check_open()
-        rows = self._pooled.get(list(dict.fromkeys(ids)))
+        rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         absent = [id for id in ids if id not in rows]
         if absent:
             raise InvalidInput(f"{self.path}: no document {absent[0]!r} in the index ({len(absent)} ids are not)")
-        return self._gather([rows[id].key for id in ids], ids)
+        return self._store.gather([rows[id].key for id in ids], ids)
 
     def encode_queries(self, queries: Sequence[str]) -> Representation:
         """Return the representation of ``queries``, by the index's encoder.
@@ -517,15 +476,13 @@ class SmartIndex:
     def info(self) -> IndexInfo:
         """Return what the index holds, its size on disk, and its manifest."""
         self._check_open()
-        stats = self._tokens.stats()
+        stats = self._store.tokens.stats()
         chroma = self.path / "chroma"
         pooled_bytes = (
             sum(file.stat().st_size for file in chroma.rglob("*") if file.is_file())
             if self.manifest.own_chroma
             else None
         )
-        from dataclasses import asdict
-
         return IndexInfo(
             str(self.path), self.count(), stats.tokens, stats.used_bytes, pooled_bytes, asdict(self.manifest)
         )
@@ -535,8 +492,7 @@ class SmartIndex:
         with self._mutex:
             if not self._closed:
                 self._closed = True
-                self._tokens.close()
-                self._pooled.close()
+                self._store.close()
                 self._lock.release()
 
     def __enter__(self) -> SmartIndex:
@@ -549,137 +505,57 @@ class SmartIndex:
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _add_window(
-        self,
-        window: Sequence[tuple[Document, FileStamp | None]],
-        on_progress: Callable[[int], object],
-        on_commit: OnCommit | None,
-    ) -> AddReport:
-        """Write documents of distinct ids, encoding those whose text is new, in batches of like length."""
-        existing = self._pooled.get([document.id for document, _ in window])
-        rows = [Row(document, self._key(document.text), stamp) for document, stamp in window]
-        lost = {rows[i].key for i in self._tokens.missing([row.key for row in rows])}
-        known, new = [], []
-        unchanged = 0
-        for row in rows:
-            before = existing.get(row.document.id)
-            if before is None or before.key != row.key or row.key in lost:
-                new.append(row)
-            elif before == row:
-                unchanged += 1
-            else:
-                known.append(row)
-        on_progress(unchanged)
-        report = AddReport(unchanged=unchanged)
-        if known:  # only metadata changed
-            pooled = self._pooled.pooled([row.document.id for row in known])
-            self._pooled.upsert(known, np.stack([pooled[row.document.id] for row in known]))
-            on_progress(len(known))
-            report += AddReport(replaced=len(known))
-            if on_commit:
-                on_commit([row.document.id for row in known])
-        new.sort(key=lambda row: len(row.document.text), reverse=True)
-        for start in range(0, len(new), _BATCH):
-            batch = new[start : start + _BATCH]
-            texts = list(dict.fromkeys(row.document.text for row in batch))
-            position = {text: i for i, text in enumerate(texts)}
-            encoded = self.encoder.encode_document(texts)
-            self._check_vectors(encoded)
-            order = [position[row.document.text] for row in batch]
-            vectors = Representation(encoded.pooled[order], TokenBatch.from_list([encoded.tokens[i] for i in order]))
-            replaced = self._commit(batch, vectors, existing)
-            on_progress(len(batch))
-            report += AddReport(added=len(batch) - replaced, replaced=replaced)
-            if on_commit:
-                on_commit([row.document.id for row in batch])
-        return report
+    @contextmanager
+    def _ingest(
+        self, total: int | None, unit: str, show_progress: bool, on_commit: OnCommit | None
+    ) -> Iterator[Ingest]:
+        from tqdm.auto import tqdm
 
-    def _commit(self, rows: Sequence[Row], vectors: Representation, existing: Mapping[str, Row]) -> int:
-        """Write tokens, then rows, then drop what the replaced rows named; return how many were replaced."""
-        self._tokens.put([row.key for row in rows], vectors.tokens)
-        self._pooled.upsert(rows, vectors.pooled)
-        before = [existing[row.document.id] for row in rows if row.document.id in existing]
-        written = {row.key for row in rows}
-        self._drop_tokens([row.key for row in before if row.key not in written])
-        return len(before)
+        progress: tqdm[Any]
+        with self._writing(), tqdm(total=total, desc="indexing", unit=unit, disable=not show_progress) as progress:
+            yield Ingest(self._store, lambda: self.encoder, self._key, self._check_vectors, progress.update, on_commit)
 
-    def _drop_tokens(self, keys: Sequence[Key]) -> None:
-        """Remove the entries under ``keys`` that no document names any more."""
-        if keys:
-            self._tokens.delete(set(keys) - self._pooled.shared(list(keys)))
-
-    def _search_everything(
-        self,
-        queries: Representation,
-        top_k: int,
-        where: Where | None,
-        where_document: Where | None,
-        weights: tuple[float, float],
-    ) -> list[list[Hit]]:
-        leaders = [scoring.Leaders(top_k) for _ in range(len(queries))]
-        for ids, pooled, late in self.scores(queries, where, where_document):
-            for i, leader in enumerate(leaders):
-                leader.offer(ids, pooled[i], late[i], weights)
-        rows = self._pooled.get(list({id for leader in leaders for id in leader.ids}))
-        return [
-            _hits([rows[id].document for id in leader.ids], leader.pooled, leader.late, weights, top_k)
-            for leader in leaders
+    def _prune(self, paths: Iterable[str | Path]) -> int:
+        """Remove the documents of files below ``paths`` that are no longer there."""
+        roots = [Path(path).expanduser().resolve() for path in paths]
+        gone = [
+            document.id
+            for document in self.documents()
+            if (source := document.metadata.get("source")) is not None
+            and any(Path(source).is_relative_to(root) for root in roots)
+            and not Path(source).exists()
         ]
-
-    def _ranked(
-        self,
-        query: Representation,
-        rows: Sequence[Row],
-        pooled: NDArray[np.float32],
-        top_k: int,
-        weights: tuple[float, float],
-        stopwatch: Stopwatch,
-    ) -> list[Hit]:
-        if not rows:
-            return []
-        with stopwatch.measure("gather"):
-            tokens = self._gather([row.key for row in rows], [row.document.id for row in rows])
-        with stopwatch.measure("score"):
-            late = self._late(query.tokens, tokens)[0]
-            return _hits([row.document for row in rows], pooled, late, weights, top_k)
-
-    def _gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenBatch:
-        try:
-            return self._tokens.gather(keys, ids)
-        except MissingTokens as error:
-            raise MissingTokens(
-                f"{error}; encode them again with `smart-rag verify --repair --db {self.path}` or "
-                "index.verify(repair=True)",
-                error.ids,
-            ) from error
+        return self.delete(gone)
 
     def _vectors(self, documents: Sequence[Document], stored: set[str]) -> Representation:
         """Return the vectors of ``documents``: from disk where those in ``stored`` have this text, else encoded."""
-        rows = self._pooled.get(list(stored))
-        held = [document.id in rows and rows[document.id].document.text == document.text for document in documents]
-        ids = [document.id for document, here in zip(documents, held, strict=True) if here]
-        texts = [document.text for document, here in zip(documents, held, strict=True) if not here]
-        pooled = self._pooled.pooled(list(dict.fromkeys(ids)))
-        from_disk = self._gather([rows[id].key for id in ids], ids)
+        rows = self._store.pooled.get(list(stored))
+        held = {
+            document.id: rows[document.id].key
+            for document in documents
+            if document.id in rows and rows[document.id].document.text == document.text
+        }
+        pooled = self._store.pooled.embeddings(list(held))
+        tokens = dict(zip(held, self._store.gather(list(held.values()), list(held)), strict=True))
+        texts = list(dict.fromkeys(document.text for document in documents if document.id not in held))
         encoded = self.encoder.encode_document(texts) if texts else None
+        position = {text: i for i, text in enumerate(texts)}
         vectors: list[NDArray[np.float32]] = []
-        tokens: list[Any] = []
-        next_stored, next_encoded = iter(range(len(ids))), iter(range(len(texts)))
-        for here in held:
-            if here:
-                i = next(next_stored)
-                vectors.append(pooled[ids[i]])
-                tokens.append(from_disk[i])
-            else:
-                assert encoded is not None
-                i = next(next_encoded)
-                vectors.append(encoded.pooled[i])
-                tokens.append(encoded.tokens[i])
-        return Representation(np.stack(vectors), TokenBatch.from_list(tokens))
+        matrices: list[Any] = []
+        for document in documents:
+            if document.id in held:
+                vectors.append(pooled[document.id])
+                matrices.append(tokens[document.id])
+            elif encoded is not None:
+                vectors.append(encoded.pooled[position[document.text]])
+                matrices.append(encoded.tokens[position[document.text]])
+        return Representation(np.stack(vectors), TokenBatch.from_list(matrices))
 
-    def _late(self, queries: TokenBatch, documents: TokenBatch) -> NDArray[np.float32]:
-        device = getattr(self._encoder, "device", "cpu")
-        return scoring.late_interaction(queries, documents, device if device.startswith("cuda") else "cpu")
+    @property
+    def _device(self) -> str:
+        """Where to score: on the encoder's GPU, if it is loaded and on one."""
+        device = str(getattr(self._encoder, "device", "cpu"))
+        return device if device.startswith("cuda") else "cpu"
 
     def _key(self, text: str) -> Key:
         return content_key(self.manifest.fingerprint or "", self.manifest.config.codec, text)
@@ -724,20 +600,6 @@ def _check_encoder(path: Path, manifest: Manifest, encoder: Encoder) -> None:
         )
 
 
-def _check_documents(documents: Sequence[Document]) -> None:
-    for document in documents:
-        if not isinstance(document, Document):
-            raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
-        if not isinstance(document.id, str) or not document.id:
-            raise InvalidInput(f"a document's id must be a str that is not empty, got {document.id!r}")
-        if not isinstance(document.text, str) or not document.text.strip():
-            raise InvalidInput(f"document {document.id!r} has no text")
-        check_metadata(document)
-    twice = [id for id, times in Counter(document.id for document in documents).items() if times > 1]
-    if twice:
-        raise InvalidInput(f"{len(twice)} ids come more than once in one call, the first is {twice[0]!r}")
-
-
 def _content_id(text: str, metadata: Mapping[str, Any]) -> str:
     content = json.dumps([text, dict(metadata)], sort_keys=True, default=str)
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -745,26 +607,3 @@ def _content_id(text: str, metadata: Mapping[str, Any]) -> str:
 
 def _bytes(tokens: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(tokens, dtype="<f4").tobytes()
-
-
-def _hits(
-    documents: Sequence[Document],
-    pooled: NDArray[np.float32],
-    late: NDArray[np.float32],
-    weights: tuple[float, float],
-    top_k: int,
-) -> list[Hit]:
-    scores = scoring.hybrid(pooled, late, weights)
-    best = scoring.ranking(scores, [document.id for document in documents], top_k)
-    return [
-        Hit(
-            documents[i].id,
-            documents[i].text,
-            dict(documents[i].metadata),
-            float(scores[i]),
-            float(pooled[i]),
-            float(late[i]),
-            rank,
-        )
-        for rank, i in enumerate(best, start=1)
-    ]

@@ -130,7 +130,7 @@ class PooledIndex:
                 self._collection.upsert(
                     ids=[row.document.id for row in rows[part]],
                     embeddings=pooled[part],
-                    metadatas=metadatas[part],
+                    metadatas=metadatas[part],  # type: ignore[arg-type]
                     documents=[row.document.text for row in rows[part]],
                 )
 
@@ -143,7 +143,7 @@ class PooledIndex:
             found.update((row.document.id, row) for row in _rows(result))
         return found
 
-    def pooled(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def embeddings(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return the pooled embeddings of the rows with these ids, by id."""
         found: dict[str, NDArray[np.float32]] = {}
         for part in self._parts(len(ids)):
@@ -176,7 +176,7 @@ class PooledIndex:
                 query_embeddings=pooled,
                 n_results=limit,
                 where=_filter(where),
-                where_document=_filter(where_document),
+                where_document=_filter(where_document),  # type: ignore[arg-type]
                 include=["metadatas", "documents", "distances"],
             )
         queries = zip(*(_present(result, name) for name in ("ids", "metadatas", "documents", "distances")), strict=True)
@@ -209,7 +209,7 @@ class PooledIndex:
     def close(self) -> None:
         """Release the files, unless the client is the caller's."""
         if self._owned:
-            self._client.close()
+            self._client.close()  # type: ignore[attr-defined]
 
     def _parts(self, rows: int) -> Iterator[slice]:
         """Yield slices that Chroma takes in one call."""
@@ -222,7 +222,7 @@ class PooledIndex:
             with _chroma_errors():
                 result: Any = self._collection.get(
                     where=_filter(where),
-                    where_document=_filter(where_document),
+                    where_document=_filter(where_document),  # type: ignore[arg-type]
                     limit=_PAGE_ROWS,
                     offset=offset,
                     include=include,  # type: ignore[arg-type]

@@ -38,8 +38,8 @@ def pooled_similarity(queries: NDArray[np.float32], documents: NDArray[np.float3
         raise DimensionMismatch(
             f"the query's pooled embedding has {queries.shape[1]} dimensions, the documents' {documents.shape[1]}"
         )
-    similarities: NDArray[np.float32] = queries @ documents.T
-    return similarities
+    cosines: NDArray[np.float32] = np.matmul(queries, documents.T)
+    return cosines
 
 
 def late_interaction(queries: TokenBatch, documents: TokenBatch, device: str = "cpu") -> NDArray[np.float32]:

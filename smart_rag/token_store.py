@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lmdb
 import numpy as np
@@ -223,7 +223,7 @@ class _Environment:
     while its map grows; both rules are kept here.
     """
 
-    _open: dict[Path, _Environment] = {}
+    _open: ClassVar[dict[Path, _Environment]] = {}
     _registry = threading.Lock()
 
     def __init__(self, path: Path) -> None:

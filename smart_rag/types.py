@@ -129,7 +129,12 @@ class Representation:
     def __getitem__(self, i: int) -> Representation:
         """Return text ``i`` alone, as a representation of one text that shares memory."""
         i = range(len(self))[i]
-        return Representation(self.pooled[i : i + 1], self.tokens.slice(i, i + 1))
+        return self.slice(i, i + 1)
+
+    def slice(self, start: int, stop: int) -> Representation:
+        """Return the texts ``start:stop`` as a representation that shares this one's memory."""
+        stop = min(stop, len(self))
+        return Representation(self.pooled[start:stop], self.tokens.slice(start, stop))
 
 
 def normalised(rows: NDArray[np.float32], what: str) -> NDArray[np.float32]:

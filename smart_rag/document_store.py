@@ -1,0 +1,99 @@
+"""Documents with all their vectors: Chroma rows and token embeddings, kept in step.
+
+Tokens are written before the row that names them and removed after it. So a document that a
+search can return always has its tokens, and what a crash leaves behind is at worst an entry
+that no row names, which `DocumentStore.vacuum` reclaims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smart_rag.errors import MissingTokens
+from smart_rag.pooled_index import PooledIndex, Row
+from smart_rag.token_store import Key, TokenStore
+from smart_rag.types import Representation, TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """Ids of documents whose tokens are missing or damaged, and how many entries no document names."""
+
+    missing: tuple[str, ...]
+    damaged: tuple[str, ...]
+    orphans: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether every document can be scored."""
+        return not self.missing and not self.damaged
+
+
+class DocumentStore:
+    """The rows and the tokens of one index; ``pooled`` and ``tokens`` are its two halves."""
+
+    def __init__(self, pooled: PooledIndex, tokens: TokenStore) -> None:
+        self.pooled = pooled
+        self.tokens = tokens
+
+    def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
+        """Write ``rows`` with their vectors and return how many replaced a row of the same id."""
+        replaced = self.pooled.get([row.document.id for row in rows])
+        self.tokens.put([row.key for row in rows], vectors.tokens)
+        self.pooled.upsert(rows, vectors.pooled)
+        self._drop([row.key for row in replaced.values()])
+        return len(replaced)
+
+    def annotate(self, rows: Sequence[Row]) -> None:
+        """Write ``rows`` again, whose text is stored already and whose metadata is new."""
+        pooled = self.pooled.embeddings([row.document.id for row in rows])
+        self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]))
+
+    def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenBatch:
+        """Return the token embeddings under ``keys``; ``ids`` names their documents in errors.
+
+        Raises:
+            MissingTokens: some are not there.
+            CorruptStore: some cannot be read back as they were written.
+        """
+        try:
+            return self.tokens.gather(keys, ids)
+        except MissingTokens as error:
+            raise MissingTokens(
+                f"{error}; encode them again with index.verify(repair=True) or `smart-rag verify --repair`",
+                error.ids,
+            ) from error
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove the documents with these ids and return how many there were."""
+        rows = self.pooled.get(ids)
+        self.pooled.delete(list(rows))
+        self._drop([row.key for row in rows.values()])
+        return len(rows)
+
+    def vacuum(self) -> int:
+        """Remove the token embeddings that no row names and return how many entries there were."""
+        return self.tokens.vacuum({row.key for row in self.pooled.select()})
+
+    def verify(self) -> VerifyReport:
+        """Read every entry back and return what is wrong."""
+        rows = list(self.pooled.select())
+        keys = [row.key for row in rows]
+        damaged = set(self.tokens.verify())
+        return VerifyReport(
+            missing=tuple(rows[i].document.id for i in self.tokens.missing(keys)),
+            damaged=tuple(row.document.id for row in rows if row.key in damaged),
+            orphans=len(set(self.tokens.keys()) - set(keys)),
+        )
+
+    def close(self) -> None:
+        self.tokens.close()
+        self.pooled.close()
+
+    def _drop(self, keys: Sequence[Key]) -> None:
+        """Remove the entries under ``keys`` that no row names any more."""
+        if keys:
+            self.tokens.delete(set(keys) - self.pooled.shared(list(keys)))

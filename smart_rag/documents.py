@@ -1,0 +1,217 @@
+"""Files in, documents out: find files, read their text page by page, cut it into chunks.
+
+A page is a text with its number, where the format has pages. Reading raises `DocumentError`
+with one line that says what is wrong with the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from smart_rag.config import IndexConfig
+from smart_rag.encoder import Encoder
+from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
+from smart_rag.types import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A text and its 1-based page number, None where the format has no pages."""
+
+    text: str
+    number: int | None = None
+
+
+def find(paths: Iterable[str | Path], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Path]:
+    """Return the files at and below ``paths``, resolved, sorted, each once.
+
+    In a folder, files of the formats of `FORMATS` are taken, without hidden ones; ``include``
+    and ``exclude`` are patterns such as ``"*.md"`` or ``"drafts/*"``, matched against a file's
+    name and its path below the folder. A file that is named itself is always taken.
+
+    Raises:
+        InvalidInput: a path does not exist, or no file is found.
+    """
+    found: dict[Path, None] = {}
+    for path in (Path(path).expanduser() for path in paths):
+        if path.is_file():
+            found[path.resolve()] = None
+        elif path.is_dir():
+            root = path.resolve()
+            for file in sorted(root.rglob("*")):
+                if file.is_file() and _wanted(file.relative_to(root), include, exclude):
+                    found[file] = None
+        else:
+            raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
+    if not found:
+        named = ", ".join(str(path) for path in paths)
+        raise InvalidInput(f"no documents found in {named or 'nothing'}; the formats are {', '.join(FORMATS)}")
+    return list(found)
+
+
+def content_hash(path: Path) -> str:
+    """Return a hash of the file's bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DocumentError(path, f"cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def read(path: Path) -> Iterator[Page]:
+    """Yield the pages of a file that have text.
+
+    Raises:
+        DocumentError: the file cannot be read, holds no text, or is of no known format.
+        MissingExtra: reading its format needs a package that is not installed.
+    """
+    try:
+        reader = FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise DocumentError(
+            path, f"{path.suffix or 'no suffix'} is not a known format; the formats are {', '.join(FORMATS)}"
+        ) from None
+    empty = True
+    try:
+        if path.stat().st_size == 0:
+            raise DocumentError(path, "the file is empty")
+        for page in reader(path):
+            if page.text.strip():
+                empty = False
+                yield page
+    except OSError as error:
+        raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
+    if empty:
+        raise DocumentError(path, "no text in it (a scan needs a model that reads page images)")
+
+
+class Chunker:
+    """Cuts pages into chunks of at most ``tokens`` tokens that end at sentences where they can.
+
+    Neighbouring chunks share up to ``overlap`` tokens. semantic-text-splitter does the work,
+    counting with the encoder's own tokenizer where it has one, else words.
+    """
+
+    def __init__(self, encoder: Encoder, config: IndexConfig) -> None:
+        from semantic_text_splitter import TextSplitter
+
+        self._splitter = TextSplitter.from_callback(
+            _token_counter(encoder), config.chunk_tokens, overlap=config.chunk_overlap
+        )
+
+    def cut(self, pages: Iterable[Page], source: str) -> Iterator[Document]:
+        """Yield the chunks of a file's pages, with the metadata ``source``, ``page`` and ``chunk``."""
+        number = 0
+        for page in pages:
+            for text in self._splitter.chunks(page.text):
+                metadata: dict[str, Any] = {"source": source, "chunk": number}
+                if page.number is not None:
+                    metadata["page"] = page.number
+                yield Document(f"{source}#{number}", text, metadata)
+                number += 1
+
+
+def _token_counter(encoder: Encoder) -> Callable[[str], int]:
+    count = getattr(encoder, "count_tokens", None)
+    if count is None:
+        return lambda text: len(text.split())
+    return lambda text: int(count([text])[0])
+
+
+def _wanted(path: Path, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Return whether a file below a folder is to be indexed."""
+
+    def matches(patterns: Sequence[str]) -> bool:
+        return any(fnmatch(path.name, pattern) or fnmatch(path.as_posix(), pattern) for pattern in patterns)
+
+    if any(part.startswith(".") for part in path.parts) or matches(exclude):
+        return False
+    return matches(include) if include else path.suffix.lower() in FORMATS
+
+
+def _read_text(path: Path) -> Iterator[Page]:
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        from charset_normalizer import from_bytes
+
+        best = from_bytes(data).best()
+        if best is None:
+            raise DocumentError(path, "binary data, not text") from None
+        text = str(best)
+    if "\0" in text:
+        raise DocumentError(path, "binary data, not text")
+    yield Page(text)
+
+
+def _read_html(path: Path) -> Iterator[Page]:
+    try:
+        from inscriptis import get_text
+    except ImportError as error:
+        raise MissingExtra("inscriptis", "html", f"reading {path.name}") from error
+    for page in _read_text(path):
+        yield Page(get_text(page.text))
+
+
+def _read_pdf(path: Path) -> Iterator[Page]:
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise MissingExtra("pypdfium2", "pdf", f"reading {path.name}") from error
+    try:
+        pdf = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        reason = "encrypted, a password is needed" if "password" in str(error).lower() else "not a sound PDF"
+        raise DocumentError(path, f"{reason} ({error})") from error
+    try:
+        for number in range(len(pdf)):
+            try:
+                page = pdf[number]
+                text = page.get_textpage().get_text_bounded()
+            except pypdfium2.PdfiumError as error:
+                raise DocumentError(path, f"page {number + 1} cannot be read ({error})") from error
+            yield Page(text.replace("\r\n", "\n").replace("\ufffe", "-\n"), number + 1)
+            page.close()
+    finally:
+        pdf.close()
+
+
+def _read_docx(path: Path) -> Iterator[Page]:
+    try:
+        import docx
+        import docx.table
+        from docx.opc.exceptions import PackageNotFoundError
+    except ImportError as error:
+        raise MissingExtra("python-docx", "docx", f"reading {path.name}") from error
+    from zipfile import BadZipFile
+
+    try:
+        document = docx.Document(str(path))
+    except (BadZipFile, KeyError, ValueError, PackageNotFoundError) as error:
+        raise DocumentError(path, "not a sound .docx file") from error
+    blocks = []
+    for block in document.iter_inner_content():
+        if isinstance(block, docx.table.Table):
+            blocks += [" | ".join(cell.text for cell in row.cells) for row in block.rows]
+        else:
+            blocks.append(block.text)
+    yield Page("\n\n".join(blocks))
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
+    ".txt": _read_text,
+    ".md": _read_text,
+    ".html": _read_html,
+    ".htm": _read_html,
+    ".pdf": _read_pdf,
+    ".docx": _read_docx,
+}

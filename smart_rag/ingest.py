@@ -1,0 +1,162 @@
+"""Documents and files into a `DocumentStore`: what is new is encoded, what is there is left alone.
+
+A stream is read in windows, sorted by length within each, and committed in batches: memory holds
+one window of texts and one batch of token embeddings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from smart_rag.document_store import DocumentStore
+from smart_rag.documents import Chunker, content_hash, read
+from smart_rag.encoder import Encoder
+from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.pooled_index import FileStamp, Row, check_metadata
+from smart_rag.token_store import Key
+from smart_rag.types import AddReport, Document, FailedFile, Representation, TokenBatch
+
+OnCommit = Callable[[Sequence[str]], None]
+
+_WINDOW = 2_048
+_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """One call's way of writing: where to, with which encoder, and whom to tell.
+
+    ``on_progress`` is told a number of documents (of files, in `add_files`) that are done,
+    ``on_commit`` the ids of documents that are on disk.
+    """
+
+    store: DocumentStore
+    encoder: Callable[[], Encoder]  # loaded only when there is something to encode
+    key: Callable[[str], Key]
+    check: Callable[[Representation], None]
+    on_progress: Callable[[int], object]
+    on_commit: OnCommit | None = None
+
+    def add(self, documents: Iterable[Document]) -> AddReport:
+        """Write ``documents``; in a sequence an id may come once, in a stream the last one counts."""
+        checked = isinstance(documents, Sequence)
+        if checked:
+            check_documents(documents)  # type: ignore[arg-type]
+        report = AddReport()
+        stream = iter(documents)
+        while window := list(islice(stream, _WINDOW)):
+            latest = list({document.id: document for document in window}.values())
+            if not checked:
+                check_documents(latest)
+            report += self._write([Row(document, self.key(document.text)) for document in latest], self.on_progress)
+            self.on_progress(len(window) - len(latest))
+        return report
+
+    def add_files(self, files: Iterable[Path], chunker: Chunker) -> AddReport:
+        """Write the documents of ``files``; a file whose bytes are indexed already is left alone."""
+        report = AddReport()
+        rows: list[Row] = []
+        stale: list[str] = []
+        done = 0
+        for path in files:
+            try:
+                changed, before = self._file(path, chunker)
+            except DocumentError as error:
+                report += AddReport(failed=(FailedFile(error.path, error.reason),))
+                self.on_progress(1)
+                continue
+            if not changed:
+                report += AddReport(unchanged=len(before))
+            rows += changed
+            stale += set(before) - {row.document.id for row in changed} if changed else set()
+            done += 1
+            if len(rows) >= _WINDOW:
+                report += self._write_files(rows, stale)
+                self.on_progress(done)
+                rows, stale, done = [], [], 0
+        report += self._write_files(rows, stale)
+        self.on_progress(done)
+        return report
+
+    def _file(self, path: Path, chunker: Chunker) -> tuple[list[Row], list[str]]:
+        """Return the rows of a file that is new or changed (else none) and the ids it has in the index."""
+        source = str(path)
+        digest = content_hash(path)
+        before = list(self.store.pooled.select({"source": source}))
+        if before and all(row.stamp == FileStamp(digest, len(before)) for row in before):
+            return [], [row.document.id for row in before]
+        documents = list(chunker.cut(read(path), source))
+        if not documents:
+            raise DocumentError(path, "no text in it")
+        stamp = FileStamp(digest, len(documents))
+        rows = [Row(document, self.key(document.text), stamp) for document in documents]
+        return rows, [row.document.id for row in before]
+
+    def _write_files(self, rows: list[Row], stale: list[str]) -> AddReport:
+        """Write the rows of whole files, then remove what is left of their earlier versions."""
+        report = self._write(rows, lambda _: None)
+        return report + AddReport(removed=self.store.delete(stale))
+
+    def _write(self, rows: Sequence[Row], on_progress: Callable[[int], object]) -> AddReport:
+        """Write rows of distinct ids, encoding those whose text is new, in batches of like length."""
+        existing = self.store.pooled.get([row.document.id for row in rows])
+        lost = {rows[i].key for i in self.store.tokens.missing([row.key for row in rows])}
+        unchanged, annotated, new = 0, [], []
+        for row in rows:
+            before = existing.get(row.document.id)
+            if before is None or before.key != row.key or row.key in lost:
+                new.append(row)
+            elif before == row:
+                unchanged += 1
+            else:
+                annotated.append(row)
+        report = AddReport(unchanged=unchanged)
+        on_progress(unchanged)
+        if annotated:
+            self.store.annotate(annotated)
+            report += self._committed(annotated, len(annotated), on_progress)
+        new.sort(key=lambda row: len(row.document.text), reverse=True)
+        for batch in _batches(new):
+            replaced = self.store.commit(batch, self._encode([row.document.text for row in batch]))
+            report += self._committed(batch, replaced, on_progress)
+        return report
+
+    def _encode(self, texts: Sequence[str]) -> Representation:
+        """Return the vectors of ``texts``, encoding equal ones once."""
+        unique = list(dict.fromkeys(texts))
+        vectors = self.encoder().encode_document(unique)
+        self.check(vectors)
+        if len(unique) == len(texts):
+            return vectors
+        position = {text: i for i, text in enumerate(unique)}
+        order = [position[text] for text in texts]
+        return Representation(vectors.pooled[order], TokenBatch.from_list([vectors.tokens[i] for i in order]))
+
+    def _committed(self, rows: Sequence[Row], replaced: int, on_progress: Callable[[int], object]) -> AddReport:
+        on_progress(len(rows))
+        if self.on_commit:
+            self.on_commit([row.document.id for row in rows])
+        return AddReport(added=len(rows) - replaced, replaced=replaced)
+
+
+def check_documents(documents: Sequence[Document]) -> None:
+    """Raise `InvalidInput` unless every document can be stored and no id comes twice."""
+    for document in documents:
+        if not isinstance(document, Document):
+            raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
+        if not isinstance(document.id, str) or not document.id:
+            raise InvalidInput(f"a document's id must be a str that is not empty, got {document.id!r}")
+        if not isinstance(document.text, str) or not document.text.strip():
+            raise InvalidInput(f"document {document.id!r} has no text")
+        check_metadata(document)
+    twice = [name for name, times in Counter(document.id for document in documents).items() if times > 1]
+    if twice:
+        raise InvalidInput(f"{len(twice)} ids come more than once in one call, the first is {twice[0]!r}")
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))

@@ -1,0 +1,104 @@
+"""One search: candidates, their tokens, their scores, hits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag import scoring
+from smart_rag.config import DEFAULT_WEIGHTS
+from smart_rag.document_store import DocumentStore
+from smart_rag.pooled_index import Where
+from smart_rag.stopwatch import Stopwatch
+from smart_rag.types import Document, Hit, Representation
+
+# Documents whose tokens are in memory at once during an exhaustive scan.
+_SCAN = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of some documents: ids (n), pooled and late (n_queries, n) float32."""
+
+    ids: list[str]
+    pooled: NDArray[np.float32]
+    late: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How to search a store; `two_stage` and `exhaustive` return hits for each query, best first."""
+
+    store: DocumentStore
+    device: str
+    top_k: int
+    weights: tuple[float, float] = DEFAULT_WEIGHTS
+    where: Where | None = None
+    where_document: Where | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    def two_stage(self, queries: Representation, candidates: int) -> list[list[Hit]]:
+        """Score the documents of highest pooled cosine."""
+        with self.stopwatch.measure("candidates"):
+            limit = max(candidates, self.top_k)
+            found = self.store.pooled.query(queries.pooled, limit, self.where, self.where_document)
+        results = []
+        for i, candidates_of_one in enumerate(found):
+            documents = [candidate.row.document for candidate in candidates_of_one]
+            pooled = np.asarray([candidate.pooled_score for candidate in candidates_of_one], dtype=np.float32)
+            with self.stopwatch.measure("gather"):
+                keys = [candidate.row.key for candidate in candidates_of_one]
+                tokens = self.store.gather(keys, [document.id for document in documents])
+            with self.stopwatch.measure("score"):
+                late = scoring.late_interaction(queries[i].tokens, tokens, self.device)[0] if documents else pooled
+                results.append(hits(documents, pooled, late, self.weights, self.top_k))
+        return results
+
+    def exhaustive(self, queries: Representation) -> list[list[Hit]]:
+        """Score every document, in one scan for all queries."""
+        leaders = [scoring.Leaders(self.top_k) for _ in range(len(queries))]
+        for block in self.scan(queries):
+            for i, leader in enumerate(leaders):
+                leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
+        rows = self.store.pooled.get(list({name for leader in leaders for name in leader.ids}))
+        return [
+            hits([rows[name].document for name in leader.ids], leader.pooled, leader.late, self.weights, self.top_k)
+            for leader in leaders
+        ]
+
+    def scan(self, queries: Representation) -> Iterator[Scores]:
+        """Yield the scores of every document that the filters admit, in blocks."""
+        for block in self.store.pooled.scan(self.where, self.where_document):
+            pooled = scoring.pooled_similarity(queries.pooled, block.pooled)
+            for start in range(0, len(block.ids), _SCAN):
+                part = slice(start, start + _SCAN)
+                tokens = self.store.gather(block.keys[part], block.ids[part])
+                late = scoring.late_interaction(queries.tokens, tokens, self.device)
+                yield Scores(block.ids[part], pooled[:, part], late)
+
+
+def hits(
+    documents: Sequence[Document],
+    pooled: NDArray[np.float32],
+    late: NDArray[np.float32],
+    weights: tuple[float, float],
+    top_k: int,
+) -> list[Hit]:
+    """Return the ``top_k`` best of ``documents`` (n) by their scores (n), best first."""
+    scores = scoring.hybrid(pooled, late, weights)
+    best = scoring.ranking(scores, [document.id for document in documents], top_k)
+    return [
+        Hit(
+            documents[i].id,
+            documents[i].text,
+            dict(documents[i].metadata),
+            float(scores[i]),
+            float(pooled[i]),
+            float(late[i]),
+            rank,
+        )
+        for rank, i in enumerate(best, start=1)
+    ]

@@ -1,0 +1,207 @@
+"""Builders of tiny random models: each saves a sentence-transformers folder and returns its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    ByT5Tokenizer,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2Model,
+    T5Config,
+    T5EncoderModel,
+)
+
+WIDTH = 32
+SENTENCES = [
+    "The cat sat on the mat and looked at the rain.",
+    "Dogs bark at night, when nobody is there to hear them.",
+    "Interest rates rose by a quarter of a point in March.",
+    "A query is short; a document is long, and says many things.",
+    "The embedding of a sentence is the mean of its token embeddings.",
+    "Photosynthesis turns light, water and carbon dioxide into sugar.",
+    "Which river flows through Vienna, Budapest and Belgrade?",
+    "Represent this passage for retrieval: the quick brown fox jumps over the lazy dog.",
+]
+_LETTERS = [chr(code) for code in range(33, 127)]
+
+
+def wordpiece(specials: bool = True) -> PreTrainedTokenizerFast:
+    """BERT's kind of tokenizer; without ``specials`` it puts no [CLS] and [SEP] around a text."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=400, special_tokens=names, initial_alphabet=_LETTERS, show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    if specials:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in names[2:4]]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def byte_bpe(
+    bos: bool = False, eos: bool = False, unk: str | None = None, chat_template: str | None = None
+) -> PreTrainedTokenizerFast:
+    """A decoder's kind of tokenizer: bytes, padding on the left; ``unk`` is a name only, no byte is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = ["<pad>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=names,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    if bos or eos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=("<s> " if bos else "") + "$A" + (" </s>" if eos else ""),
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in names[1:]],
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        padding_side="left",
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token=unk,
+        chat_template=chat_template,
+    )
+
+
+def bert(
+    folder: Path,
+    *,
+    pooling: str | tuple[str, ...] = "mean",
+    include_prompt: bool = True,
+    specials: bool = True,
+    dense: int | None = None,
+    normalize: bool = True,
+    prompts: dict[str, str] | None = None,
+    default_prompt_name: str | None = None,
+    seed: int = 0,
+) -> str:
+    """Two layers of BERT, pooled as asked, then ``dense`` outputs with a tanh, then unit length."""
+    tokenizer = wordpiece(specials)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * WIDTH,
+        max_position_embeddings=64,
+        initializer_range=0.2,  # enough for a token's neighbours to show in its state
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer = _transformer(BertModel(config), tokenizer, folder)
+        modules = [transformer, Pooling(WIDTH, pooling_mode=pooling, include_prompt=include_prompt)]
+        if dense is not None:
+            modules.append(Dense(modules[-1].get_embedding_dimension(), dense))
+        if normalize:
+            modules.append(Normalize())
+    return _save(modules, folder, prompts, default_prompt_name)
+
+
+def decoder(
+    folder: Path,
+    kind: str = "qwen2",
+    *,
+    pooling: str = "lasttoken",
+    bos: bool = False,
+    eos: bool = False,
+    unk: str | None = None,
+    chat_template: str | None = None,
+    prompts: dict[str, str] | None = None,
+    seed: int = 0,
+) -> str:
+    """Two layers of a decoder (``kind`` is qwen2 or llama), by default pooled from the last token."""
+    tokenizer = byte_bpe(bos, eos, unk, chat_template)
+    config_class, model_class = {"qwen2": (Qwen2Config, Qwen2Model), "llama": (LlamaConfig, LlamaModel)}[kind]
+    config = config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=2 * WIDTH,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer = _transformer(model_class(config), tokenizer, folder)
+    return _save([transformer, Pooling(WIDTH, pooling_mode=pooling), Normalize()], folder, prompts)
+
+
+def byt5(folder: Path) -> str:
+    """Two layers of T5's encoder over bytes: a tokenizer in Python, and texts of any length."""
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=WIDTH,
+        d_kv=WIDTH // 2,
+        d_ff=2 * WIDTH,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = _transformer(T5EncoderModel(config), tokenizer, folder)
+    return _save([transformer, Pooling(WIDTH, pooling_mode="mean"), Normalize()], folder)
+
+
+def static(folder: Path) -> str:
+    """One vector for each token of the vocabulary, and no transformer."""
+    return _save([StaticEmbedding(wordpiece(), embedding_dim=WIDTH)], folder)
+
+
+def _transformer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Transformer:
+    bare = folder / "bare"
+    model.save_pretrained(bare)
+    tokenizer.save_pretrained(bare)
+    return Transformer(str(bare))
+
+
+def _save(
+    modules: list[torch.nn.Module],
+    folder: Path,
+    prompts: dict[str, str] | None = None,
+    default_prompt_name: str | None = None,
+) -> str:
+    path = folder / "model"
+    model = SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name=default_prompt_name, device="cpu")
+    model.save(str(path), create_model_card=False)
+    return str(path)
