@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from smart_rag.errors import DimensionMismatch, InvalidInput
-from smart_rag.types import Offsets, TokenBatch
+from smart_rag.types import FloatArray, Offsets, TokenBatch
 
 # A block's similarities (query tokens x document tokens, float32) stay within these bounds, so
 # that they are still in cache when the maximum is taken. The CPU figure is the fastest of
@@ -38,7 +38,8 @@ def pooled_similarity(queries: NDArray[np.float32], documents: NDArray[np.float3
         raise DimensionMismatch(
             f"the query's pooled embedding has {queries.shape[1]} dimensions, the documents' {documents.shape[1]}"
         )
-    cosines: NDArray[np.float32] = np.matmul(queries, documents.T)
+    cosines = np.empty((len(queries), len(documents)), dtype=np.float32)
+    np.matmul(queries, documents.T, out=cosines)
     return cosines
 
 
@@ -92,6 +93,17 @@ def ranking(scores: NDArray[np.float32], ids: Sequence[str], top_k: int) -> list
         threshold = np.partition(rounded, len(scores) - top_k)[len(scores) - top_k]
         positions = np.flatnonzero(rounded >= threshold).tolist()
     return sorted(positions, key=lambda i: (-rounded[i], ids[i]))[:top_k]
+
+
+def alignment(query: FloatArray, document: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return, for each query token (q, dimension), the document token that MaxSim takes and its cosine.
+
+    >>> alignment(np.float32([[1, 0]]), np.float32([[0, 1], [0.8, 0.6]]))
+    (array([1]), array([0.8], dtype=float32))
+    """
+    similarities = np.asarray(query, dtype=np.float32) @ np.asarray(document, dtype=np.float32).T
+    best = similarities.argmax(axis=1)
+    return best, similarities[np.arange(len(best)), best]
 
 
 def check_weights(weights: tuple[float, float]) -> tuple[float, float]:

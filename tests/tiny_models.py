@@ -105,6 +105,7 @@ def bert(
     normalize: bool = True,
     prompts: dict[str, str] | None = None,
     default_prompt_name: str | None = None,
+    truncate_dim: int | None = None,
     seed: int = 0,
 ) -> str:
     """Two layers of BERT, pooled as asked, then ``dense`` outputs with a tanh, then unit length."""
@@ -127,7 +128,7 @@ def bert(
             modules.append(Dense(modules[-1].get_embedding_dimension(), dense))
         if normalize:
             modules.append(Normalize())
-    return _save(modules, folder, prompts, default_prompt_name)
+    return _save(modules, folder, prompts, default_prompt_name, truncate_dim)
 
 
 def decoder(
@@ -200,8 +201,15 @@ def _save(
     folder: Path,
     prompts: dict[str, str] | None = None,
     default_prompt_name: str | None = None,
+    truncate_dim: int | None = None,
 ) -> str:
     path = folder / "model"
-    model = SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name=default_prompt_name, device="cpu")
+    model = SentenceTransformer(
+        modules=modules,
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        truncate_dim=truncate_dim,
+        device="cpu",
+    )
     model.save(str(path), create_model_card=False)
     return str(path)

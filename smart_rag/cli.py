@@ -1,0 +1,384 @@
+"""``smart-rag``: index, search, eval, info, delete, verify, demo.
+
+Exit codes: 0 good, 1 an error of the user's that one line explains, 2 usage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from smart_rag._version import __version__
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K
+from smart_rag.errors import SmartRagError
+
+if TYPE_CHECKING:
+    from smart_rag.demo import SampleQuestion
+    from smart_rag.index import SmartIndex
+    from smart_rag.types import AddReport, Hit
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="The folder of the index.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="M", help=f"Name or folder of a sentence-transformers model [default: {DEFAULT_MODEL}]."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_PASSAGE = 420  # characters of a passage that a person is shown
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except SmartRagError as error:
+        err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        err.print("\nstopped; what was done is kept, and the same command goes on from there")
+        raise SystemExit(130) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(f"smart-rag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on which device.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Better retrieval from the embedding model you already have."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("smart_rag").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command("index")
+def index_command(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.")],
+    db: Db,
+    model: Model = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help='Only these, such as "*.md".')] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Not these.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove files that are no longer there.")] = False,
+) -> None:
+    """Index files and folders; a second run takes up what is new or changed."""
+    from smart_rag.documents import find
+
+    find(paths, include or (), exclude or ())  # before a model is loaded or a folder made
+    with _open(db, model, create=True) as index:
+        report = index.add_files(paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=True)
+        count = index.count()
+    _print_report(report)
+    out.print(f"{count} passages in {db}")
+    if report.failed and not count:
+        raise SystemExit(1)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    db: Db,
+    top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages.")] = DEFAULT_TOP_K,
+    candidates: Annotated[int, typer.Option(help="How many passages the first stage hands on.")] = DEFAULT_CANDIDATES,
+    where: Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')] = None,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Score every passage.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search, and show the passages with the words that matched best."""
+    from smart_rag.explain import emphasis, matches
+
+    with _open(db) as index:
+        hits = index.search(query, top_k, candidates=candidates, where=_where(where), exhaustive=exhaustive)
+        if as_json:
+            _print_json([_hit_json(hit) for hit in hits])
+            return
+        if not hits:
+            out.print("nothing found")
+        for hit, found in zip(hits, matches(index, query, hits), strict=True):
+            out.print(_hit_text(hit, emphasis(hit.text, found)))
+
+
+@app.command("eval")
+def eval_command(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", help="A folder in BEIR layout.")],
+    model: Model = None,
+    top_k: Annotated[int, typer.Option(help="Depth of the rankings.")] = 100,
+    candidates: Annotated[int, typer.Option(help="How many documents `search` scores.")] = DEFAULT_CANDIDATES,
+    limit_queries: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
+    db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Keep the index here.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON; - for standard output.")
+    ] = None,
+) -> None:
+    """Rank a dataset by pooled, late, hybrid and two-stage search, and measure."""
+    from smart_rag.evaluation import evaluate, load_dataset
+
+    data = load_dataset(dataset, limit_queries)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        _open(db or Path(temporary) / "index", model, create=True) as index,
+    ):
+        result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=True)
+    if json_file == "-":
+        _print_json(result)
+        return
+    out.print(_evaluation_tables(result))
+    if json_file:
+        Path(json_file).write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+@app.command()
+def info(db: Db, as_json: AsJson = False) -> None:
+    """Show what an index holds, its model and its size."""
+    from dataclasses import asdict
+
+    with _open(db) as index:
+        found = index.info()
+    if as_json:
+        _print_json(asdict(found))
+        return
+    table = Table.grid(padding=(0, 2))
+    encoder = found.manifest["encoder"]
+    rows = {
+        "index": found.path,
+        "model": encoder["model"] if encoder else "none (vectors are the caller's)",
+        "dimension": found.manifest["dimension"],
+        "codec": found.manifest["config"]["codec"],
+        "documents": f"{found.documents:,}",
+        "tokens": f"{found.tokens:,}",
+        "token embeddings": _bytes(found.token_bytes),
+        "pooled embeddings, texts": "in Chroma" if found.pooled_bytes is None else _bytes(found.pooled_bytes),
+        "bytes per token": f"{found.token_bytes / found.tokens:,.0f}" if found.tokens else "-",
+        "bytes per document": f"{found.token_bytes / found.documents:,.0f}" if found.documents else "-",
+        "format": f"{found.manifest['format_version']}, made with smart-rag {found.manifest['created_with']}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    out.print(table)
+
+
+@app.command()
+def delete(
+    db: Db,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of passages.")] = None,
+    source: Annotated[list[Path] | None, typer.Option(metavar="PATH", help="Every passage of this file.")] = None,
+) -> None:
+    """Remove passages by id, or all of a file."""
+    if not ids and not source:
+        raise typer.BadParameter("name ids, or files by --source")
+    with _open(db) as index:
+        removed = index.delete(ids or []) + sum(index.delete_source(path) for path in source or [])
+    out.print(f"{removed} passages removed")
+
+
+@app.command()
+def verify(
+    db: Db,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Encode again what is broken, and remove what nothing names.")
+    ] = False,
+) -> None:
+    """Read everything back and say what is missing or damaged."""
+    with _open(db) as index:
+        report = index.verify(repair=repair)
+        if repair:
+            index.vacuum()
+    out.print(
+        f"{len(report.missing)} passages without token embeddings, {len(report.damaged)} with damaged ones, "
+        f"{report.orphans} entries that no passage names" + ("; repaired" if repair else "")
+    )
+    if not report.sound and not repair:
+        raise SystemExit(1)
+
+
+@app.command()
+def demo(
+    db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Keep the index here.")] = None,
+) -> None:
+    """Index the bundled sample documents and compare pooled ranking with SMART."""
+    from smart_rag.demo import sample_folder, sample_questions
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = db or Path(temporary) / "index"
+        with _open(folder, None, create=True) as index:
+            _print_report(index.add_files([sample_folder()], show_progress=True))
+            out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
+            for question in (question for question in sample_questions() if question.demo):
+                out.print(_comparison(index, question))
+    out.print(
+        Text.assemble(
+            "A pooled vector stands for a whole passage, so a detail in it drowns; SMART also looks at each word.\n",
+            "These questions were chosen to show that; measure on your own with `smart-rag eval`.\n\n",
+            ("Your own documents:\n", "bold"),
+            "  smart-rag index ~/Documents --db my.index\n",
+            '  smart-rag search "your question" --db my.index\n\n',
+            ("A bigger model, any from sentence-transformers:\n", "bold"),
+            "  smart-rag index ~/Documents --db big.index --model Qwen/Qwen3-Embedding-0.6B\n",
+        )
+    )
+
+
+def _open(db: Path, model: str | None = None, *, create: bool = False) -> SmartIndex:
+    """Return the index in ``db``, a new one where there is none and ``create`` allows it."""
+    from transformers.utils import logging as transformers_logging
+
+    from smart_rag.index import SmartIndex
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    is_new = not db.exists() or (db.is_dir() and not any(db.iterdir()))
+    if create and is_new:
+        return SmartIndex.create(db, model or DEFAULT_MODEL)
+    return SmartIndex.open(db, model)
+
+
+def _where(text: str | None) -> Mapping[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        where = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"--where is not JSON: {error}") from error
+    if not isinstance(where, dict):
+        raise typer.BadParameter('--where must be a JSON object, such as {"page": 3}')
+    return where
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _print_report(report: AddReport) -> None:
+    counts = {
+        name: getattr(report, name) for name in ("added", "replaced", "unchanged", "removed") if getattr(report, name)
+    }
+    out.print("passages: " + (", ".join(f"{count} {name}" for name, count in counts.items()) or "none"))
+    if report.failed:
+        err.print(Text(f"{len(report.failed)} files were left out:", style="bold yellow"))
+        for failed in report.failed:
+            err.print(Text(f"  {_short(str(failed.path))}: {failed.reason}"), soft_wrap=True)
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    return {
+        "rank": hit.rank,
+        "id": hit.id,
+        "score": hit.score,
+        "pooled_score": hit.pooled_score,
+        "late_score": hit.late_score,
+        "source": hit.source,
+        "page": hit.page,
+        "text": hit.text,
+        "metadata": dict(hit.metadata),
+    }
+
+
+def _place(hit: Hit) -> str:
+    name = _short(hit.source) if hit.source else hit.id
+    return f"{name}, page {hit.page}" if hit.page is not None else name
+
+
+def _short(path: str) -> str:
+    """Return a path as seen from here, if it lies below."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def _hit_text(hit: Hit, words: list[tuple[int, int]]) -> Group:
+    head = Text.assemble(
+        (f"{hit.rank:>2}  ", "bold"),
+        (f"{hit.score:.3f}", "bold green"),
+        (f" = {hit.pooled_score:.3f} pooled + {hit.late_score:.3f} late  ", "dim"),
+        (_place(hit), "cyan"),
+    )
+    return Group(head, Padding(_passage(hit.text, words), (0, 0, 1, 4)))
+
+
+def _passage(text: str, words: list[tuple[int, int]]) -> Text:
+    """Return the stretch of ``text`` that holds most of ``words``, with them emphasised, on one paragraph."""
+    starts = [0, *(text.rfind(" ", 0, start) + 1 for start, _ in words)]
+    start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE for a, b in words))
+    stop = len(text) if start + _PASSAGE >= len(text) else text.rfind(" ", start, start + _PASSAGE)
+    stop = stop if stop > start else start + _PASSAGE
+    passage = Text(text)
+    for a, b in words:
+        passage.stylize("bold yellow", a, b)
+    passage = passage[start:stop]
+    lines = [line for line in passage.split("\n") if line.plain.strip()]
+    return Text.assemble("… " if start else "", Text(" ").join(lines), " …" if stop < len(text) else "")
+
+
+def _comparison(index: SmartIndex, question: SampleQuestion) -> Group:
+    table = Table(expand=True, show_edge=False, pad_edge=False)
+    table.add_column("pooled vector alone", ratio=1)
+    table.add_column("SMART: pooled + late interaction", ratio=1)
+    pooled = index.search(question.question, 3, weights=(1.0, 0.0))
+    smart = index.search(question.question, 3)
+    for left, right in zip(pooled, smart, strict=True):
+        table.add_row(_demo_cell(left, question), _demo_cell(right, question))
+    return Group(Text(question.question, style="bold"), Padding(table, (0, 0, 1, 2)))
+
+
+def _demo_cell(hit: Hit, question: SampleQuestion) -> Text:
+    place = Path(hit.source or hit.id).name + (f", page {hit.page}" if hit.page is not None else "")
+    text = " ".join(hit.text.split())
+    answers = question.answer in text
+    at = max(0, text.find(question.answer) - 60) if answers else 0
+    snippet = ("… " if at else "") + text[at : at + 150] + " …"
+    mark = ("✓ ", "bold green") if answers else ("✗ ", "red")
+    return Text.assemble(
+        mark, (f"{hit.score:.3f}  ", "bold"), (place, "cyan"), "\n", (snippet, "" if answers else "dim")
+    )
+
+
+def _evaluation_tables(result: Mapping[str, Any]) -> Group:
+    quality = Table(title=f"{result['dataset']}: {result['documents']:,} documents, {result['queries']:,} queries")
+    quality.add_column("ranking")
+    metrics = list(result["runs"]["hybrid"])
+    for metric in metrics:
+        quality.add_column(metric, justify="right")
+    for name, values in result["runs"].items():
+        quality.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))
+    latency = Table(title="milliseconds for one search")
+    latency.add_column("")
+    for stage in result["latency_ms"]:
+        latency.add_column(stage, justify="right")
+    for percentile in ("p50", "p95"):
+        latency.add_row(percentile, *(f"{values[percentile]:.1f}" for values in result["latency_ms"].values()))
+    storage, ingest = result["storage"], result["ingest"]
+    speed = (
+        f"{ingest['documents_per_s']:.1f} documents/s" if ingest["documents_per_s"] else "not measured, it was there"
+    )
+    return Group(
+        quality,
+        latency,
+        f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
+        f"document, {_bytes(storage['total_bytes'])} in all; ingest: {speed}",
+    )
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError

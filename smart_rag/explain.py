@@ -1,0 +1,74 @@
+"""Which word of a document answered which word of the query."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smart_rag import scoring
+from smart_rag.encoder import SmartEncoder, Span
+from smart_rag.errors import EncoderError
+from smart_rag.index import SmartIndex
+from smart_rag.types import Hit
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A query token's best document token: ``query[query_start:query_stop]`` and ``text[start:stop]``."""
+
+    query_start: int
+    query_stop: int
+    start: int
+    stop: int
+    similarity: float
+
+
+def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Match]]:
+    """Return, for each hit, the match of each token of ``query``, in the query's order.
+
+    Their mean similarity is the hit's ``late_score``.
+
+    Raises:
+        EncoderError: the index's encoder does not know which characters a token stands for.
+    """
+    encoder = index.encoder
+    if not isinstance(encoder, SmartEncoder):
+        raise EncoderError(f"a {type(encoder).__name__} does not say which characters a token stands for")
+    query_tokens = encoder.encode_query([query]).tokens[0]
+    query_spans = encoder.token_spans(query, "query")
+    results = []
+    for hit, tokens in zip(hits, index.tokens([hit.id for hit in hits]), strict=True):
+        spans = encoder.token_spans(hit.text, "document")
+        best, similarities = scoring.alignment(query_tokens, tokens)
+        results.append(
+            [
+                Match(query_start, query_stop, *spans[i], float(similarity))
+                for (query_start, query_stop), i, similarity in zip(query_spans, best, similarities, strict=True)
+            ]
+        )
+    return results
+
+
+def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
+    """Return the words of ``text`` that matched best, in order: whole words, punctuation left out.
+
+    Of the matched words, those at least as similar as the mean are taken.
+    """
+    words = [(match, span) for match in found if (span := _word_around(text, match.start, match.stop))]
+    if not words:
+        return []
+    mean = sum(match.similarity for match, _ in words) / len(words)
+    return sorted({span for match, span in words if match.similarity >= mean})
+
+
+def _word_around(text: str, start: int, stop: int) -> Span | None:
+    """Return the whole word that the characters ``start:stop`` belong to, if they belong to one."""
+    for word in _WORD.finditer(text, max(0, text.rfind(" ", 0, start))):
+        if word.start() >= stop:
+            return None
+        if word.end() > start:
+            return word.span()
+    return None

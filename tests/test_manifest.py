@@ -1,0 +1,142 @@
+"""The manifest: what goes in comes out, and a file that is none is said to be none."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from smart_rag.config import IndexConfig
+from smart_rag.errors import IndexMismatch, IndexNotFound
+from smart_rag.manifest import FILE_NAME, FORMAT_VERSION, Manifest
+
+MANIFEST = Manifest(
+    created_with="0.1.0",
+    dimension=384,
+    encoder={"model": "modèle 😀", "prompts": {"query": None}, "layers": [1, 2]},
+    fingerprint="f00d",
+    collection="smart_rag",
+    own_chroma=True,
+    config=IndexConfig(codec="float32", chunk_tokens=64, chunk_overlap=7, hnsw_ef_search=55),
+)
+# A file of format 1 as it lies on users' disks.
+GOLDEN = """{
+  "format_version": 1,
+  "created_with": "0.1.0",
+  "dimension": 384,
+  "encoder": {"model": "modèle 😀", "prompts": {"query": null}, "layers": [1, 2]},
+  "fingerprint": "f00d",
+  "collection": "smart_rag",
+  "own_chroma": true,
+  "config": {
+    "codec": "float32",
+    "chunk_tokens": 64,
+    "chunk_overlap": 7,
+    "hnsw_max_neighbors": 48,
+    "hnsw_ef_construction": 400,
+    "hnsw_ef_search": 55
+  }
+}"""
+
+
+def not_a_manifest(path):
+    return pytest.raises(IndexNotFound, match=re.escape(str(path)) + " is not the manifest of an index")
+
+
+@pytest.mark.parametrize("manifest", [MANIFEST, replace(MANIFEST, encoder=None, fingerprint=None, own_chroma=False)])
+def test_round_trip(tmp_path, manifest):
+    """A manifest is read back as it was written, with and without an encoder."""
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+
+
+def test_golden_file(tmp_path):
+    """The file of format 1 is this JSON, in UTF-8, and can be read for ever."""
+    MANIFEST.write(tmp_path)
+    text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
+    assert json.loads(text) == json.loads(GOLDEN)
+    assert "modèle 😀" in text
+    (tmp_path / "manifest.json").write_text(GOLDEN, encoding="utf-8")
+    assert Manifest.read(tmp_path) == MANIFEST
+
+
+def test_writing_leaves_one_file(tmp_path):
+    """Writing, also over an older manifest, leaves no temporary file."""
+    MANIFEST.write(tmp_path)
+    other = replace(MANIFEST, dimension=3)
+    other.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    assert Manifest.read(tmp_path) == other
+
+
+def test_a_failed_write_leaves_the_old_manifest(tmp_path):
+    """What cannot be written does not damage what was."""
+    MANIFEST.write(tmp_path)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        replace(MANIFEST, encoder={"model": object()}).write(tmp_path)
+    assert Manifest.read(tmp_path) == MANIFEST
+
+
+def test_newer_format(tmp_path):
+    """A newer format is not read; both numbers and the way out are named."""
+    path = tmp_path / FILE_NAME
+    path.write_text(json.dumps({"format_version": FORMAT_VERSION + 1, "what": "nobody knows"}))
+    message = (
+        f"{re.escape(str(path))}: the index has format {FORMAT_VERSION + 1}, "
+        f"this smart_rag reads formats up to {FORMAT_VERSION}; upgrade with: pip install"
+    )
+    with pytest.raises(IndexMismatch, match=message):
+        Manifest.read(tmp_path)
+
+
+def test_no_folder(tmp_path):
+    """A folder that is not there is named."""
+    folder = tmp_path / "nowhere"
+    with pytest.raises(IndexNotFound, match=f"no index at {re.escape(str(folder))}: the folder does not exist"):
+        Manifest.read(folder)
+
+
+def test_no_manifest(tmp_path):
+    """A folder without a manifest is named."""
+    with pytest.raises(IndexNotFound, match=f"no index at {re.escape(str(tmp_path))}: the folder holds no {FILE_NAME}"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", GOLDEN.encode()[:-1], b"[]", b"null", b"3", b'"format_version"', b"{}", b"\xff\xfe{}"],
+)
+def test_a_file_that_is_no_manifest(tmp_path, content):
+    """Broken JSON, other JSON and other bytes are no manifest."""
+    path = tmp_path / FILE_NAME
+    path.write_bytes(content)
+    with not_a_manifest(path):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("key", sorted(json.loads(GOLDEN)))
+def test_a_missing_key(tmp_path, key):
+    """Every key is needed."""
+    values = json.loads(GOLDEN)
+    del values[key]
+    path = tmp_path / FILE_NAME
+    path.write_text(json.dumps(values))
+    with not_a_manifest(path):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unheard": 1},
+        {"config": {"unheard": 1}},
+        {"config": None},
+        {"config": {"chunk_tokens": 10, "chunk_overlap": 10}},
+    ],
+)
+def test_a_key_or_value_that_no_manifest_has(tmp_path, change):
+    """A file of format 1 with other keys or an impossible configuration is not ours."""
+    path = tmp_path / FILE_NAME
+    path.write_text(json.dumps({**json.loads(GOLDEN), **change}))
+    with not_a_manifest(path):
+        Manifest.read(tmp_path)

@@ -1,0 +1,237 @@
+"""The records: what they refuse, and what they share or copy."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smart_rag.errors import InvalidInput
+from smart_rag.types import AddReport, FailedFile, Hit, Representation, TokenBatch
+
+
+def matrices(lengths, dimension=3, dtype=np.float32):
+    rng = np.random.default_rng(len(lengths))
+    return [rng.standard_normal((n, dimension)).astype(dtype) for n in lengths]
+
+
+def hit(**metadata):
+    return Hit("a", "text", metadata, score=1.0, pooled_score=0.5, late_score=0.5, rank=1)
+
+
+# --- TokenBatch ---------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(1, 5), st.sampled_from(["float32", "float16"]))
+def test_batch_gives_back_its_texts(lengths, dimension, dtype):
+    """A batch of ragged texts has their number, their width and their rows, in order."""
+    texts = matrices(lengths, dimension, dtype)
+    batch = TokenBatch.from_list(texts)
+    assert (len(batch), batch.dimension, batch.embeddings.dtype) == (len(texts), dimension, dtype)
+    assert len(list(batch)) == len(texts)
+    for i, (found, text) in enumerate(zip(batch, texts, strict=True)):
+        np.testing.assert_array_equal(found, text)
+        np.testing.assert_array_equal(batch[i], text)
+        np.testing.assert_array_equal(batch[i - len(texts)], text)
+        assert np.shares_memory(found, batch.embeddings)
+        assert not np.shares_memory(found, text)
+
+
+@pytest.mark.parametrize("i", [3, -4, 100])
+def test_batch_index_out_of_range(i):
+    """There is no text beyond either end."""
+    with pytest.raises(IndexError):
+        TokenBatch.from_list(matrices([1, 2, 3]))[i]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.data())
+def test_slice_is_a_view_of_some_texts(lengths, data):
+    """A slice holds the texts of its range, in the same memory."""
+    texts = matrices(lengths)
+    batch = TokenBatch.from_list(texts)
+    start = data.draw(st.integers(0, len(texts)))
+    stop = data.draw(st.integers(start, len(texts) + 2))
+    part = batch.slice(start, stop)
+    assert len(part) == len(texts[start:stop])
+    for found, text in zip(part, texts[start:stop], strict=True):
+        np.testing.assert_array_equal(found, text)
+        assert np.shares_memory(found, batch.embeddings)
+
+
+def test_batch_of_no_texts():
+    """No texts make an empty batch."""
+    assert len(TokenBatch.from_list([])) == 0
+    assert list(TokenBatch.from_list([])) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets", "message"),
+    [
+        ((4,), [0, 4], r"must be a \(total, dimension\) matrix, got shape \(4,\)"),
+        ((2, 2, 2), [0, 2], r"must be a \(total, dimension\) matrix, got shape \(2, 2, 2\)"),
+        ((4, 2), [1, 4], "offsets must run from 0 to the 4 token embeddings, got 1 to 4"),
+        ((4, 2), [0, 3], "offsets must run from 0 to the 4 token embeddings, got 0 to 3"),
+        ((4, 2), [0, 5], "offsets must run from 0 to the 4 token embeddings, got 0 to 5"),
+        ((4, 2), [0, 2, 2, 4], "text 1 has none"),
+        ((4, 2), [0, 0, 4], "text 0 has none"),
+        ((4, 2), [0, 4, 4], "text 1 has none"),
+        ((4, 2), [0, 3, 1, 4], "text 1 has none"),
+    ],
+)
+def test_batch_that_is_none(shape, offsets, message):
+    """Shapes and offsets that make no batch are refused."""
+    with pytest.raises(InvalidInput, match=message):
+        TokenBatch(np.ones(shape, dtype=np.float32), np.array(offsets, dtype=np.int64))
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: IndexError from offsets[0]")
+def test_batch_without_offsets():
+    """Offsets have at least one entry, also for no texts."""
+    with pytest.raises(InvalidInput, match="offsets"):
+        TokenBatch(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64))
+
+
+def test_batch_from_an_empty_text():
+    """A text without tokens is refused when it is batched."""
+    with pytest.raises(InvalidInput, match="text 1 has none"):
+        TokenBatch.from_list([np.ones((2, 3), np.float32), np.ones((0, 3), np.float32)])
+
+
+# --- Representation -----------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 5), st.sampled_from(["f2", "f4", "f8"]))
+def test_representation_is_normalised(lengths, dimension, dtype):
+    """Every vector is divided by its norm, whatever its dtype, in float32."""
+    tokens = matrices(lengths, dimension, dtype)
+    pooled = np.concatenate(matrices([len(lengths)], dimension, dtype))
+    made = Representation.from_embeddings(pooled, tokens)
+    assert len(made) == len(lengths)
+    assert made.pooled.dtype == made.tokens.embeddings.dtype == np.float32
+    for rows, given_rows in [(made.pooled, pooled), *zip(made.tokens, tokens, strict=True)]:
+        assert rows.shape == given_rows.shape
+        for row, given_row in zip(rows.tolist(), given_rows.astype(float).tolist(), strict=True):
+            norm = math.sqrt(sum(x * x for x in given_row))
+            assert row == pytest.approx([x / norm for x in given_row], abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_representation_leaves_the_callers_arrays_alone(scale):
+    """The caller's arrays keep their numbers and share no memory with ours, also where nothing changes."""
+    pooled = scale * np.float32([[1, 0], [0, 1]])
+    tokens = [scale * np.float32([[0, 1]]), scale * np.float32([[1, 0], [0, -1]])]
+    before = [array.copy() for array in (pooled, *tokens)]
+    made = Representation.from_embeddings(pooled, tokens)
+    for array, copy in zip((pooled, *tokens), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+        assert not np.shares_memory(array, made.pooled)
+        assert not np.shares_memory(array, made.tokens.embeddings)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_representation_of_one_text_leaves_the_callers_array_alone(scale):
+    """One matrix is copied too."""
+    tokens = scale * np.float32([[0, 1]])
+    made = Representation.from_embeddings(tokens, [tokens])
+    made.tokens.embeddings[:] = 7
+    made.pooled[:] = 7
+    np.testing.assert_array_equal(tokens, [[0, scale]])
+
+
+@pytest.mark.parametrize(("bad", "norm"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (0, "0.0")])
+def test_vectors_without_a_direction(bad, norm):
+    """NaN, infinite and zero vectors are refused, and the first of them is named."""
+    good = np.ones((2, 3), dtype=np.float32)
+    row = np.float32([0, bad, 0])
+    with pytest.raises(InvalidInput, match=rf"pooled embedding 1 has norm {norm}: .*\(1 of 2 are not\)"):
+        Representation.from_embeddings(np.stack([good[0], row]), [good, good])
+    with pytest.raises(InvalidInput, match=rf"token embedding 2 has norm {norm}: .*\(2 of 4 are not\)"):
+        Representation.from_embeddings(good, [good, np.stack([row, row])])
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: squares under- and overflow in float32")
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-23, 1e23, 1e30])
+def test_vectors_of_extreme_length(scale):
+    """A vector that is finite and not zero has a direction, however short or long it is."""
+    rows = np.array([[3, 4]]) * scale
+    made = Representation.from_embeddings(rows, [rows])
+    np.testing.assert_allclose(made.pooled, [[0.6, 0.8]], atol=1e-4)
+    np.testing.assert_allclose(made.tokens.embeddings, [[0.6, 0.8]], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([np.ones((1, 3)), np.ones((2, 4))], r"text 1 .* as wide as the first text's; got shape \(2, 4\)"),
+        ([np.ones((1, 3)), np.ones((0, 3))], r"text 1 .* at least one row, .*; got shape \(0, 3\)"),
+        ([np.ones(3), np.ones((1, 3))], r"text 0 must be a \(n_tokens, dimension\) matrix .*; got shape \(3,\)"),
+        ([np.ones((1, 3))], r"one row for each of the 1 texts, got shape \(2, 3\)"),
+        ([np.ones((1, 3))] * 3, r"one row for each of the 3 texts, got shape \(2, 3\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(tokens, message):
+    """Ragged widths, texts without tokens and unequal counts are refused."""
+    with pytest.raises(InvalidInput, match=message):
+        Representation.from_embeddings(np.ones((2, 3)), tokens)
+
+
+def test_one_pooled_vector_may_be_flat():
+    """The pooled vector of one text may come without its row."""
+    made = Representation.from_embeddings(np.float32([3, 4]), [np.float32([[0, 2]])])
+    np.testing.assert_allclose(made.pooled, [[0.6, 0.8]])
+
+
+def test_representation_of_pooled_embeddings_without_rows():
+    """The constructor wants a matrix too."""
+    tokens = TokenBatch.from_list(matrices([1, 1, 1]))
+    with pytest.raises(InvalidInput, match=r"one row for each of the 3 texts, got shape \(3,\)"):
+        Representation(np.ones(3, dtype=np.float32), tokens)
+
+
+def test_representation_of_one_text():
+    """An index gives one text, from either end, in the same memory."""
+    made = Representation.from_embeddings(np.eye(3), matrices([2, 1, 4]))
+    for i in (2, -1):
+        one = made[i]
+        assert len(one) == 1
+        np.testing.assert_array_equal(one.pooled, [[0, 0, 1]])
+        np.testing.assert_array_equal(one.tokens[0], made.tokens[2])
+        assert np.shares_memory(one.pooled, made.pooled)
+        assert np.shares_memory(one.tokens.embeddings, made.tokens.embeddings)
+    assert [len(one.tokens[0]) for one in made] == [2, 1, 4]
+    with pytest.raises(IndexError):
+        made[3]
+
+
+# --- Hit, AddReport -----------------------------------------------------------------------
+
+
+def test_hit_shows_source_and_page():
+    """A hit shows where it is from, as far as its metadata say."""
+    assert (hit(source="a.pdf", page=3).source, hit(source="a.pdf", page=3).page) == ("a.pdf", 3)
+    assert (hit().source, hit().page) == (None, None)
+    assert hit(source=7).source == "7"
+    assert hit(source="").source == ""
+
+
+@pytest.mark.parametrize("page", ["3", 3.0, None, [3]])
+def test_hit_page_is_a_whole_number(page):
+    """What is not a whole number is no page."""
+    assert hit(page=page).page is None
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: True is an int")
+def test_hit_page_is_no_truth_value():
+    """True is no page."""
+    assert hit(page=True).page is None
+
+
+def test_reports_add_up():
+    """Reports are added field by field."""
+    one, two = FailedFile("a", "empty"), FailedFile("b", "broken")  # type: ignore[arg-type]
+    total = AddReport(1, 2, 3, 4, (one,)) + AddReport(10, 20, 30, 40, (two,))
+    assert total == AddReport(11, 22, 33, 44, (one, two))
