@@ -17,12 +17,10 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A query token's best document token: ``query[query_start:query_stop]`` and ``text[start:stop]``."""
+    """A query token and its best document token, as characters: ``query[slice(*query_span)]``, ``text[slice(*span)]``."""
 
-    query_start: int
-    query_stop: int
-    start: int
-    stop: int
+    query_span: Span
+    span: Span
     similarity: float
 
 
@@ -42,13 +40,10 @@ def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Mat
     results = []
     for hit, tokens in zip(hits, index.tokens([hit.id for hit in hits]), strict=True):
         spans = encoder.token_spans(hit.text, "document")
-        best, similarities = scoring.alignment(query_tokens, tokens)
-        results.append(
-            [
-                Match(query_start, query_stop, *spans[i], float(similarity))
-                for (query_start, query_stop), i, similarity in zip(query_spans, best, similarities, strict=True)
-            ]
-        )
+        found = []
+        for query_span, i, similarity in zip(query_spans, *scoring.alignment(query_tokens, tokens), strict=True):
+            found.append(Match(query_span, spans[i], float(similarity)))
+        results.append(found)
     return results
 
 
@@ -57,7 +52,7 @@ def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
 
     Of the matched words, those at least as similar as the mean are taken.
     """
-    words = [(match, span) for match in found if (span := _word_around(text, match.start, match.stop))]
+    words = [(match, span) for match in found if (span := _word_around(text, *match.span))]
     if not words:
         return []
     mean = sum(match.similarity for match, _ in words) / len(words)

@@ -38,9 +38,7 @@ def pooled_similarity(queries: NDArray[np.float32], documents: NDArray[np.float3
         raise DimensionMismatch(
             f"the query's pooled embedding has {queries.shape[1]} dimensions, the documents' {documents.shape[1]}"
         )
-    cosines = np.empty((len(queries), len(documents)), dtype=np.float32)
-    np.matmul(queries, documents.T, out=cosines)
-    return cosines
+    return np.asarray(queries @ documents.T, dtype=np.float32)
 
 
 def late_interaction(queries: TokenBatch, documents: TokenBatch, device: str = "cpu") -> NDArray[np.float32]:
@@ -78,7 +76,7 @@ def late_interaction(queries: TokenBatch, documents: TokenBatch, device: str = "
 
 def hybrid(pooled: NDArray[np.float32], late: NDArray[np.float32], weights: tuple[float, float]) -> NDArray[np.float32]:
     """Return ``w_pooled * pooled + w_late * late``, of the same shape, float32."""
-    return np.float32(weights[0]) * pooled + np.float32(weights[1]) * late
+    return np.asarray(weights[0] * pooled + weights[1] * late, dtype=np.float32)
 
 
 def ranking(scores: NDArray[np.float32], ids: Sequence[str], top_k: int) -> list[int]:

@@ -221,14 +221,13 @@ def test_dense_layers_bring_tokens_into_the_pooled_space(models):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("cls", "the cat sat"), ("cls without [CLS]", "cat sat"), ("qwen2", "the cat"), ("qwen2 with </s>", "the cat sat")],
+    ("name", "less"), [("mean", 0), ("cls", 0), ("cls without [CLS]", 1), ("qwen2", 1), ("qwen2 with </s>", 0)]
 )
-def test_pooled_position_is_left_out(models, name, words):
+def test_pooled_position_is_left_out(models, name, less):
     """The one that pooling reads, be it a word or a special token."""
     encoder = models(name).encoder
     ours = encoder.encode_document(["the cat sat"])
-    assert len(ours.tokens[0]) == encoder.count_tokens([words])[0]
+    assert len(ours.tokens[0]) == encoder.count_tokens(["the cat sat"])[0] - less
     assert (ours.tokens[0] @ ours.pooled[0]).max() < 0.999
 
 

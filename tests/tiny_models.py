@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -34,20 +35,20 @@ SENTENCES = [
     "Which river flows through Vienna, Budapest and Belgrade?",
     "Represent this passage for retrieval: the quick brown fox jumps over the lazy dog.",
 ]
-_LETTERS = [chr(code) for code in range(33, 127)]
 
 
 def wordpiece(specials: bool = True) -> PreTrainedTokenizerFast:
     """BERT's kind of tokenizer; without ``specials`` it puts no [CLS] and [SEP] around a text."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # No trainer: that of word pieces gives another vocabulary each time.
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = [chr(code) for code in range(33, 127)]
+    words = sorted({word for sentence in SENTENCES for word in re.findall(r"\w+", sentence.lower())})
+    endings = [f"##{ending}" for ending in [*characters, "ing", "ed", "er", "tion", "word"]]
+    vocabulary = list(dict.fromkeys([*names, *characters, *endings, *words]))
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=400, special_tokens=names, initial_alphabet=_LETTERS, show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
     if specials:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in names[2:4]]
