@@ -41,10 +41,9 @@ class DocumentStore:
 
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
         """Write ``rows`` with their vectors and return how many replaced a row of the same id."""
-        replaced = self.pooled.get([row.document.id for row in rows])
         self.tokens.put([row.key for row in rows], vectors.tokens)
-        self.pooled.upsert(rows, vectors.pooled)
-        self._drop([row.key for row in replaced.values()])
+        replaced = self.pooled.upsert(rows, vectors.pooled)
+        self._drop([row.key for row in replaced])
         return len(replaced)
 
     def annotate(self, rows: Sequence[Row]) -> None:

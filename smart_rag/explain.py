@@ -17,7 +17,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A query token and its best document token, as characters: ``query[slice(*query_span)]``, ``text[slice(*span)]``."""
+    """A query token and the document token that MaxSim took for it, as (start, stop) characters of each text."""
 
     query_span: Span
     span: Span

@@ -380,12 +380,12 @@ class SmartIndex:
         for name, value in (("top_k", top_k), ("candidates", candidates)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not len(queries):
+            return []
         stopwatch = stopwatch or Stopwatch()
         with stopwatch.measure("encode"):
             encoded = queries if isinstance(queries, Representation) else self.encode_queries(queries)
         self._check_vectors(encoded)
-        if not len(encoded):
-            return []
         search = Search(
             store=self._store,
             device=self._device,

@@ -7,8 +7,8 @@ Chroma's distances do not leave this file.
 
 from __future__ import annotations
 
-import errno
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ _FILE_CHUNKS = _RESERVED + "file_chunks"
 _JSON = _RESERVED + "json"
 
 _PAGE_ROWS = 2_000
+_NO_ROOM = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,10 @@ class PooledBlock:
 class PooledIndex:
     """Rows in a Chroma collection with cosine space."""
 
-    def __init__(self, client: ClientAPI, collection: Collection, owned: bool) -> None:
+    def __init__(self, client: ClientAPI, collection: Collection, folder: Path | None) -> None:
         self._client = client
         self._collection = collection
-        self._owned = owned
+        self._folder = folder  # None where the client is the caller's
 
     @classmethod
     def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledIndex:
@@ -99,7 +100,7 @@ class PooledIndex:
                     }
                 },
             )
-        return cls(chroma, made, owned=client is None)
+        return cls(chroma, made, path if client is None else None)
 
     @classmethod
     def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledIndex:
@@ -120,25 +121,32 @@ class PooledIndex:
                 found = chroma.get_collection(collection, embedding_function=None)
             except NotFoundError as error:
                 raise IndexNotFound(f"{path}: Chroma has no collection {collection!r} there") from error
-        return cls(chroma, found, owned=client is None)
+        return cls(chroma, found, path if client is None else None)
 
-    def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> None:
-        """Write ``rows`` with their pooled embeddings (n, dimension); rows of the same id are replaced."""
+    def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> list[Row]:
+        """Write ``rows`` with their pooled embeddings (n, dimension); return the rows of the same ids before."""
+        before = self.get([row.document.id for row in rows])
         metadatas = [_to_chroma(row) for row in rows]
+        for row, metadata in zip(rows, metadatas, strict=True):
+            if row.document.id in before:
+                # Chroma merges metadata; a key that is to go must be set to None.
+                gone = _to_chroma(before[row.document.id]).keys() - metadata.keys()
+                metadata.update(dict.fromkeys(gone))
         for part in self._parts(len(rows)):
-            with _chroma_errors():
+            with _chroma_errors(self._folder):
                 self._collection.upsert(
                     ids=[row.document.id for row in rows[part]],
                     embeddings=pooled[part],
                     metadatas=metadatas[part],  # type: ignore[arg-type]
                     documents=[row.document.text for row in rows[part]],
                 )
+        return list(before.values())
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
         """Return the rows with these ids, by id; ids that are not there are left out."""
         found: dict[str, Row] = {}
         for part in self._parts(len(ids)):
-            with _chroma_errors():
+            with _chroma_errors(self._folder):
                 result = self._collection.get(ids=list(ids[part]), include=["metadatas", "documents"])
             found.update((row.document.id, row) for row in _rows(result))
         return found
@@ -147,7 +155,7 @@ class PooledIndex:
         """Return the pooled embeddings of the rows with these ids, by id."""
         found: dict[str, NDArray[np.float32]] = {}
         for part in self._parts(len(ids)):
-            with _chroma_errors():
+            with _chroma_errors(self._folder):
                 result = self._collection.get(ids=list(ids[part]), include=["embeddings"])
             found.update(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
         return found
@@ -171,7 +179,7 @@ class PooledIndex:
         where_document: Where | None = None,
     ) -> list[list[Candidate]]:
         """Return, for each query (n, dimension), the ``limit`` rows of highest cosine, best first."""
-        with _chroma_errors():
+        with _chroma_errors(self._folder):
             result = self._collection.query(
                 query_embeddings=pooled,
                 n_results=limit,
@@ -199,16 +207,16 @@ class PooledIndex:
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the rows with these ids; ids that are not there do no harm."""
         for part in self._parts(len(ids)):
-            with _chroma_errors():
+            with _chroma_errors(self._folder):
                 self._collection.delete(ids=list(ids[part]))
 
     def count(self) -> int:
-        with _chroma_errors():
+        with _chroma_errors(self._folder):
             return int(self._collection.count())
 
     def close(self) -> None:
         """Release the files, unless the client is the caller's."""
-        if self._owned:
+        if self._folder is not None:
             self._client.close()  # type: ignore[attr-defined]
 
     def _parts(self, rows: int) -> Iterator[slice]:
@@ -219,7 +227,7 @@ class PooledIndex:
     def _pages(self, where: Where | None, where_document: Where | None, include: list[str]) -> Iterator[Any]:
         offset = 0
         while True:
-            with _chroma_errors():
+            with _chroma_errors(self._folder):
                 result: Any = self._collection.get(
                     where=_filter(where),
                     where_document=_filter(where_document),  # type: ignore[arg-type]
@@ -306,8 +314,8 @@ def _persistent(path: Path) -> ClientAPI:
 
 
 @contextmanager
-def _chroma_errors() -> Iterator[None]:
-    """Turn Chroma's errors into ours."""
+def _chroma_errors(folder: Path | None = None) -> Iterator[None]:
+    """Turn Chroma's errors into ours; ``folder`` is where Chroma writes, if that is on this machine."""
     from chromadb.errors import ChromaError, InvalidArgumentError, InvalidDimensionException
 
     try:
@@ -321,11 +329,11 @@ def _chroma_errors() -> Iterator[None]:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(f"Chroma does not take this: {error}") from error
-    except ChromaError as error:
-        if "disk is full" in str(error) or "No space left" in str(error):
-            raise StorageFull(f"no space left on the disk for Chroma: {error}") from error
+    except (ChromaError, OSError) as error:
+        # Chroma does not pass the system's error on: a disk without room is found by looking.
+        if folder is not None and shutil.disk_usage(folder).free < _NO_ROOM:
+            raise StorageFull(
+                f"{folder}: no space left on the disk; make room and open the index again: "
+                f"what was acknowledged is safe ({error})"
+            ) from error
         raise ChromaFailure(f"{type(error).__name__}: {error}") from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageFull(f"no space left on the disk for Chroma: {error}") from error
-        raise

@@ -326,5 +326,7 @@ def _lmdb_errors(path: Path) -> Iterator[None]:
         raise CorruptStore(f"{path}: {error}") from error
     except lmdb.Error as error:
         if getattr(error, "code", None) == errno.ENOSPC or "No space left" in str(error):
-            raise StorageFull(f"{path}: no space left on the disk; what was written before is safe") from error
+            raise StorageFull(
+                f"{path}: no space left on the disk; make room and open it again: what was acknowledged is safe"
+            ) from error
         raise SmartRagError(f"{path}: {error}") from error

@@ -1,0 +1,725 @@
+"""`SmartIndex`: add, delete, search, rerank, reopen, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import chromadb
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, TokenBatch, errors
+from smart_rag.stopwatch import Stopwatch
+
+TEXTS = {
+    "cat": "The cat sat on the mat and purred.",
+    "dog": "Dogs bark at strangers in the night.",
+    "fish": "The pond is home to forty carp and a pike.",
+    "car": "The mechanic changed the oil and both front tyres.",
+    "tax": "Taxes are due on the last day of April.",
+}
+
+
+class LetterEncoder:
+    """A deterministic encoder for tests: a token for each word, by its letters; pooled is their mean."""
+
+    dimension = 8
+
+    def __init__(self, fingerprint: str = "letters") -> None:
+        self.fingerprint = fingerprint
+        self.encoded: list[str] = []
+
+    def describe(self):
+        return {"model": self.fingerprint}
+
+    def encode_query(self, queries):
+        return self._encode(queries)
+
+    def encode_document(self, documents):
+        self.encoded += documents
+        return self._encode(documents)
+
+    def _encode(self, texts):
+        tokens = [np.stack([self._word(word) for word in text.split()]) for text in texts]
+        return Representation.from_embeddings(np.stack([matrix.mean(axis=0) for matrix in tokens]), tokens)
+
+    def _word(self, word):
+        seed = sum(ord(letter) << (8 * (i % 4)) for i, letter in enumerate(word))
+        return np.random.default_rng(seed).standard_normal(self.dimension).astype(np.float32)
+
+
+def documents(texts=TEXTS):
+    return [Document(name, text, {"length": len(text)}) for name, text in texts.items()]
+
+
+@pytest.fixture
+def index(tmp_path):
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        index.add(documents())
+        yield index
+
+
+def reference(encoder, query, texts, weights=(1.0, 1.0)):
+    """Scores by plain loops in float64: id -> (score, pooled, late), tokens as float16 as they are stored."""
+    encoded = encoder.encode_query([query])
+    scores = {}
+    for name, text in texts.items():
+        document = encoder._encode([text])
+        pooled = sum(float(a) * float(b) for a, b in zip(encoded.pooled[0], document.pooled[0], strict=True))
+        best = []
+        for query_token in encoded.tokens[0]:
+            cosines = []
+            for token in document.tokens[0].astype(np.float16):
+                cosines.append(sum(float(a) * float(b) for a, b in zip(query_token, token, strict=True)))
+            best.append(max(cosines))
+        late = sum(best) / len(best)
+        scores[name] = (weights[0] * pooled + weights[1] * late, pooled, late)
+    return scores
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.3, 2.0)])
+def test_search_equals_nested_loops(index, exhaustive, weights):
+    """Both ways of searching give the formula's scores, their parts, and the order that follows."""
+    query = "The dog and the carp"
+    expected = reference(LetterEncoder(), query, TEXTS, weights)
+    hits = index.search(query, 5, weights=weights, exhaustive=exhaustive)
+    assert [hit.id for hit in hits] == sorted(expected, key=lambda name: -expected[name][0])
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
+    for hit in hits:
+        assert (hit.score, hit.pooled_score, hit.late_score) == pytest.approx(expected[hit.id], abs=1e-5)
+        assert hit.text == TEXTS[hit.id]
+        assert hit.metadata == {"length": len(hit.text)}
+
+
+def test_search_many_is_search_one_by_one(index):
+    queries = ["The dog and the carp", "oil", "due in April"]
+    for exhaustive in (False, True):
+        together = index.search_many(queries, 3, exhaustive=exhaustive)
+        for query, hits in zip(queries, together, strict=True):
+            alone = index.search(query, 3, exhaustive=exhaustive)
+            assert [hit.id for hit in hits] == [hit.id for hit in alone]
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
+
+
+def test_search_takes_a_representation(index):
+    encoded = LetterEncoder().encode_query(["The dog"])
+    assert index.search(encoded, 2) == index.search("The dog", 2)
+
+
+def test_candidates_bound_what_is_scored(index):
+    """With one candidate, the best by pooled cosine is the only one that can win."""
+    query = "The dog and the carp"
+    expected = reference(LetterEncoder(), query, TEXTS)
+    best_pooled = max(expected, key=lambda name: expected[name][1])
+    assert [hit.id for hit in index.search(query, 1, candidates=1)] == [best_pooled]
+
+
+def test_ties_break_by_id(tmp_path):
+    """Equal texts score the same, and come in the order of their ids whatever order they were added in."""
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        index.add([Document(name, "same words here") for name in ("c", "a", "d", "b")])
+        for exhaustive in (False, True):
+            hits = index.search("words", 3, exhaustive=exhaustive)
+            assert [hit.id for hit in hits] == ["a", "b", "c"]
+
+
+def test_where_filters_every_way_of_searching(index):
+    short = {name for name, text in TEXTS.items() if len(text) < 38}
+    assert 0 < len(short) < len(TEXTS)
+    for exhaustive in (False, True):
+        hits = index.search("The dog", 5, where={"length": {"$lt": 38}}, exhaustive=exhaustive)
+        assert {hit.id for hit in hits} == short
+        hits = index.search("The dog", 5, where_document={"$contains": "carp"}, exhaustive=exhaustive)
+        assert [hit.id for hit in hits] == ["fish"]
+        assert index.search("The dog", 5, where={"length": -1}, exhaustive=exhaustive) == []
+
+
+def test_stopwatch_has_every_stage(index):
+    stopwatch = Stopwatch()
+    index.search("The dog", stopwatch=stopwatch)
+    assert {stage: len(times) for stage, times in stopwatch.milliseconds.items()} == {
+        "encode": 1,
+        "candidates": 1,
+        "gather": 1,
+        "score": 1,
+    }
+
+
+def test_add_is_an_idempotent_upsert(tmp_path):
+    """What is there is not encoded again; new text replaces text, vector and tokens; new metadata alone is cheap."""
+    encoder = LetterEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        assert index.add(documents()).added == 5
+        assert index.add(documents()).unchanged == 5
+        assert len(encoder.encoded) == 5
+        report = index.add([Document("cat", "A tortoise ate lettuce."), Document("dog", TEXTS["dog"], {"new": True})])
+        assert (report.added, report.replaced, report.unchanged) == (0, 2, 0)
+        assert encoder.encoded[5:] == ["A tortoise ate lettuce."]
+        assert index.count() == 5
+        assert index.get(["cat", "dog", "nobody"]) == [
+            Document("cat", "A tortoise ate lettuce.", {}),
+            Document("dog", TEXTS["dog"], {"new": True}),
+        ]
+        hit = index.search("tortoise", 1)[0]
+        assert hit.id == "cat"
+        assert hit.late_score == pytest.approx(1.0, abs=1e-3)
+        assert index.verify().orphans == 0  # the old text's tokens are gone
+
+
+def test_equal_texts_share_tokens_until_the_last_is_gone(tmp_path):
+    encoder = LetterEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        index.add([Document("a", "shared text"), Document("b", "shared text")])
+        assert encoder.encoded == ["shared text"]
+        one = index.info().tokens
+        assert one == 2
+        assert index.delete(["a"]) == 1
+        assert index.search("shared", 1)[0].id == "b"
+        index.add([Document("b", "other words now")])
+        assert index.info().tokens == 3
+        assert index.verify().orphans == 0
+
+
+def test_add_texts_gives_ids_that_stay(index):
+    ids = index.add_texts(["one text", "two text", "one text"], metadatas=[{}, {"n": 1}, {}])
+    assert ids[0] == ids[2] != ids[1]
+    assert index.count() == 7
+    assert index.add_texts(["one text"]) == [ids[0]]
+    assert index.add_texts(["named"], ids=["name"]) == ["name"]
+    assert index.get(["name"])[0].text == "named"
+
+
+def test_a_stream_of_any_length_is_read_in_windows(tmp_path, monkeypatch):
+    """A generator is taken window by window, committed batch by batch, and never held whole."""
+    monkeypatch.setattr("smart_rag.ingest._WINDOW", 6)
+    monkeypatch.setattr("smart_rag.ingest._BATCH", 4)
+    taken = 0
+    most_waiting = 0
+    committed: list[str] = []
+
+    def stream():
+        nonlocal taken, most_waiting
+        for i in range(20):
+            taken += 1
+            most_waiting = max(most_waiting, taken - len(committed))
+            yield Document(f"d{i}", f"text number {i} " + "word " * (i % 5))
+
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        assert index.add(stream(), on_commit=committed.extend).added == 20
+        assert index.count() == 20
+    assert most_waiting <= 6
+    assert sorted(committed) == sorted(f"d{i}" for i in range(20))
+
+
+def test_in_a_stream_the_last_of_an_id_counts(tmp_path):
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        index.add(Document("same", text) for text in ("first words", "second words"))
+        assert [document.text for document in index.documents()] == ["second words"]
+
+
+def test_an_interrupted_add_is_made_again(tmp_path, monkeypatch):
+    """What was acknowledged stays, the second call encodes the rest alone, nothing is doubled."""
+    monkeypatch.setattr("smart_rag.ingest._BATCH", 2)
+    encoder = LetterEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        acknowledged: list[str] = []
+
+        def stop_after_two(ids):
+            acknowledged.extend(ids)
+            if len(acknowledged) == 4:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            index.add(documents(), on_commit=stop_after_two)
+        assert index.count() == 4
+        report = index.add(documents())
+        assert (report.added, report.unchanged) == (1, 4)
+        assert sorted(encoder.encoded) == sorted(TEXTS.values())
+
+
+def test_rerank_scores_hits_and_texts(index):
+    """Hits from the index, a hit with another text, and bare texts are all scored by the same formula."""
+    query = "The dog and the carp"
+    foreign = Hit("cat", "An eel", {"k": 1}, 0.0, 0.0, 0.0, 1)
+    given = [*index.search(query, 3, where={"length": {"$gt": 34}}), foreign, "The dog"]
+    texts = {hit.id: hit.text for hit in given[:3]} | {"cat": "An eel", "4": "The dog"}
+    assert len(texts) == 5
+    expected = reference(LetterEncoder(), query, texts)
+    hits = index.rerank(query, given)
+    assert [hit.id for hit in hits] == sorted(expected, key=lambda name: -expected[name][0])
+    for hit in hits:
+        assert hit.score == pytest.approx(expected[hit.id][0], abs=1e-3)  # stored tokens are float16
+    assert next(hit for hit in hits if hit.id == "cat").metadata == {"k": 1}
+    assert [hit.id for hit in index.rerank(query, given, 2)] == [hit.id for hit in hits[:2]]
+    assert index.rerank(query, []) == []
+
+
+def test_delete(index):
+    assert index.delete(["cat", "cat", "nobody"]) == 1
+    assert index.delete([]) == 0
+    assert index.count() == 4
+    assert "cat" not in {hit.id for hit in index.search("The cat", 5)}
+    assert index.verify().orphans == 0
+
+
+def test_documents_with_every_kind_of_metadata_come_back_as_they_were(tmp_path):
+    metadata = {"s": "é", "i": 3, "f": 0.5, "b": True, "none": None, "list": [1, "a"], "dict": {"x": [None]}}
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        index.add([Document("d", "some text", metadata)])
+        assert index.get(["d"])[0].metadata == metadata
+        assert index.search("some")[0].metadata == metadata
+        assert index.add([Document("d", "some text", metadata)]).unchanged == 1
+
+
+def test_reopened_and_moved(tmp_path):
+    """Another process finds everything, at another place."""
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        index.add(documents())
+        before = index.search("The dog and the carp", 3)
+    shutil.move(tmp_path / "index", tmp_path / "elsewhere")
+    code = """
+        import sys, json
+        from smart_rag import SmartIndex
+        sys.path.insert(0, sys.argv[2])
+        from test_index import LetterEncoder
+        with SmartIndex.open(sys.argv[1], LetterEncoder()) as index:
+            print(json.dumps([(hit.id, hit.score) for hit in index.search("The dog and the carp", 3)]))
+    """
+    result = python(code, tmp_path / "elsewhere", Path(__file__).parent)
+    assert json.loads(result.stdout) == [[hit.id, hit.score] for hit in before]
+
+
+def test_the_manifest_names_the_encoder_that_opens_it(tmp_path, minilm):
+    """An index made with MiniLM opens without an argument, loading the model when a query needs it."""
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add(documents())
+        expected = index.search("Which animal barks?", 2)
+    with SmartIndex.open(tmp_path / "index") as index:
+        assert index.count() == 5
+        assert index._encoder is None
+        assert index.search("Which animal barks?", 2) == expected
+        assert expected[0].id == "dog"
+    with SmartIndex.open(tmp_path / "index", "minilm") as index:
+        assert index.search("Which animal barks?", 2) == expected
+
+
+def test_vectors_of_the_callers_own(tmp_path):
+    """Without an encoder: vectors in, representations as queries, and no key is shared by mistake."""
+    rng = np.random.default_rng(0)
+    representation = Representation.from_embeddings(
+        rng.standard_normal((3, 8)), [rng.standard_normal((n, 8)) for n in (1, 4, 2)]
+    )
+    docs = [Document(name, "equal text") for name in "abc"]
+    with SmartIndex.from_embeddings(tmp_path / "index", docs, representation) as index:
+        for i, name in enumerate("abc"):
+            hit = index.search(representation[i], 1)[0]
+            assert hit.id == name
+            assert (hit.pooled_score, hit.late_score) == pytest.approx((1.0, 1.0), abs=1e-3)
+        with pytest.raises(errors.InvalidInput, match="no encoder"):
+            index.search("a text")
+        with pytest.raises(errors.InvalidInput, match="no encoder"):
+            index.add(docs[:1] and [Document("d", "a text")])
+        assert index.add_embeddings(docs, representation).replaced == 3
+        assert index.count() == 3
+        assert index.verify().orphans == 0
+    with SmartIndex.open(tmp_path / "index") as index:
+        assert index.search(representation[1], 1)[0].id == "b"
+
+
+def test_a_chroma_client_of_the_callers_own(tmp_path):
+    client = chromadb.EphemeralClient()
+    with SmartIndex.create(tmp_path / "index", LetterEncoder(), client=client, collection="mine") as index:
+        index.add(documents())
+        assert not (tmp_path / "index" / "chroma").exists()
+        assert index.info().pooled_bytes is None
+    assert client.get_collection("mine", embedding_function=None).count() == 5
+    with SmartIndex.open(tmp_path / "index", LetterEncoder(), client=client) as index:
+        assert index.search("Dogs bark", 1)[0].id == "dog"
+    with pytest.raises(errors.IndexMismatch, match="pass it as client="):
+        SmartIndex.open(tmp_path / "index", LetterEncoder())
+
+
+def test_recall_of_the_first_stage(tmp_path):
+    """400 candidates of 3,000 random documents hold more than 99 % of the true 400 nearest."""
+    rng = np.random.default_rng(0)
+    pooled = rng.standard_normal((3000, 32)).astype(np.float32)
+    representation = Representation.from_embeddings(pooled, list(pooled[:, None, :]))
+    docs = [Document(str(i), "text") for i in range(3000)]
+    with SmartIndex.from_embeddings(tmp_path / "index", docs, representation) as index:
+        for i in range(5):
+            true = np.argsort(-(representation.pooled @ representation.pooled[i]))[:400]
+            hits = index.search(representation[i], 400, candidates=400)
+            assert len({int(hit.id) for hit in hits} & set(true.tolist())) > 0.99 * 400
+
+
+def test_eight_threads_get_the_answers_of_one(index):
+    queries = ["The dog", "oil and tyres", "due in April", "carp"] * 10
+    expected = [index.search(query, 3) for query in queries]
+    results = [None] * 8
+
+    def work(i):
+        results[i] = [index.search(query, 3) for query in queries]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 8
+
+
+# --- what can go wrong ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, True])
+def test_top_k_must_be_a_positive_whole_number(index, top_k):
+    with pytest.raises(errors.InvalidInput, match="top_k must be a whole number of at least 1"):
+        index.search("The dog", top_k)
+
+
+@pytest.mark.parametrize("query", ["", "  \n"])
+def test_an_empty_query_is_refused(index, query):
+    with pytest.raises(errors.InvalidInput, match="must be a text that is not empty"):
+        index.search(query)
+
+
+def test_an_empty_index_finds_nothing(tmp_path):
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        assert index.search("anything") == []
+        assert index.search("anything", exhaustive=True) == []
+        assert index.search_many([]) == []
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+@pytest.mark.parametrize("where", [{"a": {"$foo": 1}}, {"$and": []}, {"a": None}])
+def test_a_filter_that_chroma_does_not_take(index, where, exhaustive):
+    with pytest.raises(errors.InvalidInput, match="Chroma does not take this"):
+        index.search("The dog", where=where, exhaustive=exhaustive)
+
+
+@pytest.mark.parametrize(
+    ("weights", "exhaustive"), [((-1.0, 1.0), False), ((0.0, 0.0), True), ((float("nan"), 1.0), False), ((1.0,), True)]
+)
+def test_weights_that_make_no_score(index, weights, exhaustive):
+    with pytest.raises(errors.InvalidInput, match="weights must be two numbers"):
+        index.search("The dog", weights=weights, exhaustive=exhaustive)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([Document("a", "text"), Document("a", "text")], "ids come more than once in one call, the first is 'a'"),
+        ([Document("ok", "text"), Document("empty", "  ")], "document 'empty' has no text"),
+        ([Document("ok", "text"), Document("", "text")], "id must be a str that is not empty"),
+        ([Document("ok", "text"), Document("m", "text", {"k": object()})], "document 'm': metadata 'k'"),
+        ([Document("ok", "text"), Document("m", "text", {"_smart_rag.key": "x"})], "metadata key '_smart_rag.key'"),
+        (["a bare text"], "expected a Document, got str"),
+    ],
+)
+def test_bad_documents_are_refused_and_nothing_is_written(index, bad, message):
+    with pytest.raises(errors.InvalidInput, match=message):
+        index.add(bad)
+    assert index.count() == 5
+    assert index.verify().orphans == 0
+
+
+def test_vectors_that_do_not_fit(index):
+    class Wide(LetterEncoder):
+        dimension = 9
+
+    class Broken(LetterEncoder):
+        def _encode(self, texts):
+            good = super()._encode(texts)
+            return Representation(good.pooled * np.nan, good.tokens)
+
+    with pytest.raises(errors.DimensionMismatch, match="9 dimensions, the index has 8"):
+        index.search(Wide().encode_query(["The dog"]))
+    with pytest.raises(errors.DimensionMismatch, match="9 dimensions, the index has 8"):
+        index.add_embeddings([Document("new", "a text")], Wide().encode_document(["a text"]))
+    with pytest.raises(errors.InvalidInput, match="NaN"):
+        index.add_embeddings([Document("new", "a text")], Broken().encode_document(["a text"]))
+    index._encoder = Broken()
+    with pytest.raises(errors.InvalidInput, match="NaN"):
+        index.add([Document("new", "a text")])
+    with pytest.raises(errors.InvalidInput, match="NaN"):
+        index.search("The dog")
+    assert index.count() == 5
+
+
+def test_an_index_of_another_model(tmp_path, minilm):
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        index.add(documents())
+    for encoder in (LetterEncoder("other"), minilm):
+        with pytest.raises(errors.IndexMismatch, match="made with 'letters'"):
+            SmartIndex.open(tmp_path / "index", encoder)
+    with SmartIndex.open(tmp_path / "index", LetterEncoder()) as index:
+        assert index.count() == 5
+
+
+def test_folders_that_are_no_index(tmp_path):
+    with pytest.raises(errors.IndexNotFound, match="does not exist"):
+        SmartIndex.open(tmp_path / "nowhere", LetterEncoder())
+    with pytest.raises(errors.IndexNotFound, match=r"holds no manifest\.json"):
+        SmartIndex.open(tmp_path, LetterEncoder())
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(errors.IndexExists, match="not an empty folder"):
+        SmartIndex.create(tmp_path, LetterEncoder())
+    assert (tmp_path / "letter.txt").read_text() == "mine"
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(errors.IndexNotFound, match="is not the manifest of an index"):
+        SmartIndex.open(tmp_path, LetterEncoder())
+    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+        index.add(documents())
+    with pytest.raises(errors.IndexExists):
+        SmartIndex.create(tmp_path / "index", LetterEncoder())
+    shutil.rmtree(tmp_path / "index" / "chroma")
+    with pytest.raises(errors.IndexNotFound, match="pooled embeddings is missing"):
+        SmartIndex.open(tmp_path / "index", LetterEncoder())
+
+
+def test_a_newer_format(tmp_path):
+    SmartIndex.create(tmp_path / "index", LetterEncoder()).close()
+    path = tmp_path / "index" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    with pytest.raises(errors.IndexMismatch, match="format 99, this smart_rag reads formats up to 1"):
+        SmartIndex.open(tmp_path / "index", LetterEncoder())
+
+
+def test_unknown_codec_makes_no_folder(tmp_path):
+    with pytest.raises(errors.InvalidInput, match="unknown codec 'float8'"):
+        SmartIndex.create(tmp_path / "index", LetterEncoder(), config=IndexConfig(codec="float8"))
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_closed_index(index):
+    index.close()
+    index.close()
+    for call in (
+        lambda: index.search("The dog"),
+        lambda: index.add(documents()),
+        lambda: index.delete(["cat"]),
+        lambda: index.count(),
+        lambda: index.rerank("The dog", ["a"]),
+        lambda: index.info(),
+    ):
+        with pytest.raises(errors.IndexClosed, match="open it again"):
+            call()
+
+
+def test_two_writers_at_once(index):
+    """A second writer is told, in this process or another; readers go on."""
+    with SmartIndex.open(index.path, LetterEncoder()) as second:
+        assert second.search("Dogs bark", 1)[0].id == "dog"
+        with pytest.raises(errors.IndexLocked, match="another writer has the index open"):
+            second.add([Document("new", "some text")])
+    code = """
+        import sys
+        from smart_rag import SmartIndex, errors
+        with SmartIndex.open(sys.argv[1]) as index:
+            print(index.count())
+            try:
+                index.delete(["cat"])
+            except errors.IndexLocked as error:
+                print("locked")
+    """
+    assert python(code, index.path).stdout.split() == ["5", "locked"]
+    assert index.count() == 5
+
+
+def test_the_lock_goes_with_the_index(tmp_path):
+    first = SmartIndex.create(tmp_path / "index", LetterEncoder())
+    first.add(documents())
+    first.close()
+    with SmartIndex.open(tmp_path / "index", LetterEncoder()) as second:
+        second.delete(["cat"])
+
+
+def test_lost_and_damaged_tokens_are_named_and_repaired(index):
+    """Search says whose tokens are gone; verify lists them; repair encodes the texts again."""
+    expected = index.search("The dog and the carp", 5)
+    tokens = index._store.tokens
+    keys = {row.document.id: row.key for row in index._store.pooled.select()}
+    tokens.delete([keys["cat"]])
+    with tokens._environment.read() as transaction:
+        record = bytearray(transaction.get(keys["dog"]))
+    record[-1] ^= 1
+    tokens._environment.write(lambda transaction: transaction.put(keys["dog"], bytes(record)))
+
+    with pytest.raises(errors.MissingTokens, match=r"'cat'.*repair") as caught:
+        index.search("The dog and the carp", 5)
+    assert caught.value.ids == ("cat",)
+    report = index.verify()
+    assert (report.missing, report.damaged, report.sound) == (("cat",), ("dog",), False)
+    index.verify(repair=True)
+    assert index.verify().sound
+    assert index.search("The dog and the carp", 5) == expected
+
+
+def test_adding_again_heals_what_is_lost(index):
+    keys = {row.document.id: row.key for row in index._store.pooled.select()}
+    index._store.tokens.delete([keys["cat"]])
+    report = index.add(documents())
+    assert (report.replaced, report.unchanged) == (1, 4)
+    assert index.verify().sound
+
+
+def test_orphans_are_vacuumed(index):
+    """Tokens whose row was never written, as a crash between the two leaves them."""
+    index._store.tokens.put([b"x" * 16], TokenBatch.from_list([np.ones((2, 8), dtype=np.float32)]))
+    assert index.verify().orphans == 1
+    assert index.vacuum() == 1
+    assert index.verify().orphans == 0
+    assert len(index.search("The dog", 5)) == 5
+
+
+def test_killed_while_adding(tmp_path):
+    """Every acknowledged document is found after SIGKILL; the same add goes on; nothing is doubled."""
+    code = """
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        import smart_rag.ingest
+        smart_rag.ingest._BATCH = 8
+        from smart_rag import Document, SmartIndex
+        from test_index import LetterEncoder
+        index = SmartIndex.create(sys.argv[1], LetterEncoder())
+        index.add(
+            [Document(f"d{i}", f"text number {i}") for i in range(100_000)],
+            on_commit=lambda ids: print(*ids, flush=True),
+        )
+    """
+    path = tmp_path / "index"
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    acknowledged = [name for _ in range(20) for name in process.stdout.readline().split()]
+    os.kill(process.pid, signal.SIGKILL)
+    acknowledged += process.stdout.read().split()  # what was on its way
+    process.stdout.close()
+    process.wait()
+    assert len(acknowledged) >= 160
+    with SmartIndex.open(path, LetterEncoder()) as index:
+        assert {document.id for document in index.get(acknowledged)} == set(acknowledged)
+        assert index.verify().sound
+        hits = index.search(f"text number {acknowledged[0][1:]}", 3)
+        assert hits[0].id == acknowledged[0]
+        wanted = [Document(name, f"text number {name[1:]}") for name in [*acknowledged, "d99999"]]
+        report = index.add(wanted)
+        assert report.unchanged == len(acknowledged)
+        index.vacuum()
+        assert len({document.id for document in index.documents()}) == index.count()
+        assert index.verify().orphans == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_loses_nothing(tmp_path):
+    """The add that does not fit says so; once there is room, what was acknowledged is there and can be searched."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    try:
+        with SmartIndex.create(mount / "index", LetterEncoder()) as index:
+            index.add(documents())
+            acknowledged: list[str] = []
+            with pytest.raises(errors.StorageFull, match="no space left"):
+                index.add(
+                    (Document(f"d{i}", f"text {i} " + "word " * 400) for i in range(20_000)),
+                    on_commit=acknowledged.extend,
+                )
+        subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
+        with SmartIndex.open(mount / "index", LetterEncoder()) as index:
+            assert {document.id for document in index.get([*TEXTS, *acknowledged])} == {*TEXTS, *acknowledged}
+            assert index.verify().sound
+            assert index.search("Dogs bark", 1)[0].id == "dog"
+            index.add([Document("after", "there is room again")])
+            assert index.search("there is room again", 1)[0].id == "after"
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+# --- any sequence of writes -----------------------------------------------------------------
+
+NAMES = st.sampled_from("abcdef")
+WORDS = st.lists(st.sampled_from(["red", "green", "blue", "dog", "carp"]), min_size=1, max_size=6).map(" ".join)
+
+
+class Sequences(RuleBasedStateMachine):
+    """After any add, replace, delete and reopen, the index is the one that a dict of the texts describes."""
+
+    @initialize()
+    def make(self):
+        import tempfile
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.index = SmartIndex.create(Path(self.folder.name) / "index", LetterEncoder())
+        self.texts: dict[str, str] = {}
+
+    @rule(texts=st.dictionaries(NAMES, WORDS, min_size=1))
+    def add(self, texts):
+        self.index.add([Document(name, text) for name, text in texts.items()])
+        self.texts |= texts
+
+    @rule(names=st.lists(NAMES))
+    def delete(self, names):
+        assert self.index.delete(names) == len(set(names) & set(self.texts))
+        for name in names:
+            self.texts.pop(name, None)
+
+    @rule()
+    def reopen(self):
+        self.index.close()
+        self.index = SmartIndex.open(self.index.path, LetterEncoder())
+
+    @precondition(lambda self: self.texts)
+    @rule(query=WORDS)
+    def search(self, query):
+        expected = reference(LetterEncoder(), query, self.texts)
+        for exhaustive in (False, True):
+            hits = self.index.search(query, 10, exhaustive=exhaustive)
+            assert {hit.id: hit.text for hit in hits} == self.texts
+            for hit in hits:
+                assert hit.score == pytest.approx(expected[hit.id][0], abs=1e-5)
+
+    @invariant()
+    def holds(self):
+        assert {document.id: document.text for document in self.index.documents()} == self.texts
+        report = self.index.verify()
+        assert (report.sound, report.orphans) == (True, 0)
+        words = sum(len(text.split()) for text in set(self.texts.values()))
+        assert self.index.info().tokens == words
+
+    def teardown(self):
+        if hasattr(self, "index"):
+            self.index.close()
+            self.folder.cleanup()
+
+
+TestSequences = Sequences.TestCase
+TestSequences.settings = settings(
+    max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def python(code, *arguments):
+    """Run ``code`` in a new process."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
