@@ -1,6 +1,6 @@
 # make demo    set up and run the main job on the bundled sample documents
 # make test    the tests            make test-all  the slow ones too
-# make lint    static checks        make bench     speed, as ratios against a peer in the same run
+# make lint    static checks        make bench DATA=DIR   speed, against a peer in the same run, on a BEIR folder
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,5 +36,5 @@ lint: install
 
 bench: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
-	$(BIN)/python benchmarks/ingest.py
-	$(BIN)/python benchmarks/query.py
+	$(BIN)/python benchmarks/ingest.py $(DATA)
+	$(BIN)/python benchmarks/query.py $(DATA)

@@ -1,6 +1,7 @@
 """The score against plain nested loops in float64."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_segment_reduce_equals_reduceat(lengths, rows, seed):
     np.testing.assert_array_equal(elsewhere, scoring._segment_max(similarities, offsets))
     np.testing.assert_array_equal(
         elsewhere,
-        [[max(row[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)] for row in similarities.tolist()],
+        [[max(row[a:b]) for a, b in pairwise(offsets)] for row in similarities.tolist()],
     )
 
 
@@ -253,6 +254,21 @@ def test_hybrid_equals_the_loop():
     for i in range(3):
         for j in range(4):
             assert scores[i, j] == pytest.approx(0.25 * float(pooled[i, j]) + 1.5 * float(late[i, j]), abs=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ragged_pairs())
+def test_alignment_equals_the_loop(pair):
+    """Each query token is aligned to the document token of highest cosine; their mean is the late score."""
+    query, document = pair[0][0], pair[1][0]
+    best, cosines = scoring.alignment(query, document)
+    assert cosines.dtype == np.float32
+    for i, q in enumerate(query.astype(float).tolist()):
+        found = [dot(q, d) for d in document.astype(float).tolist()]
+        assert cosines[i] == pytest.approx(max(found), abs=1e-5)
+        assert found[best[i]] == pytest.approx(max(found), abs=1e-5)
+    late = scoring.late_interaction(pair[0].slice(0, 1), pair[1].slice(0, 1))
+    assert float(cosines.mean()) == pytest.approx(float(late[0, 0]), abs=1e-5)
 
 
 def test_pooled_dimension_mismatch():
@@ -333,7 +349,7 @@ def test_leaders_of_blocks_are_leaders_of_the_whole(scored, top_k, cuts, random)
     late = np.random.default_rng(len(ids)).integers(-4, 5, len(ids)).astype(np.float32) / 8
     weights = (1.0, 0.5)
     bounds = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
-    blocks = [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    blocks = [slice(start, stop) for start, stop in pairwise(bounds)]
     random.shuffle(blocks)
     leaders = scoring.Leaders(top_k)
     for block in blocks:

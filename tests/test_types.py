@@ -207,6 +207,20 @@ def test_representation_of_one_text():
         made[3]
 
 
+@pytest.mark.parametrize(("start", "stop", "lengths"), [(0, 3, [2, 1, 4]), (1, 9, [1, 4]), (1, 2, [1]), (2, 2, [])])
+def test_representation_slice(start, stop, lengths):
+    """A slice holds the texts of its range, as far as they go, in the same memory."""
+    made = Representation.from_embeddings(np.eye(3), matrices([2, 1, 4]))
+    part = made.slice(start, stop)
+    np.testing.assert_array_equal(part.pooled, np.eye(3)[start:stop])
+    assert [len(tokens) for tokens in part.tokens] == lengths
+    for tokens, expected in zip(part.tokens, list(made.tokens)[start:stop], strict=True):
+        np.testing.assert_array_equal(tokens, expected)
+    if lengths:
+        assert np.shares_memory(part.pooled, made.pooled)
+        assert np.shares_memory(part.tokens.embeddings, made.tokens.embeddings)
+
+
 # --- Hit, AddReport -----------------------------------------------------------------------
 
 

