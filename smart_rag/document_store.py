@@ -15,7 +15,7 @@ import numpy as np
 from smart_rag.errors import MissingTokens
 from smart_rag.pooled_index import PooledIndex, Row
 from smart_rag.token_store import Key, TokenStore
-from smart_rag.types import Representation, TokenBatch
+from smart_rag.types import Document, Representation, TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,18 @@ class DocumentStore:
                 f"{error}; encode them again with index.verify(repair=True) or `smart-rag verify --repair`",
                 error.ids,
             ) from error
+
+    def vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
+        """Return, by id, the vectors of those of ``documents`` that are stored with the same text."""
+        rows = self.pooled.get(list({document.id for document in documents}))
+        held = {
+            document.id: rows[document.id].key
+            for document in documents
+            if document.id in rows and rows[document.id].document.text == document.text
+        }
+        pooled = self.pooled.embeddings(list(held))
+        tokens = self.gather(list(held.values()), list(held))
+        return {name: Representation(pooled[name][None], tokens.slice(i, i + 1)) for i, name in enumerate(held)}
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the documents with these ids and return how many there were."""

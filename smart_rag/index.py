@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -26,7 +24,7 @@ from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K, D
 from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.encoder import Encoder, SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
-from smart_rag.ingest import Ingest, OnCommit, check_documents
+from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.manifest import Manifest
 from smart_rag.pooled_index import PooledIndex, Row, Where
 from smart_rag.search import Scores, Search
@@ -154,7 +152,7 @@ class SmartIndex:
         if isinstance(encoder, str):
             encoder = SmartEncoder(encoder)
         if encoder is not None:
-            _check_encoder(path, manifest, encoder)
+            manifest.check_encoder(path, encoder)
         pooled = PooledIndex.open(path / "chroma", client, manifest.collection)
         store = DocumentStore(pooled, TokenStore(path / "tokens", codec(manifest.config.codec)))
         return cls(path, manifest, store, encoder)
@@ -224,7 +222,7 @@ class SmartIndex:
         found = files.find(paths, include, exclude)
         with self._ingest(len(found), "file", show_progress, on_commit) as ingest:
             report = ingest.add_files(found, files.Chunker(self.encoder, self.manifest.config))
-        return replace(report, removed=report.removed + self._prune(paths)) if prune else report
+            return report + ingest.prune(paths) if prune else report
 
     def add_texts(
         self,
@@ -235,19 +233,13 @@ class SmartIndex:
         show_progress: bool = False,
     ) -> list[str]:
         """Write ``texts`` and return their ids; by default an id is a hash of text and metadata."""
-        if isinstance(texts, str):
-            raise InvalidInput("texts must be a sequence of str, got one str")
-        metadatas = metadatas if metadatas is not None else [{}] * len(texts)
-        if len(metadatas) != len(texts) or (ids is not None and len(ids) != len(texts)):
-            raise InvalidInput(
-                f"{len(texts)} texts need as many ids and metadatas, got "
-                f"{len(texts) if ids is None else len(ids)} and {len(metadatas)}"
-            )
-        names = list(ids) if ids is not None else list(map(_content_id, texts, metadatas))
-        documents = list(map(Document, names, texts, metadatas))
-        if ids is None:  # equal texts with equal metadata are one document
-            documents = list({document.id: document for document in documents}.values())
-        self.add(documents, show_progress=show_progress)
+        documents = documents_of_texts(texts, ids, metadatas)
+        names = [document.id for document in documents]
+        # Equal texts with equal metadata are one document; an id given twice is an error.
+        self.add(
+            documents if ids is not None else list(dict(zip(names, documents, strict=True)).values()),
+            show_progress=show_progress,
+        )
         return names
 
     def add_embeddings(self, documents: Sequence[Document], representation: Representation) -> AddReport:
@@ -297,12 +289,8 @@ class SmartIndex:
         report = self._store.verify()
         broken = [*report.missing, *report.damaged]
         if repair and broken:
-            rows = list(self._store.pooled.get(broken).values())
-            with self._writing():
-                for start in range(0, len(rows), _BATCH):
-                    batch = rows[start : start + _BATCH]
-                    vectors = self.encoder.encode_document([row.document.text for row in batch])
-                    self._store.tokens.put([row.key for row in batch], vectors.tokens)
+            with self._ingest(len(broken), "document", False, None) as ingest:
+                ingest.repair(broken)
         return report
 
     # --- reading ----------------------------------------------------------------------------
@@ -420,7 +408,7 @@ class SmartIndex:
             Document(str(i), hit) if isinstance(hit, str) else Document(hit.id, hit.text, hit.metadata)
             for i, hit in enumerate(hits)
         ]
-        vectors = self._vectors(documents, stored={hit.id for hit in hits if isinstance(hit, Hit)})
+        vectors = self._vectors(documents, {hit.id for hit in hits if isinstance(hit, Hit)})
         pooled = scoring.pooled_similarity(encoded.pooled, vectors.pooled)[0]
         late = scoring.late_interaction(encoded.tokens, vectors.tokens, self._device)[0]
         return hits_of(documents, pooled, late, weights, top_k or len(documents))
@@ -469,7 +457,7 @@ class SmartIndex:
                         f"{self.path}: this index has no encoder; pass a Representation, and use add_embeddings"
                     )
                 encoder = SmartEncoder.from_description(self.manifest.encoder)
-                _check_encoder(self.path, self.manifest, encoder)
+                self.manifest.check_encoder(self.path, encoder)
                 self._encoder = encoder
             return self._encoder
 
@@ -515,41 +503,12 @@ class SmartIndex:
         with self._writing(), tqdm(total=total, desc="indexing", unit=unit, disable=not show_progress) as progress:
             yield Ingest(self._store, lambda: self.encoder, self._key, self._check_vectors, progress.update, on_commit)
 
-    def _prune(self, paths: Iterable[str | Path]) -> int:
-        """Remove the documents of files below ``paths`` that are no longer there."""
-        roots = [Path(path).expanduser().resolve() for path in paths]
-        gone = [
-            document.id
-            for document in self.documents()
-            if (source := document.metadata.get("source")) is not None
-            and any(Path(source).is_relative_to(root) for root in roots)
-            and not Path(source).exists()
-        ]
-        return self.delete(gone)
-
     def _vectors(self, documents: Sequence[Document], stored: set[str]) -> Representation:
         """Return the vectors of ``documents``: from disk where those in ``stored`` have this text, else encoded."""
-        rows = self._store.pooled.get(list(stored))
-        held = {
-            document.id: rows[document.id].key
-            for document in documents
-            if document.id in rows and rows[document.id].document.text == document.text
-        }
-        pooled = self._store.pooled.embeddings(list(held))
-        tokens = dict(zip(held, self._store.gather(list(held.values()), list(held)), strict=True))
-        texts = list(dict.fromkeys(document.text for document in documents if document.id not in held))
-        encoded = self.encoder.encode_document(texts) if texts else None
-        position = {text: i for i, text in enumerate(texts)}
-        vectors: list[NDArray[np.float32]] = []
-        matrices: list[Any] = []
-        for document in documents:
-            if document.id in held:
-                vectors.append(pooled[document.id])
-                matrices.append(tokens[document.id])
-            elif encoded is not None:
-                vectors.append(encoded.pooled[position[document.text]])
-                matrices.append(encoded.tokens[position[document.text]])
-        return Representation(np.stack(vectors), TokenBatch.from_list(matrices))
+        found = self._store.vectors([document for document in documents if document.id in stored])
+        texts = [document.text for document in documents if document.id not in found]
+        encoded = iter(self.encoder.encode_document(texts)) if texts else iter(())
+        return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])
 
     @property
     def _device(self) -> str:
@@ -588,21 +547,6 @@ class SmartIndex:
                     ) from None
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
             yield
-
-
-def _check_encoder(path: Path, manifest: Manifest, encoder: Encoder) -> None:
-    if manifest.fingerprint != encoder.fingerprint:
-        made_with = manifest.encoder["model"] if manifest.encoder else "vectors of the caller's own"
-        raise IndexMismatch(
-            f"{path}: the index was made with {made_with!r} and cannot be used with "
-            f"{encoder.describe().get('model')!r} as it is set up here (other weights, prompt, length or pooling); "
-            "open it without encoder=, or index the documents again into another folder"
-        )
-
-
-def _content_id(text: str, metadata: Mapping[str, Any]) -> str:
-    content = json.dumps([text, dict(metadata)], sort_keys=True, default=str)
-    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _bytes(tokens: NDArray[Any]) -> bytes:

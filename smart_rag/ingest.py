@@ -6,11 +6,14 @@ one window of texts and one batch of token embeddings.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from smart_rag.document_store import DocumentStore
 from smart_rag.documents import Chunker, content_hash, read
@@ -81,6 +84,22 @@ class Ingest:
         report += self._write_files(rows, stale)
         self.on_progress(done)
         return report
+
+    def prune(self, paths: Iterable[str | Path]) -> AddReport:
+        """Remove the documents of files at and below ``paths`` that are no longer there."""
+        roots = [Path(path).expanduser().resolve() for path in paths]
+        gone: list[str] = []
+        for row in self.store.pooled.select():
+            source = Path(row.document.metadata["source"]) if row.stamp is not None else None
+            if source is not None and not source.exists() and any(map(source.is_relative_to, roots)):
+                gone.append(row.document.id)
+        return AddReport(removed=self.store.delete(gone))
+
+    def repair(self, ids: Sequence[str]) -> None:
+        """Encode the texts of documents again whose tokens are missing or damaged."""
+        for batch in _batches(list(self.store.pooled.get(ids).values())):
+            vectors = self._encode([row.document.text for row in batch])
+            self.store.tokens.put([row.key for row in batch], vectors.tokens)
 
     def _file(self, path: Path, chunker: Chunker) -> tuple[list[Row], list[str]]:
         """Return the rows of a file that is new or changed (else none) and the ids it has in the index."""
@@ -160,3 +179,24 @@ def check_documents(documents: Sequence[Document]) -> None:
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def documents_of_texts(
+    texts: Sequence[str], ids: Sequence[str] | None, metadatas: Sequence[Mapping[str, Any]] | None
+) -> list[Document]:
+    """Return ``texts`` as documents; without ``ids``, an id is a hash of text and metadata."""
+    if isinstance(texts, str):
+        raise InvalidInput("texts must be a sequence of str, got one str")
+    metadatas = metadatas if metadatas is not None else [{}] * len(texts)
+    if len(metadatas) != len(texts) or (ids is not None and len(ids) != len(texts)):
+        raise InvalidInput(
+            f"{len(texts)} texts need as many ids and metadatas, got "
+            f"{len(texts) if ids is None else len(ids)} and {len(metadatas)}"
+        )
+    names = ids if ids is not None else list(map(_content_id, texts, metadatas))
+    return list(map(Document, names, texts, metadatas))
+
+
+def _content_id(text: str, metadata: Mapping[str, Any]) -> str:
+    content = json.dumps([text, dict(metadata)], sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

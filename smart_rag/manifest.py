@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.config import IndexConfig
+from smart_rag.encoder import Encoder
 from smart_rag.errors import IndexMismatch, IndexNotFound
 
 FORMAT_VERSION = 1
@@ -61,3 +62,13 @@ class Manifest:
             return cls(**{**values, "config": IndexConfig(**values["config"])})
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
+
+    def check_encoder(self, folder: Path, encoder: Encoder) -> None:
+        """Raise `IndexMismatch` unless ``encoder`` is the one that the index in ``folder`` was made with."""
+        if self.fingerprint != encoder.fingerprint:
+            made_with = self.encoder["model"] if self.encoder else "vectors of the caller's own"
+            raise IndexMismatch(
+                f"{folder}: the index was made with {made_with!r} and cannot be used with "
+                f"{encoder.describe().get('model')!r} as it is set up here (other weights, prompt, length or "
+                "pooling); open it without encoder=, or index the documents again into another folder"
+            )

@@ -123,8 +123,17 @@ class Representation:
             TokenBatch(normalised(batch.embeddings, "token embedding"), batch.offsets),
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Representation]) -> Representation:
+        """Return the texts of all ``parts`` as one representation, copied."""
+        tokens = TokenBatch.from_list([matrix for part in parts for matrix in part.tokens])
+        return cls(np.concatenate([part.pooled for part in parts]), tokens)
+
     def __len__(self) -> int:
         return len(self.pooled)
+
+    def __iter__(self) -> Iterator[Representation]:
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> Representation:
         """Return text ``i`` alone, as a representation of one text that shares memory."""

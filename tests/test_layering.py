@@ -17,8 +17,8 @@ PACKAGE = Path(smart_rag.__file__).parent
 LAYERS = [
     {"_version", "errors"},
     {"types", "config", "stopwatch"},
-    {"codec", "encoder", "scoring", "manifest"},
-    {"documents", "token_store", "pooled_index"},
+    {"codec", "encoder", "scoring"},
+    {"documents", "manifest", "token_store", "pooled_index"},
     {"document_store"},
     {"ingest", "search"},
     {"index"},
