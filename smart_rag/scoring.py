@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from smart_rag.errors import DimensionMismatch, InvalidInput
 from smart_rag.types import FloatArray, Offsets, TokenBatch
 
-# A block's similarities (query tokens x document tokens, float32) stay within these bounds, so
-# that they are still in cache when the maximum is taken. The CPU figure is the fastest of
-# 2^18..2^24 for 12 and for 1,000 query tokens on two cores; a GPU only needs to be kept busy.
+# A block of document tokens, in float32, and its similarities each stay within so many numbers:
+# on a CPU they are still in cache when the next step reads them, a GPU only needs to be kept busy.
+_BLOCK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 28}
 _BLOCK_QUERY_TOKENS = 1024
-_BLOCK_SIMILARITIES = {"cpu": 1 << 21, "cuda": 1 << 28}
 
 # Scores that differ by less than float32 noise are ties.
 _TIE_DECIMALS = 6
@@ -63,7 +62,7 @@ def late_interaction(queries: TokenBatch, documents: TokenBatch, device: str = "
         for start, stop in _blocks(queries.offsets, _BLOCK_QUERY_TOKENS)
     ]
     widest = max((len(block) for _, _, block, _ in query_blocks), default=1)
-    block_tokens = max(1, _BLOCK_SIMILARITIES[torch.device(device).type] // widest)
+    block_tokens = max(1, _BLOCK_NUMBERS[torch.device(device).type] // max(widest, documents.dimension))
     for start, stop in _blocks(documents.offsets, block_tokens):
         block = documents.slice(start, stop)
         tokens = _on(block, device)
