@@ -14,6 +14,7 @@ install: $(VENV)/.installed
 
 # torch first and alone: its pin takes a CPU build where one lies at hand.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo 'Installing into $(VENV): a few minutes the first time.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

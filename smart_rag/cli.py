@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -225,16 +226,18 @@ def demo(
             out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
             for question in (question for question in sample_questions() if question.demo):
                 out.print(_comparison(index, question))
+    program = "smart-rag" if shutil.which("smart-rag") else _short(str(Path(sys.argv[0]).absolute()))
     out.print(
         Text.assemble(
             "A pooled vector stands for a whole passage, so a detail in it drowns; SMART also looks at each word.\n",
-            "These questions were chosen to show that; measure on your own with `smart-rag eval`.\n\n",
+            "These questions were chosen to show that; measure on your own data with `eval`.\n\n",
             ("Your own documents:\n", "bold"),
-            "  smart-rag index ~/Documents --db my.index\n",
-            '  smart-rag search "your question" --db my.index\n\n',
+            f"  {program} index ~/Documents --db my.index\n",
+            f'  {program} search "your question" --db my.index\n\n',
             ("A bigger model, any from sentence-transformers:\n", "bold"),
-            "  smart-rag index ~/Documents --db big.index --model Qwen/Qwen3-Embedding-0.6B\n",
-        )
+            f"  {program} index ~/Documents --db big.index --model Qwen/Qwen3-Embedding-0.6B\n",
+        ),
+        soft_wrap=True,
     )
 
 
