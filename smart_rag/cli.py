@@ -22,7 +22,7 @@ from rich.text import Text
 
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K
-from smart_rag.errors import SmartRagError
+from smart_rag.errors import EncoderError, SmartRagError
 
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
@@ -115,8 +115,13 @@ def search(
             return
         if not hits:
             out.print("nothing found")
-        for hit, found in zip(hits, matches(index, query, hits), strict=True):
-            out.print(_hit_text(hit, emphasis(hit.text, found)))
+        try:
+            words = [emphasis(hit.text, found) for hit, found in zip(hits, matches(index, query, hits), strict=True)]
+        except EncoderError as error:
+            err.print(Text(f"no words are emphasised: {error}", style="dim"))
+            words = [[] for _ in hits]
+        for hit, spans in zip(hits, words, strict=True):
+            out.print(_hit_text(hit, spans))
 
 
 @app.command("eval")

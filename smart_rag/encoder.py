@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
+# Tokenizers and models without a limit say so by numbers such as 1e30.
+_UNLIMITED = 1_000_000
+
 Task = Literal["query", "document"]
 Span = tuple[int, int]
 
@@ -134,6 +138,8 @@ class SmartEncoder:
         self._include_prompt = bool(getattr(pooling, "include_prompt", True))
         modules = list(self._model)
         self._after_pooling = modules[modules.index(pooling) + 1 :] if pooling is not None else []
+        if not callable(self._model.tokenizer):
+            raise EncoderError(_NO_TOKENS.format(model=self.model_name))
         self._special_ids = _special_ids(self._model.tokenizer)
         dimension = self._model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
@@ -165,7 +171,7 @@ class SmartEncoder:
     def max_length(self) -> int | None:
         """The tokens after which a text is cut, special tokens included."""
         length = self._model.max_seq_length
-        return None if length is None else int(length)
+        return None if length is None or length > _UNLIMITED else int(length)
 
     @property
     def fingerprint(self) -> str:
@@ -188,6 +194,7 @@ class SmartEncoder:
                 "dimension": self.dimension,
                 "max_length": self.max_length,
                 "pooling": self._pooling_mode,
+                "modules": _module_configs(self._model),
                 "layer": "last",
                 "tokens": "content",
                 "query_prompt": self._prompts["query"],
@@ -219,8 +226,8 @@ class SmartEncoder:
             EncoderError: the model's tokenizer does not know where its tokens come from.
         """
         tokenizer = self._model.tokenizer
-        if not getattr(tokenizer, "is_fast", False):
-            raise EncoderError(f"the tokenizer of {self.model_name} gives no character offsets")
+        if not getattr(tokenizer, "is_fast", False) or "message" in self._model.modalities:
+            raise EncoderError(f"{self.model_name} gives no character offsets for its tokens")
         prompt = self._prompts[task]
         encoded = tokenizer(
             prompt + text, return_offsets_mapping=True, truncation=True, max_length=self.max_length, verbose=False
@@ -266,10 +273,14 @@ class SmartEncoder:
 
     def _batches(self, texts: Sequence[str], task: Task) -> Iterator[list[int]]:
         """Yield positions of texts of like length, longest first, so that memory runs out at once or never."""
-        limit = self.max_length
-        overhead = len(self._prompt_ids(self._prompts[task]))
-        lengths = np.asarray(self.count_tokens(texts)) + overhead
-        lengths = np.minimum(lengths, limit) if limit else lengths
+        prompt = self._prompts[task]
+        encoded = self._model.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)
+        lengths = np.minimum([len(ids) for ids in encoded["input_ids"]], self.max_length or _UNLIMITED)
+        if not lengths.all():
+            empty = int(np.argmin(lengths))
+            raise InvalidInput(
+                f"text {empty} ({texts[empty]!r}) gives {self.model_name} no token at all; leave such texts out"
+            )
         batch: list[int] = []
         for i in np.argsort(-lengths, kind="stable").tolist():
             longest = lengths[batch[0]] if batch else 0
@@ -309,10 +320,7 @@ class SmartEncoder:
         features = self._model(batch_to_device(features, self._model.device), task=task)
         states = features.get("token_embeddings")
         if states is None or states.ndim != 3 or len(states) != len(texts):
-            raise EncoderError(
-                f"{self.model_name} gives no token embeddings, only pooled ones: "
-                "late interaction needs a transformer model"
-            )
+            raise EncoderError(_NO_TOKENS.format(model=self.model_name))
         pooled = features["sentence_embedding"]
         attended = features["attention_mask"].bool().cpu().numpy()
         prompt_length = int(features.get("prompt_length", 0))
@@ -320,6 +328,11 @@ class SmartEncoder:
         flat = states[torch.from_numpy(keep).to(states.device)]
         for module in self._after_pooling:
             flat = module({"sentence_embedding": flat})["sentence_embedding"]
+        if flat.shape[1] != pooled.shape[1]:
+            raise EncoderError(
+                f"{self.model_name} pools {self._pooling_mode} into {pooled.shape[1]} dimensions, but its tokens have "
+                f"{flat.shape[1]}; late interaction needs both in one space"
+            )
         if self._model.truncate_dim is not None:
             pooled, flat = pooled[:, : self._model.truncate_dim], flat[:, : self._model.truncate_dim]
         pooled = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
@@ -330,14 +343,13 @@ class SmartEncoder:
 
     def _keep(self, input_ids: NDArray[np.int64], attended: NDArray[np.bool_], prompt_length: int) -> NDArray[np.bool_]:
         """Return which positions (n, length) take part in late interaction."""
-        keep = attended & ~np.isin(input_ids, self._special_ids)
         ordinal = np.cumsum(attended, axis=1)  # 1 at the first attended position, also with padding on the left
+        pooled = attended if self._include_prompt else attended & (ordinal > prompt_length)
+        keep = pooled & ~np.isin(input_ids, self._special_ids)
         if self._pooling_mode == "cls":
-            keep &= ordinal != 1
+            keep &= np.cumsum(pooled, axis=1) != 1
         elif self._pooling_mode == "lasttoken":
             keep &= ordinal != ordinal[:, -1:]
-        if not self._include_prompt:  # a model that leaves its prompt out of pooling
-            keep &= ordinal > prompt_length
         return keep
 
     def _prompt_ids(self, prompt: str) -> list[int]:
@@ -367,7 +379,9 @@ def _load(
             trust_remote_code=trust_remote_code,
             model_kwargs={"dtype": dtype or "auto"},
         )
-    except (OSError, ValueError, ImportError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's files or its own code may raise; it is chained
         kind = "folder" if Path(model).exists() else "name"
         raise ModelNotFound(
             f"cannot load the model {kind} {model!r}: {_first_line(error)}\n"
@@ -392,9 +406,16 @@ def _prompt(model: SentenceTransformer, given: str | None, names: Sequence[str])
     """Return the prompt that sentence-transformers would use, unless one is given."""
     if given is not None:
         return given
-    prompts = model.prompts or {}
-    names = [*names, model.default_prompt_name or ""]
-    return next((prompt for prompt in map(prompts.get, names) if prompt), "")
+    # A default prompt is for neither queries nor documents: sentence-transformers leaves it out here, too.
+    return next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), "")
+
+
+def _module_configs(model: SentenceTransformer) -> list[Any]:
+    """Return the settings of what comes after the transformer: pooling, dense layers, normalisation."""
+    configs: list[Any] = [
+        [type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in list(model)[1:]
+    ]
+    return list(json.loads(json.dumps(configs, default=str)))
 
 
 def _pooling(model: SentenceTransformer) -> torch.nn.Module | None:
@@ -404,7 +425,11 @@ def _pooling(model: SentenceTransformer) -> torch.nn.Module | None:
 
 def _special_ids(tokenizer: Any) -> NDArray[np.int64]:
     """Return the ids that carry no content. An unknown word does: its state is the model's guess of it."""
-    ids = set(getattr(tokenizer, "all_special_ids", [])) - {getattr(tokenizer, "unk_token_id", None)}
+    ids = set(getattr(tokenizer, "all_special_ids", []))
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    others = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep", "pad", "mask")]
+    if unknown not in others:
+        ids.discard(unknown)
     return np.asarray(sorted(ids), dtype=np.int64)
 
 
