@@ -22,12 +22,13 @@ from rich.text import Text
 
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K
-from smart_rag.errors import EncoderError, SmartRagError
+from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
+from smart_rag.types import AddReport
 
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
     from smart_rag.index import SmartIndex
-    from smart_rag.types import AddReport, Hit
+    from smart_rag.types import Hit
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 out = Console(highlight=False)
@@ -91,7 +92,7 @@ def index_command(
         count = index.count()
     _print_report(report)
     out.print(f"{count} passages in {db}")
-    if report.failed and not count:
+    if report.failed and report == AddReport(failed=report.failed):
         raise SystemExit(1)
 
 
@@ -128,8 +129,8 @@ def search(
 def eval_command(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", help="A folder in BEIR layout.")],
     model: Model = None,
-    top_k: Annotated[int, typer.Option(help="Depth of the rankings.")] = 100,
-    candidates: Annotated[int, typer.Option(help="How many documents `search` scores.")] = DEFAULT_CANDIDATES,
+    top_k: Annotated[int, typer.Option(min=1, help="Depth of the rankings.")] = 100,
+    candidates: Annotated[int, typer.Option(min=1, help="How many documents `search` scores.")] = DEFAULT_CANDIDATES,
     limit_queries: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
     db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Keep the index here.")] = None,
     json_file: Annotated[
@@ -139,6 +140,8 @@ def eval_command(
     """Rank a dataset by pooled, late, hybrid and two-stage search, and measure."""
     from smart_rag.evaluation import evaluate, load_dataset
 
+    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
+        raise InvalidInput(f"--json {json_file}: the folder {Path(json_file).parent} does not exist")
     data = load_dataset(dataset, limit_queries)
     with (
         tempfile.TemporaryDirectory() as temporary,

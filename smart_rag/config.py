@@ -13,6 +13,12 @@ DEFAULT_CANDIDATES = 100
 DEFAULT_WEIGHTS = (1.0, 1.0)
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise `InvalidInput` unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
     """What is fixed when an index is made.
@@ -29,8 +35,7 @@ class IndexConfig:
     hnsw_ef_search: int = 1000
 
     def __post_init__(self) -> None:
-        if self.chunk_tokens < 1:
-            raise InvalidInput(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")
+        check_count("chunk_tokens", self.chunk_tokens)
         if not 0 <= self.chunk_overlap < self.chunk_tokens:
             raise InvalidInput(
                 f"chunk_overlap must be at least 0 and below chunk_tokens ({self.chunk_tokens}), "

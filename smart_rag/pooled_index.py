@@ -34,8 +34,12 @@ _RESERVED = "_smart_rag."
 _KEY = _RESERVED + "key"
 _FILE_HASH = _RESERVED + "file_hash"
 _FILE_CHUNKS = _RESERVED + "file_chunks"
-# What Chroma cannot hold (None, lists, dicts) is kept here as JSON, and given back as it was.
+# What Chroma cannot hold (None, lists, dicts) or not to the last digit (floats) is kept here as
+# JSON, and given back as it was.
 _JSON = _RESERVED + "json"
+
+# How no metadata key may begin: ours, and what Chroma refuses.
+_REFUSED = (_RESERVED, "chroma:", "#", "$")
 
 _PAGE_ROWS = 2_000
 _NO_ROOM = 16 << 20
@@ -245,11 +249,13 @@ class PooledIndex:
 def check_metadata(document: Document) -> None:
     """Raise `InvalidInput` if the document's metadata cannot be stored and given back."""
     for key, value in document.metadata.items():
-        if not isinstance(key, str) or key.startswith((_RESERVED, "chroma:")):
+        if not isinstance(key, str) or not key or key.startswith(_REFUSED) or not is_unicode(key):
             raise InvalidInput(
-                f"document {document.id!r}: metadata key {key!r} must be a str that does not begin with "
-                f"{_RESERVED!r} or 'chroma:'"
+                f"document {document.id!r}: metadata key {key!r} must be a str that is not empty and begins with none "
+                f"of {', '.join(_REFUSED)}"
             )
+        if isinstance(value, str) and not is_unicode(value):
+            raise InvalidInput(f"document {document.id!r}: metadata {key!r} holds a lone surrogate")
         if not _is_scalar(value):
             try:
                 same = json.loads(json.dumps(value)) == value
@@ -262,6 +268,15 @@ def check_metadata(document: Document) -> None:
                 )
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can hold ``text``: whether it is free of lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_scalar(value: Any) -> bool:
     if isinstance(value, float):
         return bool(np.isfinite(value))
@@ -271,7 +286,9 @@ def _is_scalar(value: Any) -> bool:
 
 def _to_chroma(row: Row) -> dict[str, Any]:
     metadata = {key: value for key, value in row.document.metadata.items() if _is_scalar(value)}
-    rest = {key: value for key, value in row.document.metadata.items() if key not in metadata}
+    rest = {
+        key: value for key, value in row.document.metadata.items() if key not in metadata or isinstance(value, float)
+    }
     if rest:
         metadata[_JSON] = json.dumps(rest)
     if row.stamp is not None:

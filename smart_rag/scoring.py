@@ -109,7 +109,10 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
     Raises:
         InvalidInput: they are not two finite numbers, negative, or both zero.
     """
-    values = tuple(float(weight) for weight in weights)
+    try:
+        values = tuple(float(weight) for weight in weights)
+    except (TypeError, ValueError):
+        values = ()
     if len(values) != 2 or not np.isfinite(values).all() or min(values) < 0 or max(values) == 0:
         raise InvalidInput(f"weights must be two numbers (pooled, late), none negative and not both 0; got {weights!r}")
     return values[0], values[1]
@@ -117,7 +120,10 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
 
 def _on(batch: TokenBatch, device: str) -> torch.Tensor:
     """Return the batch's tokens (total, dimension) as float32 on ``device``."""
-    return torch.from_numpy(batch.embeddings).to(device).float()
+    embeddings = batch.embeddings
+    if not (embeddings.flags.c_contiguous and embeddings.flags.writeable):  # torch takes no other
+        embeddings = embeddings.copy()
+    return torch.from_numpy(embeddings).to(device).float()
 
 
 def _blocks(offsets: Offsets, limit: int) -> Iterator[tuple[int, int]]:

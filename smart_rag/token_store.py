@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import struct
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ _KEY_BYTES = 16
 _HEADER = struct.Struct("<QIHH")
 _CHECKSUM_BYTES = 8
 _FIRST_MAP_BYTES = 1 << 26
+_MOST_DIMENSIONS = (1 << 16) - 1
+# The file of a sound environment may lack a few pages at its end that were taken and given back.
+_SLACK_PAGES = 64
+_NO_ROOM = 1 << 20
 
 
 def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
@@ -89,21 +94,22 @@ class TokenStore:
         if len(keys) != len(tokens):
             raise InvalidInput(f"{len(keys)} keys for {len(tokens)} texts")
         codes = self.codec.encode(tokens.embeddings)
-        records = []
+        if tokens.dimension > _MOST_DIMENSIONS:
+            raise InvalidInput(f"{tokens.dimension} dimensions; an entry holds at most {_MOST_DIMENSIONS}")
+        records = {}
         for i, key in enumerate(keys):
             start, stop = tokens.offsets[i], tokens.offsets[i + 1]
             body = (
                 _HEADER.pack(0, stop - start, tokens.dimension, self.codec.number)[_CHECKSUM_BYTES:]
                 + codes[start:stop].tobytes()
             )
-            records.append((key, xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body))
-        records.sort()  # neighbours in the tree are written together
+            records[key] = xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body
 
         def write(transaction: Any) -> None:
-            for key, record in records:
-                transaction.put(key, record)
+            for key in sorted(records):  # neighbours in the tree are written together
+                transaction.put(key, records[key])
 
-        self._environment.write(write)
+        self._environment.write(write, size=sum(map(len, records.values())))
 
     def __contains__(self, key: Key) -> bool:
         with self._environment.read() as transaction:
@@ -167,10 +173,10 @@ class TokenStore:
         return removed
 
     def keys(self) -> Iterator[Key]:
-        """Yield every key, as of the moment of the call."""
+        """Return every key, as of the moment of the call."""
         with self._environment.read() as transaction:
             keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
-        yield from keys
+        return iter(keys)
 
     def verify(self) -> list[Key]:
         """Return the keys of the entries that cannot be read back as they were written."""
@@ -190,7 +196,8 @@ class TokenStore:
     def stats(self) -> StoreStats:
         """Return counts of entries and tokens, and the bytes in use."""
         with self._environment.read() as transaction:
-            tokens = sum(_HEADER.unpack_from(record)[1] for _, record in transaction.cursor())
+            records = (record for _, record in transaction.cursor())
+            tokens = sum(_HEADER.unpack_from(record)[1] for record in records if len(record) >= _HEADER.size)
             stat = transaction.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return StoreStats(int(stat["entries"]), tokens, int(pages * stat["psize"]))
@@ -223,7 +230,8 @@ class _Environment:
     while its map grows; both rules are kept here.
     """
 
-    _open: ClassVar[dict[Path, _Environment]] = {}
+    # By device and inode of the file: two paths may lead to one, and one path to two after another.
+    _open: ClassVar[dict[tuple[int, int], _Environment]] = {}
     _registry = threading.Lock()
 
     def __init__(self, path: Path) -> None:
@@ -232,30 +240,43 @@ class _Environment:
         self._users = 0
         self._readers = 0
         self._resizing = False
+        self._closed = False
         self._condition = threading.Condition()
         self._writer = threading.RLock()
+        file = path / "data.mdb"
         with _lmdb_errors(path):
-            size = max(_FIRST_MAP_BYTES, 2 * _size(path / "data.mdb"))
-            self._lmdb = lmdb.open(str(path), map_size=size, max_readers=1024, readahead=True)
+            size = max(_FIRST_MAP_BYTES, 2 * file.stat().st_size if file.exists() else 0)
+            self._lmdb = lmdb.open(str(path), map_size=size, max_readers=1024)
+            self._page = int(self._lmdb.stat()["psize"])
+        stat = file.stat()
+        self._identity = (stat.st_dev, stat.st_ino)
+        if self._used() > stat.st_size + _SLACK_PAGES * self._page:
+            # Reading the part that is not there would end the process.
+            self._lmdb.close()
+            raise CorruptStore(f"{file}: cut short, to {stat.st_size:,} bytes")
 
     @classmethod
     def at(cls, path: Path) -> _Environment:
-        """Return the environment of ``path``, opened if it is not."""
-        path = path.absolute()
+        """Return the environment in the folder ``path``, opened if it is not."""
         with cls._registry:
-            environment = cls._open.get(path)
+            file = path / "data.mdb"
+            stat = file.stat() if file.exists() else None
+            environment = cls._open.get((stat.st_dev, stat.st_ino)) if stat else None
             if environment is None:
-                environment = cls._open[path] = cls(path)
+                environment = cls(path)
+                cls._open[environment._identity] = environment
             environment._users += 1
             return environment
 
     def release(self) -> None:
-        """Count one user less, and close the environment when none is left."""
+        """Count one user less; when none is left, close once no thread reads or writes any more."""
         with self._registry:
             self._users -= 1
             if self._users == 0:
-                del self._open[self._path]
-                self._lmdb.close()
+                del self._open[self._identity]
+                with self._writer, self._alone():
+                    self._closed = True
+                    self._lmdb.close()
 
     @contextmanager
     def read(self) -> Iterator[Any]:
@@ -272,6 +293,7 @@ class _Environment:
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: not self._resizing)
+                self._check_open()
                 self._readers += 1
             try:
                 return self._lmdb.begin(buffers=True)
@@ -287,9 +309,16 @@ class _Environment:
             self._readers -= 1
             self._condition.notify_all()
 
-    def write(self, action: Any) -> None:
-        """Run ``action(transaction)`` and commit; grow the map and run it again if it was too small."""
+    def write(self, action: Callable[[Any], None], size: int = 0) -> None:
+        """Run ``action(transaction)`` and commit; ``size`` says about how many bytes it adds.
+
+        The map grows beforehand where it can be told; where that was too little, again.
+        """
         with self._writer, _lmdb_errors(self._path):
+            self._check_open()
+            self._lmdb.reader_check()  # what a killed process was reading need not be kept
+            while (needed := self._used() + 2 * size) > self._lmdb.info()["map_size"]:
+                self._resize(2 * needed)
             while True:
                 try:
                     with self._lmdb.begin(write=True) as transaction:
@@ -300,21 +329,32 @@ class _Environment:
                 except lmdb.MapResizedError:
                     self._resize(0)
 
+    def _used(self) -> int:
+        """Return the bytes up to the last page in use."""
+        return (int(self._lmdb.info()["last_pgno"]) + 1) * self._page
+
     def _resize(self, size: int) -> None:
-        """Set the map's size (0: as large as the file) in a moment when nobody reads."""
+        """Set the map's size (0: as large as the file) in a moment when nobody reads or writes."""
+        with self._writer, self._alone():
+            self._check_open()
+            self._lmdb.set_mapsize(size)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep readers out, once those who are in have left."""
         with self._condition:
             self._condition.wait_for(lambda: not self._resizing)
             self._resizing = True
             try:
                 self._condition.wait_for(lambda: self._readers == 0)
-                self._lmdb.set_mapsize(size)
+                yield
             finally:
                 self._resizing = False
                 self._condition.notify_all()
 
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    def _check_open(self) -> None:
+        if self._closed:
+            raise IndexClosed(f"{self._path}: the token store is closed; open it again")
 
 
 @contextmanager
@@ -322,10 +362,13 @@ def _lmdb_errors(path: Path) -> Iterator[None]:
     """Turn LMDB's errors into ours."""
     try:
         yield
-    except lmdb.CorruptedError as error:
-        raise CorruptStore(f"{path}: {error}") from error
-    except lmdb.Error as error:
-        if getattr(error, "code", None) == errno.ENOSPC or "No space left" in str(error):
+    except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as error:
+        raise CorruptStore(f"{path}: not an LMDB file, or a damaged one: {error}") from error
+    except (lmdb.Error, OSError) as error:
+        code = getattr(error, "code", None) or getattr(error, "errno", None)
+        # A write that half fits ends in EIO.
+        full = code == errno.EIO and shutil.disk_usage(path).free < _NO_ROOM
+        if full or code == errno.ENOSPC or "No space left" in str(error):
             raise StorageFull(
                 f"{path}: no space left on the disk; make room and open it again: what was acknowledged is safe"
             ) from error

@@ -45,10 +45,10 @@ class TokenBatch:
             raise InvalidInput(
                 f"token embeddings must be a (total, dimension) matrix, got shape {self.embeddings.shape}"
             )
-        if self.offsets[0] != 0 or self.offsets[-1] != len(self.embeddings):
+        if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != len(self.embeddings):
             raise InvalidInput(
                 f"offsets must run from 0 to the {len(self.embeddings)} token embeddings, "
-                f"got {self.offsets[0]} to {self.offsets[-1]}"
+                f"got {self.offsets[:1]} to {self.offsets[-1:]}"
             )
         empty = np.flatnonzero(np.diff(self.offsets) <= 0)
         if len(empty):
@@ -110,7 +110,7 @@ class Representation:
         Raises:
             InvalidInput: a vector is NaN, infinite or zero, or the shapes do not fit.
         """
-        matrices = [np.asarray(matrix, dtype=np.float32) for matrix in tokens]
+        matrices = [np.asarray(matrix, dtype=np.float64) for matrix in tokens]
         for i, matrix in enumerate(matrices):
             if matrix.ndim != 2 or not len(matrix) or matrix.shape[1] != matrices[0].shape[1]:
                 raise InvalidInput(
@@ -119,7 +119,7 @@ class Representation:
                 )
         batch = TokenBatch.from_list(matrices)
         return cls(
-            normalised(np.atleast_2d(np.asarray(pooled, dtype=np.float32)), "pooled embedding"),
+            normalised(np.atleast_2d(np.asarray(pooled, dtype=np.float64)), "pooled embedding"),
             TokenBatch(normalised(batch.embeddings, "token embedding"), batch.offsets),
         )
 
@@ -146,12 +146,13 @@ class Representation:
         return Representation(self.pooled[start:stop], self.tokens.slice(start, stop))
 
 
-def normalised(rows: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+def normalised(rows: FloatArray, what: str) -> NDArray[np.float32]:
     """Return ``rows`` (n, dimension) divided by their L2 norms.
 
     Raises:
         InvalidInput: a row is NaN, infinite or zero; the message names ``what`` and the row.
     """
+    rows = rows.astype(np.float64)  # the squares of a float32 may leave its range
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):
@@ -188,7 +189,7 @@ class Hit:
     def page(self) -> int | None:
         """The 1-based page: ``metadata["page"]``, if it is a whole number."""
         page = self.metadata.get("page")
-        return page if isinstance(page, int) else None
+        return page if isinstance(page, int) and not isinstance(page, bool) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -635,7 +635,7 @@ def test_fingerprint_notices_few_changed_weights(models, tmp_path):
 @pytest.mark.parametrize("name", ["minilm", "prompts", "qwen2"])
 def test_description_makes_the_same_encoder(models, name):
     """After a round trip through JSON, with what was overridden."""
-    encoder = models(name).fresh(document_prompt="passage: ", max_length=16)
+    encoder = models(name).fresh(query_prompt="find: ", document_prompt="passage: ", max_length=16)
     description = json.loads(json.dumps(encoder.describe()))
     assert description == encoder.describe()
     assert description["model"] == models(name).path
@@ -697,8 +697,9 @@ def test_model_without_token_embeddings(tmp_path):
         SmartEncoder(path, device="cpu").encode_document(["the cat sat", "a dog"])
 
 
-def test_pooling_that_leaves_the_token_space(tmp_path):
-    """Two poolings side by side are wider than a token."""
-    path = tiny_models.bert(tmp_path, pooling=("cls", "mean"))
-    with pytest.raises(EncoderError):
+@pytest.mark.parametrize("dense", [None, 24])
+def test_pooling_that_leaves_the_token_space(tmp_path, dense):
+    """Two poolings side by side are wider than a token, and a dense layer after them takes no token."""
+    path = tiny_models.bert(tmp_path, pooling=("cls", "mean"), dense=dense)
+    with pytest.raises(EncoderError, match="one space"):
         SmartEncoder(path, device="cpu").encode_document(["the cat sat"])

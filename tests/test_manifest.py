@@ -39,6 +39,16 @@ GOLDEN = """{
 }"""
 
 
+class SomeEncoder:
+    """An encoder as far as a manifest looks at it."""
+
+    def __init__(self, fingerprint):
+        self.fingerprint = fingerprint
+
+    def describe(self):
+        return {"model": "another model"}
+
+
 def not_a_manifest(path):
     return pytest.raises(IndexNotFound, match=re.escape(str(path)) + " is not the manifest of an index")
 
@@ -140,3 +150,19 @@ def test_a_key_or_value_that_no_manifest_has(tmp_path, change):
     path.write_text(json.dumps({**json.loads(GOLDEN), **change}))
     with not_a_manifest(path):
         Manifest.read(tmp_path)
+
+
+def test_the_encoder_of_the_index(tmp_path):
+    """The encoder that the index was made with is accepted."""
+    MANIFEST.check_encoder(tmp_path, SomeEncoder("f00d"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "made_with"),
+    [(MANIFEST, "'modèle 😀'"), (replace(MANIFEST, encoder=None, fingerprint=None), '"vectors of the caller\'s own"')],
+)
+def test_another_encoder(tmp_path, manifest, made_with):
+    """Another encoder is refused; the folder and both models are named."""
+    message = f"{re.escape(str(tmp_path))}: the index was made with {made_with} and cannot be used with 'another model'"
+    with pytest.raises(IndexMismatch, match=message):
+        manifest.check_encoder(tmp_path, SomeEncoder("beef"))

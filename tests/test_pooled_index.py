@@ -350,7 +350,8 @@ def test_many_values_come_back(shared_index):
     assert_comes_back(shared_index, METADATA)
 
 
-NAMES = st.text(min_size=1, max_size=8).filter(lambda name: not name.startswith(("#", "$")))
+REFUSED = ("_smart_rag.", "chroma:", "#", "$")
+NAMES = st.text(min_size=1, max_size=8).filter(lambda name: not name.startswith(REFUSED))
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
 EIGHTHS = st.integers(-(2**20), 2**20).map(lambda i: i / 8)
 VALUES = EIGHTHS | st.recursive(

@@ -89,11 +89,10 @@ def test_late_interaction_by_hand():
     np.testing.assert_allclose(scoring.late_interaction(query, documents), [[0.9, -0.5]], atol=1e-7)
 
 
-def test_float16_tokens_are_added_up_in_float32():
-    """A sum of 4,096 equal halves would stop growing in float16."""
-    tokens = np.full((1, 4096), 2.0**-6, dtype=np.float16)
-    one = TokenBatch.from_list([tokens])
-    assert scoring.late_interaction(one, one)[0, 0] == 1.0
+def test_float16_tokens_are_compared_in_float32():
+    """A similarity keeps digits that float16 has not."""
+    one = TokenBatch.from_list([np.float16([[1, 2.0**-6]])])
+    assert scoring.late_interaction(one, one)[0, 0] == 1 + 2.0**-12
 
 
 @settings(max_examples=30, deadline=None)
@@ -123,22 +122,23 @@ def test_permuted_documents_permute_the_scores(pair, random):
 
 @settings(max_examples=40, deadline=None)
 @given(ragged_pairs(), st.integers(1, 8), st.integers(1, 40))
-def test_blocks_equal_the_whole(pair, query_tokens, similarities):
+def test_blocks_equal_the_whole(pair, query_tokens, numbers):
     """Tiny blocks, with queries and documents longer than one of them, give the same scores."""
     whole = scoring.late_interaction(*pair)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "_BLOCK_QUERY_TOKENS", query_tokens)
-        patch.setattr(scoring, "_BLOCK_SIMILARITIES", {"cpu": similarities})
+        patch.setattr(scoring, "_BLOCK_NUMBERS", {"cpu": numbers})
         blocked = scoring.late_interaction(*pair)
     np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6)
 
 
-def test_blocks_stay_within_their_bounds(monkeypatch):
-    """No matrix of similarities is larger than the bound, but for a text that alone is longer."""
+@pytest.mark.parametrize(("lengths", "dimension", "rows"), [([1, 7, 2, 1], 3, [1, 7, 3]), ([1], 7, [1])])
+def test_blocks_stay_within_their_bounds(monkeypatch, lengths, dimension, rows):
+    """No block and no matrix of similarities is larger than its bound, but for a text that alone is longer."""
     rng = np.random.default_rng(0)
-    queries, documents = batch(rng, [1, 7, 2, 1], 3), batch(rng, [2, 1, 1, 20, 3, 1], 3)
+    queries, documents = batch(rng, lengths, dimension), batch(rng, [2, 1, 1, 20, 3, 1, 2, 3], dimension)
     monkeypatch.setattr(scoring, "_BLOCK_QUERY_TOKENS", 3)
-    monkeypatch.setattr(scoring, "_BLOCK_SIMILARITIES", {"cpu": 35})
+    monkeypatch.setattr(scoring, "_BLOCK_NUMBERS", {"cpu": 35})
     segment_max = scoring._segment_max
     shapes = []
 
@@ -149,8 +149,8 @@ def test_blocks_stay_within_their_bounds(monkeypatch):
     monkeypatch.setattr(scoring, "_segment_max", watched)
     late = scoring.late_interaction(queries, documents)
     np.testing.assert_allclose(late, loop_late(queries, documents), rtol=0, atol=1e-5)
-    # The longest query has 7 tokens, so a block holds 35 // 7 = 5 document tokens.
-    assert shapes == [(rows, columns) for columns in (4, 20, 4) for rows in (1, 7, 3)]
+    # The longest query has 7 tokens, or a token 7 numbers: a block holds 35 // 7 = 5 document tokens.
+    assert shapes == [(row, columns) for columns in (4, 20, 4, 5) for row in rows]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])

@@ -195,14 +195,15 @@ def test_representation_of_pooled_embeddings_without_rows():
 def test_representation_of_one_text():
     """An index gives one text, from either end, in the same memory."""
     made = Representation.from_embeddings(np.eye(3), matrices([2, 1, 4]))
-    for i in (2, -1):
+    for i, text in [(0, 0), (1, 1), (2, 2), (-1, 2), (-3, 0)]:
         one = made[i]
         assert len(one) == 1
-        np.testing.assert_array_equal(one.pooled, [[0, 0, 1]])
-        np.testing.assert_array_equal(one.tokens[0], made.tokens[2])
+        np.testing.assert_array_equal(one.pooled, np.eye(3)[text : text + 1])
+        np.testing.assert_array_equal(one.tokens[0], made.tokens[text])
         assert np.shares_memory(one.pooled, made.pooled)
         assert np.shares_memory(one.tokens.embeddings, made.tokens.embeddings)
     assert [len(one.tokens[0]) for one in made] == [2, 1, 4]
+    assert [len(one) for one in made] == [1, 1, 1]
     with pytest.raises(IndexError):
         made[3]
 
@@ -219,6 +220,20 @@ def test_representation_slice(start, stop, lengths):
     if lengths:
         assert np.shares_memory(part.pooled, made.pooled)
         assert np.shares_memory(part.tokens.embeddings, made.tokens.embeddings)
+
+
+def test_representations_are_concatenated():
+    """The texts of several representations follow each other in one, copied."""
+    one = Representation.from_embeddings(np.eye(3)[:2], matrices([2, 1]))
+    two = Representation.from_embeddings(np.eye(3)[2:], matrices([4]))
+    both = Representation.concatenate([one, two])
+    np.testing.assert_array_equal(both.pooled, np.eye(3))
+    assert len(both) == 3
+    for found, expected in zip(both.tokens, [*one.tokens, *two.tokens], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    alone = Representation.concatenate([two])
+    assert not np.shares_memory(alone.pooled, two.pooled)
+    assert not np.shares_memory(alone.tokens.embeddings, two.tokens.embeddings)
 
 
 # --- Hit, AddReport -----------------------------------------------------------------------

@@ -1,0 +1,171 @@
+"""Which word answered which: matches add up to the late score, and emphasis falls on whole words."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smart_rag import Document, Representation, SmartIndex
+from smart_rag.errors import EncoderError
+from smart_rag.explain import Match, emphasis, matches
+
+TEXTS = {
+    "dogs": "Dogs bark at strangers in the night, and the postman's bicycle is never safe.",
+    "pump": "The bearings of the seawater pump (type 6205-2RS) were changed;\nspares are in the drawer.",
+    "tax": "Taxes are due on the last day of April.",
+    "words": "Antidisestablishmentarianism, électroencéphalographie. Straße!",
+    "smile": "😀",
+    "long": "A sentence that says nothing new at all. " * 60 + "The walrus is asleep.",
+}
+QUERIES = ["Which bearings does the pump need?", "barking dogs", "electroencephalography", "when to pay taxes"]
+
+
+@pytest.fixture(scope="module")
+def index(minilm, tmp_path_factory):
+    with SmartIndex.create(tmp_path_factory.mktemp("explain") / "index", minilm) as index:
+        index.add([Document(name, text) for name, text in TEXTS.items()])
+        yield index
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_mean_of_the_matches_is_the_late_score(index, query):
+    hits = index.search(query, top_k=len(TEXTS))
+    assert len(hits) == len(TEXTS)
+    for hit, found in zip(hits, matches(index, query, hits), strict=True):
+        assert sum(match.similarity for match in found) / len(found) == pytest.approx(hit.late_score, abs=1e-3)
+
+
+@pytest.mark.parametrize("query", QUERIES[:2])
+def test_each_match_is_the_one_that_maxsim_takes(index, minilm, query):
+    """By plain loops over the stored tokens, and with the spans that the encoder gives them."""
+    hits = index.search(query, top_k=len(TEXTS))
+    query_tokens = minilm.encode_query([query]).tokens[0]
+    query_spans = minilm.token_spans(query, "query")
+    for hit, found in zip(hits, matches(index, query, hits), strict=True):
+        tokens = index.tokens([hit.id])[0].astype(np.float64)
+        spans = minilm.token_spans(hit.text)
+        assert len(spans) == len(tokens)
+        assert [match.query_span for match in found] == query_spans
+        for token, match in zip(query_tokens, found, strict=True):
+            best, best_span = -2.0, None
+            for document_token, span in zip(tokens, spans, strict=True):
+                cosine = sum(float(a) * float(b) for a, b in zip(token, document_token, strict=True))
+                if cosine > best:
+                    best, best_span = cosine, span
+            assert match.similarity == pytest.approx(best, abs=1e-5)
+            assert match.span == best_span
+
+
+def test_matches_are_words_of_both_texts(index):
+    query = "Which bearings does the pump need?"
+    hits = index.search(query, top_k=3)
+    assert hits[0].id == "pump"
+    found = matches(index, query, hits)
+    words = {query[slice(*match.query_span)]: hits[0].text[slice(*match.span)] for match in found[0]}
+    assert list(words) == ["Which", "bearings", "does", "the", "pump", "need", "?"]
+    assert words["bearings"] == "bearings"
+    assert words["pump"] == "pump"
+    for hit, matched in zip(hits, found, strict=True):
+        for match in matched:
+            start, stop = match.span
+            assert 0 <= start < stop <= len(hit.text)
+            assert not re.search(r"\s", hit.text[start:stop])
+
+
+def test_a_text_beyond_the_models_length_is_matched_in_its_first_part(index):
+    (hit,) = (hit for hit in index.search("walrus", top_k=len(TEXTS)) if hit.id == "long")
+    (found,) = matches(index, "walrus", [hit])
+    assert all(hit.text[slice(*match.span)] != "walrus" for match in found)
+    assert all(match.span[1] < hit.text.index("walrus") for match in found)
+
+
+def test_no_hits_have_no_matches(index):
+    assert matches(index, "anything", []) == []
+
+
+def test_an_encoder_without_spans_is_named(tmp_path):
+    class Flat:
+        dimension = 2
+        fingerprint = "flat"
+
+        def describe(self):
+            return {"model": "flat"}
+
+        def encode_query(self, texts):
+            return Representation.from_embeddings(np.ones((len(texts), 2)), [np.ones((1, 2))] * len(texts))
+
+        encode_document = encode_query
+
+    with SmartIndex.create(tmp_path / "index", Flat()) as index:
+        index.add([Document("a", "Words.")])
+        with pytest.raises(EncoderError, match="a Flat does not say which characters a token stands for"):
+            matches(index, "words", index.search("words"))
+
+
+# --- emphasis -------------------------------------------------------------------------------
+
+
+def emphasised(text: str, *spans: tuple[int, int, float]) -> list[str]:
+    found = [Match((0, 1), (start, stop), similarity) for start, stop, similarity in spans]
+    return [text[start:stop] for start, stop in emphasis(text, found)]
+
+
+def test_emphasis_is_on_whole_words():
+    text = "The electroencephalograph\nhums, softly."
+    at = text.index("encephalo")
+    assert emphasised(text, (at, at + 3, 0.9)) == ["electroencephalograph"]
+    assert emphasised(text, (text.index("hums"), text.index("hums") + 2, 0.9)) == ["hums"]
+    assert emphasised(text, (0, 3, 0.5), (len(text) - 3, len(text) - 1, 0.5)) == ["The", "softly"]
+
+
+def test_punctuation_is_left_out():
+    text = "Wait, (type 6205-2RS)!"
+    marks = [(i, i + 1, 1.0) for i, letter in enumerate(text) if letter in ",(-)!"]
+    assert emphasised(text, *marks) == []
+    assert emphasised(text, *marks, (text.index("2RS"), text.index("2RS") + 1, 0.1)) == ["2RS"]
+
+
+def test_only_words_that_are_at_least_as_similar_as_the_mean():
+    text = "one two three four, five"
+    spans = [(text.index(word), text.index(word) + len(word)) for word in text.replace(",", "").split()]
+    similarities = [0.9, 0.2, 0.5, 0.4, 0.5]
+    scored = [(*span, similarity) for span, similarity in zip(spans, similarities, strict=True)]
+    assert emphasised(text, *scored) == ["one", "three", "five"]
+    comma = text.index(",")
+    assert emphasised(text, *scored, (comma, comma + 1, 1.0)) == ["one", "three", "five"]
+
+
+def test_words_come_once_and_in_their_order():
+    text = "red lamps and lamps"
+    assert emphasised(text, (14, 17, 1.0), (4, 6, 1.0), (6, 9, 1.0), (0, 3, 1.0)) == ["red", "lamps", "lamps"]
+
+
+def test_an_empty_span_at_the_start_is_no_word():
+    """A prompt's tokens have such spans."""
+    assert emphasised("red lamps", (0, 0, 1.0)) == []
+    assert emphasis("", []) == []
+
+
+@settings(max_examples=300)
+@given(st.data(), st.text(st.sampled_from("ab9é猫_ \n.,-'😀"), min_size=1, max_size=40))
+def test_emphasis_is_as_a_plain_search_finds_it(data, text):
+    at = st.integers(0, len(text))
+    spans = [tuple(sorted(span)) for span in data.draw(st.lists(st.tuples(at, at), max_size=5))]
+    expected = set()
+    for start, stop in spans:
+        touched = [word.span() for word in re.finditer(r"\w+", text) if word.start() < stop and word.end() > start]
+        expected.update(touched[:1])
+    assert emphasis(text, [Match((0, 1), span, 0.5) for span in spans]) == sorted(expected)
+
+
+def test_a_hits_best_words_are_emphasised(index):
+    query = "Which bearings does the pump need?"
+    hit = index.search(query, top_k=1)[0]
+    words = [hit.text[start:stop] for start, stop in emphasis(hit.text, matches(index, query, [hit])[0])]
+    assert "bearings" in words
+    assert "pump" in words
+    assert "drawer" not in words
