@@ -93,7 +93,7 @@ def read(path: Path) -> Iterator[Page]:
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # whatever a parser makes of a broken file; it is chained
-        raise DocumentError(path, f"not a sound {path.suffix} file ({type(error).__name__}: {error})") from error
+        raise DocumentError(path, f"not a sound {path.suffix} file") from error
     if empty:
         raise DocumentError(path, "no text in it (a scan needs a model that reads page images)")
 

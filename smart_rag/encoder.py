@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.config import DEFAULT_MODEL
+from smart_rag.config import DEFAULT_MODEL, check_count
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.types import Representation, TokenBatch
 
@@ -76,8 +76,8 @@ class SmartEncoder:
     """SMART representations from any sentence-transformers model, without training.
 
     >>> encoder = SmartEncoder("minilm")                            # doctest: +SKIP
-    >>> documents = encoder.encode_document(["The cat sat.", "Dogs bark at night."])
-    >>> documents.pooled.shape, len(documents.tokens[0])
+    >>> documents = encoder.encode_document(["The cat sat.", "Dogs bark."])     # doctest: +SKIP
+    >>> documents.pooled.shape, len(documents.tokens[0])                        # doctest: +SKIP
     ((2, 384), 4)
 
     Token embeddings are the last hidden states, brought into the pooled embedding's space by
@@ -128,19 +128,27 @@ class SmartEncoder:
         self._model = _load(self.model_name, device, dtype, revision, trust_remote_code)
         self._model.eval()
         if max_length is not None:
+            _check_max_length(self._model, max_length)
             self._model.max_seq_length = max_length
         self._prompts: dict[Task, str] = {
             "query": _prompt(self._model, query_prompt, ("query",)),
             "document": _prompt(self._model, document_prompt, ("document", "passage", "corpus")),
         }
         pooling = _pooling(self._model)
-        self._pooling_mode = str(getattr(pooling, "pooling_mode", "unknown"))
+        mode = getattr(pooling, "pooling_mode", "unknown")
+        if not isinstance(mode, str) and len(mode) > 1:
+            raise EncoderError(
+                f"{self.model_name} pools {' and '.join(mode)} side by side, wider than its tokens; late interaction "
+                "needs both in one space"
+            )
+        self._pooling_mode = mode if isinstance(mode, str) else mode[0]
         self._include_prompt = bool(getattr(pooling, "include_prompt", True))
         modules = list(self._model)
         self._after_pooling = modules[modules.index(pooling) + 1 :] if pooling is not None else []
         if not callable(self._model.tokenizer):
             raise EncoderError(_NO_TOKENS.format(model=self.model_name))
         self._special_ids = _special_ids(self._model.tokenizer)
+        self._has_template = "message" in self._model.modalities
         dimension = self._model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
         self._description: dict[str, Any] | None = None
@@ -210,11 +218,12 @@ class SmartEncoder:
         """Return the representation of ``documents`` with the model's document prompt, in their order."""
         return self._encode(documents, "document", show_progress)
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens and prompts left out, nothing cut."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             return []
-        encoded = self._model.tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)
+        encoded = self._model.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
         return [len(ids) for ids in encoded["input_ids"]]
 
     def token_spans(self, text: str, task: Task = "document") -> list[Span]:
@@ -226,7 +235,7 @@ class SmartEncoder:
             EncoderError: the model's tokenizer does not know where its tokens come from.
         """
         tokenizer = self._model.tokenizer
-        if not getattr(tokenizer, "is_fast", False) or "message" in self._model.modalities:
+        if not getattr(tokenizer, "is_fast", False) or self._has_template:
             raise EncoderError(f"{self.model_name} gives no character offsets for its tokens")
         prompt = self._prompts[task]
         encoded = tokenizer(
@@ -276,7 +285,7 @@ class SmartEncoder:
         prompt = self._prompts[task]
         encoded = self._model.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)
         lengths = np.minimum([len(ids) for ids in encoded["input_ids"]], self.max_length or _UNLIMITED)
-        if not lengths.all():
+        if not lengths.all() and not self._has_template:
             empty = int(np.argmin(lengths))
             raise InvalidInput(
                 f"text {empty} ({texts[empty]!r}) gives {self.model_name} no token at all; leave such texts out"
@@ -410,12 +419,27 @@ def _prompt(model: SentenceTransformer, given: str | None, names: Sequence[str])
     return next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), "")
 
 
+def _check_max_length(model: SentenceTransformer, max_length: int) -> None:
+    """Raise `InvalidInput` unless the model can take texts of ``max_length`` tokens, special tokens included."""
+    check_count("max_length", max_length)
+    config = getattr(model.transformers_model, "config", None)
+    most = getattr(config, "max_position_embeddings", None) or _UNLIMITED
+    least = 1 + len(model.tokenizer("", verbose=False)["input_ids"])
+    if not least <= max_length <= most:
+        raise InvalidInput(f"max_length must be {least} to {most:,} for this model, got {max_length}")
+
+
+# Settings that change numbers and no weight. Few, by name: others come and go between releases.
+_SETTINGS = ("pooling_mode", "include_prompt", "activation_function", "use_residual")
+
+
 def _module_configs(model: SentenceTransformer) -> list[Any]:
     """Return the settings of what comes after the transformer: pooling, dense layers, normalisation."""
-    configs: list[Any] = [
-        [type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in list(model)[1:]
-    ]
-    return list(json.loads(json.dumps(configs, default=str)))
+    configs = []
+    for module in list(model)[1:]:
+        config: dict[str, Any] = getattr(module, "get_config_dict", dict)()
+        configs.append([type(module).__name__, {name: str(config[name]) for name in _SETTINGS if name in config}])
+    return configs
 
 
 def _pooling(model: SentenceTransformer) -> torch.nn.Module | None:

@@ -105,7 +105,7 @@ class Ingest:
         """Return the rows of a file that is new or changed (else none) and the ids it has in the index."""
         source = str(path)
         digest = content_hash(path)
-        before = list(self.store.pooled.select({"source": source}))
+        before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
         if before and all(row.stamp == FileStamp(digest, len(before)) for row in before):
             return [], [row.document.id for row in before]
         documents = list(chunker.cut(read(path), source))

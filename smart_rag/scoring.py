@@ -46,8 +46,8 @@ def late_interaction(queries: TokenBatch, documents: TokenBatch, device: str = "
     Similarities are computed and averaged in float32 whatever the dtype of the tokens.
 
     >>> query = TokenBatch.from_list([np.float32([[1, 0], [0, 1]])])
-    >>> late_interaction(query, TokenBatch.from_list([np.float32([[0.6, 0.8]]), np.float32([[1, 0], [-1, 0]])]))
-    array([[0.7, 0.5]], dtype=float32)
+    >>> late_interaction(query, TokenBatch.from_list([np.float32([[0.5, 0.25]]), np.float32([[1, 0], [-1, 0]])]))
+    array([[0.375, 0.5  ]], dtype=float32)
 
     Raises:
         DimensionMismatch: queries and documents differ in width.

@@ -70,8 +70,8 @@ class TokenStore:
     Threads and other processes may read while one writes.
 
     >>> store = TokenStore(path, codec("float16"))                 # doctest: +SKIP
-    >>> store.put([key], TokenBatch.from_list([tokens]))
-    >>> store.gather([key])[0]
+    >>> store.put([key], TokenBatch.from_list([tokens]))           # doctest: +SKIP
+    >>> store.gather([key])[0]                                     # doctest: +SKIP
     """
 
     def __init__(self, path: str | Path, codec: Codec) -> None:

@@ -48,7 +48,7 @@ class TokenBatch:
         if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != len(self.embeddings):
             raise InvalidInput(
                 f"offsets must run from 0 to the {len(self.embeddings)} token embeddings, "
-                f"got {self.offsets[:1]} to {self.offsets[-1:]}"
+                f"got {' to '.join(map(str, self.offsets[[0, -1]])) if len(self.offsets) else 'none'}"
             )
         empty = np.flatnonzero(np.diff(self.offsets) <= 0)
         if len(empty):

@@ -267,7 +267,6 @@ def test_documents_that_came_from_no_file_are_left_alone(index, folder):
     assert len(index.get(list(by_hand))) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="every document of the same source counts as the file's, stamped or not")
 def test_a_document_of_the_users_own_about_a_file_is_left_alone(index, folder):
     index.add([Document("mine", "A note on the cats.", {"source": str((folder / "cats.txt").resolve())})])
     index.add_files([folder])
@@ -473,7 +472,6 @@ def test_files_of_a_window_are_written_before_the_next_is_read(tmp_path, monkeyp
         assert_whole(index)
 
 
-@pytest.mark.xfail(strict=True, reason="zlib.error escapes from _read_docx and ends the run")
 def test_a_damaged_word_file_does_not_end_the_run(index, folder):
     made = docx.Document()
     made.add_paragraph("Words.")

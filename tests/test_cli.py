@@ -195,7 +195,6 @@ def test_only_broken_files_are_an_error(tmp_path):
     assert "Traceback" not in errors
 
 
-@pytest.mark.xfail(strict=True, reason="the code looks at what the index holds, not at what this run did")
 def test_only_broken_files_are_an_error_in_an_index_that_holds_something(folder, tmp_path):
     good("index", folder / "cats.txt", "--db", tmp_path / "index")
     (folder / "photo.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
@@ -243,7 +242,6 @@ def test_an_unknown_model_says_what_to_pass(documents, tmp_path, monkeypatch, mo
     assert not Path("index").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the message of ModelNotFound has two lines")
 def test_an_unknown_model_is_one_line(documents, tmp_path):
     error_of("index", documents, "--db", tmp_path / "index", "--model", "no/such-model")
 
@@ -561,12 +559,10 @@ def test_eval_of_what_is_no_dataset(dataset, tmp_path):
     assert "corpus.jsonl, line 1: expected a JSON object" in error_of("eval", dataset)
 
 
-@pytest.mark.xfail(strict=True, reason="FileNotFoundError with a traceback, after the work")
 def test_figures_that_cannot_be_written(dataset, tmp_path):
     assert "gone" in error_of("eval", dataset, "--json", tmp_path / "gone" / "figures.json")
 
 
-@pytest.mark.xfail(strict=True, reason="found only after the documents have been indexed")
 def test_a_depth_of_zero_is_found_before_the_work(dataset, tmp_path):
     assert run("eval", dataset, "--top-k", "0", "--db", tmp_path / "index")[0] in (1, 2)
     assert not (tmp_path / "index").exists()

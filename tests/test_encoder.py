@@ -703,3 +703,14 @@ def test_pooling_that_leaves_the_token_space(tmp_path, dense):
     path = tiny_models.bert(tmp_path, pooling=("cls", "mean"), dense=dense)
     with pytest.raises(EncoderError, match="one space"):
         SmartEncoder(path, device="cpu").encode_document(["the cat sat"])
+
+
+@pytest.mark.parametrize("max_length", [0, 1, 2, 513, 2.5])
+def test_max_length_the_model_cannot_take(max_length):
+    """Two tokens are special, and MiniLM knows 512 positions: what is outside is refused at once."""
+    with pytest.raises(InvalidInput, match="max_length must be"):
+        SmartEncoder("minilm", device="cpu", max_length=max_length)
+
+
+def test_count_tokens_of_a_str_is_that_of_one_text(minilm):
+    assert minilm.count_tokens("the cat sat") == [3]

@@ -368,7 +368,6 @@ def test_any_metadata_comes_back(shared_index, metadata):
     assert_comes_back(shared_index, metadata)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: Chroma gives one float in nine back with another last digit")
 def test_any_float_comes_back(shared_index):
     """A float comes back to the last bit, also one of 17 digits."""
     random = np.random.default_rng(0).uniform(0, 2e9, 200).tolist()
@@ -384,7 +383,6 @@ def test_metadata_keys_that_are_refused(name):
         check_metadata(Document("my document", "text", {"good": 1, name: 1}))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: Chroma refuses these keys only after the tokens are written")
 @pytest.mark.parametrize("name", ["", "#document", "$and"])
 def test_metadata_keys_that_chroma_refuses(name):
     """Keys that Chroma will not take are refused before anything is written."""
@@ -392,7 +390,6 @@ def test_metadata_keys_that_chroma_refuses(name):
         check_metadata(Document("my document", "text", {"good": 1, name: 1}))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a lone surrogate passes the check, and Chroma cannot encode it")
 @pytest.mark.parametrize("metadata", [{"a": "\ud800"}, {"\ud800": "a"}])
 def test_metadata_with_a_lone_surrogate(shared_index, metadata):
     """Text that UTF-8 cannot write is refused before anything is written, or comes back."""

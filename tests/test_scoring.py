@@ -212,7 +212,6 @@ def test_late_interaction_on_each_device(device, dtype):
     np.testing.assert_allclose(late, loop_late(queries, documents), rtol=0, atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: torch.from_numpy warns of read-only and refuses reversed arrays")
 @pytest.mark.parametrize("kind", ["read-only", "reversed"])
 def test_any_numpy_layout_is_scored(kind):
     """Tokens from a file mapped for reading, or seen backwards, score as a copy of them does."""
@@ -295,7 +294,6 @@ def test_weights_that_cannot_be_used(weights):
         scoring.check_weights(weights)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: check_weights lets float()'s own errors out")
 @pytest.mark.parametrize("weights", ["ab", (None, 1), 1.0, None, ([1], 2)])
 def test_weights_that_are_no_numbers(weights):
     """What is not two numbers is refused like any other bad weights."""
