@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import ChromaFailure, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
+from smart_rag.errors import ChromaFailure, DimensionMismatch, IndexExists, IndexNotFound, InvalidInput, StorageFull
 from smart_rag.types import Document
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
 Where = Mapping[str, Any]
-_T = TypeVar("_T")
 
 # Bookkeeping lives in metadata keys of this prefix, which no result shows.
 _RESERVED = "_smart_rag."
@@ -42,6 +41,8 @@ _JSON = _RESERVED + "json"
 _REFUSED = (_RESERVED, "chroma:", "#", "$")
 
 _PAGE_ROWS = 2_000
+# Rows in one answer, at most: SQLite refuses statements of more than 32,766 variables.
+_QUERY_ROWS = 10_000
 _NO_ROOM = 16 << 20
 
 
@@ -92,6 +93,8 @@ class PooledIndex:
         """Return a new, empty index in the folder ``path``, or in ``client`` where one is given."""
         with _chroma_errors():
             chroma = client or _persistent(path)
+            if collection in [other.name for other in chroma.list_collections()]:
+                raise IndexExists(f"Chroma has a collection {collection!r} already; pass another name as collection=")
             made = chroma.create_collection(
                 collection,
                 embedding_function=None,
@@ -183,22 +186,28 @@ class PooledIndex:
         where_document: Where | None = None,
     ) -> list[list[Candidate]]:
         """Return, for each query (n, dimension), the ``limit`` rows of highest cosine, best first."""
-        with _chroma_errors(self._folder):
-            result = self._collection.query(
-                query_embeddings=pooled,
-                n_results=limit,
-                where=_filter(where),
-                where_document=_filter(where_document),  # type: ignore[arg-type]
-                include=["metadatas", "documents", "distances"],
-            )
-        queries = zip(*(_present(result, name) for name in ("ids", "metadatas", "documents", "distances")), strict=True)
-        return [
-            [
-                Candidate(_row(*parts), 1.0 - distance)
-                for *parts, distance in zip(ids, documents, metadatas, distances, strict=True)
-            ]
-            for ids, metadatas, documents, distances in queries
-        ]
+        step = max(1, _QUERY_ROWS // limit)
+        found: list[list[Candidate]] = []
+        for start in range(0, len(pooled), step):
+            with _chroma_errors(self._folder):
+                result = self._collection.query(
+                    query_embeddings=pooled[start : start + step],
+                    n_results=limit,
+                    where=_filter(where),
+                    where_document=_filter(where_document),  # type: ignore[arg-type]
+                    include=["distances"] if limit > _QUERY_ROWS else ["distances", "metadatas", "documents"],
+                )
+            found += self._many_candidates(result) if limit > _QUERY_ROWS else _candidates(result)
+        return found
+
+    def _many_candidates(self, result: Any) -> list[list[Candidate]]:
+        """Return the candidates of an answer without texts and metadata, which are fetched in parts."""
+        found = []
+        for ids, distances in zip(result["ids"], result["distances"], strict=True):
+            rows = self.get(ids)
+            pairs = zip(ids, distances, strict=True)
+            found.append([Candidate(rows[name], 1.0 - distance) for name, distance in pairs if name in rows])
+        return found
 
     def shared(self, keys: Sequence[bytes]) -> set[bytes]:
         """Return which of ``keys`` some row still names."""
@@ -311,11 +320,11 @@ def _rows(result: Any) -> list[Row]:
     return [_row(*part) for part in parts]
 
 
-def _present(result: Mapping[str, _T | None], name: str) -> _T:
-    value = result[name]
-    if value is None:
-        raise ChromaFailure(f"Chroma left {name!r} out of its answer")
-    return value
+def _candidates(result: Any) -> list[list[Candidate]]:
+    queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
+    return [
+        [Candidate(_row(*parts), 1.0 - distance) for *parts, distance in zip(*query, strict=True)] for query in queries
+    ]
 
 
 def _filter(where: Where | None) -> dict[str, Any] | None:

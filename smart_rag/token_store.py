@@ -321,13 +321,21 @@ class _Environment:
                 self._resize(2 * needed)
             while True:
                 try:
-                    with self._lmdb.begin(write=True) as transaction:
-                        action(transaction)
-                    return
-                except lmdb.MapFullError:
-                    self._resize(2 * self._lmdb.info()["map_size"])
+                    transaction = self._lmdb.begin(write=True)
                 except lmdb.MapResizedError:
                     self._resize(0)
+                    continue
+                try:
+                    action(transaction)
+                    transaction.commit()
+                    return
+                except BaseException as error:
+                    # py-lmdb's abort waits for a moment in which no thread is inside of a call.
+                    with self._alone():
+                        transaction.abort()
+                        if not isinstance(error, lmdb.MapFullError):
+                            raise
+                        self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
 
     def _used(self) -> int:
         """Return the bytes up to the last page in use."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import DimensionMismatch, InvalidInput
 
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
@@ -57,6 +57,9 @@ class TokenBatch:
     @classmethod
     def from_list(cls, matrices: Sequence[FloatArray]) -> TokenBatch:
         """Return the batch of the given (n_i, dimension) matrices, copied into one."""
+        widths = sorted({matrix.shape[1] for matrix in matrices})
+        if len(widths) > 1:
+            raise DimensionMismatch(f"the token embeddings of one batch must be of one width, got {widths}")
         offsets = np.zeros(len(matrices) + 1, dtype=np.int64)
         np.cumsum([len(matrix) for matrix in matrices], out=offsets[1:])
         embeddings = np.concatenate(matrices) if matrices else np.zeros((0, 0), dtype=np.float32)
@@ -118,8 +121,14 @@ class Representation:
                     f"one row, as wide as the first text's; got shape {matrix.shape}"
                 )
         batch = TokenBatch.from_list(matrices)
+        rows = np.atleast_2d(np.asarray(pooled, dtype=np.float64))
+        if matrices and rows.shape[1] != batch.dimension:
+            raise DimensionMismatch(
+                f"pooled embeddings have {rows.shape[1]} dimensions, token embeddings {batch.dimension}; both must be "
+                "in one space"
+            )
         return cls(
-            normalised(np.atleast_2d(np.asarray(pooled, dtype=np.float64)), "pooled embedding"),
+            normalised(rows, "pooled embedding"),
             TokenBatch(normalised(batch.embeddings, "token embedding"), batch.offsets),
         )
 

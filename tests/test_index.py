@@ -364,6 +364,15 @@ def test_recall_of_the_first_stage(tmp_path):
             assert len({int(hit.id) for hit in hits} & set(true.tolist())) > 0.99 * 400
 
 
+def test_more_candidates_than_one_answer_of_chroma_holds(index, monkeypatch):
+    """Many queries, and many candidates for one, are asked for in parts."""
+    expected = index.search_many(["The dog", "oil", "due in April"], 5)
+    monkeypatch.setattr("smart_rag.pooled_index._QUERY_ROWS", 4)
+    assert index.search_many(["The dog", "oil", "due in April"], 5) == expected
+    monkeypatch.setattr("smart_rag.pooled_index._QUERY_ROWS", 200)
+    assert index.search_many(["The dog", "oil", "due in April"], 5) == expected
+
+
 def test_eight_threads_get_the_answers_of_one(index):
     queries = ["The dog", "oil and tyres", "due in April", "carp"] * 10
     expected = [index.search(query, 3) for query in queries]
