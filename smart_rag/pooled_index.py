@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import ChromaFailure, DimensionMismatch, IndexExists, IndexNotFound, InvalidInput, StorageFull
+from smart_rag.errors import (
+    ChromaFailure,
+    DimensionMismatch,
+    IndexExists,
+    IndexNotFound,
+    InvalidInput,
+    SmartRagError,
+    StorageFull,
+)
 from smart_rag.types import Document
 
 if TYPE_CHECKING:
@@ -342,20 +350,20 @@ def _persistent(path: Path) -> ClientAPI:
 @contextmanager
 def _chroma_errors(folder: Path | None = None) -> Iterator[None]:
     """Turn Chroma's errors into ours; ``folder`` is where Chroma writes, if that is on this machine."""
-    from chromadb.errors import ChromaError, InvalidArgumentError, InvalidDimensionException
+    from chromadb.errors import InvalidArgumentError, InvalidDimensionException
 
     try:
         yield
+    except SmartRagError:
+        raise
     except InvalidDimensionException as error:
         raise DimensionMismatch(str(error)) from error
     except InvalidArgumentError as error:
         kind = DimensionMismatch if "dimension" in str(error) else InvalidInput
         raise kind(f"Chroma does not take this: {error}") from error
     except (ValueError, TypeError) as error:
-        if isinstance(error, InvalidInput):
-            raise
         raise InvalidInput(f"Chroma does not take this: {error}") from error
-    except (ChromaError, OSError) as error:
+    except Exception as error:  # ChromaError, OSError, an HTTP client's own; it is chained
         # Chroma does not pass the system's error on: a disk without room is found by looking.
         if folder is not None and shutil.disk_usage(folder).free < _NO_ROOM:
             raise StorageFull(

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import chromadb
@@ -349,6 +351,44 @@ def test_a_chroma_client_of_the_callers_own(tmp_path):
         assert index.search("Dogs bark", 1)[0].id == "dog"
     with pytest.raises(errors.IndexMismatch, match="pass it as client="):
         SmartIndex.open(tmp_path / "index", LetterEncoder())
+
+
+def test_a_chroma_server(tmp_path):
+    """The pooled embeddings may lie in a server; when it is gone, the error is ours."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [Path(sys.executable).parent / "chroma", "run", "--path", tmp_path / "server", "--host", "127.0.0.1"]
+    server = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        client = connected(port)
+        with SmartIndex.create(tmp_path / "index", LetterEncoder(), client=client) as index:
+            index.add(documents())
+            assert index.add(documents()).unchanged == 5
+            assert index.search("Dogs bark", 1, where={"length": {"$gt": 0}})[0].id == "dog"
+            assert index.search("Dogs bark", 1, exhaustive=True)[0].id == "dog"
+            assert index.delete(["cat"]) == 1
+            with pytest.raises(errors.InvalidInput, match="Chroma does not take this"):
+                index.search("Dogs bark", where={"a": {"$foo": 1}})
+            server.terminate()
+            server.wait()
+            with pytest.raises(errors.ChromaFailure, match="ConnectError"):
+                index.search("Dogs bark")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def connected(port):
+    """Return a client of the server on this port, once it answers."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return chromadb.HttpClient(host="127.0.0.1", port=port)
+        except ValueError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def test_recall_of_the_first_stage(tmp_path):
