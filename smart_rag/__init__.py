@@ -7,6 +7,7 @@ See `SmartIndex` for an index in a folder and `SmartEncoder` for representations
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from smart_rag import errors
@@ -15,11 +16,14 @@ from smart_rag.config import IndexConfig
 from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
 
 if TYPE_CHECKING:
+    from smart_rag.cached_encoder import CachedEncoder
     from smart_rag.encoder import Encoder, SmartEncoder
     from smart_rag.index import SmartIndex
+    from smart_rag.search import rerank
 
 __all__ = [
     "AddReport",
+    "CachedEncoder",
     "Document",
     "Encoder",
     "Hit",
@@ -30,17 +34,20 @@ __all__ = [
     "TokenBatch",
     "__version__",
     "errors",
+    "rerank",
 ]
+
+# torch and chromadb are loaded when they are needed, not by `import smart_rag`.
+_HOMES = {
+    "CachedEncoder": "cached_encoder",
+    "Encoder": "encoder",
+    "SmartEncoder": "encoder",
+    "SmartIndex": "index",
+    "rerank": "search",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # torch and chromadb are loaded when they are needed, not by `import smart_rag`.
-    if name in ("Encoder", "SmartEncoder"):
-        from smart_rag import encoder
-
-        return getattr(encoder, name)
-    if name == "SmartIndex":
-        from smart_rag.index import SmartIndex
-
-        return SmartIndex
+    if name in _HOMES:
+        return getattr(import_module(f"smart_rag.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

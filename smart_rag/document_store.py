@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smart_rag.errors import MissingTokens
 from smart_rag.pooled_index import PooledIndex, Row
@@ -42,7 +43,11 @@ class DocumentStore:
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
         """Write ``rows`` with their vectors and return how many replaced a row of the same id."""
         self.tokens.put([row.key for row in rows], vectors.tokens)
-        replaced = self.pooled.upsert(rows, vectors.pooled)
+        return self.link(rows, vectors.pooled)
+
+    def link(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> int:
+        """Write ``rows`` whose tokens are stored already, and return how many replaced a row of the same id."""
+        replaced = self.pooled.upsert(rows, pooled)
         self._drop([row.key for row in replaced])
         return len(replaced)
 

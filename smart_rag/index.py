@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,10 @@ from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexL
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.manifest import Manifest
 from smart_rag.pooled_index import PooledIndex, Row, Where
-from smart_rag.search import Scores, Search
-from smart_rag.search import hits as hits_of
+from smart_rag.search import Scores, Search, as_documents, device_of, encode_queries, rank
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.token_store import Key, TokenStore, content_key
-from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
+from smart_rag.types import AddReport, Document, FloatArray, Hit, Representation, TokenBatch
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Pooled embeddings of one text by one model on two devices or in two precisions are nearer than that.
+_SAME_MODEL = 0.98
 # Vectors that the caller brings are committed this many documents at a time.
 _BATCH = 128
 
@@ -172,6 +173,7 @@ class SmartIndex:
         self,
         documents: Iterable[Document],
         *,
+        pooled: FloatArray | None = None,
         show_progress: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
@@ -182,14 +184,22 @@ class SmartIndex:
         the order given; ``on_commit`` is called with the ids of each batch once they are on
         disk. An iterator of any length is read in bounded memory.
 
+        Where `encode_documents` has been called for a sequence of documents, ``pooled`` takes
+        the pooled embeddings (n, dimension) that it returned, and nothing is encoded again.
+
         Raises:
+            IndexMismatch: ``pooled`` is not of the index's model; nothing is written.
             InvalidInput: a document without text, with metadata that cannot be stored, or an
                 id twice. In a sequence nothing is written then; in a stream what came before is,
                 and an id that comes again replaces the earlier one.
         """
         total = len(documents) if isinstance(documents, Sequence) else None
         with self._ingest(total, "document", show_progress, on_commit) as ingest:
-            return ingest.add(documents)
+            if pooled is None:
+                return ingest.add(documents)
+            if not isinstance(documents, Sequence):
+                raise InvalidInput("pooled= needs a sequence of documents, got a stream")
+            return ingest.add(documents, self._own_embeddings(documents, pooled))
 
     def add_files(
         self,
@@ -403,14 +413,41 @@ class SmartIndex:
         encoded = query if isinstance(query, Representation) else self.encode_queries([query])
         if not hits:
             return []
-        documents = [
-            Document(str(i), hit) if isinstance(hit, str) else Document(hit.id, hit.text, hit.metadata)
-            for i, hit in enumerate(hits)
-        ]
+        documents = as_documents(hits)
         vectors = self._vectors(documents, {hit.id for hit in hits if isinstance(hit, Hit)})
-        pooled = scoring.pooled_similarity(encoded.pooled, vectors.pooled)[0]
-        late = scoring.late_interaction(encoded.tokens, vectors.tokens, self._device)[0]
-        return hits_of(documents, pooled, late, weights, top_k or len(documents))
+        return rank(encoded, documents, vectors, weights, top_k, self._device)
+
+    def diversify(
+        self,
+        hits: Sequence[Hit],
+        top_k: int = DEFAULT_TOP_K,
+        *,
+        mmr_lambda: float = 0.5,
+        weights: tuple[float, float] = DEFAULT_WEIGHTS,
+    ) -> list[Hit]:
+        """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
+
+        Relevance is the score over the sum of the ``weights`` that it was made with, redundancy
+        the highest pooled cosine with a hit chosen before. ``mmr_lambda`` 1 keeps the ranking,
+        0 looks at redundancy alone. Scores stay, ranks are new.
+
+        Raises:
+            InvalidInput: ``mmr_lambda`` is not in [0, 1], or a hit is no longer in the index.
+        """
+        self._check_open()
+        check_count("top_k", top_k)
+        if not 0 <= mmr_lambda <= 1:
+            raise InvalidInput(f"mmr_lambda must be between 0 and 1, got {mmr_lambda!r}")
+        if not hits:
+            return []
+        found = self._store.pooled.embeddings([hit.id for hit in hits])
+        gone = [hit.id for hit in hits if hit.id not in found]
+        if gone:
+            raise InvalidInput(f"{self.path}: the hit {gone[0]!r} is not in the index any more; search again")
+        pooled = np.stack([found[hit.id] for hit in hits])
+        relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(scoring.check_weights(weights))
+        chosen = scoring.marginal_relevance(relevance, scoring.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
+        return [replace(hits[i], rank=rank) for rank, i in enumerate(chosen, start=1)]
 
     def scores(self, queries: Representation, where: Where | None = None) -> Iterator[Scores]:
         """Yield the scores of every document that ``where`` admits, in blocks."""
@@ -431,16 +468,25 @@ class SmartIndex:
             raise InvalidInput(f"{self.path}: no document {absent[0]!r} in the index ({len(absent)} ids are not)")
         return self._store.gather([rows[id].key for id in ids], ids)
 
+    def encode_documents(self, texts: Sequence[str]) -> Representation:
+        """Return the representation of ``texts``, and keep their token embeddings for an `add` that follows.
+
+        For programs that want embeddings first and hand over documents later. What is never
+        added is removed by `vacuum`.
+        """
+        with self._writing():
+            vectors = self.encoder.encode_document(texts)
+            self._check_vectors(vectors)
+            self._store.tokens.put([self._key(text) for text in texts], vectors.tokens)
+        return vectors
+
     def encode_queries(self, queries: Sequence[str]) -> Representation:
         """Return the representation of ``queries``, by the index's encoder.
 
         Raises:
             InvalidInput: one of them is empty.
         """
-        for i, query in enumerate(queries):
-            if not isinstance(query, str) or not query.strip():
-                raise InvalidInput(f"query {i} must be a text that is not empty, got {query!r}")
-        return self.encoder.encode_query(queries)
+        return encode_queries(queries, self.encoder)
 
     @property
     def encoder(self) -> Encoder:
@@ -511,12 +557,29 @@ class SmartIndex:
 
     @property
     def _device(self) -> str:
-        """Where to score: on the encoder's GPU, if it is loaded and on one."""
-        device = str(getattr(self._encoder, "device", "cpu"))
-        return device if device.startswith("cuda") else "cpu"
+        return device_of(self._encoder)
 
     def _key(self, text: str) -> Key:
         return content_key(self.manifest.fingerprint or "", self.manifest.config.codec, text)
+
+    def _own_embeddings(self, documents: Sequence[Document], pooled: FloatArray) -> Mapping[str, NDArray[np.float32]]:
+        """Return ``pooled`` (n, dimension) by id, if it looks like the encoder's own: the first row is compared."""
+        check_documents(documents)
+        if len(pooled) != len(documents):
+            raise InvalidInput(f"{len(documents)} documents with {len(pooled)} pooled embeddings")
+        if not documents:
+            return {}
+        given = Representation.from_embeddings(pooled)
+        self._check_vectors(given)
+        own = self.encoder.encode_document([documents[0].text])
+        cosine = float(scoring.pooled_similarity(own.pooled, given.pooled[:1])[0, 0])
+        if cosine < _SAME_MODEL:
+            raise IndexMismatch(
+                f"{self.path}: the pooled embedding given for document {documents[0].id!r} has a cosine of "
+                f"{cosine:.2f} with the one that the index's model makes of its text; use the model that the "
+                "index was made with"
+            )
+        return dict(zip((document.id for document in documents), given.pooled, strict=True))
 
     def _check_vectors(self, vectors: Representation) -> None:
         for what, rows in (("pooled", vectors.pooled), ("token", vectors.tokens.embeddings)):

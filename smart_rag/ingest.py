@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from smart_rag.document_store import DocumentStore
 from smart_rag.documents import Chunker, content_hash, read
@@ -44,8 +48,11 @@ class Ingest:
     on_progress: Callable[[int], object]
     on_commit: OnCommit | None = None
 
-    def add(self, documents: Iterable[Document]) -> AddReport:
-        """Write ``documents``; in a sequence an id may come once, in a stream the last one counts."""
+    def add(self, documents: Iterable[Document], pooled: Mapping[str, NDArray[np.float32]] | None = None) -> AddReport:
+        """Write ``documents``; in a sequence an id may come once, in a stream the last one counts.
+
+        A document that is in ``pooled`` and whose tokens are stored is not encoded.
+        """
         checked = isinstance(documents, Sequence)
         if checked:
             check_documents(documents)  # type: ignore[arg-type]
@@ -55,7 +62,8 @@ class Ingest:
             latest = list({document.id: document for document in window}.values())
             if not checked:
                 check_documents(latest)
-            report += self._write([Row(document, self.key(document.text)) for document in latest], self.on_progress)
+            rows = [Row(document, self.key(document.text)) for document in latest]
+            report += self._write(rows, self.on_progress, pooled or {})
             self.on_progress(len(window) - len(latest))
         return report
 
@@ -120,15 +128,23 @@ class Ingest:
         report = self._write(rows, lambda _: None)
         return report + AddReport(removed=self.store.delete(stale))
 
-    def _write(self, rows: Sequence[Row], on_progress: Callable[[int], object]) -> AddReport:
+    def _write(
+        self,
+        rows: Sequence[Row],
+        on_progress: Callable[[int], object],
+        pooled: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+    ) -> AddReport:
         """Write rows of distinct ids, encoding those whose text is new, in batches of like length."""
         existing = self.store.pooled.get([row.document.id for row in rows])
         lost = {rows[i].key for i in self.store.tokens.missing([row.key for row in rows])}
-        unchanged, annotated, new = 0, [], []
+        unchanged = 0
+        annotated: list[Row] = []
+        encoded: list[Row] = []
+        new: list[Row] = []
         for row in rows:
             before = existing.get(row.document.id)
             if before is None or before.key != row.key or row.key in lost:
-                new.append(row)
+                (encoded if row.document.id in pooled and row.key not in lost else new).append(row)
             elif before == row:
                 unchanged += 1
             else:
@@ -138,6 +154,9 @@ class Ingest:
         if annotated:
             self.store.annotate(annotated)
             report += self._committed(annotated, len(annotated), on_progress)
+        for batch in _batches(encoded):
+            replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))
+            report += self._committed(batch, replaced, on_progress)
         new.sort(key=lambda row: len(row.document.text), reverse=True)
         for batch in _batches(new):
             replaced = self.store.commit(batch, self._encode([row.document.text for row in batch]))

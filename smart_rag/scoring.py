@@ -92,6 +92,29 @@ def ranking(scores: NDArray[np.float32], ids: Sequence[str], top_k: int) -> list
     return sorted(positions, key=lambda i: (-rounded[i], ids[i]))[:top_k]
 
 
+def marginal_relevance(
+    relevance: NDArray[np.float32], similarities: NDArray[np.float32], top_k: int, mmr_lambda: float
+) -> list[int]:
+    """Return ``top_k`` positions by maximal marginal relevance (Carbonell and Goldstein, 1998), first choice first.
+
+    Each choice maximises ``mmr_lambda * relevance - (1 - mmr_lambda) * its highest similarity to
+    an earlier choice``; ``relevance`` is (n,), ``similarities`` (n, n).
+
+    >>> same = np.float32([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    >>> marginal_relevance(np.float32([0.9, 0.9, 0.5]), same, top_k=2, mmr_lambda=0.5)
+    [0, 2]
+    """
+    chosen: list[int] = []
+    left = list(range(len(relevance)))
+    nearest = np.zeros(len(relevance), dtype=np.float32)
+    while left and len(chosen) < top_k:
+        best = max(left, key=lambda i: mmr_lambda * relevance[i] - (1 - mmr_lambda) * nearest[i])
+        left.remove(best)
+        nearest = np.maximum(nearest, similarities[best]) if chosen else similarities[best]
+        chosen.append(best)
+    return chosen
+
+
 def alignment(query: FloatArray, document: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return, for each query token (q, dimension), the document token that MaxSim takes and its cosine.
 

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag import scoring
-from smart_rag.config import DEFAULT_WEIGHTS
+from smart_rag.config import DEFAULT_WEIGHTS, check_count
 from smart_rag.document_store import DocumentStore
+from smart_rag.encoder import Encoder
+from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.types import Document, Hit, Representation
@@ -78,6 +80,73 @@ class Search:
                 tokens = self.store.gather(block.keys[part], block.ids[part])
                 late = scoring.late_interaction(queries.tokens, tokens, self.device)
                 yield Scores(block.ids[part], pooled[:, part], late)
+
+
+def rerank(
+    query: str | Representation,
+    documents: Sequence[str | Document | Hit],
+    encoder: Encoder,
+    top_k: int | None = None,
+    *,
+    weights: tuple[float, float] = DEFAULT_WEIGHTS,
+) -> list[Hit]:
+    """Return ``documents``, wherever they were found, scored for ``query``, best first, by default all of them.
+
+    The position of a text among ``documents`` is its id. A `CachedEncoder` with a folder
+    encodes no document twice.
+
+    Raises:
+        InvalidInput: an empty query, a document without text, or ``top_k`` below 1.
+    """
+    weights = scoring.check_weights(weights)
+    if top_k is not None:
+        check_count("top_k", top_k)
+    given = as_documents(documents)
+    encoded = encode_queries([query], encoder) if isinstance(query, str) else query
+    if not given:
+        return []
+    vectors = encoder.encode_document([document.text for document in given])
+    return rank(encoded, given, vectors, weights, top_k, device_of(encoder))
+
+
+def rank(
+    query: Representation,
+    documents: Sequence[Document],
+    vectors: Representation,
+    weights: tuple[float, float],
+    top_k: int | None,
+    device: str,
+) -> list[Hit]:
+    """Return the ``top_k`` best of ``documents`` by their ``vectors``, best first."""
+    pooled = scoring.pooled_similarity(query.pooled, vectors.pooled)[0]
+    late = scoring.late_interaction(query.tokens, vectors.tokens, device)[0]
+    return hits(documents, pooled, late, weights, top_k or len(documents))
+
+
+def as_documents(documents: Sequence[str | Document | Hit]) -> list[Document]:
+    """Return texts and hits as documents; a text's id is its position."""
+    given = [
+        Document(str(i), item) if isinstance(item, str) else Document(item.id, item.text, item.metadata)
+        for i, item in enumerate(documents)
+    ]
+    for document in given:
+        if not document.text.strip():
+            raise InvalidInput(f"document {document.id!r} has no text")
+    return given
+
+
+def encode_queries(queries: Sequence[str], encoder: Encoder) -> Representation:
+    """Return the representation of ``queries``, none of which may be empty."""
+    for i, query in enumerate(queries):
+        if not isinstance(query, str) or not query.strip():
+            raise InvalidInput(f"query {i} must be a text that is not empty, got {query!r}")
+    return encoder.encode_query(queries)
+
+
+def device_of(encoder: Encoder | None) -> str:
+    """Return where to score: on the encoder's GPU, if it is loaded and on one."""
+    device = str(getattr(encoder, "device", "cpu"))
+    return device if device.startswith("cuda") else "cpu"
 
 
 def hits(

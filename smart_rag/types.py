@@ -104,15 +104,20 @@ class Representation:
             )
 
     @classmethod
-    def from_embeddings(cls, pooled: FloatArray, tokens: Sequence[FloatArray]) -> Representation:
+    def from_embeddings(cls, pooled: FloatArray, tokens: Sequence[FloatArray] | None = None) -> Representation:
         """Return the representation of vectors that another program computed.
 
         ``pooled`` is (n, dimension) and ``tokens`` n matrices of (n_i, dimension); both are
-        copied to float32 and L2-normalised here.
+        copied to float32 and L2-normalised here. Without ``tokens``, a text's pooled embedding
+        stands for its only token.
 
         Raises:
             InvalidInput: a vector is NaN, infinite or zero, or the shapes do not fit.
         """
+        rows = np.atleast_2d(np.asarray(pooled, dtype=np.float64))
+        if tokens is None:
+            vectors = normalised(rows, "pooled embedding")
+            return cls(vectors, TokenBatch(vectors, np.arange(len(vectors) + 1)))
         matrices = [np.asarray(matrix, dtype=np.float64) for matrix in tokens]
         for i, matrix in enumerate(matrices):
             if matrix.ndim != 2 or not len(matrix) or matrix.shape[1] != matrices[0].shape[1]:
@@ -121,7 +126,6 @@ class Representation:
                     f"one row, as wide as the first text's; got shape {matrix.shape}"
                 )
         batch = TokenBatch.from_list(matrices)
-        rows = np.atleast_2d(np.asarray(pooled, dtype=np.float64))
         if matrices and rows.shape[1] != batch.dimension:
             raise DimensionMismatch(
                 f"pooled embeddings have {rows.shape[1]} dimensions, token embeddings {batch.dimension}; both must be "

@@ -19,7 +19,7 @@ LAYERS = [
     {"types", "config", "stopwatch"},
     {"codec", "encoder", "scoring"},
     {"documents", "manifest", "token_store", "pooled_index"},
-    {"document_store"},
+    {"document_store", "cached_encoder"},
     {"ingest", "search"},
     {"index"},
     {"explain", "evaluation", "demo"},
@@ -92,6 +92,7 @@ def test_encoding_and_scoring_need_no_store(module):
 def test_the_public_surface():
     assert smart_rag.__all__ == [
         "AddReport",
+        "CachedEncoder",
         "Document",
         "Encoder",
         "Hit",
@@ -102,6 +103,7 @@ def test_the_public_surface():
         "TokenBatch",
         "__version__",
         "errors",
+        "rerank",
     ]
     for name in smart_rag.__all__:
         assert getattr(smart_rag, name) is not None

@@ -1,0 +1,153 @@
+"""`CachedEncoder`: an encoder that encodes no document twice, for applications that keep their own vector store."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smart_rag.codec import codec
+from smart_rag.config import DEFAULT_MODEL, IndexConfig
+from smart_rag.encoder import Encoder, SmartEncoder
+from smart_rag.errors import CorruptStore
+from smart_rag.token_store import Key, TokenStore, content_key
+from smart_rag.types import Representation, TokenBatch
+
+# A retriever and then a reranker ask for the same query; more than a few at once are none of a person's.
+_QUERIES = 128
+# Documents that are encoded before they are written.
+_BATCH = 256
+
+
+class CachedEncoder:
+    """Another encoder, whose representations of documents are kept in a folder, by their content.
+
+    >>> encoder = CachedEncoder("minilm", "tokens")                     # doctest: +SKIP
+    >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
+    Representation(1 text, 384 dimensions, 6 tokens)
+
+    Several models and several processes may share one folder. The last queries are kept in
+    memory. Without a folder, only they are.
+
+    Args:
+        encoder: an encoder, or the name of a model.
+        path: the folder; made where there is none.
+        codec: of the token embeddings; pooled embeddings are kept in float32.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | str = DEFAULT_MODEL,
+        path: str | Path | None = None,
+        *,
+        codec: str = IndexConfig().codec,
+    ) -> None:
+        self.encoder: Encoder = SmartEncoder(encoder) if isinstance(encoder, str) else encoder
+        self.path = None if path is None else Path(path)
+        self._stores = None if self.path is None else _Stores(self.path, codec)
+        self._queries: OrderedDict[str, Representation] = OrderedDict()
+        self._mutex = threading.Lock()
+
+    @property
+    def dimension(self) -> int:
+        return self.encoder.dimension
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.encoder.fingerprint
+
+    @property
+    def device(self) -> str:
+        """The device that the model is on."""
+        return str(getattr(self.encoder, "device", "cpu"))
+
+    def describe(self) -> Mapping[str, Any]:
+        return self.encoder.describe()
+
+    def encode_query(self, queries: Sequence[str]) -> Representation:
+        """Return the representation of ``queries``, in their order; one that came lately is not encoded again."""
+        if len(queries) != 1:
+            return self.encoder.encode_query(queries)
+        with self._mutex:
+            known = self._queries.get(queries[0])
+        if known is None:
+            known = self.encoder.encode_query(queries)
+            with self._mutex:
+                self._queries[queries[0]] = known
+                while len(self._queries) > _QUERIES:
+                    self._queries.popitem(last=False)
+        return known
+
+    def encode_document(self, documents: Sequence[str]) -> Representation:
+        """Return the representation of ``documents``, in their order; those not yet in the folder are encoded."""
+        if self._stores is None or not len(documents):
+            return self.encoder.encode_document(documents)
+        keys = [self._key(text) for text in documents]
+        missing = self._stores.missing(keys)
+        new = list({keys[i]: documents[i] for i in missing}.items())
+        fresh: dict[Key, Representation] = {}
+        for start in range(0, len(new), _BATCH):
+            part = dict(new[start : start + _BATCH])
+            encoded = self.encoder.encode_document(list(part.values()))
+            self._stores.put(list(part), encoded)
+            fresh.update(zip(part, encoded, strict=True))
+        if len(missing) == len(documents):
+            return Representation.concatenate([fresh[key] for key in keys])
+        stored = [i for i in range(len(keys)) if keys[i] not in fresh]
+        found = self._stores.gather([keys[i] for i in stored], [documents[i][:80] for i in stored])
+        if len(stored) == len(documents):
+            return found
+        place = dict(zip(stored, found, strict=True))
+        return Representation.concatenate([fresh.get(keys[i]) or place[i] for i in range(len(keys))])
+
+    def vacuum(self, documents: Iterable[str]) -> int:
+        """Remove from the folder all but ``documents`` by this model, and return how many texts that were."""
+        live = {self._key(text) for text in documents}
+        return 0 if self._stores is None else self._stores.vacuum(live)
+
+    def close(self) -> None:
+        """Release the folder's files. Closing twice does no harm."""
+        if self._stores is not None:
+            self._stores.close()
+
+    def _key(self, text: str) -> Key:
+        assert self._stores is not None
+        return content_key(self.fingerprint, self._stores.tokens.codec.name, text)
+
+
+class _Stores:
+    """Token embeddings and pooled embeddings under the same keys, each a `TokenStore`."""
+
+    def __init__(self, path: Path, codec_name: str) -> None:
+        self.path = path
+        self.tokens = TokenStore(path / "tokens", codec(codec_name))
+        # A pooled embedding is kept as a text of one token.
+        self.pooled = TokenStore(path / "pooled", codec("float32"))
+
+    def missing(self, keys: Sequence[Key]) -> list[int]:
+        """Return the positions of the keys of which one half is not stored, or neither."""
+        return sorted({*self.tokens.missing(keys), *self.pooled.missing(keys)})
+
+    def put(self, keys: Sequence[Key], vectors: Representation) -> None:
+        self.tokens.put(keys, vectors.tokens)
+        self.pooled.put(keys, TokenBatch(vectors.pooled, np.arange(len(keys) + 1)))
+
+    def gather(self, keys: Sequence[Key], names: Sequence[str]) -> Representation:
+        try:
+            pooled = np.asarray(self.pooled.gather(keys, names).embeddings, dtype=np.float32)
+            return Representation(pooled, self.tokens.gather(keys, names))
+        except CorruptStore as error:
+            raise CorruptStore(f"{error}; delete {self.path}, it is filled again as texts are encoded") from error
+
+    def vacuum(self, live: set[Key]) -> int:
+        self.pooled.vacuum(live)
+        return self.tokens.vacuum(live)
+
+    def close(self) -> None:
+        self.tokens.close()
+        self.pooled.close()
