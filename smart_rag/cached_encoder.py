@@ -14,7 +14,7 @@ import numpy as np
 from smart_rag.codec import codec
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.encoder import Encoder, SmartEncoder
-from smart_rag.errors import CorruptStore
+from smart_rag.errors import CorruptStore, InvalidInput
 from smart_rag.token_store import Key, TokenStore, content_key
 from smart_rag.types import Representation, TokenBatch
 
@@ -32,12 +32,14 @@ class CachedEncoder:
     Representation(1 text, 384 dimensions, 6 tokens)
 
     Several models and several processes may share one folder. The last queries are kept in
-    memory. Without a folder, only they are.
+    memory. Without a folder, only they are. The model is loaded and the folder opened when they
+    are first needed; pickling takes along how both were named, nothing of what they hold.
 
     Args:
         encoder: an encoder, or the name of a model.
         path: the folder; made where there is none.
         codec: of the token embeddings; pooled embeddings are kept in float32.
+        options: of `SmartEncoder`, where ``encoder`` is a name.
     """
 
     def __init__(
@@ -46,20 +48,58 @@ class CachedEncoder:
         path: str | Path | None = None,
         *,
         codec: str = IndexConfig().codec,
+        **options: Any,
     ) -> None:
-        self.encoder: Encoder = SmartEncoder(encoder) if isinstance(encoder, str) else encoder
+        if options and not isinstance(encoder, str):
+            raise InvalidInput(f"{', '.join(options)}: only for an encoder that is given by name")
+        self._given = encoder
+        self._options = options
+        self._codec = codec
         self.path = None if path is None else Path(path)
-        self._stores = None if self.path is None else _Stores(self.path, codec)
+        self._start()
+
+    def _start(self) -> None:
+        self._mutex = threading.RLock()
         self._queries: OrderedDict[str, Representation] = OrderedDict()
-        self._mutex = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("_given", "_options", "_codec", "path")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder behind this one."""
+        with self._mutex:
+            return self._encoder
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return SmartEncoder(self._given, **self._options) if isinstance(self._given, str) else self._given
+
+    @cached_property
+    def _folder(self) -> _Stores | None:
+        return None if self.path is None else _Stores(self.path, self._codec)
+
+    @property
+    def _stores(self) -> _Stores | None:
+        with self._mutex:
+            return self._folder
 
     @property
     def dimension(self) -> int:
         return self.encoder.dimension
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        return self.encoder.fingerprint
+        with self._mutex:
+            return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self._encoder.fingerprint
 
     @property
     def device(self) -> str:
@@ -85,21 +125,22 @@ class CachedEncoder:
 
     def encode_document(self, documents: Sequence[str]) -> Representation:
         """Return the representation of ``documents``, in their order; those not yet in the folder are encoded."""
-        if self._stores is None or not len(documents):
+        stores = self._stores
+        if stores is None or not len(documents):
             return self.encoder.encode_document(documents)
-        keys = [self._key(text) for text in documents]
-        missing = self._stores.missing(keys)
+        keys = self._keys(documents)
+        missing = stores.missing(keys)
         new = list({keys[i]: documents[i] for i in missing}.items())
         fresh: dict[Key, Representation] = {}
         for start in range(0, len(new), _BATCH):
             part = dict(new[start : start + _BATCH])
             encoded = self.encoder.encode_document(list(part.values()))
-            self._stores.put(list(part), encoded)
+            stores.put(list(part), encoded)
             fresh.update(zip(part, encoded, strict=True))
         if len(missing) == len(documents):
             return Representation.concatenate([fresh[key] for key in keys])
         stored = [i for i in range(len(keys)) if keys[i] not in fresh]
-        found = self._stores.gather([keys[i] for i in stored], [documents[i][:80] for i in stored])
+        found = stores.gather([keys[i] for i in stored], [documents[i][:80] for i in stored])
         if len(stored) == len(documents):
             return found
         place = dict(zip(stored, found, strict=True))
@@ -107,17 +148,19 @@ class CachedEncoder:
 
     def vacuum(self, documents: Iterable[str]) -> int:
         """Remove from the folder all but ``documents`` by this model, and return how many texts that were."""
-        live = {self._key(text) for text in documents}
-        return 0 if self._stores is None else self._stores.vacuum(live)
+        stores = self._stores
+        return 0 if stores is None else stores.vacuum(set(self._keys(documents)))
 
     def close(self) -> None:
-        """Release the folder's files. Closing twice does no harm."""
-        if self._stores is not None:
-            self._stores.close()
+        """Release the folder's files; the next use opens them again."""
+        with self._mutex:
+            stores = self.__dict__.pop("_folder", None)
+        if stores is not None:
+            stores.close()
 
-    def _key(self, text: str) -> Key:
-        assert self._stores is not None
-        return content_key(self.fingerprint, self._stores.tokens.codec.name, text)
+    def _keys(self, texts: Iterable[str]) -> list[Key]:
+        fingerprint = self.fingerprint
+        return [content_key(fingerprint, self._codec, text) for text in texts]
 
 
 class _Stores:
