@@ -13,7 +13,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from smart_rag.types import Document
 logger = logging.getLogger(__name__)
 
 Run = dict[str, list[str]]
+Qrels = dict[str, dict[str, int]]
 
 _STAGES = ("encode", "candidates", "gather", "score", "total")
 _METRICS = {"ndcg@10": "nDCG@10", "recall@10": "R@10", "recall@100": "R@100", "mrr@10": "RR@10"}
@@ -46,7 +47,7 @@ class Dataset:
     name: str
     documents: list[Document]
     queries: dict[str, str]
-    qrels: dict[str, dict[str, int]]
+    qrels: Qrels
 
 
 def load_dataset(folder: str | Path, limit_queries: int | None = None) -> Dataset:
@@ -102,7 +103,7 @@ def evaluate(
     """
     check_count("top_k", top_k)
     check_count("candidates", candidates)
-    metrics_of = _metrics(dataset)
+    metrics_of = metrics(dataset.qrels)
     started = time.perf_counter()
     report = index.add(dataset.documents, show_progress=show_progress)
     seconds = time.perf_counter() - started
@@ -193,21 +194,24 @@ def _exhaustive_runs(
     return runs
 
 
-def _metrics(dataset: Dataset) -> Any:
-    """Return a function from a run to its metrics, so that a missing extra is found before the work."""
+def metrics(qrels: Qrels) -> Callable[[Run], dict[str, float]]:
+    """Return a function from a run (by query, document ids best first) to its metrics against ``qrels``.
+
+    A function, so that a missing extra is found before the work.
+    """
     try:
         import ir_measures
     except ImportError as error:
         raise MissingExtra("ir-measures", "eval", "evaluation") from error
     measures = {name: ir_measures.parse_measure(measure) for name, measure in _METRICS.items()}
 
-    def metrics(run: Run) -> dict[str, float]:
+    def measured(run: Run) -> dict[str, float]:
         # The order is ours, ties and all: a measure that sorts by score must find it again.
         scored = {query: {document: -rank for rank, document in enumerate(ids)} for query, ids in run.items()}
-        values = ir_measures.calc_aggregate(list(measures.values()), dataset.qrels, scored)
+        values = ir_measures.calc_aggregate(list(measures.values()), qrels, scored)
         return {name: float(values[measure]) for name, measure in measures.items()}
 
-    return metrics
+    return measured
 
 
 def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -226,8 +230,8 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield row
 
 
-def _qrels(path: Path) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
+def _qrels(path: Path) -> Qrels:
+    qrels: Qrels = {}
     with _opened(path) as lines:
         for number, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
             if not row or (number == 1 and not row[-1].lstrip("-").isdigit()):

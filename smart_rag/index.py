@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from smart_rag import documents as files
 from smart_rag import scoring
@@ -30,7 +30,7 @@ from smart_rag.pooled_index import PooledIndex, Row, Where
 from smart_rag.search import Scores, Search, as_documents, device_of, encode_queries, rank
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.token_store import Key, TokenStore, content_key
-from smart_rag.types import AddReport, Document, FloatArray, Hit, Representation, TokenBatch
+from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -173,7 +173,7 @@ class SmartIndex:
         self,
         documents: Iterable[Document],
         *,
-        pooled: FloatArray | None = None,
+        pooled: ArrayLike | None = None,
         show_progress: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
@@ -562,14 +562,14 @@ class SmartIndex:
     def _key(self, text: str) -> Key:
         return content_key(self.manifest.fingerprint or "", self.manifest.config.codec, text)
 
-    def _own_embeddings(self, documents: Sequence[Document], pooled: FloatArray) -> Mapping[str, NDArray[np.float32]]:
+    def _own_embeddings(self, documents: Sequence[Document], pooled: ArrayLike) -> Mapping[str, NDArray[np.float32]]:
         """Return ``pooled`` (n, dimension) by id, if it looks like the encoder's own: the first row is compared."""
         check_documents(documents)
-        if len(pooled) != len(documents):
-            raise InvalidInput(f"{len(documents)} documents with {len(pooled)} pooled embeddings")
         if not documents:
             return {}
         given = Representation.from_embeddings(pooled)
+        if len(given) != len(documents):
+            raise InvalidInput(f"{len(documents)} documents with {len(given)} pooled embeddings")
         self._check_vectors(given)
         own = self.encoder.encode_document([documents[0].text])
         cosine = float(scoring.pooled_similarity(own.pooled, given.pooled[:1])[0, 0])

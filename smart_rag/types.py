@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from smart_rag.errors import DimensionMismatch, InvalidInput
 
@@ -104,7 +104,7 @@ class Representation:
             )
 
     @classmethod
-    def from_embeddings(cls, pooled: FloatArray, tokens: Sequence[FloatArray] | None = None) -> Representation:
+    def from_embeddings(cls, pooled: ArrayLike, tokens: Sequence[ArrayLike] | None = None) -> Representation:
         """Return the representation of vectors that another program computed.
 
         ``pooled`` is (n, dimension) and ``tokens`` n matrices of (n_i, dimension); both are

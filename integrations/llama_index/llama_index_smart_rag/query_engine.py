@@ -1,0 +1,53 @@
+"""From a question to an answer with citations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.llms import LLM
+from llama_index.core.query_engine import CitationQueryEngine
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A passage that the language model was given: ``[number]`` in the answer."""
+
+    number: int
+    source: str | None
+    page: int | str | None
+    score: float
+    text: str
+
+
+def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: Any) -> CitationQueryEngine:
+    """Return a query engine that answers from what ``retriever`` finds, with numbered sources.
+
+    >>> engine = query_engine(SmartRetriever("my.index", similarity_top_k=5), llm)      # doctest: +SKIP
+    >>> response = engine.query("Where are the boat keys?")                 # doctest: +SKIP
+    >>> citations(response)[0].source                                       # doctest: +SKIP
+
+    Args:
+        retriever: such as a `SmartRetriever`.
+        llm: by default the one of LlamaIndex's ``Settings``.
+        options: of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (a
+            `SmartRerank`) or ``citation_chunk_size``.
+    """
+    return CitationQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
+
+
+def citations(response: RESPONSE_TYPE) -> list[Citation]:
+    """Return the passages that the language model was given, in the order of their numbers."""
+    return [
+        Citation(
+            number=number,
+            source=node.metadata.get("source") or node.metadata.get("file_path"),
+            page=node.metadata.get("page") or node.metadata.get("page_label"),
+            score=float(node.score or 0.0),
+            # As the query engine heads it for the language model.
+            text=node.get_content().removeprefix(f"Source {number}:").strip(),
+        )
+        for number, node in enumerate(response.source_nodes, start=1)
+    ]

@@ -1,0 +1,96 @@
+"""`SmartRetriever`: a `SmartIndex`, such as the command line makes, as LlamaIndex's retriever."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores import MetadataFilters
+
+from llama_index_smart_rag.nodes import node_of, where_of
+from smart_rag import SmartIndex
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, DEFAULT_WEIGHTS
+
+
+class SmartRetriever(BaseRetriever):
+    """Retrieves from an index, with the scores of `SmartIndex.search`.
+
+    >>> retriever = SmartRetriever("my.index", similarity_top_k=5)          # doctest: +SKIP
+    >>> RetrieverQueryEngine.from_args(retriever, llm=llm).query("...")     # doctest: +SKIP
+
+    Args:
+        index: an open index, or its folder.
+        similarity_top_k: how many nodes to return.
+        candidates: how many nodes of highest pooled cosine are scored.
+        filters: which nodes to search.
+        weights: of the pooled and the late score.
+        exhaustive: score every node.
+        options: of LlamaIndex's `BaseRetriever`.
+
+    Raises:
+        IndexNotFound: the folder holds no index.
+    """
+
+    def __init__(
+        self,
+        index: SmartIndex | str | Path,
+        similarity_top_k: int = DEFAULT_TOP_K,
+        *,
+        candidates: int = DEFAULT_CANDIDATES,
+        filters: MetadataFilters | None = None,
+        weights: tuple[float, float] = DEFAULT_WEIGHTS,
+        exhaustive: bool = False,
+        callback_manager: CallbackManager | None = None,
+        **options: Any,
+    ) -> None:
+        self._index = index if isinstance(index, SmartIndex) else SmartIndex.open(index)
+        self._filters = filters
+        self._options: dict[str, Any] = {
+            "top_k": similarity_top_k,
+            "candidates": candidates,
+            "weights": weights,
+            "exhaustive": exhaustive,
+        }
+        super().__init__(callback_manager=callback_manager, **options)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "SmartRetriever"
+
+    @property
+    def index(self) -> SmartIndex:
+        """The index."""
+        return self._index
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` makes the same retriever of."""
+        options = dict(self._options)
+        return {
+            "class_name": self.class_name(),
+            "index": str(self._index.path),
+            "similarity_top_k": options.pop("top_k"),
+            "filters": None if self._filters is None else self._filters.model_dump(mode="json"),
+            **options,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SmartRetriever:
+        """Return the retriever that `to_dict` described."""
+        values = {name: value for name, value in data.items() if name != "class_name"}
+        if values["filters"] is not None:
+            values["filters"] = MetadataFilters.model_validate(values["filters"])
+        return cls(**values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_dict, (self.to_dict(),)
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        hits = self._index.search(query_bundle.query_str, where=where_of(self._filters), **self._options)
+        return [NodeWithScore(node=node_of(hit), score=hit.score) for hit in hits]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
