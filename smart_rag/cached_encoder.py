@@ -29,7 +29,7 @@ class CachedEncoder:
 
     >>> encoder = CachedEncoder("minilm", "tokens")                     # doctest: +SKIP
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
-    Representation(1 text, 384 dimensions, 6 tokens)
+    Representation(texts=1, dimension=384, tokens=7)
 
     Several models and several processes may share one folder. The last queries are kept in
     memory. Without a folder, only they are. The model is loaded and the folder opened when they

@@ -1,6 +1,6 @@
 """``smart-rag``: index, search, eval, info, delete, verify, demo.
 
-Exit codes: 0 good, 1 an error of the user's that one line explains, 2 usage.
+Exit codes: 0 good, 1 an error of the user's that one line explains, 2 usage, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K
@@ -30,7 +31,26 @@ if TYPE_CHECKING:
     from smart_rag.index import SmartIndex
     from smart_rag.types import Hit
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+class _Commands(TyperGroup):
+    """The commands; here an interrupt is still one, beyond, typer makes an exit code of it and says nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            kept = "; what was done is kept, and the same command goes on from there"
+            err.print("\nstopped" + (kept if ctx.invoked_subcommand == "index" else ""))
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -38,7 +58,9 @@ Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="The folder of the
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="M", help=f"Name or folder of a sentence-transformers model [default: {DEFAULT_MODEL}]."
+        "--model",
+        metavar="M",
+        help=f"Name or folder of a sentence-transformers model; by default that of the index, or {DEFAULT_MODEL}.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -53,9 +75,6 @@ def main() -> None:
     except SmartRagError as error:
         err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        err.print("\nstopped; what was done is kept, and the same command goes on from there")
-        raise SystemExit(130) from None
 
 
 def _version(value: bool) -> None:
@@ -81,17 +100,23 @@ def index_command(
     model: Model = None,
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help='Only these, such as "*.md".')] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Not these.")] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove files that are no longer there.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove passages of files that are no longer there.")] = False,
 ) -> None:
     """Index files and folders; a second run takes up what is new or changed."""
     from smart_rag.documents import find
 
     find(paths, include or (), exclude or ())  # before a model is loaded or a folder made
+    is_new = not db.exists()
     with _open(db, model, create=True) as index:
-        report = index.add_files(paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=True)
+        report = index.add_files(
+            paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=_on_terminal()
+        )
         count = index.count()
     _print_report(report)
-    out.print(f"{count} passages in {db}")
+    if count or not is_new:
+        out.print(f"{_number(count, 'passage')} in {db}")
+    else:
+        shutil.rmtree(db, ignore_errors=True)  # all is as it was before
     if report.failed and report == AddReport(failed=report.failed):
         raise SystemExit(1)
 
@@ -147,7 +172,7 @@ def eval_command(
         tempfile.TemporaryDirectory() as temporary,
         _open(db or Path(temporary) / "index", model, create=True) as index,
     ):
-        result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=True)
+        result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=_on_terminal())
     if json_file == "-":
         _print_json(result)
         return
@@ -196,8 +221,14 @@ def delete(
     if not ids and not source:
         raise typer.BadParameter("name ids, or files by --source")
     with _open(db) as index:
-        removed = index.delete(ids or []) + sum(index.delete_source(path) for path in source or [])
-    out.print(f"{removed} passages removed")
+        removed = [(f"no passage {id!r}", index.delete([id])) for id in dict.fromkeys(ids or [])]
+        removed += [(f"no passage of the file {path}", index.delete_source(path)) for path in source or []]
+    total = sum(count for _, count in removed)
+    out.print(f"{_number(total, 'passage')} removed")
+    for absent in (what for what, count in removed if not count):
+        err.print(Text(f"{absent} in {db}"), soft_wrap=True)
+    if not total:
+        raise SystemExit(1)
 
 
 @app.command()
@@ -212,8 +243,12 @@ def verify(
         report = index.verify(repair=repair)
         if repair:
             index.vacuum()
+        count = index.count()
+    if report.sound and not report.orphans:
+        out.print(f"all {_number(count, 'passage')} are sound")
+        return
     out.print(
-        f"{len(report.missing)} passages without token embeddings, {len(report.damaged)} with damaged ones, "
+        f"{_number(len(report.missing), 'passage')} without token embeddings, {len(report.damaged)} with damaged ones, "
         f"{report.orphans} entries that no passage names" + ("; repaired" if repair else "")
     )
     if not report.sound and not repair:
@@ -230,7 +265,7 @@ def demo(
     with tempfile.TemporaryDirectory() as temporary:
         folder = db or Path(temporary) / "index"
         with _open(folder, None, create=True) as index:
-            _print_report(index.add_files([sample_folder()], show_progress=True))
+            _print_report(index.add_files([sample_folder()], show_progress=_on_terminal()))
             out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
             for question in (question for question in sample_questions() if question.demo):
                 out.print(_comparison(index, question))
@@ -251,13 +286,10 @@ def demo(
 
 def _open(db: Path, model: str | None = None, *, create: bool = False) -> SmartIndex:
     """Return the index in ``db``, a new one where there is none and ``create`` allows it."""
-    from transformers.utils import logging as transformers_logging
-
     from smart_rag.index import SmartIndex
+    from smart_rag.manifest import FILE_NAME
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    is_new = not db.exists() or (db.is_dir() and not any(db.iterdir()))
-    if create and is_new:
+    if create and not (db / FILE_NAME).exists():
         return SmartIndex.create(db, model or DEFAULT_MODEL)
     return SmartIndex.open(db, model)
 
@@ -268,10 +300,19 @@ def _where(text: str | None) -> Mapping[str, Any] | None:
     try:
         where = json.loads(text)
     except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"--where is not JSON: {error}") from error
+        raise typer.BadParameter(f'--where must be JSON, such as {{"page": 3}}: {error}') from error
     if not isinstance(where, dict):
         raise typer.BadParameter('--where must be a JSON object, such as {"page": 3}')
     return where
+
+
+def _on_terminal() -> bool:
+    """Return whether someone is there to see a progress bar."""
+    return sys.stderr.isatty()
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _print_json(value: Any) -> None:
@@ -284,7 +325,8 @@ def _print_report(report: AddReport) -> None:
     }
     out.print("passages: " + (", ".join(f"{count} {name}" for name, count in counts.items()) or "none"))
     if report.failed:
-        err.print(Text(f"{len(report.failed)} files were left out:", style="bold yellow"))
+        were = "was" if len(report.failed) == 1 else "were"
+        err.print(Text(f"{_number(len(report.failed), 'file')} {were} left out:", style="bold yellow"))
         for failed in report.failed:
             err.print(Text(f"  {_short(str(failed.path))}: {failed.reason}"), soft_wrap=True)
 
@@ -325,7 +367,7 @@ def _hit_text(hit: Hit, words: list[tuple[int, int]]) -> Group:
 
 
 def _passage(text: str, words: list[tuple[int, int]]) -> Text:
-    """Return the stretch of ``text`` that holds most of ``words``, with them emphasised, on one paragraph."""
+    """Return the stretch of ``text`` that holds most of ``words``, with them emphasised, a line for each paragraph."""
     starts = [0, *(text.rfind(" ", 0, start) + 1 for start, _ in words)]
     start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE for a, b in words))
     stop = len(text) if start + _PASSAGE >= len(text) else text.rfind(" ", start, start + _PASSAGE)
@@ -334,8 +376,12 @@ def _passage(text: str, words: list[tuple[int, int]]) -> Text:
     for a, b in words:
         passage.stylize("bold yellow", a, b)
     passage = passage[start:stop]
-    lines = [line for line in passage.split("\n") if line.plain.strip()]
-    return Text.assemble("… " if start else "", Text(" ").join(lines), " …" if stop < len(text) else "")
+    paragraphs = [
+        Text(" ").join(line for line in paragraph.split("\n") if line.plain.strip())
+        for paragraph in passage.split("\n\n")
+        if paragraph.plain.strip()
+    ]
+    return Text.assemble("… " if start else "", Text("\n").join(paragraphs), " …" if stop < len(text) else "")
 
 
 def _comparison(index: SmartIndex, question: SampleQuestion) -> Group:

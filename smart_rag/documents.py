@@ -176,14 +176,14 @@ def _read_pdf(path: Path) -> Iterator[Page]:
         pdf = pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:
         reason = "encrypted, a password is needed" if "password" in str(error).lower() else "not a sound PDF"
-        raise DocumentError(path, f"{reason} ({error})") from error
+        raise DocumentError(path, reason) from error
     try:
         for number in range(len(pdf)):
             try:
                 page = pdf[number]
                 text = page.get_textpage().get_text_bounded()
             except pypdfium2.PdfiumError as error:
-                raise DocumentError(path, f"page {number + 1} cannot be read ({error})") from error
+                raise DocumentError(path, f"page {number + 1} cannot be read") from error
             yield Page(text.replace("\r\n", "\n").replace("\ufffe", "-\n"), number + 1)
             page.close()
     finally:

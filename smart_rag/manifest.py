@@ -15,6 +15,8 @@ from smart_rag.errors import IndexMismatch, IndexNotFound
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+# What a caller chooses of an encoder; where all of it is the same, it is the model that has changed.
+_CHOSEN = ("model", "revision", "query_prompt", "document_prompt", "max_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +35,14 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write the manifest into ``folder``, whole or not at all."""
         temporary = folder / f"{FILE_NAME}.new"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / FILE_NAME)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(asdict(self), file, indent=2, ensure_ascii=False)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / FILE_NAME)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -50,7 +55,9 @@ class Manifest:
         path = folder / FILE_NAME
         if not path.is_file():
             found = "does not exist" if not folder.exists() else f"holds no {FILE_NAME}"
-            raise IndexNotFound(f"no index at {folder}: the folder {found}; make one with `smart-rag index`")
+            raise IndexNotFound(
+                f"no index at {folder}: the folder {found}; make one with SmartIndex.create or `smart-rag index`"
+            )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = values["format_version"]
@@ -67,8 +74,14 @@ class Manifest:
         """Raise `IndexMismatch` unless ``encoder`` is the one that the index in ``folder`` was made with."""
         if self.fingerprint != encoder.fingerprint:
             made_with = self.encoder["model"] if self.encoder else "vectors of the caller's own"
+            mine, other = self.encoder or {}, encoder.describe()
+            if all(mine.get(name) == other.get(name) for name in _CHOSEN):
+                raise IndexMismatch(
+                    f"{folder}: the model in {made_with!r} has changed since the index was made; put the old one back, "
+                    "or index the documents again into another folder"
+                )
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r} and cannot be used with "
-                f"{encoder.describe().get('model')!r} as it is set up here (other weights, prompt, length or "
+                f"{other.get('model')!r} as it is set up here (other weights, prompt, length or "
                 "pooling); open it without encoder=, or index the documents again into another folder"
             )

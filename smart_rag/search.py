@@ -102,11 +102,13 @@ def rerank(
     if top_k is not None:
         check_count("top_k", top_k)
     given = as_documents(documents)
-    encoded = encode_queries([query], encoder) if isinstance(query, str) else query
+    if isinstance(query, str):
+        check_queries([query])
+        query = encoder.encode_query([query])
     if not given:
         return []
     vectors = encoder.encode_document([document.text for document in given])
-    return rank(encoded, given, vectors, weights, top_k, device_of(encoder))
+    return rank(query, given, vectors, weights, top_k, device_of(encoder))
 
 
 def rank(
@@ -135,12 +137,13 @@ def as_documents(documents: Sequence[str | Document | Hit]) -> list[Document]:
     return given
 
 
-def encode_queries(queries: Sequence[str], encoder: Encoder) -> Representation:
-    """Return the representation of ``queries``, none of which may be empty."""
+def check_queries(queries: Sequence[str]) -> None:
+    """Raise `InvalidInput` unless each of ``queries`` is a text that is not empty."""
     for i, query in enumerate(queries):
         if not isinstance(query, str) or not query.strip():
-            raise InvalidInput(f"query {i} must be a text that is not empty, got {query!r}")
-    return encoder.encode_query(queries)
+            which = f"query {i}" if len(queries) > 1 else "the query"
+            is_wrong = "is empty" if isinstance(query, str) else f"is a {type(query).__name__}"
+            raise InvalidInput(f"{which} {is_wrong}; expected a text")
 
 
 def device_of(encoder: Encoder | None) -> str:

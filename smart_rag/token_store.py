@@ -168,8 +168,9 @@ class TokenStore:
             removed = sum(bool(transaction.delete(key)) for key in unique)
 
         unique = sorted(set(keys))
+        environment = self._environment  # asked for first: a closed store says so whatever the keys
         if unique:
-            self._environment.write(write)
+            environment.write(write)
         return removed
 
     def keys(self) -> Iterator[Key]:

@@ -69,6 +69,9 @@ class TokenBatch:
     def dimension(self) -> int:
         return int(self.embeddings.shape[1])
 
+    def __repr__(self) -> str:
+        return f"TokenBatch(texts={len(self)}, dimension={self.dimension}, tokens={len(self.embeddings)})"
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -141,6 +144,10 @@ class Representation:
         """Return the texts of all ``parts`` as one representation, copied."""
         tokens = TokenBatch.from_list([matrix for part in parts for matrix in part.tokens])
         return cls(np.concatenate([part.pooled for part in parts]), tokens)
+
+    def __repr__(self) -> str:
+        tokens = len(self.tokens.embeddings)
+        return f"Representation(texts={len(self)}, dimension={self.pooled.shape[1]}, tokens={tokens})"
 
     def __len__(self) -> int:
         return len(self.pooled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import docx
@@ -457,7 +458,7 @@ def test_files_of_a_window_are_written_before_the_next_is_read(tmp_path, monkeyp
     """Memory stays bounded: what was read is on disk before more than a window of documents has gathered."""
     from smart_rag import ingest
 
-    monkeypatch.setattr(ingest, "_WINDOW", 4)
+    monkeypatch.setattr(ingest, "_FILE_WINDOW", 4)
     folder = tmp_path / "docs"
     for i in range(6):
         write(folder / f"{i}.txt", f"File number {i} has two. Sentences in it, not one.")
@@ -470,6 +471,28 @@ def test_files_of_a_window_are_written_before_the_next_is_read(tmp_path, monkeyp
         assert index.add_files([folder]) == AddReport(replaced=1, unchanged=10, removed=1)
         assert {d.id: d for d in index.documents()} == expected(folder)
         assert_whole(index)
+
+
+def test_progress_of_files_is_seen_and_kept(index, tmp_path):
+    """Files are told and on disk soon after they are read, and those that are unchanged at once."""
+    paths = [write(tmp_path / "docs" / f"{i}.txt", f"File {i}.") for i in range(600)]
+    done = []
+    waiting = []
+
+    def taken():
+        for i, path in enumerate(paths):
+            waiting.append((i - sum(done), i - index.count()))
+            yield path
+
+    with index._ingest(None, "file", False, None) as quiet:
+        ingest = replace(quiet, on_progress=done.append)
+        assert ingest.add_files(taken(), Chunker(Recorder(), CONFIG)) == AddReport(added=600)
+        assert max(max(pair) for pair in waiting) < 300
+        assert sum(done) == 600
+        done.clear()
+        waiting.clear()
+        assert ingest.add_files(taken(), Chunker(Recorder(), CONFIG)) == AddReport(unchanged=600)
+        assert {unseen for unseen, _ in waiting} == {0}
 
 
 def test_a_damaged_word_file_does_not_end_the_run(index, folder):

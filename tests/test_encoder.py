@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
 
 from smart_rag.encoder import Encoder, SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
@@ -419,6 +421,24 @@ def test_progress_is_shown_on_request(minilm, capsys):
     assert capsys.readouterr().err == ""
     minilm.encode_document(["the cat"], show_progress=True)
     assert "encoding on cpu" in capsys.readouterr().err
+
+
+def test_loading_shows_no_bar_and_leaves_the_setting_as_it_was(tmp_path, capsys):
+    """Both settings of the user's: that of transformers and that of the hub."""
+    model = tiny_models.bert(tmp_path)
+    capsys.readouterr()
+    before = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    try:
+        for switch, hub in (("enable", True), ("enable", False), ("disable", True), ("disable", False)):
+            getattr(transformers_logging, f"{switch}_progress_bar")()
+            (enable_progress_bars if hub else disable_progress_bars)()
+            SmartEncoder(model, device="cpu")
+            assert transformers_logging.is_progress_bar_enabled() == (switch == "enable")
+            assert are_progress_bars_disabled() != hub
+            assert capsys.readouterr().err == ""
+    finally:
+        (transformers_logging.enable_progress_bar if before[0] else transformers_logging.disable_progress_bar)()
+        (disable_progress_bars if before[1] else enable_progress_bars)()
 
 
 # Prompts and lengths.

@@ -6,37 +6,18 @@ import json
 import math
 import subprocess
 import sys
-import zlib
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from word_encoder import WordEncoder
 
-from smart_rag import Document, Representation, SmartIndex
+from smart_rag import Document, SmartIndex
 from smart_rag.errors import InvalidInput, SmartRagError
 from smart_rag.evaluation import evaluate, load_dataset
 
 WORDS = [f"word{i}" for i in range(400)]
-
-
-class WordEncoder:
-    """A deterministic encoder: a token for each word, pooled is their mean."""
-
-    dimension = 24
-    fingerprint = "words"
-
-    def describe(self):
-        return {"model": "words"}
-
-    def encode_query(self, texts):
-        tokens = [np.stack([self._word(word) for word in text.split()]) for text in texts]
-        return Representation.from_embeddings(np.stack([matrix.mean(axis=0) for matrix in tokens]), tokens)
-
-    encode_document = encode_query
-
-    def _word(self, word):
-        return np.random.default_rng(zlib.crc32(word.encode())).standard_normal(self.dimension)
 
 
 def write_dataset(folder: Path, corpus, queries, qrels, place="qrels.tsv", header=True) -> Path:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from word_encoder import WordEncoder
 
-from smart_rag import Document, Representation, SmartIndex
+from smart_rag import Document, SmartIndex
 from smart_rag.errors import EncoderError
 from smart_rag.explain import Match, emphasis, matches
 
@@ -88,21 +89,9 @@ def test_no_hits_have_no_matches(index):
 
 
 def test_an_encoder_without_spans_is_named(tmp_path):
-    class Flat:
-        dimension = 2
-        fingerprint = "flat"
-
-        def describe(self):
-            return {"model": "flat"}
-
-        def encode_query(self, texts):
-            return Representation.from_embeddings(np.ones((len(texts), 2)), [np.ones((1, 2))] * len(texts))
-
-        encode_document = encode_query
-
-    with SmartIndex.create(tmp_path / "index", Flat()) as index:
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
         index.add([Document("a", "Words.")])
-        with pytest.raises(EncoderError, match="a Flat does not say which characters a token stands for"):
+        with pytest.raises(EncoderError, match="a WordEncoder does not say which characters a token stands for"):
             matches(index, "words", index.search("words"))
 
 

@@ -203,6 +203,24 @@ def test_add_texts_gives_ids_that_stay(index):
     assert index.get(["name"])[0].text == "named"
 
 
+@pytest.mark.parametrize("empty", ["", " \n", None])
+def test_add_texts_says_which_text_is_empty(index, empty):
+    with pytest.raises(errors.InvalidInput, match="text 1 must be a str that is not empty"):
+        index.add_texts(["one text", empty])
+    assert index.count() == 5
+
+
+def test_an_index_shows_its_folder(tmp_path):
+    with SmartIndex.create(tmp_path / "my.index", LetterEncoder()) as index:
+        assert repr(index) == f"SmartIndex('{tmp_path / 'my.index'}')"
+
+
+def test_a_folder_that_holds_an_index_is_not_free(tmp_path):
+    SmartIndex.create(tmp_path / "index", LetterEncoder()).close()
+    with pytest.raises(errors.IndexExists, match=r"holds an index; open it with SmartIndex\.open"):
+        SmartIndex.create(tmp_path / "index", LetterEncoder())
+
+
 def test_a_stream_of_any_length_is_read_in_windows(tmp_path, monkeypatch):
     """A generator is taken window by window, committed batch by batch, and never held whole."""
     monkeypatch.setattr("smart_rag.ingest._WINDOW", 6)
@@ -329,9 +347,9 @@ def test_vectors_of_the_callers_own(tmp_path):
             hit = index.search(representation[i], 1)[0]
             assert hit.id == name
             assert (hit.pooled_score, hit.late_score) == pytest.approx((1.0, 1.0), abs=1e-3)
-        with pytest.raises(errors.InvalidInput, match="no encoder"):
+        with pytest.raises(errors.InvalidInput, match=r"no encoder.* with a Representation as the query"):
             index.search("a text")
-        with pytest.raises(errors.InvalidInput, match="no encoder"):
+        with pytest.raises(errors.InvalidInput, match=r"no encoder.* by add_embeddings"):
             index.add(docs[:1] and [Document("d", "a text")])
         assert index.add_embeddings(docs, representation).replaced == 3
         assert index.count() == 3
@@ -440,8 +458,12 @@ def test_top_k_must_be_a_positive_whole_number(index, top_k):
 
 @pytest.mark.parametrize("query", ["", "  \n"])
 def test_an_empty_query_is_refused(index, query):
-    with pytest.raises(errors.InvalidInput, match="must be a text that is not empty"):
+    with pytest.raises(errors.InvalidInput, match="the query is empty"):
         index.search(query)
+    with pytest.raises(errors.InvalidInput, match="query 1 is empty"):
+        index.search_many(["The dog", query])
+    with pytest.raises(errors.InvalidInput, match="query 1 is a NoneType; expected a text"):
+        index.search_many(["The dog", None])
 
 
 def test_an_empty_index_finds_nothing(tmp_path):
@@ -523,7 +545,7 @@ def test_folders_that_are_no_index(tmp_path):
     with pytest.raises(errors.IndexNotFound, match=r"holds no manifest\.json"):
         SmartIndex.open(tmp_path, LetterEncoder())
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(errors.IndexExists, match="not an empty folder"):
+    with pytest.raises(errors.IndexExists, match="is not empty and holds no index"):
         SmartIndex.create(tmp_path, LetterEncoder())
     assert (tmp_path / "letter.txt").read_text() == "mine"
     (tmp_path / "manifest.json").write_text("[]")

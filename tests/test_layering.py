@@ -30,7 +30,7 @@ OWNERS = {
     "lmdb": {"token_store"},
     "torch": {"encoder", "scoring"},
     "sentence_transformers": {"encoder"},
-    "transformers": {"cli"},
+    "transformers": {"encoder"},
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
 

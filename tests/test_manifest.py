@@ -84,6 +84,7 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
     MANIFEST.write(tmp_path)
     with pytest.raises(TypeError, match="not JSON serializable"):
         replace(MANIFEST, encoder={"model": object()}).write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     assert Manifest.read(tmp_path) == MANIFEST
 
 
@@ -102,7 +103,7 @@ def test_newer_format(tmp_path):
 def test_no_folder(tmp_path):
     """A folder that is not there is named."""
     folder = tmp_path / "nowhere"
-    with pytest.raises(IndexNotFound, match=f"no index at {re.escape(str(folder))}: the folder does not exist"):
+    with pytest.raises(IndexNotFound, match=f"no index at {re.escape(str(folder))}: the folder does not exist.*create"):
         Manifest.read(folder)
 
 
@@ -150,6 +151,18 @@ def test_a_key_or_value_that_no_manifest_has(tmp_path, change):
     path.write_text(json.dumps({**json.loads(GOLDEN), **change}))
     with not_a_manifest(path):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [({}, "the model in 'm1' has changed since"), ({"max_length": 64}, "made with 'm1' and cannot be used with 'm1'")],
+)
+def test_a_model_of_the_same_name(tmp_path, chosen, message):
+    """The model has changed, unless the caller sets it up otherwise."""
+    encoder = SomeEncoder("beef")
+    encoder.describe = lambda: {"model": "m1", "weights": "new", **chosen}
+    with pytest.raises(IndexMismatch, match=message):
+        replace(MANIFEST, encoder={"model": "m1", "weights": "old"}).check_encoder(tmp_path, encoder)
 
 
 def test_the_encoder_of_the_index(tmp_path):

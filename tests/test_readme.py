@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, re.DOTALL)
 # `expression    # 'value'` at the end of a line says what the expression is.
-VALUES = re.compile(r"^(index\..*?) +# ('.*')$", re.MULTILINE)
+VALUES = re.compile(r"^(index\..*?) +# ('.*'|\d+)$", re.MULTILINE)
 
 
 def test_the_first_example_prints_what_it_says(tmp_path, monkeypatch, capsys):
@@ -19,10 +21,11 @@ def test_the_first_example_prints_what_it_says(tmp_path, monkeypatch, capsys):
     assert len(output.splitlines()) == 2
 
 
-def test_the_second_example_is_true(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("block", "values"), [(1, 3), (2, 1)])
+def test_the_other_examples_are_true(tmp_path, monkeypatch, block, values):
     monkeypatch.chdir(tmp_path)
-    code, _ = BLOCKS[1]
-    assert len(VALUES.findall(code)) == 2
+    code, _ = BLOCKS[block]
+    assert len(VALUES.findall(code)) == values
     exec(VALUES.sub(r"assert \1 == \2, \1", code), {})
 
 

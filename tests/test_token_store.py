@@ -514,6 +514,7 @@ def test_a_file_cut_short(store, path):
         TokenStore.verify,
         TokenStore.stats,
         lambda store: store.vacuum([]),
+        lambda store: store.delete([]),
     ],
 )
 def test_use_after_close(store, path, use):

@@ -99,6 +99,10 @@ def test_batch_from_an_empty_text():
         TokenBatch.from_list([np.ones((2, 3), np.float32), np.ones((0, 3), np.float32)])
 
 
+def test_batch_shows_its_size_not_its_numbers():
+    assert repr(TokenBatch.from_list(matrices([2, 1]))) == "TokenBatch(texts=2, dimension=3, tokens=3)"
+
+
 # --- Representation -----------------------------------------------------------------------
 
 
@@ -232,6 +236,11 @@ def test_representations_are_concatenated():
     alone = Representation.concatenate([two])
     assert not np.shares_memory(alone.pooled, two.pooled)
     assert not np.shares_memory(alone.tokens.embeddings, two.tokens.embeddings)
+
+
+def test_representation_shows_its_size_not_its_numbers():
+    representation = Representation.from_embeddings(np.ones((2, 3)), matrices([2, 1]))
+    assert repr(representation) == "Representation(texts=2, dimension=3, tokens=3)"
 
 
 # --- Hit, AddReport -----------------------------------------------------------------------
