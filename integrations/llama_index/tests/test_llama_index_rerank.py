@@ -1,0 +1,172 @@
+"""`SmartRerank` behind any retriever."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from llama_index.core import VectorStoreIndex
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index_smart_rag import SmartEmbedding, SmartRerank
+from word_encoder import WordEncoder
+
+from smart_rag import CachedEncoder, rerank
+from smart_rag.errors import InvalidInput
+
+WORDS = ["cats", "dogs", "boats", "keys", "taxes", "rain"]
+TEXTS = [f"{word} is what passage {i} is about" for i, word in enumerate(WORDS)]
+
+
+def scored(texts=TEXTS) -> list[NodeWithScore]:
+    nodes = [TextNode(id_=f"n{i}", text=text, metadata={"page": i}) for i, text in enumerate(texts)]
+    return [NodeWithScore(node=node, score=1 - i / 10) for i, node in enumerate(nodes)]
+
+
+def words(path=None, **options) -> SmartRerank:
+    return SmartRerank(SmartEmbedding.from_encoder(CachedEncoder(WordEncoder(), path)), **options)
+
+
+def plain_scores(query: str, texts: list[str]) -> list[float]:
+    """The score by plain loops."""
+    encoder = WordEncoder()
+    q = encoder.encode_query([query])
+    scores = []
+    for text in texts:
+        d = encoder.encode_document([text])
+        late = sum(max(float(a @ b) for b in d.tokens[0]) for a in q.tokens[0]) / len(q.tokens[0])
+        scores.append(float(q.pooled[0] @ d.pooled[0]) + late)
+    return scores
+
+
+def test_scores_are_smart_rags_own_and_sorted():
+    nodes = scored()
+    texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
+    expected = plain_scores("keys for boats", texts)
+    result = words(top_n=6).postprocess_nodes(nodes, query_str="keys for boats")
+    assert [node.node_id for node in result] == [f"n{i}" for i in np.argsort(-np.asarray(expected), kind="stable")]
+    for node in result:
+        assert node.score == pytest.approx(expected[int(node.node_id[1:])], abs=1e-5)
+    hits = rerank("keys for boats", texts, WordEncoder())
+    assert [node.score for node in result] == pytest.approx([hit.score for hit in hits], abs=1e-6)
+
+
+def test_stored_tokens_give_the_same_scores(tmp_path):
+    direct = words(top_n=6).postprocess_nodes(scored(), query_str="keys")
+    for _ in range(2):  # what is missing is stored, then found
+        stored = words(tmp_path / "tokens", top_n=6).postprocess_nodes(scored(), query_str="keys")
+        assert [node.node_id for node in stored] == [node.node_id for node in direct]
+        assert [node.score for node in stored] == pytest.approx([node.score for node in direct], abs=2e-3)
+
+
+def test_the_order_that_comes_in_does_not_matter():
+    nodes = scored()
+    expected = words(top_n=6).postprocess_nodes(nodes, query_str="dogs")
+    shuffled = words(top_n=6).postprocess_nodes(nodes[::-1], query_str="dogs")
+    assert [(node.node_id, node.score) for node in shuffled] == [(node.node_id, node.score) for node in expected]
+
+
+def test_of_equals_the_retrievers_first_comes_first():
+    result = words(top_n=12).postprocess_nodes(scored(["the same text"] * 12), query_str="text")
+    # Metadata differ, and with them what is embedded; without it all are equal.
+    nodes = [NodeWithScore(node=TextNode(id_=f"n{11 - i}", text="the same text"), score=None) for i in range(12)]
+    result = words(top_n=12).postprocess_nodes(nodes, query_str="text")
+    assert [node.node_id for node in result] == [f"n{11 - i}" for i in range(12)]
+
+
+def test_nothing_that_comes_in_is_changed():
+    nodes = scored()
+    before = copy.deepcopy(nodes)
+    for keep in (False, True):
+        result = words(top_n=2, keep_retrieval_score=keep).postprocess_nodes(nodes, query_str="rain")
+        assert nodes == before
+        assert len(result) == 2
+        assert ("retrieval_score" in result[0].metadata) is keep
+    assert result[0].metadata["retrieval_score"] == nodes[5].score
+    assert result[0].metadata["page"] == 5
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.25, 2.0)])
+def test_weights(weights):
+    nodes = scored()
+    texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
+    hits = rerank("keys for boats", texts, WordEncoder(), weights=weights)
+    result = words(top_n=6, weights=weights).postprocess_nodes(nodes, query_str="keys for boats")
+    assert [node.score for node in result] == pytest.approx([hit.score for hit in hits])
+
+
+def test_async_and_threads_give_the_same(tmp_path):
+    reranker = words(tmp_path / "tokens", top_n=3)
+    expected = reranker.postprocess_nodes(scored(), query_str="dogs")
+    assert asyncio.run(reranker.apostprocess_nodes(scored(), query_str="dogs")) == expected
+    with ThreadPoolExecutor(8) as pool:
+        results = pool.map(lambda _: reranker.postprocess_nodes(scored(), query_str="dogs"), range(64))
+    assert all(result == expected for result in results)
+
+
+def test_events_tell_what_happened():
+    seen = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event, **kwargs):
+            seen.append(event)
+
+    dispatcher = get_dispatcher()
+    handler = Handler()
+    dispatcher.add_event_handler(handler)
+    try:
+        result = words(top_n=2).postprocess_nodes(scored(), query_str="cats")
+    finally:
+        dispatcher.event_handlers.remove(handler)
+    start, end = (event for event in seen if event.class_name().startswith("ReRank"))
+    assert (start.query.query_str, start.top_n, len(start.nodes), start.model_name) == ("cats", 2, 6, "words")
+    assert end.nodes == result
+
+
+def test_behind_a_retriever_of_another_embedding(tmp_path):
+    """Nodes come from a store that knows nothing of SMART."""
+    nodes = [node.node for node in scored()]
+    engine = VectorStoreIndex(nodes, embed_model=MockEmbedding(5)).as_retriever(similarity_top_k=6)
+    result = words(tmp_path / "tokens", top_n=1).postprocess_nodes(engine.retrieve("taxes"), query_str="taxes")
+    assert result[0].node_id == "n4"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_serialisation(tmp_path, keep, caplog):
+    embed_model = SmartEmbedding("minilm", tmp_path / "tokens", text_instruction="passage: ")
+    reranker = SmartRerank(embed_model, top_n=2, weights=(1.0, 0.5), keep_retrieval_score=keep)
+    expected = reranker.postprocess_nodes(scored(), query_str="dogs")
+    assert reranker.class_name() == reranker.to_dict()["class_name"] == "SmartRerank"
+    with caplog.at_level(logging.WARNING):
+        copies = [SmartRerank.from_dict(reranker.to_dict()), pickle.loads(pickle.dumps(reranker))]
+    assert not caplog.records
+    for copied in copies:
+        assert copied.to_dict() == reranker.to_dict()
+        assert copied.postprocess_nodes(scored(), query_str="dogs") == expected
+
+
+def test_bad_input(tmp_path):
+    reranker = words()
+    with pytest.raises(InvalidInput, match="needs the query"):
+        reranker.postprocess_nodes(scored())
+    for query in ("", "  "):
+        with pytest.raises(InvalidInput, match="query is empty"):
+            reranker.postprocess_nodes(scored(), query_bundle=QueryBundle(query))
+    with pytest.raises(InvalidInput, match="'n1' has no text"):
+        reranker.postprocess_nodes([scored()[0], NodeWithScore(node=TextNode(id_="n1", text=" "))], query_str="x")
+    with pytest.raises(InvalidInput, match="'i' has no text"):
+        reranker.postprocess_nodes([NodeWithScore(node=ImageNode(id_="i", image_path="x.png"))], query_str="x")
+    with pytest.raises(InvalidInput, match="weights"):
+        words(weights=(0.0, 0.0)).postprocess_nodes(scored(), query_str="x")
+    with pytest.raises(InvalidInput, match="MockEmbedding"):
+        SmartRerank(MockEmbedding(3))
+    with pytest.raises(ValueError, match="top_n"):
+        words(top_n=0)
+    assert reranker.postprocess_nodes([], query_str="x") == []

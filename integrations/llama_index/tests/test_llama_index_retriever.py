@@ -1,0 +1,119 @@
+"""`SmartRetriever` over an index, and the query engine that answers with citations."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import pytest
+from llama_index.core.llms import MockLLM
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartRetriever, citations, query_engine
+from word_encoder import WordEncoder
+
+from smart_rag import CachedEncoder, Document, SmartIndex
+from smart_rag.demo import sample_folder
+from smart_rag.errors import IndexNotFound, InvalidInput
+
+TEXTS = {word: f"{word} is what this passage is about" for word in ["cats", "dogs", "boats", "keys", "taxes", "rain"]}
+
+
+@pytest.fixture
+def index(tmp_path):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        index.add(
+            [Document(id, text, {"source": f"{id}.md", "page": i + 1}) for i, (id, text) in enumerate(TEXTS.items())]
+        )
+        yield index
+
+
+def test_nodes_and_scores_are_the_indexs(index):
+    nodes = SmartRetriever(index, 4).retrieve("keys for boats")
+    hits = index.search("keys for boats", 4)
+    assert [node.node_id for node in nodes] == [hit.id for hit in hits]
+    assert [node.score for node in nodes] == pytest.approx([hit.score for hit in hits], abs=1e-6)
+    assert nodes[0].text == hits[0].text
+    assert nodes[0].metadata == hits[0].metadata
+    assert nodes[0].node.ref_doc_id == hits[0].source
+
+
+@pytest.mark.parametrize("options", [{"weights": (0.0, 1.0)}, {"exhaustive": True}, {"candidates": 2}])
+def test_options_reach_the_search(index, options):
+    nodes = SmartRetriever(index, 2, **options).retrieve("boats about")
+    hits = index.search("boats about", 2, **options)
+    assert [(node.node_id, node.score) for node in nodes] == [(hit.id, hit.score) for hit in hits]
+
+
+def test_filters(index):
+    filters = MetadataFilters(filters=[MetadataFilter(key="page", value=2, operator="<=")])
+    assert {node.node_id for node in SmartRetriever(index, filters=filters).retrieve("keys")} == {"cats", "dogs"}
+
+
+def test_async_is_the_same(index):
+    retriever = SmartRetriever(index, 3)
+    assert asyncio.run(retriever.aretrieve("rain")) == retriever.retrieve("rain")
+
+
+def test_an_index_of_the_command_lines_making(tmp_path):
+    """Made without LlamaIndex, opened by its path."""
+    with SmartIndex.create(tmp_path / "index") as index:
+        index.add_files([sample_folder()])
+    node = SmartRetriever(tmp_path / "index", 1).retrieve("Which bearings does the seawater pump need?")[0]
+    assert "6205-2RS" in node.text
+    assert node.metadata["source"].endswith("engineering_report.pdf")
+    assert node.metadata["page"] == 3
+
+
+def test_serialisation(tmp_path):
+    with SmartIndex.create(tmp_path / "index") as index:
+        index.add([Document(id, text) for id, text in TEXTS.items()])
+    filters = MetadataFilters(filters=[MetadataFilter(key="page", value=2, operator="<=")])
+    for options in ({}, {"filters": filters, "weights": (1.0, 2.0), "exhaustive": True}):
+        retriever = SmartRetriever(tmp_path / "index", 2, **options)
+        assert retriever.class_name() == retriever.to_dict()["class_name"] == "SmartRetriever"
+        for copied in (SmartRetriever.from_dict(retriever.to_dict()), pickle.loads(pickle.dumps(retriever))):
+            assert copied.to_dict() == retriever.to_dict()
+            assert copied.retrieve("dogs") == retriever.retrieve("dogs")
+
+
+def test_bad_input(tmp_path, index):
+    with pytest.raises(IndexNotFound, match="nowhere"):
+        SmartRetriever(tmp_path / "nowhere")
+    with pytest.raises(InvalidInput, match="query is empty"):
+        SmartRetriever(index).retrieve(" ")
+    with pytest.raises(InvalidInput, match="top_k"):
+        SmartRetriever(index, 0).retrieve("x")
+
+
+def test_in_a_query_engine_of_the_frameworks_own(index):
+    engine = RetrieverQueryEngine.from_args(SmartRetriever(index, 2), llm=MockLLM())
+    response = engine.query("keys")
+    assert [node.node_id for node in response.source_nodes] == [hit.id for hit in index.search("keys", 2)]
+
+
+def test_answers_come_with_citations(index):
+    # MockLLM says back what it was asked: the prompt itself.
+    engine = query_engine(SmartRetriever(index, 3), MockLLM())
+    response = engine.query("keys for boats")
+    hits = index.search("keys for boats", 3)
+    prompt = str(response)
+    places = [prompt.index(f"Source {i}:\n{hit.text}") for i, hit in enumerate(hits, start=1)]
+    assert places == sorted(places)
+    assert prompt.rindex("keys for boats") > places[-1]
+    found = citations(response)
+    assert [(c.number, c.source, c.page, c.text) for c in found] == [
+        (i, hit.source, hit.page, hit.text) for i, hit in enumerate(hits, start=1)
+    ]
+    assert [c.score for c in found] == pytest.approx([hit.score for hit in hits])
+
+
+def test_a_query_engine_that_reranks(index):
+    embed_model = SmartEmbedding.from_encoder(CachedEncoder(WordEncoder()))
+    engine = query_engine(
+        SmartRetriever(index, 6, weights=(1.0, 0.0)), MockLLM(), node_postprocessors=[SmartRerank(embed_model, top_n=2)]
+    )
+    # Nodes carry their metadata into what is embedded, so scores are the reranker's own.
+    found = citations(engine.query("taxes"))
+    assert found[0].source == "taxes.md"
+    assert len(found) == 2
