@@ -12,9 +12,8 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate
 from langchain_core.retrievers import RetrieverLike
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
-from smart_rag.errors import InvalidInput
-
 from langchain_smart_rag.documents import RELEVANCE_SCORE
+from smart_rag.errors import InvalidInput
 
 _PROMPT = ChatPromptTemplate.from_messages(
     [

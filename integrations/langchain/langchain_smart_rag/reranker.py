@@ -10,12 +10,11 @@ import smart_rag
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
+from langchain_smart_rag.documents import with_relevance
+from langchain_smart_rag.embeddings import SmartEmbeddings
 from pydantic import ConfigDict
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
-
-from langchain_smart_rag.documents import with_relevance
-from langchain_smart_rag.embeddings import SmartEmbeddings
 
 
 class SmartReranker(BaseDocumentCompressor):

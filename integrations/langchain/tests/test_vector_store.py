@@ -266,7 +266,7 @@ def test_other_embeddings_are_refused(store, tmp_path, plain, embeddings):
     for other in (plain(32), embeddings):
         with pytest.raises(IndexMismatch):
             SmartVectorStore(tmp_path / "plain", other)
-    with pytest.raises(IndexMismatch, match="HashEmbeddings.*embedding="):
+    with pytest.raises(IndexMismatch, match=r"HashEmbeddings.*embedding="):
         SmartVectorStore(tmp_path / "plain")
     SmartVectorStore(tmp_path / "plain", plain()).close()
     (tmp_path / "other").mkdir()
@@ -344,9 +344,7 @@ def test_indexing_with_a_record_manager(tmp_path, embeddings, cleanup):
     records.create_schema()
 
     def run(documents, cleanup):
-        return sync(
-            documents, records, store, cleanup=cleanup, source_id_key="source", key_encoder="sha256"
-        )
+        return sync(documents, records, store, cleanup=cleanup, source_id_key="source", key_encoder="sha256")
 
     first = [Document(f"text {i}", metadata={"source": f"{i % 2}.txt"}) for i in range(6)]
     with SmartVectorStore(tmp_path / "index", embeddings) as store:
