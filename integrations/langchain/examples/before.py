@@ -1,0 +1,25 @@
+"""Passages for questions, in LangChain's documented style: a vector store in a folder and a retriever."""
+
+from __future__ import annotations
+
+from langchain_chroma import Chroma
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_huggingface import HuggingFaceEmbeddings
+
+
+class PassageSearch:
+    """Finds the passages of a collection of documents that answer a question."""
+
+    def __init__(self, folder: str, model_name: str = "sentence-transformers/all-MiniLM-L6-v2") -> None:
+        embeddings = HuggingFaceEmbeddings(model_name=model_name)
+        self.store = Chroma("passages", embedding_function=embeddings, persist_directory=folder)
+        self.retriever: BaseRetriever = self.store.as_retriever(search_kwargs={"k": 20})
+
+    def add(self, documents: list[Document]) -> list[str]:
+        """Write ``documents`` and return their ids."""
+        return self.store.add_documents(documents)
+
+    def search(self, question: str, k: int = 10) -> list[Document]:
+        """Return the ``k`` best passages for ``question``."""
+        return self.retriever.invoke(question)[:k]

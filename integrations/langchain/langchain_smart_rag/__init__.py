@@ -1,0 +1,18 @@
+"""smart_rag in LangChain: pooled cosine plus late interaction of the model you already have."""
+
+from __future__ import annotations
+
+from langchain_smart_rag.chain import answer_chain
+from langchain_smart_rag.embeddings import SmartEmbeddings
+from langchain_smart_rag.reranker import RerankingRetriever, SmartReranker
+from langchain_smart_rag.retriever import SmartRetriever
+from langchain_smart_rag.vector_store import SmartVectorStore
+
+__all__ = [
+    "RerankingRetriever",
+    "SmartEmbeddings",
+    "SmartReranker",
+    "SmartRetriever",
+    "SmartVectorStore",
+    "answer_chain",
+]

@@ -1,0 +1,80 @@
+"""`SmartRetriever`: a `SmartIndex` as LangChain's retriever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import run_in_executor
+from langchain_smart_rag.documents import to_langchain, with_relevance
+from pydantic import BeforeValidator, PlainSerializer
+from smart_rag import SmartIndex
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
+
+
+def _opened(index: Any) -> Any:
+    return SmartIndex.open(index) if isinstance(index, str | Path) else index
+
+
+def _folder(index: SmartIndex) -> str:
+    return str(index.path.resolve())
+
+
+class SmartRetriever(BaseRetriever):
+    """A retriever over an index that smart_rag made, such as with ``smart-rag index`` on the command line.
+
+    >>> retriever = SmartRetriever(index="my.index", k=5)           # doctest: +SKIP
+    >>> retriever.invoke("Which animal barks?", k=1)                # doctest: +SKIP
+    [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
+
+    Every field but ``index`` and ``with_score`` can be given to ``invoke`` too, and so can
+    ``where_document``. A pickle and ``model_dump`` hold the index's folder, not its content.
+
+    Args:
+        index: an index, or the folder of one.
+        k: how many documents.
+        candidates: how many documents of highest pooled cosine are scored.
+        weights: of the pooled and the late score.
+        filter: Chroma's filter on metadata.
+        exhaustive: score every document instead of ``candidates``.
+        with_score: put each score under ``relevance_score`` into the metadata of the document
+            returned, where citations and other LangChain parts look for it.
+
+    Raises:
+        IndexNotFound: the folder holds no index.
+    """
+
+    index: Annotated[SmartIndex, BeforeValidator(_opened), PlainSerializer(_folder, return_type=str)]
+    k: int = 4
+    candidates: int = DEFAULT_CANDIDATES
+    weights: tuple[float, float] = DEFAULT_WEIGHTS
+    filter: dict[str, Any] | None = None
+    exhaustive: bool = False
+    with_score: bool = True
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
+    ) -> list[Document]:
+        fields = {name: getattr(self, name) for name in ("k", "candidates", "weights", "filter", "exhaustive")}
+        search = {**fields, **options}
+        hits = self.index.search(query, search.pop("k"), where=search.pop("filter"), **search)
+        return [with_relevance(to_langchain(hit), hit.score) if self.with_score else to_langchain(hit) for hit in hits]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
+    ) -> list[Document]:
+        # LangChain's own does not pass options on.
+        return await run_in_executor(
+            None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
+        )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "index": _folder(self.index)}}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        fields = state["__dict__"]
+        super().__setstate__({**state, "__dict__": {**fields, "index": _opened(fields["index"])}})

@@ -1,0 +1,96 @@
+"""`answer_chain`: what reaches the model, what comes back."""
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.prompts import PromptTemplate
+from langchain_core.runnables import RunnableLambda
+from langchain_smart_rag import SmartReranker, SmartRetriever, answer_chain
+from smart_rag.errors import InvalidInput
+
+QUESTION = "Which animal barks?"
+ANSWER = "Dogs bark at night [1]."
+
+
+class Model(GenericFakeChatModel):
+    """Gives its answers word by word and keeps the prompts it saw."""
+
+    seen: list
+
+    def _generate(self, messages, *args, **kwargs):
+        self.seen.append("\n".join(str(message.content) for message in messages))
+        return super()._generate(messages, *args, **kwargs)
+
+
+@pytest.fixture
+def model():
+    return Model(messages=iter([AIMessage(ANSWER)] * 9), seen=[])
+
+
+@pytest.fixture
+def retriever(index, documents):
+    for document in documents:
+        document.metadata["page"] += 1
+    index.add_texts(*zip(*((d.page_content, d.id, d.metadata) for d in documents), strict=True))
+    return SmartRetriever(index=index, k=3)
+
+
+def test_passages_reach_the_model_in_order(retriever, model):
+    result = answer_chain(retriever, model).invoke(QUESTION)
+    context = retriever.invoke(QUESTION)
+    assert list(result) == ["question", "context", "citations", "answer"]
+    assert (result["question"], result["context"], result["answer"]) == (QUESTION, context, ANSWER)
+    assert result["citations"] == [
+        {
+            "number": number,
+            "source": document.metadata["source"],
+            "page": document.metadata["page"],
+            "score": document.metadata["relevance_score"],
+            "id": document.id,
+        }
+        for number, document in enumerate(context, start=1)
+    ]
+    scores = [citation["score"] for citation in result["citations"]]
+    assert scores == sorted(scores, reverse=True)
+    (prompt,) = model.seen
+    places = [prompt.index(f"[{i}] {document.page_content}") for i, document in enumerate(context, start=1)]
+    assert places == sorted(places)
+    assert prompt.index(f"Question: {QUESTION}") > places[-1]
+
+
+@pytest.mark.asyncio
+async def test_mappings_async_and_streams(retriever, model):
+    chain = answer_chain(retriever, model)
+    expected = chain.invoke(QUESTION)
+    assert chain.invoke({"question": QUESTION}) == expected
+    assert await chain.ainvoke(QUESTION) == expected
+    parts = list(chain.stream(QUESTION))
+    words = [part["answer"] for part in parts if "answer" in part]
+    assert len(words) > 3
+    assert "".join(words) == ANSWER
+    assert [part["citations"] for part in parts if "citations" in part] == [expected["citations"]]
+    words = [part["answer"] async for part in chain.astream(QUESTION) if "answer" in part]
+    assert "".join(words) == ANSWER
+
+
+def test_any_retriever_and_prompt(embeddings, model):
+    """Braces in a passage are text; without scores, citations have none."""
+    documents = [Document("{question} and {dogs} bark"), Document("Rain falls.")]
+    retriever = RunnableLambda(lambda question: documents)
+    prompt = PromptTemplate.from_template("{context}|{question}")
+    result = answer_chain(retriever, model, prompt=prompt).invoke(QUESTION)
+    assert model.seen == [f"[1] {{question}} and {{dogs}} bark\n\n[2] Rain falls.|{QUESTION}"]
+    assert result["citations"][1] == {"number": 2, "source": None, "page": None, "score": None, "id": None}
+    reranked = SmartReranker(embeddings, top_n=1).wrap(retriever)
+    (citation,) = answer_chain(reranked, FakeListChatModel(responses=["yes"])).invoke(QUESTION)["citations"]
+    assert citation["score"] > 0
+
+
+def test_bad_input(retriever, model):
+    with pytest.raises(InvalidInput, match="context"):
+        answer_chain(retriever, model, prompt=PromptTemplate.from_template("{question}"))
+    for bad in ("", " ", {}, {"question": None}, None, 3):
+        with pytest.raises(InvalidInput):
+            answer_chain(retriever, model).invoke(bad)
+    assert model.seen == []

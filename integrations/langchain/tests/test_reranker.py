@@ -1,0 +1,127 @@
+"""`SmartReranker`: copies, best first, whatever retriever they come from."""
+
+import pickle
+from copy import deepcopy
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_smart_rag import RerankingRetriever, SmartEmbeddings, SmartReranker
+from smart_rag import rerank
+from smart_rag.errors import InvalidInput
+from test_embeddings import CountingEncoder
+
+
+class Fixed(BaseRetriever):
+    """Gives its documents whatever is asked, ``k`` of them."""
+
+    documents: list[Document]
+
+    def _get_relevant_documents(self, query, *, run_manager, k=None):
+        return self.documents[:k]
+
+    async def _aget_relevant_documents(self, query, *, run_manager, k=None):
+        return self.documents[:k]
+
+
+@pytest.mark.parametrize(("top_n", "weights"), [(5, (1.0, 1.0)), (None, (0.0, 1.0)), (99, (1.0, 0.0))])
+def test_scores_are_smart_rags_on_copies(embeddings, minilm, documents, top_n, weights):
+    given = deepcopy(documents)
+    reranker = SmartReranker(embeddings, top_n=top_n, weights=weights)
+    found = reranker.compress_documents(documents, "Which animal barks?")
+    assert documents == given
+    hits = rerank("Which animal barks?", [d.page_content for d in given], minilm, top_n, weights=weights)
+    assert [document.page_content for document in found] == [hit.text for hit in hits]
+    scores = [document.metadata["relevance_score"] for document in found]
+    assert scores == pytest.approx([hit.score for hit in hits], abs=1e-6)
+    assert scores == sorted(scores, reverse=True)
+    for document in found:
+        before = next(other for other in given if other.id == document.id)
+        assert document == Document(
+            before.page_content,
+            id=before.id,
+            metadata={**before.metadata, "relevance_score": document.metadata["relevance_score"]},
+        )
+
+
+def test_documents_without_ids_and_alike(embeddings):
+    alike = [Document("Dogs bark.", metadata={"n": n}) for n in range(12)]
+    found = SmartReranker(embeddings, top_n=None).compress_documents([Document("Rain falls."), *alike], "dogs")
+    assert [document.metadata.get("n") for document in found] == [*range(12), None]
+    assert SmartReranker(embeddings).compress_documents([], "dogs") == []
+
+
+def test_bad_input(embeddings, documents):
+    reranker = SmartReranker(embeddings)
+    for given, query in ((documents, ""), (documents, "  "), ([*documents, Document("")], "dogs")):
+        with pytest.raises(InvalidInput):
+            reranker.compress_documents(given, query)
+    with pytest.raises(InvalidInput):
+        SmartReranker(embeddings, top_n=0).compress_documents(documents, "dogs")
+    with pytest.raises(InvalidInput, match="either"):
+        SmartReranker(embeddings, token_store="tokens")
+    with pytest.raises(ValueError, match="top_k"):
+        SmartReranker(embeddings, top_k=3)
+
+
+@pytest.mark.asyncio
+async def test_any_retriever_can_be_wrapped(embeddings, documents):
+    reranker = SmartReranker(embeddings, top_n=3)
+    expected = reranker.compress_documents(documents, "boats")
+    store = InMemoryVectorStore(embeddings)
+    store.add_documents(documents)
+    for base in (
+        Fixed(documents=documents),
+        store.as_retriever(search_kwargs={"k": 12}),
+        RunnableLambda(lambda query: documents),
+    ):
+        wrapped = reranker.wrap(base)
+        assert isinstance(wrapped, RerankingRetriever)
+        assert wrapped.invoke("boats") == expected
+        assert await wrapped.ainvoke("boats") == expected
+    few = reranker.wrap(Fixed(documents=documents))
+    assert len(few.invoke("boats", k=2)) == len(await few.ainvoke("boats", k=2)) == 2
+
+
+@pytest.mark.asyncio
+async def test_callbacks_see_both_retrievers(embeddings, documents):
+    class Watcher(BaseCallbackHandler):
+        def __init__(self):
+            self.runs = {}
+
+        def on_retriever_start(self, serialized, query, *, run_id, parent_run_id=None, name=None, **kwargs):
+            self.runs[name] = (run_id, parent_run_id)
+
+    wrapped = SmartReranker(embeddings).wrap(Fixed(documents=documents))
+    for asynchronous in (False, True):
+        watcher = Watcher()
+        config = {"callbacks": [watcher]}
+        await wrapped.ainvoke("boats", config) if asynchronous else wrapped.invoke("boats", config)
+        assert watcher.runs["RerankingRetriever"][1] is None
+        assert watcher.runs["Fixed"][1] == watcher.runs["RerankingRetriever"][0]
+
+
+def test_what_a_store_embedded_is_not_encoded_again(documents, tmp_path):
+    """A foreign vector store and the reranker share embeddings: each text and each query is encoded once."""
+    encoder = CountingEncoder("minilm", device="cpu")
+    encoder.documents = encoder.queries = 0
+    embeddings = SmartEmbeddings(encoder=encoder, token_store=tmp_path / "tokens")
+    store = InMemoryVectorStore(embeddings)
+    store.add_documents(documents)
+    retriever = SmartReranker(embeddings).wrap(store.as_retriever(search_kwargs={"k": 12}))
+    for query in ("boats", "dogs", "boats"):
+        assert len(retriever.invoke(query)) == 5
+    assert (encoder.documents, encoder.queries) == (12, 2)
+
+
+def test_settings_survive_a_pickle(documents, tmp_path):
+    reranker = SmartReranker(model_name="minilm", token_store=tmp_path / "tokens", top_n=2, weights=(0.5, 1))
+    assert isinstance(reranker, BaseDocumentCompressor)
+    reranker.compress_documents(documents, "dogs")  # kept in float16 from here on
+    expected = reranker.compress_documents(documents, "dogs")
+    wrapped = pickle.loads(pickle.dumps(reranker.wrap(Fixed(documents=documents))))
+    assert wrapped.invoke("dogs") == expected
+    assert wrapped.reranker.weights == (0.5, 1)

@@ -1,0 +1,85 @@
+"""`SmartRetriever` against the index below it."""
+
+import pickle
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.runnables import ConfigurableField
+from langchain_smart_rag import SmartRetriever
+from smart_rag import SmartIndex
+from smart_rag.errors import IndexClosed, IndexNotFound, InvalidInput
+
+
+@pytest.fixture
+def filled(index, documents):
+    index.add_texts(
+        [document.page_content for document in documents],
+        [document.id for document in documents],
+        [document.metadata for document in documents],
+    )
+    return index
+
+
+def test_documents_and_scores_are_the_indexs(filled, documents):
+    hits = filled.search("dogs", 4)
+    found = SmartRetriever(index=filled).invoke("dogs")
+    assert [document.id for document in found] == [hit.id for hit in hits]
+    for document, hit in zip(found, hits, strict=True):
+        assert document.metadata == {**hit.metadata, "relevance_score": hit.score}
+    plain = SmartRetriever(index=filled, with_score=False, k=12).invoke("dogs")
+    assert sorted(plain, key=lambda document: int(document.id[1:])) == documents
+
+
+def test_fields_and_arguments_of_a_call(filled):
+    retriever = SmartRetriever(index=filled, k=3, filter={"source": "1.txt"}, weights=(0, 1), exhaustive=True)
+    hits = filled.search("dogs", 3, where={"source": "1.txt"}, weights=(0, 1), exhaustive=True)
+    assert [document.id for document in retriever.invoke("dogs")] == [hit.id for hit in hits]
+    hits = filled.search("dogs", 2, where_document={"$contains": "boat"}, weights=(1, 0))
+    options = {"k": 2, "filter": None, "where_document": {"$contains": "boat"}, "weights": (1, 0), "exhaustive": False}
+    assert [document.id for document in retriever.invoke("dogs", **options)] == [hit.id for hit in hits]
+    with pytest.raises(TypeError):
+        retriever.invoke("dogs", top_k=3)
+
+
+@pytest.mark.asyncio
+async def test_async_gives_the_same(filled):
+    retriever = SmartRetriever(index=filled, k=3)
+    assert await retriever.ainvoke("dogs") == retriever.invoke("dogs")
+    assert await retriever.ainvoke("dogs", k=1, filter={"page": 8}) == retriever.invoke("dogs", k=1, filter={"page": 8})
+    assert await retriever.abatch(["dogs", "boats"]) == retriever.batch(["dogs", "boats"])
+
+
+def test_configuration_survives(filled):
+    """By pickle, by `model_dump`, and by LangChain's configurable fields."""
+    retriever = SmartRetriever(index=filled, k=2, filter={"source": "1.txt"}, tags=["mine"])
+    expected = retriever.invoke("dogs")
+    for copy in (
+        pickle.loads(pickle.dumps(retriever)),
+        SmartRetriever(**retriever.model_dump()),
+        SmartRetriever.model_validate_json(retriever.model_dump_json()),
+    ):
+        assert copy.invoke("dogs") == expected
+        assert copy.model_dump() == retriever.model_dump()
+        assert copy.index is not filled
+        copy.index.close()
+    configurable = retriever.configurable_fields(k=ConfigurableField(id="k"))
+    assert configurable.invoke("dogs", {"configurable": {"k": 1}}) == expected[:1]
+
+
+def test_over_a_folder(filled):
+    filled.close()
+    retriever = SmartRetriever(index=str(filled.path), k=1)
+    assert isinstance(retriever.index, SmartIndex)
+    assert isinstance(retriever.invoke("dogs")[0], Document)
+    retriever.index.close()
+    with pytest.raises(IndexClosed):
+        retriever.invoke("dogs")
+
+
+def test_bad_input(filled, tmp_path):
+    with pytest.raises(IndexNotFound):
+        SmartRetriever(index=tmp_path / "nowhere")
+    retriever = SmartRetriever(index=filled)
+    for call in (lambda: retriever.invoke(" "), lambda: retriever.invoke("dogs", k=0)):
+        with pytest.raises(InvalidInput):
+            call()
