@@ -13,12 +13,13 @@ export ANONYMIZED_TELEMETRY := False
 install: $(VENV)/.installed
 
 # torch first and alone: its pin takes a CPU build where one lies at hand.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard integrations/*/pyproject.toml)
 	@echo 'Installing into $(VENV): a few minutes the first time.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' \
+		--editable integrations/llama_index --editable integrations/langchain --group dev
 	touch $@
 
 demo: install

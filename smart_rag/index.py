@@ -503,6 +503,7 @@ class SmartIndex:
 
         Raises:
             InvalidInput: the index was made for vectors that the caller brings.
+            IndexMismatch: it was made with an encoder that only its maker can bring, or the model has changed.
         """
         with self._mutex:
             if self._encoder is None:
@@ -510,6 +511,12 @@ class SmartIndex:
                     raise InvalidInput(
                         f"{self.path}: this index has no encoder, its vectors are the caller's own; add documents "
                         "with their vectors by add_embeddings"
+                    )
+                if "weights" not in self.manifest.encoder:
+                    raise IndexMismatch(
+                        f"{self.path}: the index was made with an encoder of your own "
+                        f"({self.manifest.encoder.get('model')!r}), which cannot be loaded from its description; open "
+                        "the index with encoder="
                     )
                 encoder = SmartEncoder.from_description(self.manifest.encoder)
                 self.manifest.check_encoder(self.path, encoder)

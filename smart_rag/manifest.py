@@ -83,5 +83,5 @@ class Manifest:
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r} and cannot be used with "
                 f"{other.get('model')!r} as it is set up here (other weights, prompt, length or "
-                "pooling); open it without encoder=, or index the documents again into another folder"
+                "pooling); use the model that it was made with, or index the documents again into another folder"
             )

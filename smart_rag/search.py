@@ -92,7 +92,7 @@ def rerank(
 ) -> list[Hit]:
     """Return ``documents``, wherever they were found, scored for ``query``, best first, by default all of them.
 
-    The position of a text among ``documents`` is its id. A `CachedEncoder` with a folder
+    The position of a text among ``documents`` is its id, as ``"07"`` of a hundred. A `CachedEncoder` with a folder
     encodes no document twice.
 
     Raises:
@@ -127,8 +127,9 @@ def rank(
 
 def as_documents(documents: Sequence[str | Document | Hit]) -> list[Document]:
     """Return texts and hits as documents; a text's id is its position."""
+    width = len(str(len(documents) - 1))  # ties go by id: ids of one width sort as numbers do
     given = [
-        Document(str(i), item) if isinstance(item, str) else Document(item.id, item.text, item.metadata)
+        Document(f"{i:0{width}}", item) if isinstance(item, str) else Document(item.id, item.text, item.metadata)
         for i, item in enumerate(documents)
     ]
     for document in given:

@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import smart_rag
 from langchain_core.documents import Document
+
+import smart_rag
 from smart_rag.errors import InvalidInput
 
 # Where LangChain's own compressors put a score.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
+
 from smart_rag import CachedEncoder, Encoder, Representation, SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
@@ -30,7 +30,7 @@ class SmartEmbeddings(Embeddings):
 
     Stands where ``HuggingFaceEmbeddings(model_name=...)`` stood. The model is loaded when it is
     first needed, and a pickle leaves it behind. An empty text is embedded like any other, if the
-    model can.
+    model can. ``encoder`` gives the token embeddings to whoever needs them.
 
     Args:
         model_name: a sentence-transformers model name or folder.
@@ -59,23 +59,11 @@ class SmartEmbeddings(Embeddings):
             raise InvalidInput("an encoder is set up already; device and other options go with model_name")
         self.model_name = model_name if encoder is None else str(encoder.describe().get("model"))
         self.token_store = token_store
-        self._options = {"device": device, **options}
-        self._given = encoder
-        self._cached: CachedEncoder | None = None
-        self._mutex = threading.Lock()
-
-    @property
-    def encoder(self) -> CachedEncoder:
-        """The encoder, loaded when first asked for.
-
-        Raises:
-            ModelNotFound: the model cannot be loaded.
-        """
-        with self._mutex:
-            if self._cached is None:
-                encoder = self._given or SmartEncoder(self.model_name, **self._options)
-                self._cached = CachedEncoder(encoder, self.token_store)
-            return self._cached
+        self.encoder = (
+            CachedEncoder(model_name, token_store, device=device, **options)
+            if encoder is None
+            else CachedEncoder(encoder, token_store)
+        )
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the pooled embeddings of ``texts``, and keep their token embeddings if there is a folder for them."""
@@ -104,12 +92,6 @@ class SmartEmbeddings(Embeddings):
                 images.append(image.convert("RGB"))
         vectors: list[list[float]] = encoder.encode_document(images).pooled.tolist()
         return vectors
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_cached", "_mutex")}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state, _cached=None, _mutex=threading.Lock())
 
 
 class PlainEncoder:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import smart_rag
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
+from pydantic import ConfigDict
+
+import smart_rag
 from langchain_smart_rag.documents import with_relevance
 from langchain_smart_rag.embeddings import SmartEmbeddings
-from pydantic import ConfigDict
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
 
@@ -66,10 +67,9 @@ class SmartReranker(BaseDocumentCompressor):
         Raises:
             InvalidInput: an empty query, or a document without text.
         """
-        # The documents' own ids may be missing or come twice. Ties go by id: those of one width keep the order given.
-        width = len(str(len(documents)))
-        given = [smart_rag.Document(f"{i:0{width}}", document.page_content) for i, document in enumerate(documents)]
-        hits = smart_rag.rerank(query, given, self.embeddings.encoder, self.top_n, weights=self.weights)
+        # By position: the documents' own ids may be missing or come twice.
+        texts = [document.page_content for document in documents]
+        hits = smart_rag.rerank(query, texts, self.embeddings.encoder, self.top_n, weights=self.weights)
         return [with_relevance(documents[int(hit.id)], hit.score) for hit in hits]
 
     def wrap(self, retriever: RetrieverLike) -> RerankingRetriever:

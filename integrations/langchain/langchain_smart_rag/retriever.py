@@ -9,8 +9,9 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
-from langchain_smart_rag.documents import to_langchain, with_relevance
 from pydantic import BeforeValidator, PlainSerializer
+
+from langchain_smart_rag.documents import to_langchain, with_relevance
 from smart_rag import SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
 

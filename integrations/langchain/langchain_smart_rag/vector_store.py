@@ -11,13 +11,14 @@ import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
+from typing_extensions import Self
+
 from langchain_smart_rag.documents import to_langchain, to_smart_rag
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
 from smart_rag.errors import IndexMismatch, InvalidInput
 from smart_rag.manifest import FILE_NAME, Manifest
-from typing_extensions import Self
 
 Weights = tuple[float, float]
 

@@ -1,8 +1,4 @@
-"""What all tests share. No test may reach for the network."""
-
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
+"""What the tests share beside the root's `conftest.py`."""
 
 import hashlib
 
@@ -10,13 +6,8 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_smart_rag import SmartEmbeddings
-from smart_rag import SmartEncoder, SmartIndex
 
-
-@pytest.fixture(scope="session")
-def minilm():
-    """Return the bundled model, shared by all tests: set no attribute of it."""
-    return SmartEncoder("minilm", device="cpu")
+from smart_rag import SmartIndex
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_smart_rag import SmartReranker, SmartRetriever, answer_chain
+
 from smart_rag.errors import InvalidInput
 
 QUESTION = "Which animal barks?"

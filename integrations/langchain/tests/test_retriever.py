@@ -6,6 +6,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField
 from langchain_smart_rag import SmartRetriever
+
 from smart_rag import SmartIndex
 from smart_rag.errors import IndexClosed, IndexNotFound, InvalidInput
 

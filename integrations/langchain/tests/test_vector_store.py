@@ -13,6 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager
 from langchain_core.indexing import index as sync
 from langchain_smart_rag import SmartVectorStore
+
 from smart_rag import Representation, SmartIndex
 from smart_rag.errors import (
     DimensionMismatch,

@@ -13,7 +13,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from llama_index_smart_rag.embedding import SmartEmbedding
-from smart_rag import CachedEncoder, Document, rerank
+from smart_rag import CachedEncoder, rerank
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
 
@@ -111,12 +111,12 @@ class SmartRerank(BaseNodePostprocessor):
                 EventPayload.TOP_K: self.top_n,
             },
         ) as event:
-            # Ids that sort as the retriever did, whatever the nodes' own are.
-            documents = [Document(f"{i:09}", node.node.get_content(MetadataMode.EMBED)) for i, node in enumerate(nodes)]
-            for node, document in zip(nodes, documents, strict=True):
-                if not document.text.strip():
+            texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
+            for node, text in zip(nodes, texts, strict=True):
+                if not text.strip():
                     raise InvalidInput(f"node {node.node_id!r} has no text to rerank by")
-            hits = rerank(query_bundle.query_str, documents, self._encoder, self.top_n, weights=self.weights)
+            # By position: of equals the one that the retriever had first stays first.
+            hits = rerank(query_bundle.query_str, texts, self._encoder, self.top_n, weights=self.weights)
             reranked = [self._scored(nodes[int(hit.id)], hit.score) for hit in hits]
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
