@@ -71,11 +71,12 @@ class Answer:
         self.text, self.finish_reason = "", None
         if not self.sources:
             return
+        key = _key() or "none"  # the client insists on one, endpoints such as Ollama do not
         try:
             with (
                 openai.OpenAI(
                     base_url=self.url,
-                    api_key=_key() or "none",  # the client insists on one, endpoints such as Ollama do not
+                    api_key=key,
                     timeout=openai.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
                     max_retries=0,
                 ) as client,
@@ -98,7 +99,7 @@ class Answer:
             raise LanguageModelError(self._explain(error)) from None
         if self.finish_reason is None:
             raise LanguageModelError(
-                f"{self.url} broke off in the middle of the answer; ask again"
+                f"{self.url} broke off before the end of the answer; ask again"
                 if self.text
                 else f"{self.url} sent no OpenAI-compatible stream; give the endpoint's base, which usually ends in /v1"
             )
@@ -114,10 +115,9 @@ class Answer:
         import openai
 
         said = _words(error)
-        if isinstance(error, openai.APITimeoutError | httpx.TimeoutException):
-            return (
-                f"{self.url} sent nothing for {self.timeout:g} seconds; wait longer (timeout), or use a smaller model"
-            )
+        timed_out = isinstance(error, openai.APITimeoutError | httpx.TimeoutException)
+        if timed_out and not isinstance(error.__cause__, httpx.ConnectTimeout):
+            return f"{self.url} sent nothing for {self.timeout:g} seconds; raise timeout, or use a smaller model"
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             reason = _REFUSALS.get(
@@ -128,7 +128,7 @@ class Answer:
         if isinstance(error, openai.APIConnectionError | httpx.InvalidURL):
             return f"no connection to {self.url} ({said}); expected an OpenAI-compatible endpoint: is it running there?"
         if isinstance(error, openai.APIError | httpx.RequestError):
-            return f"{self.url} broke off in the middle of the answer ({said}); ask again"
+            return f"{self.url} broke off before the end of the answer ({said}); ask again"
         return f"{self.url} sent what is not an OpenAI-compatible stream ({said}); is it such an endpoint?"
 
 
@@ -242,7 +242,7 @@ def _words(error: Exception) -> str:
     else:
         while error.__cause__:
             error = error.__cause__  # type: ignore[assignment]
-        words = str(error)
+        words = str(error) or type(error).__name__
     words = " ".join(words.split())
     words = words.replace(_key(), "***") if _key() else words
     return words if len(words) <= 200 else words[:200] + " …"
