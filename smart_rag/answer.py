@@ -191,36 +191,38 @@ def prompt(
     """
     context, used = "", 0
     for number, hit in enumerate(hits, start=1):
-        longer = f"{context}{_heading(number, hit)}{hit.text}\n\n"
+        longer = context + _passage(number, hit, hit.text)
         if count_tokens(longer) > context_tokens:
             break
         context, used = longer, number
     if hits and not used:
-        context, used = _cut(hits[0], context_tokens, count_tokens) + "\n\n", 1
+        context, used = _cut(hits[0], context_tokens, count_tokens), 1
     return [
         {"role": "system", "content": _SYSTEM},
         {"role": "user", "content": f"{context}Question: {question}"},
     ], list(hits[:used])
 
 
-def _heading(number: int, hit: Hit) -> str:
+def _passage(number: int, hit: Hit, text: str) -> str:
     name = Path(hit.source).name if hit.source else hit.id
-    return f"[{number}] {name}\n" if hit.page is None else f"[{number}] {name}, page {hit.page}\n"
+    page = "" if hit.page is None else f", page {hit.page}"
+    return f"[{number}] {name}{page}\n{text}\n\n"
 
 
 def _cut(hit: Hit, context_tokens: int, count_tokens: Callable[[str], int]) -> str:
     """Return the first passage with its heading, as much of it as ``context_tokens`` holds."""
     from semantic_text_splitter import TextSplitter
 
-    heading = _heading(1, hit)
-    if count_tokens(heading) < context_tokens:
-        splitter = TextSplitter.from_callback(lambda text: count_tokens(heading + text), context_tokens)
-        passage = heading + splitter.chunks(hit.text)[0]
-        if count_tokens(passage) <= context_tokens:
-            return passage
+    def length(text: str) -> int:
+        return count_tokens(_passage(1, hit, text))
+
+    if length("") < context_tokens:
+        beginning = TextSplitter.from_callback(length, context_tokens).chunks(hit.text)[0]
+        if length(beginning) <= context_tokens:
+            return _passage(1, hit, beginning)
     raise InvalidInput(
-        f"context_tokens must hold the beginning of a passage under its heading {heading.strip()!r} "
-        f"({count_tokens(heading)} tokens), got {context_tokens}"
+        f"context_tokens must hold the beginning of a passage and its heading {_passage(1, hit, '').strip()!r} "
+        f"({length('')} tokens), got {context_tokens}"
     )
 
 
@@ -237,7 +239,7 @@ def _words(error: Exception) -> str:
     body = getattr(error, "body", None)
     if isinstance(body, dict):
         words = str(body.get("message") or body.get("detail") or body)
-    elif body:
+    elif body is not None:
         words = str(body)
     else:
         while error.__cause__:
