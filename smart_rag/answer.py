@@ -216,14 +216,13 @@ def _cut(hit: Hit, context_tokens: int, count_tokens: Callable[[str], int]) -> s
     def length(text: str) -> int:
         return count_tokens(_passage(1, hit, text))
 
-    if length("") < context_tokens:
-        beginning = TextSplitter.from_callback(length, context_tokens).chunks(hit.text)[0]
-        if length(beginning) <= context_tokens:
-            return _passage(1, hit, beginning)
-    raise InvalidInput(
-        f"context_tokens must hold the beginning of a passage and its heading {_passage(1, hit, '').strip()!r} "
-        f"({length('')} tokens), got {context_tokens}"
-    )
+    beginning = TextSplitter.from_callback(length, context_tokens).chunks(hit.text)[0]
+    if length(beginning) > context_tokens:
+        raise InvalidInput(
+            f"context_tokens must hold the beginning of a passage and its heading {_passage(1, hit, '').strip()!r} "
+            f"({length('')} tokens), got {context_tokens}"
+        )
+    return _passage(1, hit, beginning)
 
 
 def _key() -> str:

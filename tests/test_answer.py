@@ -389,11 +389,12 @@ def test_the_answer_as_json(db, index):
     ]
 
 
-def test_nothing_found_is_said_and_nobody_is_asked(db):
+def test_nothing_found_is_said_and_nobody_is_asked(db, index):
     with endpoint(says("I make it up.")) as server:
         arguments = ("ask", QUESTION, "--db", db, *options(server, "--where", '{"page": 7}'))
         assert good(*arguments) == "nothing found\n"
         assert json.loads(good(*arguments, "--json")) == {"answer": None, "finish_reason": None, "sources": []}
+        assert list(ask(index, QUESTION, url=server.url, model="tiny", where={"page": 7})) == []
     assert server.requests == []
 
 
