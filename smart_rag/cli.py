@@ -151,10 +151,10 @@ def ask(
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages at most.")] = DEFAULT_PASSAGES,
     where: Where = None,
     context_tokens: Annotated[
-        int, typer.Option(help="How long the passages may be together.")
+        int, typer.Option(help="How many tokens the passages may have together.")
     ] = DEFAULT_CONTEXT_TOKENS,
     max_tokens: Annotated[
-        int | None, typer.Option(help="How long the answer may be [default: the endpoint's].")
+        int | None, typer.Option(help="How long the answer may be, in tokens; else the endpoint decides.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece.")] = DEFAULT_TIMEOUT,
     as_json: AsJson = False,
