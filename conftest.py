@@ -1,5 +1,6 @@
 """What all tests share. No test may reach for the network."""
 
+import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,3 +14,11 @@ def minilm():
     from smart_rag.encoder import SmartEncoder
 
     return SmartEncoder("minilm", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _log_level():
+    """The command line sets the level of the log; the tests of other files are to find it as it was."""
+    level = logging.getLogger("smart_rag").level
+    yield
+    logging.getLogger("smart_rag").setLevel(level)

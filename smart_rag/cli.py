@@ -1,4 +1,4 @@
-"""``smart-rag``: index, search, eval, info, delete, verify, demo.
+"""``smart-rag``: index, search, ask, eval, info, delete, verify, demo.
 
 Exit codes: 0 good, 1 an error of the user's that one line explains, 2 usage, 130 stopped with Ctrl-C.
 """
@@ -22,7 +22,14 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from smart_rag._version import __version__
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_CONTEXT_TOKENS,
+    DEFAULT_MODEL,
+    DEFAULT_PASSAGES,
+    DEFAULT_TIMEOUT,
+    DEFAULT_TOP_K,
+)
 from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
 from smart_rag.types import AddReport
 
@@ -63,6 +70,7 @@ Model = Annotated[
         help=f"Name or folder of a sentence-transformers model; by default that of the index, or {DEFAULT_MODEL}.",
     ),
 ]
+Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _PASSAGE = 420  # characters of a passage that a person is shown
@@ -127,7 +135,7 @@ def search(
     db: Db,
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages.")] = DEFAULT_TOP_K,
     candidates: Annotated[int, typer.Option(help="How many passages the first stage hands on.")] = DEFAULT_CANDIDATES,
-    where: Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')] = None,
+    where: Where = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Score every passage.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -148,6 +156,76 @@ def search(
             words = [[] for _ in hits]
         for hit, spans in zip(hits, words, strict=True):
             out.print(_hit_text(hit, spans))
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    db: Db,
+    llm_url: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="SMART_RAG_LLM_URL",
+            help="Any OpenAI-compatible endpoint, such as http://localhost:11434/v1.",
+        ),
+    ],
+    llm_model: Annotated[
+        str, typer.Option(metavar="M", envvar="SMART_RAG_LLM_MODEL", help="The language model's name there.")
+    ],
+    top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages at most.")] = DEFAULT_PASSAGES,
+    where: Where = None,
+    context_tokens: Annotated[
+        int, typer.Option(help="How many tokens the passages may have together.")
+    ] = DEFAULT_CONTEXT_TOKENS,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="How long the answer may be, in tokens; else the endpoint decides.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece.")] = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question by a language model from what the index finds, and show the sources.
+
+    A key, where the endpoint needs one, is taken from the environment variable OPENAI_API_KEY.
+    """
+    from smart_rag import answer
+
+    with _open(db) as index:
+        reply = answer.ask(
+            index,
+            question,
+            url=llm_url,
+            model=llm_model,
+            top_k=top_k,
+            where=_where(where),
+            context_tokens=context_tokens,
+            max_tokens=max_tokens,
+            timeout=timeout,
+        )
+    if as_json:
+        text = "".join(reply) if reply.sources else None
+        sources = [_hit_json(hit) for hit in reply.sources]
+        _print_json({"answer": text, "finish_reason": reply.finish_reason, "sources": sources})
+        return
+    if not reply.sources:
+        out.print("nothing found")
+        return
+    try:
+        for piece in reply:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:  # an error has a line of its own
+        sys.stdout.write("\n" if reply.text else "")
+    if reply.finish_reason == "length":
+        err.print(Text("the answer was cut off: it is as long as the endpoint or --max-tokens allows", style="dim"))
+    out.print()
+    for hit in reply.sources:
+        out.print(
+            Text.assemble(
+                (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (_place(hit), "cyan")
+            ),
+            soft_wrap=True,
+        )
 
 
 @app.command("eval")

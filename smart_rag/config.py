@@ -11,6 +11,10 @@ DEFAULT_TOP_K = 10
 DEFAULT_CANDIDATES = 100
 # The paper's own weights of the pooled and the late score (arXiv 2605.24938, section 3).
 DEFAULT_WEIGHTS = (1.0, 1.0)
+# For `ask`: what small language models read with ease, and how long a large one may think on a CPU.
+DEFAULT_PASSAGES = 8
+DEFAULT_CONTEXT_TOKENS = 3000
+DEFAULT_TIMEOUT = 300.0  # seconds
 
 
 def check_count(name: str, value: int) -> None:

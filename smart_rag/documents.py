@@ -109,7 +109,7 @@ class Chunker:
         from semantic_text_splitter import TextSplitter
 
         self._splitter = TextSplitter.from_callback(
-            _token_counter(encoder), config.chunk_tokens, overlap=config.chunk_overlap
+            token_counter(encoder), config.chunk_tokens, overlap=config.chunk_overlap
         )
 
     def cut(self, pages: Iterable[Page], source: str) -> Iterator[Document]:
@@ -124,7 +124,8 @@ class Chunker:
                 number += 1
 
 
-def _token_counter(encoder: Encoder) -> Callable[[str], int]:
+def token_counter(encoder: Encoder) -> Callable[[str], int]:
+    """Return what counts a text's tokens: the encoder's own tokenizer where it has one, else words."""
     count = getattr(encoder, "count_tokens", None)
     if count is None:
         return lambda text: len(text.split())

@@ -15,6 +15,7 @@ SmartRagError
 │   └── MissingTokens              token embeddings that are not there; carries ``ids``
 ├── StorageFull                    no room left on the disk
 ├── ChromaFailure                  Chroma refused or failed; the cause is chained
+├── LanguageModelError             an endpoint that cannot be reached, refuses, or sends no whole answer
 └── MissingExtra (ImportError)     an optional dependency that is not installed
 """
 
@@ -35,6 +36,7 @@ __all__ = [
     "IndexMismatch",
     "IndexNotFound",
     "InvalidInput",
+    "LanguageModelError",
     "MissingExtra",
     "MissingTokens",
     "ModelNotFound",
@@ -113,6 +115,10 @@ class StorageFull(SmartRagError):
 
 class ChromaFailure(SmartRagError):
     """Chroma refused or failed; its own error is the cause."""
+
+
+class LanguageModelError(SmartRagError):
+    """A language model's endpoint that cannot be reached, refuses, or sends no whole answer."""
 
 
 class MissingExtra(SmartRagError, ImportError):

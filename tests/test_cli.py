@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -17,63 +14,15 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from command_line import Terminal, error_of, good, run, usage_error_of
 from fpdf import FPDF
 from tiny_models import bert, byt5
 from word_encoder import WordEncoder
 
-from smart_rag import Document, SmartIndex, cli
+from smart_rag import Document, SmartIndex
 
 SCRIPT = Path(sys.executable).with_name("smart-rag")
 PUMP = "The bearings of the seawater pump are of the type 6205-2RS, and two spares lie in the drawer."
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def run(*arguments, stream=io.StringIO) -> tuple[int, str, str]:
-    """Run ``smart-rag`` in this process; return its exit code, standard output and standard error."""
-    output, errors = io.StringIO(), stream()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["smart-rag", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as end:
-            cli.main()
-    return end.value.code or 0, output.getvalue(), errors.getvalue()
-
-
-def good(*arguments) -> str:
-    """What a run that succeeds prints."""
-    code, output, errors = run(*arguments)
-    assert code == 0, errors
-    return output
-
-
-def error_of(*arguments) -> str:
-    """The one line that a run which the user got wrong prints."""
-    code, output, errors = run(*arguments)
-    assert (code, output) == (1, "")
-    assert errors.startswith("error: ")
-    assert len(errors.splitlines()) == 1, errors
-    return errors
-
-
-def usage_error_of(*arguments) -> str:
-    """What is wrong with the arguments, as typer says it."""
-    code, output, errors = run(*arguments)
-    assert (code, output) == (2, "")
-    assert "Usage:" in errors
-    assert "Traceback" not in errors
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", errors).split())
-
-
-@pytest.fixture(autouse=True)
-def _log_level():
-    """The command line sets the level of the log; the tests of other files are to find it as it was."""
-    level = logging.getLogger("smart_rag").level
-    yield
-    logging.getLogger("smart_rag").setLevel(level)
 
 
 def write_documents(folder: Path) -> Path:
@@ -116,11 +65,11 @@ def folder(tmp_path):
 def test_without_arguments_it_explains_itself():
     code, output, errors = run()
     assert code in (0, 2)  # typer's releases differ
-    for command in ("index", "search", "eval", "info", "delete", "verify", "demo"):
+    for command in ("index", "search", "ask", "eval", "info", "delete", "verify", "demo"):
         assert re.search(rf"│ {command} ", output + errors)
 
 
-@pytest.mark.parametrize("command", ["index", "search", "eval", "info", "delete", "verify", "demo"])
+@pytest.mark.parametrize("command", ["index", "search", "ask", "eval", "info", "delete", "verify", "demo"])
 def test_every_command_has_help(command):
     assert f"smart-rag {command}" in good(command, "--help")
 

@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_smart_rag import SmartEmbeddings
 
-from smart_rag import SmartIndex
+from smart_rag import SmartEncoder, SmartIndex
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +67,22 @@ class HashEmbeddings(Embeddings):
 @pytest.fixture
 def plain():
     return HashEmbeddings
+
+
+class CountingEncoder(SmartEncoder):
+    """The bundled model, counting the texts it reads."""
+
+    documents = queries = 0
+
+    def encode_document(self, documents, **options):
+        self.documents += len(documents)
+        return super().encode_document(documents, **options)
+
+    def encode_query(self, queries, **options):
+        self.queries += len(queries)
+        return super().encode_query(queries, **options)
+
+
+@pytest.fixture
+def counting():
+    return CountingEncoder("minilm", device="cpu")

@@ -10,29 +10,10 @@ import numpy as np
 import pytest
 from langchain_smart_rag import SmartEmbeddings
 
-from smart_rag import CachedEncoder, Representation, SmartEncoder
+from smart_rag import CachedEncoder, Representation
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 
 TEXTS = ["The cat sat on the mat.", "", "Dogs bark at night."]
-
-
-class CountingEncoder(SmartEncoder):
-    """The bundled model, counting the texts it reads."""
-
-    documents = queries = 0
-
-    def encode_document(self, documents, **options):
-        self.documents += len(documents)
-        return super().encode_document(documents, **options)
-
-    def encode_query(self, queries, **options):
-        self.queries += len(queries)
-        return super().encode_query(queries, **options)
-
-
-@pytest.fixture(scope="module")
-def counting():
-    return CountingEncoder("minilm", device="cpu")
 
 
 def test_numbers_are_the_encoders(embeddings, minilm):
@@ -54,7 +35,7 @@ async def test_async_leaves_the_event_loop_free():
     """The encoder runs in another thread than the event loop."""
     threads = set()
 
-    class Encoder(CountingEncoder):
+    class Encoder(SmartEncoder):
         def encode_document(self, documents, **options):
             threads.add(threading.get_ident())
             return super().encode_document(documents, **options)
@@ -89,7 +70,7 @@ def test_the_model_is_loaded_at_first_use():
 def test_threads_load_one_model():
     embeddings = SmartEmbeddings("minilm", device="cpu")
     encoders = []
-    threads = [threading.Thread(target=lambda: encoders.append(embeddings.encoder)) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: encoders.append(embeddings.encoder.encoder)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -10,7 +10,6 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_smart_rag import RerankingRetriever, SmartEmbeddings, SmartReranker
-from test_embeddings import CountingEncoder
 
 from smart_rag import rerank
 from smart_rag.errors import InvalidInput
@@ -105,23 +104,21 @@ async def test_callbacks_see_both_retrievers(embeddings, documents):
         assert watcher.runs["Fixed"][1] == watcher.runs["RerankingRetriever"][0]
 
 
-def test_what_a_store_embedded_is_not_encoded_again(documents, tmp_path):
+def test_what_a_store_embedded_is_not_encoded_again(documents, counting, tmp_path):
     """A foreign vector store and the reranker share embeddings: each text and each query is encoded once."""
-    encoder = CountingEncoder("minilm", device="cpu")
-    encoder.documents = encoder.queries = 0
-    embeddings = SmartEmbeddings(encoder=encoder, token_store=tmp_path / "tokens")
+    counting.documents = counting.queries = 0
+    embeddings = SmartEmbeddings(encoder=counting, token_store=tmp_path / "tokens")
     store = InMemoryVectorStore(embeddings)
     store.add_documents(documents)
     retriever = SmartReranker(embeddings).wrap(store.as_retriever(search_kwargs={"k": 12}))
     for query in ("boats", "dogs", "boats"):
         assert len(retriever.invoke(query)) == 5
-    assert (encoder.documents, encoder.queries) == (12, 2)
+    assert (counting.documents, counting.queries) == (12, 2)
 
 
 def test_settings_survive_a_pickle(documents, tmp_path):
     reranker = SmartReranker(model_name="minilm", token_store=tmp_path / "tokens", top_n=2, weights=(0.5, 1))
     assert isinstance(reranker, BaseDocumentCompressor)
-    reranker.compress_documents(documents, "dogs")  # kept in float16 from here on
     expected = reranker.compress_documents(documents, "dogs")
     wrapped = pickle.loads(pickle.dumps(reranker.wrap(Fixed(documents=documents))))
     assert wrapped.invoke("dogs") == expected
