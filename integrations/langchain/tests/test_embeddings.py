@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from langchain_smart_rag import SmartEmbeddings
 
-from smart_rag import CachedEncoder, Representation
+from smart_rag import CachedEncoder, Representation, SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 
 TEXTS = ["The cat sat on the mat.", "", "Dogs bark at night."]
