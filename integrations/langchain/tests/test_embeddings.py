@@ -75,7 +75,7 @@ def test_threads_load_one_model():
         thread.start()
     for thread in threads:
         thread.join()
-    assert {id(encoder) for encoder in encoders} == {id(embeddings.encoder)}
+    assert {id(encoder) for encoder in encoders} == {id(embeddings.encoder.encoder)}
     assert isinstance(embeddings.encoder, CachedEncoder)
 
 
