@@ -1,5 +1,6 @@
 # make demo    set up and run the main job on the bundled sample documents
 # make test    the tests            make test-all  the slow ones too
+# make test-lowest    the integrations, with the lowest versions of LlamaIndex and LangChain
 # make lint    static checks        make bench DATA=DIR   speed, against a peer in the same run, on a BEIR folder
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export ANONYMIZED_TELEMETRY := False
 
-.PHONY: install demo test test-all lint bench
+.PHONY: install demo test test-all test-lowest lint bench
 
 install: $(VENV)/.installed
 
@@ -28,8 +29,18 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-test-all: install
+test-all: install test-lowest
 	$(BIN)/python -m pytest -m ""
+
+# Over the newest packages, old frameworks without their dependencies. LangChain's own tests need its newest version.
+test-lowest: install
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(BIN)/python -c 'import os, site; print(*site.getsitepackages(), *map(os.path.abspath, \
+		[".", "integrations/llama_index", "integrations/langchain"]), sep="\n")' \
+		> $$($(VENV)-lowest/bin/python -c 'import site; print(site.getsitepackages()[0])')/newest.pth
+	$(VENV)-lowest/bin/python -m pip install --quiet --no-deps --requirement integrations/lowest.txt
+	$(VENV)-lowest/bin/python -m pytest -m "not newest" -o filterwarnings= integrations \
+		--ignore integrations/langchain/tests/test_standard.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -40,3 +51,5 @@ bench: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/ingest.py $(DATA)
 	$(BIN)/python benchmarks/query.py $(DATA)
+	$(BIN)/python benchmarks/swap_llama_index.py $(DATA)
+	$(BIN)/python benchmarks/rerank_llama_index.py $(DATA)

@@ -7,6 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 
+# Applications, which tests run; there is no test in them.
+collect_ignore_glob = ["integrations/*/examples/*"]
+
 
 @pytest.fixture(scope="session")
 def minilm():

@@ -120,6 +120,7 @@ def test_images(embeddings, tmp_path):
     assert seeing.embed_image([str(tmp_path / "red.png")]) == [[1.0, 0.0, 0.0]]
 
 
+@pytest.mark.newest
 def test_import_loads_no_other_framework():
     """Of LangChain the core alone, and neither Chroma nor sentence-transformers before they are needed."""
     code = "import sys, langchain_smart_rag; print(*sorted({name.split('.')[0] for name in sys.modules}))"

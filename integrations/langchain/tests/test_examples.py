@@ -59,6 +59,7 @@ def ndcg(search, passages):
     return (nDCG @ 10).calc_aggregate(relevant, run)
 
 
+@pytest.mark.newest
 def test_the_ranking_is_better_after_the_swap(passages, tmp_path):
     before, after = opened("before", tmp_path / "before"), opened("after", tmp_path / "after")
     assert before.add(passages) == after.add(passages) == [passage.id for passage in passages]

@@ -50,6 +50,7 @@ def test_two_lines_and_their_import_differ():
     assert (len(removed), len(added), len(imports)) == (2, 2, 2)
 
 
+@pytest.mark.newest
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ranking_gets_better(tmp_path):
     before = ndcg_at_10(application("before", tmp_path / "before"))
