@@ -130,8 +130,11 @@ class CachedEncoder:
             CorruptStore: the folder holds something that cannot be read back.
         """
         stores = self._stores
-        if stores is None or not len(documents):
+        if stores is None:
             return self.encoder.encode_document(documents)
+        if not len(documents):
+            none = np.zeros((0, self.dimension), dtype=np.float32)
+            return Representation(none, TokenBatch(none, np.zeros(1, dtype=np.int64)))
         keys = self._keys(documents)
         new = list({keys[i]: documents[i] for i in stores.missing(keys)}.items())
         for start in range(0, len(new), _BATCH):

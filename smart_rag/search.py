@@ -102,7 +102,7 @@ def rerank(
     if top_k is not None:
         check_count("top_k", top_k)
     given = as_documents(documents)
-    if isinstance(query, str):
+    if not isinstance(query, Representation):
         check_queries([query])
         query = encoder.encode_query([query])
     if not given:

@@ -1,0 +1,239 @@
+"""`CachedEncoder`: what it keeps, for whom, and what it gives back; `rerank` on top of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from word_encoder import WordEncoder
+
+from smart_rag import CachedEncoder, Document, Hit, rerank
+from smart_rag.errors import CorruptStore, InvalidInput
+
+TEXTS = ["the cat sat on the mat", "dogs bark at night", "taxes are due in april", "keys hang in the hall"]
+
+
+class Counting(WordEncoder):
+    """Keeps a list of what it was asked."""
+
+    def __init__(self, fingerprint="words"):
+        self.fingerprint = fingerprint
+        self.documents, self.queries = [], []
+
+    def encode_document(self, texts):
+        self.documents += texts
+        return super().encode_query(texts)
+
+    def encode_query(self, texts):
+        self.queries += texts
+        return super().encode_query(texts)
+
+
+def same(a, b, tolerance=2e-3):
+    np.testing.assert_allclose(a.pooled, b.pooled, atol=1e-6)
+    np.testing.assert_array_equal(a.tokens.offsets, b.tokens.offsets)
+    np.testing.assert_allclose(a.tokens.embeddings, b.tokens.embeddings, atol=tolerance)
+
+
+def test_each_document_is_encoded_once(tmp_path):
+    encoder = Counting()
+    cached = CachedEncoder(encoder, tmp_path / "tokens")
+    same(cached.encode_document([*TEXTS[:2], TEXTS[0]]), WordEncoder().encode_document([*TEXTS[:2], TEXTS[0]]))
+    assert encoder.documents == TEXTS[:2]
+    same(cached.encode_document(TEXTS[::-1]), WordEncoder().encode_document(TEXTS[::-1]))
+    assert encoder.documents == [*TEXTS[:2], TEXTS[3], TEXTS[2]]
+    assert len(cached.encode_document([])) == 0
+
+
+def test_the_first_answer_and_later_ones_are_equal(tmp_path):
+    cached = CachedEncoder(Counting(), tmp_path)
+    first, second = cached.encode_document(TEXTS), cached.encode_document(TEXTS)
+    np.testing.assert_array_equal(first.tokens.embeddings, second.tokens.embeddings)
+    np.testing.assert_array_equal(first.pooled, second.pooled)
+
+
+@given(st.lists(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_any_sequence_of_calls_gives_what_the_encoder_gives(tmp_path_factory, calls):
+    encoder = Counting()
+    with_folder = CachedEncoder(encoder, tmp_path_factory.mktemp("tokens"))
+    for texts in calls:
+        same(with_folder.encode_document(texts), WordEncoder().encode_document(texts))
+    assert sorted(encoder.documents) == sorted({text for texts in calls for text in texts})
+    with_folder.close()
+
+
+def test_a_query_is_encoded_once_and_documents_are_not_kept_without_a_folder():
+    encoder = Counting()
+    cached = CachedEncoder(encoder)
+    for _ in range(3):
+        same(cached.encode_query(["where are the keys"]), WordEncoder().encode_query(["where are the keys"]))
+        cached.encode_document(TEXTS[:1])
+    assert encoder.queries == ["where are the keys"]
+    assert encoder.documents == TEXTS[:1] * 3
+    cached.encode_query(TEXTS)  # many at once are a batch job's
+    assert encoder.queries == ["where are the keys", *TEXTS]
+
+
+def test_old_queries_are_forgotten():
+    encoder = Counting()
+    cached = CachedEncoder(encoder)
+    for i in range(200):
+        cached.encode_query([f"query {i}"])
+    cached.encode_query(["query 199"])
+    cached.encode_query(["query 0"])
+    assert encoder.queries.count("query 199") == 1
+    assert encoder.queries.count("query 0") == 2
+
+
+def test_two_models_share_a_folder_and_nothing_else(tmp_path):
+    class Other(Counting):
+        def encode_document(self, texts):
+            return super().encode_document([f"other {text}" for text in texts])
+
+    one, other = CachedEncoder(Counting("one"), tmp_path), CachedEncoder(Other("other"), tmp_path)
+    a, b = one.encode_document(TEXTS), other.encode_document(TEXTS)
+    assert not np.allclose(a.pooled, b.pooled)
+    same(one.encode_document(TEXTS), a)
+    same(other.encode_document(TEXTS), b)
+
+
+def test_what_was_written_is_found_by_another_process(tmp_path):
+    CachedEncoder(WordEncoder(), tmp_path / "tokens").encode_document(TEXTS)
+    code = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_cached_encoder import Counting, TEXTS
+from smart_rag import CachedEncoder
+encoder = Counting()
+CachedEncoder(encoder, sys.argv[1]).encode_document(TEXTS)
+assert encoder.documents == [], encoder.documents
+"""
+    tests = str(__import__("pathlib").Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "tokens"), tests], check=True)
+
+
+def test_threads_get_what_one_gets(tmp_path):
+    cached = CachedEncoder(Counting(), tmp_path)
+    texts = [f"{a} {b}" for a in TEXTS for b in TEXTS]
+    expected = WordEncoder().encode_document(texts)
+    with ThreadPoolExecutor(8) as pool:
+        for result in pool.map(lambda _: cached.encode_document(texts), range(32)):
+            same(result, expected)
+
+
+def test_vacuum_keeps_what_is_named(tmp_path):
+    encoder = Counting()
+    cached = CachedEncoder(encoder, tmp_path)
+    cached.encode_document(TEXTS)
+    assert cached.vacuum(TEXTS[:1]) == 3
+    encoder.documents.clear()
+    cached.encode_document(TEXTS[:2])
+    assert encoder.documents == [TEXTS[1]]
+    assert CachedEncoder(encoder).vacuum(TEXTS) == 0
+
+
+def test_nothing_is_loaded_before_it_is_needed_and_a_copy_takes_nothing_along(tmp_path):
+    cached = CachedEncoder("no/such-model", tmp_path / "tokens", device="cpu")
+    for copied in (pickle.loads(pickle.dumps(cached)), copy.deepcopy(cached)):
+        assert copied.path == cached.path
+    assert not (tmp_path / "tokens").exists()
+    used = CachedEncoder(WordEncoder(), tmp_path / "tokens")
+    expected = used.encode_document(TEXTS)
+    same(pickle.loads(pickle.dumps(used)).encode_document(TEXTS), expected)
+    assert threading.Lock not in map(type, pickle.loads(pickle.dumps(used)).__getstate__().values())
+
+
+def test_closed_it_opens_again(tmp_path):
+    encoder = Counting()
+    cached = CachedEncoder(encoder, tmp_path)
+    cached.encode_document(TEXTS)
+    cached.close()
+    cached.close()
+    cached.encode_document(TEXTS)
+    assert encoder.documents == TEXTS
+
+
+def test_it_says_what_the_encoder_says(tmp_path):
+    cached = CachedEncoder(WordEncoder(), tmp_path)
+    assert (cached.dimension, cached.fingerprint, cached.describe()) == (24, "words", {"model": "words"})
+    assert cached.device == "cpu"
+
+
+def test_options_need_a_name():
+    with pytest.raises(InvalidInput, match="device"):
+        CachedEncoder(WordEncoder(), device="cpu")
+
+
+def test_a_damaged_folder_says_what_to_do(tmp_path):
+    import lmdb
+
+    cached = CachedEncoder(WordEncoder(), tmp_path)
+    cached.encode_document(TEXTS)
+    cached.close()
+    with lmdb.open(str(tmp_path / "tokens")) as environment, environment.begin(write=True) as transaction:
+        key = next(transaction.cursor().iternext(values=False))
+        transaction.put(key, bytes(transaction.get(key))[:-1] + b"\x55")
+    with pytest.raises(CorruptStore, match=r"delete .* it is filled again"):
+        cached.encode_document(TEXTS)
+
+
+# --- rerank -------------------------------------------------------------------------------------
+
+
+def plain_scores(query, texts, weights=(1.0, 1.0)):
+    """The scores by plain loops."""
+    encoder = WordEncoder()
+    q = encoder.encode_query([query])
+    scores = []
+    for text in texts:
+        d = encoder.encode_document([text])
+        late = sum(max(float(a @ b) for b in d.tokens[0]) for a in q.tokens[0]) / len(q.tokens[0])
+        scores.append(weights[0] * float(q.pooled[0] @ d.pooled[0]) + weights[1] * late)
+    return scores
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.2, 3.0)])
+def test_rerank_scores_are_plain_loops(weights):
+    expected = plain_scores("where are the keys", TEXTS, weights)
+    hits = rerank("where are the keys", TEXTS, WordEncoder(), weights=weights)
+    assert [hit.id for hit in hits] == [str(i) for i in np.argsort(-np.asarray(expected), kind="stable")]
+    assert [hit.score for hit in hits] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+
+
+def test_rerank_takes_documents_and_hits_and_changes_none():
+    document = Document("a", TEXTS[0], {"page": 3})
+    hit = Hit("b", TEXTS[1], {"source": "x"}, 0.1, 0.1, 0.0, 7)
+    hits = rerank("dogs at night", [document, hit, TEXTS[2]], WordEncoder(), top_k=2)
+    assert len(hits) == 2
+    metadata = {found.id: dict(found.metadata) for found in rerank("x", [document, hit, TEXTS[2]], WordEncoder())}
+    assert metadata == {"a": {"page": 3}, "b": {"source": "x"}, "2": {}}
+    assert hits[0].id == "b"
+    assert (hit.rank, hit.score) == (7, 0.1)
+
+
+def test_of_equal_texts_the_first_stays_first():
+    hits = rerank("night", ["dogs bark"] * 12, WordEncoder())
+    assert [int(hit.id) for hit in hits] == list(range(12))
+
+
+def test_rerank_bad_input():
+    for query in ("", " \n", 3):
+        with pytest.raises(InvalidInput, match="the query is"):
+            rerank(query, TEXTS, WordEncoder())
+    with pytest.raises(InvalidInput, match="'1' has no text"):
+        rerank("x", ["a", " "], WordEncoder())
+    with pytest.raises(InvalidInput, match="top_k"):
+        rerank("x", TEXTS, WordEncoder(), top_k=0)
+    with pytest.raises(InvalidInput, match="weights"):
+        rerank("x", TEXTS, WordEncoder(), weights=(0, 0))
+    assert rerank("x", [], WordEncoder()) == []
