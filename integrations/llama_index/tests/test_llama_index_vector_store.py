@@ -177,7 +177,10 @@ DELETIONS = {
     "adelete": (lambda store: asyncio.run(store.adelete("doc")), {"other-0"}),
     "delete_nodes by id": (lambda store: store.delete_nodes(["doc-0", "doc-1", "unknown"]), {"doc-2", "other-0"}),
     "delete_nodes by filter": (lambda store: store.delete_nodes(filters=only_cats()), {"doc-1", "doc-2"}),
-    "delete_nodes by both": (lambda store: store.delete_nodes(["doc-0", "doc-1"], only_cats()), {"doc-1", "doc-2", "other-0"}),
+    "delete_nodes by both": (
+        lambda store: store.delete_nodes(["doc-0", "doc-1"], only_cats()),
+        {"doc-1", "doc-2", "other-0"},
+    ),
     "adelete_nodes": (
         lambda store: asyncio.run(store.adelete_nodes(["doc-0", "doc-1"], only_cats())),
         {"doc-1", "doc-2", "other-0"},
