@@ -36,7 +36,8 @@ class Answer:
     """An answer on its way: iterate for its pieces, which calls the endpoint.
 
     A ``[1]`` in the answer cites ``sources[0]``. ``text`` is what has arrived so far;
-    ``finish_reason`` is known at the end: "stop", or "length" where the answer was cut off.
+    ``finish_reason`` is known at the end: "stop", "length" where the answer was cut off, or None
+    where the endpoint does not say, which may also mean that it broke off.
     Nothing found gives no sources, no pieces and no call.
     """
 
@@ -97,11 +98,10 @@ class Answer:
         except (openai.APIError, httpx.RequestError, httpx.InvalidURL, ValueError, TypeError, AttributeError) as error:
             # Not chained: a refusal may repeat the key.
             raise LanguageModelError(self._explain(error)) from None
-        if self.finish_reason is None:
+        # Not every endpoint gives a reason at the end; without text, too, it spoke another language.
+        if self.finish_reason is None and not self.text:
             raise LanguageModelError(
-                f"{self.url} broke off before the end of the answer; ask again"
-                if self.text
-                else f"{self.url} sent no OpenAI-compatible stream; give the endpoint's base, which usually ends in /v1"
+                f"{self.url} sent no OpenAI-compatible stream; give the endpoint's base, which usually ends in /v1"
             )
         if not self.text:
             raise LanguageModelError(
@@ -168,6 +168,8 @@ def ask(
         import openai  # noqa: F401
     except ImportError as error:
         raise MissingExtra("openai", "ask", "asking a language model") from error
+    if not url.startswith(("http://", "https://")):
+        raise InvalidInput(f"the URL of the endpoint must begin with http:// or https://, got {url!r}")
     check_count("context_tokens", context_tokens)
     if max_tokens is not None:
         check_count("max_tokens", max_tokens)

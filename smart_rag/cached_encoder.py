@@ -55,7 +55,8 @@ class CachedEncoder:
         self._given = encoder
         self._options = options
         self._codec = codec
-        self.path = None if path is None else Path(path)
+        # As of now: where the program is later must not matter.
+        self.path = None if path is None else Path(path).expanduser().absolute()
         self._start()
 
     def _start(self) -> None:
@@ -129,6 +130,10 @@ class CachedEncoder:
         Raises:
             CorruptStore: the folder holds something that cannot be read back.
         """
+        documents = [documents] if isinstance(documents, str) else documents
+        for i, text in enumerate(documents):
+            if not isinstance(text, str):
+                raise InvalidInput(f"text {i} is a {type(text).__name__}, expected a str")
         stores = self._stores
         if stores is None:
             return self.encoder.encode_document(documents)

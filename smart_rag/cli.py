@@ -216,6 +216,8 @@ def ask(
             sys.stdout.flush()
     finally:  # an error has a line of its own
         sys.stdout.write("\n" if reply.text else "")
+    if reply.sources and reply.finish_reason is None:
+        err.print("the endpoint did not say that the answer is complete", style="dim")
     if reply.finish_reason == "length":
         err.print(Text("the answer was cut off: it is as long as the endpoint or --max-tokens allows", style="dim"))
     out.print()

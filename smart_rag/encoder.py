@@ -377,6 +377,8 @@ def _load(
     from sentence_transformers import SentenceTransformer
 
     path = _bundled() if model == DEFAULT_MODEL else model
+    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInput(f"device {device!r}: there is no CUDA on this machine for torch {torch.__version__}")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is None and torch.device(device).type == "cpu":

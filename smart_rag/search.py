@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,7 +84,7 @@ class Search:
 
 def rerank(
     query: str | Representation,
-    documents: Sequence[str | Document | Hit],
+    documents: Iterable[str | Document | Hit],
     encoder: Encoder,
     top_k: int | None = None,
     *,
@@ -96,11 +96,13 @@ def rerank(
     encodes no document twice.
 
     Raises:
-        InvalidInput: an empty query, a document without text, or ``top_k`` below 1.
+        InvalidInput: an empty query, something that is no document, or ``top_k`` below 1.
     """
     weights = scoring.check_weights(weights)
     if top_k is not None:
         check_count("top_k", top_k)
+    if not isinstance(encoder, Encoder):
+        raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got a {type(encoder).__name__}")
     given = as_documents(documents)
     if not isinstance(query, Representation):
         check_queries([query])
@@ -125,17 +127,19 @@ def rank(
     return hits(documents, pooled, late, weights, top_k or len(documents))
 
 
-def as_documents(documents: Sequence[str | Document | Hit]) -> list[Document]:
+def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
     """Return texts and hits as documents; a text's id is its position."""
+    if isinstance(documents, str):
+        raise InvalidInput("expected several texts, documents or hits, got one str")
+    documents = list(documents)
+    for item in documents:
+        if not isinstance(item, str | Document | Hit):
+            raise InvalidInput(f"expected texts, documents or hits, got a {type(item).__name__}")
     width = len(str(len(documents) - 1))  # ties go by id: ids of one width sort as numbers do
-    given = [
+    return [
         Document(f"{i:0{width}}", item) if isinstance(item, str) else Document(item.id, item.text, item.metadata)
         for i, item in enumerate(documents)
     ]
-    for document in given:
-        if not document.text.strip():
-            raise InvalidInput(f"document {document.id!r} has no text")
-    return given
 
 
 def check_queries(queries: Sequence[str]) -> None:

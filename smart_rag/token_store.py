@@ -236,7 +236,8 @@ class _Environment:
     _registry = threading.Lock()
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        with _lmdb_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._users = 0
         self._readers = 0

@@ -449,9 +449,18 @@ def test_a_refusal_is_one_line(db, respond, expected):
     assert len(server.requests) == 1  # nothing is asked twice behind the user's back
 
 
-@pytest.mark.parametrize("respond", [breaks_off, sends({"choices": [{"delta": {"content": "The bearings"}}]})])
-def test_an_answer_that_breaks_off_is_no_answer(db, respond):
-    with endpoint(respond) as server:
+def test_an_answer_without_a_reason_for_its_end_is_one_with_a_note(db):
+    """Some endpoints send none; the answer and its sources are shown, and that it may not be whole."""
+    with endpoint(sends({"choices": [{"delta": {"content": "The bearings"}}]})) as server:
+        code, output, errors = run("ask", QUESTION, "--db", db, *options(server))
+    assert code == 0
+    assert output.startswith("The bearings\n")
+    assert "[1]" in output
+    assert errors == "the endpoint did not say that the answer is complete\n"
+
+
+def test_an_answer_that_breaks_off_is_no_answer(db):
+    with endpoint(breaks_off) as server:
         code, output, errors = run("ask", QUESTION, "--db", db, *options(server))
         assert (code, output) == (1, "The bearings\n")
         assert errors.startswith(f"error: {server.url} broke off before the end of the answer")
@@ -463,7 +472,6 @@ def test_an_answer_that_breaks_off_is_no_answer(db, respond):
     ("url", "expected"),
     [
         ("http://127.0.0.1:1/v1", "Connection refused"),
-        ("localhost:11434/v1", "unsupported protocol"),
         ("http://localhost:port/v1", "Invalid port"),
     ],
 )
@@ -475,6 +483,12 @@ def test_no_connection_is_found_out_at_once(db, index, url, expected):
     said = error_of("ask", QUESTION, "--db", db, "--llm-url", url, "--llm-model", "tiny")
     assert f"error: no connection to {url} (" in said
     assert "expected an OpenAI-compatible endpoint: is it running there?" in said
+
+
+def test_a_url_without_its_beginning_is_told(db, index):
+    with pytest.raises(InvalidInput, match="must begin with http://"):
+        ask(index, QUESTION, url="localhost:11434/v1", model="tiny")
+    assert "localhost" in error_of("ask", QUESTION, "--db", db, "--llm-url", "localhost:1/v1", "--llm-model", "tiny")
 
 
 @pytest.mark.parametrize("first", [(), ("The bearings",)])

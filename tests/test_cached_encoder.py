@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Document, Hit, rerank
-from smart_rag.errors import CorruptStore, InvalidInput
+from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
 
 TEXTS = ["the cat sat on the mat", "dogs bark at night", "taxes are due in april", "keys hang in the hall"]
 
@@ -230,10 +231,31 @@ def test_rerank_bad_input():
     for query in ("", " \n", 3):
         with pytest.raises(InvalidInput, match="the query is"):
             rerank(query, TEXTS, WordEncoder())
-    with pytest.raises(InvalidInput, match="'1' has no text"):
-        rerank("x", ["a", " "], WordEncoder())
+    for wrong in ("abc", ["a", None], [{"text": "a"}]):
+        with pytest.raises(InvalidInput, match="expected"):
+            rerank("x", wrong, WordEncoder())
+    with pytest.raises(InvalidInput, match=r"CachedEncoder\('minilm'\)"):
+        rerank("x", TEXTS, "minilm")
     with pytest.raises(InvalidInput, match="top_k"):
         rerank("x", TEXTS, WordEncoder(), top_k=0)
     with pytest.raises(InvalidInput, match="weights"):
         rerank("x", TEXTS, WordEncoder(), weights=(0, 0))
     assert rerank("x", [], WordEncoder()) == []
+    assert len(rerank("x", iter(TEXTS), WordEncoder())) == len(TEXTS)
+
+
+def test_bad_texts_and_folders(tmp_path, monkeypatch):
+    cached = CachedEncoder(WordEncoder(), tmp_path / "tokens")
+    with pytest.raises(InvalidInput, match="text 1 is a NoneType"):
+        cached.encode_document(["a", None])
+    same(cached.encode_document("dogs bark"), WordEncoder().encode_document(["dogs bark"]))
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(SmartRagError, match="file"):
+        CachedEncoder(WordEncoder(), tmp_path / "file").encode_document(["a"])
+    monkeypatch.chdir(tmp_path)
+    relative = CachedEncoder(WordEncoder(), "here")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    relative.encode_document(["a"])
+    assert (tmp_path / "here").is_dir()
+    assert CachedEncoder(WordEncoder(), "~/tokens").path == Path("~/tokens").expanduser()

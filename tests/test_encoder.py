@@ -734,3 +734,9 @@ def test_max_length_the_model_cannot_take(max_length):
 
 def test_count_tokens_of_a_str_is_that_of_one_text(minilm):
     assert minilm.count_tokens("the cat sat") == [3]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
+        SmartEncoder("minilm", device="cuda:7")

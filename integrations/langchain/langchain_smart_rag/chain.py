@@ -49,6 +49,8 @@ def answer_chain(
     Raises:
         InvalidInput: a prompt without these variables; when called, a question without text.
     """
+    if not callable(retriever) and not isinstance(retriever, Runnable):
+        raise InvalidInput(f"expected a retriever, such as store.as_retriever(), got a {type(retriever).__name__}")
     prompt = prompt or _PROMPT
     missing = {"question", "context"} - set(prompt.input_variables)
     if missing:

@@ -65,6 +65,10 @@ class SmartEmbeddings(Embeddings):
             else CachedEncoder(encoder, token_store)
         )
 
+    def __repr__(self) -> str:
+        kept = "" if self.token_store is None else f", token_store={str(self.token_store)!r}"
+        return f"SmartEmbeddings({self.model_name!r}{kept})"
+
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the pooled embeddings of ``texts``, and keep their token embeddings if there is a folder for them."""
         vectors: list[list[float]] = self.encoder.encode_document(texts).pooled.tolist()

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 import smart_rag
 from langchain_smart_rag.documents import with_relevance
@@ -42,7 +42,7 @@ class SmartReranker(BaseDocumentCompressor):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     embeddings: SmartEmbeddings
-    top_n: int | None = 5
+    top_n: int | None = Field(default=5, gt=0)
     weights: tuple[float, float] = DEFAULT_WEIGHTS
 
     def __init__(

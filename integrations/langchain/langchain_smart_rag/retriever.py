@@ -9,7 +9,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from langchain_smart_rag.documents import to_langchain, with_relevance
 from smart_rag import SmartIndex
@@ -47,6 +47,9 @@ class SmartRetriever(BaseRetriever):
     Raises:
         IndexNotFound: the folder holds no index.
     """
+
+    # An argument that is not taken, such as `where` for `filter`, would widen the search without a word.
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     index: Annotated[SmartIndex, BeforeValidator(_opened), PlainSerializer(_folder, return_type=str)]
     k: int = 4

@@ -39,9 +39,10 @@ class SmartVectorStore(VectorStore):
 
     Args:
         index: an index, or the folder of one; a folder without an index becomes one.
-        embedding: the embeddings of the index; by default those it was made with, for a new one
-            the default model. Plain LangChain embeddings have no token states: documents are
-            then ranked by pooled cosine, and the embeddings must be given each time.
+        embedding: the embeddings of the index, or the name of their model; by default those it
+            was made with, for a new one the default model. Plain LangChain embeddings have no
+            token states: documents are then ranked by pooled cosine, and the embeddings must be
+            given each time.
         candidates: how many documents of highest pooled cosine are scored.
         weights: of the pooled and the late score; by default (1, 1), for plain embeddings (1, 0).
 
@@ -53,11 +54,13 @@ class SmartVectorStore(VectorStore):
     def __init__(
         self,
         index: SmartIndex | str | Path,
-        embedding: Embeddings | None = None,
+        embedding: Embeddings | str | None = None,
         *,
         candidates: int = DEFAULT_CANDIDATES,
         weights: Weights | None = None,
     ) -> None:
+        if isinstance(embedding, str):
+            embedding = SmartEmbeddings(embedding)
         self._owned = not isinstance(index, SmartIndex)
         if isinstance(index, SmartIndex):
             if embedding is not None:

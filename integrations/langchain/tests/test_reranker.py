@@ -56,15 +56,22 @@ def test_documents_without_ids_and_alike(embeddings):
 
 def test_bad_input(embeddings, documents):
     reranker = SmartReranker(embeddings)
-    for given, query in ((documents, ""), (documents, "  "), ([*documents, Document("")], "dogs")):
+    for query in ("", "  "):
         with pytest.raises(InvalidInput):
-            reranker.compress_documents(given, query)
-    with pytest.raises(InvalidInput):
-        SmartReranker(embeddings, top_n=0).compress_documents(documents, "dogs")
+            reranker.compress_documents(documents, query)
+    with pytest.raises(ValueError, match="top_n"):
+        SmartReranker(embeddings, top_n=0)
     with pytest.raises(InvalidInput, match="either"):
         SmartReranker(embeddings, token_store="tokens")
     with pytest.raises(ValueError, match="top_k"):
         SmartReranker(embeddings, top_k=3)
+
+
+def test_an_empty_document_is_ranked_like_any_other(embeddings, documents):
+    """As a scanned page gives one: the stores take it, so it must not stop the application."""
+    found = SmartReranker(embeddings, top_n=None).compress_documents([Document(""), *documents], "dogs")
+    assert len(found) == len(documents) + 1
+    assert found[0].page_content
 
 
 @pytest.mark.asyncio

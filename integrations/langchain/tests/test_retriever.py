@@ -84,3 +84,10 @@ def test_bad_input(filled, tmp_path):
     for call in (lambda: retriever.invoke(" "), lambda: retriever.invoke("dogs", k=0)):
         with pytest.raises(InvalidInput):
             call()
+
+
+def test_arguments_that_are_not_taken_are_refused(index):
+    """One that is overlooked, such as `where` for `filter`, would widen the search without a word."""
+    for wrong in ({"where": {"n": 1}}, {"top_k": 4}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            SmartRetriever(index=index, **wrong)

@@ -37,6 +37,7 @@ class SmartEmbedding(MultiModalEmbedding):
         embed_batch_size: texts that LlamaIndex hands over at once.
 
     Raises:
+        TypeError: an argument that is not among these and LlamaIndex's own.
         InvalidInput: ``embeddings_cache`` is given. It keeps vectors by text alone, so that a
             query gets the vector of an equal text, and no token embeddings;
             ``token_store`` caches both rightly.
@@ -65,6 +66,9 @@ class SmartEmbedding(MultiModalEmbedding):
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
+        unknown = options.keys() - type(self).model_fields.keys()
+        if unknown:
+            raise TypeError(f"SmartEmbedding takes no {', '.join(sorted(unknown))}")
         if options.get("embeddings_cache") is not None:
             raise InvalidInput(
                 "embeddings_cache keeps vectors by text alone, so that a query gets the vector of an equal text, and "

@@ -10,6 +10,8 @@ from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.llms import LLM
 from llama_index.core.query_engine import CitationQueryEngine
 
+from smart_rag.errors import InvalidInput
+
 
 @dataclass(frozen=True)
 class Citation:
@@ -35,6 +37,8 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
         options: of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (a
             `SmartRerank`) or ``citation_chunk_size``.
     """
+    if not isinstance(retriever, BaseRetriever):
+        raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got a {type(retriever).__name__}")
     return CitationQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
 
 

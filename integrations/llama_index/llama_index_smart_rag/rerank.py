@@ -10,7 +10,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayloa
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle
 
 from llama_index_smart_rag.embedding import SmartEmbedding
 from smart_rag import CachedEncoder, rerank
@@ -113,8 +113,10 @@ class SmartRerank(BaseNodePostprocessor):
         ) as event:
             texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
             for node, text in zip(nodes, texts, strict=True):
-                if not text.strip():
-                    raise InvalidInput(f"node {node.node_id!r} has no text to rerank by")
+                if isinstance(node.node, ImageNode) and not text.strip():
+                    raise InvalidInput(
+                        f"image node {node.node_id!r} has no text, and {self.model_name} takes text alone"
+                    )
             # By position: of equals the one that the retriever had first stays first.
             hits = rerank(query_bundle.query_str, texts, self._encoder, self.top_n, weights=self.weights)
             reranked = [self._scored(nodes[int(hit.id)], hit.score) for hit in hits]

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -39,7 +40,7 @@ class SmartVectorStore(BasePydanticVectorStore):
     ... )
 
     With `embed_model`, each text is encoded once. Another embedding of the same model works
-    too, at twice the cost; one of another model is refused. What a query returns has the
+    too, at twice the cost; nodes with one of another model are refused. What a query returns has the
     scores of `SmartIndex.search`.
 
     Args:
@@ -69,6 +70,14 @@ class SmartVectorStore(BasePydanticVectorStore):
         weights: tuple[float, float] = DEFAULT_WEIGHTS,
         **options: Any,
     ) -> None:
+        unknown = options.keys() - type(self).model_fields.keys()
+        if unknown:
+            raise TypeError(f"SmartVectorStore takes no {', '.join(sorted(unknown))}")
+        if model_name is not None and not isinstance(model_name, str):
+            raise InvalidInput(
+                f"model_name must be a str, got a {type(model_name).__name__}; for an encoder that is there already, "
+                "SmartVectorStore.from_index(SmartIndex.create(path, encoder))"
+            )
         fields: dict[str, Any] = {
             "path": str(path),
             "model_name": model_name,
@@ -219,8 +228,16 @@ class SmartVectorStore(BasePydanticVectorStore):
         return await asyncio.to_thread(self.query, query, **kwargs)
 
     def close(self) -> None:
-        """Close the index; the next use raises `smart_rag.errors.IndexClosed`."""
+        """Close the index, which lets others write to it; the next use raises `smart_rag.errors.IndexClosed`."""
         self.index.close()
+
+    def __enter__(self) -> SmartVectorStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _delete_where(self, where: Mapping[str, Any] | None) -> None:
         self.index.delete([document.id for document in self.index.documents(where)])

@@ -152,6 +152,12 @@ def test_serialisation(tmp_path, keep, caplog):
         assert copied.postprocess_nodes(scored(), query_str="dogs") == expected
 
 
+def test_an_empty_node_is_ranked_like_any_other():
+    """As a scanned page gives one: the stores take it, so it must not stop the application."""
+    nodes = [NodeWithScore(node=TextNode(text="")), *scored()]
+    assert len(SmartRerank(top_n=9).postprocess_nodes(nodes, query_str="dogs")) == 7
+
+
 def test_bad_input(tmp_path):
     reranker = words()
     with pytest.raises(InvalidInput, match="needs the query"):
@@ -159,8 +165,6 @@ def test_bad_input(tmp_path):
     for query in ("", "  "):
         with pytest.raises(InvalidInput, match="query is empty"):
             reranker.postprocess_nodes(scored(), query_bundle=QueryBundle(query))
-    with pytest.raises(InvalidInput, match="'n1' has no text"):
-        reranker.postprocess_nodes([scored()[0], NodeWithScore(node=TextNode(id_="n1", text=" "))], query_str="x")
     with pytest.raises(InvalidInput, match="'i' has no text"):
         reranker.postprocess_nodes([NodeWithScore(node=ImageNode(id_="i", image_path="x.png"))], query_str="x")
     with pytest.raises(InvalidInput, match="weights"):

@@ -528,3 +528,20 @@ def test_its_embedding_can_be_made_again(tmp_path):
     embedding = store.embed_model
     copied = SmartEmbedding.from_dict(embedding.to_dict())
     assert copied.get_query_embedding("keys") == pytest.approx(embedding.get_query_embedding("keys"), abs=1e-6)
+
+
+def test_arguments_that_are_not_taken_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="persist_dir"):
+        SmartVectorStore(tmp_path / "index", persist_dir="x")
+    with pytest.raises(TypeError, match="tokenstore"):
+        SmartEmbedding("minilm", tokenstore="x")
+    with pytest.raises(InvalidInput, match="from_index"):
+        SmartVectorStore(tmp_path / "index", SmartEmbedding("minilm"))
+
+
+def test_closed_others_may_write(tmp_path):
+    with SmartVectorStore(tmp_path / "index", "minilm") as store:
+        store.add(nodes_of())
+    with SmartVectorStore(tmp_path / "index") as again:
+        again.add(nodes_of(["owls"]))
+        assert again.index.count() == 6
