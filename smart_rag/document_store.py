@@ -7,8 +7,9 @@ that no row names, which `DocumentStore.vacuum` reclaims.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from smart_rag.errors import MissingTokens
 from smart_rag.pooled_index import PooledIndex, Row
 from smart_rag.token_store import Key, TokenStore
 from smart_rag.types import Document, Representation, TokenBatch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,19 @@ class DocumentStore:
                 error.ids,
             ) from error
 
+    def settled(self, read: Callable[[], T]) -> T:
+        """Return ``read()``, again while nobody writes where tokens are missing: their document may just have gone."""
+        try:
+            return read()
+        except MissingTokens:
+            with self.pooled.still():
+                return read()
+
     def vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
         """Return, by id, the vectors of those of ``documents`` that are stored with the same text."""
+        return self.settled(lambda: self._vectors(documents))
+
+    def _vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
         rows = self.pooled.get(list({document.id for document in documents}))
         held = {
             document.id: rows[document.id].key
@@ -81,7 +95,11 @@ class DocumentStore:
         }
         pooled = self.pooled.embeddings(list(held))
         tokens = self.gather(list(held.values()), list(held))
-        return {name: Representation(pooled[name][None], tokens.slice(i, i + 1)) for i, name in enumerate(held)}
+        return {
+            name: Representation(pooled[name][None], tokens.slice(i, i + 1))
+            for i, name in enumerate(held)
+            if name in pooled
+        }
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the documents with these ids and return how many there were."""

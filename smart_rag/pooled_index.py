@@ -3,25 +3,35 @@
 One document is one row. A row names the key of its token embeddings, so that writing the row
 is what commits a document. Inside of the library only similarities exist, higher is better;
 Chroma's distances do not leave this file.
+
+Chroma keeps what it has read in memory and does not notice that another process writes. It may
+also write when it opens: it applies and purges its log. So two files of ours lie beside its own.
+`smart_rag.lock` is held for one write, or while Chroma is opened: an opening never sees half a
+write, and two processes never write to the files at once. `smart_rag.writes` is a byte longer
+for each write: before each read its length is compared, and where it is not the one known,
+Chroma is opened anew. (Chroma's own files tell nothing: a mere opening changes them.)
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig
 from smart_rag.errors import (
     ChromaFailure,
     DimensionMismatch,
+    IndexClosed,
     IndexExists,
     IndexNotFound,
     InvalidInput,
@@ -52,6 +62,8 @@ _PAGE_ROWS = 2_000
 # Rows in one answer, at most: SQLite refuses statements of more than 32,766 variables.
 _QUERY_ROWS = 10_000
 _NO_ROOM = 16 << 20
+# Seconds between two looks at a lock that another process holds.
+_POLL = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +103,21 @@ class PooledBlock:
 class PooledIndex:
     """Rows in a Chroma collection with cosine space."""
 
-    def __init__(self, client: ClientAPI, collection: Collection, folder: Path | None) -> None:
-        self._client = client
+    def __init__(self, chroma: _Given | _Folder, collection: str, part_rows: int, folder: Path | None) -> None:
+        self._chroma = chroma
         self._collection = collection
+        self._part_rows = part_rows  # what Chroma takes in one call
         self._folder = folder  # None where the client is the caller's
+        self._closed = False
 
     @classmethod
     def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledIndex:
         """Return a new, empty index in the folder ``path``, or in ``client`` where one is given."""
-        with _chroma_errors():
-            chroma = client or _persistent(path)
+
+        def make(chroma: ClientAPI) -> None:
             if collection in [other.name for other in chroma.list_collections()]:
                 raise IndexExists(f"Chroma has a collection {collection!r} already; pass another name as collection=")
-            made = chroma.create_collection(
+            chroma.create_collection(
                 collection,
                 embedding_function=None,
                 configuration={
@@ -115,7 +129,8 @@ class PooledIndex:
                     }
                 },
             )
-        return cls(chroma, made, path if client is None else None)
+
+        return cls._at(path, client, collection, make)
 
     @classmethod
     def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledIndex:
@@ -126,17 +141,32 @@ class PooledIndex:
         """
         from chromadb.errors import NotFoundError
 
+        def find(chroma: ClientAPI) -> None:
+            try:
+                chroma.get_collection(collection, embedding_function=None)
+            except NotFoundError as error:
+                raise IndexNotFound(f"{path}: Chroma has no collection {collection!r} there") from error
+
         if client is None and not path.is_dir():
             raise IndexNotFound(
                 f"{path}: the folder of the pooled embeddings is missing; the index cannot be read without it"
             )
+        return cls._at(path, client, collection, find)
+
+    @classmethod
+    def _at(
+        cls, path: Path, client: ClientAPI | None, collection: str, prepare: Callable[[ClientAPI], None]
+    ) -> PooledIndex:
         with _chroma_errors():
-            chroma = client or _persistent(path)
+            chroma = _Given(client) if client is not None else _Folder.at(path)
             try:
-                found = chroma.get_collection(collection, embedding_function=None)
-            except NotFoundError as error:
-                raise IndexNotFound(f"{path}: Chroma has no collection {collection!r} there") from error
-        return cls(chroma, found, path if client is None else None)
+                with chroma.still() as ready:
+                    prepare(ready)
+                    part_rows = min(int(ready.get_max_batch_size()), _PAGE_ROWS)
+            except BaseException:
+                chroma.release()
+                raise
+        return cls(chroma, collection, part_rows, path if client is None else None)
 
     def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> list[Row]:
         """Write ``rows`` with their pooled embeddings (n, dimension); return the rows of the same ids before."""
@@ -148,21 +178,20 @@ class PooledIndex:
                 gone = _to_chroma(before[row.document.id]).keys() - metadata.keys()
                 metadata.update(dict.fromkeys(gone))
         for part in self._parts(len(rows)):
-            with _chroma_errors(self._folder):
-                self._collection.upsert(
-                    ids=[row.document.id for row in rows[part]],
-                    embeddings=pooled[part],
-                    metadatas=metadatas[part],  # type: ignore[arg-type]
-                    documents=[row.document.text for row in rows[part]],
-                )
+            self._write(
+                "upsert",
+                ids=[row.document.id for row in rows[part]],
+                embeddings=pooled[part],
+                metadatas=metadatas[part],
+                documents=[row.document.text for row in rows[part]],
+            )
         return list(before.values())
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
         """Return the rows with these ids, by id; ids that are not there are left out."""
         found: dict[str, Row] = {}
         for part in self._parts(len(ids)):
-            with _chroma_errors(self._folder):
-                result = self._collection.get(ids=list(ids[part]), include=["metadatas", "documents"])
+            result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents"])
             found.update((row.document.id, row) for row in _rows(result))
         return found
 
@@ -170,8 +199,7 @@ class PooledIndex:
         """Return the pooled embeddings of the rows with these ids, by id."""
         found: dict[str, NDArray[np.float32]] = {}
         for part in self._parts(len(ids)):
-            with _chroma_errors(self._folder):
-                result = self._collection.get(ids=list(ids[part]), include=["embeddings"])
+            result = self._read("get", ids=list(ids[part]), include=["embeddings"])
             found.update(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
         return found
 
@@ -197,14 +225,14 @@ class PooledIndex:
         step = max(1, _QUERY_ROWS // limit)
         found: list[list[Candidate]] = []
         for start in range(0, len(pooled), step):
-            with _chroma_errors(self._folder):
-                result = self._collection.query(
-                    query_embeddings=pooled[start : start + step],
-                    n_results=limit,
-                    where=_filter(where),
-                    where_document=_filter(where_document),  # type: ignore[arg-type]
-                    include=["distances"] if limit > _QUERY_ROWS else ["distances", "metadatas", "documents"],
-                )
+            result = self._read(
+                "query",
+                query_embeddings=pooled[start : start + step],
+                n_results=limit,
+                where=_filter(where),
+                where_document=_filter(where_document),
+                include=["distances"] if limit > _QUERY_ROWS else ["distances", "metadatas", "documents"],
+            )
             found += self._many_candidates(result) if limit > _QUERY_ROWS else _candidates(result)
         return found
 
@@ -228,34 +256,49 @@ class PooledIndex:
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the rows with these ids; ids that are not there do no harm."""
         for part in self._parts(len(ids)):
-            with _chroma_errors(self._folder):
-                self._collection.delete(ids=list(ids[part]))
+            self._write("delete", ids=list(ids[part]))
 
     def count(self) -> int:
-        with _chroma_errors(self._folder):
-            return int(self._collection.count())
+        return int(self._read("count"))
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Let nobody write rows while the block runs; a client of the caller's cannot promise that."""
+        with ExitStack() as stack:
+            with _chroma_errors(self._folder):
+                stack.enter_context(self._chroma.still())
+            yield
 
     def close(self) -> None:
         """Release the files, unless the client is the caller's."""
-        if self._folder is not None:
-            self._client.close()  # type: ignore[attr-defined]
+        if not self._closed:
+            self._closed = True
+            self._chroma.release()
+
+    def _read(self, method: str, **arguments: Any) -> Any:
+        with _chroma_errors(self._folder):
+            return self._chroma.read(self._collection, method, arguments)
+
+    def _write(self, method: str, **arguments: Any) -> None:
+        with _chroma_errors(self._folder):
+            self._chroma.write(self._collection, method, arguments)
 
     def _parts(self, rows: int) -> Iterator[slice]:
         """Yield slices that Chroma takes in one call."""
-        size = min(int(self._client.get_max_batch_size()), _PAGE_ROWS)
+        size = self._part_rows
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
     def _pages(self, where: Where | None, where_document: Where | None, include: list[str]) -> Iterator[Any]:
         offset = 0
         while True:
-            with _chroma_errors(self._folder):
-                result: Any = self._collection.get(
-                    where=_filter(where),
-                    where_document=_filter(where_document),  # type: ignore[arg-type]
-                    limit=_PAGE_ROWS,
-                    offset=offset,
-                    include=include,  # type: ignore[arg-type]
-                )
+            result = self._read(
+                "get",
+                where=_filter(where),
+                where_document=_filter(where_document),
+                limit=_PAGE_ROWS,
+                offset=offset,
+                include=include,
+            )
             if result["ids"]:
                 yield result
             if len(result["ids"]) < _PAGE_ROWS:
@@ -325,19 +368,170 @@ def _row(id: str, text: str | None, metadata: Mapping[str, Any]) -> Row:
 
 def _rows(result: Any) -> list[Row]:
     parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
-    return [_row(*part) for part in parts]
+    return [_row(*part) for part in parts if part[-1] is not None]
 
 
 def _candidates(result: Any) -> list[list[Candidate]]:
     queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
     return [
-        [Candidate(_row(*parts), 1.0 - distance) for *parts, distance in zip(*query, strict=True)] for query in queries
+        # Chroma has no metadata of a row that went away after its vector was found.
+        [
+            Candidate(_row(*parts), 1.0 - distance)
+            for *parts, distance in zip(*query, strict=True)
+            if parts[-1] is not None
+        ]
+        for query in queries
     ]
 
 
 def _filter(where: Where | None) -> dict[str, Any] | None:
     """Return a filter as Chroma takes it: an empty one is none."""
-    return dict(where) if where else None
+    with _chroma_errors():
+        return dict(where) if where else None
+
+
+class _Given:
+    """A Chroma client of the caller's."""
+
+    def __init__(self, client: ClientAPI) -> None:
+        self._client = client
+        self._collections: dict[str, Collection] = {}
+
+    @contextmanager
+    def still(self) -> Iterator[ClientAPI]:
+        yield self._client
+
+    def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
+        if name not in self._collections:
+            self._collections[name] = self._client.get_collection(name, embedding_function=None)
+        return getattr(self._collections[name], method)(**arguments)
+
+    write = read
+
+    def release(self) -> None:
+        """Leave the client open: it is the caller's."""
+
+
+class _Folder:
+    """The Chroma in a folder: one client for every `PooledIndex` of this process on that path.
+
+    It is opened anew where another process has written, in a moment when no thread is inside of
+    a call to it.
+    """
+
+    _open: ClassVar[dict[Path, _Folder]] = {}
+    _registry = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._users = 0
+        self._calls = 0
+        self._reopening = False
+        self._closed = False
+        self._condition = threading.Condition()
+        self._thread_lock = threading.RLock()
+        self._process_lock = FileLock(path / "smart_rag.lock", thread_local=False)
+        self._writes = path / "smart_rag.writes"
+        self._writes.touch()
+        self._known = -1  # writes that the client knows of
+        self._client: Any = None
+        self._collections: dict[str, Collection] = {}
+
+    @classmethod
+    def at(cls, path: Path) -> _Folder:
+        """Return the Chroma in the folder ``path``, for one user more."""
+        path = path.resolve()
+        with cls._registry:
+            folder = cls._open.get(path) or cls(path)
+            cls._open[path] = folder
+            folder._users += 1
+            return folder
+
+    def release(self) -> None:
+        """Count one user less; when none is left, close."""
+        with self._registry:
+            self._users -= 1
+            if self._users == 0:
+                del self._open[self._path]
+                with self._thread_lock, self._alone():
+                    self._closed = True
+                    self._close()
+
+    @contextmanager
+    def still(self) -> Iterator[ClientAPI]:
+        """Yield the client, which knows of every write; there is none by another thread or process in the block."""
+        with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL):
+            if self._closed:
+                raise IndexClosed(f"{self._path}: the pooled index is closed; open it again")
+            if self._known != (written := self._written()):
+                with self._alone():
+                    self._close()
+                    self._client = _persistent(self._path)
+                    self._known = written
+            yield self._client
+
+    def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Call a method of the collection; what fails while another process writes is done again after that."""
+        written = self._written()
+        try:
+            return self._call(name, method, arguments)
+        except Exception:
+            if written == self._written():
+                raise
+        with self.still():
+            return self._call(name, method, arguments)
+
+    def write(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
+        """Call a method of the collection that writes."""
+        with self.still():
+            # Told first: a process that is killed while it writes has told the others.
+            with self._writes.open("ab") as file:
+                file.write(b".")
+            self._known = self._written()
+            self._call(name, method, arguments)
+
+    def _call(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
+        collection = None
+        while collection is None:
+            if self._known != self._written() or name not in self._collections:
+                with self.still() as client:
+                    found = client.get_collection(name, embedding_function=None)
+                    found.count()  # the first call has Chroma apply its log, which is to happen in here
+                    self._collections[name] = found
+            with self._condition:
+                self._condition.wait_for(lambda: not self._reopening)
+                collection = self._collections.get(name)
+                self._calls += collection is not None
+        try:
+            return getattr(collection, method)(**arguments)
+        finally:
+            with self._condition:
+                self._calls -= 1
+                self._condition.notify_all()
+
+    def _written(self) -> int:
+        """Return how many writes there were, by all processes."""
+        return self._writes.stat().st_size
+
+    def _close(self) -> None:
+        self._known = -1
+        self._collections.clear()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep calls out, once those that are in have ended."""
+        with self._condition:
+            self._reopening = True
+            try:
+                self._condition.wait_for(lambda: self._calls == 0)
+                yield
+            finally:
+                self._reopening = False
+                self._condition.notify_all()
 
 
 def _persistent(path: Path) -> ClientAPI:

@@ -44,6 +44,13 @@ class Search:
 
     def two_stage(self, queries: Representation, candidates: int) -> list[list[Hit]]:
         """Score the documents of highest pooled cosine."""
+        return self.store.settled(lambda: self._two_stage(queries, candidates))
+
+    def exhaustive(self, queries: Representation) -> list[list[Hit]]:
+        """Score every document, in one scan for all queries."""
+        return self.store.settled(lambda: self._exhaustive(queries))
+
+    def _two_stage(self, queries: Representation, candidates: int) -> list[list[Hit]]:
         with self.stopwatch.measure("candidates"):
             limit = max(candidates, self.top_k)
             found = self.store.pooled.query(queries.pooled, limit, self.where, self.where_document)
@@ -59,17 +66,18 @@ class Search:
                 results.append(hits(documents, pooled, late, self.weights, self.top_k))
         return results
 
-    def exhaustive(self, queries: Representation) -> list[list[Hit]]:
-        """Score every document, in one scan for all queries."""
+    def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
         leaders = [scoring.Leaders(self.top_k) for _ in range(len(queries))]
         for block in self.scan(queries):
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
         rows = self.store.pooled.get(list({name for leader in leaders for name in leader.ids}))
-        return [
-            hits([rows[name].document for name in leader.ids], leader.pooled, leader.late, self.weights, self.top_k)
-            for leader in leaders
-        ]
+        results = []
+        for leader in leaders:
+            documents = [rows[name].document for name in leader.ids if name in rows]
+            kept = np.flatnonzero([name in rows for name in leader.ids])
+            results.append(hits(documents, leader.pooled[kept], leader.late[kept], self.weights, self.top_k))
+        return results
 
     def scan(self, queries: Representation) -> Iterator[Scores]:
         """Yield the scores of every document that the filters admit, in blocks."""

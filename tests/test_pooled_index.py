@@ -186,7 +186,7 @@ def test_file_stamps_come_back(shared_index, stamp):
 def test_more_rows_than_one_call_takes(path):
     """Chroma takes so many rows in one call; we take any number, everywhere, once each."""
     index = create(path)
-    assert index._client.get_max_batch_size() < MANY_ROWS
+    assert index._part_rows < MANY_ROWS
     names = [f"d{i}" for i in range(MANY_ROWS)]
     vectors = unit_rows(MANY_ROWS, 4)
     rows = [row(name, number=i) for i, name in enumerate(names)]
@@ -560,7 +560,8 @@ def test_the_configuration_reaches_chroma(path):
     """Chroma builds its graph as the index's configuration says."""
     config = IndexConfig(hnsw_max_neighbors=11, hnsw_ef_construction=77, hnsw_ef_search=33)
     index = PooledIndex.create(path, config, None, "smart_rag")
-    hnsw = index._collection._model.configuration_json["hnsw"]
+    with index._chroma.still() as client:
+        hnsw = client.get_collection("smart_rag")._model.configuration_json["hnsw"]
     index.close()
     expected = {"space": "cosine", "max_neighbors": 11, "ef_construction": 77, "ef_search": 33}
     assert {name: hnsw[name] for name in expected} == expected
