@@ -1,48 +1,29 @@
-"""Pooled embeddings, texts and metadata, in Chroma; the only file that imports chromadb.
+"""Pooled embeddings, texts and metadata, in Chroma; through `chroma_client`.
 
 One document is one row. A row names the key of its token embeddings, so that writing the row
 is what commits a document. Inside of the library only similarities exist, higher is better;
 Chroma's distances do not leave this file.
-
-Chroma keeps what it has read in memory and does not notice that another process writes. It may
-also write when it opens: it applies and purges its log. So two files of ours lie beside its own.
-`smart_rag.lock` is held for one write, or while Chroma is opened: an opening never sees half a
-write, and two processes never write to the files at once. `smart_rag.writes` is a byte longer
-for each write: before each read its length is compared, and where it is not the one known,
-Chroma is opened anew. (Chroma's own files tell nothing: a mere opening changes them.)
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from smart_rag.chroma_client import FolderClient, GivenClient, chroma_errors
 from smart_rag.config import IndexConfig
-from smart_rag.errors import (
-    ChromaFailure,
-    DimensionMismatch,
-    IndexClosed,
-    IndexExists,
-    IndexNotFound,
-    InvalidInput,
-    SmartRagError,
-    StorageFull,
-)
+from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
 from smart_rag.types import Document
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
-    from chromadb.api.models.Collection import Collection
 
 Where = Mapping[str, Any]
 
@@ -61,9 +42,6 @@ _REFUSED = (_RESERVED, "chroma:", "#", "$")
 _PAGE_ROWS = 2_000
 # Rows in one answer, at most: SQLite refuses statements of more than 32,766 variables.
 _QUERY_ROWS = 10_000
-_NO_ROOM = 16 << 20
-# Seconds between two looks at a lock that another process holds.
-_POLL = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +81,9 @@ class PooledBlock:
 class PooledIndex:
     """Rows in a Chroma collection with cosine space."""
 
-    def __init__(self, chroma: _Given | _Folder, collection: str, part_rows: int, folder: Path | None) -> None:
+    def __init__(
+        self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None
+    ) -> None:
         self._chroma = chroma
         self._collection = collection
         self._part_rows = part_rows  # what Chroma takes in one call
@@ -157,8 +137,8 @@ class PooledIndex:
     def _at(
         cls, path: Path, client: ClientAPI | None, collection: str, prepare: Callable[[ClientAPI], None]
     ) -> PooledIndex:
-        with _chroma_errors():
-            chroma = _Given(client) if client is not None else _Folder.at(path)
+        with chroma_errors():
+            chroma = GivenClient(client) if client is not None else FolderClient.at(path)
             try:
                 with chroma.still() as ready:
                     prepare(ready)
@@ -265,7 +245,7 @@ class PooledIndex:
     def still(self) -> Iterator[None]:
         """Let nobody write rows while the block runs; a client of the caller's cannot promise that."""
         with ExitStack() as stack:
-            with _chroma_errors(self._folder):
+            with chroma_errors(self._folder):
                 stack.enter_context(self._chroma.still())
             yield
 
@@ -276,11 +256,11 @@ class PooledIndex:
             self._chroma.release()
 
     def _read(self, method: str, **arguments: Any) -> Any:
-        with _chroma_errors(self._folder):
+        with chroma_errors(self._folder):
             return self._chroma.read(self._collection, method, arguments)
 
     def _write(self, method: str, **arguments: Any) -> None:
-        with _chroma_errors(self._folder):
+        with chroma_errors(self._folder):
             self._chroma.write(self._collection, method, arguments)
 
     def _parts(self, rows: int) -> Iterator[slice]:
@@ -386,182 +366,5 @@ def _candidates(result: Any) -> list[list[Candidate]]:
 
 def _filter(where: Where | None) -> dict[str, Any] | None:
     """Return a filter as Chroma takes it: an empty one is none."""
-    with _chroma_errors():
+    with chroma_errors():
         return dict(where) if where else None
-
-
-class _Given:
-    """A Chroma client of the caller's."""
-
-    def __init__(self, client: ClientAPI) -> None:
-        self._client = client
-        self._collections: dict[str, Collection] = {}
-
-    @contextmanager
-    def still(self) -> Iterator[ClientAPI]:
-        yield self._client
-
-    def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
-        if name not in self._collections:
-            self._collections[name] = self._client.get_collection(name, embedding_function=None)
-        return getattr(self._collections[name], method)(**arguments)
-
-    write = read
-
-    def release(self) -> None:
-        """Leave the client open: it is the caller's."""
-
-
-class _Folder:
-    """The Chroma in a folder: one client for every `PooledIndex` of this process on that path.
-
-    It is opened anew where another process has written, in a moment when no thread is inside of
-    a call to it.
-    """
-
-    _open: ClassVar[dict[Path, _Folder]] = {}
-    _registry = threading.Lock()
-
-    def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._users = 0
-        self._calls = 0
-        self._reopening = False
-        self._closed = False
-        self._condition = threading.Condition()
-        self._thread_lock = threading.RLock()
-        self._process_lock = FileLock(path / "smart_rag.lock", thread_local=False)
-        self._writes = path / "smart_rag.writes"
-        self._writes.touch()
-        self._known = -1  # writes that the client knows of
-        self._client: Any = None
-        self._collections: dict[str, Collection] = {}
-
-    @classmethod
-    def at(cls, path: Path) -> _Folder:
-        """Return the Chroma in the folder ``path``, for one user more."""
-        path = path.resolve()
-        with cls._registry:
-            folder = cls._open.get(path) or cls(path)
-            cls._open[path] = folder
-            folder._users += 1
-            return folder
-
-    def release(self) -> None:
-        """Count one user less; when none is left, close."""
-        with self._registry:
-            self._users -= 1
-            if self._users == 0:
-                del self._open[self._path]
-                with self._thread_lock, self._alone():
-                    self._closed = True
-                    self._close()
-
-    @contextmanager
-    def still(self) -> Iterator[ClientAPI]:
-        """Yield the client, which knows of every write; there is none by another thread or process in the block."""
-        with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL):
-            if self._closed:
-                raise IndexClosed(f"{self._path}: the pooled index is closed; open it again")
-            if self._known != (written := self._written()):
-                with self._alone():
-                    self._close()
-                    self._client = _persistent(self._path)
-                    self._known = written
-            yield self._client
-
-    def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Call a method of the collection; what fails while another process writes is done again after that."""
-        written = self._written()
-        try:
-            return self._call(name, method, arguments)
-        except Exception:
-            if written == self._written():
-                raise
-        with self.still():
-            return self._call(name, method, arguments)
-
-    def write(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
-        """Call a method of the collection that writes."""
-        with self.still():
-            # Told first: a process that is killed while it writes has told the others.
-            with self._writes.open("ab") as file:
-                file.write(b".")
-            self._known = self._written()
-            self._call(name, method, arguments)
-
-    def _call(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
-        collection = None
-        while collection is None:
-            if self._known != self._written() or name not in self._collections:
-                with self.still() as client:
-                    found = client.get_collection(name, embedding_function=None)
-                    found.count()  # the first call has Chroma apply its log, which is to happen in here
-                    self._collections[name] = found
-            with self._condition:
-                self._condition.wait_for(lambda: not self._reopening)
-                collection = self._collections.get(name)
-                self._calls += collection is not None
-        try:
-            return getattr(collection, method)(**arguments)
-        finally:
-            with self._condition:
-                self._calls -= 1
-                self._condition.notify_all()
-
-    def _written(self) -> int:
-        """Return how many writes there were, by all processes."""
-        return self._writes.stat().st_size
-
-    def _close(self) -> None:
-        self._known = -1
-        self._collections.clear()
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep calls out, once those that are in have ended."""
-        with self._condition:
-            self._reopening = True
-            try:
-                self._condition.wait_for(lambda: self._calls == 0)
-                yield
-            finally:
-                self._reopening = False
-                self._condition.notify_all()
-
-
-def _persistent(path: Path) -> ClientAPI:
-    import chromadb
-    from chromadb.config import Settings
-
-    return chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
-
-
-@contextmanager
-def _chroma_errors(folder: Path | None = None) -> Iterator[None]:
-    """Turn Chroma's errors into ours; ``folder`` is where Chroma writes, if that is on this machine."""
-    from chromadb.errors import InvalidArgumentError, InvalidDimensionException
-
-    try:
-        yield
-    except SmartRagError:
-        raise
-    except InvalidDimensionException as error:
-        raise DimensionMismatch(str(error)) from error
-    except InvalidArgumentError as error:
-        kind = DimensionMismatch if "dimension" in str(error) else InvalidInput
-        raise kind(f"Chroma does not take this: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"Chroma does not take this: {error}") from error
-    except Exception as error:  # ChromaError, OSError, an HTTP client's own; it is chained
-        # Chroma does not pass the system's error on: a disk without room is found by looking.
-        if folder is not None and shutil.disk_usage(folder).free < _NO_ROOM:
-            raise StorageFull(
-                f"{folder}: no space left on the disk; make room and open the index again: "
-                f"what was acknowledged is safe ({error})"
-            ) from error
-        raise ChromaFailure(f"{type(error).__name__}: {error}") from error

@@ -18,7 +18,8 @@ LAYERS = [
     {"_version", "errors"},
     {"types", "config", "stopwatch"},
     {"codec", "encoder", "scoring"},
-    {"documents", "manifest", "token_store", "pooled_index"},
+    {"documents", "manifest", "token_store", "chroma_client"},
+    {"pooled_index"},
     {"document_store", "cached_encoder"},
     {"ingest", "search"},
     {"index"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"cli"},
 ]
 OWNERS = {
-    "chromadb": {"pooled_index", "index"},  # index: for a type, never at run time
+    "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"token_store"},
     "torch": {"encoder", "scoring"},
     "sentence_transformers": {"encoder"},

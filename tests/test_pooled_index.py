@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from smart_rag.chroma_client import chroma_errors
 from smart_rag.config import IndexConfig
 from smart_rag.errors import (
     ChromaFailure,
@@ -22,7 +23,7 @@ from smart_rag.errors import (
     SmartRagError,
     StorageFull,
 )
-from smart_rag.pooled_index import FileStamp, PooledIndex, Row, _chroma_errors, check_metadata
+from smart_rag.pooled_index import FileStamp, PooledIndex, Row, check_metadata
 from smart_rag.types import Document
 
 RECALL_ROWS = 3_000
@@ -590,7 +591,7 @@ def test_vectors_that_are_not_finite(index, bad):
 # --- errors -------------------------------------------------------------------------------
 
 
-def chroma_errors():
+def classes_of_chroma():
     """Return every exception class that chromadb.errors defines."""
     return [
         found
@@ -615,16 +616,16 @@ def made(kind):
 
 def test_chroma_has_errors():
     """The list of Chroma's errors is not empty by mistake."""
-    names = {kind.__name__ for kind in chroma_errors()}
+    names = {kind.__name__ for kind in classes_of_chroma()}
     assert {"ChromaError", "InvalidArgumentError", "InvalidDimensionException", "InternalError"} <= names
     assert {kind.__name__ for kind in chromadb.errors.error_types.values()} <= names
 
 
-@pytest.mark.parametrize("kind", chroma_errors(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", classes_of_chroma(), ids=lambda kind: kind.__name__)
 def test_every_error_of_chroma_becomes_ours(kind):
     """No error of Chroma's reaches a user; it is the cause of ours, which says what it said."""
     error = made(kind)
-    with pytest.raises(SmartRagError, match="what it says") as ours, _chroma_errors():
+    with pytest.raises(SmartRagError, match="what it says") as ours, chroma_errors():
         raise error
     assert ours.value.__cause__ is error
 
@@ -644,7 +645,7 @@ def test_every_error_of_chroma_becomes_ours(kind):
 @pytest.mark.parametrize("local", [True, False])
 def test_which_error_becomes_which(tmp_path, error, kind, local):
     """Each kind of failure becomes the error that says what the user can do."""
-    with pytest.raises(SmartRagError, match=re.escape(str(error))) as ours, _chroma_errors(tmp_path if local else None):
+    with pytest.raises(SmartRagError, match=re.escape(str(error))) as ours, chroma_errors(tmp_path if local else None):
         raise error
     assert type(ours.value) is kind
     assert ours.value.__cause__ is error
@@ -653,7 +654,7 @@ def test_which_error_becomes_which(tmp_path, error, kind, local):
 @pytest.mark.parametrize("error", [DimensionMismatch("ours"), IndexNotFound("ours"), KeyboardInterrupt()])
 def test_other_errors_pass(error):
     """Our own errors and interrupts pass as they are."""
-    with pytest.raises(type(error)) as passed, _chroma_errors():
+    with pytest.raises(type(error)) as passed, chroma_errors():
         raise error
     assert passed.value is error
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from word_encoder import WordEncoder
 
-import smart_rag.pooled_index
+import smart_rag.chroma_client
 from smart_rag import Document, SmartIndex
 from smart_rag.errors import IndexLocked
 
@@ -78,8 +78,8 @@ def writer(path):
 def openings(monkeypatch):
     """The paths at which this process has opened Chroma."""
     paths = []
-    persistent = smart_rag.pooled_index._persistent
-    monkeypatch.setattr(smart_rag.pooled_index, "_persistent", lambda path: (paths.append(path), persistent(path))[1])
+    persistent = smart_rag.chroma_client._persistent
+    monkeypatch.setattr(smart_rag.chroma_client, "_persistent", lambda path: (paths.append(path), persistent(path))[1])
     return paths
 
 
