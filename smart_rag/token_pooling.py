@@ -1,0 +1,39 @@
+"""Fewer token embeddings for a text: those that are alike become one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from smart_rag.types import FloatArray, TokenBatch, Tokens
+
+
+def pool_tokens(tokens: Tokens, factor: int) -> Tokens:
+    """Return ``tokens`` with one embedding for each ``factor`` of a text, rounded up; 1 changes nothing.
+
+    Hierarchical clustering with Ward's criterion; a cluster's embedding is the normalised mean
+    of its members (Clavié et al., 2024, arXiv 2409.14683), in the order of their first ones.
+    """
+    if factor == 1:
+        return tokens
+    return TokenBatch.from_list([_pooled(np.asarray(matrix, dtype=np.float32), factor) for matrix in tokens])
+
+
+def _pooled(matrix: FloatArray, factor: int) -> FloatArray:
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    count = len(matrix)
+    clusters = -(-count // factor)
+    if clusters == count:
+        return matrix
+    rows, columns = np.triu_indices(count, 1)
+    # Squared distances of unit vectors, without an intermediate as wide as the vectors.
+    distances = np.sqrt(np.maximum(2.0 - 2.0 * (matrix @ matrix.T)[rows, columns].astype(np.float64), 0.0))
+    labels = fcluster(linkage(distances, "ward"), clusters, "maxclust")
+    _, first, cluster = np.unique(labels, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))[cluster]
+    means = np.zeros((len(first), matrix.shape[1]), dtype=np.float32)
+    np.add.at(means, order, matrix)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    # Opposite tokens may cancel out; the first of them then stands for them.
+    means = np.where(norms > 1e-6, means, matrix[np.sort(first)])
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
