@@ -9,7 +9,7 @@ each to 8, 4, 2 or 1 bits. It learns nothing from data: what is added later need
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -72,6 +72,8 @@ class RotatedCodec:
 
     def encode(self, embeddings: FloatArray) -> Codes:
         count, dimension = embeddings.shape
+        if not embeddings.size:
+            return np.zeros((count, self.bytes_per_token(dimension)), dtype=np.uint8)
         scale = np.float32(np.sqrt(dimension) / _STEPS[self.bits])
         levels = rotate(embeddings) * scale + np.float32(self.zero + 0.5)
         wide = np.clip(levels, 0, 2**self.bits - 1).astype(np.uint8)
@@ -83,6 +85,8 @@ class RotatedCodec:
         return codes
 
     def decode(self, codes: Codes, dimension: int) -> FloatArray:
+        if not codes.size:
+            return np.zeros((len(codes), dimension), dtype=np.float32)
         width = codes.shape[1]
         mask = np.uint8(2**self.bits - 1)
         levels = np.empty((len(codes), dimension), dtype=np.float32)
@@ -155,19 +159,18 @@ def codec(name: str) -> Codec:
     Raises:
         InvalidInput: there is none of that name.
     """
-    layout, _, factor = PRESETS.get(name, name).partition("/")
-    if layout not in _LAYOUTS or (factor or "1") not in map(str, _POOL_FACTORS):
+    layout, slash, factor = PRESETS.get(name, name).partition("/")
+    factor = factor if slash else "1"
+    if layout not in _LAYOUTS or factor not in map(str, _POOL_FACTORS):
         raise InvalidInput(
             f"unknown codec {name!r}; the codecs are {', '.join([*PRESETS, *_LAYOUTS])}, the latter also with a pool "
             "factor, such as 2bit/2 (up to 4)"
         )
-    return _pooling(layout, int(factor or 1))
+    return _pooling(layout, int(factor))
 
 
 @lru_cache
 def _pooling(layout: str, factor: int) -> Codec:
-    from dataclasses import replace
-
     found: Any = _LAYOUTS[layout]
     codec: Codec = found if factor == 1 else replace(found, name=f"{layout}/{factor}", pool_factor=factor)
     return codec

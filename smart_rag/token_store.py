@@ -93,10 +93,10 @@ class TokenStore:
         """
         if len(keys) != len(tokens):
             raise InvalidInput(f"{len(keys)} keys for {len(tokens)} texts")
-        tokens = pool_tokens(tokens, self.codec.pool_factor)
-        codes = self.codec.encode(tokens.embeddings)
         if tokens.dimension > _MOST_DIMENSIONS:
             raise InvalidInput(f"{tokens.dimension} dimensions; an entry holds at most {_MOST_DIMENSIONS}")
+        tokens = pool_tokens(tokens, self.codec.pool_factor)
+        codes = self.codec.encode(tokens.embeddings)
         records = {}
         for i, key in enumerate(keys):
             start, stop = tokens.offsets[i], tokens.offsets[i + 1]

@@ -65,9 +65,12 @@ def documents(texts=TEXTS):
     return [Document(name, text, {"length": len(text)}) for name, text in texts.items()]
 
 
+EXACT = IndexConfig(codec="exact")  # as the references have the tokens
+
+
 @pytest.fixture
 def index(tmp_path):
-    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+    with SmartIndex.create(tmp_path / "index", LetterEncoder(), config=EXACT) as index:
         index.add(documents())
         yield index
 
@@ -162,7 +165,7 @@ def test_stopwatch_has_every_stage(index):
 def test_add_is_an_idempotent_upsert(tmp_path):
     """What is there is not encoded again; new text replaces text, vector and tokens; new metadata alone is cheap."""
     encoder = LetterEncoder()
-    with SmartIndex.create(tmp_path / "index", encoder) as index:
+    with SmartIndex.create(tmp_path / "index", encoder, config=EXACT) as index:
         assert index.add(documents()).added == 5
         assert index.add(documents()).unchanged == 5
         assert len(encoder.encoded) == 5
@@ -342,7 +345,7 @@ def test_vectors_of_the_callers_own(tmp_path):
         rng.standard_normal((3, 8)), [rng.standard_normal((n, 8)) for n in (1, 4, 2)]
     )
     docs = [Document(name, "equal text") for name in "abc"]
-    with SmartIndex.from_embeddings(tmp_path / "index", docs, representation) as index:
+    with SmartIndex.from_embeddings(tmp_path / "index", docs, representation, config=EXACT) as index:
         for i, name in enumerate("abc"):
             hit = index.search(representation[i], 1)[0]
             assert hit.id == name
@@ -737,7 +740,7 @@ class Sequences(RuleBasedStateMachine):
         import tempfile
 
         self.folder = tempfile.TemporaryDirectory()
-        self.index = SmartIndex.create(Path(self.folder.name) / "index", LetterEncoder())
+        self.index = SmartIndex.create(Path(self.folder.name) / "index", LetterEncoder(), config=EXACT)
         self.texts: dict[str, str] = {}
 
     @rule(texts=st.dictionaries(NAMES, WORDS, min_size=1))
