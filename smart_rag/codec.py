@@ -103,28 +103,42 @@ def rotate(embeddings: FloatArray) -> NDArray[np.float32]:
     return np.asarray(np.asarray(embeddings, dtype=np.float32) @ rotation(embeddings.shape[1]).T, dtype=np.float32)
 
 
-_ROUNDS = 3
+_ROUNDS = 4
+# Rows that are transformed together: they stay in cache.
+_ROWS = 64
 
 
 @lru_cache(maxsize=8)
 def rotation(dimension: int) -> NDArray[np.float32]:
     """Return the rotation (dimension, dimension) of all codes of that width, the same on every machine.
 
-    Rounds of random signs and Walsh-Hadamard transforms; where the width is no power of two,
-    over the first so many coordinates that are, and then over the last.
+    Rounds of random signs and a Walsh-Hadamard transform; where the width is no power of two,
+    over the first so many coordinates that are, and then, with other signs, over the last. The
+    two overlap: with the same signs the second would undo the first. Where they overlap by
+    little, it is the shuffle after each round that brings them together.
     """
-    matrix = np.eye(dimension)
     block = 1 << (dimension.bit_length() - 1)
-    for i in range(_ROUNDS):
-        name = f"smart_rag rotation {dimension} {i}".encode()
-        bits = np.unpackbits(np.frombuffer(hashlib.shake_128(name).digest(-(-dimension // 8)), np.uint8))
-        matrix *= 1.0 - 2.0 * bits[:dimension]
-        for columns in [slice(0, block), slice(dimension - block, dimension)][: 1 + (block < dimension)]:
-            matrix[:, columns] = _hadamard(matrix[:, columns])
-    # Rows were transformed: they are the images of the unit vectors, the columns of the rotation.
-    rotation = np.ascontiguousarray(matrix.T, dtype=np.float32)
+    starts = [0] if block == dimension else [0, dimension - block]
+    signs = [_signs(dimension, step) for step in range(_ROUNDS * len(starts))]
+    rotation = np.empty((dimension, dimension), dtype=np.float32)
+    for first in range(0, dimension, _ROWS):
+        # The images of unit vectors: the columns of the rotation.
+        rows = np.eye(min(_ROWS, dimension - first), dimension, first)
+        for step, flips in enumerate(signs):
+            rows = rows * flips
+            start = starts[step % len(starts)]
+            rows[:, start : start + block] = _hadamard(rows[:, start : start + block])
+            if start == starts[-1]:
+                rows = np.concatenate([rows[:, ::2], rows[:, 1::2]], axis=1)
+        rotation[:, first : first + len(rows)] = rows.T
     rotation.flags.writeable = False
     return rotation
+
+
+def _signs(dimension: int, step: int) -> NDArray[np.float64]:
+    """Return the signs (dimension) of one step of a rotation: -1 for each bit that is set, most significant first."""
+    digest = hashlib.shake_128(f"smart_rag rotation {dimension} {step}".encode()).digest(-(-dimension // 8))
+    return 1.0 - 2.0 * np.unpackbits(np.frombuffer(digest, np.uint8))[:dimension]
 
 
 def _hadamard(rows: NDArray[np.float64]) -> NDArray[np.float64]:
