@@ -171,7 +171,8 @@ def _kernel(documents: Tokens, device: str) -> _Kernel:
     codec = documents.codec if isinstance(documents, TokenCodes) else None
     if not isinstance(codec, RotatedCodec):
         return _Floats(device)
-    if torch.device(device).type == "cpu" and _integers_are_fast():
+    # Of matrices one number wide, torch 2.13 multiplies some other memory as integers.
+    if torch.device(device).type == "cpu" and documents.dimension > 1 and _integers_are_fast():
         return _Integers(codec)
     return _Levels(codec, device)
 

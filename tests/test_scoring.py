@@ -363,7 +363,7 @@ def test_leaders_of_blocks_are_leaders_of_the_whole(scored, top_k, cuts, random)
 # --- codes ------------------------------------------------------------------------------------
 
 ROTATED = ["int8", "4bit", "2bit", "1bit"]
-CODECS = ["float32", "float16", *ROTATED, "2bit/2"]
+CODECS = ["float32", "float16", *ROTATED]
 KERNELS = ["floats", "levels", "integers"]
 
 
@@ -371,17 +371,19 @@ def encoded(tokens, name):
     return TokenCodes(codec(name).encode(tokens.embeddings), tokens.offsets, tokens.dimension, codec(name))
 
 
-def kernel_of(kind, name, device="cpu"):
-    if kind == "floats" or not name.endswith(tuple(ROTATED)):
+def kernel_of(kind, documents, device="cpu"):
+    """Return one kernel, whatever this machine is fast at, but for the width that integers cannot have."""
+    if kind == "floats" or documents.codec.name not in ROTATED:
         return scoring._Floats(device)
-    return scoring._Integers(codec(name)) if kind == "integers" else scoring._Levels(codec(name), device)
+    integers = kind == "integers" and documents.dimension > 1
+    return scoring._Integers(documents.codec) if integers else scoring._Levels(documents.codec, device)
 
 
-def late_by(kind, queries, documents, device="cpu"):
-    """Return the scores by one kernel, whatever this machine is fast at."""
+def late_by(kind, queries, documents):
+    """Return the scores by one kernel."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "_kernel", lambda _, device: kernel_of(kind, documents.codec.name, device))
-        return scoring.late_interaction(queries, documents, device)
+        patch.setattr(scoring, "_kernel", lambda documents, device: kernel_of(kind, documents, device))
+        return scoring.late_interaction(queries, documents)
 
 
 @st.composite
@@ -415,7 +417,7 @@ def test_similarities_of_wide_codes(kind, name, dimension):
     documents.embeddings[:9] = queries
     documents.embeddings[9:18] = -queries
     codes = encoded(documents, name)
-    kernel = kernel_of(kind, name)
+    kernel = kernel_of(kind, codes)
     found = kernel.similarities(kernel.queries(queries), kernel.documents(codes)).numpy()
     assert found.dtype == np.float32
     expected = queries.astype(np.float64) @ codes.embeddings.astype(np.float64).T
@@ -440,9 +442,9 @@ def test_blocks_of_codes_equal_the_whole(kind, name, pair, query_tokens, numbers
 @pytest.fixture(scope="module")
 def samples(minilm):
     """Return questions and paragraphs of the sample documents, by the model."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(sample_folder().glob("*.txt"))]
+    texts = [path.read_text(encoding="utf-8") for path in sorted(sample_folder().glob("*.[mt][dx]*"))]
     paragraphs = [part for text in texts for part in text.split("\n\n") if len(part) > 100][:60]
-    questions = [question.text for question in sample_questions()][:12]
+    questions = [question.question for question in sample_questions()][:12]
     return minilm.encode_query(questions).tokens, minilm.encode_document(paragraphs).tokens
 
 
@@ -494,6 +496,9 @@ def test_integers_are_multiplied_where_that_is_fast(monkeypatch):
         assert isinstance(scoring._kernel(documents, "cuda"), scoring._Levels)
         for floats in (documents.decode(), encoded(documents.decode(), "float16")):
             assert isinstance(scoring._kernel(floats, "cpu"), scoring._Floats)
+    monkeypatch.setattr(scoring, "_integers_are_fast", lambda: True)
+    narrow = encoded(batch(np.random.default_rng(0), [3], 1), "2bit")
+    assert isinstance(scoring._kernel(narrow, "cpu"), scoring._Levels)
 
 
 @pytest.mark.usefixtures("speed_unknown")
