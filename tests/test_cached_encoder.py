@@ -130,6 +130,26 @@ def test_threads_get_what_one_gets(tmp_path):
             same(result, expected)
 
 
+@pytest.mark.parametrize(("codec", "cosine"), [("exact", 0.999), ("balanced", 0.9), ("4bit", 0.98), (None, 0.9)])
+def test_tokens_are_kept_in_the_codec_asked_for(tmp_path, codec, cosine):
+    cached = CachedEncoder(Counting(), tmp_path, **({} if codec is None else {"codec": codec}))
+    found, exact = cached.encode_document(TEXTS), WordEncoder().encode_document(TEXTS)
+    np.testing.assert_allclose(found.pooled, exact.pooled, atol=1e-6)
+    cosines = (found.tokens.embeddings * exact.tokens.embeddings).sum(axis=1)
+    assert cosines.mean() > cosine
+    assert (cosines.mean() < 0.99) == (cosine == 0.9)
+
+
+def test_a_preset_and_its_codec_share_what_is_kept(tmp_path):
+    encoder = Counting()
+    CachedEncoder(encoder, tmp_path, codec="balanced").encode_document(TEXTS)
+    CachedEncoder(encoder, tmp_path, codec="2bit").encode_document(TEXTS)
+    assert encoder.documents == TEXTS
+    pooled = CachedEncoder(encoder, tmp_path, codec="compact").encode_document(TEXTS)
+    assert encoder.documents == [*TEXTS, *TEXTS]
+    assert np.diff(pooled.tokens.offsets).tolist() == [-(-len(text.split()) // 2) for text in TEXTS]
+
+
 def test_vacuum_keeps_what_is_named(tmp_path):
     encoder = Counting()
     cached = CachedEncoder(encoder, tmp_path)
