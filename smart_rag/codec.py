@@ -138,7 +138,8 @@ def rotation(dimension: int) -> NDArray[np.float32]:
 def _signs(dimension: int, step: int) -> NDArray[np.float64]:
     """Return the signs (dimension) of one step of a rotation: -1 for each bit that is set, most significant first."""
     digest = hashlib.shake_128(f"smart_rag rotation {dimension} {step}".encode()).digest(-(-dimension // 8))
-    return 1.0 - 2.0 * np.unpackbits(np.frombuffer(digest, np.uint8))[:dimension]
+    bits = np.unpackbits(np.frombuffer(digest, np.uint8))[:dimension]
+    return np.where(bits, np.float64(-1), np.float64(1))
 
 
 def _hadamard(rows: NDArray[np.float64]) -> NDArray[np.float64]:
