@@ -139,7 +139,7 @@ def _signs(dimension: int, step: int) -> NDArray[np.float64]:
     """Return the signs (dimension) of one step of a rotation: -1 for each bit that is set, most significant first."""
     digest = hashlib.shake_128(f"smart_rag rotation {dimension} {step}".encode()).digest(-(-dimension // 8))
     bits = np.unpackbits(np.frombuffer(digest, np.uint8))[:dimension]
-    return np.where(bits, np.float64(-1), np.float64(1))
+    return np.asarray(1.0 - 2.0 * bits, dtype=np.float64)
 
 
 def _hadamard(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -331,3 +331,14 @@ def test_a_few_dimensions(name, dimension):
     assert ((decoded * vectors).sum(axis=1) > 0.5).all()
     opposite = codec(name).decode(codec(name).encode(-vectors), dimension)
     np.testing.assert_allclose(opposite, -decoded, atol=1e-2)
+
+
+@pytest.mark.parametrize("dimension", [8, 25, 384])
+@pytest.mark.parametrize("name", BITS)
+def test_codes_of_decoded_vectors_are_the_same(name, dimension):
+    """What comes out of one store may go into another and loses nothing more."""
+    found = codec(name)
+    vectors = unit_rows(200, dimension)
+    codes = found.encode(vectors)
+    again = found.encode(found.decode(codes, dimension))
+    assert (again == codes).mean() > 0.99
