@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag.codec import codec
+from smart_rag.codec import codec as _codec_of
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.encoder import Encoder, SmartEncoder
 from smart_rag.errors import CorruptStore, InvalidInput
@@ -54,7 +54,7 @@ class CachedEncoder:
             raise InvalidInput(f"{', '.join(options)}: only for an encoder that is given by name")
         self._given = encoder
         self._options = options
-        self._codec = codec
+        self._codec = _codec_of(codec).name
         # As of now: where the program is later must not matter.
         self.path = None if path is None else Path(path).expanduser().absolute()
         self._start()
@@ -170,9 +170,9 @@ class _Stores:
 
     def __init__(self, path: Path, codec_name: str) -> None:
         self.path = path
-        self.tokens = TokenStore(path / "tokens", codec(codec_name))
+        self.tokens = TokenStore(path / "tokens", _codec_of(codec_name))
         # A pooled embedding is kept as a text of one token.
-        self.pooled = TokenStore(path / "pooled", codec("float32"))
+        self.pooled = TokenStore(path / "pooled", _codec_of("float32"))
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
         """Return the positions of the keys of which one half is not stored, or neither."""

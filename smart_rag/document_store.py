@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from smart_rag.errors import MissingTokens
 from smart_rag.pooled_index import PooledIndex, Row
 from smart_rag.token_store import Key, TokenStore
-from smart_rag.types import Document, Representation, TokenBatch
+from smart_rag.types import Document, Representation, TokenCodes
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class DocumentStore:
         pooled = self.pooled.embeddings([row.document.id for row in rows])
         self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]))
 
-    def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenBatch:
+    def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenCodes:
         """Return the token embeddings under ``keys``; ``ids`` names their documents in errors.
 
         Raises:

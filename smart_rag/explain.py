@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smart_rag import scoring
+from smart_rag.codec import codec
 from smart_rag.encoder import SmartEncoder, Span
 from smart_rag.errors import EncoderError
 from smart_rag.index import SmartIndex
-from smart_rag.types import Hit
+from smart_rag.types import Hit, Tokens
 
 _WORD = re.compile(r"\w+")
 
@@ -27,7 +28,8 @@ class Match:
 def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Match]]:
     """Return, for each hit, the match of each token of ``query``, in the query's order.
 
-    Their mean similarity is the hit's ``late_score``.
+    Their mean similarity is the hit's ``late_score``, or near it where the index keeps pooled
+    tokens: these stand for no characters, so the hit's text is encoded again.
 
     Raises:
         EncoderError: the index's encoder does not know which characters a token stands for.
@@ -37,8 +39,12 @@ def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Mat
         raise EncoderError(f"a {type(encoder).__name__} does not say which characters a token stands for")
     query_tokens = encoder.encode_query([query]).tokens[0]
     query_spans = encoder.token_spans(query, "query")
+    if codec(index.manifest.config.codec).pool_factor == 1:
+        documents: Tokens = index.tokens([hit.id for hit in hits])
+    else:
+        documents = encoder.encode_document([hit.text for hit in hits]).tokens
     results = []
-    for hit, tokens in zip(hits, index.tokens([hit.id for hit in hits]), strict=True):
+    for hit, tokens in zip(hits, documents, strict=True):
         spans = encoder.token_spans(hit.text, "document")
         found = []
         for query_span, i, similarity in zip(query_spans, *scoring.alignment(query_tokens, tokens), strict=True):

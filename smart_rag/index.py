@@ -107,6 +107,8 @@ class SmartIndex:
         path = Path(path)
         config = config or IndexConfig()
         token_codec = codec(config.codec)
+        # What a preset means may change between releases, what the index holds may not.
+        config = replace(config, codec=token_codec.name)
         if (path / FILE_NAME).exists():
             raise IndexExists(f"{path} holds an index; open it with SmartIndex.open, or choose another folder")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -469,7 +471,7 @@ class SmartIndex:
         absent = [id for id in ids if id not in rows]
         if absent:
             raise InvalidInput(f"{self.path}: no document {absent[0]!r} in the index ({len(absent)} ids are not)")
-        return self._store.gather([rows[id].key for id in ids], ids)
+        return self._store.gather([rows[id].key for id in ids], ids).decode()
 
     def encode_documents(self, texts: Sequence[str]) -> Representation:
         """Return the representation of ``texts``, and keep their token embeddings for an `add` that follows.

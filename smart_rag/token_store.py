@@ -22,7 +22,6 @@ import lmdb
 import numpy as np
 import xxhash
 
-from smart_rag.codec import Codec
 from smart_rag.errors import (
     CorruptStore,
     DimensionMismatch,
@@ -32,7 +31,8 @@ from smart_rag.errors import (
     SmartRagError,
     StorageFull,
 )
-from smart_rag.types import TokenBatch
+from smart_rag.token_pooling import pool_tokens
+from smart_rag.types import Codec, TokenCodes, Tokens
 
 Key = bytes
 
@@ -85,17 +85,18 @@ class TokenStore:
             raise IndexClosed(f"{self.path}: the token store is closed; open it again")
         return self._shared
 
-    def put(self, keys: Sequence[Key], tokens: TokenBatch) -> None:
-        """Write ``tokens`` under ``keys``; what a key held before is replaced.
+    def put(self, keys: Sequence[Key], tokens: Tokens) -> None:
+        """Write ``tokens`` under ``keys``, pooled and encoded by the codec; what a key held before is replaced.
 
         Raises:
             StorageFull: the disk is full; nothing was written.
         """
         if len(keys) != len(tokens):
             raise InvalidInput(f"{len(keys)} keys for {len(tokens)} texts")
-        codes = self.codec.encode(tokens.embeddings)
         if tokens.dimension > _MOST_DIMENSIONS:
             raise InvalidInput(f"{tokens.dimension} dimensions; an entry holds at most {_MOST_DIMENSIONS}")
+        tokens = pool_tokens(tokens, self.codec.pool_factor)
+        codes = self.codec.encode(tokens.embeddings)
         records = {}
         for i, key in enumerate(keys):
             start, stop = tokens.offsets[i], tokens.offsets[i + 1]
@@ -125,8 +126,8 @@ class TokenStore:
             cursor = transaction.cursor()
             return [i for i, key in enumerate(keys) if not cursor.set_key(key)]
 
-    def gather(self, keys: Sequence[Key], ids: Sequence[str] | None = None) -> TokenBatch:
-        """Return the token embeddings under ``keys``, in their order, in one contiguous matrix.
+    def gather(self, keys: Sequence[Key], ids: Sequence[str] | None = None) -> TokenCodes:
+        """Return the codes of the token embeddings under ``keys``, in their order, in one contiguous matrix.
 
         ``ids`` names the documents in errors; by default the keys' hexadecimal form does.
 
@@ -157,7 +158,7 @@ class TokenStore:
             for i, record in enumerate(records):
                 start = offsets[i] * codes.shape[1]
                 flat[start : start + len(record) - _HEADER.size] = np.frombuffer(record, np.uint8, offset=_HEADER.size)
-        return TokenBatch(self.codec.decode(codes, dimension), offsets)
+        return TokenCodes(codes, offsets, dimension, self.codec)
 
     def delete(self, keys: Iterable[Key]) -> int:
         """Remove the entries under ``keys`` and return how many there were."""

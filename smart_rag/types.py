@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from smart_rag.errors import DimensionMismatch, InvalidInput
 
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
+Codes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +91,89 @@ class TokenBatch:
         return TokenBatch(self.embeddings[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
+class Codec(Protocol):
+    """A way to write token embeddings as bytes, a fixed number of them for each token."""
+
+    @property
+    def name(self) -> str:
+        """The name in the manifest and in every key."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """The number of the layout in every record's header; never used again for another one."""
+        ...
+
+    @property
+    def pool_factor(self) -> int:
+        """How many tokens of a text become one before they are encoded."""
+        ...
+
+    def bytes_per_token(self, dimension: int) -> int:
+        """Return the bytes that one token embedding takes."""
+        ...
+
+    def encode(self, embeddings: FloatArray) -> Codes:
+        """Return the codes (n, bytes_per_token) uint8 of ``embeddings`` (n, dimension)."""
+        ...
+
+    def decode(self, codes: Codes, dimension: int) -> FloatArray:
+        """Return the embeddings (n, dimension), float32 or float16, of ``codes``."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenCodes:
+    """Token embeddings of n texts as they are stored; what a `TokenBatch` has, decoded when asked for.
+
+    ``codes`` is (total, bytes_per_token) uint8, and text ``i`` owns the rows
+    ``offsets[i]:offsets[i + 1]``.
+    """
+
+    codes: Codes
+    offsets: Offsets
+    dimension: int
+    codec: Codec
+
+    @cached_property
+    def embeddings(self) -> FloatArray:
+        """The (total, dimension) token embeddings."""
+        return self.codec.decode(self.codes, self.dimension)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> FloatArray:
+        """Return the (n_i, dimension) token embeddings of text ``i``."""
+        i = range(len(self))[i]
+        return self.codec.decode(self.codes[self.offsets[i] : self.offsets[i + 1]], self.dimension)
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        return (self[i] for i in range(len(self)))
+
+    def slice(self, start: int, stop: int) -> TokenCodes:
+        """Return the texts ``start:stop``, sharing this one's memory."""
+        offsets = self.offsets[start : stop + 1]
+        return TokenCodes(self.codes[offsets[0] : offsets[-1]], offsets - offsets[0], self.dimension, self.codec)
+
+    def decode(self) -> TokenBatch:
+        """Return the token embeddings themselves."""
+        return TokenBatch(self.embeddings, self.offsets)
+
+
+Tokens = TokenBatch | TokenCodes
+
+
 @dataclass(frozen=True, slots=True)
 class Representation:
     """The SMART representation of n texts: pooled embeddings and token embeddings.
 
-    ``pooled`` is (n, dimension) float32, L2-normalised; ``tokens`` is ragged, see `TokenBatch`.
+    ``pooled`` is (n, dimension) float32, L2-normalised; ``tokens`` is ragged, see `TokenBatch`;
+    from a store they may come as `TokenCodes`.
     """
 
     pooled: NDArray[np.float32]
-    tokens: TokenBatch
+    tokens: Tokens
 
     def __post_init__(self) -> None:
         if self.pooled.ndim != 2 or len(self.pooled) != len(self.tokens):

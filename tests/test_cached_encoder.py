@@ -46,7 +46,7 @@ def same(a, b, tolerance=2e-3):
 
 def test_each_document_is_encoded_once(tmp_path):
     encoder = Counting()
-    cached = CachedEncoder(encoder, tmp_path / "tokens")
+    cached = CachedEncoder(encoder, tmp_path / "tokens", codec="exact")
     same(cached.encode_document([*TEXTS[:2], TEXTS[0]]), WordEncoder().encode_document([*TEXTS[:2], TEXTS[0]]))
     assert encoder.documents == TEXTS[:2]
     same(cached.encode_document(TEXTS[::-1]), WordEncoder().encode_document(TEXTS[::-1]))
@@ -65,7 +65,7 @@ def test_the_first_answer_and_later_ones_are_equal(tmp_path):
 @settings(max_examples=25, deadline=None)
 def test_any_sequence_of_calls_gives_what_the_encoder_gives(tmp_path_factory, calls):
     encoder = Counting()
-    with_folder = CachedEncoder(encoder, tmp_path_factory.mktemp("tokens"))
+    with_folder = CachedEncoder(encoder, tmp_path_factory.mktemp("tokens"), codec="exact")
     for texts in calls:
         same(with_folder.encode_document(texts), WordEncoder().encode_document(texts))
     assert sorted(encoder.documents) == sorted({text for texts in calls for text in texts})
@@ -123,12 +123,32 @@ assert encoder.documents == [], encoder.documents
 
 
 def test_threads_get_what_one_gets(tmp_path):
-    cached = CachedEncoder(Counting(), tmp_path)
+    cached = CachedEncoder(Counting(), tmp_path, codec="exact")
     texts = [f"{a} {b}" for a in TEXTS for b in TEXTS]
     expected = WordEncoder().encode_document(texts)
     with ThreadPoolExecutor(8) as pool:
         for result in pool.map(lambda _: cached.encode_document(texts), range(32)):
             same(result, expected)
+
+
+@pytest.mark.parametrize(("codec", "cosine"), [("exact", 0.999), ("balanced", 0.9), ("4bit", 0.98), (None, 0.9)])
+def test_tokens_are_kept_in_the_codec_asked_for(tmp_path, codec, cosine):
+    cached = CachedEncoder(Counting(), tmp_path, **({} if codec is None else {"codec": codec}))
+    found, exact = cached.encode_document(TEXTS), WordEncoder().encode_document(TEXTS)
+    np.testing.assert_allclose(found.pooled, exact.pooled, atol=1e-6)
+    cosines = (found.tokens.embeddings * exact.tokens.embeddings).sum(axis=1)
+    assert cosines.mean() > cosine
+    assert (cosines.mean() < 0.99) == (cosine == 0.9)
+
+
+def test_a_preset_and_its_codec_share_what_is_kept(tmp_path):
+    encoder = Counting()
+    CachedEncoder(encoder, tmp_path, codec="balanced").encode_document(TEXTS)
+    CachedEncoder(encoder, tmp_path, codec="2bit").encode_document(TEXTS)
+    assert encoder.documents == TEXTS
+    pooled = CachedEncoder(encoder, tmp_path, codec="compact").encode_document(TEXTS)
+    assert encoder.documents == [*TEXTS, *TEXTS]
+    assert np.diff(pooled.tokens.offsets).tolist() == [-(-len(text.split()) // 2) for text in TEXTS]
 
 
 def test_vacuum_keeps_what_is_named(tmp_path):

@@ -453,7 +453,7 @@ def test_on_a_terminal_the_best_words_stand_out_and_the_log_says_where_it_ran(db
 def test_info(db):
     lines = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in good("info", "--db", db).splitlines())
     assert (lines["index"], lines["model"], lines["dimension"]) == (str(db), "minilm", "384")
-    assert (lines["documents"], lines["codec"]) == ("4", "float16")
+    assert (lines["documents"], lines["codec"]) == ("4", "2bit")
     assert int(lines["tokens"]) > 40
     assert set(lines) >= {"token embeddings", "bytes per token", "bytes per document", "format"}
 
@@ -462,7 +462,7 @@ def test_info_as_json(db):
     info = json.loads(good("info", "--db", db, "--json"))
     assert set(info) == {"path", "documents", "tokens", "token_bytes", "pooled_bytes", "manifest"}
     assert (info["path"], info["documents"]) == (str(db), 4)
-    assert info["token_bytes"] > 2 * 384 * info["tokens"]
+    assert info["token_bytes"] > 384 / 4 * info["tokens"]
     assert info["manifest"]["encoder"]["model"] == "minilm"
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from word_encoder import WordEncoder
 
-from smart_rag import Document, SmartIndex
+from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.errors import InvalidInput, SmartRagError
 from smart_rag.evaluation import evaluate, load_dataset
 
+EXACT = IndexConfig(codec="exact")  # as the plain implementation has the tokens
 WORDS = [f"word{i}" for i in range(400)]
 
 
@@ -244,7 +245,7 @@ def graded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    with SmartIndex.create(tmp_path_factory.mktemp("evaluation") / "index", WordEncoder()) as index:
+    with SmartIndex.create(tmp_path_factory.mktemp("evaluation") / "index", WordEncoder(), config=EXACT) as index:
         yield index
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from word_encoder import WordEncoder
 
-from smart_rag import Document, SmartIndex
+from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.errors import EncoderError
 from smart_rag.explain import Match, emphasis, matches
 
@@ -86,6 +86,36 @@ def test_a_text_beyond_the_models_length_is_matched_in_its_first_part(index):
 
 def test_no_hits_have_no_matches(index):
     assert matches(index, "anything", []) == []
+
+
+@pytest.fixture(scope="module")
+def compact(minilm, tmp_path_factory):
+    """An index whose tokens are pooled."""
+    with SmartIndex.create(
+        tmp_path_factory.mktemp("compact") / "index", minilm, config=IndexConfig(codec="compact")
+    ) as index:
+        index.add([Document(name, text) for name, text in TEXTS.items()])
+        yield index
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_matches_of_pooled_tokens_are_of_the_text(compact, minilm, query):
+    """Pooled tokens stand for no characters: matches are those of the text's own tokens."""
+    hits = compact.search(query, top_k=len(TEXTS))
+    query_tokens = minilm.encode_query([query]).tokens[0].astype(np.float64)
+    for hit, found in zip(hits, matches(compact, query, hits), strict=True):
+        tokens = minilm.encode_document([hit.text]).tokens[0].astype(np.float64)
+        spans = minilm.token_spans(hit.text)
+        assert len(found) == len(query_tokens)
+        for token, match in zip(query_tokens, found, strict=True):
+            cosines = [float(token @ other) for other in tokens]
+            assert match.similarity == pytest.approx(max(cosines), abs=1e-4)
+            assert cosines[spans.index(match.span)] == pytest.approx(max(cosines), abs=1e-4)
+        assert sum(match.similarity for match in found) / len(found) == pytest.approx(hit.late_score, abs=0.25)
+
+
+def test_no_hits_of_pooled_tokens_have_no_matches(compact):
+    assert matches(compact, "anything", []) == []
 
 
 def test_an_encoder_without_spans_is_named(tmp_path):

@@ -65,9 +65,12 @@ def documents(texts=TEXTS):
     return [Document(name, text, {"length": len(text)}) for name, text in texts.items()]
 
 
+EXACT = IndexConfig(codec="exact")  # as the references have the tokens
+
+
 @pytest.fixture
 def index(tmp_path):
-    with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
+    with SmartIndex.create(tmp_path / "index", LetterEncoder(), config=EXACT) as index:
         index.add(documents())
         yield index
 
@@ -162,7 +165,7 @@ def test_stopwatch_has_every_stage(index):
 def test_add_is_an_idempotent_upsert(tmp_path):
     """What is there is not encoded again; new text replaces text, vector and tokens; new metadata alone is cheap."""
     encoder = LetterEncoder()
-    with SmartIndex.create(tmp_path / "index", encoder) as index:
+    with SmartIndex.create(tmp_path / "index", encoder, config=EXACT) as index:
         assert index.add(documents()).added == 5
         assert index.add(documents()).unchanged == 5
         assert len(encoder.encoded) == 5
@@ -342,7 +345,7 @@ def test_vectors_of_the_callers_own(tmp_path):
         rng.standard_normal((3, 8)), [rng.standard_normal((n, 8)) for n in (1, 4, 2)]
     )
     docs = [Document(name, "equal text") for name in "abc"]
-    with SmartIndex.from_embeddings(tmp_path / "index", docs, representation) as index:
+    with SmartIndex.from_embeddings(tmp_path / "index", docs, representation, config=EXACT) as index:
         for i, name in enumerate("abc"):
             hit = index.search(representation[i], 1)[0]
             assert hit.id == name
@@ -723,6 +726,82 @@ def test_a_full_disk_loses_nothing(tmp_path):
         subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
+# --- codecs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample_passages():
+    """Paragraphs of the sample documents."""
+    from smart_rag.demo import sample_folder
+
+    text = (sample_folder() / "station_handbook.md").read_text(encoding="utf-8")
+    return {f"{i:02}": part for i, part in enumerate(part for part in text.split("\n\n") if len(part) > 150)}
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "bytes_per_token", "factor"),
+    [
+        ("exact", "float16", 768, 1),
+        ("balanced", "2bit", 96, 1),
+        ("compact", "2bit/2", 96, 2),
+        ("int8", "int8", 384, 1),
+        ("4bit/3", "4bit/3", 192, 3),
+        (None, "2bit", 96, 1),
+    ],
+)
+def test_every_codec_finds_the_same(tmp_path, minilm, sample_passages, given, name, bytes_per_token, factor):
+    """The first hit is that of unrounded tokens; the manifest has the codec's own name; what is lost is made again."""
+    config = IndexConfig() if given is None else IndexConfig(codec=given)
+    docs = [Document(id, text) for id, text in sample_passages.items()]
+    counts = np.diff(minilm.encode_document(list(sample_passages.values())).tokens.offsets)
+    query = "When are the boats fuelled, and who has the keys?"
+    exact = {hit.id: hit.score for hit in reranked(minilm, query, docs)}
+    with SmartIndex.create(tmp_path / "index", minilm, config=config) as index:
+        index.add(docs)
+        assert json.loads((tmp_path / "index" / "manifest.json").read_text())["config"]["codec"] == name
+        hits = index.search(query, 5)
+        assert hits[0].id == max(exact, key=exact.__getitem__)
+        for hit in hits:
+            assert hit.score == pytest.approx(exact[hit.id], abs=0.1)
+        info = index.info()
+        assert info.tokens == sum(-(-n // factor) for n in counts)
+        # A record is padded to pages, and has a header.
+        assert bytes_per_token * info.tokens < info.token_bytes < bytes_per_token * info.tokens + 6000 * len(docs)
+        key = next(index._store.tokens.keys())
+        index._store.tokens.delete([key])
+    with SmartIndex.open(tmp_path / "index", minilm) as index:
+        assert index.manifest.config.codec == name
+        assert len(index.verify(repair=True).missing) == 1
+        assert index.verify().sound
+        assert next(iter(index._store.tokens.keys())) == key
+        again = index.search(query, 5)
+        assert [hit.id for hit in again] == [hit.id for hit in hits]
+        assert [hit.score for hit in again] == pytest.approx([hit.score for hit in hits], abs=1e-3)
+        assert len(index.tokens([hits[0].id])[0]) == -(-counts[list(sample_passages).index(hits[0].id)] // factor)
+        assert index.add(docs).unchanged == len(docs)
+
+
+def reranked(encoder, query, docs):
+    """Return the hits of unrounded tokens."""
+    from smart_rag import rerank
+
+    return rerank(query, docs, encoder)
+
+
+@pytest.mark.parametrize("name", ["2bit", "1bit", "2bit/2"])
+def test_scores_are_those_of_decoded_tokens(tmp_path, name):
+    """By plain loops over what the index gives back; both ways of searching agree."""
+    query = "The dog and the carp"
+    encoded = LetterEncoder().encode_query([query])
+    with SmartIndex.create(tmp_path / "index", LetterEncoder(), config=IndexConfig(codec=name)) as index:
+        index.add(documents())
+        for exhaustive in (False, True):
+            for hit in index.search(query, 5, exhaustive=exhaustive):
+                (tokens,) = index.tokens([hit.id])
+                late = sum(max(float(a @ b) for b in tokens) for a in encoded.tokens[0]) / len(encoded.tokens[0])
+                assert hit.late_score == pytest.approx(late, abs=1e-4)
+
+
 # --- any sequence of writes -----------------------------------------------------------------
 
 NAMES = st.sampled_from("abcdef")
@@ -737,7 +816,7 @@ class Sequences(RuleBasedStateMachine):
         import tempfile
 
         self.folder = tempfile.TemporaryDirectory()
-        self.index = SmartIndex.create(Path(self.folder.name) / "index", LetterEncoder())
+        self.index = SmartIndex.create(Path(self.folder.name) / "index", LetterEncoder(), config=EXACT)
         self.texts: dict[str, str] = {}
 
     @rule(texts=st.dictionaries(NAMES, WORDS, min_size=1))

@@ -17,7 +17,8 @@ PACKAGE = Path(smart_rag.__file__).parent
 LAYERS = [
     {"_version", "errors"},
     {"types", "config", "stopwatch"},
-    {"codec", "encoder", "scoring"},
+    {"codec", "encoder", "token_pooling"},
+    {"scoring"},
     {"documents", "manifest", "token_store", "chroma_client"},
     {"pooled_index"},
     {"document_store", "cached_encoder"},

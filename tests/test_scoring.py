@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import scoring
+from smart_rag.codec import codec
+from smart_rag.demo import sample_folder, sample_questions
 from smart_rag.errors import DimensionMismatch, InvalidInput
-from smart_rag.types import TokenBatch
+from smart_rag.types import TokenBatch, TokenCodes
 
 DIMENSIONS = [1, 3, 96, 384]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -356,3 +358,188 @@ def test_leaders_of_blocks_are_leaders_of_the_whole(scored, top_k, cuts, random)
     assert leaders.ids == [ids[i] for i in best]
     np.testing.assert_array_equal(leaders.pooled, pooled[best])
     np.testing.assert_array_equal(leaders.late, late[best])
+
+
+# --- codes ------------------------------------------------------------------------------------
+
+ROTATED = ["int8", "4bit", "2bit", "1bit"]
+CODECS = ["float32", "float16", *ROTATED]
+KERNELS = ["floats", "levels", "integers"]
+
+
+def encoded(tokens, name):
+    return TokenCodes(codec(name).encode(tokens.embeddings), tokens.offsets, tokens.dimension, codec(name))
+
+
+def kernel_of(kind, documents, device="cpu"):
+    """Return one kernel, whatever this machine is fast at, but for the width that integers cannot have."""
+    if kind == "floats" or documents.codec.name not in ROTATED:
+        return scoring._Floats(device)
+    integers = kind == "integers" and documents.dimension > 1
+    return scoring._Integers(documents.codec) if integers else scoring._Levels(documents.codec, device)
+
+
+def late_by(kind, queries, documents):
+    """Return the scores by one kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "_kernel", lambda documents, device: kernel_of(kind, documents, device))
+        return scoring.late_interaction(queries, documents)
+
+
+@st.composite
+def encoded_pairs(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    dimension = draw(st.sampled_from([1, 2, 3, 7, 25, 32, 96]))
+    queries = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    documents = draw(st.lists(st.integers(1, 7), min_size=1, max_size=5))
+    return batch(rng, queries, dimension), batch(rng, documents, dimension)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("name", CODECS)
+@settings(max_examples=30, deadline=None)
+@given(encoded_pairs())
+def test_codes_score_as_what_they_decode_to(kind, name, pair):
+    """Every kernel gives the loop's scores on the decoded embeddings."""
+    queries, documents = pair[0], encoded(pair[1], name)
+    late = late_by(kind, queries, documents)
+    assert late.dtype == np.float32
+    np.testing.assert_allclose(late, loop_late(queries, documents.decode()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("dimension", [384, 1000, 2048])
+@pytest.mark.parametrize("name", ROTATED)
+def test_similarities_of_wide_codes(kind, name, dimension):
+    """Each similarity, not only the best of them, and at the widths of models, among them negative ones."""
+    rng = np.random.default_rng(0)
+    queries, documents = unit_rows(rng, 9, dimension), batch(rng, [30, 1, 9], dimension)
+    documents.embeddings[:9] = queries
+    documents.embeddings[9:18] = -queries
+    codes = encoded(documents, name)
+    kernel = kernel_of(kind, codes)
+    found = kernel.similarities(kernel.queries(queries), kernel.documents(codes)).numpy()
+    assert found.dtype == np.float32
+    expected = queries.astype(np.float64) @ codes.embeddings.astype(np.float64).T
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("name", CODECS)
+@settings(max_examples=10, deadline=None)
+@given(encoded_pairs(), st.integers(1, 8), st.integers(1, 40))
+def test_blocks_of_codes_equal_the_whole(kind, name, pair, query_tokens, numbers):
+    """Several blocks of queries and of documents give the same scores."""
+    queries, documents = pair[0], encoded(pair[1], name)
+    whole = late_by(kind, queries, documents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "_BLOCK_QUERY_TOKENS", query_tokens)
+        patch.setattr(scoring, "_BLOCK_NUMBERS", {"cpu": numbers})
+        blocked = late_by(kind, queries, documents)
+    np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def samples(minilm):
+    """Return questions and paragraphs of the sample documents, by the model."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(sample_folder().glob("*.[mt][dx]*"))]
+    paragraphs = [part for text in texts for part in text.split("\n\n") if len(part) > 100][:60]
+    questions = [question.question for question in sample_questions()][:12]
+    return minilm.encode_query(questions).tokens, minilm.encode_document(paragraphs).tokens
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_kernels_rank_alike(samples, name):
+    """On real vectors, all kernels rank the documents in one order but for near ties."""
+    queries, documents = samples[0], encoded(samples[1], name)
+    assert len(documents) > 20
+    scores = {kind: late_by(kind, queries, documents) for kind in KERNELS}
+    for q in range(len(queries)):
+        exact = scores["floats"][q]
+        for kind in ("levels", "integers"):
+            order = scoring.ranking(scores[kind][q], [f"{i:03}" for i in range(len(documents))], 10)
+            ranked = exact[order]
+            assert (ranked[:-1] >= ranked[1:] - 1e-4).all()
+            assert ranked[-1] >= np.sort(exact)[-10] - 1e-4
+
+
+@pytest.mark.parametrize("bits", ["float16", "int8", "2bit"])
+def test_queries_may_be_codes(bits):
+    """A query that comes from a store is scored as what it decodes to."""
+    rng = np.random.default_rng(0)
+    queries, documents = encoded(batch(rng, [3, 1], 25), bits), encoded(batch(rng, [2, 5], 25), "2bit")
+    expected = loop_late(queries.decode(), documents.decode())
+    np.testing.assert_allclose(scoring.late_interaction(queries, documents), expected, rtol=0, atol=1e-4)
+
+
+def test_no_codes_have_no_scores():
+    query = TokenBatch.from_list([np.float32([[1, 0]])])
+    none = TokenCodes(np.zeros((0, 1), np.uint8), np.zeros(1, dtype=np.int64), 2, codec("2bit"))
+    assert scoring.late_interaction(query, none).shape == (1, 0)
+
+
+@pytest.fixture
+def speed_unknown():
+    scoring._integers_are_fast.cache_clear()
+    yield
+    scoring._integers_are_fast.cache_clear()
+
+
+@pytest.mark.usefixtures("speed_unknown")
+def test_integers_are_multiplied_where_that_is_fast(monkeypatch):
+    """The kernel follows from the codec, the device, and what was measured."""
+    documents = encoded(batch(np.random.default_rng(0), [3], 25), "2bit")
+    assert scoring._integers_are_fast() in (True, False)
+    for fast, kernel in ((True, scoring._Integers), (False, scoring._Levels)):
+        monkeypatch.setattr(scoring, "_integers_are_fast", lambda fast=fast: fast)
+        assert isinstance(scoring._kernel(documents, "cpu"), kernel)
+        assert isinstance(scoring._kernel(documents, "cuda"), scoring._Levels)
+        for floats in (documents.decode(), encoded(documents.decode(), "float16")):
+            assert isinstance(scoring._kernel(floats, "cpu"), scoring._Floats)
+    monkeypatch.setattr(scoring, "_integers_are_fast", lambda: True)
+    narrow = encoded(batch(np.random.default_rng(0), [3], 1), "2bit")
+    assert isinstance(scoring._kernel(narrow, "cpu"), scoring._Levels)
+
+
+@pytest.mark.usefixtures("speed_unknown")
+@pytest.mark.parametrize("kind", ["absent", "refusing", "wrong"])
+def test_a_torch_that_cannot_multiply_integers(monkeypatch, caplog, kind):
+    """Where integer products are absent, refused or wrong, floats are multiplied."""
+    if kind == "absent":
+        monkeypatch.delattr(torch, "_int_mm")
+    elif kind == "refusing":
+
+        def refuse(left, right):
+            raise RuntimeError("not on this machine")
+
+        monkeypatch.setattr(torch, "_int_mm", refuse)
+    else:
+        # As with sums that are kept in 16 bits.
+        monkeypatch.setattr(torch, "_int_mm", lambda left, right: (left.int() @ right.int()).clamp(-32768, 32767))
+    caplog.set_level("INFO", logger="smart_rag")
+    assert scoring._integers_are_fast() is False
+    assert ("not on this machine" in caplog.text) == (kind == "refusing")
+    rng = np.random.default_rng(0)
+    queries, documents = batch(rng, [3, 1], 25), encoded(batch(rng, [2, 5], 25), "2bit")
+    late = scoring.late_interaction(queries, documents)
+    np.testing.assert_allclose(late, loop_late(queries, documents.decode()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ROTATED)
+def test_codes_that_cannot_be_written_to_are_scored(name):
+    """Codes from a file that is mapped for reading."""
+    rng = np.random.default_rng(0)
+    queries, documents = batch(rng, [3], 32), encoded(batch(rng, [2, 5], 32), name)
+    expected = loop_late(queries, documents.decode())
+    documents.codes.setflags(write=False)
+    for kind in KERNELS:
+        np.testing.assert_allclose(late_by(kind, queries, documents), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("name", CODECS)
+def test_codes_on_each_device(device, name):
+    rng = np.random.default_rng(7)
+    queries, documents = batch(rng, [3, 1, 5], 96), encoded(batch(rng, [4, 1, 9, 2], 96), name)
+    late = scoring.late_interaction(queries, documents, device)
+    np.testing.assert_allclose(late, loop_late(queries, documents.decode()), rtol=0, atol=1e-4)

@@ -28,6 +28,7 @@ from smart_rag.errors import (
     MissingTokens,
     StorageFull,
 )
+from smart_rag.token_pooling import pool_tokens
 from smart_rag.token_store import StoreStats, TokenStore, content_key
 from smart_rag.types import TokenBatch
 
@@ -223,6 +224,77 @@ def test_gather_owns_its_memory(store):
     store.close()
     np.testing.assert_array_equal(gathered[0], tokens_of(1))
     assert gathered.embeddings.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["int8", "4bit", "2bit", "1bit", "2bit/2", "float16/3"])
+def test_codes_of_ragged_texts(path, name):
+    """What is gathered is what the codec makes of each text, pooled where it pools, and decoded when asked for."""
+    rng = np.random.default_rng(0)
+    texts = [rng.standard_normal((n, 25)) for n in (1, 7, 2)]
+    texts = [(text / np.linalg.norm(text, axis=1, keepdims=True)).astype(np.float32) for text in texts]
+    found = codec(name)
+    with contextlib.closing(TokenStore(path, found)) as store:
+        store.put([key(i) for i in range(3)], TokenBatch.from_list(texts))
+        gathered = store.gather([key(i) for i in (2, 0, 2, 1)])
+        assert store.stats().tokens == sum(-(-n // found.pool_factor) for n in (1, 7, 2))
+    assert (len(gathered), gathered.dimension, gathered.codec) == (4, 25, found)
+    pooled = pool_tokens(TokenBatch.from_list(texts), found.pool_factor)
+    expected = [found.decode(found.encode(pooled[i]), 25) for i in (2, 0, 2, 1)]
+    decoded = gathered.decode()
+    for i in range(4):
+        np.testing.assert_array_equal(gathered[i], expected[i])
+        np.testing.assert_array_equal(decoded[i], expected[i])
+    np.testing.assert_array_equal(gathered.embeddings, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("name", ["2bit", "2bit/2", "float16"])
+def test_slices_and_items_of_codes(path, name):
+    """A slice is of whole texts and shares memory; an item counts from either end."""
+    with contextlib.closing(TokenStore(path, codec(name))) as store:
+        rng = np.random.default_rng(1)
+        texts = [np.eye(8, dtype=np.float32)[rng.permutation(8)[:n]] for n in (3, 1, 5, 2)]
+        store.put([key(i) for i in range(4)], TokenBatch.from_list(texts))
+        gathered = store.gather([key(i) for i in range(4)])
+    for start, stop in ((0, 4), (1, 3), (3, 4), (2, 2)):
+        part = gathered.slice(start, stop)
+        assert len(part) == stop - start
+        assert part.offsets[0] == 0
+        assert np.shares_memory(part.codes, gathered.codes) or start == stop
+        for i, tokens in enumerate(part):
+            np.testing.assert_array_equal(tokens, gathered[start + i])
+    np.testing.assert_array_equal(gathered[-1], gathered[3])
+    for i in (4, -5):
+        with pytest.raises(IndexError):
+            gathered[i]
+
+
+@pytest.mark.parametrize("name", ["float16", "2bit", "2bit/2"])
+def test_nothing_is_put_and_gathered(path, name):
+    """No texts are no error, whatever the codec."""
+    with contextlib.closing(TokenStore(path, codec(name))) as store:
+        store.put([], TokenBatch.from_list([]))
+        assert len(store) == 0
+        nothing = store.gather([])
+        assert (len(nothing), len(nothing.embeddings), list(nothing)) == (0, 0, [])
+
+
+def test_a_pool_factor_is_no_part_of_the_layout(path):
+    """Entries of one layout can be read whatever the factor they were made with; their keys tell them apart."""
+    with contextlib.closing(TokenStore(path, codec("2bit/2"))) as store:
+        store.put([key(1)], TokenBatch.from_list([np.eye(8, dtype=np.float32)]))
+        with contextlib.closing(TokenStore(path, codec("2bit"))) as other:
+            np.testing.assert_array_equal(other.gather([key(1)]).codes, store.gather([key(1)]).codes)
+    assert content_key("fp", "2bit", "text") != content_key("fp", "2bit/2", "text")
+
+
+def test_too_wide_is_refused_before_it_is_encoded(path):
+    """A rotation of that width would fill the memory."""
+    wide = TokenBatch.from_list([np.ones((1, 1 << 16), dtype=np.float32)])
+    with (
+        contextlib.closing(TokenStore(path, codec("2bit"))) as store,
+        pytest.raises(InvalidInput, match="65536 dimensions"),
+    ):
+        store.put([key(1)], wide)
 
 
 def test_missing_tokens_are_all_named(store):

@@ -1,0 +1,85 @@
+"""What each codec keeps of the quality and takes on disk: exhaustive hybrid nDCG@10 from the codes, against float32.
+
+python benchmarks/codecs.py DATASET_DIR... [--model M] [--codecs 2bit,2bit/2,...] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from report import publish, spread
+from tqdm import tqdm
+
+from smart_rag import Representation, SmartEncoder, scoring
+from smart_rag.codec import PRESETS, codec
+from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
+from smart_rag.evaluation import Dataset, Run, load_dataset, metrics
+from smart_rag.token_store import TokenStore
+
+_ALL = ["float32", "float16", "int8", "4bit", "2bit", "1bit", "float16/2", "2bit/2", "2bit/3", "4bit/4"]
+
+
+def measured(dataset: Dataset, queries: Representation, documents: Representation, name: str) -> dict[str, float]:
+    """Return nDCG@10 and the bytes of a token of the text, everything on disk counted."""
+    ids = [document.id for document in dataset.documents]
+    keys = [i.to_bytes(16, "little") for i in np.random.default_rng(0).permutation(len(ids)).tolist()]
+    late = np.empty((len(queries), len(ids)), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        store = TokenStore(folder, codec(name))
+        for start in range(0, len(ids), 128):
+            part = slice(start, start + 128)
+            store.put(keys[part], documents.tokens.slice(start, min(start + 128, len(ids))))
+            late[:, part] = scoring.late_interaction(queries.tokens, store.gather(keys[part]))
+        size = store.stats().used_bytes
+        store.close()
+    scores = scoring.hybrid(scoring.pooled_similarity(queries.pooled, documents.pooled), late, DEFAULT_WEIGHTS)
+    run: Run = {
+        query: [ids[i] for i in scoring.ranking(scores[row], ids, 10)] for row, query in enumerate(dataset.queries)
+    }
+    return {
+        "ndcg@10": metrics(dataset.qrels)(run)["ndcg@10"],
+        "bytes": size / int(documents.tokens.offsets[-1]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", type=Path, nargs="+")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--codecs", default=",".join(_ALL))
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    encoder = SmartEncoder(arguments.model)
+    names = ["float32", *(name for name in arguments.codecs.split(",") if name != "float32")]
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    for folder in arguments.datasets:
+        dataset = load_dataset(folder)
+        documents = encoder.encode_document([document.text for document in dataset.documents], show_progress=True)
+        queries = encoder.encode_query(list(dataset.queries.values()))
+        for name in tqdm(names, desc=dataset.name):
+            found[name][dataset.name] = measured(dataset, queries, documents, name)
+    exact = found["float32"]
+    labels = {
+        name: next((f"{name} ({preset})" for preset, of in PRESETS.items() if of == name), name) for name in names
+    }
+    publish(
+        "nDCG@10 of exhaustive hybrid ranking, % of float32, over the datasets",
+        {labels[n]: spread([100 * found[n][d]["ndcg@10"] / exact[d]["ndcg@10"] for d in exact]) for n in names},
+        None,
+    )
+    publish(
+        "bytes on disk for a token",
+        {labels[n]: spread([found[n][d]["bytes"] for d in exact]) for n in names},
+        None,
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
