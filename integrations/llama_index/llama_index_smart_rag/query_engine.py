@@ -47,8 +47,9 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
     return [
         Citation(
             number=number,
-            source=node.metadata.get("source") or node.metadata.get("file_path"),
-            page=node.metadata.get("page") or node.metadata.get("page_label"),
+            # As smart_rag names them, or LlamaIndex's own readers.
+            source=next(filter(None, map(node.metadata.get, ("source", "file_path", "file_name"))), None),
+            page=next(filter(None, map(node.metadata.get, ("page", "page_label"))), None),
             score=float(node.score or 0.0),
             # As the query engine heads it for the language model.
             text=node.get_content().removeprefix(f"Source {number}:").strip(),
