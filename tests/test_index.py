@@ -321,7 +321,10 @@ def test_reopened_and_moved(tmp_path):
             print(json.dumps([(hit.id, hit.score) for hit in index.search("The dog and the carp", 3)]))
     """
     result = python(code, tmp_path / "elsewhere", Path(__file__).parent)
-    assert json.loads(result.stdout) == [[hit.id, hit.score] for hit in before]
+    found = json.loads(result.stdout)
+    assert [id for id, _ in found] == [hit.id for hit in before]
+    # The other process may find integer products slower than float ones, and multiply floats.
+    assert [score for _, score in found] == pytest.approx([hit.score for hit in before], abs=1e-4)
 
 
 def test_the_manifest_names_the_encoder_that_opens_it(tmp_path, minilm):
