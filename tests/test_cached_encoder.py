@@ -14,28 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from word_encoder import WordEncoder
+from word_encoder import CountingEncoder, WordEncoder, plain_scores
 
 from smart_rag import CachedEncoder, Document, Hit, rerank
 from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
 
 TEXTS = ["the cat sat on the mat", "dogs bark at night", "taxes are due in april", "keys hang in the hall"]
-
-
-class Counting(WordEncoder):
-    """Keeps a list of what it was asked."""
-
-    def __init__(self, fingerprint="words"):
-        self.fingerprint = fingerprint
-        self.documents, self.queries = [], []
-
-    def encode_document(self, texts):
-        self.documents += texts
-        return super().encode_query(texts)
-
-    def encode_query(self, texts):
-        self.queries += texts
-        return super().encode_query(texts)
 
 
 def same(a, b, tolerance=2e-3):
@@ -45,7 +29,7 @@ def same(a, b, tolerance=2e-3):
 
 
 def test_each_document_is_encoded_once(tmp_path):
-    encoder = Counting()
+    encoder = CountingEncoder()
     cached = CachedEncoder(encoder, tmp_path / "tokens", codec="exact")
     same(cached.encode_document([*TEXTS[:2], TEXTS[0]]), WordEncoder().encode_document([*TEXTS[:2], TEXTS[0]]))
     assert encoder.documents == TEXTS[:2]
@@ -55,7 +39,7 @@ def test_each_document_is_encoded_once(tmp_path):
 
 
 def test_the_first_answer_and_later_ones_are_equal(tmp_path):
-    cached = CachedEncoder(Counting(), tmp_path)
+    cached = CachedEncoder(CountingEncoder(), tmp_path)
     first, second = cached.encode_document(TEXTS), cached.encode_document(TEXTS)
     np.testing.assert_array_equal(first.tokens.embeddings, second.tokens.embeddings)
     np.testing.assert_array_equal(first.pooled, second.pooled)
@@ -64,7 +48,7 @@ def test_the_first_answer_and_later_ones_are_equal(tmp_path):
 @given(st.lists(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6), min_size=1, max_size=5))
 @settings(max_examples=25, deadline=None)
 def test_any_sequence_of_calls_gives_what_the_encoder_gives(tmp_path_factory, calls):
-    encoder = Counting()
+    encoder = CountingEncoder()
     with_folder = CachedEncoder(encoder, tmp_path_factory.mktemp("tokens"), codec="exact")
     for texts in calls:
         same(with_folder.encode_document(texts), WordEncoder().encode_document(texts))
@@ -73,7 +57,7 @@ def test_any_sequence_of_calls_gives_what_the_encoder_gives(tmp_path_factory, ca
 
 
 def test_a_query_is_encoded_once_and_documents_are_not_kept_without_a_folder():
-    encoder = Counting()
+    encoder = CountingEncoder()
     cached = CachedEncoder(encoder)
     for _ in range(3):
         same(cached.encode_query(["where are the keys"]), WordEncoder().encode_query(["where are the keys"]))
@@ -85,7 +69,7 @@ def test_a_query_is_encoded_once_and_documents_are_not_kept_without_a_folder():
 
 
 def test_old_queries_are_forgotten():
-    encoder = Counting()
+    encoder = CountingEncoder()
     cached = CachedEncoder(encoder)
     for i in range(200):
         cached.encode_query([f"query {i}"])
@@ -96,11 +80,11 @@ def test_old_queries_are_forgotten():
 
 
 def test_two_models_share_a_folder_and_nothing_else(tmp_path):
-    class Other(Counting):
+    class Other(CountingEncoder):
         def encode_document(self, texts):
             return super().encode_document([f"other {text}" for text in texts])
 
-    one, other = CachedEncoder(Counting("one"), tmp_path), CachedEncoder(Other("other"), tmp_path)
+    one, other = CachedEncoder(CountingEncoder("one"), tmp_path), CachedEncoder(Other("other"), tmp_path)
     a, b = one.encode_document(TEXTS), other.encode_document(TEXTS)
     assert not np.allclose(a.pooled, b.pooled)
     same(one.encode_document(TEXTS), a)
@@ -112,9 +96,10 @@ def test_what_was_written_is_found_by_another_process(tmp_path):
     code = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from test_cached_encoder import Counting, TEXTS
+from test_cached_encoder import TEXTS
+from word_encoder import CountingEncoder
 from smart_rag import CachedEncoder
-encoder = Counting()
+encoder = CountingEncoder()
 CachedEncoder(encoder, sys.argv[1]).encode_document(TEXTS)
 assert encoder.documents == [], encoder.documents
 """
@@ -123,7 +108,7 @@ assert encoder.documents == [], encoder.documents
 
 
 def test_threads_get_what_one_gets(tmp_path):
-    cached = CachedEncoder(Counting(), tmp_path, codec="exact")
+    cached = CachedEncoder(CountingEncoder(), tmp_path, codec="exact")
     texts = [f"{a} {b}" for a in TEXTS for b in TEXTS]
     expected = WordEncoder().encode_document(texts)
     with ThreadPoolExecutor(8) as pool:
@@ -133,7 +118,7 @@ def test_threads_get_what_one_gets(tmp_path):
 
 @pytest.mark.parametrize(("codec", "cosine"), [("exact", 0.999), ("balanced", 0.9), ("4bit", 0.98), (None, 0.9)])
 def test_tokens_are_kept_in_the_codec_asked_for(tmp_path, codec, cosine):
-    cached = CachedEncoder(Counting(), tmp_path, **({} if codec is None else {"codec": codec}))
+    cached = CachedEncoder(CountingEncoder(), tmp_path, **({} if codec is None else {"codec": codec}))
     found, exact = cached.encode_document(TEXTS), WordEncoder().encode_document(TEXTS)
     np.testing.assert_allclose(found.pooled, exact.pooled, atol=1e-6)
     cosines = (found.tokens.embeddings * exact.tokens.embeddings).sum(axis=1)
@@ -142,7 +127,7 @@ def test_tokens_are_kept_in_the_codec_asked_for(tmp_path, codec, cosine):
 
 
 def test_a_preset_and_its_codec_share_what_is_kept(tmp_path):
-    encoder = Counting()
+    encoder = CountingEncoder()
     CachedEncoder(encoder, tmp_path, codec="balanced").encode_document(TEXTS)
     CachedEncoder(encoder, tmp_path, codec="2bit").encode_document(TEXTS)
     assert encoder.documents == TEXTS
@@ -152,7 +137,7 @@ def test_a_preset_and_its_codec_share_what_is_kept(tmp_path):
 
 
 def test_vacuum_keeps_what_is_named(tmp_path):
-    encoder = Counting()
+    encoder = CountingEncoder()
     cached = CachedEncoder(encoder, tmp_path)
     cached.encode_document(TEXTS)
     assert cached.vacuum(TEXTS[:1]) == 3
@@ -174,7 +159,7 @@ def test_nothing_is_loaded_before_it_is_needed_and_a_copy_takes_nothing_along(tm
 
 
 def test_closed_it_opens_again(tmp_path):
-    encoder = Counting()
+    encoder = CountingEncoder()
     cached = CachedEncoder(encoder, tmp_path)
     cached.encode_document(TEXTS)
     cached.close()
@@ -208,18 +193,6 @@ def test_a_damaged_folder_says_what_to_do(tmp_path):
 
 
 # --- rerank -------------------------------------------------------------------------------------
-
-
-def plain_scores(query, texts, weights=(1.0, 1.0)):
-    """The scores by plain loops."""
-    encoder = WordEncoder()
-    q = encoder.encode_query([query])
-    scores = []
-    for text in texts:
-        d = encoder.encode_document([text])
-        late = sum(max(float(a @ b) for b in d.tokens[0]) for a in q.tokens[0]) / len(q.tokens[0])
-        scores.append(weights[0] * float(q.pooled[0] @ d.pooled[0]) + weights[1] * late)
-    return scores
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.2, 3.0)])
@@ -265,7 +238,7 @@ def test_rerank_bad_input():
 
 
 def test_bad_texts_and_folders(tmp_path, monkeypatch):
-    cached = CachedEncoder(WordEncoder(), tmp_path / "tokens")
+    cached = CachedEncoder(WordEncoder(), tmp_path / "tokens", codec="exact")
     with pytest.raises(InvalidInput, match="text 1 is a NoneType"):
         cached.encode_document(["a", None])
     same(cached.encode_document("dogs bark"), WordEncoder().encode_document(["dogs bark"]))

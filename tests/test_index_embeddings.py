@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from word_encoder import WordEncoder
+from word_encoder import CountingEncoder, WordEncoder
 
 from smart_rag import Document, SmartIndex
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexMismatch, InvalidInput
@@ -13,18 +13,9 @@ TEXTS = {"cat": "the cat sat on the mat", "dog": "dogs bark at night", "tax": "t
 DOCUMENTS = [Document(id, text) for id, text in TEXTS.items()]
 
 
-class Counting(WordEncoder):
-    def __init__(self):
-        self.documents = []
-
-    def encode_document(self, texts):
-        self.documents += texts
-        return super().encode_query(texts)
-
-
 @pytest.fixture
 def encoder():
-    return Counting()
+    return CountingEncoder()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An encoder that costs nothing, for tests in which any numbers will do."""
+"""Encoders that cost nothing, for tests in which any numbers will do, and the score by plain loops."""
 
 from __future__ import annotations
 
@@ -26,3 +26,31 @@ class WordEncoder:
 
     def _word(self, word):
         return np.random.default_rng(zlib.crc32(word.encode())).standard_normal(self.dimension)
+
+
+class CountingEncoder(WordEncoder):
+    """Keeps what it was asked to encode."""
+
+    def __init__(self, fingerprint="words"):
+        self.fingerprint = fingerprint
+        self.documents, self.queries = [], []
+
+    def encode_document(self, texts):
+        self.documents += texts
+        return super().encode_query(texts)
+
+    def encode_query(self, texts):
+        self.queries += texts
+        return super().encode_query(texts)
+
+
+def plain_scores(query: str, texts: list[str], weights=(1.0, 1.0)) -> list[float]:
+    """The scores of ``texts`` by `WordEncoder`, in plain loops."""
+    encoder = WordEncoder()
+    q = encoder.encode_query([query])
+    scores = []
+    for text in texts:
+        d = encoder.encode_document([text])
+        late = sum(max(float(a @ b) for b in d.tokens[0]) for a in q.tokens[0]) / len(q.tokens[0])
+        scores.append(weights[0] * float(q.pooled[0] @ d.pooled[0]) + weights[1] * late)
+    return scores

@@ -16,7 +16,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
-from word_encoder import WordEncoder
+from word_encoder import WordEncoder, plain_scores
 
 from smart_rag import CachedEncoder, rerank
 from smart_rag.errors import InvalidInput
@@ -31,19 +31,7 @@ def scored(texts=TEXTS) -> list[NodeWithScore]:
 
 
 def words(path=None, **options) -> SmartRerank:
-    return SmartRerank(SmartEmbedding.from_encoder(CachedEncoder(WordEncoder(), path)), **options)
-
-
-def plain_scores(query: str, texts: list[str]) -> list[float]:
-    """The score by plain loops."""
-    encoder = WordEncoder()
-    q = encoder.encode_query([query])
-    scores = []
-    for text in texts:
-        d = encoder.encode_document([text])
-        late = sum(max(float(a @ b) for b in d.tokens[0]) for a in q.tokens[0]) / len(q.tokens[0])
-        scores.append(float(q.pooled[0] @ d.pooled[0]) + late)
-    return scores
+    return SmartRerank(SmartEmbedding.from_encoder(CachedEncoder(WordEncoder(), path, codec="exact")), **options)
 
 
 def test_scores_are_smart_rags_own_and_sorted():

@@ -22,7 +22,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
-from word_encoder import WordEncoder
+from word_encoder import CountingEncoder, WordEncoder
 
 from smart_rag import SmartIndex
 from smart_rag.errors import IndexClosed, IndexMismatch, InvalidInput
@@ -30,18 +30,9 @@ from smart_rag.errors import IndexClosed, IndexMismatch, InvalidInput
 WORDS = ["cats", "dogs", "boats", "keys", "taxes", "rain"]
 
 
-class Counting(WordEncoder):
-    def __init__(self):
-        self.documents = []
-
-    def encode_document(self, texts):
-        self.documents += texts
-        return super().encode_query(texts)
-
-
 @pytest.fixture
 def encoder():
-    return Counting()
+    return CountingEncoder()
 
 
 @pytest.fixture
