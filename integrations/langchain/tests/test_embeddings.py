@@ -58,7 +58,8 @@ def test_a_token_store_is_filled_and_used_again(counting, tmp_path):
     assert again.embed_documents(TEXTS) == vectors
     assert counting.documents == 4
     tokens = again.encoder.encode_document(TEXTS[:1]).tokens
-    np.testing.assert_allclose(tokens.embeddings, counting.encode_document(TEXTS[:1]).tokens.embeddings, atol=1e-3)
+    cosines = (tokens.embeddings * counting.encode_document(TEXTS[:1]).tokens.embeddings).sum(axis=1)
+    assert cosines.min() > 0.9  # two bits a dimension
 
 
 def test_the_model_is_loaded_at_first_use():

@@ -60,7 +60,7 @@ def test_scores_are_the_indexs_own(store, weights):
 def test_relevance_of_a_text_to_itself_is_one(store, documents):
     (found, score), *_ = store.similarity_search_with_relevance_scores(documents[0].page_content, k=1)
     assert found == documents[0]
-    assert score == pytest.approx(1, abs=1e-3)
+    assert score == pytest.approx(1, abs=0.03)  # its tokens are stored in two bits a dimension
 
 
 def test_candidates_and_exhaustive_reach_the_index(store):
@@ -198,7 +198,7 @@ def test_the_same_id_replaces_text_vector_and_tokens(store, minilm):
     assert store.index.info().documents == before
     assert store.similarity_search("swimming penguins", k=1)[0].id == "d1"
     fresh = minilm.encode_document(["Penguins swim."])
-    np.testing.assert_allclose(store.index.tokens(["d1"]).embeddings, fresh.tokens.embeddings, atol=1e-3)
+    assert (store.index.tokens(["d1"]).embeddings * fresh.tokens.embeddings).sum(axis=1).min() > 0.9
     vector = fresh.pooled[0].tolist()
     assert store.index.search(Representation.from_embeddings(np.asarray([vector])), 1)[0].pooled_score > 0.999
 

@@ -43,7 +43,7 @@ class Counting(WordEncoder):
 
 def counting(path=None) -> tuple[SmartEmbedding, Counting]:
     encoder = Counting()
-    return SmartEmbedding.from_encoder(CachedEncoder(encoder, path)), encoder
+    return SmartEmbedding.from_encoder(CachedEncoder(encoder, path, codec="exact")), encoder
 
 
 def test_embeddings_are_the_models_own(minilm):
