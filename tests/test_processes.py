@@ -14,7 +14,7 @@ import pytest
 from word_encoder import WordEncoder
 
 import smart_rag.chroma_client
-from smart_rag import Document, SmartIndex
+from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.errors import IndexLocked
 
 WRITER = """
@@ -63,7 +63,7 @@ def another_process(path):
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "index"
-    with SmartIndex.create(path, WordEncoder()) as index:
+    with SmartIndex.create(path, WordEncoder(), config=IndexConfig(codec="exact")) as index:
         index.add([Document("a", "pump bearings", {"n": 1}), Document("b", "boat keys", {"n": 2})])
     return path
 
@@ -133,7 +133,10 @@ def test_a_reader_sees_what_a_writer_writes(path, writer):
 def test_an_index_that_was_empty(tmp_path):
     """A reader that has opened an empty index sees the first documents, and the last one go."""
     path = tmp_path / "index"
-    with SmartIndex.create(path, WordEncoder()) as index, another_process(path) as writer:
+    with (
+        SmartIndex.create(path, WordEncoder(), config=IndexConfig(codec="exact")) as index,
+        another_process(path) as writer,
+    ):
         assert_shows(index, {})
         writer.run("index.add_texts(['bearings'], ['a'], [{'n': 1}])")
         assert_shows(index, {"a": "bearings"})
