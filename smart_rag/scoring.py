@@ -9,25 +9,31 @@ and one segmented maximum score them all. No padding exists, so none can win a m
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from smart_rag.codec import RotatedCodec, rotation
 from smart_rag.errors import DimensionMismatch, InvalidInput
-from smart_rag.types import Codes, FloatArray, Offsets, TokenCodes, Tokens
+from smart_rag.types import FloatArray, Offsets, TokenCodes, Tokens
 
 logger = logging.getLogger(__name__)
 
-# A block of document tokens, in float32, and its similarities each stay within so many numbers:
-# on a CPU they are still in cache when the next step reads them, a GPU only needs to be kept busy.
-_BLOCK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 28}
+# A block of document tokens, and its similarities, each stay within so many bytes: on a CPU they are
+# still in cache when the next step reads them, a GPU only needs to be kept busy.
+_BLOCK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}
+# Fewer blocks are not worth other threads: after a forward pass torch's own still spin on the cores.
+_BLOCKS_ALONE = 8
 _BLOCK_QUERY_TOKENS = 1024
 
 # Scores that differ by less than float32 noise are ties.
@@ -73,15 +79,24 @@ def late_interaction(queries: Tokens, documents: Tokens, device: str = "cpu") ->
         for start, stop in _blocks(queries.offsets, _BLOCK_QUERY_TOKENS)
     ]
     widest = max((int(queries.offsets[stop] - queries.offsets[start]) for start, stop, _ in query_blocks), default=1)
-    block_tokens = max(1, _BLOCK_NUMBERS[torch.device(device).type] // max(widest, documents.dimension))
-    for start, stop in _blocks(documents.offsets, block_tokens):
+
+    def score(start: int, stop: int) -> None:
         block = documents.slice(start, stop)
         tokens = kernel.documents(block)
         for first, last, query_tokens in query_blocks:
-            best = _segment_max(kernel.similarities(query_tokens, tokens), block.offsets)
+            best = kernel.best(query_tokens, tokens, block.offsets)
             offsets = queries.offsets[first : last + 1]
             sums = np.add.reduceat(best, offsets[:-1] - offsets[0], axis=0)
             late[first:last, start:stop] = sums / np.diff(offsets)[:, None].astype(np.float32)
+
+    row_bytes = kernel.number_bytes * max(widest, documents.dimension)
+    blocks = list(_blocks(documents.offsets, max(1, _BLOCK_BYTES[torch.device(device).type] // row_bytes)))
+    if torch.device(device).type == "cpu" and len(blocks) > _BLOCKS_ALONE:
+        # A core takes a block through all its steps, so that it stays in that core's cache.
+        list(_cores().map(lambda block: score(*block), blocks))
+    else:
+        for block in blocks:
+            score(*block)
     return late
 
 
@@ -156,12 +171,14 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
 class _Kernel(Protocol):
     """How similarities are computed: what is made of query tokens and of a block of documents once, and of both."""
 
+    number_bytes: ClassVar[int]
+
     def queries(self, embeddings: FloatArray) -> Any: ...
 
     def documents(self, block: Any) -> Any: ...
 
-    def similarities(self, queries: Any, documents: Any) -> torch.Tensor:
-        """Return the cosines (query tokens, document tokens) float32."""
+    def best(self, queries: Any, documents: Any, offsets: Offsets) -> NDArray[np.float32]:
+        """Return the highest cosine of each query token with a token of each document, (query tokens, n)."""
         ...
 
 
@@ -180,6 +197,7 @@ def _kernel(documents: Tokens, device: str) -> _Kernel:
 class _Floats:
     """Tokens as float32."""
 
+    number_bytes: ClassVar[int] = 4
     device: str
 
     def queries(self, embeddings: FloatArray) -> torch.Tensor:
@@ -188,14 +206,15 @@ class _Floats:
     def documents(self, block: Tokens) -> torch.Tensor:
         return _on(block.embeddings, self.device).float()
 
-    def similarities(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        return queries @ documents.T
+    def best(self, queries: torch.Tensor, documents: torch.Tensor, offsets: Offsets) -> NDArray[np.float32]:
+        return _segment_max(queries @ documents.T, offsets)
 
 
 @dataclass(frozen=True, slots=True)
 class _Levels:
     """Rotated codes as normalised float32 levels; the query is rotated, so no document has to be turned back."""
 
+    number_bytes: ClassVar[int] = 4
     codec: RotatedCodec
     device: str
 
@@ -206,12 +225,8 @@ class _Levels:
         levels = _unpacked(_on(block.codes, self.device), self.codec.bits, block.dimension).float() - self.codec.zero
         return torch.nn.functional.normalize(levels, dim=1)
 
-    def similarities(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        return queries @ documents.T
-
-
-# The lower of the two planes of a query counts so much less than the upper.
-_PLANE = 254
+    def best(self, queries: torch.Tensor, documents: torch.Tensor, offsets: Offsets) -> NDArray[np.float32]:
+        return _segment_max(queries @ documents.T, offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,54 +237,41 @@ class _Integers:
     cosine = (q c - z sum(q)) / n.
     """
 
+    number_bytes: ClassVar[int] = 1
     codec: RotatedCodec
 
-    def queries(self, embeddings: FloatArray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rotated = _rotated(embeddings, "cpu")
-        scale = rotated.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
-        high = (rotated / scale).round()
-        low = ((rotated / scale - high) * _PLANE).round()
-        bias = scale * (high + low / _PLANE).sum(dim=1, keepdim=True) * self._zero
-        return torch.cat([high, low]).to(torch.int8), scale, bias
+    def queries(self, embeddings: FloatArray) -> tuple[torch.Tensor, NDArray[np.float32], NDArray[np.float32]]:
+        from smart_rag.kernels import query_planes
 
-    def documents(self, block: TokenCodes) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = _on(block.codes, "cpu")
-        unpacked = _unpacked(codes, self.codec.bits, block.dimension)
+        count, dimension = embeddings.shape
+        width = self.codec.bytes_per_token(dimension) * (8 // self.codec.bits)
+        planes = np.zeros((2 * count, width), dtype=np.int8)
+        scale, bias = np.empty((2, count), dtype=np.float32)
+        zero = self.codec.zero - 128 if self.codec.bits == 8 else self.codec.zero
+        query_planes(_rotated(embeddings, "cpu").numpy(), zero, planes, scale, bias)
+        return torch.from_numpy(planes), scale, bias
+
+    def documents(self, block: TokenCodes) -> tuple[torch.Tensor, NDArray[np.float32]]:
+        from smart_rag.kernels import unpack
+
+        codes, norms = unpack(np.ascontiguousarray(block.codes), self.codec.bits, block.dimension)
         if self.codec.bits == 8:
-            unpacked = unpacked ^ 0x80  # 0 to 255 as -128 to 127
-        wide = unpacked.view(torch.int8)
-        return wide, self._norms(block.codes, wide)
+            codes ^= 0x80  # 0 to 255 as -128 to 127
+        return torch.from_numpy(codes.view(np.int8)), norms
 
-    def similarities(
-        self, queries: tuple[torch.Tensor, torch.Tensor, torch.Tensor], documents: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
+    def best(
+        self,
+        queries: tuple[torch.Tensor, NDArray[np.float32], NDArray[np.float32]],
+        documents: tuple[torch.Tensor, NDArray[np.float32]],
+        offsets: Offsets,
+    ) -> NDArray[np.float32]:
+        from smart_rag.kernels import best_of_planes
+
         planes, scale, bias = queries
         codes, norms = documents
-        products: torch.Tensor = torch._int_mm(planes, codes.T)
-        count = len(scale)
-        dots = torch.add(products[:count].float(), products[count:], alpha=1 / _PLANE)
-        dots.mul_(scale).sub_(bias).div_(norms)
-        return dots
-
-    @property
-    def _zero(self) -> float:
-        return self.codec.zero - 128 if self.codec.bits == 8 else self.codec.zero
-
-    def _norms(self, codes: Codes, wide: torch.Tensor) -> torch.Tensor:
-        """Return the norms (n) of the levels, in steps."""
-        dimension = wide.shape[1]
-        if self.codec.bits == 1:
-            return torch.full((len(wide),), dimension**0.5 / 2)
-        if self.codec.bits == 2:
-            # The squares are 1/4 for codes 1 and 2, whose two bits differ, and 9/4 for 0 and 3. Padding has code 0.
-            words = codes.view(np.uint64) if codes.shape[1] % 8 == 0 else codes
-            differ = (words ^ (words >> words.dtype.type(1))) & words.dtype.type(
-                0x5555555555555555 & np.iinfo(words.dtype).max
-            )
-            near = np.bitwise_count(differ).sum(axis=1, dtype=np.int32)
-            return torch.from_numpy(np.sqrt(2.25 * dimension - 2.0 * near, dtype=np.float32))
-        norms: torch.Tensor = torch.linalg.vector_norm(wide.float() - self._zero, dim=1)
-        return norms
+        best = np.empty((len(offsets) - 1, len(scale)), dtype=np.float32)
+        best_of_planes(torch._int_mm(codes, planes.T).numpy(), scale, bias, norms, offsets, best)
+        return np.asarray(best.T, dtype=np.float32)
 
 
 def _rotated(embeddings: FloatArray, device: str) -> torch.Tensor:
@@ -303,6 +305,9 @@ def _integers_are_fast() -> bool:
     """
     if not hasattr(torch, "_int_mm") or not getattr(torch.cpu, "_is_vnni_supported", lambda: False)():
         return False
+    if importlib.util.find_spec("numba") is None:  # a machine with torch and little else, as in a GPU's container
+        logger.info("Numba is not installed; codes are scored in float32")
+        return False
     generator = torch.Generator().manual_seed(0)
     queries = torch.randint(-127, 128, (24, 257), dtype=torch.int8, generator=generator)
     # Of all values: on some CPUs sums of large products do not fit where they are kept.
@@ -312,6 +317,21 @@ def _integers_are_fast() -> bool:
     except RuntimeError as error:
         logger.info("this torch does not multiply integers (%s); codes are scored in float32", error)
         return False
+
+
+@lru_cache(maxsize=1)
+def _cores() -> ThreadPoolExecutor:
+    """Return a thread for each core that torch may use; within each of them torch uses one."""
+
+    def alone() -> None:
+        torch.get_num_threads()  # makes torch set up the thread, which would undo the limit
+        threadpool_limits(1, user_api="openmp")
+
+    return ThreadPoolExecutor(torch.get_num_threads(), "smart_rag", initializer=alone)
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_cores.cache_clear)
 
 
 def _on(array: NDArray[Any], device: str) -> torch.Tensor:

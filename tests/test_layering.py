@@ -17,7 +17,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 LAYERS = [
     {"_version", "errors"},
     {"types", "config", "stopwatch"},
-    {"codec", "encoder", "token_pooling"},
+    {"codec", "encoder", "kernels", "token_pooling"},
     {"scoring"},
     {"documents", "manifest", "token_store", "chroma_client"},
     {"pooled_index"},
@@ -30,6 +30,7 @@ LAYERS = [
 OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"token_store"},
+    "numba": {"kernels"},
     "torch": {"encoder", "scoring"},
     "sentence_transformers": {"encoder"},
     "transformers": {"encoder"},

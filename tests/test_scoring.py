@@ -1,6 +1,9 @@
 """The score against plain nested loops in float64."""
 
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -129,7 +132,7 @@ def test_blocks_equal_the_whole(pair, query_tokens, numbers):
     whole = scoring.late_interaction(*pair)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "_BLOCK_QUERY_TOKENS", query_tokens)
-        patch.setattr(scoring, "_BLOCK_NUMBERS", {"cpu": numbers})
+        patch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 4 * numbers})
         blocked = scoring.late_interaction(*pair)
     np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6)
 
@@ -140,7 +143,7 @@ def test_blocks_stay_within_their_bounds(monkeypatch, lengths, dimension, rows):
     rng = np.random.default_rng(0)
     queries, documents = batch(rng, lengths, dimension), batch(rng, [2, 1, 1, 20, 3, 1, 2, 3], dimension)
     monkeypatch.setattr(scoring, "_BLOCK_QUERY_TOKENS", 3)
-    monkeypatch.setattr(scoring, "_BLOCK_NUMBERS", {"cpu": 35})
+    monkeypatch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 4 * 35})
     segment_max = scoring._segment_max
     shapes = []
 
@@ -417,8 +420,10 @@ def test_similarities_of_wide_codes(kind, name, dimension):
     documents.embeddings[:9] = queries
     documents.embeddings[9:18] = -queries
     codes = encoded(documents, name)
+    # Every token is a document of its own: the best similarities are all of them.
+    alone = np.arange(len(codes.codes) + 1)
     kernel = kernel_of(kind, codes)
-    found = kernel.similarities(kernel.queries(queries), kernel.documents(codes)).numpy()
+    found = kernel.best(kernel.queries(queries), kernel.documents(codes), alone)
     assert found.dtype == np.float32
     expected = queries.astype(np.float64) @ codes.embeddings.astype(np.float64).T
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
@@ -434,7 +439,7 @@ def test_blocks_of_codes_equal_the_whole(kind, name, pair, query_tokens, numbers
     whole = late_by(kind, queries, documents)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "_BLOCK_QUERY_TOKENS", query_tokens)
-        patch.setattr(scoring, "_BLOCK_NUMBERS", {"cpu": numbers})
+        patch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 4 * numbers})
         blocked = late_by(kind, queries, documents)
     np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6)
 
@@ -470,6 +475,46 @@ def test_queries_may_be_codes(bits):
     queries, documents = encoded(batch(rng, [3, 1], 25), bits), encoded(batch(rng, [2, 5], 25), "2bit")
     expected = loop_late(queries.decode(), documents.decode())
     np.testing.assert_allclose(scoring.late_interaction(queries, documents), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("name", ["float16", "2bit"])
+def test_blocks_on_several_cores_equal_the_whole(monkeypatch, kind, name):
+    """With more blocks than one core takes alone, from several of the caller's threads at once, and after a fork."""
+    rng = np.random.default_rng(0)
+    queries, documents = batch(rng, [3, 1], 32), encoded(batch(rng, rng.integers(1, 9, 60), 32), name)
+    expected = loop_late(queries, documents.decode())
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 1024})
+    monkeypatch.setattr(scoring, "_kernel", lambda documents, device: kernel_of(kind, documents, device))
+    cores, asked = scoring._cores, []
+    monkeypatch.setattr(scoring, "_cores", lambda: (asked.append(1), cores())[1])
+    with ThreadPoolExecutor(4) as pool:
+        for late in pool.map(lambda _: scoring.late_interaction(queries, documents), range(8)):
+            np.testing.assert_allclose(late, expected, rtol=0, atol=1e-4)
+    assert len(asked) == 8
+    # The caller's own threads may use as many cores as before.
+    assert torch.get_num_threads() == threads
+
+
+def test_a_forked_process_scores_too():
+    """The threads of its parent are not there; nothing waits for them."""
+    script = """
+import os, numpy as np
+from smart_rag import TokenBatch, scoring
+from smart_rag.codec import codec
+from smart_rag.types import TokenCodes
+rng = np.random.default_rng(0)
+tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
+codes = TokenCodes(codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, codec("2bit"))
+scoring._BLOCK_BYTES = {"cpu": 1024}
+late = scoring.late_interaction(tokens, codes)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(scoring.late_interaction(tokens, codes), late) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120).returncode == 0
 
 
 def test_no_codes_have_no_scores():

@@ -1,0 +1,142 @@
+"""The loops over token codes that neither NumPy nor torch can do in one pass, compiled by Numba.
+
+They release the GIL and use one core: after a forward pass torch's other threads still wait, spinning,
+on the rest. The first call compiles; Numba keeps the result on disk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from smart_rag.types import Codes, Offsets
+
+# The lower of the two planes of a query counts so much less than the upper.
+_PLANE = 254
+
+_compiled = njit(nogil=True, cache=True, error_model="numpy")
+
+_BYTES = np.uint64(0x0101010101010101)
+_LOWER_BITS = np.uint64(0x5555555555555555)  # of each code of two bits
+_1 = np.uint64(1)
+
+
+def unpack(codes: Codes, bits: int, dimension: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return packed rotated codes (n, width) as one byte for each dimension, and the norms of their levels.
+
+    The bytes are (n, width * 8 // bits), those beyond ``dimension`` 0; the norms (n) float32 are in steps.
+    """
+    wide = np.empty((len(codes), codes.shape[1] * (8 // bits)), dtype=np.uint8)
+    norms = np.empty(len(codes), dtype=np.float32)
+    if codes.shape[1] % 8 == 0:
+        _unpack(codes.view(np.uint64), bits, wide.view(np.uint64))
+    else:
+        _unpack(codes, bits, wide)
+    if bits == 1:
+        norms.fill(dimension**0.5 / 2)
+    elif bits == 2:
+        _norms_of_2_bits(codes.view(np.uint64) if codes.shape[1] % 8 == 0 else codes, dimension, norms)
+    else:
+        _norms(wide, dimension, 2 ** (bits - 1) - 0.5, norms)
+    return wide, norms
+
+
+@_compiled
+def _unpack(words: NDArray[np.unsignedinteger], bits: int, wide: NDArray[np.unsignedinteger]) -> None:
+    count, width = words.shape
+    planes = 8 // bits
+    mask = ((_1 << np.uint64(bits)) - _1) * _BYTES
+    for i in range(count):
+        for plane in range(planes):
+            shift = np.uint64(plane * bits)
+            for j in range(width):
+                wide[i, plane * width + j] = (words[i, j] >> shift) & mask
+
+
+@intrinsic
+def _popcount(context: Any, word: Any) -> Any:
+    """Return how many bits of a word are set, by the CPU's own instruction."""
+    return types.uint64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
+
+
+@_compiled
+def _norms_of_2_bits(words: NDArray[np.unsignedinteger], dimension: int, norms: NDArray[np.float32]) -> None:
+    # The squares are 1/4 for codes 1 and 2, whose two bits differ, and 9/4 for 0 and 3. Padding has code 0.
+    for i in range(len(words)):
+        near = np.uint64(0)
+        for j in range(words.shape[1]):
+            word = np.uint64(words[i, j])
+            near += _popcount((word ^ (word >> _1)) & _LOWER_BITS)  # type: ignore[call-arg]
+        norms[i] = np.sqrt(np.float32(2.25) * np.float32(dimension) - np.float32(2.0) * np.float32(near))
+
+
+@_compiled
+def _norms(wide: NDArray[np.uint8], dimension: int, zero: float, norms: NDArray[np.float32]) -> None:
+    for i in range(len(wide)):
+        row = wide[i]
+        total, squares = np.uint32(0), np.uint64(0)
+        for j in range(dimension):
+            total += np.uint32(row[j])
+            squares += np.uint64(row[j]) * np.uint64(row[j])
+        norms[i] = np.sqrt(float(squares) - 2.0 * zero * float(total) + zero * zero * dimension)
+
+
+@_compiled
+def query_planes(
+    queries: NDArray[np.float32],
+    zero: float,
+    planes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    bias: NDArray[np.float32],
+) -> None:
+    """Write ``queries`` (n, dimension) as integers: query = ``scale`` * (upper + lower / 254).
+
+    ``planes`` (2 n, width) takes all upper ones, then all lower ones, and ``bias`` (n) what
+    codes that stand for 0 at ``zero`` have too much in their products.
+    """
+    count, dimension = queries.shape
+    for i in range(count):
+        greatest = np.float32(1e-30)
+        for j in range(dimension):
+            greatest = max(greatest, abs(queries[i, j]))
+        scale[i] = greatest / 127
+        total = 0
+        for j in range(dimension):
+            steps = queries[i, j] / scale[i]
+            upper = np.rint(steps)
+            lower = np.rint((steps - upper) * _PLANE)
+            planes[i, j] = upper
+            planes[count + i, j] = lower
+            total += int(upper) * _PLANE + int(lower)
+        bias[i] = scale[i] * zero * total / _PLANE
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def best_of_planes(
+    products: NDArray[np.int32],
+    scale: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    norms: NDArray[np.float32],
+    offsets: Offsets,
+    best: NDArray[np.float32],
+) -> None:
+    """Write into ``best`` (n, queries) each document's highest cosine with each query token.
+
+    ``products`` (tokens, 2 * queries) are those of codes with a query's upper and lower plane;
+    cosine = (scale * (upper + lower / 254) - bias) / norm.
+    """
+    queries = len(scale)
+    lower_scale = scale / np.float32(_PLANE)
+    row = np.empty(queries, dtype=np.float32)
+    for document in range(len(offsets) - 1):
+        row[:] = -np.inf
+        for token in range(offsets[document], offsets[document + 1]):
+            inverse = np.float32(1.0) / norms[token]
+            for i in range(queries):
+                product = products[token, i] * _PLANE + products[token, queries + i]
+                row[i] = max(row[i], (np.float32(product) * lower_scale[i] - bias[i]) * inverse)
+        best[document] = row
