@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -162,9 +163,27 @@ class Ingest:
             replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))
             report += self._committed(batch, replaced, on_progress)
         new.sort(key=lambda row: len(row.document.text), reverse=True)
-        for batch in _batches(new):
-            replaced = self.store.commit(batch, self._encode([row.document.text for row in batch]))
-            report += self._committed(batch, replaced, on_progress)
+        return report + self._encode_and_commit(new, on_progress)
+
+    def _encode_and_commit(self, rows: Sequence[Row], on_progress: Callable[[int], object]) -> AddReport:
+        """Write ``rows``; while a batch is coded and written, the next one is in the forward pass."""
+        report = AddReport()
+        writing: list[tuple[Sequence[Row], Future[int]]] = []
+
+        def finish() -> None:
+            nonlocal report
+            while writing:
+                batch, replaced = writing.pop()
+                report += self._committed(batch, replaced.result(), on_progress)
+
+        with ThreadPoolExecutor(1, "smart_rag") as writer:
+            try:
+                for batch in _batches(rows):
+                    vectors = self._encode([row.document.text for row in batch])
+                    finish()
+                    writing.append((batch, writer.submit(self.store.commit, batch, vectors)))
+            finally:  # what was on its way counts, also when a later batch fails
+                finish()
         return report
 
     def _encode(self, texts: Sequence[str]) -> Representation:

@@ -253,7 +253,7 @@ def test_in_a_stream_the_last_of_an_id_counts(tmp_path):
 
 
 def test_an_interrupted_add_is_made_again(tmp_path, monkeypatch):
-    """What was acknowledged stays, the second call encodes the rest alone, nothing is doubled."""
+    """What was acknowledged stays, the second call encodes the rest alone, nothing is doubled on disk."""
     monkeypatch.setattr("smart_rag.ingest._BATCH", 2)
     encoder = LetterEncoder()
     with SmartIndex.create(tmp_path / "index", encoder) as index:
@@ -269,7 +269,30 @@ def test_an_interrupted_add_is_made_again(tmp_path, monkeypatch):
         assert index.count() == 4
         report = index.add(documents())
         assert (report.added, report.unchanged) == (1, 4)
-        assert sorted(encoder.encoded) == sorted(TEXTS.values())
+        kept = [document.text for document in index.get(acknowledged)]
+        assert sorted(text for text in encoder.encoded if text in kept) == sorted(kept)
+        assert set(encoder.encoded) == set(TEXTS.values())
+
+
+def test_what_was_encoded_is_kept_when_a_later_batch_fails(tmp_path, monkeypatch):
+    """While a batch is written the next one is encoded: its failure does not take the first along."""
+    monkeypatch.setattr("smart_rag.ingest._BATCH", 2)
+    encoder, encode = LetterEncoder(), LetterEncoder().encode_document
+    calls = []
+
+    def fail_at_third(texts):
+        calls.append(texts)
+        if len(calls) == 3:
+            raise RuntimeError("the model is gone")
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode_document", fail_at_third)
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        acknowledged: list[str] = []
+        with pytest.raises(RuntimeError, match="the model is gone"):
+            index.add(documents(), on_commit=acknowledged.extend)
+        assert len(acknowledged) == index.count() == 4
+        assert index.verify().sound
 
 
 def test_rerank_scores_hits_and_texts(index):
