@@ -116,18 +116,13 @@ class Segments:
         The codes are None where the entry is not as it was written. They are valid inside of the transaction.
         """
         order = np.lexsort((places["offset"], places["segment"]))
-        starts = places["offset"].astype(np.int64)
-        columns = (
-            order,
-            *(column[order] for column in (places["segment"], starts, starts + _FRAME.size + places["length"])),
-            *(places[name][order] for name in ("seed", "checksum")),
-        )
+        columns = (places[name][order].tolist() for name in ("segment", "offset", "length", "seed", "checksum"))
         current, segment = -1, b""
-        for i, number, start, stop, seed, checksum in zip(*(column.tolist() for column in columns), strict=True):
+        for i, number, start, length, seed, checksum in zip(order.tolist(), *columns, strict=True):
             if number != current:
                 current = number
                 segment = transaction.get(_NUMBER.pack(number), b"", db=self._segments)
-            entry = segment[start:stop]
+            entry = segment[start : start + _FRAME.size + length]
             yield i, entry[_FRAME.size :] if xxhash.xxh3_64_intdigest(entry, seed) == checksum else None
 
     def update(self, transaction: Any, removed: Iterable[Key], added: Mapping[Key, Entry]) -> int:

@@ -136,10 +136,10 @@ class TokenStore:
                 if codes is None:
                     raise CorruptStore(f"{self.path}: the entry of {names[i]!r} fails its checksum")
                 target[starts[i] : starts[i + 1]] = codes
-        dimensions = np.unique(places["dimension"]).tolist()
+        dimensions = set(places["dimension"].tolist())
         if len(dimensions) > 1:
-            raise DimensionMismatch(f"{self.path}: documents of different widths: {dimensions}")
-        dimension = dimensions[0] if dimensions else 0
+            raise DimensionMismatch(f"{self.path}: documents of different widths: {sorted(dimensions)}")
+        dimension = dimensions.pop() if dimensions else 0
         offsets = np.zeros(len(keys) + 1, dtype=np.int64)
         np.cumsum(places["tokens"], out=offsets[1:])
         matrix = flat.reshape(offsets[-1], self.codec.bytes_per_token(dimension))
@@ -195,9 +195,10 @@ class TokenStore:
 
     def _faults(self, places: Places) -> Iterator[tuple[int, str]]:
         """Yield the position of each entry that this codec cannot have written, and what is wrong with it."""
-        dimensions, which = np.unique(places["dimension"], return_inverse=True)
-        widths = np.array([self.codec.bytes_per_token(d) for d in dimensions.tolist()], dtype=np.int64)
-        expected = places["tokens"] * widths[which]
+        dimensions = places["dimension"]
+        expected = places["tokens"].astype(np.int64)
+        for dimension in set(dimensions.tolist()):
+            expected[dimensions == dimension] *= self.codec.bytes_per_token(dimension)
         foreign = places["codec"] != self.codec.number
         for i in np.flatnonzero(foreign | (places["length"] != expected)).tolist():
             if foreign[i]:

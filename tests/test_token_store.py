@@ -461,11 +461,43 @@ MEMORY = "/dev/shm"
 KEYS = st.sampled_from([key(i) for i in range(8)])
 
 
-class StoreMachine(RuleBasedStateMachine):
-    """A store that does what a dict does, through any number of reopenings."""
+def assert_packed(store):
+    """Assert that segments, places and usage agree, that no segment is too empty, and that only the last one is short.
 
-    @initialize()
-    def begin(self):
+    So the segments take no more than docs/format.md says, whatever was put and removed.
+    """
+    environment = store._environment
+    with environment.read() as transaction:
+        found = {
+            name: {bytes(key): bytes(value) for key, value in transaction.cursor(database)}
+            for name, database in environment.databases.items()
+        }
+        stat = transaction.stat(environment.databases["segments"])
+    places = {key: PLACE.unpack(value) for key, value in found["places"].items()}
+    alive, tokens = dict.fromkeys(found["segments"], 0), dict.fromkeys(found["segments"], 0)
+    for key, (number, offset, length, count, *_) in places.items():
+        segment = number.to_bytes(4, "big")
+        assert FRAME.unpack_from(found["segments"][segment], offset) == (key, length)
+        alive[segment] += FRAME.size + length
+        tokens[segment] += count
+    assert {number: struct.unpack("<QQQ", value) for number, value in found["usage"].items()} == {
+        number: (len(segment), alive[number], tokens[number]) for number, segment in found["segments"].items()
+    }
+    for number, segment in found["segments"].items():
+        assert 3 / 4 * len(segment) <= alive[number]
+    assert all(len(found["segments"][number]) >= segments.SEGMENT_BYTES for number in sorted(found["segments"])[:-1])
+    living = sum(alive.values())
+    bound = 4 / 3 * living + 4112 * (4 / 3 * living / segments.SEGMENT_BYTES + 1)
+    assert 4096 * stat["overflow_pages"] <= bound
+    return len(found["segments"])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store that does what a dict does, through any number of reopenings, with short segments and long ones."""
+
+    @initialize(segment=st.sampled_from([1, 300, 2_000, segments.SEGMENT_BYTES]))
+    def begin(self, segment):
+        self.segment_bytes, segments.SEGMENT_BYTES = segments.SEGMENT_BYTES, segment
         self.folder = tempfile.mkdtemp(dir=MEMORY if os.path.isdir(MEMORY) else None)
         self.model = {}
         self.store = TokenStore(self.folder, FLOAT16)
@@ -474,6 +506,7 @@ class StoreMachine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.store.close()
             shutil.rmtree(self.folder)
+            segments.SEGMENT_BYTES = self.segment_bytes
 
     @rule(
         texts=st.dictionaries(KEYS, st.tuples(st.integers(0, 9), st.integers(1, 300)), max_size=5),
@@ -537,11 +570,65 @@ class StoreMachine(RuleBasedStateMachine):
             assert len(self.store) == len(self.model)
             assert all(key in self.store for key in self.model)
 
+    @invariant()
+    def packed(self):
+        if hasattr(self, "store"):
+            assert_packed(self.store)
+
 
 StoreMachine.TestCase.settings = settings(
     max_examples=35, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestStoreMachine = StoreMachine.TestCase
+
+
+def test_the_disk_use_of_documents_that_come_and_go(path, monkeypatch):
+    """Hundreds of documents put, replaced and deleted one by one leave few gaps, and a file that is used again."""
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1 << 14)
+    rng = np.random.default_rng(0)
+    held = dict.fromkeys(range(200), 20)
+    with contextlib.closing(TokenStore(path, FLOAT16)) as store:
+        put(store, held, 20)
+        first = os.path.getsize(path / "data.mdb")
+        segment_counts = []
+        for _ in range(150):
+            i, n = int(rng.integers(200)), int(rng.integers(1, 60))
+            if held.pop(i, None) and n % 3 == 0:
+                assert store.delete([key(i)]) == 1
+            else:
+                put(store, [i], n)
+                held[i] = n
+            segment_counts.append(assert_packed(store))
+        for i, n in held.items():
+            assert_holds(store, [i], n)
+        assert min(segment_counts) >= 3
+        assert os.path.getsize(path / "data.mdb") < 4 * first
+        assert store.vacuum([]) == len(held)
+        assert assert_packed(store) == 0
+        assert store.stats() == StoreStats(0, 0, 4096)
+
+
+def test_small_puts_fill_a_segment(path):
+    """Documents put one by one take as little room as in one call."""
+    texts = [tokens_of(i, 160, 48) for i in range(100)]
+    with contextlib.closing(TokenStore(path, FLOAT16)) as store:
+        for i, text in enumerate(texts):
+            store.put([key(i)], TokenBatch.from_list([text]))
+        assert store.stats().used_bytes < 1.03 * 100 * 160 * 96
+        assert assert_packed(store) == 6
+
+
+def test_texts_longer_than_a_segment(path, monkeypatch):
+    """A text that is longer than a segment makes one so long, and the next begins another."""
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
+    with contextlib.closing(TokenStore(path, FLOAT16)) as store:
+        for i, n in enumerate([1, 500, 1, 1, 700, 700]):
+            put(store, [i], n)
+        assert assert_packed(store) == 3
+        assert store.delete([key(1), key(4)]) == 2
+        assert assert_packed(store) == 2
+        assert_holds(store, [0, 2, 3], 1)
+        assert_holds(store, [5], 700)
 
 
 # --- damage -------------------------------------------------------------------------------
