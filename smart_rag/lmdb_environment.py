@@ -55,8 +55,7 @@ class Environment:
             if self._used() > stat.st_size + _SLACK_PAGES * self._page:
                 # Reading the part that is not there would end the process.
                 raise CorruptStore(f"{file}: cut short, to {stat.st_size:,} bytes")
-            with _lmdb_errors(path):
-                self.databases = self._open_databases(layout, databases)
+            self.databases = self._open_databases(layout, databases)
         except BaseException:
             self._lmdb.close()
             raise
@@ -80,11 +79,11 @@ class Environment:
             environment._users += 1
             return environment
 
-    def _open_databases(self, layout: bytes, databases: Sequence[str]) -> dict[str, Any]:
+    def _open_databases(self, layout: bytes, names: Sequence[str]) -> dict[str, Any]:
         """Return the handles of the databases, made where the environment is new."""
-        # Handles outlive only a transaction that may write. Who opens waits for what another process is writing just
-        # now; who reads then waits for nobody.
-        with self._lmdb.begin(write=True) as transaction:
+        databases = {}
+
+        def action(transaction: Any) -> None:
             new = not transaction.stat()["entries"]
             if new:
                 transaction.put(_LAYOUT, layout)
@@ -92,10 +91,16 @@ class Environment:
             if found != layout:
                 raise IndexMismatch(
                     f"{self._path}: token embeddings of layout {'1' if found is None else found.decode()}, "
-                    f"this smart_rag reads and writes layout {layout.decode()}; "
-                    "index the documents again into another folder"
+                    f"this smart_rag reads and writes layout {layout.decode()}; index the documents again into another "
+                    "folder"
                 )
-            return {name: self._lmdb.open_db(name.encode(), transaction, create=new) for name in databases}
+            for name in names:
+                databases[name] = self._lmdb.open_db(name.encode(), transaction, create=new)
+
+        # Handles outlive only a transaction that may write. Who opens waits for what another process is writing just
+        # now; who reads then waits for nobody.
+        self.write(action)
+        return databases
 
     def used_bytes(self, transaction: Any) -> int:
         """Return the bytes of the pages in use, as ``transaction`` sees them."""

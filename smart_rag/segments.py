@@ -129,7 +129,10 @@ class Segments:
         """Remove the entries under ``removed``, then add ``added``; return how many there were to be removed."""
         values = [transaction.pop(key, db=self._places) for key in removed]
         gone = _places([value for value in values if value is not None])
-        sparse = [number for number in np.unique(gone["segment"]).tolist() if self._free(transaction, number, gone)]
+        gone = gone[np.argsort(gone["segment"])]
+        numbers, starts = np.unique(gone["segment"], return_index=True)
+        parts = zip(numbers.tolist(), np.split(gone, starts[1:]), strict=False)  # of nothing, one part that is empty
+        sparse = [number for number, part in parts if self._free(transaction, number, part)]
         if sparse or added:
             last = _LastSegment(transaction, self, sparse)
             for number in sparse:
@@ -143,13 +146,12 @@ class Segments:
         return len(gone)
 
     def _free(self, transaction: Any, number: int, gone: Places) -> bool:
-        """Count those of ``gone`` that were in a segment as free; return whether too little of it is alive then."""
+        """Count the places ``gone`` of a segment as free, and return whether too little of it is alive then."""
         usage = _usage(transaction.get(_NUMBER.pack(number), db=self._usage))
         if usage == _UNKNOWN:  # no such segment: the place was damaged
             return False
-        here = gone[gone["segment"] == number]
-        alive = max(usage.alive - int(here["length"].sum(dtype=np.int64)) - _FRAME.size * len(here), 0)
-        tokens = max(usage.tokens - int(here["tokens"].sum(dtype=np.int64)), 0)
+        alive = max(usage.alive - int(gone["length"].sum(dtype=np.int64)) - _FRAME.size * len(gone), 0)
+        tokens = max(usage.tokens - int(gone["tokens"].sum(dtype=np.int64)), 0)
         transaction.put(_NUMBER.pack(number), _USAGE.pack(usage.length, alive, tokens), db=self._usage)
         return alive < _LEAST_ALIVE * usage.length
 
@@ -182,8 +184,9 @@ class _LastSegment:
     def __init__(self, transaction: Any, segments: Segments, sparse: Collection[int]) -> None:
         self._transaction = transaction
         self._databases = segments
-        cursor = transaction.cursor(segments._usage)
-        number, usage = (_NUMBER.unpack(cursor.key())[0], _usage(cursor.value())) if cursor.last() else (-1, _UNKNOWN)
+        cursor = transaction.cursor(segments._segments)
+        number = _NUMBER.unpack(cursor.key())[0] if cursor.last() else -1
+        usage = _usage(transaction.get(cursor.key(), db=segments._usage)) if number >= 0 else _UNKNOWN
         if number in sparse or not 0 < usage.length < SEGMENT_BYTES:
             self._begin(number + 1, bytearray(), 0, 0)
         else:

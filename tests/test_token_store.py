@@ -686,21 +686,24 @@ def test_a_segment_cut_short(store, path):
 
 
 @pytest.mark.parametrize("change", [lambda value: None, lambda value: b""])
-@pytest.mark.parametrize("name", ["segments", "usage"])
-def test_a_segment_or_its_usage_lost(store, path, name, change, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "number", "lost"),
+    [("segments", 0, [1, 2]), ("segments", 2, [5]), ("usage", 0, []), ("usage", 2, [])],
+)
+def test_a_segment_or_its_usage_lost(store, path, name, number, lost, change, monkeypatch):
     """All entries of a segment that is gone are listed and can be put again; a count that is gone harms none."""
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 100)
     put(store, range(1, 6))
     store.close()
-    damage(path, name, bytes(4), change)
+    damage(path, name, number.to_bytes(4, "big"), change)
     with contextlib.closing(TokenStore(path, FLOAT16)) as store:
-        lost = [key(1), key(2)] if name == "segments" else []
-        assert store.verify() == lost
-        assert_holds(store, range(3, 6))
-        put(store, [1, 2], n=4)
+        assert store.verify() == [key(i) for i in lost]
+        assert_holds(store, {1, 2, 3, 4, 5} - set(lost))
+        put(store, [6])
+        put(store, [1, *lost], n=4)
         put(store, [3, 4, 6])
-        assert_holds(store, [1, 2], n=4)
-        assert_holds(store, [3, 4, 5, 6])
+        put(store, [*lost])
+        assert_holds(store, range(2, 7))
         assert store.verify() == []
 
 
