@@ -618,6 +618,18 @@ def test_small_puts_fill_a_segment(path):
         assert assert_packed(store) == 6
 
 
+def test_the_last_segment_is_taken_apart(store):
+    """What lives in a last segment with gaps moves to a new one, along with what is put."""
+    put(store, range(10))
+    assert store.delete([key(i) for i in range(0, 8)]) == 8
+    assert_holds(store, [8, 9])
+    assert raw_keys(store) == [(1).to_bytes(4, "big")]
+    put(store, [9, 10], n=30)
+    assert_holds(store, [8])
+    assert_holds(store, [9, 10], n=30)
+    assert assert_packed(store) == 1
+
+
 def test_texts_longer_than_a_segment(path, monkeypatch):
     """A text that is longer than a segment makes one so long, and the next begins another."""
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
