@@ -14,9 +14,9 @@ import numpy as np
 from smart_rag.codec import codec as _codec_of
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.encoder import Encoder, SmartEncoder
-from smart_rag.errors import CorruptStore, InvalidInput
-from smart_rag.token_store import Key, TokenStore, content_key
-from smart_rag.types import Representation, TokenBatch
+from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
+from smart_rag.token_store import TokenStore, content_key
+from smart_rag.types import Key, Representation, TokenBatch
 
 # A retriever and then a reranker ask for the same query; more than a few at once are none of a person's.
 _QUERIES = 128
@@ -170,9 +170,12 @@ class _Stores:
 
     def __init__(self, path: Path, codec_name: str) -> None:
         self.path = path
-        self.tokens = TokenStore(path / "tokens", _codec_of(codec_name))
-        # A pooled embedding is kept as a text of one token.
-        self.pooled = TokenStore(path / "pooled", _codec_of("float32"))
+        try:
+            self.tokens = TokenStore(path / "tokens", _codec_of(codec_name))
+            # A pooled embedding is kept as a text of one token.
+            self.pooled = TokenStore(path / "pooled", _codec_of("float32"))
+        except IndexMismatch as error:
+            raise IndexMismatch(f"{error}, or delete {path}: it is filled again as texts are encoded") from error
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
         """Return the positions of the keys of which one half is not stored, or neither."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from smart_rag.errors import MissingTokens
 from smart_rag.pooled_index import PooledIndex, Row
-from smart_rag.token_store import Key, TokenStore
-from smart_rag.types import Document, Representation, TokenCodes
+from smart_rag.token_store import TokenStore
+from smart_rag.types import Document, Key, Representation, TokenCodes
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ SmartRagError
 ├── EncoderError                   a model that does not give what smart_rag needs
 ├── IndexNotFound                  a folder that holds no index
 ├── IndexExists                    a folder that is not free for a new index
-├── IndexMismatch                  an index of another model, codec or newer format
+├── IndexMismatch                  an index of another model, codec or format
 ├── IndexLocked                    another writer has the index
 ├── IndexClosed                    an index used after ``close``
 ├── CorruptStore                   token embeddings that cannot be read back
@@ -86,7 +86,7 @@ class IndexExists(SmartRagError):
 
 
 class IndexMismatch(SmartRagError):
-    """An index made with another model, other settings or a newer format."""
+    """An index made with another model, other settings or in another format."""
 
 
 class IndexLocked(SmartRagError):

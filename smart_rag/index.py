@@ -29,8 +29,8 @@ from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.pooled_index import PooledIndex, Row, Where
 from smart_rag.search import Scores, Search, as_documents, check_queries, device_of, rank
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.token_store import Key, TokenStore, content_key
-from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
+from smart_rag.token_store import TokenStore, content_key
+from smart_rag.types import AddReport, Document, Hit, Key, Representation, TokenBatch
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI

@@ -25,8 +25,7 @@ from smart_rag.documents import Chunker, content_hash, read
 from smart_rag.encoder import Encoder
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.pooled_index import FileStamp, Row, check_metadata, is_unicode
-from smart_rag.token_store import Key
-from smart_rag.types import AddReport, Document, FailedFile, Representation, TokenBatch
+from smart_rag.types import AddReport, Document, FailedFile, Key, Representation, TokenBatch
 
 OnCommit = Callable[[Sequence[str]], None]
 

@@ -13,7 +13,7 @@ from smart_rag.config import IndexConfig
 from smart_rag.encoder import Encoder
 from smart_rag.errors import IndexMismatch, IndexNotFound
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 # What a caller chooses of an encoder; where all of it is the same, it is the model that has changed.
 _CHOSEN = ("model", "revision", "query_prompt", "document_prompt", "max_length")
@@ -50,7 +50,7 @@ class Manifest:
 
         Raises:
             IndexNotFound: there is none, or it is not one of ours.
-            IndexMismatch: its format is newer than this program knows.
+            IndexMismatch: its format is not the one that this program knows.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -63,8 +63,13 @@ class Manifest:
             version = values["format_version"]
             if isinstance(version, int) and version > FORMAT_VERSION:
                 raise IndexMismatch(
-                    f"{path}: the index has format {version}, this smart_rag reads formats up to {FORMAT_VERSION}; "
+                    f"{path}: the index has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
                     "upgrade with: pip install -U smart-rag"
+                )
+            if isinstance(version, int) and version < FORMAT_VERSION:
+                raise IndexMismatch(
+                    f"{path}: the index has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
+                    "index the documents again into another folder"
                 )
             return cls(**{**values, "config": IndexConfig(**values["config"])})
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:

@@ -16,6 +16,8 @@ from smart_rag.errors import DimensionMismatch, InvalidInput
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
 Codes = NDArray[np.uint8]
+# Of what is stored: a hash of what it was made from, and how.
+Key = bytes
 
 
 @dataclass(frozen=True, slots=True)

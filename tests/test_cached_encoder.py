@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from word_encoder import CountingEncoder, WordEncoder, plain_scores
 
 from smart_rag import CachedEncoder, Document, Hit, rerank
-from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
+from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput, SmartRagError
 
 TEXTS = ["the cat sat on the mat", "dogs bark at night", "taxes are due in april", "keys hang in the hall"]
 
@@ -185,11 +185,22 @@ def test_a_damaged_folder_says_what_to_do(tmp_path):
     cached = CachedEncoder(WordEncoder(), tmp_path)
     cached.encode_document(TEXTS)
     cached.close()
-    with lmdb.open(str(tmp_path / "tokens")) as environment, environment.begin(write=True) as transaction:
-        key = next(transaction.cursor().iternext(values=False))
-        transaction.put(key, bytes(transaction.get(key))[:-1] + b"\x55")
+    with lmdb.open(str(tmp_path / "tokens"), max_dbs=1) as environment:
+        segments = environment.open_db(b"segments")
+        with environment.begin(segments, write=True) as transaction:
+            transaction.put(bytes(4), transaction.get(bytes(4))[:-1] + b"\x55")
     with pytest.raises(CorruptStore, match=r"delete .* it is filled again"):
         cached.encode_document(TEXTS)
+
+
+def test_a_folder_of_an_older_layout_says_what_to_do(tmp_path):
+    import lmdb
+
+    (tmp_path / "tokens").mkdir()
+    with lmdb.open(str(tmp_path / "tokens")) as environment, environment.begin(write=True) as transaction:
+        transaction.put(bytes(16), bytes(28))
+    with pytest.raises(IndexMismatch, match=rf"layout 1, .* or delete {tmp_path}: it is filled again"):
+        CachedEncoder(WordEncoder(), tmp_path).encode_document(TEXTS)
 
 
 # --- rerank -------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ def test_a_file_that_is_no_index(tmp_path, command):
     assert "no index at" in error_of(*command, "--db", tmp_path / "letter.txt")
 
 
-@pytest.mark.parametrize("manifest", ["", "{", "[]", '{"format_version": 1}', "\x00"])
+@pytest.mark.parametrize("manifest", ["", "{", "[]", '{"format_version": 2}', "\x00"])
 def test_a_manifest_that_is_not_ours(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest)
     assert "manifest.json is not the manifest of an index" in error_of("info", "--db", tmp_path)
@@ -296,7 +296,7 @@ def test_an_index_of_a_newer_format(tmp_path, command):
     manifest = tmp_path / "index" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99, "news": True}))
     said = error_of(*command, "--db", tmp_path / "index")
-    assert "the index has format 99, this smart_rag reads formats up to 1; upgrade with" in said
+    assert "the index has format 99, this smart_rag reads format 2; upgrade with" in said
 
 
 def test_an_index_of_vectors_that_the_caller_brought_cannot_be_asked_in_words(tmp_path):
@@ -496,11 +496,13 @@ def test_verify_finds_and_repairs(folder, tmp_path):
     good("index", folder, "--db", db)
     sound = "all 4 passages are sound\n"
     assert good("verify", "--db", db) == good("verify", "--repair", "--db", db) == sound
-    with lmdb.open(str(db / "tokens")) as environment, environment.begin(write=True) as transaction:
-        first, second, *_ = [(bytes(key), bytes(value)) for key, value in transaction.cursor()]
-        transaction.delete(first[0])
-        transaction.put(second[0], second[1][:-1] + bytes([second[1][-1] ^ 1]))
-        transaction.put(b"nobody names me!", second[1])
+    with lmdb.open(str(db / "tokens"), max_dbs=1) as environment:
+        places = environment.open_db(b"places")
+        with environment.begin(places, write=True) as transaction:
+            (first, _), (second, place), *_ = transaction.cursor()
+            transaction.delete(first)
+            transaction.put(second, place[:-1] + bytes([place[-1] ^ 1]))
+            transaction.put(b"nobody names me!", place)
     code, output, errors = run("verify", "--db", db)
     assert (code, errors) == (1, "")
     assert output.startswith("1 passage without token embeddings, 1 with damaged ones, 1 entries")

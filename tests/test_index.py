@@ -593,7 +593,7 @@ def test_a_newer_format(tmp_path):
     SmartIndex.create(tmp_path / "index", LetterEncoder()).close()
     path = tmp_path / "index" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(errors.IndexMismatch, match="format 99, this smart_rag reads formats up to 1"):
+    with pytest.raises(errors.IndexMismatch, match="format 99, this smart_rag reads format 2"):
         SmartIndex.open(tmp_path / "index", LetterEncoder())
 
 
@@ -652,10 +652,11 @@ def test_lost_and_damaged_tokens_are_named_and_repaired(index):
     tokens = index._store.tokens
     keys = {row.document.id: row.key for row in index._store.pooled.select()}
     tokens.delete([keys["cat"]])
+    places = tokens._environment.databases["places"]
     with tokens._environment.read() as transaction:
-        record = bytearray(transaction.get(keys["dog"]))
-    record[-1] ^= 1
-    tokens._environment.write(lambda transaction: transaction.put(keys["dog"], bytes(record)))
+        place = bytearray(transaction.get(keys["dog"], db=places))
+    place[-1] ^= 1
+    tokens._environment.write(lambda transaction: transaction.put(keys["dog"], bytes(place), db=places))
 
     with pytest.raises(errors.MissingTokens, match=r"'cat'.*repair") as caught:
         index.search("The dog and the carp", 5)

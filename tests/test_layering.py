@@ -19,7 +19,8 @@ LAYERS = [
     {"types", "config", "stopwatch"},
     {"codec", "encoder", "kernels", "token_pooling"},
     {"scoring"},
-    {"documents", "manifest", "token_store", "chroma_client"},
+    {"documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
+    {"token_store"},
     {"pooled_index"},
     {"document_store", "cached_encoder"},
     {"ingest", "search"},
@@ -29,7 +30,7 @@ LAYERS = [
 ]
 OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
-    "lmdb": {"token_store"},
+    "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
     "torch": {"encoder", "scoring"},
     "sentence_transformers": {"encoder"},

@@ -19,9 +19,9 @@ MANIFEST = Manifest(
     own_chroma=True,
     config=IndexConfig(codec="float32", chunk_tokens=64, chunk_overlap=7, hnsw_ef_search=55),
 )
-# A file of format 1 as it lies on users' disks.
+# A file of format 2 as it lies on users' disks.
 GOLDEN = """{
-  "format_version": 1,
+  "format_version": 2,
   "created_with": "0.1.0",
   "dimension": 384,
   "encoder": {"model": "modèle 😀", "prompts": {"query": null}, "layers": [1, 2]},
@@ -61,7 +61,7 @@ def test_round_trip(tmp_path, manifest):
 
 
 def test_golden_file(tmp_path):
-    """The file of format 1 is this JSON, in UTF-8, and can be read for ever."""
+    """The file of format 2 is this JSON, in UTF-8, and can be read for ever."""
     MANIFEST.write(tmp_path)
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text) == json.loads(GOLDEN)
@@ -94,7 +94,20 @@ def test_newer_format(tmp_path):
     path.write_text(json.dumps({"format_version": FORMAT_VERSION + 1, "what": "nobody knows"}))
     message = (
         f"{re.escape(str(path))}: the index has format {FORMAT_VERSION + 1}, "
-        f"this smart_rag reads formats up to {FORMAT_VERSION}; upgrade with: pip install"
+        f"this smart_rag reads format {FORMAT_VERSION}; upgrade with: pip install"
+    )
+    with pytest.raises(IndexMismatch, match=message):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_an_older_format(tmp_path, version):
+    """An older format is not read; both numbers and the way out are named."""
+    path = tmp_path / FILE_NAME
+    path.write_text(json.dumps({**json.loads(GOLDEN), "format_version": version}))
+    message = (
+        f"{re.escape(str(path))}: the index has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
+        "index the documents again into another folder"
     )
     with pytest.raises(IndexMismatch, match=message):
         Manifest.read(tmp_path)
@@ -146,7 +159,7 @@ def test_a_missing_key(tmp_path, key):
     ],
 )
 def test_a_key_or_value_that_no_manifest_has(tmp_path, change):
-    """A file of format 1 with other keys or an impossible configuration is not ours."""
+    """A file of format 2 with other keys or an impossible configuration is not ours."""
     path = tmp_path / FILE_NAME
     path.write_text(json.dumps({**json.loads(GOLDEN), **change}))
     with not_a_manifest(path):
