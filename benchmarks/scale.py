@@ -13,6 +13,9 @@ Search is measured in processes of their own, the sizes in turn in each round: a
 its growth the median of the rounds' ratios. A second process opens Chroma's collection alone and asks it the same
 queries: what that takes is Chroma's share, the rest is ours. RssAnon is memory that the process asked for; RssFile is
 files' pages mapped into it, LMDB's among them, which the system takes back whenever it needs room.
+
+Where other programs keep the cores busy, set OMP_WAIT_POLICY=passive: else torch's threads spin while they wait for one
+another, and scoring is measured at many times what it takes.
 """
 
 from __future__ import annotations
