@@ -53,3 +53,5 @@ bench: install
 	$(BIN)/python benchmarks/query.py $(DATA)
 	$(BIN)/python benchmarks/swap_llama_index.py $(DATA)
 	$(BIN)/python benchmarks/rerank_llama_index.py $(DATA)
+	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/scale.py --documents 1000,10000

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -24,15 +25,31 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def publish(title: str, rows: Mapping[str, Mapping[str, float]], path: Path | None, **facts: Any) -> None:
     """Print ``rows`` as a table and, where a path is given, write them as JSON with the facts of the run."""
+    show(title, rows)
+    if path is not None:
+        write(path, title=title, rows=rows, **facts)
+
+
+def show(
+    title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = ("min", "median", "max")
+) -> None:
+    """Print ``rows`` as a table; what a row does not have of the columns is a dash."""
     table = Table(title=title)
     table.add_column("")
-    for column in ("min", "median", "max"):
+    for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[column]:.3g}" for column in ("min", "median", "max")))
-    Console().print(table)
-    if path is not None:
-        machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
-        versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
-        record = {"title": title, "rows": rows, **facts, "machine": machine, "versions": versions}
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        table.add_row(name, *(_figure(row[column]) if column in row else "-" for column in columns))
+    # A pipe is taken for 80 columns wide.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def write(path: Path, **facts: Any) -> None:
+    """Write the facts of a run as JSON, with the machine and the versions."""
+    machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    path.write_text(json.dumps({**facts, "machine": machine, "versions": versions}, indent=2) + "\n", encoding="utf-8")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
