@@ -29,6 +29,7 @@ from smart_rag.config import (
     DEFAULT_PASSAGES,
     DEFAULT_TIMEOUT,
     DEFAULT_TOP_K,
+    FirstStageName,
 )
 from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
 from smart_rag.types import AddReport
@@ -136,14 +137,14 @@ def search(
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages.")] = DEFAULT_TOP_K,
     candidates: Annotated[int, typer.Option(help="How many passages the first stage hands on.")] = DEFAULT_CANDIDATES,
     where: Where = None,
-    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Score every passage.")] = False,
+    first_stage: Annotated[FirstStageName, typer.Option(help="How they are chosen; exhaustive: score all.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Search, and show the passages with the words that matched best."""
     from smart_rag.explain import emphasis, matches
 
     with _open(db) as index:
-        hits = index.search(query, top_k, candidates=candidates, where=_where(where), exhaustive=exhaustive)
+        hits = index.search(query, top_k, candidates=candidates, where=_where(where), first_stage=first_stage)
         if as_json:
             _print_json([_hit_json(hit) for hit in hits])
             return

@@ -1,7 +1,7 @@
-"""Documents with all their vectors: Chroma rows and token embeddings, kept in step.
+"""Documents with all their vectors: Chroma rows, token embeddings and terms, kept in step.
 
-Tokens are written before the row that names them and removed after it. So a document that a
-search can return always has its tokens, and what a crash leaves behind is at worst an entry
+Tokens and terms are written before the row that names them and removed after it. So a document
+that a search can return always has its tokens, and what a crash leaves behind is at worst an entry
 that no row names, which `DocumentStore.vacuum` reclaims.
 """
 
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.errors import MissingTokens
+from smart_rag.inverted_index import InvertedIndex
 from smart_rag.pooled_index import PooledIndex, Row
+from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore
-from smart_rag.types import Document, Key, Representation, TokenCodes
+from smart_rag.types import Document, Key, Representation, TokenCodes, TokenIds, Tokens
 
 T = TypeVar("T")
 
@@ -37,19 +39,44 @@ class VerifyReport:
 
 
 class DocumentStore:
-    """The rows and the tokens of one index; ``pooled`` and ``tokens`` are its two halves."""
+    """The rows, the tokens and the terms of one index: ``pooled``, ``tokens`` and ``terms``."""
 
-    def __init__(self, pooled: PooledIndex, tokens: TokenStore) -> None:
+    def __init__(self, pooled: PooledIndex, tokens: TokenStore, terms: TermStore) -> None:
         self.pooled = pooled
         self.tokens = tokens
+        self.terms = InvertedIndex(terms)
+        self._terms = terms
+        self._prepared: dict[Key, TokenIds | None] = {}
+
+    def prepare(self, keys: Sequence[Key], tokens: Tokens) -> None:
+        """Write tokens for rows that will be given to `link`."""
+        self.tokens.put(keys, tokens)
+        self._prepared.update((key, tokens.terms(i)) for i, key in enumerate(keys))
+
+    def is_prepared(self, key: Key) -> bool:
+        """Return whether this process has called `prepare` for it: what its terms are is not on disk before `link`."""
+        return key in self._prepared
 
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
         """Write ``rows`` with their vectors and return how many replaced a row of the same id."""
-        self.tokens.put([row.key for row in rows], vectors.tokens)
-        return self.link(rows, vectors.pooled)
+        keys = [row.key for row in rows]
+        self.tokens.put(keys, vectors.tokens)
+        return self._write(rows, vectors.pooled, [vectors.tokens.terms(i) for i in range(len(rows))])
 
     def link(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> int:
-        """Write ``rows`` whose tokens are stored already, and return how many replaced a row of the same id."""
+        """Write ``rows`` whose tokens are prepared, and return how many replaced a row of the same id."""
+        replaced = self._write(rows, pooled, [self._prepared[row.key] for row in rows])
+        for row in rows:
+            self._prepared.pop(row.key, None)
+        return replaced
+
+    def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
+        """Write tokens and terms of ``rows`` again."""
+        self.tokens.put([row.key for row in rows], vectors.tokens)
+        self._terms.put([row.document.id for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
+
+    def _write(self, rows: Sequence[Row], pooled: NDArray[np.float32], terms: Sequence[TokenIds | None]) -> int:
+        self._terms.put([row.document.id for row in rows], terms)
         replaced = self.pooled.upsert(rows, pooled)
         self._drop([row.key for row in replaced])
         return len(replaced)
@@ -105,26 +132,33 @@ class DocumentStore:
         """Remove the documents with these ids and return how many there were."""
         rows = self.pooled.get(ids)
         self.pooled.delete(list(rows))
+        self._terms.delete(list(rows))
         self._drop([row.key for row in rows.values()])
         return len(rows)
 
     def vacuum(self) -> int:
         """Remove the token embeddings that no row names and return how many entries there were."""
-        return self.tokens.vacuum({row.key for row in self.pooled.select()})
+        rows = list(self.pooled.select())
+        self._terms.vacuum({row.document.id for row in rows})
+        return self.tokens.vacuum({row.key for row in rows})
 
     def verify(self) -> VerifyReport:
         """Read every entry back and return what is wrong."""
         rows = list(self.pooled.select())
         keys = [row.key for row in rows]
-        damaged = set(self.tokens.verify())
+        names = [row.document.id for row in rows]
+        missing = [names[i] for i in self.tokens.missing(keys)]
+        unreadable = set(self.tokens.verify())
+        damaged = {row.document.id for row in rows if row.key in unreadable} | set(self._terms.damaged(names))
         return VerifyReport(
-            missing=tuple(rows[i].document.id for i in self.tokens.missing(keys)),
-            damaged=tuple(row.document.id for row in rows if row.key in damaged),
+            missing=tuple(missing),
+            damaged=tuple(name for name in names if name in damaged.difference(missing)),
             orphans=len(set(self.tokens.keys()) - set(keys)),
         )
 
     def close(self) -> None:
         self.tokens.close()
+        self._terms.close()
         self.pooled.close()
 
     def _drop(self, keys: Sequence[Key]) -> None:

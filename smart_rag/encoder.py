@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from smart_rag.config import DEFAULT_MODEL, check_count
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra, ModelNotFound
-from smart_rag.types import Representation, TokenBatch
+from smart_rag.types import Representation, TokenBatch, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,7 @@ class _Batch:
 
     pooled: NDArray[np.float32]
     tokens: list[NDArray[np.float32]]
+    ids: list[TokenIds]
 
 
 class SmartEncoder:
@@ -263,6 +264,7 @@ class SmartEncoder:
         started = time.perf_counter()
         pooled: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(texts)
         tokens = list(pooled)
+        ids: list[TokenIds] = [np.empty(0, dtype=np.int32)] * len(texts)
         from tqdm.auto import tqdm
 
         with tqdm(
@@ -270,11 +272,11 @@ class SmartEncoder:
         ) as progress:
             for positions in self._batches(texts, task):
                 batch = self._forward([texts[i] for i in positions], task)
-                for i, vector, matrix in zip(positions, batch.pooled, batch.tokens, strict=True):
-                    pooled[i], tokens[i] = vector, matrix
+                for i, *numbers in zip(positions, batch.pooled, batch.tokens, batch.ids, strict=True):
+                    pooled[i], tokens[i], ids[i] = numbers
                 progress.update(len(positions))
         seconds = time.perf_counter() - started
-        result = Representation(np.stack(pooled), TokenBatch.from_list(tokens))
+        result = Representation(np.stack(pooled), TokenBatch.from_list(tokens, ids))
         logger.info(
             "encoded %d %s texts, %d tokens, on %s in %.2f s (%.0f texts/s)",
             *(len(texts), task, len(result.tokens.embeddings), self.device, seconds, len(texts) / seconds),
@@ -319,7 +321,9 @@ class SmartEncoder:
         logger.warning("%s ran out of memory with %d texts; going on with %d", self.device, len(texts), middle)
         halves = [self._forward(half, task) for half in (texts[:middle], texts[middle:])]
         return _Batch(
-            np.concatenate([half.pooled for half in halves]), [matrix for half in halves for matrix in half.tokens]
+            np.concatenate([half.pooled for half in halves]),
+            [matrix for half in halves for matrix in half.tokens],
+            [ids for half in halves for ids in half.ids],
         )
 
     def _forward_once(self, texts: list[str], task: Task) -> _Batch:
@@ -334,7 +338,8 @@ class SmartEncoder:
         pooled = features["sentence_embedding"]
         attended = features["attention_mask"].bool().cpu().numpy()
         prompt_length = int(features.get("prompt_length", 0))
-        keep = self._keep(features["input_ids"].cpu().numpy(), attended, prompt_length)
+        input_ids = features["input_ids"].cpu().numpy()
+        keep = self._keep(input_ids, attended, prompt_length)
         flat = states[torch.from_numpy(keep).to(states.device)]
         for module in self._after_pooling:
             flat = module({"sentence_embedding": flat})["sentence_embedding"]
@@ -348,8 +353,14 @@ class SmartEncoder:
         pooled = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
         flat = torch.nn.functional.normalize(flat.float(), dim=1).cpu().numpy()
         # A copy for each text, so that keeping one keeps no other alive.
-        rows = np.split(flat, np.cumsum(keep.sum(axis=1))[:-1])
-        return _Batch(pooled, [row.copy() if len(row) else pooled[i : i + 1].copy() for i, row in enumerate(rows)])
+        starts = np.cumsum(keep.sum(axis=1))[:-1]
+        rows, ids = np.split(flat, starts), np.split(input_ids[keep].astype(np.int32), starts)
+        none = np.full(1, -1, dtype=np.int32)
+        return _Batch(
+            pooled,
+            [row.copy() if len(row) else pooled[i : i + 1].copy() for i, row in enumerate(rows)],
+            [row.copy() if len(row) else none for row in ids],
+        )
 
     def _keep(self, input_ids: NDArray[np.int64], attended: NDArray[np.bool_], prompt_length: int) -> NDArray[np.bool_]:
         """Return which positions (n, length) take part in late interaction."""

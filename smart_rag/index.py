@@ -20,7 +20,17 @@ from smart_rag import documents as files
 from smart_rag import scoring
 from smart_rag._version import __version__
 from smart_rag.codec import codec
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_TOP_K, DEFAULT_WEIGHTS, IndexConfig, check_count
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_MODEL,
+    DEFAULT_TOP_K,
+    FirstStageName,
+    IndexConfig,
+    Weighting,
+    check_choice,
+    check_count,
+    check_weights,
+)
 from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.encoder import Encoder, SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
@@ -29,6 +39,7 @@ from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.pooled_index import PooledIndex, Row, Where
 from smart_rag.search import Scores, Search, as_documents, check_queries, device_of, rank
 from smart_rag.stopwatch import Stopwatch
+from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore, content_key
 from smart_rag.types import AddReport, Document, Hit, Key, Representation, TokenBatch
 
@@ -130,7 +141,7 @@ class SmartIndex:
         )
         path.mkdir(parents=True, exist_ok=True)
         pooled = PooledIndex.create(path / "chroma", config, client, collection)
-        store = DocumentStore(pooled, TokenStore(path / "tokens", token_codec))
+        store = DocumentStore(pooled, TokenStore(path / "tokens", token_codec), TermStore(path / "terms"))
         manifest.write(path)  # last: a folder with a manifest is whole
         return cls(path, manifest, store, encoder)
 
@@ -160,7 +171,8 @@ class SmartIndex:
         if encoder is not None:
             manifest.check_encoder(path, encoder)
         pooled = PooledIndex.open(path / "chroma", client, manifest.collection)
-        store = DocumentStore(pooled, TokenStore(path / "tokens", codec(manifest.config.codec)))
+        tokens = TokenStore(path / "tokens", codec(manifest.config.codec))
+        store = DocumentStore(pooled, tokens, TermStore(path / "terms"))
         return cls(path, manifest, store, encoder)
 
     @classmethod
@@ -332,20 +344,25 @@ class SmartIndex:
         top_k: int = DEFAULT_TOP_K,
         *,
         candidates: int = DEFAULT_CANDIDATES,
+        first_stage: FirstStageName = "auto",
         where: Where | None = None,
         where_document: Where | None = None,
-        weights: tuple[float, float] = DEFAULT_WEIGHTS,
-        exhaustive: bool = False,
+        weights: tuple[float, float] | None = None,
+        weighting: Weighting | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[Hit]:
         """Return the ``top_k`` best documents for ``query``, best first; ties go by id.
 
         Args:
             query: a text, or the representation of one.
-            candidates: how many documents of highest pooled cosine are scored.
+            candidates: how many documents are scored.
+            first_stage: how they are chosen. ``"terms"``: half of them by pooled cosine, half by
+                the rare tokens that they share with the query; ``"pooled"``: by pooled cosine
+                alone; ``"exhaustive"``: every document is scored, as the paper does. ``"auto"``:
+                all of a small index, else by terms.
             where, where_document: Chroma's filters on metadata and text.
-            weights: of the pooled and the late score.
-            exhaustive: score every document, as the paper does, instead of ``candidates``.
+            weights: of the pooled and the late score; by default the index's.
+            weighting: what query tokens count by, ``"idf"`` or ``"none"``; by default the index's.
             stopwatch: takes the milliseconds of ``encode``, ``candidates``, ``gather``, ``score``.
 
         Raises:
@@ -358,10 +375,11 @@ class SmartIndex:
             queries,
             top_k,
             candidates=candidates,
+            first_stage=first_stage,
             where=where,
             where_document=where_document,
             weights=weights,
-            exhaustive=exhaustive,
+            weighting=weighting,
             stopwatch=stopwatch,
         )[0]
 
@@ -371,33 +389,32 @@ class SmartIndex:
         top_k: int = DEFAULT_TOP_K,
         *,
         candidates: int = DEFAULT_CANDIDATES,
+        first_stage: FirstStageName = "auto",
         where: Where | None = None,
         where_document: Where | None = None,
-        weights: tuple[float, float] = DEFAULT_WEIGHTS,
-        exhaustive: bool = False,
+        weights: tuple[float, float] | None = None,
+        weighting: Weighting | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
         """Return, for each of ``queries``, what `search` returns; an exhaustive scan is made once for all."""
         self._check_open()
-        weights = scoring.check_weights(weights)
         check_count("top_k", top_k)
         check_count("candidates", candidates)
-        if not len(queries):
-            return []
-        stopwatch = stopwatch or Stopwatch()
-        with stopwatch.measure("encode"):
-            encoded = queries if isinstance(queries, Representation) else self.encode_queries(queries)
-        self._check_vectors(encoded)
-        search = Search(
-            store=self._store,
-            device=self._device,
-            top_k=top_k,
-            weights=weights,
+        check_choice("first_stage", first_stage, FirstStageName)
+        search = replace(
+            self._search(top_k, weights, weighting),
+            candidates=candidates,
+            first_stage=first_stage,
             where=where,
             where_document=where_document,
-            stopwatch=stopwatch,
+            stopwatch=stopwatch or Stopwatch(),
         )
-        return search.exhaustive(encoded) if exhaustive else search.two_stage(encoded, candidates)
+        if not len(queries):
+            return []
+        with search.stopwatch.measure("encode"):
+            encoded = queries if isinstance(queries, Representation) else self.encode_queries(queries)
+        self._check_vectors(encoded)
+        return search.hits(encoded)
 
     def rerank(
         self,
@@ -405,22 +422,23 @@ class SmartIndex:
         hits: Sequence[Hit | str],
         top_k: int | None = None,
         *,
-        weights: tuple[float, float] = DEFAULT_WEIGHTS,
+        weights: tuple[float, float] | None = None,
+        weighting: Weighting | None = None,
     ) -> list[Hit]:
-        """Return ``hits`` scored again for ``query``, best first, by default all of them.
+        """Return ``hits`` scored again for ``query``, best first, by default all of them; weights as in `search`.
 
         A text may stand for a hit: it is encoded, and its position among ``hits`` is its id.
         """
         self._check_open()
-        weights = scoring.check_weights(weights)
         if top_k is not None:
             check_count("top_k", top_k)
+        search = self._search(top_k or 1, weights, weighting)
         encoded = query if isinstance(query, Representation) else self.encode_queries([query])
         if not hits:
             return []
         documents = as_documents(hits)
         vectors = self._vectors(documents, {hit.id for hit in hits if isinstance(hit, Hit)})
-        return rank(encoded, documents, vectors, weights, top_k, self._device)
+        return rank(encoded, documents, vectors, search.weights, top_k, self._device, search.token_weights(encoded))
 
     def diversify(
         self,
@@ -428,7 +446,7 @@ class SmartIndex:
         top_k: int = DEFAULT_TOP_K,
         *,
         mmr_lambda: float = 0.5,
-        weights: tuple[float, float] = DEFAULT_WEIGHTS,
+        weights: tuple[float, float] | None = None,
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
@@ -450,15 +468,24 @@ class SmartIndex:
         if gone:
             raise InvalidInput(f"{self.path}: the hit {gone[0]!r} is not in the index any more; search again")
         pooled = np.stack([found[hit.id] for hit in hits])
-        relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(scoring.check_weights(weights))
+        relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(
+            check_weights(weights or self.manifest.config.weights)
+        )
         chosen = scoring.marginal_relevance(relevance, scoring.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
         return [replace(hits[i], rank=rank) for rank, i in enumerate(chosen, start=1)]
 
-    def scores(self, queries: Representation, where: Where | None = None) -> Iterator[Scores]:
+    def scores(
+        self, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
+    ) -> Iterator[Scores]:
         """Yield the scores of every document that ``where`` admits, in blocks."""
         self._check_open()
         self._check_vectors(queries)
-        yield from Search(store=self._store, device=self._device, top_k=1, where=where).scan(queries)
+        yield from replace(self._search(1, None, weighting), where=where).scan(queries)
+
+    def token_weights(self, query: Representation) -> NDArray[np.float32]:
+        """Return what each token (n) of one query counts for in its late score: parts that add up to 1."""
+        self._check_open()
+        return scoring.shares(query.tokens.offsets, self._search(1, None, None).token_weights(query))
 
     def tokens(self, ids: Sequence[str]) -> TokenBatch:
         """Return the stored token embeddings of the documents with these ids, in this order.
@@ -482,7 +509,7 @@ class SmartIndex:
         with self._writing():
             vectors = self.encoder.encode_document(texts)
             self._check_vectors(vectors)
-            self._store.tokens.put([self._key(text) for text in texts], vectors.tokens)
+            self._store.prepare([self._key(text) for text in texts], vectors.tokens)
         return vectors
 
     def encode_queries(self, queries: Sequence[str]) -> Representation:
@@ -576,6 +603,19 @@ class SmartIndex:
         texts = [document.text for document in documents if document.id not in found]
         encoded = iter(self.encoder.encode_document(texts)) if texts else iter(())
         return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])
+
+    def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:
+        """Return a search by the given weights, or else by the index's."""
+        config = self.manifest.config
+        weighting = config.weighting if weighting is None else weighting
+        check_choice("weighting", weighting, Weighting)
+        return Search(
+            store=self._store,
+            device=self._device,
+            top_k=top_k,
+            weights=config.weights if weights is None else check_weights(weights),
+            weighting=weighting,
+        )
 
     @property
     def _device(self) -> str:

@@ -25,7 +25,7 @@ from smart_rag.documents import Chunker, content_hash, read
 from smart_rag.encoder import Encoder
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.pooled_index import FileStamp, Row, check_metadata, is_unicode
-from smart_rag.types import AddReport, Document, FailedFile, Key, Representation, TokenBatch
+from smart_rag.types import AddReport, Document, FailedFile, Key, Representation
 
 OnCommit = Callable[[Sequence[str]], None]
 
@@ -53,7 +53,7 @@ class Ingest:
     def add(self, documents: Iterable[Document], pooled: Mapping[str, NDArray[np.float32]] | None = None) -> AddReport:
         """Write ``documents``; in a sequence an id may come once, in a stream the last one counts.
 
-        A document that is in ``pooled`` and whose tokens are stored is not encoded.
+        A document that is in ``pooled`` and whose tokens are prepared is not encoded.
         """
         checked = isinstance(documents, Sequence)
         if checked:
@@ -111,7 +111,7 @@ class Ingest:
         """Encode the texts of documents again whose tokens are missing or damaged."""
         for batch in _batches(list(self.store.pooled.get(ids).values())):
             vectors = self._encode([row.document.text for row in batch])
-            self.store.tokens.put([row.key for row in batch], vectors.tokens)
+            self.store.repair(batch, vectors)
 
     def _file(self, path: Path, chunker: Chunker) -> tuple[list[Row], list[str]]:
         """Return the rows of a file that is new or changed (else none) and the ids it has in the index."""
@@ -148,7 +148,7 @@ class Ingest:
         for row in rows:
             before = existing.get(row.document.id)
             if before is None or before.key != row.key or row.key in lost:
-                (encoded if row.document.id in pooled and row.key not in lost else new).append(row)
+                (encoded if row.document.id in pooled and self.store.is_prepared(row.key) else new).append(row)
             elif before == row:
                 unchanged += 1
             else:
@@ -193,8 +193,7 @@ class Ingest:
         if len(unique) == len(texts):
             return vectors
         position = {text: i for i, text in enumerate(unique)}
-        order = [position[text] for text in texts]
-        return Representation(vectors.pooled[order], TokenBatch.from_list([vectors.tokens[i] for i in order]))
+        return Representation.concatenate([vectors[position[text]] for text in texts])
 
     def _committed(self, rows: Sequence[Row], replaced: int, on_progress: Callable[[int], object]) -> AddReport:
         on_progress(len(rows))

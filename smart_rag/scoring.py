@@ -3,6 +3,8 @@
     score(q, d) = w_pooled * cos(pooled_q, pooled_d) + w_late * late(q, d)
     late(q, d)  = mean over the tokens i of q of max over the tokens j of d of <q_i, d_j>
 
+The mean may be a weighted one: by `inverse_document_frequency`, rare tokens count for more.
+
 Documents are ragged: their tokens lie one after the other in one matrix. One matrix product
 and one segmented maximum score them all. No padding exists, so none can win a maximum.
 """
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from smart_rag.codec import RotatedCodec, rotation
-from smart_rag.errors import DimensionMismatch, InvalidInput
+from smart_rag.errors import DimensionMismatch
 from smart_rag.types import FloatArray, Offsets, TokenCodes, Tokens
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,12 @@ def pooled_similarity(queries: NDArray[np.float32], documents: NDArray[np.float3
     return np.asarray(queries @ documents.T, dtype=np.float32)
 
 
-def late_interaction(queries: Tokens, documents: Tokens, device: str = "cpu") -> NDArray[np.float32]:
+def late_interaction(
+    queries: Tokens, documents: Tokens, device: str = "cpu", token_weights: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Return ``late(q, d)`` for every query and document, (n_queries, n_documents) float32.
+
+    ``token_weights`` (total query tokens), positive, make the mean over a query's tokens a weighted one.
 
     Similarities are averaged in float32. Float tokens are multiplied in float32; rotated codes
     are multiplied as integers where the CPU is fast at that, with queries in 15 bits, which
@@ -73,6 +79,7 @@ def late_interaction(queries: Tokens, documents: Tokens, device: str = "cpu") ->
             f"the query's token embeddings have {queries.dimension} dimensions, the documents' {documents.dimension}"
         )
     kernel = _kernel(documents, device)
+    token_shares = shares(queries.offsets, token_weights)
     late = np.empty((len(queries), len(documents)), dtype=np.float32)
     query_blocks = [
         (start, stop, kernel.queries(queries.embeddings[slice(*queries.offsets[[start, stop]])]))
@@ -86,8 +93,8 @@ def late_interaction(queries: Tokens, documents: Tokens, device: str = "cpu") ->
         for first, last, query_tokens in query_blocks:
             best = kernel.best(query_tokens, tokens, block.offsets)
             offsets = queries.offsets[first : last + 1]
-            sums = np.add.reduceat(best, offsets[:-1] - offsets[0], axis=0)
-            late[first:last, start:stop] = sums / np.diff(offsets)[:, None].astype(np.float32)
+            shares = token_shares[offsets[0] : offsets[-1], None]
+            late[first:last, start:stop] = np.add.reduceat(best * shares, offsets[:-1] - offsets[0], axis=0)
 
     row_bytes = kernel.number_bytes * max(widest, documents.dimension)
     blocks = list(_blocks(documents.offsets, max(1, _BLOCK_BYTES[torch.device(device).type] // row_bytes)))
@@ -98,6 +105,31 @@ def late_interaction(queries: Tokens, documents: Tokens, device: str = "cpu") ->
         for block in blocks:
             score(*block)
     return late
+
+
+def shares(offsets: Offsets, token_weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Return each token's part (total) in the mean over its query: its weight over the sum of the query's weights.
+
+    >>> shares(np.array([0, 2, 3]), np.float32([1, 3, 5]))
+    array([0.25, 0.75, 1.  ], dtype=float32)
+    """
+    weights = np.ones(offsets[-1]) if token_weights is None else token_weights.astype(np.float64)
+    if not len(weights):
+        return np.empty(0, dtype=np.float32)
+    sums = np.add.reduceat(weights, offsets[:-1])
+    return np.asarray(weights / np.repeat(sums, np.diff(offsets)), dtype=np.float32)
+
+
+def inverse_document_frequency(frequencies: NDArray[np.int64], documents: int) -> NDArray[np.float32]:
+    """Return ``log(1 + documents / frequency)`` for each; what no document holds counts as held by one.
+
+    It is positive for every token, also for those that all documents hold: with formulas that
+    give these nothing, some queries lose all they have.
+
+    >>> inverse_document_frequency(np.array([1, 100, 0]), 100)
+    array([4.6151204, 0.6931472, 4.6151204], dtype=float32)
+    """
+    return np.asarray(np.log1p(documents / np.maximum(frequencies, 1)), dtype=np.float32)
 
 
 def hybrid(pooled: NDArray[np.float32], late: NDArray[np.float32], weights: tuple[float, float]) -> NDArray[np.float32]:
@@ -151,21 +183,6 @@ def alignment(query: FloatArray, document: FloatArray) -> tuple[NDArray[np.int64
     similarities = np.asarray(query, dtype=np.float32) @ np.asarray(document, dtype=np.float32).T
     best = similarities.argmax(axis=1)
     return best, similarities[np.arange(len(best)), best]
-
-
-def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
-    """Return ``weights`` (pooled, late) if they can be used.
-
-    Raises:
-        InvalidInput: they are not two finite numbers, negative, or both zero.
-    """
-    try:
-        values = tuple(float(weight) for weight in weights)
-    except (TypeError, ValueError):
-        values = ()
-    if len(values) != 2 or not np.isfinite(values).all() or min(values) < 0 or max(values) == 0:
-        raise InvalidInput(f"weights must be two numbers (pooled, late), none negative and not both 0; got {weights!r}")
-    return values[0], values[1]
 
 
 class _Kernel(Protocol):

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag import scoring
-from smart_rag.config import DEFAULT_WEIGHTS, check_count
+from smart_rag.candidates import FirstStage
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_WEIGHTS,
+    EXHAUSTIVE_DOCUMENTS,
+    FirstStageName,
+    Weighting,
+    check_count,
+    check_weights,
+)
 from smart_rag.document_store import DocumentStore
 from smart_rag.encoder import Encoder
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.types import Document, Hit, Representation
+from smart_rag.types import Document, Hit, Representation, TokenBatch
 
 # Documents whose tokens are in memory at once during an exhaustive scan.
 _SCAN = 256
@@ -32,41 +42,48 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """How to search a store; `two_stage` and `exhaustive` return hits for each query, best first."""
+    """How to search a store; `hits` returns them for each query, best first."""
 
     store: DocumentStore
     device: str
     top_k: int
+    candidates: int = DEFAULT_CANDIDATES
+    first_stage: FirstStageName = "auto"
     weights: tuple[float, float] = DEFAULT_WEIGHTS
+    weighting: Weighting = "idf"
     where: Where | None = None
     where_document: Where | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    def two_stage(self, queries: Representation, candidates: int) -> list[list[Hit]]:
-        """Score the documents of highest pooled cosine."""
-        return self.store.settled(lambda: self._two_stage(queries, candidates))
+    def hits(self, queries: Representation) -> list[list[Hit]]:
+        """Return the ``top_k`` best documents for each query."""
+        first_stage = self.first_stage
+        if first_stage == "auto":
+            first_stage = "exhaustive" if self.store.pooled.count() <= EXHAUSTIVE_DOCUMENTS else "terms"
+        if first_stage == "exhaustive":
+            return self.store.settled(lambda: self._exhaustive(queries))
+        return self.store.settled(lambda: self._two_stage(queries, first_stage))
 
-    def exhaustive(self, queries: Representation) -> list[list[Hit]]:
-        """Score every document, in one scan for all queries."""
-        return self.store.settled(lambda: self._exhaustive(queries))
-
-    def _two_stage(self, queries: Representation, candidates: int) -> list[list[Hit]]:
+    def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
+        """Score the documents that the first stage finds."""
+        stage = FirstStage(self.store, max(self.candidates, self.top_k), self.where, self.where_document)
         with self.stopwatch.measure("candidates"):
-            limit = max(candidates, self.top_k)
-            found = self.store.pooled.query(queries.pooled, limit, self.where, self.where_document)
+            found = stage.terms(queries) if first_stage == "terms" else stage.pooled(queries)
         results = []
-        for i, candidates_of_one in enumerate(found):
-            documents = [candidate.row.document for candidate in candidates_of_one]
-            pooled = np.asarray([candidate.pooled_score for candidate in candidates_of_one], dtype=np.float32)
+        for query, candidates in zip(queries, found, strict=True):
+            documents = [candidate.row.document for candidate in candidates]
+            pooled = np.asarray([candidate.pooled_score for candidate in candidates], dtype=np.float32)
             with self.stopwatch.measure("gather"):
-                keys = [candidate.row.key for candidate in candidates_of_one]
+                keys = [candidate.row.key for candidate in candidates]
                 tokens = self.store.gather(keys, [document.id for document in documents])
             with self.stopwatch.measure("score"):
-                late = scoring.late_interaction(queries[i].tokens, tokens, self.device)[0] if documents else pooled
+                weights = self.token_weights(query)
+                late = scoring.late_interaction(query.tokens, tokens, self.device, weights)[0] if documents else pooled
                 results.append(hits(documents, pooled, late, self.weights, self.top_k))
         return results
 
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
+        """Score every document, in one scan for all queries."""
         leaders = [scoring.Leaders(self.top_k) for _ in range(len(queries))]
         for block in self.scan(queries):
             for i, leader in enumerate(leaders):
@@ -81,13 +98,25 @@ class Search:
 
     def scan(self, queries: Representation) -> Iterator[Scores]:
         """Yield the scores of every document that the filters admit, in blocks."""
+        weights = self.token_weights(queries)
         for block in self.store.pooled.scan(self.where, self.where_document):
             pooled = scoring.pooled_similarity(queries.pooled, block.pooled)
             for start in range(0, len(block.ids), _SCAN):
                 part = slice(start, start + _SCAN)
                 tokens = self.store.gather(block.keys[part], block.ids[part])
-                late = scoring.late_interaction(queries.tokens, tokens, self.device)
+                late = scoring.late_interaction(queries.tokens, tokens, self.device, weights)
                 yield Scores(block.ids[part], pooled[:, part], late)
+
+    def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:
+        """Return what each query token counts for, None where all of all queries count the same."""
+        tokens = queries.tokens
+        if self.weighting == "none" or not isinstance(tokens, TokenBatch) or tokens.ids is None:
+            return None
+        weights = []
+        for start, stop in pairwise(tokens.offsets):
+            of_one = self.store.terms.weights(tokens.ids[start:stop])
+            weights.append(np.ones(stop - start, dtype=np.float32) if of_one is None else of_one)
+        return np.concatenate(weights)
 
 
 def rerank(
@@ -106,7 +135,7 @@ def rerank(
     Raises:
         InvalidInput: an empty query, something that is no document, or ``top_k`` below 1.
     """
-    weights = scoring.check_weights(weights)
+    weights = check_weights(weights)
     if top_k is not None:
         check_count("top_k", top_k)
     if not isinstance(encoder, Encoder):
@@ -128,10 +157,11 @@ def rank(
     weights: tuple[float, float],
     top_k: int | None,
     device: str,
+    token_weights: NDArray[np.float32] | None = None,
 ) -> list[Hit]:
     """Return the ``top_k`` best of ``documents`` by their ``vectors``, best first."""
     pooled = scoring.pooled_similarity(query.pooled, vectors.pooled)[0]
-    late = scoring.late_interaction(query.tokens, vectors.tokens, device)[0]
+    late = scoring.late_interaction(query.tokens, vectors.tokens, device, token_weights)[0]
     return hits(documents, pooled, late, weights, top_k or len(documents))
 
 

@@ -16,6 +16,7 @@ from smart_rag.errors import DimensionMismatch, InvalidInput
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
 Codes = NDArray[np.uint8]
+TokenIds = NDArray[np.int32]
 # Of what is stored: a hash of what it was made from, and how.
 Key = bytes
 
@@ -38,11 +39,14 @@ class TokenBatch:
     """Token embeddings of n texts in one contiguous matrix, without padding.
 
     ``embeddings`` is (total, dimension), float32 or float16, rows L2-normalised;
-    text ``i`` owns the rows ``offsets[i]:offsets[i + 1]``, at least one of them.
+    text ``i`` owns the rows ``offsets[i]:offsets[i + 1]``, at least one of them. ``ids`` is
+    (total) int32, each token's place in the model's vocabulary, -1 for what has none; without
+    it, tokens cannot be weighted by how rare they are, nor found by being the same.
     """
 
     embeddings: FloatArray
     offsets: Offsets
+    ids: TokenIds | None = None
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
@@ -57,17 +61,19 @@ class TokenBatch:
         empty = np.flatnonzero(np.diff(self.offsets) <= 0)
         if len(empty):
             raise InvalidInput(f"each text needs at least one token embedding; text {empty[0]} has none")
+        if self.ids is not None and self.ids.shape != (len(self.embeddings),):
+            raise InvalidInput(f"ids must be one for each of {len(self.embeddings)} tokens, got {self.ids.shape}")
 
     @classmethod
-    def from_list(cls, matrices: Sequence[FloatArray]) -> TokenBatch:
-        """Return the batch of the given (n_i, dimension) matrices, copied into one."""
+    def from_list(cls, matrices: Sequence[FloatArray], ids: Sequence[TokenIds] | None = None) -> TokenBatch:
+        """Return the batch of the given (n_i, dimension) matrices, with the ids (n_i) of each, copied into one."""
         widths = sorted({matrix.shape[1] for matrix in matrices})
         if len(widths) > 1:
             raise DimensionMismatch(f"the token embeddings of one batch must be of one width, got {widths}")
         offsets = np.zeros(len(matrices) + 1, dtype=np.int64)
         np.cumsum([len(matrix) for matrix in matrices], out=offsets[1:])
         embeddings = np.concatenate(matrices) if matrices else np.zeros((0, 0), dtype=np.float32)
-        return cls(embeddings, offsets)
+        return cls(embeddings, offsets, np.concatenate(ids) if ids else None)
 
     @property
     def dimension(self) -> int:
@@ -90,7 +96,15 @@ class TokenBatch:
     def slice(self, start: int, stop: int) -> TokenBatch:
         """Return the texts ``start:stop`` as a batch that shares this one's memory."""
         offsets = self.offsets[start : stop + 1]
-        return TokenBatch(self.embeddings[offsets[0] : offsets[-1]], offsets - offsets[0])
+        rows = slice(offsets[0], offsets[-1])
+        return TokenBatch(self.embeddings[rows], offsets - offsets[0], None if self.ids is None else self.ids[rows])
+
+    def terms(self, i: int) -> TokenIds | None:
+        """Return the distinct vocabulary ids of text ``i``, sorted; None where they are not known."""
+        if self.ids is None:
+            return None
+        ids = self.ids[self.offsets[i] : self.offsets[i + 1]]
+        return np.unique(ids[ids >= 0])
 
 
 class Codec(Protocol):
@@ -158,6 +172,10 @@ class TokenCodes:
         offsets = self.offsets[start : stop + 1]
         return TokenCodes(self.codes[offsets[0] : offsets[-1]], offsets - offsets[0], self.dimension, self.codec)
 
+    def terms(self, i: int) -> TokenIds | None:
+        """Return None: codes do not tell which tokens they were."""
+        return None
+
     def decode(self) -> TokenBatch:
         """Return the token embeddings themselves."""
         return TokenBatch(self.embeddings, self.offsets)
@@ -219,8 +237,11 @@ class Representation:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
-        """Return the texts of all ``parts`` as one representation, copied."""
-        tokens = TokenBatch.from_list([matrix for part in parts for matrix in part.tokens])
+        """Return the texts of all ``parts`` as one representation, copied; ids, unless one part has none."""
+        ids = [part.tokens.ids for part in parts if isinstance(part.tokens, TokenBatch) and part.tokens.ids is not None]
+        tokens = TokenBatch.from_list(
+            [matrix for part in parts for matrix in part.tokens], ids if len(ids) == len(parts) else None
+        )
         return cls(np.concatenate([part.pooled for part in parts]), tokens)
 
     def __repr__(self) -> str:

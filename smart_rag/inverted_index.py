@@ -1,0 +1,151 @@
+"""Which documents hold a vocabulary id: how rare a token is, and who has the rare tokens of a query.
+
+The lists are in memory, 4 bytes for each distinct id of a document, and follow a `TermStore`, whoever
+writes to it: each call first looks what came and what went since the last one.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.scoring import inverse_document_frequency
+from smart_rag.term_store import Changes, TermStore
+from smart_rag.types import Offsets, TokenIds
+
+Positions = NDArray[np.int32]
+
+# Documents that went are kept out of the lists when they are more than this part.
+_MOST_DEAD = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """The positions of documents that hold an id: those of id i are ``positions[starts[i] : starts[i + 1]]``."""
+
+    starts: Offsets
+    positions: Positions
+
+    @classmethod
+    def of(cls, terms: TokenIds, offsets: Offsets, first: int) -> _Lists:
+        """Return the lists of documents whose terms are given, the first of them at position ``first``."""
+        from scipy.sparse import csr_array
+
+        shape = (len(offsets) - 1, int(terms.max(initial=-1)) + 1)
+        by_term = csr_array((np.ones(len(terms), dtype=np.int8), terms, offsets), shape=shape).tocsc()
+        return cls(by_term.indptr.astype(np.int64), by_term.indices.astype(np.int32) + np.int32(first))
+
+    def __add__(self, later: _Lists) -> _Lists:
+        """Return the lists of both, where all positions of ``later`` come after all of these."""
+        width = max(len(self.starts), len(later.starts))
+        mine, others = (np.pad(lists.starts, (0, width - len(lists.starts)), "edge") for lists in (self, later))
+        positions = np.empty(len(self.positions) + len(later.positions), dtype=np.int32)
+        positions[np.arange(len(self.positions)) + np.repeat(others[:-1], np.diff(mine))] = self.positions
+        positions[np.arange(len(later.positions)) + np.repeat(mine[1:], np.diff(others))] = later.positions
+        return _Lists(mine + others, positions)
+
+    def __getitem__(self, term: int) -> Positions:
+        if term + 1 >= len(self.starts):
+            return self.positions[:0]
+        return self.positions[self.starts[term] : self.starts[term + 1]]
+
+    def kept(self, alive: NDArray[np.bool_]) -> _Lists:
+        """Return the lists of the documents that are alive, at the positions that they have among each other."""
+        keep = alive[self.positions]
+        moved = np.cumsum(alive, dtype=np.int32) - np.int32(1)
+        return _Lists(np.concatenate([[0], np.cumsum(keep)])[self.starts], moved[self.positions[keep]])
+
+
+class InvertedIndex:
+    """The lists of a `TermStore`. Threads may share one."""
+
+    def __init__(self, store: TermStore) -> None:
+        self._store = store
+        self._mutex = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._version = -1
+        self._slots = np.empty(0, dtype=np.int64)
+        self._hashes = np.empty(0, dtype=np.uint64)
+        self._alive = np.empty(0, dtype=np.bool_)
+        self._count = 0
+        # Each at least twice as long as the next: what came last is cheap to add, and few are to be read.
+        self._lists: list[_Lists] = []
+
+    def weights(self, ids: TokenIds) -> NDArray[np.float32] | None:
+        """Return the inverse document frequencies (n) of a query's tokens, over the documents there are now.
+
+        None where they say nothing: a token has no vocabulary id, or no document's tokens have.
+        """
+        if not len(ids) or (ids < 0).any():
+            return None
+        with self._mutex:
+            self._refresh()
+            if not self._count:
+                return None
+            terms, token = np.unique(ids, return_inverse=True)
+            frequencies = np.asarray([len(self._positions(term)) for term in terms.tolist()], dtype=np.int64)
+            return inverse_document_frequency(frequencies, self._count)[token]
+
+    def best(self, ids: TokenIds, limit: int, admitted: NDArray[np.uint64] | None = None) -> list[str]:
+        """Return the ids of the ``limit`` documents whose share of a query's tokens weighs most, best first.
+
+        A document has the sum of the inverse document frequencies of the query's distinct ids
+        that it holds. Those that hold none are left out; ties go by a hash of the id.
+        ``admitted`` are hashes (XXH3-64) of the ids of documents to choose from, by default all.
+        """
+        with self._mutex:
+            self._refresh()
+            scores = np.zeros(len(self._slots), dtype=np.float32)
+            for term in np.unique(ids[ids >= 0]).tolist():
+                positions = self._positions(term)
+                frequency = np.asarray([len(positions)], dtype=np.int64)
+                scores[positions] += inverse_document_frequency(frequency, self._count)[0]
+            if admitted is not None:
+                scores[~np.isin(self._hashes, admitted)] = 0
+            slots = self._slots[self._leading(scores, limit)].tolist()
+        return self._store.ids(slots)
+
+    def _leading(self, scores: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
+        """Return the positions of the ``limit`` greatest scores above 0, best first."""
+        found = np.flatnonzero(scores)
+        if len(found) > limit:
+            threshold = np.partition(scores[found], len(found) - limit)[len(found) - limit]
+            found = found[scores[found] >= threshold]
+        order = np.lexsort((self._hashes[found], -scores[found]))
+        return found[order[:limit]]
+
+    def _positions(self, term: int) -> Positions:
+        """Return the positions of the documents that hold a term."""
+        positions = np.concatenate([lists[term] for lists in self._lists]) if self._lists else np.empty(0, np.int32)
+        return positions if self._count == len(self._alive) else positions[self._alive[positions]]
+
+    def _refresh(self) -> None:
+        """Take up what came and what went."""
+        last = int(self._slots[-1]) if len(self._slots) else -1
+        changes = self._store.changes(self._version, last, self._count)
+        if changes is None:
+            return
+        self._append(changes)
+        if changes.live is not None:
+            self._alive &= np.isin(self._slots, changes.live)
+        self._count = int(self._alive.sum())
+        self._version = changes.version
+        if self._count < (1 - _MOST_DEAD) * len(self._alive):
+            self._lists = [lists.kept(self._alive) for lists in self._lists]
+            self._slots, self._hashes = self._slots[self._alive], self._hashes[self._alive]
+            self._alive = np.ones(self._count, dtype=np.bool_)
+
+    def _append(self, changes: Changes) -> None:
+        if not len(changes.slots):
+            return
+        self._lists.append(_Lists.of(changes.terms, changes.offsets, len(self._slots)))
+        while len(self._lists) > 1 and len(self._lists[-2].positions) < 2 * len(self._lists[-1].positions):
+            self._lists[-2:] = [self._lists[-2] + self._lists[-1]]
+        self._slots = np.concatenate([self._slots, changes.slots])
+        self._hashes = np.concatenate([self._hashes, changes.hashes])
+        self._alive = np.concatenate([self._alive, np.ones(len(changes.slots), dtype=np.bool_)])

@@ -1,0 +1,218 @@
+"""Which vocabulary ids each document holds, on disk, in LMDB: what an `InvertedIndex` is made of.
+
+A document's terms are the distinct vocabulary ids of its tokens. They lie under a *slot*, a number
+that is never given again. So what came since an earlier look are the slots after the last one, and
+what went since are the slots that are missing. ``docs/format.md`` has the byte layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from smart_rag.errors import CorruptStore, IndexClosed
+from smart_rag.lmdb_environment import Environment
+from smart_rag.types import Offsets, TokenIds
+
+_LAYOUT = b"terms 1"
+_DATABASES = ("terms", "slots")
+_SLOT = struct.Struct(">Q")  # big-endian: in the order in which they were given
+# The next slot to be given, under a key that no document has: theirs are 16 bytes.
+_NEXT = b"next"
+# checksum of all that follows, bytes of the document's id, bytes of each vocabulary id
+_HEADER = struct.Struct("<QIB")
+_CHECKSUM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to a store since an earlier look at it.
+
+    ``slots`` (n) int64 are those of the documents that came; ``hashes`` (n) uint64 of their ids;
+    ``terms`` and ``offsets`` their terms, one after the other. ``live`` are all slots there are,
+    None where no document went.
+    """
+
+    version: int
+    slots: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    terms: TokenIds
+    offsets: Offsets
+    live: NDArray[np.int64] | None
+
+
+class TermStore:
+    """Terms by document id: ``put``, ``delete``, ``changes``. Each call is one transaction, as in a `TokenStore`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES)
+
+    @property
+    def _environment(self) -> Environment:
+        if self._shared is None:
+            raise IndexClosed(f"{self.path}: the term store is closed; open it again")
+        return self._shared
+
+    def put(self, ids: Sequence[str], terms: Sequence[TokenIds | None]) -> None:
+        """Write the terms of documents, instead of what they had.
+
+        None: the document's tokens have no vocabulary ids, and it is not found by any.
+        """
+        values = {id: None if of_one is None else _packed(id, of_one) for id, of_one in zip(ids, terms, strict=True)}
+
+        def write(transaction: Any) -> None:
+            slots = self._environment.databases["slots"]
+            following = transaction.get(_NEXT, db=slots)
+            slot = 0 if following is None else _SLOT.unpack(following)[0]
+            self._remove(transaction, values)
+            for id, value in values.items():
+                if value is not None:
+                    transaction.put(_SLOT.pack(slot), value, db=self._environment.databases["terms"])
+                    transaction.put(_document_key(id), _SLOT.pack(slot), db=slots)
+                    slot += 1
+            transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
+
+        if values:
+            self._environment.write(write, size=sum(len(value) + 64 for value in values.values() if value is not None))
+
+    def delete(self, ids: Collection[str]) -> None:
+        """Remove the terms of the documents with these ids; ids that have none do no harm."""
+        environment = self._environment
+        if ids:
+            environment.write(lambda transaction: self._remove(transaction, ids))
+
+    def _remove(self, transaction: Any, ids: Collection[str]) -> None:
+        for id in ids:
+            slot = transaction.pop(_document_key(id), db=self._environment.databases["slots"])
+            if slot is not None:
+                transaction.delete(slot, db=self._environment.databases["terms"])
+
+    def changes(self, version: int, last: int, count: int) -> Changes | None:
+        """Return what happened since ``version``, None if nothing did.
+
+        Args:
+            version: of the last `Changes`; -1 for all there is.
+            last: the greatest slot that came so far, -1 if none did.
+            count: how many of the slots that came so far were still there.
+
+        Raises:
+            CorruptStore: an entry that came cannot be read back as it was written.
+        """
+        with self._environment.read() as transaction:
+            if transaction.id() == version:
+                return None
+            database = self._environment.databases["terms"]
+            slots, hashes, parts = [], [], []
+            cursor = transaction.cursor(database)
+            if cursor.set_range(_SLOT.pack(last + 1)):
+                for slot, value in cursor:
+                    id, terms = self._unpacked(value)
+                    slots.append(_SLOT.unpack(slot)[0])
+                    hashes.append(id_hash(id))
+                    parts.append(terms)
+            live = None
+            if count + len(slots) != transaction.stat(database)["entries"]:
+                keys = b"".join(transaction.cursor(database).iternext(keys=True, values=False))
+                live = np.frombuffer(keys, ">u8").astype(np.int64)
+            offsets = np.zeros(len(parts) + 1, dtype=np.int64)
+            np.cumsum([len(terms) for terms in parts], out=offsets[1:])
+            return Changes(
+                transaction.id(),
+                np.asarray(slots, dtype=np.int64),
+                np.asarray(hashes, dtype=np.uint64),
+                np.concatenate(parts) if parts else np.empty(0, dtype=np.int32),
+                offsets,
+                live,
+            )
+
+    def ids(self, slots: Sequence[int]) -> list[str]:
+        """Return the ids of the documents in ``slots``; those that went are left out."""
+        with self._environment.read() as transaction:
+            database = self._environment.databases["terms"]
+            values = [transaction.get(_SLOT.pack(slot), db=database) for slot in slots]
+            return [self._unpacked(value)[0] for value in values if value is not None]
+
+    def damaged(self, ids: Sequence[str]) -> list[str]:
+        """Return those of ``ids`` whose terms cannot be read back as they were written."""
+        found = []
+        with self._environment.read() as transaction:
+            databases = self._environment.databases
+            for id in ids:
+                slot = transaction.get(_document_key(id), db=databases["slots"])
+                if slot is None:
+                    continue
+                try:
+                    sound = self._unpacked(transaction.get(slot, b"", db=databases["terms"]))[0] == id
+                except CorruptStore:
+                    sound = False
+                if not sound:
+                    found.append(id)
+        return found
+
+    def vacuum(self, live: Collection[str]) -> None:
+        """Remove the terms of every document whose id is not in ``live``."""
+        keys = {_document_key(id) for id in live}
+
+        def write(transaction: Any) -> None:
+            databases = self._environment.databases
+            gone = [
+                (bytes(key), bytes(slot))
+                for key, slot in transaction.cursor(databases["slots"])
+                if key != _NEXT and bytes(key) not in keys
+            ]
+            for key, slot in gone:
+                transaction.delete(key, db=databases["slots"])
+                transaction.delete(slot, db=databases["terms"])
+
+        self._environment.write(write)
+
+    def used_bytes(self) -> int:
+        """Return the bytes of the pages in use on disk."""
+        environment = self._environment
+        with environment.read() as transaction:
+            return environment.used_bytes(transaction)
+
+    def close(self) -> None:
+        """Release the files. Closing twice does no harm."""
+        environment, self._shared = self._shared, None
+        if environment is not None:
+            environment.release()
+
+    def _unpacked(self, value: Any) -> tuple[str, TokenIds]:
+        """Return a document's id and its terms."""
+        whole = len(value) >= _HEADER.size
+        checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
+        if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
+            raise CorruptStore(
+                f"{self.path}: the terms of a document fail their checksum; write them again with "
+                "index.verify(repair=True) or `smart-rag verify --repair`"
+            )
+        start = _HEADER.size + id_bytes
+        terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
+        return bytes(value[_HEADER.size : start]).decode(), terms
+
+
+def id_hash(id: str) -> int:
+    """Return the XXH3-64 of a document's id."""
+    return xxhash.xxh3_64_intdigest(id.encode())
+
+
+def _document_key(id: str) -> bytes:
+    # LMDB's keys are short, ids need not be.
+    return hashlib.blake2b(id.encode(), digest_size=16).digest()
+
+
+def _packed(id: str, terms: TokenIds) -> bytes:
+    width = 2 if not len(terms) or terms[-1] < 1 << 16 else 4
+    name = id.encode()
+    body = _HEADER.pack(0, len(name), width)[_CHECKSUM_BYTES:] + name + terms.astype(f"<u{width}").tobytes()
+    return xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body
