@@ -70,7 +70,7 @@ def _norms_of_2_bits(words: NDArray[np.unsignedinteger], dimension: int, norms: 
         near = np.uint64(0)
         for j in range(words.shape[1]):
             word = np.uint64(words[i, j])
-            near += _popcount((word ^ (word >> _1)) & _LOWER_BITS)  # type: ignore[call-arg]
+            near += _popcount((word ^ (word >> _1)) & _LOWER_BITS)
         norms[i] = np.sqrt(np.float32(2.25) * np.float32(dimension) - np.float32(2.0) * np.float32(near))
 
 

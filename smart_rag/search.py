@@ -99,12 +99,14 @@ class Search:
     def scan(self, queries: Representation) -> Iterator[Scores]:
         """Yield the scores of every document that the filters admit, in blocks."""
         weights = self.token_weights(queries)
-        for block in self.store.pooled.scan(self.where, self.where_document):
+        for block in self.stopwatch.each("candidates", self.store.pooled.scan(self.where, self.where_document)):
             pooled = scoring.pooled_similarity(queries.pooled, block.pooled)
             for start in range(0, len(block.ids), _SCAN):
                 part = slice(start, start + _SCAN)
-                tokens = self.store.gather(block.keys[part], block.ids[part])
-                late = scoring.late_interaction(queries.tokens, tokens, self.device, weights)
+                with self.stopwatch.measure("gather"):
+                    tokens = self.store.gather(block.keys[part], block.ids[part])
+                with self.stopwatch.measure("score"):
+                    late = scoring.late_interaction(queries.tokens, tokens, self.device, weights)
                 yield Scores(block.ids[part], pooled[:, part], late)
 
     def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:

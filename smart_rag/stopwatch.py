@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -22,3 +25,13 @@ class Stopwatch:
             yield
         finally:
             self.milliseconds[stage].append(1e3 * (time.perf_counter() - started))
+
+    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield ``items``, none of them None, adding the time that each takes to come to ``stage``."""
+        following = iter(items)
+        while True:
+            with self.measure(stage):
+                item = next(following, None)
+            if item is None:
+                return
+            yield item

@@ -355,8 +355,8 @@ def test_the_options_of_search(db, documents):
     assert sources("-k", "1") == sources("--top-k", "1") == sources("-k", "1", "--candidates", "1") == ["dogs.md"]
     assert sources("--where", '{"page": 2}') == ["report.pdf"]
     assert sources("--where", json.dumps({"source": str((documents / "cats.txt").resolve())})) == ["cats.txt"]
-    assert sources("--exhaustive", "--where", '{"page": {"$gte": 1}}') == ["report.pdf", "report.pdf"]
-    assert sources("--exhaustive") == sources()
+    assert sources("--first-stage", "exhaustive", "--where", '{"page": {"$gte": 1}}') == ["report.pdf", "report.pdf"]
+    assert sources("--first-stage", "exhaustive") == sources()
 
 
 def test_nothing_found(db):

@@ -42,7 +42,7 @@ def answers(document, question) -> bool:
 
 def ranks(index, weights) -> list[int]:
     """The rank of each question's first answer among all passages."""
-    found = index.search_many([q.question for q in QUESTIONS], index.count(), weights=weights, exhaustive=True)
+    found = index.search_many([q.question for q in QUESTIONS], index.count(), weights=weights, first_stage="exhaustive")
     return [
         next(hit.rank for hit in hits if answers(hit, question))
         for question, hits in zip(QUESTIONS, found, strict=True)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, TokenBatch, errors
+from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.stopwatch import Stopwatch
 
 TEXTS = {
@@ -31,6 +32,9 @@ TEXTS = {
     "car": "The mechanic changed the oil and both front tyres.",
     "tax": "Taxes are due on the last day of April.",
 }
+
+
+STAGES = ["terms", "pooled", "exhaustive"]
 
 
 class LetterEncoder:
@@ -75,7 +79,7 @@ def index(tmp_path):
         yield index
 
 
-def reference(encoder, query, texts, weights=(1.0, 1.0)):
+def reference(encoder, query, texts, weights=DEFAULT_WEIGHTS):
     """Scores by plain loops in float64: id -> (score, pooled, late), tokens as float16 as they are stored."""
     encoded = encoder.encode_query([query])
     scores = {}
@@ -93,13 +97,13 @@ def reference(encoder, query, texts, weights=(1.0, 1.0)):
     return scores
 
 
-@pytest.mark.parametrize("exhaustive", [False, True])
+@pytest.mark.parametrize("first_stage", STAGES)
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.3, 2.0)])
-def test_search_equals_nested_loops(index, exhaustive, weights):
+def test_search_equals_nested_loops(index, first_stage, weights):
     """Both ways of searching give the formula's scores, their parts, and the order that follows."""
     query = "The dog and the carp"
     expected = reference(LetterEncoder(), query, TEXTS, weights)
-    hits = index.search(query, 5, weights=weights, exhaustive=exhaustive)
+    hits = index.search(query, 5, weights=weights, first_stage=first_stage)
     assert [hit.id for hit in hits] == sorted(expected, key=lambda name: -expected[name][0])
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
     for hit in hits:
@@ -110,10 +114,10 @@ def test_search_equals_nested_loops(index, exhaustive, weights):
 
 def test_search_many_is_search_one_by_one(index):
     queries = ["The dog and the carp", "oil", "due in April"]
-    for exhaustive in (False, True):
-        together = index.search_many(queries, 3, exhaustive=exhaustive)
+    for first_stage in STAGES:
+        together = index.search_many(queries, 3, first_stage=first_stage)
         for query, hits in zip(queries, together, strict=True):
-            alone = index.search(query, 3, exhaustive=exhaustive)
+            alone = index.search(query, 3, first_stage=first_stage)
             assert [hit.id for hit in hits] == [hit.id for hit in alone]
             assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
 
@@ -128,27 +132,27 @@ def test_candidates_bound_what_is_scored(index):
     query = "The dog and the carp"
     expected = reference(LetterEncoder(), query, TEXTS)
     best_pooled = max(expected, key=lambda name: expected[name][1])
-    assert [hit.id for hit in index.search(query, 1, candidates=1)] == [best_pooled]
+    assert [hit.id for hit in index.search(query, 1, candidates=1, first_stage="pooled")] == [best_pooled]
 
 
 def test_ties_break_by_id(tmp_path):
     """Equal texts score the same, and come in the order of their ids whatever order they were added in."""
     with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
         index.add([Document(name, "same words here") for name in ("c", "a", "d", "b")])
-        for exhaustive in (False, True):
-            hits = index.search("words", 3, exhaustive=exhaustive)
+        for first_stage in STAGES:
+            hits = index.search("words", 3, first_stage=first_stage)
             assert [hit.id for hit in hits] == ["a", "b", "c"]
 
 
 def test_where_filters_every_way_of_searching(index):
     short = {name for name, text in TEXTS.items() if len(text) < 38}
     assert 0 < len(short) < len(TEXTS)
-    for exhaustive in (False, True):
-        hits = index.search("The dog", 5, where={"length": {"$lt": 38}}, exhaustive=exhaustive)
+    for first_stage in STAGES:
+        hits = index.search("The dog", 5, where={"length": {"$lt": 38}}, first_stage=first_stage)
         assert {hit.id for hit in hits} == short
-        hits = index.search("The dog", 5, where_document={"$contains": "carp"}, exhaustive=exhaustive)
+        hits = index.search("The dog", 5, where_document={"$contains": "carp"}, first_stage=first_stage)
         assert [hit.id for hit in hits] == ["fish"]
-        assert index.search("The dog", 5, where={"length": -1}, exhaustive=exhaustive) == []
+        assert index.search("The dog", 5, where={"length": -1}, first_stage=first_stage) == []
 
 
 def test_stopwatch_has_every_stage(index):
@@ -413,7 +417,7 @@ def test_a_chroma_server(tmp_path):
             index.add(documents())
             assert index.add(documents()).unchanged == 5
             assert index.search("Dogs bark", 1, where={"length": {"$gt": 0}})[0].id == "dog"
-            assert index.search("Dogs bark", 1, exhaustive=True)[0].id == "dog"
+            assert index.search("Dogs bark", 1, first_stage="exhaustive")[0].id == "dog"
             assert index.delete(["cat"]) == 1
             with pytest.raises(errors.InvalidInput, match="Chroma does not take this"):
                 index.search("Dogs bark", where={"a": {"$foo": 1}})
@@ -498,23 +502,24 @@ def test_an_empty_query_is_refused(index, query):
 def test_an_empty_index_finds_nothing(tmp_path):
     with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
         assert index.search("anything") == []
-        assert index.search("anything", exhaustive=True) == []
+        assert index.search("anything", first_stage="exhaustive") == []
         assert index.search_many([]) == []
 
 
-@pytest.mark.parametrize("exhaustive", [False, True])
+@pytest.mark.parametrize("first_stage", STAGES)
 @pytest.mark.parametrize("where", [{"a": {"$foo": 1}}, {"$and": []}, {"a": None}])
-def test_a_filter_that_chroma_does_not_take(index, where, exhaustive):
+def test_a_filter_that_chroma_does_not_take(index, where, first_stage):
     with pytest.raises(errors.InvalidInput, match="Chroma does not take this"):
-        index.search("The dog", where=where, exhaustive=exhaustive)
+        index.search("The dog", where=where, first_stage=first_stage)
 
 
 @pytest.mark.parametrize(
-    ("weights", "exhaustive"), [((-1.0, 1.0), False), ((0.0, 0.0), True), ((float("nan"), 1.0), False), ((1.0,), True)]
+    ("weights", "first_stage"),
+    [((-1.0, 1.0), "terms"), ((0.0, 0.0), "exhaustive"), ((float("nan"), 1.0), "pooled"), ((1.0,), "exhaustive")],
 )
-def test_weights_that_make_no_score(index, weights, exhaustive):
+def test_weights_that_make_no_score(index, weights, first_stage):
     with pytest.raises(errors.InvalidInput, match="weights must be two numbers"):
-        index.search("The dog", weights=weights, exhaustive=exhaustive)
+        index.search("The dog", weights=weights, first_stage=first_stage)
 
 
 @pytest.mark.parametrize(
@@ -822,8 +827,8 @@ def test_scores_are_those_of_decoded_tokens(tmp_path, name):
     encoded = LetterEncoder().encode_query([query])
     with SmartIndex.create(tmp_path / "index", LetterEncoder(), config=IndexConfig(codec=name)) as index:
         index.add(documents())
-        for exhaustive in (False, True):
-            for hit in index.search(query, 5, exhaustive=exhaustive):
+        for first_stage in STAGES:
+            for hit in index.search(query, 5, first_stage=first_stage):
                 (tokens,) = index.tokens([hit.id])
                 late = sum(max(float(a @ b) for b in tokens) for a in encoded.tokens[0]) / len(encoded.tokens[0])
                 assert hit.late_score == pytest.approx(late, abs=1e-4)
@@ -866,8 +871,8 @@ class Sequences(RuleBasedStateMachine):
     @rule(query=WORDS)
     def search(self, query):
         expected = reference(LetterEncoder(), query, self.texts)
-        for exhaustive in (False, True):
-            hits = self.index.search(query, 10, exhaustive=exhaustive)
+        for first_stage in STAGES:
+            hits = self.index.search(query, 10, first_stage=first_stage)
             assert {hit.id: hit.text for hit in hits} == self.texts
             for hit in hits:
                 assert hit.score == pytest.approx(expected[hit.id][0], abs=1e-5)

@@ -96,7 +96,12 @@ def assert_shows(index, texts, query="bearings"):
         tokens = wanted.tokens[0] @ vectors.tokens[0].T
         lengths = np.linalg.norm(wanted.tokens[0]) * np.linalg.norm(vectors.tokens[0], axis=1)
         expected[id] = (float(wanted.pooled[0] @ vectors.pooled[0]), float((tokens[0] / lengths).max()))
-    for options in ({}, {"exhaustive": True}, {"where": {"n": {"$gte": 1}}}, {"exhaustive": True, "where": {"n": 1}}):
+    for options in (
+        {"first_stage": "terms"},
+        {"first_stage": "exhaustive"},
+        {"first_stage": "pooled", "where": {"n": {"$gte": 1}}},
+        {"first_stage": "exhaustive", "where": {"n": 1}},
+    ):
         hits = index.search(query, **options)
         assert {hit.id: hit.text for hit in hits} == {
             id: text for id, text in texts.items() if options.get("where") != {"n": 1} or id == "a"
@@ -165,7 +170,11 @@ def test_more_than_chroma_keeps_in_its_log(path, writer):
             writer.run(f"index.add_texts(['word' + name for name in {names}], {names})")
             assert index.count() == start + 1302
             for i in (start, start + 1299):
-                assert index.search(f"word{i}", 1)[0].id == index.search(f"word{i}", 1, exhaustive=True)[0].id == str(i)
+                assert (
+                    index.search(f"word{i}", 1)[0].id
+                    == index.search(f"word{i}", 1, first_stage="exhaustive")[0].id
+                    == str(i)
+                )
 
 
 def test_own_writes_open_nothing_anew(path, openings):
@@ -201,7 +210,7 @@ def test_a_writer_that_is_killed(path, writer):
         writer.process.kill()
         writer.process.wait()
         hits = index.search("text", 100_000)
-        assert len(hits) == index.count() == len(index.search("text", 100_000, exhaustive=True))
+        assert len(hits) == index.count() == len(index.search("text", 100_000, first_stage="exhaustive"))
         index.add_texts(["bearings"], ["c"])
         assert index.search("bearings", 1)[0].id == "c"
 
@@ -222,7 +231,7 @@ def test_threads_that_read_while_another_process_writes(path, writer):
         actions = [
             lambda: index.search("bearings", 40),
             lambda: index.search("bearings", 40, where={"n": {"$gt": 0}}),
-            lambda: index.search("bearings", 40, exhaustive=True),
+            lambda: index.search("bearings", 40, first_stage="exhaustive"),
             lambda: [index.get(["a", "d1"]), list(index.documents()), index.count()],
         ]
         while not done.is_set():
