@@ -155,9 +155,10 @@ def test_where_filters_every_way_of_searching(index):
         assert index.search("The dog", 5, where={"length": -1}, first_stage=first_stage) == []
 
 
-def test_stopwatch_has_every_stage(index):
+@pytest.mark.parametrize("first_stage", STAGES)
+def test_stopwatch_has_every_stage(index, first_stage):
     stopwatch = Stopwatch()
-    index.search("The dog", stopwatch=stopwatch)
+    index.search("The dog", first_stage=first_stage, stopwatch=stopwatch)
     assert {stage: len(times) for stage, times in stopwatch.milliseconds.items()} == {
         "encode": 1,
         "candidates": 1,
