@@ -63,6 +63,8 @@ def main() -> None:
         queries = encoder.encode_query(list(dataset.queries.values()))
         for name in tqdm(names, desc=dataset.name):
             found[name][dataset.name] = measured(dataset, queries, documents, name)
+        if arguments.json:  # after each dataset: they take minutes
+            arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     exact = found["float32"]
     labels = {
         name: next((f"{name} ({preset})" for preset, of in PRESETS.items() if of == name), name) for name in names
@@ -77,8 +79,6 @@ def main() -> None:
         {labels[n]: spread([found[n][d]["bytes"] for d in exact]) for n in names},
         None,
     )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,18 @@ def embedding(model_folder: str) -> HuggingFaceEmbedding:
 
 def ingest(folder: Path, documents: Sequence[Document], embed_model: HuggingFaceEmbedding) -> VectorStoreIndex:
     """Return a vector index of ``documents`` in a new Chroma collection in ``folder``."""
-    client = chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))
-    store = ChromaVectorStore(chroma_collection=client.create_collection("peer", embedding_function=None))
+    store = ChromaVectorStore(chroma_collection=_client(folder).create_collection("peer", embedding_function=None))
     nodes = [TextNode(id_=document.id, text=document.text) for document in documents]
     return VectorStoreIndex(
         nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=embed_model
     )
+
+
+def opened(folder: Path, embed_model: HuggingFaceEmbedding) -> VectorStoreIndex:
+    """Return the vector index that `ingest` made in ``folder``."""
+    store = ChromaVectorStore(chroma_collection=_client(folder).get_collection("peer", embedding_function=None))
+    return VectorStoreIndex.from_vector_store(store, embed_model=embed_model)
+
+
+def _client(folder: Path) -> chromadb.ClientAPI:
+    return chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))

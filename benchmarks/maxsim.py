@@ -1,10 +1,12 @@
 """MaxSim of one query and its candidates: our scorer on each codec against others, on the same vectors, in turn.
 
-python benchmarks/maxsim.py [--shapes 12x160x384,30x300x768,...] [--candidates 100,...] [--rounds N] [--json FILE]
+python benchmarks/maxsim.py [--shapes 12x160x384,...] [--candidates 10,100,1000] [--codecs float32,2bit,...]
+                            [--rounds N] [--pylate PYTHON] [--json FILE]
 
 A shape is query tokens x document tokens x dimension; documents have between half and all of the
-tokens. The machine's limit is its own float32 product of the same size. `maxsim-cpu` takes part where
-it is installed; it crashes at 2,048 dimensions and is left out there.
+tokens. The machine's limit is its own float32 product of the same size, either way round, whichever is
+faster. `maxsim-cpu` takes part where it is installed; it crashes at 2,048 dimensions and is left out there.
+PyLate takes part where the interpreter of an environment that has it is named.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +27,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from sentence_transformers.util.similarity import maxsim
+from tqdm import tqdm
 
 from smart_rag import TokenBatch, scoring
 from smart_rag.codec import codec
 from smart_rag.types import TokenCodes
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"
-_CODECS = ("float32", "float16", "int8", "4bit", "2bit", "1bit")
-_MOST_BYTES = 4 << 30
+_CODECS = "float32,float16,int8,4bit,2bit,1bit"
+# Of the documents' vectors in float32; several contestants want a copy of their own.
+_MOST_BYTES = 3 << 30
+_PEER = "sentence-transformers (s-t) maxsim"
+_LIMIT = "limit: one float32 product"
+# Who has threads of its own waits for torch's to stop spinning, and torch for theirs; then torch's wake up.
+_OWN_THREADS = ("maxsim-cpu", "PyLate rank")
+_SETTLE_SECONDS = 0.02
 
 
 def unit(generator: np.random.Generator, count: int, dimension: int) -> np.ndarray:
@@ -37,36 +49,80 @@ def unit(generator: np.random.Generator, count: int, dimension: int) -> np.ndarr
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def contestants(query: np.ndarray, documents: TokenBatch) -> dict[str, Callable[[], Any]]:
+def contestants(query: np.ndarray, documents: TokenBatch, codecs: list[str]) -> dict[str, Callable[[], Any]]:
     """Return what is timed, by name; everything is in memory, in the form in which each contestant wants it."""
     queries = TokenBatch.from_list([query])
     embeddings = np.asarray(documents.embeddings, dtype=np.float32)
     runs: dict[str, Callable[[], Any]] = {}
-    for name in _CODECS:
+    for name in codecs:
         layout = codec(name)
         codes = TokenCodes(layout.encode(embeddings), documents.offsets, documents.dimension, layout)
         runs[f"smart_rag {name}"] = lambda codes=codes: scoring.late_interaction(queries, codes)  # type: ignore[misc]
     tensors = [torch.from_numpy(np.asarray(matrix)) for matrix in documents]
     one = torch.from_numpy(query)
-    runs["sentence-transformers maxsim"] = lambda: maxsim([one], tensors)
+    runs[_PEER] = lambda: maxsim([one], tensors)
     padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-    if padded.numel() * 4 < _MOST_BYTES:
-        runs["padded torch einsum"] = lambda: torch.einsum("qd,ntd->nqt", one, padded).amax(2).mean(1)
+    runs["padded torch einsum"] = lambda: torch.einsum("qd,ntd->nqt", one, padded).amax(2).mean(1)
+    flat = torch.from_numpy(embeddings)
+    runs[_LIMIT] = lambda: one @ flat.T
+    runs[f"{_LIMIT}, transposed"] = lambda: flat @ one.T
     if importlib.util.find_spec("maxsim_cpu") and documents.dimension < 2048:
         import maxsim_cpu
 
         matrices = [np.ascontiguousarray(matrix) for matrix in documents]
         runs["maxsim-cpu"] = lambda: maxsim_cpu.maxsim_scores_variable(query, matrices)
-    flat = torch.from_numpy(embeddings)
-    runs["limit: one float32 product"] = lambda: one @ flat.T
     return runs
+
+
+@contextmanager
+def pylate(python: Path, query: np.ndarray, documents: TokenBatch) -> Iterator[dict[str, Callable[[], float]]]:
+    """Run PyLate in an environment of its own, on the same vectors; a run returns the milliseconds it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vectors.npz"
+        np.savez(file, query=query, embeddings=documents.embeddings, offsets=documents.offsets)
+        peer = Path(__file__).with_name("pylate_peer.py")
+        with subprocess.Popen(
+            [python, peer, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise SystemExit(f"PyLate does not start; see what `{python} {peer}` says of it")
+
+            def run() -> float:
+                print(file=process.stdin, flush=True)
+                return float(process.stdout.readline())  # type: ignore[union-attr]
+
+            yield {"PyLate rank": run}
+
+
+def measured(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each contestant, one for each round; a round before these warms all up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round in tqdm(range(rounds + 1), desc="measuring"):
+        time.sleep(_SETTLE_SECONDS)
+        for _ in range(5):
+            runs[_LIMIT]()
+        for name, run in runs.items():
+            if name in _OWN_THREADS:
+                time.sleep(_SETTLE_SECONDS)
+            started = time.perf_counter()
+            own = run()
+            taken = own if isinstance(own, float) else 1e3 * (time.perf_counter() - started)
+            if round:
+                times[name].append(taken)
+    limits = sorted((name for name in times if name.startswith(_LIMIT)), key=lambda name: np.median(times[name]))
+    times[_LIMIT], _ = times.pop(limits[0]), times.pop(limits[1])
+    return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=_SHAPES)
-    parser.add_argument("--candidates", default="100")
+    parser.add_argument("--candidates", default="10,100,1000")
+    parser.add_argument("--codecs", default=_CODECS)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--pylate", type=Path, metavar="PYTHON", help="interpreter of an environment with PyLate")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -77,23 +133,29 @@ def main() -> None:
         for count in map(int, arguments.candidates.split(",")):
             lengths = generator.integers(document_tokens // 2, document_tokens + 1, count)
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            documents = TokenBatch(unit(generator, int(offsets[-1]), dimension), offsets)
-            runs = contestants(unit(generator, query_tokens, dimension), documents)
-            times: dict[str, list[float]] = {name: [] for name in runs}
-            for _ in range(arguments.rounds):
-                for name, run in runs.items():
-                    started = time.perf_counter()
-                    run()
-                    times[name].append(1e3 * (time.perf_counter() - started))
+            total = int(offsets[-1])
+            if 4 * total * dimension > _MOST_BYTES:
+                print(f"{shape}, {count} candidates: left out, {4 * total * dimension / (1 << 30):.1f} GiB in float32")
+                continue
+            query, documents = unit(generator, query_tokens, dimension), unit(generator, total, dimension)
+            batch = TokenBatch(documents, offsets)
+            with pylate(arguments.pylate, query, batch) if arguments.pylate else nullcontext({}) as others:
+                times = measured({**contestants(query, batch, arguments.codecs.split(",")), **others}, arguments.rounds)
             medians = {name: float(np.median(values)) for name, values in times.items()}
-            peer = medians["sentence-transformers maxsim"]
-            table = Table(title=f"{shape}, {count} candidates, {int(offsets[-1]):,} tokens")
-            for column in ("", "ms, least", "ms, median", "times faster than sentence-transformers"):
+            rate = 2e-6 * query_tokens * total * dimension / medians[_LIMIT]
+            table = Table(title=f"{shape}, {count} candidates, {total:,} tokens; limit {rate:,.0f} GFLOP/s")
+            for column in ("", "ms, least", "ms, median", "times faster than s-t", "% of the limit"):
                 table.add_column(column, justify="right" if column else "left")
             for name, values in times.items():
-                table.add_row(name, f"{min(values):.2f}", f"{medians[name]:.2f}", f"{peer / medians[name]:.1f}")
+                table.add_row(
+                    name,
+                    f"{min(values):.2f}",
+                    f"{medians[name]:.2f}",
+                    f"{medians[_PEER] / medians[name]:.1f}",
+                    f"{100 * medians[_LIMIT] / medians[name]:.0f}",
+                )
             Console().print(table)
-            results.append({"shape": shape, "candidates": count, "milliseconds": times})
+            results.append({"shape": shape, "candidates": count, "gflops": rate, "milliseconds": times})
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

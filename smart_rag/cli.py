@@ -283,6 +283,7 @@ def info(db: Db, as_json: AsJson = False) -> None:
         "tokens": f"{found.tokens:,}",
         "token embeddings": _bytes(found.token_bytes),
         "pooled embeddings, texts": "in Chroma" if found.pooled_bytes is None else _bytes(found.pooled_bytes),
+        "in all": _bytes(found.token_bytes + (found.pooled_bytes or 0)),
         "bytes per token": f"{found.token_bytes / found.tokens:,.0f}" if found.tokens else "-",
         "bytes per document": f"{found.token_bytes / found.documents:,.0f}" if found.documents else "-",
         "format": f"{found.manifest['format_version']}, made with smart-rag {found.manifest['created_with']}",

@@ -456,6 +456,11 @@ def test_info(db):
     assert (lines["documents"], lines["codec"]) == ("4", "2bit")
     assert int(lines["tokens"]) > 40
     assert set(lines) >= {"token embeddings", "bytes per token", "bytes per document", "format"}
+    assert lines["in all"].endswith("kB")
+    stored, rows, total = (
+        float(lines[line].split()[0]) for line in ("token embeddings", "pooled embeddings, texts", "in all")
+    )
+    assert abs(stored + rows - total) < 0.2
 
 
 def test_info_as_json(db):

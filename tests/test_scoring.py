@@ -444,6 +444,19 @@ def test_blocks_of_codes_equal_the_whole(kind, name, pair, query_tokens, numbers
     np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ROTATED)
+def test_late_scores_of_wider_tokens_lose_no_more(name):
+    """What a code changes of late scores, against their own spread, does not grow with the width, but by chance."""
+
+    def relative_error(dimension):
+        rng = np.random.default_rng(0)
+        queries, documents = batch(rng, [6] * 60, dimension), batch(rng, [12] * 150, dimension)
+        exact = scoring.late_interaction(queries, documents)
+        return (scoring.late_interaction(queries, encoded(documents, name)) - exact).std() / exact.std()
+
+    assert relative_error(2048) <= 1.1 * relative_error(384)
+
+
 @pytest.fixture(scope="module")
 def samples(minilm):
     """Return questions and paragraphs of the sample documents, by the model."""
