@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from smart_rag.chroma_client import FolderClient, GivenClient, chroma_errors
 from smart_rag.config import IndexConfig
 from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
-from smart_rag.types import Document
+from smart_rag.types import Document, Revision
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -59,6 +59,10 @@ class Row:
     document: Document
     key: bytes
     stamp: FileStamp | None = None
+
+    @property
+    def revision(self) -> Revision:
+        return self.document.id, self.key
 
 
 @dataclass(frozen=True, slots=True)

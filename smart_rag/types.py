@@ -19,6 +19,8 @@ Codes = NDArray[np.uint8]
 TokenIds = NDArray[np.int32]
 # Of what is stored: a hash of what it was made from, and how.
 Key = bytes
+# A document's id and the key of its token embeddings: with another text it is another revision.
+Revision = tuple[str, Key]
 
 
 @dataclass(frozen=True, slots=True)
