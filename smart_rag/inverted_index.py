@@ -133,6 +133,13 @@ class InvertedIndex:
         changes = self._store.changes(self._version, last, self._count)
         if changes is None:
             return
+        try:
+            self._take(changes)
+        except BaseException:  # also an interrupt: what is half done would be done again
+            self._forget()
+            raise
+
+    def _take(self, changes: Changes) -> None:
         self._append(changes)
         if changes.live is not None:
             self._alive &= np.isin(self._slots, changes.live)

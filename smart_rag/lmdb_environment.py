@@ -47,7 +47,7 @@ class Environment:
             size = max(_FIRST_MAP_BYTES, 2 * file.stat().st_size if file.exists() else 0)
             # With readahead, LMDB's default: a gather of 100 random documents of 300 MB in no cache took 250 ms, ten of
             # them 400; without it, page by page, they took 350 and 2000.
-            self._lmdb = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
+            self._lmdb: Any = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
             self._page = int(self._lmdb.stat()["psize"])
         stat = file.stat()
         self._identity = (stat.st_dev, stat.st_ino)
