@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smart_rag import scoring
 from smart_rag.document_store import DocumentStore
 from smart_rag.pooled_index import Candidate, Where
 from smart_rag.term_store import id_hash
-from smart_rag.types import Representation, TokenBatch, TokenIds
+from smart_rag.types import Representation, TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +37,35 @@ class FirstStage:
     def terms(self, queries: Representation) -> list[list[Candidate]]:
         """Return, for each query, the best by pooled cosine and the best by shared terms, in turn.
 
-        For a query whose tokens have no vocabulary ids, `pooled` does.
+        For queries whose tokens have no vocabulary ids, `pooled` does.
         """
+        tokens = queries.tokens
+        by_pooled = self.pooled(queries)
+        if not isinstance(tokens, TokenBatch) or tokens.ids is None:
+            return by_pooled
+        admitted = self._admitted()
+        hashes = None if admitted is None else np.fromiter(map(id_hash, admitted), np.uint64, len(admitted))
         found = []
-        for query, by_pooled in zip(queries, self.pooled(queries), strict=True):
-            ids = query.tokens.ids if isinstance(query.tokens, TokenBatch) else None
-            found.append(by_pooled if ids is None else self._in_turn(query, ids, by_pooled))
+        for i, candidates in enumerate(by_pooled):
+            known = {candidate.row.document.id: candidate for candidate in candidates}
+            by_terms = self.store.terms.best(tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]], self.limit, hashes)
+            turns = chain.from_iterable(zip_longest(known, by_terms))
+            chosen = list(dict.fromkeys(name for name in turns if name is not None))[: self.limit]
+            known |= self._fetched(queries.pooled[i : i + 1], [name for name in chosen if name not in known])
+            found.append([known[name] for name in chosen if name in known])
         return found
 
-    def _in_turn(self, query: Representation, ids: TokenIds, by_pooled: Sequence[Candidate]) -> list[Candidate]:
-        known = {candidate.row.document.id: candidate for candidate in by_pooled}
-        chosen = self._alternated(list(known), self.store.terms.best(ids, self.limit))
-        fetched = self._fetched(query, [name for name in chosen if name not in known])
-        if (self.where or self.where_document) and not {*known, *fetched}.issuperset(chosen):
-            # The filters took some of the best; those that they admit are to be ranked among themselves.
-            admitted = self.store.pooled.ids(self.where, self.where_document)
-            hashes = np.asarray(list(map(id_hash, admitted)), dtype=np.uint64)
-            chosen = self._alternated(list(known), self.store.terms.best(ids, self.limit, hashes))
-            fetched = self._fetched(query, [name for name in chosen if name not in known])
-        candidates = {**known, **fetched}
-        return [candidates[name] for name in chosen if name in candidates]
+    def _admitted(self) -> set[str] | None:
+        """Return the ids of all documents that the filters admit, None where there is no filter."""
+        if not self.where and not self.where_document:
+            return None
+        return set(self.store.pooled.ids(self.where, self.where_document))
 
-    def _alternated(self, first: Sequence[str], second: Sequence[str]) -> list[str]:
-        turns = chain.from_iterable(zip_longest(first, second))
-        return list(dict.fromkeys(name for name in turns if name is not None))[: self.limit]
-
-    def _fetched(self, query: Representation, ids: Sequence[str]) -> dict[str, Candidate]:
-        """Return the documents with these ids that the filters admit, as candidates, by id."""
-        found = self.store.pooled.vectors(ids, self.where, self.where_document)
+    def _fetched(self, query: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Candidate]:
+        """Return those of the documents with these ids that are there, as candidates, by id."""
+        found = self.store.pooled.vectors(ids)
         if not found:
             return {}
         rows, embeddings = zip(*found, strict=True)
-        cosines = scoring.pooled_similarity(query.pooled, np.stack(embeddings))[0].tolist()
+        cosines = scoring.pooled_similarity(query, np.stack(embeddings))[0].tolist()
         return {row.document.id: Candidate(row, cosine) for row, cosine in zip(rows, cosines, strict=True)}

@@ -54,7 +54,7 @@ class DocumentStore:
         self._prepared.update((key, tokens.terms(i)) for i, key in enumerate(keys))
 
     def is_prepared(self, key: Key) -> bool:
-        """Return whether this process has called `prepare` for it: what its terms are is not on disk before `link`."""
+        """Return whether this process has called `prepare` for it: until `link`, its terms are not on disk."""
         return key in self._prepared
 
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
@@ -73,11 +73,13 @@ class DocumentStore:
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
         """Write tokens and terms of ``rows`` again."""
         self.tokens.put([row.key for row in rows], vectors.tokens)
-        self._terms.put([row.document.id for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
+        self._terms.put([row.revision for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
 
     def _write(self, rows: Sequence[Row], pooled: NDArray[np.float32], terms: Sequence[TokenIds | None]) -> int:
-        self._terms.put([row.document.id for row in rows], terms)
+        revisions = [row.revision for row in rows]
+        self._terms.put(revisions, terms)
         replaced = self.pooled.upsert(rows, pooled)
+        self._terms.delete({row.revision for row in replaced}.difference(revisions))
         self._drop([row.key for row in replaced])
         return len(replaced)
 
@@ -132,14 +134,14 @@ class DocumentStore:
         """Remove the documents with these ids and return how many there were."""
         rows = self.pooled.get(ids)
         self.pooled.delete(list(rows))
-        self._terms.delete(list(rows))
+        self._terms.delete([row.revision for row in rows.values()])
         self._drop([row.key for row in rows.values()])
         return len(rows)
 
     def vacuum(self) -> int:
-        """Remove the token embeddings that no row names and return how many entries there were."""
+        """Remove the token embeddings and terms that no row names; return how many entries of embeddings there were."""
         rows = list(self.pooled.select())
-        self._terms.vacuum({row.document.id for row in rows})
+        self._terms.vacuum({row.revision for row in rows})
         return self.tokens.vacuum({row.key for row in rows})
 
     def verify(self) -> VerifyReport:
@@ -149,7 +151,8 @@ class DocumentStore:
         names = [row.document.id for row in rows]
         missing = [names[i] for i in self.tokens.missing(keys)]
         unreadable = set(self.tokens.verify())
-        damaged = {row.document.id for row in rows if row.key in unreadable} | set(self._terms.damaged(names))
+        damaged = {row.document.id for row in rows if row.key in unreadable}
+        damaged.update(name for name, _ in self._terms.damaged([row.revision for row in rows]))
         return VerifyReport(
             missing=tuple(missing),
             damaged=tuple(name for name in names if name in damaged.difference(missing)),

@@ -148,7 +148,8 @@ class Ingest:
         for row in rows:
             before = existing.get(row.document.id)
             if before is None or before.key != row.key or row.key in lost:
-                (encoded if row.document.id in pooled and self.store.is_prepared(row.key) else new).append(row)
+                prepared = row.key not in lost and self.store.is_prepared(row.key)
+                (encoded if row.document.id in pooled and prepared else new).append(row)
             elif before == row:
                 unchanged += 1
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,45 +19,47 @@ from smart_rag.types import Offsets, TokenIds
 
 Positions = NDArray[np.int32]
 
+_POSITION = (1 << 32) - 1
 # Documents that went are kept out of the lists when they are more than this part.
 _MOST_DEAD = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """The positions of documents that hold an id: those of id i are ``positions[starts[i] : starts[i + 1]]``."""
+    """The positions of the documents that hold an id: of ``terms[i]``, ``positions[starts[i] : starts[i + 1]]``.
 
+    Terms are sorted, and so are the positions of each.
+    """
+
+    terms: TokenIds
     starts: Offsets
     positions: Positions
 
     @classmethod
-    def of(cls, terms: TokenIds, offsets: Offsets, first: int) -> _Lists:
-        """Return the lists of documents whose terms are given, the first of them at position ``first``."""
-        from scipy.sparse import csr_array
+    def of(cls, pairs: NDArray[np.int64]) -> _Lists:
+        """Return the lists of all ``pairs``, sorted, each ``term << 32 | position``."""
+        terms = (pairs >> 32).astype(np.int32)
+        starts = np.flatnonzero(np.diff(terms, prepend=-1, append=-1))
+        return cls(terms[starts[:-1]], starts, pairs.astype(np.int32))
 
-        shape = (len(offsets) - 1, int(terms.max(initial=-1)) + 1)
-        by_term = csr_array((np.ones(len(terms), dtype=np.int8), terms, offsets), shape=shape).tocsc()
-        return cls(by_term.indptr.astype(np.int64), by_term.indices.astype(np.int32) + np.int32(first))
+    def pairs(self) -> NDArray[np.int64]:
+        return _pairs(np.repeat(self.terms, np.diff(self.starts)), self.positions)
 
-    def __add__(self, later: _Lists) -> _Lists:
-        """Return the lists of both, where all positions of ``later`` come after all of these."""
-        width = max(len(self.starts), len(later.starts))
-        mine, others = (np.pad(lists.starts, (0, width - len(lists.starts)), "edge") for lists in (self, later))
-        positions = np.empty(len(self.positions) + len(later.positions), dtype=np.int32)
-        positions[np.arange(len(self.positions)) + np.repeat(others[:-1], np.diff(mine))] = self.positions
-        positions[np.arange(len(later.positions)) + np.repeat(mine[1:], np.diff(others))] = later.positions
-        return _Lists(mine + others, positions)
+    def __add__(self, other: _Lists) -> _Lists:
+        # A stable sort finds what is sorted already, and merges.
+        return _Lists.of(np.sort(np.concatenate([self.pairs(), other.pairs()]), kind="stable"))
 
     def __getitem__(self, term: int) -> Positions:
-        if term + 1 >= len(self.starts):
+        i = int(np.searchsorted(self.terms, term))
+        if i == len(self.terms) or self.terms[i] != term:
             return self.positions[:0]
-        return self.positions[self.starts[term] : self.starts[term + 1]]
+        return self.positions[self.starts[i] : self.starts[i + 1]]
 
     def kept(self, alive: NDArray[np.bool_]) -> _Lists:
         """Return the lists of the documents that are alive, at the positions that they have among each other."""
-        keep = alive[self.positions]
-        moved = np.cumsum(alive, dtype=np.int32) - np.int32(1)
-        return _Lists(np.concatenate([[0], np.cumsum(keep)])[self.starts], moved[self.positions[keep]])
+        pairs = self.pairs()[alive[self.positions]]
+        moved = np.cumsum(alive, dtype=np.int64) - 1
+        return _Lists.of(_pairs(pairs >> 32, moved[pairs & _POSITION]))
 
 
 class InvertedIndex:
@@ -73,7 +76,7 @@ class InvertedIndex:
         self._hashes = np.empty(0, dtype=np.uint64)
         self._alive = np.empty(0, dtype=np.bool_)
         self._count = 0
-        # Each at least twice as long as the next: what came last is cheap to add, and few are to be read.
+        # Each more than twice as long as the next: what came last is cheap to add, and few are to be read.
         self._lists: list[_Lists] = []
 
     def weights(self, ids: TokenIds) -> NDArray[np.float32] | None:
@@ -108,7 +111,7 @@ class InvertedIndex:
             if admitted is not None:
                 scores[~np.isin(self._hashes, admitted)] = 0
             slots = self._slots[self._leading(scores, limit)].tolist()
-        return self._store.ids(slots)
+        return list(dict.fromkeys(self._store.ids(slots)))
 
     def _leading(self, scores: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
         """Return the positions of the ``limit`` greatest scores above 0, best first."""
@@ -130,6 +133,13 @@ class InvertedIndex:
         changes = self._store.changes(self._version, last, self._count)
         if changes is None:
             return
+        try:
+            self._take(changes)
+        except BaseException:  # also an interrupt: what is half done would be done again
+            self._forget()
+            raise
+
+    def _take(self, changes: Changes) -> None:
         self._append(changes)
         if changes.live is not None:
             self._alive &= np.isin(self._slots, changes.live)
@@ -143,9 +153,16 @@ class InvertedIndex:
     def _append(self, changes: Changes) -> None:
         if not len(changes.slots):
             return
-        self._lists.append(_Lists.of(changes.terms, changes.offsets, len(self._slots)))
-        while len(self._lists) > 1 and len(self._lists[-2].positions) < 2 * len(self._lists[-1].positions):
+        new = np.arange(len(self._slots), len(self._slots) + len(changes.slots))
+        pairs = _pairs(changes.terms, np.repeat(new, np.diff(changes.offsets)))
+        pairs.sort()
+        self._lists.append(_Lists.of(pairs))
+        while len(self._lists) > 1 and len(self._lists[-2].positions) <= 2 * len(self._lists[-1].positions):
             self._lists[-2:] = [self._lists[-2] + self._lists[-1]]
         self._slots = np.concatenate([self._slots, changes.slots])
         self._hashes = np.concatenate([self._hashes, changes.hashes])
         self._alive = np.concatenate([self._alive, np.ones(len(changes.slots), dtype=np.bool_)])
+
+
+def _pairs(terms: NDArray[np.integer[Any]], positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    return terms.astype(np.int64) << 32 | positions

@@ -47,7 +47,7 @@ class Environment:
             size = max(_FIRST_MAP_BYTES, 2 * file.stat().st_size if file.exists() else 0)
             # With readahead, LMDB's default: a gather of 100 random documents of 300 MB in no cache took 250 ms, ten of
             # them 400; without it, page by page, they took 350 and 2000.
-            self._lmdb = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
+            self._lmdb: Any = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
             self._page = int(self._lmdb.stat()["psize"])
         stat = file.stat()
         self._identity = (stat.st_dev, stat.st_ino)
@@ -90,7 +90,7 @@ class Environment:
             found = transaction.get(_LAYOUT)
             if found != layout:
                 raise IndexMismatch(
-                    f"{self._path}: token embeddings of layout {'1' if found is None else found.decode()}, "
+                    f"{self._path}: a store of layout {'1' if found is None else found.decode()}, "
                     f"this smart_rag reads and writes layout {layout.decode()}; index the documents again into another "
                     "folder"
                 )
@@ -118,24 +118,24 @@ class Environment:
                     self._lmdb.close()
 
     @contextmanager
-    def read(self) -> Iterator[Any]:
-        """Yield a read transaction whose buffers are valid inside of the block."""
+    def read(self, buffers: bool = True) -> Iterator[Any]:
+        """Yield a read transaction; it gives keys and values as buffers, valid inside of the block, or as bytes."""
         with _lmdb_errors(self._path):
-            transaction = self._begin_read()
+            transaction = self._begin_read(buffers)
             try:
                 with transaction:
                     yield transaction
             finally:
                 self._leave()
 
-    def _begin_read(self) -> Any:
+    def _begin_read(self, buffers: bool) -> Any:
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: not self._resizing)
                 self._check_open()
                 self._readers += 1
             try:
-                return self._lmdb.begin(buffers=True)
+                return self._lmdb.begin(buffers=buffers)
             except lmdb.MapResizedError:  # another process wrote more than our map shows
                 self._leave()
                 self._resize(0)
@@ -201,7 +201,7 @@ class Environment:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise IndexClosed(f"{self._path}: the token store is closed; open it again")
+            raise IndexClosed(f"{self._path}: the store is closed; open it again")
 
 
 @contextmanager

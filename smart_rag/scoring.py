@@ -93,8 +93,8 @@ def late_interaction(
         for first, last, query_tokens in query_blocks:
             best = kernel.best(query_tokens, tokens, block.offsets)
             offsets = queries.offsets[first : last + 1]
-            shares = token_shares[offsets[0] : offsets[-1], None]
-            late[first:last, start:stop] = np.add.reduceat(best * shares, offsets[:-1] - offsets[0], axis=0)
+            weighted = best * token_shares[offsets[0] : offsets[-1], None]
+            late[first:last, start:stop] = np.add.reduceat(weighted, offsets[:-1] - offsets[0], axis=0)
 
     row_bytes = kernel.number_bytes * max(widest, documents.dimension)
     blocks = list(_blocks(documents.offsets, max(1, _BLOCK_BYTES[torch.device(device).type] // row_bytes)))

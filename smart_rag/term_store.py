@@ -2,14 +2,16 @@
 
 A document's terms are the distinct vocabulary ids of its tokens. They lie under a *slot*, a number
 that is never given again. So what came since an earlier look are the slots after the last one, and
-what went since are the slots that are missing. ``docs/format.md`` has the byte layout.
+what went since are the slots that are missing. Two revisions of a document have a slot each, so that
+a new one can be written before its row, and the old one removed after it. ``docs/format.md`` has the
+byte layout.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,12 @@ from numpy.typing import NDArray
 
 from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.lmdb_environment import Environment
-from smart_rag.types import Offsets, TokenIds
+from smart_rag.types import Offsets, Revision, TokenIds
 
 _LAYOUT = b"terms 1"
 _DATABASES = ("terms", "slots")
 _SLOT = struct.Struct(">Q")  # big-endian: in the order in which they were given
-# The next slot to be given, under a key that no document has: theirs are 16 bytes.
+# The next slot to be given, under a key that no revision has: theirs are 16 bytes.
 _NEXT = b"next"
 # checksum of all that follows, bytes of the document's id, bytes of each vocabulary id
 _HEADER = struct.Struct("<QIB")
@@ -50,7 +52,10 @@ class Changes:
 
 
 class TermStore:
-    """Terms by document id: ``put``, ``delete``, ``changes``. Each call is one transaction, as in a `TokenStore`."""
+    """Terms by revision of a document: ``put``, ``delete``, ``changes``.
+
+    Each call is one transaction, as in a `TokenStore`.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -62,37 +67,43 @@ class TermStore:
             raise IndexClosed(f"{self.path}: the term store is closed; open it again")
         return self._shared
 
-    def put(self, ids: Sequence[str], terms: Sequence[TokenIds | None]) -> None:
-        """Write the terms of documents, instead of what they had.
+    def put(self, revisions: Sequence[Revision], terms: Sequence[TokenIds | None]) -> None:
+        """Write the terms of documents, instead of what the same revisions had.
 
         None: the document's tokens have no vocabulary ids, and it is not found by any.
         """
-        values = {id: None if of_one is None else _packed(id, of_one) for id, of_one in zip(ids, terms, strict=True)}
+        values = {
+            revision: None if of_one is None else _packed(revision[0], of_one)
+            for revision, of_one in zip(revisions, terms, strict=True)
+        }
 
         def write(transaction: Any) -> None:
             slots = self._environment.databases["slots"]
-            following = transaction.get(_NEXT, db=slots)
-            slot = 0 if following is None else _SLOT.unpack(following)[0]
             self._remove(transaction, values)
-            for id, value in values.items():
-                if value is not None:
-                    transaction.put(_SLOT.pack(slot), value, db=self._environment.databases["terms"])
-                    transaction.put(_document_key(id), _SLOT.pack(slot), db=slots)
-                    slot += 1
-            transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
+            new = {revision: value for revision, value in values.items() if value is not None}
+            if not new:
+                return
+            following = transaction.get(_NEXT, db=slots)
+            first = 0 if following is None else _SLOT.unpack(following)[0]
+            for slot, (revision, value) in enumerate(new.items(), first):
+                # Behind all others, so that LMDB fills its pages.
+                transaction.put(_SLOT.pack(slot), value, append=True, db=self._environment.databases["terms"])
+                transaction.put(_revision_key(revision), _SLOT.pack(slot), db=slots)
+            transaction.put(_NEXT, _SLOT.pack(first + len(new)), db=slots)
 
-        if values:
-            self._environment.write(write, size=sum(len(value) + 64 for value in values.values() if value is not None))
-
-    def delete(self, ids: Collection[str]) -> None:
-        """Remove the terms of the documents with these ids; ids that have none do no harm."""
         environment = self._environment
-        if ids:
-            environment.write(lambda transaction: self._remove(transaction, ids))
+        if values:
+            environment.write(write, size=sum(len(value) + 64 for value in values.values() if value is not None))
 
-    def _remove(self, transaction: Any, ids: Collection[str]) -> None:
-        for id in ids:
-            slot = transaction.pop(_document_key(id), db=self._environment.databases["slots"])
+    def delete(self, revisions: Collection[Revision]) -> None:
+        """Remove the terms of these revisions; those that have none do no harm."""
+        environment = self._environment
+        if revisions:
+            environment.write(lambda transaction: self._remove(transaction, revisions))
+
+    def _remove(self, transaction: Any, revisions: Collection[Revision]) -> None:
+        for revision in revisions:
+            slot = transaction.pop(_revision_key(revision), db=self._environment.databases["slots"])
             if slot is not None:
                 transaction.delete(slot, db=self._environment.databases["terms"])
 
@@ -107,7 +118,7 @@ class TermStore:
         Raises:
             CorruptStore: an entry that came cannot be read back as it was written.
         """
-        with self._environment.read() as transaction:
+        with self._environment.read(buffers=False) as transaction:
             if transaction.id() == version:
                 return None
             database = self._environment.databases["terms"]
@@ -116,18 +127,17 @@ class TermStore:
             if cursor.set_range(_SLOT.pack(last + 1)):
                 for slot, value in cursor:
                     id, terms = self._unpacked(value)
-                    slots.append(_SLOT.unpack(slot)[0])
+                    slots.append(slot)
                     hashes.append(id_hash(id))
                     parts.append(terms)
             live = None
             if count + len(slots) != transaction.stat(database)["entries"]:
-                keys = b"".join(transaction.cursor(database).iternext(keys=True, values=False))
-                live = np.frombuffer(keys, ">u8").astype(np.int64)
+                live = _numbers(transaction.cursor(database).iternext(values=False))
             offsets = np.zeros(len(parts) + 1, dtype=np.int64)
             np.cumsum([len(terms) for terms in parts], out=offsets[1:])
             return Changes(
                 transaction.id(),
-                np.asarray(slots, dtype=np.int64),
+                _numbers(slots),
                 np.asarray(hashes, dtype=np.uint64),
                 np.concatenate(parts) if parts else np.empty(0, dtype=np.int32),
                 offsets,
@@ -136,42 +146,40 @@ class TermStore:
 
     def ids(self, slots: Sequence[int]) -> list[str]:
         """Return the ids of the documents in ``slots``; those that went are left out."""
-        with self._environment.read() as transaction:
+        with self._environment.read(buffers=False) as transaction:
             database = self._environment.databases["terms"]
             values = [transaction.get(_SLOT.pack(slot), db=database) for slot in slots]
             return [self._unpacked(value)[0] for value in values if value is not None]
 
-    def damaged(self, ids: Sequence[str]) -> list[str]:
-        """Return those of ``ids`` whose terms cannot be read back as they were written."""
+    def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
+        """Return those of ``revisions`` whose terms cannot be read back as they were written."""
         found = []
-        with self._environment.read() as transaction:
+        with self._environment.read(buffers=False) as transaction:
             databases = self._environment.databases
-            for id in ids:
-                slot = transaction.get(_document_key(id), db=databases["slots"])
+            for revision in revisions:
+                slot = transaction.get(_revision_key(revision), db=databases["slots"])
                 if slot is None:
                     continue
                 try:
-                    sound = self._unpacked(transaction.get(slot, b"", db=databases["terms"]))[0] == id
+                    sound = self._unpacked(transaction.get(slot, b"", db=databases["terms"]))[0] == revision[0]
                 except CorruptStore:
                     sound = False
                 if not sound:
-                    found.append(id)
+                    found.append(revision)
         return found
 
-    def vacuum(self, live: Collection[str]) -> None:
-        """Remove the terms of every document whose id is not in ``live``."""
-        keys = {_document_key(id) for id in live}
+    def vacuum(self, live: Collection[Revision]) -> None:
+        """Remove the terms of every revision that is not in ``live``."""
+        keys = set(map(_revision_key, live))
 
         def write(transaction: Any) -> None:
-            databases = self._environment.databases
-            gone = [
-                (bytes(key), bytes(slot))
-                for key, slot in transaction.cursor(databases["slots"])
-                if key != _NEXT and bytes(key) not in keys
-            ]
-            for key, slot in gone:
-                transaction.delete(key, db=databases["slots"])
-                transaction.delete(slot, db=databases["terms"])
+            terms, slots = (self._environment.databases[name] for name in _DATABASES)
+            places = {key: slot for key, slot in transaction.cursor(slots) if key != _NEXT}
+            for key in places.keys() - keys:
+                transaction.delete(key, db=slots)
+            kept = {slot for key, slot in places.items() if key in keys}
+            for slot in set(transaction.cursor(terms).iternext(values=False)) - kept:
+                transaction.delete(slot, db=terms)
 
         self._environment.write(write)
 
@@ -187,18 +195,23 @@ class TermStore:
         if environment is not None:
             environment.release()
 
-    def _unpacked(self, value: Any) -> tuple[str, TokenIds]:
+    def _unpacked(self, value: bytes) -> tuple[str, TokenIds]:
         """Return a document's id and its terms."""
         whole = len(value) >= _HEADER.size
         checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
         if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
             raise CorruptStore(
                 f"{self.path}: the terms of a document fail their checksum; write them again with "
-                "index.verify(repair=True) or `smart-rag verify --repair`"
+                "index.verify(repair=True) or `smart-rag verify --repair`; index.vacuum() removes them if the document "
+                "is gone"
             )
         start = _HEADER.size + id_bytes
         terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
-        return bytes(value[_HEADER.size : start]).decode(), terms
+        return value[_HEADER.size : start].decode(), terms
+
+
+def _numbers(slots: Iterable[bytes]) -> NDArray[np.int64]:
+    return np.frombuffer(b"".join(slots), ">u8").astype(np.int64)
 
 
 def id_hash(id: str) -> int:
@@ -206,9 +219,10 @@ def id_hash(id: str) -> int:
     return xxhash.xxh3_64_intdigest(id.encode())
 
 
-def _document_key(id: str) -> bytes:
+def _revision_key(revision: Revision) -> bytes:
     # LMDB's keys are short, ids need not be.
-    return hashlib.blake2b(id.encode(), digest_size=16).digest()
+    id, key = revision
+    return hashlib.blake2b(key + id.encode(), digest_size=16).digest()
 
 
 def _packed(id: str, terms: TokenIds) -> bytes:

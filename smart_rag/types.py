@@ -19,6 +19,8 @@ Codes = NDArray[np.uint8]
 TokenIds = NDArray[np.int32]
 # Of what is stored: a hash of what it was made from, and how.
 Key = bytes
+# A document's id and the key of its token embeddings: with another text it is another revision.
+Revision = tuple[str, Key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,11 @@ class TokenBatch:
         empty = np.flatnonzero(np.diff(self.offsets) <= 0)
         if len(empty):
             raise InvalidInput(f"each text needs at least one token embedding; text {empty[0]} has none")
-        if self.ids is not None and self.ids.shape != (len(self.embeddings),):
-            raise InvalidInput(f"ids must be one for each of {len(self.embeddings)} tokens, got {self.ids.shape}")
+        if self.ids is not None and (self.ids.dtype != np.int32 or self.ids.shape != (len(self.embeddings),)):
+            raise InvalidInput(
+                f"ids must be int32, one for each of {len(self.embeddings)} tokens, got {self.ids.dtype} of shape "
+                f"{self.ids.shape}"
+            )
 
     @classmethod
     def from_list(cls, matrices: Sequence[FloatArray], ids: Sequence[TokenIds] | None = None) -> TokenBatch:

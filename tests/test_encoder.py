@@ -272,6 +272,35 @@ def test_text_that_has_no_vector_at_all_is_refused(models, texts):
         models("qwen2").encoder.encode_document(texts)
 
 
+@pytest.mark.parametrize("name", ["minilm", "cls", "cls without [CLS]", "qwen2", "llama"])
+def test_ids_are_those_of_the_tokenizer(models, name):
+    """Of the tokens that are kept, in their order, also in a padded batch; -1 for a text that has none left."""
+    model = models(name)
+    texts = ["the cat sat", "dogs bark at night, when nobody is there", "rain", "which cat sat on the cat"]
+    if model.case.empty:
+        texts.insert(2, "")
+    ours = model.fresh(batch_size=3).encode_document(texts)
+    tokenizer = model.reference.tokenizer
+    expected = []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        ids = ids[1:] if model.case.pooled == "first" else ids[:-1] if model.case.pooled == "last" else ids
+        names = tokenizer.convert_ids_to_tokens(ids)
+        expected.append([id for id, name in zip(ids, names, strict=True) if name not in model.case.special] or [-1])
+    assert ours.tokens.ids.dtype == np.int32
+    found = np.split(ours.tokens.ids, ours.tokens.offsets[1:-1])
+    assert [ids.tolist() for ids in found] == expected
+
+
+def test_ids_after_memory_ran_out(models):
+    """Halves of a batch keep their ids."""
+    texts = ["the cat sat", "dogs bark", "rain", "which cat", "nobody is there"]
+    expected = models("mean").encoder.encode_document(texts).tokens.ids
+    encoder = models("mean").fresh()
+    out_of_memory_above(encoder, 2)
+    assert encoder.encode_document(texts).tokens.ids.tolist() == expected.tolist()
+
+
 def test_unknown_words_keep_their_tokens(minilm):
     """An emoji that is not in the vocabulary has a state all the same."""
     assert minilm._model.tokenizer.tokenize("cat 🦩") == ["cat", "[UNK]"]

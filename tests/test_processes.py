@@ -21,8 +21,8 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from smart_rag import SmartIndex
-from word_encoder import WordEncoder
-with SmartIndex.open(sys.argv[1], WordEncoder()) as index:
+import word_encoder
+with SmartIndex.open(sys.argv[1], getattr(word_encoder, sys.argv[3])()) as index:
     print("ready", flush=True)
     for line in sys.stdin:
         exec(line)
@@ -51,8 +51,8 @@ class Writer:
 
 
 @contextlib.contextmanager
-def another_process(path):
-    command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent)]
+def another_process(path, encoder="WordEncoder"):
+    command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent), encoder]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Writer(process)

@@ -1,5 +1,6 @@
 """The score against plain nested loops in float64."""
 
+import math
 import re
 import subprocess
 import sys
@@ -85,6 +86,50 @@ def test_late_interaction_of_negative_similarities(dimension, dtype):
     late = scoring.late_interaction(queries, documents)
     assert late.max() < 0
     np.testing.assert_allclose(late, loop_late(queries, documents), rtol=0, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pair=ragged_pairs(), seed=st.integers(0, 99), block=st.integers(1, 8))
+def test_weighted_late_interaction_equals_the_loop(pair, seed, block):
+    """A mean in which each query token has its weight, whatever blocks queries are cut into."""
+    queries, documents = pair
+    weights = np.random.default_rng(seed).uniform(0.01, 12, len(queries.embeddings)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "_BLOCK_QUERY_TOKENS", block)
+        late = scoring.late_interaction(queries, documents, token_weights=weights)
+    assert late.dtype == np.float32
+    start = 0
+    for i, query in enumerate(queries):
+        parts = weights[start : start + len(query)].astype(float).tolist()
+        start += len(query)
+        for j, document in enumerate(documents):
+            total = 0.0
+            for part, q in zip(parts, query.astype(float).tolist(), strict=True):
+                total += part * max(dot(q, d) for d in document.astype(float).tolist())
+            assert late[i, j] == pytest.approx(total / sum(parts), abs=1e-5)
+
+
+def test_equal_weights_are_none():
+    """A late score stays a mean of cosines, however large the weights are."""
+    rng = np.random.default_rng(0)
+    queries, documents = batch(rng, [3, 1, 4], 96), batch(rng, [5, 2], 96)
+    late = scoring.late_interaction(queries, documents)
+    weights = np.full(8, 7.5, dtype=np.float32)
+    np.testing.assert_allclose(scoring.late_interaction(queries, documents, token_weights=weights), late, atol=1e-6)
+    assert scoring.shares(queries.offsets, weights).tolist() == pytest.approx([1 / 3] * 3 + [1] + [1 / 4] * 4)
+    assert scoring.shares(np.zeros(1, dtype=np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("documents", [1, 3, 100, 10**9])
+def test_inverse_document_frequency_equals_the_formula(documents):
+    """Positive for every token, greater for rarer ones; what none holds counts as held by one."""
+    frequencies = sorted({0, 1, documents // 2, documents})
+    found = scoring.inverse_document_frequency(np.asarray(frequencies), documents)
+    assert found.dtype == np.float32
+    for weight, frequency in zip(found.tolist(), frequencies, strict=True):
+        assert weight == pytest.approx(math.log(1 + documents / max(frequency, 1)), rel=1e-6)
+    assert found.min() >= np.float32(math.log(2))
+    assert sorted(found.tolist(), reverse=True) == found.tolist()
 
 
 def test_late_interaction_by_hand():

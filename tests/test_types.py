@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smart_rag.codec import codec
 from smart_rag.errors import InvalidInput
-from smart_rag.types import AddReport, FailedFile, Hit, Representation, TokenBatch
+from smart_rag.types import AddReport, FailedFile, Hit, Representation, TokenBatch, TokenCodes
 
 
 def matrices(lengths, dimension=3, dtype=np.float32):
@@ -59,6 +60,45 @@ def test_slice_is_a_view_of_some_texts(lengths, data):
     for found, text in zip(part, texts[start:stop], strict=True):
         np.testing.assert_array_equal(found, text)
         assert np.shares_memory(found, batch.embeddings)
+
+
+def test_ids_follow_their_tokens():
+    """In slices, in what is put together, and in one text taken out of a representation."""
+    ids = [np.int32([5, 70_000]), np.int32([-1]), np.int32([3, 5, 3])]
+    batch = TokenBatch.from_list(matrices([2, 1, 3]), ids)
+    assert batch.ids.tolist() == [5, 70_000, -1, 3, 5, 3]
+    assert batch.slice(1, 3).ids.tolist() == [-1, 3, 5, 3]
+    assert batch.slice(3, 3).ids.tolist() == []
+    representation = Representation(np.eye(3, dtype=np.float32), batch)
+    assert representation[2].tokens.ids.tolist() == [3, 5, 3]
+    assert Representation.concatenate([representation[2], representation[0]]).tokens.ids.tolist() == [
+        3,
+        5,
+        3,
+        5,
+        70_000,
+    ]
+    without = Representation.from_embeddings(np.eye(3)[:1], matrices([2]))
+    assert without.tokens.ids is None
+    assert Representation.concatenate([representation, without]).tokens.ids is None
+
+
+def test_terms_are_the_distinct_ids():
+    """Sorted, without what has none; None where ids are not known."""
+    ids = [np.int32([70_000, 5, 70_000]), np.int32([-1]), np.int32([3, -1, 2])]
+    batch = TokenBatch.from_list(matrices([3, 1, 3]), ids)
+    assert [batch.terms(i).tolist() for i in range(3)] == [[5, 70_000], [], [2, 3]]
+    assert TokenBatch.from_list(matrices([2])).terms(0) is None
+    two_bits = codec("2bit")
+    codes = TokenCodes(two_bits.encode(batch.embeddings), batch.offsets, batch.dimension, two_bits)
+    assert codes.terms(0) is None
+
+
+@pytest.mark.parametrize("ids", [np.int32([1]), np.int32([[1, 2]]), np.int64([1, 2]), np.float32([1, 2])])
+def test_ids_that_do_not_fit(ids):
+    """One for each token, in the type that can hold them."""
+    with pytest.raises(InvalidInput, match=r"ids must be int32, one for each of 2 tokens, got \w+ of shape \("):
+        TokenBatch(matrices([2])[0], np.array([0, 2]), ids)
 
 
 def test_batch_of_no_texts():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,23 @@ class WordEncoder:
 
     def _word(self, word):
         return np.random.default_rng(zlib.crc32(word.encode())).standard_normal(self.dimension)
+
+
+class VocabularyEncoder(WordEncoder):
+    """Tells of each word its place in a vocabulary of 2^20; "?" has none."""
+
+    fingerprint = "vocabulary"
+
+    def encode_query(self, texts):
+        encoded = super().encode_query(texts)
+        ids = np.asarray([self.id_of(word) for text in texts for word in text.split()], dtype=np.int32)
+        return Representation(encoded.pooled, replace(encoded.tokens, ids=ids))
+
+    encode_document = encode_query
+
+    @staticmethod
+    def id_of(word):
+        return -1 if word == "?" else zlib.crc32(word.encode()) >> 12
 
 
 class CountingEncoder(WordEncoder):

@@ -1,0 +1,355 @@
+"""The first stage of an index: each strategy against plain loops and against an index built afresh."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain, zip_longest
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_processes import another_process
+from word_encoder import VocabularyEncoder, WordEncoder
+
+from smart_rag import Document, IndexConfig, Representation, SmartIndex
+from smart_rag.candidates import FirstStage
+from smart_rag.errors import CorruptStore
+
+EXACT = IndexConfig(codec="exact")
+STRATEGIES = ["terms", "pooled", "exhaustive"]
+WORDS = ["pump", "boat", "keys", "carp", "tax", "oil", "mat", "the"]
+QUERIES = ["pump keys the", "carp", "oil tax tax nowhere", "? mat", "?"]
+
+
+def text_of(rng):
+    # The first words are rare, the last one is everywhere.
+    return " ".join(rng.choice(WORDS, rng.integers(1, 6), p=np.arange(1, 9) / 36))
+
+
+def documents(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [Document(f"d{i}", text_of(rng), {"n": i, "even": i % 2 == 0}) for i in range(count)]
+
+
+@pytest.fixture
+def index(tmp_path):
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder(), config=EXACT) as index:
+        index.add(documents(40))
+        yield index
+
+
+def words(text):
+    return {word for word in text.split() if word != "?"}
+
+
+def weight(word, texts):
+    frequency = sum(word in words(text) for text in texts)
+    return math.log(1 + len(texts) / max(frequency, 1))
+
+
+def cosines(query, held):
+    query = VocabularyEncoder().encode_query([query]).pooled[0]
+    return {d.id: float(query @ VocabularyEncoder().encode_document([d.text]).pooled[0]) for d in held}
+
+
+def by_loops(query, held, limit, admits=lambda document: True):
+    """The ids that the strategy `terms` is to choose, and what each weighs and its cosine, for comparing with ties."""
+    texts = [document.text for document in held]
+    weights = {d.id: sum(weight(word, texts) for word in words(d.text) & words(query)) for d in held if admits(d)}
+    pooled = {id: cosine for id, cosine in cosines(query, held).items() if id in weights}
+    return pooled, {id: value for id, value in weights.items() if value > 0}
+
+
+def chosen(index, strategy, query, limit, **filters):
+    encoded = VocabularyEncoder().encode_query([query])
+    stage = FirstStage(index._store, limit, **filters)
+    return getattr(stage, strategy)(encoded)[0]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 1000])
+@pytest.mark.parametrize(
+    ("filters", "admits"),
+    [
+        ({}, lambda document: True),
+        ({"where": {"even": True}}, lambda document: document.metadata["even"]),
+        ({"where": {"n": 3}}, lambda document: document.metadata["n"] == 3),
+        ({"where": {"n": -1}}, lambda document: False),
+        ({"where_document": {"$contains": "pump"}}, lambda document: "pump" in document.text),
+        (
+            {"where": {"n": {"$lt": 20}}, "where_document": {"$contains": "boat"}},
+            lambda document: document.metadata["n"] < 20 and "boat" in document.text,
+        ),
+    ],
+)
+def test_candidates_equal_those_of_loops(index, limit, filters, admits):
+    """Of those that the filters admit: by cosine and by weight of shared tokens, in turn."""
+    held = documents(40)
+    for query in QUERIES:
+        pooled, weights = by_loops(query, held, limit, admits)
+        first = [candidate.row.document.id for candidate in chosen(index, "pooled", query, limit, **filters)]
+        leading = sorted(pooled.values(), reverse=True)[:limit]
+        assert [pooled[id] for id in first] == pytest.approx(leading, abs=1e-5)
+        found = chosen(index, "terms", query, limit, **filters)
+        ids = [candidate.row.document.id for candidate in found]
+        # Which of several that share the same tokens is for the inverted index to say.
+        best = index._store.terms.best(VocabularyEncoder().encode_query([query]).tokens.ids, 1000)
+        best = [id for id in best if id in weights]
+        assert [weights[id] for id in best] == pytest.approx(sorted(weights.values(), reverse=True), abs=1e-5)
+        turns = chain.from_iterable(zip_longest(first, best[:limit]))
+        assert ids == list(dict.fromkeys(id for id in turns if id is not None))[:limit]
+        for candidate in found:
+            assert candidate.pooled_score == pytest.approx(pooled[candidate.row.document.id], abs=1e-5)
+
+
+def test_queries_together_are_queries_alone(index):
+    encoded = VocabularyEncoder().encode_query(QUERIES)
+    for filters in ({}, {"where": {"even": True}}):
+        stage = FirstStage(index._store, 7, **filters)
+        for query, found in zip(QUERIES, stage.terms(encoded), strict=True):
+            alone = chosen(index, "terms", query, 7, **filters)
+            assert [candidate.row for candidate in found] == [candidate.row for candidate in alone]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("weighting", ["idf", "none"])
+def test_search_equals_loops(index, strategy, weighting):
+    """Late scores with each query token weighted by its inverse document frequency, unless a token has none."""
+    held = documents(40)
+    texts = [document.text for document in held]
+    encoder = VocabularyEncoder()
+    for query in QUERIES:
+        encoded = encoder.encode_query([query])
+        even = weighting == "none" or "?" in query.split()
+        parts = [1.0 if even else weight(word, texts) for word in query.split()]
+        hits = index.search(query, 40, first_stage=strategy, weighting=weighting, where={"even": True})
+        assert {hit.id for hit in hits} == {document.id for document in held if document.metadata["even"]}
+        for hit in hits:
+            tokens = encoder.encode_document([hit.text]).tokens[0].astype(np.float16).astype(np.float64)
+            best = [max(float(q @ d) for d in tokens) for q in encoded.tokens[0].astype(np.float64)]
+            late = sum(part * cosine for part, cosine in zip(parts, best, strict=True)) / sum(parts)
+            assert hit.late_score == pytest.approx(late, abs=1e-3)
+            assert hit.score == pytest.approx(hit.pooled_score + 2 * hit.late_score, abs=1e-5)
+        shares = index.token_weights(encoded)
+        expected = [part / sum(parts) for part in parts] if weighting == "idf" else shares
+        assert shares.tolist() == pytest.approx(list(expected), abs=1e-6)
+
+
+ID = st.sampled_from([f"d{i}" for i in range(6)])
+TEXT = st.lists(st.sampled_from([*WORDS[:5], "?"]), min_size=1, max_size=3).map(" ".join)
+OPERATION = st.one_of(
+    st.tuples(st.just("add"), st.dictionaries(ID, TEXT, min_size=1, max_size=4)),
+    st.tuples(st.just("delete"), st.sets(ID, min_size=1, max_size=4)),
+    st.tuples(st.just("vacuum"), st.none()),
+    st.tuples(st.just("reopen"), st.none()),
+)
+
+
+@settings(max_examples=6, deadline=None)
+@given(operations=st.lists(OPERATION, min_size=2, max_size=8), limit=st.integers(1, 6))
+def test_any_sequence_gives_what_an_index_built_afresh_gives(tmp_path_factory, operations, limit):
+    """Candidates of each strategy, token weights and hits."""
+    path = tmp_path_factory.mktemp("index")
+    index = SmartIndex.create(path, VocabularyEncoder(), config=EXACT)
+    texts = {}
+    try:
+        for name, argument in operations:
+            if name == "add":
+                index.add([Document(id, text) for id, text in argument.items()])
+                texts |= argument
+            elif name == "delete":
+                index.delete(sorted(argument))
+                texts = {id: text for id, text in texts.items() if id not in argument}
+            elif name == "vacuum":
+                index.vacuum()
+            else:
+                index.close()
+                index = SmartIndex.open(path, VocabularyEncoder())
+            # Read between the steps, so that what was seen is followed and not only read at the end.
+            assert set(candidates_of(index, "terms", "pump keys", 6)) == set(texts)
+        assert index.verify().sound
+        with SmartIndex.create(tmp_path_factory.mktemp("fresh"), VocabularyEncoder(), config=EXACT) as fresh:
+            fresh.add([Document(id, text) for id, text in sorted(texts.items())])
+            for query in ("pump keys", "carp boat tax", "? pump"):
+                ids = VocabularyEncoder().encode_query([query])
+                assert index._store.terms.best(ids.tokens.ids, limit) == fresh._store.terms.best(ids.tokens.ids, limit)
+                assert index.token_weights(ids).tolist() == fresh.token_weights(ids).tolist()
+                for strategy in ("terms", "pooled"):
+                    found = candidates_of(index, strategy, query, limit)
+                    expected = candidates_of(fresh, strategy, query, limit)
+                    assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-5)
+                for strategy in STRATEGIES:
+                    hits = index.search(query, 6, first_stage=strategy)
+                    assert [(hit.id, hit.text) for hit in hits] == [
+                        (hit.id, hit.text) for hit in fresh.search(query, 6, first_stage=strategy)
+                    ]
+    finally:
+        index.close()
+
+
+def candidates_of(index, strategy, query, limit):
+    return {found.row.document.id: found.pooled_score for found in chosen(index, strategy, query, limit)}
+
+
+def test_a_rare_name_is_found_by_terms(tmp_path):
+    """A token that the pooled embedding loses brings its document among the candidates."""
+    rng = np.random.default_rng(0)
+    filler = [f"filler{i}" for i in range(200)]
+    texts = [" ".join(["pump", "report", *rng.choice(filler, 30)]) for _ in range(60)]
+    texts.append(" ".join(["kowalski", *rng.choice(filler, 60)]))
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder(), config=EXACT) as index:
+        index.add_texts(texts)
+        query = "pump report pump report kowalski"
+        assert texts[-1] not in [candidate.row.document.text for candidate in chosen(index, "pooled", query, 4)]
+        assert texts[-1] in [candidate.row.document.text for candidate in chosen(index, "terms", query, 4)]
+
+
+@pytest.mark.parametrize("known", ["neither", "documents", "queries"])
+def test_without_vocabulary_ids_it_switches_itself_off(tmp_path, known):
+    """Then `terms` chooses as `pooled` does, and all tokens count the same."""
+    encoders = {True: VocabularyEncoder(), False: WordEncoder()}
+    held = documents(20)
+    vectors = encoders[known == "documents"].encode_document([document.text for document in held])
+    query = encoders[known == "queries"].encode_query(["pump keys the"])
+    with SmartIndex.from_embeddings(tmp_path / "index", held, vectors, config=EXACT) as index:
+        stage = FirstStage(index._store, 5)
+        assert stage.terms(query) == stage.pooled(query)
+        assert index.token_weights(query).tolist() == pytest.approx([1 / 3] * 3)
+        assert index.verify().sound
+
+
+def test_another_process_is_seen_at_once(tmp_path):
+    """Documents added, replaced and deleted elsewhere, by every strategy and in the weights."""
+    path = tmp_path / "index"
+    with SmartIndex.create(path, VocabularyEncoder(), config=EXACT) as index:
+        index.add_texts(["pump keys", "boat keys"], ["a", "b"])
+    with another_process(path, "VocabularyEncoder") as writer, SmartIndex.open(path, VocabularyEncoder()) as index:
+        texts = {"a": "pump keys", "b": "boat keys"}
+
+        def assert_shows():
+            for strategy in STRATEGIES:
+                hits = index.search("carp keys", 10, first_stage=strategy)
+                assert {hit.id: hit.text for hit in hits} == texts
+            assert "carp" not in " ".join(texts.values()) or chosen(index, "terms", "carp", 1)
+            query = VocabularyEncoder().encode_query(["carp keys"])
+            parts = [weight(word, list(texts.values())) for word in ("carp", "keys")]
+            assert index.token_weights(query).tolist() == pytest.approx([part / sum(parts) for part in parts])
+            holders = {id for id, text in texts.items() if "keys" in text}
+            assert set(index._store.terms.best(VocabularyEncoder().encode_query(["keys"]).tokens.ids, 9)) == holders
+
+        assert_shows()
+        for line, after in [
+            ("index.add_texts(['carp keys'], ['c'])", texts | {"c": "carp keys"}),
+            ("index.add_texts(['carp'], ['a'])", {"a": "carp", "b": "boat keys", "c": "carp keys"}),
+            ("index.delete(['b'])", {"a": "carp", "c": "carp keys"}),
+            ("index.vacuum()", {"a": "carp", "c": "carp keys"}),
+        ]:
+            writer.run(line)
+            texts = after
+            assert_shows()
+
+
+def test_a_crash_between_terms_and_row(index, monkeypatch):
+    """The old text keeps its terms, what came too much is removed by vacuum, and nothing is damaged."""
+    keys = VocabularyEncoder().encode_query(["pump nowhere"])
+    before = index.token_weights(keys).tolist()
+    found = candidates_of(index, "terms", "pump", 40)
+    best = index._store.terms.best(keys.tokens.ids, 40)
+    replaced = best[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(index._store.pooled, "upsert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            index.add([Document(replaced, "nowhere"), Document("new", "nowhere else")])
+    assert candidates_of(index, "terms", "pump", 40) == pytest.approx(found)
+    assert "new" not in candidates_of(index, "terms", "nowhere", 41)
+    assert "new" not in [hit.id for hit in index.search("nowhere", 50, first_stage="terms")]
+    report = index.verify()
+    assert report.sound
+    assert report.orphans == 2
+    index.vacuum()
+    assert index.token_weights(keys).tolist() == before
+    assert index._store.terms.best(keys.tokens.ids, 40) == best
+
+
+def test_a_crash_between_row_and_old_terms(index, monkeypatch):
+    """A document that was replaced has its new terms, one that was deleted is not found."""
+    with monkeypatch.context() as patch:
+        patch.setattr(index._store._terms, "delete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            index.add([Document("d0", "kowalski")])
+        with pytest.raises(KeyboardInterrupt):
+            index.delete(["d1"])
+    ids = VocabularyEncoder().encode_query(["kowalski"]).tokens.ids
+    assert index._store.terms.best(ids, 3) == ["d0"]
+    assert set(candidates_of(index, "terms", "the", 1000)) == {f"d{i}" for i in range(40)} - {"d1"}
+    assert index.verify().sound
+    index.vacuum()
+    assert len(index._store._terms.changes(-1, -1, 0).slots) == 39
+
+
+@pytest.mark.parametrize("read", ["search", "token_weights"])
+def test_damaged_terms_are_reported_and_mended(index, read):
+    """Every search says what to do, verify names the document, repair encodes it again."""
+    query = VocabularyEncoder().encode_query(["pump keys"])
+    expected = index.search("pump keys", 5, first_stage="terms")
+    terms = index._store._terms
+    database = terms._environment.databases["terms"]
+    slot = int(terms.changes(-1, -1, 0).slots[3])
+    [damaged] = terms.ids([slot])
+    key = slot.to_bytes(8, "big")
+    terms._environment.write(lambda transaction: transaction.put(key, b"\0" * 30, db=database))
+    path = index.path
+    index.close()
+    with SmartIndex.open(path, VocabularyEncoder()) as index:
+        with pytest.raises(CorruptStore, match=r"index.verify\(repair=True\)"):
+            index.search("pump keys", first_stage="terms") if read == "search" else index.token_weights(query)
+        assert index.search("pump keys", first_stage="pooled", weighting="none")
+        assert index.verify(repair=True).damaged == (damaged,)
+        assert index.verify().sound
+        assert index.search("pump keys", 5, first_stage="terms") == expected
+
+
+def test_equal_texts_and_metadata_alone(index):
+    """Documents of one text have terms each; other metadata leaves them as they are."""
+    index.add([Document("x", "kowalski pump"), Document("y", "kowalski pump")])
+    index.add([Document("x", "kowalski pump", {"n": 1})])
+    ids = VocabularyEncoder().encode_query(["kowalski"]).tokens.ids
+    assert sorted(index._store.terms.best(ids, 5)) == ["x", "y"]
+    index.delete(["x"])
+    assert index._store.terms.best(ids, 5) == ["y"]
+    assert index.verify().sound
+
+
+@pytest.mark.parametrize("between", [lambda index: None, SmartIndex.vacuum])
+def test_documents_that_were_encoded_beforehand(index, between):
+    """They get their terms and tokens, also where vacuum has removed what was prepared."""
+    vectors = index.encode_documents(["kowalski pump", "kowalski"])
+    between(index)
+    index.add([Document("x", "kowalski pump"), Document("y", "kowalski")], pooled=vectors.pooled)
+    ids = VocabularyEncoder().encode_query(["kowalski"]).tokens.ids
+    assert sorted(index._store.terms.best(ids, 5)) == ["x", "y"]
+    assert index.verify().sound
+    assert {hit.id for hit in index.search("kowalski", 2)} == {"x", "y"}
+
+
+def test_vectors_again_with_other_ids(tmp_path):
+    """A document whose vectors stay and whose ids change is found by the new ones."""
+    encoded = VocabularyEncoder().encode_document(["pump"])
+    tokens = encoded.tokens
+    other = Representation(encoded.pooled, type(tokens)(tokens.embeddings, tokens.offsets, np.int32([7])))
+    with SmartIndex.from_embeddings(tmp_path / "index", [Document("a", "pump")], encoded) as index:
+        index.add_embeddings([Document("a", "pump")], other)
+        assert index._store.terms.best(np.int32([7]), 5) == ["a"]
+        assert index._store.terms.best(tokens.ids, 5) == []
+
+
+def test_auto_scores_all_of_a_small_index_and_chooses_in_a_large_one(tmp_path):
+    """Above so many documents, those beyond the candidates are not scored."""
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder(), config=EXACT) as index:
+        index.add(documents(500))
+        assert len(index.search("pump", 1000, candidates=1)) == 500
+        assert index.search("pump", 5, candidates=5) == index.search("pump", 5, first_stage="exhaustive")
+        index.add_texts(["one more"])
+        by_terms = index.search("pump keys", 5, candidates=5, first_stage="terms")
+        assert index.search("pump keys", 5, candidates=5) == by_terms
+        assert by_terms != index.search("pump keys", 5, first_stage="exhaustive")

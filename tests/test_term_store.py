@@ -1,0 +1,289 @@
+"""`TermStore`: the vocabulary ids of documents on disk, against a plain dict, and its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import lmdb
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smart_rag.codec import codec
+from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch
+from smart_rag.term_store import TermStore, id_hash
+from smart_rag.token_store import TokenStore
+
+
+def revision(id, text=0):
+    return id, bytes([text]) * 16
+
+
+def terms(*ids):
+    return np.asarray(ids, dtype=np.int32)
+
+
+def contents(store):
+    """What the store holds, as a list of (id, terms), in the order of the slots."""
+    changes = store.changes(-1, -1, 0)
+    ids = store.ids(changes.slots.tolist())
+    assert changes.hashes.tolist() == [id_hash(id) for id in ids]
+    assert changes.live is None
+    assert changes.terms.dtype == np.int32
+    cuts = zip(changes.offsets[:-1], changes.offsets[1:], strict=True)
+    return [(id, changes.terms[start:stop].tolist()) for id, (start, stop) in zip(ids, cuts, strict=True)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = TermStore(tmp_path / "terms")
+    yield store
+    store.close()
+
+
+IDS = ["a", "b", "c", "d"]
+ONE_TERMS = st.one_of(st.none(), st.lists(st.integers(0, 2**31 - 1), max_size=4, unique=True).map(sorted))
+REVISION = st.tuples(st.sampled_from(IDS), st.integers(0, 1))
+OPERATION = st.one_of(
+    st.tuples(st.just("put"), st.lists(st.tuples(REVISION, ONE_TERMS), max_size=4)),
+    st.tuples(st.just("delete"), st.lists(REVISION, max_size=3)),
+    st.tuples(st.just("vacuum"), st.sets(REVISION)),
+    st.tuples(st.just("reopen"), st.none()),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(operations=st.lists(OPERATION, max_size=12))
+def test_any_sequence_leaves_what_a_dict_would_hold(tmp_path_factory, operations):
+    """All there is, and what came and went since each earlier look, are those of a dict."""
+    path = tmp_path_factory.mktemp("terms")
+    store = TermStore(path)
+    expected = {}
+    seen, version = {}, -1  # slot to (hash, terms), by the changes alone
+    last = -1
+    for name, argument in operations:
+        if name == "put":
+            store.put(
+                [revision(*of) for of, _ in argument],
+                [None if ids is None else terms(*ids) for _, ids in argument],
+            )
+            for of in dict(argument):
+                expected.pop(of, None)
+            expected.update((of, ids) for of, ids in dict(argument).items() if ids is not None)
+        elif name == "delete":
+            store.delete([revision(*of) for of in argument])
+            expected = {of: ids for of, ids in expected.items() if of not in argument}
+        elif name == "vacuum":
+            store.vacuum({revision(*of) for of in argument})
+            expected = {of: ids for of, ids in expected.items() if of in argument}
+        else:
+            store.close()
+            store = TermStore(path)
+        assert contents(store) == [(id, ids) for (id, _), ids in expected.items()]
+        changes = store.changes(version, last, len(seen))
+        if changes is not None:
+            version = changes.version
+            for i, slot in enumerate(changes.slots.tolist()):
+                assert slot > last
+                last = slot
+                seen[slot] = changes.hashes[i], changes.terms[slice(*changes.offsets[i : i + 2])].tolist()
+            if changes.live is not None:
+                seen = {slot: seen[slot] for slot in changes.live.tolist()}
+        assert list(seen.values()) == [(id_hash(id), ids) for (id, _), ids in expected.items()]
+        assert store.damaged([revision(id, text) for id in IDS for text in (0, 1)]) == []
+    store.close()
+
+
+@pytest.mark.parametrize("id", ["a", "ä🐟", "x" * 10_000, "next", "n\0t"])
+@pytest.mark.parametrize("ids", [(), (0,), (65_535,), (3, 65_536), (2**31 - 1,), tuple(range(20_000))])
+def test_what_is_put_is_read_back(store, id, ids):
+    """Ids of any length and script, and terms of any number and size."""
+    store.put([revision("before"), revision(id)], [terms(1), terms(*ids)])
+    assert contents(store) == [("before", [1]), (id, list(ids))]
+    assert store.damaged([revision(id)]) == []
+    store.delete([revision(id)])
+    assert contents(store) == [("before", [1])]
+
+
+def test_a_revision_twice_in_one_put(store):
+    """The last one counts."""
+    store.put([revision("a"), revision("a")], [terms(1), terms(2)])
+    assert contents(store) == [("a", [2])]
+
+
+def test_revisions_of_a_document_are_apart(store):
+    """Whatever id and key are, two revisions never share a slot."""
+    store.put([("a", b"k" * 16), ("ka", b"k" * 16), ("a", b"a" * 16)], [terms(1), terms(2), terms(3)])
+    assert contents(store) == [("a", [1]), ("ka", [2]), ("a", [3])]
+    store.delete([("a", b"k" * 16)])
+    assert contents(store) == [("ka", [2]), ("a", [3])]
+
+
+def test_a_slot_is_never_given_again(tmp_path):
+    """Not that of the last document, not after everything went, and not by a store opened anew."""
+    given_out = []
+    for i in range(4):
+        store = TermStore(tmp_path)
+        store.put([revision(f"{i}a"), revision(f"{i}b")], [terms(1), terms(2)])
+        given_out += store.changes(-1, -1, 0).slots.tolist()
+        store.vacuum([])
+        store.close()
+    assert given_out == list(range(8))
+
+
+def test_what_changes_nothing_is_no_change(store):
+    """Documents without terms, and removing what is not there, leave the version as it was."""
+    store.put([revision("a")], [terms(1)])
+    version = store.changes(-1, -1, 0).version
+    store.put([revision("b")], [None])
+    store.put([], [])
+    store.delete([revision("b")])
+    store.vacuum([revision("a")])
+    assert store.changes(version, 0, 1) is None
+
+
+def test_slots_that_went_are_left_out(store):
+    store.put([revision(id) for id in "abc"], [terms(1)] * 3)
+    store.delete([revision("b")])
+    assert store.ids([2, 1, 0, 7]) == ["c", "a"]
+
+
+def test_two_stores_of_one_folder(tmp_path):
+    """What one writes, the other sees; closing one leaves the other open."""
+    first, second = TermStore(tmp_path), TermStore(tmp_path)
+    first.put([revision("a")], [terms(1)])
+    assert contents(second) == [("a", [1])]
+    first.close()
+    assert contents(second) == [("a", [1])]
+    second.close()
+
+
+def raw(path):
+    with lmdb.open(str(path), max_dbs=2, readonly=True) as environment, environment.begin() as transaction:
+        names = (b"terms", b"slots")
+        handles = [environment.open_db(name, transaction, create=False) for name in names]
+        return [transaction.get(b"layout"), *({k: v.hex() for k, v in transaction.cursor(db)} for db in handles)]
+
+
+def test_the_bytes_on_disk(tmp_path):
+    """Those of docs/format.md."""
+    store = TermStore(tmp_path)
+    store.put([("gone", b"\1" * 16)], [terms(1)])
+    store.delete([("gone", b"\1" * 16)])
+    store.put([("a", b"\1" * 16), ("ä", b"\2" * 16), ("c", b"\3" * 16)], [terms(7, 300), terms(7, 70_000), terms()])
+    store.close()
+    layout, by_slot, slots = raw(tmp_path)
+    assert layout == b"terms 1"
+    bodies = {1: "01000000026107002c01", 2: "0200000004c3a40700000070110100", 3: "010000000263"}
+    checksums = {1: "8fe7ca3c1be20553", 2: "b99f755171e258bf", 3: "6084cf47d7bd0a3c"}
+    assert by_slot == {slot.to_bytes(8, "big"): checksums[slot] + body for slot, body in bodies.items()}
+    for slot, body in bodies.items():
+        digest = xxhash.xxh3_64_intdigest(bytes.fromhex(body))
+        assert int.from_bytes(bytes.fromhex(checksums[slot]), "little") == digest
+    keys = [hashlib.blake2b(bytes([n]) * 16 + id.encode(), digest_size=16).digest() for n, id in enumerate("aäc", 1)]
+    assert slots == {
+        b"next": "0000000000000004",
+        **{key: f"{slot:016x}" for slot, key in enumerate(keys, 1)},
+    }
+
+
+def damage(store, slot, change):
+    database = store._environment.databases["terms"]
+    key = slot.to_bytes(8, "big")
+
+    def write(transaction):
+        transaction.put(key, change(bytes(transaction.get(key, db=database))), db=database)
+
+    store._environment.write(write)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value[:-1] + bytes([value[-1] ^ 1]),
+        lambda value: value[:-1],
+        lambda value: value[:12],
+        lambda value: b"",
+        lambda value: bytes([value[0] ^ 1]) + value[1:],
+        lambda value: value[:8] + b"\xff\xff\xff\xff" + value[12:],
+        lambda value: value[:12] + b"\3" + value[13:],
+    ],
+)
+def test_an_entry_that_is_damaged(store, change):
+    """Reading it says what to do; it is found, and what is written again is sound."""
+    store.put([revision("a"), revision("b")], [terms(1, 2), terms(3)])
+    damage(store, 1, change)
+    for read in (lambda: store.changes(-1, -1, 0), lambda: store.ids([0, 1])):
+        with pytest.raises(
+            CorruptStore, match=r"fail their checksum; write them again with index.verify\(repair=True\)"
+        ):
+            read()
+    assert store.damaged([revision("a"), revision("b")]) == [revision("b")]
+    store.put([revision("b")], [terms(3)])
+    assert store.damaged([revision("a"), revision("b")]) == []
+    assert contents(store) == [("a", [1, 2]), ("b", [3])]
+
+
+def test_vacuum_removes_what_is_damaged_and_what_no_revision_names(store):
+    store.put([revision("a"), revision("b"), revision("c")], [terms(1), terms(2), terms(3)])
+    damage(store, 1, lambda value: value[:-1])
+    slots = store._environment.databases["slots"]
+    key = hashlib.blake2b(b"\0" * 16 + b"c", digest_size=16).digest()
+    store._environment.write(lambda transaction: transaction.delete(key, db=slots))
+    store.vacuum([revision("a"), revision("c")])
+    assert contents(store) == [("a", [1])]
+
+
+def test_a_slot_of_another_document_is_damage(store):
+    store.put([revision("a"), revision("b")], [terms(1), terms(2)])
+    slots = store._environment.databases["slots"]
+    key = hashlib.blake2b(b"\0" * 16 + b"a", digest_size=16).digest()
+    store._environment.write(lambda transaction: transaction.put(key, (1).to_bytes(8, "big"), db=slots))
+    assert store.damaged([revision("a"), revision("b")]) == [revision("a")]
+
+
+def test_a_folder_of_another_store(tmp_path):
+    TokenStore(tmp_path, codec("float16")).close()
+    with pytest.raises(IndexMismatch, match="a store of layout 2, this smart_rag reads and writes layout terms 1"):
+        TermStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.put([revision("a")], [terms(1)]),
+        lambda store: store.put([], []),
+        lambda store: store.delete([]),
+        lambda store: store.changes(-1, -1, 0),
+        lambda store: store.ids([]),
+        lambda store: store.damaged([]),
+        lambda store: store.vacuum([]),
+        TermStore.used_bytes,
+    ],
+)
+def test_use_after_close(store, use):
+    """A closed store says so, and closing it again does no harm."""
+    store.close()
+    store.close()
+    with pytest.raises(IndexClosed, match="the term store is closed; open it again"):
+        use(store)
+
+
+def test_bytes_on_disk_are_bounded(store):
+    """About those of the terms, as docs/format.md says, also after much was replaced."""
+    rng = np.random.default_rng(0)
+    documents = 3_000
+    names = [revision(f"document {i}") for i in range(documents)]
+
+    def put(part):
+        store.put(part, [np.sort(rng.choice(60_000, 100, replace=False)).astype(np.int32) for _ in part])
+
+    for start in range(0, documents, 100):
+        put(names[start : start + 100])
+    assert store.used_bytes() < documents * (2 * 100 + 13 + 14 + 110)
+    for _ in range(3):
+        for _ in range(0, documents, 100):
+            put([names[i] for i in rng.choice(documents, 100, replace=False)])
+    assert store.used_bytes() < 2 * documents * (2 * 100 + 13 + 14 + 110)
