@@ -79,7 +79,7 @@ OPERATION = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     operations=st.lists(OPERATION, max_size=12),
     query=st.lists(TERM, max_size=5),
