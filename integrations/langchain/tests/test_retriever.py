@@ -32,11 +32,17 @@ def test_documents_and_scores_are_the_indexs(filled, documents):
 
 
 def test_fields_and_arguments_of_a_call(filled):
-    retriever = SmartRetriever(index=filled, k=3, filter={"source": "1.txt"}, weights=(0, 1), exhaustive=True)
-    hits = filled.search("dogs", 3, where={"source": "1.txt"}, weights=(0, 1), exhaustive=True)
+    retriever = SmartRetriever(index=filled, k=3, filter={"source": "1.txt"}, weights=(0, 1), first_stage="exhaustive")
+    hits = filled.search("dogs", 3, where={"source": "1.txt"}, weights=(0, 1), first_stage="exhaustive")
     assert [document.id for document in retriever.invoke("dogs")] == [hit.id for hit in hits]
     hits = filled.search("dogs", 2, where_document={"$contains": "boat"}, weights=(1, 0))
-    options = {"k": 2, "filter": None, "where_document": {"$contains": "boat"}, "weights": (1, 0), "exhaustive": False}
+    options = {
+        "k": 2,
+        "filter": None,
+        "where_document": {"$contains": "boat"},
+        "weights": (1, 0),
+        "first_stage": "pooled",
+    }
     assert [document.id for document in retriever.invoke("dogs", **options)] == [hit.id for hit in hits]
     with pytest.raises(TypeError):
         retriever.invoke("dogs", top_k=3)

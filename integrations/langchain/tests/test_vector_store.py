@@ -63,10 +63,12 @@ def test_relevance_of_a_text_to_itself_is_one(store, documents):
     assert score == pytest.approx(1, abs=0.03)  # its tokens are stored in two bits a dimension
 
 
-def test_candidates_and_exhaustive_reach_the_index(store):
+def test_candidates_and_first_stage_reach_the_index(store):
     assert len(store.similarity_search("dogs", k=1, candidates=1)) == 1
-    everything = store.similarity_search_with_score("dogs", k=3, exhaustive=True)
-    assert [score for _, score in everything] == [hit.score for hit in store.index.search("dogs", 3, exhaustive=True)]
+    everything = store.similarity_search_with_score("dogs", k=3, first_stage="exhaustive")
+    assert [score for _, score in everything] == [
+        hit.score for hit in store.index.search("dogs", 3, first_stage="exhaustive")
+    ]
     with pytest.raises(TypeError):
         store.similarity_search("dogs", candidate=1)
 

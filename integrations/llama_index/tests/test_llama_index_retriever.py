@@ -38,7 +38,7 @@ def test_nodes_and_scores_are_the_indexs(index):
     assert nodes[0].node.ref_doc_id == hits[0].source
 
 
-@pytest.mark.parametrize("options", [{"weights": (0.0, 1.0)}, {"exhaustive": True}, {"candidates": 2}])
+@pytest.mark.parametrize("options", [{"weights": (0.0, 1.0)}, {"first_stage": "exhaustive"}, {"candidates": 2}])
 def test_options_reach_the_search(index, options):
     nodes = SmartRetriever(index, 2, **options).retrieve("boats about")
     hits = index.search("boats about", 2, **options)
@@ -69,7 +69,7 @@ def test_serialisation(tmp_path):
     with SmartIndex.create(tmp_path / "index") as index:
         index.add([Document(id, text) for id, text in TEXTS.items()])
     filters = MetadataFilters(filters=[MetadataFilter(key="page", value=2, operator="<=")])
-    for options in ({}, {"filters": filters, "weights": (1.0, 2.0), "exhaustive": True}):
+    for options in ({}, {"filters": filters, "weights": (1.0, 2.0), "first_stage": "exhaustive"}):
         retriever = SmartRetriever(tmp_path / "index", 2, **options)
         assert retriever.class_name() == retriever.to_dict()["class_name"] == "SmartRetriever"
         for copied in (SmartRetriever.from_dict(retriever.to_dict()), pickle.loads(pickle.dumps(retriever))):
