@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField
 from langchain_smart_rag import SmartRetriever
 
-from smart_rag import SmartIndex
+from smart_rag import IndexConfig, SmartIndex
 from smart_rag.errors import IndexClosed, IndexNotFound, InvalidInput
 
 
@@ -29,6 +29,15 @@ def test_documents_and_scores_are_the_indexs(filled, documents):
         assert document.metadata == {**hit.metadata, "relevance_score": hit.score}
     plain = SmartRetriever(index=filled, with_score=False, k=12).invoke("dogs")
     assert sorted(plain, key=lambda document: int(document.id[1:])) == documents
+
+
+def test_by_default_the_weights_are_the_indexs(tmp_path, minilm):
+    config = IndexConfig(weights=(0.25, 3.0))
+    with SmartIndex.create(tmp_path / "index", minilm, config=config) as index:
+        index.add_texts(["Dogs bark at night.", "The boat house is locked."])
+        for hit, document in zip(index.search("dogs"), SmartRetriever(index=index).invoke("dogs"), strict=True):
+            expected = 0.25 * hit.pooled_score + 3 * hit.late_score
+            assert document.metadata["relevance_score"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_fields_and_arguments_of_a_call(filled):

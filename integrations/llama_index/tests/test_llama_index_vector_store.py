@@ -357,7 +357,7 @@ def test_mmr_is_maximal_marginal_relevance(store):
             best, best_value = None, -np.inf
             for hit in hits:
                 nearest = max((float(vectors[hit.id] @ vectors[other]) for other in chosen), default=0.0)
-                value = threshold * hit.score / 2 - (1 - threshold) * nearest
+                value = threshold * hit.score / 3 - (1 - threshold) * nearest
                 if hit.id not in chosen and value > best_value + 1e-7:
                     best, best_value = hit.id, value
             chosen.append(best)
