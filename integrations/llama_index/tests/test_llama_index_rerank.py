@@ -37,7 +37,7 @@ def words(path=None, **options) -> SmartRerank:
 def test_scores_are_smart_rags_own_and_sorted():
     nodes = scored()
     texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
-    expected = plain_scores("keys for boats", texts)
+    expected = plain_scores("keys for boats", texts, weights=(1.0, 2.0))
     result = words(top_n=6).postprocess_nodes(nodes, query_str="keys for boats")
     assert [node.node_id for node in result] == [f"n{i}" for i in np.argsort(-np.asarray(expected), kind="stable")]
     for node in result:
