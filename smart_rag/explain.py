@@ -14,22 +14,29 @@ from smart_rag.index import SmartIndex
 from smart_rag.types import Hit, Tokens
 
 _WORD = re.compile(r"\w+")
+# A mean of equal numbers can be greater than they are by this.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A query token and the document token that MaxSim took for it, as (start, stop) characters of each text."""
+    """A query token and the document token that MaxSim took for it, as (start, stop) characters of each text.
+
+    ``weight`` is the query token's part in the late score, of parts that add up to 1.
+    """
 
     query_span: Span
     span: Span
     similarity: float
+    weight: float
 
 
 def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Match]]:
     """Return, for each hit, the match of each token of ``query``, in the query's order.
 
-    Their mean similarity is the hit's ``late_score``, or near it where the index keeps pooled
-    tokens: these stand for no characters, so the hit's text is encoded again.
+    The sum of weight x similarity is the hit's ``late_score``, if it was found by the index's own
+    weighting. Where the index keeps pooled tokens it is near it: these stand for no characters,
+    so the hit's text is encoded again.
 
     Raises:
         EncoderError: the index's encoder does not know which characters a token stands for.
@@ -37,7 +44,8 @@ def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Mat
     encoder = index.encoder
     if not isinstance(encoder, SmartEncoder):
         raise EncoderError(f"a {type(encoder).__name__} does not say which characters a token stands for")
-    query_tokens = encoder.encode_query([query]).tokens[0]
+    representation = encoder.encode_query([query])
+    query_tokens, weights = representation.tokens[0], index.token_weights(representation).tolist()
     query_spans = encoder.token_spans(query, "query")
     if codec(index.manifest.config.codec).pool_factor == 1:
         documents: Tokens = index.tokens([hit.id for hit in hits])
@@ -46,9 +54,10 @@ def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Mat
     results = []
     for hit, tokens in zip(hits, documents, strict=True):
         spans = encoder.token_spans(hit.text, "document")
+        best = scoring.alignment(query_tokens, tokens)
         found = []
-        for query_span, i, similarity in zip(query_spans, *scoring.alignment(query_tokens, tokens), strict=True):
-            found.append(Match(query_span, spans[i], float(similarity)))
+        for query_span, weight, i, similarity in zip(query_spans, weights, *best, strict=True):
+            found.append(Match(query_span, spans[i], float(similarity), weight))
         results.append(found)
     return results
 
@@ -56,13 +65,16 @@ def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Mat
 def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
     """Return the words of ``text`` that matched best, in order: whole words, punctuation left out.
 
-    Of the matched words, those at least as similar as the mean are taken.
+    Of the matched words, those are taken that are at least as similar as the mean and count at
+    least as much, by weight x similarity; where none is both, those that count as much.
     """
     words = [(match, span) for match in found if (span := _word_around(text, *match.span))]
     if not words:
         return []
-    mean = sum(match.similarity for match, _ in words) / len(words)
-    return sorted({span for match, span in words if match.similarity >= mean})
+    similar = sum(match.similarity for match, _ in words) / len(words) - _ROUNDING
+    part = sum(match.weight * match.similarity for match, _ in words) / len(words) - _ROUNDING
+    counting = [(match, span) for match, span in words if match.weight * match.similarity >= part]
+    return sorted({span for match, span in counting if match.similarity >= similar} or {span for _, span in counting})
 
 
 def _word_around(text: str, start: int, stop: int) -> Span | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -33,11 +34,19 @@ def index(minilm, tmp_path_factory):
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_the_mean_of_the_matches_is_the_late_score(index, query):
+def test_the_matches_add_up_to_the_late_score(index, query):
     hits = index.search(query, top_k=len(TEXTS))
     assert len(hits) == len(TEXTS)
     for hit, found in zip(hits, matches(index, query, hits), strict=True):
-        assert sum(match.similarity for match in found) / len(found) == pytest.approx(hit.late_score, abs=1e-3)
+        assert sum(match.weight for match in found) == pytest.approx(1)
+        assert sum(match.weight * match.similarity for match in found) == pytest.approx(hit.late_score, abs=1e-3)
+
+
+def test_rare_words_of_the_query_count_for_more(index):
+    query = "Which pump in the drawer?"
+    (found,) = matches(index, query, index.search(query, top_k=1))
+    weights = {query[slice(*match.query_span)]: match.weight for match in found}
+    assert weights["pump"] == weights["drawer"] > weights["in"] > 0
 
 
 @pytest.mark.parametrize("query", QUERIES[:2])
@@ -111,7 +120,7 @@ def test_matches_of_pooled_tokens_are_of_the_text(compact, minilm, query):
             cosines = [float(token @ other) for other in tokens]
             assert match.similarity == pytest.approx(max(cosines), abs=1e-4)
             assert cosines[spans.index(match.span)] == pytest.approx(max(cosines), abs=1e-4)
-        assert sum(match.similarity for match in found) / len(found) == pytest.approx(hit.late_score, abs=0.25)
+        assert sum(match.weight * match.similarity for match in found) == pytest.approx(hit.late_score, abs=0.25)
 
 
 def test_no_hits_of_pooled_tokens_have_no_matches(compact):
@@ -128,8 +137,12 @@ def test_an_encoder_without_spans_is_named(tmp_path):
 # --- emphasis -------------------------------------------------------------------------------
 
 
-def emphasised(text: str, *spans: tuple[int, int, float]) -> list[str]:
-    found = [Match((0, 1), (start, stop), similarity) for start, stop, similarity in spans]
+def emphasised(text: str, *spans: tuple[int, int, float], weights: Sequence[float] | None = None) -> list[str]:
+    weights = weights or [1 / len(spans)] * len(spans)
+    found = [
+        Match((0, 1), (start, stop), similarity, weight)
+        for (start, stop, similarity), weight in zip(spans, weights, strict=True)
+    ]
     return [text[start:stop] for start, stop in emphasis(text, found)]
 
 
@@ -158,6 +171,19 @@ def test_only_words_that_are_at_least_as_similar_as_the_mean():
     assert emphasised(text, *scored, (comma, comma + 1, 1.0)) == ["one", "three", "five"]
 
 
+def test_words_that_count_for_little_are_left_out():
+    text = "the lamp of which"
+    the, lamp, of, which = (0, 3), (4, 8), (9, 11), (12, 17)
+    scored = [(*the, 0.8), (*lamp, 0.8), (*of, 0.8), (*which, 0.3)]
+    assert emphasised(text, *scored) == ["the", "lamp", "of"]
+    assert emphasised(text, *scored, weights=[0.1, 0.4, 0.1, 0.4]) == ["lamp"]  # which: unlike
+
+
+def test_where_no_word_is_both_similar_and_heavy_the_heavy_ones_are_taken():
+    text = "the lamp"
+    assert emphasised(text, (0, 3, 0.9), (4, 8, 0.3), weights=[0.1, 0.9]) == ["lamp"]
+
+
 def test_words_come_once_and_in_their_order():
     text = "red lamps and lamps"
     assert emphasised(text, (14, 17, 1.0), (4, 6, 1.0), (6, 9, 1.0), (0, 3, 1.0)) == ["red", "lamps", "lamps"]
@@ -178,7 +204,7 @@ def test_emphasis_is_as_a_plain_search_finds_it(data, text):
     for start, stop in spans:
         touched = [word.span() for word in re.finditer(r"\w+", text) if word.start() < stop and word.end() > start]
         expected.update(touched[:1])
-    assert emphasis(text, [Match((0, 1), span, 0.5) for span in spans]) == sorted(expected)
+    assert emphasis(text, [Match((0, 1), span, 0.5, 0.2) for span in spans]) == sorted(expected)
 
 
 def test_a_hits_best_words_are_emphasised(index):

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from langchain_smart_rag.documents import to_langchain, with_relevance
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
+from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
 
 
 def _opened(index: Any) -> Any:
@@ -37,10 +37,10 @@ class SmartRetriever(BaseRetriever):
     Args:
         index: an index, or the folder of one.
         k: how many documents.
-        candidates: how many documents of highest pooled cosine are scored.
-        weights: of the pooled and the late score.
+        candidates: how many documents are scored.
+        first_stage: how they are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
+        weights: of the pooled and the late score; by default the index's.
         filter: Chroma's filter on metadata.
-        exhaustive: score every document instead of ``candidates``.
         with_score: put each score under ``relevance_score`` into the metadata of the document
             returned, where citations and other LangChain parts look for it.
 
@@ -54,15 +54,15 @@ class SmartRetriever(BaseRetriever):
     index: Annotated[SmartIndex, BeforeValidator(_opened), PlainSerializer(_folder, return_type=str)]
     k: int = 4
     candidates: int = DEFAULT_CANDIDATES
-    weights: tuple[float, float] = DEFAULT_WEIGHTS
+    first_stage: FirstStageName = "auto"
+    weights: tuple[float, float] | None = None
     filter: dict[str, Any] | None = None
-    exhaustive: bool = False
     with_score: bool = True
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        fields = {name: getattr(self, name) for name in ("k", "candidates", "weights", "filter", "exhaustive")}
+        fields = {name: getattr(self, name) for name in ("k", "candidates", "first_stage", "weights", "filter")}
         search = {**fields, **options}
         hits = self.index.search(query, search.pop("k"), where=search.pop("filter"), **search)
         return [with_relevance(to_langchain(hit), hit.score) if self.with_score else to_langchain(hit) for hit in hits]

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from langchain_smart_rag.documents import to_langchain, to_smart_rag
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
+from smart_rag.config import DEFAULT_CANDIDATES
 from smart_rag.errors import IndexMismatch, InvalidInput
 from smart_rag.manifest import FILE_NAME, Manifest
 
@@ -34,7 +34,7 @@ class SmartVectorStore(VectorStore):
     ...     store.similarity_search("Which animal barks?", k=1, filter={"year": 2024})
 
     A document whose id is there already is replaced. ``filter`` and ``where_document`` of the
-    searches are Chroma's filters on metadata and text; ``candidates`` and ``exhaustive`` are
+    searches are Chroma's filters on metadata and text; ``candidates`` and ``first_stage`` are
     those of `SmartIndex.search`. Scores are higher for better documents.
 
     Args:
@@ -43,8 +43,8 @@ class SmartVectorStore(VectorStore):
             was made with, for a new one the default model. Plain LangChain embeddings have no
             token states: documents are then ranked by pooled cosine, and the embeddings must be
             given each time.
-        candidates: how many documents of highest pooled cosine are scored.
-        weights: of the pooled and the late score; by default (1, 1), for plain embeddings (1, 0).
+        candidates: how many documents are scored.
+        weights: of the pooled and the late score; by default the index's, for plain embeddings (1, 0).
 
     Raises:
         IndexMismatch: the index was made with other embeddings.
@@ -72,7 +72,7 @@ class SmartVectorStore(VectorStore):
             index = SmartIndex.create(index, encoder_of(embedding))
         self.index = index
         self.candidates = candidates
-        self.weights = weights or (_POOLED if _is_plain(index.manifest) else DEFAULT_WEIGHTS)
+        self.weights = weights or (_POOLED if _is_plain(index.manifest) else None)
         self._embedding = embedding
 
     @property
@@ -170,7 +170,7 @@ class SmartVectorStore(VectorStore):
         Args:
             query: a text.
             k: how many.
-            kwargs: ``filter``, ``where_document``, ``candidates``, ``exhaustive``.
+            kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``.
 
         Raises:
             InvalidInput: an empty query, ``k`` below 1, or a filter that Chroma does not take.
@@ -210,7 +210,7 @@ class SmartVectorStore(VectorStore):
         self,
         query: str | Representation,
         k: int,
-        weights: Weights,
+        weights: Weights | None,
         *,
         filter: dict[str, Any] | None = None,
         candidates: int | None = None,
@@ -225,14 +225,14 @@ class SmartVectorStore(VectorStore):
         k: int,
         fetch_k: int,
         lambda_mult: float,
-        weights: Weights,
+        weights: Weights | None,
         **options: Any,
     ) -> list[Document]:
         hits = self._search(query, fetch_k, weights, **options)
         return [to_langchain(hit) for hit in self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        most = sum(self.weights)
+        most = sum(self.weights or self.index.manifest.config.weights)
         # Rounding takes a cosine out of [-1, 1] by a hair, and LangChain warns of it.
         return lambda score: min(1.0, max(0.0, (score + most) / (2 * most)))
 

@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField
 from langchain_smart_rag import SmartRetriever
 
-from smart_rag import SmartIndex
+from smart_rag import IndexConfig, SmartIndex
 from smart_rag.errors import IndexClosed, IndexNotFound, InvalidInput
 
 
@@ -31,12 +31,27 @@ def test_documents_and_scores_are_the_indexs(filled, documents):
     assert sorted(plain, key=lambda document: int(document.id[1:])) == documents
 
 
+def test_by_default_the_weights_are_the_indexs(tmp_path, minilm):
+    config = IndexConfig(weights=(0.25, 3.0))
+    with SmartIndex.create(tmp_path / "index", minilm, config=config) as index:
+        index.add_texts(["Dogs bark at night.", "The boat house is locked."])
+        for hit, document in zip(index.search("dogs"), SmartRetriever(index=index).invoke("dogs"), strict=True):
+            expected = 0.25 * hit.pooled_score + 3 * hit.late_score
+            assert document.metadata["relevance_score"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_fields_and_arguments_of_a_call(filled):
-    retriever = SmartRetriever(index=filled, k=3, filter={"source": "1.txt"}, weights=(0, 1), exhaustive=True)
-    hits = filled.search("dogs", 3, where={"source": "1.txt"}, weights=(0, 1), exhaustive=True)
+    retriever = SmartRetriever(index=filled, k=3, filter={"source": "1.txt"}, weights=(0, 1), first_stage="exhaustive")
+    hits = filled.search("dogs", 3, where={"source": "1.txt"}, weights=(0, 1), first_stage="exhaustive")
     assert [document.id for document in retriever.invoke("dogs")] == [hit.id for hit in hits]
     hits = filled.search("dogs", 2, where_document={"$contains": "boat"}, weights=(1, 0))
-    options = {"k": 2, "filter": None, "where_document": {"$contains": "boat"}, "weights": (1, 0), "exhaustive": False}
+    options = {
+        "k": 2,
+        "filter": None,
+        "where_document": {"$contains": "boat"},
+        "weights": (1, 0),
+        "first_stage": "pooled",
+    }
     assert [document.id for document in retriever.invoke("dogs", **options)] == [hit.id for hit in hits]
     with pytest.raises(TypeError):
         retriever.invoke("dogs", top_k=3)

@@ -14,7 +14,7 @@ from langchain_core.indexing import InMemoryRecordManager
 from langchain_core.indexing import index as sync
 from langchain_smart_rag import SmartVectorStore
 
-from smart_rag import Representation, SmartIndex
+from smart_rag import IndexConfig, Representation, SmartIndex
 from smart_rag.errors import (
     DimensionMismatch,
     IndexClosed,
@@ -57,16 +57,34 @@ def test_scores_are_the_indexs_own(store, weights):
         assert all(0 <= score <= 1 for _, score in relevant)
 
 
+@pytest.mark.parametrize("config", [IndexConfig(), IndexConfig(weights=(0.25, 3.0), weighting="none")])
+def test_by_default_the_weights_are_the_indexs(tmp_path, minilm, documents, config):
+    with SmartIndex.create(tmp_path / "index", minilm, config=config) as index:
+        store = SmartVectorStore(index)
+        store.add_documents(documents)
+        most = sum(config.weights)
+        for query in QUERIES:
+            hits = index.search(query, 12)
+            expected = [config.weights[0] * hit.pooled_score + config.weights[1] * hit.late_score for hit in hits]
+            found = store.similarity_search_with_score(query, k=12)
+            assert [document.id for document, _ in found] == [hit.id for hit in hits]
+            assert [score for _, score in found] == pytest.approx(expected, abs=1e-5)
+            relevant = [score for _, score in store.similarity_search_with_relevance_scores(query, k=12)]
+            assert relevant == pytest.approx([(score + most) / (2 * most) for score in expected], abs=1e-5)
+
+
 def test_relevance_of_a_text_to_itself_is_one(store, documents):
     (found, score), *_ = store.similarity_search_with_relevance_scores(documents[0].page_content, k=1)
     assert found == documents[0]
     assert score == pytest.approx(1, abs=0.03)  # its tokens are stored in two bits a dimension
 
 
-def test_candidates_and_exhaustive_reach_the_index(store):
+def test_candidates_and_first_stage_reach_the_index(store):
     assert len(store.similarity_search("dogs", k=1, candidates=1)) == 1
-    everything = store.similarity_search_with_score("dogs", k=3, exhaustive=True)
-    assert [score for _, score in everything] == [hit.score for hit in store.index.search("dogs", 3, exhaustive=True)]
+    everything = store.similarity_search_with_score("dogs", k=3, first_stage="exhaustive")
+    assert [score for _, score in everything] == [
+        hit.score for hit in store.index.search("dogs", 3, first_stage="exhaustive")
+    ]
     with pytest.raises(TypeError):
         store.similarity_search("dogs", candidate=1)
 
@@ -114,7 +132,7 @@ def test_mmr_is_a_plain_loops(store, minilm, lambda_mult):
     for query in QUERIES:
         found = store.similarity_search_with_score(query, k=8)
         vectors = minilm.encode_document([document.page_content for document, _ in found]).pooled
-        expected = plain_mmr([score / 2 for _, score in found], vectors, 4, lambda_mult)
+        expected = plain_mmr([score / 3 for _, score in found], vectors, 4, lambda_mult)
         diverse = store.max_marginal_relevance_search(query, k=4, fetch_k=8, lambda_mult=lambda_mult)
         assert [document.id for document in diverse] == [found[i][0].id for i in expected]
 

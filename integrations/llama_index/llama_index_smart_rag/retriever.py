@@ -13,7 +13,7 @@ from llama_index.core.vector_stores import MetadataFilters
 
 from llama_index_smart_rag.nodes import node_of, where_of
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, DEFAULT_WEIGHTS
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName
 
 
 class SmartRetriever(BaseRetriever):
@@ -25,10 +25,10 @@ class SmartRetriever(BaseRetriever):
     Args:
         index: an open index, or its folder.
         similarity_top_k: how many nodes to return.
-        candidates: how many nodes of highest pooled cosine are scored.
+        candidates: how many nodes are scored.
+        first_stage: how they are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
         filters: which nodes to search.
-        weights: of the pooled and the late score.
-        exhaustive: score every node.
+        weights: of the pooled and the late score; by default the index's.
         options: of LlamaIndex's `BaseRetriever`.
 
     Raises:
@@ -41,9 +41,9 @@ class SmartRetriever(BaseRetriever):
         similarity_top_k: int = DEFAULT_TOP_K,
         *,
         candidates: int = DEFAULT_CANDIDATES,
+        first_stage: FirstStageName = "auto",
         filters: MetadataFilters | None = None,
-        weights: tuple[float, float] = DEFAULT_WEIGHTS,
-        exhaustive: bool = False,
+        weights: tuple[float, float] | None = None,
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
@@ -52,8 +52,8 @@ class SmartRetriever(BaseRetriever):
         self._options: dict[str, Any] = {
             "top_k": similarity_top_k,
             "candidates": candidates,
+            "first_stage": first_stage,
             "weights": weights,
-            "exhaustive": exhaustive,
         }
         super().__init__(callback_manager=callback_manager, **options)
 

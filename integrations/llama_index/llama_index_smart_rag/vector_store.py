@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, DEFAULT_WEIGHTS
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL
 from smart_rag.errors import InvalidInput
 from smart_rag.manifest import FILE_NAME
 
@@ -46,8 +46,8 @@ class SmartVectorStore(BasePydanticVectorStore):
     Args:
         path: the folder of the index; one is made where there is none.
         model_name: for a new index; for an old one, it must be the one it was made with.
-        candidates: how many nodes of highest pooled cosine are scored.
-        weights: of the pooled and the late score.
+        candidates: how many nodes are scored.
+        weights: of the pooled and the late score; by default the index's.
     """
 
     stores_text: bool = True
@@ -55,7 +55,7 @@ class SmartVectorStore(BasePydanticVectorStore):
     path: str = Field(description="The folder of the index.")
     model_name: str | None = Field(default=None, description="Name of the embedding model.")
     candidates: int = Field(default=DEFAULT_CANDIDATES, description="How many nodes are scored.")
-    weights: tuple[float, float] = Field(default=DEFAULT_WEIGHTS, description="Of the pooled and the late score.")
+    weights: tuple[float, float] | None = Field(default=None, description="Of the pooled and the late score.")
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
@@ -67,7 +67,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         model_name: str | None = None,
         *,
         candidates: int = DEFAULT_CANDIDATES,
-        weights: tuple[float, float] = DEFAULT_WEIGHTS,
+        weights: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
         unknown = options.keys() - type(self).model_fields.keys()
@@ -243,11 +243,11 @@ class SmartVectorStore(BasePydanticVectorStore):
         self.index.delete([document.id for document in self.index.documents(where)])
 
     def _search(
-        self, query: Representation, top_k: int, where: Mapping[str, Any] | None, weights: tuple[float, float]
+        self, query: Representation, top_k: int, where: Mapping[str, Any] | None, weights: tuple[float, float] | None
     ) -> list[Hit]:
         return self.index.search(query, top_k, candidates=self.candidates, where=where, weights=weights)
 
-    def _representation(self, query: VectorStoreQuery) -> tuple[Representation, tuple[float, float]]:
+    def _representation(self, query: VectorStoreQuery) -> tuple[Representation, tuple[float, float] | None]:
         """Return what to search by, and with which weights."""
         given = None if query.query_embedding is None else Representation.from_embeddings([query.query_embedding])
         if not query.query_str:

@@ -8,11 +8,18 @@ import pickle
 import pytest
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
-from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartRetriever, citations, query_engine
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
+from llama_index_smart_rag import (
+    SmartEmbedding,
+    SmartRerank,
+    SmartRetriever,
+    SmartVectorStore,
+    citations,
+    query_engine,
+)
 from word_encoder import WordEncoder
 
-from smart_rag import CachedEncoder, Document, SmartIndex
+from smart_rag import CachedEncoder, Document, IndexConfig, SmartIndex
 from smart_rag.demo import sample_folder
 from smart_rag.errors import IndexNotFound, InvalidInput
 
@@ -38,11 +45,21 @@ def test_nodes_and_scores_are_the_indexs(index):
     assert nodes[0].node.ref_doc_id == hits[0].source
 
 
-@pytest.mark.parametrize("options", [{"weights": (0.0, 1.0)}, {"exhaustive": True}, {"candidates": 2}])
+@pytest.mark.parametrize("options", [{"weights": (0.0, 1.0)}, {"first_stage": "exhaustive"}, {"candidates": 2}])
 def test_options_reach_the_search(index, options):
     nodes = SmartRetriever(index, 2, **options).retrieve("boats about")
     hits = index.search("boats about", 2, **options)
     assert [(node.node_id, node.score) for node in nodes] == [(hit.id, hit.score) for hit in hits]
+
+
+def test_by_default_the_weights_are_the_indexs(tmp_path):
+    with SmartIndex.create(tmp_path / "index", WordEncoder(), config=IndexConfig(weights=(0.25, 3.0))) as index:
+        index.add([Document(id, text) for id, text in TEXTS.items()])
+        expected = [0.25 * hit.pooled_score + 3 * hit.late_score for hit in index.search("keys for boats", 6)]
+        nodes = SmartRetriever(index, 6).retrieve("keys for boats")
+        assert [node.score for node in nodes] == pytest.approx(expected, abs=1e-5)
+        query = VectorStoreQuery(query_str="keys for boats", similarity_top_k=6)
+        assert SmartVectorStore.from_index(index).query(query).similarities == pytest.approx(expected, abs=1e-5)
 
 
 def test_filters(index):
@@ -69,7 +86,7 @@ def test_serialisation(tmp_path):
     with SmartIndex.create(tmp_path / "index") as index:
         index.add([Document(id, text) for id, text in TEXTS.items()])
     filters = MetadataFilters(filters=[MetadataFilter(key="page", value=2, operator="<=")])
-    for options in ({}, {"filters": filters, "weights": (1.0, 2.0), "exhaustive": True}):
+    for options in ({}, {"filters": filters, "weights": (1.0, 2.0), "first_stage": "exhaustive"}):
         retriever = SmartRetriever(tmp_path / "index", 2, **options)
         assert retriever.class_name() == retriever.to_dict()["class_name"] == "SmartRetriever"
         for copied in (SmartRetriever.from_dict(retriever.to_dict()), pickle.loads(pickle.dumps(retriever))):

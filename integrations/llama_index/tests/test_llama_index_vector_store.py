@@ -357,7 +357,7 @@ def test_mmr_is_maximal_marginal_relevance(store):
             best, best_value = None, -np.inf
             for hit in hits:
                 nearest = max((float(vectors[hit.id] @ vectors[other]) for other in chosen), default=0.0)
-                value = threshold * hit.score / 2 - (1 - threshold) * nearest
+                value = threshold * hit.score / 3 - (1 - threshold) * nearest
                 if hit.id not in chosen and value > best_value + 1e-7:
                     best, best_value = hit.id, value
             chosen.append(best)
@@ -398,7 +398,7 @@ def test_an_embedding_beside_the_text_takes_the_pooled_ones_place(store):
     given = WordEncoder().encode_query(bundle.custom_embedding_strs).pooled[0]
     for id, score in scores.items():
         own = WordEncoder().encode_document([store.index.get([id])[0].text]).pooled[0]
-        assert score == pytest.approx(float(given @ own) + late[id], abs=2e-3)
+        assert score == pytest.approx(float(given @ own) + 2 * late[id], abs=2e-3)
 
 
 def test_image_nodes_beside_text_nodes(store):
