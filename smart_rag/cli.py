@@ -156,7 +156,7 @@ def search(
             err.print(Text(f"no words are emphasised: {error}", style="dim"))
             words = [[] for _ in hits]
         for hit, spans in zip(hits, words, strict=True):
-            out.print(_hit_text(hit, spans))
+            out.print(_hit_text(hit, index.manifest.config.weights, spans))
 
 
 @app.command()
@@ -438,11 +438,12 @@ def _short(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _hit_text(hit: Hit, words: list[tuple[int, int]]) -> Group:
+def _hit_text(hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]]) -> Group:
+    parts = zip(weights, (hit.pooled_score, hit.late_score), ("pooled", "late"), strict=True)
     head = Text.assemble(
         (f"{hit.rank:>2}  ", "bold"),
         (f"{hit.score:.3f}", "bold green"),
-        (f" = {hit.pooled_score:.3f} pooled + {hit.late_score:.3f} late  ", "dim"),
+        (f" = {' + '.join(f'{weight:g} x {score:.3f} {name}' for weight, score, name in parts)}  ", "dim"),
         (_place(hit), "cyan"),
     )
     return Group(head, Padding(_passage(hit.text, words), (0, 0, 1, 4)))

@@ -314,13 +314,13 @@ def test_search_shows_scores_their_parts_source_page_and_passage(db, documents, 
     monkeypatch.chdir(documents)
     output = good("search", "Which bearings does the pump need?", "--db", db)
     heads = re.findall(
-        r"^ *(\d+)  (-?\d\.\d{3}) = (-?\d\.\d{3}) pooled \+ (-?\d\.\d{3}) late  (.*)$", output, re.MULTILINE
+        r"^ *(\d+)  (-?\d\.\d{3}) = 1 x (-?\d\.\d{3}) pooled \+ 2 x (-?\d\.\d{3}) late  (.*)$", output, re.MULTILINE
     )
     assert [int(rank) for rank, *_ in heads] == [1, 2, 3, 4]
     assert heads[0][4] == "report.pdf, page 2"
     assert {place for *_, place in heads} == {"report.pdf, page 2", "report.pdf, page 1", "cats.txt", "dogs.md"}
     for _, score, pooled, late, _ in heads:
-        assert float(score) == pytest.approx(float(pooled) + float(late), abs=0.0016)
+        assert float(score) == pytest.approx(float(pooled) + 2 * float(late), abs=0.0021)
     scores = [float(head[1]) for head in heads]
     assert scores == sorted(scores, reverse=True)
     lines = output.splitlines()
@@ -339,7 +339,7 @@ def test_search_as_json(db, documents):
         assert set(hit) == {
             *("rank", "id", "score", "pooled_score", "late_score", "source", "page", "text", "metadata"),
         }
-        assert hit["score"] == pytest.approx(hit["pooled_score"] + hit["late_score"], abs=1e-5)
+        assert hit["score"] == pytest.approx(hit["pooled_score"] + 2 * hit["late_score"], abs=1e-5)
     source = str((documents / "report.pdf").resolve())
     assert (hits[0]["source"], hits[0]["page"], hits[0]["id"]) == (source, 2, f"{source}#1")
     assert hits[0]["metadata"] == {"source": source, "page": 2, "chunk": 1}
