@@ -15,7 +15,7 @@ from llama_index_peer import embedding, ingest
 from report import publish, spread
 
 from smart_rag import SmartEncoder, SmartIndex
-from smart_rag.evaluation import load_dataset
+from smart_rag.dataset import load_dataset
 from smart_rag.stopwatch import Stopwatch
 
 

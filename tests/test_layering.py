@@ -26,7 +26,9 @@ LAYERS = [
     {"candidates"},
     {"ingest", "search"},
     {"index"},
-    {"answer", "explain", "evaluation", "demo"},
+    {"answer", "explain", "demo", "dataset", "bootstrap"},
+    {"metrics"},
+    {"evaluation", "tuning"},
     {"cli"},
 ]
 OWNERS = {
