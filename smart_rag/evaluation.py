@@ -79,7 +79,7 @@ def evaluate(
             "candidates": candidates,
             "weights": list(weights),
             "weighting": weighting,
-            "config": info.manifest["config"],
+            "config": {**info.manifest["config"], "weights": list(config.weights)},
             "encoder": info.manifest["encoder"],
         },
         "versions": _versions(),
@@ -145,7 +145,7 @@ def _searches(
     weighting: Weighting,
     show_progress: bool,
 ) -> Mapping[FirstStageName, _Searched]:
-    """Search for each query, one at a time, by every first stage; all ``limit`` candidates are returned as hits."""
+    """Search for each query, encoded once, by every first stage; all ``limit`` candidates are returned as hits."""
     from tqdm.auto import tqdm
 
     count = index.count()
@@ -154,20 +154,27 @@ def _searches(
         index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
     queries = tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress)
     for i, (id, text) in enumerate(queries):
+        encoding = Stopwatch()
+        with encoding.measure("encode"):
+            query = index.encode_queries([text])
+        [encode] = encoding.milliseconds["encode"]
         # In turn, and each of them first as often as the others: a busy minute slows them all alike.
         turn = i % len(stages)
         for stage in stages[turn:] + stages[:turn]:
-            found = searched[stage]
-            with found.stopwatch.measure("total"):
+            found, stopwatch = searched[stage], Stopwatch()
+            with stopwatch.measure("total"):
                 hits = index.search(
-                    text,
+                    query,
                     limit,
                     candidates=limit,
                     first_stage=stage,
                     weights=weights,
                     weighting=weighting,
-                    stopwatch=found.stopwatch,
+                    stopwatch=stopwatch,
                 )
+            times = {step: sum(parts) for step, parts in stopwatch.milliseconds.items()}
+            for step, time_taken in {**times, "encode": encode, "total": times["total"] + encode}.items():
+                found.stopwatch.milliseconds[step].append(time_taken)
             found.ranking[id] = [hit.id for hit in hits]
             found.scored.append(count if stage == "exhaustive" else len(hits))
     return searched
