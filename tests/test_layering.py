@@ -39,6 +39,7 @@ OWNERS = {
     "sentence_transformers": {"encoder"},
     "transformers": {"encoder"},
     "openai": {"answer"},
+    "ir_measures": {"metrics"},
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
 

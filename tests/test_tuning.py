@@ -104,7 +104,7 @@ def test_queries_are_held_out_as_plain_loops_hold_them():
 
 def test_where_nothing_differs_the_setting_stays(tmp_path):
     """One word to a text: the pooled embedding is the token, and every setting makes the same ranking."""
-    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+    with SmartIndex.create(tmp_path / "index", WordEncoder(), config=IndexConfig(codec="exact")) as index:
         index.add([Document(f"d{i:02}", f"word{i}") for i in range(40)])
         labels = {f"q{i}": {f"d{(i + i % 3) % 40:02}": 1} for i in range(40)}
         found = tune(index, {f"q{i}": f"word{i}" for i in range(40)}, labels)
@@ -182,25 +182,33 @@ def test_only_the_writer_sets_weights(late_only):
 
 # --- smart-rag tune ---------------------------------------------------------------------------
 
-ANIMALS = ["cats", "dogs", "carp", "gulls", "seals", "moths", "bears", "foxes", "hares", "swans"]
-DOINGS = ["sleep on the roof", "hunt at night", "eat the bread", "fear the storm"]
-
 
 @pytest.fixture(scope="module")
-def animals(tmp_path_factory):
-    """An index by MiniLM whose own weights are the worst, and its labelled queries."""
-    folder = tmp_path_factory.mktemp("animals")
-    texts = {f"{a} {d}": f"In winter, as the keeper wrote, the {a} of the bay {d}." for a in ANIMALS for d in DOINGS}
+def serials(tmp_path_factory):
+    """An index by MiniLM that ranks by the pooled embedding alone, and queries for numbers, which that loses."""
+    folder = tmp_path_factory.mktemp("serials")
+    random = np.random.default_rng(0)
+    numbers = [str(number) for number in random.choice(np.arange(10_000, 99_999), 40, replace=False)]
+    text = (
+        "The engineer of the station looked after a pump with the serial number {}, and the boats lay in the harbour."
+    )
     with SmartIndex.create(folder / "index", config=IndexConfig(weights=(1, 0))) as index:
-        index.add([Document(name, text) for name, text in texts.items()])
-    queries = [{"_id": name, "text": f"do {name}?"} for name in texts]
+        index.add([Document(number, text.format(number)) for number in numbers])
+    queries = [{"_id": number, "text": f"where is number {number}?"} for number in numbers]
     (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
-    (folder / "qrels.tsv").write_text("".join(f"{name}\t{name}\t1\n" for name in texts))
+    (folder / "qrels.tsv").write_text("".join(f"{number}\t{number}\t1\n" for number in numbers))
     # Labels that no setting can follow: of each query, another one's document.
-    names = list(texts)
-    random = zip(names, np.random.default_rng(1).permutation(names).tolist(), strict=True)
-    (folder / "random.tsv").write_text("".join(f"{name}\t{other}\t1\n" for name, other in random))
+    others = zip(numbers, random.permutation(numbers).tolist(), strict=True)
+    (folder / "random.tsv").write_text("".join(f"{number}\t{other}\t1\n" for number, other in others))
     return folder
+
+
+@pytest.fixture
+def folder(serials):
+    """The same, with weights that a test may change."""
+    yield serials
+    with SmartIndex.open(serials / "index") as index:
+        index.set_weights((1, 0), "idf")
 
 
 def arguments(folder, *more, qrels="qrels.tsv"):
@@ -212,19 +220,43 @@ def own(folder):
     return config.weights, config.weighting
 
 
-def test_noise_is_said_and_the_index_left_unless_forced(animals):
-    output = good(*arguments(animals, qrels="random.tsv"))
+def test_noise_is_said_and_the_index_left_unless_forced(folder):
+    output = good(*arguments(folder, qrels="random.tsv"))
     assert "the difference is noise." in output
     assert "The index is left as it is. --force takes the best all the same." in output
-    assert own(animals) == ((1, 0), "idf")
-    figures = json.loads(good(*arguments(animals, "--force", "--json", qrels="random.tsv")))
+    assert own(folder) == ((1, 0), "idf")
+    figures = json.loads(good(*arguments(folder, "--force", "--json", qrels="random.tsv")))
     assert figures["held_out"]["verdict"] == "noise"
     assert figures["written"]
-    assert own(animals) == (tuple(figures["choice"]["weights"]), figures["choice"]["weighting"]) != ((1, 0), "idf")
-    with SmartIndex.open(animals / "index") as index:
-        index.set_weights((1, 0), "idf")
+    assert own(folder) == (tuple(figures["choice"]["weights"]), figures["choice"]["weighting"]) != ((1, 0), "idf")
 
 
-def test_few_labels_are_an_error_of_one_line(animals):
-    assert "needs at least 30 queries" in error_of(*arguments(animals, "--limit-queries", 29))
-    assert "gone.tsv is missing" in error_of(*arguments(animals, qrels="gone.tsv"))
+def test_what_is_better_is_kept_but_not_in_a_dry_run(folder):
+    output = good(*arguments(folder, "--dry-run"))
+    assert output.endswith(": better.\nThe index is left as it is.\n")
+    assert own(folder) == ((1, 0), "idf")
+    output = good(*arguments(folder))
+    assert output.endswith(": better.\nThe best is now the index's own.\n")
+    assert "nDCG@10 of 40 queries" in output
+    assert own(folder)[0] != (1, 0)
+    chosen = own(folder)
+    output = good(*arguments(folder))
+    assert output.endswith(" is the best.\nThe index is left as it is.\n")
+    assert own(folder) == chosen
+
+
+def test_the_figures_as_json(folder):
+    figures = json.loads(good(*arguments(folder, "--json", "--dry-run", "--limit-queries", 35)))
+    assert list(figures) == ["queries", "settings", "current", "choice", "held_out", "written"]
+    assert (figures["queries"], figures["written"]) == (35, False)
+    assert figures["current"] == {"weights": [1, 0], "weighting": "idf"}
+    assert len(figures["settings"]) == 23  # of pooled alone there is one
+    best = max(figures["settings"], key=lambda setting: setting["ndcg@10"])
+    assert best.pop("ndcg@10") > 0
+    assert figures["choice"] == best
+    assert list(figures["held_out"]) == ["ndcg@10", "low", "high", "verdict"]
+
+
+def test_few_labels_are_an_error_of_one_line(folder):
+    assert "needs at least 30 queries" in error_of(*arguments(folder, "--limit-queries", 29))
+    assert "gone.tsv is missing" in error_of(*arguments(folder, qrels="gone.tsv"))
