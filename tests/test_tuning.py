@@ -188,12 +188,10 @@ def serials(tmp_path_factory):
     """An index by MiniLM that ranks by the pooled embedding alone, and queries for numbers, which that loses."""
     folder = tmp_path_factory.mktemp("serials")
     random = np.random.default_rng(0)
-    numbers = [str(number) for number in random.choice(np.arange(10_000, 99_999), 40, replace=False)]
-    text = (
-        "The engineer of the station looked after a pump with the serial number {}, and the boats lay in the harbour."
-    )
+    rows = random.choice(np.arange(10_000, 99_999), (40, 8), replace=False).astype(str).tolist()
+    numbers = [row[4] for row in rows]
     with SmartIndex.create(folder / "index", config=IndexConfig(weights=(1, 0))) as index:
-        index.add([Document(number, text.format(number)) for number in numbers])
+        index.add([Document(row[4], f"The pumps of the station have the numbers {', '.join(row)}.") for row in rows])
     queries = [{"_id": number, "text": f"where is number {number}?"} for number in numbers]
     (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
     (folder / "qrels.tsv").write_text("".join(f"{number}\t{number}\t1\n" for number in numbers))
