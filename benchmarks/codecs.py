@@ -17,7 +17,8 @@ from tqdm import tqdm
 from smart_rag import Representation, SmartEncoder, scoring
 from smart_rag.codec import PRESETS, codec
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
-from smart_rag.evaluation import Dataset, Run, load_dataset, metrics
+from smart_rag.dataset import Dataset, load_dataset
+from smart_rag.metrics import Metrics, Run
 from smart_rag.token_store import TokenStore
 
 _ALL = ["float32", "float16", "int8", "4bit", "2bit", "1bit", "float16/2", "2bit/2", "2bit/3", "4bit/4"]
@@ -41,7 +42,7 @@ def measured(dataset: Dataset, queries: Representation, documents: Representatio
         query: [ids[i] for i in scoring.ranking(scores[row], ids, 10)] for row, query in enumerate(dataset.queries)
     }
     return {
-        "ndcg@10": metrics(dataset.qrels)(run)["ndcg@10"],
+        "ndcg@10": Metrics(dataset.qrels).mean(run)["ndcg@10"],
         "bytes": size / int(documents.tokens.offsets[-1]),
     }
 

@@ -17,7 +17,8 @@ from llama_index.postprocessor.colbert_rerank import ColbertRerank
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
 from report import publish, spread
 
-from smart_rag.evaluation import Run, load_dataset, metrics
+from smart_rag.dataset import load_dataset
+from smart_rag.metrics import Metrics, Run
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
             ]
             theirs.append(time.perf_counter() - between)
             ours.append(between - started)
-    measured = metrics(dataset.qrels)
+    measured = Metrics(dataset.qrels).mean
     publish(
         f"reranking 100 nodes of {arguments.dataset.name}, one query",
         {

@@ -1,4 +1,4 @@
-"""``smart-rag``: index, search, ask, eval, info, delete, verify, demo.
+"""``smart-rag``: index, search, ask, eval, tune, info, delete, verify, demo.
 
 Exit codes: 0 good, 1 an error of the user's that one line explains, 2 usage, 130 stopped with Ctrl-C.
 """
@@ -37,6 +37,7 @@ from smart_rag.types import AddReport
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
     from smart_rag.index import SmartIndex
+    from smart_rag.tuning import Setting, Tuning
     from smart_rag.types import Hit
 
 
@@ -243,8 +244,9 @@ def eval_command(
         str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON; - for standard output.")
     ] = None,
 ) -> None:
-    """Rank a dataset by pooled, late, hybrid and two-stage search, and measure."""
-    from smart_rag.evaluation import evaluate, load_dataset
+    """Rank a dataset by each score and each first stage; measure, and say which differences are noise."""
+    from smart_rag.dataset import load_dataset
+    from smart_rag.evaluation import evaluate
 
     if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
         raise InvalidInput(f"--json {json_file}: the folder {Path(json_file).parent} does not exist")
@@ -260,6 +262,36 @@ def eval_command(
     out.print(_evaluation_tables(result))
     if json_file:
         Path(json_file).write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+@app.command()
+def tune(
+    db: Db,
+    queries: Annotated[Path, typer.Option(metavar="FILE", help="Queries as in BEIR's queries.jsonl.")],
+    qrels: Annotated[Path, typer.Option(metavar="FILE", help="Judgements as in BEIR's qrels.tsv.")],
+    limit_queries: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take the best, also where that may be noise.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the weights that suit the index best, from 30 or more judged queries, and keep them in it."""
+    from smart_rag import tuning
+    from smart_rag.dataset import load_labels
+
+    with _open(db) as index:
+        texts, judgements = load_labels(queries, qrels, limit_queries)
+        found = tuning.tune(index, texts, judgements, show_progress=_on_terminal())
+        writes = not dry_run and found.choice != found.current and (force or found.is_worth_it)
+        if writes:
+            index.set_weights(found.choice.weights, found.choice.weighting)
+    if as_json:
+        _print_json(_tuning_json(found, written=writes))
+        return
+    out.print(_tuning_table(found))
+    done = "The best is now the index's own." if writes else "The index is left as it is."
+    if found.choice != found.current and not (writes or dry_run):
+        done += " --force takes the best all the same."
+    out.print(Text(_tuning_verdict(found) + "\n" + done), soft_wrap=True)
 
 
 @app.command()
@@ -498,22 +530,94 @@ def _evaluation_tables(result: Mapping[str, Any]) -> Group:
         quality.add_column(metric, justify="right")
     for name, values in result["runs"].items():
         quality.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))
-    latency = Table(title="milliseconds for one search")
-    latency.add_column("")
-    for stage in result["latency_ms"]:
-        latency.add_column(stage, justify="right")
-    for percentile in ("p50", "p95"):
-        latency.add_row(percentile, *(f"{values[percentile]:.1f}" for values in result["latency_ms"].values()))
+    differences = Table(title="differences in nDCG@10")
+    for column in ("", "mean", "95 % interval", ""):
+        differences.add_column(column, justify="right" if column else "left")
+    for name, values in result["differences"].items():
+        interval = f"{values['low']:+.4f} to {values['high']:+.4f}"
+        differences.add_row(name, f"{values['ndcg@10']:+.4f}", interval, values["verdict"])
+    searches = Table(title=f"one search, by its first stage (auto: {result['auto']}); p50 in milliseconds, last: p95")
+    steps = list(dict.fromkeys(step for values in result["first_stages"].values() for step in values["latency_ms"]))
+    searches.add_column("")
+    for column in ("best 10 found", "scored", *steps, "p95"):
+        searches.add_column(column, justify="right")
+    for stage, values in result["first_stages"].items():
+        times = values["latency_ms"]
+        searches.add_row(
+            stage,
+            f"{values['recall_of_best']:.4f}",
+            f"{values['documents_scored']:,.0f}",
+            *(f"{times[step]['p50']:.1f}" if step in times else "-" for step in steps),
+            f"{times['total']['p95']:.1f}",
+        )
     storage, ingest = result["storage"], result["ingest"]
     speed = (
         f"{ingest['documents_per_s']:.1f} documents/s" if ingest["documents_per_s"] else "not measured, it was there"
     )
     return Group(
         quality,
-        latency,
+        differences,
+        searches,
         f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
         f"document, {_bytes(storage['total_bytes'])} in all; ingest: {speed}",
     )
+
+
+def _setting_json(setting: Setting) -> dict[str, Any]:
+    return {"weights": list(setting.weights), "weighting": setting.weighting}
+
+
+def _tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
+    held_out = found.held_out
+    return {
+        "queries": found.queries,
+        "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
+        "current": _setting_json(found.current),
+        "choice": _setting_json(found.choice),
+        "held_out": {
+            "ndcg@10": held_out.mean,
+            "low": held_out.low,
+            "high": held_out.high,
+            "verdict": held_out.verdict,
+        },
+        "written": written,
+    }
+
+
+def _tuning_table(found: Tuning) -> Table:
+    """Return the score of each setting, a row for each ratio of weights, from late alone to pooled alone."""
+    table = Table(title=f"nDCG@10 of {found.queries:,} queries")
+    table.add_column("pooled : late")
+    for column in ("tokens by idf", "all the same"):
+        table.add_column(column, justify="right")
+    rows: dict[tuple[float, float], dict[str, Text]] = {}
+    for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
+        mark = " best" if setting == found.choice else " now" if setting == found.current else ""
+        cell = Text(f"{found.scores[setting]:.4f}{mark:<5}", style="bold" if mark else "")
+        rows.setdefault(setting.weights, {})[setting.weighting] = cell
+    for weights, cells in rows.items():
+        table.add_row(_ratio(weights), cells.get("idf", ""), cells.get("none", ""))
+    return table
+
+
+def _tuning_verdict(found: Tuning) -> str:
+    if found.choice == found.current:
+        return f"The index's own setting, {_setting(found.current)}, is the best."
+    held_out = found.held_out
+    is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
+    return (
+        f"Best: {_setting(found.choice)}; now: {_setting(found.current)}.\n"
+        f"On queries held out, the best of the others: {held_out.mean:+.4f} "
+        f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}): {is_noise}."
+    )
+
+
+def _setting(setting: Setting) -> str:
+    return f"{_ratio(setting.weights)}, tokens {'by idf' if setting.weighting == 'idf' else 'all the same'}"
+
+
+def _ratio(weights: tuple[float, float]) -> str:
+    return f"{weights[0]:g} : {weights[1]:g}"
 
 
 def _bytes(size: float) -> str:

@@ -56,7 +56,7 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """What is fixed when an index is made, but for ``weights`` and ``weighting``, which `SmartIndex.tune` may set.
+    """What is fixed when an index is made, but for ``weights`` and ``weighting``: `SmartIndex.set_weights`.
 
     ``codec`` is how token embeddings are kept: a preset, ``"exact"`` (float16), ``"balanced"``
     (2 bits a dimension) or ``"compact"`` (2 bits, and two tokens made one), or any name that

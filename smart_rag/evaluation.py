@@ -1,89 +1,32 @@
-"""BEIR folders in; nDCG, recall, latency and bytes out.
-
-A folder holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``), as
-described at https://github.com/beir-cellar/beir. Metrics are ir-measures'.
-"""
+"""A dataset and an index in; quality of each ranking, differences, recall, latency and bytes out."""
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import json
-import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from smart_rag import scoring
+from smart_rag import bootstrap, scoring
 from smart_rag._version import __version__
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, check_count
-from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
+from smart_rag.dataset import Dataset
 from smart_rag.index import SmartIndex
+from smart_rag.metrics import Metrics, Run
+from smart_rag.search import automatic_first_stage
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.types import Document
 
-logger = logging.getLogger(__name__)
-
-Run = dict[str, list[str]]
-Qrels = dict[str, dict[str, int]]
-
-_STAGES = ("encode", "candidates", "gather", "score", "total")
-_METRICS = {"ndcg@10": "nDCG@10", "recall@10": "R@10", "recall@100": "R@100", "mrr@10": "RR@10"}
+# What a first stage is to find: the best of the exhaustive hybrid ranking.
+_BEST = 10
+_STEPS = ("encode", "candidates", "gather", "score", "total")
 # Queries scored in one exhaustive scan: their scores are in memory for one block of documents.
 _QUERIES_PER_SCAN = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """Documents, queries by id, and graded judgements by query id and document id."""
-
-    name: str
-    documents: list[Document]
-    queries: dict[str, str]
-    qrels: Qrels
-
-
-def load_dataset(folder: str | Path, limit_queries: int | None = None) -> Dataset:
-    """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
-
-    A document's text is its title, a space, and its text. Queries without a judgement are left
-    out, and so are documents without text, which no one can find.
-
-    Raises:
-        InvalidInput: a file is missing or a line of it cannot be read.
-    """
-    folder = Path(folder)
-    places = [folder / "qrels.tsv", folder / "qrels" / "test.tsv"]
-    qrels = _qrels(next((path for path in places if path.is_file()), places[0]))
-    queries = {str(row["_id"]): row["text"] for row in _jsonl(folder / "queries.jsonl")}
-    judged = [id for id in queries if id in qrels][:limit_queries]
-    if not judged:
-        raise InvalidInput(f"{folder}: no query of queries.jsonl has a judgement in the qrels")
-    for name in judged:
-        if not queries[name].strip():
-            raise InvalidInput(f"{folder / 'queries.jsonl'}: query {name!r} is empty")
-    documents = []
-    empty = 0
-    for row in _jsonl(folder / "corpus.jsonl"):
-        text = f"{row.get('title') or ''} {row['text']}".strip()
-        if text:
-            documents.append(Document(str(row["_id"]), text))
-        else:
-            empty += 1
-    if not documents:
-        raise InvalidInput(f"{folder / 'corpus.jsonl'}: no document with text in it")
-    if empty:
-        logger.warning("%s: %d documents without text are left out", folder, empty)
-    return Dataset(
-        folder.resolve().name, documents, {id: queries[id] for id in judged}, {id: qrels[id] for id in judged}
-    )
+_PAPER: tuple[float, float] = (1.0, 1.0)  # arXiv 2605.24938, section 3, with all query tokens the same
 
 
 def evaluate(
@@ -92,24 +35,39 @@ def evaluate(
     *,
     top_k: int = 100,
     candidates: int = DEFAULT_CANDIDATES,
-    weights: tuple[float, float] = DEFAULT_WEIGHTS,
+    weights: tuple[float, float] | None = None,
+    weighting: Weighting | None = None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Index ``dataset``, rank it in four ways, and return figures as JSON values.
+    """Index ``dataset``, rank it in several ways, and return figures as JSON values.
 
-    The runs are ``pooled``, ``late`` and ``hybrid`` over every document, and ``search``: one
-    `SmartIndex.search` with its first stage for each query, whose stages are timed.
+    The runs are ``pooled``, ``late``, ``hybrid`` and ``paper`` over every document, and
+    ``search_<first stage>``: one `SmartIndex.search` for each query, whose stages are timed.
     ``docs/evaluation.md`` explains each key.
     """
     check_count("top_k", top_k)
     check_count("candidates", candidates)
-    metrics_of = metrics(dataset.qrels)
+    config = index.manifest.config
+    weights = config.weights if weights is None else check_weights(weights)
+    weighting = config.weighting if weighting is None else weighting
+    check_choice("weighting", weighting, Weighting)
+    metrics = Metrics(dataset.qrels)
     started = time.perf_counter()
     report = index.add(dataset.documents, show_progress=show_progress)
     seconds = time.perf_counter() - started
-    stopwatch = Stopwatch()
-    runs = {"search": _search_run(dataset, index, top_k, candidates, weights, stopwatch, show_progress)}
-    runs.update(_exhaustive_runs(dataset, index, top_k, weights, show_progress))
+
+    automatic = automatic_first_stage(index.count())
+    # An exhaustive search for each query alone is for those indexes only in which it is what a search does.
+    stages: list[FirstStageName] = ["terms", "pooled"]
+    if automatic == "exhaustive":
+        stages.append("exhaustive")
+    searched = _searches(dataset, index, stages, max(top_k, candidates), weights, weighting, show_progress)
+    rankings = _exhaustive(dataset, index, max(top_k, _BEST), weights, weighting, show_progress)
+    best = {query: ids[:_BEST] for query, ids in rankings["hybrid"].items()}
+    rankings.update({f"search_{stage}": found.ranking for stage, found in searched.items()})
+    runs = {name: {query: ids[:top_k] for query, ids in run.items()} for name, run in rankings.items()}
+    measured = {name: metrics.by_query(run) for name, run in runs.items()}
+
     info = index.info()
     total_bytes = info.token_bytes + (info.pooled_bytes or 0)
     ingested = report.added + report.replaced
@@ -120,18 +78,27 @@ def evaluate(
             "top_k": top_k,
             "candidates": candidates,
             "weights": list(weights),
-            "config": info.manifest["config"],
+            "weighting": weighting,
+            "config": {**info.manifest["config"], "weights": list(config.weights)},
             "encoder": info.manifest["encoder"],
         },
         "versions": _versions(),
         "machine": _machine(index),
         "documents": len(dataset.documents),
         "queries": len(dataset.queries),
-        "runs": {name: metrics_of(runs[name]) for name in ("pooled", "late", "hybrid", "search")},
-        "latency_ms": {
-            stage: {f"p{p}": float(np.percentile(stopwatch.milliseconds[stage], p)) for p in (50, 95)}
-            for stage in _STAGES
+        "runs": {name: {key: float(of.mean()) for key, of in values.items()} for name, values in measured.items()},
+        "differences": {
+            f"{first} - {second}": _difference(
+                bootstrap.difference(measured[first]["ndcg@10"], measured[second]["ndcg@10"])
+            )
+            for first, second in [
+                ("hybrid", "pooled"),
+                ("hybrid", "paper"),
+                *((f"search_{stage}", "hybrid") for stage in stages),
+            ]
         },
+        "auto": automatic,
+        "first_stages": {stage: searched[stage].figures(best) for stage in stages},
         "storage": {
             "bytes_per_token": info.token_bytes / info.tokens,
             "bytes_per_document": total_bytes / info.documents,
@@ -146,117 +113,109 @@ def evaluate(
     }
 
 
-def _search_run(
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """What searches by one first stage found and took: every candidate, ranked, and the documents scored, by query."""
+
+    ranking: Run
+    scored: list[int]
+    stopwatch: Stopwatch
+
+    def figures(self, best: Run) -> dict[str, Any]:
+        """Return the figures of this first stage; ``best`` are the documents that it was to find."""
+        recalls = [len(set(ids) & set(self.ranking[query])) / len(ids) for query, ids in best.items()]
+        times = self.stopwatch.milliseconds
+        return {
+            "recall_of_best": float(np.mean(recalls)),
+            "documents_scored": float(np.mean(self.scored)),
+            "latency_ms": {
+                step: {f"p{p}": float(np.percentile(times[step], p)) for p in (50, 95)}
+                for step in _STEPS
+                if times[step]  # an exhaustive search has no candidates to choose
+            },
+        }
+
+
+def _searches(
     dataset: Dataset,
     index: SmartIndex,
-    top_k: int,
-    candidates: int,
+    stages: list[FirstStageName],
+    limit: int,
     weights: tuple[float, float],
-    stopwatch: Stopwatch,
+    weighting: Weighting,
     show_progress: bool,
-) -> Run:
-    """Return the ranking of the real, two-stage call for each query, one query at a time."""
+) -> Mapping[FirstStageName, _Searched]:
+    """Search for each query, encoded once, by every first stage; all ``limit`` candidates are returned as hits."""
     from tqdm.auto import tqdm
 
-    index.search(next(iter(dataset.queries.values())), top_k, candidates=candidates)  # loads what is loaded lazily
-    run = {}
-    for id, text in tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress):
-        with stopwatch.measure("total"):
-            hits = index.search(text, top_k, candidates=candidates, weights=weights, stopwatch=stopwatch)
-        run[id] = [hit.id for hit in hits]
-    return run
+    count = index.count()
+    searched = {stage: _Searched({}, [], Stopwatch()) for stage in stages}
+    for stage in stages:  # loads what is loaded lazily
+        index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
+    queries = tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress)
+    for i, (id, text) in enumerate(queries):
+        encoding = Stopwatch()
+        with encoding.measure("encode"):
+            query = index.encode_queries([text])
+        [encode] = encoding.milliseconds["encode"]
+        # In turn, and each of them first as often as the others: a busy minute slows them all alike.
+        turn = i % len(stages)
+        for stage in stages[turn:] + stages[:turn]:
+            found, stopwatch = searched[stage], Stopwatch()
+            with stopwatch.measure("total"):
+                hits = index.search(
+                    query,
+                    limit,
+                    candidates=limit,
+                    first_stage=stage,
+                    weights=weights,
+                    weighting=weighting,
+                    stopwatch=stopwatch,
+                )
+            times = {step: sum(parts) for step, parts in stopwatch.milliseconds.items()}
+            for step, time_taken in {**times, "encode": encode, "total": times["total"] + encode}.items():
+                found.stopwatch.milliseconds[step].append(time_taken)
+            found.ranking[id] = [hit.id for hit in hits]
+            found.scored.append(count if stage == "exhaustive" else len(hits))
+    return searched
 
 
-def _exhaustive_runs(
-    dataset: Dataset, index: SmartIndex, top_k: int, weights: tuple[float, float], show_progress: bool
+def _exhaustive(
+    dataset: Dataset,
+    index: SmartIndex,
+    depth: int,
+    weights: tuple[float, float],
+    weighting: Weighting,
+    show_progress: bool,
 ) -> dict[str, Run]:
-    """Return the rankings of every document by pooled, late and hybrid score, from one scan."""
+    """Return the rankings of every document, from one scan for each weighting of query tokens."""
     from tqdm.auto import tqdm
 
-    kinds = {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": weights}
+    scans: dict[Weighting, dict[str, tuple[float, float]]] = {
+        weighting: {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": weights}
+    }
+    scans.setdefault("none", {})["paper"] = _PAPER
     ids = list(dataset.queries)
-    runs: dict[str, Run] = {kind: {} for kind in kinds}
-    scans = -(-len(ids) // _QUERIES_PER_SCAN)
-    with tqdm(
-        total=scans * len(dataset.documents), desc="scanning", unit="document", disable=not show_progress
-    ) as progress:
-        for start in range(0, len(ids), _QUERIES_PER_SCAN):
-            part = ids[start : start + _QUERIES_PER_SCAN]
+    parts = [ids[start : start + _QUERIES_PER_SCAN] for start in range(0, len(ids), _QUERIES_PER_SCAN)]
+    runs: dict[str, Run] = {kind: {} for kinds in scans.values() for kind in kinds}
+    total = len(parts) * len(scans) * index.count()
+    with tqdm(total=total, desc="scanning", unit="document", disable=not show_progress) as progress:
+        for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
-            leaders = {kind: [scoring.Leaders(top_k) for _ in part] for kind in kinds}
-            for block in index.scores(queries):
-                for kind, kind_weights in kinds.items():
-                    for i, leader in enumerate(leaders[kind]):
-                        leader.offer(block.ids, block.pooled[i], block.late[i], kind_weights)
-                progress.update(len(block.ids))
-            for kind in kinds:
-                runs[kind].update((id, leader.ids) for id, leader in zip(part, leaders[kind], strict=True))
+            for scan, kinds in scans.items():
+                leaders = {kind: [scoring.Leaders(depth) for _ in part] for kind in kinds}
+                for block in index.scores(queries, weighting=scan):
+                    for kind, kind_weights in kinds.items():
+                        for i, leader in enumerate(leaders[kind]):
+                            leader.offer(block.ids, block.pooled[i], block.late[i], kind_weights)
+                    progress.update(len(block.ids))
+                for kind in kinds:
+                    runs[kind].update((id, leader.ids) for id, leader in zip(part, leaders[kind], strict=True))
     return runs
 
 
-def metrics(qrels: Qrels) -> Callable[[Run], dict[str, float]]:
-    """Return a function from a run (by query, document ids best first) to its metrics against ``qrels``.
-
-    A function, so that a missing extra is found before the work.
-    """
-    try:
-        import ir_measures
-    except ImportError as error:
-        raise MissingExtra("ir-measures", "eval", "evaluation") from error
-    measures = {name: ir_measures.parse_measure(measure) for name, measure in _METRICS.items()}
-
-    def measured(run: Run) -> dict[str, float]:
-        # The order is ours, ties and all: a measure that sorts by score must find it again.
-        scored = {query: {document: -rank for rank, document in enumerate(ids)} for query, ids in run.items()}
-        values = ir_measures.calc_aggregate(list(measures.values()), qrels, scored)
-        return {name: float(values[measure]) for name, measure in measures.items()}
-
-    return measured
-
-
-def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                    if not isinstance(row["text"], str):
-                        raise TypeError(f"text is {row['text']!r}")
-                    row["_id"]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise InvalidInput(
-                        f"{path}, line {number}: expected a JSON object with '_id' and 'text' ({error})"
-                    ) from error
-                yield row
-
-
-def _qrels(path: Path) -> Qrels:
-    qrels: Qrels = {}
-    with _opened(path) as lines:
-        for number, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
-            if not row or (number == 1 and not row[-1].lstrip("-").isdigit()):
-                continue  # a blank line, or the header
-            try:
-                query, document, grade = row
-                qrels.setdefault(query, {})[document] = int(grade)
-            except ValueError as error:
-                raise InvalidInput(
-                    f"{path}, line {number}: expected query id, document id and a whole grade, tabs between; got {row}"
-                ) from error
-    return qrels
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    if not path.is_file():
-        raise InvalidInput(
-            f"{path} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv)"
-        )
-    try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            yield lines
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not UTF-8 ({error})") from error
+def _difference(found: bootstrap.Difference) -> dict[str, Any]:
+    return {"ndcg@10": found.mean, "low": found.low, "high": found.high, "verdict": found.verdict}
 
 
 def _versions() -> dict[str, str]:

@@ -310,6 +310,22 @@ class SmartIndex:
         with self._writing():
             return self._store.vacuum()
 
+    def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
+        """Make these the index's ``weights`` (pooled, late) and, where given, its ``weighting``; see `IndexConfig`.
+
+        Searches rank by them from now on, in other processes once they open the index.
+        `smart_rag.tuning.tune` finds the best for labelled queries.
+        """
+        values = check_weights(weights)
+        if weighting is not None:
+            check_choice("weighting", weighting, Weighting)
+        with self._writing():
+            manifest = Manifest.read(self.path)  # another process may have changed it since this one opened the index
+            config = replace(manifest.config, weights=values, weighting=weighting or manifest.config.weighting)
+            manifest = replace(manifest, config=config)
+            manifest.write(self.path)
+            self.manifest = manifest
+
     def verify(self, repair: bool = False) -> VerifyReport:
         """Read every entry back and return what was wrong; ``repair`` encodes the texts concerned again."""
         self._check_open()

@@ -59,7 +59,7 @@ class Search:
         """Return the ``top_k`` best documents for each query."""
         first_stage = self.first_stage
         if first_stage == "auto":
-            first_stage = "exhaustive" if self.store.pooled.count() <= EXHAUSTIVE_DOCUMENTS else "terms"
+            first_stage = automatic_first_stage(self.store.pooled.count())
         if first_stage == "exhaustive":
             return self.store.settled(lambda: self._exhaustive(queries))
         return self.store.settled(lambda: self._two_stage(queries, first_stage))
@@ -119,6 +119,11 @@ class Search:
             of_one = self.store.terms.weights(tokens.ids[start:stop])
             weights.append(np.ones(stop - start, dtype=np.float32) if of_one is None else of_one)
         return np.concatenate(weights)
+
+
+def automatic_first_stage(documents: int) -> FirstStageName:
+    """Return what ``"auto"`` chooses for an index of so many documents."""
+    return "exhaustive" if documents <= EXHAUSTIVE_DOCUMENTS else "terms"
 
 
 def rerank(

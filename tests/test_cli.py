@@ -65,11 +65,11 @@ def folder(tmp_path):
 def test_without_arguments_it_explains_itself():
     code, output, errors = run()
     assert code in (0, 2)  # typer's releases differ
-    for command in ("index", "search", "ask", "eval", "info", "delete", "verify", "demo"):
+    for command in ("index", "search", "ask", "eval", "tune", "info", "delete", "verify", "demo"):
         assert re.search(rf"│ {command} ", output + errors)
 
 
-@pytest.mark.parametrize("command", ["index", "search", "ask", "eval", "info", "delete", "verify", "demo"])
+@pytest.mark.parametrize("command", ["index", "search", "ask", "eval", "tune", "info", "delete", "verify", "demo"])
 def test_every_command_has_help(command):
     assert f"smart-rag {command}" in good(command, "--help")
 
@@ -537,10 +537,17 @@ def dataset(tmp_path):
 def test_eval_shows_every_run_and_keeps_index_and_figures(dataset, tmp_path):
     output = good("eval", dataset, "--db", tmp_path / "index", "--json", tmp_path / "figures.json")
     assert "animals: 3 documents, 2 queries" in output
-    for ranking in ("pooled", "late", "hybrid", "search"):
+    searches = ("search_terms", "search_pooled", "search_exhaustive")
+    for ranking in ("pooled", "late", "hybrid", "paper", *searches):
         assert re.search(rf"│ {ranking} +│ +1\.0000 │ +1\.0000 │ +1\.0000 │ +1\.0000 │", output)
-    for stage in ("encode", "candidates", "gather", "score", "total"):
-        assert stage in output
+    for difference in ("hybrid - pooled", "hybrid - paper", *(f"{search} - hybrid" for search in searches)):
+        assert re.search(rf"│ {difference} +│ \+0\.0000 │ \+0\.0000 to \+0\.0000 │ too few queries │", output)
+    assert "(auto: exhaustive)" in output
+    for stage in ("terms", "pooled", "exhaustive"):
+        assert re.search(rf"│ {stage} +│ +1\.0000 │ +3 │", output)
+    for step in ("encode", "candidates", "gather", "score", "total", "p95"):
+        assert step in output
+    assert max(map(len, output.splitlines()[:-1])) <= 100
     assert re.search(r"storage: \d+ bytes per token, [\d,]+ per document, .* documents/s", output)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["runs"]["hybrid"]["ndcg@10"] == 1.0

@@ -14,8 +14,9 @@ import pytest
 from word_encoder import WordEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex
+from smart_rag.dataset import load_dataset, load_labels
 from smart_rag.errors import InvalidInput, SmartRagError
-from smart_rag.evaluation import evaluate, load_dataset
+from smart_rag.evaluation import evaluate
 
 EXACT = IndexConfig(codec="exact")  # as the plain implementation has the tokens
 WORDS = [f"word{i}" for i in range(400)]
@@ -112,6 +113,14 @@ def test_a_missing_folder_is_named(tmp_path):
         load_dataset(tmp_path / "nowhere")
 
 
+def test_labels_lie_anywhere_and_are_limited_to_the_first_judged(small, tmp_path):
+    moved = (small / "qrels.tsv").rename(tmp_path / "labels.tsv")
+    assert load_labels(small / "queries.jsonl", moved, 1) == ({"q1": "what purrs?"}, {"q1": {"d1": 2, "d2": 0}})
+    moved.write_text("q9\td1\t1\n")
+    with pytest.raises(InvalidInput, match=r"no query of queries\.jsonl has a judgement in .*labels\.tsv"):
+        load_labels(small / "queries.jsonl", moved)
+
+
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
 @pytest.mark.parametrize("line", ["{not json", "[1, 2]", "3", '"text"', '{"_id": "x"}', '{"text": "x"}', "null"])
 def test_a_bad_line_is_named_with_its_number(small, name, line):
@@ -198,9 +207,9 @@ def plain_metrics(qrels, run) -> dict[str, float]:
     return {name: total / len(qrels) for name, total in totals.items()}
 
 
-def plain_runs(dataset, encoder, top_k, candidates) -> dict[str, dict[str, list[str]]]:
-    """The four rankings by plain loops over the encoder's outputs, tokens as float16 as they are stored."""
-    runs = {"pooled": {}, "late": {}, "hybrid": {}, "search": {}}
+def plain_runs(dataset, encoder, top_k, candidates, weights=(1, 2)) -> dict[str, dict[str, list[str]]]:
+    """The rankings by plain loops over the encoder's outputs, tokens as float16 as they are stored."""
+    runs = {"pooled": {}, "late": {}, "hybrid": {}, "paper": {}, "search_pooled": {}}
     documents = {d.id: encoder.encode_document([d.text]) for d in dataset.documents}
     for query_id, text in dataset.queries.items():
         query = encoder.encode_query([text])
@@ -213,9 +222,10 @@ def plain_runs(dataset, encoder, top_k, candidates) -> dict[str, dict[str, list[
                 cosines = [float(np.dot(token.astype(float), other)) for other in document.tokens[0].astype(np.float16)]
                 best.append(max(cosines))
             late = sum(best) / len(best)
-            scores["pooled"][id], scores["late"][id], scores["hybrid"][id] = pooled, late, pooled + late
+            scores["pooled"][id], scores["late"][id], scores["paper"][id] = pooled, late, pooled + late
+            scores["hybrid"][id] = weights[0] * pooled + weights[1] * late
         first = sorted(scores["pooled"], key=scores["pooled"].get, reverse=True)[: max(candidates, top_k)]
-        scores["search"] = {id: scores["hybrid"][id] for id in first}
+        scores["search_pooled"] = {id: scores["hybrid"][id] for id in first}
         for kind, of_kind in scores.items():
             ranked = sorted(of_kind, key=lambda name: (-round(of_kind[name], 6), name))
             for a, b in pairwise(ranked[: top_k + 1]):
@@ -260,7 +270,7 @@ def test_every_metric_of_every_run_is_as_a_plain_implementation_has_it(graded, r
         assert result["runs"][kind] == pytest.approx(plain_metrics(graded.qrels, run), abs=1e-6), kind
     # The data can tell the runs, the cut-offs and the grades from one another.
     values = [tuple(result["runs"][kind].values()) for kind in runs]
-    assert len(set(values)) == 4
+    assert len(set(values)) == 5
     assert all(0 < value < 1 for of_run in values for value in of_run)
     binary = {query: {id: min(grade, 1) for id, grade in grades.items()} for query, grades in graded.qrels.items()}
     assert plain_metrics(binary, runs["hybrid"])["ndcg@10"] != pytest.approx(result["runs"]["hybrid"]["ndcg@10"])
@@ -268,14 +278,67 @@ def test_every_metric_of_every_run_is_as_a_plain_implementation_has_it(graded, r
 
 def test_depth_candidates_and_weights_are_used(graded, index):
     result = evaluate(graded, index, top_k=5, candidates=8, weights=(0.0, 1.0))
-    runs = plain_runs(graded, WordEncoder(), 5, 8)
-    for kind in ("pooled", "late"):
-        assert result["runs"][kind] == pytest.approx(plain_metrics(graded.qrels, runs[kind]), abs=1e-6)
+    runs = plain_runs(graded, WordEncoder(), 5, 8, (0, 1))
+    for kind, run in runs.items():
+        assert result["runs"][kind] == pytest.approx(plain_metrics(graded.qrels, run), abs=1e-6)
     assert result["runs"]["hybrid"] == result["runs"]["late"]
-    assert result["runs"]["search"] != result["runs"]["late"]
+    assert result["runs"]["search_pooled"] != result["runs"]["late"]
     assert result["settings"]["top_k"] == 5
     assert result["settings"]["candidates"] == 8
     assert result["settings"]["weights"] == [0.0, 1.0]
+
+
+def test_recall_is_the_share_of_the_exhaustive_best_among_the_candidates(graded, index):
+    found = evaluate(graded, index, candidates=20, top_k=3)["first_stages"]
+    runs = plain_runs(graded, WordEncoder(), 20, 20)
+    recalls = []
+    for query, ranked in runs["hybrid"].items():
+        recalls.append(sum(id in runs["search_pooled"][query] for id in ranked[:10]) / 10)
+    assert found["pooled"]["recall_of_best"] == pytest.approx(sum(recalls) / len(recalls))
+    assert 0 < found["pooled"]["recall_of_best"] < 1
+    assert found["exhaustive"]["recall_of_best"] == 1
+    assert [figures["documents_scored"] for figures in found.values()] == [20, 20, 150]
+
+
+def test_the_setting_of_the_index_is_measured_unless_another_is_given(graded, tmp_path):
+    config = IndexConfig(codec="exact", weights=(1, 1), weighting="none")
+    with SmartIndex.create(tmp_path / "index", WordEncoder(), config=config) as index:
+        own = evaluate(graded, index)
+        assert own["runs"]["hybrid"] == own["runs"]["paper"]
+        assert (own["settings"]["weights"], own["settings"]["weighting"]) == ([1, 1], "none")
+        given = evaluate(graded, index, weights=(1, 0), weighting="idf")
+        assert given["runs"]["hybrid"] == given["runs"]["pooled"] == given["runs"]["search_pooled"]
+        assert (given["settings"]["weights"], given["settings"]["weighting"]) == ([1, 0], "idf")
+
+
+def test_a_large_index_is_not_searched_whole_for_each_query(graded, index, monkeypatch):
+    monkeypatch.setattr("smart_rag.search.EXHAUSTIVE_DOCUMENTS", 149)
+    result = evaluate(graded, index)
+    assert result["auto"] == "terms"
+    assert list(result["first_stages"]) == ["terms", "pooled"]
+
+
+def test_rare_words_count_by_the_index_and_not_in_the_paper(tmp_path, minilm):
+    """With a model's own tokens, idf and none differ; each run is a ranking by the public scores."""
+    names = ["Anna", "Boris", "Chen", "Dana", "Emil", "Fatou"]
+    corpus = [{"_id": name, "text": f"The report of the visit that {name} made to the station."} for name in names]
+    queries = [{"_id": name, "text": f"what did {name} report of the visit?"} for name in names]
+    folder = write_dataset(tmp_path / "names", corpus, queries, [(name, name, 1) for name in names])
+    dataset = load_dataset(folder)
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add(dataset.documents)
+        encoded = index.encode_queries(list(dataset.queries.values()))
+        for weighting in ("idf", "none"):
+            found = evaluate(dataset, index, weighting=weighting, weights=(1, 1))
+            [block] = index.scores(encoded, weighting=weighting)
+            ranked = [sorted(zip(-row, block.ids, strict=True)) for row in block.pooled + block.late]
+            gains = [
+                1 / math.log2(2 + [id for _, id in row].index(name)) for row, name in zip(ranked, names, strict=True)
+            ]
+            assert found["runs"]["hybrid"]["ndcg@10"] == pytest.approx(sum(gains) / len(gains))
+            assert found["differences"]["hybrid - paper"]["verdict"] == "too few queries"
+        late = [next(iter(index.scores(encoded, weighting=weighting))).late for weighting in ("idf", "none")]
+        assert not np.allclose(*late)
 
 
 def test_queries_in_several_scans_are_ranked_as_in_one(graded, index, result, monkeypatch):
@@ -290,10 +353,20 @@ def test_the_keys_are_those_that_were_promised(result):
     metrics = dict.fromkeys(["ndcg@10", "recall@10", "recall@100", "mrr@10"])
     percentiles = dict.fromkeys(["p50", "p95"])
     opened = {name: None if name in ("settings", "versions", "machine") else keys(result[name]) for name in result}
+    searches = [f"search_{stage}" for stage in ("terms", "pooled", "exhaustive")]
+    figures = dict.fromkeys(["recall_of_best", "documents_scored"])
+    two_stage = dict.fromkeys(["encode", "candidates", "gather", "score", "total"], percentiles)
     assert opened == {
-        **dict.fromkeys(["dataset", "model", "settings", "versions", "machine", "documents", "queries"]),
-        "runs": dict.fromkeys(["pooled", "late", "hybrid", "search"], metrics),
-        "latency_ms": dict.fromkeys(["encode", "candidates", "gather", "score", "total"], percentiles),
+        **dict.fromkeys(["dataset", "model", "settings", "versions", "machine", "documents", "queries", "auto"]),
+        "runs": dict.fromkeys(["pooled", "late", "hybrid", "paper", *searches], metrics),
+        "differences": dict.fromkeys(
+            ["hybrid - pooled", "hybrid - paper", *(f"{name} - hybrid" for name in searches)],
+            dict.fromkeys(["ndcg@10", "low", "high", "verdict"]),
+        ),
+        "first_stages": {
+            **{stage: {**figures, "latency_ms": two_stage} for stage in ("terms", "pooled")},
+            "exhaustive": {**figures, "latency_ms": dict.fromkeys(["encode", "total"], percentiles)},
+        },
         "storage": dict.fromkeys(["bytes_per_token", "bytes_per_document", "tokens", "total_bytes"]),
         "ingest": dict.fromkeys(["documents_per_s", "tokens_per_s"]),
     }
@@ -315,12 +388,13 @@ def test_the_figures_fit_the_index(graded, index, result):
 
 
 def test_latencies_are_of_each_stage_and_of_the_whole(result):
-    latency = result["latency_ms"]
-    for percentiles in latency.values():
-        assert 0 < percentiles["p50"] <= percentiles["p95"] < 60_000
-    for stage in ("encode", "candidates", "gather", "score"):
-        for percentile in ("p50", "p95"):
-            assert latency[stage][percentile] < latency["total"][percentile]
+    for figures in result["first_stages"].values():
+        latency = figures["latency_ms"]
+        for percentiles in latency.values():
+            assert 0 < percentiles["p50"] <= percentiles["p95"] < 60_000
+        for step in set(latency) - {"total"}:
+            for percentile in ("p50", "p95"):
+                assert latency[step][percentile] < latency["total"][percentile]
 
 
 def test_the_speed_of_documents_that_were_there_is_unknown(graded, index, result):

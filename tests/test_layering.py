@@ -26,7 +26,9 @@ LAYERS = [
     {"candidates"},
     {"ingest", "search"},
     {"index"},
-    {"answer", "explain", "evaluation", "demo"},
+    {"answer", "explain", "demo", "dataset", "bootstrap"},
+    {"metrics"},
+    {"evaluation", "tuning"},
     {"cli"},
 ]
 OWNERS = {
@@ -37,6 +39,7 @@ OWNERS = {
     "sentence_transformers": {"encoder"},
     "transformers": {"encoder"},
     "openai": {"answer"},
+    "ir_measures": {"metrics"},
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
 

@@ -1,0 +1,40 @@
+"""Rankings and judgements in, figures out. The measures are ir-measures' (trec_eval's)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.dataset import Qrels
+from smart_rag.errors import MissingExtra
+
+# By query id: the ids of documents, best first.
+Run = dict[str, list[str]]
+
+MEASURES = {"ndcg@10": "nDCG@10", "recall@10": "R@10", "recall@100": "R@100", "mrr@10": "RR@10"}
+
+
+class Metrics:
+    """The measures of rankings against ``qrels``. Made first, so that a missing extra is found before the work."""
+
+    def __init__(self, qrels: Qrels, names: tuple[str, ...] = tuple(MEASURES)) -> None:
+        try:
+            import ir_measures
+        except ImportError as error:
+            raise MissingExtra("ir-measures", "eval", "evaluation") from error
+        self._positions = {query: i for i, query in enumerate(qrels)}
+        self._names = {ir_measures.parse_measure(MEASURES[name]): name for name in names}
+        self._evaluator = ir_measures.evaluator(list(self._names), qrels)
+
+    def by_query(self, run: Run) -> dict[str, NDArray[np.float64]]:
+        """Return each measure for every query of the judgements, in their order; what ``run`` lacks counts as 0."""
+        # The order is ours, ties and all: a measure that sorts by score must find it again.
+        scored = {query: {document: -rank for rank, document in enumerate(ids)} for query, ids in run.items()}
+        values = {name: np.zeros(len(self._positions)) for name in self._names.values()}
+        for metric in self._evaluator.iter_calc(scored):
+            values[self._names[metric.measure]][self._positions[metric.query_id]] = metric.value
+        return values
+
+    def mean(self, run: Run) -> dict[str, float]:
+        """Return the mean of each measure over the queries of the judgements."""
+        return {name: float(values.mean()) for name, values in self.by_query(run).items()}

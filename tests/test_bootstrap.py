@@ -1,0 +1,85 @@
+"""Intervals of differences: as plain loops draw them, and wide enough."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from smart_rag.bootstrap import Difference, difference
+from smart_rag.errors import InvalidInput
+
+
+def plain_interval(first, second, resamples, seed):
+    """The percentile interval by loops."""
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(resamples):
+        total = 0.0
+        for _ in range(len(first)):
+            i = int(generator.integers(0, len(first)))
+            total += first[i] - second[i]
+        means.append(total / len(first))
+    means.sort()
+    return means[int(0.025 * resamples)], means[int(0.975 * resamples)]
+
+
+def test_the_interval_is_as_plain_loops_have_it():
+    """With other draws, so within what 4,000 of them leave open."""
+    generator = np.random.default_rng(1)
+    first, second = generator.random(50), generator.random(50) ** 2
+    found = difference(first, second)
+    low, high = plain_interval(first.tolist(), second.tolist(), 4_000, 2)
+    assert found.mean == pytest.approx(sum(a - b for a, b in zip(first, second, strict=True)) / 50)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)
+    assert found.queries == 50
+
+
+def test_pairs_stay_together():
+    """Two systems that differ by the same for every query differ by that, however much queries differ."""
+    second = np.random.default_rng(0).random(40)
+    found = difference(second + 0.01, second)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
+    assert found.verdict == "better"
+    assert difference(second, second + 0.01).verdict == "worse"
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_95_of_100_intervals_hold_the_true_difference(skewed):
+    """Of 400 samples from a population whose mean is known, those whose interval holds it."""
+    generator = np.random.default_rng(5)
+    covered = 0
+    for i in range(400):
+        # nDCG of two systems: mostly the same, else somewhere between -1 and 1.
+        changes = generator.beta(1, 3, 100) if skewed else generator.uniform(-1, 1, 100)
+        changes = np.where(generator.random(100) < 0.5, 0, changes)
+        true = 0.5 * 0.25 if skewed else 0.0
+        found = difference(changes, np.zeros(100), resamples=1_000, seed=i)
+        covered += found.low <= true <= found.high
+    assert 0.91 <= covered / 400 <= 0.98  # three standard errors of 400 draws are .033
+
+
+def test_the_same_seed_draws_the_same():
+    values = np.random.default_rng(0).random((2, 35))
+    assert difference(*values) == difference(*values)
+    assert difference(*values).low != difference(*values, seed=1).low
+
+
+def test_many_queries_are_drawn_in_blocks_as_at_once(monkeypatch):
+    values = np.random.default_rng(0).random((2, 35))
+    at_once = difference(*values)
+    monkeypatch.setattr("smart_rag.bootstrap._BLOCK", 100)
+    in_blocks = difference(*values)
+    assert (in_blocks.low, in_blocks.high) == pytest.approx((at_once.low, at_once.high), abs=0.01)
+
+
+def test_equal_systems_and_few_queries_are_not_told_apart():
+    assert difference(np.ones(40), np.ones(40)) == Difference(0.0, 0.0, 0.0, 40)
+    assert difference(np.ones(40), np.ones(40)).verdict == "noise"
+    assert difference(np.ones(29), np.zeros(29)).verdict == "too few queries"
+    assert difference(np.ones(30), np.zeros(30)).verdict == "better"
+
+
+@pytest.mark.parametrize("values", [([], []), ([[1.0]], [[2.0]])])
+def test_what_is_no_list_of_values_is_refused(values):
+    with pytest.raises(InvalidInput, match="one value for each query"):
+        difference(*values)
