@@ -313,7 +313,7 @@ def info(db: Db, as_json: AsJson = False) -> None:
         "codec": found.manifest["config"]["codec"],
         "documents": f"{found.documents:,}",
         "tokens": f"{found.tokens:,}",
-        "token embeddings": _bytes(found.token_bytes),
+        "token embeddings, terms": _bytes(found.token_bytes),
         "pooled embeddings, texts": "in Chroma" if found.pooled_bytes is None else _bytes(found.pooled_bytes),
         "in all": _bytes(found.token_bytes + (found.pooled_bytes or 0)),
         "bytes per token": f"{found.token_bytes / found.tokens:,.0f}" if found.tokens else "-",

@@ -159,6 +159,10 @@ class DocumentStore:
             orphans=len(set(self.tokens.keys()) - set(keys)),
         )
 
+    def sidecar_bytes(self) -> int:
+        """Return the bytes in use on disk for token embeddings and terms."""
+        return self.tokens.stats().used_bytes + self._terms.used_bytes()
+
     def close(self) -> None:
         self.tokens.close()
         self._terms.close()

@@ -57,7 +57,7 @@ _BATCH = 128
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What an index holds and what it was made with; sizes in bytes on disk."""
+    """What an index holds and what it was made with; sizes in bytes on disk, ``token_bytes`` with the terms."""
 
     path: str
     documents: int
@@ -579,7 +579,7 @@ class SmartIndex:
             else None
         )
         return IndexInfo(
-            str(self.path), self.count(), stats.tokens, stats.used_bytes, pooled_bytes, asdict(self.manifest)
+            str(self.path), self.count(), stats.tokens, self._store.sidecar_bytes(), pooled_bytes, asdict(self.manifest)
         )
 
     def close(self) -> None:
