@@ -107,12 +107,12 @@ def content(index):
     documents = {d.id: d for d in index.documents()}
     ids = sorted(documents)
     tokens = {id: matrix.tobytes() for id, matrix in zip(ids, index.tokens(ids), strict=True)}
-    pooled = {hit.id: hit.pooled_score for hit in index.search("cat", top_k=max(len(ids), 1), exhaustive=True)}
+    pooled = {hit.id: hit.pooled_score for hit in index.search("cat", top_k=max(len(ids), 1), first_stage="exhaustive")}
     return documents, tokens, pooled
 
 
 def found(index, query):
-    return index.search(query, top_k=1, exhaustive=True)[0]
+    return index.search(query, top_k=1, first_stage="exhaustive")[0]
 
 
 # --- a first run and a second ---------------------------------------------------------------

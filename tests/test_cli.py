@@ -455,10 +455,10 @@ def test_info(db):
     assert (lines["index"], lines["model"], lines["dimension"]) == (str(db), "minilm", "384")
     assert (lines["documents"], lines["codec"]) == ("4", "2bit")
     assert int(lines["tokens"]) > 40
-    assert set(lines) >= {"token embeddings", "bytes per token", "bytes per document", "format"}
+    assert set(lines) >= {"token embeddings, terms", "bytes per token", "bytes per document", "format"}
     assert lines["in all"].endswith("kB")
     stored, rows, total = (
-        float(lines[line].split()[0]) for line in ("token embeddings", "pooled embeddings, texts", "in all")
+        float(lines[line].split()[0]) for line in ("token embeddings, terms", "pooled embeddings, texts", "in all")
     )
     assert abs(stored + rows - total) < 0.2
 
