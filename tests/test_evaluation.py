@@ -322,8 +322,18 @@ def test_rare_words_count_by_the_index_and_not_in_the_paper(tmp_path, minilm):
     """With a model's own tokens, idf and none differ; each run is a ranking by the public scores."""
     names = ["Anna", "Boris", "Chen", "Dana", "Emil", "Fatou", "Gita", "Hugo", "Ines", "Jon"]
     judged = dict(zip(names, names[3:] + names[:3], strict=True))  # not the best document, so that its rank can vary
-    corpus = [{"_id": name, "text": f"The report of the visit that {name} made to the station."} for name in names]
-    queries = [{"_id": name, "text": f"what did {name} report of the visit?"} for name in names]
+    things = ["boat", "report", "visit", "lamp", "winter"]
+    corpus = [
+        {
+            "_id": name,
+            "text": f"The {things[i % 5]} and the {things[i * i % 5]} of {name}, {names[i - 4]} and the station.",
+        }
+        for i, name in enumerate(names)
+    ]
+    queries = [
+        {"_id": name, "text": f"what did {name} say of the {things[i * 3 % 5]} and the {things[i % 3]} of the station?"}
+        for i, name in enumerate(names)
+    ]
     qrels = [(query, document, 1) for query, document in judged.items()]
     dataset = load_dataset(write_dataset(tmp_path / "names", corpus, queries, qrels))
     with SmartIndex.create(tmp_path / "index", minilm) as index:
