@@ -377,7 +377,7 @@ def test_a_piece_is_shown_when_it_arrives(db, monkeypatch):
         with pytest.raises(SystemExit) as end:
             cli.main()
     assert not end.value.code
-    assert screen.getvalue().startswith("The bearings are of the type 6205-2RS [1].\n\n[1]  1.")
+    assert screen.getvalue().startswith("The bearings are of the type 6205-2RS [1].\n\n[1]  2.")
 
 
 def test_the_answer_as_json(db, index):
