@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ class SmartEncoder:
         if not callable(self._model.tokenizer):
             raise EncoderError(_NO_TOKENS.format(model=self.model_name))
         self._special_ids = _special_ids(self._model.tokenizer)
+        self._is_punctuation: dict[int, bool] = {}
         self._has_template = "message" in self._model.modalities
         dimension = self._model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
@@ -354,13 +356,23 @@ class SmartEncoder:
         flat = torch.nn.functional.normalize(flat.float(), dim=1).cpu().numpy()
         # A copy for each text, so that keeping one keeps no other alive.
         starts = np.cumsum(keep.sum(axis=1))[:-1]
-        rows, ids = np.split(flat, starts), np.split(input_ids[keep].astype(np.int32), starts)
+        rows, ids = np.split(flat, starts), np.split(self._vocabulary_ids(input_ids[keep]), starts)
         none = np.full(1, -1, dtype=np.int32)
         return _Batch(
             pooled,
             [row.copy() if len(row) else pooled[i : i + 1].copy() for i, row in enumerate(rows)],
             [row.copy() if len(row) else none for row in ids],
         )
+
+    def _vocabulary_ids(self, input_ids: NDArray[np.int64]) -> TokenIds:
+        """Return ``input_ids`` (n), -1 for punctuation: by itself it says nothing, however rare it is in an index."""
+        unique, position = np.unique(input_ids, return_inverse=True)
+        for id in unique.tolist():
+            if id not in self._is_punctuation:
+                text = self._model.tokenizer.decode([id]).strip()
+                self._is_punctuation[id] = all(unicodedata.category(letter).startswith("P") for letter in text)
+        ids = [-1 if self._is_punctuation[id] else id for id in unique.tolist()]
+        return np.asarray(ids, dtype=np.int32)[position]
 
     def _keep(self, input_ids: NDArray[np.int64], attended: NDArray[np.bool_], prompt_length: int) -> NDArray[np.bool_]:
         """Return which positions (n, length) take part in late interaction."""

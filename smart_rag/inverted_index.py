@@ -82,17 +82,18 @@ class InvertedIndex:
     def weights(self, ids: TokenIds) -> NDArray[np.float32] | None:
         """Return the inverse document frequencies (n) of a query's tokens, over the documents there are now.
 
-        None where they say nothing: a token has no vocabulary id, or no document's tokens have.
+        A token that stands for no word counts as one that every document holds. None where
+        frequencies say nothing: no token of the query stands for a word, or none of any document.
         """
-        if not len(ids) or (ids < 0).any():
+        if (ids < 0).all():
             return None
         with self._mutex:
             self._refresh()
             if not self._count:
                 return None
             terms, token = np.unique(ids, return_inverse=True)
-            frequencies = np.asarray([len(self._positions(term)) for term in terms.tolist()], dtype=np.int64)
-            return inverse_document_frequency(frequencies, self._count)[token]
+            frequencies = [self._count if term < 0 else len(self._positions(term)) for term in terms.tolist()]
+            return inverse_document_frequency(np.asarray(frequencies, dtype=np.int64), self._count)[token]
 
     def best(self, ids: TokenIds, limit: int, admitted: NDArray[np.uint64] | None = None) -> list[str]:
         """Return the ids of the ``limit`` documents whose share of a query's tokens weighs most, best first.

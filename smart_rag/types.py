@@ -42,7 +42,7 @@ class TokenBatch:
 
     ``embeddings`` is (total, dimension), float32 or float16, rows L2-normalised;
     text ``i`` owns the rows ``offsets[i]:offsets[i + 1]``, at least one of them. ``ids`` is
-    (total) int32, each token's place in the model's vocabulary, -1 for what has none; without
+    (total) int32, each token's place in the model's vocabulary, -1 for what stands for no word; without
     it, tokens cannot be weighted by how rare they are, nor found by being the same.
     """
 

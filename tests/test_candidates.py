@@ -114,14 +114,15 @@ def test_queries_together_are_queries_alone(index):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("weighting", ["idf", "none"])
 def test_search_equals_loops(index, strategy, weighting):
-    """Late scores with each query token weighted by its inverse document frequency, unless a token has none."""
+    """Late scores with each query token weighted by its inverse document frequency; "?" as if all documents held it."""
     held = documents(40)
     texts = [document.text for document in held]
     encoder = VocabularyEncoder()
     for query in QUERIES:
         encoded = encoder.encode_query([query])
-        even = weighting == "none" or "?" in query.split()
-        parts = [1.0 if even else weight(word, texts) for word in query.split()]
+        even = weighting == "none" or set(query.split()) == {"?"}
+        idf = [math.log(2) if word == "?" else weight(word, texts) for word in query.split()]
+        parts = [1.0] * len(idf) if even else idf
         hits = index.search(query, 40, first_stage=strategy, weighting=weighting, where={"even": True})
         assert {hit.id for hit in hits} == {document.id for document in held if document.metadata["even"]}
         for hit in hits:

@@ -164,9 +164,10 @@ def test_an_empty_store_says_nothing(index):
 
 
 def test_tokens_without_an_id(store, index):
-    """No weights for a query that has one; its other tokens find documents still."""
-    put(store, {"a": {1}, "b": {2}})
-    assert index.weights(int32(1, -1)) is None
+    """They count as tokens that every document holds, and find none; a query of nothing else has no weights."""
+    put(store, {"a": {1, 3}, "b": {2, 3}})
+    assert index.weights(int32(1, -1, 3)).tolist() == pytest.approx([math.log(3), math.log(2), math.log(2)])
+    assert index.weights(int32(-1, -1)) is None
     assert index.weights(int32()) is None
     assert index.best(int32(-1, 2), 5) == ["b"]
     assert index.best(int32(-1), 5) == []
