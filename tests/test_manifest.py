@@ -30,6 +30,11 @@ GOLDEN = """{
   "own_chroma": true,
   "config": {
     "codec": "float32",
+    "weights": [
+      1.0,
+      2.0
+    ],
+    "weighting": "idf",
     "chunk_tokens": 64,
     "chunk_overlap": 7,
     "hnsw_max_neighbors": 48,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from smart_rag import scoring
 from smart_rag.codec import codec
+from smart_rag.config import check_weights
 from smart_rag.demo import sample_folder, sample_questions
 from smart_rag.errors import DimensionMismatch, InvalidInput
 from smart_rag.types import TokenBatch, TokenCodes
@@ -341,20 +342,20 @@ def test_token_dimension_mismatch():
 def test_weights_that_cannot_be_used(weights):
     """Weights that give no ranking are refused, and shown."""
     with pytest.raises(InvalidInput, match=r"weights must be two numbers .*" + re.escape(f"got {weights!r}")):
-        scoring.check_weights(weights)
+        check_weights(weights)
 
 
 @pytest.mark.parametrize("weights", ["ab", (None, 1), 1.0, None, ([1], 2)])
 def test_weights_that_are_no_numbers(weights):
     """What is not two numbers is refused like any other bad weights."""
     with pytest.raises(InvalidInput, match="weights must be two numbers"):
-        scoring.check_weights(weights)
+        check_weights(weights)
 
 
 @pytest.mark.parametrize("weights", [(1, 0), (0, 2.5), [1, 1], np.float32([0.5, 1])])
 def test_weights_that_can_be_used(weights):
     """Good weights come back as a tuple of floats."""
-    checked = scoring.check_weights(weights)
+    checked = check_weights(weights)
     assert checked == tuple(weights)
     assert [type(value) for value in checked] == [float, float]
 
@@ -561,6 +562,7 @@ def test_a_forked_process_scores_too():
 import os, numpy as np
 from smart_rag import TokenBatch, scoring
 from smart_rag.codec import codec
+from smart_rag.config import check_weights
 from smart_rag.types import TokenCodes
 rng = np.random.default_rng(0)
 tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
