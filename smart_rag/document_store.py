@@ -7,7 +7,7 @@ that no row names, which `DocumentStore.vacuum` reclaims.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,10 +65,12 @@ class DocumentStore:
 
     def link(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> int:
         """Write ``rows`` whose tokens are prepared, and return how many replaced a row of the same id."""
-        replaced = self._write(rows, pooled, [self._prepared[row.key] for row in rows])
-        for row in rows:
-            self._prepared.pop(row.key, None)
-        return replaced
+        return self._write(rows, pooled, [self._prepared[row.key] for row in rows])
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Forget what was prepared under ``keys``: all rows that name them are written."""
+        for key in keys:
+            self._prepared.pop(key, None)
 
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
         """Write tokens and terms of ``rows`` again."""

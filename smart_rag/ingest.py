@@ -162,6 +162,7 @@ class Ingest:
         for batch in _batches(encoded):
             replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))
             report += self._committed(batch, replaced, on_progress)
+        self.store.forget(row.key for row in encoded)
         new.sort(key=lambda row: len(row.document.text), reverse=True)
         return report + self._encode_and_commit(new, on_progress)
 

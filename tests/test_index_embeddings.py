@@ -44,6 +44,16 @@ def test_what_was_encoded_before_is_not_encoded_again(index, encoder, tmp_path):
     assert index.verify().sound
 
 
+def test_equal_texts_in_several_batches_are_encoded_once(index, encoder, monkeypatch):
+    monkeypatch.setattr("smart_rag.ingest._BATCH", 1)
+    documents = [Document(name, "dogs bark") for name in ("a", "b", "c")]
+    vectors = index.encode_documents([document.text for document in documents])
+    encoder.documents.clear()
+    assert index.add(documents, pooled=vectors.pooled).added == 3
+    assert encoder.documents == ["dogs bark"]  # to see that the embeddings are of this model
+    assert index.verify().sound
+
+
 def test_what_is_not_at_hand_is_encoded(index, encoder):
     vectors = WordEncoder().encode_document(list(TEXTS.values()))
     index.add(DOCUMENTS, pooled=vectors.pooled)
