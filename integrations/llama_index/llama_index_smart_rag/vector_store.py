@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
 from smart_rag.errors import InvalidInput
 from smart_rag.manifest import FILE_NAME
 
@@ -47,6 +47,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         path: the folder of the index; one is made where there is none.
         model_name: for a new index; for an old one, it must be the one it was made with.
         candidates: how many nodes are scored.
+        first_stage: how they are chosen, as in `SmartIndex.search`.
         weights: of the pooled and the late score; by default the index's.
     """
 
@@ -55,6 +56,7 @@ class SmartVectorStore(BasePydanticVectorStore):
     path: str = Field(description="The folder of the index.")
     model_name: str | None = Field(default=None, description="Name of the embedding model.")
     candidates: int = Field(default=DEFAULT_CANDIDATES, description="How many nodes are scored.")
+    first_stage: FirstStageName = Field(default="auto", description="How they are chosen.")
     weights: tuple[float, float] | None = Field(default=None, description="Of the pooled and the late score.")
 
     _index: SmartIndex | None = PrivateAttr(default=None)
@@ -67,6 +69,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         model_name: str | None = None,
         *,
         candidates: int = DEFAULT_CANDIDATES,
+        first_stage: FirstStageName = "auto",
         weights: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
@@ -82,6 +85,7 @@ class SmartVectorStore(BasePydanticVectorStore):
             "path": str(path),
             "model_name": model_name,
             "candidates": candidates,
+            "first_stage": first_stage,
             "weights": weights,
             **options,
         }
@@ -245,7 +249,9 @@ class SmartVectorStore(BasePydanticVectorStore):
     def _search(
         self, query: Representation, top_k: int, where: Mapping[str, Any] | None, weights: tuple[float, float] | None
     ) -> list[Hit]:
-        return self.index.search(query, top_k, candidates=self.candidates, where=where, weights=weights)
+        return self.index.search(
+            query, top_k, candidates=self.candidates, first_stage=self.first_stage, where=where, weights=weights
+        )
 
     def _representation(self, query: VectorStoreQuery) -> tuple[Representation, tuple[float, float] | None]:
         """Return what to search by, and with which weights."""

@@ -467,8 +467,21 @@ print(json.dumps([[node.node_id, node.score, node.node.ref_doc_id, node.metadata
     assert [row[3] for row in found] == [node.metadata for node in expected.nodes]
 
 
+def test_the_first_stage_reaches_the_index(store):
+    """By pooled cosine alone, a passage that is long about something else is not among few candidates."""
+    long = "keys and a great many other things, " + " ".join(f"thing{i}" for i in range(400))
+    store.add([*nodes_of(), TextNode(id_="long", text=long)])
+    found = {}
+    for first_stage in ("pooled", "exhaustive", "auto"):
+        copied = SmartVectorStore.from_index(store.index, candidates=1, first_stage=first_stage, weights=(0.0, 1.0))
+        found[first_stage] = ids(copied, "keys and things,", top_k=1)
+    assert found["pooled"] != found["exhaustive"] == found["auto"] == ["long"]
+    with pytest.raises(ValueError, match="first_stage"):
+        SmartVectorStore.from_index(store.index, first_stage="best")
+
+
 def test_serialisation(tmp_path, caplog):
-    store = SmartVectorStore(tmp_path / "index", "minilm", candidates=50, weights=(1.0, 0.5))
+    store = SmartVectorStore(tmp_path / "index", "minilm", candidates=50, first_stage="terms", weights=(1.0, 0.5))
     store.add(nodes_of())
     expected = ids(store)
     with caplog.at_level(logging.WARNING):
