@@ -311,6 +311,9 @@ def info(db: Db, as_json: AsJson = False) -> None:
         "model": encoder["model"] if encoder else "none (vectors are the caller's)",
         "dimension": found.manifest["dimension"],
         "codec": found.manifest["config"]["codec"],
+        "score": "{:g} x pooled + {:g} x late, query tokens by {}".format(
+            *found.manifest["config"]["weights"], found.manifest["config"]["weighting"]
+        ),
         "documents": f"{found.documents:,}",
         "tokens": f"{found.tokens:,}",
         "token embeddings, terms": _bytes(found.token_bytes),

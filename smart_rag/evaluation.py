@@ -16,6 +16,7 @@ from smart_rag import bootstrap, scoring
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
 from smart_rag.dataset import Dataset
+from smart_rag.errors import InvalidInput
 from smart_rag.index import SmartIndex
 from smart_rag.metrics import Metrics, Run
 from smart_rag.search import automatic_first_stage
@@ -44,6 +45,9 @@ def evaluate(
     The runs are ``pooled``, ``late``, ``hybrid`` and ``paper`` over every document, and
     ``search_<first stage>``: one `SmartIndex.search` for each query, whose stages are timed.
     ``docs/evaluation.md`` explains each key.
+
+    Raises:
+        InvalidInput: the index holds other documents than the dataset's.
     """
     check_count("top_k", top_k)
     check_count("candidates", candidates)
@@ -52,6 +56,13 @@ def evaluate(
     weighting = config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)
     metrics = Metrics(dataset.qrels)
+    own = {document.id for document in dataset.documents}
+    foreign = next((document.id for document in index.documents() if document.id not in own), None)
+    if foreign is not None:
+        raise InvalidInput(
+            f"{index.path} holds documents that are not of {dataset.name}, such as {foreign!r}: they would be ranked "
+            "with it; use another folder"
+        )
     started = time.perf_counter()
     report = index.add(dataset.documents, show_progress=show_progress)
     seconds = time.perf_counter() - started

@@ -180,6 +180,7 @@ class SmartIndex:
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
         """Return a new index of ``documents`` whose vectors the caller brings; ``options`` as in `create`."""
+        _check_given(documents, representation)  # first: what is refused leaves no folder behind
         index = cls.create(path, None, dimension=representation.pooled.shape[1], **options)
         index.add_embeddings(documents, representation)
         return index
@@ -276,9 +277,7 @@ class SmartIndex:
             DimensionMismatch: the vectors are of another width than the index's.
             InvalidInput: as `add`, or a vector is not finite.
         """
-        check_documents(documents)
-        if len(documents) != len(representation):
-            raise InvalidInput(f"{len(documents)} documents with the vectors of {len(representation)}")
+        _check_given(documents, representation)
         self._check_vectors(representation)
         rows = [
             Row(document, content_key("vectors", self.manifest.config.codec, _bytes(tokens)))
@@ -386,7 +385,7 @@ class SmartIndex:
                 Chroma does not take.
             MissingTokens: a candidate's tokens are gone; `verify` repairs that.
         """
-        queries = [query] if isinstance(query, str) else query
+        queries = query if isinstance(query, Representation) else [query]
         return self.search_many(
             queries,
             top_k,
@@ -687,6 +686,12 @@ class SmartIndex:
                     ) from None
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
             yield
+
+
+def _check_given(documents: Sequence[Document], vectors: Representation) -> None:
+    check_documents(documents)
+    if len(documents) != len(vectors):
+        raise InvalidInput(f"{len(documents)} documents with the vectors of {len(vectors)}")
 
 
 def _bytes(tokens: NDArray[Any]) -> bytes:

@@ -23,7 +23,7 @@ from smart_rag.config import (
 from smart_rag.document_store import DocumentStore
 from smart_rag.encoder import Encoder
 from smart_rag.errors import InvalidInput
-from smart_rag.pooled_index import Where
+from smart_rag.pooled_index import Where, is_unicode
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.types import Document, Hit, Representation, TokenBatch
 
@@ -189,11 +189,15 @@ def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
 
 def check_queries(queries: Sequence[str]) -> None:
     """Raise `InvalidInput` unless each of ``queries`` is a text that is not empty."""
+    if isinstance(queries, str | bytes):
+        raise InvalidInput(f"expected several queries, got one {type(queries).__name__}")
     for i, query in enumerate(queries):
+        which = f"query {i}" if len(queries) > 1 else "the query"
         if not isinstance(query, str) or not query.strip():
-            which = f"query {i}" if len(queries) > 1 else "the query"
             is_wrong = "is empty" if isinstance(query, str) else f"is a {type(query).__name__}"
             raise InvalidInput(f"{which} {is_wrong}; expected a text")
+        if not is_unicode(query):
+            raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
 
 
 def device_of(encoder: Encoder | None) -> str:

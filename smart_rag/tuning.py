@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag import bootstrap, scoring
 from smart_rag.bootstrap import FEWEST_QUERIES, Difference
-from smart_rag.config import EXHAUSTIVE_DOCUMENTS, Weighting
+from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting
 from smart_rag.dataset import Qrels
 from smart_rag.errors import InvalidInput
 from smart_rag.index import SmartIndex
@@ -77,7 +79,7 @@ def tune(
     `SmartIndex.set_weights` takes the choice.
 
     Raises:
-        InvalidInput: fewer than 30 queries have a relevant document, or none of these is found.
+        InvalidInput: fewer than 30 queries have a relevant document, or none of these is in the index.
     """
     judged = {id: text for id, text in queries.items() if any(grade > 0 for grade in qrels.get(id, {}).values())}
     if len(judged) < FEWEST_QUERIES:
@@ -90,12 +92,13 @@ def tune(
     metrics = Metrics({id: qrels[id] for id in judged}, ("ndcg@10",))
     config = index.manifest.config
     current = Setting(config.weights, config.weighting)
-    candidates = _candidates(index, judged, show_progress)
-    if not any(qrels[id].get(name, 0) > 0 for id in judged for name in candidates[current.weighting][id].ids):
+    relevant = {name for id in judged for name, grade in qrels[id].items() if grade > 0}
+    if not index.get(list(relevant)):
         raise InvalidInput(
-            f"{index.path}: no query has a relevant document among its {_CANDIDATES} best; judgements name documents "
-            "by the ids that they have in the index (`smart-rag search --json` shows them)"
+            f"{index.path}: no relevant document of the {len(judged)} queries is in the index; judgements name "
+            "documents by the ids that they have there (`smart-rag search --json` shows them)"
         )
+    candidates = _candidates(index, judged, show_progress)
     settings = _settings(current)
     values = np.stack(
         [
@@ -166,11 +169,17 @@ def _candidates(
 
 
 def _settings(current: Setting) -> list[Setting]:
-    """Return the settings to try, ``current`` first and then those of its weighting, each ranking once."""
+    """Return the settings to try, each ranking once: ``current``, then the others, the nearest to the defaults first.
+
+    Where many are as good as each other, it is the first that is taken.
+    """
+
+    def distance(ratio: tuple[float, float]) -> float:
+        return abs(math.atan2(*ratio) - math.atan2(*DEFAULT_WEIGHTS))
+
     settings = [current]
-    other: Weighting = "none" if current.weighting == "idf" else "idf"
-    for weighting in (current.weighting, other):
-        for pooled, late in RATIOS:
+    for pooled, late in sorted(RATIOS, key=distance):
+        for weighting in get_args(Weighting):
             setting = Setting((float(pooled), float(late)), weighting)
             if not any(setting.ranks_as(known) for known in settings):
                 settings.append(setting)

@@ -455,6 +455,7 @@ def test_info(db):
     assert (lines["index"], lines["model"], lines["dimension"]) == (str(db), "minilm", "384")
     assert (lines["documents"], lines["codec"]) == ("4", "2bit")
     assert int(lines["tokens"]) > 40
+    assert lines["score"] == "1 x pooled + 2 x late, query tokens by idf"
     assert set(lines) >= {"token embeddings, terms", "bytes per token", "bytes per document", "format"}
     assert lines["in all"].endswith("kB")
     stored, rows, total = (

@@ -359,6 +359,14 @@ def test_queries_in_several_scans_are_ranked_as_in_one(graded, index, result, mo
     assert evaluate(graded, index)["runs"] == result["runs"]
 
 
+def test_an_index_of_other_documents_is_left_alone(graded, tmp_path):
+    with SmartIndex.create(tmp_path / "own", WordEncoder()) as own:
+        own.add([Document("mine", "notes of my own")])
+        with pytest.raises(InvalidInput, match="not of random words, such as 'mine'"):
+            evaluate(graded, own)
+        assert own.count() == 1
+
+
 def test_the_keys_are_those_that_were_promised(result):
     def keys(value):
         return {name: keys(inner) for name, inner in value.items()} if isinstance(value, dict) else None

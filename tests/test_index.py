@@ -500,6 +500,35 @@ def test_an_empty_query_is_refused(index, query):
         index.search_many(["The dog", None])
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (None, "the query is a NoneType"),
+        (5, "the query is a int"),
+        (b"dogs", "the query is a bytes"),
+        (["dogs", "cats"], "the query is a list"),
+        ("dogs\udce9", "the query holds a lone surrogate"),
+    ],
+)
+def test_what_is_no_query_is_refused(index, query, message):
+    with pytest.raises(errors.InvalidInput, match=message):
+        index.search(query)
+
+
+def test_several_queries_are_not_one_text(index):
+    with pytest.raises(errors.InvalidInput, match="expected several queries, got one str"):
+        index.search_many("dogs")
+
+
+def test_vectors_that_are_refused_leave_no_folder(tmp_path):
+    vectors = LetterEncoder().encode_document(["one", "two"])
+    with pytest.raises(errors.InvalidInput, match="1 documents with the vectors of 2"):
+        SmartIndex.from_embeddings(tmp_path / "own", [Document("a", "one")], vectors)
+    assert not (tmp_path / "own").exists()
+    with SmartIndex.from_embeddings(tmp_path / "own", [Document("a", "one"), Document("b", "two")], vectors) as own:
+        assert own.count() == 2
+
+
 def test_an_empty_index_finds_nothing(tmp_path):
     with SmartIndex.create(tmp_path / "index", LetterEncoder()) as index:
         assert index.search("anything") == []

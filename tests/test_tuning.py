@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from dataclasses import replace
 
@@ -133,8 +134,24 @@ def test_few_queries_are_refused(late_only):
 
 def test_judgements_of_other_documents_are_refused(late_only):
     index, queries, _ = late_only
-    with pytest.raises(InvalidInput, match="no query has a relevant document among its 500 best; judgements name"):
+    with pytest.raises(InvalidInput, match=r"no relevant document of the .* is in the index; judgements name"):
         tune(index, queries, {id: {"elsewhere": 1} for id in queries})
+
+
+def test_of_equals_the_nearest_to_the_defaults_is_taken(late_only):
+    """From the pooled score alone, where all that listen to late interaction find the same."""
+    index, queries, qrels = late_only
+    found = tune(index, queries, qrels)
+    best = max(found.scores.values())
+    as_good = [setting for setting, score in found.scores.items() if score == pytest.approx(best, abs=1e-9)]
+    assert len(as_good) > 1
+
+    def distance(setting):
+        return abs(math.atan2(*setting.weights) - math.atan2(1, 2))
+
+    assert found.choice == found.current or distance(found.choice) == min(map(distance, as_good))
+    order = [distance(setting) for setting in list(found.scores)[1:]]
+    assert order == sorted(order)
 
 
 # --- what the index keeps ---------------------------------------------------------------------
