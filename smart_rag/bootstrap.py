@@ -6,7 +6,7 @@ Smucker, Allan and Carterette (2007) compare such tests for retrieval; this one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -39,6 +39,10 @@ class Difference:
         if self.low <= 0 <= self.high:
             return "noise"
         return "better" if self.low > 0 else "worse"
+
+    def as_json(self, measure: str) -> dict[str, Any]:
+        """Return the difference in ``measure`` as JSON values."""
+        return {measure: self.mean, "low": self.low, "high": self.high, "verdict": self.verdict}
 
 
 def difference(

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.padding import Padding
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from smart_rag import display
 from smart_rag._version import __version__
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
@@ -35,10 +35,7 @@ from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
 from smart_rag.types import AddReport
 
 if TYPE_CHECKING:
-    from smart_rag.demo import SampleQuestion
     from smart_rag.index import SmartIndex
-    from smart_rag.tuning import Setting, Tuning
-    from smart_rag.types import Hit
 
 
 class _Commands(TyperGroup):
@@ -74,8 +71,6 @@ Model = Annotated[
 ]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_PASSAGE = 420  # characters of a passage that a person is shown
 
 
 def main() -> None:
@@ -147,7 +142,7 @@ def search(
     with _open(db) as index:
         hits = index.search(query, top_k, candidates=candidates, where=_where(where), first_stage=first_stage)
         if as_json:
-            _print_json([_hit_json(hit) for hit in hits])
+            _print_json([display.hit_json(hit) for hit in hits])
             return
         if not hits:
             out.print("nothing found")
@@ -157,7 +152,7 @@ def search(
             err.print(Text(f"no words are emphasised: {error}", style="dim"))
             words = [[] for _ in hits]
         for hit, spans in zip(hits, words, strict=True):
-            out.print(_hit_text(hit, index.manifest.config.weights, spans))
+            out.print(display.hit_text(hit, index.manifest.config.weights, spans))
 
 
 @app.command()
@@ -206,7 +201,7 @@ def ask(
         )
     if as_json:
         text = "".join(reply) if reply.sources else None
-        sources = [_hit_json(hit) for hit in reply.sources]
+        sources = [display.hit_json(hit) for hit in reply.sources]
         _print_json({"answer": text, "finish_reason": reply.finish_reason, "sources": sources})
         return
     if not reply.sources:
@@ -226,7 +221,7 @@ def ask(
     for hit in reply.sources:
         out.print(
             Text.assemble(
-                (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (_place(hit), "cyan")
+                (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (display.place(hit), "cyan")
             ),
             soft_wrap=True,
         )
@@ -259,7 +254,7 @@ def eval_command(
     if json_file == "-":
         _print_json(result)
         return
-    out.print(_evaluation_tables(result))
+    out.print(display.evaluation_tables(result))
     if json_file:
         Path(json_file).write_text(json.dumps(result, indent=2), encoding="utf-8")
 
@@ -285,13 +280,13 @@ def tune(
         if writes:
             index.set_weights(found.choice.weights, found.choice.weighting)
     if as_json:
-        _print_json(_tuning_json(found, written=writes))
+        _print_json(display.tuning_json(found, written=writes))
         return
-    out.print(_tuning_table(found))
+    out.print(display.tuning_table(found))
     done = "The best is now the index's own." if writes else "The index is left as it is."
     if found.choice != found.current and not (writes or dry_run):
         done += " --force takes the best all the same."
-    out.print(Text(_tuning_verdict(found) + "\n" + done), soft_wrap=True)
+    out.print(Text(display.tuning_verdict(found) + "\n" + done), soft_wrap=True)
 
 
 @app.command()
@@ -305,7 +300,7 @@ def info(db: Db, as_json: AsJson = False) -> None:
         _print_json(asdict(found))
         return
     table = Table.grid(padding=(0, 2))
-    encoder = found.manifest["encoder"]
+    encoder, size = found.manifest["encoder"], display.size_text
     rows = {
         "index": found.path,
         "model": encoder["model"] if encoder else "none (vectors are the caller's)",
@@ -316,9 +311,11 @@ def info(db: Db, as_json: AsJson = False) -> None:
         ),
         "documents": f"{found.documents:,}",
         "tokens": f"{found.tokens:,}",
-        "token embeddings, terms": _bytes(found.token_bytes),
-        "pooled embeddings, texts": "in Chroma" if found.pooled_bytes is None else _bytes(found.pooled_bytes),
-        "in all": _bytes(found.token_bytes + (found.pooled_bytes or 0)),
+        "token embeddings, terms": size(found.token_bytes),
+        "pooled embeddings, texts": "in Chroma"
+        if found.pooled_bytes is None
+        else display.size_text(found.pooled_bytes),
+        "in all": display.size_text(found.token_bytes + (found.pooled_bytes or 0)),
         "bytes per token": f"{found.token_bytes / found.tokens:,.0f}" if found.tokens else "-",
         "bytes per document": f"{found.token_bytes / found.documents:,.0f}" if found.documents else "-",
         "format": f"{found.manifest['format_version']}, made with smart-rag {found.manifest['created_with']}",
@@ -385,8 +382,8 @@ def demo(
             _print_report(index.add_files([sample_folder()], show_progress=_on_terminal()))
             out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
             for question in (question for question in sample_questions() if question.demo):
-                out.print(_comparison(index, question))
-    program = "smart-rag" if shutil.which("smart-rag") else _short(str(Path(sys.argv[0]).absolute()))
+                out.print(display.comparison(index, question))
+    program = "smart-rag" if shutil.which("smart-rag") else display.short_path(str(Path(sys.argv[0]).absolute()))
     out.print(
         Text.assemble(
             "A pooled vector stands for a whole passage, so a detail in it drowns; SMART also looks at each word.\n",
@@ -445,187 +442,4 @@ def _print_report(report: AddReport) -> None:
         were = "was" if len(report.failed) == 1 else "were"
         err.print(Text(f"{_number(len(report.failed), 'file')} {were} left out:", style="bold yellow"))
         for failed in report.failed:
-            err.print(Text(f"  {_short(str(failed.path))}: {failed.reason}"), soft_wrap=True)
-
-
-def _hit_json(hit: Hit) -> dict[str, Any]:
-    return {
-        "rank": hit.rank,
-        "id": hit.id,
-        "score": hit.score,
-        "pooled_score": hit.pooled_score,
-        "late_score": hit.late_score,
-        "source": hit.source,
-        "page": hit.page,
-        "text": hit.text,
-        "metadata": dict(hit.metadata),
-    }
-
-
-def _place(hit: Hit) -> str:
-    name = _short(hit.source) if hit.source else hit.id
-    return f"{name}, page {hit.page}" if hit.page is not None else name
-
-
-def _short(path: str) -> str:
-    """Return a path as seen from here, if it lies below."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
-
-
-def _hit_text(hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]]) -> Group:
-    parts = zip(weights, (hit.pooled_score, hit.late_score), ("pooled", "late"), strict=True)
-    head = Text.assemble(
-        (f"{hit.rank:>2}  ", "bold"),
-        (f"{hit.score:.3f}", "bold green"),
-        (f" = {' + '.join(f'{weight:g} x {score:.3f} {name}' for weight, score, name in parts)}  ", "dim"),
-        (_place(hit), "cyan"),
-    )
-    return Group(head, Padding(_passage(hit.text, words), (0, 0, 1, 4)))
-
-
-def _passage(text: str, words: list[tuple[int, int]]) -> Text:
-    """Return the stretch of ``text`` that holds most of ``words``, with them emphasised, a line for each paragraph."""
-    starts = [0, *(text.rfind(" ", 0, start) + 1 for start, _ in words)]
-    start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE for a, b in words))
-    stop = len(text) if start + _PASSAGE >= len(text) else text.rfind(" ", start, start + _PASSAGE)
-    stop = stop if stop > start else start + _PASSAGE
-    passage = Text(text)
-    for a, b in words:
-        passage.stylize("bold yellow", a, b)
-    passage = passage[start:stop]
-    paragraphs = [
-        Text(" ").join(line for line in paragraph.split("\n") if line.plain.strip())
-        for paragraph in passage.split("\n\n")
-        if paragraph.plain.strip()
-    ]
-    return Text.assemble("… " if start else "", Text("\n").join(paragraphs), " …" if stop < len(text) else "")
-
-
-def _comparison(index: SmartIndex, question: SampleQuestion) -> Group:
-    table = Table(expand=True, show_edge=False, pad_edge=False)
-    table.add_column("pooled vector alone", ratio=1)
-    table.add_column("SMART: pooled + late interaction", ratio=1)
-    pooled = index.search(question.question, 3, weights=(1.0, 0.0))
-    smart = index.search(question.question, 3)
-    for left, right in zip(pooled, smart, strict=True):
-        table.add_row(_demo_cell(left, question), _demo_cell(right, question))
-    return Group(Text(question.question, style="bold"), Padding(table, (0, 0, 1, 2)))
-
-
-def _demo_cell(hit: Hit, question: SampleQuestion) -> Text:
-    place = Path(hit.source or hit.id).name + (f", page {hit.page}" if hit.page is not None else "")
-    text = " ".join(hit.text.split())
-    answers = question.answer in text
-    at = max(0, text.find(question.answer) - 60) if answers else 0
-    snippet = ("… " if at else "") + text[at : at + 150] + " …"
-    mark = ("✓ ", "bold green") if answers else ("✗ ", "red")
-    return Text.assemble(
-        mark, (f"{hit.score:.3f}  ", "bold"), (place, "cyan"), "\n", (snippet, "" if answers else "dim")
-    )
-
-
-def _evaluation_tables(result: Mapping[str, Any]) -> Group:
-    quality = Table(title=f"{result['dataset']}: {result['documents']:,} documents, {result['queries']:,} queries")
-    quality.add_column("ranking")
-    metrics = list(result["runs"]["hybrid"])
-    for metric in metrics:
-        quality.add_column(metric, justify="right")
-    for name, values in result["runs"].items():
-        quality.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))
-    differences = Table(title="differences in nDCG@10")
-    for column in ("", "mean", "95 % interval", ""):
-        differences.add_column(column, justify="right" if column else "left")
-    for name, values in result["differences"].items():
-        interval = f"{values['low']:+.4f} to {values['high']:+.4f}"
-        differences.add_row(name, f"{values['ndcg@10']:+.4f}", interval, values["verdict"])
-    searches = Table(title=f"one search, by its first stage (auto: {result['auto']}); p50 in milliseconds, last: p95")
-    steps = list(dict.fromkeys(step for values in result["first_stages"].values() for step in values["latency_ms"]))
-    searches.add_column("")
-    for column in ("best 10 found", "scored", *steps, "p95"):
-        searches.add_column(column, justify="right")
-    for stage, values in result["first_stages"].items():
-        times = values["latency_ms"]
-        searches.add_row(
-            stage,
-            f"{values['recall_of_best']:.4f}",
-            f"{values['documents_scored']:,.0f}",
-            *(f"{times[step]['p50']:.1f}" if step in times else "-" for step in steps),
-            f"{times['total']['p95']:.1f}",
-        )
-    storage, ingest = result["storage"], result["ingest"]
-    speed = (
-        f"{ingest['documents_per_s']:.1f} documents/s" if ingest["documents_per_s"] else "not measured, it was there"
-    )
-    return Group(
-        quality,
-        differences,
-        searches,
-        f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
-        f"document, {_bytes(storage['total_bytes'])} in all; ingest: {speed}",
-    )
-
-
-def _setting_json(setting: Setting) -> dict[str, Any]:
-    return {"weights": list(setting.weights), "weighting": setting.weighting}
-
-
-def _tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
-    held_out = found.held_out
-    return {
-        "queries": found.queries,
-        "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
-        "current": _setting_json(found.current),
-        "choice": _setting_json(found.choice),
-        "held_out": {
-            "ndcg@10": held_out.mean,
-            "low": held_out.low,
-            "high": held_out.high,
-            "verdict": held_out.verdict,
-        },
-        "written": written,
-    }
-
-
-def _tuning_table(found: Tuning) -> Table:
-    """Return the score of each setting, a row for each ratio of weights, from late alone to pooled alone."""
-    table = Table(title=f"nDCG@10 of {found.queries:,} queries")
-    table.add_column("pooled : late")
-    for column in ("tokens by idf", "all the same"):
-        table.add_column(column, justify="right")
-    rows: dict[tuple[float, float], dict[str, Text]] = {}
-    for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
-        mark = " best" if setting == found.choice else " now" if setting == found.current else ""
-        cell = Text(f"{found.scores[setting]:.4f}{mark:<5}", style="bold" if mark else "")
-        rows.setdefault(setting.weights, {})[setting.weighting] = cell
-    for weights, cells in rows.items():
-        table.add_row(_ratio(weights), cells.get("idf", ""), cells.get("none", ""))
-    return table
-
-
-def _tuning_verdict(found: Tuning) -> str:
-    if found.choice == found.current:
-        return f"The index's own setting, {_setting(found.current)}, is the best."
-    held_out = found.held_out
-    is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
-    return (
-        f"Best: {_setting(found.choice)}; now: {_setting(found.current)}.\n"
-        f"On queries held out, the best of the others: {held_out.mean:+.4f} "
-        f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}): {is_noise}."
-    )
-
-
-def _setting(setting: Setting) -> str:
-    return f"{_ratio(setting.weights)}, tokens {'by idf' if setting.weighting == 'idf' else 'all the same'}"
-
-
-def _ratio(weights: tuple[float, float]) -> str:
-    return f"{weights[0]:g} : {weights[1]:g}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    raise AssertionError
+            err.print(Text(f"  {display.short_path(str(failed.path))}: {failed.reason}"), soft_wrap=True)

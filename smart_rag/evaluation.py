@@ -99,9 +99,9 @@ def evaluate(
         "queries": len(dataset.queries),
         "runs": {name: {key: float(of.mean()) for key, of in values.items()} for name, values in measured.items()},
         "differences": {
-            f"{first} - {second}": _difference(
-                bootstrap.difference(measured[first]["ndcg@10"], measured[second]["ndcg@10"])
-            )
+            f"{first} - {second}": bootstrap.difference(
+                measured[first]["ndcg@10"], measured[second]["ndcg@10"]
+            ).as_json("ndcg@10")
             for first, second in [
                 ("hybrid", "pooled"),
                 ("hybrid", "paper"),
@@ -219,10 +219,6 @@ def _exhaustive(
                 for kind in kinds:
                     runs[kind].update((id, leader.ids) for id, leader in zip(part, leaders[kind], strict=True))
     return runs
-
-
-def _difference(found: bootstrap.Difference) -> dict[str, Any]:
-    return {"ndcg@10": found.mean, "low": found.low, "high": found.high, "verdict": found.verdict}
 
 
 def _versions() -> dict[str, str]:

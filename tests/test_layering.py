@@ -29,6 +29,7 @@ LAYERS = [
     {"answer", "explain", "demo", "dataset", "bootstrap"},
     {"metrics"},
     {"evaluation", "tuning"},
+    {"display"},
     {"cli"},
 ]
 OWNERS = {

@@ -1,0 +1,205 @@
+"""What the command line shows: hits, tables and figures, for people (rich) and for programs (JSON values)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from smart_rag.demo import SampleQuestion
+    from smart_rag.index import SmartIndex
+    from smart_rag.tuning import Setting, Tuning
+    from smart_rag.types import Hit
+
+_PASSAGE = 420  # characters of a passage that a person is shown
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON values."""
+    return {
+        "rank": hit.rank,
+        "id": hit.id,
+        "score": hit.score,
+        "pooled_score": hit.pooled_score,
+        "late_score": hit.late_score,
+        "source": hit.source,
+        "page": hit.page,
+        "text": hit.text,
+        "metadata": dict(hit.metadata),
+    }
+
+
+def place(hit: Hit) -> str:
+    """Return where a hit is from, for a person."""
+    name = short_path(hit.source) if hit.source else hit.id
+    return f"{name}, page {hit.page}" if hit.page is not None else name
+
+
+def short_path(path: str) -> str:
+    """Return a path as seen from here, if it lies below."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def hit_text(hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]]) -> Group:
+    """Return a hit as a person sees it: its score, its parts by their weights, and the passage."""
+    parts = zip(weights, (hit.pooled_score, hit.late_score), ("pooled", "late"), strict=True)
+    head = Text.assemble(
+        (f"{hit.rank:>2}  ", "bold"),
+        (f"{hit.score:.3f}", "bold green"),
+        (f" = {' + '.join(f'{weight:g} x {score:.3f} {name}' for weight, score, name in parts)}  ", "dim"),
+        (place(hit), "cyan"),
+    )
+    return Group(head, Padding(_passage(hit.text, words), (0, 0, 1, 4)))
+
+
+def _passage(text: str, words: list[tuple[int, int]]) -> Text:
+    """Return the stretch of ``text`` that holds most of ``words``, with them emphasised, a line for each paragraph."""
+    starts = [0, *(text.rfind(" ", 0, start) + 1 for start, _ in words)]
+    start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE for a, b in words))
+    stop = len(text) if start + _PASSAGE >= len(text) else text.rfind(" ", start, start + _PASSAGE)
+    stop = stop if stop > start else start + _PASSAGE
+    passage = Text(text)
+    for a, b in words:
+        passage.stylize("bold yellow", a, b)
+    passage = passage[start:stop]
+    paragraphs = [
+        Text(" ").join(line for line in paragraph.split("\n") if line.plain.strip())
+        for paragraph in passage.split("\n\n")
+        if paragraph.plain.strip()
+    ]
+    return Text.assemble("… " if start else "", Text("\n").join(paragraphs), " …" if stop < len(text) else "")
+
+
+def comparison(index: SmartIndex, question: SampleQuestion) -> Group:
+    """Return the best hits of a question by the pooled embedding alone, and by both."""
+    table = Table(expand=True, show_edge=False, pad_edge=False)
+    table.add_column("pooled vector alone", ratio=1)
+    table.add_column("SMART: pooled + late interaction", ratio=1)
+    pooled = index.search(question.question, 3, weights=(1.0, 0.0))
+    smart = index.search(question.question, 3)
+    for left, right in zip(pooled, smart, strict=True):
+        table.add_row(_demo_cell(left, question), _demo_cell(right, question))
+    return Group(Text(question.question, style="bold"), Padding(table, (0, 0, 1, 2)))
+
+
+def _demo_cell(hit: Hit, question: SampleQuestion) -> Text:
+    place = Path(hit.source or hit.id).name + (f", page {hit.page}" if hit.page is not None else "")
+    text = " ".join(hit.text.split())
+    answers = question.answer in text
+    at = max(0, text.find(question.answer) - 60) if answers else 0
+    snippet = ("… " if at else "") + text[at : at + 150] + " …"
+    mark = ("✓ ", "bold green") if answers else ("✗ ", "red")
+    return Text.assemble(
+        mark, (f"{hit.score:.3f}  ", "bold"), (place, "cyan"), "\n", (snippet, "" if answers else "dim")
+    )
+
+
+def evaluation_tables(result: Mapping[str, Any]) -> Group:
+    """Return the figures of `evaluate` as tables."""
+    quality = Table(title=f"{result['dataset']}: {result['documents']:,} documents, {result['queries']:,} queries")
+    quality.add_column("ranking")
+    metrics = list(result["runs"]["hybrid"])
+    for metric in metrics:
+        quality.add_column(metric, justify="right")
+    for name, values in result["runs"].items():
+        quality.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))
+    differences = Table(title="differences in nDCG@10")
+    for column in ("", "mean", "95 % interval", ""):
+        differences.add_column(column, justify="right" if column else "left")
+    for name, values in result["differences"].items():
+        interval = f"{values['low']:+.4f} to {values['high']:+.4f}"
+        differences.add_row(name, f"{values['ndcg@10']:+.4f}", interval, values["verdict"])
+    searches = Table(title=f"one search, by its first stage (auto: {result['auto']}); p50 in milliseconds, last: p95")
+    steps = list(dict.fromkeys(step for values in result["first_stages"].values() for step in values["latency_ms"]))
+    searches.add_column("")
+    for column in ("best 10 found", "scored", *steps, "p95"):
+        searches.add_column(column, justify="right")
+    for stage, values in result["first_stages"].items():
+        times = values["latency_ms"]
+        searches.add_row(
+            stage,
+            f"{values['recall_of_best']:.4f}",
+            f"{values['documents_scored']:,.0f}",
+            *(f"{times[step]['p50']:.1f}" if step in times else "-" for step in steps),
+            f"{times['total']['p95']:.1f}",
+        )
+    storage, ingest = result["storage"], result["ingest"]
+    speed = (
+        f"{ingest['documents_per_s']:.1f} documents/s" if ingest["documents_per_s"] else "not measured, it was there"
+    )
+    return Group(
+        quality,
+        differences,
+        searches,
+        f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
+        f"document, {size_text(storage['total_bytes'])} in all; ingest: {speed}",
+    )
+
+
+def _setting_json(setting: Setting) -> dict[str, Any]:
+    return {"weights": list(setting.weights), "weighting": setting.weighting}
+
+
+def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
+    """Return what `tune` found as JSON values."""
+    return {
+        "queries": found.queries,
+        "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
+        "current": _setting_json(found.current),
+        "choice": _setting_json(found.choice),
+        "held_out": found.held_out.as_json("ndcg@10"),
+        "written": written,
+    }
+
+
+def tuning_table(found: Tuning) -> Table:
+    """Return the score of each setting, a row for each ratio of weights, from late alone to pooled alone."""
+    table = Table(title=f"nDCG@10 of {found.queries:,} queries")
+    table.add_column("pooled : late")
+    for column in ("tokens by idf", "all the same"):
+        table.add_column(column, justify="right")
+    rows: dict[tuple[float, float], dict[str, Text]] = {}
+    for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
+        mark = " best" if setting == found.choice else " now" if setting == found.current else ""
+        cell = Text(f"{found.scores[setting]:.4f}{mark:<5}", style="bold" if mark else "")
+        rows.setdefault(setting.weights, {})[setting.weighting] = cell
+    for weights, cells in rows.items():
+        table.add_row(_ratio(weights), cells.get("idf", ""), cells.get("none", ""))
+    return table
+
+
+def tuning_verdict(found: Tuning) -> str:
+    """Return what to make of it, in words."""
+    if found.choice == found.current:
+        return f"The index's own setting, {_setting(found.current)}, is the best."
+    held_out = found.held_out
+    is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
+    return (
+        f"Best: {_setting(found.choice)}; now: {_setting(found.current)}.\n"
+        f"On queries held out, the best of the others: {held_out.mean:+.4f} "
+        f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}): {is_noise}."
+    )
+
+
+def _setting(setting: Setting) -> str:
+    return f"{_ratio(setting.weights)}, tokens {'by idf' if setting.weighting == 'idf' else 'all the same'}"
+
+
+def _ratio(weights: tuple[float, float]) -> str:
+    return f"{weights[0]:g} : {weights[1]:g}"
+
+
+def size_text(size: float) -> str:
+    """Return a size in the greatest unit that leaves at least 1."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError
