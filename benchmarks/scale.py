@@ -90,7 +90,8 @@ class Corpus:
             row += self._noise[first : first + tokens]
         rows = _unit(rows)
         offsets = np.arange(count + 1, dtype=np.int64) * tokens
-        return words, Representation(_unit(rows.mean(1)), TokenBatch(rows.reshape(-1, _DIMENSION), offsets))
+        ids = words.astype(np.int32).reshape(-1)
+        return words, Representation(_unit(rows.mean(1)), TokenBatch(rows.reshape(-1, _DIMENSION), offsets, ids))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
