@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.errors import MissingTokens
+from smart_rag.image_folder import ImageFolder
 from smart_rag.inverted_index import InvertedIndex
-from smart_rag.pooled_index import PooledIndex, Row
+from smart_rag.pooled_index import PooledIndex
+from smart_rag.row import Row
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore
 from smart_rag.types import Document, Key, Representation, TokenCodes, TokenIds, Tokens
@@ -39,11 +41,12 @@ class VerifyReport:
 
 
 class DocumentStore:
-    """The rows, the tokens and the terms of one index: ``pooled``, ``tokens`` and ``terms``."""
+    """The rows, the tokens, the terms and the images of one index."""
 
-    def __init__(self, pooled: PooledIndex, tokens: TokenStore, terms: TermStore) -> None:
+    def __init__(self, pooled: PooledIndex, tokens: TokenStore, terms: TermStore, images: ImageFolder) -> None:
         self.pooled = pooled
         self.tokens = tokens
+        self.images = images
         self.terms = InvertedIndex(terms)
         self._terms = terms
         self._prepared: dict[Key, TokenIds | None] = {}
@@ -114,7 +117,7 @@ class DocumentStore:
                 return read()
 
     def vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
-        """Return, by id, the vectors of those of ``documents`` that are stored with the same text."""
+        """Return, by id, the vectors of those of ``documents`` that are stored with the same content."""
         return self.settled(lambda: self._vectors(documents))
 
     def _vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
@@ -122,7 +125,7 @@ class DocumentStore:
         held = {
             document.id: rows[document.id].key
             for document in documents
-            if document.id in rows and rows[document.id].document.text == document.text
+            if document.id in rows and _same_content(rows[document.id].document, document)
         }
         pooled = self.pooled.embeddings(list(held))
         tokens = self.gather(list(held.values()), list(held))
@@ -141,8 +144,9 @@ class DocumentStore:
         return len(rows)
 
     def vacuum(self) -> int:
-        """Remove the token embeddings and terms that no row names; return how many entries of embeddings there were."""
+        """Remove tokens, terms and images that no row names; return how many entries of token embeddings there were."""
         rows = list(self.pooled.select())
+        self.images.vacuum(row.document.image for row in rows)
         self._terms.vacuum({row.revision for row in rows})
         return self.tokens.vacuum({row.key for row in rows})
 
@@ -174,3 +178,7 @@ class DocumentStore:
         """Remove the entries under ``keys`` that no row names any more."""
         if keys:
             self.tokens.delete(set(keys) - self.pooled.shared(list(keys)))
+
+
+def _same_content(one: Document, other: Document) -> bool:
+    return (one.text, one.image, one.video) == (other.text, other.image, other.video)

@@ -32,16 +32,19 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore, VerifyReport
-from smart_rag.encoder import Encoder, SmartEncoder
+from smart_rag.encoder import Encodable, Encoder, SmartEncoder, as_content, modalities_of, plain
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
+from smart_rag.image_folder import ImageFolder
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.manifest import FILE_NAME, Manifest
-from smart_rag.pooled_index import PooledIndex, Row, Where
-from smart_rag.search import Scores, Search, as_documents, check_queries, device_of, rank
+from smart_rag.media import identity
+from smart_rag.pooled_index import PooledIndex, Where
+from smart_rag.row import Row
+from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore, content_key
-from smart_rag.types import AddReport, Document, Hit, Key, Representation, TokenBatch
+from smart_rag.types import AddReport, Codec, Content, Document, Hit, Key, Representation, TokenBatch
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -138,10 +141,11 @@ class SmartIndex:
             collection=collection,
             own_chroma=client is None,
             config=config,
+            modalities=("text",) if encoder is None else sorted(modalities_of(encoder)),
         )
         path.mkdir(parents=True, exist_ok=True)
         pooled = PooledIndex.create(path / "chroma", config, client, collection)
-        store = DocumentStore(pooled, TokenStore(path / "tokens", token_codec), TermStore(path / "terms"))
+        store = _store(path, pooled, token_codec)
         manifest.write(path)  # last: a folder with a manifest is whole
         return cls(path, manifest, store, encoder)
 
@@ -171,9 +175,7 @@ class SmartIndex:
         if encoder is not None:
             manifest.check_encoder(path, encoder)
         pooled = PooledIndex.open(path / "chroma", client, manifest.collection)
-        tokens = TokenStore(path / "tokens", codec(manifest.config.codec))
-        store = DocumentStore(pooled, tokens, TermStore(path / "terms"))
-        return cls(path, manifest, store, encoder)
+        return cls(path, manifest, _store(path, pooled, codec(manifest.config.codec)), encoder)
 
     @classmethod
     def from_embeddings(
@@ -249,7 +251,7 @@ class SmartIndex:
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         found = files.find(paths, include, exclude)
         with self._ingest(len(found), "file", show_progress, on_commit) as ingest:
-            report = ingest.add_files(found, files.Chunker(self.encoder, self.manifest.config))
+            report = ingest.add_files(found, files.Reader(self.encoder, self.manifest.config))
             return report + ingest.prune(paths) if prune else report
 
     def add_texts(
@@ -355,7 +357,7 @@ class SmartIndex:
 
     def search(
         self,
-        query: str | Representation,
+        query: str | Content | Representation,
         top_k: int = DEFAULT_TOP_K,
         *,
         candidates: int = DEFAULT_CANDIDATES,
@@ -369,7 +371,8 @@ class SmartIndex:
         """Return the ``top_k`` best documents for ``query``, best first; ties go by id.
 
         Args:
-            query: a text, or the representation of one.
+            query: a text, a `Content` such as an image where the model takes images, or the
+                representation of one.
             candidates: how many documents are scored.
             first_stage: how they are chosen. ``"terms"``: half of them by pooled cosine, half by
                 the rare tokens that they share with the query; ``"pooled"``: by pooled cosine
@@ -400,7 +403,7 @@ class SmartIndex:
 
     def search_many(
         self,
-        queries: Sequence[str] | Representation,
+        queries: Sequence[str | Content] | Representation,
         top_k: int = DEFAULT_TOP_K,
         *,
         candidates: int = DEFAULT_CANDIDATES,
@@ -433,7 +436,7 @@ class SmartIndex:
 
     def rerank(
         self,
-        query: str | Representation,
+        query: str | Content | Representation,
         hits: Sequence[Hit | str],
         top_k: int | None = None,
         *,
@@ -515,19 +518,20 @@ class SmartIndex:
             raise InvalidInput(f"{self.path}: no document {absent[0]!r} in the index ({len(absent)} ids are not)")
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
-    def encode_documents(self, texts: Sequence[str]) -> Representation:
-        """Return the representation of ``texts``, and keep their token embeddings for an `add` that follows.
+    def encode_documents(self, items: Sequence[Encodable]) -> Representation:
+        """Return the representation of texts or images, and keep their token embeddings for an `add` that follows.
 
         For programs that want embeddings first and hand over documents later. What is never
         added is removed by `vacuum`.
         """
         with self._writing():
-            vectors = self.encoder.encode_document(texts)
+            contents = [as_content(item) for item in items]
+            vectors = self.encoder.encode_document(list(map(plain, contents)))
             self._check_vectors(vectors)
-            self._store.prepare([self._key(text) for text in texts], vectors.tokens)
+            self._store.prepare([self._key(content) for content in contents], vectors.tokens)
         return vectors
 
-    def encode_queries(self, queries: Sequence[str]) -> Representation:
+    def encode_queries(self, queries: Sequence[str | Content]) -> Representation:
         """Return the representation of ``queries``, by the index's encoder.
 
         Raises:
@@ -538,8 +542,7 @@ class SmartIndex:
                 f"{self.path}: this index has no encoder, its vectors are the caller's own; search it from Python, "
                 "with a Representation as the query"
             )
-        check_queries(queries)
-        return self.encoder.encode_query(queries)
+        return self.encoder.encode_query(contents_of_queries(queries, self.manifest.modalities))
 
     @property
     def encoder(self) -> Encoder:
@@ -610,13 +613,22 @@ class SmartIndex:
 
         progress: tqdm[Any]
         with self._writing(), tqdm(total=total, desc="indexing", unit=unit, disable=not show_progress) as progress:
-            yield Ingest(self._store, lambda: self.encoder, self._key, self._check_vectors, progress.update, on_commit)
+            yield Ingest(
+                self._store,
+                lambda: self.encoder,
+                self._key,
+                self.manifest.modalities,
+                self._check_vectors,
+                progress.update,
+                on_commit,
+            )
 
     def _vectors(self, documents: Sequence[Document], stored: set[str]) -> Representation:
         """Return the vectors of ``documents``: from disk where those in ``stored`` have this text, else encoded."""
         found = self._store.vectors([document for document in documents if document.id in stored])
-        texts = [document.text for document in documents if document.id not in found]
-        encoded = iter(self.encoder.encode_document(texts)) if texts else iter(())
+        takes = self.manifest.modalities
+        rest = [plain(document.content(takes)) for document in documents if document.id not in found]
+        encoded = iter(self.encoder.encode_document(rest)) if rest else iter(())
         return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])
 
     def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:
@@ -636,19 +648,21 @@ class SmartIndex:
     def _device(self) -> str:
         return device_of(self._encoder)
 
-    def _key(self, text: str) -> Key:
-        return content_key(self.manifest.fingerprint or "", self.manifest.config.codec, text)
+    def _key(self, content: Content, file_digest: str | None = None) -> Key:
+        fingerprint, name = self.manifest.fingerprint or "", self.manifest.config.codec
+        return content_key(fingerprint, name, identity(content, file_digest))
 
     def _own_embeddings(self, documents: Sequence[Document], pooled: ArrayLike) -> Mapping[str, NDArray[np.float32]]:
         """Return ``pooled`` (n, dimension) by id, if it looks like the encoder's own: the first row is compared."""
-        check_documents(documents)
+        takes = self.manifest.modalities
+        check_documents(documents, takes)
         if not documents:
             return {}
         given = Representation.from_embeddings(pooled)
         if len(given) != len(documents):
             raise InvalidInput(f"{len(documents)} documents with {len(given)} pooled embeddings")
         self._check_vectors(given)
-        own = self.encoder.encode_document([documents[0].text])
+        own = self.encoder.encode_document([plain(documents[0].content(takes))])
         cosine = float(scoring.pooled_similarity(own.pooled, given.pooled[:1])[0, 0])
         if cosine < _SAME_MODEL:
             raise IndexMismatch(
@@ -686,6 +700,11 @@ class SmartIndex:
                     ) from None
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
             yield
+
+
+def _store(path: Path, pooled: PooledIndex, token_codec: Codec) -> DocumentStore:
+    tokens = TokenStore(path / "tokens", token_codec)
+    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageFolder(path / "images"))
 
 
 def _check_given(documents: Sequence[Document], vectors: Representation) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.document_store import DocumentStore
-from smart_rag.documents import Chunker, content_hash, read
-from smart_rag.encoder import Encoder
+from smart_rag.documents import Reader
+from smart_rag.encoder import Encoder, plain
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.pooled_index import FileStamp, Row, check_metadata, is_unicode
-from smart_rag.types import AddReport, Document, FailedFile, Key, Representation
+from smart_rag.media import digest_of_file
+from smart_rag.row import FileStamp, Row, check_metadata, is_unicode
+from smart_rag.types import AddReport, Content, Document, FailedFile, Key, Representation
 
 OnCommit = Callable[[Sequence[str]], None]
 
@@ -33,6 +34,7 @@ _WINDOW = 2_048
 # Fewer rows where they come from files: a file counts as done, and is left alone by the next run, when its window is.
 _FILE_WINDOW = 256
 _BATCH = 128
+_VISUAL_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class Ingest:
 
     store: DocumentStore
     encoder: Callable[[], Encoder]  # loaded only when there is something to encode
-    key: Callable[[str], Key]
+    key: Callable[[Content, str | None], Key]  # the second: a digest of the content's file, where it is known
+    modalities: Collection[str]
     check: Callable[[Representation], None]
     on_progress: Callable[[int], object]
     on_commit: OnCommit | None = None
@@ -57,19 +60,25 @@ class Ingest:
         """
         checked = isinstance(documents, Sequence)
         if checked:
-            check_documents(documents)  # type: ignore[arg-type]
+            check_documents(documents, self.modalities)  # type: ignore[arg-type]
         report = AddReport()
         stream = iter(documents)
         while window := list(islice(stream, _WINDOW)):
             latest = list({document.id: document for document in window}.values())
             if not checked:
-                check_documents(latest)
-            rows = [Row(document, self.key(document.text)) for document in latest]
+                check_documents(latest, self.modalities)
+            rows = [self._row(document) for document in latest]
             report += self._write(rows, self.on_progress, pooled or {})
             self.on_progress(len(window) - len(latest))
         return report
 
-    def add_files(self, files: Iterable[Path], chunker: Chunker) -> AddReport:
+    def _row(self, document: Document, stamp: FileStamp | None = None) -> Row:
+        document = self.store.images.settled(document)
+        content = document.content(self.modalities)
+        key = self.key(content, None if stamp is None else stamp.hash)
+        return Row(document, key, stamp, content.modality)
+
+    def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
         """Write the documents of ``files``; a file whose bytes are indexed already is left alone."""
         report = AddReport()
         rows: list[Row] = []
@@ -77,7 +86,7 @@ class Ingest:
         done = 0
         for path in files:
             try:
-                changed, before = self._file(path, chunker)
+                changed, before = self._file(path, reader)
             except DocumentError as error:
                 report += AddReport(failed=(FailedFile(error.path, error.reason),))
                 self.on_progress(1)
@@ -110,22 +119,18 @@ class Ingest:
     def repair(self, ids: Sequence[str]) -> None:
         """Encode the texts of documents again whose tokens are missing or damaged."""
         for batch in _batches(list(self.store.pooled.get(ids).values())):
-            vectors = self._encode([row.document.text for row in batch])
-            self.store.repair(batch, vectors)
+            self.store.repair(batch, self._encode(batch))
 
-    def _file(self, path: Path, chunker: Chunker) -> tuple[list[Row], list[str]]:
+    def _file(self, path: Path, reader: Reader) -> tuple[list[Row], list[str]]:
         """Return the rows of a file that is new or changed (else none) and the ids it has in the index."""
         source = str(path)
-        digest = content_hash(path)
+        digest = digest_of_file(path)
         before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
         if before and all(row.stamp == FileStamp(digest, len(before)) for row in before):
             return [], [row.document.id for row in before]
-        documents = list(chunker.cut(read(path), source))
-        if not documents:
-            raise DocumentError(path, "no text in it")
+        documents = list(reader.documents(path))
         stamp = FileStamp(digest, len(documents))
-        rows = [Row(document, self.key(document.text), stamp) for document in documents]
-        return rows, [row.document.id for row in before]
+        return [self._row(document, stamp) for document in documents], [row.document.id for row in before]
 
     def _write_files(self, rows: list[Row], stale: list[str]) -> AddReport:
         """Write the rows of whole files, then remove what is left of their earlier versions."""
@@ -163,7 +168,7 @@ class Ingest:
             replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))
             report += self._committed(batch, replaced, on_progress)
         self.store.forget(row.key for row in encoded)
-        new.sort(key=lambda row: len(row.document.text), reverse=True)
+        new.sort(key=lambda row: (row.modality != "text", len(row.document.text)), reverse=True)
         return report + self._encode_and_commit(new, on_progress)
 
     def _encode_and_commit(self, rows: Sequence[Row], on_progress: Callable[[int], object]) -> AddReport:
@@ -180,22 +185,23 @@ class Ingest:
         with ThreadPoolExecutor(1, "smart_rag") as writer:
             try:
                 for batch in _batches(rows):
-                    vectors = self._encode([row.document.text for row in batch])
+                    vectors = self._encode(batch)
                     finish()
                     writing.append((batch, writer.submit(self.store.commit, batch, vectors)))
             finally:  # what was on its way counts, also when a later batch fails
                 finish()
         return report
 
-    def _encode(self, texts: Sequence[str]) -> Representation:
-        """Return the vectors of ``texts``, encoding equal ones once."""
-        unique = list(dict.fromkeys(texts))
-        vectors = self.encoder().encode_document(unique)
+    def _encode(self, rows: Sequence[Row]) -> Representation:
+        """Return the vectors of ``rows``, encoding equal contents once."""
+        unique = {row.key: row.document for row in rows}
+        contents = [plain(document.content(self.modalities)) for document in unique.values()]
+        vectors = self.encoder().encode_document(contents)
         self.check(vectors)
-        if len(unique) == len(texts):
+        if len(unique) == len(rows):
             return vectors
-        position = {text: i for i, text in enumerate(unique)}
-        return Representation.concatenate([vectors[position[text]] for text in texts])
+        position = {key: i for i, key in enumerate(unique)}
+        return Representation.concatenate([vectors[position[row.key]] for row in rows])
 
     def _committed(self, rows: Sequence[Row], replaced: int, on_progress: Callable[[int], object]) -> AddReport:
         on_progress(len(rows))
@@ -204,15 +210,21 @@ class Ingest:
         return AddReport(added=len(rows) - replaced, replaced=replaced)
 
 
-def check_documents(documents: Sequence[Document]) -> None:
-    """Raise `InvalidInput` unless every document can be stored and no id comes twice."""
+def check_documents(documents: Sequence[Document], modalities: Collection[str] = ("text",)) -> None:
+    """Raise `InvalidInput` unless every document can be stored, holds something to encode, and no id comes twice."""
     for document in documents:
         if not isinstance(document, Document):
             raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
         if not isinstance(document.id, str) or not document.id:
             raise InvalidInput(f"a document's id must be a str that is not empty, got {document.id!r}")
-        if not isinstance(document.text, str) or not document.text.strip():
-            raise InvalidInput(f"document {document.id!r} has no text")
+        if not isinstance(document.text, str):
+            raise InvalidInput(f"document {document.id!r}: text must be a str, got a {type(document.text).__name__}")
+        if not document.content(modalities).modality:
+            held = " and ".join(name for name in ("image", "video") if getattr(document, name) is not None)
+            raise InvalidInput(
+                f"document {document.id!r} has no text"
+                + (f"; its {held} needs a model that takes it, this one takes {', '.join(modalities)}" if held else "")
+            )
         if not is_unicode(document.id) or not is_unicode(document.text):
             raise InvalidInput(f"document {document.id!r}: id and text must be Unicode without lone surrogates")
         check_metadata(document)
@@ -222,7 +234,12 @@ def check_documents(documents: Sequence[Document]) -> None:
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+    """Yield ``rows`` in parts that are committed together, smaller ones where many tokens come of each."""
+    start = 0
+    while start < len(rows):
+        size = _BATCH if rows[start].modality == "text" else _VISUAL_BATCH
+        yield rows[start : start + size]
+        start += size
 
 
 def documents_of_texts(

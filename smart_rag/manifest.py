@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from smart_rag.errors import IndexMismatch, IndexNotFound
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 # What a caller chooses of an encoder; where all of it is the same, it is the model that has changed.
-_CHOSEN = ("model", "revision", "query_prompt", "document_prompt", "max_length")
+_CHOSEN = ("model", "revision", "query_prompt", "document_prompt", "max_length", "document_tokens", "max_pixels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The identity of an index. ``encoder`` is None where the caller brings vectors."""
+    """The identity of an index. ``encoder`` is None where the caller brings vectors.
+
+    ``modalities`` are what the encoder takes: of a page of a PDF it was given the image if ``"image"`` is among them.
+    """
 
     format_version: int = FORMAT_VERSION
     created_with: str
@@ -31,6 +34,7 @@ class Manifest:
     collection: str
     own_chroma: bool
     config: IndexConfig
+    modalities: Sequence[str] = ("text",)
 
     def write(self, folder: Path) -> None:
         """Write the manifest into ``folder``, whole or not at all."""

@@ -7,7 +7,6 @@ Chroma's distances do not leave this file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,50 +18,17 @@ from numpy.typing import NDArray
 
 from smart_rag.chroma_client import FolderClient, GivenClient, chroma_errors
 from smart_rag.config import IndexConfig
-from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
-from smart_rag.types import Document, Revision
+from smart_rag.errors import IndexExists, IndexNotFound
+from smart_rag.row import KEY, Row, from_chroma, to_chroma
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 Where = Mapping[str, Any]
 
-# Bookkeeping lives in metadata keys of this prefix, which no result shows.
-_RESERVED = "_smart_rag."
-_KEY = _RESERVED + "key"
-_FILE_HASH = _RESERVED + "file_hash"
-_FILE_CHUNKS = _RESERVED + "file_chunks"
-# What Chroma cannot hold (None, lists, dicts) or not to the last digit (floats) is kept here as
-# JSON, and given back as it was.
-_JSON = _RESERVED + "json"
-
-# How no metadata key may begin: ours, and what Chroma refuses.
-_REFUSED = (_RESERVED, "chroma:", "#", "$")
-
 _PAGE_ROWS = 2_000
 # Rows in one answer, at most: SQLite refuses statements of more than 32,766 variables.
 _QUERY_ROWS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class FileStamp:
-    """Which file a document was cut from: a hash of its bytes, and into how many documents it was cut."""
-
-    hash: str
-    chunks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A document as the index holds it, with the key of its token embeddings."""
-
-    document: Document
-    key: bytes
-    stamp: FileStamp | None = None
-
-    @property
-    def revision(self) -> Revision:
-        return self.document.id, self.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +52,13 @@ class PooledIndex:
     """Rows in a Chroma collection with cosine space."""
 
     def __init__(
-        self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None
+        self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None, root: Path
     ) -> None:
         self._chroma = chroma
         self._collection = collection
         self._part_rows = part_rows  # what Chroma takes in one call
         self._folder = folder  # None where the client is the caller's
+        self._root = root
         self._closed = False
 
     @classmethod
@@ -150,16 +117,16 @@ class PooledIndex:
             except BaseException:
                 chroma.release()
                 raise
-        return cls(chroma, collection, part_rows, path if client is None else None)
+        return cls(chroma, collection, part_rows, path if client is None else None, path.absolute().parent)
 
     def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> list[Row]:
         """Write ``rows`` with their pooled embeddings (n, dimension); return the rows of the same ids before."""
         before = self.get([row.document.id for row in rows])
-        metadatas = [_to_chroma(row) for row in rows]
+        metadatas = [to_chroma(row, self._root) for row in rows]
         for row, metadata in zip(rows, metadatas, strict=True):
             if row.document.id in before:
                 # Chroma merges metadata; a key that is to go must be set to None.
-                gone = _to_chroma(before[row.document.id]).keys() - metadata.keys()
+                gone = to_chroma(before[row.document.id], self._root).keys() - metadata.keys()
                 metadata.update(dict.fromkeys(gone))
         for part in self._parts(len(rows)):
             self._write(
@@ -176,7 +143,7 @@ class PooledIndex:
         found: dict[str, Row] = {}
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents"])
-            found.update((row.document.id, row) for row in _rows(result))
+            found.update((row.document.id, row) for row in self._rows(result))
         return found
 
     def embeddings(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -193,7 +160,7 @@ class PooledIndex:
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents", "embeddings"])
             embeddings = dict(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
-            found += [(row, embeddings[row.document.id]) for row in _rows(result)]
+            found += [(row, embeddings[row.document.id]) for row in self._rows(result)]
         return found
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
@@ -206,12 +173,12 @@ class PooledIndex:
     def select(self, where: Where | None = None) -> Iterator[Row]:
         """Yield every row that ``where`` admits."""
         for result in self._pages(where, None, ["metadatas", "documents"]):
-            yield from _rows(result)
+            yield from self._rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
         """Yield every row that the filters admit, in blocks, with its pooled embedding."""
         for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
-            keys = [bytes.fromhex(metadata[_KEY]) for metadata in result["metadatas"]]
+            keys = [bytes.fromhex(metadata[KEY]) for metadata in result["metadatas"]]
             yield PooledBlock(result["ids"], keys, np.asarray(result["embeddings"], dtype=np.float32))
 
     def query(
@@ -233,7 +200,7 @@ class PooledIndex:
                 where_document=_filter(where_document),
                 include=["distances"] if limit > _QUERY_ROWS else ["distances", "metadatas", "documents"],
             )
-            found += self._many_candidates(result) if limit > _QUERY_ROWS else _candidates(result)
+            found += self._many_candidates(result) if limit > _QUERY_ROWS else self._candidates(result)
         return found
 
     def _many_candidates(self, result: Any) -> list[list[Candidate]]:
@@ -249,7 +216,7 @@ class PooledIndex:
         """Return which of ``keys`` some row still names."""
         used: set[bytes] = set()
         for part in self._parts(len(keys)):
-            where = {_KEY: {"$in": [key.hex() for key in keys[part]]}}
+            where = {KEY: {"$in": [key.hex() for key in keys[part]]}}
             used.update(row.key for row in self.select(where))
         return used
 
@@ -274,6 +241,22 @@ class PooledIndex:
         if not self._closed:
             self._closed = True
             self._chroma.release()
+
+    def _rows(self, result: Any) -> list[Row]:
+        parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
+        return [from_chroma(*part, self._root) for part in parts if part[-1] is not None]
+
+    def _candidates(self, result: Any) -> list[list[Candidate]]:
+        queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
+        return [
+            # Chroma has no metadata of a row that went away after its vector was found.
+            [
+                Candidate(from_chroma(*parts, self._root), 1.0 - distance)
+                for *parts, distance in zip(*query, strict=True)
+                if parts[-1] is not None
+            ]
+            for query in queries
+        ]
 
     def _read(self, method: str, **arguments: Any) -> Any:
         with chroma_errors(self._folder):
@@ -304,84 +287,6 @@ class PooledIndex:
             if len(result["ids"]) < _PAGE_ROWS:
                 return
             offset += _PAGE_ROWS
-
-
-def check_metadata(document: Document) -> None:
-    """Raise `InvalidInput` if the document's metadata cannot be stored and given back."""
-    for key, value in document.metadata.items():
-        if not isinstance(key, str) or not key or key.startswith(_REFUSED) or not is_unicode(key):
-            raise InvalidInput(
-                f"document {document.id!r}: metadata key {key!r} must be a str that is not empty and begins with none "
-                f"of {', '.join(_REFUSED)}"
-            )
-        if isinstance(value, str) and not is_unicode(value):
-            raise InvalidInput(f"document {document.id!r}: metadata {key!r} holds a lone surrogate")
-        if not _is_scalar(value):
-            try:
-                same = json.loads(json.dumps(value)) == value
-            except (TypeError, ValueError):
-                same = False
-            if not same:
-                raise InvalidInput(
-                    f"document {document.id!r}: metadata {key!r} is a {type(value).__name__} that JSON cannot "
-                    "hold; use str, int, float, bool, None, or lists and dicts of them"
-                )
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can hold ``text``: whether it is free of lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_scalar(value: Any) -> bool:
-    if isinstance(value, float):
-        return bool(np.isfinite(value))
-    # Chroma's integers have 64 bits.
-    return isinstance(value, str | bool) or (isinstance(value, int) and -(2**63) <= value < 2**63)
-
-
-def _to_chroma(row: Row) -> dict[str, Any]:
-    metadata = {key: value for key, value in row.document.metadata.items() if _is_scalar(value)}
-    rest = {
-        key: value for key, value in row.document.metadata.items() if key not in metadata or isinstance(value, float)
-    }
-    if rest:
-        metadata[_JSON] = json.dumps(rest)
-    if row.stamp is not None:
-        metadata[_FILE_HASH] = row.stamp.hash
-        metadata[_FILE_CHUNKS] = row.stamp.chunks
-    metadata[_KEY] = row.key.hex()
-    return metadata
-
-
-def _row(id: str, text: str | None, metadata: Mapping[str, Any]) -> Row:
-    kept = {key: value for key, value in metadata.items() if not key.startswith(_RESERVED)}
-    if _JSON in metadata:
-        kept.update(json.loads(metadata[_JSON]))
-    stamp = FileStamp(metadata[_FILE_HASH], metadata[_FILE_CHUNKS]) if _FILE_HASH in metadata else None
-    return Row(Document(id, text or "", kept), bytes.fromhex(metadata[_KEY]), stamp)
-
-
-def _rows(result: Any) -> list[Row]:
-    parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
-    return [_row(*part) for part in parts if part[-1] is not None]
-
-
-def _candidates(result: Any) -> list[list[Candidate]]:
-    queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
-    return [
-        # Chroma has no metadata of a row that went away after its vector was found.
-        [
-            Candidate(_row(*parts), 1.0 - distance)
-            for *parts, distance in zip(*query, strict=True)
-            if parts[-1] is not None
-        ]
-        for query in queries
-    ]
 
 
 def _filter(where: Where | None) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -21,11 +21,12 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore
-from smart_rag.encoder import Encoder
+from smart_rag.encoder import Encoder, modalities_of, plain
 from smart_rag.errors import InvalidInput
-from smart_rag.pooled_index import Where, is_unicode
+from smart_rag.pooled_index import Where
+from smart_rag.row import is_unicode
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.types import Document, Hit, Representation, TokenBatch
+from smart_rag.types import Content, Document, Hit, Representation, TokenBatch
 
 # Documents whose tokens are in memory at once during an exhaustive scan.
 _SCAN = 256
@@ -127,7 +128,7 @@ def automatic_first_stage(documents: int) -> FirstStageName:
 
 
 def rerank(
-    query: str | Representation,
+    query: str | Content | Representation,
     documents: Iterable[str | Document | Hit],
     encoder: Encoder,
     top_k: int | None = None,
@@ -149,11 +150,11 @@ def rerank(
         raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got a {type(encoder).__name__}")
     given = as_documents(documents)
     if not isinstance(query, Representation):
-        check_queries([query])
-        query = encoder.encode_query([query])
+        query = encoder.encode_query(contents_of_queries([query], modalities_of(encoder)))
     if not given:
         return []
-    vectors = encoder.encode_document([document.text for document in given])
+    takes = modalities_of(encoder)
+    vectors = encoder.encode_document([plain(document.content(takes)) for document in given])
     return rank(query, given, vectors, weights, top_k, device_of(encoder))
 
 
@@ -182,22 +183,40 @@ def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
             raise InvalidInput(f"expected texts, documents or hits, got a {type(item).__name__}")
     width = len(str(len(documents) - 1))  # ties go by id: ids of one width sort as numbers do
     return [
-        Document(f"{i:0{width}}", item) if isinstance(item, str) else Document(item.id, item.text, item.metadata)
+        Document(f"{i:0{width}}", item)
+        if isinstance(item, str)
+        else Document(item.id, item.text, item.metadata, item.image, item.video)
         for i, item in enumerate(documents)
     ]
 
 
-def check_queries(queries: Sequence[str]) -> None:
-    """Raise `InvalidInput` unless each of ``queries`` is a text that is not empty."""
-    if isinstance(queries, str | bytes):
+def contents_of_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
+    """Return ``queries`` as an encoder of these ``modalities`` takes them.
+
+    Raises:
+        InvalidInput: one of them is empty, is neither a text nor a `Content`, or needs another encoder.
+    """
+    if isinstance(queries, str | bytes | Content):
         raise InvalidInput(f"expected several queries, got one {type(queries).__name__}")
+    contents = []
     for i, query in enumerate(queries):
         which = f"query {i}" if len(queries) > 1 else "the query"
-        if not isinstance(query, str) or not query.strip():
-            is_wrong = "is empty" if isinstance(query, str) else f"is a {type(query).__name__}"
-            raise InvalidInput(f"{which} {is_wrong}; expected a text")
-        if not is_unicode(query):
+        if not isinstance(query, str | Content):
+            raise InvalidInput(f"{which} is a {type(query).__name__}; expected a text or a Content")
+        content = Content(query) if isinstance(query, str) else query
+        if not content.modality:
+            raise InvalidInput(
+                f"{which} is empty; expected a text" + ("" if isinstance(query, str) else " or an image")
+            )
+        lacking = set(content.modality.split("+")).difference(modalities)
+        if lacking:
+            raise InvalidInput(
+                f"{which} has {' and '.join(sorted(lacking))}, but the index's model takes {', '.join(modalities)}"
+            )
+        if not is_unicode(content.text):
             raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
+        contents.append(plain(content))
+    return contents
 
 
 def device_of(encoder: Encoder | None) -> str:
@@ -225,6 +244,8 @@ def hits(
             float(pooled[i]),
             float(late[i]),
             rank,
+            documents[i].image,
+            documents[i].video,
         )
         for rank, i in enumerate(best, start=1)
     ]

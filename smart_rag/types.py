@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smart_rag.errors import DimensionMismatch, InvalidInput
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
@@ -21,19 +24,77 @@ TokenIds = NDArray[np.int32]
 Key = bytes
 # A document's id and the key of its token embeddings: with another text it is another revision.
 Revision = tuple[str, Key]
+# (start, stop) in the characters of a text.
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PdfPage:
+    """A page of a PDF file, 1-based, as an image that is drawn when it is needed."""
+
+    path: Path
+    page: int
+
+
+# A file, a page of a PDF, or an image in memory.
+ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one representation is made of: a text, an image, a video file, or several of them.
+
+    >>> Content("the same chart, newer", image="chart.png").modality
+    'text+image'
+    """
+
+    text: str = ""
+    image: ImageSource | None = None
+    video: str | Path | None = None
+
+    @property
+    def modality(self) -> str:
+        """The names of what is there, such as ``"image"`` or ``"text+image"``; empty if nothing is."""
+        parts = {"text": bool(self.text.strip()), "image": self.image is not None, "video": self.video is not None}
+        return "+".join(name for name, there in parts.items() if there)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One unit of retrieval: a text under an id, with metadata.
+    """One unit of retrieval under an id: a text, an image, a video, or several of them, with metadata.
 
-    The metadata keys ``source`` (where the text comes from) and ``page`` (1-based) are
+    An encoder that sees takes text and image together, but of a page of a PDF the image alone: the text
+    is what stands on it. One that does not see takes the text.
+
+    The metadata keys ``source`` (where the document comes from) and ``page`` (1-based) are
     the ones that a `Hit` shows; any other key is the caller's.
     """
 
     id: str
-    text: str
+    text: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    image: ImageSource | None = None
+    video: str | Path | None = None
+
+    def content(self, modalities: Collection[str]) -> Content:
+        """Return what of this document an encoder of these ``modalities`` encodes."""
+        image = self.image if "image" in modalities else None
+        video = self.video if "video" in modalities else None
+        is_page = isinstance(image, PdfPage)
+        return Content("" if is_page or "text" not in modalities else self.text, image, video)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a token embedding stands for: characters of a text, or a patch of an image or of a video's frames.
+
+    ``span`` is (start, stop) in characters, ``box`` (left, top, right, bottom) in parts of the image,
+    ``frame`` counts the times at which a video is looked at. What stands for neither has neither.
+    """
+
+    span: Span | None = None
+    box: tuple[float, float, float, float] | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +353,8 @@ class Hit:
     """One search result; higher scores are better.
 
     ``score`` = w_pooled * ``pooled_score`` + w_late * ``late_score``; both parts are cosines
-    or means of cosines, so each lies in [-1, 1]. ``rank`` starts at 1.
+    or means of cosines, so each lies in [-1, 1]. ``rank`` starts at 1. ``image`` and ``video``
+    are where the document's are.
     """
 
     id: str
@@ -302,6 +364,8 @@ class Hit:
     pooled_score: float
     late_score: float
     rank: int
+    image: ImageSource | None = None
+    video: str | Path | None = None
 
     @property
     def source(self) -> str | None:

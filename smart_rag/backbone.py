@@ -1,0 +1,379 @@
+"""One forward pass of a `SentenceTransformer`, for texts, images and videos: what each position is and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag import media
+from smart_rag.checkpoint import Checkpoint, pooling_of
+from smart_rag.errors import EncoderError
+from smart_rag.profiles import Profile, Task
+from smart_rag.types import Content, Place, Span
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+Mask = NDArray[np.bool_]
+
+NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
+# Special tokens that some tokenizers of vision-language models do not list as such.
+_FRAMES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+# Where neither the model nor its profile says how large an image may be: as Qwen3-VL-Embedding.
+_PIXELS = 1800 * 32 * 32
+# An image processor that makes every image equally large gets this many times its pixels, to make them of.
+_OVERSAMPLING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """What stands at each position (n, length) of n inputs.
+
+    ``ids`` are vocabulary ids; ``attended`` is False for padding; ``special`` are tokens without content,
+    ``visual`` those of image patches, ``template`` what is the same whatever the content is; ``pooled``
+    where the pooled embedding is taken from, if that is one position.
+    """
+
+    ids: NDArray[np.int64]
+    attended: Mask
+    special: Mask
+    visual: Mask
+    template: Mask
+    pooled: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """One forward pass: ``pooled`` (n, dimension) and the last ``hidden`` states (n, length, width), on the device."""
+
+    pooled: torch.Tensor
+    hidden: torch.Tensor
+    positions: Positions
+
+
+class Backbone:
+    """A model and the profile that it is asked by."""
+
+    def __init__(
+        self, name: str, checkpoint: Checkpoint, profile: Profile, prompts: dict[Task, str], max_pixels: int | None
+    ) -> None:
+        self.name = name
+        self.model = checkpoint.model
+        # A repository that says how its model is used knows better than a profile.
+        self.profile = profile if not checkpoint.says_how else replace(profile, template=None, pooled_before=None)
+        self.prompts = prompts
+        self._max_pixels = max_pixels
+        pooling = pooling_of(self.model)
+        mode = getattr(pooling, "pooling_mode", "unknown")
+        if not isinstance(mode, str) and len(mode) > 1:
+            raise EncoderError(
+                f"{name} pools {' and '.join(mode)} side by side, wider than its tokens; late interaction "
+                "needs both in one space"
+            )
+        self.pooling: str = mode if isinstance(mode, str) else mode[0]
+        self.include_prompt = bool(getattr(pooling, "include_prompt", True))
+        modules = list(self.model)
+        self._after_pooling = modules[modules.index(pooling) + 1 :] if pooling is not None else []
+        self.tokenizer = self.model.tokenizer
+        if not callable(self.tokenizer):
+            raise EncoderError(NO_TOKENS.format(model=name))
+        self.has_template = "message" in self.model.modalities
+        self.special_ids = _special_ids(self.tokenizer)
+        self._visual_ids = self._token_ids("image_token_id", "video_token_id")
+        self._ends: dict[tuple[Task, bool, bool], tuple[int, int]] = {}
+
+    @cached_property
+    def modalities(self) -> frozenset[str]:
+        """What the model takes: ``"text"``, ``"image"``, ``"video"``."""
+        there = {modality for modality in self.model.modalities if isinstance(modality, str)}
+        if self.profile.middle_frame and "image" in there:
+            there.add("video")
+        return frozenset(there & {"text", "image", "video"})
+
+    @cached_property
+    def pixels(self) -> tuple[int, int] | None:
+        """The least and the most pixels of an image that the model is given; None if all are made equally large."""
+        size = self._image_size
+        if self.profile.pixels is not None:
+            least, most = self.profile.pixels
+        elif "longest_edge" in size and "shortest_edge" in size and size["longest_edge"] > 10_000:
+            least, most = size["shortest_edge"], size["longest_edge"]
+        else:
+            return None
+        return (least, most) if self._max_pixels is None else (min(least, self._max_pixels), self._max_pixels)
+
+    @cached_property
+    def page_pixels(self) -> int:
+        """The pixels that an image is opened with, at most."""
+        if self.pixels is not None:
+            return self.pixels[1]
+        size = self._image_size
+        fixed = size.get("height", 0) * size.get("width", 0) or size.get("shortest_edge", 0) ** 2
+        return self._max_pixels or _OVERSAMPLING * fixed or _PIXELS
+
+    @cached_property
+    def tokens_per_image(self) -> int:
+        """How many tokens the largest image takes."""
+        if "image" not in self.modalities:
+            return 0
+        return int(self._structure_length(Content(image=_blank(self.page_pixels))))
+
+    def forward(self, contents: Sequence[Content], task: Task) -> States:
+        """Return the states of ``contents``, in the pooled embedding's space."""
+        import torch
+        from sentence_transformers.util import batch_to_device
+
+        features = self._preprocessed(contents, task)
+        positions = self._positions(features, contents, task)
+        features = self.model(batch_to_device(features, self.model.device), task=task)
+        hidden = features.get("token_embeddings")
+        if hidden is None or hidden.ndim != 3 or len(hidden) != len(contents):
+            raise EncoderError(NO_TOKENS.format(model=self.name))
+        pooled = features["sentence_embedding"]
+        if self.profile.pooled_before is not None:
+            pooled = hidden[torch.from_numpy(positions.pooled).to(hidden.device)]
+        return States(pooled, hidden, positions)
+
+    def into_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
+        """Return token states (n, width) after what the model does to a pooled vector, (n, dimension)."""
+        for module in self._after_pooling:
+            states = module({"sentence_embedding": states})["sentence_embedding"]
+        return states
+
+    def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:
+        """Return what stands where, (1, length), for one content, and what of it each position stands for.
+
+        Raises:
+            EncoderError: the model's tokenizer does not know where its tokens come from.
+        """
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise EncoderError(f"{self.name} gives no character offsets for its tokens")
+        features = self._preprocessed([content], task)
+        positions = self._positions(features, [content], task)
+        places = [Place()] * positions.ids.shape[1]
+        if self.has_template:
+            spans = self._offsets(content.text)
+            words = np.flatnonzero((positions.attended & ~positions.template & ~positions.visual)[0]).tolist()
+        else:
+            prompt = self.prompts[task]
+            spans = [
+                (max(start - len(prompt), 0), max(stop - len(prompt), 0))
+                for start, stop in self._offsets(prompt + content.text, add_special_tokens=True)
+            ]
+            words = range(len(places))
+        for i, span in zip(words, spans, strict=False):  # what does not fit was cut off
+            if not positions.template[0, i]:
+                places[i] = Place(span=span)
+        for kind in ("image", "video"):
+            grid = features.get(f"{kind}_grid_thw")
+            if grid is not None:
+                where = np.flatnonzero(np.isin(positions.ids[0], self._token_ids(f"{kind}_token_id"))).tolist()
+                for i, place in zip(where, self._patches(np.asarray(grid), kind == "video"), strict=True):
+                    places[i] = place
+        return positions, places
+
+    def _offsets(self, text: str, add_special_tokens: bool = False) -> list[Span]:
+        if not text and not add_special_tokens:
+            return []
+        encoded = self.tokenizer(
+            text,
+            return_offsets_mapping=True,
+            add_special_tokens=add_special_tokens,
+            truncation=True,
+            max_length=self.model.max_seq_length,
+            verbose=False,
+        )
+        return [(start, stop) for start, stop in encoded["offset_mapping"]]
+
+    def _patches(self, grids: NDArray[np.int64], is_video: bool) -> Iterator[Place]:
+        merge = getattr(self._image_processor, "merge_size", 1)
+        for frames, height, width in (grids // [1, merge, merge]).tolist():
+            for frame, row, column in np.ndindex(frames, height, width):
+                box = (column / width, row / height, (column + 1) / width, (row + 1) / height)
+                yield Place(box=box, frame=frame if is_video else None)
+
+    def visual_tokens(self, content: Content) -> int:
+        """Return about how many tokens the image and the video of ``content`` take, at most."""
+        count = 0
+        if content.image is not None:
+            size = getattr(content.image, "size", None)  # known of an image in memory
+            part = 1.0 if size is None else min(1.0, size[0] * size[1] / self.page_pixels)
+            count += int(self.tokens_per_image * part)
+        if content.video is not None:
+            pixels = self.profile.frame_pixels or self.profile.frames * self.page_pixels
+            frames = 1 if self.profile.middle_frame else pixels / self.page_pixels / 2  # two frames are one patch
+            count += int(self.tokens_per_image * frames)
+        return count
+
+    def describe_images(self) -> dict[str, Any]:
+        """Return what changes an image's numbers, as JSON values."""
+        profile = self.profile
+        return {
+            "pixels": self.pixels,
+            "page_pixels": self.page_pixels,
+            "fps": profile.fps,
+            "frames": profile.frames,
+            "frame_pixels": profile.frame_pixels,
+            "middle_frame": profile.middle_frame,
+            "template": profile.template,
+            "pooled_before": profile.pooled_before,
+        }
+
+    def _preprocessed(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
+        if not self.has_template or not (self.modalities - {"text"}):
+            texts = [content.text for content in contents]
+            return dict(self.model.preprocess(texts, prompt=self.prompts[task] or None, task=task))
+        messages, metadata = [], []
+        for content in contents:
+            message, videos = self._messages(content, task)
+            messages.append(message)
+            metadata += videos
+        return dict(self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata)))
+
+    def _messages(self, content: Content, task: Task) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return a content as a chat, the prompt first, the text after what is seen; and its videos' metadata."""
+        profile = self.profile
+        parts: list[dict[str, Any]] = []
+        metadata: list[dict[str, Any]] = []
+        image = content.image
+        if content.video is not None:
+            if profile.middle_frame:
+                image = image if image is not None else media.middle_frame(content.video, self.page_pixels)
+            else:
+                frames = media.frames(content.video, profile.fps, profile.frames, self._frame_pixels)
+                parts.append({"type": "video", "video": list(frames.images)})
+                metadata.append(frames.metadata)
+        if image is None and profile.blank_image and task == "query":
+            image = _blank(28 * 28)
+        if image is not None:
+            parts.append({"type": "image", "image": media.open_image(image, self.page_pixels)})
+        text = content.text or ("" if parts else profile.null)
+        if text or not parts:
+            parts.append({"type": "text", "text": text})
+        chat = [{"role": "user", "content": parts}]
+        prompt = self.prompts[task]
+        if prompt and (image is not None or content.video is not None or task == "query" or not profile.asks_of_images):
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
+        return chat, metadata
+
+    @property
+    def _frame_pixels(self) -> int:
+        most = self.profile.frame_pixels
+        return self.page_pixels if most is None else min(self.page_pixels, most)
+
+    def _processing(self, metadata: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return what overrides the processor's own settings."""
+        options: dict[str, Any] = {"chat_template": {"add_generation_prompt": self.profile.generation_prompt}}
+        if self.profile.template is not None:
+            options["chat_template"]["chat_template"] = self.profile.template
+        if self.pixels is not None:
+            options["image"] = {"size": dict(zip(("shortest_edge", "longest_edge"), self.pixels, strict=True))}
+        if metadata:
+            options["video"] = {"video_metadata": list(metadata), "do_sample_frames": False}
+            if self.profile.frame_pixels is not None:
+                least = 0 if self.pixels is None else self.pixels[0]
+                options["video"]["size"] = {"shortest_edge": least, "longest_edge": self.profile.frame_pixels}
+        return options
+
+    def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
+        ids = features["input_ids"].cpu().numpy()
+        attended = features["attention_mask"].bool().cpu().numpy()
+        visual = np.isin(ids, self._visual_ids)
+        special = np.isin(ids, self.special_ids) & ~visual
+        ordinal = np.cumsum(attended, axis=1)  # 1 at the first attended position, also with padding on the left
+        template = attended & (ordinal <= int(features.get("prompt_length", 0)))
+        if not self.include_prompt:
+            attended = attended & ~template
+        if self.has_template:
+            for i, content in enumerate(contents):
+                template[i] = self._template(attended[i] & ~visual[i], content, task)
+        return Positions(ids, attended, special, visual, template, self._pooled_position(ids, attended))
+
+    def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:
+        ordinal = np.cumsum(attended, axis=1)
+        if self.profile.pooled_before is not None:
+            marks = attended & (ids == self.tokenizer.convert_tokens_to_ids(self.profile.pooled_before))
+            if not marks.any(axis=1).all():
+                raise EncoderError(
+                    f"{self.name}: no {self.profile.pooled_before!r} in an input; its tokenizer does not have this "
+                    f"token, or the text fills all {self.model.max_seq_length} positions"
+                )
+            first = marks.argmax(axis=1)
+            return np.arange(ids.shape[1])[None] == first[:, None] - 1
+        if self.pooling == "cls":
+            return attended & (ordinal == 1)
+        if self.pooling == "lasttoken":
+            return attended & (ordinal == ordinal[:, -1:])
+        return np.zeros_like(attended)
+
+    def _template(self, words: Mask, content: Content, task: Task) -> Mask:
+        """Return which of the ``words`` (length), the positions of no patch, are not of the content's text."""
+        where = np.flatnonzero(words)
+        template = words.copy()
+        text = content.text
+        if text:
+            before, after = self._template_ends(content, task)
+            count = len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            stop = len(where) - after
+            template[where[max(before, stop - count) : stop]] = False
+        return template
+
+    def _template_ends(self, content: Content, task: Task) -> tuple[int, int]:
+        """Return how many tokens the template puts before and after a text that comes with such images and videos."""
+        structure = (task, content.image is not None, content.video is not None)
+        if structure not in self._ends:
+            image = _blank(1 << 14) if content.image is not None else None
+            rows = []
+            for text in ("A", "8"):  # of one token each, not the same
+                # A video's own words, its time stamps, are in front: what comes after does not change with it.
+                features = self._preprocessed([Content(text, image)], task)
+                ids = features["input_ids"].cpu().numpy()[0]
+                attended = features["attention_mask"].bool().cpu().numpy()[0]
+                rows.append(ids[attended & ~np.isin(ids, self._visual_ids)])
+            same = rows[0] == rows[1]
+            before = int(np.argmin(same))
+            self._ends[structure] = (0 if content.video is not None else before, int(np.argmin(same[::-1])))
+        return self._ends[structure]
+
+    def _structure_length(self, content: Content) -> int:
+        features = self._preprocessed([content], "document")
+        return int(features["attention_mask"].sum())
+
+    def _token_ids(self, *names: str) -> NDArray[np.int64]:
+        homes = (getattr(self.model.transformers_model, "config", None), getattr(self.model[0], "processor", None))
+        found = {getattr(home, name, None) for home in homes for name in names}
+        return np.asarray(sorted(found - {None}), dtype=np.int64)
+
+    @property
+    def _image_processor(self) -> Any:
+        return getattr(getattr(self.model[0], "processor", None), "image_processor", None)
+
+    @property
+    def _image_size(self) -> dict[str, int]:
+        size = getattr(self._image_processor, "size", None) or {}
+        return {name: int(value) for name, value in dict(size).items() if value is not None}
+
+
+def _blank(pixels: int) -> Image.Image:
+    from PIL import Image
+
+    side = max(1, int(pixels**0.5))
+    return Image.new("RGB", (side, side), "white")
+
+
+def _special_ids(tokenizer: Any) -> NDArray[np.int64]:
+    """Return the ids that carry no content. An unknown word does: its state is the model's guess of it."""
+    ids = set(getattr(tokenizer, "all_special_ids", []))
+    vocabulary = tokenizer.get_vocab()
+    ids.update(vocabulary[token] for token in _FRAMES if token in vocabulary)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    others = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep", "pad", "mask")]
+    if unknown not in others:
+        ids.discard(unknown)
+    return np.asarray(sorted(ids), dtype=np.int64)

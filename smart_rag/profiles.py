@@ -1,0 +1,165 @@
+"""What differs between families of embedding models: prompts, templates, sizes of images, which tokens take part.
+
+A model's own sentence-transformers files come first; a profile fills in what they do not say. A model
+that nobody described has the profile `GENERAL`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal
+
+from smart_rag.errors import InvalidInput
+
+TokenPolicy = Literal["content", "text", "input", "patches"]
+Task = Literal["query", "document"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How one family of models is asked.
+
+    ``models`` are patterns of hub names, in lower case. ``template`` is a chat template in Jinja, None for the
+    model's own; its system message is the prompt. ``prompts`` are those of queries and documents.
+
+    ``asks_of_images``: that of documents is for images and videos alone.
+
+    ``pooled_before`` names the token before which the pooled embedding is taken, in place of the last one.
+    ``null`` is what an empty text reads as, ``blank_image`` whether a query without an image gets a blank one.
+    ``pixels`` are the least and the most of an image that the model is given, ``frame_pixels`` the most of all
+    frames of a video, taken at ``fps`` and at most ``frames`` of them; ``middle_frame``: a video is one image.
+    """
+
+    name: str
+    models: tuple[str, ...] = ()
+    template: str | None = None
+    generation_prompt: bool = True
+    prompts: Mapping[Task, str]
+    asks_of_images: bool = False
+    pooled_before: str | None = None
+    null: str = ""
+    blank_image: bool = False
+    max_length: int | None = None
+    pixels: tuple[int, int] | None = None
+    fps: float = 1.0
+    frames: int = 64
+    frame_pixels: int | None = None
+    middle_frame: bool = False
+    query_tokens: TokenPolicy = "content"
+    document_tokens: TokenPolicy = "content"
+
+
+# What every set of visual documents is asked with in the paper (arXiv 2605.24938).
+_FIND_PAGE = "Find a document image that matches the given query."
+_ABOUT_PAGE = "Understand the content of the provided document image."
+
+# What all templates begin with: `it` is what the one message holds, and the system message as `it.prompt`.
+# No block stands before a line's end, which Jinja would take for its own.
+_IT = (
+    "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{% set it.image = true %}"
+    "{% elif part['type'] == 'video' %}{% set it.video = true %}"
+    "{% elif message['role'] == 'system' %}{% set it.prompt = part['text'] %}"
+    "{% else %}{% set it.text = part['text'] %}"
+    "{% endif %}{% endfor %}{% endfor %}"
+)
+_VIDEO = "{% if it.video %}<|vision_start|><|video_pad|><|vision_end|>{% endif %}"
+_IMAGE = "{% if it.image %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
+
+_GME = (
+    _IT
+    + "<|im_start|>system\n{{ it.prompt }}<|im_end|>\n<|im_start|>user\n"
+    + _IMAGE
+    + "{{ it.text }}<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
+)
+_LAMRA = (
+    _IT
+    + "<|im_start|>user\n"
+    + _VIDEO
+    + _IMAGE
+    + "{% if it.prompt and it.text %} {{ it.prompt }}{{ '\n' }}{% endif %}{{ it.text }}{{ '\n' }}"
+    + "Summarize above {% if it.text %}sentence{% else %}image{% endif %} in one word: "
+    + "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n"
+)
+_DSE = (
+    _IT
+    + "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    + _IMAGE
+    + "{% if it.prompt %}{{ it.prompt }}{% endif %}{{ it.text }}<|im_end|>\n<|endoftext|>"
+)
+_VLM2VEC = (
+    _IT
+    + "{% if it.video %}<|video_pad|> {% endif %}{% if it.image %}<|image_pad|> {% endif %}"
+    + "{{ it.prompt }}{% if it.prompt and it.text %} {% endif %}{{ it.text }}"
+)
+
+GENERAL = Profile(name="general", prompts={"query": "", "document": ""})
+PROFILES: tuple[Profile, ...] = (
+    Profile(
+        name="qwen3-vl-embedding",
+        models=("qwen/qwen3-vl-embedding-*",),
+        prompts={"query": _FIND_PAGE, "document": "Represent the user's input."},
+        null="NULL",
+        max_length=8192,
+        pixels=(4 * 32 * 32, 1800 * 32 * 32),
+        frame_pixels=10 * 768 * 32 * 32,
+    ),
+    Profile(
+        name="gme-qwen2-vl",
+        models=("alibaba-nlp/gme-qwen2-vl-*",),
+        template=_GME,
+        prompts={"query": _FIND_PAGE, "document": "You are a helpful assistant."},
+        max_length=8192,
+        pixels=(256 * 28 * 28, 1280 * 28 * 28),
+        middle_frame=True,
+        query_tokens="text",
+    ),
+    Profile(
+        name="lamra-ret",
+        models=("code-kunkun/lamra-ret*",),
+        template=_LAMRA,
+        generation_prompt=False,
+        prompts={"query": _FIND_PAGE, "document": ""},
+        pooled_before="<emb>",
+        max_length=1024,
+        pixels=(256 * 28 * 28, 1024 * 28 * 28),
+    ),
+    Profile(
+        name="vlm2vec-v2",
+        models=("vlm2vec/vlm2vec-v2*",),
+        template=_VLM2VEC,
+        prompts={"query": _FIND_PAGE[:-1] + ":", "document": _ABOUT_PAGE},
+        asks_of_images=True,
+        pixels=(4 * 28 * 28, 1280 * 28 * 28),
+        frames=8,
+    ),
+    Profile(
+        name="dse-qwen2",
+        models=("mrlight/dse-qwen2-*",),
+        template=_DSE,
+        prompts={"query": "Query: ", "document": "What is shown in this image?"},
+        asks_of_images=True,
+        blank_image=True,
+        pixels=(28 * 28, 2560 * 28 * 28),
+        query_tokens="text",
+    ),
+)
+
+
+def profile_of(model: str, name: str | None = None) -> Profile:
+    """Return the profile of this ``name``, or else the one for a model of this hub name, `GENERAL` if there is none.
+
+    Raises:
+        InvalidInput: there is no profile of that name.
+    """
+    if name is None:
+        fitting = (profile for profile in PROFILES if any(fnmatch(model.lower(), one) for one in profile.models))
+        return next(fitting, GENERAL)
+    for profile in (*PROFILES, GENERAL):
+        if profile.name == name:
+            return profile
+    names = ", ".join(profile.name for profile in (*PROFILES, GENERAL))
+    raise InvalidInput(f"there is no profile {name!r}; the profiles are {names}")

@@ -1,0 +1,134 @@
+"""`Row`: a document as the index holds it, and how Chroma's metadata hold what belongs to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smart_rag.errors import InvalidInput
+from smart_rag.types import Document, ImageSource, PdfPage, Revision
+
+# Bookkeeping lives in metadata keys of this prefix, which no result shows.
+_RESERVED = "_smart_rag."
+KEY = _RESERVED + "key"
+_FILE_HASH = _RESERVED + "file_hash"
+_FILE_CHUNKS = _RESERVED + "file_chunks"
+_MODALITY = _RESERVED + "modality"
+_IMAGE = _RESERVED + "image"
+_IMAGE_PAGE = _RESERVED + "image_page"
+_VIDEO = _RESERVED + "video"
+# What Chroma cannot hold (None, lists, dicts) or not to the last digit (floats) is kept here as
+# JSON, and given back as it was.
+_JSON = _RESERVED + "json"
+
+# How no metadata key may begin: ours, and what Chroma refuses.
+_REFUSED = (_RESERVED, "chroma:", "#", "$")
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """Which file a document was cut from: a hash of its bytes, and into how many documents it was cut."""
+
+    hash: str
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A document as the index holds it, with the key of its token embeddings and what of it was encoded."""
+
+    document: Document
+    key: bytes
+    stamp: FileStamp | None = None
+    modality: str = "text"
+
+    @property
+    def revision(self) -> Revision:
+        return self.document.id, self.key
+
+
+def check_metadata(document: Document) -> None:
+    """Raise `InvalidInput` if the document's metadata cannot be stored and given back."""
+    for key, value in document.metadata.items():
+        if not isinstance(key, str) or not key or key.startswith(_REFUSED) or not is_unicode(key):
+            raise InvalidInput(
+                f"document {document.id!r}: metadata key {key!r} must be a str that is not empty and begins with none "
+                f"of {', '.join(_REFUSED)}"
+            )
+        if isinstance(value, str) and not is_unicode(value):
+            raise InvalidInput(f"document {document.id!r}: metadata {key!r} holds a lone surrogate")
+        if not _is_scalar(value):
+            try:
+                same = json.loads(json.dumps(value)) == value
+            except (TypeError, ValueError):
+                same = False
+            if not same:
+                raise InvalidInput(
+                    f"document {document.id!r}: metadata {key!r} is a {type(value).__name__} that JSON cannot "
+                    "hold; use str, int, float, bool, None, or lists and dicts of them"
+                )
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can hold ``text``: whether it is free of lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, float):
+        return bool(np.isfinite(value))
+    # Chroma's integers have 64 bits.
+    return isinstance(value, str | bool) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def to_chroma(row: Row, root: Path) -> dict[str, Any]:
+    """Return the metadata of ``row``; paths below ``root``, the index's own folder, are kept relative to it."""
+    metadata: dict[str, Any] = {key: value for key, value in row.document.metadata.items() if _is_scalar(value)}
+    rest = {
+        key: value for key, value in row.document.metadata.items() if key not in metadata or isinstance(value, float)
+    }
+    if rest:
+        metadata[_JSON] = json.dumps(rest)
+    if row.stamp is not None:
+        metadata[_FILE_HASH] = row.stamp.hash
+        metadata[_FILE_CHUNKS] = row.stamp.chunks
+    if row.modality != "text":
+        metadata[_MODALITY] = row.modality
+    image, video = row.document.image, row.document.video
+    if isinstance(image, PdfPage):
+        metadata[_IMAGE], metadata[_IMAGE_PAGE] = _kept_path(image.path, root), image.page
+    elif isinstance(image, str | Path):
+        metadata[_IMAGE] = _kept_path(Path(image), root)
+    elif image is not None:
+        raise InvalidInput(f"document {row.document.id!r}: an image in memory cannot be stored; save it as a file")
+    if video is not None:
+        metadata[_VIDEO] = _kept_path(Path(video), root)
+    metadata[KEY] = row.key.hex()
+    return metadata
+
+
+def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
+    """Return the row that `to_chroma` made ``metadata`` of."""
+    kept = {key: value for key, value in metadata.items() if not key.startswith(_RESERVED)}
+    if _JSON in metadata:
+        kept.update(json.loads(metadata[_JSON]))
+    stamp = FileStamp(metadata[_FILE_HASH], metadata[_FILE_CHUNKS]) if _FILE_HASH in metadata else None
+    image: ImageSource | None = root / metadata[_IMAGE] if _IMAGE in metadata else None
+    if _IMAGE_PAGE in metadata:
+        image = PdfPage(root / metadata[_IMAGE], metadata[_IMAGE_PAGE])
+    video = root / metadata[_VIDEO] if _VIDEO in metadata else None
+    document = Document(id, text or "", kept, image, video)
+    return Row(document, bytes.fromhex(metadata[KEY]), stamp, metadata.get(_MODALITY, "text"))
+
+
+def _kept_path(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
