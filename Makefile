@@ -13,7 +13,8 @@ export ANONYMIZED_TELEMETRY := False
 
 install: $(VENV)/.installed
 
-# torch first and alone: its pin takes a CPU build where one lies at hand.
+# torch first and alone: its pin takes a CPU build where one lies at hand. torchvision last, where only the tests of
+# images see it: beside a CPU torch it would break every import of transformers (tests/torchvision_on_cpu.py).
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard integrations/*/pyproject.toml)
 	@echo 'Installing into $(VENV): a few minutes the first time.'
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard integrations/*/pyp
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' \
 		--editable integrations/llama_index --editable integrations/langchain --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
+		--target $(VENV)/torchvision torchvision
 	touch $@
 
 demo: install

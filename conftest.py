@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+import torchvision_on_cpu  # noqa: F401
 
 # Applications, which tests run; there is no test in them.
 collect_ignore_glob = ["integrations/*/examples/*"]
