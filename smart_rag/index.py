@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 _SAME_MODEL = 0.98
 # Vectors that the caller brings are committed this many documents at a time.
 _BATCH = 128
+# Of vectors that the caller brings, nobody knows what they were made of.
+_ALL_MODALITIES = ("text", "image", "video")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +283,11 @@ class SmartIndex:
         """
         _check_given(documents, representation)
         self._check_vectors(representation)
-        rows = [
-            Row(document, content_key("vectors", self.manifest.config.codec, _bytes(tokens)))
-            for document, tokens in zip(documents, representation.tokens, strict=True)
-        ]
+        rows = []
+        for document, tokens in zip(documents, representation.tokens, strict=True):
+            key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
+            settled = self._store.images.settled(document)
+            rows.append(Row(settled, key, modality=settled.content(_ALL_MODALITIES).modality))
         replaced = 0
         with self._writing():
             for start in range(0, len(rows), _BATCH):
@@ -708,7 +711,7 @@ def _store(path: Path, pooled: PooledIndex, token_codec: Codec) -> DocumentStore
 
 
 def _check_given(documents: Sequence[Document], vectors: Representation) -> None:
-    check_documents(documents)
+    check_documents(documents, _ALL_MODALITIES)
     if len(documents) != len(vectors):
         raise InvalidInput(f"{len(documents)} documents with the vectors of {len(vectors)}")
 

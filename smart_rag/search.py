@@ -206,7 +206,7 @@ def contents_of_queries(queries: Sequence[str | Content], modalities: Collection
         content = Content(query) if isinstance(query, str) else query
         if not content.modality:
             raise InvalidInput(
-                f"{which} is empty; expected a text" + ("" if isinstance(query, str) else " or an image")
+                f"{which} is empty; expected a text" + (" or an image" if isinstance(query, Content) else "")
             )
         lacking = set(content.modality.split("+")).difference(modalities)
         if lacking:
