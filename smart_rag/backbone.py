@@ -305,17 +305,17 @@ class Backbone:
                     f"token, or the text fills all {self.model.max_seq_length} positions"
                 )
             first = marks.argmax(axis=1)
-            return np.arange(ids.shape[1])[None] == first[:, None] - 1
+            return np.asarray(np.arange(ids.shape[1])[None] == first[:, None] - 1)
         if self.pooling == "cls":
-            return attended & (ordinal == 1)
+            return np.asarray(attended & (ordinal == 1))
         if self.pooling == "lasttoken":
-            return attended & (ordinal == ordinal[:, -1:])
-        return np.zeros_like(attended)
+            return np.asarray(attended & (ordinal == ordinal[:, -1:]))
+        return np.zeros(attended.shape, dtype=np.bool_)
 
     def _template(self, words: Mask, content: Content, task: Task) -> Mask:
         """Return which of the ``words`` (length), the positions of no patch, are not of the content's text."""
         where = np.flatnonzero(words)
-        template = words.copy()
+        template: Mask = words.copy()
         text = content.text
         if text:
             before, after = self._template_ends(content, task)
@@ -347,8 +347,8 @@ class Backbone:
 
     def _token_ids(self, *names: str) -> NDArray[np.int64]:
         homes = (getattr(self.model.transformers_model, "config", None), getattr(self.model[0], "processor", None))
-        found = {getattr(home, name, None) for home in homes for name in names}
-        return np.asarray(sorted(found - {None}), dtype=np.int64)
+        found: set[int | None] = {getattr(home, name, None) for home in homes for name in names}
+        return np.asarray(sorted(id for id in found if id is not None), dtype=np.int64)
 
     @property
     def _image_processor(self) -> Any:

@@ -6,17 +6,17 @@ with one line that says what is wrong with the file.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from smart_rag import images, video
 from smart_rag.config import IndexConfig
-from smart_rag.encoder import Encoder
+from smart_rag.encoder import Encoder, modalities_of
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
-from smart_rag.types import Document
+from smart_rag.types import Document, ImageSource, PdfPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,21 @@ class Page:
     number: int | None = None
 
 
-def find(paths: Iterable[str | Path], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Path]:
+def formats(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
+    """Return the suffixes of the files that an encoder of these ``modalities`` can make something of."""
+    seen = (images.FORMATS if "image" in modalities else ()) + (video.FORMATS if "video" in modalities else ())
+    return (*FORMATS, *seen)
+
+
+def find(
+    paths: Iterable[str | Path],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    modalities: Collection[str] = ("text",),
+) -> list[Path]:
     """Return the files at and below ``paths``, resolved, sorted, each once.
 
-    In a folder, files of the formats of `FORMATS` are taken, without hidden ones; ``include``
+    In a folder, files of the `formats` of ``modalities`` are taken, without hidden ones; ``include``
     and ``exclude`` are patterns such as ``"*.md"`` or ``"drafts/*"``, matched against a file's
     name and its path below the folder. A file that is named itself is always taken.
 
@@ -44,30 +55,19 @@ def find(paths: Iterable[str | Path], include: Sequence[str] = (), exclude: Sequ
         elif path.is_dir():
             root = path.resolve()
             for file in sorted(root.rglob("*")):
-                if file.is_file() and _wanted(file.relative_to(root), include, exclude):
+                if file.is_file() and _wanted(file.relative_to(root), include, exclude, formats(modalities)):
                     found[file.resolve()] = None
         else:
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
     if not found:
         named = ", ".join(str(path) for path in paths)
-        raise InvalidInput(f"no documents found in {named or 'nothing'}; the formats are {', '.join(FORMATS)}")
+        known = ", ".join(formats(modalities))
+        raise InvalidInput(f"no documents found in {named or 'nothing'}; the formats are {known}")
     return sorted(found)
 
 
-def content_hash(path: Path) -> str:
-    """Return a hash of the file's bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
-
-
-def read(path: Path) -> Iterator[Page]:
-    """Yield the pages of a file that have text.
+def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
+    """Yield the pages of a file that have text; where it has pages, on request those without any, too.
 
     Raises:
         DocumentError: the file cannot be read, holds no text, or is of no known format.
@@ -84,7 +84,7 @@ def read(path: Path) -> Iterator[Page]:
         if path.stat().st_size == 0:
             raise DocumentError(path, "the file is empty")
         for page in reader(path):
-            if page.text.strip():
+            if page.text.strip() or (pages_without_text and page.number is not None):
                 empty = False
                 # A lone half of a surrogate pair, as some PDFs have, can be stored nowhere.
                 yield Page(page.text.encode("utf-8", "replace").decode(), page.number)
@@ -99,9 +99,9 @@ def read(path: Path) -> Iterator[Page]:
 
 
 class Chunker:
-    """Cuts pages into chunks of at most ``tokens`` tokens that end at sentences where they can.
+    """Cuts pages into chunks of at most ``chunk_tokens`` tokens that end at sentences where they can.
 
-    Neighbouring chunks share up to ``overlap`` tokens. semantic-text-splitter does the work,
+    Neighbouring chunks share up to ``chunk_overlap`` tokens. semantic-text-splitter does the work,
     counting with the encoder's own tokenizer where it has one, else words.
     """
 
@@ -117,11 +117,67 @@ class Chunker:
         number = 0
         for page in pages:
             for text in self._splitter.chunks(page.text):
-                metadata: dict[str, Any] = {"source": source, "chunk": number}
-                if page.number is not None:
-                    metadata["page"] = page.number
-                yield Document(f"{source}#{number}", text, metadata)
+                yield _document(source, number, text, page.number)
                 number += 1
+
+
+class Reader:
+    """Makes documents of files, for one encoder.
+
+    For one that takes images, a page of a PDF is one document, with its image and its text, and so are an image
+    file and, if it takes videos, a video file. Any other text is cut into chunks.
+    """
+
+    def __init__(self, encoder: Encoder, config: IndexConfig) -> None:
+        self._modalities = modalities_of(encoder)
+        self._chunker = Chunker(encoder, config)
+
+    def documents(self, path: Path) -> Iterator[Document]:
+        """Yield the documents of a file, with the metadata ``source``, ``page`` (where there are pages) and ``chunk``.
+
+        Whether an image, a page or a video is a sound one shows when it is encoded.
+
+        Raises:
+            DocumentError: the file cannot be read, holds nothing this encoder takes, or is of no known format.
+            MissingExtra: reading its format needs a package that is not installed.
+        """
+        suffix, source = path.suffix.lower(), str(path)
+        if suffix in images.FORMATS:
+            self._check_taken(path, "image")
+            yield _document(source, 0, "", image=path)
+        elif suffix in video.FORMATS:
+            self._check_taken(path, "video")
+            yield _document(source, 0, "", video=path)
+        elif suffix == ".pdf" and "image" in self._modalities:
+            for number, page in enumerate(read(path, pages_without_text=True)):
+                assert page.number is not None
+                yield _document(source, number, page.text, page.number, PdfPage(path, page.number))
+        else:
+            chunk = None
+            for chunk in self._chunker.cut(read(path), source):
+                yield chunk
+            if chunk is None:
+                raise DocumentError(path, "no text in it")
+
+    def _check_taken(self, path: Path, kind: str) -> None:
+        if kind not in self._modalities:
+            raise DocumentError(
+                path, f"needs a model that takes {kind}s; this one takes {', '.join(sorted(self._modalities))}"
+            )
+
+
+def _document(
+    source: str,
+    number: int,
+    text: str,
+    page: int | None = None,
+    image: ImageSource | None = None,
+    video: Path | None = None,
+) -> Document:
+    metadata: dict[str, Any] = {"source": source, "chunk": number}
+    if page is not None:
+        metadata["page"] = page
+    return Document(f"{source}#{number}", text, metadata, image, video)
 
 
 def token_counter(encoder: Encoder) -> Callable[[str], int]:
@@ -132,7 +188,7 @@ def token_counter(encoder: Encoder) -> Callable[[str], int]:
     return lambda text: int(count([text])[0])
 
 
-def _wanted(path: Path, include: Sequence[str], exclude: Sequence[str]) -> bool:
+def _wanted(path: Path, include: Sequence[str], exclude: Sequence[str], suffixes: Collection[str]) -> bool:
     """Return whether a file below a folder is to be indexed."""
 
     def matches(patterns: Sequence[str]) -> bool:
@@ -140,7 +196,7 @@ def _wanted(path: Path, include: Sequence[str], exclude: Sequence[str]) -> bool:
 
     if any(part.startswith(".") for part in path.parts) or matches(exclude):
         return False
-    return matches(include) if include else path.suffix.lower() in FORMATS
+    return matches(include) if include else path.suffix.lower() in suffixes
 
 
 def _read_text(path: Path) -> Iterator[Page]:

@@ -298,7 +298,7 @@ class SmartEncoder:
         content = self._checked([item])[0]
         positions, places = self._backbone.places(content, task)
         kept = [places[i] for i in np.flatnonzero(self._kept(positions, task)[0])]
-        return kept or [Place(span=(0, len(content.text)) if content.text else None)]
+        return kept or [Place(span=(0, len(content.text)) if plain(content) == content.text else None)]
 
     def _encode(self, items: Encodable | Sequence[Encodable], task: Task, show_progress: bool) -> Representation:
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
@@ -408,15 +408,15 @@ class SmartEncoder:
             )
         if self._model.truncate_dim is not None:
             pooled, flat = pooled[:, : self._model.truncate_dim], flat[:, : self._model.truncate_dim]
-        pooled = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
-        flat = torch.nn.functional.normalize(flat.float(), dim=1).cpu().numpy()
+        vectors = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
+        flat = torch.nn.functional.normalize(flat.float(), dim=1).cpu()
         # A copy for each text, so that keeping one keeps no other alive.
         starts = np.cumsum(keep.sum(axis=1))[:-1]
-        rows, ids = np.split(flat, starts), np.split(self._vocabulary_ids(positions)[keep], starts)
+        rows, ids = np.split(flat.numpy(), starts), np.split(self._vocabulary_ids(positions)[keep], starts)
         none = np.full(1, -1, dtype=np.int32)
         return _Batch(
-            pooled,
-            [row.copy() if len(row) else pooled[i : i + 1].copy() for i, row in enumerate(rows)],
+            vectors,
+            [row.copy() if len(row) else vectors[i : i + 1].copy() for i, row in enumerate(rows)],
             [row.copy() if len(row) else none for row in ids],
         )
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from smart_rag import scoring
 from smart_rag.codec import codec
-from smart_rag.encoder import SmartEncoder, Span
+from smart_rag.encoder import SmartEncoder
 from smart_rag.errors import EncoderError
 from smart_rag.index import SmartIndex
-from smart_rag.types import Hit, Tokens
+from smart_rag.types import Hit, Place, Span, Tokens
 
 _WORD = re.compile(r"\w+")
 # A mean of equal numbers can be greater than they are by this.
@@ -46,14 +46,14 @@ def matches(index: SmartIndex, query: str, hits: Sequence[Hit]) -> list[list[Mat
         raise EncoderError(f"a {type(encoder).__name__} does not say which characters a token stands for")
     representation = encoder.encode_query([query])
     query_tokens, weights = representation.tokens[0], index.token_weights(representation).tolist()
-    query_spans = encoder.token_spans(query, "query")
+    query_spans = _spans(encoder.token_places(query, "query"))
     if codec(index.manifest.config.codec).pool_factor == 1:
         documents: Tokens = index.tokens([hit.id for hit in hits])
     else:
         documents = encoder.encode_document([hit.text for hit in hits]).tokens
     results = []
     for hit, tokens in zip(hits, documents, strict=True):
-        spans = encoder.token_spans(hit.text, "document")
+        spans = _spans(encoder.token_places(hit.text))
         best = scoring.alignment(query_tokens, tokens)
         found = []
         for query_span, weight, i, similarity in zip(query_spans, weights, *best, strict=True):
@@ -75,6 +75,10 @@ def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
     part = sum(match.weight * match.similarity for match, _ in words) / len(words) - _ROUNDING
     counting = [(match, span) for match, span in words if match.weight * match.similarity >= part]
     return sorted({span for match, span in counting if match.similarity >= similar} or {span for _, span in counting})
+
+
+def _spans(places: Sequence[Place]) -> list[Span]:
+    return [(0, 0) if place.span is None else place.span for place in places]
 
 
 def _word_around(text: str, start: int, stop: int) -> Span | None:

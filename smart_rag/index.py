@@ -251,7 +251,7 @@ class SmartIndex:
             InvalidInput: a path does not exist, or no file is found.
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
-        found = files.find(paths, include, exclude)
+        found = files.find(paths, include, exclude, self.manifest.modalities)
         with self._ingest(len(found), "file", show_progress, on_commit) as ingest:
             report = ingest.add_files(found, files.Reader(self.encoder, self.manifest.config))
             return report + ingest.prune(paths) if prune else report

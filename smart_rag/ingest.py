@@ -185,12 +185,31 @@ class Ingest:
         with ThreadPoolExecutor(1, "smart_rag") as writer:
             try:
                 for batch in _batches(rows):
-                    vectors = self._encode(batch)
-                    finish()
-                    writing.append((batch, writer.submit(self.store.commit, batch, vectors)))
+                    for part, vectors in self._readable(batch):
+                        if isinstance(vectors, FailedFile):
+                            report += AddReport(failed=(vectors,))
+                            on_progress(len(part))
+                            continue
+                        finish()
+                        writing.append((part, writer.submit(self.store.commit, part, vectors)))
             finally:  # what was on its way counts, also when a later batch fails
                 finish()
         return report
+
+    def _readable(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Representation | FailedFile]]:
+        """Yield ``rows`` with their vectors; those of a file that cannot be read, each with the reason."""
+        try:
+            yield rows, self._encode(rows)
+            return
+        except DocumentError as error:
+            if any(row.stamp is None for row in rows):  # the caller's documents, and the caller's error
+                raise
+            reason = error
+        if len(rows) == 1:
+            yield rows, FailedFile(reason.path, reason.reason)
+            return
+        for row in rows:
+            yield from self._readable([row])
 
     def _encode(self, rows: Sequence[Row]) -> Representation:
         """Return the vectors of ``rows``, encoding equal contents once."""

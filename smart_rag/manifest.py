@@ -36,6 +36,9 @@ class Manifest:
     config: IndexConfig
     modalities: Sequence[str] = ("text",)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
+
     def write(self, folder: Path) -> None:
         """Write the manifest into ``folder``, whole or not at all."""
         temporary = folder / f"{FILE_NAME}.new"

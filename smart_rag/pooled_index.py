@@ -251,9 +251,9 @@ class PooledIndex:
         return [
             # Chroma has no metadata of a row that went away after its vector was found.
             [
-                Candidate(from_chroma(*parts, self._root), 1.0 - distance)
-                for *parts, distance in zip(*query, strict=True)
-                if parts[-1] is not None
+                Candidate(from_chroma(name, text, metadata, self._root), 1.0 - distance)
+                for name, text, metadata, distance in zip(*query, strict=True)
+                if metadata is not None
             ]
             for query in queries
         ]

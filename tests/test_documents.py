@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import IndexConfig
-from smart_rag.documents import FORMATS, Chunker, Page, content_hash, find, read
+from smart_rag.documents import FORMATS, Chunker, Page, find, read
 from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.media import digest_of_file
 
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
 CHINESE = "中华人民共和国的首都是北京。这座城市有三千多年的历史，是全国的政治中心、文化中心。"  # noqa: RUF001
@@ -405,13 +406,13 @@ def test_no_paths_at_all():
         find([])
 
 
-# --- content_hash ---------------------------------------------------------------------------
+# --- digest_of_file ---------------------------------------------------------------------------
 
 
 def test_the_hash_is_of_all_bytes_and_nothing_else(tmp_path):
     data = bytes(2_500_000)
-    one = content_hash(write(tmp_path / "one", data))
-    assert content_hash(write(tmp_path / "other" / "name.txt", data)) == one
+    one = digest_of_file(write(tmp_path / "one", data))
+    assert digest_of_file(write(tmp_path / "other" / "name.txt", data)) == one
     hashes = {one}
     for changed in (
         b"\1" + data[1:],
@@ -420,13 +421,13 @@ def test_the_hash_is_of_all_bytes_and_nothing_else(tmp_path):
         data[:1_500_000] + b"\1" + data[1_500_001:],
         b"",
     ):
-        hashes.add(content_hash(write(tmp_path / "one", changed)))
+        hashes.add(digest_of_file(write(tmp_path / "one", changed)))
     assert len(hashes) == 6
 
 
 def test_the_hash_of_a_missing_file(tmp_path):
     with pytest.raises(DocumentError, match=r"gone: cannot be read \(No such file"):
-        content_hash(tmp_path / "gone")
+        digest_of_file(tmp_path / "gone")
 
 
 # --- chunks ---------------------------------------------------------------------------------

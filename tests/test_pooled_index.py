@@ -23,7 +23,8 @@ from smart_rag.errors import (
     SmartRagError,
     StorageFull,
 )
-from smart_rag.pooled_index import FileStamp, PooledIndex, Row, check_metadata
+from smart_rag.pooled_index import PooledIndex
+from smart_rag.row import FileStamp, Row, check_metadata
 from smart_rag.types import Document
 
 RECALL_ROWS = 3_000
