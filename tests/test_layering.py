@@ -16,7 +16,9 @@ PACKAGE = Path(smart_rag.__file__).parent
 # Each row may import the rows above it; modules of one row do not know each other.
 LAYERS = [
     {"_version", "errors"},
-    {"types", "config", "stopwatch"},
+    {"types", "config", "stopwatch", "files"},
+    {"images"},
+    {"pdf", "video"},
     {"codec", "encoder", "kernels", "token_pooling"},
     {"scoring"},
     {"documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
@@ -39,6 +41,9 @@ OWNERS = {
     "torch": {"encoder", "scoring"},
     "sentence_transformers": {"encoder"},
     "transformers": {"encoder"},
+    "PIL": {"images", "pdf", "video"},  # pdf, video: for a type, never at run time
+    "pypdfium2": {"pdf"},
+    "av": {"video"},
     "openai": {"answer"},
     "ir_measures": {"metrics"},
 }
