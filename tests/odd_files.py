@@ -336,6 +336,8 @@ def video(
         track.width, track.height = size
         track.pix_fmt = "yuv420p"
         track.set_display_matrix(matrix)
+        if codec == "mpeg4":
+            track.bit_rate = 8_000_000  # with its own, shades are lost
         if times:
             track.codec_context.time_base = Fraction(1, 1000)
         for i in range(frames):
