@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import media
+from smart_rag import images, media
 from smart_rag.checkpoint import Checkpoint, pooling_of
 from smart_rag.errors import EncoderError
 from smart_rag.profiles import Profile, Task
@@ -18,7 +18,6 @@ from smart_rag.types import Content, Place, Span
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 Mask = NDArray[np.bool_]
 
@@ -122,7 +121,7 @@ class Backbone:
         """How many tokens the largest image takes."""
         if "image" not in self.modalities:
             return 0
-        return int(self._structure_length(Content(image=_blank(self.page_pixels))))
+        return int(self._structure_length(Content(image=images.blank(self.page_pixels))))
 
     def forward(self, contents: Sequence[Content], task: Task) -> States:
         """Return the states of ``contents``, in the pooled embedding's space."""
@@ -250,7 +249,7 @@ class Backbone:
                 parts.append({"type": "video", "video": list(frames.images)})
                 metadata.append(frames.metadata)
         if image is None and profile.blank_image and task == "query":
-            image = _blank(28 * 28)
+            image = images.blank(28 * 28)
         if image is not None:
             parts.append({"type": "image", "image": media.open_image(image, self.page_pixels)})
         text = content.text or ("" if parts else profile.null)
@@ -328,7 +327,7 @@ class Backbone:
         """Return how many tokens the template puts before and after a text that comes with such images and videos."""
         structure = (task, content.image is not None, content.video is not None)
         if structure not in self._ends:
-            image = _blank(1 << 14) if content.image is not None else None
+            image = images.blank(1 << 14) if content.image is not None else None
             rows = []
             for text in ("A", "8"):  # of one token each, not the same
                 # A video's own words, its time stamps, are in front: what comes after does not change with it.
@@ -358,13 +357,6 @@ class Backbone:
     def _image_size(self) -> dict[str, int]:
         size = getattr(self._image_processor, "size", None) or {}
         return {name: int(value) for name, value in dict(size).items() if value is not None}
-
-
-def _blank(pixels: int) -> Image.Image:
-    from PIL import Image
-
-    side = max(1, int(pixels**0.5))
-    return Image.new("RGB", (side, side), "white")
 
 
 def _special_ids(tokenizer: Any) -> NDArray[np.int64]:

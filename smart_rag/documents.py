@@ -16,6 +16,7 @@ from smart_rag import images, video
 from smart_rag.config import IndexConfig
 from smart_rag.encoder import Encoder, modalities_of
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
+from smart_rag.pdf import Pdf
 from smart_rag.types import Document, ImageSource, PdfPage
 
 
@@ -225,26 +226,9 @@ def _read_html(path: Path) -> Iterator[Page]:
 
 
 def _read_pdf(path: Path) -> Iterator[Page]:
-    try:
-        import pypdfium2
-    except ImportError as error:
-        raise MissingExtra("pypdfium2", "pdf", f"reading {path.name}") from error
-    try:
-        pdf = pypdfium2.PdfDocument(path)
-    except pypdfium2.PdfiumError as error:
-        reason = "encrypted, a password is needed" if "password" in str(error).lower() else "not a sound PDF"
-        raise DocumentError(path, reason) from error
-    try:
-        for number in range(len(pdf)):
-            try:
-                page = pdf[number]
-                text = page.get_textpage().get_text_bounded()
-            except pypdfium2.PdfiumError as error:
-                raise DocumentError(path, f"page {number + 1} cannot be read") from error
-            yield Page(text.replace("\r\n", "\n").replace("\ufffe", "-\n"), number + 1)
-            page.close()
-    finally:
-        pdf.close()
+    with Pdf(path) as pdf:
+        for number in range(1, len(pdf) + 1):
+            yield Page(pdf.text(number), number)
 
 
 def _read_docx(path: Path) -> Iterator[Page]:

@@ -50,7 +50,7 @@ class ImageFolder:
                 if file not in kept:
                     file.unlink()
 
-    def _file(self, name: str, image: ImageSource, max_pixels: int | None = None) -> Path:
+    def _file(self, name: str, image: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Path:
         path = self.path / f"{name}.png"
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)

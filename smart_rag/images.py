@@ -17,8 +17,6 @@ from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files import check_readable, one_line
 
-ImageSource = str | Path | Image.Image
-
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # Of an image as its header states them: 0.7 GB as RGB, an A2 page at 600 dpi or more. Pillow's own limit,
 # twice its MAX_IMAGE_PIXELS, is a little above.
@@ -39,7 +37,7 @@ _UPRIGHT = {
 _WARNINGS = threading.RLock()
 
 
-def open_image(source: ImageSource, max_pixels: int | None = None) -> Image.Image:
+def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """Return an image as RGB, upright, on white where it is transparent, of at most ``max_pixels``.
 
     It is shrunk where it has more, its aspect kept, and never enlarged. Of an animation the first
@@ -65,6 +63,12 @@ def open_image(source: ImageSource, max_pixels: int | None = None) -> Image.Imag
     with _loading(path), Image.open(path, formats=_PILLOW_FORMATS) as image:
         _check_size(image.size)
         return _converted(image, max_pixels)
+
+
+def blank(pixels: int) -> Image.Image:
+    """Return a white square of at most ``pixels``."""
+    side = max(1, math.isqrt(pixels))
+    return Image.new("RGB", (side, side), "white")
 
 
 def digest(image: Image.Image) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def open_image(source: ImageSource, max_pixels: int | None = None) -> Image.Image:
+def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Image.Image:
     """Return ``source`` in RGB, upright, of at most ``max_pixels``; a page of a PDF is drawn as large as that.
 
     Raises:

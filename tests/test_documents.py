@@ -286,10 +286,8 @@ def test_a_folder_that_calls_itself_a_file_cannot_be_read(tmp_path):
     [
         ".txt",
         ".html",
-        *(
-            pytest.param(suffix, marks=pytest.mark.xfail(strict=True, reason="blamed on the file's contents"))
-            for suffix in (".pdf", ".docx")
-        ),
+        ".pdf",
+        pytest.param(".docx", marks=pytest.mark.xfail(strict=True, reason="blamed on the file's contents")),
     ],
 )
 def test_a_file_without_permission_cannot_be_read(tmp_path, suffix):

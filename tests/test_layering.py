@@ -16,8 +16,12 @@ PACKAGE = Path(smart_rag.__file__).parent
 # Each row may import the rows above it; modules of one row do not know each other.
 LAYERS = [
     {"_version", "errors"},
-    {"types", "config", "stopwatch"},
-    {"codec", "encoder", "kernels", "token_pooling"},
+    {"types", "config", "stopwatch", "profiles", "files"},
+    {"codec", "kernels", "token_pooling", "images", "checkpoint", "row"},
+    {"pdf", "video"},
+    {"media"},
+    {"backbone", "image_folder"},
+    {"encoder"},
     {"scoring"},
     {"documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
     {"token_store", "term_store"},
@@ -36,9 +40,12 @@ OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
-    "torch": {"encoder", "scoring"},
-    "sentence_transformers": {"encoder"},
-    "transformers": {"encoder"},
+    "torch": {"backbone", "checkpoint", "encoder", "scoring"},
+    "sentence_transformers": {"backbone", "checkpoint", "encoder"},
+    "transformers": {"checkpoint"},
+    "PIL": {"images", "pdf", "video", "types", "media", "encoder"},  # but images: for a type
+    "pypdfium2": {"pdf"},
+    "av": {"video"},
     "openai": {"answer"},
     "ir_measures": {"metrics"},
 }

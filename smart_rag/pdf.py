@@ -1,0 +1,143 @@
+"""One PDF, page by page: its text layer, and the page as an image.
+
+pdfium is not safe among threads, not even on two documents: whatever calls it here holds one lock,
+and no page leaves it. A page is opened for each question and closed after it, so that a long PDF
+takes no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smart_rag.config import check_count
+from smart_rag.errors import DocumentError, MissingExtra
+from smart_rag.files import check_readable
+from smart_rag.images import fit
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_DPI = 300  # more shows no more of a page that was made to be printed
+_POINTS = 72  # to an inch
+_PDFIUM = threading.RLock()
+
+
+class Pdf:
+    """An open PDF, to be used in a ``with``; ``len`` of it is its pages.
+
+    Raises:
+        DocumentError: the file cannot be read, is encrypted, is no sound PDF or has no pages.
+        MissingExtra: pypdfium2 is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            import pypdfium2
+        except ImportError as error:
+            raise MissingExtra("pypdfium2", "pdf", f"reading {self.path.name}") from error
+        check_readable(self.path)
+        self._error = pypdfium2.PdfiumError
+        raw = pypdfium2.raw
+        with _PDFIUM:
+            # Not by PdfDocument itself: for a file without pages, it takes the last file's error for this one's.
+            handle = raw.FPDF_LoadDocument(os.fsencode(self.path), None)
+            if not handle:
+                encrypted = raw.FPDF_GetLastError() == raw.FPDF_ERR_PASSWORD
+                raise DocumentError(self.path, "encrypted, a password is needed" if encrypted else "not a sound PDF")
+            self._document = pypdfium2.PdfDocument(handle)
+            self._pages = len(self._document)
+            if self._pages < 1:
+                self._document.close()
+                raise DocumentError(self.path, "no pages in it")
+            try:
+                self._document.init_forms()
+            except pypdfium2.PdfiumError as error:
+                raise DocumentError(self.path, "its forms cannot be read") from error
+
+    def __len__(self) -> int:
+        return self._pages
+
+    def __enter__(self) -> Pdf:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Closing it again does nothing."""
+        with _PDFIUM:
+            self._document.close()
+
+    def text(self, number: int) -> str:
+        """Return the text layer of a page, counted from 1; it is empty where a page is only an image.
+
+        Raises:
+            DocumentError: there is no such page, or it cannot be read.
+        """
+        with self._page(number) as page:
+            text: str = page.get_textpage().get_text_bounded()
+        return text.replace("\r\n", "\n").replace("\ufffe", "-\n")
+
+    def render(self, number: int, max_pixels: int) -> Image:
+        """Return a page, counted from 1, as it is shown: RGB on white, turned, with annotations and forms.
+
+        It has as many pixels of ``max_pixels`` as its aspect allows, but no more than 300 to an inch.
+
+        Raises:
+            DocumentError: there is no such page, or it cannot be read.
+        """
+        check_count("max_pixels", max_pixels)
+        with self._page(number) as page:
+            width, height = page.get_size()
+            columns, rows = fit(width, height, max_pixels, MAX_DPI / _POINTS)
+            # pdfium rounds up: without the last factor, 800.0000001 would become 801.
+            scale = min(columns / width, rows / height) * (1 - 1e-9)
+            bitmap = page.render(scale=scale)
+            try:
+                image: Image = bitmap.to_pil()
+            finally:
+                bitmap.close()
+        return image
+
+    @contextmanager
+    def _page(self, number: int) -> Iterator[Any]:
+        """Open a page, counted from 1, with the lock held."""
+        check_count("page", number)
+        if number > self._pages:
+            raise DocumentError(self.path, f"there is no page {number}, only {self._pages}")
+        with _PDFIUM:
+            try:
+                page = self._document[number - 1]
+                try:
+                    yield page
+                finally:
+                    page.close()
+            except self._error as error:
+                raise DocumentError(self.path, f"page {number} cannot be read") from error
+
+
+def render(path: str | Path, number: int, max_pixels: int) -> Image:
+    """Return one page of a PDF as an image; see `Pdf.render`. The two files asked for last stay open.
+
+    Raises:
+        DocumentError: the file or the page cannot be read.
+        MissingExtra: pypdfium2 is not installed.
+    """
+    path = Path(path)
+    check_readable(path)
+    state = path.stat()
+    with _PDFIUM:  # a file that is no longer kept is closed when its last reference goes, here
+        return _kept(path.absolute(), state.st_mtime_ns, state.st_size).render(number, max_pixels)
+
+
+@lru_cache(maxsize=2)
+def _kept(path: Path, mtime: int, size: int) -> Pdf:
+    """Return an open PDF; a file that has changed is another."""
+    return Pdf(path)

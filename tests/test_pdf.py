@@ -1,0 +1,328 @@
+"""PDFs: text and image of every page, whatever its size and turn; and what is broken is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pypdfium2
+import pytest
+from fpdf import FPDF
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from odd_files import CATALOG, CONTENT, FONT, PAGES, fpdf_pages, noise_image, odd_pdfs, one_page, page, raw_pdf, stream
+from PIL import Image
+
+import smart_rag
+from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
+from smart_rag.pdf import Pdf, _kept, render
+
+ODD = list(odd_pdfs())
+SAMPLE = Path(smart_rag.__file__).parent / "samples" / "engineering_report.pdf"
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open():
+    yield
+    _kept.cache_clear()
+
+
+def outcome(question):
+    """The answer, or the only error that there may be."""
+    try:
+        return question()
+    except DocumentError as error:
+        return error
+
+
+def reason(path, question):
+    """The reason of the error that ``question`` raises, having checked that it names the file."""
+    with pytest.raises(DocumentError) as caught:
+        question()
+    assert caught.value.path == path
+    assert str(caught.value) == f"{path}: {caught.value.reason}"
+    assert "\n" not in caught.value.reason
+    return caught.value.reason
+
+
+def written(tmp_path, data, name="a.pdf"):
+    (tmp_path / name).write_bytes(data)
+    return tmp_path / name
+
+
+def two_things_of_each(path, most=5):
+    """Text and image of the first pages, each of them or the error in its place."""
+    with Pdf(path) as pdf:
+        numbers = range(1, min(len(pdf), most) + 1)
+        return [
+            part
+            for number in numbers
+            for part in (outcome(lambda n=number: pdf.text(n)), outcome(lambda n=number: pdf.render(n, 10_000)))
+        ]
+
+
+# --- odd files ------------------------------------------------------------------------------
+
+
+def test_the_odd_files_are_many():
+    assert len(ODD) > 200
+    assert len({odd.name for odd in ODD}) == len(ODD)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.name)
+def test_an_odd_pdf_is_read_or_named(tmp_path, odd):
+    path = odd.write(tmp_path)
+    parts = outcome(lambda: two_things_of_each(path))
+    parts = [parts] if isinstance(parts, DocumentError) else parts
+    errors = [part for part in parts if isinstance(part, DocumentError)]
+    assert not (odd.sound and errors), errors
+    assert odd.sound is not False or errors
+    for error in errors:
+        assert error.path == path
+        assert "\n" not in error.reason
+    for image in (part for part in parts if isinstance(part, Image.Image)):
+        assert image.mode == "RGB"
+        assert 1 <= image.width * image.height <= 10_000
+    if odd.size:
+        width, height = odd.size
+        image = render(path, 1, 1_000_000)
+        if min(image.size) > 30:
+            assert image.width / image.height == pytest.approx(width / height, rel=0.03)
+
+
+SOUND = [fpdf_pages("The first page.", "The second page."), one_page(), one_page(entries=b"/Rotate 90"), b""]
+SOUND[3] = SAMPLE.read_bytes()
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(SOUND),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=8),
+    st.floats(0.5, 1),
+)
+def test_flipped_bytes_raise_no_other_error(tmp_path, data, flips, length):
+    data = bytearray(data[: max(1, int(len(data) * length))])
+    for place, flip in flips:
+        data[int(place * len(data))] ^= flip
+    path = written(tmp_path, data)
+    parts = outcome(lambda: two_things_of_each(path, most=2))
+    for part in [parts] if isinstance(parts, DocumentError) else parts:
+        assert isinstance(part, str | Image.Image) or "\n" not in part.reason
+
+
+# --- what is wrong is said ------------------------------------------------------------------
+
+
+def test_the_reasons(tmp_path):
+    for name, data, expected in (
+        ("empty.pdf", b"", "the file is empty"),
+        ("noise.pdf", b"noise", "not a sound PDF"),
+        ("secret.pdf", fpdf_pages("Secret.", password="sesame"), "encrypted, a password is needed"),
+        ("none.pdf", raw_pdf(CATALOG, b"<</Type/Pages/Kids[]/Count 0>>"), "no pages in it"),
+    ):
+        path = written(tmp_path, data, name)
+        assert reason(path, lambda path=path: Pdf(path)) == expected
+        assert reason(path, lambda path=path: render(path, 1, 100)) == expected
+    (tmp_path / "folder.pdf").mkdir()
+    assert reason(tmp_path / "folder.pdf", lambda: Pdf(tmp_path / "folder.pdf")) == "cannot be read (Is a directory)"
+    gone = tmp_path / "gone.pdf"
+    assert reason(gone, lambda: render(gone, 1, 100)) == "cannot be read (No such file or directory)"
+
+
+def test_a_page_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path):
+    pages = b"<</Type/Pages/Kids[3 0 R 9 0 R 3 0 R]/Count 3>>"
+    path = written(tmp_path, raw_pdf(CATALOG, pages, page(), stream(CONTENT), FONT))
+    with Pdf(path) as pdf:
+        assert len(pdf) == 3
+        assert reason(path, lambda: pdf.text(2)) == "page 2 cannot be read"
+        assert reason(path, lambda: pdf.render(2, 100)) == "page 2 cannot be read"
+        assert pdf.text(3) == pdf.text(1) == "A few words"
+
+
+def test_a_page_that_is_not_there(tmp_path):
+    path = written(tmp_path, fpdf_pages("One.", "Two."))
+    assert reason(path, lambda: render(path, 3, 100)) == "there is no page 3, only 2"
+    for wrong in (0, -1, True, 1.0):
+        with pytest.raises(InvalidInput, match="page must be a whole number of at least 1"):
+            render(path, wrong, 100)
+        with pytest.raises(InvalidInput, match="max_pixels must be a whole number of at least 1"):
+            render(path, 1, wrong)
+
+
+def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    path = written(tmp_path, one_page())
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    with pytest.raises(MissingExtra, match=r"reading a.pdf needs the package 'pypdfium2'.*smart-rag\[pdf\]"):
+        Pdf(path)
+
+
+# --- text -----------------------------------------------------------------------------------
+
+
+def test_the_text_layer_is_pdfiums():
+    with Pdf(SAMPLE) as pdf, pypdfium2.PdfDocument(SAMPLE) as reference:
+        assert len(pdf) == len(reference) > 1
+        for i in range(len(reference)):
+            expected = reference[i].get_textpage().get_text_bounded()
+            assert pdf.text(i + 1) == expected.replace("\r\n", "\n").replace("\ufffe", "-\n")
+            assert len(expected) > 100
+
+
+# --- images ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("turn", "size", "red"),
+    [(0, (200, 100), (10, 10)), (90, (100, 200), (89, 10)), (180, (200, 100), (189, 89)), (270, (100, 200), (10, 189))],
+)
+def test_a_page_is_shown_turned(tmp_path, turn, size, red):
+    image = render(written(tmp_path, one_page(entries=b"/Rotate %d" % turn)), 1, 20_000)
+    assert (image.mode, image.size) == ("RGB", size)
+    corners = [(10, 10), (size[0] - 11, 10), (10, size[1] - 11), (size[0] - 11, size[1] - 11)]
+    assert {corner: image.getpixel(corner) for corner in corners} == {
+        corner: RED if corner == red else WHITE for corner in corners
+    }
+
+
+@pytest.mark.parametrize("max_pixels", [1, 2, 99, 1_000, 12_345, 100_000, 777_777, 3_000_000])
+@pytest.mark.parametrize("size", [(210, 297), (297, 210), (100, 100), (333.3, 77.7)])
+def test_an_image_has_as_many_pixels_as_it_may(tmp_path, size, max_pixels):
+    made = FPDF(format=size)
+    made.add_page()
+    image = render(written(tmp_path, bytes(made.output())), 1, max_pixels)
+    dots = [side / 25.4 * 300 for side in size]
+    assert image.width * image.height <= max_pixels
+    assert image.width <= dots[0]
+    assert image.height <= dots[1]
+    # One pixel more to each side were too many.
+    assert (image.width + 2) * (image.height + 2) > min(max_pixels, dots[0] * dots[1])
+
+
+def test_no_more_than_300_dots_to_an_inch(tmp_path):
+    assert render(written(tmp_path, one_page(box=b"[0 0 72 36]")), 1, 10**9).size == (300, 150)
+
+
+def test_a_huge_page_is_no_huge_image(tmp_path):
+    path = written(tmp_path, one_page(box=b"[0 0 14400 14400]"))
+    assert render(path, 1, 250_000).size == (500, 500)
+
+
+def test_a_tiny_page_is_an_image(tmp_path):
+    path = written(tmp_path, one_page(box=b"[0 0 .01 .01]"))
+    assert render(path, 1, 250_000).size == (1, 1)
+
+
+def test_annotations_and_forms_are_shown(tmp_path):
+    look = b"/Type/XObject/Subtype/Form/BBox[0 0 40 40]"
+    path = written(
+        tmp_path,
+        raw_pdf(
+            b"<</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[6 0 R]>>>>",
+            PAGES,
+            page(entries=b"/Annots[6 0 R 7 0 R]"),
+            stream(CONTENT),
+            FONT,
+            b"<</Type/Annot/Subtype/Widget/FT/Tx/T(a)/F 4/Rect[150 50 190 90]/AP<</N 8 0 R>>>>",
+            b"<</Type/Annot/Subtype/Square/F 4/Rect[100 50 140 90]/AP<</N 9 0 R>>>>",
+            stream(b"0 0 1 rg 0 0 40 40 re f", look),
+            stream(b"0 1 0 rg 0 0 40 40 re f", look),
+        ),
+    )
+    image = render(path, 1, 20_000)
+    assert image.getpixel((170, 30)) == (0, 0, 255)
+    assert image.getpixel((120, 30)) == (0, 255, 0)
+
+
+def test_a_page_that_draws_nothing_is_white(tmp_path):
+    image = render(written(tmp_path, one_page(contents=b"")), 1, 5_000)
+    assert image.getextrema() == ((255, 255),) * 3
+
+
+# --- files, threads, memory -----------------------------------------------------------------
+
+
+def test_a_file_that_has_changed_is_read_anew(tmp_path):
+    path = written(tmp_path, one_page())
+    assert render(path, 1, 20_000).size == (200, 100)
+    written(tmp_path, one_page(box=b"[0 0 100 200]") + b"%longer")
+    assert render(path, 1, 20_000).size == (100, 200)
+
+
+@linux
+def test_two_files_stay_open_and_no_more(tmp_path):
+    def held():
+        return Counter(
+            os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink() and entry.exists()
+        )
+
+    paths = [written(tmp_path, one_page(), f"{i}.pdf") for i in range(5)]
+    for path in paths:
+        render(path, 1, 100)
+        render(path, 1, 200)
+    assert {name: n for name, n in held().items() if name.startswith(str(tmp_path))} == dict.fromkeys(
+        map(str, paths[-2:]), 1
+    )
+    with Pdf(paths[0]) as pdf:
+        assert held()[str(paths[0])] == 1
+        pdf.text(1)
+    assert held()[str(paths[0])] == 0
+
+
+def test_threads_get_what_one_gets(tmp_path):
+    paths = [written(tmp_path, fpdf_pages(*[f"Page {j} of {i}." for j in range(4)]), f"{i}.pdf") for i in range(4)]
+
+    def all_of(path):
+        with Pdf(path) as pdf:
+            return [(pdf.text(i + 1), pdf.render(i + 1, 8_000).tobytes()) for i in range(len(pdf))]
+
+    expected = {path: all_of(path) for path in paths}
+    wrong = []
+
+    def work(path):
+        for i in range(8):
+            if all_of(path) != expected[path]:
+                wrong.append(path)
+            if render(path, i % 4 + 1, 8_000).tobytes() != expected[path][i % 4][1]:
+                wrong.append(path)
+
+    threads = [threading.Thread(target=work, args=(path,)) for path in paths * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@linux
+def test_a_long_pdf_takes_no_more_memory_than_a_short_one(tmp_path):
+    made = FPDF()
+    made.set_font("Helvetica", size=12)
+    noise = np.asarray(noise_image("L", (150, 100)))
+    for i in range(300):
+        made.add_page()
+        made.multi_cell(0, 8, f"Page {i}. " * 50)
+        grey = noise // 2 + i % 100
+        made.image(Image.fromarray(grey.astype(np.uint8)), x=20, y=150, w=100)
+    path = written(tmp_path, bytes(made.output()))
+    code = f"""
+import resource
+from smart_rag.pdf import Pdf
+peaks = []
+with Pdf({str(path)!r}) as pdf:
+    for number in range(1, len(pdf) + 1):
+        pdf.text(number)
+        pdf.render(number, 100_000)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(len(peaks), peaks[29], peaks[-1])
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    pages, early, late = map(int, output.split())
+    assert pages == 300
+    assert late - early < 30_000  # kB
