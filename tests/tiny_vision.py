@@ -87,8 +87,11 @@ VISION = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5]}
 
 
-def tokenizer(*, eos: bool = False, padding_side: str = "left") -> Qwen2Tokenizer:
-    """Qwen's: bytes, and the special tokens after them; with ``eos`` each text ends in <|endoftext|>."""
+def tokenizer(*, eos: bool = False, emb: bool = False, padding_side: str = "left") -> Qwen2Tokenizer:
+    """Qwen's: bytes, and the special tokens after them; with ``eos`` each text ends in <|endoftext|>.
+
+    ``emb`` adds LamRA's <emb>, which is no special token.
+    """
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -104,6 +107,8 @@ def tokenizer(*, eos: bool = False, padding_side: str = "left") -> Qwen2Tokenize
         model_max_length=4096,
         padding_side=padding_side,
     )
+    if emb:
+        tokenizer.add_tokens(["<emb>"])
     if eos:
         end = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -117,11 +122,15 @@ def qwen3_vl(
     *,
     sentence_transformers_files: bool = False,
     eos: bool = False,
+    emb: bool = False,
     padding_side: str = "left",
     seed: int = 0,
 ) -> str:
-    """Qwen3-VL, three layers on top of a vision tower of three, two of which also feed the first layers."""
-    text = tokenizer(eos=eos, padding_side=padding_side)
+    """Qwen3-VL, three layers on top of a vision tower of three, two of which also feed the first layers.
+
+    With ``emb`` it is what LamRA-Ret is made from.
+    """
+    text = tokenizer(eos=eos, emb=emb, padding_side=padding_side)
     config = Qwen3VLConfig(
         text_config=TEXT
         | {
