@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import images, media
+from smart_rag import images, media, video
 from smart_rag.checkpoint import Checkpoint, pooling_of
 from smart_rag.errors import EncoderError
 from smart_rag.profiles import Profile, Task
@@ -205,9 +205,10 @@ class Backbone:
             part = 1.0 if size is None else min(1.0, size[0] * size[1] / self.page_pixels)
             count += int(self.tokens_per_image * part)
         if content.video is not None:
-            pixels = self.profile.frame_pixels or self.profile.frames * self.page_pixels
-            frames = 1 if self.profile.middle_frame else pixels / self.page_pixels / 2  # two frames are one patch
-            count += int(self.tokens_per_image * frames)
+            most = self.profile.frames[1]
+            pixels = self.profile.video_pixels(most) or (0, most * self.page_pixels)
+            images = 1 if self.profile.middle_frame else pixels[1] / self.page_pixels / 2  # two frames are one patch
+            count += int(self.tokens_per_image * images)
         return count
 
     def describe_images(self) -> dict[str, Any]:
@@ -243,11 +244,11 @@ class Backbone:
         image = content.image
         if content.video is not None:
             if profile.middle_frame:
-                image = image if image is not None else media.middle_frame(content.video, self.page_pixels)
+                image = image if image is not None else video.middle_frame(content.video, self.page_pixels)
             else:
-                frames = media.frames(content.video, profile.fps, profile.frames, self._frame_pixels)
+                frames = video.read_frames(content.video, profile.fps, *profile.frames, self.page_pixels)
                 parts.append({"type": "video", "video": list(frames.images)})
-                metadata.append(frames.metadata)
+                metadata.append(_metadata(frames))
         if image is None and profile.blank_image and task == "query":
             image = images.blank(28 * 28)
         if image is not None:
@@ -261,23 +262,18 @@ class Backbone:
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
         return chat, metadata
 
-    @property
-    def _frame_pixels(self) -> int:
-        most = self.profile.frame_pixels
-        return self.page_pixels if most is None else min(self.page_pixels, most)
-
     def _processing(self, metadata: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return what overrides the processor's own settings."""
         options: dict[str, Any] = {"chat_template": {"add_generation_prompt": self.profile.generation_prompt}}
         if self.profile.template is not None:
             options["chat_template"]["chat_template"] = self.profile.template
         if self.pixels is not None:
-            options["image"] = {"size": dict(zip(("shortest_edge", "longest_edge"), self.pixels, strict=True))}
+            options["image"] = {"size": _size(self.pixels)}
         if metadata:
             options["video"] = {"video_metadata": list(metadata), "do_sample_frames": False}
-            if self.profile.frame_pixels is not None:
-                least = 0 if self.pixels is None else self.pixels[0]
-                options["video"]["size"] = {"shortest_edge": least, "longest_edge": self.profile.frame_pixels}
+            pixels = self.profile.video_pixels(len(metadata[0]["frames_indices"]))
+            if pixels is not None:
+                options["video"] |= {"size": _size(pixels), "cap_pixels_per_frame": False}  # that is in the size
         return options
 
     def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
@@ -357,6 +353,21 @@ class Backbone:
     def _image_size(self) -> dict[str, int]:
         size = getattr(self._image_processor, "size", None) or {}
         return {name: int(value) for name, value in dict(size).items() if value is not None}
+
+
+def _size(pixels: tuple[int, int]) -> dict[str, int]:
+    """Return what Qwen's processors call the least and the most pixels."""
+    return {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+
+
+def _metadata(frames: video.Frames) -> dict[str, Any]:
+    """Return when the frames are shown, as transformers wants to know it: frames are counted, here in seconds."""
+    return {
+        "total_num_frames": len(frames.images),
+        "fps": 1.0,
+        "frames_indices": list(frames.times),
+        "duration": frames.duration,
+    }
 
 
 def _special_ids(tokenizer: Any) -> NDArray[np.int64]:

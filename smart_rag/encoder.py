@@ -363,7 +363,9 @@ class SmartEncoder:
         batch: list[int] = []
         for i in np.argsort(-lengths, kind="stable").tolist():
             longest = lengths[batch[0]] if batch else 0
-            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * longest > self.batch_tokens):
+            full = len(batch) == self.batch_size or (len(batch) + 1) * longest > self.batch_tokens
+            # A video has a size of its own, which all of a batch would get.
+            if batch and (full or any(contents[j].video is not None for j in (i, batch[0]))):
                 yield batch
                 batch = []
             batch.append(i)

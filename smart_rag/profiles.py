@@ -28,8 +28,9 @@ class Profile:
 
     ``pooled_before`` names the token before which the pooled embedding is taken, in place of the last one.
     ``null`` is what an empty text reads as, ``blank_image`` whether a query without an image gets a blank one.
-    ``pixels`` are the least and the most of an image that the model is given, ``frame_pixels`` the most of all
-    frames of a video, taken at ``fps`` and at most ``frames`` of them; ``middle_frame``: a video is one image.
+    ``pixels`` are the least and the most of an image that the model is given. Of a video, ``fps`` frames a second are
+    taken, at least and at most ``frames``; ``frame_pixels`` are the least and the most of one, and the most of
+    all, of which two go into one patch. ``middle_frame``: a video is one image.
     """
 
     name: str
@@ -44,11 +45,19 @@ class Profile:
     max_length: int | None = None
     pixels: tuple[int, int] | None = None
     fps: float = 1.0
-    frames: int = 64
-    frame_pixels: int | None = None
+    frames: tuple[int, int] = (4, 64)
+    frame_pixels: tuple[int, int, int] | None = None
     middle_frame: bool = False
     query_tokens: TokenPolicy = "content"
     document_tokens: TokenPolicy = "content"
+
+    def video_pixels(self, frames: int) -> tuple[int, int] | None:
+        """Return the least and the most pixels of so many frames together, None if the model's processor knows."""
+        if self.frame_pixels is None:
+            return None
+        least, most, total = self.frame_pixels
+        frames += frames % 2
+        return frames * least, frames * max(min(most, 2 * total // frames), int(1.05 * least))
 
 
 # What every set of visual documents is asked with in the paper (arXiv 2605.24938).
@@ -82,7 +91,7 @@ _LAMRA = (
     + _IMAGE
     + "{% if it.prompt and it.text %} {{ it.prompt }}{{ '\n' }}{% endif %}{{ it.text }}{{ '\n' }}"
     + "Summarize above {% if it.text %}sentence{% else %}image{% endif %} in one word: "
-    + "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n"
+    + "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n<|im_start|>assistant\n"
 )
 _DSE = (
     _IT
@@ -105,7 +114,7 @@ PROFILES: tuple[Profile, ...] = (
         null="NULL",
         max_length=8192,
         pixels=(4 * 32 * 32, 1800 * 32 * 32),
-        frame_pixels=10 * 768 * 32 * 32,
+        frame_pixels=(128 * 32 * 32, 768 * 32 * 32, 10 * 768 * 32 * 32),
     ),
     Profile(
         name="gme-qwen2-vl",
@@ -121,11 +130,11 @@ PROFILES: tuple[Profile, ...] = (
         name="lamra-ret",
         models=("code-kunkun/lamra-ret*",),
         template=_LAMRA,
-        generation_prompt=False,
         prompts={"query": _FIND_PAGE, "document": ""},
         pooled_before="<emb>",
         max_length=1024,
-        pixels=(256 * 28 * 28, 1024 * 28 * 28),
+        pixels=(4 * 32 * 32, 1024 * 28 * 28),
+        frame_pixels=(128 * 32 * 32, 768 * 32 * 32, 10 * 768 * 32 * 32),
     ),
     Profile(
         name="vlm2vec-v2",
@@ -134,7 +143,7 @@ PROFILES: tuple[Profile, ...] = (
         prompts={"query": _FIND_PAGE[:-1] + ":", "document": _ABOUT_PAGE},
         asks_of_images=True,
         pixels=(4 * 28 * 28, 1280 * 28 * 28),
-        frames=8,
+        frames=(8, 8),
     ),
     Profile(
         name="dse-qwen2",

@@ -38,11 +38,13 @@ class Frames:
     duration: float
 
 
-def read_frames(path: str | Path, fps: float, max_frames: int, max_pixels: int | None = None) -> Frames:
-    """Return ``fps`` frames of each second of a video, or ``max_frames`` spread evenly over all its frames.
+def read_frames(
+    path: str | Path, fps: float, min_frames: int, max_frames: int, max_pixels: int | None = None
+) -> Frames:
+    """Return frames of a video, spread evenly from its first to its last one, as Qwen's own reader does.
 
-    The second where the first would be more than ``max_frames``. There is always one frame. Images are
-    turned as the file says, and shrunk to ``max_pixels``. The file is read twice: to know when its
+    They are ``fps`` of each second, but at least ``min_frames``, as far as there are so many, and at most
+    ``max_frames``. Images are turned as the file says, and shrunk to ``max_pixels``. The file is read twice: to know when its
     frames are, which not every format states, and to decode it once up to the last wanted frame.
     Only what is returned is kept.
 
@@ -53,18 +55,32 @@ def read_frames(path: str | Path, fps: float, max_frames: int, max_pixels: int |
     """
     if not (isinstance(fps, int | float) and 0 < fps < math.inf):
         raise InvalidInput(f"fps must be a number above 0, got {fps!r}")
+    check_count("min_frames", min_frames)
     check_count("max_frames", max_frames)
     if max_pixels is not None:
         check_count("max_pixels", max_pixels)
     path = Path(path)
     with _opened(path) as (container, stream):
         stamps, tick, duration = _timetable(path, container, stream)
-    wanted = stamps[_choose((stamps - stamps[0]) * float(tick), duration, fps, max_frames)]
+    count = min(max(int(duration * fps), min_frames), max_frames, len(stamps))
+    wanted = stamps[np.linspace(0, len(stamps) - 1, count).round().astype(np.intp)]
     with _opened(path) as (container, stream):
         images, found = _decode(container, stream, wanted, max_pixels or MAX_SOURCE_PIXELS)
     if not images:
         raise DocumentError(path, "no frame of it can be decoded")
     return Frames(tuple(images), tuple(float((stamp - int(stamps[0])) * tick) for stamp in found), duration)
+
+
+def middle_frame(path: str | Path, max_pixels: int | None = None) -> Image:
+    """Return the frame in the middle of a video; see `read_frames`."""
+    path = Path(path)
+    with _opened(path) as (container, stream):
+        stamps = _timetable(path, container, stream)[0]
+    with _opened(path) as (container, stream):
+        images, _ = _decode(container, stream, stamps[len(stamps) // 2 :][:1], max_pixels or MAX_SOURCE_PIXELS)
+    if not images:
+        raise DocumentError(path, "no frame of it can be decoded")
+    return images[0]
 
 
 @contextmanager
@@ -112,19 +128,6 @@ def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tu
     if end <= stamps[-1] and stream.average_rate:  # the last one states no duration
         seconds = (stamps[-1] - stamps[0]) * tick + 1 / stream.average_rate
     return np.array(stamps, dtype=np.int64), tick, float(seconds)
-
-
-def _choose(times: NDArray[np.float64], duration: float, fps: float, max_frames: int) -> NDArray[np.intp]:
-    """Return which frames, shown at ``times`` from 0, are taken: at ``fps``, or ``max_frames`` over all."""
-    count = len(times)
-    if duration * fps < count:
-        ticks = np.arange(max(1, math.ceil(duration * fps - 1e-6))) / fps
-        chosen = np.unique(np.searchsorted((times[1:] + times[:-1]) / 2, ticks))  # the nearest frames
-    else:
-        chosen = np.arange(count)
-    if len(chosen) > max_frames:
-        chosen = np.unique(np.linspace(0, count - 1, max_frames).round().astype(np.intp))
-    return chosen
 
 
 def _decode(
