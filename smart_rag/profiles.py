@@ -65,7 +65,7 @@ _FIND_PAGE = "Find a document image that matches the given query."
 _ABOUT_PAGE = "Understand the content of the provided document image."
 
 # What all templates begin with: `it` is what the one message holds, and the system message as `it.prompt`.
-# No block stands before a line's end, which Jinja would take for its own.
+# No block stands before a line's end, and no line's end is the last: Jinja takes these for its own.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -91,7 +91,7 @@ _LAMRA = (
     + _IMAGE
     + "{% if it.prompt and it.text %} {{ it.prompt }}{{ '\n' }}{% endif %}{{ it.text }}{{ '\n' }}"
     + "Summarize above {% if it.text %}sentence{% else %}image{% endif %} in one word: "
-    + "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n<|im_start|>assistant\n"
+    + "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n<|im_start|>assistant{{ '\n' }}"
 )
 _DSE = (
     _IT

@@ -44,8 +44,8 @@ def read_frames(
     """Return frames of a video, spread evenly from its first to its last one, as Qwen's own reader does.
 
     They are ``fps`` of each second, but at least ``min_frames``, as far as there are so many, and at most
-    ``max_frames``. Images are turned as the file says, and shrunk to ``max_pixels``. The file is read twice: to know when its
-    frames are, which not every format states, and to decode it once up to the last wanted frame.
+    ``max_frames``. Images are turned as the file says, and shrunk to ``max_pixels``. The file is read twice: to
+    know when its frames are, which not every format states, and to decode it once up to the last wanted frame.
     Only what is returned is kept.
 
     Raises:

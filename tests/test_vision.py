@@ -1,0 +1,140 @@
+"""Vision-language models: what smart_rag gives equals the specification, which `reference_smart` is by itself."""
+
+import functools
+import itertools
+
+import av
+import numpy as np
+import pytest
+import reference_smart
+import tiny_vision
+from PIL import Image
+
+from smart_rag import SmartEncoder
+from smart_rag.scoring import hybrid, late_interaction, pooled_similarity
+from smart_rag.types import Content
+
+# Small images, so that the reference's loops end: 64 patches after merging, at most.
+PIXELS = 64 * 32 * 32
+TOLERANCE = 1e-5
+FAMILIES = {
+    "qwen3-vl-embedding": (tiny_vision.qwen3_vl, reference_smart.Qwen3VLEmbedding, {"min_pixels": 4 * 32 * 32}),
+    "gme-qwen2-vl": (
+        tiny_vision.qwen2_vl,
+        reference_smart.GME,
+        {"min_pixels": PIXELS, "query_instruction": "Find a document image that matches the given query."},
+    ),
+    "lamra-ret": (
+        functools.partial(tiny_vision.qwen3_vl, emb=True),
+        reference_smart.LamRARet,
+        {"min_pixels": 4 * 32 * 32},
+    ),
+}
+TEXT = "Interest rates rose by a quarter of a point in March."
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """Two seconds at five frames a second, without loss: the path and the frames."""
+    path = tmp_path_factory.mktemp("video") / "clip.mkv"
+    generator = np.random.default_rng(1)
+    frames = [Image.fromarray(generator.integers(0, 255, (64, 96, 3), dtype=np.uint8)) for _ in range(10)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    return path, frames
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The encoder and the reference of a family, over the same weights."""
+
+    @functools.cache
+    def make(family):
+        build, reference, options = FAMILIES[family]
+        folder = build(tmp_path_factory.mktemp(family))
+        return SmartEncoder(folder, profile=family, max_pixels=PIXELS), reference(folder, max_pixels=PIXELS, **options)
+
+    return make
+
+
+def picture(width, height, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def items(video):
+    """Contents by name, with what the reference is given for each."""
+    path, frames = video
+    wide, high = picture(200, 90), picture(70, 180, 1)
+    return {
+        "text": (Content(TEXT), {"text": TEXT}),
+        "image": (Content(image=wide), {"images": [wide]}),
+        "text+image": (Content("A caption of it.", image=high), {"text": "A caption of it.", "images": [high]}),
+        "video": (Content(video=path), {"video": frames, "frames_per_second": 5.0}),
+        "text+video": (
+            Content("What happens?", video=path),
+            {"text": "What happens?", "video": frames, "frames_per_second": 5.0},
+        ),
+    }
+
+
+def expected(reference, task, given):
+    if isinstance(reference, reference_smart.GME):
+        given = {name: value for name, value in given.items() if name != "frames_per_second"}
+    return reference.encode(task, **given)
+
+
+NAMES = ["text", "image", "text+image", "video", "text+video"]
+
+
+@pytest.mark.parametrize("task", ["query", "document"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_representations_are_those_of_the_specification(pair, video, family, name, task):
+    """Pooled embedding, which tokens are kept, and token embeddings."""
+    encoder, reference = pair(family)
+    content, given = items(video)[name]
+    want = expected(reference, task, given)
+    got = getattr(encoder, f"encode_{task}")([content])
+    positions, _ = encoder._backbone.places(content, task)
+    assert np.flatnonzero(encoder._kept(positions, task)[0]).tolist() == want.positions
+    assert np.abs(got.pooled[0] - want.pooled).max() < TOLERANCE
+    assert np.abs(got.tokens[0] - want.tokens).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hybrid_scores_are_those_of_the_specification(pair, video, family):
+    encoder, reference = pair(family)
+    contents = items(video)
+    queries = encoder.encode_query([content for content, _ in contents.values()])
+    documents = encoder.encode_document([content for content, _ in contents.values()])
+    scores = hybrid(
+        pooled_similarity(queries.pooled, documents.pooled), late_interaction(queries.tokens, documents.tokens), (1, 1)
+    )
+    made = {
+        task: [expected(reference, task, given) for _, given in contents.values()] for task in ("query", "document")
+    }
+    for (i, query), (j, document) in itertools.product(enumerate(made["query"]), enumerate(made["document"])):
+        assert scores[i, j] == pytest.approx(reference_smart.hybrid(query, document), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_company_and_padding_change_nothing(pair, video, family, side):
+    """Text, images and a video in one call, padded on either side, are what they are alone."""
+    encoder, _ = pair(family)
+    contents = [content for content, _ in items(video).values()] + [Content("a"), Content(image=picture(40, 40, 3))]
+    tokenizer = encoder._model.tokenizer
+    before = tokenizer.padding_side
+    tokenizer.padding_side = side
+    try:
+        together = encoder.encode_document(contents)
+    finally:
+        tokenizer.padding_side = before
+    for i, content in enumerate(contents):
+        alone = encoder.encode_document([content])
+        assert np.abs(together.pooled[i] - alone.pooled[0]).max() < TOLERANCE
+        assert np.abs(together.tokens[i] - alone.tokens[0]).max() < TOLERANCE
