@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 # still in cache when the next step reads them, a GPU only needs to be kept busy. Half as much on a CPU
 # costs a tenth of the time where documents are long: each block has calls of its own.
 _BLOCK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}
+# A block is at most such a part of a GPU's free memory: three of its size are there at once while similarities
+# are reduced, and other programs want some too. Where next to nothing is free, torch's own error says so.
+_FREE_PARTS = 8
+_LEAST_BLOCK_BYTES = 1 << 24
 # Fewer blocks are not worth other threads: after a forward pass torch's own still spin on the cores.
 _BLOCKS_ALONE = 4
 _BLOCK_QUERY_TOKENS = 1024
@@ -98,7 +102,7 @@ def late_interaction(
             late[first:last, start:stop] = np.add.reduceat(weighted, offsets[:-1] - offsets[0], axis=0)
 
     row_bytes = kernel.number_bytes * max(widest, documents.dimension)
-    blocks = list(_blocks(documents.offsets, max(1, _BLOCK_BYTES[torch.device(device).type] // row_bytes)))
+    blocks = list(_blocks(documents.offsets, max(1, _block_bytes(torch.device(device)) // row_bytes)))
     if torch.device(device).type == "cpu" and len(blocks) > _BLOCKS_ALONE:
         # A core takes a block through all its steps, so that it stays in that core's cache.
         list(_cores().map(lambda block: score(*block), blocks))
@@ -359,6 +363,16 @@ def _on(array: NDArray[Any], device: str) -> torch.Tensor:
     if not (array.flags.c_contiguous and array.flags.writeable):  # torch takes no other
         array = array.copy()
     return torch.from_numpy(array).to(device)
+
+
+def _block_bytes(device: torch.device) -> int:
+    """Return how many bytes a block of document tokens, and its similarities, may each have on ``device``."""
+    most = _BLOCK_BYTES[device.type]
+    if device.type == "cpu":
+        return most
+    # What torch keeps for itself and does not use is free to us.
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(most, max(free // _FREE_PARTS, _LEAST_BLOCK_BYTES))
 
 
 def _blocks(offsets: Offsets, limit: int) -> Iterator[tuple[int, int]]:
