@@ -31,12 +31,12 @@ from smart_rag.types import FloatArray, Offsets, TokenCodes, Tokens
 
 logger = logging.getLogger(__name__)
 
-# A block of document tokens, and its similarities, each stay within so many bytes: on a CPU they are
+# A block of document tokens and its similarities together stay within so many bytes: on a CPU they are
 # still in cache when the next step reads them, a GPU only needs to be kept busy. Half as much on a CPU
 # costs a tenth of the time where documents are long: each block has calls of its own.
 _BLOCK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}
-# A block is at most such a part of a GPU's free memory: three of its size are there at once while similarities
-# are reduced, and other programs want some too. Where next to nothing is free, torch's own error says so.
+# A block is at most such a part of a GPU's free memory: up to three of its size are there at once while codes
+# are unpacked, and other programs want some too. Where next to nothing is free, torch's own error says so.
 _FREE_PARTS = 8
 _LEAST_BLOCK_BYTES = 1 << 24
 # Fewer blocks are not worth other threads: after a forward pass torch's own still spin on the cores.
@@ -101,7 +101,7 @@ def late_interaction(
             weighted = best * token_shares[offsets[0] : offsets[-1], None]
             late[first:last, start:stop] = np.add.reduceat(weighted, offsets[:-1] - offsets[0], axis=0)
 
-    row_bytes = kernel.number_bytes * max(widest, documents.dimension)
+    row_bytes = kernel.number_bytes * documents.dimension + kernel.similarity_bytes * widest
     blocks = list(_blocks(documents.offsets, max(1, _block_bytes(torch.device(device)) // row_bytes)))
     if torch.device(device).type == "cpu" and len(blocks) > _BLOCKS_ALONE:
         # A core takes a block through all its steps, so that it stays in that core's cache.
@@ -194,6 +194,7 @@ class _Kernel(Protocol):
     """How similarities are computed: what is made of query tokens and of a block of documents once, and of both."""
 
     number_bytes: ClassVar[int]
+    similarity_bytes: ClassVar[int]
 
     def queries(self, embeddings: FloatArray) -> Any: ...
 
@@ -220,6 +221,7 @@ class _Floats:
     """Tokens as float32."""
 
     number_bytes: ClassVar[int] = 4
+    similarity_bytes: ClassVar[int] = 4
     device: str
 
     def queries(self, embeddings: FloatArray) -> torch.Tensor:
@@ -237,6 +239,7 @@ class _Levels:
     """Rotated codes as normalised float32 levels; the query is rotated, so no document has to be turned back."""
 
     number_bytes: ClassVar[int] = 4
+    similarity_bytes: ClassVar[int] = 4
     codec: RotatedCodec
     device: str
 
@@ -260,6 +263,7 @@ class _Integers:
     """
 
     number_bytes: ClassVar[int] = 1
+    similarity_bytes: ClassVar[int] = 8  # an int32 for each plane
     codec: RotatedCodec
 
     def queries(self, embeddings: FloatArray) -> tuple[torch.Tensor, NDArray[np.float32], NDArray[np.float32]]:
@@ -366,7 +370,7 @@ def _on(array: NDArray[Any], device: str) -> torch.Tensor:
 
 
 def _block_bytes(device: torch.device) -> int:
-    """Return how many bytes a block of document tokens, and its similarities, may each have on ``device``."""
+    """Return how many bytes a block of document tokens and its similarities may have on ``device``."""
     most = _BLOCK_BYTES[device.type]
     if device.type == "cpu":
         return most

@@ -185,11 +185,12 @@ def test_blocks_equal_the_whole(pair, query_tokens, numbers):
 
 @pytest.mark.parametrize(("lengths", "dimension", "rows"), [([1, 7, 2, 1], 3, [1, 7, 3]), ([1], 7, [1])])
 def test_blocks_stay_within_their_bounds(monkeypatch, lengths, dimension, rows):
-    """No block and no matrix of similarities is larger than its bound, but for a text that alone is longer."""
+    """No block with its matrix of similarities is larger than its bound, but for a text that alone is longer."""
     rng = np.random.default_rng(0)
     queries, documents = batch(rng, lengths, dimension), batch(rng, [2, 1, 1, 20, 3, 1, 2, 3], dimension)
     monkeypatch.setattr(scoring, "_BLOCK_QUERY_TOKENS", 3)
-    monkeypatch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 4 * 35})
+    # Five document tokens, each with a similarity for each token of the longest query.
+    monkeypatch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 5 * 4 * (dimension + max(rows))})
     segment_max = scoring._segment_max
     shapes = []
 
@@ -200,7 +201,6 @@ def test_blocks_stay_within_their_bounds(monkeypatch, lengths, dimension, rows):
     monkeypatch.setattr(scoring, "_segment_max", watched)
     late = scoring.late_interaction(queries, documents)
     np.testing.assert_allclose(late, loop_late(queries, documents), rtol=0, atol=1e-5)
-    # The longest query has 7 tokens, or a token 7 numbers: a block holds 35 // 7 = 5 document tokens.
     assert shapes == [(row, columns) for columns in (4, 20, 4, 5) for row in rows]
 
 
