@@ -22,6 +22,7 @@ _compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 _BYTES = np.uint64(0x0101010101010101)
 _LOWER_BITS = np.uint64(0x5555555555555555)  # of each code of two bits
+_LOWER_2_BITS = np.uint64(0x0303030303030303)  # of each byte
 _1 = np.uint64(1)
 
 
@@ -32,14 +33,13 @@ def unpack(codes: Codes, bits: int, dimension: int) -> tuple[NDArray[np.uint8], 
     """
     wide = np.empty((len(codes), codes.shape[1] * (8 // bits)), dtype=np.uint8)
     norms = np.empty(len(codes), dtype=np.float32)
-    if codes.shape[1] % 8 == 0:
-        _unpack(codes.view(np.uint64), bits, wide.view(np.uint64))
-    else:
-        _unpack(codes, bits, wide)
+    words, wide_words = (codes.view(np.uint64), wide.view(np.uint64)) if codes.shape[1] % 8 == 0 else (codes, wide)
+    if bits == 2:
+        _unpack_2_bits(words, dimension, wide_words.reshape(len(codes), 4, words.shape[1]), norms)
+        return wide, norms
+    _unpack(words, bits, wide_words)
     if bits == 1:
         norms.fill(dimension**0.5 / 2)
-    elif bits == 2:
-        _norms_of_2_bits(codes.view(np.uint64) if codes.shape[1] % 8 == 0 else codes, dimension, norms)
     else:
         _norms(wide, dimension, 2 ** (bits - 1) - 0.5, norms)
     return wide, norms
@@ -64,12 +64,20 @@ def _popcount(context: Any, word: Any) -> Any:
 
 
 @_compiled
-def _norms_of_2_bits(words: NDArray[np.unsignedinteger], dimension: int, norms: NDArray[np.float32]) -> None:
-    # The squares are 1/4 for codes 1 and 2, whose two bits differ, and 9/4 for 0 and 3. Padding has code 0.
+def _unpack_2_bits(
+    words: NDArray[np.unsignedinteger], dimension: int, wide: NDArray[np.unsignedinteger], norms: NDArray[np.float32]
+) -> None:
+    # Norms while the row is in the nearest cache. The squares are 1/4 for codes 1 and 2, whose two bits differ,
+    # and 9/4 for 0 and 3. Padding has code 0.
     for i in range(len(words)):
+        row = words[i]
+        for plane in range(4):
+            part, shift = wide[i, plane], np.uint64(plane * 2)
+            for j in range(len(row)):
+                part[j] = (row[j] >> shift) & _LOWER_2_BITS
         near = np.uint64(0)
-        for j in range(words.shape[1]):
-            word = np.uint64(words[i, j])
+        for j in range(len(row)):
+            word = np.uint64(row[j])
             near += _popcount((word ^ (word >> _1)) & _LOWER_BITS)
         norms[i] = np.sqrt(np.float32(2.25) * np.float32(dimension) - np.float32(2.0) * np.float32(near))
 

@@ -31,11 +31,16 @@ from smart_rag.types import FloatArray, Offsets, TokenCodes, Tokens
 
 logger = logging.getLogger(__name__)
 
-# A block of document tokens, and its similarities, each stay within so many bytes: on a CPU they are
-# still in cache when the next step reads them, a GPU only needs to be kept busy.
-_BLOCK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}
+# A block of document tokens and its similarities together stay within so many bytes: on a CPU they are
+# still in cache when the next step reads them, a GPU only needs to be kept busy. Half as much on a CPU
+# costs a tenth of the time where documents are long: each block has calls of its own.
+_BLOCK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}
+# A block is at most such a part of a GPU's free memory: up to three of its size are there at once while codes
+# are unpacked, and other programs want some too. Where next to nothing is free, torch's own error says so.
+_FREE_PARTS = 8
+_LEAST_BLOCK_BYTES = 1 << 24
 # Fewer blocks are not worth other threads: after a forward pass torch's own still spin on the cores.
-_BLOCKS_ALONE = 8
+_BLOCKS_ALONE = 4
 _BLOCK_QUERY_TOKENS = 1024
 
 # Scores that differ by less than float32 noise are ties.
@@ -96,8 +101,8 @@ def late_interaction(
             weighted = best * token_shares[offsets[0] : offsets[-1], None]
             late[first:last, start:stop] = np.add.reduceat(weighted, offsets[:-1] - offsets[0], axis=0)
 
-    row_bytes = kernel.number_bytes * max(widest, documents.dimension)
-    blocks = list(_blocks(documents.offsets, max(1, _BLOCK_BYTES[torch.device(device).type] // row_bytes)))
+    row_bytes = kernel.number_bytes * documents.dimension + kernel.similarity_bytes * widest
+    blocks = list(_blocks(documents.offsets, max(1, _block_bytes(torch.device(device)) // row_bytes)))
     if torch.device(device).type == "cpu" and len(blocks) > _BLOCKS_ALONE:
         # A core takes a block through all its steps, so that it stays in that core's cache.
         list(_cores().map(lambda block: score(*block), blocks))
@@ -189,6 +194,7 @@ class _Kernel(Protocol):
     """How similarities are computed: what is made of query tokens and of a block of documents once, and of both."""
 
     number_bytes: ClassVar[int]
+    similarity_bytes: ClassVar[int]
 
     def queries(self, embeddings: FloatArray) -> Any: ...
 
@@ -215,6 +221,7 @@ class _Floats:
     """Tokens as float32."""
 
     number_bytes: ClassVar[int] = 4
+    similarity_bytes: ClassVar[int] = 4
     device: str
 
     def queries(self, embeddings: FloatArray) -> torch.Tensor:
@@ -232,6 +239,7 @@ class _Levels:
     """Rotated codes as normalised float32 levels; the query is rotated, so no document has to be turned back."""
 
     number_bytes: ClassVar[int] = 4
+    similarity_bytes: ClassVar[int] = 4
     codec: RotatedCodec
     device: str
 
@@ -255,6 +263,7 @@ class _Integers:
     """
 
     number_bytes: ClassVar[int] = 1
+    similarity_bytes: ClassVar[int] = 8  # an int32 for each plane
     codec: RotatedCodec
 
     def queries(self, embeddings: FloatArray) -> tuple[torch.Tensor, NDArray[np.float32], NDArray[np.float32]]:
@@ -287,6 +296,8 @@ class _Integers:
         planes, scale, bias = queries
         codes, norms = documents
         best = np.empty((len(offsets) - 1, len(scale)), dtype=np.float32)
+        # oneDNN's prepacked product (qlinear_pointwise) is no faster on busy cores, and is compiled anew for
+        # each number of tokens, which takes milliseconds: hardly two blocks have the same.
         best_of_planes(torch._int_mm(codes, planes.T).numpy(), scale, bias, norms, offsets, best)
         return np.asarray(best.T, dtype=np.float32)
 
@@ -356,6 +367,16 @@ def _on(array: NDArray[Any], device: str) -> torch.Tensor:
     if not (array.flags.c_contiguous and array.flags.writeable):  # torch takes no other
         array = array.copy()
     return torch.from_numpy(array).to(device)
+
+
+def _block_bytes(device: torch.device) -> int:
+    """Return how many bytes a block of document tokens and its similarities may have on ``device``."""
+    most = _BLOCK_BYTES[device.type]
+    if device.type == "cpu":
+        return most
+    # What torch keeps for itself and does not use is free to us.
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(most, max(free // _FREE_PARTS, _LEAST_BLOCK_BYTES))
 
 
 def _blocks(offsets: Offsets, limit: int) -> Iterator[tuple[int, int]]:

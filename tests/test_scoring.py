@@ -185,11 +185,12 @@ def test_blocks_equal_the_whole(pair, query_tokens, numbers):
 
 @pytest.mark.parametrize(("lengths", "dimension", "rows"), [([1, 7, 2, 1], 3, [1, 7, 3]), ([1], 7, [1])])
 def test_blocks_stay_within_their_bounds(monkeypatch, lengths, dimension, rows):
-    """No block and no matrix of similarities is larger than its bound, but for a text that alone is longer."""
+    """No block with its matrix of similarities is larger than its bound, but for a text that alone is longer."""
     rng = np.random.default_rng(0)
     queries, documents = batch(rng, lengths, dimension), batch(rng, [2, 1, 1, 20, 3, 1, 2, 3], dimension)
     monkeypatch.setattr(scoring, "_BLOCK_QUERY_TOKENS", 3)
-    monkeypatch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 4 * 35})
+    # Five document tokens, each with a similarity for each token of the longest query.
+    monkeypatch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 5 * 4 * (dimension + max(rows))})
     segment_max = scoring._segment_max
     shapes = []
 
@@ -200,7 +201,6 @@ def test_blocks_stay_within_their_bounds(monkeypatch, lengths, dimension, rows):
     monkeypatch.setattr(scoring, "_segment_max", watched)
     late = scoring.late_interaction(queries, documents)
     np.testing.assert_allclose(late, loop_late(queries, documents), rtol=0, atol=1e-5)
-    # The longest query has 7 tokens, or a token 7 numbers: a block holds 35 // 7 = 5 document tokens.
     assert shapes == [(row, columns) for columns in (4, 20, 4, 5) for row in rows]
 
 
@@ -214,6 +214,45 @@ def test_blocks_are_whole_texts(limit):
     for start, stop in blocks:
         assert stop == start + 1 or offsets[stop] - offsets[start] <= limit
         assert stop == 6 or offsets[stop + 1] - offsets[start] > limit
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "allocated", "expected"),
+    [
+        (80 << 30, 0, 0, 1 << 30),  # more keeps no GPU busier
+        (2 << 30, 0, 0, 1 << 28),
+        (1 << 30, 3 << 30, 2 << 30, 1 << 28),  # of what torch has reserved, a third is not in use
+        (1 << 20, 0, 0, 1 << 24),
+    ],
+)
+def test_blocks_of_a_gpu_follow_its_free_memory(monkeypatch, free, reserved, allocated, expected):
+    """An eighth of what is free, torch's own reserve included; neither tiny nor larger than is of use."""
+    device = torch.device("cuda:0")
+    numbers = {"mem_get_info": (free, 80 << 30), "memory_reserved": reserved, "memory_allocated": allocated}
+    for name, number in numbers.items():
+
+        def asked(found, number=number):
+            assert found == device
+            return number
+
+        monkeypatch.setattr(torch.cuda, name, asked)
+    assert scoring._block_bytes(device) == expected
+    assert scoring._block_bytes(torch.device("cpu")) == scoring._BLOCK_BYTES["cpu"]
+
+
+@CUDA
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_nearly_full(device):
+    """Where other tensors have the memory, blocks are smaller and scores the same."""
+    left = 1 << 30
+    rng = np.random.default_rng(0)
+    queries, documents = batch(rng, [3, 1], 96), batch(rng, [4, 1, 9], 96)
+    others = torch.empty(torch.cuda.mem_get_info(device)[0] - left, dtype=torch.uint8, device=device)
+    assert scoring._LEAST_BLOCK_BYTES <= scoring._block_bytes(torch.device(device)) <= left // 4
+    late = scoring.late_interaction(queries, documents, device)
+    del others
+    torch.cuda.empty_cache()
+    np.testing.assert_allclose(late, loop_late(queries, documents), rtol=0, atol=1e-5)
 
 
 def test_no_documents():
