@@ -95,6 +95,11 @@ class Backbone:
             there.add("video")
         return frozenset(there & {"text", "image", "video"})
 
+    @property
+    def _takes_messages(self) -> bool:
+        # A model of texts alone gets them as texts: sentence-transformers makes messages of them where it has to.
+        return self.has_template and self.modalities > {"text"}
+
     @cached_property
     def pixels(self) -> tuple[int, int] | None:
         """The least and the most pixels of an image that the model is given; None if all are made equally large."""
@@ -128,6 +133,7 @@ class Backbone:
         import torch
         from sentence_transformers.util import batch_to_device
 
+        contents = [self._fitting(content, task) for content in contents]
         features = self._preprocessed(contents, task)
         positions = self._positions(features, contents, task)
         features = self.model(batch_to_device(features, self.model.device), task=task)
@@ -153,6 +159,7 @@ class Backbone:
         """
         if not getattr(self.tokenizer, "is_fast", False):
             raise EncoderError(f"{self.name} gives no character offsets for its tokens")
+        content = self._fitting(content, task)
         features = self._preprocessed([content], task)
         positions = self._positions(features, [content], task)
         places = [Place()] * positions.ids.shape[1]
@@ -226,7 +233,7 @@ class Backbone:
         }
 
     def _preprocessed(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
-        if not self.has_template or not (self.modalities - {"text"}):
+        if not self._takes_messages:
             texts = [content.text for content in contents]
             return dict(self.model.preprocess(texts, prompt=self.prompts[task] or None, task=task))
         messages, metadata = [], []
@@ -262,9 +269,26 @@ class Backbone:
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
         return chat, metadata
 
+    def _fitting(self, content: Content, task: Task) -> Content:
+        """Return ``content`` with as much of its text as the model takes beside what comes with it.
+
+        Left to the processor, the end of the template would go first, and with it the position that is pooled from;
+        of an image that is cut, nothing could be made. Of its tokens, a text has a quarter in any case.
+        """
+        text, longest = content.text, self.model.max_seq_length
+        plain = not self._takes_messages
+        if plain or longest is None or len(text.encode()) <= longest // 4:  # not even with a token for each byte
+            return content
+        most = max(longest - sum(self._template_ends(content, task)) - self.visual_tokens(content), longest // 4)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if len(encoded["input_ids"]) <= most:
+            return content
+        return replace(content, text=text[: encoded["offset_mapping"][most - 1][1]])
+
     def _processing(self, metadata: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return what overrides the processor's own settings."""
         options: dict[str, Any] = {"chat_template": {"add_generation_prompt": self.profile.generation_prompt}}
+        options["text"] = {"truncation": False}  # see `_fitting`
         if self.profile.template is not None:
             options["chat_template"]["chat_template"] = self.profile.template
         if self.pixels is not None:

@@ -138,3 +138,25 @@ def test_company_and_padding_change_nothing(pair, video, family, side):
         alone = encoder.encode_document([content])
         assert np.abs(together.pooled[i] - alone.pooled[0]).max() < TOLERANCE
         assert np.abs(together.tokens[i] - alone.tokens[0]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["text", "text+image", "text+video"])
+def test_a_long_text_is_cut_and_nothing_else(tmp_path, video, name):
+    """The template stays whole, to its end, from which the pooled embedding comes; so do all patches."""
+    encoder = SmartEncoder(
+        tiny_vision.qwen3_vl(tmp_path), profile="qwen3-vl-embedding", max_pixels=PIXELS, max_length=400
+    )
+    short, _ = items(video)[name]
+    long = Content(TEXT * 100, short.image, short.video)
+    few, _ = encoder._backbone.places(short, "document")
+    many, places = encoder._backbone.places(long, "document")
+    assert many.visual.sum() == few.visual.sum()
+    assert many.template.sum() == few.template.sum()
+    assert many.ids[0, -5:].tolist() == few.ids[0, -5:].tolist()
+    spans = [place.span for place in places if place.span]
+    if name != "text+video":  # whose patches alone are more; a text has its quarter
+        assert 300 < many.attended.sum() <= 400
+    assert len(spans) >= 100
+    assert spans[0][0] == 0
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+    encoder.encode_document([long, short, long])
