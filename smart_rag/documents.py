@@ -160,6 +160,16 @@ class Reader:
             if chunk is None:
                 raise DocumentError(path, "no text in it")
 
+    def pages(self, path: Path) -> int:
+        """Return how many pages of a file become documents of their own; 1 where it has none, or cannot be read."""
+        if path.suffix.lower() != ".pdf" or "image" not in self._modalities:
+            return 1
+        try:
+            with Pdf(path) as pdf:
+                return len(pdf)
+        except DocumentError:  # which `documents` raises again, where it is reported
+            return 1
+
     def _check_taken(self, path: Path, kind: str) -> None:
         if kind not in self._modalities:
             raise DocumentError(

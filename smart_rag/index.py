@@ -252,9 +252,13 @@ class SmartIndex:
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         found = files.find(paths, include, exclude, self.manifest.modalities)
-        with self._ingest(len(found), "file", show_progress, on_commit) as ingest:
-            report = ingest.add_files(found, files.Reader(self.encoder, self.manifest.config))
-            return report + ingest.prune(paths) if prune else report
+        with self._writing():  # first: where another process writes, no model need be loaded
+            reader = files.Reader(self.encoder, self.manifest.config)
+            sees = "image" in self.manifest.modalities
+            total = sum(map(reader.pages, found)) if sees and show_progress else len(found)
+            with self._ingest(total, "page" if sees else "file", show_progress, on_commit) as ingest:
+                report = ingest.add_files(found, reader)
+                return report + ingest.prune(paths) if prune else report
 
     def add_texts(
         self,
@@ -615,7 +619,9 @@ class SmartIndex:
         from tqdm.auto import tqdm
 
         progress: tqdm[Any]
-        with self._writing(), tqdm(total=total, desc="indexing", unit=unit, disable=not show_progress) as progress:
+        device = getattr(self._encoder, "device", None)
+        desc = "indexing" if device is None else f"indexing on {device}"
+        with self._writing(), tqdm(total=total, desc=desc, unit=unit, disable=not show_progress) as progress:
             yield Ingest(
                 self._store,
                 lambda: self.encoder,

@@ -26,9 +26,10 @@ from smart_rag.encoder import Encoder, plain
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.media import digest_of_file
 from smart_rag.row import FileStamp, Row, check_metadata, is_unicode
-from smart_rag.types import AddReport, Content, Document, FailedFile, Key, Representation
+from smart_rag.types import AddReport, Content, Document, FailedFile, Key, PdfPage, Representation
 
 OnCommit = Callable[[Sequence[str]], None]
+OnRows = Callable[[Sequence["Row"]], object]
 
 _WINDOW = 2_048
 # Fewer rows where they come from files: a file counts as done, and is left alone by the next run, when its window is.
@@ -41,7 +42,7 @@ _VISUAL_BATCH = 8
 class Ingest:
     """One call's way of writing: where to, with which encoder, and whom to tell.
 
-    ``on_progress`` is told a number of documents (of files, in `add_files`) that are done,
+    ``on_progress`` is told a number of documents that are done (in `add_files`, of pages and of files without pages),
     ``on_commit`` the ids of documents that are on disk.
     """
 
@@ -68,7 +69,7 @@ class Ingest:
             if not checked:
                 check_documents(latest, self.modalities)
             rows = [self._row(document) for document in latest]
-            report += self._write(rows, self.on_progress, pooled or {})
+            report += self._write(rows, lambda part: self.on_progress(len(part)), pooled or {})
             self.on_progress(len(window) - len(latest))
         return report
 
@@ -89,15 +90,15 @@ class Ingest:
                 changed, before = self._file(path, reader)
             except DocumentError as error:
                 report += AddReport(failed=(FailedFile(error.path, error.reason),))
-                self.on_progress(1)
+                self.on_progress(reader.pages(path))
                 continue
             if not changed:
                 report += AddReport(unchanged=len(before))
-                self.on_progress(1)
+                self.on_progress(reader.pages(path))
                 continue
             rows += changed
             stale += set(before) - {row.document.id for row in changed}
-            done += 1
+            done += 0 if _pages(changed) else 1
             if len(rows) >= _FILE_WINDOW:
                 report += self._write_files(rows, stale)
                 self.on_progress(done)
@@ -134,19 +135,19 @@ class Ingest:
 
     def _write_files(self, rows: list[Row], stale: list[str]) -> AddReport:
         """Write the rows of whole files, then remove what is left of their earlier versions."""
-        report = self._write(rows, lambda _: None)
+        report = self._write(rows, lambda part: self.on_progress(_pages(part)))
         return report + AddReport(removed=self.store.delete(stale))
 
     def _write(
         self,
         rows: Sequence[Row],
-        on_progress: Callable[[int], object],
+        on_rows: OnRows,
         pooled: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
     ) -> AddReport:
         """Write rows of distinct ids, encoding those whose text is new, in batches of like length."""
         existing = self.store.pooled.get([row.document.id for row in rows])
         lost = {rows[i].key for i in self.store.tokens.missing([row.key for row in rows])}
-        unchanged = 0
+        unchanged: list[Row] = []
         annotated: list[Row] = []
         encoded: list[Row] = []
         new: list[Row] = []
@@ -156,22 +157,22 @@ class Ingest:
                 prepared = row.key not in lost and self.store.is_prepared(row.key)
                 (encoded if row.document.id in pooled and prepared else new).append(row)
             elif before == row:
-                unchanged += 1
+                unchanged.append(row)
             else:
                 annotated.append(row)
-        report = AddReport(unchanged=unchanged)
-        on_progress(unchanged)
+        report = AddReport(unchanged=len(unchanged))
+        on_rows(unchanged)
         if annotated:
             self.store.annotate(annotated)
-            report += self._committed(annotated, len(annotated), on_progress)
+            report += self._committed(annotated, len(annotated), on_rows)
         for batch in _batches(encoded):
             replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))
-            report += self._committed(batch, replaced, on_progress)
+            report += self._committed(batch, replaced, on_rows)
         self.store.forget(row.key for row in encoded)
         new.sort(key=lambda row: (row.modality != "text", len(row.document.text)), reverse=True)
-        return report + self._encode_and_commit(new, on_progress)
+        return report + self._encode_and_commit(new, on_rows)
 
-    def _encode_and_commit(self, rows: Sequence[Row], on_progress: Callable[[int], object]) -> AddReport:
+    def _encode_and_commit(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
         """Write ``rows``; while a batch is coded and written, the next one is in the forward pass."""
         report = AddReport()
         writing: list[tuple[Sequence[Row], Future[int]]] = []
@@ -180,7 +181,7 @@ class Ingest:
             nonlocal report
             while writing:
                 batch, replaced = writing.pop()
-                report += self._committed(batch, replaced.result(), on_progress)
+                report += self._committed(batch, replaced.result(), on_rows)
 
         with ThreadPoolExecutor(1, "smart_rag") as writer:
             try:
@@ -188,7 +189,7 @@ class Ingest:
                     for part, vectors in self._readable(batch):
                         if isinstance(vectors, FailedFile):
                             report += AddReport(failed=(vectors,))
-                            on_progress(len(part))
+                            on_rows(part)
                             continue
                         finish()
                         writing.append((part, writer.submit(self.store.commit, part, vectors)))
@@ -222,11 +223,16 @@ class Ingest:
         position = {key: i for i, key in enumerate(unique)}
         return Representation.concatenate([vectors[position[row.key]] for row in rows])
 
-    def _committed(self, rows: Sequence[Row], replaced: int, on_progress: Callable[[int], object]) -> AddReport:
-        on_progress(len(rows))
+    def _committed(self, rows: Sequence[Row], replaced: int, on_rows: OnRows) -> AddReport:
+        on_rows(rows)
         if self.on_commit:
             self.on_commit([row.document.id for row in rows])
         return AddReport(added=len(rows) - replaced, replaced=replaced)
+
+
+def _pages(rows: Sequence[Row]) -> int:
+    """Return how many of ``rows`` are pages of a PDF."""
+    return sum(isinstance(row.document.image, PdfPage) for row in rows)
 
 
 def check_documents(documents: Sequence[Document], modalities: Collection[str] = ("text",)) -> None:
