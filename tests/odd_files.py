@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from fpdf import FPDF
 from PIL import Image
 
@@ -350,10 +351,16 @@ def video(
     return path
 
 
-def sound_only(path: Path) -> Path:
-    """Write a file with a second of silence, and no video."""
+def sound_only(path: Path, cover: bool = False) -> Path:
+    """Write a file with a second of silence, and no video; a cover is a picture that goes with it."""
     with av.open(str(path), "w") as container:
         track = container.add_stream("aac", rate=44_100)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), dtype=np.uint8))))
+            container.mux(picture.encode())
         for _ in range(44):
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
             frame.sample_rate = 44_100
