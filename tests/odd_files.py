@@ -50,6 +50,14 @@ class OddFile:
         return path
 
 
+# Lines for a process of its own: the most memory it has had, in kB. (`ru_maxrss` would begin with its parent's.)
+PEAK = """
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+"""
+
+
 def noise_image(mode: str, size: tuple[int, int]) -> Image.Image:
     """Return an image of noise: a decoder has something to do, and every byte of the file counts."""
     random = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd_files import NOISE, STEP, VIDEOS, noise_image, saved, sound_only, video
+from odd_files import NOISE, PEAK, STEP, VIDEOS, noise_image, saved, sound_only, video
 from PIL import Image
 
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
@@ -270,17 +270,16 @@ def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
 # --- memory ---------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path):
     """Of 300 frames of 1.5 MB each, four small ones are kept."""
     short = video(tmp_path / "short.mp4", frames=30, size=(960, 544), preset="ultrafast")
     long = video(tmp_path / "long.mp4", frames=300, size=(960, 544), preset="ultrafast")
-    code = f"""
-import resource
+    code = f"""{PEAK}
 from smart_rag.video import read_frames
 for path in ({str(short)!r}, {str(long)!r}):
     assert len(read_frames(path, 100, 4, 10_000).images) == 4
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak())
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     early, late = map(int, output.split())
