@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from fpdf import FPDF
 from PIL import Image
 
@@ -47,6 +48,14 @@ class OddFile:
         else:
             path.write_bytes(self.data)
         return path
+
+
+# Lines for a process of its own: the most memory it has had, in kB. (`ru_maxrss` would begin with its parent's.)
+PEAK = """
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+"""
 
 
 def noise_image(mode: str, size: tuple[int, int]) -> Image.Image:
@@ -350,10 +359,16 @@ def video(
     return path
 
 
-def sound_only(path: Path) -> Path:
-    """Write a file with a second of silence, and no video."""
+def sound_only(path: Path, cover: bool = False) -> Path:
+    """Write a file with a second of silence, and no video; a cover is a picture that goes with it."""
     with av.open(str(path), "w") as container:
         track = container.add_stream("aac", rate=44_100)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), dtype=np.uint8))))
+            container.mux(picture.encode())
         for _ in range(44):
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
             frame.sample_rate = 44_100

@@ -358,8 +358,9 @@ def test_a_shrunk_jpeg_is_as_good_as_one_shrunk_after_decoding(tmp_path):
     data = saved(Image.fromarray(np.rint(waves).astype(np.uint8)), "JPEG", quality=95)
     (tmp_path / "a.jpg").write_bytes(data)
     shrunk = open_image(tmp_path / "a.jpg", max_pixels=40_000)
-    whole = open_image(open_image(tmp_path / "a.jpg"), max_pixels=40_000)
-    assert shrunk.size == whole.size == (230, 173)
+    with Image.open(tmp_path / "a.jpg") as image:
+        whole = image.convert("RGB").resize((230, 173), Image.Resampling.LANCZOS)
+    assert shrunk.size == whole.size
     difference = np.abs(np.asarray(shrunk).astype(int) - np.asarray(whole))
     assert difference.mean() < 1
     assert difference.max() < 8

@@ -15,7 +15,20 @@ import pytest
 from fpdf import FPDF
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd_files import CATALOG, CONTENT, FONT, PAGES, fpdf_pages, noise_image, odd_pdfs, one_page, page, raw_pdf, stream
+from odd_files import (
+    CATALOG,
+    CONTENT,
+    FONT,
+    PAGES,
+    PEAK,
+    fpdf_pages,
+    noise_image,
+    odd_pdfs,
+    one_page,
+    page,
+    raw_pdf,
+    stream,
+)
 from PIL import Image
 
 import smart_rag
@@ -311,15 +324,14 @@ def test_a_long_pdf_takes_no_more_memory_than_a_short_one(tmp_path):
         grey = noise // 2 + i % 100
         made.image(Image.fromarray(grey.astype(np.uint8)), x=20, y=150, w=100)
     path = written(tmp_path, bytes(made.output()))
-    code = f"""
-import resource
+    code = f"""{PEAK}
 from smart_rag.pdf import Pdf
 peaks = []
 with Pdf({str(path)!r}) as pdf:
     for number in range(1, len(pdf) + 1):
         pdf.text(number)
         pdf.render(number, 100_000)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        peaks.append(peak())
 print(len(peaks), peaks[29], peaks[-1])
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
