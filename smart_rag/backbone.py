@@ -253,7 +253,8 @@ class Backbone:
             if profile.middle_frame:
                 image = image if image is not None else video.middle_frame(content.video, self.page_pixels)
             else:
-                frames = video.read_frames(content.video, profile.fps, *profile.frames, self.page_pixels)
+                least, most = profile.frames
+                frames = video.read_frames(content.video, profile.fps, most, self.page_pixels, least)
                 parts.append({"type": "video", "video": list(frames.images)})
                 metadata.append(_metadata(frames))
         if image is None and profile.blank_image and task == "query":

@@ -39,7 +39,7 @@ class Frames:
 
 
 def read_frames(
-    path: str | Path, fps: float, min_frames: int, max_frames: int, max_pixels: int | None = None
+    path: str | Path, fps: float, max_frames: int, max_pixels: int | None = None, min_frames: int = 1
 ) -> Frames:
     """Return frames of a video, spread evenly from its first to its last one, as Qwen's own reader does.
 
@@ -62,7 +62,7 @@ def read_frames(
     path = Path(path)
     with _opened(path) as (container, stream):
         stamps, tick, duration = _timetable(path, container, stream)
-    count = min(max(int(duration * fps), min_frames), max_frames, len(stamps))
+    count = min(max(int(duration * fps + 1e-6), min_frames), max_frames, len(stamps))
     wanted = stamps[np.linspace(0, len(stamps) - 1, count).round().astype(np.intp)]
     with _opened(path) as (container, stream):
         images, found = _decode(container, stream, wanted, max_pixels or MAX_SOURCE_PIXELS)
