@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 
 from smart_rag import images, media, video
 from smart_rag.checkpoint import Checkpoint, pooling_of
-from smart_rag.errors import EncoderError
+from smart_rag.errors import DocumentError, EncoderError, InvalidInput
 from smart_rag.profiles import Profile, Task
-from smart_rag.types import Content, Place, Span
+from smart_rag.types import Content, ImageSource, PdfPage, Place, Span
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 Mask = NDArray[np.bool_]
 
@@ -26,6 +28,8 @@ NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interacti
 _FRAMES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 # Where neither the model nor its profile says how large an image may be: as Qwen3-VL-Embedding.
 _PIXELS = 1800 * 32 * 32
+# Qwen's processors refuse images whose sides differ more.
+_MOST_ASPECT = 200
 # An image processor that makes every image equally large gets this many times its pixels, to make them of.
 _OVERSAMPLING = 4
 
@@ -260,7 +264,7 @@ class Backbone:
         if image is None and profile.blank_image and task == "query":
             image = images.blank(28 * 28)
         if image is not None:
-            parts.append({"type": "image", "image": media.open_image(image, self.page_pixels)})
+            parts.append({"type": "image", "image": self._opened(image)})
         text = content.text or ("" if parts else profile.null)
         if text or not parts:
             parts.append({"type": "text", "text": text})
@@ -269,6 +273,16 @@ class Backbone:
         if prompt and (image is not None or content.video is not None or task == "query" or not profile.asks_of_images):
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
         return chat, metadata
+
+    def _opened(self, source: ImageSource) -> Image.Image:
+        image = media.open_image(source, self.page_pixels)
+        if self.pixels is not None and max(image.size) >= _MOST_ASPECT * min(image.size):
+            reason = (
+                f"an image of {image.width} x {image.height} is too narrow, one side is {_MOST_ASPECT} times the other"
+            )
+            path = source.path if isinstance(source, PdfPage) else source
+            raise DocumentError(Path(path), reason) if isinstance(path, str | Path) else InvalidInput(reason)
+        return image
 
     def _fitting(self, content: Content, task: Task) -> Content:
         """Return ``content`` with as much of its text as the model takes beside what comes with it.

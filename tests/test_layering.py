@@ -43,7 +43,7 @@ OWNERS = {
     "torch": {"backbone", "checkpoint", "encoder", "scoring"},
     "sentence_transformers": {"backbone", "checkpoint", "encoder"},
     "transformers": {"checkpoint"},
-    "PIL": {"images", "pdf", "video", "types", "media", "encoder"},  # but images: for a type
+    "PIL": {"images", "pdf", "video", "types", "media", "backbone", "encoder"},  # but images: for a type
     "pypdfium2": {"pdf"},
     "av": {"video"},
     "openai": {"answer"},
