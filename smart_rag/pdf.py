@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import check_count
-from smart_rag.errors import DocumentError, MissingExtra
+from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files import check_readable
 from smart_rag.images import fit
 
@@ -125,9 +125,12 @@ class Pdf:
         if number > self._pages:
             raise DocumentError(self.path, f"there is no page {number}, only {self._pages}")
         with _PDFIUM:
+            if self._document.raw is None:
+                raise InvalidInput(f"{self.path} was closed; ask within the `with` that opened it")
             if self._answers == _ANSWERS:
+                anew = self._opened()
                 self._document.close()
-                self._document, self._answers = self._opened(), 0
+                self._document, self._answers = anew, 0
             self._answers += 1
             try:
                 page = self._document[number - 1]

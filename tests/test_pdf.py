@@ -200,6 +200,8 @@ def test_an_iteration_gives_every_page_in_its_order(tmp_path):
         assert list(pdf)[1] == PdfPage(pdf, 2)
         assert [one.render(5_000).size for one in pdf] == [pdf.render(1, 5_000).size] * 3
     pdf.close()
+    with pytest.raises(InvalidInput, match=r"a\.pdf was closed"):
+        pdf.text(1)
 
 
 # --- images ---------------------------------------------------------------------------------
