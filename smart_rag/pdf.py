@@ -1,8 +1,8 @@
 """One PDF, page by page: its text layer, and the page as an image.
 
 pdfium is not safe among threads, not even on two documents: whatever calls it here holds one lock,
-and no page leaves it. A page is opened for each question and closed after it, so that a long PDF
-takes no more memory than a short one.
+and no page leaves it. A page is opened for each question and closed after it, and the document is
+opened anew from time to time, so that a long PDF takes no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import check_count
-from smart_rag.errors import DocumentError, MissingExtra
+from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files import check_readable
 from smart_rag.images import fit
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_DPI = 300  # more shows no more of a page that was made to be printed
 _POINTS = 72  # to an inch
+# A document keeps the images of all pages that were read, as they are in the file: after so many it is opened anew.
+_ANSWERS = 50
 _PDFIUM = threading.RLock()
 
 
@@ -43,23 +45,29 @@ class Pdf:
         except ImportError as error:
             raise MissingExtra("pypdfium2", "pdf", f"reading {self.path.name}") from error
         check_readable(self.path)
-        self._error = pypdfium2.PdfiumError
-        raw = pypdfium2.raw
+        self._pdfium = pypdfium2
         with _PDFIUM:
-            # Not by PdfDocument itself: for a file without pages, it takes the last file's error for this one's.
-            handle = raw.FPDF_LoadDocument(os.fsencode(self.path), None)
-            if not handle:
-                encrypted = raw.FPDF_GetLastError() == raw.FPDF_ERR_PASSWORD
-                raise DocumentError(self.path, "encrypted, a password is needed" if encrypted else "not a sound PDF")
-            self._document = pypdfium2.PdfDocument(handle)
+            self._document = self._opened()
             self._pages = len(self._document)
-            if self._pages < 1:
-                self._document.close()
-                raise DocumentError(self.path, "no pages in it")
-            try:
-                self._document.init_forms()
-            except pypdfium2.PdfiumError as error:
-                raise DocumentError(self.path, "its forms cannot be read") from error
+        self._answers = 0
+
+    def _opened(self) -> Any:
+        """Return pdfium's document, with the lock held."""
+        raw = self._pdfium.raw
+        # Not by PdfDocument itself: for a file without pages, it takes the last file's error for this one's.
+        handle = raw.FPDF_LoadDocument(os.fsencode(self.path), None)
+        if not handle:
+            encrypted = raw.FPDF_GetLastError() == raw.FPDF_ERR_PASSWORD
+            raise DocumentError(self.path, "encrypted, a password is needed" if encrypted else "not a sound PDF")
+        document = self._pdfium.PdfDocument(handle)
+        if len(document) < 1:
+            document.close()
+            raise DocumentError(self.path, "no pages in it")
+        try:
+            document.init_forms()
+        except self._pdfium.PdfiumError as error:
+            raise DocumentError(self.path, "its forms cannot be read") from error
+        return document
 
     def __len__(self) -> int:
         return self._pages
@@ -113,13 +121,20 @@ class Pdf:
         if number > self._pages:
             raise DocumentError(self.path, f"there is no page {number}, only {self._pages}")
         with _PDFIUM:
+            if self._document.raw is None:
+                raise InvalidInput(f"{self.path} was closed; ask within the `with` that opened it")
+            if self._answers == _ANSWERS:
+                anew = self._opened()
+                self._document.close()
+                self._document, self._answers = anew, 0
+            self._answers += 1
             try:
                 page = self._document[number - 1]
                 try:
                     yield page
                 finally:
                     page.close()
-            except self._error as error:
+            except self._pdfium.PdfiumError as error:
                 raise DocumentError(self.path, f"page {number} cannot be read") from error
 
 

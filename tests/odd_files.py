@@ -199,14 +199,14 @@ def page(box: bytes = b"[0 0 200 100]", entries: bytes = b"", contents: bytes = 
 
 def raw_pdf(*objects: bytes, trailer: bytes = b"/Root 1 0 R") -> bytes:
     """Return a PDF of these objects, numbered from 1, with a sound cross-reference table."""
-    data, places = b"%PDF-1.7\n", []
+    data, places = bytearray(b"%PDF-1.7\n"), []
     for i, body in enumerate(objects, 1):
         places.append(len(data))
         data += b"%d 0 obj\n%s\nendobj\n" % (i, body)
     table = b"".join(b"%010d 00000 n \n" % place for place in places)
     size = len(objects) + 1
     data += b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<</Size %d%s>>\n" % (size, table, size, trailer)
-    return data + b"startxref\n%d\n%%%%EOF\n" % (data.index(b"xref\n0 "))
+    return bytes(data) + b"startxref\n%d\n%%%%EOF\n" % (data.index(b"xref\n0 "))
 
 
 def one_page(**options) -> bytes:
