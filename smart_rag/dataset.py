@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from smart_rag.errors import InvalidInput
-from smart_rag.types import Document
+from smart_rag.types import Document, ImageSource, PdfPage
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,9 @@ class Dataset:
 def load_dataset(folder: str | Path, limit_queries: int | None = None) -> Dataset:
     """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
-    A document's text is its title, a space, and its text. Queries without a judgement are left
-    out, and so are documents without text, which no one can find.
+    A document's text is its title, a space, and its text. Beside the text, a row of visual documents has ``image``,
+    a file, or ``pdf``, a file, and ``page``, counted from 0; both below ``folder``. Queries without a
+    judgement are left out, and so are documents without text and image, which no one can find.
 
     Raises:
         InvalidInput: a file is missing or a line of it cannot be read.
@@ -51,8 +52,9 @@ def load_dataset(folder: str | Path, limit_queries: int | None = None) -> Datase
     empty = 0
     for row in _jsonl(folder / "corpus.jsonl"):
         text = f"{row.get('title') or ''} {row['text']}".strip()
-        if text:
-            documents.append(Document(str(row["_id"]), text))
+        image = _image(folder, row)
+        if text or image is not None:
+            documents.append(Document(str(row["_id"]), text, image=image))
         else:
             empty += 1
     if not documents:
@@ -96,6 +98,12 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
                         f"{path}, line {number}: expected a JSON object with '_id' and 'text' ({error})"
                     ) from error
                 yield row
+
+
+def _image(folder: Path, row: Mapping[str, Any]) -> ImageSource | None:
+    if "pdf" in row:
+        return PdfPage(folder / row["pdf"], int(row["page"]) + 1)
+    return folder / row["image"] if row.get("image") else None
 
 
 def _qrels(path: Path) -> Qrels:

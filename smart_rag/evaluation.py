@@ -64,7 +64,10 @@ def evaluate(
             "with it; use another folder"
         )
     started = time.perf_counter()
-    report = index.add(dataset.documents, show_progress=show_progress)
+    takes = index.manifest.modalities
+    # A page without text is nothing to a model that does not see; it stays among what is to be found.
+    documents = [document for document in dataset.documents if document.content(takes).modality]
+    report = index.add(documents, show_progress=show_progress)
     seconds = time.perf_counter() - started
 
     automatic = automatic_first_stage(index.count())
