@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from array import array
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,24 +123,27 @@ class TermStore:
             if transaction.id() == version:
                 return None
             database = self._environment.databases["terms"]
-            slots, hashes, parts = [], [], []
+            slots, hashes, lengths = bytearray(), array("Q"), array("q")
+            # Not a list of arrays: of small ones in great number, the memory is never given back.
+            terms = bytearray()
             cursor = transaction.cursor(database)
             if cursor.set_range(_SLOT.pack(last + 1)):
                 for slot, value in cursor:
-                    id, terms = self._unpacked(value)
-                    slots.append(slot)
+                    id, own = self._unpacked(value)
+                    slots += slot
                     hashes.append(id_hash(id))
-                    parts.append(terms)
+                    lengths.append(len(own))
+                    terms += own.tobytes()
             live = None
-            if count + len(slots) != transaction.stat(database)["entries"]:
-                live = _numbers(transaction.cursor(database).iternext(values=False))
-            offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-            np.cumsum([len(terms) for terms in parts], out=offsets[1:])
+            if count + len(lengths) != transaction.stat(database)["entries"]:
+                live = _numbers(b"".join(transaction.cursor(database).iternext(values=False)))
+            offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+            np.cumsum(lengths, out=offsets[1:])
             return Changes(
                 transaction.id(),
                 _numbers(slots),
                 np.asarray(hashes, dtype=np.uint64),
-                np.concatenate(parts) if parts else np.empty(0, dtype=np.int32),
+                np.frombuffer(terms, dtype=np.int32),
                 offsets,
                 live,
             )
@@ -210,8 +214,8 @@ class TermStore:
         return value[_HEADER.size : start].decode(), terms
 
 
-def _numbers(slots: Iterable[bytes]) -> NDArray[np.int64]:
-    return np.frombuffer(b"".join(slots), ">u8").astype(np.int64)
+def _numbers(slots: bytes | bytearray) -> NDArray[np.int64]:
+    return np.frombuffer(slots, ">u8").astype(np.int64)
 
 
 def id_hash(id: str) -> int:
