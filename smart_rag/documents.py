@@ -7,7 +7,7 @@ with one line that says what is wrong with the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from smart_rag.config import IndexConfig
 from smart_rag.encoder import Encoder, modalities_of
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.pdf import Pdf
-from smart_rag.types import Document, ImageSource, PdfPage
+from smart_rag.types import Document, PdfPage
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A text and its 1-based page number, None where the format has no pages."""
+    """A text; where the format has pages, the 1-based number of the page, and what it looks like."""
 
     text: str
     number: int | None = None
+    image: PdfPage | None = None
 
 
 def formats(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
@@ -88,7 +89,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
             if page.text.strip() or (pages_without_text and page.number is not None):
                 empty = False
                 # A lone half of a surrogate pair, as some PDFs have, can be stored nowhere.
-                yield Page(page.text.encode("utf-8", "replace").decode(), page.number)
+                yield replace(page, text=page.text.encode("utf-8", "replace").decode())
     except SmartRagError:
         raise
     except OSError as error:
@@ -118,7 +119,7 @@ class Chunker:
         number = 0
         for page in pages:
             for text in self._splitter.chunks(page.text):
-                yield _document(source, number, text, page.number)
+                yield _document(source, number, text, page)
                 number += 1
 
 
@@ -145,14 +146,13 @@ class Reader:
         suffix, source = path.suffix.lower(), str(path)
         if suffix in images.FORMATS:
             self._check_taken(path, "image")
-            yield _document(source, 0, "", image=path)
+            yield Document(f"{source}#0", "", {"source": source, "chunk": 0}, image=path)
         elif suffix in video.FORMATS:
             self._check_taken(path, "video")
-            yield _document(source, 0, "", video=path)
+            yield Document(f"{source}#0", "", {"source": source, "chunk": 0}, video=path)
         elif suffix == ".pdf" and "image" in self._modalities:
             for number, page in enumerate(read(path, pages_without_text=True)):
-                assert page.number is not None
-                yield _document(source, number, page.text, page.number, PdfPage(path, page.number))
+                yield _document(source, number, page.text, page)
         else:
             chunk = None
             for chunk in self._chunker.cut(read(path), source):
@@ -177,18 +177,11 @@ class Reader:
             )
 
 
-def _document(
-    source: str,
-    number: int,
-    text: str,
-    page: int | None = None,
-    image: ImageSource | None = None,
-    video: Path | None = None,
-) -> Document:
+def _document(source: str, number: int, text: str, page: Page) -> Document:
     metadata: dict[str, Any] = {"source": source, "chunk": number}
-    if page is not None:
-        metadata["page"] = page
-    return Document(f"{source}#{number}", text, metadata, image, video)
+    if page.number is not None:
+        metadata["page"] = page.number
+    return Document(f"{source}#{number}", text, metadata, page.image)
 
 
 def token_counter(encoder: Encoder) -> Callable[[str], int]:
@@ -238,7 +231,7 @@ def _read_html(path: Path) -> Iterator[Page]:
 def _read_pdf(path: Path) -> Iterator[Page]:
     with Pdf(path) as pdf:
         for number in range(1, len(pdf) + 1):
-            yield Page(pdf.text(number), number)
+            yield Page(pdf.text(number), number, PdfPage(path, number))
 
 
 def _read_docx(path: Path) -> Iterator[Page]:

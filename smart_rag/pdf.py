@@ -7,6 +7,7 @@ opened anew from time to time, so that a long PDF takes no more memory than a sh
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Iterator
@@ -155,4 +156,12 @@ def render(path: str | Path, number: int, max_pixels: int) -> Image:
 @lru_cache(maxsize=2)
 def _kept(path: Path, mtime: int, size: int) -> Pdf:
     """Return an open PDF; a file that has changed is another."""
-    return Pdf(path)
+    pdf = Pdf(path)
+    _forget_at_exit()
+    return pdf
+
+
+@lru_cache(maxsize=1)
+def _forget_at_exit() -> None:
+    """Have the files closed before pypdfium2, whose own last words come after, complains of them."""
+    atexit.register(_kept.cache_clear)

@@ -21,6 +21,7 @@ from smart_rag import IndexConfig
 from smart_rag.documents import FORMATS, Chunker, Page, find, read
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.media import digest_of_file
+from smart_rag.types import PdfPage
 
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
 CHINESE = "中华人民共和国的首都是北京。这座城市有三千多年的历史，是全国的政治中心、文化中心。"  # noqa: RUF001
@@ -105,8 +106,12 @@ def test_text_is_read_as_it_is(tmp_path, name):
 
 
 def test_a_pdf_is_read_page_by_page_and_a_blank_page_keeps_its_number(tmp_path):
-    pages = list(read(write(tmp_path / "a.pdf", pdf("The first page is about cats.", "", "The third, about dogs."))))
-    assert pages == [Page("The first page is about cats.", 1), Page("The third, about dogs.", 3)]
+    path = write(tmp_path / "a.pdf", pdf("The first page is about cats.", "", "The third, about dogs."))
+    pages = list(read(path))
+    assert pages == [
+        Page("The first page is about cats.", 1, PdfPage(path, 1)),
+        Page("The third, about dogs.", 3, PdfPage(path, 3)),
+    ]
 
 
 def test_a_pdf_keeps_lines_apart_and_words_whole(tmp_path):

@@ -154,7 +154,9 @@ def test_what_a_text_model_says_of_images(tmp_path, minilm, folder):
             "notes.txt",
             "report.pdf",
         ]
-        assert [document.image for document in index.documents()] == [None] * 3
+        pages = {document.metadata.get("page"): document.image for document in index.documents()}
+        report = folder.resolve() / "report.pdf"
+        assert pages == {None: None, 1: PdfPage(report, 1), 3: PdfPage(report, 3)}
         report = index.add_files([folder / "photo.png", folder / "clip.mp4"])
         assert [failed.reason for failed in report.failed] == [
             "needs a model that takes videos; this one takes text",
