@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from smart_rag import images, media, video
 from smart_rag.checkpoint import Checkpoint, pooling_of
 from smart_rag.errors import EncoderError
-from smart_rag.profiles import Profile, Task
+from smart_rag.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile, Task
 from smart_rag.types import Content, Place, Span
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Backbone:
         self.model = checkpoint.model
         # A repository that says how its model is used knows better than a profile.
         self.profile = profile if not checkpoint.says_how else replace(profile, template=None, pooled_before=None)
+        self._source = OWN_FILES if checkpoint.says_how else GENERAL_RULE
         self.prompts = prompts
         self._max_pixels = max_pixels
         pooling = pooling_of(self.model)
@@ -110,11 +111,33 @@ class Backbone:
     @cached_property
     def page_pixels(self) -> int:
         """The pixels that an image is opened with, at most."""
-        if self.pixels is not None:
-            return self.pixels[1]
+        return int(self._page_pixels.value)
+
+    @cached_property
+    def _page_pixels(self) -> Decision:
         size = self._image_size
         fixed = size.get("height", 0) * size.get("width", 0) or size.get("shortest_edge", 0) ** 2
-        return self._max_pixels or _OVERSAMPLING * fixed or _PIXELS
+        return Decision.first(
+            "image_pixels",
+            (self._max_pixels, ARGUMENT),
+            (self.profile.pixels and self.profile.pixels[1], self.profile.source),
+            (self.pixels and self.pixels[1], OWN_FILES),
+            (_OVERSAMPLING * fixed or None, OWN_FILES),
+            (_PIXELS, GENERAL_RULE),
+        )
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What was decided on how the model is run, and why."""
+        profile = self.profile
+        before = profile.pooled_before and f"the token before {profile.pooled_before}"
+        pooling = Decision.first("pooling", (before, profile.source), (self.pooling, self._source))
+        video = f", video: {profile.source}" if profile.middle_frame and "image" in self.modalities else ""
+        made = [Decision("modalities", sorted(self.modalities), OWN_FILES + video), pooling]
+        if self.has_template:
+            its_own = profile.template is None
+            made.append(Decision("chat_template", True, OWN_FILES if its_own else profile.source))
+        return [*made, self._page_pixels] if "image" in self.modalities else made
 
     @cached_property
     def tokens_per_image(self) -> int:
@@ -144,6 +167,10 @@ class Backbone:
         for module in self._after_pooling:
             states = module({"sentence_embedding": states})["sentence_embedding"]
         return states
+
+    def positions(self, content: Content, task: Task) -> Positions:
+        """Return what stands where, (1, length), for one content."""
+        return self._positions(self._preprocessed([content], task), [content], task)
 
     def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:
         """Return what stands where, (1, length), for one content, and what of it each position stands for.
@@ -234,7 +261,15 @@ class Backbone:
             message, videos = self._messages(content, task)
             messages.append(message)
             metadata += videos
-        return dict(self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata)))
+        try:
+            return dict(self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata)))
+        except ValueError as error:
+            if "token count" not in str(error):
+                raise
+            raise EncoderError(
+                f"an image or a video does not fit into the {self.model.max_seq_length} tokens of {self.name}; pass "
+                "max_pixels= for smaller ones, or a greater max_length="
+            ) from error
 
     def _messages(self, content: Content, task: Task) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return a content as a chat, the prompt first, the text after what is seen; and its videos' metadata."""
@@ -249,8 +284,9 @@ class Backbone:
                 frames = video.read_frames(content.video, profile.fps, *profile.frames, self.page_pixels)
                 parts.append({"type": "video", "video": list(frames.images)})
                 metadata.append(_metadata(frames))
-        if image is None and profile.blank_image and task == "query":
-            image = images.blank(28 * 28)
+        if image is None and profile.blank_image is not None and task == "query":
+            side, colour = profile.blank_image
+            image = images.blank(side * side, colour=colour)
         if image is not None:
             parts.append({"type": "image", "image": media.open_image(image, self.page_pixels)})
         text = content.text or ("" if parts else profile.null)
@@ -288,6 +324,8 @@ class Backbone:
         if self.has_template:
             for i, content in enumerate(contents):
                 template[i] = self._template(attended[i] & ~visual[i], content, task)
+                if content.image is None and self.profile.blank_image is not None:
+                    template[i] |= visual[i]
         return Positions(ids, attended, special, visual, template, self._pooled_position(ids, attended))
 
     def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_check
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import checkpoint
+from smart_rag import checkpoint, images
 from smart_rag.backbone import Backbone, Mask, Positions
 from smart_rag.config import DEFAULT_MODEL, check_choice, check_count
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.profiles import Profile, Task, TokenPolicy, profile_of
+from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
 from smart_rag.types import Content, PdfPage, Place, Representation, TokenBatch, TokenIds
 
 if TYPE_CHECKING:
@@ -184,29 +184,45 @@ class SmartEncoder:
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self._trust_remote_code = trust_remote_code
-        self._profile = profile_of(self.model_name, profile)
-        self._policies: dict[Task, TokenPolicy] = {
-            "query": query_tokens or self._profile.query_tokens,
-            "document": document_tokens or self._profile.document_tokens,
-        }
-        for task, policy in self._policies.items():
-            check_choice(f"{task}_tokens", policy, TokenPolicy)
+        chosen = profile_of(self.model_name, profile)
+        self._profile: Profile = chosen.value
+        source = self._profile.source
+        policies = [
+            Decision.first("query_tokens", (query_tokens, ARGUMENT), (self._profile.query_tokens, source)),
+            Decision.first("document_tokens", (document_tokens, ARGUMENT), (self._profile.document_tokens, source)),
+        ]
+        for policy in policies:
+            check_choice(policy.name, policy.value, TokenPolicy)
+        self._policies: dict[Task, TokenPolicy] = {"query": policies[0].value, "document": policies[1].value}
         loaded = checkpoint.load(self.model_name, device, dtype, revision, trust_remote_code)
         self._model: SentenceTransformer = loaded.model.eval()
-        if max_length is None and not loaded.says_how:
-            max_length = self._profile.max_length
-        if max_length is not None:
-            _check_max_length(self._model, max_length)
-            self._model.max_seq_length = max_length
-        prompts: dict[Task, str] = {
-            "query": _prompt(self._model, self._profile, query_prompt, ("query",)),
-            "document": _prompt(self._model, self._profile, document_prompt, ("document", "passage", "corpus")),
-        }
+        length = Decision.first(
+            "max_length",
+            (max_length, ARGUMENT),
+            (None if loaded.says_how else self._profile.max_length, source),
+            (None, OWN_FILES),
+        )
+        if length.value is not None:
+            _check_max_length(self._model, length.value)
+            self._model.max_seq_length = length.value
+        prompts = [
+            _prompt("query", query_prompt, self._model, self._profile),
+            _prompt("document", document_prompt, self._model, self._profile),
+        ]
         self._max_pixels = max_pixels
-        self._backbone = Backbone(self.model_name, loaded, self._profile, prompts, max_pixels)
+        by_task: dict[Task, str] = {"query": prompts[0].value, "document": prompts[1].value}
+        self._backbone = Backbone(self.model_name, loaded, self._profile, by_task, max_pixels)
         self._is_punctuation: dict[int, bool] = {}
         dimension = self._model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
+        self._decisions = (
+            Decision("profile", self._profile.name, chosen.source),
+            *self._backbone.decisions,
+            *prompts,
+            *policies,
+            Decision("dimension", self._dimension, OWN_FILES),
+            Decision("max_length", self.max_length, length.source),
+        )
         self._description: dict[str, Any] | None = None
 
     @classmethod
@@ -237,6 +253,19 @@ class SmartEncoder:
     def modalities(self) -> frozenset[str]:
         """What the model takes, of ``"text"``, ``"image"``, ``"video"``."""
         return self._backbone.modalities
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """How the model is used: each setting, and whether an argument, the model's files or a profile decided it."""
+        return self._decisions
+
+    @property
+    def tokens_per_page(self) -> int:
+        """How many token embeddings an upright A4 page has as a document; 0 if the model takes no images."""
+        if "image" not in self.modalities:
+            return 0
+        page = Content(image=images.blank(self._backbone.page_pixels, 210 / 297))
+        return int(self._kept(self._backbone.positions(page, "document"), "document").sum())
 
     @property
     def fingerprint(self) -> str:
@@ -431,7 +460,7 @@ class SmartEncoder:
         elif policy == "input":
             keep &= ~positions.template
         elif policy == "patches":
-            keep &= positions.visual
+            keep &= positions.visual & ~positions.template
         return keep
 
     def _vocabulary_ids(self, positions: Positions) -> TokenIds:
@@ -450,13 +479,14 @@ class SmartEncoder:
         return words
 
 
-def _prompt(model: SentenceTransformer, profile: Profile, given: str | None, names: Sequence[str]) -> str:
-    """Return the given prompt, else the one that sentence-transformers would use, else the profile's."""
-    if given is not None:
-        return given
+def _prompt(task: Task, given: str | None, model: SentenceTransformer, profile: Profile) -> Decision:
+    """Decide on the prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
     # A default prompt is for neither queries nor documents: sentence-transformers leaves it out here, too.
+    names = ("query",) if task == "query" else ("document", "passage", "corpus")
     own = next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), None)
-    return own or profile.prompts["query" if "query" in names else "document"]
+    return Decision.first(
+        f"{task}_prompt", (given, ARGUMENT), (own, OWN_FILES), (profile.prompts[task], profile.source)
+    )
 
 
 def _check_max_length(model: SentenceTransformer, max_length: int) -> None:
