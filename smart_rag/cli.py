@@ -152,7 +152,7 @@ def search(
             err.print(Text(f"no words are emphasised: {error}", style="dim"))
             words = [[] for _ in hits]
         for hit, spans in zip(hits, words, strict=True):
-            out.print(display.hit_text(hit, index.manifest.config.weights, spans))
+            out.print(display.hit_text(hit, index.manifest.weights, spans))
 
 
 @app.command()

@@ -8,6 +8,8 @@ import pytest
 import reference_smart
 import tiny_models
 import tiny_vision
+from PIL import Image
+from sentence_transformers import SentenceTransformer
 from test_vision import FAMILIES, PIXELS, TEXT, expected, picture
 
 from smart_rag import SmartEncoder
@@ -183,8 +185,6 @@ def test_a_query_to_dse_has_a_blank_image(qwen2):
     encoder = SmartEncoder(qwen2, profile="dse-qwen2")
     assert rendered(encoder, Content("a"), "query")[1] == 4
     black = SmartEncoder(qwen2, profile="dse-qwen2", query_tokens="content", document_prompt="Query: ")
-    from PIL import Image
-
     given = black.encode_query([Content("a", image=Image.new("RGB", (56, 56)))])
     implied = black.encode_query(["a"])
     np.testing.assert_allclose(implied.tokens[0], given.tokens[0], atol=1e-5)
@@ -192,6 +192,16 @@ def test_a_query_to_dse_has_a_blank_image(qwen2):
     for policy in ("input", "patches"):
         strict = SmartEncoder(qwen2, profile="dse-qwen2", query_tokens=policy)
         assert len(strict.encode_query(["a"]).tokens[0]) == 1
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_models_own_files_say_whether_it_is_asked_to_answer(tmp_path, asks):
+    """As sentence-transformers itself asks it."""
+    folder = tiny_vision.qwen3_vl(tmp_path, sentence_transformers_files=True, generation_prompt=asks)
+    encoder = SmartEncoder(folder, max_pixels=PIXELS, query_prompt="", document_prompt="")
+    assert rendered(encoder, Content("a"), "query")[0].endswith("<|im_start|>assistant\n") == asks
+    theirs = SentenceTransformer(folder, device="cpu").encode_query([TEXT])
+    np.testing.assert_allclose(encoder.encode_query([TEXT]).pooled, theirs, rtol=0, atol=1e-5)
 
 
 def test_a_query_to_gme_is_the_words(made, encoder):
