@@ -60,7 +60,8 @@ class States:
 class Backbone:
     """A model and the profile that it is asked by.
 
-    Here it is one whose token states become one vector; `smart_rag.multi_vector` has those of another kind.
+    Here it is one whose token states become one vector; `smart_rag.multi_vector` and
+    `smart_rag.dual_encoder` have those of other kinds.
     """
 
     # Whether the token embeddings are what the model was trained to give, and the pooled one is made of them.

@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 class Checkpoint:
     """A loaded model, and whether its repository says how to pool (``modules.json``).
 
-    ``kind`` is what its states are: those of tokens from which one ``"pooled"`` vector is made, or token embeddings
-    by training, ``"multi-vector"``.
+    ``kind`` is what its states are: those of tokens from which one ``"pooled"`` vector is made, token embeddings
+    by training, ``"multi-vector"``, or those of a ``"dual"`` encoder with a tower for texts and one for images.
     """
 
     model: SentenceTransformer | MultiVectorEncoder
     says_how: bool
-    kind: Literal["pooled", "multi-vector"] = "pooled"
+    kind: Literal["pooled", "multi-vector", "dual"] = "pooled"
 
 
 def load(
@@ -102,7 +102,7 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
             local_files_only=local,
             model_kwargs={"dtype": dtype},
         )
-        return Checkpoint(model, says_how=True)
+        return Checkpoint(model, says_how=True, kind=_kind(model))
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     if _is_vision_language_decoder(path, options):
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -120,7 +120,12 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
         local_files_only=local,
         model_kwargs={"dtype": dtype},
     )
-    return Checkpoint(model, says_how=False)
+    return Checkpoint(model, says_how=False, kind=_kind(model))
+
+
+def _kind(model: SentenceTransformer) -> Literal["pooled", "dual"]:
+    config = getattr(model.transformers_model, "config", None)
+    return "dual" if getattr(config, "model_type", None) in ("clip", "siglip") else "pooled"
 
 
 def _is_multi_vector(path: str, revision: str | None, local: bool) -> bool:

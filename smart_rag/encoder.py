@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from smart_rag import checkpoint, images
 from smart_rag.backbone import Backbone, Mask, Positions
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
+from smart_rag.dual_encoder import DualEncoder
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.multi_vector import MultiVector
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
@@ -220,7 +221,7 @@ class SmartEncoder:
         ]
         self._max_pixels = max_pixels
         by_task: dict[Task, str] = {"query": prompts[0].value, "document": prompts[1].value}
-        kind = {"pooled": Backbone, "multi-vector": MultiVector}[loaded.kind]
+        kind = {"pooled": Backbone, "multi-vector": MultiVector, "dual": DualEncoder}[loaded.kind]
         self._backbone = kind(self.model_name, loaded, self._profile, by_task, max_pixels)
         if length.value is not None:
             _check_max_length(self._model, length.value)

@@ -19,6 +19,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tiny_models import SENTENCES, byte_bpe
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
     ColPaliConfig,
     ColPaliForRetrieval,
     ColPaliProcessor,
@@ -43,7 +47,10 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    SiglipConfig,
     SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
     SiglipVisionConfig,
 )
 
@@ -93,6 +100,7 @@ TEXT = {
     "max_position_embeddings": 4096,
     "initializer_range": 0.2,  # enough for a token's neighbours to show in its state
 }
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "initializer_range": 0.2}
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5]}
 
@@ -219,6 +227,33 @@ def colpali(folder: Path, seed: int = 0) -> str:
     return _save(folder, ColPaliForRetrieval, config, processor, False, seed)
 
 
+def clip(folder: Path, *, sentence_transformers_files: bool = False) -> str:
+    """CLIP: 4 x 4 patches of the central square, 24 dimensions."""
+    text = byte_bpe(bos=True, eos=True)
+    text.padding_side = "right"
+    ids = {"bos_token_id": text.bos_token_id, "eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
+    config = CLIPConfig(
+        text_config=TOWER | {"vocab_size": len(text), "max_position_embeddings": 64} | ids,
+        vision_config=TOWER | {"image_size": 56, "patch_size": 14},
+        projection_dim=24,
+    )
+    images = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    return _save_towers(folder, CLIPModel(config), CLIPProcessor(images, text), sentence_transformers_files)
+
+
+def siglip(folder: Path, *, sentence_transformers_files: bool = False) -> str:
+    """SigLIP: 4 x 4 patches of all of an image, 32 dimensions, texts of 64 tokens, padding included."""
+    text = byte_bpe(eos=True)
+    text.padding_side = "right"
+    text.model_input_names = text.init_kwargs["model_input_names"] = ["input_ids"]  # as theirs: padding is attended to
+    config = SiglipConfig(
+        text_config=TOWER | {"vocab_size": len(text), "max_position_embeddings": 64, "projection_size": 32},
+        vision_config=TOWER | {"image_size": 56, "patch_size": 14},
+    )
+    images = SiglipImageProcessor(size={"height": 56, "width": 56})
+    return _save_towers(folder, SiglipModel(config), SiglipProcessor(images, text), sentence_transformers_files)
+
+
 def qwen2_5_vl(
     folder: Path,
     *,
@@ -241,6 +276,20 @@ def qwen2_5_vl(
         chat_template=_chat_template("You are a helpful assistant."),
     )
     return _save(folder, Qwen2_5_VLForConditionalGeneration, config, processor, sentence_transformers_files, seed)
+
+
+def _save_towers(folder: Path, model: PreTrainedModel, processor: ProcessorMixin, wrapped: bool) -> str:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    bare, path = folder / "bare", folder / "model"
+    model.save_pretrained(bare)
+    processor.save_pretrained(bare)
+    if not wrapped:
+        return str(bare)
+    SentenceTransformer(str(bare), device="cpu").save(str(path), create_model_card=False)
+    return str(path)
 
 
 def _qwen2_vl_config(text: Qwen2Tokenizer) -> Qwen2VLConfig:
