@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from smart_rag import images, media, video
 from smart_rag.checkpoint import Checkpoint, pooling_of
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
-from smart_rag.profiles import Profile, Task
+from smart_rag.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile, Task
 from smart_rag.types import Content, ImageSource, PdfPage, Place, Span
 
 if TYPE_CHECKING:
@@ -61,7 +62,14 @@ class States:
 
 
 class Backbone:
-    """A model and the profile that it is asked by."""
+    """A model and the profile that it is asked by.
+
+    Here it is one whose token states become one vector; `smart_rag.multi_vector` and
+    `smart_rag.dual_encoder` have those of other kinds.
+    """
+
+    # Whether the token embeddings are what the model was trained to give, and the pooled one is made of them.
+    late_only = False
 
     def __init__(
         self, name: str, checkpoint: Checkpoint, profile: Profile, prompts: dict[Task, str], max_pixels: int | None
@@ -70,6 +78,7 @@ class Backbone:
         self.model = checkpoint.model
         # A repository that says how its model is used knows better than a profile.
         self.profile = profile if not checkpoint.says_how else replace(profile, template=None, pooled_before=None)
+        self._says_how = checkpoint.says_how
         self.prompts = prompts
         self._max_pixels = max_pixels
         pooling = pooling_of(self.model)
@@ -88,8 +97,27 @@ class Backbone:
             raise EncoderError(NO_TOKENS.format(model=name))
         self.has_template = "message" in self.model.modalities
         self.special_ids = _special_ids(self.tokenizer)
-        self._visual_ids = self._token_ids("image_token_id", "video_token_id")
+        self._visual_ids = self._token_ids("image", "video")
         self._ends: dict[tuple[Task, bool, bool], tuple[int, int]] = {}
+
+    @property
+    def max_length(self) -> int | None:
+        """The tokens after which a document is cut."""
+        return self.model.max_seq_length
+
+    @max_length.setter
+    def max_length(self, length: int) -> None:
+        self.model.max_seq_length = length
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the model's processor puts words of its own around a content."""
+        return self.has_template
+
+    @property
+    def combines(self) -> bool:
+        """Whether the model sees several parts of a content together, and contents of several kinds in one pass."""
+        return self.has_template
 
     @cached_property
     def modalities(self) -> frozenset[str]:
@@ -119,11 +147,31 @@ class Backbone:
     @cached_property
     def page_pixels(self) -> int:
         """The pixels that an image is opened with, at most."""
-        if self.pixels is not None:
-            return self.pixels[1]
+        return int(self._page_pixels.value)
+
+    @cached_property
+    def _page_pixels(self) -> Decision:
         size = self._image_size
         fixed = size.get("height", 0) * size.get("width", 0) or size.get("shortest_edge", 0) ** 2
-        return self._max_pixels or _OVERSAMPLING * fixed or _PIXELS
+        return Decision.first(
+            "image_pixels",
+            (self._max_pixels, ARGUMENT),
+            (self.profile.pixels and self.profile.pixels[1], self.profile.source),
+            (self.pixels and self.pixels[1], OWN_FILES),
+            (_OVERSAMPLING * fixed or None, OWN_FILES),
+            (_PIXELS, GENERAL_RULE),
+        )
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What was decided on how the model is run, and why."""
+        profile = self.profile
+        video = f", video: {profile.source}" if profile.middle_frame and "image" in self.modalities else ""
+        made = [Decision("modalities", sorted(self.modalities), OWN_FILES + video), self._decide_pooling()]
+        if self.has_template:
+            its_own = profile.template is None
+            made.append(Decision("chat_template", True, OWN_FILES if its_own else profile.source))
+        return [*made, self._page_pixels] if "image" in self.modalities else made
 
     @cached_property
     def tokens_per_image(self) -> int:
@@ -131,6 +179,11 @@ class Backbone:
         if "image" not in self.modalities:
             return 0
         return int(self._structure_length(Content(image=images.blank(self.page_pixels))))
+
+    def _decide_pooling(self) -> Decision:
+        before = self.profile.pooled_before and f"the token before {self.profile.pooled_before}"
+        source = OWN_FILES if self._says_how else GENERAL_RULE
+        return Decision.first("pooling", (before, self.profile.source), (self.pooling, source))
 
     def forward(self, contents: Sequence[Content], task: Task) -> States:
         """Return the states of ``contents``, in the pooled embedding's space."""
@@ -155,6 +208,10 @@ class Backbone:
             states = module({"sentence_embedding": states})["sentence_embedding"]
         return states
 
+    def positions(self, content: Content, task: Task) -> Positions:
+        """Return what stands where, (1, length), for one content."""
+        return self._positions(self._preprocessed([content], task), [content], task)
+
     def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:
         """Return what stands where, (1, length), for one content, and what of it each position stands for.
 
@@ -167,7 +224,7 @@ class Backbone:
         features = self._preprocessed([content], task)
         positions = self._positions(features, [content], task)
         places = [Place()] * positions.ids.shape[1]
-        if self.has_template:
+        if self.wraps:
             spans = self._offsets(content.text)
             words = np.flatnonzero((positions.attended & ~positions.template & ~positions.visual)[0]).tolist()
         else:
@@ -181,9 +238,12 @@ class Backbone:
             if not positions.template[0, i]:
                 places[i] = Place(span=span)
         for kind in ("image", "video"):
+            where = np.flatnonzero(np.isin(positions.ids[0], self._token_ids(kind))).tolist()
             grid = features.get(f"{kind}_grid_thw")
+            if grid is None and where:  # all images equally large, and square
+                side = math.isqrt(len(where)) * getattr(self._image_processor, "merge_size", 1)
+                grid = [[1, side, side]]
             if grid is not None:
-                where = np.flatnonzero(np.isin(positions.ids[0], self._token_ids(f"{kind}_token_id"))).tolist()
                 for i, place in zip(where, self._patches(np.asarray(grid), kind == "video"), strict=True):
                     places[i] = place
         return positions, places
@@ -237,6 +297,9 @@ class Backbone:
         }
 
     def _preprocessed(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
+        if not self.has_template and contents[0].image is not None:
+            opened = [media.open_image(content.image, self.page_pixels) for content in contents if content.image]
+            return dict(self.model.preprocess(opened, task=task, processing_kwargs=self._processing(())))
         if not self._takes_messages:
             texts = [content.text for content in contents]
             return dict(self.model.preprocess(texts, prompt=self.prompts[task] or None, task=task))
@@ -245,7 +308,15 @@ class Backbone:
             message, videos = self._messages(content, task)
             messages.append(message)
             metadata += videos
-        return dict(self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata)))
+        try:
+            return dict(self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata)))
+        except ValueError as error:
+            if "token count" not in str(error):
+                raise
+            raise EncoderError(
+                f"an image or a video does not fit into the {self.model.max_seq_length} tokens of {self.name}; pass "
+                "max_pixels= for smaller ones, or a greater max_length="
+            ) from error
 
     def _messages(self, content: Content, task: Task) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return a content as a chat, the prompt first, the text after what is seen; and its videos' metadata."""
@@ -261,8 +332,9 @@ class Backbone:
                 frames = video.read_frames(content.video, profile.fps, most, self.page_pixels, least)
                 parts.append({"type": "video", "video": list(frames.images)})
                 metadata.append(_metadata(frames))
-        if image is None and profile.blank_image and task == "query":
-            image = images.blank(28 * 28)
+        if image is None and profile.blank_image is not None and task == "query":
+            side, colour = profile.blank_image
+            image = images.blank(side * side, colour=colour)
         if image is not None:
             parts.append({"type": "image", "image": self._opened(image)})
         text = content.text or ("" if parts else profile.null)
@@ -302,8 +374,9 @@ class Backbone:
 
     def _processing(self, metadata: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return what overrides the processor's own settings."""
-        options: dict[str, Any] = {"chat_template": {"add_generation_prompt": self.profile.generation_prompt}}
-        options["text"] = {"truncation": False}  # see `_fitting`
+        options: dict[str, Any] = {"text": {"truncation": False}}  # see `_fitting`
+        if not self._says_how:
+            options["chat_template"] = {"add_generation_prompt": self.profile.generation_prompt}
         if self.profile.template is not None:
             options["chat_template"]["chat_template"] = self.profile.template
         if self.pixels is not None:
@@ -324,9 +397,11 @@ class Backbone:
         template = attended & (ordinal <= int(features.get("prompt_length", 0)))
         if not self.include_prompt:
             attended = attended & ~template
-        if self.has_template:
+        if self.wraps:
             for i, content in enumerate(contents):
                 template[i] = self._template(attended[i] & ~visual[i], content, task)
+                if content.image is None and self.profile.blank_image is not None:
+                    template[i] |= visual[i]
         return Positions(ids, attended, special, visual, template, self._pooled_position(ids, attended))
 
     def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:
@@ -379,9 +454,13 @@ class Backbone:
         features = self._preprocessed([content], "document")
         return int(features["attention_mask"].sum())
 
-    def _token_ids(self, *names: str) -> NDArray[np.int64]:
-        homes = (getattr(self.model.transformers_model, "config", None), getattr(self.model[0], "processor", None))
-        found: set[int | None] = {getattr(home, name, None) for home in homes for name in names}
+    def _token_ids(self, *kinds: str) -> NDArray[np.int64]:
+        """Return the ids of the placeholders of images or videos."""
+        processor = getattr(self.model[0], "processor", None)
+        homes = (getattr(self.model.transformers_model, "config", None), processor)
+        found: set[int | None] = {getattr(home, f"{kind}_token_id", None) for home in homes for kind in kinds}
+        tokens = [getattr(processor, f"{kind}_token", None) for kind in kinds]
+        found |= {self.tokenizer.convert_tokens_to_ids(token) for token in tokens if isinstance(token, str)}
         return np.asarray(sorted(id for id in found if id is not None), dtype=np.int64)
 
     @property

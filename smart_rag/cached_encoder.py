@@ -13,7 +13,7 @@ import numpy as np
 
 from smart_rag.codec import codec as _codec_of
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
-from smart_rag.encoder import Encoder, SmartEncoder
+from smart_rag.encoder import Encoder, SmartEncoder, default_weights_of
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.token_store import TokenStore, content_key
 from smart_rag.types import Key, Representation, TokenBatch
@@ -106,6 +106,11 @@ class CachedEncoder:
     def device(self) -> str:
         """The device that the model is on."""
         return str(getattr(self.encoder, "device", "cpu"))
+
+    @property
+    def default_weights(self) -> tuple[float, float]:
+        """The weights (pooled, late) that suit the encoder behind this one."""
+        return default_weights_of(self.encoder)
 
     def describe(self) -> Mapping[str, Any]:
         return self.encoder.describe()

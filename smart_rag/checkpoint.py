@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model, and whether its repository says how to pool (``modules.json``)."""
+    """A loaded model, and whether its repository says how to pool (``modules.json``).
 
-    model: SentenceTransformer
+    ``kind`` is what its states are: those of tokens from which one ``"pooled"`` vector is made, token embeddings
+    by training, ``"multi-vector"``, or those of a ``"dual"`` encoder with a tower for texts and one for images.
+    """
+
+    model: SentenceTransformer | MultiVectorEncoder
     says_how: bool
+    kind: Literal["pooled", "multi-vector", "dual"] = "pooled"
 
 
 def load(
@@ -75,6 +81,18 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
     from sentence_transformers.util import is_sentence_transformer_model
 
     local = Path(path).exists() or not _hub_answers(path)
+    if _is_multi_vector(path, revision, local):
+        from sentence_transformers import MultiVectorEncoder
+
+        encoder = MultiVectorEncoder(
+            path,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            local_files_only=local,
+            model_kwargs={"dtype": dtype},
+        )
+        return Checkpoint(encoder, says_how=True, kind="multi-vector")
     if is_sentence_transformer_model(path, revision=revision, local_files_only=local):
         model = SentenceTransformer(
             path,
@@ -84,7 +102,7 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
             local_files_only=local,
             model_kwargs={"dtype": dtype},
         )
-        return Checkpoint(model, says_how=True)
+        return Checkpoint(model, says_how=True, kind=_kind(model))
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     if _is_vision_language_decoder(path, options):
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -102,7 +120,27 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
         local_files_only=local,
         model_kwargs={"dtype": dtype},
     )
-    return Checkpoint(model, says_how=False)
+    return Checkpoint(model, says_how=False, kind=_kind(model))
+
+
+def _kind(model: SentenceTransformer) -> Literal["pooled", "dual"]:
+    config = getattr(model.transformers_model, "config", None)
+    return "dual" if getattr(config, "model_type", None) in ("clip", "siglip") else "pooled"
+
+
+def _is_multi_vector(path: str, revision: str | None, local: bool) -> bool:
+    """Return whether the model was trained for late interaction, in a format of `MultiVectorEncoder`'s."""
+    from sentence_transformers.util import load_file_path
+
+    def read(name: str) -> dict[str, Any]:
+        file = load_file_path(path, name, revision=revision, local_files_only=local)
+        return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
+
+    kind = read("config_sentence_transformers.json").get("model_type")
+    if kind is not None:
+        return kind in ("MultiVectorEncoder", "ColBERT")
+    architectures = read("config.json").get("architectures") or []
+    return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
 
 
 def _is_vision_language_decoder(path: str, options: Mapping[str, Any]) -> bool:
@@ -160,10 +198,13 @@ def _first_line(error: BaseException) -> str:
 
 
 # Settings that change numbers and no weight. Few, by name: others come and go between releases.
-_SETTINGS = ("pooling_mode", "include_prompt", "activation_function", "use_residual")
+_SETTINGS = (
+    *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
+    *("skiplist_words", "skiplist_tasks", "keep_only_token_ids", "pool_factor", "num_protected_tokens"),
+)
 
 
-def module_configs(model: SentenceTransformer) -> list[Any]:
+def module_configs(model: SentenceTransformer | MultiVectorEncoder) -> list[Any]:
     """Return the settings of what comes after the transformer: pooling, dense layers, normalisation."""
     configs = []
     for module in list(model)[1:]:
@@ -172,7 +213,7 @@ def module_configs(model: SentenceTransformer) -> list[Any]:
     return configs
 
 
-def pooling_of(model: SentenceTransformer) -> torch.nn.Module | None:
+def pooling_of(model: SentenceTransformer | MultiVectorEncoder) -> torch.nn.Module | None:
     """Return the module that makes one vector of many, if the model has one by that name."""
     return next((module for module in model if type(module).__name__ == "Pooling"), None)
 

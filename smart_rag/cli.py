@@ -152,7 +152,7 @@ def search(
             err.print(Text(f"no words are emphasised: {error}", style="dim"))
             words = [[] for _ in hits]
         for hit, spans in zip(hits, words, strict=True):
-            out.print(display.hit_text(hit, index.manifest.config.weights, spans))
+            out.print(display.hit_text(hit, index.manifest.weights, spans))
 
 
 @app.command()
@@ -290,8 +290,32 @@ def tune(
 
 
 @app.command()
-def info(db: Db, as_json: AsJson = False) -> None:
-    """Show what an index holds, its model and its size."""
+def info(
+    db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="The folder of an index.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="M", help="How this model would be used, and why so.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="With --model: as one of this family.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an index holds, its model and its size; or how a model is used."""
+    if (db is None) == (model is None) or (profile and model is None):
+        raise typer.BadParameter("name an index by --db, or a model by --model, perhaps with --profile")
+    if model is not None:
+        from smart_rag.encoder import SmartEncoder
+
+        encoder = SmartEncoder(model, profile=profile)
+        if as_json:
+            _print_json(display.model_json(encoder))
+        else:
+            out.print(display.model_table(encoder))
+    elif db is not None:
+        _print_index(db, as_json)
+
+
+def _print_index(db: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     with _open(db) as index:

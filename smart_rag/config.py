@@ -62,16 +62,17 @@ class IndexConfig:
     (2 bits a dimension) or ``"compact"`` (2 bits, and two tokens made one), or any name that
     `smart_rag.codec.codec` takes.
 
-    ``weights`` are those of the pooled and the late score, and ``weighting`` what query tokens
-    count by: ``"idf"``, the inverse document frequency, over this index, of what they are in the
-    model's vocabulary, or ``"none"``, all the same.
+    ``weights`` are those of the pooled and the late score; without them a new index gets those that suit its
+    encoder: `DEFAULT_WEIGHTS`, or the late score alone for a model that was trained for late interaction.
+    ``weighting`` is what query tokens count by: ``"idf"``, the inverse document frequency, over this index, of
+    what they are in the model's vocabulary, or ``"none"``, all the same.
 
     ``hnsw_*`` go to Chroma, which reads them only at creation: with these, 400 candidates
     of 20,000 random vectors are found with a recall of .998 (Chroma's own defaults: .65).
     """
 
     codec: str = "balanced"
-    weights: tuple[float, float] = DEFAULT_WEIGHTS
+    weights: tuple[float, float] | None = None
     weighting: Weighting = "idf"
     chunk_tokens: int = 200
     chunk_overlap: int = 40
@@ -80,7 +81,8 @@ class IndexConfig:
     hnsw_ef_search: int = 1000
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", check_weights(self.weights))  # JSON gives a list
+        if self.weights is not None:
+            object.__setattr__(self, "weights", check_weights(self.weights))  # JSON gives a list
         check_choice("weighting", self.weighting, Weighting)
         check_count("chunk_tokens", self.chunk_tokens)
         if not 0 <= self.chunk_overlap < self.chunk_tokens:

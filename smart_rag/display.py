@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from smart_rag.codec import PRESETS, codec
+from smart_rag.config import IndexConfig
+
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
+    from smart_rag.encoder import SmartEncoder
     from smart_rag.index import SmartIndex
     from smart_rag.tuning import Setting, Tuning
     from smart_rag.types import Hit
@@ -99,6 +104,56 @@ def _demo_cell(hit: Hit, question: SampleQuestion) -> Text:
     return Text.assemble(
         mark, (f"{hit.score:.3f}  ", "bold"), (place, "cyan"), "\n", (snippet, "" if answers else "dim")
     )
+
+
+def model_json(encoder: SmartEncoder) -> dict[str, Any]:
+    """Return how a model is used and what a page, or a passage, of it takes, as JSON values."""
+    unit, tokens = _unit(encoder)
+    codecs = {name: codec(name) for name in PRESETS}
+    return {
+        "model": encoder.model_name,
+        "device": encoder.device,
+        "decisions": [asdict(decision) for decision in encoder.decisions],
+        f"tokens_per_{unit}": tokens,
+        f"bytes_per_{unit}": {
+            name: -(-tokens // layout.pool_factor) * layout.bytes_per_token(encoder.dimension)
+            for name, layout in codecs.items()
+        },
+    }
+
+
+def model_table(encoder: SmartEncoder) -> Table:
+    """Return how a model is used: each decision, and where it comes from."""
+    found = model_json(encoder)
+    unit, tokens = _unit(encoder)
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for column in ("", found["model"], "from"):
+        table.add_column(Text(column), overflow="fold")
+    for decision in encoder.decisions:
+        table.add_row(decision.name.replace("_", " "), Text(_value(decision.value)), Text(decision.source, style="dim"))
+    table.add_row("device", found["device"])
+    why = "an A4 page as an image" if unit == "page" else "the default of IndexConfig.chunk_tokens"
+    table.add_row(f"tokens per {unit}", f"{tokens:,}", Text(why, style="dim"))
+    for name, size in found[f"bytes_per_{unit}"].items():
+        table.add_row(f"bytes per {unit}, {name}", size_text(size), Text(f"codec {PRESETS[name]}", style="dim"))
+    return table
+
+
+def _unit(encoder: SmartEncoder) -> tuple[str, int]:
+    """Return what a document of this model's is, a page or a passage, and its tokens."""
+    tokens = encoder.tokens_per_page
+    return ("page", tokens) if tokens else ("passage", IndexConfig().chunk_tokens)
+
+
+def _value(value: object) -> str:
+    """Return a setting as a person reads it; line breaks are part of a prompt, and shown."""
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).replace("\n", "\\n")
 
 
 def evaluation_tables(result: Mapping[str, Any]) -> Group:

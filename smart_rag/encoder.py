@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_check
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import checkpoint
+from smart_rag import checkpoint, images
 from smart_rag.backbone import Backbone, Mask, Positions
-from smart_rag.config import DEFAULT_MODEL, check_choice, check_count
+from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
+from smart_rag.dual_encoder import DualEncoder
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.profiles import Profile, Task, TokenPolicy, profile_of
+from smart_rag.multi_vector import MultiVector
+from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
 from smart_rag.types import Content, PdfPage, Place, Representation, TokenBatch, TokenIds
 
 if TYPE_CHECKING:
     from PIL import Image
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Encoder(Protocol):
 
     One that takes more than texts has a property ``modalities``, the names of what it takes, such
     as ``{"text", "image"}``; it is given a `Content` where there is an image or a video, else a str.
+    One whose scores are to be weighted in another way than `DEFAULT_WEIGHTS` has a property ``default_weights``.
     """
 
     @property
@@ -85,6 +88,12 @@ class Encoder(Protocol):
 def modalities_of(encoder: Encoder) -> frozenset[str]:
     """Return what an encoder takes; only texts, unless it says otherwise."""
     return frozenset(getattr(encoder, "modalities", ("text",)))
+
+
+def default_weights_of(encoder: Encoder | None) -> tuple[float, float]:
+    """Return the weights (pooled, late) for what an encoder gives; `DEFAULT_WEIGHTS`, unless it says otherwise."""
+    weights: tuple[float, float] = getattr(encoder, "default_weights", DEFAULT_WEIGHTS)
+    return weights
 
 
 def as_content(item: Encodable) -> Content:
@@ -184,29 +193,50 @@ class SmartEncoder:
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self._trust_remote_code = trust_remote_code
-        self._profile = profile_of(self.model_name, profile)
-        self._policies: dict[Task, TokenPolicy] = {
-            "query": query_tokens or self._profile.query_tokens,
-            "document": document_tokens or self._profile.document_tokens,
-        }
-        for task, policy in self._policies.items():
-            check_choice(f"{task}_tokens", policy, TokenPolicy)
+        chosen = profile_of(self.model_name, profile)
+        self._profile: Profile = chosen.value
         loaded = checkpoint.load(self.model_name, device, dtype, revision, trust_remote_code)
-        self._model: SentenceTransformer = loaded.model.eval()
-        if max_length is None and not loaded.says_how:
-            max_length = self._profile.max_length
-        if max_length is not None:
-            _check_max_length(self._model, max_length)
-            self._model.max_seq_length = max_length
-        prompts: dict[Task, str] = {
-            "query": _prompt(self._model, self._profile, query_prompt, ("query",)),
-            "document": _prompt(self._model, self._profile, document_prompt, ("document", "passage", "corpus")),
-        }
+        self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
+        source = self._profile.source
+        # A model that was trained for late interaction knows which of its tokens count.
+        own: tuple[Any, str] = ("content" if loaded.kind == "multi-vector" else None, OWN_FILES)
+        policies = [
+            Decision.first("query_tokens", (query_tokens, ARGUMENT), own, (self._profile.query_tokens, source)),
+            Decision.first(
+                "document_tokens", (document_tokens, ARGUMENT), own, (self._profile.document_tokens, source)
+            ),
+        ]
+        for policy in policies:
+            check_choice(policy.name, policy.value, TokenPolicy)
+        self._policies: dict[Task, TokenPolicy] = {"query": policies[0].value, "document": policies[1].value}
+        length = Decision.first(
+            "max_length",
+            (max_length, ARGUMENT),
+            (None if loaded.says_how else self._profile.max_length, source),
+            (None, OWN_FILES),
+        )
+        prompts = [
+            _prompt("query", query_prompt, self._model, self._profile),
+            _prompt("document", document_prompt, self._model, self._profile),
+        ]
         self._max_pixels = max_pixels
-        self._backbone = Backbone(self.model_name, loaded, self._profile, prompts, max_pixels)
+        by_task: dict[Task, str] = {"query": prompts[0].value, "document": prompts[1].value}
+        kind = {"pooled": Backbone, "multi-vector": MultiVector, "dual": DualEncoder}[loaded.kind]
+        self._backbone = kind(self.model_name, loaded, self._profile, by_task, max_pixels)
+        if length.value is not None:
+            _check_max_length(self._model, length.value)
+            self._backbone.max_length = length.value
         self._is_punctuation: dict[int, bool] = {}
         dimension = self._model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
+        self._decisions = (
+            Decision("profile", self._profile.name, chosen.source),
+            *self._backbone.decisions,
+            *prompts,
+            *policies,
+            Decision("dimension", self._dimension, OWN_FILES),
+            Decision("max_length", self.max_length, length.source),
+        )
         self._description: dict[str, Any] | None = None
 
     @classmethod
@@ -230,13 +260,31 @@ class SmartEncoder:
     @property
     def max_length(self) -> int | None:
         """The tokens after which a text is cut, special tokens included."""
-        length = self._model.max_seq_length
+        length = self._backbone.max_length
         return None if length is None or length > _UNLIMITED else int(length)
 
     @property
     def modalities(self) -> frozenset[str]:
         """What the model takes, of ``"text"``, ``"image"``, ``"video"``."""
         return self._backbone.modalities
+
+    @property
+    def default_weights(self) -> tuple[float, float]:
+        """The weights (pooled, late) of a new index: late alone for a model that was trained for late interaction."""
+        return (0.0, 1.0) if self._backbone.late_only else DEFAULT_WEIGHTS
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """How the model is used: each setting, and whether an argument, the model's files or a profile decided it."""
+        return self._decisions
+
+    @property
+    def tokens_per_page(self) -> int:
+        """How many token embeddings an upright A4 page has as a document; 0 if the model takes no images."""
+        if "image" not in self.modalities:
+            return 0
+        page = Content(image=images.blank(self._backbone.page_pixels, 210 / 297))
+        return int(self._kept(self._backbone.positions(page, "document"), "document").sum())
 
     @property
     def fingerprint(self) -> str:
@@ -344,6 +392,11 @@ class SmartEncoder:
                         f"item {i} has {'an image' if modality == 'image' else f'a {modality}'}, but {self.model_name} "
                         f"takes {', '.join(sorted(self.modalities))}; use a model that takes {modality}s"
                     )
+            if "+" in content.modality and not self._backbone.combines:
+                raise InvalidInput(
+                    f"item {i} has {' and '.join(content.modality.split('+'))} together, but {self.model_name} "
+                    "represents each by itself; pass one of them"
+                )
             contents.append(content)
         return contents
 
@@ -354,16 +407,20 @@ class SmartEncoder:
             [prompt + content.text for content in contents], truncation=False, verbose=False
         )
         lengths = np.minimum([len(ids) for ids in encoded["input_ids"]], self.max_length or _UNLIMITED)
-        if not lengths.all() and not self._backbone.has_template:
-            empty = int(np.argmin(lengths))
+        is_empty = (lengths == 0) & [content.image is None for content in contents]
+        if is_empty.any() and not self._backbone.has_template:
+            empty = int(np.argmax(is_empty))
             raise InvalidInput(
                 f"text {empty} ({contents[empty].text!r}) gives {self.model_name} no token at all; leave such texts out"
             )
         lengths += [self._backbone.visual_tokens(content) for content in contents]
         batch: list[int] = []
-        for i in np.argsort(-lengths, kind="stable").tolist():
+        apart = not self._backbone.combines
+        kinds = np.asarray([apart and content.image is not None for content in contents])
+        for i in np.lexsort((-lengths, kinds)).tolist():
             longest = lengths[batch[0]] if batch else 0
             full = len(batch) == self.batch_size or (len(batch) + 1) * longest > self.batch_tokens
+            full = full or (len(batch) > 0 and bool(kinds[i] != kinds[batch[0]]))
             # A video has a size of its own, which all of a batch would get.
             if batch and (full or any(contents[j].video is not None for j in (i, batch[0]))):
                 yield batch
@@ -408,8 +465,9 @@ class SmartEncoder:
                 f"{self.model_name} pools {self._backbone.pooling} into {pooled.shape[1]} dimensions, but its tokens "
                 f"have {flat.shape[1]}; late interaction needs both in one space"
             )
-        if self._model.truncate_dim is not None:
-            pooled, flat = pooled[:, : self._model.truncate_dim], flat[:, : self._model.truncate_dim]
+        width = getattr(self._model, "truncate_dim", None)
+        if width is not None:
+            pooled, flat = pooled[:, :width], flat[:, :width]
         vectors = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
         flat = torch.nn.functional.normalize(flat.float(), dim=1).cpu()
         # A copy for each text, so that keeping one keeps no other alive.
@@ -431,7 +489,7 @@ class SmartEncoder:
         elif policy == "input":
             keep &= ~positions.template
         elif policy == "patches":
-            keep &= positions.visual
+            keep &= positions.visual & ~positions.template
         return keep
 
     def _vocabulary_ids(self, positions: Positions) -> TokenIds:
@@ -450,16 +508,19 @@ class SmartEncoder:
         return words
 
 
-def _prompt(model: SentenceTransformer, profile: Profile, given: str | None, names: Sequence[str]) -> str:
-    """Return the given prompt, else the one that sentence-transformers would use, else the profile's."""
-    if given is not None:
-        return given
+def _prompt(
+    task: Task, given: str | None, model: SentenceTransformer | MultiVectorEncoder, profile: Profile
+) -> Decision:
+    """Decide on the prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
     # A default prompt is for neither queries nor documents: sentence-transformers leaves it out here, too.
+    names = ("query",) if task == "query" else ("document", "passage", "corpus")
     own = next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), None)
-    return own or profile.prompts["query" if "query" in names else "document"]
+    return Decision.first(
+        f"{task}_prompt", (given, ARGUMENT), (own, OWN_FILES), (profile.prompts[task], profile.source)
+    )
 
 
-def _check_max_length(model: SentenceTransformer, max_length: int) -> None:
+def _check_max_length(model: SentenceTransformer | MultiVectorEncoder, max_length: int) -> None:
     """Raise `InvalidInput` unless the model can take texts of ``max_length`` tokens, special tokens included."""
     check_count("max_length", max_length)
     config = getattr(model.transformers_model, "config", None)

@@ -52,7 +52,7 @@ def evaluate(
     check_count("top_k", top_k)
     check_count("candidates", candidates)
     config = index.manifest.config
-    weights = config.weights if weights is None else check_weights(weights)
+    weights = index.manifest.weights if weights is None else check_weights(weights)
     weighting = config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)
     metrics = Metrics(dataset.qrels)
@@ -93,7 +93,7 @@ def evaluate(
             "candidates": candidates,
             "weights": list(weights),
             "weighting": weighting,
-            "config": {**info.manifest["config"], "weights": list(config.weights)},
+            "config": {**info.manifest["config"], "weights": list(index.manifest.weights)},
             "encoder": info.manifest["encoder"],
         },
         "versions": _versions(),

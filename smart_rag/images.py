@@ -65,10 +65,9 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
         return _converted(image, max_pixels)
 
 
-def blank(pixels: int) -> Image.Image:
-    """Return a white square of at most ``pixels``."""
-    side = max(1, math.isqrt(pixels))
-    return Image.new("RGB", (side, side), "white")
+def blank(pixels: int, aspect: float = 1.0, colour: str = "white") -> Image.Image:
+    """Return an image of one colour of at most ``pixels``, ``aspect`` times as wide as high."""
+    return Image.new("RGB", fit(aspect, 1.0, pixels, math.inf), colour)
 
 
 def digest(image: Image.Image) -> str:

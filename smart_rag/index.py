@@ -32,7 +32,7 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore, VerifyReport
-from smart_rag.encoder import Encodable, Encoder, SmartEncoder, as_content, modalities_of, plain
+from smart_rag.encoder import Encodable, Encoder, SmartEncoder, as_content, default_weights_of, modalities_of, plain
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
 from smart_rag.image_folder import ImageFolder
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
@@ -132,6 +132,7 @@ class SmartIndex:
             raise IndexExists(f"{path} {found}; choose another folder")
         if isinstance(encoder, str):
             encoder = SmartEncoder(encoder)
+        config = replace(config, weights=config.weights or default_weights_of(encoder))
         width = encoder.dimension if encoder is not None else dimension
         if width is None or width < 1:
             raise InvalidInput(f"without an encoder, the dimension of the vectors must be given, got {dimension}")
@@ -494,7 +495,7 @@ class SmartIndex:
             raise InvalidInput(f"{self.path}: the hit {gone[0]!r} is not in the index any more; search again")
         pooled = np.stack([found[hit.id] for hit in hits])
         relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(
-            check_weights(weights or self.manifest.config.weights)
+            check_weights(weights or self.manifest.weights)
         )
         chosen = scoring.marginal_relevance(relevance, scoring.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
         return [replace(hits[i], rank=rank) for rank, i in enumerate(chosen, start=1)]
@@ -649,7 +650,7 @@ class SmartIndex:
             store=self._store,
             device=self._device,
             top_k=top_k,
-            weights=config.weights if weights is None else check_weights(weights),
+            weights=self.manifest.weights if weights is None else check_weights(weights),
             weighting=weighting,
         )
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smart_rag.config import IndexConfig
+from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig
 from smart_rag.encoder import Encoder
 from smart_rag.errors import IndexMismatch, IndexNotFound
 
@@ -38,6 +38,11 @@ class Manifest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Those of the pooled and the late score."""
+        return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
         """Write the manifest into ``folder``, whole or not at all."""

@@ -9,12 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Literal
+from typing import Any, Literal
 
 from smart_rag.errors import InvalidInput
 
 TokenPolicy = Literal["content", "text", "input", "patches"]
 Task = Literal["query", "document"]
+
+
+# Where a decision comes from, beside a profile, which is named: what the caller passes, the model's own files for
+# sentence-transformers or transformers, and what holds where neither says anything.
+ARGUMENT = "argument"
+OWN_FILES = "the model's own files"
+GENERAL_RULE = "general rule"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One setting of a model and where it comes from: `ARGUMENT`, `OWN_FILES`, ``"profile NAME"`` or `GENERAL_RULE`."""
+
+    name: str
+    value: Any
+    source: str
+
+    @classmethod
+    def first(cls, name: str, *options: tuple[Any, str]) -> Decision:
+        """Return the decision for the first of ``options``, values and their sources, that is not None."""
+        return cls(name, *next((option for option in options if option[0] is not None), options[-1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +48,8 @@ class Profile:
     ``asks_of_images``: that of documents is for images and videos alone.
 
     ``pooled_before`` names the token before which the pooled embedding is taken, in place of the last one.
-    ``null`` is what an empty text reads as, ``blank_image`` whether a query without an image gets a blank one.
+    ``null`` is what an empty text reads as, ``blank_image`` the side and the colour of the square that a query without
+    an image gets.
     ``pixels`` are the least and the most of an image that the model is given. Of a video, ``fps`` frames a second are
     taken, at least and at most ``frames``; ``frame_pixels`` are the least and the most of one, and the most of
     all, of which two go into one patch. ``middle_frame``: a video is one image.
@@ -41,7 +63,7 @@ class Profile:
     asks_of_images: bool = False
     pooled_before: str | None = None
     null: str = ""
-    blank_image: bool = False
+    blank_image: tuple[int, str] | None = None
     max_length: int | None = None
     pixels: tuple[int, int] | None = None
     fps: float = 1.0
@@ -50,6 +72,11 @@ class Profile:
     middle_frame: bool = False
     query_tokens: TokenPolicy = "content"
     document_tokens: TokenPolicy = "content"
+
+    @property
+    def source(self) -> str:
+        """What a decision that the profile takes comes from."""
+        return f"profile {self.name}" if self.models else GENERAL_RULE
 
     def video_pixels(self, frames: int) -> tuple[int, int] | None:
         """Return the least and the most pixels of so many frames together, None if the model's processor knows."""
@@ -151,24 +178,24 @@ PROFILES: tuple[Profile, ...] = (
         template=_DSE,
         prompts={"query": "Query: ", "document": "What is shown in this image?"},
         asks_of_images=True,
-        blank_image=True,
+        blank_image=(56, "black"),
         pixels=(28 * 28, 2560 * 28 * 28),
         query_tokens="text",
     ),
 )
 
 
-def profile_of(model: str, name: str | None = None) -> Profile:
-    """Return the profile of this ``name``, or else the one for a model of this hub name, `GENERAL` if there is none.
+def profile_of(model: str, name: str | None = None) -> Decision:
+    """Decide on the profile: that of this ``name``, or else the one for a model of this hub name, or else `GENERAL`.
 
     Raises:
         InvalidInput: there is no profile of that name.
     """
     if name is None:
         fitting = (profile for profile in PROFILES if any(fnmatch(model.lower(), one) for one in profile.models))
-        return next(fitting, GENERAL)
+        return Decision.first("profile", (next(fitting, None), "the model's name"), (GENERAL, GENERAL_RULE))
     for profile in (*PROFILES, GENERAL):
         if profile.name == name:
-            return profile
+            return Decision("profile", profile, ARGUMENT)
     names = ", ".join(profile.name for profile in (*PROFILES, GENERAL))
     raise InvalidInput(f"there is no profile {name!r}; the profiles are {names}")

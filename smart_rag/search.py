@@ -21,7 +21,7 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore
-from smart_rag.encoder import Encoder, modalities_of, plain
+from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
 from smart_rag.row import is_unicode
@@ -133,21 +133,21 @@ def rerank(
     encoder: Encoder,
     top_k: int | None = None,
     *,
-    weights: tuple[float, float] = DEFAULT_WEIGHTS,
+    weights: tuple[float, float] | None = None,
 ) -> list[Hit]:
     """Return ``documents``, wherever they were found, scored for ``query``, best first, by default all of them.
 
     The position of a text among ``documents`` is its id, as ``"07"`` of a hundred. A `CachedEncoder` with a folder
-    encodes no document twice.
+    encodes no document twice. ``weights`` (pooled, late) are by default those that suit the encoder.
 
     Raises:
         InvalidInput: an empty query, something that is no document, or ``top_k`` below 1.
     """
-    weights = check_weights(weights)
     if top_k is not None:
         check_count("top_k", top_k)
     if not isinstance(encoder, Encoder):
         raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got a {type(encoder).__name__}")
+    weights = check_weights(default_weights_of(encoder) if weights is None else weights)
     given = as_documents(documents)
     if not isinstance(query, Representation):
         query = encoder.encode_query(contents_of_queries([query], modalities_of(encoder)))

@@ -90,8 +90,7 @@ def tune(
     if not 2 <= folds <= len(judged):
         raise InvalidInput(f"folds must be between 2 and the number of queries ({len(judged)}), got {folds}")
     metrics = Metrics({id: qrels[id] for id in judged}, ("ndcg@10",))
-    config = index.manifest.config
-    current = Setting(config.weights, config.weighting)
+    current = Setting(index.manifest.weights, index.manifest.config.weighting)
     relevant = {name for id in judged for name, grade in qrels[id].items() if grade > 0}
     if not index.get(list(relevant)):
         raise InvalidInput(

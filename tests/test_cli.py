@@ -92,7 +92,9 @@ def test_version():
         (["search", "words"], "Missing option '--db'"),
         (["search", "--db", "x"], "Missing argument"),
         (["index", "--db", "x"], "Missing argument"),
-        (["info"], "Missing option '--db'"),
+        (["info"], "name an index by --db, or a model by --model"),
+        (["info", "--db", "x", "--model", "minilm"], "name an index by --db, or a model by --model"),
+        (["info", "--db", "x", "--profile", "general"], "name an index by --db, or a model by --model"),
         (["search", "words", "--db", "x", "-k", "many"], "should be a valid integer"),
         (["search", "words", "--db", "x", "--nothing"], "No such option"),
         (["eval", "x", "--limit-queries", "0"], "greater than or equal to 1"),
@@ -470,6 +472,34 @@ def test_info_as_json(db):
     assert (info["path"], info["documents"]) == (str(db), 4)
     assert info["token_bytes"] > 384 / 4 * info["tokens"]
     assert info["manifest"]["encoder"]["model"] == "minilm"
+
+
+def test_info_of_a_model_says_what_was_decided_and_why():
+    rows = (re.split(r"\s{2,}", line.rstrip()) for line in good("info", "--model", "minilm").splitlines())
+    lines = {row[0]: row[1:] for row in rows}
+    assert lines["pooling"] == ["mean", "the model's own files"]
+    assert lines["max length"][:2] == ["256", "the model's own files"]
+    assert lines["document tokens"][:2] == ["content", "general rule"]
+    assert lines["query prompt"][:2] == ["none", "general rule"]
+    assert lines["tokens per passage"][0] == "200"
+    assert lines["bytes per passage, exact"][:2] == ["153.6 kB", "codec float16"]
+    assert lines["bytes per passage, balanced"][:2] == ["19.2 kB", "codec 2bit"]  # 96 bytes of 200 tokens
+    assert lines["bytes per passage, compact"][:2] == ["9.6 kB", "codec 2bit/2"]
+
+
+def test_info_of_a_model_as_json():
+    found = json.loads(good("info", "--model", "minilm", "--profile", "gme-qwen2-vl", "--json"))
+    decisions = {decision["name"]: (decision["value"], decision["source"]) for decision in found["decisions"]}
+    assert decisions["profile"] == ("gme-qwen2-vl", "argument")
+    assert decisions["modalities"] == (["text"], "the model's own files")
+    assert decisions["document_prompt"] == ("You are a helpful assistant.", "profile gme-qwen2-vl")
+    assert decisions["dimension"] == (384, "the model's own files")
+    assert found["bytes_per_passage"]["balanced"] == 200 * 384 // 4
+
+
+def test_info_of_a_profile_that_is_not_there():
+    said = error_of("info", "--model", "minilm", "--profile", "none")
+    assert "there is no profile 'none'; the profiles are qwen3-vl-embedding, gme-qwen2-vl" in said
 
 
 def test_info_of_an_empty_index(tmp_path):

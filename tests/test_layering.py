@@ -21,6 +21,7 @@ LAYERS = [
     {"pdf", "video"},
     {"media"},
     {"backbone", "image_folder"},
+    {"dual_encoder", "multi_vector"},
     {"encoder"},
     {"scoring"},
     {"documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
@@ -40,8 +41,15 @@ OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
-    "torch": {"backbone", "checkpoint", "encoder", "scoring"},
-    "sentence_transformers": {"backbone", "checkpoint", "encoder"},
+    "torch": {
+        "backbone",
+        "checkpoint",
+        "dual_encoder",
+        "encoder",
+        "multi_vector",
+        "scoring",
+    },  # dual_encoder: for a type
+    "sentence_transformers": {"backbone", "checkpoint", "encoder", "multi_vector"},
     "transformers": {"checkpoint"},
     "PIL": {"images", "pdf", "video", "types", "media", "backbone", "encoder"},  # but images: for a type
     "pypdfium2": {"pdf"},

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import string
 from pathlib import Path
+from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -111,25 +114,41 @@ def bert(
 ) -> str:
     """Two layers of BERT, pooled as asked, then ``dense`` outputs with a tanh, then unit length."""
     tokenizer = wordpiece(specials)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=2 * WIDTH,
-        max_position_embeddings=64,
-        initializer_range=0.2,  # enough for a token's neighbours to show in its state
-        pad_token_id=tokenizer.pad_token_id,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        transformer = _transformer(BertModel(config), tokenizer, folder)
+        transformer = _transformer(BertModel(_bert_config(tokenizer)), tokenizer, folder)
         modules = [transformer, Pooling(WIDTH, pooling_mode=pooling, include_prompt=include_prompt)]
         if dense is not None:
             modules.append(Dense(modules[-1].get_embedding_dimension(), dense))
         if normalize:
             modules.append(Normalize())
     return _save(modules, folder, prompts, default_prompt_name, truncate_dim)
+
+
+def colbert(folder: Path, *, pool_factor: float = 1, document_length: int | None = 48, seed: int = 0) -> str:
+    """ColBERT: BERT, 16 dimensions a token, queries filled up with [MASK] to 24, punctuation of documents left out."""
+    tokenizer = wordpiece()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer = _transformer(
+            BertModel(_bert_config(tokenizer)),
+            tokenizer,
+            folder,
+            query_expansion={"strategy": "fixed", "attend": False, "length": 24},
+            document_length=document_length,
+        )
+        modules = [
+            transformer,
+            Dense(WIDTH, 16, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings"),
+            MultiVectorMask(skiplist_words=list(string.punctuation)),
+            Normalize(module_input_name="token_embeddings"),
+        ]
+        if pool_factor > 1:
+            modules.append(HierarchicalTokenPooling(pool_factor))
+    path = folder / "model"
+    model = MultiVectorEncoder(modules=modules, prompts={"query": "query: ", "document": "document: "}, device="cpu")
+    model.save(str(path), create_model_card=False)
+    return str(path)
 
 
 def decoder(
@@ -190,11 +209,26 @@ def static(folder: Path) -> str:
     return _save([StaticEmbedding(wordpiece(), embedding_dim=WIDTH)], folder)
 
 
-def _transformer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Transformer:
+def _bert_config(tokenizer: PreTrainedTokenizerBase) -> BertConfig:
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * WIDTH,
+        max_position_embeddings=64,
+        initializer_range=0.2,  # enough for a token's neighbours to show in its state
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _transformer(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, **options: Any
+) -> Transformer:
     bare = folder / "bare"
     model.save_pretrained(bare)
     tokenizer.save_pretrained(bare)
-    return Transformer(str(bare))
+    return Transformer(str(bare), **options)
 
 
 def _save(

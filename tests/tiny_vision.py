@@ -16,9 +16,21 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tiny_models import SENTENCES
+from tiny_models import SENTENCES, byte_bpe
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    ColPaliConfig,
+    ColPaliForRetrieval,
+    ColPaliProcessor,
+    ColQwen2Config,
+    ColQwen2ForRetrieval,
+    ColQwen2Processor,
+    GemmaConfig,
+    PaliGemmaConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -35,6 +47,11 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
+    SiglipVisionConfig,
 )
 
 WIDTH = 64
@@ -83,6 +100,7 @@ TEXT = {
     "max_position_embeddings": 4096,
     "initializer_range": 0.2,  # enough for a token's neighbours to show in its state
 }
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "initializer_range": 0.2}
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5]}
 
@@ -124,6 +142,7 @@ def qwen3_vl(
     eos: bool = False,
     emb: bool = False,
     padding_side: str = "left",
+    generation_prompt: bool = True,
     seed: int = 0,
 ) -> str:
     """Qwen3-VL, three layers on top of a vision tower of three, two of which also feed the first layers.
@@ -152,7 +171,15 @@ def qwen3_vl(
         video_processor=Qwen3VLVideoProcessor(cap_pixels_per_frame=False),
         chat_template=_chat_template(""),
     )
-    return _save(folder, Qwen3VLForConditionalGeneration, config, processor, sentence_transformers_files, seed)
+    return _save(
+        folder,
+        Qwen3VLForConditionalGeneration,
+        config,
+        processor,
+        sentence_transformers_files,
+        seed,
+        generation_prompt,
+    )
 
 
 def qwen2_vl(
@@ -165,18 +192,7 @@ def qwen2_vl(
 ) -> str:
     """Qwen2-VL, as GME and DSE are built on it."""
     text = tokenizer(eos=eos, padding_side=padding_side)
-    config = Qwen2VLConfig(
-        text_config=TEXT | {"vocab_size": len(text), "rope_parameters": ROPE} | _text_ids(text),
-        vision_config={
-            "depth": 2,
-            "embed_dim": 32,
-            "hidden_size": WIDTH,
-            "num_heads": 2,
-            "mlp_ratio": 2,
-            "initializer_range": 0.2,
-        },
-        **_token_ids(text),
-    )
+    config = _qwen2_vl_config(text)
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
         tokenizer=text,
@@ -184,6 +200,58 @@ def qwen2_vl(
         chat_template=_chat_template("You are a helpful assistant."),
     )
     return _save(folder, Qwen2VLForConditionalGeneration, config, processor, sentence_transformers_files, seed)
+
+
+def colqwen2(folder: Path, seed: int = 0) -> str:
+    """ColQwen2: Qwen2-VL with 24 dimensions a token, and words of its own around a query and an image."""
+    text = tokenizer()
+    config = ColQwen2Config(vlm_config=_qwen2_vl_config(text), embedding_dim=24, initializer_range=0.2)
+    size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 64 * 28 * 28}
+    processor = ColQwen2Processor(image_processor=Qwen2VLImageProcessor(size=size), tokenizer=text)
+    return _save(folder, ColQwen2ForRetrieval, config, processor, False, seed)
+
+
+def colpali(folder: Path, seed: int = 0) -> str:
+    """ColPali: PaliGemma with 24 dimensions a token; every image is 4 x 4 patches."""
+    images = SiglipImageProcessor(size={"height": 56, "width": 56})
+    images.image_seq_length = 16
+    processor = ColPaliProcessor(image_processor=images, tokenizer=byte_bpe(bos=True))
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = SiglipVisionConfig(image_size=56, patch_size=14, projection_dim=32, **layers)
+    text = GemmaConfig(vocab_size=len(processor.tokenizer), num_key_value_heads=1, head_dim=16, **layers)
+    image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
+    vlm = PaliGemmaConfig(
+        vision_config=vision, text_config=text, projection_dim=32, hidden_size=32, image_token_index=image_token
+    )
+    config = ColPaliConfig(vlm_config=vlm, text_config=text, embedding_dim=24)
+    return _save(folder, ColPaliForRetrieval, config, processor, False, seed)
+
+
+def clip(folder: Path, *, sentence_transformers_files: bool = False) -> str:
+    """CLIP: 4 x 4 patches of the central square, 24 dimensions."""
+    text = byte_bpe(bos=True, eos=True)
+    text.padding_side = "right"
+    ids = {"bos_token_id": text.bos_token_id, "eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
+    config = CLIPConfig(
+        text_config=TOWER | {"vocab_size": len(text), "max_position_embeddings": 64} | ids,
+        vision_config=TOWER | {"image_size": 56, "patch_size": 14},
+        projection_dim=24,
+    )
+    images = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    return _save_towers(folder, CLIPModel(config), CLIPProcessor(images, text), sentence_transformers_files)
+
+
+def siglip(folder: Path, *, sentence_transformers_files: bool = False) -> str:
+    """SigLIP: 4 x 4 patches of all of an image, 32 dimensions, texts of 64 tokens, padding included."""
+    text = byte_bpe(eos=True)
+    text.padding_side = "right"
+    text.model_input_names = text.init_kwargs["model_input_names"] = ["input_ids"]  # as theirs: padding is attended to
+    config = SiglipConfig(
+        text_config=TOWER | {"vocab_size": len(text), "max_position_embeddings": 64, "projection_size": 32},
+        vision_config=TOWER | {"image_size": 56, "patch_size": 14},
+    )
+    images = SiglipImageProcessor(size={"height": 56, "width": 56})
+    return _save_towers(folder, SiglipModel(config), SiglipProcessor(images, text), sentence_transformers_files)
 
 
 def qwen2_5_vl(
@@ -210,6 +278,35 @@ def qwen2_5_vl(
     return _save(folder, Qwen2_5_VLForConditionalGeneration, config, processor, sentence_transformers_files, seed)
 
 
+def _save_towers(folder: Path, model: PreTrainedModel, processor: ProcessorMixin, wrapped: bool) -> str:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    bare, path = folder / "bare", folder / "model"
+    model.save_pretrained(bare)
+    processor.save_pretrained(bare)
+    if not wrapped:
+        return str(bare)
+    SentenceTransformer(str(bare), device="cpu").save(str(path), create_model_card=False)
+    return str(path)
+
+
+def _qwen2_vl_config(text: Qwen2Tokenizer) -> Qwen2VLConfig:
+    return Qwen2VLConfig(
+        text_config=TEXT | {"vocab_size": len(text), "rope_parameters": ROPE} | _text_ids(text),
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": WIDTH,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "initializer_range": 0.2,
+        },
+        **_token_ids(text),
+    )
+
+
 def _chat_template(default_system: str) -> str:
     return f"{{%- set DEFAULT_SYSTEM = '{default_system}' %}}" + CHAT_TEMPLATE.strip("\n")
 
@@ -231,6 +328,7 @@ def _save(
     processor: ProcessorMixin,
     sentence_transformers_files: bool,
     seed: int,
+    generation_prompt: bool = True,
 ) -> str:
     bare, path = folder / "bare", folder / "model"
     with torch.random.fork_rng():
@@ -239,7 +337,9 @@ def _save(
     processor.save_pretrained(bare)
     if not sentence_transformers_files:
         return str(bare)
-    transformer = Transformer(str(bare), processing_kwargs={"chat_template": {"add_generation_prompt": True}})
+    transformer = Transformer(
+        str(bare), processing_kwargs={"chat_template": {"add_generation_prompt": generation_prompt}}
+    )
     modules = [transformer, Pooling(WIDTH, pooling_mode="lasttoken"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)
     return str(path)

@@ -232,7 +232,7 @@ class SmartVectorStore(VectorStore):
         return [to_langchain(hit) for hit in self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        most = sum(self.weights or self.index.manifest.config.weights)
+        most = sum(self.weights or self.index.manifest.weights)
         # Rounding takes a cosine out of [-1, 1] by a hair, and LangChain warns of it.
         return lambda score: min(1.0, max(0.0, (score + most) / (2 * most)))
 

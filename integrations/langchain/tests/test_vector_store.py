@@ -62,10 +62,11 @@ def test_by_default_the_weights_are_the_indexs(tmp_path, minilm, documents, conf
     with SmartIndex.create(tmp_path / "index", minilm, config=config) as index:
         store = SmartVectorStore(index)
         store.add_documents(documents)
-        most = sum(config.weights)
+        weights = config.weights or index.manifest.weights
+        most = sum(weights)
         for query in QUERIES:
             hits = index.search(query, 12)
-            expected = [config.weights[0] * hit.pooled_score + config.weights[1] * hit.late_score for hit in hits]
+            expected = [weights[0] * hit.pooled_score + weights[1] * hit.late_score for hit in hits]
             found = store.similarity_search_with_score(query, k=12)
             assert [document.id for document, _ in found] == [hit.id for hit in hits]
             assert [score for _, score in found] == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,158 @@
+"""Models that were trained for late interaction: what smart_rag gives is what `MultiVectorEncoder` gives."""
+
+import functools
+
+import numpy as np
+import pytest
+import tiny_models
+import tiny_vision
+from sentence_transformers import MultiVectorEncoder
+from test_vision import picture
+
+from smart_rag import CachedEncoder, IndexConfig, SmartEncoder, SmartIndex, rerank
+from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.types import Content
+
+TEXTS = [*tiny_models.SENTENCES, "a", "!", "Dogs bark. " * 40]
+# No larger than the four pixels for each of the model's own that an image is opened with.
+IMAGES = [picture(100, 90), picture(60, 110, 1), picture(56, 56, 2)]
+MODELS = {"colbert": tiny_models.colbert, "colqwen2": tiny_vision.colqwen2, "colpali": tiny_vision.colpali}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    @functools.cache
+    def make(name):
+        folder = MODELS[name](tmp_path_factory.mktemp(name))
+        return SmartEncoder(folder), MultiVectorEncoder(folder, device="cpu")
+
+    return make
+
+
+def assert_same(ours, theirs):
+    assert [len(matrix) for matrix in ours.tokens] == [len(matrix) for matrix in theirs]
+    for mine, other in zip(ours.tokens, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["query", "document"])
+def test_the_tokens_of_colbert(models, task):
+    encoder, reference = models("colbert")
+    theirs = getattr(reference, f"encode_{task}")(TEXTS, convert_to_numpy=True)
+    ours = getattr(encoder, f"encode_{task}")(TEXTS)
+    assert_same(ours, theirs)
+    for pooled, tokens in zip(ours.pooled, theirs, strict=True):
+        mean = tokens.mean(axis=0)
+        np.testing.assert_allclose(pooled, mean / np.linalg.norm(mean), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["colqwen2", "colpali"])
+def test_the_tokens_of_those_that_see(models, name):
+    encoder, reference = models(name)
+    assert encoder.modalities == {"text", "image"}
+    assert encoder.dimension == 24
+    short = TEXTS[:-1]
+    assert_same(encoder.encode_query(short), reference.encode_query(short, convert_to_numpy=True))
+    assert_same(encoder.encode_document(IMAGES), reference.encode_document(IMAGES, convert_to_numpy=True))
+    # Texts and images in one call are taken apart, and put in order again.
+    mixed = encoder.encode_document([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]])
+    for i, item in enumerate([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]]):
+        np.testing.assert_allclose(mixed.tokens[i], encoder.encode_document([item]).tokens[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["colqwen2", "colpali"])
+def test_text_and_image_together_are_refused(models, name):
+    with pytest.raises(InvalidInput, match=r"item 1 has text and image together, but .* pass one of them"):
+        models(name)[0].encode_document(["a", Content("a caption", image=IMAGES[0])])
+
+
+def test_which_words_and_patches_the_tokens_stand_for(models):
+    text = TEXTS[0]
+    encoder = models("colbert")[0]
+    for task in ("query", "document"):
+        places = encoder.token_places(text, task)
+        encoded = getattr(encoder, f"encode_{task}")(text).tokens
+        assert len(places) == len(encoded[0])
+        words = [text[slice(*place.span)] for place in places if place.span and place.span[1]]
+        assert words == text.replace(".", "" if task == "document" else " .").split()
+        # Neither the prompt nor a special token is a word; there are as many of them as there are ids.
+        assert (encoded.ids >= 0).sum() == len(text.replace(".", "").split())
+    for name, patches in (("colqwen2", 4 * 3), ("colpali", 16)):
+        encoder = models(name)[0]
+        places = encoder.token_places(IMAGES[0])
+        boxes = [place.box for place in places if place.box]
+        assert len(places) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
+        assert len(boxes) == patches
+        assert (boxes[0][:2], boxes[-1][2:]) == ((0, 0), (1, 1))
+        assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) == pytest.approx(1)
+        spans = [place.span for place in encoder.token_places(text, "query") if place.span]
+        assert "".join(text[slice(*span)] for span in spans) == text
+        # Of what the processor puts around it, no word is the content's.
+        assert (encoder.encode_document([IMAGES[0]]).tokens.ids == -1).all()
+
+
+def test_policies_take_away_from_what_counts(models):
+    encoder, _ = models("colqwen2")
+    only = SmartEncoder(encoder.model_name, document_tokens="patches", query_tokens="input")
+    assert len(only.encode_document([IMAGES[0]]).tokens[0]) == 12
+    assert len(only.encode_query([TEXTS[0]]).tokens[0]) == encoder.count_tokens(TEXTS[0])[0]
+    assert only.fingerprint != encoder.fingerprint
+
+
+def test_tokens_that_the_model_merges(tmp_path):
+    folder = tiny_models.colbert(tmp_path, pool_factor=2)
+    encoder, reference = SmartEncoder(folder), MultiVectorEncoder(folder, device="cpu")
+    ours = encoder.encode_document(TEXTS)
+    assert_same(ours, reference.encode_document(TEXTS, convert_to_numpy=True))
+    assert (ours.tokens.ids == -1).all()
+    assert_same(encoder.encode_query(TEXTS), reference.encode_query(TEXTS, convert_to_numpy=True))
+    assert encoder.token_places("a", "query")
+    with pytest.raises(EncoderError, match="makes one token embedding of several"):
+        encoder.token_places("a")
+
+
+def test_a_new_index_is_ranked_by_late_interaction_alone(models, tmp_path):
+    encoder, reference = models("colbert")
+    documents = list(dict.fromkeys(TEXTS))
+    with SmartIndex.create(tmp_path / "own", encoder, config=IndexConfig(codec="float32", weighting="none")) as index:
+        index.add_texts(documents, ids=list(map(str, range(len(documents)))))
+        assert index.manifest.config.weights == (0, 1)
+        hits = index.search(TEXTS[2], top_k=len(documents), first_stage="exhaustive")
+        theirs = reference.similarity(reference.encode_query([TEXTS[2]]), reference.encode_document(documents))[0]
+        got = {int(hit.id): hit.score for hit in hits}
+        assert [got[i] * 24 for i in range(len(documents))] == pytest.approx(theirs.tolist(), abs=1e-3)
+        assert index.search(TEXTS[2], top_k=1, first_stage="pooled")[0].id == hits[0].id
+    with SmartIndex.open(tmp_path / "own") as index:
+        assert index.manifest.config.weights == (0, 1)
+    with SmartIndex.create(tmp_path / "given", encoder, config=IndexConfig(weights=(1, 1))) as index:
+        assert index.manifest.config.weights == (1, 1)
+    for given in (encoder, CachedEncoder(encoder)):
+        assert all(hit.score == hit.late_score for hit in rerank(TEXTS[2], TEXTS[:3], given))
+
+
+def test_other_encoders_keep_their_weights(minilm, tmp_path):
+    assert minilm.default_weights == (1, 2)
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        assert index.manifest.config.weights == (1, 2)
+    with SmartIndex.create(tmp_path / "vectors", None, dimension=4) as index:
+        assert index.manifest.config.weights == (1, 2)
+
+
+def test_max_length_is_that_of_documents(models, tmp_path):
+    encoder, _ = models("colbert")
+    assert encoder.max_length == 48
+    short = SmartEncoder(encoder.model_name, max_length=12)
+    assert short.max_length == 12
+    assert len(short.encode_document(["cat " * 40]).tokens[0]) == 11  # the prompt's colon does not count
+    assert short.fingerprint != encoder.fingerprint
+    assert SmartEncoder.from_description(short.describe()).fingerprint == short.fingerprint
+    unlimited = SmartEncoder(tiny_models.colbert(tmp_path, document_length=None))
+    assert unlimited.max_length == 64
+
+
+def test_what_was_decided(models):
+    found = {decision.name: decision for decision in models("colqwen2")[0].decisions}
+    assert (found["pooling"].value, found["pooling"].source) == ("mean of the token embeddings", "general rule")
+    assert found["document_tokens"].source == "the model's own files"
+    assert found["image_pixels"].value == 64 * 28 * 28
+    assert models("colpali")[0].tokens_per_page == len(models("colpali")[0].encode_document(IMAGES[:1]).tokens[0])
