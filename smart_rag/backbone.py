@@ -53,6 +53,15 @@ class Positions:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a forward pass reads of some contents: the model's ``features``, and what stands where in them."""
+
+    features: dict[str, Any]
+    positions: Positions
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
 class States:
     """One forward pass: ``pooled`` (n, dimension) and the last ``hidden`` states (n, length, width), on the device."""
 
@@ -185,17 +194,21 @@ class Backbone:
         source = OWN_FILES if self._says_how else GENERAL_RULE
         return Decision.first("pooling", (before, self.profile.source), (self.pooling, source))
 
-    def forward(self, contents: Sequence[Content], task: Task) -> States:
-        """Return the states of ``contents``, in the pooled embedding's space."""
+    def prepare(self, contents: Sequence[Content], task: Task) -> Prepared:
+        """Return what the model reads of ``contents``: images opened, texts cut and made tokens, on the CPU."""
+        contents = [self._fitting(content, task) for content in contents]
+        features = self._preprocessed(contents, task)
+        return Prepared(features, self._positions(features, contents, task), task)
+
+    def forward(self, prepared: Prepared) -> States:
+        """Return the states of what `prepare` gave, in the pooled embedding's space."""
         import torch
         from sentence_transformers.util import batch_to_device
 
-        contents = [self._fitting(content, task) for content in contents]
-        features = self._preprocessed(contents, task)
-        positions = self._positions(features, contents, task)
-        features = self.model(batch_to_device(features, self.model.device), task=task)
+        positions = prepared.positions
+        features = self.model(batch_to_device(prepared.features, self.model.device), task=prepared.task)
         hidden = features.get("token_embeddings")
-        if hidden is None or hidden.ndim != 3 or len(hidden) != len(contents):
+        if hidden is None or hidden.ndim != 3 or len(hidden) != len(positions.ids):
             raise EncoderError(NO_TOKENS.format(model=self.name))
         pooled = features["sentence_embedding"]
         if self.profile.pooled_before is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smart_rag import media
-from smart_rag.backbone import Backbone, Mask, Positions, States
+from smart_rag.backbone import Backbone, Mask, Positions, Prepared, States
 from smart_rag.profiles import OWN_FILES, Decision, Task
 from smart_rag.types import Content, Place
 
@@ -38,12 +38,10 @@ class DualEncoder(Backbone):
         vision = self._config.vision_config
         return int(vision.image_size // vision.patch_size) ** 2
 
-    def forward(self, contents: Sequence[Content], task: Task) -> States:
-        features = self._preprocessed(contents, task)
-        positions = self._positions(features, contents, task)
-        there = {name: value.to(self.model.device) for name, value in features.items()}
+    def forward(self, prepared: Prepared) -> States:
+        there = {name: value.to(self.model.device) for name, value in prepared.features.items()}
         pooled, hidden = self._of_images(there) if "pixel_values" in there else self._of_texts(there)
-        return States(pooled, hidden, positions)
+        return States(pooled, hidden, prepared.positions)
 
     def _of_texts(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         model: Any = self.model.transformers_model

@@ -13,6 +13,7 @@ import logging
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag import checkpoint, images
-from smart_rag.backbone import Backbone, Mask, Positions
+from smart_rag.backbone import Backbone, Mask, Positions, Prepared
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
 from smart_rag.errors import EncoderError, InvalidInput
@@ -364,8 +365,7 @@ class SmartEncoder:
         with tqdm(
             total=len(contents), desc=f"encoding on {self.device}", unit=unit, disable=not show_progress
         ) as progress:
-            for positions in self._batches(contents, task):
-                batch = self._forward([contents[i] for i in positions], task)
+            for positions, batch in self._passes(contents, task):
                 for i, *numbers in zip(positions, batch.pooled, batch.tokens, batch.ids, strict=True):
                     pooled[i], tokens[i], ids[i] = numbers
                 progress.update(len(positions))
@@ -429,13 +429,39 @@ class SmartEncoder:
         if batch:
             yield batch
 
-    def _forward(self, contents: list[Content], task: Task) -> _Batch:
+    def _passes(self, contents: Sequence[Content], task: Task) -> Iterator[tuple[list[int], _Batch]]:
+        """Yield the positions of each batch and its numbers."""
+        batches = list(self._batches(contents, task))
+        if all(plain(content) == content.text for content in contents):  # read in no time
+            for batch in batches:
+                yield batch, self._forward([contents[i] for i in batch], task)
+            return
+        # While images of one batch are in the forward pass, those of the next are opened; one batch alone becomes two.
+        # One thread, not more: tokenizers can be used by one at a time.
+        if len(batches) == 1 and len(batches[0]) > 1:
+            middle = (len(batches[0]) + 1) // 2
+            batches = [batches[0][:middle], batches[0][middle:]]
+        parts = [[contents[i] for i in batch] for batch in batches]
+        with ThreadPoolExecutor(1, "smart_rag") as reader:
+            ahead = [reader.submit(self._prepared, part, task) for part in parts[:1]]
+            for i, (batch, part) in enumerate(zip(batches, parts, strict=True)):
+                ready = ahead.pop().result()
+                if i + 1 < len(parts):
+                    ahead.append(reader.submit(self._prepared, parts[i + 1], task))
+                yield batch, self._forward(part, task, ready)
+
+    def _prepared(self, contents: list[Content], task: Task) -> tuple[Prepared, TokenIds]:
+        """Return what the forward pass reads of ``contents``, and the vocabulary ids (n, length)."""
+        prepared = self._backbone.prepare(contents, task)
+        return prepared, self._vocabulary_ids(prepared.positions)
+
+    def _forward(self, contents: list[Content], task: Task, ready: tuple[Prepared, TokenIds] | None = None) -> _Batch:
         """Return the numbers of ``contents``; when a GPU runs out of memory, of one half after the other."""
         import torch
 
         try:
             with torch.inference_mode():
-                return self._forward_once(contents, task)
+                return self._forward_once(*(ready or self._prepared(contents, task)))
         except torch.OutOfMemoryError:
             if len(contents) == 1:
                 raise
@@ -452,12 +478,13 @@ class SmartEncoder:
             [ids for half in halves for ids in half.ids],
         )
 
-    def _forward_once(self, contents: list[Content], task: Task) -> _Batch:
+    def _forward_once(self, prepared: Prepared, words: TokenIds) -> _Batch:
         import torch
 
-        states = self._backbone.forward(contents, task)
-        positions = states.positions
-        keep = self._kept(positions, task)
+        states = self._backbone.forward(prepared)
+        if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
+            words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
+        keep = self._kept(states.positions, prepared.task)
         pooled = states.pooled
         flat = self._backbone.into_pooled_space(states.hidden[torch.from_numpy(keep).to(states.hidden.device)])
         if flat.shape[1] != pooled.shape[1]:
@@ -472,7 +499,7 @@ class SmartEncoder:
         flat = torch.nn.functional.normalize(flat.float(), dim=1).cpu()
         # A copy for each text, so that keeping one keeps no other alive.
         starts = np.cumsum(keep.sum(axis=1))[:-1]
-        rows, ids = np.split(flat.numpy(), starts), np.split(self._vocabulary_ids(positions)[keep], starts)
+        rows, ids = np.split(flat.numpy(), starts), np.split(words[keep], starts)
         none = np.full(1, -1, dtype=np.int32)
         return _Batch(
             vectors,

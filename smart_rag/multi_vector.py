@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag.backbone import Backbone, Positions, States
+from smart_rag.backbone import Backbone, Positions, Prepared, States
 from smart_rag.errors import EncoderError
 from smart_rag.profiles import GENERAL_RULE, Decision, Task
 from smart_rag.types import Content, Place
@@ -39,12 +39,12 @@ class MultiVector(Backbone):
     def wraps(self) -> bool:
         return self.has_template or "image" in self.modalities
 
-    def forward(self, contents: Sequence[Content], task: Task) -> States:
+    def forward(self, prepared: Prepared) -> States:
         import torch
         from sentence_transformers.util import batch_to_device
 
-        features = batch_to_device(self._preprocessed(contents, task), self.model.device)
-        positions = self._positions(features, contents, task)
+        features, positions, task = prepared.features, prepared.positions, prepared.task
+        features = batch_to_device(features, self.model.device)
         there = features["attention_mask"].bool()
         features = self.model(features, task=task)
         hidden, counts = features["token_embeddings"], features["attention_mask"].bool()
