@@ -21,8 +21,9 @@ from smart_rag.types import Content, Key, Representation, TokenBatch
 
 # A retriever and then a reranker ask for the same query; more than a few at once are none of a person's.
 _QUERIES = 128
-# Documents that are encoded before they are written.
+# Documents that are encoded before they are written; an image may have a thousand tokens.
 _BATCH = 256
+_VISUAL_BATCH = 8
 
 
 class CachedEncoder:
@@ -150,8 +151,9 @@ class CachedEncoder:
             return Representation(none, TokenBatch(none, np.zeros(1, dtype=np.int64)))
         keys = self._keys(contents)
         new = list({keys[i]: items[i] for i in stores.missing(keys)}.items())
-        for start in range(0, len(new), _BATCH):
-            part = dict(new[start : start + _BATCH])
+        size = _BATCH if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH
+        for start in range(0, len(new), size):
+            part = dict(new[start : start + size])
             stores.put(list(part), self.encoder.encode_document(list(part.values())))
         # What is new comes from the folder too: the codec may round, and a text has one score, not two.
         return stores.gather(keys, [str(item)[:80] for item in items])

@@ -133,7 +133,7 @@ def index_command(
 def search(
     db: Db,
     query: Annotated[
-        str | None, typer.Argument(metavar="[QUERY]", help="A text; not needed beside --image.", show_default=False)
+        str | None, typer.Argument(metavar="QUERY", help="A text; not needed beside --image.", show_default=False)
     ] = None,
     image: Picture = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages.")] = DEFAULT_TOP_K,
@@ -146,7 +146,7 @@ def search(
     from smart_rag.explain import emphasis, matches
 
     if query is None and image is None:
-        raise typer.BadParameter("name a QUERY, or an image by --image")
+        raise typer.BadParameter("Missing argument 'QUERY', or an image to search by: --image FILE")
     query = query or ""
     with _open(db) as index:
         asked = _asked(query, image)

@@ -362,7 +362,9 @@ class SmartIndex:
         self._check_open()
         check_count("max_pixels", max_pixels)
         if found.image is None:
-            raise InvalidInput(f"{self.path}: the document {found.id!r} has no image; take those whose image is not None")
+            raise InvalidInput(
+                f"{self.path}: the document {found.id!r} has no image; take those whose image is not None"
+            )
         return self._store.images.file_of(found.image, max_pixels)
 
     def documents(self, where: Where | None = None) -> Iterator[Document]:
