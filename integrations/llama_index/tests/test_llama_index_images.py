@@ -182,21 +182,24 @@ def test_image_nodes_come_back_with_a_path_and_no_base64(store, folder):
 
 
 def test_documents_that_are_images(store, folder):
-    """As LlamaIndex's readers make them: by path, or with the whole file in base64 as well."""
+    """As LlamaIndex's readers make them: by path, or with the whole file in base64."""
     boat, chart = str(folder / "boat.png"), str(folder / "chart.png")
-    both = {
-        "image": base64.b64encode((folder / "chart.png").read_bytes()).decode(),
-        "image_path": chart,
-        "metadata": {"file_path": chart},
-    }
+    data = base64.b64encode((folder / "chart.png").read_bytes()).decode()
     VectorStoreIndex.from_documents(
-        [ImageDocument(image_path=boat, metadata={"file_path": boat}), ImageDocument(**both), Document(text="Words.")],
+        [
+            ImageDocument(image_path=boat, metadata={"file_path": boat}),
+            ImageDocument(image=data, metadata={"file_path": chart}),
+            Document(text="Only words."),
+        ],
         storage_context=StorageContext.from_defaults(vector_store=store),
         embed_model=store.embed_model,
     )
-    images = [document for document in store.index.documents() if document.image is not None]
-    assert sorted((str(document.image), document.text) for document in images) == [(boat, ""), (chart, "")]
-    assert not (store.index.path / "images").exists()
+    images = {document.image for document in store.index.documents() if document.image is not None}
+    (saved,) = (store.index.path / "images").absolute().iterdir()
+    assert images == {folder / "boat.png", saved}
+    # With both, the file that is there already.
+    store.add([ImageNode(id_="both", image=data, image_path=chart)])
+    assert store.index.get(["both"])[0].image == folder / "chart.png"
 
 
 def test_a_store_is_asked_by_image(store, encoder, folder):
