@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_models import byte_bpe
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from word_encoder import WordEncoder
+from word_encoder import SeeingEncoder
 
 from smart_rag import Document, Hit, SmartIndex, cli
 from smart_rag.answer import ask, prompt
@@ -352,18 +352,6 @@ def test_an_encoder_without_a_tokenizer_has_its_words_counted(index, minilm):
 
 
 # --- images ---------------------------------------------------------------------------------
-
-
-class SeeingEncoder(WordEncoder):
-    """Sees nothing in an image but that it is one."""
-
-    fingerprint = "seeing"
-    modalities = ("text", "image")
-
-    def encode_query(self, items):
-        return super().encode_query([item if isinstance(item, str) else f"{item.text} image" for item in items])
-
-    encode_document = encode_query
 
 
 @pytest.fixture(scope="module")
