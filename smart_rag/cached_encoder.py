@@ -13,15 +13,25 @@ import numpy as np
 
 from smart_rag.codec import codec as _codec_of
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
-from smart_rag.encoder import Encoder, SmartEncoder, default_weights_of
+from smart_rag.encoder import (
+    Encodable,
+    Encoder,
+    SmartEncoder,
+    as_content,
+    default_weights_of,
+    modalities_of,
+    plain,
+)
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
+from smart_rag.media import identity
 from smart_rag.token_store import TokenStore, content_key
-from smart_rag.types import Key, Representation, TokenBatch
+from smart_rag.types import Content, Key, Representation, TokenBatch
 
 # A retriever and then a reranker ask for the same query; more than a few at once are none of a person's.
 _QUERIES = 128
-# Documents that are encoded before they are written.
+# Documents that are encoded before they are written; an image may have a thousand tokens.
 _BATCH = 256
+_VISUAL_BATCH = 8
 
 
 class CachedEncoder:
@@ -112,51 +122,59 @@ class CachedEncoder:
         """The weights (pooled, late) that suit the encoder behind this one."""
         return default_weights_of(self.encoder)
 
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What the encoder takes, such as ``{"text", "image"}``."""
+        return modalities_of(self.encoder)
+
     def describe(self) -> Mapping[str, Any]:
         return self.encoder.describe()
 
-    def encode_query(self, queries: Sequence[str]) -> Representation:
+    def encode_query(self, queries: Sequence[Encodable]) -> Representation:
         """Return the representation of ``queries``, in their order; one that came lately is not encoded again."""
         if len(queries) != 1:
             return self.encoder.encode_query(queries)
+        name = identity(as_content(queries[0]))
         with self._mutex:
-            known = self._queries.get(queries[0])
+            known = self._queries.get(name)
         if known is None:
             known = self.encoder.encode_query(queries)
             with self._mutex:
-                self._queries[queries[0]] = known
+                self._queries[name] = known
                 while len(self._queries) > _QUERIES:
                     self._queries.popitem(last=False)
         return known
 
-    def encode_document(self, documents: Sequence[str]) -> Representation:
+    def encode_document(self, documents: Sequence[Encodable]) -> Representation:
         """Return the representation of ``documents``, in their order; those not yet in the folder are encoded.
+
+        An image or a video is known by what is in its file, not by its path.
 
         Raises:
             CorruptStore: the folder holds something that cannot be read back.
+            DocumentError: the file of an image or a video cannot be read.
         """
-        documents = [documents] if isinstance(documents, str) else documents
-        for i, text in enumerate(documents):
-            if not isinstance(text, str):
-                raise InvalidInput(f"text {i} is a {type(text).__name__}, expected a str")
+        contents = _contents([documents] if isinstance(documents, str) else documents)
+        items = list(map(plain, contents))
         stores = self._stores
         if stores is None:
-            return self.encoder.encode_document(documents)
-        if not len(documents):
+            return self.encoder.encode_document(items)
+        if not items:
             none = np.zeros((0, self.dimension), dtype=np.float32)
             return Representation(none, TokenBatch(none, np.zeros(1, dtype=np.int64)))
-        keys = self._keys(documents)
-        new = list({keys[i]: documents[i] for i in stores.missing(keys)}.items())
-        for start in range(0, len(new), _BATCH):
-            part = dict(new[start : start + _BATCH])
+        keys = self._keys(contents)
+        new = list({keys[i]: items[i] for i in stores.missing(keys)}.items())
+        size = _BATCH if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH
+        for start in range(0, len(new), size):
+            part = dict(new[start : start + size])
             stores.put(list(part), self.encoder.encode_document(list(part.values())))
         # What is new comes from the folder too: the codec may round, and a text has one score, not two.
-        return stores.gather(keys, [text[:80] for text in documents])
+        return stores.gather(keys, [str(item)[:80] for item in items])
 
-    def vacuum(self, documents: Iterable[str]) -> int:
+    def vacuum(self, documents: Iterable[Encodable]) -> int:
         """Remove from the folder all but ``documents`` by this model, and return how many texts that were."""
         stores = self._stores
-        return 0 if stores is None else stores.vacuum(set(self._keys(documents)))
+        return 0 if stores is None else stores.vacuum(set(self._keys(_contents(documents))))
 
     def close(self) -> None:
         """Release the folder's files; the next use opens them again."""
@@ -165,9 +183,19 @@ class CachedEncoder:
         if stores is not None:
             stores.close()
 
-    def _keys(self, texts: Iterable[str]) -> list[Key]:
+    def _keys(self, contents: Iterable[Content]) -> list[Key]:
         fingerprint = self.fingerprint
-        return [content_key(fingerprint, self._codec, text) for text in texts]
+        return [content_key(fingerprint, self._codec, identity(content)) for content in contents]
+
+
+def _contents(documents: Iterable[Encodable]) -> list[Content]:
+    contents = []
+    for i, document in enumerate(documents):
+        try:
+            contents.append(as_content(document))
+        except InvalidInput as error:
+            raise InvalidInput(f"text {i} is {error}") from None
+    return contents
 
 
 class _Stores:

@@ -32,7 +32,7 @@ from smart_rag.config import (
     FirstStageName,
 )
 from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
-from smart_rag.types import AddReport
+from smart_rag.types import AddReport, Content
 
 if TYPE_CHECKING:
     from smart_rag.index import SmartIndex
@@ -68,6 +68,9 @@ Model = Annotated[
         metavar="M",
         help=f"Name or folder of a sentence-transformers model; by default that of the index, or {DEFAULT_MODEL}.",
     ),
+]
+Picture = Annotated[
+    Path | None, typer.Option("--image", metavar="FILE", help="Search by an image as well, if the model takes images.")
 ]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -128,8 +131,11 @@ def index_command(
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY")],
     db: Db,
+    query: Annotated[
+        str | None, typer.Argument(metavar="QUERY", help="A text; not needed beside --image.", show_default=False)
+    ] = None,
+    image: Picture = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages.")] = DEFAULT_TOP_K,
     candidates: Annotated[int, typer.Option(help="How many passages the first stage hands on.")] = DEFAULT_CANDIDATES,
     where: Where = None,
@@ -139,15 +145,21 @@ def search(
     """Search, and show the passages with the words that matched best."""
     from smart_rag.explain import emphasis, matches
 
+    if query is None and image is None:
+        raise typer.BadParameter("Missing argument 'QUERY', or an image to search by: --image FILE")
+    query = query or ""
     with _open(db) as index:
-        hits = index.search(query, top_k, candidates=candidates, where=_where(where), first_stage=first_stage)
+        asked = _asked(query, image)
+        hits = index.search(asked, top_k, candidates=candidates, where=_where(where), first_stage=first_stage)
         if as_json:
             _print_json([display.hit_json(hit) for hit in hits])
             return
         if not hits:
             out.print("nothing found")
         try:
-            words = [emphasis(hit.text, found) for hit, found in zip(hits, matches(index, query, hits), strict=True)]
+            # Which words an image matched is not known.
+            pairs = matches(index, query, hits) if image is None else [[] for _ in hits]
+            words = [emphasis(hit.text, found) for hit, found in zip(hits, pairs, strict=True)]
         except EncoderError as error:
             err.print(Text(f"no words are emphasised: {error}", style="dim"))
             words = [[] for _ in hits]
@@ -172,6 +184,10 @@ def ask(
     ],
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="How many passages at most.")] = DEFAULT_PASSAGES,
     where: Where = None,
+    image: Picture = None,
+    images: Annotated[
+        int, typer.Option(metavar="N", help="Send the images of N passages and of the question, to a model that sees.")
+    ] = 0,
     context_tokens: Annotated[
         int, typer.Option(help="How many tokens the passages may have together.")
     ] = DEFAULT_CONTEXT_TOKENS,
@@ -190,12 +206,13 @@ def ask(
     with _open(db) as index:
         reply = answer.ask(
             index,
-            question,
+            _asked(question, image),
             url=llm_url,
             model=llm_model,
             top_k=top_k,
             where=_where(where),
             context_tokens=context_tokens,
+            images=images,
             max_tokens=max_tokens,
             timeout=timeout,
         )
@@ -430,6 +447,10 @@ def _open(db: Path, model: str | None = None, *, create: bool = False) -> SmartI
     if create and not (db / FILE_NAME).exists():
         return SmartIndex.create(db, model or DEFAULT_MODEL)
     return SmartIndex.open(db, model)
+
+
+def _asked(text: str, image: Path | None) -> str | Content:
+    return text if image is None else Content(text, image)
 
 
 def _where(text: str | None) -> Mapping[str, Any] | None:

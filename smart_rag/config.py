@@ -25,6 +25,8 @@ FirstStageName = Literal["auto", "terms", "pooled", "exhaustive"]
 DEFAULT_PASSAGES = 8
 DEFAULT_CONTEXT_TOKENS = 3000
 DEFAULT_TIMEOUT = 300.0  # seconds
+# Of an image for a language model: an A4 page at 125 dpi, whose small print can be read; most shrink what is larger.
+DEFAULT_IMAGE_PIXELS = 1_500_000
 
 
 def check_count(name: str, value: int) -> None:

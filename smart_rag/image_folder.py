@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from smart_rag import images, media
+from smart_rag.files import check_readable
 from smart_rag.types import Document, ImageSource, PdfPage
 
 
@@ -31,9 +34,15 @@ class ImageFolder:
         return replace(document, image=image, video=None if video is None else Path(video).expanduser().absolute())
 
     def file_of(self, image: ImageSource, max_pixels: int) -> Path:
-        """Return a file with ``image``: its own, or for a page of a PDF a drawing, made where there is none yet."""
+        """Return a file with ``image``: its own, or for a page of a PDF a drawing, made where there is none yet.
+
+        Raises:
+            DocumentError: the file is gone, or its page cannot be drawn.
+        """
         if isinstance(image, str | Path):
-            return Path(image)
+            path = Path(image)
+            check_readable(path)
+            return path
         if isinstance(image, PdfPage):
             stat = image.path.stat() if image.path.exists() else None
             version = None if stat is None else (stat.st_size, stat.st_mtime_ns)
@@ -48,13 +57,14 @@ class ImageFolder:
         if self.path.is_dir():
             for file in self.path.iterdir():
                 if file not in kept:
-                    file.unlink()
+                    file.unlink(missing_ok=True)
 
     def _file(self, name: str, image: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Path:
         path = self.path / f"{name}.png"
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".new")
+            # A name of its own: another process or thread may draw the same page.
+            temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
             media.open_image(image, max_pixels).save(temporary, "PNG")
             temporary.replace(path)  # whole or not at all
         return path

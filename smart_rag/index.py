@@ -22,6 +22,7 @@ from smart_rag._version import __version__
 from smart_rag.codec import codec
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
+    DEFAULT_IMAGE_PIXELS,
     DEFAULT_MODEL,
     DEFAULT_TOP_K,
     FirstStageName,
@@ -352,6 +353,24 @@ class SmartIndex:
         self._check_open()
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         return [rows[id].document for id in ids if id in rows]
+
+    def image_file(self, found: Hit | Document, max_pixels: int = DEFAULT_IMAGE_PIXELS) -> Path:
+        """Return a file with the image of a hit or a document, for programs that take images by their path.
+
+        It is the image's own, or of a page of a PDF a drawing of at most ``max_pixels`` in the index's folder,
+        which stays there until `vacuum`.
+
+        Raises:
+            InvalidInput: ``found`` has no image.
+            DocumentError: the image's file is gone or cannot be read.
+        """
+        self._check_open()
+        check_count("max_pixels", max_pixels)
+        if found.image is None:
+            raise InvalidInput(
+                f"{self.path}: the document {found.id!r} has no image; take those whose image is not None"
+            )
+        return self._store.images.file_of(found.image, max_pixels)
 
     def documents(self, where: Where | None = None) -> Iterator[Document]:
         """Yield the documents that ``where`` admits, by default all."""

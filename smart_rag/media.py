@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,14 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
     if isinstance(source, PdfPage):
         return pdf.render(source.path, source.page, max_pixels)
     return images.open_image(source, max_pixels)
+
+
+def jpeg(source: ImageSource, max_pixels: int) -> bytes:
+    """Return ``source`` as `open_image` gives it, as the bytes of a JPEG file: small, and taken by every model."""
+    data = io.BytesIO()
+    # Colours at full size: at half of it, coloured print would blur.
+    open_image(source, max_pixels).save(data, "JPEG", quality=90, subsampling=0)
+    return data.getvalue()
 
 
 def identity(content: Content, file_digest: str | None = None) -> str:

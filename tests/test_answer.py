@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
@@ -24,12 +25,15 @@ import torch
 from command_line import error_of, good, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tiny_models import byte_bpe
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from word_encoder import SeeingEncoder
 
 from smart_rag import Document, Hit, SmartIndex, cli
 from smart_rag.answer import ask, prompt
-from smart_rag.errors import InvalidInput, LanguageModelError
+from smart_rag.errors import DocumentError, InvalidInput, LanguageModelError
+from smart_rag.types import Content, PdfPage
 
 KEY = "sk-test-0123456789"
 QUESTION = "Which bearings does the seawater pump need?"
@@ -345,6 +349,147 @@ def test_an_encoder_without_a_tokenizer_has_its_words_counted(index, minilm):
     with SmartIndex.open(index.path, Bare()) as bare:
         answer = ask(bare, QUESTION, url="http://127.0.0.1:1/v1", model="tiny", context_tokens=15)
     assert [hit.id for hit in answer.sources] == ["p2"]
+
+
+# --- images ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """An index of a page, a picture without and one with a text, and a text; the folder has the picture."""
+    from smart_rag.demo import sample_folder
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, colour in (("red", "red"), ("blue", "blue")):
+        Image.new("RGB", (300, 200), colour).save(folder / f"{name}.png")
+    page = PdfPage(sample_folder() / "engineering_report.pdf", 3)
+    with SmartIndex.create(folder / "index", SeeingEncoder()) as index:
+        index.add(
+            [
+                Document("page", "The bearings of the pump.", {"source": str(page.path), "page": 3}, image=page),
+                Document("red", image=folder / "red.png"),
+                Document("blue", "A blue image", image=folder / "blue.png"),
+                Document("text", "Only words."),
+            ]
+        )
+        yield index
+
+
+def parts_of(server):
+    """The last request's user message: its texts, and its images by what is in them."""
+    content = server.requests[-1][2]["messages"][1]["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    seen = []
+    for part in parts:
+        if part["type"] == "text":
+            seen.append(part["text"])
+            continue
+        kind, data = part["image_url"]["url"].split(",")
+        assert (part["type"], kind) == ("image_url", "data:image/jpeg;base64")
+        seen.append(Image.open(io.BytesIO(base64.b64decode(data))))
+    return seen
+
+
+def test_images_go_beside_their_passages(pictures):
+    with endpoint(says("Yes.")) as server:
+        answer = ask(pictures, "image", url=server.url, model="tiny", images=4)
+        assert "".join(answer) == "Yes."
+    seen = parts_of(server)
+    assert [hit.rank for hit in answer.sources] == [1, 2, 3, 4]
+    texts = [part for part in seen if isinstance(part, str)]
+    assert texts[-1] == seen[-1] == "Question: image"
+    for hit, text in zip(answer.sources, texts[:-1], strict=True):
+        assert text.startswith(f"[{hit.rank}] ")
+        assert hit.text in text
+        following = seen[seen.index(text) + 1]
+        assert isinstance(following, str) == (hit.image is None)
+        if hit.id in ("red", "blue"):
+            assert following.size == (300, 200)
+            assert max(range(3), key=following.getpixel((9, 9)).__getitem__) == {"red": 0, "blue": 2}[hit.id]
+        elif hit.id == "page":
+            assert 1_400_000 < following.width * following.height <= 1_500_000
+    system = server.requests[0][2]["messages"][0]["content"]
+    assert "An image shows" in system
+
+
+def test_images_are_few_and_small(pictures):
+    with endpoint(says("Yes.")) as server:
+        answer = ask(pictures, "image", url=server.url, model="tiny", images=1, image_pixels=1000)
+        list(answer)
+    seen = parts_of(server)
+    (image,) = [part for part in seen if not isinstance(part, str)]
+    assert image.width * image.height <= 1000
+    first = next(hit for hit in answer.sources if hit.image is not None)
+    assert seen[seen.index(image) - 1].startswith(f"[{first.rank}] ")
+
+
+def test_by_default_the_model_is_given_text_alone(pictures):
+    """And an image without a text is no passage; those that are have the numbers that they are cited by."""
+    with endpoint(says("Yes.")) as server:
+        answer = ask(pictures, "image", url=server.url, model="tiny")
+        list(answer)
+    assert isinstance(server.requests[0][2]["messages"][1]["content"], str)
+    assert "An image shows" not in server.requests[0][2]["messages"][0]["content"]
+    assert {hit.id for hit in answer.sources} == {"page", "blue", "text"}
+    assert [hit.rank for hit in answer.sources] == [1, 2, 3]
+    headings = re.findall(r"^\[(\d)\] (.*)$", parts_of(server)[0], re.MULTILINE)
+    assert [number for number, _ in headings] == ["1", "2", "3"]
+
+
+def test_a_question_may_have_an_image(pictures):
+    question = Content("What is it?", pictures.path.parent / "red.png")
+    with endpoint(says("Yes.")) as server:
+        answer = ask(pictures, question, url=server.url, model="tiny", images=4)
+        list(answer)
+        *_, text, image = parts_of(server)
+        assert (text, image.size) == ("Question: What is it?", (300, 200))
+        assert [hit.id for hit in answer.sources] == [hit.id for hit in pictures.search(question)]
+        list(ask(pictures, question, url=server.url, model="tiny"))
+        assert parts_of(server)[0].endswith("Question: What is it?")  # searched by, not sent
+
+
+def test_images_on_the_command_line(tmp_path, minilm, pictures):
+    """Also from an index whose own model sees none."""
+    red = pictures.path.parent / "red.png"
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add([Document("red", "A red image", image=red), *DOCUMENTS])
+    with endpoint(says("Yes.")) as server:
+        asks = ("ask", "Which image is red?", "--db", tmp_path / "index", *options(server, "-k", 2))
+        good(*asks, "--images", 3)
+        assert [part.size for part in parts_of(server) if not isinstance(part, str)] == [(300, 200)]
+        good(*asks)
+        assert all(isinstance(part, str) for part in parts_of(server))
+        said = error_of(*asks, "--image", red)
+        assert "the query has image, but the index's model takes text" in said
+        assert "images must be a whole number" in error_of(*asks, "--images", "-1")
+    assert len(server.requests) == 2
+
+
+def test_images_that_cannot_be_sent(pictures, tmp_path):
+    with endpoint(says("Yes.")) as server:
+        to = {"url": server.url, "model": "tiny"}
+        red = [hit for hit in pictures.search("image") if hit.id == "red"]
+        with pytest.raises(InvalidInput, match=r"none of the 1 documents found has a text, the first is 'red'; have"):
+            prompt("image", red, 100, len)
+        for bad in (-1, True, 1.5):
+            with pytest.raises(InvalidInput, match="images must be a whole number"):
+                ask(pictures, "image", images=bad, **to)
+        with pytest.raises(InvalidInput, match="image_pixels"):
+            ask(pictures, "image", images=1, image_pixels=0, **to)
+        with pytest.raises(InvalidInput, match="the question has no text"):
+            ask(pictures, Content(image=tmp_path / "x.png"), images=1, **to)
+        with pytest.raises(DocumentError, match="nowhere"):
+            prompt("x", [Hit("x", "", {}, 1, 0, 0, 1, tmp_path / "nowhere.png")], 100, len, images=1)
+    assert server.requests == []
+
+
+def test_a_budget_holds_for_an_image_without_a_text():
+    hit = Hit("x", "", {}, 1, 0, 0, 1, Image.new("RGB", (8, 8)))
+    messages, used = prompt("What?", [hit], 9, len, images=1)
+    assert [part["type"] for part in messages[1]["content"]] == ["text", "image_url", "text"]
+    assert used == [hit]
+    with pytest.raises(InvalidInput, match="context_tokens must hold"):
+        prompt("What?", [hit], 5, len, images=1)
 
 
 # --- what is shown --------------------------------------------------------------------------

@@ -62,6 +62,25 @@ class CountingEncoder(WordEncoder):
         return super().encode_query(texts)
 
 
+class SeeingEncoder(CountingEncoder):
+    """Sees nothing in an image but that it is one; keeps what it was asked to encode."""
+
+    modalities = ("text", "image")
+
+    def __init__(self):
+        super().__init__("seeing")
+
+    def encode_document(self, items):
+        return super().encode_document([self._seen(item) for item in items])
+
+    def encode_query(self, items):
+        return super().encode_query([self._seen(item) for item in items])
+
+    @staticmethod
+    def _seen(item):
+        return item if isinstance(item, str) else f"{item.text} image"
+
+
 def plain_scores(query: str, texts: list[str], weights=(1.0, 1.0)) -> list[float]:
     """The scores of ``texts`` by `WordEncoder`, in plain loops."""
     encoder = WordEncoder()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from langchain_smart_rag.chain import answer_chain
 from langchain_smart_rag.embeddings import SmartEmbeddings
+from langchain_smart_rag.messages import message_content
 from langchain_smart_rag.reranker import RerankingRetriever, SmartReranker
 from langchain_smart_rag.retriever import SmartRetriever
 from langchain_smart_rag.vector_store import SmartVectorStore
@@ -15,4 +16,5 @@ __all__ = [
     "SmartRetriever",
     "SmartVectorStore",
     "answer_chain",
+    "message_content",
 ]

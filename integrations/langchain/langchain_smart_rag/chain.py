@@ -8,28 +8,36 @@ from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.language_models import LanguageModelLike
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate
 from langchain_core.retrievers import RetrieverLike
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 
 from langchain_smart_rag.documents import RELEVANCE_SCORE
+from langchain_smart_rag.messages import message_content
 from smart_rag.errors import InvalidInput
 
+_SYSTEM = (
+    "Answer the question from the numbered passages alone, and name the passages you used, like [1]. "
+    "If they do not hold the answer, say so."
+)
+# For a model that is sent images.
+_LOOK = " An image shows what the passage right before it is about, or how that page looks."
 _PROMPT = ChatPromptTemplate.from_messages(
     [
-        (
-            "system",
-            "Answer the question from the numbered passages alone, and name the passages you used, like [1]. "
-            "If they do not hold the answer, say so.",
-        ),
+        ("system", _SYSTEM),
         ("human", "Passages:\n\n{context}\n\nQuestion: {question}"),
     ]
 )
 
 
 def answer_chain(
-    retriever: RetrieverLike, llm: LanguageModelLike, *, prompt: BasePromptTemplate[Any] | None = None
+    retriever: RetrieverLike,
+    llm: LanguageModelLike,
+    *,
+    prompt: BasePromptTemplate[Any] | None = None,
+    images: int = 0,
 ) -> Runnable[str | Mapping[str, str], dict[str, Any]]:
     """Return a chain from a question to ``question``, ``context``, ``citations`` and ``answer``.
 
@@ -45,23 +53,36 @@ def answer_chain(
             smart_rag do, citations have one, else None.
         llm: a chat model or another language model.
         prompt: one with the variables ``question`` and ``context``.
+        images: of so many passages the image is sent as well, to a model that takes images; then
+            `message_content` writes the message, and no other prompt.
 
     Raises:
-        InvalidInput: a prompt without these variables; when called, a question without text.
+        InvalidInput: a prompt without these variables, or along with ``images``; when called, a
+            question without text.
     """
     if not callable(retriever) and not isinstance(retriever, Runnable):
         raise InvalidInput(f"expected a retriever, such as store.as_retriever(), got a {type(retriever).__name__}")
+    if images and prompt is not None:
+        raise InvalidInput("images go with the prompt of message_content; leave out images or prompt")
     prompt = prompt or _PROMPT
     missing = {"question", "context"} - set(prompt.input_variables)
     if missing:
         raise InvalidInput(f"the prompt needs the variables question and context; it lacks {sorted(missing)}")
     written = {"question": itemgetter("question"), "context": itemgetter("context") | RunnableLambda(_passages)}
+    asking: Runnable[Any, Any] = written | prompt
+
+    def message(given: Mapping[str, Any]) -> list[BaseMessage]:
+        content: Any = message_content(given["question"], given["context"], images=images)
+        return [SystemMessage(_SYSTEM + _LOOK), HumanMessage(content=content)]
+
+    if images:
+        asking = RunnableLambda(message)
     return (
         RunnableLambda(_question)
         | RunnablePassthrough.assign(context=itemgetter("question") | retriever)
         | RunnablePassthrough.assign(
             citations=itemgetter("context") | RunnableLambda(_citations),
-            answer=written | prompt | llm | StrOutputParser(),
+            answer=asking | llm | StrOutputParser(),
         )
     )
 

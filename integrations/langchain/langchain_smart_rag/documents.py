@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from langchain_core.documents import Document
 
 import smart_rag
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.types import Content
+
+logger = logging.getLogger(__name__)
 
 # Where LangChain's own compressors put a score.
 RELEVANCE_SCORE = "relevance_score"
+# Where a document that has an image says which file that is.
+IMAGE_PATH = "image_path"
 
 
 def to_smart_rag(
@@ -31,9 +40,30 @@ def to_smart_rag(
     ]
 
 
-def to_langchain(found: smart_rag.Document | smart_rag.Hit) -> Document:
-    """Return what smart_rag found as the document that was added, to the last key of its metadata."""
-    return Document(id=found.id, page_content=found.text, metadata=dict(found.metadata))
+def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
+    """Return what smart_rag found as the document that was added, to the last key of its metadata.
+
+    One with an image has its file under ``image_path`` besides, that of `SmartIndex.image_file`; unless
+    the image's file is gone, which is logged.
+    """
+    metadata = dict(found.metadata)
+    if found.image is not None:
+        try:
+            metadata[IMAGE_PATH] = str(index.image_file(found))
+        except DocumentError as error:
+            logger.warning("%r comes without its image: %s", found.id, error)
+    return Document(id=found.id, page_content=found.text, metadata=metadata)
+
+
+def path_of(uri: str | Path) -> Path:
+    """Return the path of an image file that is given by its path or its URL."""
+    url = urlparse(str(uri))
+    return Path(url2pathname(url.path) if url.scheme == "file" else uri)
+
+
+def asked(query: str, image: str | Path | None) -> str | Content:
+    """Return what to search by: a text, an image, or both."""
+    return query if image is None else Content(query, path_of(image))
 
 
 def with_relevance(document: Document, score: float) -> Document:

@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
+from langchain_smart_rag.documents import path_of
 from smart_rag import CachedEncoder, Encoder, Representation, SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.types import Content
 
 # In an index's manifest: the class of the plain embeddings that it was made with.
 PLAIN = "langchain_embeddings"
+# Images whose token embeddings are in memory at once.
+_IMAGES = 8
 
 
 class SmartEmbeddings(Embeddings):
@@ -80,21 +84,18 @@ class SmartEmbeddings(Embeddings):
         return vector
 
     def embed_image(self, uris: list[str]) -> list[list[float]]:
-        """Return the pooled embeddings of the image files ``uris``.
+        """Return the pooled embeddings of the image files ``uris``, and keep their token embeddings likewise.
 
         Raises:
             EncoderError: the model takes no images.
+            DocumentError: a file cannot be read.
         """
-        encoder: Any = self.encoder.encoder  # the protocol knows texts only
-        if "image" not in getattr(encoder, "modalities", ("text",)):
+        if "image" not in self.encoder.modalities:
             raise EncoderError(f"{self.model_name} takes texts only; embed_image needs a model that takes images")
-        from PIL import Image
-
-        images = []
-        for uri in uris:
-            with Image.open(uri) as image:
-                images.append(image.convert("RGB"))
-        vectors: list[list[float]] = encoder.encode_document(images).pooled.tolist()
+        images = [Content(image=path_of(uri)) for uri in uris]
+        vectors: list[list[float]] = []
+        for start in range(0, len(images), _IMAGES):
+            vectors += self.encoder.encode_document(images[start : start + _IMAGES]).pooled.tolist()
         return vectors
 
 

@@ -12,7 +12,7 @@ from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
 
 import smart_rag
-from langchain_smart_rag.documents import with_relevance
+from langchain_smart_rag.documents import IMAGE_PATH, path_of, with_relevance
 from langchain_smart_rag.embeddings import SmartEmbeddings
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
@@ -64,17 +64,28 @@ class SmartReranker(BaseDocumentCompressor):
     ) -> list[Document]:
         """Return copies of the ``top_n`` best of ``documents`` for ``query``, best first.
 
+        Where the model takes images, the file under ``image_path`` in the metadata belongs to a document.
+
         Raises:
             InvalidInput: an empty query, or a document without text.
         """
         # By position: the documents' own ids may be missing or come twice.
-        texts = [document.page_content for document in documents]
-        hits = smart_rag.rerank(query, texts, self.embeddings.encoder, self.top_n, weights=self.weights)
+        width = len(str(len(documents)))
+        given = [
+            smart_rag.Document(f"{i:0{width}}", document.page_content, image=_image(document))
+            for i, document in enumerate(documents)
+        ]
+        hits = smart_rag.rerank(query, given, self.embeddings.encoder, self.top_n, weights=self.weights)
         return [with_relevance(documents[int(hit.id)], hit.score) for hit in hits]
 
     def wrap(self, retriever: RetrieverLike) -> RerankingRetriever:
         """Return a retriever that asks ``retriever`` for documents and ranks them again."""
         return RerankingRetriever(base_retriever=retriever, reranker=self)
+
+
+def _image(document: Document) -> Path | None:
+    path = document.metadata.get(IMAGE_PATH)
+    return path_of(path) if isinstance(path, str) else None
 
 
 class RerankingRetriever(BaseRetriever):

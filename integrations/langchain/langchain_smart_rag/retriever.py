@@ -11,7 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
-from langchain_smart_rag.documents import to_langchain, with_relevance
+from langchain_smart_rag.documents import asked, to_langchain, with_relevance
 from smart_rag import SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
 
@@ -31,8 +31,10 @@ class SmartRetriever(BaseRetriever):
     >>> retriever.invoke("Which animal barks?", k=1)                # doctest: +SKIP
     [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
-    Every field but ``index`` and ``with_score`` can be given to ``invoke`` too, and so can
-    ``where_document``. A pickle and ``model_dump`` hold the index's folder, not its content.
+    A page or an image comes with a file of it under ``image_path`` in its metadata, for
+    `message_content`. Every field but ``index`` and ``with_score`` can be given to ``invoke`` too, and
+    so can ``where_document`` and ``image``, a file to search by beside the text, or alone where the
+    text is empty. A pickle and ``model_dump`` hold the index's folder, not its content.
 
     Args:
         index: an index, or the folder of one.
@@ -64,8 +66,12 @@ class SmartRetriever(BaseRetriever):
     ) -> list[Document]:
         fields = {name: getattr(self, name) for name in ("k", "candidates", "first_stage", "weights", "filter")}
         search = {**fields, **options}
-        hits = self.index.search(query, search.pop("k"), where=search.pop("filter"), **search)
-        return [with_relevance(to_langchain(hit), hit.score) if self.with_score else to_langchain(hit) for hit in hits]
+        question = asked(query, search.pop("image", None))
+        hits = self.index.search(question, search.pop("k"), where=search.pop("filter"), **search)
+        found = [to_langchain(hit, self.index) for hit in hits]
+        if not self.with_score:
+            return found
+        return [with_relevance(document, hit.score) for document, hit in zip(found, hits, strict=True)]
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any

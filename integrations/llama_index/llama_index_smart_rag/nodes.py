@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import logging
+import mimetypes
+from collections.abc import Collection, Mapping
+from io import BytesIO
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
-from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    ImageNode,
+    MetadataMode,
+    NodeRelationship,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from smart_rag import Document, Hit
-from smart_rag.errors import InvalidInput
+from smart_rag import Document, Hit, SmartIndex
+from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.types import Content, ImageSource
+
+logger = logging.getLogger(__name__)
 
 # Where `node_to_metadata_dict` puts the id of the document that a node was cut from.
 REF_DOC_ID = "ref_doc_id"
@@ -35,18 +53,95 @@ _OPPOSITES = {
 }
 
 
-def document_of(node: BaseNode) -> Document:
-    """Return the document that stands for ``node``: its text is what an embedding model sees of it."""
-    return Document(node.node_id, node.get_content(MetadataMode.EMBED), node_to_metadata_dict(node))
+def document_of(node: BaseNode, modalities: Collection[str]) -> Document:
+    """Return the document that stands for ``node``, for a model of these ``modalities``."""
+    content = content_of(node, modalities)
+    if isinstance(node, ImageNode) and content.image is not None:
+        # The file has them. A base64 among the metadata would be read with every hit, and most language models
+        # refuse the URL of a file.
+        without: dict[str, Any] = {"image": None, "image_url": None}
+        node = node.model_copy(update=without if node.image is None else {**without, "image_mimetype": None})
+    return Document(node.node_id, content.text, node_to_metadata_dict(node), content.image)
 
 
-def node_of(document: Document | Hit) -> BaseNode:
-    """Return the node that ``document`` stands for; one that was no node becomes a `TextNode`."""
+def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
+    """Return what an embedding model sees of ``node``.
+
+    That is its text as LlamaIndex embeds it, with metadata, and the image of an `ImageNode`. Where the model
+    takes images, one without a text of its own is its image alone.
+
+    Raises:
+        InvalidInput: an image node without a text, whose image lies on the web or is no image.
+    """
+    text = node.get_content(MetadataMode.EMBED)
+    if not isinstance(node, ImageNode):
+        return Content(text)
+    has_text = bool(node.text.strip())
+    is_file = bool(node.image_path) and Path(node.image_path or "").is_file()
+    if node.image is not None and not is_file:
+        try:
+            image: ImageSource | None = image_of(BytesIO(base64.b64decode(node.image, validate=True)))
+        except ValueError as error:  # of base64's or of Pillow's
+            raise InvalidInput(f"image node {node.node_id!r}: `image` must be an image file in base64") from error
+    elif node.image_path or (node.image_url or "").startswith("file:"):
+        image = image_of(node.image_path or node.image_url or "")
+    elif node.image_url and not has_text:
+        raise InvalidInput(
+            f"image node {node.node_id!r} has no text, and {node.image_url!r} is not fetched; save the image, and give "
+            "its image_path"
+        )
+    else:
+        image = None
+    return Content("" if image is not None and "image" in modalities and not has_text else text, image)
+
+
+def image_of(file: str | Path | BytesIO) -> ImageSource:
+    """Return what LlamaIndex calls an image, a path, the URL of a file or an open file, as smart_rag takes it.
+
+    Raises:
+        ValueError: an open file that is no image.
+    """
+    if isinstance(file, BytesIO):
+        from PIL import Image
+
+        try:
+            return Image.open(file)
+        except OSError as error:
+            raise ValueError(str(error)) from error
+    url = urlparse(str(file))
+    return Path(url2pathname(url.path) if url.scheme == "file" else file)
+
+
+def query_of(bundle: QueryBundle) -> str | Content:
+    """Return what to search by: the text of ``bundle``, its image, or both."""
+    return bundle.query_str if bundle.image_path is None else Content(bundle.query_str, image_of(bundle.image_path))
+
+
+def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
+    """Return the node that ``document`` stands for.
+
+    One that was no node becomes an `ImageNode` if it has an image, whose ``image_path`` is that of
+    `SmartIndex.image_file`, else a `TextNode`; likewise if the image's file is gone, which is logged.
+    """
     if _NODE in document.metadata:
-        return metadata_dict_to_node(dict(document.metadata))
+        node = metadata_dict_to_node(dict(document.metadata))
+        if isinstance(node, ImageNode) and isinstance(document.image, Path):
+            node.image_path = str(document.image)
+            node.image_mimetype = node.image_mimetype or mimetypes.guess_type(document.image)[0]
+        return node
     source = document.metadata.get("source")
-    relationships = {} if source is None else {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=str(source))}
-    return TextNode(id_=document.id, text=document.text, metadata=dict(document.metadata), relationships=relationships)
+    fields: dict[str, Any] = {
+        "id_": document.id,
+        "text": document.text,
+        "metadata": dict(document.metadata),
+        "relationships": {} if source is None else {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=str(source))},
+    }
+    if document.image is not None:
+        try:
+            return ImageNode(**fields, image_path=str(index.image_file(document)))
+        except DocumentError as error:
+            logger.warning("%r comes without its image: %s", document.id, error)
+    return TextNode(**fields)
 
 
 def where_of(filters: MetadataFilters | None, doc_ids: list[str] | None = None) -> dict[str, Any] | None:

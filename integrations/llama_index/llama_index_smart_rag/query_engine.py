@@ -35,7 +35,8 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
         retriever: such as a `SmartRetriever`.
         llm: by default the one of LlamaIndex's ``Settings``.
         options: of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (a
-            `SmartRerank`) or ``citation_chunk_size``.
+            `SmartRerank`), ``citation_chunk_size`` or, from LlamaIndex 0.14.23 on, ``multimodal=True``
+            for a model that is to be sent the images of `ImageNode`s.
     """
     if not isinstance(retriever, BaseRetriever):
         raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got a {type(retriever).__name__}")

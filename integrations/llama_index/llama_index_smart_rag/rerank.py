@@ -10,10 +10,11 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayloa
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBundle
 
 from llama_index_smart_rag.embedding import SmartEmbedding
-from smart_rag import CachedEncoder, rerank
+from llama_index_smart_rag.nodes import content_of, query_of
+from smart_rag import CachedEncoder, Document, rerank
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
 
@@ -27,9 +28,10 @@ class SmartRerank(BaseNodePostprocessor):
     ...     similarity_top_k=100, node_postprocessors=[SmartRerank(embed_model, top_n=10)]
     ... )
 
-    A node's token embeddings are looked up by its text; what is missing is encoded, and kept
-    where there is a token store. The score of a node is the one that `smart_rag.rerank`
-    gives; of equals the one that the retriever had first comes first.
+    A node's token embeddings are looked up by its text, and by the image of an `ImageNode` where the
+    model takes images; what is missing is encoded, and kept where there is a token store. The score
+    of a node is the one that `smart_rag.rerank` gives; of equals the one that the retriever had first
+    comes first.
 
     Args:
         embed_model: the application's `SmartEmbedding`, whose model and token store are shared.
@@ -111,18 +113,21 @@ class SmartRerank(BaseNodePostprocessor):
                 EventPayload.TOP_K: self.top_n,
             },
         ) as event:
-            texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
-            for node, text in zip(nodes, texts, strict=True):
-                if isinstance(node.node, ImageNode) and not text.strip():
-                    raise InvalidInput(
-                        f"image node {node.node_id!r} has no text, and {self.model_name} takes text alone"
-                    )
             # By position: of equals the one that the retriever had first stays first.
-            hits = rerank(query_bundle.query_str, texts, self._encoder, self.top_n, weights=self.weights)
+            width = len(str(len(nodes)))
+            documents = [self._document(f"{i:0{width}}", node.node) for i, node in enumerate(nodes)]
+            hits = rerank(query_of(query_bundle), documents, self._encoder, self.top_n, weights=self.weights)
             reranked = [self._scored(nodes[int(hit.id)], hit.score) for hit in hits]
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
         return reranked
+
+    def _document(self, id: str, node: BaseNode) -> Document:
+        takes = self._encoder.modalities
+        content = content_of(node, takes)
+        if isinstance(node, ImageNode) and not content.text.strip() and "image" not in takes:
+            raise InvalidInput(f"image node {node.node_id!r} has no text, and {self.model_name} takes text alone")
+        return Document(id, content.text, image=content.image)
 
     def _scored(self, node: NodeWithScore, score: float) -> NodeWithScore:
         """Return the node under another score; what came in stays as it was."""

@@ -11,16 +11,17 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
-from llama_index_smart_rag.nodes import node_of, where_of
+from llama_index_smart_rag.nodes import node_of, query_of, where_of
 from smart_rag import SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName
 
 
 class SmartRetriever(BaseRetriever):
-    """Retrieves from an index, with the scores of `SmartIndex.search`.
+    """Retrieves from an index, with the scores of `SmartIndex.search`; pages and images as `ImageNode`s.
 
     >>> retriever = SmartRetriever("my.index", similarity_top_k=5)          # doctest: +SKIP
     >>> RetrieverQueryEngine.from_args(retriever, llm=llm).query("...")     # doctest: +SKIP
+    >>> retriever.retrieve(QueryBundle("the same, newer", image_path="chart.png"))      # doctest: +SKIP
 
     Args:
         index: an open index, or its folder.
@@ -89,8 +90,8 @@ class SmartRetriever(BaseRetriever):
         return type(self).from_dict, (self.to_dict(),)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self._index.search(query_bundle.query_str, where=where_of(self._filters), **self._options)
-        return [NodeWithScore(node=node_of(hit), score=hit.score) for hit in hits]
+        hits = self._index.search(query_of(query_bundle), where=where_of(self._filters), **self._options)
+        return [NodeWithScore(node=node_of(hit, self._index), score=hit.score) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)

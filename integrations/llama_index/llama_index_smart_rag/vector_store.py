@@ -20,11 +20,14 @@ from llama_index.core.vector_stores.types import (
 )
 
 from llama_index_smart_rag.embedding import SmartEmbedding
-from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, node_of, where_of
+from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
+from smart_rag.encoder import Encodable, modalities_of
 from smart_rag.errors import InvalidInput
+from smart_rag.ingest import check_documents
 from smart_rag.manifest import FILE_NAME
+from smart_rag.types import Content
 
 # As many hits as this for each one wanted are what MMR chooses from; LlamaIndex's Chroma store has the same.
 _MMR_PREFETCH = 4.0
@@ -38,6 +41,9 @@ class SmartVectorStore(BasePydanticVectorStore):
     >>> index = VectorStoreIndex.from_documents(                            # doctest: +SKIP
     ...     documents, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
     ... )
+
+    Where the model takes images, an `ImageNode` is one by its image and text, whatever embedding it comes with: the
+    index that hands it over embeds its text alone. Of a base64 image the store keeps a file.
 
     With `embed_model`, each text is encoded once. Another embedding of the same model works
     too, at twice the cost; nodes with one of another model are refused. What a query returns has the
@@ -61,6 +67,8 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
+    # What `embed_model` made of images: who embeds the text of an image node hands over something else.
+    _of_images: set[int] = PrivateAttr(default_factory=set)
     _mutex: Any = PrivateAttr()
 
     def __init__(
@@ -132,20 +140,32 @@ class SmartVectorStore(BasePydanticVectorStore):
     def _shared_encoder(self) -> CachedEncoder:
         with self._mutex:
             if self._encoder is None:
-                self._encoder = CachedEncoder(_IndexEncoder(self.index))
+                self._encoder = CachedEncoder(_IndexEncoder(self.index, self._of_images))
             return self._encoder
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Write ``nodes``, replacing those of the same id, and return their ids.
 
         Raises:
-            InvalidInput: a node without text, or an id twice; nothing is written.
+            InvalidInput: a node without text or image, or an id twice; nothing is written.
             IndexMismatch: the nodes' embeddings are of another model; nothing is written.
+            DocumentError: an image cannot be read.
         """
-        documents = [document_of(node) for node in nodes]
-        embeddings = [node.embedding for node in nodes if node.embedding is not None]
-        pooled = embeddings if len(embeddings) == len(documents) and documents else None
-        self.index.add(documents, pooled=pooled)
+        takes = self.index.manifest.modalities
+        documents = [document_of(node, takes) for node in nodes]
+        check_documents(documents, takes)
+        embedded, rest, pooled = [], [], []
+        for document, node in zip(documents, nodes, strict=True):
+            is_seen = document.image is not None and "image" in takes
+            if node.embedding is None or (is_seen and _digest(node.embedding) not in self._of_images):
+                rest.append(document)
+            else:
+                embedded.append(document)
+                pooled.append(node.embedding)
+        if embedded:
+            self.index.add(embedded, pooled=pooled)
+        if rest:
+            self.index.add(rest)
         return [document.id for document in documents]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -168,10 +188,10 @@ class SmartVectorStore(BasePydanticVectorStore):
         """Return the nodes that have one of ``node_ids`` and pass ``filters``, by default all."""
         where = where_of(filters)
         if node_ids is None:
-            return [node_of(document) for document in self.index.documents(where)]
+            return [node_of(document, self.index) for document in self.index.documents(where)]
         found = self.index.get(node_ids)
         admitted = None if where is None else {document.id for document in self.index.documents(where)}
-        return [node_of(document) for document in found if admitted is None or document.id in admitted]
+        return [node_of(document, self.index) for document in found if admitted is None or document.id in admitted]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Return the best nodes, best first, in the modes ``default`` and ``mmr``.
@@ -182,15 +202,16 @@ class SmartVectorStore(BasePydanticVectorStore):
 
         Args:
             query: as LlamaIndex makes it.
-            kwargs: for MMR, ``mmr_threshold`` (1 ranks by relevance alone) and
-                ``mmr_prefetch_k``, from how many hits to choose.
+            kwargs: ``image_path``, to search by an image as well; then the embedding is not looked at,
+                which LlamaIndex makes of the text alone. For MMR, ``mmr_threshold`` (1 ranks by
+                relevance alone) and ``mmr_prefetch_k``, from how many hits to choose.
 
         Raises:
             InvalidInput: another mode, a filter that Chroma does not have, or nothing to search by.
         """
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             raise InvalidInput(f"query mode {query.mode.value!r}: SmartVectorStore has the modes 'default' and 'mmr'")
-        representation, weights = self._representation(query)
+        representation, weights = self._representation(query, kwargs.get("image_path"))
         where = where_of(query.filters, query.doc_ids)
         if query.mode is VectorStoreQueryMode.DEFAULT:
             hits = self._search(representation, query.similarity_top_k, where, weights)
@@ -204,7 +225,7 @@ class SmartVectorStore(BasePydanticVectorStore):
                 weights=weights,
             )
         return VectorStoreQueryResult(
-            nodes=[node_of(hit) for hit in hits],
+            nodes=[node_of(hit, self.index) for hit in hits],
             similarities=[hit.score for hit in hits],
             ids=[hit.id for hit in hits],
         )
@@ -253,8 +274,13 @@ class SmartVectorStore(BasePydanticVectorStore):
             query, top_k, candidates=self.candidates, first_stage=self.first_stage, where=where, weights=weights
         )
 
-    def _representation(self, query: VectorStoreQuery) -> tuple[Representation, tuple[float, float] | None]:
+    def _representation(
+        self, query: VectorStoreQuery, image_path: str | None
+    ) -> tuple[Representation, tuple[float, float] | None]:
         """Return what to search by, and with which weights."""
+        if image_path is not None:
+            content = Content(query.query_str or "", image_of(image_path))
+            return self._shared_encoder.encode_query([content]), self.weights
         given = None if query.query_embedding is None else Representation.from_embeddings([query.query_embedding])
         if not query.query_str:
             if given is None:
@@ -267,8 +293,9 @@ class SmartVectorStore(BasePydanticVectorStore):
 class _IndexEncoder:
     """The encoder of an index, which keeps the token embeddings of documents for an `add` that follows."""
 
-    def __init__(self, index: SmartIndex) -> None:
+    def __init__(self, index: SmartIndex, of_images: set[int]) -> None:
         self._index = index
+        self._of_images = of_images
 
     @property
     def dimension(self) -> int:
@@ -279,14 +306,24 @@ class _IndexEncoder:
         return self._index.manifest.fingerprint or ""
 
     @property
-    def modalities(self) -> Sequence[str]:
-        return getattr(self._index.encoder, "modalities", ("text",))
+    def modalities(self) -> frozenset[str]:
+        return modalities_of(self._index.encoder)
 
     def describe(self) -> Mapping[str, Any]:
         return self._index.manifest.encoder or {}
 
-    def encode_query(self, queries: Sequence[str]) -> Representation:
+    def encode_query(self, queries: Sequence[str | Content]) -> Representation:
         return self._index.encode_queries(queries)
 
-    def encode_document(self, documents: Sequence[str]) -> Representation:
-        return self._index.encode_documents(documents)
+    def encode_document(self, documents: Sequence[Encodable]) -> Representation:
+        vectors = self._index.encode_documents(documents)
+        self._of_images.update(
+            _digest(vector.tolist())
+            for document, vector in zip(documents, vectors.pooled, strict=True)
+            if not isinstance(document, str)
+        )
+        return vectors
+
+
+def _digest(embedding: Sequence[float]) -> int:
+    return hash(tuple(embedding))

@@ -20,6 +20,7 @@ from word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Representation
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
+from smart_rag.images import open_image
 
 TEXTS = ["The boat keys hang in the hall.", "Taxes are due in April.", "Dogs bark at night."]
 
@@ -184,9 +185,11 @@ def test_image_hooks(tmp_path):
     class Colours(WordEncoder):
         modalities = ("text", "image")
 
-        def encode_document(self, images):
-            means = np.stack([np.resize(np.asarray(image.convert("RGB")).mean((0, 1)) + 1, 24) for image in images])
-            return Representation.from_embeddings(means)
+        def encode_document(self, contents):
+            images = [open_image(content.image) for content in contents]
+            return Representation.from_embeddings(
+                np.stack([np.resize(np.asarray(image).mean((0, 1)) + 1, 24) for image in images])
+            )
 
     embedding = SmartEmbedding.from_encoder(CachedEncoder(Colours()))
     paths = []

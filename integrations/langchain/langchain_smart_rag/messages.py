@@ -1,0 +1,62 @@
+"""`message_content`: a question and documents as a message to a model that takes images."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.documents import Document
+
+from langchain_smart_rag.documents import IMAGE_PATH, path_of
+from smart_rag.config import DEFAULT_IMAGE_PIXELS
+from smart_rag.media import jpeg
+
+
+def message_content(
+    question: str,
+    documents: Sequence[Document],
+    *,
+    image: str | Path | None = None,
+    images: int = 4,
+    image_pixels: int = DEFAULT_IMAGE_PIXELS,
+) -> list[dict[str, Any]]:
+    """Return LangChain's standard content blocks: the numbered documents, each image after its text, and the question.
+
+    >>> documents = SmartRetriever(index="my.index", k=4).invoke(question)          # doctest: +SKIP
+    >>> llm.invoke([HumanMessage(content=message_content(question, documents))])    # doctest: +SKIP
+
+    A document's image is the file under ``image_path`` in its metadata, where everything of this package that
+    finds documents puts it.
+
+    Args:
+        question: the question.
+        documents: the passages, numbered in this order.
+        image: a file that belongs to the question.
+        images: of how many documents, at most, the image is sent; the others are text.
+        image_pixels: how large each image is at most.
+
+    Raises:
+        DocumentError: the file of an image is gone or cannot be read.
+    """
+    blocks: list[dict[str, Any]] = []
+    for number, document in enumerate(documents, start=1):
+        blocks.append(_text(f"[{number}] {document.page_content}"))
+        path = document.metadata.get(IMAGE_PATH)
+        if path is not None and images > 0:
+            blocks.append(_image(path, image_pixels))
+            images -= 1
+    blocks.append(_text(f"Question: {question}"))
+    if image is not None:
+        blocks.append(_image(image, image_pixels))
+    return blocks
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _image(file: str | Path, max_pixels: int) -> dict[str, Any]:
+    data = base64.b64encode(jpeg(path_of(file), max_pixels)).decode()
+    return {"type": "image", "base64": data, "mime_type": "image/jpeg"}
