@@ -45,7 +45,7 @@ from smart_rag.search import Scores, Search, as_documents, contents_of_queries, 
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore, content_key
-from smart_rag.types import AddReport, Codec, Content, Document, Hit, Key, Representation, TokenBatch
+from smart_rag.types import AddReport, Codec, Content, Document, Hit, Key, PdfPage, Representation, TokenBatch
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -353,6 +353,13 @@ class SmartIndex:
         self._check_open()
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         return [rows[id].document for id in ids if id in rows]
+
+    def has_image(self, found: Hit | Document) -> bool:
+        """Return whether a hit or a document is to be shown as an image: not so a page that a model found by its text.
+
+        That page can be had by `image_file` as well, but to draw it for every hit takes longer than a search.
+        """
+        return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
 
     def image_file(self, found: Hit | Document, max_pixels: int = DEFAULT_IMAGE_PIXELS) -> Path:
         """Return a file with the image of a hit or a document, for programs that take images by their path.

@@ -43,11 +43,11 @@ def to_smart_rag(
 def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
     """Return what smart_rag found as the document that was added, to the last key of its metadata.
 
-    One with an image has its file under ``image_path`` besides, that of `SmartIndex.image_file`; unless
+    One with an image (`SmartIndex.has_image`) has its file under ``image_path`` besides, that of `SmartIndex.image_file`; unless
     the image's file is gone, which is logged.
     """
     metadata = dict(found.metadata)
-    if found.image is not None:
+    if index.has_image(found):
         try:
             metadata[IMAGE_PATH] = str(index.image_file(found))
         except DocumentError as error:

@@ -120,7 +120,7 @@ def query_of(bundle: QueryBundle) -> str | Content:
 def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
     """Return the node that ``document`` stands for.
 
-    One that was no node becomes an `ImageNode` if it has an image, whose ``image_path`` is that of
+    One that was no node becomes an `ImageNode` if it has an image (`SmartIndex.has_image`), whose ``image_path`` is that of
     `SmartIndex.image_file`, else a `TextNode`; likewise if the image's file is gone, which is logged.
     """
     if _NODE in document.metadata:
@@ -136,7 +136,7 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
         "metadata": dict(document.metadata),
         "relationships": {} if source is None else {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=str(source))},
     }
-    if document.image is not None:
+    if index.has_image(document):
         try:
             return ImageNode(**fields, image_path=str(index.image_file(document)))
         except DocumentError as error:
