@@ -43,8 +43,8 @@ def to_smart_rag(
 def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
     """Return what smart_rag found as the document that was added, to the last key of its metadata.
 
-    One with an image (`SmartIndex.has_image`) has its file under ``image_path`` besides, that of `SmartIndex.image_file`; unless
-    the image's file is gone, which is logged.
+    One with an image (`SmartIndex.has_image`) has its file under ``image_path`` besides, that of
+    `SmartIndex.image_file`; unless the image's file is gone, which is logged.
     """
     metadata = dict(found.metadata)
     if index.has_image(found):

@@ -120,8 +120,8 @@ def query_of(bundle: QueryBundle) -> str | Content:
 def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
     """Return the node that ``document`` stands for.
 
-    One that was no node becomes an `ImageNode` if it has an image (`SmartIndex.has_image`), whose ``image_path`` is that of
-    `SmartIndex.image_file`, else a `TextNode`; likewise if the image's file is gone, which is logged.
+    One that was no node becomes an `ImageNode` if it has an image (`SmartIndex.has_image`), whose ``image_path`` is
+    that of `SmartIndex.image_file`, else a `TextNode`; likewise if the image's file is gone, which is logged.
     """
     if _NODE in document.metadata:
         node = metadata_dict_to_node(dict(document.metadata))
