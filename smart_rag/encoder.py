@@ -159,7 +159,8 @@ class SmartEncoder:
         profile: the name of one in `smart_rag.profiles`; by default the one for the model's name.
         query_tokens, document_tokens: which tokens take part in late interaction; by default the
             profile's, most often ``"content"``, all but special tokens. ``"text"``: these without
-            image patches; ``"input"``: without prompt and chat template; ``"patches"``: image patches alone.
+            image patches; ``"input"``: without prompt and chat template; ``"patches"``: image
+            patches alone. See docs/models.md.
         max_pixels: of an image, at most; by default the profile's or the model's own.
 
     Raises:

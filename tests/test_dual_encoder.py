@@ -96,6 +96,12 @@ def test_a_shorter_max_length_is_not_a_shorter_text_to_siglip(folders):
     np.testing.assert_allclose(short.encode_document([text]).pooled[0], pooled, rtol=0, atol=1e-5)
 
 
+def test_the_position_that_siglip_pools_from_is_no_token(tmp_path):
+    """Most tokenizers end a text in a special token; where one does not, a long text's last word is that position."""
+    encoder = SmartEncoder(tiny_vision.siglip(tmp_path, eos=False))
+    assert [len(matrix) for matrix in encoder.encode_document([TEXTS[2], TEXTS[0]]).tokens] == [63, 11]
+
+
 def test_boxes_are_parts_of_the_whole_image(encoder):
     """CLIP cuts the margins off, and a box says where in the image it is; SigLIP squeezes all of it."""
     wide = Image.new("RGB", (120, 56))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
+from smart_rag import checkpoint
 from smart_rag.encoder import Encoder, SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 
@@ -779,6 +780,13 @@ def test_count_tokens_of_a_str_is_that_of_one_text(minilm):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_gpu_is_used_where_there_is_one(monkeypatch):
+    for cuda, mps, best in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
+        assert checkpoint._best_device() == best
+
+
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
         SmartEncoder("minilm", device="cuda:7")

@@ -241,9 +241,9 @@ def clip(folder: Path, *, sentence_transformers_files: bool = False) -> str:
     return _save_towers(folder, CLIPModel(config), CLIPProcessor(images, text), sentence_transformers_files)
 
 
-def siglip(folder: Path, *, sentence_transformers_files: bool = False) -> str:
+def siglip(folder: Path, *, sentence_transformers_files: bool = False, eos: bool = True) -> str:
     """SigLIP: 4 x 4 patches of all of an image, 32 dimensions, texts of 64 tokens, padding included."""
-    text = byte_bpe(eos=True)
+    text = byte_bpe(eos=eos)
     text.padding_side = "right"
     text.model_input_names = text.init_kwargs["model_input_names"] = ["input_ids"]  # as theirs: padding is attended to
     config = SiglipConfig(
