@@ -23,6 +23,8 @@ _WORD = re.compile(r"\w+")
 _ROUNDING = 1e-9
 _PIXELS = 1_000_000
 _WORDS = 16  # of a query in a legend
+# What a query's tokens are called that stand for no word.
+_IMAGE, _VIDEO, _PROMPT = "[image]", "[video]", "[prompt]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,10 +173,13 @@ class Explanation:
             match = self.matches[token]
             word = _word_of(self.query.text, match.query)
             words = [(word if isinstance(word, str) else self.query.text[slice(*word)], match.similarity)]
-        most = max((share for _, share in words), default=0)
+        # A prompt gives the same to every query: beside it, all words would look pale.
+        most = max((share for word, share in words if word != _PROMPT), default=0)
         best = sorted(range(len(words)), key=lambda i: -words[i][1])[:_WORDS]
         chosen = [words[i] for i in sorted(best)]
-        return [(f"{word} {share:.2f}", share / most if most > 0 else 0) for word, share in chosen]
+        return [
+            (f"{word} {share:.2f}", share / most if most > 0 and word != _PROMPT else 0.0) for word, share in chosen
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,9 +253,9 @@ def _listed(maps: dict[int | None, NDArray[np.float32]]) -> str:
 def _word_of(text: str, place: Place) -> Span | str:
     """Return the word of the query that a place belongs to, or a name for what stands for no character."""
     if place.box is not None:
-        return "[image]" if place.frame is None else "[video]"
+        return _IMAGE if place.frame is None else _VIDEO
     if place.span is None or place.span[0] == place.span[1]:
-        return "[prompt]"
+        return _PROMPT
     return _word_around(text, *place.span) or place.span
 
 

@@ -7,6 +7,7 @@ still be read: each step is darker than the one before, also in grey and for who
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -29,6 +30,7 @@ _LEAST_WIDTH = 480
 _MARGIN = 12
 _SIZE, _SMALL = 20, 15
 _ENLARGED = 16  # times as many pixels, at most: a tiny image is drawn as large as one can see patches in it
+_MOST_LETTERS = 400  # in a line: what is longer need not be measured
 # A line of a text is cut before its words; a word may be longer than a line.
 _PIECE = re.compile(r"\S+\s*|\s+")
 
@@ -53,21 +55,23 @@ def marked(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:
     first = max(range(max(1, len(lines) - _TEXT_LINES + 1)), key=lambda i: sum(begins[i : i + _TEXT_LINES]))
     shown = lines[first : first + _TEXT_LINES]
     height = int(1.4 * _SIZE)
-    image = Image.new("RGB", (_TEXT_WIDTH, 2 * _MARGIN + height * (len(shown) + 2)), "white")
+    dots = (first > 0, first + len(shown) < len(lines))
+    image = Image.new("RGB", (_TEXT_WIDTH, 2 * _MARGIN + height * (len(shown) + sum(dots))), "white")
     draw = ImageDraw.Draw(image)
     y = _MARGIN
-    if first:
+    if dots[0]:
         draw.text((_MARGIN, y), "…", _GREY, _font(_SIZE))
-    for line in shown:
         y += height
+    for line in shown:
         for (start, stop), heat in marks:
             begin, end = max(start, line[0]), min(stop, line[1])
             if begin < end:
                 left, right = (_MARGIN + _width(text[line[0] : at]) for at in (begin, end))
                 draw.rectangle((left - 2, y, right + 1, y + height - 4), _colour(heat))
         draw.text((_MARGIN, y), _one_line(text[slice(*line)]), _INK, _font(_SIZE))
-    if first + len(shown) < len(lines):
-        draw.text((_MARGIN, y + height), "…", _GREY, _font(_SIZE))
+        y += height
+    if dots[1]:
+        draw.text((_MARGIN, y), "…", _GREY, _font(_SIZE))
     return image
 
 
@@ -127,7 +131,8 @@ def _lines(text: str) -> Iterator[Span]:
                 yield start, end
                 start = end
             while not _fits(text[start : piece.end()].rstrip()):
-                cut = next(i for i in range(piece.end() - 1, start, -1) if _fits(text[start:i]) or i == start + 1)
+                cuts = range(start + 2, min(piece.end(), start + _MOST_LETTERS))
+                cut = start + 1 + bisect_left(cuts, True, key=lambda at: not _fits(text[start:at]))  # noqa: B023
                 yield start, cut
                 start = cut
             end = piece.end()
@@ -150,7 +155,7 @@ def _rows(chips: Chips, width: int) -> Iterator[Chips]:
 
 
 def _fits(text: str) -> bool:
-    return _width(text) <= _TEXT_WIDTH - 2 * _MARGIN
+    return len(text) <= _MOST_LETTERS and _width(text) <= _TEXT_WIDTH - 2 * _MARGIN
 
 
 def _width(text: str, size: int = _SIZE) -> float:
