@@ -132,7 +132,7 @@ def _lines(text: str) -> Iterator[Span]:
                 start = end
             while not _fits(text[start : piece.end()].rstrip()):
                 cuts = range(start + 2, min(piece.end(), start + _MOST_LETTERS))
-                cut = start + 1 + bisect_left(cuts, True, key=lambda at: not _fits(text[start:at]))  # noqa: B023
+                cut = start + 1 + bisect_left(cuts, True, key=lambda at: not _fits(text[start:at]))
                 yield start, cut
                 start = cut
             end = piece.end()
