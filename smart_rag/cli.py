@@ -32,7 +32,7 @@ from smart_rag.config import (
     FirstStageName,
 )
 from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
-from smart_rag.types import AddReport, Content
+from smart_rag.types import AddReport, Content, Hit, Span
 
 if TYPE_CHECKING:
     from smart_rag.index import SmartIndex
@@ -140,26 +140,27 @@ def search(
     candidates: Annotated[int, typer.Option(help="How many passages the first stage hands on.")] = DEFAULT_CANDIDATES,
     where: Where = None,
     first_stage: Annotated[FirstStageName, typer.Option(help="How they are chosen; exhaustive: score all.")] = "auto",
+    explain: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw what matched in the best passage, such as to why.png.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search, and show the passages with the words that matched best."""
-    from smart_rag.explain import emphasis, matches
-
+    """Search by a text, an image or both, and show the passages with the words that matched best."""
     if query is None and image is None:
         raise typer.BadParameter("Missing argument 'QUERY', or an image to search by: --image FILE")
-    query = query or ""
+    _check_picture(explain)
     with _open(db) as index:
-        asked = _asked(query, image)
+        asked = _asked(query or "", image)
         hits = index.search(asked, top_k, candidates=candidates, where=_where(where), first_stage=first_stage)
+        if explain is not None and hits:
+            _write_picture(hits[0], explain)
         if as_json:
             _print_json([display.hit_json(hit) for hit in hits])
             return
         if not hits:
             out.print("nothing found")
         try:
-            # Which words an image matched is not known.
-            pairs = matches(index, query, hits) if image is None else [[] for _ in hits]
-            words = [emphasis(hit.text, found) for hit, found in zip(hits, pairs, strict=True)]
+            words = [_words(index, hit) for hit in hits]
         except EncoderError as error:
             err.print(Text(f"no words are emphasised: {error}", style="dim"))
             words = [[] for _ in hits]
@@ -451,6 +452,38 @@ def _open(db: Path, model: str | None = None, *, create: bool = False) -> SmartI
 
 def _asked(text: str, image: Path | None) -> str | Content:
     return text if image is None else Content(text, image)
+
+
+def _words(index: SmartIndex, hit: Hit) -> list[Span]:
+    """Return the words of a hit that matched best."""
+    from smart_rag.explain import emphasis
+    from smart_rag.search import as_documents
+
+    (document,) = as_documents([hit])
+    if not document.content(index.manifest.modalities).text:
+        return []  # and no image is opened for nothing
+    return emphasis(hit.text, hit.explain().matches)
+
+
+def _check_picture(path: Path | None) -> None:
+    """Raise `InvalidInput`, before the work, if no picture can be written to ``path``."""
+    from smart_rag.images import FORMATS
+
+    if path is None:
+        return
+    if path.suffix.lower() not in FORMATS:
+        raise InvalidInput(f"--explain {path}: expected the name of a picture, which ends in {', '.join(FORMATS)}")
+    if not path.absolute().parent.is_dir():
+        raise InvalidInput(f"--explain {path}: the folder {path.parent} does not exist")
+
+
+def _write_picture(hit: Hit, path: Path) -> None:
+    picture = hit.explain().picture()
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise InvalidInput(f"--explain {path}: cannot be written ({error.strerror})") from error
+    err.print(Text(f"what matched in the first passage: {path}"), soft_wrap=True)
 
 
 def _where(text: str | None) -> Mapping[str, Any] | None:

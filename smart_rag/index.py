@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from smart_rag.config import (
 from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.encoder import Encodable, Encoder, SmartEncoder, as_content, default_weights_of, modalities_of, plain
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
+from smart_rag.explain import Question
 from smart_rag.image_folder import ImageFolder
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.manifest import FILE_NAME, Manifest
@@ -45,7 +47,18 @@ from smart_rag.search import Scores, Search, as_documents, contents_of_queries, 
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore, content_key
-from smart_rag.types import AddReport, Codec, Content, Document, Hit, Key, PdfPage, Representation, TokenBatch
+from smart_rag.types import (
+    AddReport,
+    Codec,
+    Content,
+    Document,
+    Explanation,
+    Hit,
+    Key,
+    PdfPage,
+    Representation,
+    TokenBatch,
+)
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -466,7 +479,8 @@ class SmartIndex:
         with search.stopwatch.measure("encode"):
             encoded = queries if isinstance(queries, Representation) else self.encode_queries(queries)
         self._check_vectors(encoded)
-        return search.hits(encoded)
+        found = zip(queries, search.hits(encoded), strict=True)
+        return [self._explained(hits, query, search) for query, hits in found]
 
     def rerank(
         self,
@@ -490,7 +504,9 @@ class SmartIndex:
             return []
         documents = as_documents(hits)
         vectors = self._vectors(documents, {hit.id for hit in hits if isinstance(hit, Hit)})
-        return rank(encoded, documents, vectors, search.weights, top_k, self._device, search.token_weights(encoded))
+        token_weights = search.token_weights(encoded)
+        ranked = rank(encoded, documents, vectors, search.weights, top_k, self._device, token_weights)
+        return self._explained(ranked, query, search)
 
     def diversify(
         self,
@@ -524,7 +540,7 @@ class SmartIndex:
             check_weights(weights or self.manifest.weights)
         )
         chosen = scoring.marginal_relevance(relevance, scoring.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
-        return [replace(hits[i], rank=rank) for rank, i in enumerate(chosen, start=1)]
+        return [hits[i].at(rank) for rank, i in enumerate(chosen, start=1)]
 
     def scores(
         self, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
@@ -666,6 +682,33 @@ class SmartIndex:
         rest = [plain(document.content(takes)) for document in documents if document.id not in found]
         encoded = iter(self.encoder.encode_document(rest)) if rest else iter(())
         return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])
+
+    def _explained(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
+        """Return ``hits`` of ``search`` for ``query``, which know both from now on."""
+
+        @cache
+        def question() -> Question:
+            if isinstance(query, Representation):
+                raise InvalidInput(
+                    "a query that was given as a Representation has neither words nor patches to explain; search with "
+                    "the text or the Content that it was made of"
+                )
+            encoded = self.encode_queries([query])
+            weights = scoring.shares(encoded.tokens.offsets, search.token_weights(encoded))
+            content = contents_of_queries([query], self.manifest.modalities)[0]
+            return Question.of(content, encoded.tokens[0], weights, self.encoder)
+
+        def explain(hit: Hit) -> Explanation:
+            self._check_open()
+            asked = question()
+            (document,) = as_documents([hit])
+            # Pooled tokens stand for no place: the document is encoded again where the index keeps such.
+            keeps_all = codec(self.manifest.config.codec).pool_factor == 1
+            tokens = self._vectors([document], {hit.id} if keeps_all else set()).tokens[0]
+            content = plain(document.content(self.manifest.modalities))
+            return asked.explanation(hit, content, tokens, search.weights, self.encoder)
+
+        return [hit.explained_by(explain) for hit in hits]
 
     def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:
         """Return a search by the given weights, or else by the index's."""

@@ -179,15 +179,13 @@ def marginal_relevance(
     return chosen
 
 
-def alignment(query: FloatArray, document: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return, for each query token (q, dimension), the document token that MaxSim takes and its cosine.
+def similarities(query: FloatArray, document: FloatArray) -> NDArray[np.float32]:
+    """Return the cosines of the query tokens (q, dimension) with the document tokens (n, dimension): (q, n).
 
-    >>> alignment(np.float32([[1, 0]]), np.float32([[0, 1], [0.8, 0.6]]))
-    (array([1]), array([0.8], dtype=float32))
+    >>> similarities(np.float32([[1, 0]]), np.float32([[0, 1], [0.8, 0.6]]))
+    array([[0. , 0.8]], dtype=float32)
     """
-    similarities = np.asarray(query, dtype=np.float32) @ np.asarray(document, dtype=np.float32).T
-    best = similarities.argmax(axis=1)
-    return best, similarities[np.arange(len(best)), best]
+    return np.asarray(query @ document.T.astype(np.float32), dtype=np.float32)
 
 
 class _Kernel(Protocol):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
@@ -95,6 +95,19 @@ class Place:
     span: Span | None = None
     box: tuple[float, float, float, float] | None = None
     frame: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a query token stands for, what the document token that MaxSim took for it does, and their cosine.
+
+    ``weight`` is the query token's part in the late score, of parts that add up to 1.
+    """
+
+    query: Place
+    document: Place
+    similarity: float
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,8 +361,57 @@ def normalised(rows: FloatArray, what: str) -> NDArray[np.float32]:
     return np.asarray(rows / norms, dtype=np.float32)
 
 
+class Explanation(Protocol):
+    """What `Hit.explain` returns; `smart_rag.explain` has the one that there is."""
+
+    @property
+    def query(self) -> Content:
+        """What was searched for."""
+        ...
+
+    @property
+    def hit(self) -> Hit:
+        """What was found."""
+        ...
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the pooled and the late score in the hit's score."""
+        ...
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        """The match of each query token, in the query's order."""
+        ...
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """What the pooled and the late score give to the hit's score, which is their sum."""
+        ...
+
+    @property
+    def words(self) -> list[tuple[str, float]]:
+        """The query's words in their order, each with what it gives to the hit's score by way of the late score."""
+        ...
+
+    def similarity_map(self, token: int | None = None, frame: int | None = None) -> NDArray[np.float32]:
+        """Return how similar each patch of the hit's image is to the query, or to one ``token``: (rows, columns)."""
+        ...
+
+    def picture(self, token: int | None = None, *, frame: int | None = None, legend: bool = True) -> Image.Image:
+        """Return the hit's image under a heat map, or its text with the matched words marked."""
+        ...
+
+
+class _Explainable:
+    """What a hit has beside its fields, so that it is not compared, shown, pickled or in what `asdict` returns."""
+
+    __slots__ = ("_explain",)
+    _explain: Callable[[Hit], Explanation] | None
+
+
 @dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(_Explainable):
     """One search result; higher scores are better.
 
     ``score`` = w_pooled * ``pooled_score`` + w_late * ``late_score``; both parts are cosines
@@ -378,6 +440,36 @@ class Hit:
         """The 1-based page: ``metadata["page"]``, if it is a whole number."""
         page = self.metadata.get("page")
         return page if isinstance(page, int) and not isinstance(page, bool) else None
+
+    def explain(self) -> Explanation:
+        """Return what of this hit matched what of the query, and how much that gave to the score.
+
+        Raises:
+            InvalidInput: the hit is not from an index, or was copied or pickled since; or the query was
+                given as a `Representation`.
+            IndexClosed: the hit's index is closed.
+            EncoderError: the index's encoder does not know what a token stands for.
+        """
+        explain: Callable[[Hit], Explanation] | None = getattr(self, "_explain", None)
+        if explain is None:
+            raise InvalidInput(
+                f"the hit {self.id!r} does not know its query: hits of a SmartIndex do, until they are copied or "
+                "pickled; search again, or give it to SmartIndex.rerank"
+            )
+        return explain(self)
+
+    def explained_by(self, explain: Callable[[Hit], Explanation]) -> Hit:
+        """Return a copy of this hit whose `explain` asks ``explain``."""
+        return self._with(self.rank, explain)
+
+    def at(self, rank: int) -> Hit:
+        """Return a copy of this hit with another rank, which still knows its query."""
+        return self._with(rank, getattr(self, "_explain", None))
+
+    def _with(self, rank: int, explain: Callable[[Hit], Explanation] | None) -> Hit:
+        hit = replace(self, rank=rank)
+        object.__setattr__(hit, "_explain", explain)
+        return hit
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,12 @@ import lmdb
 import pytest
 from command_line import Terminal, error_of, good, run, usage_error_of
 from fpdf import FPDF
+from PIL import Image
 from tiny_models import bert, byt5
 from word_encoder import WordEncoder
 
-from smart_rag import Document, SmartIndex
+from smart_rag import Document, SmartEncoder, SmartIndex
+from smart_rag.types import Content
 
 SCRIPT = Path(sys.executable).with_name("smart-rag")
 PUMP = "The bearings of the seawater pump are of the type 6205-2RS, and two spares lie in the drawer."
@@ -90,7 +92,7 @@ def test_version():
     [
         (["nothing"], "No such command 'nothing'"),
         (["search", "words"], "Missing option '--db'"),
-        (["search", "--db", "x"], "Missing argument"),
+        (["search", "--db", "x"], "give a QUERY, an image by --image, or both"),
         (["index", "--db", "x"], "Missing argument"),
         (["info"], "name an index by --db, or a model by --model"),
         (["info", "--db", "x", "--model", "minilm"], "name an index by --db, or a model by --model"),
@@ -447,6 +449,72 @@ def test_on_a_terminal_the_best_words_stand_out_and_the_log_says_where_it_ran(db
     assert "drawer" not in strong
     assert "drawer" in done.stdout
     assert re.search(r"encoded 1 query texts, \d+ tokens, on (cpu|cuda)", done.stderr)
+
+
+# --- pictures -------------------------------------------------------------------------------
+
+
+def test_explain_writes_a_picture_of_the_first_hit(db, tmp_path):
+    path = tmp_path / "why.png"
+    code, output, errors = run("search", "Which bearings does the pump need?", "--db", db, "--explain", path)
+    assert (code, errors) == (0, f"what matched in the first passage: {path}\n")
+    assert output == good("search", "Which bearings does the pump need?", "--db", db)
+    with SmartIndex.open(db) as index, Image.open(path) as image:
+        expected = index.search("Which bearings does the pump need?")[0].explain().picture()
+        assert (image.size, image.tobytes()) == (expected.size, expected.tobytes())
+    json_path = tmp_path / "other.jpg"
+    assert len(json.loads(good("search", "dogs", "--db", db, "--explain", json_path, "--json"))) == 4
+    assert Image.open(json_path).format == "JPEG"
+
+
+def test_nothing_found_is_not_drawn(db, tmp_path):
+    options = ["--where", '{"page": 7}', "--explain", tmp_path / "why.png"]
+    assert run("search", "dogs", "--db", db, *options) == (0, "nothing found\n", "")
+    assert not (tmp_path / "why.png").exists()
+
+
+def test_a_picture_that_cannot_be_written(db, tmp_path):
+    assert "why.txt: expected the name of a picture, which ends in .png, " in error_of(
+        "search", "dogs", "--db", db, "--explain", "why.txt"
+    )
+    said = error_of("search", "dogs", "--db", db, "--explain", tmp_path / "gone" / "why.png")
+    assert f"why.png: the folder {tmp_path / 'gone'} does not exist" in said
+    (tmp_path / "taken.png").mkdir()
+    said = error_of("search", "dogs", "--db", db, "--explain", tmp_path / "taken.png")
+    assert "taken.png: cannot be written (Is a directory)" in said
+
+
+def test_a_model_that_knows_no_characters_draws_nothing(documents, tmp_path):
+    good("index", documents, "--db", tmp_path / "index", "--model", byt5(tmp_path))
+    said = error_of("search", "dogs", "--db", tmp_path / "index", "--explain", tmp_path / "why.png")
+    assert "gives no character offsets" in said
+
+
+def test_an_image_as_the_query(tmp_path):
+    import tiny_vision  # which skips the test where torchvision is not to be had
+
+    model = tiny_vision.qwen3_vl(tmp_path, sentence_transformers_files=True)
+    red, blue = tmp_path / "red.png", tmp_path / "blue.png"
+    for path, size in ((red, (96, 64)), (blue, (64, 96))):
+        Image.new("RGB", size, path.stem).save(path)
+    db, why = tmp_path / "index", tmp_path / "why.png"
+    with SmartIndex.create(db, SmartEncoder(model, max_pixels=64 * 32 * 32)) as index:
+        index.add([Document(path.stem, image=path) for path in (red, blue)])
+        expected = [hit.id for hit in index.search(Content(image=blue))]
+        both = [hit.id for hit in index.search(Content("something red", red))]
+    found = json.loads(good("search", "--image", blue, "--db", db, "--json"))
+    assert [hit["id"] for hit in found] == expected
+    code, output, errors = run("search", "something red", "--image", red, "--db", db, "--explain", why)
+    assert (code, errors) == (0, f"what matched in the first passage: {why}\n")
+    assert re.findall(r"late  (.*)$", output, re.MULTILINE) == both
+    assert Image.open(why).size[0] >= 480
+    assert "gone.png" in error_of("search", "--image", tmp_path / "gone.png", "--db", db)
+
+
+def test_an_image_for_a_model_that_takes_none(db, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "red.png")
+    said = error_of("search", "--image", tmp_path / "red.png", "--db", db)
+    assert "the query has image, but the index's model takes text" in said
 
 
 # --- info, delete, verify -------------------------------------------------------------------

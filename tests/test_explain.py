@@ -1,8 +1,16 @@
-"""Which word answered which: matches add up to the late score, and emphasis falls on whole words."""
+"""Which word answered which: matches add up to the late score, emphasis falls on whole words, pictures show both.
+
+Of images and videos: test_explain_images.py.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import json
+import pickle
 import re
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from word_encoder import WordEncoder
 
-from smart_rag import Document, IndexConfig, SmartIndex
-from smart_rag.errors import EncoderError
-from smart_rag.explain import Match, emphasis, matches
+from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, picture, rerank
+from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
+from smart_rag.explain import emphasis
+from smart_rag.types import Match, Place
 
 TEXTS = {
     "dogs": "Dogs bark at strangers in the night, and the postman's bicycle is never safe.",
@@ -37,15 +46,16 @@ def index(minilm, tmp_path_factory):
 def test_the_matches_add_up_to_the_late_score(index, query):
     hits = index.search(query, top_k=len(TEXTS))
     assert len(hits) == len(TEXTS)
-    for hit, found in zip(hits, matches(index, query, hits), strict=True):
+    for hit in hits:
+        found = hit.explain().matches
         assert sum(match.weight for match in found) == pytest.approx(1)
         assert sum(match.weight * match.similarity for match in found) == pytest.approx(hit.late_score, abs=1e-3)
 
 
 def test_rare_words_of_the_query_count_for_more(index):
     query = "Which pump in the drawer?"
-    (found,) = matches(index, query, index.search(query, top_k=1))
-    weights = {query[slice(*match.query_span)]: match.weight for match in found}
+    found = index.search(query, top_k=1)[0].explain().matches
+    weights = {query[slice(*match.query.span)]: match.weight for match in found}
     assert weights["pump"] == weights["drawer"] > weights["in"] > 0
 
 
@@ -55,11 +65,12 @@ def test_each_match_is_the_one_that_maxsim_takes(index, minilm, query):
     hits = index.search(query, top_k=len(TEXTS))
     query_tokens = minilm.encode_query([query]).tokens[0]
     query_spans = [place.span for place in minilm.token_places(query, "query")]
-    for hit, found in zip(hits, matches(index, query, hits), strict=True):
+    for hit in hits:
+        found = hit.explain().matches
         tokens = index.tokens([hit.id])[0].astype(np.float64)
         spans = [place.span for place in minilm.token_places(hit.text)]
         assert len(spans) == len(tokens)
-        assert [match.query_span for match in found] == query_spans
+        assert [match.query.span for match in found] == query_spans
         for token, match in zip(query_tokens, found, strict=True):
             best, best_span = -2.0, None
             for document_token, span in zip(tokens, spans, strict=True):
@@ -67,34 +78,30 @@ def test_each_match_is_the_one_that_maxsim_takes(index, minilm, query):
                 if cosine > best:
                     best, best_span = cosine, span
             assert match.similarity == pytest.approx(best, abs=1e-5)
-            assert match.span == best_span
+            assert match.document == Place(best_span)
 
 
 def test_matches_are_words_of_both_texts(index):
     query = "Which bearings does the pump need?"
     hits = index.search(query, top_k=3)
     assert hits[0].id == "pump"
-    found = matches(index, query, hits)
-    words = {query[slice(*match.query_span)]: hits[0].text[slice(*match.span)] for match in found[0]}
+    found = [hit.explain().matches for hit in hits]
+    words = {query[slice(*match.query.span)]: hits[0].text[slice(*match.document.span)] for match in found[0]}
     assert list(words) == ["Which", "bearings", "does", "the", "pump", "need", "?"]
     assert words["bearings"] == "bearings"
     assert words["pump"] == "pump"
     for hit, matched in zip(hits, found, strict=True):
         for match in matched:
-            start, stop = match.span
+            start, stop = match.document.span
             assert 0 <= start < stop <= len(hit.text)
             assert not re.search(r"\s", hit.text[start:stop])
 
 
 def test_a_text_beyond_the_models_length_is_matched_in_its_first_part(index):
     (hit,) = (hit for hit in index.search("walrus", top_k=len(TEXTS)) if hit.id == "long")
-    (found,) = matches(index, "walrus", [hit])
-    assert all(hit.text[slice(*match.span)] != "walrus" for match in found)
-    assert all(match.span[1] < hit.text.index("walrus") for match in found)
-
-
-def test_no_hits_have_no_matches(index):
-    assert matches(index, "anything", []) == []
+    found = hit.explain().matches
+    assert all(hit.text[slice(*match.document.span)] != "walrus" for match in found)
+    assert all(match.document.span[1] < hit.text.index("walrus") for match in found)
 
 
 @pytest.fixture(scope="module")
@@ -112,26 +119,23 @@ def test_matches_of_pooled_tokens_are_of_the_text(compact, minilm, query):
     """Pooled tokens stand for no characters: matches are those of the text's own tokens."""
     hits = compact.search(query, top_k=len(TEXTS))
     query_tokens = minilm.encode_query([query]).tokens[0].astype(np.float64)
-    for hit, found in zip(hits, matches(compact, query, hits), strict=True):
+    for hit in hits:
+        found = hit.explain().matches
         tokens = minilm.encode_document([hit.text]).tokens[0].astype(np.float64)
         spans = [place.span for place in minilm.token_places(hit.text)]
         assert len(found) == len(query_tokens)
         for token, match in zip(query_tokens, found, strict=True):
             cosines = [float(token @ other) for other in tokens]
             assert match.similarity == pytest.approx(max(cosines), abs=1e-4)
-            assert cosines[spans.index(match.span)] == pytest.approx(max(cosines), abs=1e-4)
+            assert cosines[spans.index(match.document.span)] == pytest.approx(max(cosines), abs=1e-4)
         assert sum(match.weight * match.similarity for match in found) == pytest.approx(hit.late_score, abs=0.25)
-
-
-def test_no_hits_of_pooled_tokens_have_no_matches(compact):
-    assert matches(compact, "anything", []) == []
 
 
 def test_an_encoder_without_spans_is_named(tmp_path):
     with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
         index.add([Document("a", "Words.")])
         with pytest.raises(EncoderError, match="a WordEncoder does not say which characters a token stands for"):
-            matches(index, "words", index.search("words"))
+            index.search("words")[0].explain()
 
 
 # --- emphasis -------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ def test_an_encoder_without_spans_is_named(tmp_path):
 def emphasised(text: str, *spans: tuple[int, int, float], weights: Sequence[float] | None = None) -> list[str]:
     weights = weights or [1 / len(spans)] * len(spans)
     found = [
-        Match((0, 1), (start, stop), similarity, weight)
+        Match(Place((0, 1)), Place((start, stop)), similarity, weight)
         for (start, stop, similarity), weight in zip(spans, weights, strict=True)
     ]
     return [text[start:stop] for start, stop in emphasis(text, found)]
@@ -189,13 +193,15 @@ def test_words_come_once_and_in_their_order():
     assert emphasised(text, (14, 17, 1.0), (4, 6, 1.0), (6, 9, 1.0), (0, 3, 1.0)) == ["red", "lamps", "lamps"]
 
 
-def test_an_empty_span_at_the_start_is_no_word():
-    """A prompt's tokens have such spans."""
+def test_what_stands_for_no_characters_is_no_word():
+    """An empty span, a prompt's token, a patch."""
     assert emphasised("red lamps", (0, 0, 1.0)) == []
+    assert emphasis("red lamps", [Match(Place((0, 1)), Place(), 1.0, 0.5)]) == []
+    assert emphasis("red lamps", [Match(Place((0, 1)), Place(box=(0, 0, 1, 1)), 1.0, 0.5)]) == []
     assert emphasis("", []) == []
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data(), st.text(st.sampled_from("ab9é猫_ \n.,-'😀"), min_size=1, max_size=40))
 def test_emphasis_is_as_a_plain_search_finds_it(data, text):
     at = st.integers(0, len(text))
@@ -204,13 +210,210 @@ def test_emphasis_is_as_a_plain_search_finds_it(data, text):
     for start, stop in spans:
         touched = [word.span() for word in re.finditer(r"\w+", text) if word.start() < stop and word.end() > start]
         expected.update(touched[:1])
-    assert emphasis(text, [Match((0, 1), span, 0.5, 0.2) for span in spans]) == sorted(expected)
+    assert emphasis(text, [Match(Place((0, 1)), Place(span), 0.5, 0.2) for span in spans]) == sorted(expected)
 
 
 def test_a_hits_best_words_are_emphasised(index):
     query = "Which bearings does the pump need?"
     hit = index.search(query, top_k=1)[0]
-    words = [hit.text[start:stop] for start, stop in emphasis(hit.text, matches(index, query, [hit])[0])]
+    words = [hit.text[start:stop] for start, stop in emphasis(hit.text, hit.explain().matches)]
     assert "bearings" in words
     assert "pump" in words
     assert "drawer" not in words
+
+
+# --- what a hit knows -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_shares_and_words_add_up_to_the_score(index, query):
+    for hit in index.search(query, top_k=len(TEXTS)):
+        explanation = hit.explain()
+        assert explanation.query.text == query
+        assert explanation.hit is hit
+        assert explanation.weights == (1.0, 2.0)
+        assert explanation.shares == pytest.approx((hit.pooled_score, 2 * hit.late_score))
+        assert sum(explanation.shares) == pytest.approx(hit.score, abs=1e-5)
+        assert sum(share for _, share in explanation.words) == pytest.approx(explanation.shares[1], abs=1e-3)
+
+
+def test_the_words_are_whole_and_each_has_what_its_tokens_gave(index):
+    query = "electroencephalography, a pump; a pump?"
+    explanation = index.search(query, top_k=1)[0].explain()
+    words = [word for word, _ in explanation.words]
+    assert words == ["electroencephalography", ",", "a", "pump", ";", "a", "pump", "?"]
+    first = sum(match.weight * match.similarity for match in explanation.matches if match.query.span[0] < 22)
+    assert explanation.words[0][1] == pytest.approx(2 * first)
+
+
+def test_the_searchs_own_weights_are_explained(index):
+    hit = index.search("Which pump in the drawer?", 1, weights=(0.5, 3.0), weighting="none")[0]
+    explanation = hit.explain()
+    assert explanation.weights == (0.5, 3.0)
+    assert len({match.weight for match in explanation.matches}) == 1
+    assert sum(explanation.shares) == pytest.approx(hit.score, abs=1e-5)
+
+
+def test_hits_of_every_kind_know_their_query(index):
+    for query, hits in zip(QUERIES, index.search_many(QUERIES, 2), strict=True):
+        assert [hit.explain().query.text for hit in hits] == [query, query]
+    hits = index.search("the seawater pump", 3)
+    again = index.rerank("night", [*hits, "Nights are dark."])
+    for hit in again:
+        explanation = hit.explain()
+        assert explanation.query.text == "night"
+        assert sum(share for _, share in explanation.words) == pytest.approx(2 * hit.late_score, abs=1e-3)
+        assert emphasis(hit.text, explanation.matches)
+    chosen = index.diversify(hits, 2, mmr_lambda=0.2)
+    assert [hit.explain().query.text for hit in chosen] == ["the seawater pump"] * 2
+    assert [hit.explain().hit.rank for hit in chosen] == [1, 2]
+
+
+def test_what_a_hit_knows_is_no_part_of_its_value(index):
+    hit = index.search("the seawater pump", 1)[0]
+    bare = Hit(**{field.name: getattr(hit, field.name) for field in dataclasses.fields(hit)})
+    assert hit == bare
+    assert repr(hit) == repr(bare)
+    json.dumps(dataclasses.asdict(hit))
+    for other in (bare, pickle.loads(pickle.dumps(hit)), copy.deepcopy(hit)):
+        assert other == hit
+        with pytest.raises(InvalidInput, match=r"the hit 'pump' does not know its query: .* give it to SmartIndex.rer"):
+            other.explain()
+    assert index.rerank("the seawater pump", [bare])[0].explain().words == hit.explain().words
+
+
+def test_a_hit_of_no_index_does_not_know_its_query(minilm):
+    with pytest.raises(InvalidInput, match="does not know its query"):
+        rerank("words", ["Words."], minilm)[0].explain()
+
+
+def test_a_query_of_numbers_has_no_words(index, minilm):
+    with pytest.raises(InvalidInput, match="given as a Representation has neither words nor patches"):
+        index.search(minilm.encode_query(["pump"]), 1)[0].explain()
+
+
+def test_an_index_without_an_encoder(tmp_path):
+    vectors = Representation.from_embeddings(np.eye(2))
+    with SmartIndex.from_embeddings(tmp_path / "index", [Document("a", "A"), Document("b", "B")], vectors) as index:
+        hit = index.search(vectors[0])[0]
+        with pytest.raises(InvalidInput, match="given as a Representation"):
+            hit.explain()
+
+
+def test_a_closed_index_explains_nothing(minilm, tmp_path):
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add_texts(["Words."])
+        hit = index.search("words")[0]
+    with pytest.raises(IndexClosed, match="the index is closed"):
+        hit.explain()
+
+
+def test_a_hit_is_explained_as_it_was_found(minilm, tmp_path):
+    """Also where its document has another text by now, or is gone."""
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add([Document("a", "The pump hums."), Document("b", "Cats purr.")])
+        hit = index.search("pump", 1)[0]
+        before = hit.explain()
+        index.add([Document("a", "Something else, and much more of it than there was before.")])
+        changed = hit.explain()
+        index.delete(["a"])
+        for after in (changed, hit.explain()):
+            assert [match.document for match in after.matches] == [match.document for match in before.matches]
+
+
+def test_vectors_of_another_text_are_found_out(minilm, tmp_path):
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add_embeddings(
+            [Document("a", "A short text.")], minilm.encode_document(["Another one, which is longer."])
+        )
+        with pytest.raises(InvalidInput, match="the hit 'a' has 7 token embeddings, but its text gives 4: it is not"):
+            index.search("text")[0].explain()
+
+
+# --- pictures of texts ----------------------------------------------------------------------
+
+
+def coloured(image) -> np.ndarray:
+    """Which pixels (rows, columns) are not grey."""
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    return pixels.max(axis=2) - pixels.min(axis=2) > 8
+
+
+def test_a_texts_picture_has_its_words_marked(index):
+    hit = index.search("Which bearings does the pump need?", 1)[0]
+    image = hit.explain().picture(legend=False)
+    assert image.size[0] == 900
+    pixels = np.asarray(image)
+    marks = coloured(image)
+    assert 0 < marks.mean() < 0.2
+    # The marks are where the words are drawn: in the first line, "bearings" behind "The ".
+    before, word = picture._width("The "), picture._width("bearings")
+    columns = np.flatnonzero(marks[: image.height // 3].any(axis=0))
+    assert columns.min() == pytest.approx(12 + before, abs=4)
+    assert marks[20, int(12 + before + 4) : int(12 + before + word - 4)].mean() > 0.5
+    assert (pixels.min(axis=2) < 60).any()  # letters
+
+
+def test_one_token_alone(index):
+    query = "Which bearings does the pump need?"
+    explanation = index.search(query, 1)[0].explain()
+    token = next(i for i, match in enumerate(explanation.matches) if query[slice(*match.query.span)] == "pump")
+    alone, whole = (coloured(explanation.picture(token, legend=False)) for token in (token, None))
+    assert 0 < alone.sum() < whole.sum()
+    left, right = (
+        12 + picture._width(text) for text in ("The bearings of the seawater ", "The bearings of the seawater pump")
+    )
+    columns = np.flatnonzero(alone.any(axis=0))
+    assert (columns.min(), columns.max()) == pytest.approx((left, right), abs=4)
+    for wrong in (-1, len(explanation.matches)):
+        with pytest.raises(InvalidInput, match=f"token must be 0 to {len(explanation.matches) - 1}, .* got {wrong}"):
+            explanation.picture(wrong)
+
+
+def test_the_legend_is_below(index):
+    explanation = index.search("Which bearings does the pump need?", 1)[0].explain()
+    bare, whole = explanation.picture(legend=False), explanation.picture()
+    assert whole.width == bare.width
+    np.testing.assert_array_equal(np.asarray(whole)[: bare.height], np.asarray(bare))
+    strip = np.asarray(whole)[bare.height :]
+    assert coloured(whole.crop((0, bare.height, *whole.size))).any()
+    assert (strip.min(axis=2) < 60).any()
+
+
+def test_a_text_has_no_map(index):
+    hit = index.search("pump", 1)[0]
+    with pytest.raises(InvalidInput, match="the hit 'pump' has no patches of an image among its tokens"):
+        hit.explain().similarity_map()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("aW \n\r\t.猫\x0b"), max_size=400))
+def test_lines_hold_every_letter_once_and_fit(text):
+    lines = list(picture._lines(text))
+    at = 0
+    for start, stop in lines:
+        assert text[at:start].strip() == ""
+        assert start <= stop
+        assert picture._fits(text[start:stop].rstrip()) or stop == start + 1
+        at = stop
+    assert text[at:].strip() == ""
+
+
+def test_of_a_long_text_the_part_with_the_marks_is_drawn():
+    filler = "Nothing of note is in this sentence.\n" * 300
+    text = filler + "The walrus sleeps.\n" + filler
+    at = text.index("walrus")
+    image = picture.marked(text, [((at, at + 6), 1.0)])
+    assert image.height < 2000
+    assert coloured(image).any()
+    assert not coloured(picture.marked(text, [])).any()
+
+
+def test_a_word_without_end_is_drawn_at_once():
+    started = time.perf_counter()
+    picture.marked("猫" * 20_000, [((10_000, 10_002), 1.0)])
+    assert time.perf_counter() - started < 60  # each letter measured with all before it would take hours
+
+
+def test_an_empty_text_is_drawn():
+    assert picture.marked("", []).height > 0
