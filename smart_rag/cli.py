@@ -147,7 +147,7 @@ def search(
 ) -> None:
     """Search by a text, an image or both, and show the passages with the words that matched best."""
     if query is None and image is None:
-        raise typer.BadParameter("Missing argument 'QUERY', or an image to search by: --image FILE")
+        raise typer.BadParameter("give a QUERY, an image by --image, or both")
     _check_picture(explain)
     with _open(db) as index:
         asked = _asked(query or "", image)
