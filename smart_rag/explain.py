@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import media, picture, scoring, video
+from smart_rag import media, pdf, picture, scoring, video
 from smart_rag.encoder import Encodable, Encoder, as_content
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.types import Content, FloatArray, Hit, Match, Place, Span
+from smart_rag.types import Content, FloatArray, Hit, Match, PdfPage, Place, Span
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,7 +94,8 @@ class Explanation:
     def picture(self, token: int | None = None, *, frame: int | None = None, legend: bool = True) -> Image.Image:
         """Return the hit's image, or a frame of its video, in grey under the similarity map; or its marked text.
 
-        A text is drawn with the words of `emphasis` marked, of a long one the part that has most of them.
+        A text is drawn with the words of `emphasis` marked, of a long one the part that has most of them; a text
+        that stands on a page of a PDF, on that page.
 
         Args:
             token, frame: as for `similarity_map`; of a text, the one word that answered that token is marked.
@@ -110,7 +111,7 @@ class Explanation:
             drawn = picture.heated(self._seen(_best(maps) if frame is None else frame), values, _PIXELS)
             scale = (float(values.min()), float(values.max()))
         elif any(place.span is not None for place in self.places):
-            drawn, scale = picture.marked(self.hit.text, self._marks(token)), None
+            drawn, scale = self._marked_page(token) or picture.marked(self.hit.text, self._marks(token)), None
         else:
             raise InvalidInput(
                 f"the hit {self.hit.id!r} has neither words nor patches among its tokens; there is nothing to draw"
@@ -159,6 +160,19 @@ class Explanation:
             if word in given:
                 given[word] += max(match.weight * match.similarity, 0)
         return [(span, value / (max(given.values()) or 1)) for span, value in given.items()]
+
+    def _marked_page(self, token: int | None) -> Image.Image | None:
+        """Return the page that the hit's text stands on with the words marked, None if they cannot be found there."""
+        page = self.hit.image
+        if not isinstance(page, PdfPage):
+            return None
+        start = pdf.text(page.path, page.page).find(self.hit.text)
+        marks = self._marks(token)
+        if start < 0 or not marks:
+            return None
+        found = pdf.boxes(page.path, page.page, [(start + first, start + last) for (first, last), _ in marks])
+        boxes = [(box, heat) for (_, heat), those in zip(marks, found, strict=True) for box in those]
+        return picture.framed(media.open_image(page, _PIXELS), boxes) if boxes else None
 
     def _title(self, token: int | None) -> str:
         hit = self.hit

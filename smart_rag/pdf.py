@@ -8,9 +8,10 @@ opened anew from time to time, so that a long PDF takes no more memory than a sh
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files import check_readable
 from smart_rag.images import fit
+from smart_rag.types import Box, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,6 +117,19 @@ class Pdf:
                 bitmap.close()
         return image
 
+    def boxes(self, number: int, spans: Sequence[Span]) -> list[list[Box]]:
+        """Return where parts of a page's text stand: for each of ``spans``, characters of `text`, its boxes.
+
+        They are (left, top, right, bottom) in parts of the page as `render` shows it. What is not found has none.
+
+        Raises:
+            DocumentError: there is no such page, or it cannot be read.
+        """
+        text = self.text(number)
+        with self._page(number) as page:
+            layer = page.get_textpage()
+            return [[_shown(page, *rect) for rect in _rectangles(layer, text, *span)] for span in spans]
+
     @contextmanager
     def _page(self, number: int) -> Iterator[Any]:
         """Open a page, counted from 1, with the lock held."""
@@ -139,6 +154,39 @@ class Pdf:
                 raise DocumentError(self.path, f"page {number} cannot be read") from error
 
 
+def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[float, float, float, float]]:
+    """Yield left, bottom, right and top of a part of ``text``, in points.
+
+    pdfium counts its characters in another way. So the part is searched for, as often as it comes up to there.
+    """
+    search = layer.search(text[start:stop], match_case=True)
+    found = search.get_next()
+    for _ in range(text.count(text[start:stop], 0, start)):
+        found = found and search.get_next()
+    if found:
+        for i in range(layer.count_rects(*found)):
+            yield layer.get_rect(i)
+
+
+def _shown(page: Any, left: float, bottom: float, right: float, top: float) -> Box:
+    """Return a rectangle of a page in parts of it as it is shown, turned and cut."""
+    import pypdfium2
+
+    x, y, parts = ctypes.c_int(), ctypes.c_int(), 10_000
+    corners = []
+    for corner in ((left, top), (right, bottom)):
+        pypdfium2.raw.FPDF_PageToDevice(page, 0, 0, parts, parts, 0, *corner, x, y)
+        corners.append((x.value / parts, y.value / parts))
+    (ax, ay), (bx, by) = corners
+    return min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)
+
+
+def boxes(path: str | Path, number: int, spans: Sequence[Span]) -> list[list[Box]]:
+    """Return where parts of the text of one page of a PDF stand; see `Pdf.boxes` and `render`."""
+    with _PDFIUM:
+        return _open(path).boxes(number, spans)
+
+
 def render(path: str | Path, number: int, max_pixels: int) -> Image:
     """Return one page of a PDF as an image; see `Pdf.render`. The two files asked for last stay open.
 
@@ -146,11 +194,21 @@ def render(path: str | Path, number: int, max_pixels: int) -> Image:
         DocumentError: the file or the page cannot be read.
         MissingExtra: pypdfium2 is not installed.
     """
+    with _PDFIUM:  # a file that is no longer kept is closed when its last reference goes, here
+        return _open(path).render(number, max_pixels)
+
+
+def text(path: str | Path, number: int) -> str:
+    """Return the text layer of one page of a PDF; see `Pdf.text` and `render`."""
+    with _PDFIUM:
+        return _open(path).text(number)
+
+
+def _open(path: str | Path) -> Pdf:
     path = Path(path)
     check_readable(path)
     state = path.stat()
-    with _PDFIUM:  # a file that is no longer kept is closed when its last reference goes, here
-        return _kept(path.absolute(), state.st_mtime_ns, state.st_size).render(number, max_pixels)
+    return _kept(path.absolute(), state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=2)

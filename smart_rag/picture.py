@@ -6,6 +6,7 @@ still be read: each step is darker than the one before, also in grey and for who
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from smart_rag.images import fit
-from smart_rag.types import Span
+from smart_rag.types import Box, Span
 
 # Words with the heat that each is drawn with.
 Chips = Sequence[tuple[str, float]]
@@ -46,6 +47,17 @@ def heated(image: Image.Image, values: NDArray[np.float32], max_pixels: int) -> 
     scaled = (values - low) / ((high - low) or 1)
     smooth = Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     return Image.fromarray(_tinted(np.repeat(grey[..., None], 3, axis=2), np.asarray(smooth)))
+
+
+def framed(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.Image:
+    """Return ``image`` with the boxes of ``marks`` under their heat, and nothing else changed."""
+    heat = np.zeros((image.height, image.width))
+    for (left, top, right, bottom), value in marks:
+        rows = slice(int(top * image.height), math.ceil(bottom * image.height))
+        columns = slice(int(left * image.width), math.ceil(right * image.width))
+        heat[rows, columns] = np.maximum(heat[rows, columns], value)
+    paper = np.full((image.height, image.width, 3), 255, np.uint8)
+    return Image.fromarray(np.minimum(np.asarray(image.convert("RGB")), _tinted(paper, heat)))  # letters stay black
 
 
 def marked(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:

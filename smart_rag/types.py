@@ -26,6 +26,8 @@ Key = bytes
 Revision = tuple[str, Key]
 # (start, stop) in the characters of a text.
 Span = tuple[int, int]
+# (left, top, right, bottom) in parts of an image.
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Place:
     """
 
     span: Span | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     frame: int | None = None
 
 

@@ -32,7 +32,7 @@ from PIL import Image
 
 import smart_rag
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.pdf import Pdf, _kept, render
+from smart_rag.pdf import Pdf, _kept, boxes, render
 
 ODD = list(odd_pdfs())
 SAMPLE = Path(smart_rag.__file__).parent / "samples" / "engineering_report.pdf"
@@ -353,3 +353,44 @@ print(len(peaks), peaks[19], peaks[-1])
     pages, early, late = map(int, output.split())
     assert pages == 300
     assert late - early < 25_000  # kB
+
+
+# --- where words stand ----------------------------------------------------------------------
+
+
+def ink(image, box):
+    """The share of dark pixels within a box."""
+    left, top, right, bottom = box
+    width, height = image.size
+    part = image.crop((int(left * width), int(top * height), int(right * width) + 1, int(bottom * height) + 1))
+    return float((np.asarray(part.convert("L")) < 128).mean())
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_boxes_are_where_the_words_are_shown(tmp_path, turn):
+    """On a page that is turned, too; of a word that comes twice, each where it is; with nothing between them."""
+    made = FPDF(format=(200, 100))
+    made.set_font("Helvetica", size=24)
+    made.add_page()
+    made.text(20, 20, "pump")
+    made.text(120, 60, "pump house")
+    path = written(tmp_path, bytes(made.output()).replace(b"/Type /Page\n", b"/Type /Page\n/Rotate %d\n" % turn))
+    with Pdf(path) as pdf:
+        text, image = pdf.text(1), pdf.render(1, 200_000)
+        assert (image.width < image.height) == (turn in (90, 270))
+        second = text.index("pump house")
+        first, other, house = pdf.boxes(1, [(0, 4), (second, second + 4), (second + 5, second + 10)])
+        assert [len(first), len(other), len(house)] == [1, 1, 1]
+        for (box,) in (first, other, house):
+            assert 0 <= box[0] < box[2] <= 1
+            assert 0 <= box[1] < box[3] <= 1
+            assert ink(image, box) > 0.15
+        assert first != other
+        gone = np.asarray(image.convert("L")).copy()
+        for (left, top, right, bottom) in (first[0], other[0], house[0]):
+            rows = slice(int(top * image.height) - 2, int(bottom * image.height) + 3)
+            columns = slice(int(left * image.width) - 2, int(right * image.width) + 3)
+            gone[rows, columns] = 255
+        assert (gone > 128).all()
+        assert pdf.boxes(1, [(len(text) + 5, len(text) + 9)]) == [[]]
+    assert boxes(path, 1, [(0, 4)]) == [first]
