@@ -464,7 +464,8 @@ def test_explain_writes_a_picture_of_the_first_hit(db, tmp_path):
         assert (image.size, image.tobytes()) == (expected.size, expected.tobytes())
     json_path = tmp_path / "other.jpg"
     assert len(json.loads(good("search", "dogs", "--db", db, "--explain", json_path, "--json"))) == 4
-    assert Image.open(json_path).format == "JPEG"
+    with Image.open(json_path) as image:
+        assert image.format == "JPEG"
 
 
 def test_nothing_found_is_not_drawn(db, tmp_path):
@@ -500,14 +501,16 @@ def test_an_image_as_the_query(tmp_path):
     db, why = tmp_path / "index", tmp_path / "why.png"
     with SmartIndex.create(db, SmartEncoder(model, max_pixels=64 * 32 * 32)) as index:
         index.add([Document(path.stem, image=path) for path in (red, blue)])
-        expected = [hit.id for hit in index.search(Content(image=blue))]
-        both = [hit.id for hit in index.search(Content("something red", red))]
-    found = json.loads(good("search", "--image", blue, "--db", db, "--json"))
-    assert [hit["id"] for hit in found] == expected
+        alone, both = index.search(Content(image=blue)), index.search(Content("something red", red))
+    for query, expected in ((["--image", blue], alone), (["something red", "--image", red], both)):
+        found = json.loads(good("search", *query, "--db", db, "--json"))
+        assert [hit["id"] for hit in found] == [hit.id for hit in expected]
+        assert [hit["score"] for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-4)
     code, output, errors = run("search", "something red", "--image", red, "--db", db, "--explain", why)
     assert (code, errors) == (0, f"what matched in the first passage: {why}\n")
-    assert re.findall(r"late  (.*)$", output, re.MULTILINE) == both
-    assert Image.open(why).size[0] >= 480
+    assert re.findall(r"late  (.*)$", output, re.MULTILINE) == [hit.id for hit in both]
+    with Image.open(why) as image:
+        assert image.width >= 480
     assert "gone.png" in error_of("search", "--image", tmp_path / "gone.png", "--db", db)
 
 

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pypdfium2
 import pytest
 from fpdf import FPDF
@@ -387,7 +388,7 @@ def test_boxes_are_where_the_words_are_shown(tmp_path, turn):
             assert ink(image, box) > 0.15
         assert first != other
         gone = np.asarray(image.convert("L")).copy()
-        for (left, top, right, bottom) in (first[0], other[0], house[0]):
+        for left, top, right, bottom in (first[0], other[0], house[0]):
             rows = slice(int(top * image.height) - 2, int(bottom * image.height) + 3)
             columns = slice(int(left * image.width) - 2, int(right * image.width) + 3)
             gone[rows, columns] = 255
