@@ -159,6 +159,8 @@ def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[
 
     pdfium counts its characters in another way. So the part is searched for, as often as it comes up to there.
     """
+    if not text[start:stop]:
+        return
     search = layer.search(text[start:stop], match_case=True)
     found = search.get_next()
     for _ in range(text.count(text[start:stop], 0, start)):

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from word_encoder import WordEncoder
 
-from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, picture, rerank
+from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, pdf, picture, rerank
+from smart_rag.demo import sample_folder
 from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
 from smart_rag.explain import emphasis
 from smart_rag.types import Match, Place
@@ -418,3 +419,30 @@ def test_a_word_without_end_is_drawn_at_once():
 
 def test_an_empty_text_is_drawn():
     assert picture.marked("", []).height > 0
+
+
+def test_words_are_marked_on_the_page_they_stand_on(minilm, tmp_path):
+    """In the sample report: colour there is on the page, where the words stand, and nowhere else."""
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add_files([sample_folder() / "engineering_report.pdf"])
+        hit = index.search("Which bearings does the seawater pump need?")[0]
+        drawn = np.asarray(hit.explain().picture(legend=False)).astype(int)
+        page = pdf.render(hit.image.path, hit.image.page, 1_000_000)
+        assert drawn.shape[:2] == (page.height, page.width)
+        coloured = np.abs(drawn - np.asarray(page).astype(int)).max(axis=2) > 20
+        text = pdf.text(hit.image.path, hit.image.page)
+        expected = np.zeros_like(coloured)
+        for word in ("seawater", "bearings", "pump"):
+            start = text.index(word)
+            for left, top, right, bottom in pdf.boxes(hit.image.path, hit.image.page, [(start, start + len(word))])[0]:
+                rows = slice(int(top * page.height), int(bottom * page.height) + 1)
+                columns = slice(int(left * page.width), int(right * page.width) + 1)
+                if word != "pump":
+                    assert coloured[rows, columns].mean() > 0.5
+                expected[rows, columns] = True
+        assert coloured.any()
+        assert not (coloured & ~expected).any()
+        # A text that is not on its page as it is in the index is drawn by itself.
+        index.add([Document("other", "seawater bearings of another text", {}, image=hit.image)])
+        (found,) = [hit for hit in index.search("seawater bearings", top_k=50) if hit.id == "other"]
+        assert found.explain().picture(legend=False).width == 900
