@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from smart_rag import errors
 from smart_rag._version import __version__
 from smart_rag.config import IndexConfig
-from smart_rag.types import AddReport, Document, Hit, Representation, TokenBatch
+from smart_rag.types import AddReport, Content, Document, Hit, Representation, TokenBatch
 
 if TYPE_CHECKING:
     from smart_rag.cached_encoder import CachedEncoder
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddReport",
     "CachedEncoder",
+    "Content",
     "Document",
     "Encoder",
     "Hit",

@@ -119,6 +119,7 @@ def test_the_public_surface():
     assert smart_rag.__all__ == [
         "AddReport",
         "CachedEncoder",
+        "Content",
         "Document",
         "Encoder",
         "Hit",
