@@ -7,13 +7,15 @@ interaction, token embeddings in the pooled embedding's space, and batches by to
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
@@ -148,7 +150,8 @@ class SmartEncoder:
     Args:
         model: a sentence-transformers model name or folder; ``"minilm"`` is the bundled
             all-MiniLM-L6-v2 of the ``demo`` extra, which needs no network.
-        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU where there is one.
+        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU where there is one. With several, such as
+            ``["cuda:0", "cuda:1"]``, each has the model and takes every other batch.
         dtype: of the weights, such as ``"bfloat16"``; by default float32 on a CPU and the
             checkpoint's own on a GPU.
         batch_size: inputs in one forward pass, at most.
@@ -174,7 +177,7 @@ class SmartEncoder:
         self,
         model: str | Path = DEFAULT_MODEL,
         *,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         dtype: str | None = None,
         batch_size: int = 32,
         batch_tokens: int = 16_384,
@@ -199,7 +202,8 @@ class SmartEncoder:
         self._trust_remote_code = trust_remote_code
         chosen = profile_of(self.model_name, profile)
         self._profile: Profile = chosen.value
-        loaded = checkpoint.load(self.model_name, device, dtype, revision, trust_remote_code)
+        first, *others = [device] if device is None or isinstance(device, str) else device
+        loaded = checkpoint.load(self.model_name, first, dtype, revision, trust_remote_code)
         self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
         source = self._profile.source
         # A model that was trained for late interaction knows which of its tokens count.
@@ -230,6 +234,10 @@ class SmartEncoder:
         if length.value is not None:
             _check_max_length(self._model, length.value)
             self._backbone.max_length = length.value
+        self._backbones = [self._backbone]
+        for other in others:
+            self._backbones.append(copy.deepcopy(self._backbone))
+            self._backbones[-1].model.to(other)
         self._is_punctuation: dict[int, bool] = {}
         dimension = self._model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
@@ -244,7 +252,9 @@ class SmartEncoder:
         self._description: dict[str, Any] | None = None
 
     @classmethod
-    def from_description(cls, description: Mapping[str, Any], device: str | None = None) -> SmartEncoder:
+    def from_description(
+        cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
+    ) -> SmartEncoder:
         """Return the encoder that `describe` described, as an index's manifest keeps it."""
         names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length")
         later = ("profile", "query_tokens", "document_tokens", "max_pixels")
@@ -258,7 +268,7 @@ class SmartEncoder:
 
     @property
     def device(self) -> str:
-        """The device that the model is on, such as ``"cpu"`` or ``"cuda:0"``."""
+        """The device that the model is on, such as ``"cpu"`` or ``"cuda:0"``; the first of several."""
         return str(self._model.device)
 
     @property
@@ -435,36 +445,51 @@ class SmartEncoder:
     def _passes(self, contents: Sequence[Content], task: Task) -> Iterator[tuple[list[int], _Batch]]:
         """Yield the positions of each batch and its numbers."""
         batches = list(self._batches(contents, task))
-        if all(plain(content) == content.text for content in contents):  # read in no time
+        sees = any(plain(content) != content.text for content in contents)
+        if not sees and len(self._backbones) == 1:  # texts are read in no time
             for batch in batches:
                 yield batch, self._forward([contents[i] for i in batch], task)
             return
         # While images of one batch are in the forward pass, those of the next are opened; one batch alone becomes two.
-        # One thread, not more: tokenizers can be used by one at a time.
-        if len(batches) == 1 and len(batches[0]) > 1:
+        if sees and len(batches) == 1 and len(batches[0]) > 1:
             middle = (len(batches[0]) + 1) // 2
             batches = [batches[0][:middle], batches[0][middle:]]
         parts = [[contents[i] for i in batch] for batch in batches]
-        with ThreadPoolExecutor(1, "smart_rag") as reader:
-            ahead = [reader.submit(self._prepared, part, task) for part in parts[:1]]
-            for i, (batch, part) in enumerate(zip(batches, parts, strict=True)):
-                ready = ahead.pop().result()
-                if i + 1 < len(parts):
-                    ahead.append(reader.submit(self._prepared, parts[i + 1], task))
-                yield batch, self._forward(part, task, ready)
+        devices = len(self._backbones)
+        # One thread reads, not more: a tokenizer can be used by one at a time.
+        with ThreadPoolExecutor(1, "smart_rag") as reader, ThreadPoolExecutor(devices, "smart_rag") as runner:
+            reading = deque(reader.submit(self._prepared, part, task) for part in parts[:devices])
+            running: deque[Future[_Batch]] = deque()
+            done = iter(batches)
+            for i, part in enumerate(parts):
+                ready = reading.popleft().result()
+                if i + devices < len(parts):
+                    reading.append(reader.submit(self._prepared, parts[i + devices], task))
+                running.append(runner.submit(self._forward, part, task, ready, self._backbones[i % devices]))
+                if len(running) == devices:
+                    yield next(done), running.popleft().result()
+            for batch in done:
+                yield batch, running.popleft().result()
 
     def _prepared(self, contents: list[Content], task: Task) -> tuple[Prepared, TokenIds]:
         """Return what the forward pass reads of ``contents``, and the vocabulary ids (n, length)."""
         prepared = self._backbone.prepare(contents, task)
         return prepared, self._vocabulary_ids(prepared.positions)
 
-    def _forward(self, contents: list[Content], task: Task, ready: tuple[Prepared, TokenIds] | None = None) -> _Batch:
+    def _forward(
+        self,
+        contents: list[Content],
+        task: Task,
+        ready: tuple[Prepared, TokenIds] | None = None,
+        backbone: Backbone | None = None,
+    ) -> _Batch:
         """Return the numbers of ``contents``; when a GPU runs out of memory, of one half after the other."""
         import torch
 
+        backbone = backbone or self._backbone
         try:
             with torch.inference_mode():
-                return self._forward_once(*(ready or self._prepared(contents, task)))
+                return self._forward_once(backbone, *(ready or self._prepared(contents, task)))
         except torch.OutOfMemoryError:
             if len(contents) == 1:
                 raise
@@ -474,22 +499,22 @@ class SmartEncoder:
         middle = (len(contents) + 1) // 2
         self.batch_size = min(self.batch_size, middle)
         logger.warning("%s ran out of memory with %d inputs; going on with %d", self.device, len(contents), middle)
-        halves = [self._forward(half, task) for half in (contents[:middle], contents[middle:])]
+        halves = [self._forward(half, task, backbone=backbone) for half in (contents[:middle], contents[middle:])]
         return _Batch(
             np.concatenate([half.pooled for half in halves]),
             [matrix for half in halves for matrix in half.tokens],
             [ids for half in halves for ids in half.ids],
         )
 
-    def _forward_once(self, prepared: Prepared, words: TokenIds) -> _Batch:
+    def _forward_once(self, backbone: Backbone, prepared: Prepared, words: TokenIds) -> _Batch:
         import torch
 
-        states = self._backbone.forward(prepared)
+        states = backbone.forward(prepared)
         if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
             words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
         keep = self._kept(states.positions, prepared.task)
         pooled = states.pooled
-        flat = self._backbone.into_pooled_space(states.hidden[torch.from_numpy(keep).to(states.hidden.device)])
+        flat = backbone.into_pooled_space(states.hidden[torch.from_numpy(keep).to(states.hidden.device)])
         if flat.shape[1] != pooled.shape[1]:
             raise EncoderError(
                 f"{self.model_name} pools {self._backbone.pooling} into {pooled.shape[1]} dimensions, but its tokens "

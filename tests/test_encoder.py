@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import SimpleNamespace
@@ -790,3 +791,19 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
         SmartEncoder("minilm", device="cuda:7")
+
+
+def test_several_devices_give_what_one_gives(models, minilm):
+    """In the order of the texts, each device with its share of the batches."""
+    model = models("minilm")
+    both = SmartEncoder(model.path, device=["cpu", "cpu"], batch_size=2)
+    calls = []
+    for backbone in both._backbones:
+        backbone.model[0].register_forward_pre_hook(lambda module, _: calls.append(id(module)))
+    texts = [f"{'word ' * (i % 7)}number {i}" for i in range(17)]
+    one, two = minilm.encode_document(texts), both.encode_document(texts)
+    assert sorted(Counter(calls).values()) == [4, 5]
+    assert np.abs(one.pooled - two.pooled).max() < 1e-5
+    assert np.array_equal(one.tokens.offsets, two.tokens.offsets)
+    assert np.abs(one.tokens.embeddings - two.tokens.embeddings).max() < 1e-5
+    assert both.fingerprint == minilm.fingerprint
