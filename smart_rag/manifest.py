@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
+        if self.config.weights is None:
+            object.__setattr__(self, "config", replace(self.config, weights=DEFAULT_WEIGHTS))
 
     @property
     def weights(self) -> tuple[float, float]:
