@@ -27,7 +27,7 @@ Mask = NDArray[np.bool_]
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
 # Special tokens that some tokenizers of vision-language models do not list as such.
 _FRAMES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-# Where neither the model nor its profile says how large an image may be: as Qwen3-VL-Embedding.
+# Where no profile says how large an image may be, it is at most so large: as Qwen3-VL-Embedding takes it.
 _PIXELS = 1800 * 32 * 32
 # Qwen's processors refuse images whose sides differ more.
 _MOST_ASPECT = 200
@@ -148,7 +148,8 @@ class Backbone:
         if self.profile.pixels is not None:
             least, most = self.profile.pixels
         elif "longest_edge" in size and "shortest_edge" in size and size["longest_edge"] > 10_000:
-            least, most = size["shortest_edge"], size["longest_edge"]
+            # Processors of chat models allow as much as the model can read, 16,000 tokens of a page and more.
+            least, most = size["shortest_edge"], min(size["longest_edge"], max(_PIXELS, size["shortest_edge"]))
         else:
             return None
         return (least, most) if self._max_pixels is None else (min(least, self._max_pixels), self._max_pixels)
@@ -166,7 +167,7 @@ class Backbone:
             "image_pixels",
             (self._max_pixels, ARGUMENT),
             (self.profile.pixels and self.profile.pixels[1], self.profile.source),
-            (self.pixels and self.pixels[1], OWN_FILES),
+            (self.pixels and self.pixels[1], OWN_FILES if size.get("longest_edge", 0) <= _PIXELS else GENERAL_RULE),
             (_OVERSAMPLING * fixed or None, OWN_FILES),
             (_PIXELS, GENERAL_RULE),
         )
