@@ -35,7 +35,8 @@ _WINDOW = 2_048
 # Fewer rows where they come from files: a file counts as done, and is left alone by the next run, when its window is.
 _FILE_WINDOW = 256
 _BATCH = 128
-_VISUAL_BATCH = 8
+# A page of 1,800 tokens of 2,048 dimensions is 15 MB, of which encoding and writing hold several copies.
+_VISUAL_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
