@@ -13,7 +13,7 @@ import numpy as np
 
 from smart_rag.codec import codec as _codec_of
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
-from smart_rag.encoder import Encoder, SmartEncoder
+from smart_rag.encoder import Encoder, SmartEncoder, token_dimension_of
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.token_store import TokenStore, content_key
 from smart_rag.types import Key, Representation, TokenBatch
@@ -94,6 +94,11 @@ class CachedEncoder:
         return self.encoder.dimension
 
     @property
+    def token_dimension(self) -> int:
+        """The width of the token embeddings."""
+        return token_dimension_of(self.encoder)
+
+    @property
     def fingerprint(self) -> str:
         with self._mutex:
             return self._fingerprint
@@ -139,7 +144,8 @@ class CachedEncoder:
             return self.encoder.encode_document(documents)
         if not len(documents):
             none = np.zeros((0, self.dimension), dtype=np.float32)
-            return Representation(none, TokenBatch(none, np.zeros(1, dtype=np.int64)))
+            no_tokens = np.zeros((0, self.token_dimension), dtype=np.float32)
+            return Representation(none, TokenBatch(no_tokens, np.zeros(1, dtype=np.int64)))
         keys = self._keys(documents)
         new = list({keys[i]: documents[i] for i in stores.missing(keys)}.items())
         for start in range(0, len(new), _BATCH):

@@ -20,7 +20,7 @@ LAYERS = [
     {"codec", "kernels", "token_pooling", "images", "checkpoint", "row"},
     {"pdf", "video"},
     {"media"},
-    {"backbone", "image_folder"},
+    {"backbone", "image_folder", "adapter"},
     {"encoder"},
     {"scoring"},
     {"documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
@@ -40,7 +40,8 @@ OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
-    "torch": {"backbone", "checkpoint", "encoder", "scoring"},
+    "torch": {"adapter", "backbone", "checkpoint", "encoder", "scoring"},
+    "safetensors": {"adapter"},
     "sentence_transformers": {"backbone", "checkpoint", "encoder"},
     "transformers": {"checkpoint"},
     "PIL": {"images", "pdf", "video", "types", "media", "backbone", "encoder"},  # but images: for a type
