@@ -86,7 +86,8 @@ class Adapter(nn.Module):
         if self.layer_vector is None:
             return states[:, 0]
         scores = _rms_normalised(states) @ _rms_normalised(self.layer_vector) * self.width**-0.5
-        return (scores.softmax(dim=1)[:, :, None] * states).sum(dim=1)
+        mixed: torch.Tensor = (scores.softmax(dim=1)[:, :, None] * states).sum(dim=1)
+        return mixed
 
     @torch.no_grad()
     def start_at_frozen(self, states: torch.Tensor) -> None:

@@ -20,7 +20,7 @@ LAYERS = [
     {"codec", "kernels", "token_pooling", "images", "checkpoint", "row"},
     {"pdf", "video"},
     {"media"},
-    {"backbone", "image_folder", "adapter"},
+    {"backbone", "image_folder", "adapter", "contrastive"},
     {"encoder"},
     {"scoring"},
     {"documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
@@ -31,8 +31,8 @@ LAYERS = [
     {"ingest", "search"},
     {"index"},
     {"answer", "explain", "demo", "dataset", "bootstrap"},
-    {"metrics"},
-    {"evaluation", "tuning"},
+    {"metrics", "training_data"},
+    {"evaluation", "tuning", "adapter_training"},
     {"display"},
     {"cli"},
 ]
@@ -40,11 +40,12 @@ OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
-    "torch": {"adapter", "backbone", "checkpoint", "encoder", "scoring"},
+    "torch": {"adapter", "adapter_training", "backbone", "checkpoint", "contrastive", "encoder", "scoring"},
     "safetensors": {"adapter"},
     "sentence_transformers": {"backbone", "checkpoint", "encoder"},
     "transformers": {"checkpoint"},
-    "PIL": {"images", "pdf", "video", "types", "media", "backbone", "encoder"},  # but images: for a type
+    "PIL": {"images", "pdf", "video", "types", "media", "backbone", "encoder", "training_data"},  # but images: a type
+    "datasets": {"training_data"},
     "pypdfium2": {"pdf"},
     "av": {"video"},
     "openai": {"answer"},
