@@ -72,7 +72,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     encoder = SmartEncoder(arguments.model)
-    training, test = split(load_training_data(arguments.data[0]), _TEST)
+    # Another seed than the training's own, whose part would be empty.
+    training, test = split(load_training_data(arguments.data[0]), _TEST, seed=1)
     others = [load_training_data(folder) for folder in arguments.data[1:]]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
@@ -94,7 +95,7 @@ def main() -> None:
                 "data": {},
             }
         for data in (test, *others):
-            cached = stack.enter_context(cached_states(data, encoder, (-1,), folder, "float16", show_progress=True))
+            cached = stack.enter_context(cached_states(data, encoder, (-1,), folder, show_progress=True))
             frozen = cached.ndcg(None)
             for dimension, of in found.items():
                 values = cached.ndcg(Adapter.load(folder / dimension))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from smart_rag import bootstrap, scoring
+from smart_rag import codec as codecs
 from smart_rag.adapter import Adapter
 from smart_rag.bootstrap import Difference
-from smart_rag.codec import codec
 from smart_rag.config import DEFAULT_WEIGHTS, Weighting, check_choice, check_count
 from smart_rag.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
 from smart_rag.encoder import SmartEncoder, plain
@@ -170,7 +170,8 @@ def train_adapter(
     with ExitStack() as stack:
 
         def states(data: TrainingData, layers: Sequence[int]) -> CachedStates:
-            return stack.enter_context(cached_states(data, encoder, layers, out, settings.codec, show_progress))
+            cached = cached_states(data, encoder, layers, out, settings.codec, show_progress=show_progress)
+            return stack.enter_context(cached)
 
         trained_on, measured_with = states(training, settings.layers), states(measured, settings.layers)
         last_layer = measured_with if settings.layers == (-1,) else states(measured, (-1,))
@@ -225,7 +226,7 @@ class _States:
     """The states of texts: those of tokens coded on disk, the pooled ones and vocabulary ids in memory."""
 
     def __init__(self, path: Path, codec_name: str) -> None:
-        self._store = TokenStore(path, codec(codec_name))
+        self._store = TokenStore(path, codecs.codec(codec_name))
         self._pooled: list[NDArray[np.float32]] = []
         self.ids: list[TokenIds] = []
 
@@ -326,7 +327,13 @@ class CachedStates:
 
 @contextmanager
 def cached_states(
-    data: TrainingData, encoder: SmartEncoder, layers: Sequence[int], folder: Path, codec_name: str, show_progress: bool
+    data: TrainingData,
+    encoder: SmartEncoder,
+    layers: Sequence[int],
+    folder: Path,
+    codec: str = "float16",
+    *,
+    show_progress: bool = False,
 ) -> Iterator[CachedStates]:
     """Encode ``data`` once, and keep the states in ``folder`` until the block ends.
 
@@ -336,8 +343,8 @@ def cached_states(
     judge = Metrics(_qrels(data), (_NDCG,))
     with (
         tempfile.TemporaryDirectory(prefix=".states-", dir=folder) as temporary,
-        closing(_States(Path(temporary) / "queries", codec_name)) as queries,
-        closing(_States(Path(temporary) / "documents", codec_name)) as documents,
+        closing(_States(Path(temporary) / "queries", codec)) as queries,
+        closing(_States(Path(temporary) / "documents", codec)) as documents,
     ):
         total = len(data.queries) + len(data.documents)
         groups: dict[str, int] = {}
@@ -363,7 +370,7 @@ def cached_states(
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class Batch:
     """One batch: which queries and documents; which document each query is to find, and which are no negatives."""
 
     queries: list[int]
@@ -372,16 +379,15 @@ class _Step:
     excluded: NDArray[np.bool_]
 
 
-def _steps(cached: CachedStates, settings: AdapterSettings, generator: np.random.Generator) -> Iterator[_Step]:
+def batches(cached: CachedStates, settings: AdapterSettings, generator: np.random.Generator) -> Iterator[Batch]:
     """Yield the batches of an epoch: each query once, with one of its positives, drawn by chance; the rest is left."""
     order = generator.permutation(len(cached.data.queries)).tolist()
     for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
-        batch = order[start : start + settings.batch_size]
-        yield _step(cached, batch, settings.hard_negatives, generator)
+        yield _batch(cached, order[start : start + settings.batch_size], settings.hard_negatives, generator)
 
 
-def _step(cached: CachedStates, batch: list[int], hard_negatives: int, generator: np.random.Generator) -> _Step:
-    queries = [cached.data.queries[i] for i in batch]
+def _batch(cached: CachedStates, positions: list[int], hard_negatives: int, generator: np.random.Generator) -> Batch:
+    queries = [cached.data.queries[i] for i in positions]
     chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]
     hard = [
         query.negatives[i]
@@ -391,27 +397,28 @@ def _step(cached: CachedStates, batch: list[int], hard_negatives: int, generator
     documents = list(dict.fromkeys([*chosen, *hard]))
     column = {document: i for i, document in enumerate(documents)}
     positives = np.asarray([column[document] for document in chosen])
-    answers = [np.isin(cached.alike[documents], cached.alike[list(query.positives)]) for query in queries]
-    excluded = np.stack(answers)
-    excluded[np.arange(len(batch)), positives] = False
-    return _Step(batch, documents, positives, excluded)
+    excluded = np.stack([np.isin(cached.alike[documents], cached.alike[list(query.positives)]) for query in queries])
+    excluded[np.arange(len(queries)), positives] = False
+    return Batch(positions, documents, positives, excluded)
 
 
-def batch_loss(cached: CachedStates, adapter: Adapter, step: _Step, settings: AdapterSettings) -> torch.Tensor:
+def batch_loss(cached: CachedStates, adapter: Adapter, batch: Batch, settings: AdapterSettings) -> torch.Tensor:
     """Return the loss of one batch, with gradients for the adapter."""
-    batches = (cached.queries.tokens(step.queries), cached.documents.tokens(step.documents))
-    queries, documents = (adapter(cached.states(batch)) for batch in batches)
-    lengths = [torch.from_numpy(np.diff(batch.offsets)).to(cached.device) for batch in batches]
+    texts = (cached.queries.tokens(batch.queries), cached.documents.tokens(batch.documents))
+    queries, documents = (adapter(cached.states(tokens)) for tokens in texts)
+    lengths = [torch.from_numpy(np.diff(tokens.offsets)).to(cached.device) for tokens in texts]
     weights = None
     if settings.weighting == "idf":
-        ids = batches[0].ids
+        ids = texts[0].ids
         assert ids is not None
         weights = torch.from_numpy(cached.token_weights(ids)).to(cached.device)
     scores = late_scores(queries, lengths[0], documents, lengths[1], weights)
     if settings.objective == "hybrid":
-        pooled = scoring.pooled_similarity(cached.queries.pooled[step.queries], cached.documents.pooled[step.documents])
+        pooled = scoring.pooled_similarity(
+            cached.queries.pooled[batch.queries], cached.documents.pooled[batch.documents]
+        )
         scores = _PAPER[0] * torch.from_numpy(pooled).to(cached.device) + _PAPER[1] * scores
-    positives, excluded = (torch.from_numpy(of).to(cached.device) for of in (step.positives, step.excluded))
+    positives, excluded = (torch.from_numpy(of).to(cached.device) for of in (batch.positives, batch.excluded))
     return contrastive_loss(scores, positives, excluded, temperature=settings.temperature)
 
 
@@ -450,8 +457,8 @@ def fit(
     with tqdm(total=steps, desc="training", unit="batch", disable=not show_progress) as progress:
         for _ in range(settings.epochs):
             losses = []
-            for step in _steps(cached, settings, generator):
-                loss = batch_loss(cached, adapter, step, settings)
+            for batch in batches(cached, settings, generator):
+                loss = batch_loss(cached, adapter, batch, settings)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(adapter.parameters(), _MOST_GRADIENT)

@@ -80,8 +80,9 @@ def load_training_data(path: str | Path, limit: int | None = None) -> TrainingDa
 def split(data: TrainingData, held_out: float = 0.1, seed: int = 0) -> tuple[TrainingData, TrainingData]:
     """Return ``data`` in two parts, to train on and to measure with: no document is in both, and no query.
 
-    A document's part follows from its id and ``seed`` alone, so it stays the same when data is added. A query goes
-    where its first positive goes, and loses positives and negatives that are in the other part.
+    A document's part follows from its id and ``seed`` alone, so it stays the same when data is added; to split a part
+    again takes another seed. A query goes where its first positive goes, and loses positives and negatives that are
+    in the other part.
 
     Raises:
         InvalidInput: ``held_out`` is not between 0 and 1, or one of the parts has no query.
