@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,22 +15,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from smart_rag import bootstrap, scoring
 from smart_rag import codec as codecs
 from smart_rag.adapter import Adapter
 from smart_rag.bootstrap import Difference
-from smart_rag.config import DEFAULT_WEIGHTS, Weighting, check_choice, check_count
+from smart_rag.config import DEFAULT_WEIGHTS, Objective, Weighting, check_choice, check_count
 from smart_rag.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
 from smart_rag.encoder import SmartEncoder, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.metrics import Metrics, Run
 from smart_rag.token_store import TokenStore
-from smart_rag.training_data import TrainingData, mine_negatives, split
+from smart_rag.training_data import TrainingData, document_id, mine_negatives, split
 from smart_rag.types import Representation, TokenBatch, TokenIds
 
-Objective = Literal["late", "hybrid"]
 Start = Literal["frozen", "random"]
 
 _NDCG = "ndcg@10"
@@ -39,6 +39,8 @@ _DEPTH = 10
 _AT_ONCE = 128
 # Token states that the principal components are taken of.
 _SAMPLE = 50_000
+# Held-out queries rank so many documents, if there are: among few, every ranking is good.
+_MOST_RANKED = 2_000
 _WARM_UP = 0.03
 _MOST_GRADIENT = 1.0
 _PAPER = (1.0, 1.0)  # what the hybrid objective adds up (arXiv 2605.24938, section 3)
@@ -97,14 +99,14 @@ class AdapterReport:
     """What came of a training.
 
     ``history`` begins with the adapter before the first epoch; ``best_epoch`` is the one that was kept. ``ndcg`` is
-    nDCG@10 on the held-out queries, each ranking all held-out documents, by ``pooled``, ``frozen late``, ``frozen
+    nDCG@10 on the held-out queries, each ranking ``documents``, by ``pooled``, ``frozen late``, ``frozen
     hybrid``, ``trained late`` and ``trained hybrid``; ``differences`` are those between two of them. The best
     epoch was chosen on the same queries, which flatters it a little.
     """
 
     queries: int
     held_out_queries: int
-    held_out_documents: int
+    documents: int
     history: Sequence[Epoch]
     best_epoch: int
     ndcg: Mapping[str, float]
@@ -145,6 +147,7 @@ def train_adapter(
 
     Args:
         held_out: what is measured with after each epoch; a number is the part of ``data`` that `split` keeps apart.
+            Documents of the other part that answer none of its queries are ranked with its own, up to 2,000 in all.
 
     Raises:
         InvalidInput: ``out`` holds an adapter, ``encoder`` has one, or there are too few queries for a batch.
@@ -156,7 +159,12 @@ def train_adapter(
         raise InvalidInput(f"{out} holds an adapter; choose another folder, or remove it")
     if encoder.token_dimension != encoder.dimension or "adapter" in encoder.describe():
         raise InvalidInput(f"the encoder has an adapter already; train with SmartEncoder({encoder.model_name!r}) alone")
-    training, measured = (data, held_out) if isinstance(held_out, TrainingData) else split(data, held_out)
+    distractors: list[int] = []
+    if isinstance(held_out, TrainingData):
+        training, measured = data, held_out
+    else:
+        training, measured = split(data, held_out)
+        distractors = _distractors(data, training, measured)
     if len(training.queries) < settings.batch_size:
         raise InvalidInput(
             f"{len(training.queries)} queries to train on, fewer than a batch of {settings.batch_size}; bring more, or "
@@ -167,18 +175,20 @@ def train_adapter(
         training = mine_negatives(training, encoder, settings.hard_negatives, show_progress=show_progress)
     out.mkdir(parents=True, exist_ok=True)
 
+    layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:
+        trained_on, measured_with = (
+            stack.enter_context(cached_states(part, encoder, layers, out, settings.codec, show_progress=show_progress))
+            for part in (training, measured)
+        )
 
-        def states(data: TrainingData, layers: Sequence[int]) -> CachedStates:
-            cached = cached_states(data, encoder, layers, out, settings.codec, show_progress=show_progress)
-            return stack.enter_context(cached)
+        def measure(adapter: Adapter | None) -> dict[str, NDArray[np.float64]]:
+            return measured_with.ndcg(adapter, trained_on, distractors)
 
-        trained_on, measured_with = states(training, settings.layers), states(measured, settings.layers)
-        last_layer = measured_with if settings.layers == (-1,) else states(measured, (-1,))
-        frozen = last_layer.ndcg()
+        frozen = measure(None)
         if settings.start == "frozen":
-            adapter.start_at_frozen(trained_on.sample(_SAMPLE, settings.seed))
-        history, best_epoch, trained = fit(adapter, trained_on, measured_with, settings, show_progress)
+            adapter.start_at_frozen(trained_on.sample(_SAMPLE, settings.seed, settings.layers))
+        history, best_epoch, trained = fit(adapter, trained_on, measure, settings, show_progress)
     adapter.save(out)
     by_ranking = {
         "pooled": frozen["pooled"],
@@ -189,13 +199,22 @@ def train_adapter(
     return AdapterReport(
         len(training.queries),
         len(measured.queries),
-        len(measured.documents),
+        len(measured.documents) + len(distractors),
         tuple(history),
         best_epoch,
         {name: float(values.mean()) for name, values in by_ranking.items()},
         {f"{a} - {b}": bootstrap.difference(by_ranking[a], by_ranking[b]) for a, b in pairs},
         settings.objective,
     )
+
+
+def _distractors(data: TrainingData, training: TrainingData, held_out: TrainingData) -> list[int]:
+    """Return the positions in ``training`` of documents that answer no held-out query."""
+    asked = {query.text for query in held_out.queries}
+    answers = {i for query in data.queries if query.text in asked for i in query.positives}
+    split_off = {document_id(data.documents, i) for i in answers}
+    spare = max(0, _MOST_RANKED - len(held_out.documents))
+    return [i for i in range(len(training.documents)) if document_id(training.documents, i) not in split_off][:spare]
 
 
 def _fresh_adapter(encoder: SmartEncoder, settings: AdapterSettings) -> Adapter:
@@ -238,9 +257,8 @@ class _States:
         return np.concatenate(self._pooled)
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """How many of the texts hold each vocabulary id, up to the greatest there is."""
-        return np.bincount(np.concatenate([np.unique(ids[ids >= 0]) for ids in self.ids]), minlength=1)
+    def frequencies(self) -> _Frequencies:
+        return _Frequencies.of(self.ids)
 
     def append(self, batch: Representation) -> None:
         tokens = batch.tokens
@@ -259,13 +277,33 @@ class _States:
         self._store.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Frequencies:
+    """How many of ``texts`` hold each vocabulary id, up to the greatest that one of them holds."""
+
+    counts: NDArray[np.int64]
+    texts: int
+
+    @classmethod
+    def of(cls, texts: Sequence[TokenIds]) -> _Frequencies:
+        return cls(np.bincount(np.concatenate([np.unique(ids[ids >= 0]) for ids in texts]), minlength=1), len(texts))
+
+    def inverse(self, ids: TokenIds) -> NDArray[np.float32]:
+        """Return the inverse document frequencies (n) of tokens; what stands for no word is held by all."""
+        known = np.where(ids < len(self.counts), self.counts[np.minimum(ids, len(self.counts) - 1)], 0)
+        return scoring.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
+
+
 def _key(position: int) -> bytes:
     return position.to_bytes(16, "big")
 
 
 @dataclass(frozen=True, slots=True)
 class CachedStates:
-    """Training data with the states of its queries and documents. Documents of one content are ``alike``."""
+    """Training data with the states of its queries and documents. Documents of one content are ``alike``.
+
+    ``layers`` are those of which there are states, the last one among them.
+    """
 
     data: TrainingData
     queries: _States
@@ -275,54 +313,58 @@ class CachedStates:
     device: str
     judge: Metrics
 
-    def states(self, tokens: TokenBatch) -> torch.Tensor:
+    def states(self, tokens: TokenBatch, layers: Sequence[int]) -> torch.Tensor:
         """Return ``tokens`` as states (n, layers, width) on the device."""
         rows: torch.Tensor = torch.from_numpy(np.array(tokens.embeddings)).to(self.device).float()
-        return rows.view(len(rows), len(self.layers), -1)
+        return rows.view(len(rows), len(self.layers), -1)[:, [self.layers.index(layer) for layer in layers]]
 
     def adapted(self, tokens: TokenBatch, adapter: Adapter | None) -> TokenBatch:
-        if adapter is None:
-            return tokens
+        """Return token embeddings made of states, without an adapter the frozen model's."""
         with torch.inference_mode():
-            return replace(tokens, embeddings=adapter(self.states(tokens)).cpu().numpy())
+            if adapter is None:
+                embeddings = functional.normalize(self.states(tokens, (-1,))[:, 0], dim=1)
+            else:
+                embeddings = adapter(self.states(tokens, adapter.layers))
+            return replace(tokens, embeddings=embeddings.cpu().numpy())
 
-    def sample(self, count: int, seed: int) -> torch.Tensor:
+    def sample(self, count: int, seed: int, layers: Sequence[int]) -> torch.Tensor:
         """Return the states (n, layers, width) of the tokens of some documents, about ``count`` of them."""
         order = np.random.default_rng(seed).permutation(len(self.documents)).tolist()
         lengths = np.cumsum([len(self.documents.ids[i]) for i in order])
         enough = int(np.searchsorted(lengths, count)) + 1
-        return self.states(self.documents.tokens(order[:enough]))
+        return self.states(self.documents.tokens(order[:enough]), layers)
 
-    def ndcg(self, adapter: Adapter | None = None) -> dict[str, NDArray[np.float64]]:
+    def ndcg(
+        self, adapter: Adapter | None = None, others: CachedStates | None = None, distractors: Sequence[int] = ()
+    ) -> dict[str, NDArray[np.float64]]:
         """Return nDCG@10 of each query, all documents ranked by ``pooled``, ``late`` and ``hybrid``.
 
         As `SmartIndex.search` does by default: query tokens by inverse document frequency, hybrid by its weights.
-        Without an adapter, states of the last layer are token embeddings as they are.
+        Documents at the positions ``distractors`` of ``others`` are ranked with them.
         """
         kinds = {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": DEFAULT_WEIGHTS}
+        corpus = [(self.documents, "", list(range(len(self.documents))))]
+        if others is not None:
+            corpus.append((others.documents, "distractor ", list(distractors)))
         everything = list(range(len(self.queries)))
         queries = self.adapted(self.queries.tokens(everything), adapter)
-        weights = self.token_weights(np.concatenate(self.queries.ids))
+        held = [documents.ids[i] for documents, _, positions in corpus for i in positions]
+        weights = _Frequencies.of(held).inverse(np.concatenate(self.queries.ids))
         leaders = {kind: [scoring.Leaders(_DEPTH) for _ in everything] for kind in kinds}
-        for start in range(0, len(self.documents), _AT_ONCE):
-            block = range(start, min(start + _AT_ONCE, len(self.documents)))
-            documents = self.adapted(self.documents.tokens(block), adapter)
-            late = scoring.late_interaction(queries, documents, self.device, weights)
-            pooled = scoring.pooled_similarity(self.queries.pooled, self.documents.pooled[block.start : block.stop])
-            for kind, leading in leaders.items():
-                for i, leader in enumerate(leading):
-                    leader.offer([_name(at) for at in block], pooled[i], late[i], kinds[kind])
+        for documents, prefix, positions in corpus:
+            for start in range(0, len(positions), _AT_ONCE):
+                block = positions[start : start + _AT_ONCE]
+                tokens = self.adapted(documents.tokens(block), adapter)
+                late = scoring.late_interaction(queries, tokens, self.device, weights)
+                pooled = scoring.pooled_similarity(self.queries.pooled, documents.pooled[block])
+                names = [prefix + _name(at) for at in block]
+                for kind, leading in leaders.items():
+                    for i, leader in enumerate(leading):
+                        leader.offer(names, pooled[i], late[i], kinds[kind])
         runs: dict[str, Run] = {
             kind: {_name(i): leader.ids for i, leader in enumerate(leading)} for kind, leading in leaders.items()
         }
         return {kind: self.judge.by_query(run)[_NDCG] for kind, run in runs.items()}
-
-    def token_weights(self, ids: TokenIds) -> NDArray[np.float32]:
-        """Return the inverse document frequencies (n) of query tokens with these ids, over all documents."""
-        counts = self.documents.counts
-        known = np.where(ids < len(counts), counts[np.minimum(ids, len(counts) - 1)], 0)
-        frequencies = np.where(ids < 0, len(self.documents), known)
-        return scoring.inverse_document_frequency(frequencies, len(self.documents))
 
 
 @contextmanager
@@ -405,13 +447,13 @@ def _batch(cached: CachedStates, positions: list[int], hard_negatives: int, gene
 def batch_loss(cached: CachedStates, adapter: Adapter, batch: Batch, settings: AdapterSettings) -> torch.Tensor:
     """Return the loss of one batch, with gradients for the adapter."""
     texts = (cached.queries.tokens(batch.queries), cached.documents.tokens(batch.documents))
-    queries, documents = (adapter(cached.states(tokens)) for tokens in texts)
+    queries, documents = (adapter(cached.states(tokens, adapter.layers)) for tokens in texts)
     lengths = [torch.from_numpy(np.diff(tokens.offsets)).to(cached.device) for tokens in texts]
     weights = None
     if settings.weighting == "idf":
         ids = texts[0].ids
         assert ids is not None
-        weights = torch.from_numpy(cached.token_weights(ids)).to(cached.device)
+        weights = torch.from_numpy(cached.documents.frequencies.inverse(ids)).to(cached.device)
     scores = late_scores(queries, lengths[0], documents, lengths[1], weights)
     if settings.objective == "hybrid":
         pooled = scoring.pooled_similarity(
@@ -437,7 +479,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 def fit(
     adapter: Adapter,
     cached: CachedStates,
-    held_out: CachedStates,
+    measure: Callable[[Adapter | None], dict[str, NDArray[np.float64]]],
     settings: AdapterSettings,
     show_progress: bool = False,
 ) -> tuple[list[Epoch], int, dict[str, NDArray[np.float64]]]:
@@ -449,11 +491,11 @@ def fit(
     generator = np.random.default_rng(settings.seed)
 
     def epoch(loss: float | None) -> tuple[Epoch, dict[str, NDArray[np.float64]]]:
-        values = held_out.ndcg(adapter)
+        values = measure(adapter)
         return Epoch(loss, *(float(values[name].mean()) for name in ("late", "hybrid"))), values
 
-    start, best_values = epoch(None)
-    history, best_epoch, best_weights = [start], 0, copy.deepcopy(adapter.state_dict())
+    history = [epoch(None)[0]]
+    best: tuple[float, int, Any, dict[str, NDArray[np.float64]]] | None = None
     with tqdm(total=steps, desc="training", unit="batch", disable=not show_progress) as progress:
         for _ in range(settings.epochs):
             losses = []
@@ -469,8 +511,9 @@ def fit(
                 progress.set_postfix(loss=f"{losses[-1]:.4f}", late=f"{history[-1].late:.4f}")
             found, values = epoch(float(np.mean(losses)))
             history.append(found)
-            if getattr(found, settings.objective) > getattr(history[best_epoch], settings.objective):
-                best_epoch, best_values = len(history) - 1, values
-                best_weights = copy.deepcopy(adapter.state_dict())
-    adapter.load_state_dict(best_weights)
-    return history, best_epoch, best_values
+            score = getattr(found, settings.objective)
+            if best is None or score > best[0]:
+                best = score, len(history) - 1, copy.deepcopy(adapter.state_dict()), values
+    assert best is not None  # there is one epoch at least
+    adapter.load_state_dict(best[2])
+    return history, best[1], best[3]

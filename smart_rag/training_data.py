@@ -77,6 +77,11 @@ def load_training_data(path: str | Path, limit: int | None = None) -> TrainingDa
     raise InvalidInput(f"{path} {found}: {_EXPECTED}")
 
 
+def document_id(documents: Sequence[Document], i: int) -> str:
+    """Return the id of the document at position ``i``, without opening its image."""
+    return documents.ids[i] if isinstance(documents, _Pages) else documents[i].id
+
+
 def split(data: TrainingData, held_out: float = 0.1, seed: int = 0) -> tuple[TrainingData, TrainingData]:
     """Return ``data`` in two parts, to train on and to measure with: no document is in both, and no query.
 
@@ -89,7 +94,7 @@ def split(data: TrainingData, held_out: float = 0.1, seed: int = 0) -> tuple[Tra
     """
     if not 0 < held_out < 1:
         raise InvalidInput(f"held_out must be between 0 and 1, got {held_out!r}")
-    is_held_out = [_fraction(document.id, seed) < held_out for document in data.documents]
+    is_held_out = [_fraction(document_id(data.documents, i), seed) < held_out for i in range(len(data.documents))]
     parts = (_part(data, is_held_out, False), _part(data, is_held_out, True))
     for part, what in zip(parts, ("to train on", "to measure with"), strict=True):
         if not part.queries:

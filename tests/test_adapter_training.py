@@ -17,6 +17,7 @@ from smart_rag.adapter_training import (
     batch_loss,
     batches,
     cached_states,
+    fit,
     train_adapter,
 )
 from smart_rag.bootstrap import difference
@@ -181,11 +182,21 @@ def test_only_the_adapter_is_left_in_the_folder(trained):
 
 
 def test_what_was_saved_is_what_was_measured(trained, encoder):
-    """An encoder with the adapter ranks the held-out documents as the report says, by plain exhaustive scoring."""
+    """An encoder with the adapter ranks as the report says, by plain exhaustive scoring.
+
+    Beside the held-out documents, those that were trained on and answer no held-out query.
+    """
     report, folder, _ = trained
     adapted = SmartEncoder(encoder.model_name, device="cpu", adapter=folder)
-    _, held_out = split(some_data(), 0.3)
-    assert (report.held_out_queries, report.held_out_documents) == (len(held_out.queries), len(held_out.documents))
+    data = some_data()
+    _, held_out = split(data, 0.3)
+    asked = {query.text for query in held_out.queries}
+    answers = {data.documents[i].id for query in data.queries if query.text in asked for i in query.positives}
+    own = {document.id for document in held_out.documents}
+    others = [document for document in data.documents if document.id not in own | answers]
+    assert len(others) + len(own) < len(data.documents)
+    held_out = TrainingData("", [*held_out.documents, *others], held_out.queries)
+    assert (report.held_out_queries, report.documents) == (len(held_out.queries), len(held_out.documents))
     queries = adapted.encode_query([query.text for query in held_out.queries])
     documents = adapted.encode_document([document.text for document in held_out.documents])
     weights = torch.cat(frequencies(encoder, held_out, [query.text for query in held_out.queries])).numpy()
@@ -243,13 +254,36 @@ def test_an_adapter_that_is_not_better_is_warned_of():
     assert "not measurably" in report(frozen[:20] + 0.1, frozen[:20]).warning  # too few queries to say
 
 
-def test_the_start_is_kept_where_no_epoch_is_better(encoder, tmp_path):
-    """With a learning rate that ruins it, the adapter is the one before the first epoch."""
-    settings = AdapterSettings(batch_size=16, epochs=1, learning_rate=1e3)
+@pytest.mark.parametrize("rate", [1e-9, 1e3])
+def test_a_training_that_does_no_good_is_warned_of(rate, encoder, tmp_path):
+    """By a rate that changes nothing, it is what it was before: the frozen model, less a mean. And by chaos."""
+    settings = AdapterSettings(batch_size=16, epochs=1, learning_rate=rate)
     report = train_adapter(encoder, some_data(), tmp_path, settings, held_out=0.3)
-    assert report.best_epoch == 0
-    np.testing.assert_array_equal(Adapter.load(tmp_path).projection.weight.detach(), np.eye(encoder.dimension))
+    assert report.best_epoch == 1
     assert report.warning
+    if rate < 1:
+        start = Adapter.load(tmp_path).projection.weight.detach()
+        np.testing.assert_allclose(start, np.eye(encoder.dimension), atol=1e-6)
+        assert report.history[1].late == pytest.approx(report.ndcg["frozen late"], abs=0.02)
+
+
+def test_the_best_epoch_is_kept(encoder, tmp_path):
+    """Whichever epoch is measured as the best, the adapter is what it was after that one."""
+    data = some_data()
+    for scores, best in [([0.1, 0.3, 0.2, 0.4], 3), ([0.1, 0.4, 0.2, 0.3], 1)]:
+        told, seen = iter(scores), []
+
+        def measure(adapter, told=told, seen=seen):
+            seen.append(adapter.projection.weight.detach().clone())
+            return {name: np.full(3, score) for score in [next(told)] for name in ("late", "hybrid")}
+
+        adapter = Adapter(encoder.dimension)
+        with cached_states(data, encoder, (-1,), tmp_path) as cached:
+            history, epoch, values = fit(adapter, cached, measure, AdapterSettings(batch_size=16, epochs=3))
+        assert epoch == best
+        assert values["late"][0] == scores[best]
+        assert torch.equal(adapter.projection.weight, seen[best])
+        assert [epoch.late for epoch in history] == pytest.approx(scores)
 
 
 def test_what_cannot_be_trained(trained, encoder, tmp_path):

@@ -33,7 +33,7 @@ LAYERS = [
     {"answer", "explain", "demo", "dataset", "bootstrap"},
     {"metrics", "training_data"},
     {"evaluation", "tuning", "adapter_training"},
-    {"display"},
+    {"display", "training_plot"},
     {"cli"},
 ]
 OWNERS = {
@@ -46,6 +46,7 @@ OWNERS = {
     "transformers": {"checkpoint"},
     "PIL": {"images", "pdf", "video", "types", "media", "backbone", "encoder", "training_data"},  # but images: a type
     "datasets": {"training_data"},
+    "matplotlib": {"training_plot"},
     "pypdfium2": {"pdf"},
     "av": {"video"},
     "openai": {"answer"},
