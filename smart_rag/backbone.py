@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,10 +64,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """One forward pass: ``pooled`` (n, dimension) and the last ``hidden`` states (n, length, width), on the device."""
+    """One forward pass, on the device: ``pooled`` (n, dimension), and ``hidden`` states (n, length, width) by layer."""
 
     pooled: torch.Tensor
-    hidden: torch.Tensor
+    hidden: Sequence[torch.Tensor]
     positions: Positions
 
 
@@ -201,20 +202,56 @@ class Backbone:
         features = self._preprocessed(contents, task)
         return Prepared(features, self._positions(features, contents, task), task)
 
-    def forward(self, prepared: Prepared) -> States:
-        """Return the states of what `prepare` gave, in the pooled embedding's space."""
+    def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
+        """Return the states of what `prepare` gave after these ``layers``, -1 for the last.
+
+        Raises:
+            EncoderError: the model gives no token embeddings, or has no such layer.
+        """
         import torch
         from sentence_transformers.util import batch_to_device
 
         positions = prepared.positions
-        features = self.model(batch_to_device(prepared.features, self.model.device), task=prepared.task)
+        with self._keeping_layers(layers) as kept:
+            features = self.model({**batch_to_device(prepared.features, self.model.device), **kept}, task=prepared.task)
         hidden = features.get("token_embeddings")
         if hidden is None or hidden.ndim != 3 or len(hidden) != len(positions.ids):
             raise EncoderError(NO_TOKENS.format(model=self.name))
         pooled = features["sentence_embedding"]
         if self.profile.pooled_before is not None:
             pooled = hidden[torch.from_numpy(positions.pooled).to(hidden.device)]
-        return States(pooled, hidden, positions)
+        return States(pooled, [self._layer(features, layer) for layer in layers], positions)
+
+    @contextmanager
+    def _keeping_layers(self, layers: Sequence[int]) -> Iterator[dict[str, bool]]:
+        """Have the transformer hand out the states after every layer, if others than the last are asked for."""
+        config = getattr(self.model.transformers_model, "config", None)
+        if tuple(layers) == (-1,) or config is None:
+            yield {}
+            return
+        before = getattr(config, "output_hidden_states", False)
+        config.output_hidden_states = True  # sentence-transformers looks there, the model itself at its arguments
+        try:
+            yield {"output_hidden_states": True}
+        finally:
+            config.output_hidden_states = before
+
+    def _layer(self, features: Mapping[str, Any], layer: int) -> torch.Tensor:
+        last: torch.Tensor = features["token_embeddings"]
+        if layer == -1:
+            return last
+        every = features.get("all_layer_embeddings") or ()
+        if not -len(every) <= layer < len(every) or every[layer].shape != last.shape:
+            raise EncoderError(
+                f"{self.name} gives the states of {len(every)} layers, {last.shape[2]} wide at the last; layer {layer} "
+                "is none of them"
+            )
+        found: torch.Tensor = every[layer]
+        return found
+
+    def _check_last(self, layers: Sequence[int]) -> None:
+        if tuple(layers) != (-1,):
+            raise EncoderError(f"{self.name} gives the states of its last layer alone, not of {list(layers)}")
 
     def into_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
         """Return token states (n, width) after what the model does to a pooled vector, (n, dimension)."""

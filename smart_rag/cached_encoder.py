@@ -21,6 +21,7 @@ from smart_rag.encoder import (
     default_weights_of,
     modalities_of,
     plain,
+    token_dimension_of,
 )
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.media import identity
@@ -104,6 +105,11 @@ class CachedEncoder:
         return self.encoder.dimension
 
     @property
+    def token_dimension(self) -> int:
+        """The width of the token embeddings."""
+        return token_dimension_of(self.encoder)
+
+    @property
     def fingerprint(self) -> str:
         with self._mutex:
             return self._fingerprint
@@ -161,7 +167,8 @@ class CachedEncoder:
             return self.encoder.encode_document(items)
         if not items:
             none = np.zeros((0, self.dimension), dtype=np.float32)
-            return Representation(none, TokenBatch(none, np.zeros(1, dtype=np.int64)))
+            no_tokens = np.zeros((0, self.token_dimension), dtype=np.float32)
+            return Representation(none, TokenBatch(no_tokens, np.zeros(1, dtype=np.int64)))
         keys = self._keys(contents)
         new = list({keys[i]: items[i] for i in stores.missing(keys)}.items())
         size = _BATCH if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH

@@ -1,4 +1,4 @@
-"""``smart-rag``: index, search, ask, eval, tune, info, delete, verify, demo.
+"""``smart-rag``: index, search, ask, eval, tune, train, info, delete, verify, demo.
 
 Exit codes: 0 good, 1 an error of the user's that one line explains, 2 usage, 130 stopped with Ctrl-C.
 """
@@ -30,6 +30,7 @@ from smart_rag.config import (
     DEFAULT_TIMEOUT,
     DEFAULT_TOP_K,
     FirstStageName,
+    Objective,
 )
 from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
 from smart_rag.types import AddReport, Content, Hit, Span
@@ -57,6 +58,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+train = typer.Typer(no_args_is_help=True, help="Train for your own data, from questions and the passages that answer.")
+app.add_typer(train, name="train")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -71,6 +74,12 @@ Model = Annotated[
 ]
 Picture = Annotated[
     Path | None, typer.Option("--image", metavar="FILE", help="Search by an image as well, if the model takes images.")
+]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter", metavar="DIR", help="An adapter that `train adapter` made; by default the index's, if any."
+    ),
 ]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -106,6 +115,7 @@ def index_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.")],
     db: Db,
     model: Model = None,
+    adapter: Adapter = None,
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help='Only these, such as "*.md".')] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Not these.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove passages of files that are no longer there.")] = False,
@@ -115,7 +125,7 @@ def index_command(
 
     find(paths, include or (), exclude or ())  # before a model is loaded or a folder made
     is_new = not db.exists()
-    with _open(db, model, create=True) as index:
+    with _open(db, model, adapter, create=True) as index:
         report = index.add_files(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=_on_terminal()
         )
@@ -249,6 +259,7 @@ def ask(
 def eval_command(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", help="A folder in BEIR layout.")],
     model: Model = None,
+    adapter: Adapter = None,
     top_k: Annotated[int, typer.Option(min=1, help="Depth of the rankings.")] = 100,
     candidates: Annotated[int, typer.Option(min=1, help="How many documents `search` scores.")] = DEFAULT_CANDIDATES,
     limit_queries: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
@@ -261,12 +272,11 @@ def eval_command(
     from smart_rag.dataset import load_dataset
     from smart_rag.evaluation import evaluate
 
-    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
-        raise InvalidInput(f"--json {json_file}: the folder {Path(json_file).parent} does not exist")
+    _check_writable(json_file)
     data = load_dataset(dataset, limit_queries)
     with (
         tempfile.TemporaryDirectory() as temporary,
-        _open(db or Path(temporary) / "index", model, create=True) as index,
+        _open(db or Path(temporary) / "index", model, adapter, create=True) as index,
     ):
         result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=_on_terminal())
     if json_file == "-":
@@ -305,6 +315,59 @@ def tune(
     if found.choice != found.current and not (writes or dry_run):
         done += " --force takes the best all the same."
     out.print(Text(display.tuning_verdict(found) + "\n" + done), soft_wrap=True)
+
+
+@train.command("adapter")
+def train_adapter_command(
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DATA", help="Pairs (.jsonl), a BEIR folder, or a dataset folder of Hugging Face's."),
+    ],
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
+    model: Annotated[
+        str, typer.Option("--model", metavar="M", help="Name or folder of a sentence-transformers model.")
+    ] = DEFAULT_MODEL,
+    dimension: Annotated[
+        int | None, typer.Option(min=1, help="Width of the token embeddings; by default the model's.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each query is seen.")] = 5,
+    batch_size: Annotated[
+        int, typer.Option(min=2, help="Queries in a batch; each other's answers are negatives.")
+    ] = 64,
+    objective: Annotated[Objective, typer.Option(help="Which score is trained.")] = "late",
+    hard_negatives: Annotated[int, typer.Option(min=0, help="Hard negatives of each query, mined or given.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
+    held_out: Annotated[float, typer.Option(help="The part of the documents that is measured with.")] = 0.1,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and held-out nDCG@10.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON; - for standard output.")
+    ] = None,
+) -> None:
+    """Train token embeddings for late interaction on a frozen model; pooled embeddings stay as they are."""
+    from smart_rag.adapter_training import AdapterSettings, train_adapter
+    from smart_rag.encoder import SmartEncoder
+    from smart_rag.training_data import load_training_data
+    from smart_rag.training_plot import check_plot, save_plot
+
+    _check_writable(json_file)
+    if plot is not None:
+        check_plot(plot)
+    loaded = load_training_data(data, limit)
+    settings = AdapterSettings(
+        dimension=dimension, epochs=epochs, batch_size=batch_size, objective=objective, hard_negatives=hard_negatives
+    )
+    report = train_adapter(SmartEncoder(model), loaded, to, settings, held_out=held_out, show_progress=_on_terminal())
+    if plot is not None:
+        save_plot(report, plot)
+    if json_file == "-":
+        _print_json(report.as_json())
+    else:
+        out.print(display.training_tables(report))
+        out.print(Text(f"{to}: use it with `smart-rag index PATH --db DIR --adapter {to}`"), soft_wrap=True)
+    if json_file not in (None, "-"):
+        Path(str(json_file)).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
+    if report.warning:
+        err.print(Text.assemble(("warning: ", "bold yellow"), report.warning), soft_wrap=True)
 
 
 @app.command()
@@ -346,7 +409,9 @@ def _print_index(db: Path, as_json: bool) -> None:
     rows = {
         "index": found.path,
         "model": encoder["model"] if encoder else "none (vectors are the caller's)",
+        "adapter": (encoder or {}).get("adapter", "none"),
         "dimension": found.manifest["dimension"],
+        "of token embeddings": found.manifest["token_dimension"],
         "codec": found.manifest["config"]["codec"],
         "score": "{:g} x pooled + {:g} x late, query tokens by {}".format(
             *found.manifest["config"]["weights"], found.manifest["config"]["weighting"]
@@ -440,14 +505,24 @@ def demo(
     )
 
 
-def _open(db: Path, model: str | None = None, *, create: bool = False) -> SmartIndex:
+def _open(db: Path, model: str | None = None, adapter: Path | None = None, *, create: bool = False) -> SmartIndex:
     """Return the index in ``db``, a new one where there is none and ``create`` allows it."""
+    from smart_rag.encoder import SmartEncoder
     from smart_rag.index import SmartIndex
-    from smart_rag.manifest import FILE_NAME
+    from smart_rag.manifest import FILE_NAME, Manifest
 
     if create and not (db / FILE_NAME).exists():
-        return SmartIndex.create(db, model or DEFAULT_MODEL)
-    return SmartIndex.open(db, model)
+        name = model or DEFAULT_MODEL
+        return SmartIndex.create(db, name if adapter is None else SmartEncoder(name, adapter=adapter))
+    if adapter is None:
+        return SmartIndex.open(db, model)
+    own = Manifest.read(db).encoder or {}
+    return SmartIndex.open(db, SmartEncoder(model or own.get("model", DEFAULT_MODEL), adapter=adapter))
+
+
+def _check_writable(json_file: str | None) -> None:
+    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
+        raise InvalidInput(f"--json {json_file}: the folder {Path(json_file).parent} does not exist")
 
 
 def _asked(text: str, image: Path | None) -> str | Content:

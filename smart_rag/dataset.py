@@ -34,19 +34,22 @@ class Dataset:
     qrels: Qrels
 
 
-def load_dataset(folder: str | Path, limit_queries: int | None = None) -> Dataset:
+def load_dataset(
+    folder: str | Path, limit_queries: int | None = None, *, qrels_file: str | Path | None = None
+) -> Dataset:
     """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
     A document's text is its title, a space, and its text. Beside the text, a row of visual documents has ``image``,
     a file, or ``pdf``, a file, and ``page``, counted from 0; both below ``folder``. Queries without a
-    judgement are left out, and so are documents without text and image, which no one can find.
+    judgement are left out, and so are documents without text and image, which no one can find. Judgements are in
+    ``qrels_file``, by default ``qrels.tsv`` or ``qrels/test.tsv``.
 
     Raises:
         InvalidInput: a file is missing or a line of it cannot be read.
     """
     folder = Path(folder)
     places = [folder / "qrels.tsv", folder / "qrels" / "test.tsv"]
-    qrels_file = next((path for path in places if path.is_file()), places[0])
+    qrels_file = qrels_file or next((path for path in places if path.is_file()), places[0])
     queries, qrels = load_labels(folder / "queries.jsonl", qrels_file, limit_queries)
     documents = []
     empty = 0

@@ -16,6 +16,7 @@ from smart_rag.codec import PRESETS, codec
 from smart_rag.config import IndexConfig
 
 if TYPE_CHECKING:
+    from smart_rag.adapter_training import AdapterReport
     from smart_rag.demo import SampleQuestion
     from smart_rag.encoder import SmartEncoder
     from smart_rag.index import SmartIndex
@@ -249,6 +250,26 @@ def _setting(setting: Setting) -> str:
 
 def _ratio(weights: tuple[float, float]) -> str:
     return f"{weights[0]:g} : {weights[1]:g}"
+
+
+def training_tables(report: AdapterReport) -> Group:
+    """Return what came of training an adapter: the base model, frozen SMART and the trained one, and what is noise."""
+    title = f"nDCG@10 of {report.held_out_queries:,} held-out queries among {report.documents:,} documents"
+    quality = Table(title=title)
+    for column in ("", "pooled", "late", "hybrid"):
+        quality.add_column(column, justify="right" if column else "left")
+    ndcg = report.ndcg
+    quality.add_row("base model", f"{ndcg['pooled']:.4f}", "", "")
+    quality.add_row("SMART, frozen", "", f"{ndcg['frozen late']:.4f}", f"{ndcg['frozen hybrid']:.4f}")
+    trained = f"trained, epoch {report.best_epoch} of {len(report.history) - 1}"
+    quality.add_row(trained, "", f"{ndcg['trained late']:.4f}", f"{ndcg['trained hybrid']:.4f}")
+    differences = Table(title="differences")
+    for column in ("", "mean", "95 % interval", ""):
+        differences.add_column(column, justify="right" if column else "left")
+    for name, found in report.differences.items():
+        interval = f"{found.low:+.4f} to {found.high:+.4f}"
+        differences.add_row(name, f"{found.mean:+.4f}", interval, found.verdict)
+    return Group(quality, differences)
 
 
 def size_text(size: float) -> str:

@@ -38,10 +38,11 @@ class DualEncoder(Backbone):
         vision = self._config.vision_config
         return int(vision.image_size // vision.patch_size) ** 2
 
-    def forward(self, prepared: Prepared) -> States:
+    def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
+        self._check_last(layers)
         there = {name: value.to(self.model.device) for name, value in prepared.features.items()}
         pooled, hidden = self._of_images(there) if "pixel_values" in there else self._of_texts(there)
-        return States(pooled, hidden, prepared.positions)
+        return States(pooled, [hidden], prepared.positions)
 
     def _of_texts(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         model: Any = self.model.transformers_model

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
+    from smart_rag.adapter import Adapter
+
 logger = logging.getLogger(__name__)
 
 # Tokenizers and models without a limit say so by numbers such as 1e30.
@@ -50,6 +52,7 @@ _NO_NUMBERS = (
     "document_tokens",
     "profile",
     "max_pixels",
+    "adapter",
 )
 
 # What an encoder takes: a text, an image in memory, a page of a PDF, or several parts together.
@@ -65,11 +68,12 @@ class Encoder(Protocol):
     One whose scores are to be weighted in another way than `DEFAULT_WEIGHTS` has a property ``default_weights``.
     One that knows what its tokens stand for has a method ``token_places``, as `SmartEncoder` has: by
     it, hits are explained.
+    One whose token embeddings are of another width than its pooled ones has a property ``token_dimension``.
     """
 
     @property
     def dimension(self) -> int:
-        """The width of the pooled embeddings and of the token embeddings."""
+        """The width of the pooled embeddings, and of the token embeddings if no ``token_dimension`` says otherwise."""
         ...
 
     @property
@@ -99,6 +103,11 @@ def default_weights_of(encoder: Encoder | None) -> tuple[float, float]:
     """Return the weights (pooled, late) for what an encoder gives; `DEFAULT_WEIGHTS`, unless it says otherwise."""
     weights: tuple[float, float] = getattr(encoder, "default_weights", DEFAULT_WEIGHTS)
     return weights
+
+
+def token_dimension_of(encoder: Encoder) -> int:
+    """Return the width of an encoder's token embeddings."""
+    return int(getattr(encoder, "token_dimension", encoder.dimension))
 
 
 def as_content(item: Encodable) -> Content:
@@ -147,6 +156,9 @@ class SmartEncoder:
     model pools from (arXiv 2605.24938, section 3). What has no token left is represented by
     its pooled embedding as its only token.
 
+    With an ``adapter``, token embeddings are what it makes of them, or of the states after other
+    layers; of what has no token left, what it makes of the pooled embedding. Pooled embeddings stay as they are.
+
     Args:
         model: a sentence-transformers model name or folder; ``"minilm"`` is the bundled
             all-MiniLM-L6-v2 of the ``demo`` extra, which needs no network.
@@ -167,10 +179,11 @@ class SmartEncoder:
             image patches; ``"input"``: without prompt and chat template; ``"patches"``: image
             patches alone. See docs/models.md.
         max_pixels: of an image, at most; by default the profile's or the model's own.
+        adapter: the folder of an adapter that was trained for this model (`smart_rag.adapter`).
 
     Raises:
         ModelNotFound: the model cannot be loaded.
-        EncoderError: the model gives no token embeddings.
+        EncoderError: the model gives no token embeddings, or the adapter is not for it.
     """
 
     def __init__(
@@ -190,6 +203,7 @@ class SmartEncoder:
         query_tokens: TokenPolicy | None = None,
         document_tokens: TokenPolicy | None = None,
         max_pixels: int | None = None,
+        adapter: str | Path | None = None,
     ) -> None:
         if batch_size < 1 or batch_tokens < 1:
             raise InvalidInput(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
@@ -239,6 +253,8 @@ class SmartEncoder:
             self._backbones.append(copy.deepcopy(self._backbone))
             self._backbones[-1].model.to(other)
         self._is_punctuation: dict[int, bool] = {}
+        self._adapter: Adapter | None = None
+        self._adapter_path: str | None = None
         dimension = self._model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
         self._decisions = (
@@ -250,6 +266,18 @@ class SmartEncoder:
             Decision("max_length", self.max_length, length.source),
         )
         self._description: dict[str, Any] | None = None
+        if adapter is not None:
+            self._take_adapter(Path(adapter))
+
+    def _take_adapter(self, folder: Path) -> None:
+        from smart_rag.adapter import Adapter
+
+        adapter = Adapter.load(folder)
+        adapter.check_model(self.model_name, self.dimension, checkpoint.weights_digest(self._model))
+        self._adapter = adapter.to(self._model.device).requires_grad_(False)
+        devices = {backbone.model.device for backbone in self._backbones}
+        self._adapters = {device: copy.deepcopy(adapter).to(device) for device in devices}
+        self._adapter_path = str(folder.expanduser().absolute())  # an index is not always opened from here
 
     @classmethod
     def from_description(
@@ -257,7 +285,7 @@ class SmartEncoder:
     ) -> SmartEncoder:
         """Return the encoder that `describe` described, as an index's manifest keeps it."""
         names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length")
-        later = ("profile", "query_tokens", "document_tokens", "max_pixels")
+        later = ("profile", "query_tokens", "document_tokens", "max_pixels", "adapter")
         options = {name: description[name] for name in names}
         options |= {name: description[name] for name in later if name in description}
         return cls(description["model"], device=device, **options)
@@ -265,6 +293,11 @@ class SmartEncoder:
     @property
     def dimension(self) -> int:
         return self._dimension
+
+    @property
+    def token_dimension(self) -> int:
+        """The width of the token embeddings: that of the pooled ones, but for an adapter's."""
+        return self._dimension if self._adapter is None else self._adapter.dimension
 
     @property
     def device(self) -> str:
@@ -327,19 +360,43 @@ class SmartEncoder:
                 "profile": self._profile.name,
                 "max_pixels": self._max_pixels,
             }
+            if self._adapter is not None:
+                self._description |= {
+                    "layer": f"adapter {self._adapter.digest}",
+                    "adapter": self._adapter_path,
+                    "token_dimension": self.token_dimension,
+                }
             if "image" in self.modalities:
                 self._description["images"] = self._backbone.describe_images()
         return dict(self._description)
 
     def encode_query(self, queries: Encodable | Sequence[Encodable], *, show_progress: bool = False) -> Representation:
         """Return the representation of ``queries`` with the model's query prompt, in their order."""
-        return self._encode(queries, "query", show_progress)
+        return self._encode(queries, "query", show_progress=show_progress)
 
     def encode_document(
         self, documents: Encodable | Sequence[Encodable], *, show_progress: bool = False
     ) -> Representation:
         """Return the representation of ``documents`` with the model's document prompt, in their order."""
-        return self._encode(documents, "document", show_progress)
+        return self._encode(documents, "document", show_progress=show_progress)
+
+    def token_states(
+        self,
+        items: Encodable | Sequence[Encodable],
+        task: Task,
+        layers: Sequence[int] = (-1,),
+        *,
+        show_progress: bool = False,
+    ) -> Representation:
+        """Return what an adapter is trained on: of each token the states after ``layers``, side by side.
+
+        The representation's token embeddings are (total, layers x dimension), L2-normalised, each layer as long as
+        the others; those of the last layer alone are the token embeddings of an encoder without an adapter.
+
+        Raises:
+            EncoderError: the model has no such layer.
+        """
+        return self._encode(items, task, layers, show_progress=show_progress)
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens and prompts left out, nothing cut."""
@@ -362,12 +419,22 @@ class SmartEncoder:
         kept = [places[i] for i in np.flatnonzero(self._kept(positions, task)[0])]
         return kept or [Place(span=(0, len(content.text)) if plain(content) == content.text else None)]
 
-    def _encode(self, items: Encodable | Sequence[Encodable], task: Task, show_progress: bool) -> Representation:
+    def _encode(
+        self,
+        items: Encodable | Sequence[Encodable],
+        task: Task,
+        layers: Sequence[int] | None = None,
+        *,
+        show_progress: bool,
+    ) -> Representation:
+        """Return the representation of ``items``; with ``layers``, their states after these in place of tokens."""
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
         contents = self._checked([items] if is_one else list(items))  # type: ignore[list-item,arg-type]
         if not contents:
             empty = np.zeros((0, self.dimension), dtype=np.float32)
-            return Representation(empty, TokenBatch(empty, np.zeros(1, dtype=np.int64)))
+            width = self.token_dimension if layers is None else self.dimension * len(layers)
+            tokens_of_none = np.zeros((0, width), dtype=np.float32)
+            return Representation(empty, TokenBatch(tokens_of_none, np.zeros(1, dtype=np.int64)))
         started = time.perf_counter()
         pooled: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(contents)
         tokens = list(pooled)
@@ -378,7 +445,7 @@ class SmartEncoder:
         with tqdm(
             total=len(contents), desc=f"encoding on {self.device}", unit=unit, disable=not show_progress
         ) as progress:
-            for positions, batch in self._passes(contents, task):
+            for positions, batch in self._passes(contents, task, layers):
                 for i, *numbers in zip(positions, batch.pooled, batch.tokens, batch.ids, strict=True):
                     pooled[i], tokens[i], ids[i] = numbers
                 progress.update(len(positions))
@@ -442,13 +509,15 @@ class SmartEncoder:
         if batch:
             yield batch
 
-    def _passes(self, contents: Sequence[Content], task: Task) -> Iterator[tuple[list[int], _Batch]]:
+    def _passes(
+        self, contents: Sequence[Content], task: Task, layers: Sequence[int] | None
+    ) -> Iterator[tuple[list[int], _Batch]]:
         """Yield the positions of each batch and its numbers."""
         batches = list(self._batches(contents, task))
         sees = any(plain(content) != content.text for content in contents)
         if not sees and len(self._backbones) == 1:  # texts are read in no time
             for batch in batches:
-                yield batch, self._forward([contents[i] for i in batch], task)
+                yield batch, self._forward([contents[i] for i in batch], task, layers)
             return
         # While images of one batch are in the forward pass, those of the next are opened; one batch alone becomes two.
         if sees and len(batches) == 1 and len(batches[0]) > 1:
@@ -465,7 +534,7 @@ class SmartEncoder:
                 ready = reading.popleft().result()
                 if i + devices < len(parts):
                     reading.append(reader.submit(self._prepared, parts[i + devices], task))
-                running.append(runner.submit(self._forward, part, task, ready, self._backbones[i % devices]))
+                running.append(runner.submit(self._forward, part, task, layers, ready, self._backbones[i % devices]))
                 if len(running) == devices:
                     yield next(done), running.popleft().result()
             for batch in done:
@@ -480,6 +549,7 @@ class SmartEncoder:
         self,
         contents: list[Content],
         task: Task,
+        layers: Sequence[int] | None = None,
         ready: tuple[Prepared, TokenIds] | None = None,
         backbone: Backbone | None = None,
     ) -> _Batch:
@@ -489,7 +559,7 @@ class SmartEncoder:
         backbone = backbone or self._backbone
         try:
             with torch.inference_mode():
-                return self._forward_once(backbone, *(ready or self._prepared(contents, task)))
+                return self._forward_once(backbone, *(ready or self._prepared(contents, task)), layers)
         except torch.OutOfMemoryError:
             if len(contents) == 1:
                 raise
@@ -499,39 +569,52 @@ class SmartEncoder:
         middle = (len(contents) + 1) // 2
         self.batch_size = min(self.batch_size, middle)
         logger.warning("%s ran out of memory with %d inputs; going on with %d", self.device, len(contents), middle)
-        halves = [self._forward(half, task, backbone=backbone) for half in (contents[:middle], contents[middle:])]
+        halves = [
+            self._forward(half, task, layers, backbone=backbone) for half in (contents[:middle], contents[middle:])
+        ]
         return _Batch(
             np.concatenate([half.pooled for half in halves]),
             [matrix for half in halves for matrix in half.tokens],
             [ids for half in halves for ids in half.ids],
         )
 
-    def _forward_once(self, backbone: Backbone, prepared: Prepared, words: TokenIds) -> _Batch:
+    def _forward_once(
+        self, backbone: Backbone, prepared: Prepared, words: TokenIds, layers: Sequence[int] | None
+    ) -> _Batch:
         import torch
+        from torch.nn.functional import normalize
 
-        states = backbone.forward(prepared)
+        adapter = self._adapter if layers is None else None
+        layers = layers or ((-1,) if adapter is None else adapter.layers)
+        states = backbone.forward(prepared, layers)
         if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
             words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
         keep = self._kept(states.positions, prepared.task)
-        pooled = states.pooled
-        flat = backbone.into_pooled_space(states.hidden[torch.from_numpy(keep).to(states.hidden.device)])
-        if flat.shape[1] != pooled.shape[1]:
+        pooled, where = states.pooled, torch.from_numpy(keep).to(states.pooled.device)
+        # (total, layers, dimension), of the tokens that are kept.
+        hidden = torch.stack([backbone.into_pooled_space(states_of[where]) for states_of in states.hidden], dim=1)
+        if hidden.shape[2] != pooled.shape[1]:
             raise EncoderError(
                 f"{self.model_name} pools {self._backbone.pooling} into {pooled.shape[1]} dimensions, but its tokens "
-                f"have {flat.shape[1]}; late interaction needs both in one space"
+                f"have {hidden.shape[2]}; late interaction needs both in one space"
             )
         width = getattr(self._model, "truncate_dim", None)
         if width is not None:
-            pooled, flat = pooled[:, :width], flat[:, :width]
-        vectors = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
-        flat = torch.nn.functional.normalize(flat.float(), dim=1).cpu()
+            pooled, hidden = pooled[:, :width], hidden[:, :, :width]
+        pooled, hidden = normalize(pooled.float(), dim=1), normalize(hidden.float(), dim=2)
+        alone = pooled[:, None].expand(-1, len(layers), -1)  # for what has no token left
+        if adapter is not None:
+            on_device = self._adapters[pooled.device]
+            flat, alone = on_device(hidden), on_device(alone)
+        else:
+            flat, alone = (part.flatten(1) / len(layers) ** 0.5 for part in (hidden, alone))
         # A copy for each text, so that keeping one keeps no other alive.
         starts = np.cumsum(keep.sum(axis=1))[:-1]
-        rows, ids = np.split(flat.numpy(), starts), np.split(words[keep], starts)
-        none = np.full(1, -1, dtype=np.int32)
+        rows, ids = np.split(flat.cpu().numpy(), starts), np.split(words[keep], starts)
+        substitutes, none = alone.cpu().numpy(), np.full(1, -1, dtype=np.int32)
         return _Batch(
-            vectors,
-            [row.copy() if len(row) else vectors[i : i + 1].copy() for i, row in enumerate(rows)],
+            pooled.cpu().numpy(),
+            [row.copy() if len(row) else substitutes[i : i + 1].copy() for i, row in enumerate(rows)],
             [row.copy() if len(row) else none for row in ids],
         )
 

@@ -34,7 +34,16 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore, VerifyReport
-from smart_rag.encoder import Encodable, Encoder, SmartEncoder, as_content, default_weights_of, modalities_of, plain
+from smart_rag.encoder import (
+    Encodable,
+    Encoder,
+    SmartEncoder,
+    as_content,
+    default_weights_of,
+    modalities_of,
+    plain,
+    token_dimension_of,
+)
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
 from smart_rag.explain import Question
 from smart_rag.image_folder import ImageFolder
@@ -53,6 +62,7 @@ from smart_rag.types import (
     Content,
     Document,
     Explanation,
+    FloatArray,
     Hit,
     Key,
     PdfPage,
@@ -116,6 +126,7 @@ class SmartIndex:
         encoder: Encoder | str | None = DEFAULT_MODEL,
         *,
         dimension: int | None = None,
+        token_dimension: int | None = None,
         config: IndexConfig | None = None,
         client: ClientAPI | None = None,
         collection: str = "smart_rag",
@@ -126,6 +137,7 @@ class SmartIndex:
             path: a folder that does not exist or is empty.
             encoder: an encoder, or the name of a model; None for vectors that the caller
                 brings (`add_embeddings`), of width ``dimension``.
+            token_dimension: the width of their token embeddings, where it is another.
             config: what is fixed for the life of the index.
             client: a Chroma client, such as ``chromadb.HttpClient()``, to hold the pooled
                 embeddings; by default they lie in the folder.
@@ -148,11 +160,13 @@ class SmartIndex:
             encoder = SmartEncoder(encoder)
         config = replace(config, weights=config.weights or default_weights_of(encoder))
         width = encoder.dimension if encoder is not None else dimension
+        token_width = token_dimension_of(encoder) if encoder is not None else token_dimension or width
         if width is None or width < 1:
             raise InvalidInput(f"without an encoder, the dimension of the vectors must be given, got {dimension}")
         manifest = Manifest(
             created_with=__version__,
             dimension=width,
+            token_dimension=token_width or width,
             encoder=None if encoder is None else encoder.describe(),
             fingerprint=None if encoder is None else encoder.fingerprint,
             collection=collection,
@@ -200,7 +214,8 @@ class SmartIndex:
     ) -> SmartIndex:
         """Return a new index of ``documents`` whose vectors the caller brings; ``options`` as in `create`."""
         _check_given(documents, representation)  # first: what is refused leaves no folder behind
-        index = cls.create(path, None, dimension=representation.pooled.shape[1], **options)
+        widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
+        index = cls.create(path, None, **widths, **options)
         index.add_embeddings(documents, representation)
         return index
 
@@ -740,7 +755,7 @@ class SmartIndex:
         given = Representation.from_embeddings(pooled)
         if len(given) != len(documents):
             raise InvalidInput(f"{len(documents)} documents with {len(given)} pooled embeddings")
-        self._check_vectors(given)
+        self._check_rows("pooled", given.pooled, self.manifest.dimension)
         own = self.encoder.encode_document([plain(documents[0].content(takes))])
         cosine = float(scoring.pooled_similarity(own.pooled, given.pooled[:1])[0, 0])
         if cosine < _SAME_MODEL:
@@ -752,14 +767,17 @@ class SmartIndex:
         return dict(zip((document.id for document in documents), given.pooled, strict=True))
 
     def _check_vectors(self, vectors: Representation) -> None:
-        for what, rows in (("pooled", vectors.pooled), ("token", vectors.tokens.embeddings)):
-            if rows.shape[1] != self.manifest.dimension:
-                raise DimensionMismatch(
-                    f"{self.path}: {what} embeddings have {rows.shape[1]} dimensions, the index has "
-                    f"{self.manifest.dimension}; use the model that the index was made with"
-                )
-            if not np.isfinite(rows).all():
-                raise InvalidInput(f"{what} embeddings hold NaN or infinite numbers; nothing was done with them")
+        self._check_rows("pooled", vectors.pooled, self.manifest.dimension)
+        self._check_rows("token", vectors.tokens.embeddings, self.manifest.token_dimension)
+
+    def _check_rows(self, what: str, rows: FloatArray, dimension: int) -> None:
+        if rows.shape[1] != dimension:
+            raise DimensionMismatch(
+                f"{self.path}: {what} embeddings have {rows.shape[1]} dimensions, the index has {dimension}; use the "
+                "model that the index was made with"
+            )
+        if not np.isfinite(rows).all():
+            raise InvalidInput(f"{what} embeddings hold NaN or infinite numbers; nothing was done with them")
 
     def _check_open(self) -> None:
         if self._closed:

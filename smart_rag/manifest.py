@@ -16,13 +16,18 @@ from smart_rag.errors import IndexMismatch, IndexNotFound
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 # What a caller chooses of an encoder; where all of it is the same, it is the model that has changed.
-_CHOSEN = ("model", "revision", "query_prompt", "document_prompt", "max_length", "document_tokens", "max_pixels")
+_CHOSEN = (
+    *("model", "revision", "query_prompt", "document_prompt", "max_length"),
+    *("document_tokens", "max_pixels", "adapter"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The identity of an index. ``encoder`` is None where the caller brings vectors.
 
+    ``dimension`` is the width of the pooled embeddings, and of the token embeddings unless ``token_dimension``, which
+    manifests of before adapters do not have, says otherwise.
     ``modalities`` are what the encoder takes: of a page of a PDF it was given the image if ``"image"`` is among them.
     """
 
@@ -35,8 +40,10 @@ class Manifest:
     own_chroma: bool
     config: IndexConfig
     modalities: Sequence[str] = ("text",)
+    token_dimension: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token_dimension", self.token_dimension or self.dimension)
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
         if self.config.weights is None:
             object.__setattr__(self, "config", replace(self.config, weights=DEFAULT_WEIGHTS))
@@ -96,11 +103,16 @@ class Manifest:
             mine, other = self.encoder or {}, encoder.describe()
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(
-                    f"{folder}: the model in {made_with!r} has changed since the index was made; put the old one back, "
-                    "or index the documents again into another folder"
+                    f"{folder}: the model in {made_with!r}{_with(mine)} has changed since the index was made; put the "
+                    "old one back, or index the documents again into another folder"
                 )
             raise IndexMismatch(
-                f"{folder}: the index was made with {made_with!r} and cannot be used with "
-                f"{other.get('model')!r} as it is set up here (other weights, prompt, length or "
-                "pooling); use the model that it was made with, or index the documents again into another folder"
+                f"{folder}: the index was made with {made_with!r}{_with(mine)} and cannot be used with "
+                f"{other.get('model')!r}{_with(other)} as it is set up here (other weights, prompt, length, pooling or "
+                "adapter); use the model that it was made with, or index the documents again into another folder"
             )
+
+
+def _with(description: Mapping[str, Any]) -> str:
+    adapter = description.get("adapter")
+    return "" if adapter is None else f" with the adapter {adapter!r}"

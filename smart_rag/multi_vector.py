@@ -39,10 +39,11 @@ class MultiVector(Backbone):
     def wraps(self) -> bool:
         return self.has_template or "image" in self.modalities
 
-    def forward(self, prepared: Prepared) -> States:
+    def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
         import torch
         from sentence_transformers.util import batch_to_device
 
+        self._check_last(layers)
         features, positions, task = prepared.features, prepared.positions, prepared.task
         features = batch_to_device(features, self.model.device)
         there = features["attention_mask"].bool()
@@ -53,7 +54,7 @@ class MultiVector(Backbone):
         else:  # where nothing counts, such as words where only patches do, all that is there stands for the content
             counts = torch.where(counts.any(dim=1, keepdim=True), counts, there)
         pooled = (hidden * counts.unsqueeze(2)).sum(dim=1)
-        return States(pooled, hidden, positions)
+        return States(pooled, [hidden], positions)
 
     def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:
         if self._merges_tokens(task):

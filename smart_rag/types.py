@@ -269,7 +269,8 @@ Tokens = TokenBatch | TokenCodes
 class Representation:
     """The SMART representation of n texts: pooled embeddings and token embeddings.
 
-    ``pooled`` is (n, dimension) float32, L2-normalised; ``tokens`` is ragged, see `TokenBatch`;
+    ``pooled`` is (n, dimension) float32, L2-normalised; ``tokens`` is ragged, see `TokenBatch`, and of
+    another width where an adapter makes it so;
     from a store they may come as `TokenCodes`.
     """
 
@@ -287,7 +288,7 @@ class Representation:
     def from_embeddings(cls, pooled: ArrayLike, tokens: Sequence[ArrayLike] | None = None) -> Representation:
         """Return the representation of vectors that another program computed.
 
-        ``pooled`` is (n, dimension) and ``tokens`` n matrices of (n_i, dimension); both are
+        ``pooled`` is (n, dimension) and ``tokens`` n matrices of (n_i, token_dimension); both are
         copied to float32 and L2-normalised here. Without ``tokens``, a text's pooled embedding
         stands for its only token.
 
@@ -306,11 +307,6 @@ class Representation:
                     f"one row, as wide as the first text's; got shape {matrix.shape}"
                 )
         batch = TokenBatch.from_list(matrices)
-        if matrices and rows.shape[1] != batch.dimension:
-            raise DimensionMismatch(
-                f"pooled embeddings have {rows.shape[1]} dimensions, token embeddings {batch.dimension}; both must be "
-                "in one space"
-            )
         return cls(
             normalised(rows, "pooled embedding"),
             TokenBatch(normalised(batch.embeddings, "token embedding"), batch.offsets),

@@ -20,7 +20,7 @@ LAYERS = [
     {"codec", "kernels", "token_pooling", "images", "checkpoint", "row"},
     {"pdf", "video", "picture"},
     {"media"},
-    {"backbone", "image_folder"},
+    {"backbone", "image_folder", "adapter", "contrastive"},
     {"dual_encoder", "multi_vector"},
     {"encoder"},
     {"scoring"},
@@ -32,27 +32,29 @@ LAYERS = [
     {"ingest", "search"},
     {"index"},
     {"answer", "demo", "dataset", "bootstrap"},
-    {"metrics"},
-    {"evaluation", "tuning"},
-    {"display"},
+    {"metrics", "training_data"},
+    {"evaluation", "tuning", "adapter_training"},
+    {"display", "training_plot"},
     {"cli"},
 ]
 OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
+    # dual_encoder: for a type.
     "torch": {
-        "backbone",
-        "checkpoint",
-        "dual_encoder",
-        "encoder",
-        "multi_vector",
-        "scoring",
-    },  # dual_encoder: for a type
+        *("adapter", "adapter_training", "backbone", "checkpoint", "contrastive"),
+        *("dual_encoder", "encoder", "multi_vector", "scoring"),
+    },
+    "safetensors": {"adapter"},
     "sentence_transformers": {"backbone", "checkpoint", "encoder", "multi_vector"},
     "transformers": {"checkpoint"},
     # images and picture make images, the others only name the type.
-    "PIL": {"images", "picture", "pdf", "video", "types", "media", "backbone", "encoder", "explain"},
+    "PIL": {
+        *("images", "picture", "pdf", "video", "types", "media", "backbone", "encoder", "explain", "training_data"),
+    },
+    "datasets": {"training_data"},
+    "matplotlib": {"training_plot"},
     "pypdfium2": {"pdf"},
     "av": {"video"},
     "openai": {"answer"},

@@ -41,10 +41,16 @@ GOLDEN = """{
     "hnsw_ef_construction": 400,
     "hnsw_ef_search": 55
   },
-  "modalities": ["text"]
+  "modalities": ["text"],
+  "token_dimension": 384
 }"""
-# What was written before models could see.
-OLDER = GOLDEN.replace(
+# What was written before adapters, and before models could see.
+OLD = GOLDEN.replace(
+    """,
+  "token_dimension": 384""",
+    "",
+)
+OLDER = OLD.replace(
     """,
   "modalities": ["text"]""",
     "",
@@ -78,7 +84,7 @@ def test_golden_file(tmp_path):
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text) == json.loads(GOLDEN)
     assert "modèle 😀" in text
-    for kept in (GOLDEN, OLDER):
+    for kept in (GOLDEN, OLD, OLDER):
         (tmp_path / "manifest.json").write_text(kept, encoding="utf-8")
         assert Manifest.read(tmp_path) == MANIFEST
 

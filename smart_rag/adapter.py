@@ -1,0 +1,175 @@
+"""`Adapter`: states of a frozen model's tokens in, trained token embeddings for late interaction out.
+
+A folder holds one: ``adapter.safetensors``, its weights in float32, and ``adapter.json``, which says for
+which model and which of its layers it was trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+
+from smart_rag.config import check_count
+from smart_rag.errors import EncoderError, InvalidInput
+
+FORMAT_VERSION = 1
+_WEIGHTS = "adapter.safetensors"
+_CONFIG = "adapter.json"
+_CONFIG_KEYS = ("format_version", "width", "dimension", "layers", "model", "model_weights")
+# Far below the mean square of a unit vector's coordinates: a state of length 1 and the same one longer give one number.
+_EPSILON = 1e-12
+
+
+class Adapter(nn.Module):
+    """A projection of token states, trained while the model that they come from stays as it is.
+
+        token embedding = L2(projection LayerNorm(state))
+
+    Of several layers, the state is their sum by learned weights, for each token its own:
+
+        state = sum over layers l of softmax_l(rms(h_l) . rms(layer_vector) / sqrt(width)) h_l
+
+    where rms divides by the root of the mean square (arXiv 2605.24938, section 3).
+
+    Args:
+        width: of the states.
+        dimension: of the token embeddings, at most ``width``; fewer make the token store smaller.
+        layers: which hidden states of the model are taken, -1 for the last.
+        model, model_weights: the name and the digest of the weights of the model that it is for.
+
+    Raises:
+        InvalidInput: ``dimension`` is greater than ``width``, or a layer is named twice.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        dimension: int | None = None,
+        layers: Sequence[int] = (-1,),
+        *,
+        model: str = "",
+        model_weights: str = "",
+    ) -> None:
+        super().__init__()
+        dimension = width if dimension is None else dimension
+        check_count("dimension", dimension)
+        if dimension > width:
+            raise InvalidInput(f"an adapter's dimension is at most the model's, {width}, got {dimension}")
+        if not layers or len(set(layers)) < len(layers):
+            raise InvalidInput(f"layers must be one or more, each named once, got {list(layers)}")
+        self.width = width
+        self.dimension = dimension
+        self.layers = tuple(layers)
+        self.model = model
+        self.model_weights = model_weights
+        self.norm = nn.LayerNorm(width, eps=_EPSILON)
+        self.projection = nn.Linear(width, dimension, bias=False)
+        nn.init.xavier_uniform_(self.projection.weight)
+        self.layer_vector = nn.Parameter(0.02 * torch.randn(width)) if len(self.layers) > 1 else None
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return token embeddings (n, dimension), L2-normalised, of ``states`` (n, layers, width), in float32."""
+        with torch.autocast(states.device.type, enabled=False):
+            projected: torch.Tensor = self.projection(self.norm(self._mixed(states.float())))
+            return functional.normalize(projected, dim=-1)
+
+    def _mixed(self, states: torch.Tensor) -> torch.Tensor:
+        if self.layer_vector is None:
+            return states[:, 0]
+        scores = _rms_normalised(states) @ _rms_normalised(self.layer_vector) * self.width**-0.5
+        mixed: torch.Tensor = (scores.softmax(dim=1)[:, :, None] * states).sum(dim=1)
+        return mixed
+
+    @torch.no_grad()
+    def start_at_frozen(self, states: torch.Tensor) -> None:
+        """Make the projection keep the geometry of frozen ``states`` (n, layers, width), as far as it has room.
+
+        The identity where the token embeddings are as wide as the states; else the principal components of a sample.
+        A random projection would have to find again what the model knows already.
+        """
+        if self.dimension == self.width:
+            self.projection.weight.copy_(torch.eye(self.width))
+            return
+        # Not centred: late interaction compares directions from the origin.
+        normed = self.norm(self._mixed(states.float())).double()
+        _, vectors = torch.linalg.eigh(normed.T @ normed)
+        self.projection.weight.copy_(vectors[:, -self.dimension :].T.flip(0))
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that changes a token embedding: the weights, and of which layers."""
+        digest = hashlib.blake2b(json.dumps([self.width, self.dimension, self.layers]).encode(), digest_size=16)
+        for _, weights in sorted(self.state_dict().items()):
+            digest.update(weights.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter into ``folder``, which is made where there is none."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: of.detach().float().cpu().contiguous() for name, of in self.state_dict().items()}
+        save_file(weights, folder / _WEIGHTS)
+        config = {name: getattr(self, name) for name in _CONFIG_KEYS[1:]}
+        text = json.dumps({"format_version": FORMAT_VERSION, **config}, indent=2, ensure_ascii=False)
+        (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Adapter:
+        """Return the adapter in ``folder``, on the CPU.
+
+        Raises:
+            EncoderError: there is none, or it cannot be read.
+        """
+        folder = Path(folder)
+        config = _read_config(folder)
+        try:
+            adapter = cls(**{name: config[name] for name in _CONFIG_KEYS[1:]})
+            adapter.load_state_dict(load_file(folder / _WEIGHTS))
+        except (InvalidInput, OSError, SafetensorError, RuntimeError, TypeError) as error:
+            raise EncoderError(
+                f"{folder}: the adapter's weights do not fit its {_CONFIG}: {error}; train it again, or copy the "
+                "whole folder"
+            ) from error
+        return adapter.eval()
+
+    def check_model(self, name: str, width: int, weights: str) -> None:
+        """Raise `EncoderError` unless the adapter is for the model ``name``, of this width and digest of weights."""
+        if width != self.width or (self.model_weights and weights != self.model_weights):
+            raise EncoderError(
+                f"the adapter was trained on the token states of {self.model!r} ({self.width} dimensions), not on "
+                f"those of {name!r} ({width} dimensions) as it is here; use it with that model, or train one for this"
+            )
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise EncoderError(
+            f"no adapter at {folder}: it holds no {_CONFIG}; train one with `smart-rag train adapter --out {folder}`"
+        )
+    try:
+        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, absent = config["format_version"], [name for name in _CONFIG_KEYS if name not in config]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise EncoderError(f"{path} is not the configuration of an adapter: {error}") from error
+    if version != FORMAT_VERSION:
+        raise EncoderError(
+            f"{path}: the adapter has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
+            "upgrade with: pip install -U smart-rag"
+        )
+    if absent:
+        raise EncoderError(f"{path} is not the configuration of an adapter: it lacks {', '.join(absent)}")
+    return config
+
+
+def _rms_normalised(rows: torch.Tensor) -> torch.Tensor:
+    return rows / (rows.square().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()
