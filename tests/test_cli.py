@@ -67,11 +67,11 @@ def folder(tmp_path):
 def test_without_arguments_it_explains_itself():
     code, output, errors = run()
     assert code in (0, 2)  # typer's releases differ
-    for command in ("index", "search", "ask", "eval", "tune", "info", "delete", "verify", "demo"):
+    for command in ("index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "demo"):
         assert re.search(rf"│ {command} ", output + errors)
 
 
-@pytest.mark.parametrize("command", ["index", "search", "ask", "eval", "tune", "info", "delete", "verify", "demo"])
+@pytest.mark.parametrize("command", ["index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "demo"])
 def test_every_command_has_help(command):
     assert f"smart-rag {command}" in good(command, "--help")
 
