@@ -135,6 +135,8 @@ class Backbone:
         there = {modality for modality in self.model.modalities if isinstance(modality, str)}
         if self.profile.middle_frame and "image" in there:
             there.add("video")
+        if not self.profile.videos:
+            there.discard("video")
         return frozenset(there & {"text", "image", "video"})
 
     @property

@@ -119,13 +119,18 @@ def index_command(
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help='Only these, such as "*.md".')] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Not these.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove passages of files that are no longer there.")] = False,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's family, if its name does not say it.")
+    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of a page or an image, at most.")] = None,
 ) -> None:
     """Index files and folders; a second run takes up what is new or changed."""
     from smart_rag.documents import find
 
-    find(paths, include or (), exclude or ())  # before a model is loaded or a folder made
+    # Before a model is loaded or a folder made; what it takes is known then.
+    find(paths, include or (), exclude or (), ("text", "image", "video"))
     is_new = not db.exists()
-    with _open(db, model, adapter, create=True) as index:
+    with _open(db, model, adapter, create=True, profile=profile, max_pixels=max_pixels) as index:
         report = index.add_files(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=_on_terminal()
         )
@@ -505,19 +510,21 @@ def demo(
     )
 
 
-def _open(db: Path, model: str | None = None, adapter: Path | None = None, *, create: bool = False) -> SmartIndex:
+def _open(
+    db: Path, model: str | None = None, adapter: Path | None = None, *, create: bool = False, **options: Any
+) -> SmartIndex:
     """Return the index in ``db``, a new one where there is none and ``create`` allows it."""
     from smart_rag.encoder import SmartEncoder
     from smart_rag.index import SmartIndex
     from smart_rag.manifest import FILE_NAME, Manifest
 
     if create and not (db / FILE_NAME).exists():
-        name = model or DEFAULT_MODEL
-        return SmartIndex.create(db, name if adapter is None else SmartEncoder(name, adapter=adapter))
-    if adapter is None:
+        return SmartIndex.create(db, SmartEncoder(model or DEFAULT_MODEL, adapter=adapter, **options))
+    given = {name: value for name, value in {"adapter": adapter, **options}.items() if value is not None}
+    if not given:
         return SmartIndex.open(db, model)
     own = Manifest.read(db).encoder or {}
-    return SmartIndex.open(db, SmartEncoder(model or own.get("model", DEFAULT_MODEL), adapter=adapter))
+    return SmartIndex.open(db, SmartEncoder(model or own.get("model", DEFAULT_MODEL), **given))
 
 
 def _check_writable(json_file: str | None) -> None:

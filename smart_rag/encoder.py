@@ -172,7 +172,7 @@ class SmartEncoder:
         trust_remote_code: run code that comes with the model.
         query_prompt, document_prompt: put before each text, or the system message of a model that
             chats; by default the model's own, or its profile's.
-        max_length: tokens after which an input is cut; by default the model's own.
+        max_length: tokens after which a text is cut, by default the model's own; an image or a video never is.
         profile: the name of one in `smart_rag.profiles`; by default the one for the model's name.
         query_tokens, document_tokens: which tokens take part in late interaction; by default the
             profile's, most often ``"content"``, all but special tokens. ``"text"``: these without

@@ -27,7 +27,7 @@ _WORDS = 16  # of a query in a legend
 _IMAGE, _VIDEO, _PROMPT = "[image]", "[video]", "[prompt]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
     """Why a hit was found: what of it matched what of the query, and how much that gave to its score.
 
@@ -50,6 +50,9 @@ class Explanation:
     query_places: tuple[Place, ...]
     places: tuple[Place, ...]
     similarities: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        return f"Explanation(hit={self.hit.id!r}, words={self.words!r})"
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -147,7 +150,7 @@ class Explanation:
             return video.middle_frame(self.hit.video, _PIXELS)
         # Two frames are one patch, the last of an odd number by itself.
         count = 2 * (1 + max(place.frame for place in self.places if place.frame is not None))
-        frames = video.read_frames(self.hit.video, 1.0, count, count, _PIXELS).images
+        frames = video.read_frames(self.hit.video, 1.0, count, _PIXELS, count).images
         return frames[min(2 * frame, len(frames) - 1)]
 
     def _marks(self, token: int | None) -> list[tuple[Span, float]]:

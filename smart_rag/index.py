@@ -282,6 +282,8 @@ class SmartIndex:
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         found = files.find(paths, include, exclude, self.manifest.modalities)
+        own = self.path.resolve()  # which may lie among what it indexes, with drawings of pages in it
+        found = [path for path in found if not path.is_relative_to(own)]
         with self._writing():  # first: where another process writes, no model need be loaded
             reader = files.Reader(self.encoder, self.manifest.config)
             sees = "image" in self.manifest.modalities

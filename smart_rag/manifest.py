@@ -106,10 +106,15 @@ class Manifest:
                     f"{folder}: the model in {made_with!r}{_with(mine)} has changed since the index was made; put the "
                     "old one back, or index the documents again into another folder"
                 )
+            differing = [
+                name
+                for name in sorted({*mine, *other} - {"model"})
+                if _as_json(mine.get(name)) != _as_json(other.get(name))
+            ]
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r}{_with(mine)} and cannot be used with "
-                f"{other.get('model')!r}{_with(other)} as it is set up here (other weights, prompt, length, pooling or "
-                "adapter); use the model that it was made with, or index the documents again into another folder"
+                f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differing) or 'numbers'}); "
+                "use the model that it was made with, or index the documents again into another folder"
             )
 
 

@@ -53,7 +53,8 @@ class MultiVector(Backbone):
             positions = _unknown(counts.cpu().numpy())
         else:  # where nothing counts, such as words where only patches do, all that is there stands for the content
             counts = torch.where(counts.any(dim=1, keepdim=True), counts, there)
-        pooled = (hidden * counts.unsqueeze(2)).sum(dim=1)
+        # Not a product: the state of a padded position may be NaN.
+        pooled = torch.where(counts.unsqueeze(2), hidden, 0).sum(dim=1)
         return States(pooled, [hidden], positions)
 
     def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:

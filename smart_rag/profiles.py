@@ -52,7 +52,7 @@ class Profile:
     an image gets.
     ``pixels`` are the least and the most of an image that the model is given. Of a video, ``fps`` frames a second are
     taken, at least and at most ``frames``; ``frame_pixels`` are the least and the most of one, and the most of
-    all, of which two go into one patch. ``middle_frame``: a video is one image.
+    all, of which two go into one patch. ``middle_frame``: a video is one image; ``videos``: whether it can be anything.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Profile:
     frames: tuple[int, int] = (4, 64)
     frame_pixels: tuple[int, int, int] | None = None
     middle_frame: bool = False
+    videos: bool = True
     query_tokens: TokenPolicy = "content"
     document_tokens: TokenPolicy = "content"
 
@@ -180,6 +181,7 @@ PROFILES: tuple[Profile, ...] = (
         asks_of_images=True,
         blank_image=(56, "black"),
         pixels=(28 * 28, 2560 * 28 * 28),
+        videos=False,
         query_tokens="text",
     ),
 )

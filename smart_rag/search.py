@@ -210,9 +210,8 @@ def contents_of_queries(queries: Sequence[str | Content], modalities: Collection
             )
         lacking = set(content.modality.split("+")).difference(modalities)
         if lacking:
-            raise InvalidInput(
-                f"{which} has {' and '.join(sorted(lacking))}, but the index's model takes {', '.join(modalities)}"
-            )
+            parts = " and ".join("an image" if name == "image" else f"a {name}" for name in sorted(lacking))
+            raise InvalidInput(f"{which} has {parts}, but the index's model takes {', '.join(modalities)}")
         if not is_unicode(content.text):
             raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
         contents.append(plain(content))

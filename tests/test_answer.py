@@ -468,7 +468,7 @@ def test_images_on_the_command_line(tmp_path, minilm, pictures):
         good(*asks)
         assert all(isinstance(part, str) for part in parts_of(server))
         said = error_of(*asks, "--image", red)
-        assert "the query has image, but the index's model takes text" in said
+        assert "the query has an image, but the index's model takes text" in said
         assert "images must be a whole number" in error_of(*asks, "--images", "-1")
     assert len(server.requests) == 2
 

@@ -71,7 +71,9 @@ def test_without_arguments_it_explains_itself():
         assert re.search(rf"│ {command} ", output + errors)
 
 
-@pytest.mark.parametrize("command", ["index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "demo"])
+@pytest.mark.parametrize(
+    "command", ["index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "demo"]
+)
 def test_every_command_has_help(command):
     assert f"smart-rag {command}" in good(command, "--help")
 
@@ -517,7 +519,7 @@ def test_an_image_as_the_query(tmp_path):
 def test_an_image_for_a_model_that_takes_none(db, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "red.png")
     said = error_of("search", "--image", tmp_path / "red.png", "--db", db)
-    assert "the query has image, but the index's model takes text" in said
+    assert "the query has an image, but the index's model takes text" in said
 
 
 # --- info, delete, verify -------------------------------------------------------------------

@@ -156,3 +156,14 @@ def test_what_was_decided(models):
     assert found["document_tokens"].source == "the model's own files"
     assert found["image_pixels"].value == 64 * 28 * 28
     assert models("colpali")[0].tokens_per_page == len(models("colpali")[0].encode_document(IMAGES[:1]).tokens[0])
+
+
+@pytest.mark.parametrize("name", ["colbert", "colqwen2"])
+def test_texts_of_unequal_length_together(models, name):
+    """Padding gives some models states that are no numbers; they have no part in the pooled embedding."""
+    encoder, _ = models(name)
+    texts = ["a text that is longer than the other one", "b"]
+    for encode in (encoder.encode_query, encoder.encode_document):
+        together = encode(texts)
+        for i, text in enumerate(texts):
+            assert np.abs(together.pooled[i] - encode([text]).pooled[0]).max() < 1e-5

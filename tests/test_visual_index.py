@@ -9,6 +9,7 @@ import numpy as np
 import odd_files
 import pytest
 import tiny_vision
+from command_line import good, run
 from fpdf import FPDF
 from PIL import Image
 
@@ -165,7 +166,7 @@ def test_what_a_text_model_says_of_images(tmp_path, minilm, folder):
         with pytest.raises(InvalidInput, match="document 'a' has no text; its image needs a model that takes it"):
             index.add([Document("a", image=picture())])
         assert index.add([Document("a", "a caption", image=picture())]) == AddReport(added=1)
-        with pytest.raises(InvalidInput, match="the query has image, but the index's model takes text"):
+        with pytest.raises(InvalidInput, match="the query has an image, but the index's model takes text"):
             index.search(Content(image=picture()))
 
 
@@ -257,3 +258,46 @@ print(report.added, peak() - before)
     added, grown = map(int, result.stdout.split()[-2:])
     assert added == 1000
     assert grown < 500_000, json.dumps(grown)  # kB
+
+
+def test_a_video_is_shown_by_a_frame(index, folder):
+    """As large as it is, in the aspect that it has."""
+    index.add_files([folder / "clip.mp4"])
+    (hit,) = index.search("rain", top_k=1)
+    drawn = hit.explain().picture(legend=False)
+    assert drawn.width / drawn.height == pytest.approx(64 / 48, abs=0.02)
+    assert drawn.width >= 64
+    assert len(repr(hit.explain())) < 2_000
+
+
+def test_an_index_does_not_index_itself(index, folder):
+    """Its drawings of pages, where it lies in the folder that is indexed."""
+    index.add_files([folder.parent])
+    page = next(hit for hit in index.search("rates", top_k=10) if isinstance(hit.image, PdfPage))
+    assert index.image_file(page).is_relative_to(folder.parent)
+    assert index.add_files([folder.parent]) == AddReport(unchanged=6)
+
+
+def test_a_model_that_takes_no_videos_says_so(tmp_path, folder):
+    encoder = SmartEncoder(tiny_vision.qwen2_vl(tmp_path / "model"), profile="dse-qwen2", max_pixels=PIXELS)
+    assert encoder.modalities == {"text", "image"}
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        assert index.add_files([folder]).added == 5
+        (failed,) = index.add_files([folder / "clip.mp4"]).failed
+        assert failed.reason == "needs a model that takes videos; this one takes image, text"
+
+
+def test_the_command_line_takes_a_profile_and_pictures_alone(tmp_path, encoder, folder):
+    """A folder of nothing but images; the settings are the index's from then on."""
+    (folder / "notes.txt").unlink()
+    (folder / "report.pdf").unlink()
+    db = tmp_path / "db"
+    options = ["--profile", "qwen3-vl-embedding", "--max-pixels", str(PIXELS)]
+    assert "2 added" in good("index", folder, "--db", db, "--model", encoder.model_name, *options)
+    with SmartIndex.open(db) as index:
+        assert index.manifest.encoder["profile"] == "qwen3-vl-embedding"
+        assert index.encoder.fingerprint == encoder.fingerprint
+    code, _, errors = run("index", folder, "--db", db, "--max-pixels", "5000")
+    assert code == 1
+    assert "other fingerprint" not in errors
+    assert "images" in errors

@@ -143,7 +143,7 @@ def test_images_that_cannot_be_added(store, folder, minilm, tmp_path):
     with SmartVectorStore(tmp_path / "texts", SmartEmbeddings(encoder=minilm)) as texts:
         with pytest.raises(InvalidInput, match="its image needs a model that takes it"):
             texts.add_images([str(folder / "boat.png")])
-        with pytest.raises(InvalidInput, match="has image, but the index's model takes text"):
+        with pytest.raises(InvalidInput, match="has an image, but the index's model takes text"):
             texts.similarity_search_by_image(str(folder / "boat.png"))
 
 

@@ -46,6 +46,7 @@ class SmartEmbedding(MultiModalEmbedding):
         max_length: tokens after which a text is cut; by default the model's own.
         query_instruction, text_instruction: put before each text; by default the model's own.
         trust_remote_code: run code that comes with the model.
+        profile, max_pixels, query_tokens, document_tokens: as in `smart_rag.SmartEncoder`.
         embed_batch_size: texts that LlamaIndex hands over at once.
 
     Raises:
@@ -62,6 +63,11 @@ class SmartEmbedding(MultiModalEmbedding):
     text_instruction: str | None = Field(default=None, description="Put before each text.")
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
 
+    profile: str | None = Field(default=None, description="The model's family.")
+    max_pixels: int | None = Field(default=None, description="Of an image, at most.")
+    query_tokens: str | None = Field(default=None, description="Which tokens of a query take part.")
+    document_tokens: str | None = Field(default=None, description="Which tokens of a document take part.")
+
     _encoder: CachedEncoder = PrivateAttr()
 
     def __init__(
@@ -74,6 +80,10 @@ class SmartEmbedding(MultiModalEmbedding):
         query_instruction: str | None = None,
         text_instruction: str | None = None,
         trust_remote_code: bool = False,
+        profile: str | None = None,
+        max_pixels: int | None = None,
+        query_tokens: str | None = None,
+        document_tokens: str | None = None,
         embed_batch_size: int = 128,
         callback_manager: CallbackManager | None = None,
         **options: Any,
@@ -94,6 +104,10 @@ class SmartEmbedding(MultiModalEmbedding):
             "query_instruction": query_instruction,
             "text_instruction": text_instruction,
             "trust_remote_code": trust_remote_code,
+            "profile": profile,
+            "max_pixels": max_pixels,
+            "query_tokens": query_tokens,
+            "document_tokens": document_tokens,
             "embed_batch_size": embed_batch_size,
             "callback_manager": callback_manager or CallbackManager([]),
             **options,
@@ -107,6 +121,10 @@ class SmartEmbedding(MultiModalEmbedding):
             query_prompt=query_instruction,
             document_prompt=text_instruction,
             trust_remote_code=trust_remote_code,
+            profile=profile,
+            max_pixels=max_pixels,
+            query_tokens=query_tokens,
+            document_tokens=document_tokens,
         )
 
     @classmethod
@@ -120,6 +138,10 @@ class SmartEmbedding(MultiModalEmbedding):
             query_instruction=described.get("query_prompt"),
             text_instruction=described.get("document_prompt"),
             trust_remote_code=bool(described.get("trust_remote_code")),
+            profile=described.get("profile"),
+            max_pixels=described.get("max_pixels"),
+            query_tokens=described.get("query_tokens"),
+            document_tokens=described.get("document_tokens"),
             **options,
         )
         embedding._encoder = encoder

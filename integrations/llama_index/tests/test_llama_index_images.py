@@ -252,7 +252,7 @@ def test_a_model_that_does_not_see_keeps_the_path(tmp_path, minilm, folder):
         )
         (node,) = SmartRetriever(index, 1).retrieve("boat")
         assert node.node.image_path == str(folder / "boat.png")
-        with pytest.raises(InvalidInput, match="has image, but the index's model takes text"):
+        with pytest.raises(InvalidInput, match="has an image, but the index's model takes text"):
             SmartRetriever(index).retrieve(QueryBundle("boat", image_path=str(folder / "boat.png")))
 
 
