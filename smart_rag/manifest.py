@@ -106,14 +106,11 @@ class Manifest:
                     f"{folder}: the model in {made_with!r}{_with(mine)} has changed since the index was made; put the "
                     "old one back, or index the documents again into another folder"
                 )
-            differing = [
-                name
-                for name in sorted({*mine, *other} - {"model"})
-                if _as_json(mine.get(name)) != _as_json(other.get(name))
-            ]
+            theirs = json.loads(json.dumps(other))  # as the manifest gives it back
+            differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r}{_with(mine)} and cannot be used with "
-                f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differing) or 'numbers'}); "
+                f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differ) or 'numbers'}); "
                 "use the model that it was made with, or index the documents again into another folder"
             )
 
