@@ -30,7 +30,7 @@ from smart_rag.dual_encoder import DualEncoder
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.multi_vector import MultiVector
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
-from smart_rag.types import Content, PdfPage, Place, Representation, TokenBatch, TokenIds
+from smart_rag.types import Content, PdfPage, Place, Representation, TokenBatch, TokenIds, is_unicode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -466,6 +466,8 @@ class SmartEncoder:
                 content = as_content(item)
             except InvalidInput as error:
                 raise InvalidInput(f"item {i} is {error}") from None
+            if not is_unicode(content.text):
+                raise InvalidInput(f"item {i} holds a lone surrogate; expected Unicode")
             for modality in content.modality.split("+"):
                 if modality and modality not in self.modalities:
                     raise InvalidInput(

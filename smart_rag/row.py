@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from smart_rag.errors import InvalidInput
-from smart_rag.types import Document, ImageSource, PdfPage, Revision
+from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
 
 # Bookkeeping lives in metadata keys of this prefix, which no result shows.
 _RESERVED = "_smart_rag."
@@ -72,15 +72,6 @@ def check_metadata(document: Document) -> None:
                     f"document {document.id!r}: metadata {key!r} is a {type(value).__name__} that JSON cannot "
                     "hold; use str, int, float, bool, None, or lists and dicts of them"
                 )
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can hold ``text``: whether it is free of lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_scalar(value: Any) -> bool:

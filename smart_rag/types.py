@@ -496,3 +496,12 @@ class AddReport:
             self.removed + other.removed,
             self.failed + other.failed,
         )
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can hold ``text``: whether it is free of lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

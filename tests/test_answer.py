@@ -305,7 +305,7 @@ COUNTERS = {
 @given(
     # Without what Python takes for a space and Unicode does not, which would be cut off here and not there.
     st.lists(
-        st.text(st.characters(exclude_characters="\x1c\x1d\x1e\x1f"), min_size=1).filter(str.strip),
+        st.text(st.characters(codec="utf-8", exclude_characters="\x1c\x1d\x1e\x1f"), min_size=1).filter(str.strip),
         min_size=1,
         max_size=5,
     ),

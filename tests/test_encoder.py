@@ -445,7 +445,14 @@ def test_a_str_is_a_batch_of_one(minilm):
     assert len(minilm.encode_query("the cat")) == 1
 
 
-@pytest.mark.parametrize(("texts", "message"), [(["a", None], "item 1 is a NoneType"), ([b"a"], "item 0 is a bytes")])
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", None], "item 1 is a NoneType"),
+        ([b"a"], "item 0 is a bytes"),
+        (["a", "\ud800"], "item 1 holds a lone surrogate"),
+    ],
+)
 def test_text_of_another_type_is_named(minilm, texts, message):
     """By its position."""
     with pytest.raises(InvalidInput, match=message):
