@@ -255,11 +255,60 @@ class Backbone:
         if tuple(layers) != (-1,):
             raise EncoderError(f"{self.name} gives the states of its last layer alone, not of {list(layers)}")
 
-    def into_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
+    def comparable(self, pooled: torch.Tensor, states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``pooled`` (n, dimension) and token states (tokens, layers, dimension) in one space, in float32.
+
+        ``states`` are (tokens, width) of each layer. All are L2-normalised, and as wide as the model's own truncation
+        leaves them.
+
+        Raises:
+            EncoderError: tokens and pooled vectors are not of one width.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        tokens = torch.stack([self._into_pooled_space(of_layer) for of_layer in states], dim=1)
+        if tokens.shape[2] != pooled.shape[1]:
+            raise EncoderError(
+                f"{self.name} pools {self.pooling} into {pooled.shape[1]} dimensions, but its tokens "
+                f"have {tokens.shape[2]}; late interaction needs both in one space"
+            )
+        width = getattr(self.model, "truncate_dim", None)
+        if width is not None:
+            pooled, tokens = pooled[:, :width], tokens[:, :, :width]
+        return normalize(pooled.float(), dim=1), normalize(tokens.float(), dim=2)
+
+    def _into_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
         """Return token states (n, width) after what the model does to a pooled vector, (n, dimension)."""
         for module in self._after_pooling:
             states = module({"sentence_embedding": states})["sentence_embedding"]
         return states
+
+    def make_portable(self) -> None:
+        """Give the model itself what a profile adds, prompts, template and pixels: it is saved and loaded with them.
+
+        Raises:
+            EncoderError: no folder of sentence-transformers' can say how the model is used.
+        """
+        before = self.profile.pooled_before
+        if before is not None:
+            raise EncoderError(
+                f"{self.name} is pooled from the token before {before!r}, which no folder of sentence-transformers' "
+                "can say; train an adapter instead"
+            )
+        self.model.prompts = {
+            **(self.model.prompts or {}),
+            "query": self.prompts["query"],
+            "document": self.prompts["document"],
+        }
+        transformer: Any = self.model[0]
+        if self.has_template and not self._says_how:
+            options = {"add_generation_prompt": self.profile.generation_prompt}
+            transformer.processing_kwargs = {**transformer.processing_kwargs, "chat_template": options}
+            if self.profile.template is not None:
+                transformer.processor.chat_template = self.profile.template
+        if self.pixels is not None:
+            self._image_processor.size = _size(self.pixels)
 
     def positions(self, content: Content, task: Task) -> Positions:
         """Return what stands where, (1, length), for one content."""

@@ -55,7 +55,7 @@ def load(
     if dtype is None and torch.device(device).type == "cpu":
         dtype = "float32"
     try:
-        with _no_loading_bar():
+        with no_loading_bar():
             return _load(path, device, dtype or "auto", revision, trust_remote_code)
     except torch.OutOfMemoryError:
         raise
@@ -151,7 +151,7 @@ def _is_vision_language_decoder(path: str, options: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def _no_loading_bar() -> Iterator[None]:
+def no_loading_bar() -> Iterator[None]:
     """Hide the progress bar of transformers, and leave its setting as it was."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging

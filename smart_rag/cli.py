@@ -29,6 +29,7 @@ from smart_rag.config import (
     DEFAULT_PASSAGES,
     DEFAULT_TIMEOUT,
     DEFAULT_TOP_K,
+    AdapterObjective,
     FirstStageName,
     Objective,
 )
@@ -37,6 +38,8 @@ from smart_rag.types import AddReport, Content, Hit, Span
 
 if TYPE_CHECKING:
     from smart_rag.index import SmartIndex
+    from smart_rag.training_data import TrainingData
+    from smart_rag.training_report import TrainingReport
 
 
 class _Commands(TyperGroup):
@@ -80,6 +83,21 @@ Adapter = Annotated[
     typer.Option(
         "--adapter", metavar="DIR", help="An adapter that `train adapter` made; by default the index's, if any."
     ),
+]
+Data = Annotated[
+    Path, typer.Option(metavar="DATA", help="Pairs (.jsonl), a BEIR folder, or a dataset folder of Hugging Face's.")
+]
+TrainedModel = Annotated[
+    str, typer.Option("--model", metavar="M", help="Name or folder of a sentence-transformers model.")
+]
+Epochs = Annotated[int, typer.Option(min=1, help="How often each query is seen.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Queries in a batch; each other's answers are negatives.")]
+HardNegatives = Annotated[int, typer.Option(min=0, help="Hard negatives of each query, mined or given.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")]
+HeldOut = Annotated[float, typer.Option(help="The part of the documents that is measured with.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and held-out nDCG@10.")]
+ReportFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON; - for standard output.")
 ]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -324,51 +342,110 @@ def tune(
 
 @train.command("adapter")
 def train_adapter_command(
-    data: Annotated[
-        Path,
-        typer.Option(metavar="DATA", help="Pairs (.jsonl), a BEIR folder, or a dataset folder of Hugging Face's."),
-    ],
+    data: Data,
     to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
-    model: Annotated[
-        str, typer.Option("--model", metavar="M", help="Name or folder of a sentence-transformers model.")
-    ] = DEFAULT_MODEL,
+    model: TrainedModel = DEFAULT_MODEL,
     dimension: Annotated[
         int | None, typer.Option(min=1, help="Width of the token embeddings; by default the model's.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How often each query is seen.")] = 5,
-    batch_size: Annotated[
-        int, typer.Option(min=2, help="Queries in a batch; each other's answers are negatives.")
-    ] = 64,
-    objective: Annotated[Objective, typer.Option(help="Which score is trained.")] = "late",
-    hard_negatives: Annotated[int, typer.Option(min=0, help="Hard negatives of each query, mined or given.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
-    held_out: Annotated[float, typer.Option(help="The part of the documents that is measured with.")] = 0.1,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and held-out nDCG@10.")] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON; - for standard output.")
-    ] = None,
+    epochs: Epochs = 5,
+    batch_size: BatchSize = 64,
+    objective: Annotated[AdapterObjective, typer.Option(help="Which score is trained.")] = "late",
+    hard_negatives: HardNegatives = 0,
+    limit: Limit = None,
+    held_out: HeldOut = 0.1,
+    plot: Plot = None,
+    json_file: ReportFile = None,
 ) -> None:
     """Train token embeddings for late interaction on a frozen model; pooled embeddings stay as they are."""
     from smart_rag.adapter_training import AdapterSettings, train_adapter
     from smart_rag.encoder import SmartEncoder
-    from smart_rag.training_data import load_training_data
-    from smart_rag.training_plot import check_plot, save_plot
 
-    _check_writable(json_file)
-    if plot is not None:
-        check_plot(plot)
-    loaded = load_training_data(data, limit)
+    loaded = _training_data(data, limit, plot, json_file)
     settings = AdapterSettings(
         dimension=dimension, epochs=epochs, batch_size=batch_size, objective=objective, hard_negatives=hard_negatives
     )
     report = train_adapter(SmartEncoder(model), loaded, to, settings, held_out=held_out, show_progress=_on_terminal())
+    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --adapter {to}`", plot, json_file)
+
+
+@train.command("finetune")
+def finetune_command(
+    data: Data,
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes.")],
+    model: TrainedModel = DEFAULT_MODEL,
+    objective: Annotated[Objective, typer.Option(help="Which score is trained.")] = "hybrid",
+    lora_rank: Annotated[
+        int | None, typer.Option("--lora", metavar="RANK", min=1, help="LoRA of this rank; by default all weights.")
+    ] = None,
+    epochs: Epochs = 1,
+    batch_size: BatchSize = 64,
+    mini_batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Texts in memory at a time, for large batches: slower, the result is the same."),
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="By default 2e-5 for all weights, 1e-4 for LoRA.")] = None,
+    hard_negatives: HardNegatives = 0,
+    evaluate_every: Annotated[
+        int | None, typer.Option(metavar="STEPS", min=1, help="Measure and keep a checkpoint; by default each epoch.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help="As a model of this family.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Of an image, at most.")] = None,
+    limit: Limit = None,
+    held_out: HeldOut = 0.1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    plot: Plot = None,
+    json_file: ReportFile = None,
+) -> None:
+    """Fine-tune a model, whole or by LoRA; out comes an ordinary sentence-transformers model."""
+    from smart_rag.finetuning import FinetuneSettings, finetune
+
+    loaded = _training_data(data, limit, plot, json_file)
+    settings = FinetuneSettings(
+        objective=objective,
+        lora_rank=lora_rank,
+        epochs=epochs,
+        batch_size=batch_size,
+        mini_batch_size=mini_batch_size,
+        learning_rate=learning_rate,
+        hard_negatives=hard_negatives,
+        evaluate_every=evaluate_every,
+    )
+    report = finetune(
+        model,
+        loaded,
+        to,
+        settings,
+        held_out=held_out,
+        profile=profile,
+        max_pixels=max_pixels,
+        resume=resume,
+        show_progress=_on_terminal(),
+    )
+    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`", plot, json_file)
+
+
+def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
+    """Return what is at ``data``, once it is sure that what comes of it can be written."""
+    from smart_rag.training_data import load_training_data
+    from smart_rag.training_plot import check_plot
+
+    _check_writable(json_file)
+    if plot is not None:
+        check_plot(plot)
+    return load_training_data(data, limit)
+
+
+def _show_training(report: TrainingReport, done: str, plot: Path | None, json_file: str | None) -> None:
+    from smart_rag.training_plot import save_plot
+
     if plot is not None:
         save_plot(report, plot)
     if json_file == "-":
         _print_json(report.as_json())
     else:
         out.print(display.training_tables(report))
-        out.print(Text(f"{to}: use it with `smart-rag index PATH --db DIR --adapter {to}`"), soft_wrap=True)
+        out.print(Text(done), soft_wrap=True)
     if json_file not in (None, "-"):
         Path(str(json_file)).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
     if report.warning:

@@ -19,7 +19,9 @@ DEFAULT_WEIGHTS = (1.0, 2.0)
 EXHAUSTIVE_DOCUMENTS = 500
 
 Weighting = Literal["idf", "none"]
-Objective = Literal["late", "hybrid"]
+Objective = Literal["pooled", "late", "hybrid"]
+# An adapter leaves the pooled embeddings as they are.
+AdapterObjective = Literal["late", "hybrid"]
 FirstStageName = Literal["auto", "terms", "pooled", "exhaustive"]
 
 # For `ask`: what small language models read with ease, and how long a large one may think on a CPU.

@@ -16,10 +16,10 @@ from smart_rag.codec import PRESETS, codec
 from smart_rag.config import IndexConfig
 
 if TYPE_CHECKING:
-    from smart_rag.adapter_training import AdapterReport
     from smart_rag.demo import SampleQuestion
     from smart_rag.encoder import SmartEncoder
     from smart_rag.index import SmartIndex
+    from smart_rag.training_report import TrainingReport
     from smart_rag.tuning import Setting, Tuning
     from smart_rag.types import Hit
 
@@ -252,17 +252,20 @@ def _ratio(weights: tuple[float, float]) -> str:
     return f"{weights[0]:g} : {weights[1]:g}"
 
 
-def training_tables(report: AdapterReport) -> Group:
-    """Return what came of training an adapter: the base model, frozen SMART and the trained one, and what is noise."""
+def training_tables(report: TrainingReport) -> Group:
+    """Return what came of a training: the base model, frozen SMART and the trained one, and what is noise."""
     title = f"nDCG@10 of {report.held_out_queries:,} held-out queries among {report.documents:,} documents"
     quality = Table(title=title)
     for column in ("", "pooled", "late", "hybrid"):
         quality.add_column(column, justify="right" if column else "left")
-    ndcg = report.ndcg
-    quality.add_row("base model", f"{ndcg['pooled']:.4f}", "", "")
-    quality.add_row("SMART, frozen", "", f"{ndcg['frozen late']:.4f}", f"{ndcg['frozen hybrid']:.4f}")
-    trained = f"trained, epoch {report.best_epoch} of {len(report.history) - 1}"
-    quality.add_row(trained, "", f"{ndcg['trained late']:.4f}", f"{ndcg['trained hybrid']:.4f}")
+    frozen, trained = (
+        [f"{report.ndcg[f'{when} {name}']:.4f}" for name in ("pooled", "late", "hybrid")]
+        for when in ("frozen", "trained")
+    )
+    quality.add_row("base model", frozen[0], "", "")
+    quality.add_row("SMART, frozen", "", *frozen[1:])
+    trained[0] = "" if trained[0] == frozen[0] else trained[0]  # an adapter leaves it as it is
+    quality.add_row(f"trained, {report.best_epoch} of {len(report.history) - 1}", *trained)
     differences = Table(title="differences")
     for column in ("", "mean", "95 % interval", ""):
         differences.add_column(column, justify="right" if column else "left")

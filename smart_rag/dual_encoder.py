@@ -10,6 +10,7 @@ import numpy as np
 
 from smart_rag import media
 from smart_rag.backbone import Backbone, Mask, Positions, Prepared, States
+from smart_rag.errors import EncoderError
 from smart_rag.profiles import OWN_FILES, Decision, Task
 from smart_rag.types import Content, Place
 
@@ -37,6 +38,12 @@ class DualEncoder(Backbone):
     def tokens_per_image(self) -> int:
         vision = self._config.vision_config
         return int(vision.image_size // vision.patch_size) ** 2
+
+    def make_portable(self) -> None:
+        raise EncoderError(
+            f"{self.name} has a tower for texts and one for images, which are not trained here; train it with "
+            "sentence-transformers' own SentenceTransformerTrainer"
+        )
 
     def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
         self._check_last(layers)

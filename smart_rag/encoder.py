@@ -27,12 +27,13 @@ from smart_rag import checkpoint, images
 from smart_rag.backbone import Backbone, Mask, Positions, Prepared
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
-from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.errors import InvalidInput
 from smart_rag.multi_vector import MultiVector
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
 from smart_rag.types import Content, PdfPage, Place, Representation, TokenBatch, TokenIds, is_unicode
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
@@ -398,6 +399,41 @@ class SmartEncoder:
         """
         return self._encode(items, task, layers, show_progress=show_progress)
 
+    @property
+    def model(self) -> SentenceTransformer | MultiVectorEncoder:
+        """The model of sentence-transformers that it stands on, on the first of its devices."""
+        return self._model
+
+    def prepare(self, items: Sequence[Encodable], task: Task) -> dict[str, Any]:
+        """Return what the model reads of ``items`` for one forward pass of it, as tensors on the CPU.
+
+        Beside the model's own inputs: ``keep`` (n, length), True where a token takes part in late interaction, and
+        the ``task``. For training; `encode_query` and `encode_document` do this and the rest.
+        """
+        import torch
+
+        prepared = self._backbone.prepare(self._checked(items), task)
+        keep = torch.from_numpy(self._kept(prepared.positions, task))
+        return {**prepared.features, "keep": keep, "task": task}
+
+    def make_portable(self) -> None:
+        """Give the model itself what its profile adds, so that it is asked in the same way wherever it is loaded.
+
+        For a model that is trained and saved: its prompts, chat template and pixel budget go with it.
+
+        Raises:
+            EncoderError: the model is of a kind that is not trained here, or no folder can say how it is used.
+        """
+        self._backbone.make_portable()
+
+    def comparable(self, pooled: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the model's pooled vectors (n, d) and token states (tokens, width) as embeddings of one space.
+
+        With gradients where the inputs have them.
+        """
+        pooled, tokens = self._backbone.comparable(pooled, [states])
+        return pooled, tokens[:, 0]
+
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens and prompts left out, nothing cut."""
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -584,7 +620,6 @@ class SmartEncoder:
         self, backbone: Backbone, prepared: Prepared, words: TokenIds, layers: Sequence[int] | None
     ) -> _Batch:
         import torch
-        from torch.nn.functional import normalize
 
         adapter = self._adapter if layers is None else None
         layers = layers or ((-1,) if adapter is None else adapter.layers)
@@ -592,18 +627,9 @@ class SmartEncoder:
         if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
             words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
         keep = self._kept(states.positions, prepared.task)
-        pooled, where = states.pooled, torch.from_numpy(keep).to(states.pooled.device)
-        # (total, layers, dimension), of the tokens that are kept.
-        hidden = torch.stack([backbone.into_pooled_space(states_of[where]) for states_of in states.hidden], dim=1)
-        if hidden.shape[2] != pooled.shape[1]:
-            raise EncoderError(
-                f"{self.model_name} pools {self._backbone.pooling} into {pooled.shape[1]} dimensions, but its tokens "
-                f"have {hidden.shape[2]}; late interaction needs both in one space"
-            )
-        width = getattr(self._model, "truncate_dim", None)
-        if width is not None:
-            pooled, hidden = pooled[:, :width], hidden[:, :, :width]
-        pooled, hidden = normalize(pooled.float(), dim=1), normalize(hidden.float(), dim=2)
+        where = torch.from_numpy(keep).to(states.pooled.device)
+        # Of the tokens that are kept, (total, layers, dimension).
+        pooled, hidden = backbone.comparable(states.pooled, [of_layer[where] for of_layer in states.hidden])
         alone = pooled[:, None].expand(-1, len(layers), -1)  # for what has no token left
         if adapter is not None:
             on_device = self._adapters[pooled.device]

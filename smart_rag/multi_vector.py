@@ -39,6 +39,12 @@ class MultiVector(Backbone):
     def wraps(self) -> bool:
         return self.has_template or "image" in self.modalities
 
+    def make_portable(self) -> None:
+        raise EncoderError(
+            f"{self.name} was trained for late interaction; train it with sentence-transformers' own "
+            "MultiVectorEncoderTrainer"
+        )
+
     def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
         import torch
         from sentence_transformers.util import batch_to_device

@@ -11,10 +11,13 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from smart_rag.config import check_count
 from smart_rag.dataset import load_dataset
@@ -32,6 +35,8 @@ _QUERY, _POSITIVE, _NEGATIVES = ("query", "anchor"), ("positive",), ("negatives"
 _HEX = 16
 # Of hits that are not positives, this many more are asked for: some have a positive's text.
 _SPARE = 5
+# Held-out queries rank so many documents, if there are: among few, every ranking is good.
+_MOST_RANKED = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,75 @@ def split(data: TrainingData, held_out: float = 0.1, seed: int = 0) -> tuple[Tra
                 f"held_out than {held_out:g}"
             )
     return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch: which queries and documents; which document each query is to find, and which are no negatives.
+
+    ``positives`` (n_queries) are columns, as those of ``excluded`` (n_queries, n_documents) are.
+    """
+
+    queries: list[int]
+    documents: list[int]
+    positives: NDArray[np.int64]
+    excluded: NDArray[np.bool_]
+
+
+def batch_of(
+    data: TrainingData,
+    alike: NDArray[np.int64],
+    positions: Sequence[int],
+    hard_negatives: int,
+    generator: np.random.Generator,
+) -> Batch:
+    """Return the batch of the queries at ``positions``: of each one positive and ``hard_negatives``, drawn by chance.
+
+    What else answers a query, or is ``alike``, is no negative of it.
+    """
+    queries = [data.queries[i] for i in positions]
+    chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]
+    hard = [
+        query.negatives[i]
+        for query in queries
+        for i in generator.permutation(len(query.negatives))[:hard_negatives].tolist()
+    ]
+    documents = list(dict.fromkeys([*chosen, *hard]))
+    column = {document: i for i, document in enumerate(documents)}
+    positives = np.asarray([column[document] for document in chosen])
+    excluded = np.stack([np.isin(alike[documents], alike[list(query.positives)]) for query in queries])
+    excluded[np.arange(len(queries)), positives] = False
+    return Batch(list(positions), documents, positives, excluded)
+
+
+def alike(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
+    """Return a number for each document, the same for those of which a model of these ``modalities`` sees one text."""
+    if isinstance(data.documents, _Pages):
+        return np.arange(len(data.documents))
+    groups: dict[str, int] = {}
+    contents = (document.content(modalities) for document in data.documents)
+    keys = [
+        content.text if content.modality == "text" else f"\0{document.id}"
+        for content, document in zip(contents, data.documents, strict=True)
+    ]
+    return np.asarray([groups.setdefault(key, len(groups)) for key in keys], dtype=np.int64)
+
+
+def distractors_of(data: TrainingData, training: TrainingData, held_out: TrainingData) -> list[int]:
+    """Return the positions in ``training`` of documents that answer no held-out query, as many as are to be ranked."""
+    asked = {query.text for query in held_out.queries}
+    answers = {i for query in data.queries if query.text in asked for i in query.positives}
+    split_off = {document_id(data.documents, i) for i in answers}
+    spare = max(0, _MOST_RANKED - len(held_out.documents))
+    return [i for i in range(len(training.documents)) if document_id(training.documents, i) not in split_off][:spare]
+
+
+def with_distractors(training: TrainingData, held_out: TrainingData, distractors: Sequence[int]) -> TrainingData:
+    """Return ``held_out`` with the documents at the positions ``distractors`` of ``training`` after its own."""
+    ours, theirs = held_out.documents, training.documents
+    if isinstance(ours, _Pages) and isinstance(theirs, _Pages):
+        return replace(held_out, documents=ours.joined(theirs.pick(distractors)))
+    return replace(held_out, documents=[*ours, *(theirs[i] for i in distractors)])
 
 
 def mine_negatives(data: TrainingData, encoder: Encoder, count: int, *, show_progress: bool = False) -> TrainingData:
@@ -293,6 +367,9 @@ class _Pages(Sequence[Document]):
 
     def pick(self, kept: Sequence[int]) -> _Pages:
         return replace(self, ids=[self.ids[i] for i in kept], positions=[self.positions[i] for i in kept])
+
+    def joined(self, others: _Pages) -> _Pages:
+        return replace(self, ids=[*self.ids, *others.ids], positions=[*self.positions, *others.positions])
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from smart_rag.adapter_training import AdapterReport
 from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.training_report import TrainingReport
 
 
 def check_plot(path: Path) -> None:
@@ -27,7 +27,7 @@ def check_plot(path: Path) -> None:
         raise InvalidInput(f"{path}: no picture has such a name; use .png, or one of {', '.join(sorted(kinds))}")
 
 
-def save_plot(report: AdapterReport, path: Path) -> None:
+def save_plot(report: TrainingReport, path: Path) -> None:
     """Draw ``report`` into the file ``path``, a picture of any kind that matplotlib knows by its ending."""
     from matplotlib.figure import Figure  # not pyplot: it keeps figures, and looks for a screen
 
@@ -36,11 +36,12 @@ def save_plot(report: AdapterReport, path: Path) -> None:
     epochs = range(len(report.history))
     losses.plot(epochs[1:], [epoch.loss for epoch in report.history[1:]], marker="o", color="C3")
     losses.set(title="loss", xlabel="epoch", xlim=(-0.2, len(report.history) - 0.8))
-    for i, name in enumerate(("late", "hybrid")):
-        values = [getattr(epoch, name) for epoch in report.history]
-        measured.plot(epochs, values, marker="o", color=f"C{i}", label=f"{name}, trained")
-        measured.axhline(report.ndcg[f"frozen {name}"], color=f"C{i}", linestyle="--", label=f"{name}, frozen")
-    measured.axhline(report.ndcg["pooled"], color="grey", linestyle=":", label="pooled")
+    for name, color in (("pooled", "grey"), ("late", "C0"), ("hybrid", "C1")):
+        frozen, trained = (report.ndcg[f"{when} {name}"] for when in ("frozen", "trained"))
+        measured.axhline(frozen, color=color, linestyle="--", label=f"{name}, frozen")
+        if name != "pooled" or trained != frozen:  # an adapter leaves the pooled embeddings as they are
+            values = [getattr(epoch, name) for epoch in report.history]
+            measured.plot(epochs, values, marker="o", color=color, label=f"{name}, trained")
     measured.axvline(report.best_epoch, color="lightgrey", zorder=0)
     measured.set(title=f"nDCG@10 of {report.held_out_queries:,} held-out queries", xlabel="epoch")
     measured.legend(fontsize="small")

@@ -32,8 +32,9 @@ LAYERS = [
     {"ingest", "search"},
     {"index"},
     {"answer", "demo", "dataset", "bootstrap"},
-    {"metrics", "training_data"},
-    {"evaluation", "tuning", "adapter_training"},
+    {"metrics", "training_data", "training_report"},
+    {"evaluation", "tuning", "training_states", "smart_loss"},
+    {"adapter_training", "finetuning"},
     {"display", "training_plot"},
     {"cli"},
 ]
@@ -45,15 +46,17 @@ OWNERS = {
     "torch": {
         *("adapter", "adapter_training", "backbone", "checkpoint", "contrastive"),
         *("dual_encoder", "encoder", "multi_vector", "scoring"),
+        *("finetuning", "smart_loss", "training_states"),
     },
     "safetensors": {"adapter"},
-    "sentence_transformers": {"backbone", "checkpoint", "encoder", "multi_vector"},
-    "transformers": {"checkpoint"},
+    "sentence_transformers": {"backbone", "checkpoint", "encoder", "multi_vector", "finetuning", "smart_loss"},
+    "transformers": {"checkpoint", "finetuning"},
+    "peft": {"finetuning"},
     # images and picture make images, the others only name the type.
     "PIL": {
         *("images", "picture", "pdf", "video", "types", "media", "backbone", "encoder", "explain", "training_data"),
     },
-    "datasets": {"training_data"},
+    "datasets": {"training_data", "finetuning"},
     "matplotlib": {"training_plot"},
     "pypdfium2": {"pdf"},
     "av": {"video"},

@@ -52,7 +52,7 @@ def test_a_training_shows_what_came_of_it(trained):
     for name, value in report["ndcg"].items():
         assert f"{value:.4f}" in output, name
     assert "SMART, frozen" in output
-    assert f"trained, epoch {report['best_epoch']} of 2" in output
+    assert f"trained, {report['best_epoch']} of 2" in output
     for name, found in report["differences"].items():
         assert f"{found['low']:+.4f} to {found['high']:+.4f}" in output, name
     assert f"--adapter {folder / 'adapter'}" in output

@@ -1,0 +1,368 @@
+"""Fine-tuning of a model, whole or by LoRA, on its SMART scores; out comes a sentence-transformers folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.model import BaseModel
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from smart_rag.checkpoint import no_loading_bar
+from smart_rag.config import Objective, check_choice, check_count
+from smart_rag.encoder import SmartEncoder
+from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.smart_loss import SmartCollator, SmartLoss
+from smart_rag.training_data import TrainingData, alike, distractors_of, mine_negatives, split, with_distractors
+from smart_rag.training_report import ByRanking, Epoch, TrainingReport
+from smart_rag.training_states import cached_states
+
+_CHECKPOINTS = "checkpoints"
+_WARM_UP = 0.03
+_RANKINGS = ("pooled", "late", "hybrid")
+# What sees, in the models of transformers: LoRA leaves it as it is.
+_VISION = r".*\b(visual|vision_tower|vision_model|multi_modal_projector|embed_vision)\b.*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneSettings:
+    """How a model is fine-tuned; the temperature is the paper's (arXiv 2605.24938), of its fine-tuned LamRA.
+
+    ``objective`` is the score that is trained: ``"hybrid"`` is pooled cosine plus late interaction. ``lora_rank``
+    trains low-rank additions to the linear layers of the language model, which are merged into it at the end; None
+    trains all weights. ``mini_batch_size`` texts are in a forward pass at a time, at the price of a second pass, so
+    that memory does not bound ``batch_size`` (gradient caching); None takes the whole batch at once. Every
+    ``evaluate_every`` steps there is an evaluation and a checkpoint, None for after each epoch. ``bf16`` is
+    mixed precision, None for where the device is a GPU that has it.
+    """
+
+    objective: Objective = "hybrid"
+    lora_rank: int | None = None
+    lora_alpha: int | None = None
+    epochs: int = 1
+    batch_size: int = 64
+    mini_batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float = 0.01
+    temperature: float = 0.05
+    hard_negatives: int = 0
+    evaluate_every: int | None = None
+    bf16: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("objective", self.objective, Objective)
+        check_count("epochs", self.epochs)
+        for name in ("lora_rank", "lora_alpha", "mini_batch_size", "evaluate_every"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        if self.batch_size < 2:
+            raise InvalidInput(f"batch_size must be at least 2, got {self.batch_size}: the others are the negatives")
+        if self.hard_negatives < 0:
+            raise InvalidInput(f"hard_negatives must be at least 0, got {self.hard_negatives}")
+        if not self.temperature > 0 or not (self.learning_rate is None or self.learning_rate > 0):
+            raise InvalidInput(
+                f"temperature and learning_rate must be above 0, got {self.temperature} and {self.learning_rate}"
+            )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate: by default 2e-5 for all weights, 1e-4, the paper's, for LoRA."""
+        return self.learning_rate or (2e-5 if self.lora_rank is None else 1e-4)
+
+
+def finetune(
+    model: str | Path,
+    data: TrainingData,
+    out: str | Path,
+    settings: FinetuneSettings | None = None,
+    *,
+    held_out: TrainingData | float = 0.1,
+    device: str | None = None,
+    profile: str | None = None,
+    max_pixels: int | None = None,
+    trust_remote_code: bool = False,
+    resume: bool = False,
+    show_progress: bool = False,
+) -> TrainingReport:
+    """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return what came of it.
+
+    The folder is one that ``SentenceTransformer`` loads, with a model card, prompts and all, and `SmartEncoder` like
+    any other. Of the evaluations, the weights of the best by ``objective`` are kept. Texts and images are
+    encoded as `SmartEncoder` does it with the same ``profile`` and ``max_pixels``.
+
+    Started by ``accelerate launch`` or ``torchrun``, each process has its device and its own batches.
+
+    Args:
+        held_out: what is measured with; a number is the part of ``data`` that `split` keeps apart. Documents of
+            the other part that answer none of its queries are ranked with its own, up to 2,000 in all.
+        resume: go on from the last checkpoint of a training into ``out`` that was stopped, with the same arguments.
+
+    Raises:
+        InvalidInput: ``out`` holds a model, or checkpoints and ``resume`` is False, or ``resume`` is True and it
+            holds none; there are too few queries for a batch.
+        EncoderError: the model has no pooled embedding of its own, or none that a folder of
+            sentence-transformers' can say how to take.
+        MissingExtra: ``lora_rank`` needs peft.
+    """
+    settings = settings or FinetuneSettings()
+    out = Path(out)
+    checkpoints = out / _CHECKPOINTS
+    last = _check_folder(out, resume)
+    encoder = SmartEncoder(
+        model,
+        device=device,
+        # All weights are trained in float32: what is added to them would be lost in bfloat16.
+        dtype="float32" if settings.lora_rank is None else None,
+        profile=profile,
+        max_pixels=max_pixels,
+        trust_remote_code=trust_remote_code,
+    )
+    encoder.make_portable()
+    trained_model = encoder.model
+    assert isinstance(trained_model, SentenceTransformer)
+    lora = None if settings.lora_rank is None else _lora(settings, settings.lora_rank, trained_model)
+    if isinstance(held_out, TrainingData):
+        training, measured = data, held_out
+    else:
+        training, apart = split(data, held_out)
+        measured = with_distractors(training, apart, distractors_of(data, training, apart))
+    if len(training.queries) < settings.batch_size:
+        raise InvalidInput(
+            f"{len(training.queries)} queries to train on, fewer than a batch of {settings.batch_size}; bring more, or "
+            "choose a smaller batch_size"
+        )
+    if settings.hard_negatives:
+        training = mine_negatives(training, encoder, settings.hard_negatives, show_progress=show_progress)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    evaluator = _Evaluator(encoder, measured, checkpoints)
+    frozen = evaluator.measure()
+    if lora is not None:
+        with torch.random.fork_rng(devices=[]):  # the caller's own numbers go on as if nothing had been drawn
+            torch.manual_seed(settings.seed)
+            trained_model.add_adapter(lora)
+    collator = SmartCollator(
+        training,
+        alike(training, encoder.modalities),
+        encoder,
+        settings.hard_negatives,
+        settings.mini_batch_size,
+        settings.seed,
+    )
+    trainer = _trainer(trained_model, encoder, training, evaluator, collator, checkpoints, settings, show_progress)
+    with no_loading_bar():  # it is loaded again at the end, as it was at its best
+        trainer.train(resume_from_checkpoint=last)
+    trained_model.eval()
+    trained = evaluator.measure()
+    history = _history(frozen, trainer.state.log_history)
+    best = max(range(1, len(history)), key=lambda i: getattr(history[i], settings.objective))
+    report = TrainingReport.of(
+        (len(training.queries), len(measured.queries), len(measured.documents)),
+        history,
+        best,
+        frozen,
+        trained,
+        settings.objective,
+    )
+    if lora is not None:
+        _merge_lora(trained_model)
+    if trainer.is_world_process_zero():
+        trained_model.requires_grad_(True)
+        trained_model.save_pretrained(str(out))
+        shutil.rmtree(checkpoints)
+    return report
+
+
+def _check_folder(out: Path, resume: bool) -> str | None:
+    """Return the checkpoint to go on from, if that is asked for."""
+    if (out / "modules.json").exists():
+        raise InvalidInput(f"{out} holds a model; choose another folder, or remove it")
+    found = sorted((out / _CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if resume and not found:
+        raise InvalidInput(f"{out} holds no checkpoint of a training that was stopped; train without resume")
+    if found and not resume:
+        raise InvalidInput(
+            f"{out} holds checkpoints of a training that was stopped; go on from them with resume, or remove the folder"
+        )
+    return str(found[-1]) if found else None
+
+
+# --- the trainer ------------------------------------------------------------------------------
+
+
+class _Evaluator(BaseEvaluator):
+    """nDCG@10 of the held-out queries by each ranking, as `search` ranks by default."""
+
+    def __init__(self, encoder: SmartEncoder, data: TrainingData, folder: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name = "held-out"
+        self.primary_metric = "hybrid"
+        self._encoder = encoder
+        self._data = data
+        self._folder = folder
+
+    def measure(self) -> ByRanking:
+        """Return nDCG@10 of each query."""
+        with (
+            tempfile.TemporaryDirectory(prefix=".held-out-", dir=self._folder) as folder,
+            cached_states(self._data, self._encoder, (-1,), Path(folder)) as cached,
+        ):
+            return cached.ndcg()
+
+    def __call__(
+        self, model: BaseModel, output_path: str | None = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, float]:
+        was_training = model.training
+        model.eval()
+        found = {name: float(values.mean()) for name, values in self.measure().items()}
+        model.train(was_training)
+        named = {f"held-out nDCG@10, {name}": of for name, of in found.items()}
+        self.store_metrics_in_model_card_data(model, named, epoch, steps)  # type: ignore[arg-type]  # a float, too
+        return found
+
+
+class _Progress(TrainerCallback):
+    """Tells the collator which epoch it is, and a progress bar how far it is."""
+
+    def __init__(self, collator: SmartCollator, device: str, show: bool) -> None:
+        self._collator = collator
+        self._bar = tqdm(desc=f"training on {device}", unit="batch", disable=not show)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._bar.total = state.max_steps
+        self._bar.update(state.global_step)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._collator.epoch = int(state.epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._bar.update()
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        logs: dict[str, float] = more["logs"]
+        shown = {name.removeprefix("eval_"): of for name, of in logs.items() if name in ("loss", "eval_hybrid")}
+        self._bar.set_postfix({name: f"{of:.4f}" for name, of in shown.items()})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._bar.close()
+
+
+def _trainer(
+    model: SentenceTransformer,
+    encoder: SmartEncoder,
+    training: TrainingData,
+    evaluator: _Evaluator,
+    collator: SmartCollator,
+    checkpoints: Path,
+    settings: FinetuneSettings,
+    show_progress: bool,
+) -> SentenceTransformerTrainer:
+    device = torch.device(encoder.device)
+    bf16 = settings.bf16
+    if bf16 is None:
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    when: dict[str, Any] = {"strategy": "epoch" if settings.evaluate_every is None else "steps"}
+    steps = settings.evaluate_every or 500
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        dataloader_drop_last=True,
+        learning_rate=settings.rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=_WARM_UP,
+        weight_decay=settings.weight_decay,
+        bf16=bf16,
+        use_cpu=device.type == "cpu",
+        seed=settings.seed,
+        eval_strategy=when["strategy"],
+        eval_steps=steps,
+        save_strategy=when["strategy"],
+        save_steps=steps,
+        save_total_limit=1,
+        logging_strategy=when["strategy"],
+        logging_steps=steps,
+        load_best_model_at_end=True,
+        metric_for_best_model=settings.objective,
+        greater_is_better=True,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    if device.type == "cuda":
+        # On a machine with several GPUs, one process would split the batches of tensors that do not belong together.
+        arguments._n_gpu = 1
+    rows = Dataset.from_dict(
+        {
+            "position": list(range(len(training.queries))),
+            "query": [query.text for query in training.queries],
+        }
+    )
+    model.model_card_data.generate_widget_examples = False  # these would want another model
+    loss = SmartLoss(encoder, settings.objective, settings.temperature, cached=settings.mini_batch_size is not None)
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        loss=loss,
+        evaluator=evaluator,
+        data_collator=collator,  # type: ignore[arg-type]  # what it does is all that is asked of one
+        callbacks=[_Progress(collator, encoder.device, show_progress)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _history(frozen: ByRanking, log: list[dict[str, float]]) -> list[Epoch]:
+    """Return the evaluations of a trainer's log, each with the mean loss since the one before."""
+    history = [Epoch(None, *(float(frozen[name].mean()) for name in _RANKINGS))]
+    loss: float | None = None
+    for entry in log:
+        loss = entry.get("loss", loss)
+        if "eval_hybrid" in entry:
+            history.append(Epoch(loss, *(entry[f"eval_{name}"] for name in _RANKINGS)))
+    return history
+
+
+# --- LoRA -------------------------------------------------------------------------------------
+
+
+def _lora(settings: FinetuneSettings, rank: int, model: SentenceTransformer) -> Any:
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtra("peft", "train", "training with LoRA") from error
+    names = [name for name, _ in model.transformers_model.named_modules()]  # type: ignore[union-attr]
+    return LoraConfig(
+        r=rank,
+        lora_alpha=settings.lora_alpha or 2 * rank,  # as the paper's 128 and 256
+        lora_dropout=0.05,
+        target_modules="all-linear",
+        exclude_modules=_VISION if any(re.fullmatch(_VISION, name) for name in names) else None,
+    )
+
+
+def _merge_lora(model: SentenceTransformer) -> None:
+    """Add what LoRA learnt to the weights, and leave the model as one that never had it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    transformer: Any = model.transformers_model
+    for name, module in list(transformer.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, own = name.rpartition(".")
+            setattr(transformer.get_submodule(parent), own, module.get_base_layer())
+    transformer.delete_adapter("default")

@@ -1,0 +1,263 @@
+"""Fine-tuning on real trainers: what is trained, what is kept, how it goes on, and what kind of folder comes out."""
+
+import json
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import tiny_models
+import tiny_vision
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from some_pairs import some_data
+
+from smart_rag import SmartEncoder
+from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
+from smart_rag.finetuning import FinetuneSettings, finetune
+from smart_rag.smart_loss import SmartCollator
+from smart_rag.training_data import load_training_data, split
+
+SETTINGS = FinetuneSettings(batch_size=16, epochs=3, learning_rate=2e-3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    prompts = {"query": "find: ", "document": "passage: "}
+    return tiny_models.bert(tmp_path_factory.mktemp("bert"), prompts=prompts)
+
+
+@pytest.fixture(scope="module")
+def trained(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    return finetune(model, some_data(), folder, SETTINGS, held_out=0.3, device="cpu"), folder
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_it_learns_and_says_so(trained):
+    report, _ = trained
+    losses = [epoch.loss for epoch in report.history]
+    assert losses[0] is None
+    assert losses[3] < losses[2] < losses[1]
+    assert len(report.history) == 4
+    assert report.ndcg["trained hybrid"] > report.ndcg["frozen hybrid"]
+    best = max(range(1, 4), key=lambda i: report.history[i].hybrid)
+    assert report.best_epoch == best
+    for name in ("pooled", "late", "hybrid"):
+        assert getattr(report.history[0], name) == pytest.approx(report.ndcg[f"frozen {name}"])
+        assert getattr(report.history[best], name) == pytest.approx(report.ndcg[f"trained {name}"], abs=1e-6)
+    assert {"trained pooled - frozen pooled", "trained hybrid - frozen hybrid"} < set(report.differences)
+    json.dumps(report.as_json())
+
+
+def test_the_folder_is_one_of_sentence_transformers(trained, model):
+    """It works without smart_rag, prompts and all, and with it like any other; nothing else is left in it."""
+    _, folder = trained
+    names = {path.name for path in folder.iterdir()}
+    assert {"modules.json", "model.safetensors", "README.md", "1_Pooling"} <= names
+    assert not [name for name in names if "checkpoint" in name or name.startswith(".")]
+    own, ours = SentenceTransformer(str(folder), device="cpu"), SmartEncoder(folder, device="cpu")
+    assert own.prompts["query"] == "find: "
+    np.testing.assert_allclose(own.encode_query(["cat"]), ours.encode_query(["cat"]).pooled, atol=1e-6)
+    np.testing.assert_allclose(own.encode_document(["cat"]), ours.encode_document(["cat"]).pooled, atol=1e-6)
+    before = SmartEncoder(model, device="cpu")
+    assert before.fingerprint != ours.fingerprint
+    card = (folder / "README.md").read_text()
+    assert "SmartLoss" in card
+    assert '"objective": "hybrid"' in card
+    assert "hybrid" in card.lower()
+
+
+def test_the_model_that_it_came_from_is_left_alone(trained, model, tmp_path):
+    fresh = tiny_models.bert(tmp_path, prompts={"query": "find: ", "document": "passage: "})
+    old, new = (SmartEncoder(path, device="cpu").encode_document(["dogs bark"]).pooled for path in (model, fresh))
+    np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("objective", ["pooled", "late"])
+def test_each_objective_trains_its_own(objective, model, tmp_path):
+    settings = FinetuneSettings(objective=objective, batch_size=16, learning_rate=2e-3, mini_batch_size=5)
+    report = finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
+    assert report.objective == objective
+    assert f"trained {objective} - frozen {objective}" in report.differences
+    assert report.history[1].loss > 0
+    assert SmartEncoder(tmp_path / "model", device="cpu").encode_query("cat").pooled.shape == (1, 32)
+
+
+class PowerCut(Exception):
+    pass
+
+
+@pytest.fixture
+def power_cut(monkeypatch):
+    """A function that has a training stop when it asks for its batch number ``n``, once."""
+    collate = SmartCollator.__call__
+
+    def arrange(n):
+        left = iter(range(n - 1, -1, -1))
+
+        def stop(self, rows):
+            if next(left, None) == 0:
+                raise PowerCut
+            return collate(self, rows)
+
+        monkeypatch.setattr(SmartCollator, "__call__", stop)
+
+    return arrange
+
+
+def parts(count=96):
+    """Data to train on, and other data to measure with."""
+    return some_data(count, seed=1), some_data(24, seed=2)
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(lora_rank, model, power_cut, tmp_path):
+    """Bit for bit: the weights at the end are those of a training that was never stopped."""
+    training, measured = parts()
+    settings = FinetuneSettings(
+        batch_size=16, epochs=2, evaluate_every=2, hard_negatives=0, lora_rank=lora_rank, learning_rate=1e-3
+    )
+    options = {"held_out": measured, "device": "cpu"}
+    whole = finetune(model, training, tmp_path / "whole", settings, **options)
+    power_cut(9)  # in the second of two epochs of six batches
+    with pytest.raises(PowerCut):
+        finetune(model, training, tmp_path / "model", settings, **options)
+    assert list((tmp_path / "model" / "checkpoints").glob("checkpoint-*"))
+    with pytest.raises(InvalidInput, match="holds checkpoints of a training that was stopped; go on"):
+        finetune(model, training, tmp_path / "model", settings, **options)
+    report = finetune(model, training, tmp_path / "model", settings, **options, resume=True)
+    assert report.history == whole.history
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "model")
+    assert set(expected) == set(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not (tmp_path / "model" / "checkpoints").exists()
+
+
+def test_lora_trains_additions_to_the_weights_alone(model, tmp_path):
+    """Which are in the weights at the end, under the names that they had."""
+    settings = FinetuneSettings(lora_rank=4, batch_size=16, learning_rate=5e-3)
+    finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
+    before, after = load_file(f"{model}/model.safetensors"), weights(tmp_path / "model")
+    assert set(before) == set(after)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(".dense." in name or ".query." in name or ".key." in name or ".value." in name for name in changed)
+    assert not any("bias" in name for name in changed)
+    for name in changed:
+        assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 4
+    assert not (tmp_path / "model" / "adapter_config.json").exists()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A dataset folder of page images, each with a question."""
+    rows = []
+    for i in range(20):
+        page = Image.new("RGB", (64, 64 + 32 * (i % 3)), "white")
+        ImageDraw.Draw(page).rectangle((2 * i, 4, 2 * i + 12, 40), fill=(12 * i, 250 - 12 * i, 100))
+        rows.append({"query": f"where is bar number {i}?", "image": page, "image_filename": f"page{i}.png"})
+    folder = tmp_path_factory.mktemp("pages") / "data"
+    datasets.Dataset.from_list(rows).save_to_disk(str(folder))
+    return load_training_data(folder)
+
+
+@pytest.mark.parametrize(("family", "profile"), [("qwen3_vl", "qwen3-vl-embedding"), ("qwen2_vl", "gme-qwen2-vl")])
+def test_lora_on_page_images(family, profile, pages, power_cut, tmp_path):
+    """A step, a stop, another; what sees is left as it is; what is saved is bit for bit what is loaded."""
+    model = getattr(tiny_vision, family)(tmp_path / "base")
+    settings = FinetuneSettings(lora_rank=4, batch_size=2, mini_batch_size=1, evaluate_every=1, learning_rate=1e-2)
+    options = {"held_out": 0.4, "device": "cpu", "profile": profile, "max_pixels": 64 * 64}
+    out = tmp_path / "model"
+    power_cut(3)
+    training, _ = split(pages, 0.4)
+    steps = len(training.queries) // 2
+    assert steps > 2
+    with pytest.raises(PowerCut):
+        finetune(model, pages, out, settings, **options)
+    assert [path.name for path in (out / "checkpoints").glob("checkpoint-*")] == ["checkpoint-1"]
+    saved = {}
+    with pytest.MonkeyPatch.context() as patch:
+        save = SentenceTransformer.save_pretrained
+
+        def spy(self, path, **more):
+            saved[str(path)] = {name: of.clone() for name, of in self.state_dict().items()}
+            save(self, path, **more)
+
+        patch.setattr(SentenceTransformer, "save_pretrained", spy)
+        report = finetune(model, pages, out, settings, **options, resume=True)
+    assert len(report.history) - 1 == steps
+    loaded = SentenceTransformer(str(out), device="cpu")
+    assert set(loaded.state_dict()) == set(saved[str(out)])
+    for name, of in loaded.state_dict().items():
+        assert torch.equal(of, saved[str(out)][name]), name
+    before = SmartEncoder(model, device="cpu", profile=profile, max_pixels=64 * 64)
+    changed = {name for name, of in loaded.state_dict().items() if not torch.equal(of, before.model.state_dict()[name])}
+    assert changed
+    assert not [name for name in changed if "visual" in name]
+    # Asked in the same way, with its profile and without: the folder has it all.
+    again = SmartEncoder(out, device="cpu")
+    page = pages.documents[0].content(again.modalities)
+    for task in ("query", "document"):
+        mine, other = (encoder.prepare([page, "bar"], task)["input_ids"] for encoder in (again, before))
+        assert torch.equal(mine, other)
+        text = again.encode_query("bar") if task == "query" else again.encode_document("bar")
+        own = (loaded.encode_query if task == "query" else loaded.encode_document)(["bar"])
+        np.testing.assert_allclose(own, text.pooled, atol=1e-5)
+
+
+def test_what_cannot_be_trained(trained, model, tmp_path):
+    _, folder = trained
+    data = some_data(40)
+    with pytest.raises(InvalidInput, match="holds a model; choose another folder"):
+        finetune(model, data, folder, device="cpu")
+    with pytest.raises(InvalidInput, match="holds no checkpoint of a training that was stopped"):
+        finetune(model, data, tmp_path / "new", device="cpu", resume=True)
+    with pytest.raises(InvalidInput, match="fewer than a batch of 64"):
+        finetune(model, data, tmp_path / "new", device="cpu")
+    with pytest.raises(EncoderError, match="trained for late interaction; train it with sentence-transformers' own"):
+        finetune(tiny_models.colbert(tmp_path / "colbert"), data, tmp_path / "new", device="cpu")
+    with pytest.raises(EncoderError, match="a tower for texts and one for images"):
+        finetune(tiny_vision.clip(tmp_path / "clip"), data, tmp_path / "new", device="cpu")
+    lamra = tiny_vision.qwen3_vl(tmp_path / "lamra", emb=True)
+    with pytest.raises(EncoderError, match="pooled from the token before '<emb>'"):
+        finetune(lamra, data, tmp_path / "new", device="cpu", profile="lamra-ret")
+    assert not (tmp_path / "new").exists()
+
+
+def test_lora_without_peft(model, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtra, match=r"smart-rag\[train\]"):
+        finetune(model, some_data(), tmp_path / "model", FinetuneSettings(lora_rank=4), held_out=0.3, device="cpu")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective": "best"}, "objective must be one of pooled, late, hybrid"),
+        ({"epochs": 0}, "epochs must be"),
+        ({"lora_rank": 0}, "lora_rank must be"),
+        ({"mini_batch_size": 0}, "mini_batch_size must be"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"hard_negatives": -1}, "hard_negatives must be at least 0"),
+        ({"temperature": 0.0}, "temperature and learning_rate must be above 0"),
+        ({"learning_rate": -1.0}, "temperature and learning_rate must be above 0"),
+    ],
+)
+def test_settings_that_are_none(settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        FinetuneSettings(**settings)

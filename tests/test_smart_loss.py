@@ -1,0 +1,163 @@
+"""The loss of fine-tuning against plain loops over models' own outputs, with gradients; and what the collator makes."""
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from some_pairs import some_data
+from torch.nn.functional import normalize
+
+from smart_rag import SmartEncoder
+from smart_rag.smart_loss import SmartCollator, SmartLoss
+from smart_rag.training_data import TrainingData, TrainingQuery, alike
+from smart_rag.types import Document
+
+ROWS = [{"position": i} for i in (3, 17, 5, 9, 30, 21)]
+
+
+@pytest.fixture(scope="module", params=["mean", "cls and dense", "last token"])
+def encoder(request, tmp_path_factory):
+    """A model of each kind of pooling, one with a dense layer after it, one with prompts."""
+    folder = tmp_path_factory.mktemp("model")
+    prompts = {"query": "Represent this passage: ", "document": "dogs "}
+    made = {
+        "mean": lambda: tiny_models.bert(folder, prompts=prompts),
+        "cls and dense": lambda: tiny_models.bert(folder, pooling="cls", dense=24),
+        "last token": lambda: tiny_models.decoder(folder, eos=True),
+    }
+    return SmartEncoder(made[request.param](), device="cpu")
+
+
+def collated(encoder, data, part_size=None, hard=1):
+    collator = SmartCollator(data, alike(data, {"text"}), encoder, hard, part_size)
+    return collator, collator(ROWS)
+
+
+def features(batch):
+    """As sentence-transformers' trainer hands them to a loss."""
+    count = len({name.partition("_")[0] for name in batch if name.startswith("part")})
+    return [
+        {name.partition("_")[2]: value for name, value in batch.items() if name.startswith(f"part{i}_")}
+        for i in range(count)
+    ]
+
+
+def plain(encoder, text, task):
+    """Pooled and token embeddings, with gradients, of one text: all of its tokens but the special ones."""
+    model = encoder.model
+    inputs = model.preprocess([text], prompt=model.prompts.get(task), task=task)
+    ids = inputs["input_ids"][0].tolist()
+    states = model(inputs, task=task)
+    special = {"[CLS]", "[SEP]", "<s>", "</s>", "<pad>"}
+    kept = [i for i, id in enumerate(ids) if model.tokenizer.convert_ids_to_tokens(id) not in special]
+    tokens = states["token_embeddings"][0][kept]
+    for module in model:
+        if type(module).__name__ == "Dense":
+            tokens = module({"sentence_embedding": tokens})["sentence_embedding"]
+    return normalize(states["sentence_embedding"][0], dim=0), normalize(tokens, dim=1)
+
+
+def expected_loss(encoder, data, collator, objective, temperature):
+    """By loops over the queries and documents of a batch, and over the tokens of each pair."""
+    generator = np.random.default_rng([collator.seed, collator.epoch, *(row["position"] for row in ROWS)])
+    queries = [data.queries[row["position"]] for row in ROWS]
+    chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]
+    hard = [query.negatives[0] for query in queries if query.negatives]
+    documents = list(dict.fromkeys([*chosen, *hard]))
+    of_documents = [plain(encoder, data.documents[i].text, "document") for i in documents]
+    losses = []
+    for query, positive in zip(queries, chosen, strict=True):
+        pooled, tokens = plain(encoder, query.text, "query")
+        scores, at = [], None
+        for i, (other, others) in zip(documents, of_documents, strict=True):
+            if i in query.positives and i != positive:
+                continue
+            late = torch.stack([torch.stack([token @ one for one in others]).max() for token in tokens]).mean()
+            score = {"pooled": pooled @ other, "late": late, "hybrid": pooled @ other + late}[objective]
+            at = len(scores) if i == positive else at
+            scores.append(score / temperature)
+        losses.append(torch.logsumexp(torch.stack(scores), dim=0) - scores[at])
+    return torch.stack(losses).mean()
+
+
+def gradients(encoder, loss):
+    encoder.model.zero_grad()
+    loss.backward()
+    return {name: of.grad.clone() for name, of in encoder.model.named_parameters() if of.grad is not None}
+
+
+@pytest.mark.parametrize("objective", ["pooled", "late", "hybrid"])
+@pytest.mark.parametrize("part_size", [None, 1, 4])
+def test_loss_and_gradients_are_those_of_plain_loops(encoder, objective, part_size):
+    """Also of a batch that is taken part by part, with its gradients cached."""
+    data = some_data(40)
+    collator, batch = collated(encoder, data, part_size)
+    loss = SmartLoss(encoder, objective, 0.05, cached=part_size is not None)
+    expected = expected_loss(encoder, data, collator, objective, 0.05)
+    wanted = gradients(encoder, expected)
+    found = loss(features(batch), batch["label"])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    mine = gradients(encoder, found)
+    assert set(mine) == set(wanted)
+    for name, of in wanted.items():
+        torch.testing.assert_close(mine[name], of, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_cached_gradients_belong_to_the_dropout_of_their_pass(encoder):
+    """With dropout the second pass draws the numbers of the first: the gradient is that of one and the same loss."""
+    data = some_data(40)
+    _, batch = collated(encoder, data, part_size=2)
+    encoder.model.train()
+    for module in encoder.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    found = []
+    for cached in (False, True):
+        torch.manual_seed(0)
+        loss = SmartLoss(encoder, "hybrid", 0.05, cached=cached)(features(batch), batch["label"])
+        found.append((float(loss.detach()), gradients(encoder, loss)))
+    encoder.model.eval()
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    for name, of in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], of, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_text_without_tokens_is_its_pooled_embedding(tmp_path):
+    encoder = SmartEncoder(tiny_models.bert(tmp_path), device="cpu")
+    documents = [Document("a", "dogs bark"), Document("b", "")]
+    data = TrainingData("x", documents, [TrainingQuery("", (0,)), TrainingQuery("rain", (1,))])
+    collator = SmartCollator(data, np.arange(2), encoder)
+    batch = collator([{"position": 0}, {"position": 1}])
+    loss = SmartLoss(encoder, "late", 0.05)(features(batch), batch["label"])
+    queries, texts = encoder.encode_query(["", "rain"]), encoder.encode_document(["dogs bark", ""])
+    late = np.asarray([[(q @ d.T).max(axis=1).mean() for d in texts.tokens] for q in queries.tokens]) / 0.05
+    expected = np.mean([np.log(np.exp(row).sum()) - row[i] for i, row in enumerate(late)])
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+    assert np.array_equal(queries.tokens[0][0], queries.pooled[0])
+
+
+def test_a_batch_follows_from_the_epoch_and_the_seed(tmp_path):
+    """So a training that goes on from a checkpoint sees what it would have seen."""
+    encoder = SmartEncoder(tiny_models.bert(tmp_path), device="cpu")
+    documents = [Document(str(i), text) for i, text in enumerate(tiny_models.SENTENCES)]
+    data = TrainingData("x", documents, [TrainingQuery("cat", (0, 1, 2, 3)), TrainingQuery("dog", (4, 5), (6, 7))])
+    rows = [{"position": 0}, {"position": 1}]
+
+    def ids(seed, epoch):
+        collator = SmartCollator(data, np.arange(8), encoder, hard_negatives=1, seed=seed)
+        collator.epoch = epoch
+        return collator(rows)["part1_input_ids"].tolist()
+
+    assert ids(0, 0) == ids(0, 0)
+    assert len({str(ids(seed, 0)) for seed in range(8)}) > 2
+    assert len({str(ids(0, epoch)) for epoch in range(8)}) > 2
+
+
+def test_other_answers_are_left_out(tmp_path):
+    encoder = SmartEncoder(tiny_models.bert(tmp_path), device="cpu")
+    documents = [Document("a", "the cat sat"), Document("copy", "the cat sat"), Document("b", "dogs bark")]
+    data = TrainingData(
+        "x", documents, [TrainingQuery("cat", (0,)), TrainingQuery("sat", (1,)), TrainingQuery("d", (2,))]
+    )
+    batch = SmartCollator(data, alike(data, {"text"}), encoder)([{"position": i} for i in range(3)])
+    assert batch["label"].tolist() == [[1, -1, 0], [-1, 1, 0], [0, 0, 1]]
