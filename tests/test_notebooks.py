@@ -17,6 +17,7 @@ def test_the_notebooks_are_there():
         "02_swap_into_llama_index",
         "03_swap_into_langchain",
         "04_visual_documents",
+        "05_train_an_adapter",
     ]
 
 
