@@ -17,7 +17,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 LAYERS = [
     {"_version", "errors"},
     {"types", "config", "stopwatch", "profiles", "files"},
-    {"codec", "kernels", "token_pooling", "images", "checkpoint", "row"},
+    {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row"},
     {"pdf", "video", "picture"},
     {"media"},
     {"backbone", "image_folder", "adapter", "contrastive"},
