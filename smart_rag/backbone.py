@@ -64,22 +64,28 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """One forward pass, on the device: ``pooled`` (n, dimension), and ``hidden`` states (n, length, width) by layer."""
+    """One forward pass, on the device: ``pooled`` (n, dimension), and ``hidden`` states (n, length, width) by layer.
+
+    ``summary`` (n, width) stands for an input that no token is left of; None where ``pooled`` does.
+    """
 
     pooled: torch.Tensor
     hidden: Sequence[torch.Tensor]
     positions: Positions
+    summary: torch.Tensor | None = None
 
 
 class Backbone:
     """A model and the profile that it is asked by.
 
-    Here it is one whose token states become one vector; `smart_rag.multi_vector` and
+    Here it is one whose token states become one vector; `smart_rag.multi_vector`, `smart_rag.jina_v4` and
     `smart_rag.dual_encoder` have those of other kinds.
     """
 
     # Whether the token embeddings are what the model was trained to give, and the pooled one is made of them.
     late_only = False
+    # The width of the token embeddings, where it is not that of the pooled ones.
+    token_dimension: int | None = None
 
     def __init__(
         self, name: str, checkpoint: Checkpoint, profile: Profile, prompts: dict[Task, str], max_pixels: int | None
