@@ -498,15 +498,16 @@ class Backbone:
         if structure not in self._ends:
             image = images.blank(1 << 14) if content.image is not None else None
             rows = []
-            for text in ("A", "8"):  # of one token each, not the same
+            for text in ("A", "8"):  # not the same; a blank before it is part of the letter's token to some tokenizers
                 # A video's own words, its time stamps, are in front: what comes after does not change with it.
                 features = self._preprocessed([Content(text, image)], task)
                 ids = features["input_ids"].cpu().numpy()[0]
                 attended = features["attention_mask"].bool().cpu().numpy()[0]
                 rows.append(ids[attended & ~np.isin(ids, self._visual_ids)])
-            same = rows[0] == rows[1]
-            before = int(np.argmin(same))
-            self._ends[structure] = (0 if content.video is not None else before, int(np.argmin(same[::-1])))
+            length = min(map(len, rows))
+            before = int(np.argmin(rows[0][:length] == rows[1][:length]))
+            after = int(np.argmin(rows[0][::-1][:length] == rows[1][::-1][:length]))
+            self._ends[structure] = (0 if content.video is not None else before, after)
         return self._ends[structure]
 
     def _structure_length(self, content: Content) -> int:
