@@ -21,7 +21,7 @@ LAYERS = [
     {"pdf", "video", "picture"},
     {"media"},
     {"backbone", "image_folder", "adapter", "contrastive"},
-    {"dual_encoder", "multi_vector"},
+    {"dual_encoder", "jina_v4", "multi_vector"},
     {"encoder"},
     {"scoring"},
     {"explain", "documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
