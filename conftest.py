@@ -1,12 +1,19 @@
 """What all tests share. No test may reach for the network."""
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Where transformers copies the code that comes with a model: not into the home of whoever runs the tests.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="smart_rag_remote_code_")
 
 import pytest
 import torchvision_on_cpu  # noqa: F401
+
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"])
 
 # Applications, which tests run; there is no test in them.
 collect_ignore_glob = ["integrations/*/examples/*"]

@@ -98,8 +98,13 @@ def train_adapter(
     out = Path(out)
     if (out / "adapter.json").exists():
         raise InvalidInput(f"{out} holds an adapter; choose another folder, or remove it")
-    if encoder.token_dimension != encoder.dimension or "adapter" in encoder.describe():
+    if "adapter" in encoder.describe():
         raise InvalidInput(f"the encoder has an adapter already; train with SmartEncoder({encoder.model_name!r}) alone")
+    if encoder.token_dimension != encoder.dimension:
+        raise InvalidInput(
+            f"{encoder.model_name} has trained token embeddings of its own, of {encoder.token_dimension} dimensions "
+            f"beside {encoder.dimension} of its pooled ones; an adapter is for a model where both are of one width"
+        )
     distractors: Sequence[int] = ()
     if isinstance(held_out, TrainingData):
         training, measured = data, held_out

@@ -64,22 +64,28 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """One forward pass, on the device: ``pooled`` (n, dimension), and ``hidden`` states (n, length, width) by layer."""
+    """One forward pass, on the device: ``pooled`` (n, dimension), and ``hidden`` states (n, length, width) by layer.
+
+    ``summary`` (n, width) stands for an input that no token is left of; None where ``pooled`` does.
+    """
 
     pooled: torch.Tensor
     hidden: Sequence[torch.Tensor]
     positions: Positions
+    summary: torch.Tensor | None = None
 
 
 class Backbone:
     """A model and the profile that it is asked by.
 
-    Here it is one whose token states become one vector; `smart_rag.multi_vector` and
+    Here it is one whose token states become one vector; `smart_rag.multi_vector`, `smart_rag.jina_v4` and
     `smart_rag.dual_encoder` have those of other kinds.
     """
 
     # Whether the token embeddings are what the model was trained to give, and the pooled one is made of them.
     late_only = False
+    # The width of the token embeddings, where it is not that of the pooled ones.
+    token_dimension: int | None = None
 
     def __init__(
         self, name: str, checkpoint: Checkpoint, profile: Profile, prompts: dict[Task, str], max_pixels: int | None
@@ -268,7 +274,7 @@ class Backbone:
         from torch.nn.functional import normalize
 
         tokens = torch.stack([self._into_pooled_space(of_layer) for of_layer in states], dim=1)
-        if tokens.shape[2] != pooled.shape[1]:
+        if tokens.shape[2] != (self.token_dimension or pooled.shape[1]):
             raise EncoderError(
                 f"{self.name} pools {self.pooling} into {pooled.shape[1]} dimensions, but its tokens "
                 f"have {tokens.shape[2]}; late interaction needs both in one space"
@@ -541,15 +547,16 @@ class Backbone:
         if structure not in self._ends:
             image = images.blank(1 << 14) if content.image is not None else None
             rows = []
-            for text in ("A", "8"):  # of one token each, not the same
+            for text in ("A", "8"):  # not the same; a blank before it is part of the letter's token to some tokenizers
                 # A video's own words, its time stamps, are in front: what comes after does not change with it.
                 features = self._preprocessed([Content(text, image)], task)
                 ids = features["input_ids"].cpu().numpy()[0]
                 attended = features["attention_mask"].bool().cpu().numpy()[0]
                 rows.append(ids[attended & ~np.isin(ids, self._visual_ids)])
-            same = rows[0] == rows[1]
-            before = int(np.argmin(same))
-            self._ends[structure] = (0 if content.video is not None else before, int(np.argmin(same[::-1])))
+            length = min(map(len, rows))
+            before = int(np.argmin(rows[0][:length] == rows[1][:length]))
+            after = int(np.argmin(rows[0][::-1][:length] == rows[1][::-1][:length]))
+            self._ends[structure] = (0 if content.video is not None else before, after)
         return self._ends[structure]
 
     def _structure_length(self, content: Content) -> int:

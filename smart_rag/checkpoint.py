@@ -26,12 +26,13 @@ class Checkpoint:
     """A loaded model, and whether its repository says how to pool (``modules.json``).
 
     ``kind`` is what its states are: those of tokens from which one ``"pooled"`` vector is made, token embeddings
-    by training, ``"multi-vector"``, or those of a ``"dual"`` encoder with a tower for texts and one for images.
+    by training, ``"multi-vector"``, those of a ``"dual"`` encoder with a tower for texts and one for images, or what
+    ``"jina-v4"``'s own code gives.
     """
 
     model: SentenceTransformer | MultiVectorEncoder
     says_how: bool
-    kind: Literal["pooled", "multi-vector", "dual"] = "pooled"
+    kind: Literal["pooled", "multi-vector", "dual", "jina-v4"] = "pooled"
 
 
 def load(
@@ -57,7 +58,7 @@ def load(
     try:
         with no_loading_bar():
             return _load(path, device, dtype or "auto", revision, trust_remote_code)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, ModelNotFound):
         raise
     except Exception as error:  # whatever a model's files or its own code may raise; it is chained
         kind = "folder" if Path(model).exists() else "name"
@@ -81,6 +82,9 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
     from sentence_transformers.util import is_sentence_transformer_model
 
     local = Path(path).exists() or not _hub_answers(path)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
+    if _is_jina_v4(path, revision, local):  # its sentence-transformers files give the single vector alone
+        return Checkpoint(_jina_v4(path, device, dtype, options), says_how=True, kind="jina-v4")
     if _is_multi_vector(path, revision, local):
         from sentence_transformers import MultiVectorEncoder
 
@@ -103,7 +107,6 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
             model_kwargs={"dtype": dtype},
         )
         return Checkpoint(model, says_how=True, kind=_kind(model))
-    options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     if _is_vision_language_decoder(path, options):
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -130,17 +133,51 @@ def _kind(model: SentenceTransformer) -> Literal["pooled", "dual"]:
 
 def _is_multi_vector(path: str, revision: str | None, local: bool) -> bool:
     """Return whether the model was trained for late interaction, in a format of `MultiVectorEncoder`'s."""
-    from sentence_transformers.util import load_file_path
-
-    def read(name: str) -> dict[str, Any]:
-        file = load_file_path(path, name, revision=revision, local_files_only=local)
-        return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
-
-    kind = read("config_sentence_transformers.json").get("model_type")
+    kind = _json(path, "config_sentence_transformers.json", revision, local).get("model_type")
     if kind is not None:
         return kind in ("MultiVectorEncoder", "ColBERT")
-    architectures = read("config.json").get("architectures") or []
+    architectures = _json(path, "config.json", revision, local).get("architectures") or []
     return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
+
+
+def _is_jina_v4(path: str, revision: str | None, local: bool) -> bool:
+    return "JinaEmbeddingsV4Model" in (_json(path, "config.json", revision, local).get("architectures") or [])
+
+
+def _json(path: str, name: str, revision: str | None, local: bool) -> dict[str, Any]:
+    """Return what a file of the model's repository holds, nothing if it is not there."""
+    from sentence_transformers.util import load_file_path
+
+    file = load_file_path(path, name, revision=revision, local_files_only=local)
+    return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
+
+
+def _jina_v4(path: str, device: str, dtype: str, options: Mapping[str, Any]) -> SentenceTransformer:
+    """Return jina-embeddings-v4, run by its own code, as the only module."""
+    import torch
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    if not options["trust_remote_code"]:
+        raise ModelNotFound(
+            f"{path!r} is run by Python code that comes with it; read that code, then pass trust_remote_code=True "
+            "(on the command line --trust-remote-code)"
+        )
+    try:
+        remote = transformers.AutoModel.from_pretrained(path, dtype=dtype, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever its code may raise; it is chained
+        raise ModelNotFound(
+            f"the code that comes with {path!r} cannot load it: {type(error).__name__}: {_first_line(error)} It needs "
+            "the packages peft and torchvision, and must be of a revision for transformers 5, here "
+            f"{transformers.__version__}: name one by revision=, or pass another model"
+        ) from error
+    # What sentence-transformers asks a first module for.
+    remote.tokenizer = remote.processor.tokenizer
+    remote.max_seq_length = remote.processor.text_max_length
+    remote.modalities = ["text", "image"]
+    return SentenceTransformer(modules=[remote], device=device, prompts={"query": "Query: ", "document": "Passage: "})
 
 
 def _is_vision_language_decoder(path: str, options: Mapping[str, Any]) -> bool:

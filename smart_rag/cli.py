@@ -99,6 +99,9 @@ Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss a
 ReportFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON; - for standard output.")
 ]
+Trusted = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model; read it before.")
+]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -141,6 +144,7 @@ def index_command(
         str | None, typer.Option(metavar="NAME", help="The model's family, if its name does not say it.")
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of a page or an image, at most.")] = None,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Index files and folders; a second run takes up what is new or changed."""
     from smart_rag.documents import find
@@ -148,7 +152,10 @@ def index_command(
     # Before a model is loaded or a folder made; what it takes is known then.
     find(paths, include or (), exclude or (), ("text", "image", "video"))
     is_new = not db.exists()
-    with _open(db, model, adapter, create=True, profile=profile, max_pixels=max_pixels) as index:
+    options = {"profile": profile, "max_pixels": max_pixels} | (
+        {"trust_remote_code": True} if trust_remote_code else {}
+    )
+    with _open(db, model, adapter, create=True, **options) as index:
         report = index.add_files(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=_on_terminal()
         )
@@ -461,15 +468,18 @@ def info(
     profile: Annotated[
         str | None, typer.Option("--profile", metavar="NAME", help="With --model: as one of this family.")
     ] = None,
+    trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what an index holds, its model and its size; or how a model is used."""
-    if (db is None) == (model is None) or (profile and model is None):
-        raise typer.BadParameter("name an index by --db, or a model by --model, perhaps with --profile")
+    if (db is None) == (model is None) or ((profile or trust_remote_code) and model is None):
+        raise typer.BadParameter(
+            "name an index by --db, or a model by --model, perhaps with --profile and --trust-remote-code"
+        )
     if model is not None:
         from smart_rag.encoder import SmartEncoder
 
-        encoder = SmartEncoder(model, profile=profile)
+        encoder = SmartEncoder(model, profile=profile, trust_remote_code=trust_remote_code)
         if as_json:
             _print_json(display.model_json(encoder))
         else:

@@ -117,7 +117,7 @@ def model_json(encoder: SmartEncoder) -> dict[str, Any]:
         "decisions": [asdict(decision) for decision in encoder.decisions],
         f"tokens_per_{unit}": tokens,
         f"bytes_per_{unit}": {
-            name: -(-tokens // layout.pool_factor) * layout.bytes_per_token(encoder.dimension)
+            name: -(-tokens // layout.pool_factor) * layout.bytes_per_token(encoder.token_dimension)
             for name, layout in codecs.items()
         },
     }

@@ -28,6 +28,7 @@ from smart_rag.backbone import Backbone, Mask, Positions, Prepared
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
 from smart_rag.errors import InvalidInput
+from smart_rag.jina_v4 import JinaV4
 from smart_rag.multi_vector import MultiVector
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
 from smart_rag.types import Content, PdfPage, Place, Representation, TokenBatch, TokenIds, is_unicode
@@ -222,7 +223,7 @@ class SmartEncoder:
         self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
         source = self._profile.source
         # A model that was trained for late interaction knows which of its tokens count.
-        own: tuple[Any, str] = ("content" if loaded.kind == "multi-vector" else None, OWN_FILES)
+        own: tuple[Any, str] = ("content" if loaded.kind in ("multi-vector", "jina-v4") else None, OWN_FILES)
         policies = [
             Decision.first("query_tokens", (query_tokens, ARGUMENT), own, (self._profile.query_tokens, source)),
             Decision.first(
@@ -244,8 +245,8 @@ class SmartEncoder:
         ]
         self._max_pixels = max_pixels
         by_task: dict[Task, str] = {"query": prompts[0].value, "document": prompts[1].value}
-        kind = {"pooled": Backbone, "multi-vector": MultiVector, "dual": DualEncoder}[loaded.kind]
-        self._backbone = kind(self.model_name, loaded, self._profile, by_task, max_pixels)
+        kinds = {"pooled": Backbone, "multi-vector": MultiVector, "dual": DualEncoder, "jina-v4": JinaV4}
+        self._backbone = kinds[loaded.kind](self.model_name, loaded, self._profile, by_task, max_pixels)
         if length.value is not None:
             _check_max_length(self._model, length.value)
             self._backbone.max_length = length.value
@@ -264,6 +265,7 @@ class SmartEncoder:
             *prompts,
             *policies,
             Decision("dimension", self._dimension, OWN_FILES),
+            *([] if self._backbone.token_dimension is None else [Decision("token_dimension", self._width, OWN_FILES)]),
             Decision("max_length", self.max_length, length.source),
         )
         self._description: dict[str, Any] | None = None
@@ -297,8 +299,13 @@ class SmartEncoder:
 
     @property
     def token_dimension(self) -> int:
-        """The width of the token embeddings: that of the pooled ones, but for an adapter's."""
-        return self._dimension if self._adapter is None else self._adapter.dimension
+        """The width of the token embeddings: that of the pooled ones, but for an adapter's and jina-embeddings-v4's."""
+        return self._width if self._adapter is None else self._adapter.dimension
+
+    @property
+    def _width(self) -> int:
+        """The width of the states after one layer."""
+        return self._backbone.token_dimension or self._dimension
 
     @property
     def device(self) -> str:
@@ -468,7 +475,7 @@ class SmartEncoder:
         contents = self._checked([items] if is_one else list(items))  # type: ignore[list-item,arg-type]
         if not contents:
             empty = np.zeros((0, self.dimension), dtype=np.float32)
-            width = self.token_dimension if layers is None else self.dimension * len(layers)
+            width = self.token_dimension if layers is None else self._width * len(layers)
             tokens_of_none = np.zeros((0, width), dtype=np.float32)
             return Representation(empty, TokenBatch(tokens_of_none, np.zeros(1, dtype=np.int64)))
         started = time.perf_counter()
@@ -620,6 +627,7 @@ class SmartEncoder:
         self, backbone: Backbone, prepared: Prepared, words: TokenIds, layers: Sequence[int] | None
     ) -> _Batch:
         import torch
+        from torch.nn.functional import normalize
 
         adapter = self._adapter if layers is None else None
         layers = layers or ((-1,) if adapter is None else adapter.layers)
@@ -630,7 +638,8 @@ class SmartEncoder:
         where = torch.from_numpy(keep).to(states.pooled.device)
         # Of the tokens that are kept, (total, layers, dimension).
         pooled, hidden = backbone.comparable(states.pooled, [of_layer[where] for of_layer in states.hidden])
-        alone = pooled[:, None].expand(-1, len(layers), -1)  # for what has no token left
+        alone = pooled if states.summary is None else normalize(states.summary.float(), dim=1)
+        alone = alone[:, None].expand(-1, len(layers), -1)  # for what has no token left
         if adapter is not None:
             on_device = self._adapters[pooled.device]
             flat, alone = on_device(hidden), on_device(alone)

@@ -1,7 +1,7 @@
 """Which documents hold a vocabulary id: how rare a token is, and who has the rare tokens of a query.
 
-The lists are in memory, 4 bytes for each distinct id of a document, and follow a `TermStore`, whoever
-writes to it: each call first looks what came and what went since the last one.
+The lists are in memory, a byte or two for each distinct id of a document, and follow a `TermStore`,
+whoever writes to it: each call first looks what came and what went since the last one.
 """
 
 from __future__ import annotations
@@ -13,53 +13,72 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smart_rag import gap_codes
+from smart_rag.gap_codes import GapCodes
 from smart_rag.scoring import inverse_document_frequency
 from smart_rag.term_store import Changes, TermStore
 from smart_rag.types import Offsets, TokenIds
 
-Positions = NDArray[np.int32]
-
-_POSITION = (1 << 32) - 1
+_TERM = 1 << 32
 # Documents that went are kept out of the lists when they are more than this part.
 _MOST_DEAD = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """The positions of the documents that hold an id: of ``terms[i]``, ``positions[starts[i] : starts[i + 1]]``.
+    """The positions of the documents that hold an id: of ``terms[i]`` they are ``counts[i]``, ascending.
 
-    Terms are sorted, and so are the positions of each.
+    Terms are sorted. The gaps of each, the first from 0, are ``codes[starts[i] : starts[i + 1]]``.
     """
 
     terms: TokenIds
+    counts: NDArray[np.int32]
     starts: Offsets
-    positions: Positions
+    codes: GapCodes
 
     @classmethod
     def of(cls, pairs: NDArray[np.int64]) -> _Lists:
-        """Return the lists of all ``pairs``, sorted, each ``term << 32 | position``."""
-        terms = (pairs >> 32).astype(np.int32)
-        starts = np.flatnonzero(np.diff(terms, prepend=-1, append=-1))
-        return cls(terms[starts[:-1]], starts, pairs.astype(np.int32))
+        """Return the lists of all ``pairs``, sorted, each ``term * _TERM + position``."""
+        gaps: NDArray[np.integer[Any]] = np.diff(pairs, prepend=-_TERM)
+        # It is more between two terms than between any two positions.
+        firsts = np.flatnonzero(gaps >= _TERM // 2)
+        gaps[firsts] = pairs[firsts] % _TERM
+        gaps = gaps.astype(np.int32)  # half the memory, while they are encoded
+        bounds = np.append(firsts, len(pairs))
+        codes, starts = gap_codes.encode(gaps, bounds)
+        return cls((pairs[firsts] // _TERM).astype(np.int32), np.diff(bounds).astype(np.int32), starts, codes)
 
     def pairs(self) -> NDArray[np.int64]:
-        return _pairs(np.repeat(self.terms, np.diff(self.starts)), self.positions)
+        positions = gap_codes.sums(self.codes)
+        # The running sum went on from one term to the next.
+        before = positions[np.cumsum(self.counts) - self.counts - 1]
+        before[:1] = 0
+        positions -= np.repeat(before, self.counts)
+        return _pairs(np.repeat(self.terms, self.counts), positions)
 
     def __add__(self, other: _Lists) -> _Lists:
-        # A stable sort finds what is sorted already, and merges.
-        return _Lists.of(np.sort(np.concatenate([self.pairs(), other.pairs()]), kind="stable"))
+        pairs = np.concatenate([self.pairs(), other.pairs()])
+        pairs.sort(kind="stable")  # which finds what is sorted already, and merges
+        return _Lists.of(pairs)
 
-    def __getitem__(self, term: int) -> Positions:
-        i = int(np.searchsorted(self.terms, term))
-        if i == len(self.terms) or self.terms[i] != term:
-            return self.positions[:0]
-        return self.positions[self.starts[i] : self.starts[i + 1]]
+    def frequency(self, term: np.int32) -> int:
+        start, end = self._place(term)
+        return int(self.counts[start:end].sum())
+
+    def positions(self, term: np.int32) -> NDArray[np.int64]:
+        start, end = self._place(term)
+        return gap_codes.sums(self.codes[self.starts[start] : self.starts[end]])
+
+    def _place(self, term: np.int32) -> tuple[np.intp, np.intp]:
+        """Return between which indices a term is: there is one, or none."""
+        return np.searchsorted(self.terms, term), np.searchsorted(self.terms, term, "right")
 
     def kept(self, alive: NDArray[np.bool_]) -> _Lists:
         """Return the lists of the documents that are alive, at the positions that they have among each other."""
-        pairs = self.pairs()[alive[self.positions]]
+        pairs = self.pairs()
+        pairs = pairs[alive[pairs % _TERM]]
         moved = np.cumsum(alive, dtype=np.int64) - 1
-        return _Lists.of(_pairs(pairs >> 32, moved[pairs & _POSITION]))
+        return _Lists.of(_pairs(pairs // _TERM, moved[pairs % _TERM]))
 
 
 class InvertedIndex:
@@ -92,7 +111,7 @@ class InvertedIndex:
             if not self._count:
                 return None
             terms, token = np.unique(ids, return_inverse=True)
-            frequencies = [self._count if term < 0 else len(self._positions(term)) for term in terms.tolist()]
+            frequencies = [self._count if term < 0 else self._frequency(term) for term in terms]
             return inverse_document_frequency(np.asarray(frequencies, dtype=np.int64), self._count)[token]
 
     def best(self, ids: TokenIds, limit: int, admitted: NDArray[np.uint64] | None = None) -> list[str]:
@@ -105,7 +124,7 @@ class InvertedIndex:
         with self._mutex:
             self._refresh()
             scores = np.zeros(len(self._slots), dtype=np.float32)
-            for term in np.unique(ids[ids >= 0]).tolist():
+            for term in np.unique(ids[ids >= 0]):
                 positions = self._positions(term)
                 frequency = np.asarray([len(positions)], dtype=np.int64)
                 scores[positions] += inverse_document_frequency(frequency, self._count)[0]
@@ -123,10 +142,17 @@ class InvertedIndex:
         order = np.lexsort((self._hashes[found], -scores[found]))
         return found[order[:limit]]
 
-    def _positions(self, term: int) -> Positions:
+    def _frequency(self, term: np.int32) -> int:
+        """Return how many documents hold a term."""
+        if self._count == len(self._alive):
+            return sum(lists.frequency(term) for lists in self._lists)
+        return len(self._positions(term))
+
+    def _positions(self, term: np.int32) -> NDArray[np.int64]:
         """Return the positions of the documents that hold a term."""
-        positions = np.concatenate([lists[term] for lists in self._lists]) if self._lists else np.empty(0, np.int32)
-        return positions if self._count == len(self._alive) else positions[self._alive[positions]]
+        positions = [lists.positions(term) for lists in self._lists]
+        found = np.concatenate(positions) if positions else np.empty(0, dtype=np.int64)
+        return found if self._count == len(self._alive) else found[self._alive[found]]
 
     def _refresh(self) -> None:
         """Take up what came and what went."""
@@ -158,7 +184,8 @@ class InvertedIndex:
         pairs = _pairs(changes.terms, np.repeat(new, np.diff(changes.offsets)))
         pairs.sort()
         self._lists.append(_Lists.of(pairs))
-        while len(self._lists) > 1 and len(self._lists[-2].positions) <= 2 * len(self._lists[-1].positions):
+        del pairs  # before larger ones are made
+        while len(self._lists) > 1 and len(self._lists[-2].codes) <= 2 * len(self._lists[-1].codes):
             self._lists[-2:] = [self._lists[-2] + self._lists[-1]]
         self._slots = np.concatenate([self._slots, changes.slots])
         self._hashes = np.concatenate([self._hashes, changes.hashes])
@@ -166,4 +193,7 @@ class InvertedIndex:
 
 
 def _pairs(terms: NDArray[np.integer[Any]], positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    return terms.astype(np.int64) << 32 | positions
+    pairs = terms.astype(np.int64)
+    pairs *= _TERM
+    pairs += positions
+    return pairs

@@ -6,6 +6,7 @@ import sys
 import datasets
 import numpy as np
 import pytest
+import tiny_jina
 import tiny_models
 import tiny_vision
 import torch
@@ -230,6 +231,8 @@ def test_what_cannot_be_trained(trained, model, tmp_path):
         finetune(model, data, tmp_path / "new", device="cpu")
     with pytest.raises(EncoderError, match="trained for late interaction; train it with sentence-transformers' own"):
         finetune(tiny_models.colbert(tmp_path / "colbert"), data, tmp_path / "new", device="cpu")
+    with pytest.raises(EncoderError, match="code of its own and is not trained here"):
+        finetune(tiny_jina.jina_v4(tmp_path), data, tmp_path / "new", device="cpu", trust_remote_code=True)
     with pytest.raises(EncoderError, match="a tower for texts and one for images"):
         finetune(tiny_vision.clip(tmp_path / "clip"), data, tmp_path / "new", device="cpu")
     lamra = tiny_vision.qwen3_vl(tmp_path / "lamra", emb=True)

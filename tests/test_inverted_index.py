@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -38,16 +39,17 @@ def frequency_weight(term, documents):
 def check(index, documents, query, limit, admitted=None):
     """The index answers as nested loops over ``documents`` (id to terms) do."""
     weights = index.weights(query)
+    expected = {term: frequency_weight(term, documents) for term in query.tolist()}
     if not documents or not len(query) or min(query) < 0:
         assert weights is None
     else:
         assert weights.dtype == np.float32
-        assert weights.tolist() == pytest.approx([frequency_weight(term, documents) for term in query.tolist()])
+        assert weights.tolist() == pytest.approx([expected[term] for term in query.tolist()])
     scores = {}
     for id, terms in documents.items():
         shared = set(query.tolist()) & set(terms)
         if shared and (admitted is None or id in admitted):
-            scores[id] = sum(frequency_weight(term, documents) for term in shared)
+            scores[id] = sum(expected[term] for term in shared)
     hashes = None if admitted is None else np.asarray([id_hash(id) for id in admitted], dtype=np.uint64)
     found = index.best(query, limit, hashes)
     # Sums that are equal but for rounding may come in either order.
@@ -137,6 +139,46 @@ def test_many_documents_that_come_and_go(store, index):
     index.weights(int32(1))
     assert len(index._lists) < 12
     assert len(index._slots) <= len(documents) / 0.75
+
+
+def test_terms_of_every_rarity(store):
+    """Gaps of one byte, two and more stay exact while documents come, are merged, go, and are packed."""
+    rng = np.random.default_rng(0)
+    shares = {1: 1.0, 2: 0.3, 3: 0.01, 4: 0.001, 5: 0.0001, 70_000: 0.0}
+    index, query, documents = InvertedIndex(store), int32(*shares), {}
+    for first, last in ((0, 1), (1, 12_000), (12_000, 12_001), (12_001, 34_000), (34_000, 34_100)):
+        new = {f"d{i}": {term for term, share in shares.items() if rng.random() < share} for i in range(first, last)}
+        new[f"d{last - 1}"].add(70_000)
+        put(store, new)
+        documents |= new
+        check(index, documents, query, 40_000)
+    for part in (0.1, 0.5):
+        gone = [id for id in documents if rng.random() < part]
+        delete(store, gone)
+        for id in gone:
+            del documents[id]
+        check(index, documents, query, 40_000)
+        check(InvertedIndex(store), documents, query, 40_000)
+    put(store, {"d0": {4, 5}, "new": {1, 70_000}})
+    check(index, documents | {"d0": {4, 5}, "new": {1, 70_000}}, query, 40_000)
+
+
+def test_memory_of_a_document(store, index):
+    """20,000 documents of 111 distinct ids of a language: less than 200 bytes each, with all that is kept of them."""
+    rng = np.random.default_rng(0)
+    shares = 1 / (np.arange(30_000) + 2.7)
+    rows = rng.choice(30_000, (20_000, 134), p=shares / shares.sum()).astype(np.int32)
+    terms = [np.unique(row) for row in rows]
+    assert np.mean([len(of_one) for of_one in terms]) == pytest.approx(111, abs=1)
+    index.weights(int32(1))  # what is loaded at the first call is not the documents'
+    store.put([(f"d{i}", KEY) for i in range(len(terms))], terms)
+    tracemalloc.start()
+    try:
+        index.weights(int32(1))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 111 < held / len(terms) < 200
 
 
 def test_documents_without_terms_count_and_cost_no_lists(store, index):

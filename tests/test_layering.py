@@ -17,11 +17,11 @@ PACKAGE = Path(smart_rag.__file__).parent
 LAYERS = [
     {"_version", "errors"},
     {"types", "config", "stopwatch", "profiles", "files"},
-    {"codec", "kernels", "token_pooling", "images", "checkpoint", "row"},
+    {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row"},
     {"pdf", "video", "picture"},
     {"media"},
     {"backbone", "image_folder", "adapter", "contrastive"},
-    {"dual_encoder", "multi_vector"},
+    {"dual_encoder", "jina_v4", "multi_vector"},
     {"encoder"},
     {"scoring"},
     {"explain", "documents", "manifest", "lmdb_environment", "segments", "chroma_client"},

@@ -115,7 +115,8 @@ def tokenizer(*, eos: bool = False, emb: bool = False, padding_side: str = "left
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    trained.train_from_iterator(["system user assistant\n", *SENTENCES], trainer)
+    # As in theirs, a blank is part of the letter after it, but never of a digit.
+    trained.train_from_iterator(["system user assistant\n", " A B" * 20, *SENTENCES], trainer)
     bpe = json.loads(trained.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=bpe["vocab"] | {token: len(bpe["vocab"]) + i for i, token in enumerate(SPECIAL_TOKENS)},
