@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -446,6 +447,8 @@ def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: 
 def _show_training(report: TrainingReport, done: str, plot: Path | None, json_file: str | None) -> None:
     from smart_rag.training_plot import save_plot
 
+    if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one speaks
+        return
     if plot is not None:
         save_plot(report, plot)
     if json_file == "-":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from transformers.trainer_callback import PrinterCallback
 from smart_rag.checkpoint import no_loading_bar
 from smart_rag.config import Objective, check_choice, check_count
 from smart_rag.encoder import SmartEncoder
-from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
 from smart_rag.smart_loss import SmartCollator, SmartLoss
 from smart_rag.training_data import TrainingData, alike, distractors_of, mine_negatives, split, with_distractors
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
@@ -33,6 +34,8 @@ from smart_rag.training_states import cached_states
 
 _CHECKPOINTS = "checkpoints"
 _WARM_UP = 0.03
+# Two evaluations of the same weights differ by less, on a GPU, too.
+_SAME = 1e-3
 _RANKINGS = ("pooled", "late", "hybrid")
 # What sees, in the models of transformers: LoRA leaves it as it is.
 _VISION = r".*\b(visual|vision_tower|vision_model|multi_modal_projector|embed_vision)\b.*"
@@ -125,7 +128,7 @@ def finetune(
     last = _check_folder(out, resume)
     encoder = SmartEncoder(
         model,
-        device=device,
+        device=device or _own_gpu(),
         # All weights are trained in float32: what is added to them would be lost in bfloat16.
         dtype="float32" if settings.lora_rank is None else None,
         profile=profile,
@@ -164,27 +167,22 @@ def finetune(
         settings.seed,
     )
     trainer = _trainer(trained_model, encoder, training, evaluator, collator, checkpoints, settings, show_progress)
-    with no_loading_bar():  # it is loaded again at the end, as it was at its best
+    with no_loading_bar():
         trainer.train(resume_from_checkpoint=last)
-    trained_model.eval()
-    trained = evaluator.measure()
-    history = _history(frozen, trainer.state.log_history)
-    best = max(range(1, len(history)), key=lambda i: getattr(history[i], settings.objective))
-    report = TrainingReport.of(
-        (len(training.queries), len(measured.queries), len(measured.documents)),
-        history,
-        best,
-        frozen,
-        trained,
-        settings.objective,
-    )
-    if lora is not None:
-        _merge_lora(trained_model)
-    if trainer.is_world_process_zero():
-        trained_model.requires_grad_(True)
-        trained_model.save_pretrained(str(out))
-        shutil.rmtree(checkpoints)
-    return report
+        trained_model.eval()
+        trained = evaluator.measure()
+        history = _history(frozen, trainer.state.log_history)
+        best = max(range(1, len(history)), key=lambda i: getattr(history[i], settings.objective))
+        _check_best(history[best], trained, settings.objective, checkpoints)
+        if lora is not None:
+            _merge_lora(trained_model)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            trained_model.requires_grad_(True)
+            trained_model.save_pretrained(str(out))
+            shutil.rmtree(checkpoints)
+    counts = (len(training.queries), len(measured.queries), len(measured.documents))
+    return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
 
 
 def _check_folder(out: Path, resume: bool) -> str | None:
@@ -199,6 +197,12 @@ def _check_folder(out: Path, resume: bool) -> str | None:
             f"{out} holds checkpoints of a training that was stopped; go on from them with resume, or remove the folder"
         )
     return str(found[-1]) if found else None
+
+
+def _own_gpu() -> str | None:
+    """Return the GPU of this process, if it was started as one of several."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
 
 
 # --- the trainer ------------------------------------------------------------------------------
@@ -335,6 +339,16 @@ def _history(frozen: ByRanking, log: list[dict[str, float]]) -> list[Epoch]:
         if "eval_hybrid" in entry:
             history.append(Epoch(loss, *(entry[f"eval_{name}"] for name in _RANKINGS)))
     return history
+
+
+def _check_best(best: Epoch, trained: ByRanking, objective: Objective, checkpoints: Path) -> None:
+    """Raise `EncoderError` unless the model is as it was at its best: the trainer only logs if it cannot load it."""
+    found, expected = float(trained[objective].mean()), getattr(best, objective)
+    if abs(found - expected) > _SAME:
+        raise EncoderError(
+            f"the best checkpoint was not loaded: {objective} nDCG@10 is {found:.4f}, at its best it was "
+            f"{expected:.4f}; the checkpoints are kept in {checkpoints}"
+        )
 
 
 # --- LoRA -------------------------------------------------------------------------------------

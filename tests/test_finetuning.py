@@ -12,7 +12,7 @@ import tiny_vision
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from some_pairs import some_data
 
 from smart_rag import SmartEncoder
@@ -239,6 +239,27 @@ def test_what_cannot_be_trained(trained, model, tmp_path):
     with pytest.raises(EncoderError, match="pooled from the token before '<emb>'"):
         finetune(lamra, data, tmp_path / "new", device="cpu", profile="lamra-ret")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_best_checkpoint_that_is_lost(model, tmp_path, monkeypatch):
+    """sentence-transformers logs it, and goes on with the last; here nothing is saved as what it is not."""
+
+    def gone(self, path):
+        raise OSError(path)
+
+    settings = FinetuneSettings(batch_size=16, epochs=3, learning_rate=2e-2)
+    values = iter([0.1, 0.9, 0.2, 0.3, 0.2])
+
+    def measure(self):
+        value = next(values)
+        return {name: np.full(4, value) for name in ("pooled", "late", "hybrid")}
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "_load_from_checkpoint", gone)
+    monkeypatch.setattr("smart_rag.finetuning._Evaluator.measure", measure)
+    with pytest.raises(EncoderError, match=r"best checkpoint was not loaded: hybrid nDCG@10 is 0.2000, .* was 0.9000"):
+        finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
+    assert list((tmp_path / "model" / "checkpoints").glob("checkpoint-*"))
+    assert not (tmp_path / "model" / "modules.json").exists()
 
 
 def test_lora_without_peft(model, monkeypatch, tmp_path):

@@ -1,16 +1,17 @@
 """``smart-rag train``: what it prints and writes, and what is made of it by ``index``, ``search`` and ``eval``."""
 
 import json
-import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny_models
 from command_line import error_of, good, run, usage_error_of
 from PIL import Image
+from some_pairs import some_data
 
-from smart_rag import SmartIndex
-
-WORDS = sorted({word for text in tiny_models.SENTENCES for word in text.lower().strip("?.").replace(",", "").split()})
+from smart_rag import SmartEncoder, SmartIndex
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +21,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    generator = random.Random(0)
-    rows = []
-    for _ in range(200):
-        words = generator.sample(WORDS, 8)
-        rows.append({"query": " ".join(generator.sample(words, 3)), "positive": " ".join(words)})
+    data = some_data(200)
+    rows = [
+        {"query": query.text, "positive": data.documents[i].text} for query in data.queries for i in query.positives[:1]
+    ]
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
@@ -97,6 +97,47 @@ def test_eval_with_the_adapter(trained, model, tmp_path):
     assert found["settings"]["encoder"]["adapter"] == str(folder / "adapter")
 
 
+def test_fine_tuning(pairs, model, tmp_path):
+    """What comes out is a model like any other."""
+    to = tmp_path / "model"
+    code, output, errors = run(
+        *("train", "finetune", "--data", pairs, "--model", model, "--out", to, "--plot", tmp_path / "plot.png"),
+        *("--epochs", 2, "--batch-size", 16, "--mini-batch-size", 8, "--lora", 4, "--learning-rate", 0.005),
+        *("--held-out", 0.3, "--json", tmp_path / "report.json"),
+    )
+    assert code == 0, errors
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["objective"] == "hybrid"
+    for name in ("trained pooled", "trained late", "trained hybrid"):
+        assert f"{report['ndcg'][name]:.4f}" in output, name
+    assert f"trained, {report['best_epoch']} of 2" in output
+    assert f"--model {to}" in output
+    with Image.open(tmp_path / "plot.png") as plot:
+        assert plot.width > 800
+    (tmp_path / "cats.txt").write_text("The cat sat on the mat and looked at the rain.")
+    good("index", tmp_path / "cats.txt", "--db", tmp_path / "index", "--model", to)
+    assert str(to) in good("info", "--db", tmp_path / "index")
+
+
+@pytest.mark.slow
+def test_two_processes(pairs, model, tmp_path):
+    """Each with its own batches, and one model: as `torchrun` starts them, here on a CPU."""
+    to = tmp_path / "model"
+    command = (
+        *("torchrun", "--nproc-per-node", 2, "--no-python", "smart-rag", "train", "finetune", "--data", pairs),
+        *("--model", model, "--out", to, "--batch-size", 16, "--mini-batch-size", 8, "--lora", 4, "--epochs", 2),
+        *("--learning-rate", 0.005, "--held-out", 0.3, "--json", "-"),
+    )
+    names = [
+        str(Path(sys.executable).with_name(part)) if part in ("torchrun", "smart-rag") else part for part in command
+    ]
+    done = subprocess.run(list(map(str, names)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)  # of one of the two
+    assert report["history"][2]["loss"] < report["history"][1]["loss"]
+    assert SmartEncoder(to, device="cpu").encode_query("cat").pooled.shape == (1, 32)
+
+
 def test_limit(pairs, model, tmp_path):
     _, output, _ = train(pairs, model, tmp_path / "a", "--limit", 80, "--json", "-")
     report = json.loads(output)
@@ -113,4 +154,7 @@ def test_what_is_found_before_the_work(trained, pairs, model, tmp_path):
     assert "--json" in error_of(*common, "--out", tmp_path / "a", "--json", tmp_path / "no" / "report.json")
     assert "'late', 'hybrid'" in usage_error_of(*common, "--out", tmp_path / "a", "--objective", "pooled")
     assert "adapter" in good("train", "--help")
+    fine = ("train", "finetune", *common[2:])
+    assert "holds no checkpoint" in error_of(*fine, "--out", tmp_path / "a", "--resume")
+    assert "does not exist" in error_of(*fine, "--out", tmp_path / "a", "--plot", tmp_path / "no" / "plot.png")
     assert not (tmp_path / "a").exists()
