@@ -35,7 +35,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from smart_rag.encoder import SmartEncoder
+from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.types import Content
 
 # Layers, width, heads, heads of keys, width of the feed-forward part; the same of the vision tower.

@@ -17,9 +17,10 @@ from smart_rag.types import AddReport, Content, Document, Hit, Representation, T
 
 if TYPE_CHECKING:
     from smart_rag.cached_encoder import CachedEncoder
-    from smart_rag.encoder import Encoder, SmartEncoder
+    from smart_rag.encoder import Encoder
     from smart_rag.index import SmartIndex
     from smart_rag.search import rerank
+    from smart_rag.smart_encoder import SmartEncoder
 
 __all__ = [
     "AddReport",
@@ -42,7 +43,7 @@ __all__ = [
 _HOMES = {
     "CachedEncoder": "cached_encoder",
     "Encoder": "encoder",
-    "SmartEncoder": "encoder",
+    "SmartEncoder": "smart_encoder",
     "SmartIndex": "index",
     "rerank": "search",
 }

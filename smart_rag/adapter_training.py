@@ -18,8 +18,8 @@ from smart_rag import scoring
 from smart_rag.adapter import Adapter
 from smart_rag.config import AdapterObjective, Weighting, check_choice, check_count
 from smart_rag.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
-from smart_rag.encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
+from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.training_data import Batch, TrainingData, batch_of, distractors_of, mine_negatives, split
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
 from smart_rag.training_states import CachedStates, cached_states

@@ -16,7 +16,6 @@ from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.encoder import (
     Encodable,
     Encoder,
-    SmartEncoder,
     as_content,
     default_weights_of,
     modalities_of,
@@ -25,6 +24,7 @@ from smart_rag.encoder import (
 )
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.media import identity
+from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.token_store import TokenStore, content_key
 from smart_rag.types import Content, Key, Representation, TokenBatch
 

@@ -367,7 +367,7 @@ def train_adapter_command(
 ) -> None:
     """Train token embeddings for late interaction on a frozen model; pooled embeddings stay as they are."""
     from smart_rag.adapter_training import AdapterSettings, train_adapter
-    from smart_rag.encoder import SmartEncoder
+    from smart_rag.smart_encoder import SmartEncoder
 
     loaded = _training_data(data, limit, plot, json_file)
     settings = AdapterSettings(
@@ -480,7 +480,7 @@ def info(
             "name an index by --db, or a model by --model, perhaps with --profile and --trust-remote-code"
         )
     if model is not None:
-        from smart_rag.encoder import SmartEncoder
+        from smart_rag.smart_encoder import SmartEncoder
 
         encoder = SmartEncoder(model, profile=profile, trust_remote_code=trust_remote_code)
         if as_json:
@@ -604,9 +604,9 @@ def _open(
     db: Path, model: str | None = None, adapter: Path | None = None, *, create: bool = False, **options: Any
 ) -> SmartIndex:
     """Return the index in ``db``, a new one where there is none and ``create`` allows it."""
-    from smart_rag.encoder import SmartEncoder
     from smart_rag.index import SmartIndex
     from smart_rag.manifest import FILE_NAME, Manifest
+    from smart_rag.smart_encoder import SmartEncoder
 
     if create and not (db / FILE_NAME).exists():
         return SmartIndex.create(db, SmartEncoder(model or DEFAULT_MODEL, adapter=adapter, **options))

@@ -17,8 +17,8 @@ from smart_rag.config import IndexConfig
 
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
-    from smart_rag.encoder import SmartEncoder
     from smart_rag.index import SmartIndex
+    from smart_rag.smart_encoder import SmartEncoder
     from smart_rag.training_report import TrainingReport
     from smart_rag.tuning import Setting, Tuning
     from smart_rag.types import Hit

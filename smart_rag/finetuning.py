@@ -25,8 +25,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from smart_rag.checkpoint import no_loading_bar
 from smart_rag.config import Objective, check_choice, check_count
-from smart_rag.encoder import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
+from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
 from smart_rag.training_data import TrainingData, alike, distractors_of, mine_negatives, split, with_distractors
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport

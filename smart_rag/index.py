@@ -37,7 +37,6 @@ from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.encoder import (
     Encodable,
     Encoder,
-    SmartEncoder,
     as_content,
     default_weights_of,
     modalities_of,
@@ -53,6 +52,7 @@ from smart_rag.media import identity
 from smart_rag.pooled_index import PooledIndex, Where
 from smart_rag.row import Row
 from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
+from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore, content_key

@@ -19,8 +19,9 @@ from smart_rag import codec as codecs
 from smart_rag import scoring
 from smart_rag.adapter import Adapter
 from smart_rag.config import DEFAULT_WEIGHTS
-from smart_rag.encoder import SmartEncoder, plain
+from smart_rag.encoder import plain
 from smart_rag.metrics import Metrics, Run
+from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.token_store import TokenStore
 from smart_rag.training_data import TrainingData, alike
 from smart_rag.training_report import NDCG, ByRanking

@@ -19,8 +19,9 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from smart_rag import checkpoint
-from smart_rag.encoder import Encoder, SmartEncoder
+from smart_rag.encoder import Encoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
+from smart_rag.smart_encoder import SmartEncoder
 
 TASKS = ("query", "document")
 PROMPTS = {"query": "query: ", "document": "document: "}

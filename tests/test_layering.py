@@ -17,12 +17,12 @@ PACKAGE = Path(smart_rag.__file__).parent
 LAYERS = [
     {"_version", "errors"},
     {"types", "config", "stopwatch", "profiles", "files"},
-    {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row"},
+    {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row", "encoder"},
     {"pdf", "video", "picture"},
     {"media"},
     {"backbone", "image_folder", "adapter", "contrastive"},
     {"dual_encoder", "jina_v4", "multi_vector"},
-    {"encoder"},
+    {"smart_encoder"},
     {"scoring"},
     {"explain", "documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
     {"token_store", "term_store"},
@@ -45,16 +45,19 @@ OWNERS = {
     # dual_encoder: for a type.
     "torch": {
         *("adapter", "adapter_training", "backbone", "checkpoint", "contrastive"),
-        *("dual_encoder", "encoder", "multi_vector", "scoring"),
+        *("dual_encoder", "multi_vector", "scoring", "smart_encoder"),
         *("finetuning", "smart_loss", "training_states"),
     },
     "safetensors": {"adapter"},
-    "sentence_transformers": {"backbone", "checkpoint", "encoder", "multi_vector", "finetuning", "smart_loss"},
+    "sentence_transformers": {
+        *("backbone", "checkpoint", "finetuning", "multi_vector", "smart_encoder", "smart_loss"),
+    },
     "transformers": {"checkpoint", "finetuning"},
     "peft": {"finetuning"},
     # images and picture make images, the others only name the type.
     "PIL": {
-        *("images", "picture", "pdf", "video", "types", "media", "backbone", "encoder", "explain", "training_data"),
+        *("images", "picture", "pdf", "video", "types", "media", "backbone", "encoder", "smart_encoder", "explain"),
+        "training_data",
     },
     "datasets": {"training_data", "finetuning"},
     "matplotlib": {"training_plot"},
