@@ -36,7 +36,12 @@ class Checkpoint:
 
 
 def load(
-    model: str, device: str | None, dtype: str | None, revision: str | None, trust_remote_code: bool
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    attention: str | None = None,
 ) -> Checkpoint:
     """Return the model on its device.
 
@@ -57,7 +62,13 @@ def load(
         dtype = "float32"
     try:
         with no_loading_bar():
-            return _load(path, device, dtype or "auto", revision, trust_remote_code)
+            weights = {"dtype": dtype or "auto"} | ({} if attention is None else {"attn_implementation": attention})
+            loaded = _load(path, device, weights, revision, trust_remote_code)
+            first: Any = loaded.model[0]
+            # With flash attention, the texts of a batch would be put into one row, where no token has its place.
+            if getattr(first, "can_flatten_inputs", False):
+                first.unpad_inputs = False
+            return loaded
     except (torch.OutOfMemoryError, ModelNotFound):
         raise
     except Exception as error:  # whatever a model's files or its own code may raise; it is chained
@@ -77,14 +88,16 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def _load(
+    path: str, device: str, weights: Mapping[str, Any], revision: str | None, trust_remote_code: bool
+) -> Checkpoint:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
 
     local = Path(path).exists() or not _hub_answers(path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     if _is_jina_v4(path, revision, local):  # its sentence-transformers files give the single vector alone
-        return Checkpoint(_jina_v4(path, device, dtype, options), says_how=True, kind="jina-v4")
+        return Checkpoint(_jina_v4(path, device, weights, options), says_how=True, kind="jina-v4")
     if _is_multi_vector(path, revision, local):
         from sentence_transformers import MultiVectorEncoder
 
@@ -94,7 +107,7 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
             revision=revision,
             trust_remote_code=trust_remote_code,
             local_files_only=local,
-            model_kwargs={"dtype": dtype},
+            model_kwargs=dict(weights),
         )
         return Checkpoint(encoder, says_how=True, kind="multi-vector")
     if is_sentence_transformer_model(path, revision=revision, local_files_only=local):
@@ -104,14 +117,14 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
             revision=revision,
             trust_remote_code=trust_remote_code,
             local_files_only=local,
-            model_kwargs={"dtype": dtype},
+            model_kwargs=dict(weights),
         )
         return Checkpoint(model, says_how=True, kind=_kind(model))
     if _is_vision_language_decoder(path, options):
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
         transformer = Transformer(
-            path, model_kwargs={"dtype": dtype, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
+            path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
         )
         pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
         return Checkpoint(SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device), False)
@@ -121,7 +134,7 @@ def _load(path: str, device: str, dtype: str, revision: str | None, trust_remote
         revision=revision,
         trust_remote_code=trust_remote_code,
         local_files_only=local,
-        model_kwargs={"dtype": dtype},
+        model_kwargs=dict(weights),
     )
     return Checkpoint(model, says_how=False, kind=_kind(model))
 
@@ -152,7 +165,7 @@ def _json(path: str, name: str, revision: str | None, local: bool) -> dict[str, 
     return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
 
 
-def _jina_v4(path: str, device: str, dtype: str, options: Mapping[str, Any]) -> SentenceTransformer:
+def _jina_v4(path: str, device: str, weights: Mapping[str, Any], options: Mapping[str, Any]) -> SentenceTransformer:
     """Return jina-embeddings-v4, run by its own code, as the only module."""
     import torch
     import transformers
@@ -164,7 +177,7 @@ def _jina_v4(path: str, device: str, dtype: str, options: Mapping[str, Any]) -> 
             "(on the command line --trust-remote-code)"
         )
     try:
-        remote = transformers.AutoModel.from_pretrained(path, dtype=dtype, **options)
+        remote = transformers.AutoModel.from_pretrained(path, **weights, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever its code may raise; it is chained

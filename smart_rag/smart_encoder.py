@@ -94,6 +94,8 @@ class SmartEncoder:
             ``["cuda:0", "cuda:1"]``, each has the model and takes every other batch.
         dtype: of the weights, such as ``"bfloat16"``; by default float32 on a CPU and the
             checkpoint's own on a GPU.
+        attention: how transformers computes it, such as ``"flash_attention_2"`` where that is installed (for
+            weights of 16 bits on a GPU); by default transformers' own choice, mostly ``"sdpa"``.
         batch_size: inputs in one forward pass, at most.
         batch_tokens: tokens in one forward pass, padding included, at most.
         revision: of the model in its hub repository.
@@ -120,6 +122,7 @@ class SmartEncoder:
         *,
         device: str | Sequence[str] | None = None,
         dtype: str | None = None,
+        attention: str | None = None,
         batch_size: int = 32,
         batch_tokens: int = 16_384,
         revision: str | None = None,
@@ -145,7 +148,7 @@ class SmartEncoder:
         chosen = profile_of(self.model_name, profile)
         self._profile: Profile = chosen.value
         first, *others = [device] if device is None or isinstance(device, str) else device
-        loaded = checkpoint.load(self.model_name, first, dtype, revision, trust_remote_code)
+        loaded = checkpoint.load(self.model_name, first, dtype, revision, trust_remote_code, attention)
         self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
         source = self._profile.source
         # A model that was trained for late interaction knows which of its tokens count.

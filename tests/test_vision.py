@@ -7,10 +7,13 @@ import av
 import numpy as np
 import pytest
 import reference_smart
+import tiny_models
 import tiny_vision
 from PIL import Image
+from sentence_transformers.base.modules import Transformer
 
 from smart_rag import SmartEncoder
+from smart_rag.errors import ModelNotFound
 from smart_rag.scoring import hybrid, late_interaction, pooled_similarity
 from smart_rag.types import Content
 
@@ -160,3 +163,30 @@ def test_a_long_text_is_cut_and_nothing_else(tmp_path, video, name):
     assert spans[0][0] == 0
     assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
     encoder.encode_document([long, short, long])
+
+
+@pytest.mark.parametrize("build", [tiny_vision.qwen3_vl, tiny_vision.qwen2_vl])
+def test_attention_is_the_one_that_is_asked_for(build, tmp_path):
+    """And another one gives the same representation."""
+    folder = build(tmp_path)
+    eager, sdpa = (SmartEncoder(folder, attention=name, max_pixels=PIXELS) for name in ("eager", None))
+    assert [encoder.model.transformers_model.config._attn_implementation for encoder in (eager, sdpa)] == [
+        *("eager", "sdpa"),
+    ]
+    contents = [Content(TEXT), Content("", picture(100, 90)), Content("a chart", picture(60, 110))]
+    mine, other = (encoder.encode_document(contents) for encoder in (eager, sdpa))
+    np.testing.assert_allclose(mine.pooled, other.pooled, atol=TOLERANCE)
+    for a, b in zip(mine.tokens, other.tokens, strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
+    with pytest.raises(ModelNotFound, match=r"[Ff]lash"):
+        SmartEncoder(folder, attention="flash_attention_2")  # which is not installed here
+
+
+def test_texts_keep_their_rows_with_flash_attention(tmp_path, monkeypatch):
+    """sentence-transformers would put them into one row, of which no token embedding could be told from another."""
+    monkeypatch.setattr(Transformer, "_can_flatten_inputs", lambda self: True)
+    encoder = SmartEncoder(tiny_models.decoder(tmp_path), device="cpu")
+    assert encoder.model[0].can_flatten_inputs is False
+    assert [len(tokens) for tokens in encoder.encode_document(["a cat", "dogs bark at night"]).tokens] == [
+        *(len(encoder.encode_document([text]).tokens[0]) for text in ("a cat", "dogs bark at night")),
+    ]
