@@ -85,6 +85,12 @@ Adapter = Annotated[
         "--adapter", metavar="DIR", help="An adapter that `train adapter` made; by default the index's, if any."
     ),
 ]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", metavar="NAME", help="The model's family, if its name does not say it.")
+]
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of a page or an image, at most.")
+]
 Data = Annotated[
     Path, typer.Option(metavar="DATA", help="Pairs (.jsonl), a BEIR folder, or a dataset folder of Hugging Face's.")
 ]
@@ -141,10 +147,8 @@ def index_command(
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help='Only these, such as "*.md".')] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Not these.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove passages of files that are no longer there.")] = False,
-    profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's family, if its name does not say it.")
-    ] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of a page or an image, at most.")] = None,
+    profile: ProfileName = None,
+    max_pixels: MaxPixels = None,
     trust_remote_code: Trusted = False,
 ) -> None:
     """Index files and folders; a second run takes up what is new or changed."""
@@ -360,6 +364,8 @@ def train_adapter_command(
     batch_size: BatchSize = 64,
     objective: Annotated[AdapterObjective, typer.Option(help="Which score is trained.")] = "late",
     hard_negatives: HardNegatives = 0,
+    profile: ProfileName = None,
+    max_pixels: MaxPixels = None,
     limit: Limit = None,
     held_out: HeldOut = 0.1,
     plot: Plot = None,
@@ -373,7 +379,8 @@ def train_adapter_command(
     settings = AdapterSettings(
         dimension=dimension, epochs=epochs, batch_size=batch_size, objective=objective, hard_negatives=hard_negatives
     )
-    report = train_adapter(SmartEncoder(model), loaded, to, settings, held_out=held_out, show_progress=_on_terminal())
+    encoder = SmartEncoder(model, profile=profile, max_pixels=max_pixels)
+    report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress=_on_terminal())
     _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --adapter {to}`", plot, json_file)
 
 
@@ -397,8 +404,8 @@ def finetune_command(
     evaluate_every: Annotated[
         int | None, typer.Option(metavar="STEPS", min=1, help="Measure and keep a checkpoint; by default each epoch.")
     ] = None,
-    profile: Annotated[str | None, typer.Option(metavar="NAME", help="As a model of this family.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=1, help="Of an image, at most.")] = None,
+    profile: ProfileName = None,
+    max_pixels: MaxPixels = None,
     limit: Limit = None,
     held_out: HeldOut = 0.1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,

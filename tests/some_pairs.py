@@ -1,9 +1,11 @@
-"""Made-up training data: texts of eight words, and queries of three of them."""
+"""Made-up training data: texts of eight words with queries of three of them, and page images with questions."""
 
 import random
 import re
 
+import datasets
 import tiny_models
+from PIL import Image, ImageDraw
 
 from smart_rag.training_data import TrainingData, TrainingQuery
 from smart_rag.types import Document
@@ -23,3 +25,14 @@ def some_data(count=160, seed=0):
             TrainingQuery(" ".join(generator.sample(words, 3)), positives, (max(0, i - 5),) if i > 5 else ())
         )
     return TrainingData("words", documents, queries)
+
+
+def page_images(folder, count=20):
+    """Save a dataset folder of page images, each with a question, and return it."""
+    rows = []
+    for i in range(count):
+        page = Image.new("RGB", (64, 64 + 32 * (i % 3)), "white")
+        ImageDraw.Draw(page).rectangle((2 * i, 4, 2 * i + 12, 40), fill=(12 * i, 250 - 12 * i, 100))
+        rows.append({"query": f"where is bar number {i}?", "image": page, "image_filename": f"page{i}.png"})
+    datasets.Dataset.from_list(rows).save_to_disk(str(folder))
+    return folder

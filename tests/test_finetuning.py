@@ -3,17 +3,15 @@
 import json
 import sys
 
-import datasets
 import numpy as np
 import pytest
 import tiny_jina
 import tiny_models
 import tiny_vision
 import torch
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from some_pairs import some_data
+from some_pairs import page_images, some_data
 
 from smart_rag import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
@@ -165,15 +163,7 @@ def test_lora_trains_additions_to_the_weights_alone(model, tmp_path):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A dataset folder of page images, each with a question."""
-    rows = []
-    for i in range(20):
-        page = Image.new("RGB", (64, 64 + 32 * (i % 3)), "white")
-        ImageDraw.Draw(page).rectangle((2 * i, 4, 2 * i + 12, 40), fill=(12 * i, 250 - 12 * i, 100))
-        rows.append({"query": f"where is bar number {i}?", "image": page, "image_filename": f"page{i}.png"})
-    folder = tmp_path_factory.mktemp("pages") / "data"
-    datasets.Dataset.from_list(rows).save_to_disk(str(folder))
-    return load_training_data(folder)
+    return load_training_data(page_images(tmp_path_factory.mktemp("pages") / "data"))
 
 
 @pytest.mark.parametrize(("family", "profile"), [("qwen3_vl", "qwen3-vl-embedding"), ("qwen2_vl", "gme-qwen2-vl")])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+import tiny_vision
 from command_line import error_of, good, run, usage_error_of
 from PIL import Image
-from some_pairs import some_data
+from some_pairs import page_images, some_data
 
 from smart_rag import SmartEncoder, SmartIndex
 
@@ -95,6 +96,26 @@ def test_eval_with_the_adapter(trained, model, tmp_path):
     (tmp_path / "qrels.tsv").write_text("".join(f"{i}\t{i}\t1\n" for i in range(len(rows))))
     found = json.loads(good("eval", tmp_path, "--model", model, "--adapter", folder / "adapter", "--json", "-"))
     assert found["settings"]["encoder"]["adapter"] == str(folder / "adapter")
+
+
+def test_page_images(tmp_path):
+    """Through a vision-language model in a folder, whose family is told; the adapter is used on pages then."""
+    model, data = tiny_vision.qwen3_vl(tmp_path / "base"), page_images(tmp_path / "data")
+    common = ("--model", model, "--profile", "qwen3-vl-embedding", "--max-pixels", 4096)
+    options = ("--data", data, "--epochs", 1, "--batch-size", 4, "--held-out", 0.4, "--json", "-")
+    code, output, errors = run("train", "adapter", *common, *options, "--out", tmp_path / "adapter", "--dimension", 8)
+    assert code == 0, errors
+    report = json.loads(output)
+    assert report["queries"] + report["held_out_queries"] == 20
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "page.png")
+    good("index", tmp_path / "page.png", "--db", tmp_path / "db", *common, "--adapter", tmp_path / "adapter")
+    code, output, errors = run("train", "finetune", *common, *options, "--out", tmp_path / "model", "--lora", 2)
+    assert code == 0, errors
+    assert json.loads(output)["ndcg"]["trained late"] >= 0
+    good("index", tmp_path / "page.png", "--db", tmp_path / "own", "--model", tmp_path / "model")
+    for command in ("adapter", "finetune"):  # both are told to the model
+        told = ("train", command, "--model", model, "--data", data, "--out", tmp_path / "no")
+        assert "there is no profile 'none'" in error_of(*told, "--profile", "none")
 
 
 def test_fine_tuning(pairs, model, tmp_path):
