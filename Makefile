@@ -29,8 +29,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard integrations/*/pyp
 demo: install
 	$(BIN)/smart-rag demo
 
+# Two files at a time, each with one thread: tiny models and small indexes gain nothing from more.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: install test-lowest
 	$(BIN)/python -m pytest -m ""

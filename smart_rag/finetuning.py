@@ -189,7 +189,9 @@ def _check_folder(out: Path, resume: bool) -> str | None:
     """Return the checkpoint to go on from, if that is asked for."""
     if (out / "modules.json").exists():
         raise InvalidInput(f"{out} holds a model; choose another folder, or remove it")
-    found = sorted((out / _CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    # What is written last is there: the machine may have stopped while it wrote a checkpoint.
+    whole = [path.parent for path in (out / _CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
+    found = sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
     if resume and not found:
         raise InvalidInput(f"{out} holds no checkpoint of a training that was stopped; train without resume")
     if found and not resume:
@@ -255,6 +257,9 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         self._bar.update()
+        if args.eval_strategy == "steps" and state.global_step >= state.max_steps:
+            # The last steps count, too, however few they are.
+            control.should_log = control.should_evaluate = control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         logs: dict[str, float] = more["logs"]

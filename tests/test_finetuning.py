@@ -146,6 +146,27 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(lora_rank, mo
     assert not (tmp_path / "model" / "checkpoints").exists()
 
 
+def test_the_last_steps_are_measured_however_few_they_are(model, tmp_path):
+    training, measured = parts(80)  # five batches of 16
+    for every, count in ((3, 2), (99, 1)):
+        settings = FinetuneSettings(batch_size=16, evaluate_every=every)
+        report = finetune(model, training, tmp_path / str(every), settings, held_out=measured, device="cpu")
+        assert len(report.history) - 1 == count
+        assert all(epoch.loss > 0 for epoch in report.history[1:])
+
+
+def test_a_checkpoint_that_was_half_written_is_passed_over(model, power_cut, tmp_path):
+    training, measured = parts(64)
+    settings = FinetuneSettings(batch_size=16, evaluate_every=1)
+    options = {"held_out": measured, "device": "cpu"}
+    power_cut(4)
+    with pytest.raises(PowerCut):
+        finetune(model, training, tmp_path / "model", settings, **options)
+    (tmp_path / "model" / "checkpoints" / "checkpoint-3").mkdir()
+    finetune(model, training, tmp_path / "model", settings, **options, resume=True)
+    assert (tmp_path / "model" / "modules.json").exists()
+
+
 def test_lora_trains_additions_to_the_weights_alone(model, tmp_path):
     """Which are in the weights at the end, under the names that they had."""
     settings = FinetuneSettings(lora_rank=4, batch_size=16, learning_rate=5e-3)
