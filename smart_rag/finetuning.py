@@ -217,7 +217,9 @@ def _check_folder(out: Path, resume: bool) -> str | None:
     if (out / "modules.json").exists():
         raise InvalidInput(f"{out} holds a model; choose another folder, or remove it")
     checkpoints = out / _CHECKPOINTS
-    is_ours = not checkpoints.exists() or (checkpoints / _RECORD).exists() or not any(checkpoints.iterdir())
+    # Another process of this training may be ahead, and have temporary folders there.
+    names = {path.name for path in checkpoints.glob("*") if not path.name.startswith(".")}
+    is_ours = not names or _RECORD in names
     if out.exists() and (not is_ours or {path.name for path in out.iterdir()} - {_CHECKPOINTS}):
         raise InvalidInput(f"{out} holds other files, which a model might replace; choose a new folder")
     last = last_checkpoint(out)

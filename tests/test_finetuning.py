@@ -286,6 +286,13 @@ def test_no_file_of_others_is_lost(name, model, tmp_path):
     assert (tmp_path / name).read_text() == "mine"
 
 
+def test_a_process_may_be_ahead_of_another(model, tmp_path):
+    """Of several processes of one training, the first to measure has a temporary folder among the checkpoints."""
+    (tmp_path / "checkpoints" / ".held-out-abc").mkdir(parents=True)
+    with pytest.raises(InvalidInput, match="fewer than a batch"):
+        finetune(model, some_data(40), tmp_path, FinetuneSettings(batch_size=64), held_out=0.3, device="cpu")
+
+
 def test_weights_that_became_nan_are_not_saved(model, tmp_path):
     settings = replace(SETTINGS, learning_rate=1e30)
     with pytest.raises(EncoderError, match=r"the loss is nan, .*; train with a smaller learning_rate"):
