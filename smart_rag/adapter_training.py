@@ -19,8 +19,17 @@ from smart_rag.adapter import Adapter
 from smart_rag.config import AdapterObjective, Weighting, check_choice, check_count
 from smart_rag.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
 from smart_rag.errors import InvalidInput
+from smart_rag.files import check_folder
 from smart_rag.smart_encoder import SmartEncoder
-from smart_rag.training_data import Batch, TrainingData, batch_of, distractors_of, mine_negatives, split
+from smart_rag.training_data import (
+    Batch,
+    TrainingData,
+    batch_of,
+    check_trainable,
+    distractors_of,
+    mine_negatives,
+    split,
+)
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
 from smart_rag.training_states import CachedStates, cached_states
 
@@ -96,6 +105,7 @@ def train_adapter(
     """
     settings = settings or AdapterSettings()
     out = Path(out)
+    check_folder(out)
     if (out / "adapter.json").exists():
         raise InvalidInput(f"{out} holds an adapter; choose another folder, or remove it")
     if "adapter" in encoder.describe():
@@ -111,11 +121,7 @@ def train_adapter(
     else:
         training, measured = split(data, held_out)
         distractors = distractors_of(data, training, measured)
-    if len(training.queries) < settings.batch_size:
-        raise InvalidInput(
-            f"{len(training.queries)} queries to train on, fewer than a batch of {settings.batch_size}; bring more, or "
-            "choose a smaller batch_size"
-        )
+    check_trainable(training, encoder, settings.batch_size)
     adapter = _fresh_adapter(encoder, settings)
     if settings.hard_negatives:
         training = mine_negatives(training, encoder, settings.hard_negatives, show_progress=show_progress)

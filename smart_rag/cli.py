@@ -413,7 +413,7 @@ def finetune_command(
     json_file: ReportFile = None,
 ) -> None:
     """Fine-tune a model, whole or by LoRA; out comes an ordinary sentence-transformers model."""
-    from smart_rag.finetuning import FinetuneSettings, finetune
+    from smart_rag.finetuning import FinetuneSettings, finetune, last_checkpoint
 
     loaded = _training_data(data, limit, plot, json_file)
     settings = FinetuneSettings(
@@ -426,17 +426,23 @@ def finetune_command(
         hard_negatives=hard_negatives,
         evaluate_every=evaluate_every,
     )
-    report = finetune(
-        model,
-        loaded,
-        to,
-        settings,
-        held_out=held_out,
-        profile=profile,
-        max_pixels=max_pixels,
-        resume=resume,
-        show_progress=_on_terminal(),
-    )
+    try:
+        report = finetune(
+            model,
+            loaded,
+            to,
+            settings,
+            held_out=held_out,
+            profile=profile,
+            max_pixels=max_pixels,
+            resume=resume,
+            show_progress=_on_terminal(),
+        )
+    except KeyboardInterrupt:
+        last = last_checkpoint(to)
+        kept = "no checkpoint yet" if last is None else f"the same command with --resume goes on from {last.name}"
+        err.print(f"\nstopped; {kept}")
+        raise typer.Exit(130) from None
     _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`", plot, json_file)
 
 

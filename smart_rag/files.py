@@ -1,10 +1,10 @@
-"""What every reader of files asks first, before a parser gives its own opinion."""
+"""What every reader and writer of files asks first, before a parser gives its own opinion."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from smart_rag.errors import DocumentError
+from smart_rag.errors import DocumentError, InvalidInput
 
 
 def check_readable(path: Path) -> None:
@@ -16,6 +16,13 @@ def check_readable(path: Path) -> None:
         raise DocumentError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if empty:
         raise DocumentError(path, "the file is empty")
+
+
+def check_folder(path: Path) -> None:
+    """Raise `InvalidInput` if no folder can be at ``path``, as there is a file, or one on the way to it."""
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise InvalidInput(f"{there} is a file, where a folder is to be; choose another place")
 
 
 def one_line(error: Exception) -> str:

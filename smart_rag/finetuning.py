@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,30 @@ from transformers.trainer_callback import PrinterCallback
 from smart_rag.checkpoint import no_loading_bar
 from smart_rag.config import Objective, check_choice, check_count
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
+from smart_rag.files import check_folder
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
-from smart_rag.training_data import TrainingData, alike, distractors_of, mine_negatives, split, with_distractors
+from smart_rag.training_data import (
+    TrainingData,
+    alike,
+    check_trainable,
+    digest,
+    distractors_of,
+    mine_negatives,
+    split,
+    with_distractors,
+)
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
 from smart_rag.training_states import cached_states
 
 _CHECKPOINTS = "checkpoints"
+# Among them: what a training was started with, so that it goes on with the same.
+_RECORD = "training.json"
 _WARM_UP = 0.03
 # Two evaluations of the same weights differ by less, on a GPU, too.
 _SAME = 1e-3
 _RANKINGS = ("pooled", "late", "hybrid")
+_METRIC = "held-out nDCG@10, {}"
 # What sees, in the models of transformers: LoRA leaves it as it is.
 _VISION = r".*\b(visual|vision_tower|vision_model|multi_modal_projector|embed_vision)\b.*"
 
@@ -116,9 +131,10 @@ def finetune(
         resume: go on from the last checkpoint of a training into ``out`` that was stopped, with the same arguments.
 
     Raises:
-        InvalidInput: ``out`` holds a model, or checkpoints and ``resume`` is False, or ``resume`` is True and it
-            holds none; there are too few queries for a batch.
-        EncoderError: the model has no pooled embedding of its own, or none that a folder of
+        InvalidInput: ``out`` holds anything but checkpoints of a training, or these and ``resume`` is False, or
+            ``resume`` is True and it holds none, or some of another model, other data or settings; there are too few
+            queries for a batch; the model takes nothing of the documents.
+        EncoderError: the loss became NaN; or the model has no pooled embedding of its own, or none that a folder of
             sentence-transformers' can say how to take.
         MissingExtra: ``lora_rank`` needs peft.
     """
@@ -144,15 +160,16 @@ def finetune(
     else:
         training, apart = split(data, held_out)
         measured = with_distractors(training, apart, distractors_of(data, training, apart))
-    if len(training.queries) < settings.batch_size:
-        raise InvalidInput(
-            f"{len(training.queries)} queries to train on, fewer than a batch of {settings.batch_size}; bring more, or "
-            "choose a smaller batch_size"
-        )
+    check_trainable(training, encoder, settings.batch_size)
+    record = _record(settings, encoder, training, measured)
+    if last is not None:
+        _check_record(out, record)
     if settings.hard_negatives:
         training = mine_negatives(training, encoder, settings.hard_negatives, show_progress=show_progress)
     checkpoints.mkdir(parents=True, exist_ok=True)
-    evaluator = _Evaluator(encoder, measured, checkpoints)
+    if last is None and os.environ.get("RANK", "0") == "0":
+        (checkpoints / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+    evaluator = HeldOutEvaluator(encoder, measured, checkpoints, settings.objective)
     frozen = evaluator.measure()
     if lora is not None:
         with torch.random.fork_rng(devices=[]):  # the caller's own numbers go on as if nothing had been drawn
@@ -179,26 +196,71 @@ def finetune(
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             trained_model.requires_grad_(True)
+            evaluator.tell_card(trained_model, frozen, trained)
+            _tell_card(trained_model, settings)
             trained_model.save_pretrained(str(out))
             shutil.rmtree(checkpoints)
     counts = (len(training.queries), len(measured.queries), len(measured.documents))
     return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
 
 
+def last_checkpoint(out: Path) -> Path | None:
+    """Return the last whole checkpoint of a training into ``out`` that was stopped, if there is one."""
+    # The trainer's state is what it writes last.
+    found = [path.parent for path in (out / _CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
 def _check_folder(out: Path, resume: bool) -> str | None:
     """Return the checkpoint to go on from, if that is asked for."""
+    check_folder(out)
     if (out / "modules.json").exists():
         raise InvalidInput(f"{out} holds a model; choose another folder, or remove it")
-    # What is written last is there: the machine may have stopped while it wrote a checkpoint.
-    whole = [path.parent for path in (out / _CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
-    found = sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
-    if resume and not found:
+    checkpoints = out / _CHECKPOINTS
+    # Another process of this training may be ahead, and have temporary folders there.
+    names = {path.name for path in checkpoints.glob("*") if not path.name.startswith(".")}
+    is_ours = not names or _RECORD in names
+    if out.exists() and (not is_ours or {path.name for path in out.iterdir()} - {_CHECKPOINTS}):
+        raise InvalidInput(f"{out} holds other files, which a model might replace; choose a new folder")
+    last = last_checkpoint(out)
+    if resume and last is None:
         raise InvalidInput(f"{out} holds no checkpoint of a training that was stopped; train without resume")
-    if found and not resume:
+    if last is not None and not resume:
         raise InvalidInput(
             f"{out} holds checkpoints of a training that was stopped; go on from them with resume, or remove the folder"
         )
-    return str(found[-1]) if found else None
+    return None if last is None else str(last)
+
+
+def _record(
+    settings: FinetuneSettings, encoder: SmartEncoder, training: TrainingData, measured: TrainingData
+) -> dict[str, Any]:
+    """Return what a training is started with, as JSON values."""
+    return {
+        **asdict(settings),
+        "learning_rate": settings.rate,
+        "model": encoder.fingerprint,
+        "profile": encoder.describe()["profile"],
+        "data": digest(training),
+        "held_out": digest(measured),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _check_record(out: Path, record: Mapping[str, Any]) -> None:
+    """Raise `InvalidInput` unless the training into ``out`` that was stopped was started with ``record``."""
+    before = json.loads((out / _CHECKPOINTS / _RECORD).read_text(encoding="utf-8"))
+    digests = ("model", "data", "held_out")
+    other = [
+        name if name in digests else f"{name} ({before.get(name)!r} before, {value!r} now)"
+        for name, value in record.items()
+        if before.get(name) != value
+    ]
+    if other:
+        raise InvalidInput(
+            f"{out} holds checkpoints of a training with another {', '.join(other)}; go on with the arguments that it "
+            "was started with, or remove the folder"
+        )
 
 
 def _own_gpu() -> str | None:
@@ -210,13 +272,13 @@ def _own_gpu() -> str | None:
 # --- the trainer ------------------------------------------------------------------------------
 
 
-class _Evaluator(BaseEvaluator):
+class HeldOutEvaluator(BaseEvaluator):
     """nDCG@10 of the held-out queries by each ranking, as `search` ranks by default."""
 
-    def __init__(self, encoder: SmartEncoder, data: TrainingData, folder: Path) -> None:
+    def __init__(self, encoder: SmartEncoder, data: TrainingData, folder: Path, objective: Objective) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.name = "held-out"
-        self.primary_metric = "hybrid"
+        self.primary_metric = _METRIC.format(objective)  # what the card's log of the training has
         self._encoder = encoder
         self._data = data
         self._folder = folder
@@ -236,9 +298,16 @@ class _Evaluator(BaseEvaluator):
         model.eval()
         found = {name: float(values.mean()) for name, values in self.measure().items()}
         model.train(was_training)
-        named = {f"held-out nDCG@10, {name}": of for name, of in found.items()}
+        named = {_METRIC.format(name): of for name, of in found.items()}
         self.store_metrics_in_model_card_data(model, named, epoch, steps)  # type: ignore[arg-type]  # a float, too
         return found
+
+    def tell_card(self, model: SentenceTransformer, frozen: ByRanking, trained: ByRanking) -> None:
+        """Have the model card say how the model that is kept ranks, not the last one, and how it did before."""
+        both = {"": trained, ", before training": frozen}
+        model.model_card_data.eval_results_dict = {
+            self: {_METRIC.format(name) + when: float(by[name].mean()) for when, by in both.items() for name in by}
+        }
 
 
 class _Progress(TrainerCallback):
@@ -274,7 +343,7 @@ def _trainer(
     model: SentenceTransformer,
     encoder: SmartEncoder,
     training: TrainingData,
-    evaluator: _Evaluator,
+    evaluator: HeldOutEvaluator,
     collator: SmartCollator,
     checkpoints: Path,
     settings: FinetuneSettings,
@@ -314,13 +383,11 @@ def _trainer(
     if device.type == "cuda":
         # On a machine with several GPUs, one process would split the batches of tensors that do not belong together.
         arguments._n_gpu = 1
-    rows = Dataset.from_dict(
-        {
-            "position": list(range(len(training.queries))),
-            "query": [query.text for query in training.queries],
-        }
-    )
-    model.model_card_data.generate_widget_examples = False  # these would want another model
+    rows = Dataset.from_dict({"position": list(range(len(training.queries)))})
+    card = model.model_card_data
+    card.generate_widget_examples = False  # these would want another model
+    card.set_widget_examples = lambda dataset: None  # type: ignore[method-assign]  # it takes positions for texts
+    card.local_files_only = True  # it would ask the hub for models of names like this folder's
     loss = SmartLoss(encoder, settings.objective, settings.temperature, cached=settings.mini_batch_size is not None)
     trainer = SentenceTransformerTrainer(
         model=model,
@@ -332,7 +399,19 @@ def _trainer(
         callbacks=[_Progress(collator, encoder.device, show_progress)],
     )
     trainer.remove_callback(PrinterCallback)
+    # The rows are positions, and tables of them say nothing.
+    about = card.train_datasets[0]
+    kept = {name: about[name] for name in ("size", "loss") if name in about}
+    card.train_datasets = [{"name": training.name, "columns": ["query", "positive"], **kept}]  # type: ignore[dict-item]
     return trainer
+
+
+def _tell_card(model: SentenceTransformer, settings: FinetuneSettings) -> None:
+    """Have the model card say what the trainer does not know of."""
+    ours = {name: getattr(settings, name) for name in ("lora_rank", "mini_batch_size", "hard_negatives")}
+    said = {name: value for name, value in ours.items() if value}
+    model.model_card_data.non_default_hyperparameters |= said
+    model.model_card_data.all_hyperparameters |= said
 
 
 def _history(frozen: ByRanking, log: list[dict[str, float]]) -> list[Epoch]:
@@ -364,6 +443,10 @@ def _lora(settings: FinetuneSettings, rank: int, model: SentenceTransformer) -> 
         from peft import LoraConfig
     except ImportError as error:
         raise MissingExtra("peft", "train", "training with LoRA") from error
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    most = max((min(module.in_features, module.out_features) for module in linear), default=rank)
+    if rank > most:
+        raise InvalidInput(f"lora_rank must be at most {most}, the rank of the model's widest weights, got {rank}")
     names = [name for name, _ in model.transformers_model.named_modules()]  # type: ignore[union-attr]
     return LoraConfig(
         r=rank,

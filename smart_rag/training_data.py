@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def load_training_data(path: str | Path, limit: int | None = None) -> TrainingDa
     if limit is not None:
         check_count("limit", limit)
     if path.is_file():
-        return _of_rows(path.stem, _json_rows(path), limit)
+        return _of_rows(path, _json_rows(path), limit)
     if (path / "corpus.jsonl").is_file():
         return _of_beir(path, limit)
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
@@ -108,6 +109,42 @@ def split(data: TrainingData, held_out: float = 0.1, seed: int = 0) -> tuple[Tra
                 f"held_out than {held_out:g}"
             )
     return parts
+
+
+def digest(data: TrainingData) -> str:
+    """Return a digest of the queries, of what answers them, and of the documents: their ids, and texts in memory."""
+    hashed = hashlib.blake2b(digest_size=_HEX)
+    for query in data.queries:
+        hashed.update(repr((query.text, query.positives, query.negatives)).encode())
+    for i in range(len(data.documents)):
+        text = "" if isinstance(data.documents, _Pages) else data.documents[i].text
+        hashed.update(repr((document_id(data.documents, i), text)).encode())
+    return hashed.hexdigest()
+
+
+def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> None:
+    """Raise `InvalidInput` if there are too few queries for a batch, or documents of which ``encoder`` takes nothing.
+
+    Of several processes, as ``torchrun`` starts them, each has batches of its own.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if len(data.queries) < batch_size * processes:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        raise InvalidInput(
+            f"{len(data.queries)} queries to train on, fewer than a batch of {batch_size}{each}; bring more, or "
+            "choose a smaller batch_size"
+        )
+    takes = modalities_of(encoder)
+    is_seen = (
+        "image" in takes
+        if isinstance(data.documents, _Pages)
+        else any(document.content(takes).modality for document in data.documents)
+    )
+    if not is_seen:
+        raise InvalidInput(
+            f"{data.name}: the documents hold nothing that the model takes, which is {', '.join(sorted(takes))}; "
+            "use a model that takes what they are, such as page images"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +272,7 @@ def _fraction(id: str, seed: int) -> float:
 # --- formats ----------------------------------------------------------------------------------
 
 
-def _of_rows(name: str, rows: Iterable[tuple[str, str, list[str]]], limit: int | None) -> TrainingData:
+def _of_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit: int | None) -> TrainingData:
     """Return the data of rows of (query, positive, negatives), which are texts."""
     positions: dict[str, int] = {}
     positives: dict[str, list[int]] = {}
@@ -247,9 +284,9 @@ def _of_rows(name: str, rows: Iterable[tuple[str, str, list[str]]], limit: int |
         of_query = negatives.setdefault(query, [])
         of_query += [positions.setdefault(text, len(positions)) for text in others]
     if not positives:
-        raise InvalidInput(f"{name}: no pair of query and positive in it")
+        raise InvalidInput(f"{path}: no pair of query and positive in it; expected one on each line or row")
     documents = [Document(_digest(text.encode("utf-8", "surrogatepass")), text) for text in positions]
-    return TrainingData(name, documents, [_query(text, of, negatives[text]) for text, of in positives.items()])
+    return TrainingData(path.stem, documents, [_query(text, of, negatives[text]) for text, of in positives.items()])
 
 
 def _query(text: str, positives: Iterable[int], negatives: Iterable[int] = ()) -> TrainingQuery:
@@ -325,7 +362,7 @@ def _of_dataset(folder: Path, limit: int | None) -> TrainingData:
         # As bytes: an image that is opened is many times as large.
         return _of_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit)
     try:
-        return _of_rows(folder.name, map(_pair, rows), limit)
+        return _of_rows(folder, map(_pair, rows), limit)
     except (KeyError, TypeError) as error:
         raise InvalidInput(
             f"{folder}: expected the columns query and positive, with negatives if there are any, or query and image; "
@@ -383,8 +420,15 @@ class _Pages(Sequence[Document]):
             return self.pick(range(*i.indices(len(self))))
         from PIL import Image
 
-        content = _image_bytes(self.folder, self.rows[self.positions[i]]["image"])
-        return Document(self.ids[i], image=Image.open(io.BytesIO(content)))
+        row = self.positions[i]
+        content = _image_bytes(self.folder, self.rows[row]["image"])
+        try:
+            return Document(self.ids[i], image=Image.open(io.BytesIO(content)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InvalidInput(
+                f"{self.folder}: the image of row {row} ({self.ids[i]}) cannot be read: expected the bytes of a "
+                f"picture, found {content[:8]!r} at their start; mend the row, or leave it out"
+            ) from error
 
 
 def _image_bytes(folder: Path, image: Mapping[str, Any]) -> bytes:

@@ -255,6 +255,8 @@ def test_what_cannot_be_trained(trained, encoder, tmp_path):
     _, folder, _ = trained
     with pytest.raises(InvalidInput, match="holds an adapter; choose another folder"):
         train_adapter(encoder, some_data(), folder)
+    with pytest.raises(InvalidInput, match=r"adapter.json is a file, where a folder is to be; choose another place"):
+        train_adapter(encoder, some_data(), folder / "adapter.json")
     adapted = SmartEncoder(encoder.model_name, device="cpu", adapter=folder)
     with pytest.raises(InvalidInput, match="has an adapter already"):
         train_adapter(adapted, some_data(), tmp_path)

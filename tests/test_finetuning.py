@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,7 +78,24 @@ def test_the_folder_is_one_of_sentence_transformers(trained, model):
     card = (folder / "README.md").read_text()
     assert "SmartLoss" in card
     assert '"objective": "hybrid"' in card
-    assert "hybrid" in card.lower()
+
+
+def test_the_model_card_is_true(trained):
+    """Of the model that is kept and of the one before, with nothing of the positions that the trainer is given."""
+    report, folder = trained
+    card = (folder / "README.md").read_text()
+    for name in ("pooled", "late", "hybrid"):
+        assert round(report.ndcg[f"trained {name}"], 4) == value_in(card, f"held-out nDCG@10, {name}")
+        assert round(report.ndcg[f"frozen {name}"], 4) == value_in(card, f"held-out nDCG@10, {name}, before training")
+    assert "position" not in card
+    assert "| Epoch" in card
+    assert str(folder.parent) not in card
+    assert len(card) < 15_000
+
+
+def value_in(card, metric):
+    row = next(line for line in card.splitlines() if line.replace("*", "").startswith(f"| {metric} "))
+    return float(row.replace("*", "").split("|")[2])
 
 
 def test_the_model_that_it_came_from_is_left_alone(trained, model, tmp_path):
@@ -138,6 +156,18 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(lora_rank, mo
     assert list((tmp_path / "model" / "checkpoints").glob("checkpoint-*"))
     with pytest.raises(InvalidInput, match="holds checkpoints of a training that was stopped; go on"):
         finetune(model, training, tmp_path / "model", settings, **options)
+    other = replace(settings, objective="late", lora_rank=3, learning_rate=1e-4)
+    message = r"another objective \('hybrid' before, 'late' now\), lora_rank \(.*\), learning_rate \(.*\); go on with"
+    with pytest.raises(InvalidInput, match=message):
+        finetune(model, training, tmp_path / "model", other, **options, resume=True)
+    others = {**options, "held_out": some_data(20)}
+    with pytest.raises(InvalidInput, match="with another data, held_out; go on"):
+        finetune(model, some_data(100), tmp_path / "model", settings, **others, resume=True)
+    another = tiny_models.bert(tmp_path / "bert", pooling="cls")
+    with pytest.raises(InvalidInput, match="with another model; go on"):
+        finetune(another, training, tmp_path / "model", settings, **options, resume=True)
+    # A checkpoint that was being written when it stopped.
+    (tmp_path / "model" / "checkpoints" / "checkpoint-99").mkdir()
     report = finetune(model, training, tmp_path / "model", settings, **options, resume=True)
     assert report.history == whole.history
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "model")
@@ -249,7 +279,36 @@ def test_what_cannot_be_trained(trained, model, tmp_path):
     lamra = tiny_vision.qwen3_vl(tmp_path / "lamra", emb=True)
     with pytest.raises(EncoderError, match="pooled from the token before '<emb>'"):
         finetune(lamra, data, tmp_path / "new", device="cpu", profile="lamra-ret")
+    with pytest.raises(InvalidInput, match="lora_rank must be at most 32, the rank of the model's widest weights"):
+        finetune(model, some_data(), tmp_path / "new", FinetuneSettings(lora_rank=33), device="cpu")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "checkpoints/checkpoint-7/optimizer.pt", "checkpoints/mine.pt"])
+def test_no_file_of_others_is_lost(name, model, tmp_path):
+    """Neither replaced by the model's own, nor removed with our checkpoints."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(InvalidInput, match="holds other files, which a model might replace; choose a new folder"):
+            finetune(model, some_data(), tmp_path, SETTINGS, device="cpu", resume=resume)
+    with pytest.raises(InvalidInput, match=r"is a file, where a folder is to be"):
+        finetune(model, some_data(), tmp_path / name / "model", SETTINGS, device="cpu")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_process_may_be_ahead_of_another(model, tmp_path):
+    """Of several processes of one training, the first to measure has a temporary folder among the checkpoints."""
+    (tmp_path / "checkpoints" / ".held-out-abc").mkdir(parents=True)
+    with pytest.raises(InvalidInput, match="fewer than a batch"):
+        finetune(model, some_data(40), tmp_path, FinetuneSettings(batch_size=64), held_out=0.3, device="cpu")
+
+
+def test_weights_that_became_nan_are_not_saved(model, tmp_path):
+    settings = replace(SETTINGS, learning_rate=1e30)
+    with pytest.raises(EncoderError, match=r"the loss is nan, .*; train with a smaller learning_rate"):
+        finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
+    assert not (tmp_path / "model" / "modules.json").exists()
 
 
 def test_a_best_checkpoint_that_is_lost(model, tmp_path, monkeypatch):
@@ -266,7 +325,7 @@ def test_a_best_checkpoint_that_is_lost(model, tmp_path, monkeypatch):
         return {name: np.full(4, value) for name in ("pooled", "late", "hybrid")}
 
     monkeypatch.setattr(SentenceTransformerTrainer, "_load_from_checkpoint", gone)
-    monkeypatch.setattr("smart_rag.finetuning._Evaluator.measure", measure)
+    monkeypatch.setattr("smart_rag.finetuning.HeldOutEvaluator.measure", measure)
     with pytest.raises(EncoderError, match=r"best checkpoint was not loaded: hybrid nDCG@10 is 0.2000, .* was 0.9000"):
         finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
     assert list((tmp_path / "model" / "checkpoints").glob("checkpoint-*"))

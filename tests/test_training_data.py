@@ -9,7 +9,15 @@ from PIL import Image
 from word_encoder import WordEncoder
 
 from smart_rag.errors import InvalidInput, MissingExtra
-from smart_rag.training_data import TrainingData, TrainingQuery, load_training_data, mine_negatives, split
+from smart_rag.training_data import (
+    TrainingData,
+    TrainingQuery,
+    check_trainable,
+    digest,
+    load_training_data,
+    mine_negatives,
+    split,
+)
 from smart_rag.types import Content, Document
 
 PAIRS = [
@@ -267,3 +275,43 @@ def test_hard_negatives_are_the_best_hits_that_are_no_positives():
     assert "d" not in names[1]
     assert [query.positives for query in mined.queries] == [(0,), (4,)]
     assert isinstance(documents[0].content(("text",)), Content)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    rows = [{"query": "where?", "image": {"bytes": b"no picture", "path": None}, "image_filename": "p7.png"}]
+    data = load_training_data(saved(tmp_path / "pages", rows, images=True))
+    with pytest.raises(InvalidInput, match=r"the image of row 0 \(p7.png\) cannot be read: .*b'no pictu'"):
+        data.documents[0]
+
+
+def test_what_can_be_trained_on(tmp_path, monkeypatch):
+    """A model of texts would learn from page images that all of them are the same empty text."""
+    encoder = WordEncoder()
+    image = {"bytes": picture("red"), "path": None}
+    pages = load_training_data(saved(tmp_path / "pages", [{"query": "where?", "image": image}] * 3, images=True))
+    with pytest.raises(InvalidInput, match=r"pages: the documents hold nothing that the model takes, which is text"):
+        check_trainable(pages, encoder, 1)
+    texts = TrainingData("texts", [Document("a", "cat"), Document("b", "")], [TrainingQuery(q, (0,)) for q in "ab"])
+    check_trainable(texts, encoder, 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidInput, match="2 queries to train on, fewer than a batch of 2 in each of 2 processes"):
+        check_trainable(texts, encoder, 2)
+
+
+def test_an_empty_file_is_named_by_its_path(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InvalidInput, match=r"/empty.jsonl: no pair of query and positive in it"):
+        load_training_data(tmp_path / "empty.jsonl")
+
+
+def test_a_digest_tells_data_apart():
+    documents = [Document("a", "cat"), Document("b", "dog")]
+    data = TrainingData("x", documents, [TrainingQuery("q", (0,), (1,))])
+    others = [
+        TrainingData("x", documents, [TrainingQuery("q", (1,), (0,))]),
+        TrainingData("x", documents, [TrainingQuery("r", (0,), (1,))]),
+        TrainingData("x", [Document("a", "cat"), Document("b", "dogs")], data.queries),
+        TrainingData("x", [Document("a", "cat"), Document("c", "dog")], data.queries),
+    ]
+    assert len({digest(data), *map(digest, others)}) == 5
+    assert digest(TrainingData("y", list(documents), list(data.queries))) == digest(data)
