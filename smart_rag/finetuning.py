@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -25,9 +24,10 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from smart_rag import lora
 from smart_rag.checkpoint import no_loading_bar
 from smart_rag.config import Objective, check_choice, check_count
-from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
+from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.files import check_folder
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
@@ -48,12 +48,8 @@ _CHECKPOINTS = "checkpoints"
 # Among them: what a training was started with, so that it goes on with the same.
 _RECORD = "training.json"
 _WARM_UP = 0.03
-# Two evaluations of the same weights differ by less, on a GPU, too.
-_SAME = 1e-3
 _RANKINGS = ("pooled", "late", "hybrid")
 _METRIC = "held-out nDCG@10, {}"
-# What sees, in the models of transformers: LoRA leaves it as it is.
-_VISION = r".*\b(visual|vision_tower|vision_model|multi_modal_projector|embed_vision)\b.*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +150,8 @@ def finetune(
     encoder.make_portable()
     trained_model = encoder.model
     assert isinstance(trained_model, SentenceTransformer)
-    lora = None if settings.lora_rank is None else _lora(settings, settings.lora_rank, trained_model)
+    rank = settings.lora_rank
+    additions = None if rank is None else lora.config(trained_model, rank, settings.lora_alpha)
     if isinstance(held_out, TrainingData):
         training, measured = data, held_out
     else:
@@ -171,10 +168,10 @@ def finetune(
         (checkpoints / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
     evaluator = HeldOutEvaluator(encoder, measured, checkpoints, settings.objective)
     frozen = evaluator.measure()
-    if lora is not None:
+    if additions is not None:
         with torch.random.fork_rng(devices=[]):  # the caller's own numbers go on as if nothing had been drawn
             torch.manual_seed(settings.seed)
-            trained_model.add_adapter(lora)
+            trained_model.add_adapter(additions)
     collator = SmartCollator(
         training,
         alike(training, encoder.modalities),
@@ -186,13 +183,13 @@ def finetune(
     trainer = _trainer(trained_model, encoder, training, evaluator, collator, checkpoints, settings, show_progress)
     with no_loading_bar():
         trainer.train(resume_from_checkpoint=last)
+        _load_best(trainer, checkpoints)
+        # Mixed precision is for training: what is measured and saved is the model as it will be used.
+        trainer.accelerator.unwrap_model(trained_model, keep_fp32_wrapper=False)
         trained_model.eval()
+        if additions is not None:
+            lora.merge(trained_model)
         trained = evaluator.measure()
-        history = _history(frozen, trainer.state.log_history)
-        best = max(range(1, len(history)), key=lambda i: getattr(history[i], settings.objective))
-        _check_best(history[best], trained, settings.objective, checkpoints)
-        if lora is not None:
-            _merge_lora(trained_model)
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             trained_model.requires_grad_(True)
@@ -200,6 +197,8 @@ def finetune(
             _tell_card(trained_model, settings)
             trained_model.save_pretrained(str(out))
             shutil.rmtree(checkpoints)
+    history = _history(frozen, trainer.state.log_history)
+    best = max(range(1, len(history)), key=lambda i: getattr(history[i], settings.objective))
     counts = (len(training.queries), len(measured.queries), len(measured.documents))
     return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
 
@@ -425,46 +424,18 @@ def _history(frozen: ByRanking, log: list[dict[str, float]]) -> list[Epoch]:
     return history
 
 
-def _check_best(best: Epoch, trained: ByRanking, objective: Objective, checkpoints: Path) -> None:
-    """Raise `EncoderError` unless the model is as it was at its best: the trainer only logs if it cannot load it."""
-    found, expected = float(trained[objective].mean()), getattr(best, objective)
-    if abs(found - expected) > _SAME:
-        raise EncoderError(
-            f"the best checkpoint was not loaded: {objective} nDCG@10 is {found:.4f}, at its best it was "
-            f"{expected:.4f}; the checkpoints are kept in {checkpoints}"
-        )
+def _load_best(trainer: SentenceTransformerTrainer, checkpoints: Path) -> None:
+    """Leave the model as it was at its best. The trainer did so, but if it could not it only logs that.
 
-
-# --- LoRA -------------------------------------------------------------------------------------
-
-
-def _lora(settings: FinetuneSettings, rank: int, model: SentenceTransformer) -> Any:
+    Raises:
+        EncoderError: the best checkpoint cannot be loaded, or its weights are not numbers.
+    """
+    path = trainer.state.best_model_checkpoint
     try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise MissingExtra("peft", "train", "training with LoRA") from error
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    most = max((min(module.in_features, module.out_features) for module in linear), default=rank)
-    if rank > most:
-        raise InvalidInput(f"lora_rank must be at most {most}, the rank of the model's widest weights, got {rank}")
-    names = [name for name, _ in model.transformers_model.named_modules()]  # type: ignore[union-attr]
-    return LoraConfig(
-        r=rank,
-        lora_alpha=settings.lora_alpha or 2 * rank,  # as the paper's 128 and 256
-        lora_dropout=0.05,
-        target_modules="all-linear",
-        exclude_modules=_VISION if any(re.fullmatch(_VISION, name) for name in names) else None,
-    )
-
-
-def _merge_lora(model: SentenceTransformer) -> None:
-    """Add what LoRA learnt to the weights, and leave the model as one that never had it."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    transformer: Any = model.transformers_model
-    for name, module in list(transformer.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
-            parent, _, own = name.rpartition(".")
-            setattr(transformer.get_submodule(parent), own, module.get_base_layer())
-    transformer.delete_adapter("default")
+        trainer._load_from_checkpoint(str(path))
+    except Exception as error:  # whatever a broken file gives; it is chained
+        raise EncoderError(
+            f"the best checkpoint, {path}, cannot be loaded ({error}); the others are kept in {checkpoints}"
+        ) from error
+    if not all(bool(weights.isfinite().all()) for weights in trainer.model.parameters()):
+        raise EncoderError("the weights became NaN or infinite; choose a smaller learning_rate")

@@ -16,9 +16,10 @@ from some_pairs import page_images, some_data
 
 from smart_rag import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
-from smart_rag.finetuning import FinetuneSettings, finetune
+from smart_rag.finetuning import FinetuneSettings, HeldOutEvaluator, finetune
 from smart_rag.smart_loss import SmartCollator
 from smart_rag.training_data import load_training_data, split
+from smart_rag.training_report import TrainingReport
 
 SETTINGS = FinetuneSettings(batch_size=16, epochs=3, learning_rate=2e-3)
 
@@ -315,21 +316,54 @@ def test_a_best_checkpoint_that_is_lost(model, tmp_path, monkeypatch):
     """sentence-transformers logs it, and goes on with the last; here nothing is saved as what it is not."""
 
     def gone(self, path):
-        raise OSError(path)
-
-    settings = FinetuneSettings(batch_size=16, epochs=3, learning_rate=2e-2)
-    values = iter([0.1, 0.9, 0.2, 0.3, 0.2])
-
-    def measure(self):
-        value = next(values)
-        return {name: np.full(4, value) for name in ("pooled", "late", "hybrid")}
+        raise OSError("no such file")
 
     monkeypatch.setattr(SentenceTransformerTrainer, "_load_from_checkpoint", gone)
-    monkeypatch.setattr("smart_rag.finetuning.HeldOutEvaluator.measure", measure)
-    with pytest.raises(EncoderError, match=r"best checkpoint was not loaded: hybrid nDCG@10 is 0.2000, .* was 0.9000"):
-        finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
+    with pytest.raises(EncoderError, match=r"best checkpoint, .*checkpoint-\d+, cannot be loaded \(no such file\)"):
+        finetune(model, some_data(), tmp_path / "model", SETTINGS, held_out=0.3, device="cpu")
     assert list((tmp_path / "model" / "checkpoints").glob("checkpoint-*"))
     assert not (tmp_path / "model" / "modules.json").exists()
+
+
+def test_the_best_is_kept_not_the_last(model, tmp_path, monkeypatch):
+    """Whichever evaluation is told to be the best, the weights are those of then."""
+    told = iter([0.1, 0.9, 0.2, 0.3])
+    measure, seen = HeldOutEvaluator.measure, []
+
+    def tell(self):
+        seen.append({name: of.clone() for name, of in self._encoder.model.state_dict().items()})
+        value = next(told, None)
+        return measure(self) if value is None else {name: np.full(4, value) for name in ("pooled", "late", "hybrid")}
+
+    monkeypatch.setattr(HeldOutEvaluator, "measure", tell)
+    monkeypatch.setattr(TrainingReport, "of", lambda *arguments: arguments)
+    _, history, best, *_ = finetune(model, some_data(), tmp_path / "model", SETTINGS, held_out=0.3, device="cpu")
+    assert (best, [epoch.hybrid for epoch in history]) == (1, [0.1, 0.9, 0.2, 0.3])
+    kept = SentenceTransformer(str(tmp_path / "model"), device="cpu").state_dict()
+    assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
+    assert not all(torch.equal(kept[name], seen[3][name]) for name in kept)
+
+
+def test_mixed_precision_is_for_training_alone(model, tmp_path, monkeypatch):
+    """The model that is measured and saved is in no autocast; its weights stay in float32."""
+    found = []
+    measure = HeldOutEvaluator.measure
+
+    def look(self):
+        model = self._encoder.model
+        with torch.inference_mode():
+            ours, plain = (
+                forward(model.preprocess(["the cat"]))["sentence_embedding"]
+                for forward in (model, lambda features: type(model).forward(model, features))
+            )
+        found.append(torch.equal(ours, plain))
+        return measure(self)
+
+    monkeypatch.setattr(HeldOutEvaluator, "measure", look)
+    settings = FinetuneSettings(batch_size=16, epochs=1, bf16=True, learning_rate=2e-3, lora_rank=4)
+    finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
+    assert found == [True, False, True]  # before, while it is trained, and at the end
+    assert {of.dtype for of in weights(tmp_path / "model").values()} == {torch.float32}
 
 
 def test_lora_without_peft(model, monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ LAYERS = [
     {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row", "encoder"},
     {"pdf", "video", "picture"},
     {"media"},
-    {"backbone", "image_folder", "adapter", "contrastive"},
+    {"backbone", "image_folder", "adapter", "contrastive", "lora"},
     {"dual_encoder", "jina_v4", "multi_vector"},
     {"smart_encoder"},
     {"scoring"},
@@ -46,14 +46,14 @@ OWNERS = {
     "torch": {
         *("adapter", "adapter_training", "backbone", "checkpoint", "contrastive"),
         *("dual_encoder", "multi_vector", "scoring", "smart_encoder"),
-        *("finetuning", "smart_loss", "training_states"),
+        *("finetuning", "lora", "smart_loss", "training_states"),
     },
     "safetensors": {"adapter"},
     "sentence_transformers": {
-        *("backbone", "checkpoint", "finetuning", "multi_vector", "smart_encoder", "smart_loss"),
+        *("backbone", "checkpoint", "finetuning", "lora", "multi_vector", "smart_encoder", "smart_loss"),
     },
     "transformers": {"checkpoint", "finetuning"},
-    "peft": {"finetuning"},
+    "peft": {"lora"},
     # images and picture make images, the others only name the type.
     "PIL": {
         *("images", "picture", "pdf", "video", "types", "media", "backbone", "encoder", "smart_encoder", "explain"),
