@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import EncoderError, InvalidInput
 
 # As the paper's (arXiv 2605.24938): scores of late interaction lie close together.
 DEFAULT_TEMPERATURE = 0.03
@@ -62,6 +62,10 @@ def contrastive_loss(
     ``scores`` is (n_queries, n_documents). Documents that are True in ``excluded``, of the same shape, are no
     negatives of that query: others that answer it, or its own positive another time.
 
+    Raises:
+        InvalidInput: a query's positive is excluded.
+        EncoderError: the loss is not finite, as where a model's weights have become NaN.
+
     >>> contrastive_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), temperature=1.0)
     tensor(0.3133)
     """
@@ -69,7 +73,12 @@ def contrastive_loss(
         if bool(excluded.gather(1, positives[:, None]).any()):
             raise InvalidInput("a query's positive is excluded for it; only other documents can be")
         scores = scores.masked_fill(excluded, -torch.inf)
-    return functional.cross_entropy(scores.float() / temperature, positives)
+    loss = functional.cross_entropy(scores.float() / temperature, positives)
+    if not bool(loss.isfinite()):
+        raise EncoderError(
+            f"the loss is {loss.item()}, and nothing is learnt from there; train with a smaller learning_rate"
+        )
+    return loss
 
 
 class _MaxSim(torch.autograd.Function):

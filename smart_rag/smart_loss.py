@@ -20,7 +20,6 @@ from torch import nn
 from smart_rag.config import Objective
 from smart_rag.contrastive import contrastive_loss, late_scores
 from smart_rag.encoder import Encodable
-from smart_rag.errors import EncoderError
 from smart_rag.profiles import Task
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.training_data import TrainingData, batch_of
@@ -114,22 +113,13 @@ class SmartLoss(CachedLossMixin, nn.Module):
         self._comparable = encoder.comparable
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a batch as `SmartCollator` gives it.
-
-        Raises:
-            EncoderError: it is not finite.
-        """
+        """Return the loss of a batch as `SmartCollator` gives it."""
         parts = list(sentence_features)
         told = (labels, torch.cat([self._lengths(part) for part in parts]))
         if self.uses_gradient_cache:
             loss: torch.Tensor = self.forward_cached(parts, told)  # type: ignore[arg-type]  # handed on as it is
-        else:
-            loss = self.calculate_loss([[self._rows(part)] for part in parts], told)
-        if not bool(loss.isfinite()):
-            raise EncoderError(
-                f"the loss is {loss.item()}, and nothing is learnt from there; train with a smaller learning_rate"
-            )
-        return loss
+            return loss
+        return self.calculate_loss([[self._rows(part)] for part in parts], told)
 
     def calculate_loss(  # type: ignore[override]
         self,
