@@ -102,7 +102,11 @@ def test_the_heat_is_in_the_region_that_matches(encoder_of, tmp_path, family, re
         assert region[1] < y < region[3]
 
 
-@pytest.mark.parametrize("query", [QUERY, Content(QUERY, page(120, 90, 5)), Content(image=page(120, 90, 5))], ids=repr)
+@pytest.mark.parametrize(
+    "query",
+    [QUERY, Content(QUERY, page(120, 90, 5)), Content(image=page(120, 90, 5))],
+    ids=["text", "text and image", "image"],
+)
 def test_the_map_equals_the_loop(encoder, tmp_path, query):
     size = (420, 160)
     with SmartIndex.create(tmp_path / "index", encoder, config=EXACT) as index:
