@@ -7,6 +7,8 @@ import shutil
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What the command line prints is as wide as the tests say, not as whoever runs them has it.
+os.environ.pop("COLUMNS", None)
 # Where transformers copies the code that comes with a model: not into the home of whoever runs the tests.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="smart_rag_remote_code_")
 
