@@ -413,7 +413,8 @@ def finetune_command(
     json_file: ReportFile = None,
 ) -> None:
     """Fine-tune a model, whole or by LoRA; out comes an ordinary sentence-transformers model."""
-    from smart_rag.finetuning import FinetuneSettings, finetune, last_checkpoint
+    from smart_rag.finetuning import FinetuneSettings, finetune
+    from smart_rag.training_folder import TrainingFolder
 
     loaded = _training_data(data, limit, plot, json_file)
     settings = FinetuneSettings(
@@ -439,7 +440,7 @@ def finetune_command(
             show_progress=_on_terminal(),
         )
     except KeyboardInterrupt:
-        last = last_checkpoint(to)
+        last = TrainingFolder(to).last_checkpoint()
         kept = "no checkpoint yet" if last is None else f"the same command with --resume goes on from {last.name}"
         err.print(f"\nstopped; {kept}")
         raise typer.Exit(130) from None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from smart_rag import lora
 from smart_rag.checkpoint import no_loading_bar
 from smart_rag.config import Objective, check_choice, check_count
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.files import check_folder
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
 from smart_rag.training_data import (
@@ -41,12 +38,10 @@ from smart_rag.training_data import (
     split,
     with_distractors,
 )
+from smart_rag.training_folder import TrainingFolder
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
 from smart_rag.training_states import cached_states
 
-_CHECKPOINTS = "checkpoints"
-# Among them: what a training was started with, so that it goes on with the same.
-_RECORD = "training.json"
 _WARM_UP = 0.03
 _RANKINGS = ("pooled", "late", "hybrid")
 _METRIC = "held-out nDCG@10, {}"
@@ -135,9 +130,8 @@ def finetune(
         MissingExtra: ``lora_rank`` needs peft.
     """
     settings = settings or FinetuneSettings()
-    out = Path(out)
-    checkpoints = out / _CHECKPOINTS
-    last = _check_folder(out, resume)
+    folder = TrainingFolder(Path(out))
+    last = folder.check(resume)
     encoder = SmartEncoder(
         model,
         device=device or _own_gpu(),
@@ -160,13 +154,12 @@ def finetune(
     check_trainable(training, encoder, settings.batch_size)
     record = _record(settings, encoder, training, measured)
     if last is not None:
-        _check_record(out, record)
+        folder.check_record(record)
     if settings.hard_negatives:
         training = mine_negatives(training, encoder, settings.hard_negatives, show_progress=show_progress)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    if last is None and os.environ.get("RANK", "0") == "0":
-        (checkpoints / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
-    evaluator = HeldOutEvaluator(encoder, measured, checkpoints, settings.objective)
+    if last is None:
+        folder.start(record)
+    evaluator = HeldOutEvaluator(encoder, measured, folder.checkpoints, settings.objective)
     frozen = evaluator.measure()
     if additions is not None:
         with torch.random.fork_rng(devices=[]):  # the caller's own numbers go on as if nothing had been drawn
@@ -180,10 +173,12 @@ def finetune(
         settings.mini_batch_size,
         settings.seed,
     )
-    trainer = _trainer(trained_model, encoder, training, evaluator, collator, checkpoints, settings, show_progress)
+    trainer = _trainer(
+        trained_model, encoder, training, evaluator, collator, folder.checkpoints, settings, show_progress
+    )
     with no_loading_bar():
-        trainer.train(resume_from_checkpoint=last)
-        _load_best(trainer, checkpoints)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        _load_best(trainer, folder.checkpoints)
         # Mixed precision is for training: what is measured and saved is the model as it will be used.
         trainer.accelerator.unwrap_model(trained_model, keep_fp32_wrapper=False)
         trained_model.eval()
@@ -195,40 +190,12 @@ def finetune(
             trained_model.requires_grad_(True)
             evaluator.tell_card(trained_model, frozen, trained)
             _tell_card(trained_model, settings)
-            trained_model.save_pretrained(str(out))
-            shutil.rmtree(checkpoints)
+            trained_model.save_pretrained(str(folder.path))
+            shutil.rmtree(folder.checkpoints)
     history = _history(frozen, trainer.state.log_history)
     best = max(range(1, len(history)), key=lambda i: getattr(history[i], settings.objective))
     counts = (len(training.queries), len(measured.queries), len(measured.documents))
     return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """Return the last whole checkpoint of a training into ``out`` that was stopped, if there is one."""
-    # The trainer's state is what it writes last.
-    found = [path.parent for path in (out / _CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _check_folder(out: Path, resume: bool) -> str | None:
-    """Return the checkpoint to go on from, if that is asked for."""
-    check_folder(out)
-    if (out / "modules.json").exists():
-        raise InvalidInput(f"{out} holds a model; choose another folder, or remove it")
-    checkpoints = out / _CHECKPOINTS
-    # Another process of this training may be ahead, and have temporary folders there.
-    names = {path.name for path in checkpoints.glob("*") if not path.name.startswith(".")}
-    is_ours = not names or _RECORD in names
-    if out.exists() and (not is_ours or {path.name for path in out.iterdir()} - {_CHECKPOINTS}):
-        raise InvalidInput(f"{out} holds other files, which a model might replace; choose a new folder")
-    last = last_checkpoint(out)
-    if resume and last is None:
-        raise InvalidInput(f"{out} holds no checkpoint of a training that was stopped; train without resume")
-    if last is not None and not resume:
-        raise InvalidInput(
-            f"{out} holds checkpoints of a training that was stopped; go on from them with resume, or remove the folder"
-        )
-    return None if last is None else str(last)
 
 
 def _record(
@@ -244,22 +211,6 @@ def _record(
         "held_out": digest(measured),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
-
-
-def _check_record(out: Path, record: Mapping[str, Any]) -> None:
-    """Raise `InvalidInput` unless the training into ``out`` that was stopped was started with ``record``."""
-    before = json.loads((out / _CHECKPOINTS / _RECORD).read_text(encoding="utf-8"))
-    digests = ("model", "data", "held_out")
-    other = [
-        name if name in digests else f"{name} ({before.get(name)!r} before, {value!r} now)"
-        for name, value in record.items()
-        if before.get(name) != value
-    ]
-    if other:
-        raise InvalidInput(
-            f"{out} holds checkpoints of a training with another {', '.join(other)}; go on with the arguments that it "
-            "was started with, or remove the folder"
-        )
 
 
 def _own_gpu() -> str | None:

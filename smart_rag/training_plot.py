@@ -1,4 +1,4 @@
-"""A picture of a training: the loss, and nDCG@10 on the held-out queries, after each epoch."""
+"""A picture of a training: the loss, and nDCG@10 on the held-out queries, as often as they were measured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save_plot(report: TrainingReport, path: Path) -> None:
     losses, measured = figure.subplots(1, 2)
     epochs = range(len(report.history))
     losses.plot(epochs[1:], [epoch.loss for epoch in report.history[1:]], marker="o", color="C3")
-    losses.set(title="loss", xlabel="epoch", xlim=(-0.2, len(report.history) - 0.8))
+    losses.set(title="loss", xlabel="evaluation", xlim=(-0.2, len(report.history) - 0.8))
     for name, color in (("pooled", "grey"), ("late", "C0"), ("hybrid", "C1")):
         frozen, trained = (report.ndcg[f"{when} {name}"] for when in ("frozen", "trained"))
         measured.axhline(frozen, color=color, linestyle="--", label=f"{name}, frozen")
@@ -43,6 +43,6 @@ def save_plot(report: TrainingReport, path: Path) -> None:
             values = [getattr(epoch, name) for epoch in report.history]
             measured.plot(epochs, values, marker="o", color=color, label=f"{name}, trained")
     measured.axvline(report.best_epoch, color="lightgrey", zorder=0)
-    measured.set(title=f"nDCG@10 of {report.held_out_queries:,} held-out queries", xlabel="epoch")
+    measured.set(title=f"nDCG@10 of {report.held_out_queries:,} held-out queries", xlabel="evaluation")
     measured.legend(fontsize="small")
     figure.savefig(path, dpi=150)

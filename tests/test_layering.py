@@ -33,7 +33,7 @@ LAYERS = [
     {"index"},
     {"answer", "demo", "dataset", "bootstrap"},
     {"metrics", "training_data", "training_report"},
-    {"evaluation", "tuning", "training_states", "smart_loss"},
+    {"evaluation", "tuning", "training_states", "training_folder", "smart_loss"},
     {"adapter_training", "finetuning"},
     {"display", "training_plot"},
     {"cli"},

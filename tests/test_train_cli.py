@@ -13,6 +13,7 @@ from PIL import Image
 from some_pairs import page_images, some_data
 
 from smart_rag import SmartEncoder, SmartIndex
+from smart_rag.smart_loss import SmartCollator
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,29 @@ def test_fine_tuning(pairs, model, tmp_path):
     (tmp_path / "cats.txt").write_text("The cat sat on the mat and looked at the rain.")
     good("index", tmp_path / "cats.txt", "--db", tmp_path / "index", "--model", to)
     assert str(to) in good("info", "--db", tmp_path / "index")
+
+
+@pytest.mark.parametrize(("batch", "said"), [(1, "no checkpoint yet"), (4, "--resume goes on from checkpoint-2")])
+def test_a_training_that_is_stopped_says_how_to_go_on(batch, said, pairs, model, tmp_path, monkeypatch):
+    """Ctrl-C, when it asks for its batch number so and so."""
+    collate, asked = SmartCollator.__call__, iter(range(1, 9))
+
+    def stop(self, rows):
+        if next(asked) == batch:
+            raise KeyboardInterrupt
+        return collate(self, rows)
+
+    command = ("train", "finetune", "--data", pairs, "--model", model, "--out", tmp_path / "model")
+    options = ("--batch-size", 16, "--evaluate-every", 1, "--limit", 100, "--held-out", 0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(SmartCollator, "__call__", stop)
+        code, output, errors = run(*command, *options)
+    assert (code, output) == (130, "")
+    assert errors.strip().startswith("stopped; ")
+    assert said in errors
+    if batch == 4:
+        assert "holds checkpoints of a training that was stopped; go on" in error_of(*command, *options)
+        good(*command, *options, "--resume")
 
 
 @pytest.mark.slow
