@@ -29,6 +29,17 @@ def minilm():
     return SmartEncoder("minilm", device="cpu")
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny models run faster on one, the more so beside other tests."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _log_level():
     """The command line sets the level of the log; the tests of other files are to find it as it was."""

@@ -264,7 +264,8 @@ def training_tables(report: TrainingReport) -> Group:
     )
     quality.add_row("base model", frozen[0], "", "")
     quality.add_row("SMART, frozen", "", *frozen[1:])
-    trained[0] = "" if trained[0] == frozen[0] else trained[0]  # an adapter leaves it as it is
+    if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter leaves it as it is
+        trained[0] = ""
     quality.add_row(f"trained, {report.best_epoch} of {len(report.history) - 1}", *trained)
     differences = Table(title="differences")
     for column in ("", "mean", "95 % interval", ""):

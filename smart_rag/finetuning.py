@@ -303,7 +303,7 @@ def _trainer(
     bf16 = settings.bf16
     if bf16 is None:
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    when: dict[str, Any] = {"strategy": "epoch" if settings.evaluate_every is None else "steps"}
+    when: Any = "epoch" if settings.evaluate_every is None else "steps"
     steps = settings.evaluate_every or 500
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(checkpoints),
@@ -317,12 +317,12 @@ def _trainer(
         bf16=bf16,
         use_cpu=device.type == "cpu",
         seed=settings.seed,
-        eval_strategy=when["strategy"],
+        eval_strategy=when,
         eval_steps=steps,
-        save_strategy=when["strategy"],
+        save_strategy=when,
         save_steps=steps,
         save_total_limit=1,
-        logging_strategy=when["strategy"],
+        logging_strategy=when,
         logging_steps=steps,
         load_best_model_at_end=True,
         metric_for_best_model=settings.objective,

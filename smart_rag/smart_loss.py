@@ -34,8 +34,8 @@ class SmartCollator:
 
     Both are cut into parts of ``part_size``, of like length, so that each part is a forward pass of its own; without
     one they are a single part each. The labels (queries, documents) say what each query is to find. Which of its
-    positives and negatives a query gets follows from ``seed``, ``epoch`` and its position alone, so that
-    a training that was stopped goes on as if it had not been.
+    positives and negatives a query gets follows from ``seed``, ``epoch`` and the positions of the batch alone, so
+    that a training that was stopped goes on as if it had not been.
     """
 
     # What the trainer asks of a collator: which columns are no inputs.

@@ -89,16 +89,8 @@ CASES = {
     "llama, unknown is </s>": Case(_decoder("llama", pooling="mean", eos=True, unk="</s>"), _BPE),
     "byt5": Case(tiny_models.byt5, _BPE, longest=200),
 }
+pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = [name for name in CASES if name != "byt5"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny models run faster on one, the more so beside other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -21,15 +21,8 @@ from smart_rag.smart_loss import SmartCollator
 from smart_rag.training_data import load_training_data, split
 from smart_rag.training_report import TrainingReport
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = FinetuneSettings(batch_size=16, epochs=3, learning_rate=2e-3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
