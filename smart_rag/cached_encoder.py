@@ -18,6 +18,7 @@ from smart_rag.encoder import (
     Encoder,
     as_content,
     default_weights_of,
+    encode_for_store,
     modalities_of,
     plain,
     token_dimension_of,
@@ -151,10 +152,11 @@ class CachedEncoder:
                     self._queries.popitem(last=False)
         return known
 
-    def encode_document(self, documents: Sequence[Encodable]) -> Representation:
+    def encode_document(self, documents: Sequence[Encodable], *, codec: str | None = None) -> Representation:
         """Return the representation of ``documents``, in their order; those not yet in the folder are encoded.
 
-        An image or a video is known by what is in its file, not by its path.
+        An image or a video is known by what is in its file, not by its path. What comes from the folder is coded by
+        the codec of the folder; ``codec`` is for what comes from the encoder, where there is none.
 
         Raises:
             CorruptStore: the folder holds something that cannot be read back.
@@ -164,7 +166,9 @@ class CachedEncoder:
         items = list(map(plain, contents))
         stores = self._stores
         if stores is None:
-            return self.encoder.encode_document(items)
+            if codec is None:
+                return self.encoder.encode_document(items)
+            return encode_for_store(self.encoder, items, _codec_of(codec))
         if not items:
             none = np.zeros((0, self.dimension), dtype=np.float32)
             no_tokens = np.zeros((0, self.token_dimension), dtype=np.float32)
@@ -174,7 +178,7 @@ class CachedEncoder:
         size = _BATCH if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH
         for start in range(0, len(new), size):
             part = dict(new[start : start + size])
-            stores.put(list(part), self.encoder.encode_document(list(part.values())))
+            stores.put(list(part), encode_for_store(self.encoder, list(part.values()), _codec_of(self._codec)))
         # What is new comes from the folder too: the codec may round, and a text has one score, not two.
         return stores.gather(keys, [str(item)[:80] for item in items])
 

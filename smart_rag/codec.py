@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Codec, Codes, FloatArray
+
+if TYPE_CHECKING:
+    import torch
 
 # Presets, by what they are for.
 PRESETS = {"exact": "float16", "balanced": "2bit", "compact": "2bit/2"}
@@ -35,7 +38,11 @@ class FloatCodec:
     def bytes_per_token(self, dimension: int) -> int:
         return self.dtype.itemsize * dimension
 
-    def encode(self, embeddings: FloatArray) -> Codes:
+    def encode(self, embeddings: FloatArray | torch.Tensor) -> Codes:
+        if not isinstance(embeddings, np.ndarray):
+            import torch
+
+            embeddings = embeddings.to(getattr(torch, self.dtype.name)).cpu().numpy()
         return np.ascontiguousarray(embeddings, dtype=self.dtype).view(np.uint8)
 
     def decode(self, codes: Codes, dimension: int) -> FloatArray:
@@ -70,19 +77,23 @@ class RotatedCodec:
     def bytes_per_token(self, dimension: int) -> int:
         return -(-dimension * self.bits // 8)
 
-    def encode(self, embeddings: FloatArray) -> Codes:
-        count, dimension = embeddings.shape
-        if not embeddings.size:
-            return np.zeros((count, self.bytes_per_token(dimension)), dtype=np.uint8)
-        scale = np.float32(np.sqrt(dimension) / _STEPS[self.bits])
-        levels = rotate(embeddings) * scale + np.float32(self.zero + 0.5)
-        wide = np.clip(levels, 0, 2**self.bits - 1).astype(np.uint8)
+    def encode(self, embeddings: FloatArray | torch.Tensor) -> Codes:
+        import torch
+
+        rows = _tensor(embeddings) if isinstance(embeddings, np.ndarray) else embeddings
+        count, dimension = rows.shape
         width = self.bytes_per_token(dimension)
-        codes = np.zeros((count, width), dtype=np.uint8)
+        if not rows.numel():
+            return np.zeros((count, width), dtype=np.uint8)
+        if not bool(rows.isfinite().all()):
+            raise InvalidInput(f"token embeddings hold NaN or infinite numbers, which codec {self.name!r} cannot say")
+        levels = rotate(rows).mul_(dimension**0.5 / _STEPS[self.bits]).add_(self.zero + 0.5)
+        wide = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8)
+        codes = torch.zeros((count, width), dtype=torch.uint8, device=rows.device)
         for plane, start in enumerate(range(0, dimension, width)):
             part = wide[:, start : start + width]
-            codes[:, : part.shape[1]] |= part << np.uint8(plane * self.bits)
-        return codes
+            codes[:, : part.shape[1]] += part * 2 ** (plane * self.bits)
+        return codes.cpu().numpy()
 
     def decode(self, codes: Codes, dimension: int) -> FloatArray:
         if not codes.size:
@@ -98,9 +109,21 @@ class RotatedCodec:
         return np.asarray(levels @ rotation(dimension), dtype=np.float32)
 
 
-def rotate(embeddings: FloatArray) -> NDArray[np.float32]:
-    """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`."""
-    return np.asarray(np.asarray(embeddings, dtype=np.float32) @ rotation(embeddings.shape[1]).T, dtype=np.float32)
+def rotate(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`, in float32 on their device."""
+    # Not by NumPy: its threads and torch's would wait for each other's cores.
+    return embeddings.float() @ _rotation_on(embeddings.shape[1], embeddings.device).T
+
+
+@lru_cache(maxsize=8)
+def _rotation_on(dimension: int, device: torch.device) -> torch.Tensor:
+    return _tensor(rotation(dimension)).to(device)
+
+
+def _tensor(rows: FloatArray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.require(rows, np.float32, ("C", "W")))  # torch takes no other
 
 
 _ROUNDS = 4

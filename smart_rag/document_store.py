@@ -21,7 +21,7 @@ from smart_rag.pooled_index import PooledIndex
 from smart_rag.row import Row
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore
-from smart_rag.types import Document, Key, Representation, TokenCodes, TokenIds, Tokens
+from smart_rag.types import Codec, Document, Key, Representation, TokenCodes, TokenIds, Tokens
 
 T = TypeVar("T")
 
@@ -50,6 +50,11 @@ class DocumentStore:
         self.terms = InvertedIndex(terms)
         self._terms = terms
         self._prepared: dict[Key, TokenIds | None] = {}
+
+    @property
+    def codec(self) -> Codec:
+        """How token embeddings are coded."""
+        return self.tokens.codec
 
     def prepare(self, keys: Sequence[Key], tokens: Tokens) -> None:
         """Write tokens for rows that will be given to `link`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
-from smart_rag.types import Content, PdfPage, Representation
+from smart_rag.types import Codec, Content, PdfPage, Representation
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +27,8 @@ class Encoder(Protocol):
     One that knows what its tokens stand for has a method ``token_places``, as `SmartEncoder` has: by
     it, hits are explained.
     One whose token embeddings are of another width than its pooled ones has a property ``token_dimension``.
+    One whose ``encode_document`` takes a ``codec`` is given the index's, and may return `TokenCodes`, coded where
+    the token embeddings were computed.
     """
 
     @property
@@ -65,6 +68,16 @@ def default_weights_of(encoder: Encoder | None) -> tuple[float, float]:
 def token_dimension_of(encoder: Encoder) -> int:
     """Return the width of an encoder's token embeddings."""
     return int(getattr(encoder, "token_dimension", encoder.dimension))
+
+
+def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:
+    """Return the representation of ``documents``, their tokens coded by ``codec`` where the encoder can do that."""
+    # Tokens that are alike are sought by the CPU, while the encoder goes on.
+    if codec.pool_factor == 1 and "codec" in signature(encoder.encode_document).parameters:
+        coding: Any = encoder
+        coded: Representation = coding.encode_document(documents, codec=codec.name)
+        return coded
+    return encoder.encode_document(documents)
 
 
 def as_content(item: Encodable) -> Content:

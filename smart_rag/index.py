@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from smart_rag import documents as files
 from smart_rag import scoring
 from smart_rag._version import __version__
-from smart_rag.codec import codec
+from smart_rag.codec import RotatedCodec, codec
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_IMAGE_PIXELS,
@@ -39,6 +39,7 @@ from smart_rag.encoder import (
     Encoder,
     as_content,
     default_weights_of,
+    encode_for_store,
     modalities_of,
     plain,
     token_dimension_of,
@@ -68,6 +69,7 @@ from smart_rag.types import (
     PdfPage,
     Representation,
     TokenBatch,
+    TokenCodes,
 )
 
 if TYPE_CHECKING:
@@ -588,12 +590,12 @@ class SmartIndex:
     def encode_documents(self, items: Sequence[Encodable]) -> Representation:
         """Return the representation of texts or images, and keep their token embeddings for an `add` that follows.
 
-        For programs that want embeddings first and hand over documents later. What is never
-        added is removed by `vacuum`.
+        For programs that want embeddings first and hand over documents later. The token embeddings may come as they
+        are kept, coded. What is never added is removed by `vacuum`.
         """
         with self._writing():
             contents = [as_content(item) for item in items]
-            vectors = self.encoder.encode_document(list(map(plain, contents)))
+            vectors = encode_for_store(self.encoder, list(map(plain, contents)), self._store.codec)
             self._check_vectors(vectors)
             self._store.prepare([self._key(content) for content in contents], vectors.tokens)
         return vectors
@@ -769,15 +771,22 @@ class SmartIndex:
         return dict(zip((document.id for document in documents), given.pooled, strict=True))
 
     def _check_vectors(self, vectors: Representation) -> None:
+        tokens = vectors.tokens
         self._check_rows("pooled", vectors.pooled, self.manifest.dimension)
-        self._check_rows("token", vectors.tokens.embeddings, self.manifest.token_dimension)
+        if isinstance(tokens, TokenCodes) and isinstance(tokens.codec, RotatedCodec):  # which has no NaN
+            self._check_width("token", tokens.dimension, self.manifest.token_dimension)
+        else:
+            self._check_rows("token", tokens.embeddings, self.manifest.token_dimension)
 
-    def _check_rows(self, what: str, rows: FloatArray, dimension: int) -> None:
-        if rows.shape[1] != dimension:
+    def _check_width(self, what: str, width: int, dimension: int) -> None:
+        if width != dimension:
             raise DimensionMismatch(
-                f"{self.path}: {what} embeddings have {rows.shape[1]} dimensions, the index has {dimension}; use the "
+                f"{self.path}: {what} embeddings have {width} dimensions, the index has {dimension}; use the "
                 "model that the index was made with"
             )
+
+    def _check_rows(self, what: str, rows: FloatArray, dimension: int) -> None:
+        self._check_width(what, rows.shape[1], dimension)
         if not np.isfinite(rows).all():
             raise InvalidInput(f"{what} embeddings hold NaN or infinite numbers; nothing was done with them")
 

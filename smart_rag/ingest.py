@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from smart_rag.document_store import DocumentStore
 from smart_rag.documents import Reader
-from smart_rag.encoder import Encoder, plain
+from smart_rag.encoder import Encoder, encode_for_store, plain
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.media import digest_of_file
 from smart_rag.row import FileStamp, Row, check_metadata
@@ -217,12 +217,12 @@ class Ingest:
         """Return the vectors of ``rows``, encoding equal contents once."""
         unique = {row.key: row.document for row in rows}
         contents = [plain(document.content(self.modalities)) for document in unique.values()]
-        vectors = self.encoder().encode_document(contents)
+        vectors = encode_for_store(self.encoder(), contents, self.store.codec)
         self.check(vectors)
         if len(unique) == len(rows):
             return vectors
         position = {key: i for i, key in enumerate(unique)}
-        return Representation.concatenate([vectors[position[row.key]] for row in rows])
+        return vectors.take([position[row.key] for row in rows])
 
     def _committed(self, rows: Sequence[Row], replaced: int, on_rows: OnRows) -> AddReport:
         on_rows(rows)

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from smart_rag.codec import RotatedCodec, rotation
+from smart_rag.codec import RotatedCodec, rotate
 from smart_rag.errors import DimensionMismatch
 from smart_rag.types import FloatArray, Offsets, TokenCodes, Tokens
 
@@ -242,7 +242,7 @@ class _Levels:
     device: str
 
     def queries(self, embeddings: FloatArray) -> torch.Tensor:
-        return _rotated(embeddings, self.device)
+        return rotate(_on(embeddings, self.device))
 
     def documents(self, block: TokenCodes) -> torch.Tensor:
         levels = _unpacked(_on(block.codes, self.device), self.codec.bits, block.dimension).float() - self.codec.zero
@@ -272,7 +272,7 @@ class _Integers:
         planes = np.zeros((2 * count, width), dtype=np.int8)
         scale, bias = np.empty((2, count), dtype=np.float32)
         zero = self.codec.zero - 128 if self.codec.bits == 8 else self.codec.zero
-        query_planes(_rotated(embeddings, "cpu").numpy(), zero, planes, scale, bias)
+        query_planes(rotate(_on(embeddings, "cpu")).numpy(), zero, planes, scale, bias)
         return torch.from_numpy(planes), scale, bias
 
     def documents(self, block: TokenCodes) -> tuple[torch.Tensor, NDArray[np.float32]]:
@@ -298,17 +298,6 @@ class _Integers:
         # each number of tokens, which takes milliseconds: hardly two blocks have the same.
         best_of_planes(torch._int_mm(codes, planes.T).numpy(), scale, bias, norms, offsets, best)
         return np.asarray(best.T, dtype=np.float32)
-
-
-def _rotated(embeddings: FloatArray, device: str) -> torch.Tensor:
-    """Return ``embeddings`` (n, dimension) in the space of rotated codes, float32 on ``device``."""
-    # Not by NumPy: its threads and torch's would wait for each other's cores.
-    return _on(embeddings, device).float() @ _rotation(embeddings.shape[1], device).T
-
-
-@lru_cache(maxsize=8)
-def _rotation(dimension: int, device: str) -> torch.Tensor:
-    return _on(rotation(dimension), device)
 
 
 def _unpacked(codes: torch.Tensor, bits: int, dimension: int) -> torch.Tensor:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag import checkpoint, images
+from smart_rag import codec as codecs
 from smart_rag.backbone import Backbone, Mask, Positions, Prepared
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
@@ -32,7 +33,17 @@ from smart_rag.errors import InvalidInput
 from smart_rag.jina_v4 import JinaV4
 from smart_rag.multi_vector import MultiVector
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
-from smart_rag.types import Content, PdfPage, Place, Representation, TokenBatch, TokenIds, is_unicode
+from smart_rag.types import (
+    Codec,
+    Content,
+    PdfPage,
+    Place,
+    Representation,
+    TokenBatch,
+    TokenCodes,
+    TokenIds,
+    is_unicode,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +70,19 @@ _NO_NUMBERS = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Output:
+    """What of each token is wanted of a forward pass: its embedding, or its states after ``layers``; by ``codec``."""
+
+    layers: Sequence[int] | None = None
+    codec: Codec | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Batch:
-    """The numbers of one forward pass, already on the CPU."""
+    """The numbers of one forward pass, already on the CPU; those of tokens may be codes."""
 
     pooled: NDArray[np.float32]
-    tokens: list[NDArray[np.float32]]
+    tokens: list[NDArray[Any]]
     ids: list[TokenIds]
 
 
@@ -309,13 +328,26 @@ class SmartEncoder:
 
     def encode_query(self, queries: Encodable | Sequence[Encodable], *, show_progress: bool = False) -> Representation:
         """Return the representation of ``queries`` with the model's query prompt, in their order."""
-        return self._encode(queries, "query", show_progress=show_progress)
+        return self._encode(queries, "query", _Output(), show_progress=show_progress)
 
     def encode_document(
-        self, documents: Encodable | Sequence[Encodable], *, show_progress: bool = False
+        self, documents: Encodable | Sequence[Encodable], *, codec: str | None = None, show_progress: bool = False
     ) -> Representation:
-        """Return the representation of ``documents`` with the model's document prompt, in their order."""
-        return self._encode(documents, "document", show_progress=show_progress)
+        """Return the representation of ``documents`` with the model's document prompt, in their order.
+
+        With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`: coded on the device that they are
+        computed on, and only then copied to the CPU.
+
+        Raises:
+            InvalidInput: there is no such codec, or it makes one token of several, which is for a store to do.
+        """
+        coded = None if codec is None else codecs.codec(codec)
+        if coded is not None and coded.pool_factor > 1:
+            raise InvalidInput(
+                f"codec {coded.name!r} makes one token of several, which a store does as it writes; here take "
+                f"{coded.name.partition('/')[0]!r}"
+            )
+        return self._encode(documents, "document", _Output(codec=coded), show_progress=show_progress)
 
     def token_states(
         self,
@@ -333,7 +365,7 @@ class SmartEncoder:
         Raises:
             EncoderError: the model has no such layer.
         """
-        return self._encode(items, task, layers, show_progress=show_progress)
+        return self._encode(items, task, _Output(layers), show_progress=show_progress)
 
     @property
     def model(self) -> SentenceTransformer | MultiVectorEncoder:
@@ -395,21 +427,20 @@ class SmartEncoder:
         self,
         items: Encodable | Sequence[Encodable],
         task: Task,
-        layers: Sequence[int] | None = None,
+        output: _Output,
         *,
         show_progress: bool,
     ) -> Representation:
-        """Return the representation of ``items``; with ``layers``, their states after these in place of tokens."""
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
         contents = self._checked([items] if is_one else list(items))  # type: ignore[list-item,arg-type]
         if not contents:
             empty = np.zeros((0, self.dimension), dtype=np.float32)
-            width = self.token_dimension if layers is None else self._width * len(layers)
+            width = self.token_dimension if output.layers is None else self._width * len(output.layers)
             tokens_of_none = np.zeros((0, width), dtype=np.float32)
             return Representation(empty, TokenBatch(tokens_of_none, np.zeros(1, dtype=np.int64)))
         started = time.perf_counter()
         pooled: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(contents)
-        tokens = list(pooled)
+        tokens: list[NDArray[Any]] = [*pooled]
         ids: list[TokenIds] = [np.empty(0, dtype=np.int32)] * len(contents)
         from tqdm.auto import tqdm
 
@@ -417,15 +448,20 @@ class SmartEncoder:
         with tqdm(
             total=len(contents), desc=f"encoding on {self.device}", unit=unit, disable=not show_progress
         ) as progress:
-            for positions, batch in self._passes(contents, task, layers):
+            for positions, batch in self._passes(contents, task, output):
                 for i, *numbers in zip(positions, batch.pooled, batch.tokens, batch.ids, strict=True):
                     pooled[i], tokens[i], ids[i] = numbers
                 progress.update(len(positions))
         seconds = time.perf_counter() - started
-        result = Representation(np.stack(pooled), TokenBatch.from_list(tokens, ids))
+        result = Representation(
+            np.stack(pooled),
+            TokenBatch.from_list(tokens, ids)
+            if output.codec is None
+            else TokenCodes.from_list(tokens, self.token_dimension, output.codec, ids),
+        )
         logger.info(
             "encoded %d %s %ss, %d tokens, on %s in %.2f s (%.0f %ss/s)",
-            *(len(contents), task, unit, len(result.tokens.embeddings), self.device, seconds),
+            *(len(contents), task, unit, result.tokens.offsets[-1], self.device, seconds),
             *(len(contents) / seconds, unit),
         )
         return result
@@ -483,15 +519,13 @@ class SmartEncoder:
         if batch:
             yield batch
 
-    def _passes(
-        self, contents: Sequence[Content], task: Task, layers: Sequence[int] | None
-    ) -> Iterator[tuple[list[int], _Batch]]:
+    def _passes(self, contents: Sequence[Content], task: Task, output: _Output) -> Iterator[tuple[list[int], _Batch]]:
         """Yield the positions of each batch and its numbers."""
         batches = list(self._batches(contents, task))
         sees = any(plain(content) != content.text for content in contents)
         if not sees and len(self._backbones) == 1:  # texts are read in no time
             for batch in batches:
-                yield batch, self._forward([contents[i] for i in batch], task, layers)
+                yield batch, self._forward([contents[i] for i in batch], task, output)
             return
         # While images of one batch are in the forward pass, those of the next are opened; one batch alone becomes two.
         if sees and len(batches) == 1 and len(batches[0]) > 1:
@@ -508,7 +542,7 @@ class SmartEncoder:
                 ready = reading.popleft().result()
                 if i + devices < len(parts):
                     reading.append(reader.submit(self._prepared, parts[i + devices], task))
-                running.append(runner.submit(self._forward, part, task, layers, ready, self._backbones[i % devices]))
+                running.append(runner.submit(self._forward, part, task, output, ready, self._backbones[i % devices]))
                 if len(running) == devices:
                     yield next(done), running.popleft().result()
             for batch in done:
@@ -523,7 +557,7 @@ class SmartEncoder:
         self,
         contents: list[Content],
         task: Task,
-        layers: Sequence[int] | None = None,
+        output: _Output,
         ready: tuple[Prepared, TokenIds] | None = None,
         backbone: Backbone | None = None,
     ) -> _Batch:
@@ -533,7 +567,7 @@ class SmartEncoder:
         backbone = backbone or self._backbone
         try:
             with torch.inference_mode():
-                return self._forward_once(backbone, *(ready or self._prepared(contents, task)), layers)
+                return self._forward_once(backbone, *(ready or self._prepared(contents, task)), output)
         except torch.OutOfMemoryError:
             if len(contents) == 1:
                 raise
@@ -544,7 +578,7 @@ class SmartEncoder:
         self.batch_size = min(self.batch_size, middle)
         logger.warning("%s ran out of memory with %d inputs; going on with %d", self.device, len(contents), middle)
         halves = [
-            self._forward(half, task, layers, backbone=backbone) for half in (contents[:middle], contents[middle:])
+            self._forward(half, task, output, backbone=backbone) for half in (contents[:middle], contents[middle:])
         ]
         return _Batch(
             np.concatenate([half.pooled for half in halves]),
@@ -552,14 +586,12 @@ class SmartEncoder:
             [ids for half in halves for ids in half.ids],
         )
 
-    def _forward_once(
-        self, backbone: Backbone, prepared: Prepared, words: TokenIds, layers: Sequence[int] | None
-    ) -> _Batch:
+    def _forward_once(self, backbone: Backbone, prepared: Prepared, words: TokenIds, output: _Output) -> _Batch:
         import torch
         from torch.nn.functional import normalize
 
-        adapter = self._adapter if layers is None else None
-        layers = layers or ((-1,) if adapter is None else adapter.layers)
+        adapter = self._adapter if output.layers is None else None
+        layers = output.layers or ((-1,) if adapter is None else adapter.layers)
         states = backbone.forward(prepared, layers)
         if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
             words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
@@ -576,8 +608,9 @@ class SmartEncoder:
             flat, alone = (part.flatten(1) / len(layers) ** 0.5 for part in (hidden, alone))
         # A copy for each text, so that keeping one keeps no other alive.
         starts = np.cumsum(keep.sum(axis=1))[:-1]
-        rows, ids = np.split(flat.cpu().numpy(), starts), np.split(words[keep], starts)
-        substitutes, none = alone.cpu().numpy(), np.full(1, -1, dtype=np.int32)
+        copied = _copied if output.codec is None else output.codec.encode
+        rows, ids = np.split(copied(flat), starts), np.split(words[keep], starts)
+        substitutes, none = copied(alone), np.full(1, -1, dtype=np.int32)
         return _Batch(
             pooled.cpu().numpy(),
             [row.copy() if len(row) else substitutes[i : i + 1].copy() for i, row in enumerate(rows)],
@@ -610,6 +643,10 @@ class SmartEncoder:
         words = words[position].reshape(positions.ids.shape)
         words[positions.visual | positions.template] = -1
         return words
+
+
+def _copied(rows: torch.Tensor) -> NDArray[np.float32]:
+    return rows.cpu().numpy()
 
 
 def _prompt(

@@ -72,7 +72,9 @@ class TokenStore:
         return self._shared
 
     def put(self, keys: Sequence[Key], tokens: Tokens) -> None:
-        """Write ``tokens`` under ``keys``, pooled and encoded by the codec; what a key held before is replaced.
+        """Write ``tokens`` under ``keys``, pooled and coded; what a key held before is replaced.
+
+        Codes of this store's codec are written as they are.
 
         Raises:
             StorageFull: the disk is full; nothing was written.
@@ -81,8 +83,11 @@ class TokenStore:
             raise InvalidInput(f"{len(keys)} keys for {len(tokens)} texts")
         if tokens.dimension > _MOST_DIMENSIONS:
             raise InvalidInput(f"{tokens.dimension} dimensions; an entry holds at most {_MOST_DIMENSIONS}")
-        tokens = pool_tokens(tokens, self.codec.pool_factor)
-        codes = self.codec.encode(tokens.embeddings)
+        if not isinstance(tokens, TokenCodes) or tokens.codec != self.codec:
+            tokens = pool_tokens(tokens, self.codec.pool_factor)
+            codes = self.codec.encode(tokens.embeddings)
+        else:
+            codes = tokens.codes
         flat = np.ascontiguousarray(codes).reshape(-1).data
         width = codes.shape[1]
         entries = {

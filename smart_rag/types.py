@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from smart_rag.errors import DimensionMismatch, InvalidInput
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
+    from typing_extensions import Self
 
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
@@ -112,8 +114,52 @@ class Match:
     weight: float
 
 
+def _offsets(lengths: Sequence[int]) -> Offsets:
+    """Return where the rows of each text begin, and at last where they end."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+class _Ragged:
+    """Rows of n texts, one after the other: text ``i`` owns the rows ``offsets[i]:offsets[i + 1]``."""
+
+    __slots__ = ()
+
+    offsets: Offsets
+    ids: TokenIds | None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> FloatArray:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        return (self[i] for i in range(len(self)))
+
+    def _with(self, rows: Any, offsets: Offsets) -> Self:
+        """Return the given rows as texts of their own."""
+        raise NotImplementedError
+
+    def slice(self, start: int, stop: int) -> Self:
+        """Return the texts ``start:stop``, sharing this one's memory."""
+        offsets = self.offsets[start : stop + 1]
+        return self._with(slice(offsets[0], offsets[-1]), offsets - offsets[0])
+
+    def take(self, texts: Sequence[int]) -> Self:
+        """Return the texts at these positions, at least one, in this order, copied."""
+        rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in texts]
+        return self._with(np.concatenate(rows), _offsets(list(map(len, rows))))
+
+    def terms(self, i: int) -> TokenIds | None:
+        """Return the distinct vocabulary ids of text ``i``, sorted; None where they are not known."""
+        if self.ids is None:
+            return None
+        ids = self.ids[self.offsets[i] : self.offsets[i + 1]]
+        return np.unique(ids[ids >= 0])
+
+
 @dataclass(frozen=True, slots=True)
-class TokenBatch:
+class TokenBatch(_Ragged):
     """Token embeddings of n texts in one contiguous matrix, without padding.
 
     ``embeddings`` is (total, dimension), float32 or float16, rows L2-normalised;
@@ -151,10 +197,8 @@ class TokenBatch:
         widths = sorted({matrix.shape[1] for matrix in matrices})
         if len(widths) > 1:
             raise DimensionMismatch(f"the token embeddings of one batch must be of one width, got {widths}")
-        offsets = np.zeros(len(matrices) + 1, dtype=np.int64)
-        np.cumsum([len(matrix) for matrix in matrices], out=offsets[1:])
         embeddings = np.concatenate(matrices) if matrices else np.zeros((0, 0), dtype=np.float32)
-        return cls(embeddings, offsets, np.concatenate(ids) if ids else None)
+        return cls(embeddings, _offsets(list(map(len, matrices))), np.concatenate(ids) if ids else None)
 
     @property
     def dimension(self) -> int:
@@ -163,29 +207,13 @@ class TokenBatch:
     def __repr__(self) -> str:
         return f"TokenBatch(texts={len(self)}, dimension={self.dimension}, tokens={len(self.embeddings)})"
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
     def __getitem__(self, i: int) -> FloatArray:
         """Return the (n_i, dimension) token embeddings of text ``i``, a view."""
         i = range(len(self))[i]
         return self.embeddings[self.offsets[i] : self.offsets[i + 1]]
 
-    def __iter__(self) -> Iterator[FloatArray]:
-        return (self[i] for i in range(len(self)))
-
-    def slice(self, start: int, stop: int) -> TokenBatch:
-        """Return the texts ``start:stop`` as a batch that shares this one's memory."""
-        offsets = self.offsets[start : stop + 1]
-        rows = slice(offsets[0], offsets[-1])
-        return TokenBatch(self.embeddings[rows], offsets - offsets[0], None if self.ids is None else self.ids[rows])
-
-    def terms(self, i: int) -> TokenIds | None:
-        """Return the distinct vocabulary ids of text ``i``, sorted; None where they are not known."""
-        if self.ids is None:
-            return None
-        ids = self.ids[self.offsets[i] : self.offsets[i + 1]]
-        return np.unique(ids[ids >= 0])
+    def _with(self, rows: Any, offsets: Offsets) -> TokenBatch:
+        return TokenBatch(self.embeddings[rows], offsets, None if self.ids is None else self.ids[rows])
 
 
 class Codec(Protocol):
@@ -210,8 +238,11 @@ class Codec(Protocol):
         """Return the bytes that one token embedding takes."""
         ...
 
-    def encode(self, embeddings: FloatArray) -> Codes:
-        """Return the codes (n, bytes_per_token) uint8 of ``embeddings`` (n, dimension)."""
+    def encode(self, embeddings: FloatArray | torch.Tensor) -> Codes:
+        """Return the codes (n, bytes_per_token) uint8 of ``embeddings`` (n, dimension).
+
+        A tensor is coded on its device, and the codes alone are copied from there.
+        """
         ...
 
     def decode(self, codes: Codes, dimension: int) -> FloatArray:
@@ -220,46 +251,44 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True)
-class TokenCodes:
+class TokenCodes(_Ragged):
     """Token embeddings of n texts as they are stored; what a `TokenBatch` has, decoded when asked for.
 
     ``codes`` is (total, bytes_per_token) uint8, and text ``i`` owns the rows
-    ``offsets[i]:offsets[i + 1]``.
+    ``offsets[i]:offsets[i + 1]``. ``ids`` are those of a `TokenBatch`; what comes from a store has none.
     """
 
     codes: Codes
     offsets: Offsets
     dimension: int
     codec: Codec
+    ids: TokenIds | None = None
+
+    @classmethod
+    def from_list(
+        cls, matrices: Sequence[Codes], dimension: int, codec: Codec, ids: Sequence[TokenIds] | None = None
+    ) -> TokenCodes:
+        """Return the given codes (n_i, bytes_per_token) of at least one text, with its ids (n_i), copied into one."""
+        offsets = _offsets(list(map(len, matrices)))
+        return cls(np.concatenate(matrices), offsets, dimension, codec, np.concatenate(ids) if ids else None)
 
     @cached_property
     def embeddings(self) -> FloatArray:
         """The (total, dimension) token embeddings."""
         return self.codec.decode(self.codes, self.dimension)
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
     def __getitem__(self, i: int) -> FloatArray:
         """Return the (n_i, dimension) token embeddings of text ``i``."""
         i = range(len(self))[i]
         return self.codec.decode(self.codes[self.offsets[i] : self.offsets[i + 1]], self.dimension)
 
-    def __iter__(self) -> Iterator[FloatArray]:
-        return (self[i] for i in range(len(self)))
-
-    def slice(self, start: int, stop: int) -> TokenCodes:
-        """Return the texts ``start:stop``, sharing this one's memory."""
-        offsets = self.offsets[start : stop + 1]
-        return TokenCodes(self.codes[offsets[0] : offsets[-1]], offsets - offsets[0], self.dimension, self.codec)
-
-    def terms(self, i: int) -> TokenIds | None:
-        """Return None: codes do not tell which tokens they were."""
-        return None
+    def _with(self, rows: Any, offsets: Offsets) -> TokenCodes:
+        ids = None if self.ids is None else self.ids[rows]
+        return TokenCodes(self.codes[rows], offsets, self.dimension, self.codec, ids)
 
     def decode(self) -> TokenBatch:
         """Return the token embeddings themselves."""
-        return TokenBatch(self.embeddings, self.offsets)
+        return TokenBatch(self.embeddings, self.offsets, self.ids)
 
 
 Tokens = TokenBatch | TokenCodes
@@ -271,7 +300,7 @@ class Representation:
 
     ``pooled`` is (n, dimension) float32, L2-normalised; ``tokens`` is ragged, see `TokenBatch`, and of
     another width where an adapter makes it so;
-    from a store they may come as `TokenCodes`.
+    from a store, or from an encoder that was given a codec, they come as `TokenCodes`.
     """
 
     pooled: NDArray[np.float32]
@@ -322,7 +351,7 @@ class Representation:
         return cls(np.concatenate([part.pooled for part in parts]), tokens)
 
     def __repr__(self) -> str:
-        tokens = len(self.tokens.embeddings)
+        tokens = self.tokens.offsets[-1]
         return f"Representation(texts={len(self)}, dimension={self.pooled.shape[1]}, tokens={tokens})"
 
     def __len__(self) -> int:
@@ -340,6 +369,10 @@ class Representation:
         """Return the texts ``start:stop`` as a representation that shares this one's memory."""
         stop = min(stop, len(self))
         return Representation(self.pooled[start:stop], self.tokens.slice(start, stop))
+
+    def take(self, texts: Sequence[int]) -> Representation:
+        """Return the texts at these positions, at least one, in this order, copied."""
+        return Representation(self.pooled[list(texts)], self.tokens.take(texts))
 
 
 def normalised(rows: FloatArray, what: str) -> NDArray[np.float32]:

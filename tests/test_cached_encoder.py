@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from word_encoder import CountingEncoder, WordEncoder, plain_scores
 
-from smart_rag import CachedEncoder, Document, Hit, rerank
+from smart_rag import CachedEncoder, Document, Hit, IndexConfig, SmartIndex, TokenBatch, rerank
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput, SmartRagError
+from smart_rag.types import TokenCodes
 
 TEXTS = ["the cat sat on the mat", "dogs bark at night", "taxes are due in april", "keys hang in the hall"]
 
@@ -66,6 +67,28 @@ def test_a_query_is_encoded_once_and_documents_are_not_kept_without_a_folder():
     assert encoder.documents == TEXTS[:1] * 3
     cached.encode_query(TEXTS)  # many at once are a batch job's
     assert encoder.queries == ["where are the keys", *TEXTS]
+
+
+@pytest.mark.parametrize("codec", [None, "int8"])
+def test_without_a_folder_the_encoder_codes(minilm, codec):
+    encoded = CachedEncoder(minilm).encode_document(TEXTS, codec=codec)
+    assert isinstance(encoded.tokens, TokenBatch if codec is None else TokenCodes)
+    np.testing.assert_array_equal(
+        encoded.tokens.embeddings, minilm.encode_document(TEXTS, codec=codec).tokens.embeddings
+    )
+    assert len(CachedEncoder(WordEncoder()).encode_document(TEXTS, codec=codec)) == len(TEXTS)
+
+
+def test_an_index_takes_the_codes_of_the_folder(minilm, tmp_path):
+    """Of the same codec: not decoded, pooled and coded once more."""
+    for codec in ("2bit", "2bit/2"):
+        cached = CachedEncoder(minilm, tmp_path / "tokens", codec=codec)
+        codes = cached.encode_document(TEXTS).tokens
+        with SmartIndex.create(tmp_path / codec, cached, config=IndexConfig(codec=codec)) as index:
+            index.add([Document(str(i), text) for i, text in enumerate(TEXTS)])
+            stored = index.tokens([str(i) for i in range(len(TEXTS))])
+        np.testing.assert_array_equal(stored.offsets, codes.offsets)
+        np.testing.assert_array_equal(stored.embeddings, codes.embeddings)
 
 
 def test_old_queries_are_forgotten():

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,7 +238,7 @@ def test_the_rotation_is_the_recursive_one(dimension):
         np.testing.assert_allclose(turned[:, k], plain_rotate([float(i == k) for i in range(dimension)]), atol=1e-6)
     np.testing.assert_allclose(turned @ turned.T, np.eye(dimension), atol=1e-5)
     vector = unit_rows(1, dimension)
-    np.testing.assert_allclose(rotate(vector)[0], plain_rotate(vector[0]), atol=1e-6)
+    np.testing.assert_allclose(rotate(torch.from_numpy(vector))[0], plain_rotate(vector[0]), atol=1e-6)
     with pytest.raises(ValueError, match="read-only"):
         turned[0, 0] = 0
 
@@ -342,3 +343,28 @@ def test_codes_of_decoded_vectors_are_the_same(name, dimension):
     codes = found.encode(vectors)
     again = found.encode(found.decode(codes, dimension))
     assert (again == codes).mean() > 0.99
+
+
+# --- tensors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", [*NAMES, *BITS])
+def test_a_tensor_is_coded_as_an_array_of_the_same_numbers(name, dtype):
+    """Whatever the precision that a model computes in, and for rows that lie apart in memory."""
+    rows = torch.from_numpy(unit_rows(20, 25)).to(dtype)[::2]
+    before = rows.clone()
+    codes = codec(name).encode(rows)
+    np.testing.assert_array_equal(codes, codec(name).encode(rows.float().numpy()))
+    assert (codes.dtype, codes.shape) == (np.uint8, (10, codec(name).bytes_per_token(25)))
+    assert torch.equal(rows, before)
+
+
+@pytest.mark.parametrize("name", BITS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_rotated_codes_cannot_say(name, bad):
+    """A number that is none would become one like any other."""
+    rows = unit_rows(3, 8)
+    rows[1, 2] = bad
+    with pytest.raises(InvalidInput, match=f"NaN or infinite numbers, which codec {name!r} cannot say"):
+        codec(name).encode(rows)

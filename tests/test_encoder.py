@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from smart_rag import checkpoint
+from smart_rag.codec import codec
 from smart_rag.encoder import Encoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 from smart_rag.smart_encoder import SmartEncoder
@@ -807,3 +808,44 @@ def test_several_devices_give_what_one_gives(models, minilm):
     assert np.array_equal(one.tokens.offsets, two.tokens.offsets)
     assert np.abs(one.tokens.embeddings - two.tokens.embeddings).max() < 1e-5
     assert both.fingerprint == minilm.fingerprint
+
+
+@pytest.mark.parametrize("name", ["float16", "int8", "2bit", "1bit", "balanced"])
+def test_tokens_that_are_coded_where_they_are_computed(minilm, name):
+    """What the codec makes of the token embeddings, text by text; pooled embeddings and ids are the same."""
+    embeddings, coded = minilm.encode_document(TEXTS), minilm.encode_document(TEXTS, codec=name)
+    assert coded.tokens.codec == codec(name)
+    assert coded.tokens.dimension == minilm.token_dimension
+    np.testing.assert_array_equal(coded.pooled, embeddings.pooled)
+    np.testing.assert_array_equal(coded.tokens.offsets, embeddings.tokens.offsets)
+    np.testing.assert_array_equal(coded.tokens.ids, embeddings.tokens.ids)
+    np.testing.assert_array_equal(coded.tokens.codes, codec(name).encode(embeddings.tokens.embeddings))
+
+
+def test_codes_are_all_that_is_copied_of_tokens(minilm, monkeypatch):
+    """From a GPU, a copy of the embeddings would take longer than coding them."""
+    copied = []
+    copy = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda rows: copied.append(rows) or copy(rows))
+    coded = minilm.encode_document(TEXTS[:3], codec="2bit")
+    others = [rows for rows in copied if rows.is_floating_point()]
+    assert [rows.shape for rows in others] == [coded.pooled.shape]
+    copied.clear()
+    minilm.encode_document(TEXTS[:3])
+    assert max(rows.nbytes for rows in copied) > 10 * coded.tokens.codes.nbytes
+
+
+def test_coded_after_memory_ran_out(models):
+    whole = models("mean").encoder.encode_document(TEXTS[:2] * 2, codec="int8")
+    encoder = models("mean").fresh()
+    out_of_memory_above(encoder, 2)
+    assert_same(encoder.encode_document(TEXTS[:2] * 2, codec="int8"), whole, 0.02)
+    assert encoder.batch_size == 2
+
+
+def test_codecs_that_an_encoder_does_not_take(minilm):
+    with pytest.raises(InvalidInput, match=r"codec '2bit/2' makes one token of several.*here take '2bit'"):
+        minilm.encode_document(TEXTS, codec="compact")
+    with pytest.raises(InvalidInput, match="unknown codec 'zip'"):
+        minilm.encode_document(TEXTS, codec="zip")
+    assert len(minilm.encode_document([], codec="2bit")) == 0

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import chromadb
@@ -20,10 +21,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from word_encoder import VocabularyEncoder
 
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, TokenBatch, errors
+from smart_rag import codec as codecs
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.stopwatch import Stopwatch
+from smart_rag.types import TokenCodes
 
 TEXTS = {
     "cat": "The cat sat on the mat and purred.",
@@ -935,3 +939,58 @@ def python(code, *arguments):
         text=True,
         check=True,
     )
+
+
+class CodingEncoder(VocabularyEncoder):
+    """Codes tokens itself, where it is asked to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+
+    def encode_document(self, texts, codec=None):
+        self.asked += [(text, codec) for text in texts]
+        encoded = self.encode_query(texts)
+        if codec is None:
+            return encoded
+        coded, tokens = codecs.codec(codec), encoded.tokens
+        codes = coded.encode(tokens.embeddings)
+        return Representation(encoded.pooled, TokenCodes(codes, tokens.offsets, self.dimension, coded, tokens.ids))
+
+
+@pytest.mark.parametrize("name", ["float16", "2bit", "2bit/2"])
+def test_an_encoder_that_codes(tmp_path, name):
+    """It is told the index's codec, but for one that merges tokens; what is stored and found is the same."""
+    encoder, texts = CodingEncoder(), [*TEXTS.values(), TEXTS["cat"]]
+    given = [Document(str(i), text) for i, text in enumerate(texts)]
+    with SmartIndex.create(tmp_path / "own", encoder, config=IndexConfig(codec=name)) as index:
+        index.add(given)
+        pooled = index.encode_documents(["one more text"]).pooled
+        # Equal texts once.
+        assert sorted(text for text, _ in encoder.asked) == sorted([*TEXTS.values(), "one more text"])
+        assert {codec for _, codec in encoder.asked} == {None if "/" in name else name}
+        index.add([Document("6", "one more text")], pooled=pooled)
+        for word, id in (("purred.", "0"), ("carp", "2"), ("more", "6")):
+            assert index.search(word, top_k=1, candidates=1, first_stage="terms")[0].id == id
+        own = index.tokens([document.id for document in given])
+        assert index.verify().sound
+    with SmartIndex.create(tmp_path / "plain", VocabularyEncoder(), config=IndexConfig(codec=name)) as index:
+        index.add(given)
+        plain = index.tokens([document.id for document in given])
+    np.testing.assert_array_equal(own.offsets, plain.offsets)
+    np.testing.assert_array_equal(own.embeddings, plain.embeddings)
+
+
+def test_numbers_that_are_none_are_not_stored_as_codes(tmp_path):
+    class Broken(CodingEncoder):
+        def encode_query(self, texts):
+            good = VocabularyEncoder.encode_query(VocabularyEncoder(), texts)
+            bad = [word == "bad" for text in texts for word in text.split()]
+            embeddings = np.where(np.asarray(bad)[:, None], np.float32(np.nan), good.tokens.embeddings)
+            return Representation(good.pooled, replace(good.tokens, embeddings=embeddings))
+
+    for name in ("float16", "2bit"):
+        with SmartIndex.create(tmp_path / name, Broken(), config=IndexConfig(codec=name)) as index:
+            with pytest.raises(errors.InvalidInput, match="NaN or infinite numbers"):
+                index.add([Document("a", "a bad word")])
+            index.add([Document("b", "a good word")])
+            assert [index.count(), index.verify().sound] == [1, True]

@@ -31,7 +31,7 @@ from smart_rag.errors import (
 )
 from smart_rag.token_pooling import pool_tokens
 from smart_rag.token_store import StoreStats, TokenStore, content_key
-from smart_rag.types import TokenBatch
+from smart_rag.types import TokenBatch, TokenCodes
 
 FLOAT16 = codec("float16")
 # Two tokens of three dimensions in float16, and the record that holds them.
@@ -51,7 +51,7 @@ import numpy as np
 from smart_rag import lmdb_environment
 from smart_rag.codec import codec
 from smart_rag.token_store import TokenStore
-from smart_rag.types import TokenBatch
+from smart_rag.types import TokenBatch, TokenCodes
 
 def key(i):
     return i.to_bytes(16, "big")
@@ -1173,3 +1173,25 @@ def test_full_disk(small_disk):
 def test_full_disk_in_the_middle_of_a_record(small_disk, n):
     """The same of records of many pages, of which the disk takes only a part."""
     assert_survives_a_full_disk(small_disk, n)
+
+
+def test_codes_are_written_as_they_are(tmp_path):
+    """Those of the store's own codec: decoded and coded again, or pooled again, they would be others."""
+    texts = TokenBatch.from_list([np.random.default_rng(i).standard_normal((9, 8)) for i in range(3)])
+    with contextlib.closing(TokenStore(tmp_path / "a", codec("1bit/2"))) as store:
+        store.put([key(i) for i in range(3)], texts)
+        codes = store.gather([key(2), key(0)])
+    assert np.diff(codes.offsets).tolist() == [5, 5]
+    with contextlib.closing(TokenStore(tmp_path / "b", codec("1bit/2"))) as again:
+        again.put([key(5), key(6)], codes)
+        found = again.gather([key(5), key(6)])
+    np.testing.assert_array_equal(found.codes, codes.codes)
+    np.testing.assert_array_equal(found.offsets, codes.offsets)
+
+
+def test_codes_of_another_codec_are_decoded_first(tmp_path):
+    rows = np.eye(8, dtype=np.float32)[:3]
+    codes = TokenCodes.from_list([codec("int8").encode(rows)], 8, codec("int8"))
+    with contextlib.closing(TokenStore(tmp_path, codec("float32"))) as store:
+        store.put([key(1)], codes)
+        np.testing.assert_array_equal(store.gather([key(1)])[0], codes.embeddings)

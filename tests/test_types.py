@@ -310,3 +310,27 @@ def test_reports_add_up():
     one, two = FailedFile("a", "empty"), FailedFile("b", "broken")  # type: ignore[arg-type]
     total = AddReport(1, 2, 3, 4, (one,)) + AddReport(10, 20, 30, 40, (two,))
     assert total == AddReport(11, 22, 33, 44, (one, two))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.sampled_from(["float", "2bit"]), st.data())
+def test_texts_that_are_taken(lengths, kind, data):
+    """Each at the place that it was asked for, as often as that, with its ids; as embeddings and as codes."""
+    ids = [np.arange(10 * i, 10 * i + n, dtype=np.int32) for i, n in enumerate(lengths)]
+    tokens = TokenBatch.from_list(matrices(lengths), ids)
+    if kind == "2bit":
+        coded = [codec(kind).encode(matrix) for matrix in tokens]
+        tokens = TokenCodes.from_list(coded, 3, codec(kind), ids)
+        assert tokens.codec == codec(kind)
+    pooled = np.stack([matrix[0] for matrix in tokens])
+    texts = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
+    taken = Representation(pooled, tokens).take(texts)
+    assert type(taken.tokens) is type(tokens)
+    assert len(taken) == len(taken.tokens) == len(texts)
+    for i, text in enumerate(texts):
+        np.testing.assert_array_equal(taken.pooled[i], pooled[text])
+        np.testing.assert_array_equal(taken.tokens[i], tokens[text])
+        np.testing.assert_array_equal(taken.tokens.terms(i), ids[text])
+    start = data.draw(st.integers(0, len(texts)))
+    for i, text in enumerate(texts[start:]):
+        np.testing.assert_array_equal(taken.tokens.slice(start, len(texts)).terms(i), ids[text])
