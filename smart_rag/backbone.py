@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
+# Tokenizers and models without a limit to a text's length say so by numbers such as 1e30.
+UNLIMITED = 1_000_000
 # Special tokens that some tokenizers of vision-language models do not list as such.
 _FRAMES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 # Where no profile says how large an image may be, it is at most so large: as Qwen3-VL-Embedding takes it.

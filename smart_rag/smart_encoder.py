@@ -1,8 +1,7 @@
 """`SmartEncoder`: texts, images and videos in, `Representation` out, one forward pass.
 
-It stands on sentence-transformers, which knows each model's prompts, pooling,
-normalisation and dense layers. What it lacks is added here: which tokens take part in late
-interaction, token embeddings in the pooled embedding's space, and batches by token budget.
+It stands on sentence-transformers, which knows each model's prompts, pooling, normalisation and dense layers. Here it
+is decided how a model is asked; `smart_rag.backbone` has one forward pass, `smart_rag.passes` many.
 """
 
 from __future__ import annotations
@@ -12,11 +11,7 @@ import hashlib
 import json
 import logging
 import time
-import unicodedata
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +20,16 @@ from numpy.typing import NDArray
 
 from smart_rag import checkpoint, images
 from smart_rag import codec as codecs
-from smart_rag.backbone import Backbone, Mask, Positions, Prepared
+from smart_rag.backbone import UNLIMITED, Backbone
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
 from smart_rag.encoder import Encodable, as_content, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.jina_v4 import JinaV4
 from smart_rag.multi_vector import MultiVector
+from smart_rag.passes import Output, Passes
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
 from smart_rag.types import (
-    Codec,
     Content,
     PdfPage,
     Place,
@@ -53,8 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Tokenizers and models without a limit say so by numbers such as 1e30.
-_UNLIMITED = 1_000_000
 # Of a description: what changes no number of a document, or is said there another time.
 _NO_NUMBERS = (
     "model",
@@ -67,23 +60,6 @@ _NO_NUMBERS = (
     "max_pixels",
     "adapter",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """What of each token is wanted of a forward pass: its embedding, or its states after ``layers``; by ``codec``."""
-
-    layers: Sequence[int] | None = None
-    codec: Codec | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """The numbers of one forward pass, already on the CPU; those of tokens may be codes."""
-
-    pooled: NDArray[np.float32]
-    tokens: list[NDArray[Any]]
-    ids: list[TokenIds]
 
 
 class SmartEncoder:
@@ -161,8 +137,6 @@ class SmartEncoder:
             check_count("max_pixels", max_pixels)
         self.model_name = str(model)
         self.revision = revision
-        self.batch_size = batch_size
-        self.batch_tokens = batch_tokens
         self._trust_remote_code = trust_remote_code
         chosen = profile_of(self.model_name, profile)
         self._profile: Profile = chosen.value
@@ -198,11 +172,10 @@ class SmartEncoder:
         if length.value is not None:
             _check_max_length(self._model, length.value)
             self._backbone.max_length = length.value
-        self._backbones = [self._backbone]
-        for other in others:
-            self._backbones.append(copy.deepcopy(self._backbone))
-            self._backbones[-1].model.to(other)
-        self._is_punctuation: dict[int, bool] = {}
+        backbones = [self._backbone, *(copy.deepcopy(self._backbone) for _ in others)]
+        for backbone, other in zip(backbones[1:], others, strict=True):
+            backbone.model.to(other)
+        self._passes = Passes(backbones, self._policies, batch_size, batch_tokens)
         self._adapter: Adapter | None = None
         self._adapter_path: str | None = None
         dimension = self._model.get_embedding_dimension()
@@ -225,9 +198,8 @@ class SmartEncoder:
 
         adapter = Adapter.load(folder)
         adapter.check_model(self.model_name, self.dimension, checkpoint.weights_digest(self._model))
-        self._adapter = adapter.to(self._model.device).requires_grad_(False)
-        devices = {backbone.model.device for backbone in self._backbones}
-        self._adapters = {device: copy.deepcopy(adapter).to(device) for device in devices}
+        self._adapter = adapter.requires_grad_(False)
+        self._passes.adapt(self._adapter)
         self._adapter_path = str(folder.expanduser().absolute())  # an index is not always opened from here
 
     @classmethod
@@ -261,10 +233,28 @@ class SmartEncoder:
         return str(self._model.device)
 
     @property
+    def batch_size(self) -> int:
+        """The inputs in one forward pass, at most; fewer after a GPU ran out of memory."""
+        return self._passes.batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int) -> None:
+        self._passes.batch_size = batch_size
+
+    @property
+    def batch_tokens(self) -> int:
+        """The tokens in one forward pass, padding included, at most."""
+        return self._passes.batch_tokens
+
+    @batch_tokens.setter
+    def batch_tokens(self, batch_tokens: int) -> None:
+        self._passes.batch_tokens = batch_tokens
+
+    @property
     def max_length(self) -> int | None:
         """The tokens after which a text is cut, special tokens included."""
         length = self._backbone.max_length
-        return None if length is None or length > _UNLIMITED else int(length)
+        return None if length is None or length > UNLIMITED else int(length)
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -287,7 +277,7 @@ class SmartEncoder:
         if "image" not in self.modalities:
             return 0
         page = Content(image=images.blank(self._backbone.page_pixels, 210 / 297))
-        return int(self._kept(self._backbone.positions(page, "document"), "document").sum())
+        return int(self._passes.kept(self._backbone.positions(page, "document"), "document").sum())
 
     @property
     def fingerprint(self) -> str:
@@ -328,7 +318,7 @@ class SmartEncoder:
 
     def encode_query(self, queries: Encodable | Sequence[Encodable], *, show_progress: bool = False) -> Representation:
         """Return the representation of ``queries`` with the model's query prompt, in their order."""
-        return self._encode(queries, "query", _Output(), show_progress=show_progress)
+        return self._encode(queries, "query", Output(), show_progress=show_progress)
 
     def encode_document(
         self, documents: Encodable | Sequence[Encodable], *, codec: str | None = None, show_progress: bool = False
@@ -347,7 +337,7 @@ class SmartEncoder:
                 f"codec {coded.name!r} makes one token of several, which a store does as it writes; here take "
                 f"{coded.name.partition('/')[0]!r}"
             )
-        return self._encode(documents, "document", _Output(codec=coded), show_progress=show_progress)
+        return self._encode(documents, "document", Output(codec=coded), show_progress=show_progress)
 
     def token_states(
         self,
@@ -365,7 +355,7 @@ class SmartEncoder:
         Raises:
             EncoderError: the model has no such layer.
         """
-        return self._encode(items, task, _Output(layers), show_progress=show_progress)
+        return self._encode(items, task, Output(layers), show_progress=show_progress)
 
     @property
     def model(self) -> SentenceTransformer | MultiVectorEncoder:
@@ -381,7 +371,7 @@ class SmartEncoder:
         import torch
 
         prepared = self._backbone.prepare(self._checked(items), task)
-        keep = torch.from_numpy(self._kept(prepared.positions, task))
+        keep = torch.from_numpy(self._passes.kept(prepared.positions, task))
         return {**prepared.features, "keep": keep, "task": task}
 
     def make_portable(self) -> None:
@@ -420,14 +410,14 @@ class SmartEncoder:
         """
         content = self._checked([item])[0]
         positions, places = self._backbone.places(content, task)
-        kept = [places[i] for i in np.flatnonzero(self._kept(positions, task)[0])]
+        kept = [places[i] for i in np.flatnonzero(self._passes.kept(positions, task)[0])]
         return kept or [Place(span=(0, len(content.text)) if plain(content) == content.text else None)]
 
     def _encode(
         self,
         items: Encodable | Sequence[Encodable],
         task: Task,
-        output: _Output,
+        output: Output,
         *,
         show_progress: bool,
     ) -> Representation:
@@ -448,7 +438,7 @@ class SmartEncoder:
         with tqdm(
             total=len(contents), desc=f"encoding on {self.device}", unit=unit, disable=not show_progress
         ) as progress:
-            for positions, batch in self._passes(contents, task, output):
+            for positions, batch in self._passes.run(contents, task, output):
                 for i, *numbers in zip(positions, batch.pooled, batch.tokens, batch.ids, strict=True):
                     pooled[i], tokens[i], ids[i] = numbers
                 progress.update(len(positions))
@@ -490,164 +480,6 @@ class SmartEncoder:
             contents.append(content)
         return contents
 
-    def _batches(self, contents: Sequence[Content], task: Task) -> Iterator[list[int]]:
-        """Yield positions of contents of like length, longest first, so that memory runs out at once or never."""
-        prompt = self._backbone.prompts[task]
-        encoded = self._model.tokenizer(
-            [prompt + content.text for content in contents], truncation=False, verbose=False
-        )
-        lengths = np.minimum([len(ids) for ids in encoded["input_ids"]], self.max_length or _UNLIMITED)
-        is_empty = (lengths == 0) & [content.image is None for content in contents]
-        if is_empty.any() and not self._backbone.has_template:
-            empty = int(np.argmax(is_empty))
-            raise InvalidInput(
-                f"text {empty} ({contents[empty].text!r}) gives {self.model_name} no token at all; leave such texts out"
-            )
-        lengths += [self._backbone.visual_tokens(content) for content in contents]
-        batch: list[int] = []
-        apart = not self._backbone.combines
-        kinds = np.asarray([apart and content.image is not None for content in contents])
-        for i in np.lexsort((-lengths, kinds)).tolist():
-            longest = lengths[batch[0]] if batch else 0
-            full = len(batch) == self.batch_size or (len(batch) + 1) * longest > self.batch_tokens
-            full = full or (len(batch) > 0 and bool(kinds[i] != kinds[batch[0]]))
-            # A video has a size of its own, which all of a batch would get.
-            if batch and (full or any(contents[j].video is not None for j in (i, batch[0]))):
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
-
-    def _passes(self, contents: Sequence[Content], task: Task, output: _Output) -> Iterator[tuple[list[int], _Batch]]:
-        """Yield the positions of each batch and its numbers."""
-        batches = list(self._batches(contents, task))
-        sees = any(plain(content) != content.text for content in contents)
-        if not sees and len(self._backbones) == 1:  # texts are read in no time
-            for batch in batches:
-                yield batch, self._forward([contents[i] for i in batch], task, output)
-            return
-        # While images of one batch are in the forward pass, those of the next are opened; one batch alone becomes two.
-        if sees and len(batches) == 1 and len(batches[0]) > 1:
-            middle = (len(batches[0]) + 1) // 2
-            batches = [batches[0][:middle], batches[0][middle:]]
-        parts = [[contents[i] for i in batch] for batch in batches]
-        devices = len(self._backbones)
-        # One thread reads, not more: a tokenizer can be used by one at a time.
-        with ThreadPoolExecutor(1, "smart_rag") as reader, ThreadPoolExecutor(devices, "smart_rag") as runner:
-            reading = deque(reader.submit(self._prepared, part, task) for part in parts[:devices])
-            running: deque[Future[_Batch]] = deque()
-            done = iter(batches)
-            for i, part in enumerate(parts):
-                ready = reading.popleft().result()
-                if i + devices < len(parts):
-                    reading.append(reader.submit(self._prepared, parts[i + devices], task))
-                running.append(runner.submit(self._forward, part, task, output, ready, self._backbones[i % devices]))
-                if len(running) == devices:
-                    yield next(done), running.popleft().result()
-            for batch in done:
-                yield batch, running.popleft().result()
-
-    def _prepared(self, contents: list[Content], task: Task) -> tuple[Prepared, TokenIds]:
-        """Return what the forward pass reads of ``contents``, and the vocabulary ids (n, length)."""
-        prepared = self._backbone.prepare(contents, task)
-        return prepared, self._vocabulary_ids(prepared.positions)
-
-    def _forward(
-        self,
-        contents: list[Content],
-        task: Task,
-        output: _Output,
-        ready: tuple[Prepared, TokenIds] | None = None,
-        backbone: Backbone | None = None,
-    ) -> _Batch:
-        """Return the numbers of ``contents``; when a GPU runs out of memory, of one half after the other."""
-        import torch
-
-        backbone = backbone or self._backbone
-        try:
-            with torch.inference_mode():
-                return self._forward_once(backbone, *(ready or self._prepared(contents, task)), output)
-        except torch.OutOfMemoryError:
-            if len(contents) == 1:
-                raise
-        # Outside of the except clause: there the traceback still holds the failed batch's memory.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        middle = (len(contents) + 1) // 2
-        self.batch_size = min(self.batch_size, middle)
-        logger.warning("%s ran out of memory with %d inputs; going on with %d", self.device, len(contents), middle)
-        halves = [
-            self._forward(half, task, output, backbone=backbone) for half in (contents[:middle], contents[middle:])
-        ]
-        return _Batch(
-            np.concatenate([half.pooled for half in halves]),
-            [matrix for half in halves for matrix in half.tokens],
-            [ids for half in halves for ids in half.ids],
-        )
-
-    def _forward_once(self, backbone: Backbone, prepared: Prepared, words: TokenIds, output: _Output) -> _Batch:
-        import torch
-        from torch.nn.functional import normalize
-
-        adapter = self._adapter if output.layers is None else None
-        layers = output.layers or ((-1,) if adapter is None else adapter.layers)
-        states = backbone.forward(prepared, layers)
-        if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
-            words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
-        keep = self._kept(states.positions, prepared.task)
-        where = torch.from_numpy(keep).to(states.pooled.device)
-        # Of the tokens that are kept, (total, layers, dimension).
-        pooled, hidden = backbone.comparable(states.pooled, [of_layer[where] for of_layer in states.hidden])
-        alone = pooled if states.summary is None else normalize(states.summary.float(), dim=1)
-        alone = alone[:, None].expand(-1, len(layers), -1)  # for what has no token left
-        if adapter is not None:
-            on_device = self._adapters[pooled.device]
-            flat, alone = on_device(hidden), on_device(alone)
-        else:
-            flat, alone = (part.flatten(1) / len(layers) ** 0.5 for part in (hidden, alone))
-        # A copy for each text, so that keeping one keeps no other alive.
-        starts = np.cumsum(keep.sum(axis=1))[:-1]
-        copied = _copied if output.codec is None else output.codec.encode
-        rows, ids = np.split(copied(flat), starts), np.split(words[keep], starts)
-        substitutes, none = copied(alone), np.full(1, -1, dtype=np.int32)
-        return _Batch(
-            pooled.cpu().numpy(),
-            [row.copy() if len(row) else substitutes[i : i + 1].copy() for i, row in enumerate(rows)],
-            [row.copy() if len(row) else none for row in ids],
-        )
-
-    def _kept(self, positions: Positions, task: Task) -> Mask:
-        """Return which positions (n, length) take part in late interaction."""
-        policy = self._policies[task]
-        keep = positions.attended & ~positions.special & ~positions.pooled
-        if policy == "text":
-            keep &= ~positions.visual
-        elif policy == "input":
-            keep &= ~positions.template
-        elif policy == "patches":
-            keep &= positions.visual & ~positions.template
-        return keep
-
-    def _vocabulary_ids(self, positions: Positions) -> TokenIds:
-        """Return the ids (n, length), -1 for what stands for no word of the content.
-
-        Punctuation is among that: by itself it says nothing, however rare it is in an index.
-        """
-        unique, position = np.unique(positions.ids, return_inverse=True)
-        for id in unique.tolist():
-            if id not in self._is_punctuation:
-                text = self._model.tokenizer.decode([id]).strip()
-                self._is_punctuation[id] = all(unicodedata.category(letter).startswith("P") for letter in text)
-        words = np.asarray([-1 if self._is_punctuation[id] else id for id in unique.tolist()], dtype=np.int32)
-        words = words[position].reshape(positions.ids.shape)
-        words[positions.visual | positions.template] = -1
-        return words
-
-
-def _copied(rows: torch.Tensor) -> NDArray[np.float32]:
-    return rows.cpu().numpy()
-
 
 def _prompt(
     task: Task, given: str | None, model: SentenceTransformer | MultiVectorEncoder, profile: Profile
@@ -665,7 +497,7 @@ def _check_max_length(model: SentenceTransformer | MultiVectorEncoder, max_lengt
     """Raise `InvalidInput` unless the model can take texts of ``max_length`` tokens, special tokens included."""
     check_count("max_length", max_length)
     config = getattr(model.transformers_model, "config", None)
-    most = getattr(config, "max_position_embeddings", None) or _UNLIMITED
+    most = getattr(config, "max_position_embeddings", None) or UNLIMITED
     least = 1 + len(model.tokenizer("", verbose=False)["input_ids"])
     if not least <= max_length <= most:
         raise InvalidInput(f"max_length must be {least} to {most:,} for this model, got {max_length}")

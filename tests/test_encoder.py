@@ -799,7 +799,7 @@ def test_several_devices_give_what_one_gives(models, minilm):
     model = models("minilm")
     both = SmartEncoder(model.path, device=["cpu", "cpu"], batch_size=2)
     calls = []
-    for backbone in both._backbones:
+    for backbone in both._passes._backbones:
         backbone.model[0].register_forward_pre_hook(lambda module, _: calls.append(id(module)))
     texts = [f"{'word ' * (i % 7)}number {i}" for i in range(17)]
     one, two = minilm.encode_document(texts), both.encode_document(texts)

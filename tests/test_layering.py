@@ -22,6 +22,7 @@ LAYERS = [
     {"media"},
     {"backbone", "image_folder", "adapter", "contrastive", "lora"},
     {"dual_encoder", "jina_v4", "multi_vector"},
+    {"passes"},
     {"smart_encoder"},
     {"scoring"},
     {"explain", "documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
@@ -42,10 +43,10 @@ OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
-    # dual_encoder: for a type.
+    # dual_encoder, smart_encoder and types: for a type.
     "torch": {
-        *("adapter", "adapter_training", "backbone", "checkpoint", "contrastive"),
-        *("dual_encoder", "multi_vector", "scoring", "smart_encoder"),
+        *("adapter", "adapter_training", "backbone", "checkpoint", "codec", "contrastive"),
+        *("dual_encoder", "multi_vector", "passes", "scoring", "smart_encoder", "types"),
         *("finetuning", "lora", "smart_loss", "training_states"),
     },
     "safetensors": {"adapter"},

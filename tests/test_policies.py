@@ -51,7 +51,7 @@ def encoder(made):
 
 def kept(encoder, content, task):
     positions = encoder._backbone.positions(content, task)
-    return np.flatnonzero(encoder._kept(positions, task)[0]).tolist()
+    return np.flatnonzero(encoder._passes.kept(positions, task)[0]).tolist()
 
 
 def where_content_stands(reference, content, task, given):

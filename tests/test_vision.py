@@ -103,7 +103,7 @@ def test_representations_are_those_of_the_specification(pair, video, family, nam
     want = expected(reference, task, given)
     got = getattr(encoder, f"encode_{task}")([content])
     positions, _ = encoder._backbone.places(content, task)
-    assert np.flatnonzero(encoder._kept(positions, task)[0]).tolist() == want.positions
+    assert np.flatnonzero(encoder._passes.kept(positions, task)[0]).tolist() == want.positions
     assert np.abs(got.pooled[0] - want.pooled).max() < TOLERANCE
     assert np.abs(got.tokens[0] - want.tokens).max() < TOLERANCE
 
