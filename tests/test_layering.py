@@ -36,7 +36,8 @@ LAYERS = [
     {"hard_negatives", "training_batches", "training_split"},
     {"evaluation", "tuning", "training_states", "training_folder", "smart_loss"},
     {"adapter_training", "finetuning"},
-    {"display", "training_plot"},
+    {"console", "display", "options", "training_plot"},
+    {"train_cli"},
     {"cli"},
 ]
 OWNERS = {
