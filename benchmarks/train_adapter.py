@@ -26,7 +26,8 @@ from smart_rag import SmartEncoder, bootstrap
 from smart_rag.adapter import Adapter
 from smart_rag.adapter_training import AdapterSettings, cached_states, train_adapter
 from smart_rag.config import DEFAULT_MODEL
-from smart_rag.training_data import load_training_data, split
+from smart_rag.training_data import load_training_data
+from smart_rag.training_split import split
 
 _TEST = 0.4
 Values = Mapping[str, NDArray[Any]]

@@ -20,17 +20,12 @@ from smart_rag.config import AdapterObjective, Weighting, check_choice, check_co
 from smart_rag.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
 from smart_rag.errors import InvalidInput
 from smart_rag.files import check_folder
+from smart_rag.hard_negatives import mine_negatives
 from smart_rag.smart_encoder import SmartEncoder
-from smart_rag.training_data import (
-    Batch,
-    TrainingData,
-    batch_of,
-    check_trainable,
-    distractors_of,
-    mine_negatives,
-    split,
-)
+from smart_rag.training_batches import Batch, batch_of, check_trainable
+from smart_rag.training_data import TrainingData
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
+from smart_rag.training_split import distractors_of, split
 from smart_rag.training_states import CachedStates, cached_states
 
 Start = Literal["frozen", "random"]

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from smart_rag import display
+from smart_rag import display, train_cli
 from smart_rag._version import __version__
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
@@ -30,17 +28,27 @@ from smart_rag.config import (
     DEFAULT_PASSAGES,
     DEFAULT_TIMEOUT,
     DEFAULT_TOP_K,
-    AdapterObjective,
     FirstStageName,
-    Objective,
 )
+from smart_rag.console import check_report_file, err, on_terminal, out, print_json, show_figures
 from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
+from smart_rag.options import (
+    Adapter,
+    AsJson,
+    Db,
+    MaxPixels,
+    Model,
+    Picture,
+    ProfileName,
+    ReportFile,
+    Trusted,
+    Where,
+)
 from smart_rag.types import AddReport, Content, Hit, Span
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     from smart_rag.index import SmartIndex
-    from smart_rag.training_data import TrainingData
-    from smart_rag.training_report import TrainingReport
 
 
 class _Commands(TyperGroup):
@@ -62,55 +70,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-train = typer.Typer(no_args_is_help=True, help="Train for your own data, from questions and the passages that answer.")
-app.add_typer(train, name="train")
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
-Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="The folder of the index.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="M",
-        help=f"Name or folder of a sentence-transformers model; by default that of the index, or {DEFAULT_MODEL}.",
-    ),
-]
-Picture = Annotated[
-    Path | None, typer.Option("--image", metavar="FILE", help="Search by an image as well, if the model takes images.")
-]
-Adapter = Annotated[
-    Path | None,
-    typer.Option(
-        "--adapter", metavar="DIR", help="An adapter that `train adapter` made; by default the index's, if any."
-    ),
-]
-ProfileName = Annotated[
-    str | None, typer.Option("--profile", metavar="NAME", help="The model's family, if its name does not say it.")
-]
-MaxPixels = Annotated[
-    int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of a page or an image, at most.")
-]
-Data = Annotated[
-    Path, typer.Option(metavar="DATA", help="Pairs (.jsonl), a BEIR folder, or a dataset folder of Hugging Face's.")
-]
-TrainedModel = Annotated[
-    str, typer.Option("--model", metavar="M", help="Name or folder of a sentence-transformers model.")
-]
-Epochs = Annotated[int, typer.Option(min=1, help="How often each query is seen.")]
-BatchSize = Annotated[int, typer.Option(min=2, help="Queries in a batch; each other's answers are negatives.")]
-HardNegatives = Annotated[int, typer.Option(min=0, help="Hard negatives of each query, mined or given.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")]
-HeldOut = Annotated[float, typer.Option(help="The part of the documents that is measured with.")]
-Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and held-out nDCG@10.")]
-ReportFile = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON; - for standard output.")
-]
-Trusted = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model; read it before.")
-]
-Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(train_cli.app, name="train")
 
 
 def main() -> None:
@@ -162,12 +122,12 @@ def index_command(
     )
     with _open(db, model, adapter, create=True, **options) as index:
         report = index.add_files(
-            paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=_on_terminal()
+            paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=on_terminal()
         )
         count = index.count()
     _print_report(report)
     if count or not is_new:
-        out.print(f"{_number(count, 'passage')} in {db}")
+        out.print(f"{number(count, 'passage')} in {db}")
     else:
         shutil.rmtree(db, ignore_errors=True)  # all is as it was before
     if report.failed and report == AddReport(failed=report.failed):
@@ -200,7 +160,7 @@ def search(
         if explain is not None and hits:
             _write_picture(hits[0], explain)
         if as_json:
-            _print_json([display.hit_json(hit) for hit in hits])
+            print_json([display.hit_json(hit) for hit in hits])
             return
         if not hits:
             out.print("nothing found")
@@ -265,7 +225,7 @@ def ask(
     if as_json:
         text = "".join(reply) if reply.sources else None
         sources = [display.hit_json(hit) for hit in reply.sources]
-        _print_json({"answer": text, "finish_reason": reply.finish_reason, "sources": sources})
+        print_json({"answer": text, "finish_reason": reply.finish_reason, "sources": sources})
         return
     if not reply.sources:
         out.print("nothing found")
@@ -299,27 +259,20 @@ def eval_command(
     candidates: Annotated[int, typer.Option(min=1, help="How many documents `search` scores.")] = DEFAULT_CANDIDATES,
     limit_queries: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
     db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Keep the index here.")] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON; - for standard output.")
-    ] = None,
+    json_file: ReportFile = None,
 ) -> None:
     """Rank a dataset by each score and each first stage; measure, and say which differences are noise."""
     from smart_rag.dataset import load_dataset
     from smart_rag.evaluation import evaluate
 
-    _check_writable(json_file)
+    check_report_file(json_file)
     data = load_dataset(dataset, limit_queries)
     with (
         tempfile.TemporaryDirectory() as temporary,
         _open(db or Path(temporary) / "index", model, adapter, create=True) as index,
     ):
-        result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=_on_terminal())
-    if json_file == "-":
-        _print_json(result)
-        return
-    out.print(display.evaluation_tables(result))
-    if json_file:
-        Path(json_file).write_text(json.dumps(result, indent=2), encoding="utf-8")
+        result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=on_terminal())
+    show_figures(result, display.evaluation_tables(result), json_file)
 
 
 @app.command()
@@ -338,142 +291,18 @@ def tune(
 
     with _open(db) as index:
         texts, judgements = load_labels(queries, qrels, limit_queries)
-        found = tuning.tune(index, texts, judgements, show_progress=_on_terminal())
+        found = tuning.tune(index, texts, judgements, show_progress=on_terminal())
         writes = not dry_run and found.choice != found.current and (force or found.is_worth_it)
         if writes:
             index.set_weights(found.choice.weights, found.choice.weighting)
     if as_json:
-        _print_json(display.tuning_json(found, written=writes))
+        print_json(display.tuning_json(found, written=writes))
         return
     out.print(display.tuning_table(found))
     done = "The best is now the index's own." if writes else "The index is left as it is."
     if found.choice != found.current and not (writes or dry_run):
         done += " --force takes the best all the same."
     out.print(Text(display.tuning_verdict(found) + "\n" + done), soft_wrap=True)
-
-
-@train.command("adapter")
-def train_adapter_command(
-    data: Data,
-    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
-    model: TrainedModel = DEFAULT_MODEL,
-    dimension: Annotated[
-        int | None, typer.Option(min=1, help="Width of the token embeddings; by default the model's.")
-    ] = None,
-    epochs: Epochs = 5,
-    batch_size: BatchSize = 64,
-    objective: Annotated[AdapterObjective, typer.Option(help="Which score is trained.")] = "late",
-    hard_negatives: HardNegatives = 0,
-    profile: ProfileName = None,
-    max_pixels: MaxPixels = None,
-    limit: Limit = None,
-    held_out: HeldOut = 0.1,
-    plot: Plot = None,
-    json_file: ReportFile = None,
-) -> None:
-    """Train token embeddings for late interaction on a frozen model; pooled embeddings stay as they are."""
-    from smart_rag.adapter_training import AdapterSettings, train_adapter
-    from smart_rag.smart_encoder import SmartEncoder
-
-    loaded = _training_data(data, limit, plot, json_file)
-    settings = AdapterSettings(
-        dimension=dimension, epochs=epochs, batch_size=batch_size, objective=objective, hard_negatives=hard_negatives
-    )
-    encoder = SmartEncoder(model, profile=profile, max_pixels=max_pixels)
-    report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress=_on_terminal())
-    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --adapter {to}`", plot, json_file)
-
-
-@train.command("finetune")
-def finetune_command(
-    data: Data,
-    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes.")],
-    model: TrainedModel = DEFAULT_MODEL,
-    objective: Annotated[Objective, typer.Option(help="Which score is trained.")] = "hybrid",
-    lora_rank: Annotated[
-        int | None, typer.Option("--lora", metavar="RANK", min=1, help="LoRA of this rank; by default all weights.")
-    ] = None,
-    epochs: Epochs = 1,
-    batch_size: BatchSize = 64,
-    mini_batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Texts in memory at a time, for large batches: slower, the result is the same."),
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="By default 2e-5 for all weights, 1e-4 for LoRA.")] = None,
-    hard_negatives: HardNegatives = 0,
-    evaluate_every: Annotated[
-        int | None, typer.Option(metavar="STEPS", min=1, help="Measure and keep a checkpoint; by default each epoch.")
-    ] = None,
-    profile: ProfileName = None,
-    max_pixels: MaxPixels = None,
-    limit: Limit = None,
-    held_out: HeldOut = 0.1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
-    plot: Plot = None,
-    json_file: ReportFile = None,
-) -> None:
-    """Fine-tune a model, whole or by LoRA; out comes an ordinary sentence-transformers model."""
-    from smart_rag.finetuning import FinetuneSettings, finetune
-    from smart_rag.training_folder import TrainingFolder
-
-    loaded = _training_data(data, limit, plot, json_file)
-    settings = FinetuneSettings(
-        objective=objective,
-        lora_rank=lora_rank,
-        epochs=epochs,
-        batch_size=batch_size,
-        mini_batch_size=mini_batch_size,
-        learning_rate=learning_rate,
-        hard_negatives=hard_negatives,
-        evaluate_every=evaluate_every,
-    )
-    try:
-        report = finetune(
-            model,
-            loaded,
-            to,
-            settings,
-            held_out=held_out,
-            profile=profile,
-            max_pixels=max_pixels,
-            resume=resume,
-            show_progress=_on_terminal(),
-        )
-    except KeyboardInterrupt:
-        last = TrainingFolder(to).last_checkpoint()
-        kept = "no checkpoint yet" if last is None else f"the same command with --resume goes on from {last.name}"
-        err.print(f"\nstopped; {kept}")
-        raise typer.Exit(130) from None
-    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`", plot, json_file)
-
-
-def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
-    """Return what is at ``data``, once it is sure that what comes of it can be written."""
-    from smart_rag.training_data import load_training_data
-    from smart_rag.training_plot import check_plot
-
-    _check_writable(json_file)
-    if plot is not None:
-        check_plot(plot)
-    return load_training_data(data, limit)
-
-
-def _show_training(report: TrainingReport, done: str, plot: Path | None, json_file: str | None) -> None:
-    from smart_rag.training_plot import save_plot
-
-    if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one speaks
-        return
-    if plot is not None:
-        save_plot(report, plot)
-    if json_file == "-":
-        _print_json(report.as_json())
-    else:
-        out.print(display.training_tables(report))
-        out.print(Text(done), soft_wrap=True)
-    if json_file not in (None, "-"):
-        Path(str(json_file)).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
-    if report.warning:
-        err.print(Text.assemble(("warning: ", "bold yellow"), report.warning), soft_wrap=True)
 
 
 @app.command()
@@ -498,47 +327,16 @@ def info(
 
         encoder = SmartEncoder(model, profile=profile, trust_remote_code=trust_remote_code)
         if as_json:
-            _print_json(display.model_json(encoder))
+            print_json(display.model_json(encoder))
         else:
             out.print(display.model_table(encoder))
     elif db is not None:
-        _print_index(db, as_json)
-
-
-def _print_index(db: Path, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    with _open(db) as index:
-        found = index.info()
-    if as_json:
-        _print_json(asdict(found))
-        return
-    table = Table.grid(padding=(0, 2))
-    encoder, size = found.manifest["encoder"], display.size_text
-    rows = {
-        "index": found.path,
-        "model": encoder["model"] if encoder else "none (vectors are the caller's)",
-        "adapter": (encoder or {}).get("adapter", "none"),
-        "dimension": found.manifest["dimension"],
-        "of token embeddings": found.manifest["token_dimension"],
-        "codec": found.manifest["config"]["codec"],
-        "score": "{:g} x pooled + {:g} x late, query tokens by {}".format(
-            *found.manifest["config"]["weights"], found.manifest["config"]["weighting"]
-        ),
-        "documents": f"{found.documents:,}",
-        "tokens": f"{found.tokens:,}",
-        "token embeddings, terms": size(found.token_bytes),
-        "pooled embeddings, texts": "in Chroma"
-        if found.pooled_bytes is None
-        else display.size_text(found.pooled_bytes),
-        "in all": display.size_text(found.token_bytes + (found.pooled_bytes or 0)),
-        "bytes per token": f"{found.token_bytes / found.tokens:,.0f}" if found.tokens else "-",
-        "bytes per document": f"{found.token_bytes / found.documents:,.0f}" if found.documents else "-",
-        "format": f"{found.manifest['format_version']}, made with smart-rag {found.manifest['created_with']}",
-    }
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    out.print(table)
+        with _open(db) as index:
+            found = index.info()
+        if as_json:
+            print_json(asdict(found))
+        else:
+            out.print(display.index_table(found))
 
 
 @app.command()
@@ -554,7 +352,7 @@ def delete(
         removed = [(f"no passage {id!r}", index.delete([id])) for id in dict.fromkeys(ids or [])]
         removed += [(f"no passage of the file {path}", index.delete_source(path)) for path in source or []]
     total = sum(count for _, count in removed)
-    out.print(f"{_number(total, 'passage')} removed")
+    out.print(f"{number(total, 'passage')} removed")
     for absent in (what for what, count in removed if not count):
         err.print(Text(f"{absent} in {db}"), soft_wrap=True)
     if not total:
@@ -575,11 +373,11 @@ def verify(
             index.vacuum()
         count = index.count()
     if report.sound and not report.orphans:
-        out.print(f"all {_number(count, 'passage')} are sound")
+        out.print(f"all {number(count, 'passage')} are sound")
         return
     out.print(
-        f"{_number(len(report.missing), 'passage')} without token embeddings, {len(report.damaged)} with damaged ones, "
-        f"{report.orphans} entries that no passage names" + ("; repaired" if repair else "")
+        f"{number(len(report.missing), 'passage')} without token embeddings, {len(report.damaged)} with damaged ones, "
+        f"{number(report.orphans, 'entry')} that no passage names" + ("; repaired" if repair else "")
     )
     if not report.sound and not repair:
         raise SystemExit(1)
@@ -595,7 +393,7 @@ def demo(
     with tempfile.TemporaryDirectory() as temporary:
         folder = db or Path(temporary) / "index"
         with _open(folder, None, create=True) as index:
-            _print_report(index.add_files([sample_folder()], show_progress=_on_terminal()))
+            _print_report(index.add_files([sample_folder()], show_progress=on_terminal()))
             out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
             for question in (question for question in sample_questions() if question.demo):
                 out.print(display.comparison(index, question))
@@ -629,11 +427,6 @@ def _open(
         return SmartIndex.open(db, model)
     own = Manifest.read(db).encoder or {}
     return SmartIndex.open(db, SmartEncoder(model or own.get("model", DEFAULT_MODEL), **given))
-
-
-def _check_writable(json_file: str | None) -> None:
-    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
-        raise InvalidInput(f"--json {json_file}: the folder {Path(json_file).parent} does not exist")
 
 
 def _asked(text: str, image: Path | None) -> str | Content:
@@ -684,26 +477,13 @@ def _where(text: str | None) -> Mapping[str, Any] | None:
     return where
 
 
-def _on_terminal() -> bool:
-    """Return whether someone is there to see a progress bar."""
-    return sys.stderr.isatty()
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def _print_report(report: AddReport) -> None:
     counts = {
         name: getattr(report, name) for name in ("added", "replaced", "unchanged", "removed") if getattr(report, name)
     }
-    out.print("passages: " + (", ".join(f"{count} {name}" for name, count in counts.items()) or "none"))
+    out.print("passages: " + (", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"))
     if report.failed:
         were = "was" if len(report.failed) == 1 else "were"
-        err.print(Text(f"{_number(len(report.failed), 'file')} {were} left out:", style="bold yellow"))
+        err.print(Text(f"{number(len(report.failed), 'file')} {were} left out:", style="bold yellow"))
         for failed in report.failed:
             err.print(Text(f"  {display.short_path(str(failed.path))}: {failed.reason}"), soft_wrap=True)

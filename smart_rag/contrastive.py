@@ -76,7 +76,7 @@ def contrastive_loss(
     loss = functional.cross_entropy(scores.float() / temperature, positives)
     if not bool(loss.isfinite()):
         raise EncoderError(
-            f"the loss is {loss.item()}, and nothing is learnt from there; train with a smaller learning_rate"
+            f"the loss is {loss.item()}, and nothing is learnt from there; train with a smaller learning rate"
         )
     return loss
 

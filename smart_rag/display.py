@@ -14,10 +14,11 @@ from rich.text import Text
 
 from smart_rag.codec import PRESETS, codec
 from smart_rag.config import IndexConfig
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
-    from smart_rag.index import SmartIndex
+    from smart_rag.index import IndexInfo, SmartIndex
     from smart_rag.smart_encoder import SmartEncoder
     from smart_rag.training_report import TrainingReport
     from smart_rag.tuning import Setting, Tuning
@@ -107,6 +108,32 @@ def _demo_cell(hit: Hit, question: SampleQuestion) -> Text:
     )
 
 
+def index_table(info: IndexInfo) -> Table:
+    """Return what an index holds, its model and its size."""
+    config, encoder = info.manifest["config"], info.manifest["encoder"]
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "index": info.path,
+        "model": encoder["model"] if encoder else "none (vectors are the caller's)",
+        "adapter": (encoder or {}).get("adapter", "none"),
+        "dimension": info.manifest["dimension"],
+        "of token embeddings": info.manifest["token_dimension"],
+        "codec": config["codec"],
+        "score": "{:g} x pooled + {:g} x late, query tokens by {}".format(*config["weights"], config["weighting"]),
+        "documents": f"{info.documents:,}",
+        "tokens": f"{info.tokens:,}",
+        "token embeddings, terms": size_text(info.token_bytes),
+        "pooled embeddings, texts": "in Chroma" if info.pooled_bytes is None else size_text(info.pooled_bytes),
+        "in all": size_text(info.token_bytes + (info.pooled_bytes or 0)),
+        "bytes per token": f"{info.token_bytes / info.tokens:,.0f}" if info.tokens else "-",
+        "bytes per document": f"{info.token_bytes / info.documents:,.0f}" if info.documents else "-",
+        "format": f"{info.manifest['format_version']}, made with smart-rag {info.manifest['created_with']}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
 def model_json(encoder: SmartEncoder) -> dict[str, Any]:
     """Return how a model is used and what a page, or a passage, of it takes, as JSON values."""
     unit, tokens = _unit(encoder)
@@ -159,7 +186,8 @@ def _value(value: object) -> str:
 
 def evaluation_tables(result: Mapping[str, Any]) -> Group:
     """Return the figures of `evaluate` as tables."""
-    quality = Table(title=f"{result['dataset']}: {result['documents']:,} documents, {result['queries']:,} queries")
+    counts = f"{number(result['documents'], 'document')}, {number(result['queries'], 'query')}"
+    quality = Table(title=f"{result['dataset']}: {counts}")
     quality.add_column("ranking")
     metrics = list(result["runs"]["hybrid"])
     for metric in metrics:
@@ -254,8 +282,8 @@ def _ratio(weights: tuple[float, float]) -> str:
 
 def training_tables(report: TrainingReport) -> Group:
     """Return what came of a training: the base model, frozen SMART and the trained one, and what is noise."""
-    title = f"nDCG@10 of {report.held_out_queries:,} held-out queries among {report.documents:,} documents"
-    quality = Table(title=title)
+    queries, documents = number(report.held_out_queries, "held-out query"), number(report.documents, "document")
+    quality = Table(title=f"nDCG@10 of {queries} among {documents}")
     for column in ("", "pooled", "late", "hybrid"):
         quality.add_column(column, justify="right" if column else "left")
     frozen, trained = (

@@ -26,20 +26,14 @@ from smart_rag import lora
 from smart_rag.checkpoint import no_loading_bar
 from smart_rag.config import Objective, check_choice, check_count
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.hard_negatives import mine_negatives
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
-from smart_rag.training_data import (
-    TrainingData,
-    alike,
-    check_trainable,
-    digest,
-    distractors_of,
-    mine_negatives,
-    split,
-    with_distractors,
-)
+from smart_rag.training_batches import check_trainable
+from smart_rag.training_data import TrainingData, alike, digest
 from smart_rag.training_folder import TrainingFolder
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
+from smart_rag.training_split import distractors_of, split, with_distractors
 from smart_rag.training_states import cached_states
 
 _WARM_UP = 0.03
@@ -389,4 +383,4 @@ def _load_best(trainer: SentenceTransformerTrainer, checkpoints: Path) -> None:
             f"the best checkpoint, {path}, cannot be loaded ({error}); the others are kept in {checkpoints}"
         ) from error
     if not all(bool(weights.isfinite().all()) for weights in trainer.model.parameters()):
-        raise EncoderError("the weights became NaN or infinite; choose a smaller learning_rate")
+        raise EncoderError("the weights became NaN or infinite; choose a smaller learning rate")

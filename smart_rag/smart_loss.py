@@ -22,7 +22,8 @@ from smart_rag.contrastive import contrastive_loss, late_scores
 from smart_rag.encoder import Encodable
 from smart_rag.profiles import Task
 from smart_rag.smart_encoder import SmartEncoder
-from smart_rag.training_data import TrainingData, batch_of
+from smart_rag.training_batches import batch_of
+from smart_rag.training_data import TrainingData
 from smart_rag.types import Content
 
 # In the labels of a batch, (queries, documents): what a query is to find, what it is not, and what is neither.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.training_report import TrainingReport
+from smart_rag.wording import number
 
 
 def check_plot(path: Path) -> None:
@@ -43,6 +44,6 @@ def save_plot(report: TrainingReport, path: Path) -> None:
             values = [getattr(epoch, name) for epoch in report.history]
             measured.plot(epochs, values, marker="o", color=color, label=f"{name}, trained")
     measured.axvline(report.best_epoch, color="lightgrey", zorder=0)
-    measured.set(title=f"nDCG@10 of {report.held_out_queries:,} held-out queries", xlabel="evaluation")
+    measured.set(title=f"nDCG@10 of {number(report.held_out_queries, 'held-out query')}", xlabel="evaluation")
     measured.legend(fontsize="small")
     figure.savefig(path, dpi=150)

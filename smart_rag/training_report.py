@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from smart_rag import bootstrap
 from smart_rag.bootstrap import Difference
 from smart_rag.config import Objective
+from smart_rag.wording import number
 
 NDCG = "ndcg@10"
 # nDCG@10 of each held-out query, by how the documents are ranked: "pooled", "late", "hybrid".
@@ -77,7 +78,7 @@ class TrainingReport:
             return None
         what = "is worse than" if found.verdict == "worse" else "is not measurably better than"
         return (
-            f"what was trained {what} the frozen model on {found.queries} held-out queries: {found.mean:+.4f} "
+            f"what was trained {what} the frozen model on {number(found.queries, 'held-out query')}: {found.mean:+.4f} "
             f"nDCG@10, 95 % interval {found.low:+.4f} to {found.high:+.4f}; more data, or hard negatives, may help"
         )
 

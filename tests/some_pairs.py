@@ -3,7 +3,7 @@
 import random
 import re
 
-import datasets
+import pytest
 import tiny_models
 from PIL import Image, ImageDraw
 
@@ -27,8 +27,17 @@ def some_data(count=160, seed=0):
     return TrainingData("words", documents, queries)
 
 
+def texts(data):
+    """By query: the texts of its positives, and of its negatives."""
+    return {
+        query.text: tuple([data.documents[i].text for i in of] for of in (query.positives, query.negatives))
+        for query in data.queries
+    }
+
+
 def page_images(folder, count=20):
     """Save a dataset folder of page images, each with a question, and return it."""
+    datasets = pytest.importorskip("datasets", reason="dataset folders need the extra train")
     rows = []
     for i in range(count):
         page = Image.new("RGB", (64, 64 + 32 * (i % 3)), "white")

@@ -13,7 +13,8 @@ from smart_rag.adapter import Adapter
 from smart_rag.adapter_training import AdapterSettings, batch_loss, batches, fit, train_adapter
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.metrics import Metrics
-from smart_rag.training_data import TrainingData, TrainingQuery, split
+from smart_rag.training_data import TrainingData, TrainingQuery
+from smart_rag.training_split import split
 from smart_rag.training_states import cached_states
 from smart_rag.types import Document
 
@@ -235,7 +236,7 @@ def test_a_training_that_does_no_good_is_warned_of(rate, encoder, tmp_path):
 def test_a_loss_that_is_no_number_ends_the_training(encoder, tmp_path):
     """And no adapter is saved."""
     settings = AdapterSettings(batch_size=16, epochs=2, learning_rate=1e37, weight_decay=0.0)
-    with pytest.raises(EncoderError, match=r"the loss is nan, .* smaller learning_rate"):
+    with pytest.raises(EncoderError, match=r"the loss is nan, .* smaller learning rate"):
         train_adapter(encoder, some_data(), tmp_path / "adapter", settings, held_out=0.3)
     assert not (tmp_path / "adapter" / "adapter.json").exists()
 

@@ -614,7 +614,7 @@ def test_verify_finds_and_repairs(folder, tmp_path):
             transaction.put(b"nobody names me!", place)
     code, output, errors = run("verify", "--db", db)
     assert (code, errors) == (1, "")
-    assert output.startswith("1 passage without token embeddings, 1 with damaged ones, 1 entries")
+    assert output.startswith("1 passage without token embeddings, 1 with damaged ones, 1 entry that no")
     assert "encode them again with" in error_of("search", "cat", "--db", db)
     assert "; repaired" in good("verify", "--db", db, "--repair")
     assert good("verify", "--db", db) == sound
@@ -678,6 +678,11 @@ def test_the_options_of_eval(dataset, other_model):
     )
     assert (figures["queries"], figures["model"]) == (1, other_model)
     assert (figures["settings"]["top_k"], figures["settings"]["candidates"]) == (2, 3)
+
+
+def test_one_document_and_one_query(dataset):
+    (dataset / "corpus.jsonl").write_text('{"_id": "d1", "text": "The cat purrs."}\n')
+    assert re.search(r"animals: 1 document, 1 query\s", good("eval", dataset, "--limit-queries", 1))
 
 
 def test_eval_of_what_is_no_dataset(dataset, tmp_path):

@@ -18,8 +18,9 @@ from smart_rag import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
 from smart_rag.finetuning import FinetuneSettings, HeldOutEvaluator, finetune
 from smart_rag.smart_loss import SmartCollator
-from smart_rag.training_data import load_training_data, split
+from smart_rag.training_data import load_training_data
 from smart_rag.training_report import TrainingReport
+from smart_rag.training_split import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = FinetuneSettings(batch_size=16, epochs=3, learning_rate=2e-3)
@@ -300,7 +301,7 @@ def test_a_process_may_be_ahead_of_another(model, tmp_path):
 
 def test_weights_that_became_nan_are_not_saved(model, tmp_path):
     settings = replace(SETTINGS, learning_rate=1e30)
-    with pytest.raises(EncoderError, match=r"the loss is nan, .*; train with a smaller learning_rate"):
+    with pytest.raises(EncoderError, match=r"the loss is nan, .*; train with a smaller learning rate"):
         finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
     assert not (tmp_path / "model" / "modules.json").exists()
 

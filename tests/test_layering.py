@@ -15,7 +15,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 
 # Each row may import the rows above it; modules of one row do not know each other.
 LAYERS = [
-    {"_version", "errors"},
+    {"_version", "errors", "wording"},
     {"types", "config", "stopwatch", "profiles", "files"},
     {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row", "encoder"},
     {"pdf", "video", "picture"},
@@ -34,9 +34,11 @@ LAYERS = [
     {"index"},
     {"answer", "demo", "dataset", "bootstrap"},
     {"metrics", "training_data", "training_report"},
+    {"hard_negatives", "training_batches", "training_split"},
     {"evaluation", "tuning", "training_states", "training_folder", "smart_loss"},
     {"adapter_training", "finetuning"},
-    {"display", "training_plot"},
+    {"console", "display", "options", "training_plot"},
+    {"train_cli"},
     {"cli"},
 ]
 OWNERS = {

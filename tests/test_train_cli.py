@@ -1,8 +1,10 @@
 """``smart-rag train``: what it prints and writes, and what is made of it by ``index``, ``search`` and ``eval``."""
 
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from command_line import error_of, good, run, usage_error_of
 from PIL import Image
 from some_pairs import page_images, some_data
 
-from smart_rag import SmartEncoder, SmartIndex
+from smart_rag import SmartEncoder, SmartIndex, train_cli
+from smart_rag.adapter_training import AdapterSettings
+from smart_rag.finetuning import FinetuneSettings
 from smart_rag.smart_loss import SmartCollator
 
 
@@ -181,6 +185,66 @@ def test_two_processes(pairs, model, tmp_path):
     report = json.loads(done.stdout)  # of one of the two
     assert report["history"][2]["loss"] < report["history"][1]["loss"]
     assert SmartEncoder(to, device="cpu").encode_query("cat").pooled.shape == (1, 32)
+
+
+@pytest.mark.parametrize("command", ["adapter", "finetune"])
+def test_what_a_training_is_told(command, pairs, model, tmp_path, monkeypatch):
+    """Seed, temperature and rate make another loss; the model is loaded as it is said."""
+    init, told = SmartEncoder.__init__, []
+
+    def listen(self, *arguments, **options):
+        told.append({name: options[name] for name in ("device", "trust_remote_code")})
+        init(self, *arguments, **options)
+
+    monkeypatch.setattr(SmartEncoder, "__init__", listen)
+    losses = []
+    for i, options in enumerate([(), ("--seed", 1), ("--temperature", 0.5), ("--learning-rate", 0.01)]):
+        output = good(
+            *("train", command, "--data", pairs, "--model", model, "--out", tmp_path / str(i), "--epochs", 2),
+            *("--batch-size", 16, "--limit", 100, "--held-out", 0.3, "--json", "-", *options),
+            *(("--device", "cpu", "--trust-remote-code") if i else ()),
+        )
+        losses.append(json.loads(output)["history"][2]["loss"])
+    assert len(set(losses)) == 4
+    defaults, *others = told
+    assert defaults == {"device": None, "trust_remote_code": False}
+    assert others == [{"device": "cpu", "trust_remote_code": True}] * 3
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [(train_cli.train_adapter_command, AdapterSettings()), (train_cli.finetune_command, FinetuneSettings())],
+)
+def test_the_defaults_are_those_of_the_library(command, settings):
+    defaults = {name: option.default for name, option in inspect.signature(command).parameters.items()}
+    shared = {name: value for name, value in asdict(settings).items() if name in defaults}
+    assert len(shared) >= 8
+    assert {name: defaults[name] for name in shared} == shared
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--held-out", 1), "Invalid value for '--held-out': must be between 0 and 1, got 1"),
+        (("--temperature", 0), "Invalid value for '--temperature': must be above 0, got 0"),
+        (("--learning-rate", -1), "Invalid value for '--learning-rate': must be above 0, got -1"),
+        (("--seed", -1), "Invalid value for '--seed'"),
+        (("--seed", 2**32), "Invalid value for '--seed'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["adapter", "finetune"])
+def test_a_number_that_cannot_be_is_told_by_its_option(command, option, says, pairs, tmp_path):
+    assert says in usage_error_of("train", command, "--data", pairs, "--out", tmp_path / "a", *option)
+
+
+def test_one_held_out_query_is_one(pairs, model, tmp_path):
+    code, output, errors = run(
+        *("train", "adapter", "--data", pairs, "--model", model, "--out", tmp_path / "a", "--epochs", 1),
+        *("--batch-size", 2, "--limit", 6, "--held-out", 0.2),
+    )
+    assert code == 0, errors
+    assert "nDCG@10 of 1 held-out query among" in output
+    assert "than the frozen model on 1 held-out query: " in errors
 
 
 def test_limit(pairs, model, tmp_path):

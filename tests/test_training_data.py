@@ -1,24 +1,15 @@
-"""Training data: every format to the same thing, a split that keeps documents apart, and hard negatives."""
+"""Training data: every format to the same thing."""
 
 import io
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
-from word_encoder import WordEncoder
+from some_pairs import texts
 
 from smart_rag.errors import InvalidInput, MissingExtra
-from smart_rag.training_data import (
-    TrainingData,
-    TrainingQuery,
-    check_trainable,
-    digest,
-    load_training_data,
-    mine_negatives,
-    split,
-)
-from smart_rag.types import Content, Document
+from smart_rag.training_data import TrainingData, TrainingQuery, digest, load_training_data
+from smart_rag.types import Document
 
 PAIRS = [
     {"query": "who sat", "positive": "the cat sat"},
@@ -31,14 +22,6 @@ PAIRS = [
 def jsonl(path, rows):
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
     return path
-
-
-def texts(data):
-    """By query: the texts of its positives, and of its negatives."""
-    return {
-        query.text: tuple([data.documents[i].text for i in of] for of in (query.positives, query.negatives))
-        for query in data.queries
-    }
 
 
 EXPECTED = {
@@ -90,6 +73,12 @@ def test_what_is_no_training_data(tmp_path):
         load_training_data(tmp_path)
     with pytest.raises(InvalidInput, match="no pair of query and positive"):
         load_training_data(jsonl(tmp_path / "empty.jsonl", []))
+
+
+def test_an_empty_file_is_named_by_its_path(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InvalidInput, match=r"/empty.jsonl: no pair of query and positive in it"):
+        load_training_data(tmp_path / "empty.jsonl")
 
 
 @pytest.fixture
@@ -181,100 +170,6 @@ def test_page_images_with_questions(named, tmp_path):
         assert document.content({"image"}).modality == "image"
         assert document.image.getpixel((0, 0)) == colour
     assert data.documents[0].image is not data.documents[0].image  # opened anew, never kept
-    parts = [part for seed in range(20) for part in _both(data, seed)]
-    assert {part.documents[0].image.getpixel((0, 0)) for part in parts} == set(colours.values())
-
-
-def _both(data, seed):
-    try:
-        return split(data, 0.5, seed)
-    except InvalidInput:  # both pages in one part
-        return ()
-
-
-def test_without_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "dataset_info.json").write_text("{}")
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(MissingExtra, match=r"smart-rag\[train\]"):
-        load_training_data(tmp_path)
-
-
-# --- the split --------------------------------------------------------------------------------
-
-
-def random_data(count=400, seed=0):
-    """Queries with one to three positives and some negatives among half as many documents."""
-    generator = np.random.default_rng(seed)
-    documents = [Document(f"d{i}", f"text {i}") for i in range(count // 2)]
-    queries = []
-    for i in range(count):
-        drawn = generator.permutation(len(documents))[:5].tolist()
-        first = int(generator.integers(1, 4))
-        queries.append(TrainingQuery(f"query {i}", tuple(drawn[:first]), tuple(drawn[first:])))
-    return TrainingData("random", documents, queries)
-
-
-def test_no_document_and_no_query_is_in_both_parts():
-    data = random_data()
-    training, held_out = split(data, 0.25)
-    ids = [{document.id for document in part.documents} for part in (training, held_out)]
-    assert not ids[0] & ids[1]
-    assert ids[0] | ids[1] == {document.id for document in data.documents}
-    names = [[query.text for query in part.queries] for part in (training, held_out)]
-    assert sorted(names[0] + names[1]) == sorted(query.text for query in data.queries)
-    assert 0.15 < len(names[1]) / len(data.queries) < 0.35
-    before = texts(data)
-    for part in (training, held_out):
-        mine = {document.text for document in part.documents}
-        for text, (positives, negatives) in texts(part).items():
-            assert positives == [one for one in before[text][0] if one in mine]
-            assert negatives == [one for one in before[text][1] if one in mine]
-            assert positives[0] == before[text][0][0]
-
-
-def test_the_split_is_the_same_each_time_and_when_data_is_added():
-    data = random_data()
-    more = TrainingData("more", [Document("new", "new"), *data.documents], [TrainingQuery("new", (0,))])
-    _, held_out = split(data, 0.25)
-    again = {document.id for document in held_out.documents}
-    assert {document.id for document in split(data, 0.25)[1].documents} == again
-    assert {document.id for document in split(data, 0.25, seed=1)[1].documents} != again
-    for part in (0, 1):
-        try:
-            kept = {document.id for document in split(more, 0.25)[part].documents}
-        except InvalidInput:  # the one query is in the other part
-            continue
-        assert kept - {"new"} in (again, {document.id for document in data.documents} - again)
-
-
-@pytest.mark.parametrize("held_out", [0, 1, -0.1, 1.5])
-def test_parts_that_are_none(held_out):
-    with pytest.raises(InvalidInput, match="between 0 and 1"):
-        split(random_data(), held_out)
-
-
-def test_too_little_to_split():
-    data = TrainingData("one", [Document("a", "a")], [TrainingQuery("q", (0,))])
-    with pytest.raises(InvalidInput, match="of 1 queries none is left"):
-        split(data)
-
-
-# --- hard negatives ---------------------------------------------------------------------------
-
-
-def test_hard_negatives_are_the_best_hits_that_are_no_positives():
-    documents = [Document(name, text) for name, text in [
-        ("a", "the cat sat on the mat"), ("same", "the cat sat on the mat"), ("b", "the cat sat"),
-        ("c", "a cat"), ("d", "taxes are due"), ("e", "rain falls")]]  # fmt: skip
-    queries = [TrainingQuery("the cat sat", (0,)), TrainingQuery("taxes are due", (4,), (5,))]
-    mined = mine_negatives(TrainingData("x", documents, queries), WordEncoder(), 2)
-    names = [[documents[i].id for i in query.negatives] for query in mined.queries]
-    assert names[0] == ["b", "c"]  # neither the positive nor its copy
-    assert names[1][0] == "e"  # its own come first
-    assert len(names[1]) == 2
-    assert "d" not in names[1]
-    assert [query.positives for query in mined.queries] == [(0,), (4,)]
-    assert isinstance(documents[0].content(("text",)), Content)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
@@ -284,24 +179,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
         data.documents[0]
 
 
-def test_what_can_be_trained_on(tmp_path, monkeypatch):
-    """A model of texts would learn from page images that all of them are the same empty text."""
-    encoder = WordEncoder()
-    image = {"bytes": picture("red"), "path": None}
-    pages = load_training_data(saved(tmp_path / "pages", [{"query": "where?", "image": image}] * 3, images=True))
-    with pytest.raises(InvalidInput, match=r"pages: the documents hold nothing that the model takes, which is text"):
-        check_trainable(pages, encoder, 1)
-    texts = TrainingData("texts", [Document("a", "cat"), Document("b", "")], [TrainingQuery(q, (0,)) for q in "ab"])
-    check_trainable(texts, encoder, 2)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InvalidInput, match="2 queries to train on, fewer than a batch of 2 in each of 2 processes"):
-        check_trainable(texts, encoder, 2)
+def test_without_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(MissingExtra, match=r"smart-rag\[train\]"):
+        load_training_data(tmp_path)
 
 
-def test_an_empty_file_is_named_by_its_path(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(InvalidInput, match=r"/empty.jsonl: no pair of query and positive in it"):
-        load_training_data(tmp_path / "empty.jsonl")
+# --- a digest ----------------------------------------------------------------------------------
 
 
 def test_a_digest_tells_data_apart():

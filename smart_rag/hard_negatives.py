@@ -1,0 +1,46 @@
+"""Hard negatives: documents that a search finds for a query, and that do not answer it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from smart_rag.config import check_count
+from smart_rag.encoder import Encoder, modalities_of
+from smart_rag.index import SmartIndex
+from smart_rag.training_data import TrainingData
+from smart_rag.types import Document
+
+# Of hits that are not positives, this many more are asked for: some have a positive's text.
+_SPARE = 5
+
+
+def mine_negatives(data: TrainingData, encoder: Encoder, count: int, *, show_progress: bool = False) -> TrainingData:
+    """Return ``data`` with ``count`` hard negatives for each query: what `SmartIndex.search` finds and is no positive.
+
+    Negatives that a query has already come first. A document with a positive's text is none.
+
+    Raises:
+        InvalidInput: ``encoder`` takes nothing of a document.
+    """
+    check_count("count", count)
+    positions = {document.id: i for i, document in enumerate(data.documents)}
+    most = max(len(query.positives) + len(query.negatives) for query in data.queries)
+    with (
+        tempfile.TemporaryDirectory(prefix="smart_rag_") as folder,
+        SmartIndex.create(Path(folder) / "index", encoder) as index,
+    ):
+        index.add(data.documents, show_progress=show_progress)
+        found = index.search_many([query.text for query in data.queries], count + most + _SPARE)
+    takes = modalities_of(encoder)
+    queries = []
+    for query, hits in zip(data.queries, found, strict=True):
+        answers = {data.documents[i].content(takes) for i in query.positives if data.documents[i].image is None}
+        mined = [
+            positions[hit.id]
+            for hit in hits
+            if positions[hit.id] not in query.positives and Document(hit.id, hit.text).content(takes) not in answers
+        ]
+        queries.append(replace(query, negatives=tuple(dict.fromkeys([*query.negatives, *mined]))[:count]))
+    return replace(data, queries=queries)
