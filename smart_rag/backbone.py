@@ -316,7 +316,7 @@ class Backbone:
             if self.profile.template is not None:
                 transformer.processor.chat_template = self.profile.template
         if self.pixels is not None:
-            self._image_processor.size = _size(self.pixels)
+            self._image_processor.size = size_of(self.pixels)
 
     def positions(self, content: Content, task: Task) -> Positions:
         """Return what stands where, (1, length), for one content."""
@@ -490,12 +490,12 @@ class Backbone:
         if self.profile.template is not None:
             options["chat_template"]["chat_template"] = self.profile.template
         if self.pixels is not None:
-            options["image"] = {"size": _size(self.pixels)}
+            options["image"] = {"size": size_of(self.pixels)}
         if metadata:
             options["video"] = {"video_metadata": list(metadata), "do_sample_frames": False}
             pixels = self.profile.video_pixels(len(metadata[0]["frames_indices"]))
             if pixels is not None:
-                options["video"] |= {"size": _size(pixels), "cap_pixels_per_frame": False}  # that is in the size
+                options["video"] |= {"size": size_of(pixels), "cap_pixels_per_frame": False}  # that is in the size
         return options
 
     def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
@@ -584,7 +584,7 @@ class Backbone:
         return {name: int(value) for name, value in dict(size).items() if value is not None}
 
 
-def _size(pixels: tuple[int, int]) -> dict[str, int]:
+def size_of(pixels: tuple[int, int]) -> dict[str, int]:
     """Return what Qwen's processors call the least and the most pixels."""
     return {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
 

@@ -26,8 +26,8 @@ class Checkpoint:
     """A loaded model, and whether its repository says how to pool (``modules.json``).
 
     ``kind`` is what its states are: those of tokens from which one ``"pooled"`` vector is made, token embeddings
-    by training, ``"multi-vector"``, those of a ``"dual"`` encoder with a tower for texts and one for images, or what
-    ``"jina-v4"``'s own code gives.
+    by training, ``"multi-vector"``, those of a ``"dual"`` encoder with a tower for texts and one for images, or
+    ``"jina-v4"``'s, one vector and token embeddings.
     """
 
     model: SentenceTransformer | MultiVectorEncoder
@@ -97,7 +97,10 @@ def _load(
     local = Path(path).exists() or not _hub_answers(path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     if _is_jina_v4(path, revision, local):  # its sentence-transformers files give the single vector alone
-        return Checkpoint(_jina_v4(path, device, weights, options), says_how=True, kind="jina-v4")
+        from smart_rag import jina_v4_weights
+
+        jina = jina_v4_weights.load(path, device, weights, revision, local)
+        return Checkpoint(jina, says_how=True, kind="jina-v4")
     if _is_multi_vector(path, revision, local):
         from sentence_transformers import MultiVectorEncoder
 
@@ -163,34 +166,6 @@ def _json(path: str, name: str, revision: str | None, local: bool) -> dict[str, 
 
     file = load_file_path(path, name, revision=revision, local_files_only=local)
     return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
-
-
-def _jina_v4(path: str, device: str, weights: Mapping[str, Any], options: Mapping[str, Any]) -> SentenceTransformer:
-    """Return jina-embeddings-v4, run by its own code, as the only module."""
-    import torch
-    import transformers
-    from sentence_transformers import SentenceTransformer
-
-    if not options["trust_remote_code"]:
-        raise ModelNotFound(
-            f"{path!r} is run by Python code that comes with it; read that code, then pass trust_remote_code=True "
-            "(on the command line --trust-remote-code)"
-        )
-    try:
-        remote = transformers.AutoModel.from_pretrained(path, **weights, **options)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever its code may raise; it is chained
-        raise ModelNotFound(
-            f"the code that comes with {path!r} cannot load it: {type(error).__name__}: {_first_line(error)} It needs "
-            "the packages peft and torchvision, and must be of a revision for transformers 5, here "
-            f"{transformers.__version__}: name one by revision=, or pass another model"
-        ) from error
-    # What sentence-transformers asks a first module for.
-    remote.tokenizer = remote.processor.tokenizer
-    remote.max_seq_length = remote.processor.text_max_length
-    remote.modalities = ["text", "image"]
-    return SentenceTransformer(modules=[remote], device=device, prompts={"query": "Query: ", "document": "Passage: "})
 
 
 def _is_vision_language_decoder(path: str, options: Mapping[str, Any]) -> bool:

@@ -1,25 +1,31 @@
-"""jina-embeddings-v4: what smart_rag gives is what the code that comes with the model gives."""
+"""jina-embeddings-v4: smart_rag gives what Qwen2.5-VL does with the LoRA beside its weights, pooled by plain loops."""
 
 import json
+import logging
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_jina
 import tiny_models
+import torch
 from command_line import error_of, good
+from safetensors.torch import load_file, save_file
 from test_vision import picture
-from transformers import AutoModel
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2_5_VLProcessor
 
 from smart_rag import CachedEncoder, Document, IndexConfig, SmartEncoder, SmartIndex
 from smart_rag.adapter_training import train_adapter
-from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
+from smart_rag.errors import InvalidInput, ModelNotFound
 from smart_rag.training_data import TrainingData
 from smart_rag.types import Content
 
 TEXTS = [*tiny_models.SENTENCES[:4], "a", "!", "8 cats", "Dogs bark. " * 40]
 # Within the 64 patches that the model's files allow.
 IMAGES = [picture(100, 90), picture(60, 110, 1), picture(200, 180, 2)]
+IMAGE_TEXT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|>\n"
 
 
 @pytest.fixture(scope="module")
@@ -29,48 +35,166 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(folder):
-    return SmartEncoder(folder, trust_remote_code=True)
+    return SmartEncoder(folder)
 
 
 @pytest.fixture(scope="module")
 def reference(folder):
-    return AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    return Reference(Path(folder))
 
 
-def assert_same(ours, singles, multis):
+@pytest.fixture
+def copied(folder, tmp_path):
+    """Return a copy of the folder, to be broken."""
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
+
+
+class Reference:
+    """The model, by transformers and what its files say: one input at a time, in float64, no weight changed."""
+
+    def __init__(self, path):
+        self.config = Qwen2_5_VLConfig.from_pretrained(path)
+        self.processor = Qwen2_5_VLProcessor.from_pretrained(path)
+        self.model = Qwen2_5_VLModel(self.config).double().eval()
+        weights = {key: weight.double() for key, weight in tiny_jina.read_weights(path).items()}
+        self.weight, self.bias = (weights.pop(f"{tiny_jina.PROJECTOR}.{name}") for name in ("weight", "bias"))
+        new = {
+            key if key.startswith("visual.") else key.replace("model.", "language_model.", 1): weight
+            for key, weight in weights.items()
+        }
+        self.model.load_state_dict(new, strict=True)
+        self.lora = {key: half.double() for key, half in load_file(path / tiny_jina.ADAPTER).items()}
+        self.scaling = tiny_jina.scaling(path)
+        for name, module in self.model.language_model.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(self.hook(f"model.language_model.{name}"))
+
+    def hook(self, name):
+        return lambda module, inputs, output: output + self.addition(name, inputs[0])
+
+    def addition(self, name, x):
+        a, b = (self.lora[f"base_model.model.{name}.lora_{half}.retrieval.weight"] for half in "AB")
+        return self.scaling * (x @ a.T) @ b.T
+
+    @torch.no_grad()
+    def __call__(self, text, image=None):
+        images = {} if image is None else {"images": [image]}
+        cut = {"truncation": True, "max_length": 96} if image is None else {}
+        inputs = self.processor(text=[text], return_tensors="pt", **images, **cut)
+        states = self.model(**inputs).last_hidden_state[0]
+        ids = inputs["input_ids"][0].tolist()
+        first, last = 0, len(ids) - 1
+        if image is not None:
+            first, last = ids.index(self.config.vision_start_token_id), ids.index(self.config.vision_end_token_id)
+        mean = torch.zeros(states.shape[1], dtype=torch.float64)
+        for place in range(first, last + 1):
+            mean += states[place] / (last + 1 - first)
+        tokens = []
+        for state in states:
+            projected = self.weight @ state + self.bias + self.addition(tiny_jina.PROJECTOR, state)
+            tokens.append((projected / projected.norm()).numpy())
+        return (mean / mean.norm()).numpy(), np.stack(tokens)
+
+
+def assert_same(ours, expected):
+    """Compare with (pooled, tokens) of each input."""
+    singles, multis = zip(*expected, strict=True)
     assert [len(matrix) for matrix in ours.tokens] == [len(matrix) for matrix in multis]
     for pooled, tokens, single, multi in zip(ours.pooled, ours.tokens, singles, multis, strict=True):
         np.testing.assert_allclose(pooled, single, rtol=0, atol=1e-5)
         np.testing.assert_allclose(tokens, multi, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("task", "prompt_name"), [("query", "query"), ("document", "passage")])
-def test_texts(encoder, reference, task, prompt_name):
-    """Every token counts, the prefix's too; texts are cut where the model cuts them."""
-    singles, multis = (
-        reference.encode_text(TEXTS, task="retrieval", prompt_name=prompt_name, return_multivector=multi)
-        for multi in (False, True)
-    )
-    assert_same(getattr(encoder, f"encode_{task}")(TEXTS), singles, multis)
-    assert len(multis[-1]) == encoder.max_length == 96
+def change_adapter(path, change):
+    tensors = load_file(path / tiny_jina.ADAPTER)
+    save_file(change(tensors), path / tiny_jina.ADAPTER, {"format": "pt"})
+
+
+def without(tensors, *keys):
+    return {key: tensor for key, tensor in tensors.items() if key not in keys}
+
+
+@pytest.mark.parametrize(("task", "prefix"), [("query", "Query: "), ("document", "Passage: ")])
+def test_texts(encoder, reference, task, prefix):
+    """Every token counts, the prefix's too; batched and alone."""
+    expected = [reference(prefix + text) for text in TEXTS]
+    encode = getattr(encoder, f"encode_{task}")
+    assert_same(encode(TEXTS), expected)
+    for text, alone in zip(TEXTS, expected, strict=True):
+        assert_same(encode([text]), [alone])
+    assert len(expected[-1][1]) == encoder.max_length == 96
     assert (encoder.dimension, encoder.token_dimension) == (64, 16)
 
 
 def test_images(encoder, reference):
-    singles, multis = (
-        reference.encode_image(IMAGES, task="retrieval", return_multivector=multi) for multi in (False, True)
-    )
+    """The mean is over the image alone, the token embeddings are of all that the model's template says."""
+    expected = [reference(IMAGE_TEXT, image) for image in IMAGES]
     for encode in (encoder.encode_document, encoder.encode_query):
-        assert_same(encode(IMAGES), singles, multis)
+        assert_same(encode(IMAGES), expected)
+        for image, alone in zip(IMAGES, expected, strict=True):
+            assert_same(encode([image]), [alone])
+
+
+def test_a_scaling_by_the_root_of_the_rank(tmp_path):
+    path = tiny_jina.jina_v4(tmp_path, rslora=True)
+    assert tiny_jina.scaling(Path(path)) == 3.0
+    assert_same(SmartEncoder(path).encode_query(TEXTS[:2]), [Reference(Path(path))("Query: " + t) for t in TEXTS[:2]])
+
+
+def test_it_is_cut_where_it_was_trained_to_be(tmp_path):
+    """Not where its tokenizer's files say."""
+    path = tiny_jina.jina_v4(tmp_path, max_length=131_072)
+    assert SmartEncoder(path).max_length == 32_768
+
+
+def test_the_same_in_half_precision(folder, encoder):
+    """The digest, too: the sum of a weight and its LoRA is rounded once, from float32, whatever it is then kept in."""
+    half = SmartEncoder(folder, dtype="bfloat16")
+    assert half.fingerprint == encoder.fingerprint
+    ours, full = half.encode_document([TEXTS[0], IMAGES[0]]), encoder.encode_document([TEXTS[0], IMAGES[0]])
+    for mine, theirs in zip(ours.pooled, full.pooled, strict=True):
+        assert 0.98 < float(mine @ theirs) < 1
+
+
+def test_the_projector_and_the_adapter_are_of_its_weights(encoder, copied):
+    """Another encoder, where either is another."""
+    weights, bias = tiny_jina.read_weights(copied), f"{tiny_jina.PROJECTOR}.bias"
+    tiny_jina.write_weights(copied, weights | {bias: weights[bias] + 1})
+    assert SmartEncoder(copied).fingerprint != encoder.fingerprint
+    tiny_jina.write_weights(copied, weights)
+    assert SmartEncoder(copied).fingerprint == encoder.fingerprint
+    change_adapter(copied, lambda tensors: {key: tensor * 2 for key, tensor in tensors.items()})
+    assert SmartEncoder(copied).fingerprint != encoder.fingerprint
+
+
+def test_nothing_is_said_on_loading(folder, caplog, capfd):
+    """The projector is in the same files, but none of Qwen2.5-VL's weights; transformers would list it."""
+    known = Qwen2_5_VLModel._keys_to_ignore_on_load_unexpected
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        SmartEncoder(folder)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert (caplog.text, *capfd.readouterr()) == ("", "", "")
+    assert Qwen2_5_VLModel._keys_to_ignore_on_load_unexpected == known
+
+
+def test_its_code_never_runs(folder, encoder):
+    """Its configuration, its model, its processor and its files for sentence-transformers name code of its own."""
+    assert all("AssertionError" in file.read_text() for file in Path(folder).glob("*.py"))
+    allowed = SmartEncoder(folder, trust_remote_code=True)
+    assert allowed.describe()["trust_remote_code"] is True
+    assert allowed.fingerprint == encoder.fingerprint
 
 
 def test_one_by_one_and_together(folder, encoder):
     """Texts and images in one call are taken apart and put in order again, on two devices, too."""
     items = [TEXTS[0], IMAGES[0], TEXTS[7], IMAGES[2], TEXTS[4], IMAGES[1]]
     alone = [encoder.encode_document([item]) for item in items]
-    two = SmartEncoder(folder, trust_remote_code=True, device=["cpu", "cpu"], batch_size=2)
+    two = SmartEncoder(folder, device=["cpu", "cpu"], batch_size=2)
     for together in (encoder.encode_document(items), two.encode_document(items)):
-        assert_same(together, [one.pooled[0] for one in alone], [one.tokens[0] for one in alone])
+        assert_same(together, [(one.pooled[0], one.tokens[0]) for one in alone])
     assert encoder.encode_document([]).tokens.dimension == 16
 
 
@@ -102,21 +226,22 @@ def test_which_patches_the_tokens_stand_for(encoder):
 
 
 def test_policies_take_away(folder, encoder):
-    only = SmartEncoder(folder, trust_remote_code=True, document_tokens="patches", query_tokens="input")
+    only = SmartEncoder(folder, document_tokens="patches", query_tokens="input")
     assert len(only.encode_document([IMAGES[0]]).tokens[0]) == 12
-    assert len(only.encode_query(["The cat"]).tokens[0]) == encoder.count_tokens("The cat")[0]
-    # Of a text no token is left; the mean of its own stands for it, as wide as they are.
-    mean = encoder.encode_document(["The cat"]).tokens[0].mean(axis=0)
-    np.testing.assert_allclose(
-        only.encode_document(["The cat"]).tokens[0], [mean / np.linalg.norm(mean)], rtol=0, atol=1e-5
-    )
+    for text in ("The cat", "8 cats"):  # the prompt's blank is part of the first word's token, or one of its own
+        assert len(only.encode_query([text]).tokens[0]) == encoder.count_tokens(text)[0]
+    # Of a text no token is left; the mean of its own stands for it, as wide as they are, and without padding.
+    texts = ["The cat", TEXTS[1]]
+    means = [tokens.mean(axis=0) for tokens in encoder.encode_document(texts).tokens]
+    for tokens, mean in zip(only.encode_document(texts).tokens, means, strict=True):
+        np.testing.assert_allclose(tokens, [mean / np.linalg.norm(mean)], rtol=0, atol=1e-5)
 
 
 def test_the_pixels_of_an_image(folder, encoder):
     large = picture(600, 600, 3)
 
     def patches(**options):
-        places = SmartEncoder(folder, trust_remote_code=True, **options).token_places(large)
+        places = SmartEncoder(folder, **options).token_places(large)
         return sum(place.box is not None for place in places)
 
     assert (patches(max_pixels=16 * 28 * 28), patches(), patches(max_pixels=100 * 28 * 28)) == (16, 64, 100)
@@ -124,7 +249,7 @@ def test_the_pixels_of_an_image(folder, encoder):
 
 
 def test_prompts_and_length_of_the_callers(folder, encoder):
-    own = SmartEncoder(folder, trust_remote_code=True, query_prompt="Passage: ", max_length=20)
+    own = SmartEncoder(folder, query_prompt="Passage: ", max_length=20)
     document = encoder.encode_document(["The cat"])
     np.testing.assert_allclose(own.encode_query(["The cat"]).tokens[0], document.tokens[0], rtol=0, atol=1e-5)
     assert len(own.encode_document(["cat " * 40]).tokens[0]) == own.max_length == 20
@@ -140,7 +265,7 @@ def test_an_index(encoder, tmp_path):
         assert index.manifest.config.weights == (0, 1)
         assert (index.manifest.dimension, index.manifest.token_dimension) == (64, 16)
     query, represented = encoder.encode_query([TEXTS[1]]), encoder.encode_document(contents)
-    with SmartIndex.open(tmp_path / "index") as index:  # the manifest says that the model's code may run
+    with SmartIndex.open(tmp_path / "index") as index:
         late = [(query.tokens[0] @ tokens.T).max(axis=1).mean() for tokens in represented.tokens]
         hits = index.search(TEXTS[1], top_k=5, first_stage="exhaustive")
         assert {int(hit.id): hit.score for hit in hits} == pytest.approx(dict(enumerate(late)), abs=1e-5)
@@ -157,14 +282,15 @@ def test_an_index(encoder, tmp_path):
         assert index.search(Content(image=IMAGES[0]), top_k=1)[0].id == "4"
 
 
-def test_a_description_reopens(encoder):
-    again = SmartEncoder.from_description(encoder.describe())
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_description_reopens(encoder, trusted):
+    """Also that of an index whose manifest says that the model's code may run, as it once had to."""
+    again = SmartEncoder.from_description(encoder.describe() | {"trust_remote_code": trusted})
     assert again.fingerprint == encoder.fingerprint
-    assert encoder.describe()["trust_remote_code"] is True
 
 
 def test_what_was_decided(folder):
-    said = good("info", "--model", folder, "--trust-remote-code")
+    said = good("info", "--model", folder)
     lines = {row[0]: row[1:] for row in (re.split(r"\s{2,}", line.rstrip()) for line in said.splitlines())}
     assert lines["pooling"] == ["its own single vector", "the model's own files"]
     assert lines["query prompt"] == ["Query:", "the model's own files"]
@@ -172,60 +298,95 @@ def test_what_was_decided(folder):
     assert lines["query tokens"] == lines["document tokens"] == ["content", "the model's own files"]
     assert (lines["dimension"][0], lines["token dimension"][0], lines["max length"][0]) == ("64", "16", "96")
     assert lines["image pixels"][0] == "50,176"
-    found = json.loads(good("info", "--model", folder, "--trust-remote-code", "--json"))
+    found = json.loads(good("info", "--model", folder, "--json"))
     assert found["bytes_per_page"]["exact"] == found["tokens_per_page"] * 16 * 2
 
 
 def test_an_index_of_the_command_line(folder, tmp_path):
     (tmp_path / "a.txt").write_text("The cat sat on the mat.")
-    assert "1 passage in" in good(
-        "index", tmp_path / "a.txt", "--db", tmp_path / "db", "--model", folder, "--trust-remote-code"
-    )
+    assert "1 passage in" in good("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--model", folder)
     assert "cat" in good("search", "cat", "--db", tmp_path / "db")
 
 
-def test_its_code_runs_only_where_it_may(tmp_path):
-    mark = tmp_path / "ran"
-    folder = tiny_jina.jina_v4(tmp_path, code=f"open({str(mark)!r}, 'w').close()\n{tiny_jina.MODELING}")
-    with pytest.raises(ModelNotFound, match=r"^'\S+' is run by Python code that comes with it.*trust_remote_code=True"):
-        SmartEncoder(folder)
-    assert "--trust-remote-code" in error_of("info", "--model", folder)
-    assert not mark.exists()
-    SmartEncoder(folder, trust_remote_code=True)
-    assert mark.exists()
-
-
-@pytest.mark.parametrize(
-    ("first_line", "reason"),
-    [
-        ("import no_such_package\n", r"ImportError: .*no_such_package.*pip install no_such_package"),
-        ("{}['default']\n", r"KeyError: 'default'"),
-    ],
-)
-def test_its_code_that_does_not_run_here(tmp_path, first_line, reason):
-    folder = tiny_jina.jina_v4(tmp_path, code=first_line + tiny_jina.MODELING)
+def test_files_that_are_missing(copied):
+    for name in (tiny_jina.ADAPTER_CONFIG, tiny_jina.ADAPTER, tiny_jina.SHARDS[1]):
+        hidden = copied / f"{name}.hidden"
+        (copied / name).rename(hidden)
+        with pytest.raises(ModelNotFound, match=re.escape(name)):
+            SmartEncoder(copied)
+        hidden.rename(copied / name)
+    shutil.rmtree(copied / "adapters")
     with pytest.raises(
-        ModelNotFound,
-        match=rf"(?s)^the code that comes with '\S+' cannot load it: {reason}.*peft.*transformers 5, here \d",
+        ModelNotFound, match=r"without its adapters/adapter_model\.safetensors; take all files of jinaai"
     ):
-        SmartEncoder(folder, trust_remote_code=True)
+        SmartEncoder(copied)
+    assert "adapters/adapter_model.safetensors" in error_of("info", "--model", copied)
+
+
+LAYER = "base_model.model.model.language_model.layers.1.mlp.down_proj.lora_B.retrieval.weight"
+HEAD = "base_model.model.multi_vector_projector.lora_A.retrieval.weight"
+VISUAL = "base_model.model.model.visual.blocks.0.attn.proj.lora_A.retrieval.weight"
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "reason"),
+    ("change", "reason"),
     [
-        ("multi_vec_emb=multi)", "multi_vec_emb=multi[:, 1:])", r"of shape \(1, 11, 16\), expected \(1, 12, 16\)"),
+        (lambda old: without(old, LAYER), f"should hold 44 tensors.*missing: '{LAYER}'; left over: none; take all"),
+        (lambda old: without(old, HEAD), f"missing: '{HEAD}'; left over: none"),
+        (lambda old: without(old, LAYER, HEAD), f"missing: '{LAYER}', '{HEAD}'; left over: none"),
+        (lambda old: old | {VISUAL: torch.zeros(4, 32)}, f"missing: none; left over: '{VISUAL}'"),
+        (lambda old: old | {LAYER: torch.zeros(64, 5)}, rf"'{LAYER}' has the shape \(64, 5\), expected \(64, 4\)"),
+        (lambda old: old | {HEAD: torch.zeros(4, 63)}, rf"'{HEAD}' has the shape \(4, 63\), expected \(4, 64\)"),
         (
-            "if prefix else text",
-            "if prefix else f'- {text}'",
-            r"processor makes \d+ tokens of a text, its tokenizer \d+",
+            lambda old: {key.replace(".retrieval.", ".search."): half for key, half in old.items()},
+            "of the task 'retrieval'.*missing: .* and 42 more; left over: none",
         ),
     ],
 )
-def test_its_code_that_does_something_else(tmp_path, mine, theirs, reason):
-    folder = tiny_jina.jina_v4(tmp_path, code=tiny_jina.MODELING.replace(mine, theirs))
-    with pytest.raises(EncoderError, match=reason):
-        SmartEncoder(folder, trust_remote_code=True)
+def test_adapters_that_do_not_fit(copied, change, reason):
+    change_adapter(copied, change)
+    with pytest.raises(ModelNotFound, match=rf"adapters/adapter_model.safetensors\S* .*{reason}"):
+        SmartEncoder(copied)
+
+
+@pytest.mark.parametrize("setting", [{"use_dora": True}, {"rank_pattern": {"q_proj": 8}}, {"alpha_pattern": {"k": 1}}])
+def test_adapters_of_an_unknown_kind(copied, setting):
+    tiny_jina.change_json(copied / tiny_jina.ADAPTER_CONFIG, lambda old: old | setting)
+    with pytest.raises(ModelNotFound, match=f"adapter_config.json has {next(iter(setting))} = .*not known here"):
+        SmartEncoder(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda old: without(old, "multi_vector_projector.weight"), "no 'multi_vector_projector.weight' in model.safe"),
+        (lambda old: without(old, "multi_vector_projector.bias"), "no 'multi_vector_projector.bias' in model.safe"),
+        (
+            lambda old: old | {"multi_vector_projector.weight": torch.zeros(16, 63)},
+            r"a weight of shape \(16, 63\) and a bias of \(16,\), expected \(dimension, 64\)",
+        ),
+        (
+            lambda old: old | {"multi_vector_projector.bias": torch.zeros(17)},
+            r"a weight of shape \(16, 64\) and a bias of \(17,\), expected \(dimension, 64\)",
+        ),
+    ],
+)
+def test_a_projector_that_is_not_there_or_does_not_fit(copied, change, reason):
+    tiny_jina.write_weights(copied, change(tiny_jina.read_weights(copied)))
+    with pytest.raises(ModelNotFound, match=reason):
+        SmartEncoder(copied)
+
+
+def test_one_file_of_weights(copied, encoder):
+    """Without shards and their index, the projector is in the only file, or nowhere."""
+    weights = tiny_jina.read_weights(copied)
+    for name in (*tiny_jina.SHARDS, tiny_jina.INDEX):
+        (copied / name).unlink()
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+    assert SmartEncoder(copied).fingerprint == encoder.fingerprint
+    save_file(without(weights, "multi_vector_projector.bias"), copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelNotFound, match=r"no 'multi_vector_projector\.bias' in model\.safetensors, exp"):
+        SmartEncoder(copied)
 
 
 def test_no_adapter_is_trained_on_it(encoder, tmp_path):

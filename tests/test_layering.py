@@ -16,7 +16,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 # Each row may import the rows above it; modules of one row do not know each other.
 LAYERS = [
     {"_version", "errors", "wording"},
-    {"types", "config", "stopwatch", "profiles", "files"},
+    {"types", "config", "stopwatch", "profiles", "files", "jina_v4_weights"},
     {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row", "encoder"},
     {"pdf", "video", "picture"},
     {"media"},
@@ -49,13 +49,14 @@ OWNERS = {
     "torch": {
         *("adapter", "adapter_training", "backbone", "checkpoint", "codec", "contrastive"),
         *("dual_encoder", "multi_vector", "passes", "scoring", "smart_encoder", "types"),
-        *("finetuning", "lora", "smart_loss", "training_states"),
+        *("finetuning", "jina_v4_weights", "lora", "smart_loss", "training_states"),
     },
-    "safetensors": {"adapter"},
+    "safetensors": {"adapter", "jina_v4_weights"},
     "sentence_transformers": {
-        *("backbone", "checkpoint", "finetuning", "lora", "multi_vector", "smart_encoder", "smart_loss"),
+        *("backbone", "checkpoint", "finetuning", "jina_v4_weights", "lora", "multi_vector"),
+        *("smart_encoder", "smart_loss"),
     },
-    "transformers": {"checkpoint", "finetuning"},
+    "transformers": {"checkpoint", "finetuning", "jina_v4_weights"},
     "peft": {"lora"},
     # images and picture make images, the others only name the type.
     "PIL": {

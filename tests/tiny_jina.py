@@ -1,123 +1,137 @@
-"""A tiny folder with the surface of the code that comes with jina-embeddings-v4, written for the tests.
+"""A tiny folder with the files of jina-embeddings-v4: their names, their tensors' names, what their config.json says.
 
-`AutoModel.from_pretrained(folder, trust_remote_code=True)` gives a model with ``processor.process_texts`` and
-``process_images``, a forward pass with ``task_label`` that gives ``single_vec_emb`` and ``multi_vec_emb``, and
-``encode_text`` and ``encode_image``. Its adapter of a task is one number.
+Old names of Qwen2.5-VL's weights in two shards, without a head for words; the projector in the second; the adapters of
+three tasks in a folder of their own; Python code that the files name, and that must never run.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import tiny_vision
 import torch
 from safetensors.torch import load_file, save_file
 
-CONFIGURATION = """
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
-
-
-class JinaEmbeddingsV4Config(Qwen2_5_VLConfig):
-    multi_vector_projector_dim: int = 16
-"""
-MODELING = """
-from types import SimpleNamespace
-
-import torch
-from torch.nn.functional import normalize
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
-
-from .configuration_jina_embeddings_v4 import JinaEmbeddingsV4Config
-
-ADAPTERS = {"retrieval": 0.0, "text-matching": 1.0, "code": 2.0}
-IMAGE = "<|im_start|>user\\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|>\\n"
-
-
-class JinaEmbeddingsV4Processor(Qwen2_5_VLProcessor):
-    text_max_length = 96
-
-    def process_texts(self, texts, max_length=None, prefix=None, padding=None):
-        texts = [f"{prefix}: {text}" if prefix else text for text in texts]
-        length = min(max_length or self.text_max_length, self.text_max_length)
-        return self(text=texts, padding="longest", truncation=True, max_length=length, return_tensors="pt")
-
-    def process_images(self, images):
-        batch = self(text=[IMAGE] * len(images), images=images, padding="longest", return_tensors="pt")
-        parts = torch.split(batch["pixel_values"], batch["image_grid_thw"].prod(dim=1).tolist())
-        batch["pixel_values"] = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        return batch
-
-
-class JinaEmbeddingsV4Model(Qwen2_5_VLForConditionalGeneration):
-    config_class = JinaEmbeddingsV4Config
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.multi_vector_projector = torch.nn.Linear(config.text_config.hidden_size, config.multi_vector_projector_dim)
-        self.post_init()
-        self.processor = JinaEmbeddingsV4Processor.from_pretrained(self.name_or_path)
-
-    def forward(self, task_label, input_ids, attention_mask, **features):
-        mask = attention_mask.bool()
-        if "pixel_values" in features:
-            counts = features["image_grid_thw"].prod(dim=1)
-            features["pixel_values"] = torch.cat([rows[:n] for rows, n in zip(features["pixel_values"], counts)])
-            ends = (self.config.vision_start_token_id, self.config.vision_end_token_id)
-            first, last = ((input_ids == id).int().argmax(dim=1, keepdim=True) for id in ends)
-            place = torch.arange(input_ids.shape[1])
-            mask = (place >= first) & (place <= last)
-        states = self.model(input_ids=input_ids, attention_mask=attention_mask, **features).last_hidden_state
-        states = states + ADAPTERS[task_label]
-        single = torch.where(mask.unsqueeze(-1), states, 0).sum(dim=1)
-        multi = normalize(self.multi_vector_projector(states), dim=-1)
-        multi = torch.where(attention_mask.bool().unsqueeze(-1), multi, 0)
-        return SimpleNamespace(single_vec_emb=normalize(single, dim=-1), multi_vec_emb=multi)
-
-    @torch.no_grad()
-    def _encode(self, batch, task, return_multivector):
-        output = self(task_label=task, **batch)
-        if not return_multivector:
-            return list(output.single_vec_emb)
-        return [rows[mask] for rows, mask in zip(output.multi_vec_emb, batch["attention_mask"].bool())]
-
-    def encode_text(self, texts, task, prompt_name="query", return_multivector=False):
-        prefix = {"query": "Query", "passage": "Passage"}[prompt_name]
-        return self._encode(self.processor.process_texts(texts, prefix=prefix), task, return_multivector)
-
-    def encode_image(self, images, task, return_multivector=False):
-        return self._encode(self.processor.process_images(images), task, return_multivector)
-"""
-WEIGHTS = "model.safetensors"
+TASKS = ("retrieval", "text-matching", "code")
+ADAPTER_CONFIG = "adapters/adapter_config.json"
+ADAPTER = "adapters/adapter_model.safetensors"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = "model.safetensors.index.json"
+PROJECTOR = "multi_vector_projector"
+DIMENSION, RANK, ALPHA = 16, 4, 6
 MODULES = [{"idx": 0, "name": "transformer", "path": "", "type": "custom_st.Transformer", "kwargs": ["task"]}]
+OLD_PREPROCESSOR = {
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "min_pixels": 4 * 28 * 28,
+    "max_pixels": 64 * 28 * 28,
+    "merge_size": 2,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "resample": 3,
+    "processor_class": "JinaEmbeddingsV4Processor",
+    "auto_map": {"AutoProcessor": "modeling_jina_embeddings_v4.JinaEmbeddingsV4Processor"},
+}
 
 
-def jina_v4(folder: Path, *, code: str = MODELING) -> str:
+def jina_v4(folder: Path, *, max_length: int = 96, rslora: bool = False) -> str:
     """Qwen2.5-VL and two heads: 64 dimensions for one vector, 16 for each token.
 
-    Images have at most 64 patches, and the files for sentence-transformers are there, as theirs are.
+    Images have at most 64 patches. A LoRA is almost half as large as the weights that it is added to.
     """
     path = Path(tiny_vision.qwen2_5_vl(folder))
-    config = json.loads((path / "config.json").read_text())
-    config["architectures"] = ["JinaEmbeddingsV4Model"]
-    config["auto_map"] = {
-        "AutoConfig": "configuration_jina_embeddings_v4.JinaEmbeddingsV4Config",
-        "AutoModel": "modeling_jina_embeddings_v4.JinaEmbeddingsV4Model",
-    }
-    (path / "config.json").write_text(json.dumps(config | {"multi_vector_projector_dim": 16}))
-    processor = json.loads((path / "processor_config.json").read_text())
-    processor["image_processor"]["size"] = {"shortest_edge": 4 * 28 * 28, "longest_edge": 64 * 28 * 28}
-    (path / "processor_config.json").write_text(json.dumps(processor))
-    # transformers saves under names of its own architecture's past, and renames for that architecture alone.
-    names = re.compile(r"^model\.(?=layers|norm|embed_tokens)")
-    weights = {names.sub("model.language_model.", key): value for key, value in load_file(path / WEIGHTS).items()}
     generator = torch.Generator().manual_seed(0)
-    for name, shape in (("weight", (16, tiny_vision.WIDTH)), ("bias", (16,))):
-        weights[f"multi_vector_projector.{name}"] = torch.randn(shape, generator=generator)
-    save_file(weights, path / WEIGHTS, {"format": "pt"})
-    # One process has one model for a configuration, to transformers: other code has another one.
-    (path / "configuration_jina_embeddings_v4.py").write_text(CONFIGURATION + f"# {hash(code)}\n")
-    (path / "modeling_jina_embeddings_v4.py").write_text(code)
+
+    def random(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, generator=generator) / 6).bfloat16()
+
+    weights = {
+        key: weight.bfloat16()
+        for key, weight in load_file(path / "model.safetensors").items()
+        if not key.startswith("lm_head")
+    }
+    for key in weights:
+        if key.endswith((".bias", "norm.weight", "embed_tokens.weight")):  # zeros and ones, some
+            weights[key] = weights[key] + random(*weights[key].shape)
+    weights[f"{PROJECTOR}.weight"] = random(DIMENSION, tiny_vision.WIDTH)
+    weights[f"{PROJECTOR}.bias"] = random(DIMENSION)
+    (path / "model.safetensors").unlink()
+    write_weights(path, weights)
+
+    adapters = {}
+    for key, weight in weights.items():
+        if weight.ndim == 2 and key.startswith(("model.layers.", PROJECTOR)):
+            name = key.removesuffix(".weight").replace("model.layers.", "model.language_model.layers.")
+            for task in TASKS:
+                stem = f"base_model.model.{name}.lora_"
+                adapters[f"{stem}A.{task}.weight"] = random(RANK, weight.shape[1])
+                adapters[f"{stem}B.{task}.weight"] = random(weight.shape[0], RANK)
+    (path / "adapters").mkdir()
+    save_file(adapters, path / ADAPTER, {"format": "pt"})
+    adapter = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "exclude_modules": ".*visual.*"}
+    (path / ADAPTER_CONFIG).write_text(json.dumps(adapter | {"use_rslora": rslora, "use_dora": False}))
+
+    change_json(path / "config.json", _configuration)
+    change_json(path / "tokenizer_config.json", lambda old: old | {"model_max_length": max_length})
+    (path / "processor_config.json").unlink()
+    (path / "preprocessor_config.json").write_text(json.dumps(OLD_PREPROCESSOR))
     (path / "modules.json").write_text(json.dumps(MODULES))
+    for name in ("configuration_jina_embeddings_v4", "modeling_jina_embeddings_v4", "custom_st"):
+        (path / f"{name}.py").write_text("raise AssertionError('code that comes with the model has run')\n")
     return str(path)
+
+
+def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write ``weights`` into two shards by their names; of three layers the last two, and the projector, are second."""
+    first = {key: weight for key, weight in weights.items() if key < "model.layers.1"}
+    second = {key: weight for key, weight in weights.items() if key not in first}
+    for name, shard in zip(SHARDS, (first, second), strict=True):
+        save_file(shard, path / name, {"format": "pt"})
+    where = {key: SHARDS[key not in first] for key in weights}
+    size = sum(weight.nbytes for weight in weights.values())
+    (path / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": where}))
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of both shards, by their names."""
+    return {key: weight for shard in SHARDS for key, weight in load_file(path / shard).items()}
+
+
+def scaling(path: Path) -> float:
+    """Return what the product of a LoRA's halves is multiplied with."""
+    config = json.loads((path / ADAPTER_CONFIG).read_text())
+    return float(config["lora_alpha"] / (math.sqrt(config["r"]) if config["use_rslora"] else config["r"]))
+
+
+def change_json(file: Path, change) -> None:
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def _configuration(config):
+    text = config["text_config"]
+    rope = text.pop("rope_parameters")
+    text |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+    }
+    del config["dtype"]
+    return config | {
+        "architectures": ["JinaEmbeddingsV4Model"],
+        "auto_map": {
+            "AutoConfig": "configuration_jina_embeddings_v4.JinaEmbeddingsV4Config",
+            "AutoModel": "modeling_jina_embeddings_v4.JinaEmbeddingsV4Model",
+        },
+        "torch_dtype": "bfloat16",
+        "multi_vector_projector_dim": DIMENSION,
+        "single_vector_pool_strategy": "mean",
+        "matryoshka_dims": [16, 32, 64],
+        "task_names": list(TASKS),
+    }
