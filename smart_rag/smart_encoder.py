@@ -39,6 +39,7 @@ from smart_rag.types import (
     TokenIds,
     is_unicode,
 )
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     import torch
@@ -141,6 +142,8 @@ class SmartEncoder:
         chosen = profile_of(self.model_name, profile)
         self._profile: Profile = chosen.value
         first, *others = [device] if device is None or isinstance(device, str) else device
+        for named in filter(None, (first, *others)):
+            checkpoint.check_device(named)
         loaded = checkpoint.load(self.model_name, first, dtype, revision, trust_remote_code, attention)
         self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
         source = self._profile.source
@@ -450,9 +453,9 @@ class SmartEncoder:
             else TokenCodes.from_list(tokens, self.token_dimension, output.codec, ids),
         )
         logger.info(
-            "encoded %d %s %ss, %d tokens, on %s in %.2f s (%.0f %ss/s)",
-            *(len(contents), task, unit, result.tokens.offsets[-1], self.device, seconds),
-            *(len(contents) / seconds, unit),
+            "encoded %s, %s, on %s in %.2f s (%.0f %ss/s)",
+            *(number(len(contents), f"{task} {unit}"), number(int(result.tokens.offsets[-1]), "token")),
+            *(self.device, seconds, len(contents) / seconds, unit),
         )
         return result
 

@@ -97,7 +97,8 @@ def train_adapter_command(
         model, device=device, profile=profile, max_pixels=max_pixels, trust_remote_code=trust_remote_code
     )
     report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress=on_terminal())
-    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --adapter {to}`", plot, json_file)
+    named = "" if model == DEFAULT_MODEL else f"--model {model} "
+    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR {named}--adapter {to}`", plot, json_file)
 
 
 @app.command("finetune")

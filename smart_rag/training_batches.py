@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,19 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
             f"{data.name}: the documents hold nothing that the model takes, which is {', '.join(sorted(takes))}; "
             "use a model that takes what they are, such as page images"
         )
+
+
+def alike(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
+    """Return a number for each document, the same for those of which a model of these ``modalities`` sees one text."""
+    if isinstance(data.documents, Pages):
+        return np.arange(len(data.documents))
+    groups: dict[str, int] = {}
+    contents = (document.content(modalities) for document in data.documents)
+    keys = [
+        content.text if content.modality == "text" else f"\0{document.id}"
+        for content, document in zip(contents, data.documents, strict=True)
+    ]
+    return np.asarray([groups.setdefault(key, len(groups)) for key in keys], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)

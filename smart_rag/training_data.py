@@ -10,13 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
-
-import numpy as np
-from numpy.typing import NDArray
 
 from smart_rag.config import check_count
 from smart_rag.dataset import load_dataset
@@ -89,19 +86,6 @@ def digest(data: TrainingData) -> str:
         text = "" if isinstance(data.documents, Pages) else data.documents[i].text
         hashed.update(repr((document_id(data.documents, i), text)).encode())
     return hashed.hexdigest()
-
-
-def alike(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
-    """Return a number for each document, the same for those of which a model of these ``modalities`` sees one text."""
-    if isinstance(data.documents, Pages):
-        return np.arange(len(data.documents))
-    groups: dict[str, int] = {}
-    contents = (document.content(modalities) for document in data.documents)
-    keys = [
-        content.text if content.modality == "text" else f"\0{document.id}"
-        for content, document in zip(contents, data.documents, strict=True)
-    ]
-    return np.asarray([groups.setdefault(key, len(groups)) for key in keys], dtype=np.int64)
 
 
 # --- formats ----------------------------------------------------------------------------------

@@ -450,7 +450,7 @@ def test_on_a_terminal_the_best_words_stand_out_and_the_log_says_where_it_ran(db
     assert {"bearings", "pump"} <= set(strong)
     assert "drawer" not in strong
     assert "drawer" in done.stdout
-    assert re.search(r"encoded 1 query texts, \d+ tokens, on (cpu|cuda)", done.stderr)
+    assert re.search(r"encoded 1 query text, \d+ tokens, on (cpu|cuda)", done.stderr)
 
 
 # --- pictures -------------------------------------------------------------------------------

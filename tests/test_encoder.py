@@ -790,8 +790,11 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
 
 
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
-        SmartEncoder("minilm", device="cuda:7")
+    for device in ("cuda:7", ["cpu", "cuda:7"]):
+        with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
+            SmartEncoder("minilm", device=device)
+    with pytest.raises(InvalidInput, match=r"device 'gpu' is none of torch's: .*cpu, cuda"):
+        SmartEncoder("minilm", device="gpu")
 
 
 def test_several_devices_give_what_one_gives(models, minilm):

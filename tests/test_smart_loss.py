@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 
 from smart_rag import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
-from smart_rag.training_data import TrainingData, TrainingQuery, alike
+from smart_rag.training_batches import alike
+from smart_rag.training_data import TrainingData, TrainingQuery
 from smart_rag.types import Document
 
 ROWS = [{"position": i} for i in (3, 17, 5, 9, 30, 21)]

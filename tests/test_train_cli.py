@@ -61,7 +61,7 @@ def test_a_training_shows_what_came_of_it(trained):
     assert f"trained, {report['best_epoch']} of 2" in output
     for name, found in report["differences"].items():
         assert f"{found['low']:+.4f} to {found['high']:+.4f}" in output, name
-    assert f"--adapter {folder / 'adapter'}" in output
+    assert f"--db DIR --model {model} --adapter {folder / 'adapter'}`" in output
     assert errors == (f"warning: {report['warning']}\n" if report["warning"] else "")
     with Image.open(folder / "plot.png") as plot:
         assert plot.width > 800
