@@ -6,6 +6,7 @@ with one line that says what is wrong with the file.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -18,6 +19,11 @@ from smart_rag.encoder import Encoder, modalities_of
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.pdf import Pdf
 from smart_rag.types import Document, PdfPage
+from smart_rag.wording import number
+
+logger = logging.getLogger(__name__)
+
+_ALL = ("text", "image", "video")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +51,35 @@ def find(
 
     In a folder, files of the `formats` of ``modalities`` are taken, without hidden ones; ``include``
     and ``exclude`` are patterns such as ``"*.md"`` or ``"drafts/*"``, matched against a file's
-    name and its path below the folder. A file that is named itself is always taken.
+    name and its path below the folder. A file that is named itself is always taken. Images and videos
+    in a folder that are left out because they are none of ``modalities`` are counted in a warning.
 
     Raises:
         InvalidInput: a path does not exist, or no file is found.
     """
     found: dict[Path, None] = {}
+    others: set[Path] = set()
     for path in (Path(path).expanduser() for path in paths):
         if path.is_file():
             found[path.resolve()] = None
         elif path.is_dir():
             root = path.resolve()
             for file in sorted(root.rglob("*")):
-                if file.is_file() and _wanted(file.relative_to(root), include, exclude, formats(modalities)):
-                    found[file.resolve()] = None
+                if file.is_file() and _wanted(file.relative_to(root), include, exclude, formats(_ALL)):
+                    if include or file.suffix.lower() in formats(modalities):
+                        found[file.resolve()] = None
+                    else:
+                        others.add(file.resolve())
         else:
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
+    others -= found.keys()
+    if others:
+        logger.warning(
+            "%s left out (%s): this model takes %s",
+            number(len(others), "file"),
+            ", ".join(sorted({file.suffix.lower() for file in others})),
+            ", ".join(sorted(modalities)),
+        )
     if not found:
         named = ", ".join(str(path) for path in paths)
         known = ", ".join(formats(modalities))
