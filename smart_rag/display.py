@@ -14,6 +14,7 @@ from rich.text import Text
 
 from smart_rag.codec import PRESETS, codec
 from smart_rag.config import IndexConfig
+from smart_rag.types import Hit, ImageSource, PdfPage
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from smart_rag.smart_encoder import SmartEncoder
     from smart_rag.training_report import TrainingReport
     from smart_rag.tuning import Setting, Tuning
-    from smart_rag.types import Hit
 
 _PASSAGE = 420  # characters of a passage that a person is shown
 
@@ -38,8 +38,15 @@ def hit_json(hit: Hit) -> dict[str, Any]:
         "source": hit.source,
         "page": hit.page,
         "text": hit.text,
+        "image": _file(hit.image),
+        "video": _file(hit.video),
         "metadata": dict(hit.metadata),
     }
+
+
+def _file(source: ImageSource | None) -> str | None:
+    """Return the file of a hit's image or video; of a page of a PDF, the PDF."""
+    return None if source is None else str(source.path if isinstance(source, PdfPage) else source)
 
 
 def place(hit: Hit) -> str:
@@ -63,7 +70,9 @@ def hit_text(hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]
         (f" = {' + '.join(f'{weight:g} x {score:.3f} {name}' for weight, score, name in parts)}  ", "dim"),
         (place(hit), "cyan"),
     )
-    return Group(head, Padding(_passage(hit.text, words), (0, 0, 1, 4)))
+    medium = "[image]" if hit.video is None else "[video]"
+    passage = _passage(hit.text, words) if hit.text.strip() else Text(medium, style="dim")
+    return Group(head, Padding(passage, (0, 0, 1, 4)))
 
 
 def _passage(text: str, words: list[tuple[int, int]]) -> Text:

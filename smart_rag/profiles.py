@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, Literal
 
 from smart_rag.errors import InvalidInput
@@ -190,14 +191,30 @@ PROFILES: tuple[Profile, ...] = (
 def profile_of(model: str, name: str | None = None) -> Decision:
     """Decide on the profile: that of this ``name``, or else the one for a model of this hub name, or else `GENERAL`.
 
+    A folder counts as what it is called, and one in the hub's cache as the model that it is the copy of.
+
     Raises:
         InvalidInput: there is no profile of that name.
     """
     if name is None:
-        fitting = (profile for profile in PROFILES if any(fnmatch(model.lower(), one) for one in profile.models))
-        return Decision.first("profile", (next(fitting, None), "the model's name"), (GENERAL, GENERAL_RULE))
+        fitting = next((profile for profile in PROFILES if _is_named(model, profile)), None)
+        return Decision.first("profile", (fitting, "the model's name"), (GENERAL, GENERAL_RULE))
     for profile in (*PROFILES, GENERAL):
         if profile.name == name:
             return Decision("profile", profile, ARGUMENT)
     names = ", ".join(profile.name for profile in (*PROFILES, GENERAL))
     raise InvalidInput(f"there is no profile {name!r}; the profiles are {names}")
+
+
+def _is_named(model: str, profile: Profile) -> bool:
+    """Return whether a hub name or a folder is called as the models of ``profile`` are."""
+    path, name, patterns = Path(model), model, profile.models
+    if path.exists():
+        parts = path.resolve().parts
+        # In the hub's cache, models--owner--name/snapshots/revision, the owner is known; elsewhere it is not.
+        cached = next((part for part in parts if part.startswith("models--")), None)
+        if cached is not None:
+            name = cached.removeprefix("models--").replace("--", "/")
+        else:
+            name, patterns = parts[-1], tuple(pattern.partition("/")[2] for pattern in patterns)
+    return any(fnmatch(name.lower(), pattern) for pattern in patterns)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -17,11 +18,12 @@ import pytest
 from command_line import Terminal, error_of, good, run, usage_error_of
 from fpdf import FPDF
 from PIL import Image
+from rich.console import Console
 from tiny_models import bert, byt5
 from word_encoder import WordEncoder
 
-from smart_rag import Document, SmartEncoder, SmartIndex
-from smart_rag.types import Content
+from smart_rag import Document, Hit, SmartEncoder, SmartIndex, display
+from smart_rag.types import Content, PdfPage
 
 SCRIPT = Path(sys.executable).with_name("smart-rag")
 PUMP = "The bearings of the seawater pump are of the type 6205-2RS, and two spares lie in the drawer."
@@ -343,11 +345,13 @@ def test_search_as_json(db, documents):
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
     for hit in hits:
         assert set(hit) == {
-            *("rank", "id", "score", "pooled_score", "late_score", "source", "page", "text", "metadata"),
+            *("rank", "id", "score", "pooled_score", "late_score"),
+            *("source", "page", "text", "image", "video", "metadata"),
         }
         assert hit["score"] == pytest.approx(hit["pooled_score"] + 2 * hit["late_score"], abs=1e-5)
     source = str((documents / "report.pdf").resolve())
     assert (hits[0]["source"], hits[0]["page"], hits[0]["id"]) == (source, 2, f"{source}#1")
+    assert (hits[0]["image"], hits[0]["video"]) == (source, None)
     assert hits[0]["metadata"] == {"source": source, "page": 2, "chunk": 1}
     assert " ".join(hits[0]["text"].split()) == PUMP
 
@@ -511,9 +515,22 @@ def test_an_image_as_the_query(tmp_path):
     code, output, errors = run("search", "something red", "--image", red, "--db", db, "--explain", why)
     assert (code, errors) == (0, f"what matched in the first passage: {why}\n")
     assert re.findall(r"late  (.*)$", output, re.MULTILINE) == [hit.id for hit in both]
+    assert len(re.findall(r"^    \[image\] *$", output, re.MULTILINE)) == 2
+    assert [hit["image"] for hit in found] == [str(hit.image) for hit in both]
     with Image.open(why) as image:
         assert image.width >= 480
     assert "gone.png" in error_of("search", "--image", tmp_path / "gone.png", "--db", db)
+
+
+def test_what_a_hit_without_text_is(capsys):
+    hit = Hit("a", " ", {"source": "a.mp4"}, score=1.0, pooled_score=0.5, late_score=0.5, rank=1, video="a.mp4")
+    for shown, medium in ((hit, "[video]"), (replace(hit, image="a.png", video=None), "[image]")):
+        Console(width=80).print(display.hit_text(shown, (1, 2), []))
+        assert capsys.readouterr().out.splitlines()[1].strip() == medium
+        found = display.hit_json(shown)
+        assert (found["image"], found["video"]) == (shown.image, shown.video)
+    page = replace(hit, image=PdfPage(Path("a.pdf"), 3), video=None)
+    assert display.hit_json(page)["image"] == "a.pdf"
 
 
 def test_an_image_for_a_model_that_takes_none(db, tmp_path):

@@ -1,0 +1,62 @@
+"""Which profile a model has: by its hub name, by what its folder is called, or by the caller's word."""
+
+import pytest
+
+from smart_rag.errors import InvalidInput
+from smart_rag.profiles import ARGUMENT, GENERAL_RULE, PROFILES, profile_of
+
+NAMES = {
+    "qwen3-vl-embedding": "Qwen/Qwen3-VL-Embedding-2B",
+    "gme-qwen2-vl": "Alibaba-NLP/gme-Qwen2-VL-7B-Instruct",
+    "lamra-ret": "code-kunkun/LamRA-Ret",
+    "vlm2vec-v2": "VLM2Vec/VLM2Vec-V2.0",
+    "dse-qwen2": "MrLight/dse-qwen2-2b-mrl-v1",
+}
+
+
+def said(model, name=None):
+    decision = profile_of(str(model), name)
+    return decision.value.name, decision.source
+
+
+def test_each_profile_has_its_model():
+    assert list(NAMES) == [profile.name for profile in PROFILES]
+    for name, model in NAMES.items():
+        assert said(model) == (name, "the model's name")
+
+
+@pytest.mark.parametrize(("name", "model"), NAMES.items())
+def test_a_folder_that_is_called_as_the_model(name, model, tmp_path, monkeypatch):
+    folder = tmp_path / model.rpartition("/")[2]
+    folder.mkdir()
+    assert said(folder) == (name, "the model's name")
+    cached = tmp_path / f"models--{model.replace('/', '--')}" / "snapshots" / "0123abcd"
+    cached.mkdir(parents=True)
+    assert said(cached) == (name, "the model's name")
+    monkeypatch.chdir(folder)
+    assert said(".") == (name, "the model's name")
+
+
+@pytest.mark.parametrize(
+    "model", ["Qwen3-VL-Embedding-2B", "someone/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-2B", "minilm"]
+)
+def test_other_names_on_the_hub(model):
+    """Another owner's model of that name is another model; a name without an owner is none of the hub's."""
+    assert said(model) == ("general", GENERAL_RULE)
+
+
+@pytest.mark.parametrize(
+    "called", ["model", "my-qwen3-vl-embedding-2b", "Qwen3-VL-2B", "models--someone--Qwen3-VL-Embedding-2B"]
+)
+def test_folders_that_are_called_otherwise(called, tmp_path):
+    (tmp_path / called / "inner").mkdir(parents=True)
+    assert said(tmp_path / called) == ("general", GENERAL_RULE)
+    assert said(tmp_path / called / "inner") == ("general", GENERAL_RULE)
+    assert said(tmp_path / called, "lamra-ret") == ("lamra-ret", ARGUMENT)
+
+
+def test_the_callers_word_comes_first(tmp_path):
+    (tmp_path / "LamRA-Ret").mkdir()
+    assert said(tmp_path / "LamRA-Ret", "general") == ("general", ARGUMENT)
+    with pytest.raises(InvalidInput, match="no profile 'qwen'; the profiles are qwen3-vl-embedding, "):
+        profile_of("Qwen/Qwen3-VL-Embedding-2B", "qwen")
