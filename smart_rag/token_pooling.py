@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+
 import numpy as np
 
 from smart_rag.types import FloatArray, TokenBatch, Tokens
@@ -15,12 +19,15 @@ def pool_tokens(tokens: Tokens, factor: int) -> Tokens:
     """
     if factor == 1 or not len(tokens):
         return tokens
-    return TokenBatch.from_list([_pooled(np.asarray(matrix, dtype=np.float32), factor) for matrix in tokens])
+    with ThreadPoolExecutor(os.cpu_count(), "smart_rag") as threads:  # SciPy clusters without the GIL
+        return TokenBatch.from_list(list(threads.map(_pooled, tokens, repeat(factor))))
 
 
-def _pooled(matrix: FloatArray, factor: int) -> FloatArray:
+def _pooled(embeddings: FloatArray, factor: int) -> FloatArray:
     from scipy.cluster.hierarchy import linkage
+    from scipy.sparse import csr_array
 
+    matrix = np.asarray(embeddings, dtype=np.float32)
     count = len(matrix)
     clusters = -(-count // factor)
     if clusters == count:
@@ -35,8 +42,8 @@ def _pooled(matrix: FloatArray, factor: int) -> FloatArray:
         labels[merges[i]] = labels[count + i]
     _, first, cluster = np.unique(labels[:count], return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))[cluster]
-    means = np.zeros((len(first), matrix.shape[1]), dtype=np.float32)
-    np.add.at(means, order, matrix)
+    members = csr_array((np.ones(count, np.float32), (order, np.arange(count))), shape=(len(first), count))
+    means = members @ matrix
     norms = np.linalg.norm(means, axis=1, keepdims=True)
     # Opposite tokens may cancel out; the first of them then stands for them.
     means = np.where(norms > 1e-6, means, matrix[np.sort(first)])
