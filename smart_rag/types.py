@@ -147,7 +147,7 @@ class _Ragged:
 
     def take(self, texts: Sequence[int]) -> Self:
         """Return the texts at these positions, at least one, in this order, copied."""
-        rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in texts]
+        rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in map(range(len(self)).__getitem__, texts)]
         return self._with(np.concatenate(rows), _offsets(list(map(len, rows))))
 
     def terms(self, i: int) -> TokenIds | None:
@@ -344,7 +344,7 @@ class Representation:
     @classmethod
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
         """Return the texts of all ``parts`` as one representation, copied; ids, unless one part has none."""
-        ids = [part.tokens.ids for part in parts if isinstance(part.tokens, TokenBatch) and part.tokens.ids is not None]
+        ids = [part.tokens.ids for part in parts if part.tokens.ids is not None]
         tokens = TokenBatch.from_list(
             [matrix for part in parts for matrix in part.tokens], ids if len(ids) == len(parts) else None
         )

@@ -1,5 +1,6 @@
 """`SmartEncoder` against sentence-transformers' own numbers, on MiniLM and on tiny random models."""
 
+import functools
 import json
 import math
 import shutil
@@ -20,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from smart_rag import checkpoint
 from smart_rag.codec import codec
-from smart_rag.encoder import Encoder
+from smart_rag.encoder import Encoder, encode_for_store
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 from smart_rag.smart_encoder import SmartEncoder
 
@@ -852,3 +853,27 @@ def test_codecs_that_an_encoder_does_not_take(minilm):
     with pytest.raises(InvalidInput, match="unknown codec 'zip'"):
         minilm.encode_document(TEXTS, codec="zip")
     assert len(minilm.encode_document([], codec="2bit")) == 0
+
+
+def test_who_is_given_a_codec():
+    """Whose own signature has it as a keyword: not what is bound, wrapped by something else, or has no signature."""
+
+    def takes(documents, codec=None):
+        return codec
+
+    @functools.wraps(takes)
+    def wrapped(documents):
+        return takes(documents)
+
+    def by_place(documents, codec=None, /):
+        return codec
+
+    def anything(documents, **options):
+        return options.get("codec")
+
+    def asked(encode):
+        return encode_for_store(SimpleNamespace(encode_document=encode), ["a"], codec("2bit"))
+
+    assert asked(takes) == "2bit"
+    assert [asked(encode) for encode in (wrapped, by_place, anything)] == [None] * 3
+    assert asked(max) == "a"  # as compiled functions may, it has none
