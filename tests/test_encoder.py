@@ -796,6 +796,21 @@ def test_a_device_that_is_not_there_is_named():
             SmartEncoder("minilm", device=device)
     with pytest.raises(InvalidInput, match=r"device 'gpu' is none of torch's: .*cpu, cuda"):
         SmartEncoder("minilm", device="gpu")
+    with pytest.raises(InvalidInput, match=r"device '' is none of torch's"):
+        SmartEncoder("minilm", device="")
+    if not torch.xpu.is_available():
+        with pytest.raises(InvalidInput, match=r"device 'xpu' cannot be used on this machine"):
+            SmartEncoder("minilm", device="xpu")
+
+
+@pytest.mark.parametrize("bound", ["batch_size", "batch_tokens"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, None])
+def test_bounds_of_a_batch_that_are_none(minilm, bound, value):
+    """Set later, they would be no bound at all."""
+    before = getattr(minilm, bound)
+    with pytest.raises(InvalidInput, match=f"{bound} must be a whole number of at least 1, got {value}"):
+        setattr(minilm, bound, value)
+    assert getattr(minilm, bound) == before
 
 
 def test_several_devices_give_what_one_gives(models, minilm):
