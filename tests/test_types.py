@@ -352,3 +352,24 @@ def test_texts_are_taken_from_the_end_too():
     np.testing.assert_array_equal(tokens.take([-1]).codes, tokens.codes[2:])
     with pytest.raises(IndexError):
         tokens.take([2])
+
+
+def test_codes_that_do_not_fit():
+    """They are written as they are, by whichever encoder: what is wrong with them is said before."""
+    codes, offsets = codec("2bit").encode(np.eye(3, 8, dtype=np.float32)), np.asarray([0, 1, 3])
+    assert len(TokenCodes(codes, offsets, 8, codec("2bit"))) == 2
+    for bad, message in (
+        (
+            (codes, offsets, 8, codec("int8")),
+            r"8 dimensions by 'int8' must be a \(total, 8\) .* uint8 of shape \(3, 2\)",
+        ),
+        ((codes.astype(np.int32), offsets, 8, codec("2bit")), r"got int32 of shape \(3, 2\)"),
+        ((codes, np.asarray([0, 0, 3]), 8, codec("2bit")), "text 0 has none"),
+        (
+            (codes, np.asarray([0, 2]), 8, codec("2bit")),
+            "offsets must run from 0 to the 3 token embeddings, got 0 to 2",
+        ),
+        ((codes, offsets, 8, codec("2bit"), np.arange(2, dtype=np.int32)), "ids must be int32, one for each of 3"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            TokenCodes(*bad)
