@@ -18,7 +18,7 @@ from smart_rag import scoring
 from smart_rag.document_store import DocumentStore
 from smart_rag.pooled_index import Candidate, Where
 from smart_rag.term_store import id_hash
-from smart_rag.types import Representation, TokenBatch
+from smart_rag.types import Representation
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class FirstStage:
         """
         tokens = queries.tokens
         by_pooled = self.pooled(queries)
-        if not isinstance(tokens, TokenBatch) or tokens.ids is None:
+        if tokens.ids is None:
             return by_pooled
         admitted = self._admitted()
         hashes = None if admitted is None else np.fromiter(map(id_hash, admitted), np.uint64, len(admitted))

@@ -88,6 +88,10 @@ def check_device(device: str) -> None:
         raise InvalidInput(f"device {device!r} is none of torch's: {_first_line(error)}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(f"device {device!r}: there is no CUDA on this machine for torch {torch.__version__}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # one or the other, by kind
+        raise InvalidInput(f"device {device!r} cannot be used on this machine: {_first_line(error)}") from error
 
 
 def _best_device() -> str:

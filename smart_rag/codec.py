@@ -42,7 +42,7 @@ class FloatCodec:
         if not isinstance(embeddings, np.ndarray):
             import torch
 
-            embeddings = embeddings.to(getattr(torch, self.dtype.name)).cpu().numpy()
+            embeddings = embeddings.detach().to(getattr(torch, self.dtype.name)).cpu().numpy()
         return np.ascontiguousarray(embeddings, dtype=self.dtype).view(np.uint8)
 
     def decode(self, codes: Codes, dimension: int) -> FloatArray:
@@ -117,7 +117,10 @@ def rotate(embeddings: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _rotation_on(dimension: int, device: torch.device) -> torch.Tensor:
-    return _tensor(rotation(dimension)).to(device)
+    import torch
+
+    with torch.inference_mode(False):  # it is kept, and may be asked for next where there are gradients
+        return _tensor(rotation(dimension)).to(device)
 
 
 def _tensor(rows: FloatArray) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from inspect import signature
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
 from smart_rag.config import DEFAULT_WEIGHTS
@@ -73,11 +73,20 @@ def token_dimension_of(encoder: Encoder) -> int:
 def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:
     """Return the representation of ``documents``, their tokens coded by ``codec`` where the encoder can do that."""
     # Tokens that are alike are sought by the CPU, while the encoder goes on.
-    if codec.pool_factor == 1 and "codec" in signature(encoder.encode_document).parameters:
+    if codec.pool_factor == 1 and _takes_codec(encoder.encode_document):
         coding: Any = encoder
         coded: Representation = coding.encode_document(documents, codec=codec.name)
         return coded
     return encoder.encode_document(documents)
+
+
+def _takes_codec(encode: Callable[..., Any]) -> bool:
+    """Return whether ``encode`` can be given ``codec=``, by its own signature, not that of what it wraps."""
+    try:
+        parameter = signature(encode, follow_wrapped=False).parameters.get("codec")
+    except (TypeError, ValueError):  # not every callable of a compiled module has one
+        return False
+    return parameter is not None and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 def as_content(item: Encodable) -> Content:

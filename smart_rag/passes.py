@@ -48,7 +48,7 @@ class Batch:
 class Passes:
     """Forward passes of a model, and which token embeddings are taken from them.
 
-    ``backbones`` are one model on each of its devices; every one takes every so manieth batch. A batch is of at most
+    ``backbones`` are one model on each of its devices, which take batches in turn. A batch is of at most
     ``batch_size`` contents and ``batch_tokens`` tokens, padding included; where a GPU's memory runs out, ``batch_size``
     becomes less.
     """

@@ -6,7 +6,8 @@ that nobody described has the profile `GENERAL`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -208,13 +209,16 @@ def profile_of(model: str, name: str | None = None) -> Decision:
 
 def _is_named(model: str, profile: Profile) -> bool:
     """Return whether a hub name or a folder is called as the models of ``profile`` are."""
-    path, name, patterns = Path(model), model, profile.models
-    if path.exists():
-        parts = path.resolve().parts
-        # In the hub's cache, models--owner--name/snapshots/revision, the owner is known; elsewhere it is not.
-        cached = next((part for part in parts if part.startswith("models--")), None)
-        if cached is not None:
-            name = cached.removeprefix("models--").replace("--", "/")
-        else:
-            name, patterns = parts[-1], tuple(pattern.partition("/")[2] for pattern in patterns)
+    if not Path(model).exists():
+        return any(fnmatch(model.lower(), pattern) for pattern in profile.models)
+    # A link has a name, and what it leads to has one.
+    return any(_is_called(place.parts, profile) for place in (Path(os.path.abspath(model)), Path(model).resolve()))
+
+
+def _is_called(parts: Sequence[str], profile: Profile) -> bool:
+    name, patterns = parts[-1], tuple(pattern.partition("/")[2] for pattern in profile.models)
+    # In the hub's cache, models--owner--name/snapshots/revision, the owner is known; elsewhere it is not.
+    cached = next((part for part in parts if part.startswith("models--")), None)
+    if cached is not None:
+        name, patterns = cached.removeprefix("models--").replace("--", "/"), profile.models
     return any(fnmatch(name.lower(), pattern) for pattern in patterns)

@@ -25,7 +25,7 @@ from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.types import Content, Document, Hit, Representation, TokenBatch, is_unicode
+from smart_rag.types import Content, Document, Hit, Representation, is_unicode
 
 # Documents whose tokens are in memory at once during an exhaustive scan.
 _SCAN = 256
@@ -112,7 +112,7 @@ class Search:
     def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:
         """Return what each query token counts for, None where all of all queries count the same."""
         tokens = queries.tokens
-        if self.weighting == "none" or not isinstance(tokens, TokenBatch) or tokens.ids is None:
+        if self.weighting == "none" or tokens.ids is None:
             return None
         weights = []
         for start, stop in pairwise(tokens.offsets):

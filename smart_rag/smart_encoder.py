@@ -142,8 +142,9 @@ class SmartEncoder:
         chosen = profile_of(self.model_name, profile)
         self._profile: Profile = chosen.value
         first, *others = [device] if device is None or isinstance(device, str) else device
-        for named in filter(None, (first, *others)):
-            checkpoint.check_device(named)
+        for named in (first, *others):
+            if named is not None:
+                checkpoint.check_device(named)
         loaded = checkpoint.load(self.model_name, first, dtype, revision, trust_remote_code, attention)
         self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
         source = self._profile.source
@@ -242,6 +243,7 @@ class SmartEncoder:
 
     @batch_size.setter
     def batch_size(self, batch_size: int) -> None:
+        check_count("batch_size", batch_size)
         self._passes.batch_size = batch_size
 
     @property
@@ -251,6 +253,7 @@ class SmartEncoder:
 
     @batch_tokens.setter
     def batch_tokens(self, batch_tokens: int) -> None:
+        check_count("batch_tokens", batch_tokens)
         self._passes.batch_tokens = batch_tokens
 
     @property

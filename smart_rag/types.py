@@ -140,6 +140,21 @@ class _Ragged:
         """Return the given rows as texts of their own."""
         raise NotImplementedError
 
+    def _check(self, rows: int) -> None:
+        """Raise `InvalidInput` unless offsets and ids fit to so many rows."""
+        if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != rows:
+            raise InvalidInput(
+                f"offsets must run from 0 to the {rows} token embeddings, "
+                f"got {' to '.join(map(str, self.offsets[[0, -1]])) if len(self.offsets) else 'none'}"
+            )
+        empty = np.flatnonzero(np.diff(self.offsets) <= 0)
+        if len(empty):
+            raise InvalidInput(f"each text needs at least one token embedding; text {empty[0]} has none")
+        if self.ids is not None and (self.ids.dtype != np.int32 or self.ids.shape != (rows,)):
+            raise InvalidInput(
+                f"ids must be int32, one for each of {rows} tokens, got {self.ids.dtype} of shape {self.ids.shape}"
+            )
+
     def slice(self, start: int, stop: int) -> Self:
         """Return the texts ``start:stop``, sharing this one's memory."""
         offsets = self.offsets[start : stop + 1]
@@ -147,7 +162,7 @@ class _Ragged:
 
     def take(self, texts: Sequence[int]) -> Self:
         """Return the texts at these positions, at least one, in this order, copied."""
-        rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in texts]
+        rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in map(range(len(self)).__getitem__, texts)]
         return self._with(np.concatenate(rows), _offsets(list(map(len, rows))))
 
     def terms(self, i: int) -> TokenIds | None:
@@ -177,19 +192,7 @@ class TokenBatch(_Ragged):
             raise InvalidInput(
                 f"token embeddings must be a (total, dimension) matrix, got shape {self.embeddings.shape}"
             )
-        if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != len(self.embeddings):
-            raise InvalidInput(
-                f"offsets must run from 0 to the {len(self.embeddings)} token embeddings, "
-                f"got {' to '.join(map(str, self.offsets[[0, -1]])) if len(self.offsets) else 'none'}"
-            )
-        empty = np.flatnonzero(np.diff(self.offsets) <= 0)
-        if len(empty):
-            raise InvalidInput(f"each text needs at least one token embedding; text {empty[0]} has none")
-        if self.ids is not None and (self.ids.dtype != np.int32 or self.ids.shape != (len(self.embeddings),)):
-            raise InvalidInput(
-                f"ids must be int32, one for each of {len(self.embeddings)} tokens, got {self.ids.dtype} of shape "
-                f"{self.ids.shape}"
-            )
+        self._check(len(self.embeddings))
 
     @classmethod
     def from_list(cls, matrices: Sequence[FloatArray], ids: Sequence[TokenIds] | None = None) -> TokenBatch:
@@ -255,7 +258,8 @@ class TokenCodes(_Ragged):
     """Token embeddings of n texts as they are stored; what a `TokenBatch` has, decoded when asked for.
 
     ``codes`` is (total, bytes_per_token) uint8, and text ``i`` owns the rows
-    ``offsets[i]:offsets[i + 1]``. ``ids`` are those of a `TokenBatch`; what comes from a store has none.
+    ``offsets[i]:offsets[i + 1]``, at least one of them. ``ids`` are those of a `TokenBatch`; what comes from a
+    store has none.
     """
 
     codes: Codes
@@ -263,6 +267,15 @@ class TokenCodes(_Ragged):
     dimension: int
     codec: Codec
     ids: TokenIds | None = None
+
+    def __post_init__(self) -> None:
+        width = self.codec.bytes_per_token(self.dimension)
+        if self.codes.dtype != np.uint8 or self.codes.ndim != 2 or self.codes.shape[1] != width:
+            raise InvalidInput(
+                f"codes of {self.dimension} dimensions by {self.codec.name!r} must be a (total, {width}) uint8 matrix, "
+                f"got {self.codes.dtype} of shape {self.codes.shape}"
+            )
+        self._check(len(self.codes))
 
     @classmethod
     def from_list(
@@ -344,7 +357,7 @@ class Representation:
     @classmethod
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
         """Return the texts of all ``parts`` as one representation, copied; ids, unless one part has none."""
-        ids = [part.tokens.ids for part in parts if isinstance(part.tokens, TokenBatch) and part.tokens.ids is not None]
+        ids = [part.tokens.ids for part in parts if part.tokens.ids is not None]
         tokens = TokenBatch.from_list(
             [matrix for part in parts for matrix in part.tokens], ids if len(ids) == len(parts) else None
         )

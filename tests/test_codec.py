@@ -368,3 +368,18 @@ def test_what_rotated_codes_cannot_say(name, bad):
     rows[1, 2] = bad
     with pytest.raises(InvalidInput, match=f"NaN or infinite numbers, which codec {name!r} cannot say"):
         codec(name).encode(rows)
+
+
+def test_a_rotation_first_asked_for_in_a_forward_pass_has_gradients_later():
+    with torch.inference_mode():
+        codec("2bit").encode(torch.from_numpy(unit_rows(2, 23)))
+    rows = torch.from_numpy(unit_rows(2, 23)).requires_grad_()
+    rotate(rows).square().sum().backward()
+    torch.testing.assert_close(rows.grad, 2 * rows.detach())
+
+
+@pytest.mark.parametrize("name", [*NAMES, *BITS])
+def test_a_tensor_with_gradients_is_coded(name):
+    rows = unit_rows(2, 8)
+    codes = codec(name).encode(torch.from_numpy(rows).requires_grad_())
+    np.testing.assert_array_equal(codes, codec(name).encode(rows))

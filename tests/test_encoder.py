@@ -1,5 +1,6 @@
 """`SmartEncoder` against sentence-transformers' own numbers, on MiniLM and on tiny random models."""
 
+import functools
 import json
 import math
 import shutil
@@ -20,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from smart_rag import checkpoint
 from smart_rag.codec import codec
-from smart_rag.encoder import Encoder
+from smart_rag.encoder import Encoder, encode_for_store
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 from smart_rag.smart_encoder import SmartEncoder
 
@@ -795,6 +796,21 @@ def test_a_device_that_is_not_there_is_named():
             SmartEncoder("minilm", device=device)
     with pytest.raises(InvalidInput, match=r"device 'gpu' is none of torch's: .*cpu, cuda"):
         SmartEncoder("minilm", device="gpu")
+    with pytest.raises(InvalidInput, match=r"device '' is none of torch's"):
+        SmartEncoder("minilm", device="")
+    if not torch.xpu.is_available():
+        with pytest.raises(InvalidInput, match=r"device 'xpu' cannot be used on this machine"):
+            SmartEncoder("minilm", device="xpu")
+
+
+@pytest.mark.parametrize("bound", ["batch_size", "batch_tokens"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, None])
+def test_bounds_of_a_batch_that_are_none(minilm, bound, value):
+    """Set later, they would be no bound at all."""
+    before = getattr(minilm, bound)
+    with pytest.raises(InvalidInput, match=f"{bound} must be a whole number of at least 1, got {value}"):
+        setattr(minilm, bound, value)
+    assert getattr(minilm, bound) == before
 
 
 def test_several_devices_give_what_one_gives(models, minilm):
@@ -852,3 +868,27 @@ def test_codecs_that_an_encoder_does_not_take(minilm):
     with pytest.raises(InvalidInput, match="unknown codec 'zip'"):
         minilm.encode_document(TEXTS, codec="zip")
     assert len(minilm.encode_document([], codec="2bit")) == 0
+
+
+def test_who_is_given_a_codec():
+    """Whose own signature has it as a keyword: not what is bound, wrapped by something else, or has no signature."""
+
+    def takes(documents, codec=None):
+        return codec
+
+    @functools.wraps(takes)
+    def wrapped(documents):
+        return takes(documents)
+
+    def by_place(documents, codec=None, /):
+        return codec
+
+    def anything(documents, **options):
+        return options.get("codec")
+
+    def asked(encode):
+        return encode_for_store(SimpleNamespace(encode_document=encode), ["a"], codec("2bit"))
+
+    assert asked(takes) == "2bit"
+    assert [asked(encode) for encode in (wrapped, by_place, anything)] == [None] * 3
+    assert asked(max) == "a"  # as compiled functions may, it has none

@@ -994,3 +994,19 @@ def test_numbers_that_are_none_are_not_stored_as_codes(tmp_path):
                 index.add([Document("a", "a bad word")])
             index.add([Document("b", "a good word")])
             assert [index.count(), index.verify().sound] == [1, True]
+
+
+@pytest.mark.parametrize("name", ["float16", "2bit"])
+def test_what_an_index_encoded_is_a_query_with_words(tmp_path, name):
+    """Coded tokens have their ids: what is rare counts for more, and is a candidate, as of a query in words."""
+    encoder = CodingEncoder()
+    with SmartIndex.create(tmp_path, encoder, config=IndexConfig(codec=name)) as index:
+        index.add([Document(str(i), f"the {word} hall") for i, word in enumerate(["red", "blue", "dark", "wide"])])
+        text = "the wide hall"
+        coded, words = index.encode_documents([text]), encoder.encode_query([text])
+        assert isinstance(coded.tokens, TokenCodes)
+        np.testing.assert_array_equal(index.token_weights(coded), index.token_weights(words))
+        assert index.token_weights(coded)[1] > index.token_weights(coded)[0]
+        # Its pooled embedding is another text's: by its terms alone it finds what has them.
+        elsewhere = Representation(encoder.encode_query(["the red hall"]).pooled, coded.tokens)
+        assert {hit.id for hit in index.search(elsewhere, top_k=2, candidates=2, first_stage="terms")} == {"0", "3"}

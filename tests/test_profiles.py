@@ -60,3 +60,12 @@ def test_the_callers_word_comes_first(tmp_path):
     assert said(tmp_path / "LamRA-Ret", "general") == ("general", ARGUMENT)
     with pytest.raises(InvalidInput, match="no profile 'qwen'; the profiles are qwen3-vl-embedding, "):
         profile_of("Qwen/Qwen3-VL-Embedding-2B", "qwen")
+
+
+def test_a_link_that_is_called_as_the_model_or_leads_to_it(tmp_path):
+    (tmp_path / "blob").mkdir()
+    (tmp_path / "LamRA-Ret").symlink_to(tmp_path / "blob")
+    assert said(tmp_path / "LamRA-Ret") == ("lamra-ret", "the model's name")
+    (tmp_path / "gme-Qwen2-VL-2B-Instruct").mkdir()
+    (tmp_path / "current").symlink_to(tmp_path / "gme-Qwen2-VL-2B-Instruct")
+    assert said(tmp_path / "current") == ("gme-qwen2-vl", "the model's name")

@@ -334,3 +334,42 @@ def test_texts_that_are_taken(lengths, kind, data):
     start = data.draw(st.integers(0, len(texts)))
     for i, text in enumerate(texts[start:]):
         np.testing.assert_array_equal(taken.tokens.slice(start, len(texts)).terms(i), ids[text])
+
+
+def test_codes_that_are_concatenated_keep_their_ids():
+    ids = [np.arange(n, dtype=np.int32) for n in (2, 3)]
+    tokens = [codec("2bit").encode(matrix) for matrix in matrices([2, 3])]
+    one, two = (
+        Representation(np.eye(1, 3, dtype=np.float32), TokenCodes.from_list([rows], 3, codec("2bit"), [of_it]))
+        for rows, of_it in zip(tokens, ids, strict=True)
+    )
+    assert Representation.concatenate([one, two]).tokens.ids.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_texts_are_taken_from_the_end_too():
+    tokens = TokenCodes.from_list([codec("2bit").encode(matrix) for matrix in matrices([2, 3])], 3, codec("2bit"))
+    assert tokens.take([-1, 0]).offsets.tolist() == [0, 3, 5]
+    np.testing.assert_array_equal(tokens.take([-1]).codes, tokens.codes[2:])
+    with pytest.raises(IndexError):
+        tokens.take([2])
+
+
+def test_codes_that_do_not_fit():
+    """They are written as they are, by whichever encoder: what is wrong with them is said before."""
+    codes, offsets = codec("2bit").encode(np.eye(3, 8, dtype=np.float32)), np.asarray([0, 1, 3])
+    assert len(TokenCodes(codes, offsets, 8, codec("2bit"))) == 2
+    for bad, message in (
+        (
+            (codes, offsets, 8, codec("int8")),
+            r"8 dimensions by 'int8' must be a \(total, 8\) .* uint8 of shape \(3, 2\)",
+        ),
+        ((codes.astype(np.int32), offsets, 8, codec("2bit")), r"got int32 of shape \(3, 2\)"),
+        ((codes, np.asarray([0, 0, 3]), 8, codec("2bit")), "text 0 has none"),
+        (
+            (codes, np.asarray([0, 2]), 8, codec("2bit")),
+            "offsets must run from 0 to the 3 token embeddings, got 0 to 2",
+        ),
+        ((codes, offsets, 8, codec("2bit"), np.arange(2, dtype=np.int32)), "ids must be int32, one for each of 3"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            TokenCodes(*bad)
