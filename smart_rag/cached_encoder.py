@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from smart_rag.codec import codec as _codec_of
+from smart_rag.codec import codec_of_each
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.encoder import (
     Encodable,
@@ -163,12 +164,13 @@ class CachedEncoder:
             DocumentError: the file of an image or a video cannot be read.
         """
         contents = _contents([documents] if isinstance(documents, str) else documents)
+        coded = None if codec is None else codec_of_each(codec)
         items = list(map(plain, contents))
         stores = self._stores
         if stores is None:
-            if codec is None:
+            if coded is None:
                 return self.encoder.encode_document(items)
-            return encode_for_store(self.encoder, items, _codec_of(codec))
+            return encode_for_store(self.encoder, items, coded)
         if not items:
             none = np.zeros((0, self.dimension), dtype=np.float32)
             no_tokens = np.zeros((0, self.token_dimension), dtype=np.float32)

@@ -111,8 +111,11 @@ class RotatedCodec:
 
 def rotate(embeddings: torch.Tensor) -> torch.Tensor:
     """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`, in float32 on their device."""
+    import torch
+
     # Not by NumPy: its threads and torch's would wait for each other's cores.
-    return embeddings.float() @ _rotation_on(embeddings.shape[1], embeddings.device).T
+    with torch.autocast(embeddings.device.type, enabled=False):  # in 16 bits, codes would be others
+        return embeddings.float() @ _rotation_on(embeddings.shape[1], embeddings.device).T
 
 
 @lru_cache(maxsize=8)
@@ -208,6 +211,21 @@ def codec(name: str) -> Codec:
             "factor, such as 2bit/2 (up to 4)"
         )
     return _pooling(layout, int(factor))
+
+
+def codec_of_each(name: str) -> Codec:
+    """Return the codec called ``name``, for what codes token by token and merges none.
+
+    Raises:
+        InvalidInput: there is none of that name, or it makes one token of several.
+    """
+    found = codec(name)
+    if found.pool_factor > 1:
+        raise InvalidInput(
+            f"codec {found.name!r} makes one token of several, which a store does as it writes; here take "
+            f"{found.name.partition('/')[0]!r}"
+        )
+    return found
 
 
 @lru_cache

@@ -174,7 +174,7 @@ class Ingest:
         return report + self._encode_and_commit(new, on_rows)
 
     def _encode_and_commit(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
-        """Write ``rows``; while a batch is coded and written, the next one is in the forward pass."""
+        """Write ``rows``; while a batch is written, and pooled where the codec does, the next one is encoded."""
         report = AddReport()
         writing: list[tuple[Sequence[Row], Future[int]]] = []
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag import checkpoint, images
-from smart_rag import codec as codecs
 from smart_rag.backbone import UNLIMITED, Backbone
+from smart_rag.codec import codec_of_each
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
 from smart_rag.encoder import Encodable, as_content, plain
@@ -116,7 +116,7 @@ class SmartEncoder:
         self,
         model: str | Path = DEFAULT_MODEL,
         *,
-        device: str | Sequence[str] | None = None,
+        device: str | torch.device | Sequence[str] | None = None,
         dtype: str | None = None,
         attention: str | None = None,
         batch_size: int = 32,
@@ -141,10 +141,7 @@ class SmartEncoder:
         self._trust_remote_code = trust_remote_code
         chosen = profile_of(self.model_name, profile)
         self._profile: Profile = chosen.value
-        first, *others = [device] if device is None or isinstance(device, str) else device
-        for named in (first, *others):
-            if named is not None:
-                checkpoint.check_device(named)
+        first, *others = _devices(device)
         loaded = checkpoint.load(self.model_name, first, dtype, revision, trust_remote_code, attention)
         self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
         source = self._profile.source
@@ -337,13 +334,8 @@ class SmartEncoder:
         Raises:
             InvalidInput: there is no such codec, or it makes one token of several, which is for a store to do.
         """
-        coded = None if codec is None else codecs.codec(codec)
-        if coded is not None and coded.pool_factor > 1:
-            raise InvalidInput(
-                f"codec {coded.name!r} makes one token of several, which a store does as it writes; here take "
-                f"{coded.name.partition('/')[0]!r}"
-            )
-        return self._encode(documents, "document", Output(codec=coded), show_progress=show_progress)
+        output = Output(codec=None if codec is None else codec_of_each(codec))
+        return self._encode(documents, "document", output, show_progress=show_progress)
 
     def token_states(
         self,
@@ -485,6 +477,18 @@ class SmartEncoder:
                 )
             contents.append(content)
         return contents
+
+
+def _devices(device: str | torch.device | Sequence[str] | None) -> list[str | None]:
+    """Return the names of the devices asked for, at least one; None for the best there is."""
+    if device is None:
+        return [None]
+    devices = list(device) if isinstance(device, Sequence) and not isinstance(device, str) else [str(device)]
+    if not devices:
+        raise InvalidInput("device names no device; expected one, several, or None for the best there is")
+    for named in devices:
+        checkpoint.check_device(named)
+    return [*devices]
 
 
 def _prompt(

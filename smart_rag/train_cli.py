@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,8 +98,12 @@ def train_adapter_command(
         model, device=device, profile=profile, max_pixels=max_pixels, trust_remote_code=trust_remote_code
     )
     report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress=on_terminal())
-    named = "" if model == DEFAULT_MODEL else f"--model {model} "
-    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR {named}--adapter {to}`", plot, json_file)
+    named = [] if model == DEFAULT_MODEL else ["--model", model]
+    named += [] if profile is None else ["--profile", profile]
+    named += [] if max_pixels is None else ["--max-pixels", str(max_pixels)]
+    named += ["--trust-remote-code"] if trust_remote_code else []
+    options = shlex.join([*named, "--adapter", str(to)])
+    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR {options}`", plot, json_file)
 
 
 @app.command("finetune")

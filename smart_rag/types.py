@@ -299,6 +299,12 @@ class TokenCodes(_Ragged):
         ids = None if self.ids is None else self.ids[rows]
         return TokenCodes(self.codes[rows], offsets, self.dimension, self.codec, ids)
 
+    def __repr__(self) -> str:
+        return (
+            f"TokenCodes(texts={len(self)}, dimension={self.dimension}, tokens={len(self.codes)}, "
+            f"codec={self.codec.name!r})"
+        )
+
     def decode(self) -> TokenBatch:
         """Return the token embeddings themselves."""
         return TokenBatch(self.embeddings, self.offsets, self.ids)

@@ -79,6 +79,13 @@ def test_without_a_folder_the_encoder_codes(minilm, codec):
     assert len(CachedEncoder(WordEncoder()).encode_document(TEXTS, codec=codec)) == len(TEXTS)
 
 
+def test_codecs_that_are_none_or_merge_tokens(tmp_path):
+    for path in (None, tmp_path):
+        for codec, message in (("zip", "unknown codec 'zip'"), ("compact", "makes one token of several")):
+            with pytest.raises(InvalidInput, match=message):
+                CachedEncoder(WordEncoder(), path).encode_document(TEXTS, codec=codec)
+
+
 def test_an_index_takes_the_codes_of_the_folder(minilm, tmp_path):
     """Of the same codec: not decoded, pooled and coded once more."""
     for codec in ("2bit", "2bit/2"):

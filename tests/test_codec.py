@@ -383,3 +383,11 @@ def test_a_tensor_with_gradients_is_coded(name):
     rows = unit_rows(2, 8)
     codes = codec(name).encode(torch.from_numpy(rows).requires_grad_())
     np.testing.assert_array_equal(codes, codec(name).encode(rows))
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_codes_are_the_same_where_others_compute_in_16_bits(name):
+    rows = torch.from_numpy(unit_rows(50, 384))
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = codec(name).encode(rows)
+    np.testing.assert_array_equal(codes, codec(name).encode(rows))

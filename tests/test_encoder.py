@@ -796,6 +796,12 @@ def test_a_device_that_is_not_there_is_named():
             SmartEncoder("minilm", device=device)
     with pytest.raises(InvalidInput, match=r"device 'gpu' is none of torch's: .*cpu, cuda"):
         SmartEncoder("minilm", device="gpu")
+    with pytest.raises(InvalidInput, match="names no device"):
+        SmartEncoder("minilm", device=[])
+
+
+def test_a_device_may_be_torchs_own_object(models):
+    assert SmartEncoder(models("mean").path, device=torch.device("cpu")).device == "cpu"
     with pytest.raises(InvalidInput, match=r"device '' is none of torch's"):
         SmartEncoder("minilm", device="")
     if not torch.xpu.is_available():

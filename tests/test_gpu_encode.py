@@ -23,6 +23,5 @@ def test_it_runs_and_its_figures_can_be(tmp_path, monkeypatch, capsys):
         assert 90 < figures["tokens a page"] < 100_000 / 1024 + 80
         assert 0 < figures["outside the forward pass, %"] < 100
         assert figures["TFLOP/s in the forward pass"] > 0
-        assert figures["of the rate of one product, %"] < 100
     coded, floats = (figures["copied of tokens, MB a page"] for figures in rows.values())
     assert floats == pytest.approx(16 * coded)

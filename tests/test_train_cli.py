@@ -51,7 +51,7 @@ def trained(pairs, model, tmp_path_factory):
     return (*train(pairs, model, folder / "adapter", *more), folder)
 
 
-def test_a_training_shows_what_came_of_it(trained):
+def test_a_training_shows_what_came_of_it(trained, model):
     code, output, errors, folder = trained
     assert code == 0, errors
     report = json.loads((folder / "report.json").read_text())
@@ -107,14 +107,16 @@ def test_page_images(tmp_path):
     """Through a vision-language model in a folder, whose family is told; the adapter is used on pages then."""
     model, data = tiny_vision.qwen3_vl(tmp_path / "base"), page_images(tmp_path / "data")
     common = ("--model", model, "--profile", "qwen3-vl-embedding", "--max-pixels", 4096)
-    options = ("--data", data, "--epochs", 1, "--batch-size", 4, "--held-out", 0.4, "--json", "-")
-    code, output, errors = run("train", "adapter", *common, *options, "--out", tmp_path / "adapter", "--dimension", 8)
+    options = ("--data", data, "--epochs", 1, "--batch-size", 4, "--held-out", 0.4, "--json")
+    adapter, written = tmp_path / "adapter", tmp_path / "report.json"
+    code, output, errors = run("train", "adapter", *common, *options, written, "--out", adapter, "--dimension", 8)
     assert code == 0, errors
-    report = json.loads(output)
+    assert f"--db DIR {' '.join(map(str, common))} --adapter {adapter}`" in output  # what the model was asked by
+    report = json.loads(written.read_text())
     assert report["queries"] + report["held_out_queries"] == 20
     Image.new("RGB", (64, 64), "white").save(tmp_path / "page.png")
-    good("index", tmp_path / "page.png", "--db", tmp_path / "db", *common, "--adapter", tmp_path / "adapter")
-    code, output, errors = run("train", "finetune", *common, *options, "--out", tmp_path / "model", "--lora", 2)
+    good("index", tmp_path / "page.png", "--db", tmp_path / "db", *common, "--adapter", adapter)
+    code, output, errors = run("train", "finetune", *common, *options, "-", "--out", tmp_path / "model", "--lora", 2)
     assert code == 0, errors
     assert json.loads(output)["ndcg"]["trained late"] >= 0
     good("index", tmp_path / "page.png", "--db", tmp_path / "own", "--model", tmp_path / "model")

@@ -373,3 +373,8 @@ def test_codes_that_do_not_fit():
     ):
         with pytest.raises(InvalidInput, match=message):
             TokenCodes(*bad)
+
+
+def test_codes_show_their_size_not_their_numbers():
+    coded = TokenCodes.from_list([codec("2bit").encode(matrix) for matrix in matrices([2, 3])], 3, codec("2bit"))
+    assert repr(coded) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"
