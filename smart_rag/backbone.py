@@ -192,7 +192,9 @@ class Backbone:
         if self.has_template:
             its_own = profile.template is None
             made.append(Decision("chat_template", True, OWN_FILES if its_own else profile.source))
-        return [*made, self._page_pixels] if "image" in self.modalities else made
+        if "image" in self.modalities:
+            made += [Decision("text_with_image", self.combines, OWN_FILES), self._page_pixels]
+        return made
 
     @cached_property
     def tokens_per_image(self) -> int:

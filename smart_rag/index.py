@@ -38,6 +38,7 @@ from smart_rag.encoder import (
     Encodable,
     Encoder,
     as_content,
+    combines,
     default_weights_of,
     encode_for_store,
     modalities_of,
@@ -244,8 +245,8 @@ class SmartIndex:
         Raises:
             IndexMismatch: ``pooled`` is not of the index's model; nothing is written.
             InvalidInput: a document without text, with metadata that cannot be stored, or an
-                id twice. In a sequence nothing is written then; in a stream what came before is,
-                and an id that comes again replaces the earlier one.
+                id twice. In a sequence nothing is written then; of a stream, which is read a few
+                thousand at a time, what was read before is, and an id that comes again replaces the earlier one.
         """
         total = len(documents) if isinstance(documents, Sequence) else None
         with self._ingest(total, "document", show_progress, on_commit) as ingest:
@@ -611,7 +612,10 @@ class SmartIndex:
                 f"{self.path}: this index has no encoder, its vectors are the caller's own; search it from Python, "
                 "with a Representation as the query"
             )
-        return self.encoder.encode_query(contents_of_queries(queries, self.manifest.modalities))
+        contents = contents_of_queries(queries, self.manifest.modalities)  # first, before a model is loaded
+        if any(isinstance(content, Content) for content in contents):
+            contents = contents_of_queries(queries, self.manifest.modalities, combines(self.encoder))
+        return self.encoder.encode_query(contents)
 
     @property
     def encoder(self) -> Encoder:
@@ -794,6 +798,16 @@ class SmartIndex:
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
 
+    def _keep_places(self) -> None:
+        """Write down where the model is that the index was opened with, if the folder it was made with is gone."""
+        if self._encoder is None:
+            return
+        manifest = Manifest.read(self.path)
+        now = manifest.found_again(self._encoder)
+        if now != manifest:
+            now.write(self.path)
+            self.manifest = now
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the index for writing: against other threads in the block, against other processes until closed."""
@@ -807,6 +821,7 @@ class SmartIndex:
                         f"{self.path}: another writer has the index open; close it there, or wait until it is done"
                     ) from None
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
+                self._keep_places()
             yield
 
 

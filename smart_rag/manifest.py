@@ -96,6 +96,16 @@ class Manifest:
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
 
+    def found_again(self, encoder: Encoder) -> Manifest:
+        """Return the manifest with the places of ``encoder``'s model and adapter, where the folders in it are gone."""
+        known, now = self.encoder or {}, encoder.describe()
+        gone = {
+            name: now[name]
+            for name in ("model", "adapter")
+            if now.get(name) and known.get(name) and Path(known[name]).is_absolute() and not Path(known[name]).exists()
+        }
+        return replace(self, encoder={**known, **gone}) if gone else self
+
     def check_encoder(self, folder: Path, encoder: Encoder) -> None:
         """Raise `IndexMismatch` unless ``encoder`` is the one that the index in ``folder`` was made with."""
         if self.fingerprint != encoder.fingerprint:

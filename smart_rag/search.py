@@ -21,7 +21,7 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore
-from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
+from smart_rag.encoder import Encoder, combines, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
 from smart_rag.stopwatch import Stopwatch
@@ -149,7 +149,7 @@ def rerank(
     weights = check_weights(default_weights_of(encoder) if weights is None else weights)
     given = as_documents(documents)
     if not isinstance(query, Representation):
-        query = encoder.encode_query(contents_of_queries([query], modalities_of(encoder)))
+        query = encoder.encode_query(contents_of_queries([query], modalities_of(encoder), combines(encoder)))
     if not given:
         return []
     takes = modalities_of(encoder)
@@ -189,8 +189,10 @@ def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
     ]
 
 
-def contents_of_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
-    """Return ``queries`` as an encoder of these ``modalities`` takes them.
+def contents_of_queries(
+    queries: Sequence[str | Content], modalities: Collection[str], together: bool = True
+) -> list[str | Content]:
+    """Return ``queries`` as an encoder of these ``modalities`` takes them, text and image ``together`` or not.
 
     Raises:
         InvalidInput: one of them is empty, is neither a text nor a `Content`, or needs another encoder.
@@ -211,6 +213,11 @@ def contents_of_queries(queries: Sequence[str | Content], modalities: Collection
         if lacking:
             parts = " and ".join("an image" if name == "image" else f"a {name}" for name in sorted(lacking))
             raise InvalidInput(f"{which} has {parts}, but the index's model takes {', '.join(modalities)}")
+        if "+" in content.modality and not together:
+            raise InvalidInput(
+                f"{which} has {' and '.join(content.modality.split('+'))} together, but the index's model represents "
+                "each by itself; pass one of them"
+            )
         if not is_unicode(content.text):
             raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
         contents.append(plain(content))

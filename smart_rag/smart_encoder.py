@@ -170,6 +170,12 @@ class SmartEncoder:
         by_task: dict[Task, str] = {"query": prompts[0].value, "document": prompts[1].value}
         kinds = {"pooled": Backbone, "multi-vector": MultiVector, "dual": DualEncoder, "jina-v4": JinaV4}
         self._backbone = kinds[loaded.kind](self.model_name, loaded, self._profile, by_task, max_pixels)
+        is_decoder = loaded.kind == "pooled" and "image" in self._backbone.modalities
+        if chosen.source == ARGUMENT and self._profile.models and not is_decoder:
+            raise InvalidInput(
+                f"profile {self._profile.name!r} is for vision-language decoders, which {self.model_name!r} is not; "
+                "leave profile out"
+            )
         if length.value is not None:
             _check_max_length(self._model, length.value)
             self._backbone.max_length = length.value
@@ -201,7 +207,7 @@ class SmartEncoder:
         adapter.check_model(self.model_name, self.dimension, checkpoint.weights_digest(self._model))
         self._adapter = adapter.requires_grad_(False)
         self._passes.adapt(self._adapter)
-        self._adapter_path = str(folder.expanduser().absolute())  # an index is not always opened from here
+        self._adapter_path = str(folder.expanduser().absolute())
 
     @classmethod
     def from_description(
@@ -213,6 +219,11 @@ class SmartEncoder:
         options = {name: description[name] for name in names}
         options |= {name: description[name] for name in later if name in description}
         return cls(description["model"], device=device, **options)
+
+    @property
+    def _place(self) -> str:
+        """The model's name, or where its folder is; an index is not always opened from here."""
+        return str(Path(self.model_name).absolute()) if Path(self.model_name).is_dir() else self.model_name
 
     @property
     def dimension(self) -> int:
@@ -265,6 +276,11 @@ class SmartEncoder:
         return self._backbone.modalities
 
     @property
+    def combines(self) -> bool:
+        """Whether the model represents a text and an image together; otherwise it takes one of them at a time."""
+        return self._backbone.combines
+
+    @property
     def default_weights(self) -> tuple[float, float]:
         """The weights (pooled, late) of a new index: late alone for a model that was trained for late interaction."""
         return (0.0, 1.0) if self._backbone.late_only else DEFAULT_WEIGHTS
@@ -292,7 +308,7 @@ class SmartEncoder:
         """Return what identifies this encoder and its numbers, as JSON values."""
         if self._description is None:
             self._description = {
-                "model": self.model_name,
+                "model": self._place,
                 "revision": self.revision,
                 "trust_remote_code": self._trust_remote_code,
                 "weights": checkpoint.weights_digest(self._model),

@@ -578,11 +578,11 @@ def test_info_of_a_model_says_what_was_decided_and_why():
 
 
 def test_info_of_a_model_as_json():
-    found = json.loads(good("info", "--model", "minilm", "--profile", "gme-qwen2-vl", "--json"))
+    found = json.loads(good("info", "--model", "minilm", "--json"))
     decisions = {decision["name"]: (decision["value"], decision["source"]) for decision in found["decisions"]}
-    assert decisions["profile"] == ("gme-qwen2-vl", "argument")
+    assert decisions["profile"] == ("general", "general rule")
     assert decisions["modalities"] == (["text"], "the model's own files")
-    assert decisions["document_prompt"] == ("You are a helpful assistant.", "profile gme-qwen2-vl")
+    assert decisions["document_prompt"] == ("", "general rule")
     assert decisions["dimension"] == (384, "the model's own files")
     assert found["bytes_per_passage"]["balanced"] == 200 * 384 // 4
 
@@ -590,6 +590,8 @@ def test_info_of_a_model_as_json():
 def test_info_of_a_profile_that_is_not_there():
     said = error_of("info", "--model", "minilm", "--profile", "none")
     assert "there is no profile 'none'; the profiles are qwen3-vl-embedding, gme-qwen2-vl" in said
+    said = error_of("info", "--model", "minilm", "--profile", "gme-qwen2-vl")
+    assert "profile 'gme-qwen2-vl' is for vision-language decoders, which 'minilm' is not" in said
 
 
 def test_info_of_an_empty_index(tmp_path):

@@ -794,8 +794,11 @@ def test_a_device_that_is_not_there_is_named():
     for device in ("cuda:7", ["cpu", "cuda:7"]):
         with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
             SmartEncoder("minilm", device=device)
-    with pytest.raises(InvalidInput, match=r"device 'gpu' is none of torch's: .*cpu, cuda"):
-        SmartEncoder("minilm", device="gpu")
+    for device in ("gpu", "0", ""):
+        with pytest.raises(InvalidInput, match=rf"device {device!r} is none of torch's; expected such as 'cpu', "):
+            SmartEncoder("minilm", device=device)
+    with pytest.raises(InvalidInput, match="device 'meta' computes nothing"):
+        SmartEncoder("minilm", device="meta")
     with pytest.raises(InvalidInput, match="names no device"):
         SmartEncoder("minilm", device=[])
 

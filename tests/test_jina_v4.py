@@ -201,6 +201,13 @@ def test_one_by_one_and_together(folder, encoder):
 def test_a_text_and_an_image_together_are_refused(encoder):
     with pytest.raises(InvalidInput, match="item 0 has text and image together"):
         encoder.encode_document([Content("a caption", image=IMAGES[0])])
+    assert not encoder.combines
+    assert not CachedEncoder(encoder).combines
+
+
+def test_no_other_models_profile(folder):
+    with pytest.raises(InvalidInput, match="profile 'qwen3-vl-embedding' is for vision-language decoders"):
+        SmartEncoder(folder, profile="qwen3-vl-embedding")
 
 
 @pytest.mark.parametrize("text", ["cat sat on the mat", "The cat, 8 dogs.", "8", " a", ""])
@@ -280,6 +287,8 @@ def test_an_index(encoder, tmp_path):
             assert len([place for place in explanation.places if place.box]) == (12 if hit.id == "4" else 0)
             assert explanation.picture() is not None
         assert index.search(Content(image=IMAGES[0]), top_k=1)[0].id == "4"
+        with pytest.raises(InvalidInput, match="the query has text and image together, but the index's model"):
+            index.search(Content("a cat", image=IMAGES[0]))
 
 
 @pytest.mark.parametrize("trusted", [False, True])

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from tiny_models import bert
 
+from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.config import IndexConfig
-from smart_rag.errors import IndexMismatch, IndexNotFound
+from smart_rag.errors import IndexMismatch, IndexNotFound, ModelNotFound
 from smart_rag.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 
 MANIFEST = Manifest(
@@ -211,3 +215,35 @@ def test_another_encoder(tmp_path, manifest, made_with):
     message = f"{re.escape(str(tmp_path))}: the index was made with {made_with} and cannot be used with 'another model'"
     with pytest.raises(IndexMismatch, match=message):
         manifest.check_encoder(tmp_path, SomeEncoder("beef"))
+
+
+def test_an_index_finds_its_model_from_anywhere(tmp_path, monkeypatch):
+    """The folder is kept whole; where it has gone, the one that the index is written with next takes its place."""
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    bert(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    with SmartIndex.create("my.index", "model") as index:
+        index.add_texts(["The cat sat on the mat."])
+    monkeypatch.chdir("below")
+    path, moved = Path("../my.index"), tmp_path / "moved"
+    with SmartIndex.open(path) as index:
+        assert index.search("cat")
+    (tmp_path / "here" / "model").rename(moved)
+    with (
+        SmartIndex.open(path) as index,
+        pytest.raises(ModelNotFound, match=r"no model folder \S+here/model; name the place where it is now, .*--model"),
+    ):
+        index.search("cat")
+    with SmartIndex.open(path, SmartEncoder(moved)) as index:
+        assert index.search("cat")
+    assert Manifest.read(path).encoder["model"] == str(tmp_path / "here" / "model")  # nothing is written by reading
+    with SmartIndex.open(path, SmartEncoder(moved)) as index:
+        index.add_texts(["Dogs bark."])
+    with SmartIndex.open(path) as index:
+        assert index.search("cat")
+    assert Manifest.read(path).encoder["model"] == str(moved)
+    # Another place of the same model is none of its business while that one is there.
+    shutil.copytree(moved, tmp_path / "copy")
+    with SmartIndex.open(path, SmartEncoder(tmp_path / "copy")) as index:
+        index.add_texts(["Fish swim."])
+    assert Manifest.read(path).encoder["model"] == str(moved)

@@ -2,6 +2,10 @@
 
 import functools
 import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,6 +14,7 @@ import reference_smart
 import tiny_models
 import tiny_vision
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Transformer
 
 from smart_rag import SmartEncoder
@@ -190,3 +195,28 @@ def test_texts_keep_their_rows_with_flash_attention(tmp_path, monkeypatch):
     assert [len(tokens) for tokens in encoder.encode_document(["a cat", "dogs bark at night"]).tokens] == [
         *(len(encoder.encode_document([text]).tokens[0]) for text in ("a cat", "dogs bark at night")),
     ]
+
+
+def test_without_torchvision_the_extra_is_named(tmp_path):
+    """In a process of its own, which does not look where the tests have it."""
+    code = "import sys; from smart_rag import SmartEncoder; SmartEncoder(sys.argv[1])"
+    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0:
+        pytest.skip("torchvision is installed beside torch here")
+    folder = tiny_vision.qwen3_vl(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.search(r"the model '\S+', which takes images, needs the package 'torchvision'.*smart-rag\[vision\]", last)
+
+
+def test_loading_warns_of_weights_that_are_missing_and_of_no_head(tmp_path, caplog):
+    """Every such model was saved with a head over words, which no embedding needs."""
+    folder = Path(tiny_vision.qwen3_vl(tmp_path))
+    weights = load_file(folder / "model.safetensors")
+    assert "lm_head.weight" in weights
+    SmartEncoder(folder)
+    assert not caplog.records
+    del weights["model.language_model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    SmartEncoder(folder)
+    assert re.search(r"language_model.norm.weight +\| \S*MISSING", caplog.text)
