@@ -10,7 +10,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from smart_rag import display, train_cli
 from smart_rag._version import __version__
+from smart_rag.codec import codec as codec_called
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_CONTEXT_TOKENS,
@@ -29,15 +30,20 @@ from smart_rag.config import (
     DEFAULT_TIMEOUT,
     DEFAULT_TOP_K,
     FirstStageName,
+    IndexConfig,
 )
 from smart_rag.console import check_report_file, err, on_terminal, out, print_json, show_figures
-from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
+from smart_rag.errors import DocumentError, EncoderError, IndexMismatch, InvalidInput, SmartRagError
+from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.options import (
     Adapter,
     AsJson,
+    Codec,
     Db,
+    Device,
     MaxPixels,
     Model,
+    MovedModel,
     Picture,
     ProfileName,
     ReportFile,
@@ -90,7 +96,12 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _common(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on which device.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Log what happens, on which device; before the command: smart-rag -v search ..."
+        ),
+    ] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Better retrieval from the embedding model you already have."""
@@ -107,8 +118,10 @@ def index_command(
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help='Only these, such as "*.md".')] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Not these.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove passages of files that are no longer there.")] = False,
+    codec: Codec = None,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
+    device: Device = None,
     trust_remote_code: Trusted = False,
 ) -> None:
     """Index files and folders; a second run takes up what is new or changed."""
@@ -116,11 +129,10 @@ def index_command(
 
     # Before a model is loaded or a folder made; what it takes is known then.
     find(paths, include or (), exclude or (), ("text", "image", "video"))
+    config = IndexConfig() if codec is None else _config_with(codec, db)
     is_new = not db.exists()
-    options = {"profile": profile, "max_pixels": max_pixels} | (
-        {"trust_remote_code": True} if trust_remote_code else {}
-    )
-    with _open(db, model, adapter, create=True, **options) as index:
+    options = {"profile": profile, "max_pixels": max_pixels, "device": device}
+    with _open(db, model, adapter, config, trust_remote_code=trust_remote_code, **options) as index:
         report = index.add_files(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=on_terminal()
         )
@@ -148,29 +160,25 @@ def search(
     explain: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw what matched in the best passage, such as to why.png.")
     ] = None,
+    model: MovedModel = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Search by a text, an image or both, and show the passages with the words that matched best."""
     if query is None and image is None:
         raise typer.BadParameter("give a QUERY, an image by --image, or both")
     _check_picture(explain)
-    with _open(db) as index:
+    with _open(db, model, adapter, device=device, trust_remote_code=trust_remote_code) as index:
         asked = _asked(query or "", image)
         hits = index.search(asked, top_k, candidates=candidates, where=_where(where), first_stage=first_stage)
-        if explain is not None and hits:
-            _write_picture(hits[0], explain)
         if as_json:
             print_json([display.hit_json(hit) for hit in hits])
-            return
-        if not hits:
-            out.print("nothing found")
-        try:
-            words = [_words(index, hit) for hit in hits]
-        except EncoderError as error:
-            err.print(Text(f"no words are emphasised: {error}", style="dim"))
-            words = [[] for _ in hits]
-        for hit, spans in zip(hits, words, strict=True):
-            out.print(display.hit_text(hit, index.manifest.weights, spans))
+        else:
+            _show_hits(index, hits)
+        if explain is not None and hits:  # last: what it is drawn on may be gone
+            _write_picture(hits[0], explain)
 
 
 @app.command()
@@ -201,6 +209,10 @@ def ask(
         int | None, typer.Option(help="How long the answer may be, in tokens; else the endpoint decides.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece.")] = DEFAULT_TIMEOUT,
+    model: MovedModel = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question by a language model from what the index finds, and show the sources.
@@ -209,7 +221,7 @@ def ask(
     """
     from smart_rag import answer
 
-    with _open(db) as index:
+    with _open(db, model, adapter, device=device, trust_remote_code=trust_remote_code) as index:
         reply = answer.ask(
             index,
             _asked(question, image),
@@ -259,6 +271,7 @@ def eval_command(
     candidates: Annotated[int, typer.Option(min=1, help="How many documents `search` scores.")] = DEFAULT_CANDIDATES,
     limit_queries: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
     db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Keep the index here.")] = None,
+    device: Device = None,
     json_file: ReportFile = None,
 ) -> None:
     """Rank a dataset by each score and each first stage; measure, and say which differences are noise."""
@@ -269,7 +282,7 @@ def eval_command(
     data = load_dataset(dataset, limit_queries)
     with (
         tempfile.TemporaryDirectory() as temporary,
-        _open(db or Path(temporary) / "index", model, adapter, create=True) as index,
+        _open(db or Path(temporary) / "index", model, adapter, IndexConfig(), device=device) as index,
     ):
         result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=on_terminal())
     show_figures(result, display.evaluation_tables(result), json_file)
@@ -283,13 +296,14 @@ def tune(
     limit_queries: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Take the best, also where that may be noise.")] = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the weights that suit the index best, from 30 or more judged queries, and keep them in it."""
     from smart_rag import tuning
     from smart_rag.dataset import load_labels
 
-    with _open(db) as index:
+    with _open(db, device=device) as index:
         texts, judgements = load_labels(queries, qrels, limit_queries)
         found = tuning.tune(index, texts, judgements, show_progress=on_terminal())
         writes = not dry_run and found.choice != found.current and (force or found.is_worth_it)
@@ -314,18 +328,19 @@ def info(
     profile: Annotated[
         str | None, typer.Option("--profile", metavar="NAME", help="With --model: as one of this family.")
     ] = None,
+    device: Device = None,
     trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what an index holds, its model and its size; or how a model is used."""
-    if (db is None) == (model is None) or ((profile or trust_remote_code) and model is None):
+    if (db is None) == (model is None) or ((profile or device or trust_remote_code) and model is None):
         raise typer.BadParameter(
-            "name an index by --db, or a model by --model, perhaps with --profile and --trust-remote-code"
+            "name an index by --db, or a model by --model, perhaps with --profile, --device and --trust-remote-code"
         )
     if model is not None:
         from smart_rag.smart_encoder import SmartEncoder
 
-        encoder = SmartEncoder(model, profile=profile, trust_remote_code=trust_remote_code)
+        encoder = SmartEncoder(model, device=device, profile=profile, trust_remote_code=trust_remote_code)
         if as_json:
             print_json(display.model_json(encoder))
         else:
@@ -392,12 +407,12 @@ def demo(
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = db or Path(temporary) / "index"
-        with _open(folder, None, create=True) as index:
+        with _open(folder, config=IndexConfig()) as index:
             _print_report(index.add_files([sample_folder()], show_progress=on_terminal()))
             out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
             for question in (question for question in sample_questions() if question.demo):
                 out.print(display.comparison(index, question))
-    program = "smart-rag" if shutil.which("smart-rag") else display.short_path(str(Path(sys.argv[0]).absolute()))
+    program = "smart-rag" if shutil.which("smart-rag") else _program()
     out.print(
         Text.assemble(
             "A pooled vector stands for a whole passage, so a detail in it drowns; SMART also looks at each word.\n",
@@ -413,24 +428,84 @@ def demo(
 
 
 def _open(
-    db: Path, model: str | None = None, adapter: Path | None = None, *, create: bool = False, **options: Any
+    db: Path,
+    model: str | None = None,
+    adapter: Path | None = None,
+    config: IndexConfig | None = None,
+    *,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> SmartIndex:
-    """Return the index in ``db``, a new one where there is none and ``create`` allows it."""
+    """Return the index in ``db``; where there is none, a new one by ``config``, if that is given.
+
+    What is not said of the encoder is as the index was made with. Only the code of the index's own model is trusted
+    by what the index says.
+    """
     from smart_rag.index import SmartIndex
-    from smart_rag.manifest import FILE_NAME, Manifest
     from smart_rag.smart_encoder import SmartEncoder
 
-    if create and not (db / FILE_NAME).exists():
-        return SmartIndex.create(db, SmartEncoder(model or DEFAULT_MODEL, adapter=adapter, **options))
     given = {name: value for name, value in {"adapter": adapter, **options}.items() if value is not None}
-    if not given:
-        return SmartIndex.open(db, model)
+    given |= {"trust_remote_code": True} if trust_remote_code else {}
+    if config is not None and not (db / FILE_NAME).exists():
+        return SmartIndex.create(db, SmartEncoder(model or DEFAULT_MODEL, **given), config=config)
+    if model is None and not given:
+        return SmartIndex.open(db)
     own = Manifest.read(db).encoder or {}
-    return SmartIndex.open(db, SmartEncoder(model or own.get("model", DEFAULT_MODEL), **given))
+    if "weights" not in own:  # not of a model that could be loaded from what the index says
+        return SmartIndex.open(db, model)
+    device = given.pop("device", None)
+    if model is None:
+        return SmartIndex.open(db, SmartEncoder.from_description({**own, **given}, device))
+    moved = {"model": model, "revision": None, "trust_remote_code": trust_remote_code}
+    try:
+        encoder = SmartEncoder.from_description({**own, **moved, **given}, device)
+    except InvalidInput as error:  # such as more tokens than this one takes
+        raise IndexMismatch(
+            f"{db}: the index was made with {own['model']!r} and cannot be used with {model!r}: {error}"
+        ) from error
+    return SmartIndex.open(db, encoder)
+
+
+def _config_with(name: str, db: Path) -> IndexConfig:
+    """Return the settings of an index whose codec is called ``name``, if the one in ``db``, where there is one, has it.
+
+    Raises:
+        InvalidInput: there is no such codec.
+        IndexMismatch: the index in ``db`` has another one.
+    """
+    wanted = codec_called(name).name
+    found = Manifest.read(db).config.codec if (db / FILE_NAME).exists() else wanted
+    if found != wanted:
+        raise IndexMismatch(
+            f"{db}: the index has the codec {found!r}, --codec {name} asks for {wanted!r}, and an index keeps the one "
+            "it was made with; index the documents into another folder"
+        )
+    return IndexConfig(codec=wanted)
+
+
+def _program() -> str:
+    """Return how this program was started, for a shell."""
+    path = Path(sys.argv[0]).absolute()
+    if path.name == "__main__.py":
+        return f"{display.short_path(sys.executable)} -m smart_rag"
+    return display.short_path(str(path))
 
 
 def _asked(text: str, image: Path | None) -> str | Content:
     return text if image is None else Content(text, image)
+
+
+def _show_hits(index: SmartIndex, hits: Sequence[Hit]) -> None:
+    """Show what was found, with the words that matched best, where the model and the files let us know them."""
+    if not hits:
+        out.print("nothing found")
+    try:
+        words = [_words(index, hit) for hit in hits]
+    except (EncoderError, DocumentError) as error:
+        err.print(Text(f"no words are emphasised: {error}", style="dim"))
+        words = [[] for _ in hits]
+    for hit, spans in zip(hits, words, strict=True):
+        out.print(display.hit_text(hit, index.manifest.weights, spans))
 
 
 def _words(index: SmartIndex, hit: Hit) -> list[Span]:

@@ -165,10 +165,10 @@ class Reader:
         suffix, source = path.suffix.lower(), str(path)
         if suffix in images.FORMATS:
             self._check_taken(path, "image")
-            yield Document(f"{source}#0", "", {"source": source, "chunk": 0}, image=path)
+            yield Document(_id(source, 0), "", {"source": source, "chunk": 0}, image=path)
         elif suffix in video.FORMATS:
             self._check_taken(path, "video")
-            yield Document(f"{source}#0", "", {"source": source, "chunk": 0}, video=path)
+            yield Document(_id(source, 0), "", {"source": source, "chunk": 0}, video=path)
         elif suffix == ".pdf" and "image" in self._modalities:
             for number, page in enumerate(read(path, pages_without_text=True)):
                 yield _document(source, number, page.text, page)
@@ -200,7 +200,16 @@ def _document(source: str, number: int, text: str, page: Page) -> Document:
     metadata: dict[str, Any] = {"source": source, "chunk": number}
     if page.number is not None:
         metadata["page"] = page.number
-    return Document(f"{source}#{number}", text, metadata, page.image)
+    return Document(_id(source, number), text, metadata, page.image)
+
+
+def _id(source: str, number: int) -> str:
+    return f"{source}#{number}"
+
+
+def source_of(id: str) -> str:
+    """Return the file whose document has this id, if `Reader` made it; of another id, anything."""
+    return id.rpartition("#")[0]
 
 
 def token_counter(encoder: Encoder) -> Callable[[str], int]:

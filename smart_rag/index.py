@@ -72,6 +72,7 @@ from smart_rag.types import (
     TokenBatch,
     TokenCodes,
 )
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -276,7 +277,8 @@ class SmartIndex:
         Args:
             paths: files and folders; `smart_rag.documents.FORMATS` lists the formats.
             include, exclude: patterns for files in folders, such as ``"*.md"``.
-            prune: remove the documents of files below ``paths`` that are no longer there.
+            prune: remove the documents of files in the folders ``paths`` that are no longer there; without it,
+                these files are counted in a warning.
             show_progress: show a progress bar.
             on_commit: as in `add`.
 
@@ -293,7 +295,18 @@ class SmartIndex:
             total = sum(map(reader.pages, found)) if sees and show_progress else len(found)
             with self._ingest(total, "page" if sees else "file", show_progress, on_commit) as ingest:
                 report = ingest.add_files(found, reader)
-                return report + ingest.prune(paths) if prune else report
+                gone = ingest.gone(paths)
+                if prune:
+                    report += ingest.remove(id for ids in gone.values() for id in ids)
+        if gone and not prune:
+            are, them = ("is", "it") if len(gone) == 1 else ("are", "them")
+            logger.warning(
+                "%s %s no longer there; --prune (prune=True) removes what the index has of %s",
+                number(len(gone), "file"),
+                are,
+                them,
+            )
+        return report
 
     def add_texts(
         self,

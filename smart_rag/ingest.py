@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.document_store import DocumentStore
-from smart_rag.documents import Reader
+from smart_rag.documents import Reader, source_of
 from smart_rag.encoder import Encoder, encode_for_store, plain
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.media import digest_of_file
@@ -108,15 +109,28 @@ class Ingest:
         self.on_progress(done)
         return report
 
-    def prune(self, paths: Iterable[str | Path]) -> AddReport:
-        """Remove the documents of files at and below ``paths`` that are no longer there."""
-        roots = [Path(path).expanduser().resolve() for path in paths]
-        gone: list[str] = []
-        for row in self.store.pooled.select():
-            source = Path(row.document.metadata["source"]) if row.stamp is not None else None
-            if source is not None and not source.exists() and any(map(source.is_relative_to, roots)):
-                gone.append(row.document.id)
-        return AddReport(removed=self.store.delete(gone))
+    def gone(self, paths: Iterable[str | Path]) -> dict[str, list[str]]:
+        """Return the files in the folders ``paths`` that are no longer there, each with the ids of its documents."""
+        roots = [root for path in paths if (root := Path(path).expanduser().resolve()).is_dir()]
+        if not roots:
+            return {}
+
+        @cache
+        def is_gone(source: str) -> bool:
+            path = Path(source)
+            return any(map(path.is_relative_to, roots)) and not path.exists()
+
+        # Ids first: to read every row takes twenty times as long.
+        ids = [id for id in self.store.pooled.ids() if is_gone(source_of(id))]
+        found: dict[str, list[str]] = {}
+        for id, row in self.store.pooled.get(ids).items():
+            if row.stamp is not None:
+                found.setdefault(row.document.metadata["source"], []).append(id)
+        return found
+
+    def remove(self, ids: Iterable[str]) -> AddReport:
+        """Remove the documents with these ``ids``."""
+        return AddReport(removed=self.store.delete(list(ids)))
 
     def repair(self, ids: Sequence[str]) -> None:
         """Encode the texts of documents again whose tokens are missing or damaged."""

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from smart_rag.config import DEFAULT_MODEL
+from smart_rag.codec import PRESETS
+from smart_rag.config import DEFAULT_MODEL, IndexConfig
 
 Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="The folder of the index.")]
 Model = Annotated[
@@ -17,6 +18,20 @@ Model = Annotated[
         metavar="M",
         help=f"Name or folder of a sentence-transformers model; by default that of the index, or {DEFAULT_MODEL}.",
     ),
+]
+MovedModel = Annotated[str | None, typer.Option("--model", metavar="M", help="The index's model, where it has moved.")]
+Codec = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        metavar="NAME",
+        help=f"How a new index keeps token embeddings: {', '.join(PRESETS)} (the smallest), or a codec such as 4bit; "
+        f"by default {IndexConfig().codec}.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="D", help="Such as cpu or cuda:0; by default a GPU where there is one."),
 ]
 Picture = Annotated[
     Path | None, typer.Option("--image", metavar="FILE", help="Search by an image as well, if the model takes images.")

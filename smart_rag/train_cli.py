@@ -13,7 +13,7 @@ from rich.text import Text
 from smart_rag import display
 from smart_rag.config import DEFAULT_MODEL, AdapterObjective, Objective
 from smart_rag.console import check_report_file, err, on_terminal, out, show_figures
-from smart_rag.options import MaxPixels, ProfileName, ReportFile, Trusted
+from smart_rag.options import Device, MaxPixels, ProfileName, ReportFile, Trusted
 
 if TYPE_CHECKING:
     from smart_rag.training_data import TrainingData
@@ -49,9 +49,6 @@ HeldOut = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(callback=_check_positive, help="Scores are divided by it in the loss.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all that is drawn by chance, but for the split.")]
-Device = Annotated[
-    str | None, typer.Option(metavar="D", help="Such as cpu or cuda:0; by default a GPU where there is one.")
-]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and held-out nDCG@10.")]
 
 

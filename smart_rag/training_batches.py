@@ -25,7 +25,7 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
         each = f" in each of {processes} processes" if processes > 1 else ""
         raise InvalidInput(
             f"{number(len(data.queries), 'query')} to train on, fewer than a batch of {batch_size}{each}; bring "
-            "more, or choose a smaller batch"
+            "more, or choose a smaller batch (--batch-size, batch_size=)"
         )
     takes = modalities_of(encoder)
     is_seen = (

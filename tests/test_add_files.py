@@ -277,14 +277,27 @@ def test_a_document_of_the_users_own_about_a_file_is_left_alone(index, folder):
 # --- files go -------------------------------------------------------------------------------
 
 
-def test_a_file_that_vanished_stays_unless_pruned(index, folder):
+def test_a_file_that_vanished_stays_unless_pruned(index, folder, caplog):
     index.add_files([folder])
+    index.add([Document(f"{folder / 'gone.txt'}#0", "A note.", {"source": str(folder / "gone.txt")})])
     (folder / "cats.txt").unlink()
     assert index.add_files([folder]) == AddReport(unchanged=3)
     assert len(texts(index, folder / "cats.txt")) == 3
-    assert index.add_files([folder], prune=True) == AddReport(unchanged=3, removed=3)
+    gone = "1 file is no longer there; --prune (prune=True) removes what the index has of it"
+    assert caplog.messages == [gone]
+    (folder / "tax.html").unlink()
+    for path in (folder / "deep", folder / "deep" / "dogs.md"):
+        index.add_files([path])  # nothing is gone there
+    assert caplog.messages == [gone]
+    index.add_files([folder])
+    assert caplog.messages[1:] == [
+        "2 files are no longer there; --prune (prune=True) removes what the index has of them"
+    ]
+    assert index.add_files([folder], prune=True) == AddReport(unchanged=2, removed=4)
     assert texts(index, folder / "cats.txt") == []
     assert_whole(index)
+    index.add_files([folder])
+    assert len(caplog.messages) == 2
 
 
 def test_only_files_below_the_paths_are_pruned(index, folder, tmp_path):

@@ -85,6 +85,21 @@ def test_help_says_which_model_is_taken():
     assert "by default that of the index, or minilm." in said
 
 
+def test_help_says_where_verbose_goes():
+    said = " ".join(good("--help").replace("│", " ").split())
+    assert "before the command: smart-rag -v search ..." in said
+
+
+def test_as_a_module():
+    """Where the script is not on the path."""
+    command = [sys.executable, "-m", "smart_rag"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, good("--version")), done.stderr
+    done = subprocess.run([*command, "info", "--db", "gone"], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no index at gone")
+
+
 def test_version():
     import smart_rag
 
@@ -101,6 +116,7 @@ def test_version():
         (["info"], "name an index by --db, or a model by --model"),
         (["info", "--db", "x", "--model", "minilm"], "name an index by --db, or a model by --model"),
         (["info", "--db", "x", "--profile", "general"], "name an index by --db, or a model by --model"),
+        (["info", "--db", "x", "--device", "cpu"], "name an index by --db, or a model by --model"),
         (["search", "words", "--db", "x", "-k", "many"], "should be a valid integer"),
         (["search", "words", "--db", "x", "--nothing"], "No such option"),
         (["eval", "x", "--limit-queries", "0"], "greater than or equal to 1"),
@@ -123,6 +139,36 @@ def test_a_second_run_takes_up_what_is_new_or_changed(folder, tmp_path):
     assert good("index", folder, "--db", db) == f"passages: 1 replaced, 2 unchanged\n4 passages in {db}\n"
     assert good("index", folder, "--db", db, "--prune") == f"passages: 3 unchanged, 1 removed\n3 passages in {db}\n"
     assert "walrus" in good("search", "cat", "--db", db)
+
+
+def test_a_run_without_prune_says_what_is_gone(folder, tmp_path):
+    """In a process of its own, whose log goes to standard error."""
+    good("index", folder, "--db", tmp_path / "index")
+    (folder / "dogs.md").unlink()
+    command = [SCRIPT, "index", folder, "--db", tmp_path / "index"]
+    wide = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(command, env=wide, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, f"passages: 3 unchanged\n4 passages in {tmp_path / 'index'}\n")
+    assert done.stderr == "1 file is no longer there; --prune (prune=True) removes what the index has of it\n"
+
+
+def test_the_codec_of_a_new_index(folder, tmp_path):
+    db = tmp_path / "index"
+    said = error_of("index", folder, "--db", db, "--codec", "nothing", "--model", "no/such-model")
+    assert "unknown codec 'nothing'; the codecs are exact, balanced, compact, " in said
+    assert not db.exists()
+    good("index", folder, "--db", db, "--codec", "compact")
+    assert re.search(r"^codec +2bit/2 *$", good("info", "--db", db), re.MULTILINE)
+    for named in ("compact", "2bit/2"):
+        assert "4 unchanged" in good("index", folder, "--db", db, "--codec", named)
+    said = error_of("index", folder, "--db", db, "--codec", "exact", "--model", "no/such-model")
+    assert said.startswith(f"error: {db}: the index has the codec '2bit/2', --codec exact asks for 'float16', and ")
+    assert said.endswith("; index the documents into another folder\n")
+
+
+def test_the_default_codec_is_the_one_of_the_library(db):
+    assert "by default balanced." in " ".join(good("index", "--help").replace("│", " ").split())
+    assert json.loads(good("info", "--db", db, "--json"))["manifest"]["config"]["codec"] == "2bit"
 
 
 def test_patterns(folder, tmp_path):
@@ -235,6 +281,53 @@ def test_an_unknown_model_says_what_to_pass(documents, tmp_path, monkeypatch, mo
     assert "pip install 'smart-rag[demo]'" in errors
     assert "Traceback" not in errors
     assert not Path("index").exists()
+
+
+def test_a_model_that_has_moved(documents, tmp_path):
+    """Where it is now is said, and nothing else: what was chosen when the index was made is in the index."""
+    model, db, moved = bert(tmp_path), tmp_path / "index", tmp_path / "elsewhere"
+    with SmartIndex.create(
+        db, SmartEncoder(model, query_prompt="cat ", max_length=32, profile="gme-qwen2-vl")
+    ) as index:
+        index.add_files([documents])
+        expected = [(hit.id, hit.score) for hit in index.search("dogs")]
+    shutil.move(model, moved)
+    assert "cannot load the model name" in error_of("search", "dogs", "--db", db)
+    found = json.loads(good("search", "dogs", "--db", db, "--model", moved, "--json"))
+    assert [(hit["id"], pytest.approx(hit["score"], abs=1e-5)) for hit in found] == expected
+    assert "4 unchanged" in good("index", documents, "--db", db, "--model", moved)
+    said = error_of("search", "dogs", "--db", db, "--model", "minilm")
+    assert f"{db}: the index was made with {model!r} and cannot be used with 'minilm'" in said
+    asked = ("ask", "dogs?", "--db", db, "--llm-url", "http://localhost:1/v1", "--llm-model", "none", "--timeout", 5)
+    assert "cannot load the model name" in error_of(*asked)
+    assert "http://localhost:1/v1" in error_of(*asked, "--model", moved)  # beyond the model
+
+
+def test_an_index_without_a_model_takes_none(tmp_path):
+    SmartIndex.create(tmp_path / "index", None, dimension=4).close()
+    said = error_of("search", "words", "--db", tmp_path / "index", "--model", "minilm")
+    assert "the index was made with \"vectors of the caller's own\" and cannot be used with 'minilm'" in said
+    assert "this index has no encoder" in error_of("search", "words", "--db", tmp_path / "index", "--device", "cpu")
+
+
+def test_a_model_that_takes_fewer_tokens_is_another_one(db, other_model):
+    said = error_of("search", "dogs", "--db", db, "--model", other_model)
+    assert f"{db}: the index was made with 'minilm' and cannot be used with {other_model!r}: max_length must be" in said
+
+
+@pytest.mark.parametrize("command", ["index", "search", "ask", "eval", "tune", "info"])
+def test_a_device_is_told_to_the_model(command, documents, db, dataset, tmp_path):
+    arguments = {
+        "index": [documents, "--db", tmp_path / "index"],
+        "search": ["dogs", "--db", db],
+        "ask": ["dogs?", "--db", db, "--llm-url", "http://localhost:1/v1", "--llm-model", "none"],
+        "eval": [dataset],
+        "tune": ["--db", db, "--queries", dataset / "queries.jsonl", "--qrels", dataset / "qrels.tsv"],
+        "info": ["--model", "minilm"],
+    }[command]
+    assert "device 'nowhere'" in error_of(command, *arguments, "--device", "nowhere")
+    if command not in ("ask", "tune"):  # which need a language model, and 30 queries
+        good(command, *arguments, "--device", "cpu")
 
 
 def test_an_unknown_model_is_one_line(documents, tmp_path):
@@ -486,15 +579,50 @@ def test_a_picture_that_cannot_be_written(db, tmp_path):
     )
     said = error_of("search", "dogs", "--db", db, "--explain", tmp_path / "gone" / "why.png")
     assert f"why.png: the folder {tmp_path / 'gone'} does not exist" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_hits_are_shown_also_where_the_picture_fails(db, tmp_path):
     (tmp_path / "taken.png").mkdir()
-    said = error_of("search", "dogs", "--db", db, "--explain", tmp_path / "taken.png")
-    assert "taken.png: cannot be written (Is a directory)" in said
+    command = ["search", "dogs", "--db", db, "--explain", tmp_path / "taken.png"]
+    code, output, errors = run(*command)
+    assert (code, output) == (1, good("search", "dogs", "--db", db))
+    assert errors == f"error: --explain {tmp_path / 'taken.png'}: cannot be written (Is a directory)\n"
+    code, output, again = run(*command, "--json")
+    assert (code, again, len(json.loads(output))) == (1, errors, 4)
 
 
 def test_a_model_that_knows_no_characters_draws_nothing(documents, tmp_path):
     good("index", documents, "--db", tmp_path / "index", "--model", byt5(tmp_path))
-    said = error_of("search", "dogs", "--db", tmp_path / "index", "--explain", tmp_path / "why.png")
-    assert "gives no character offsets" in said
+    code, output, errors = run("search", "dogs", "--db", tmp_path / "index", "--explain", tmp_path / "why.png")
+    assert (code, len(passages(output))) == (1, 4)
+    assert "gives no character offsets" in errors.splitlines()[-1]
+    assert errors.splitlines()[-1].startswith("error: ")
+
+
+def test_hits_whose_images_are_gone_are_shown(tmp_path):
+    """An image alone, and one with a text: neither the picture nor the words that matched can be had any more."""
+    import tiny_vision  # which skips the test where torchvision is not to be had
+
+    model = tiny_vision.qwen3_vl(tmp_path, sentence_transformers_files=True)
+    red, blue, db, why = (tmp_path / name for name in ("red.png", "blue.png", "index", "why.png"))
+    for path in (red, blue):
+        Image.new("RGB", (96, 64), path.stem).save(path)
+    with SmartIndex.create(db, SmartEncoder(model, max_pixels=64 * 32 * 32)) as index:
+        index.add([Document("red", image=red), Document("blue", "Something blue.", image=blue)])
+    found = json.loads(good("search", "pump", "--db", db, "--json"))
+    assert len(found) == 2
+    for path in (red, blue):
+        path.unlink()
+    code, output, errors = run("search", "pump", "--db", db, "--explain", why)
+    assert (code, sorted(passages(output))) == (1, ["Something blue.", "[image]"])
+    words, picture = errors.splitlines()
+    assert words == f"no words are emphasised: {blue}: cannot be read (No such file or directory)"
+    assert picture == f"error: {found[0]['image']}: cannot be read (No such file or directory)"
+    code, output, errors = run("search", "pump", "--db", db, "--explain", why, "--json")
+    assert (code, [hit["id"] for hit in json.loads(output)]) == (1, [hit["id"] for hit in found])
+    assert errors == picture + "\n"
+    assert not why.exists()
 
 
 def test_an_image_as_the_query(tmp_path):

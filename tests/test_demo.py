@@ -106,3 +106,12 @@ def test_the_command_shows_both_rankings_side_by_side(path, monkeypatch):
     assert all(q.question not in text for q in QUESTIONS if not q.demo)
     assert 'smart-rag search "your question" --db' in text
     assert "--model" in text
+
+
+def test_the_program_is_named_as_it_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "venv" / "python"))
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "smart_rag" / "__main__.py")])
+    assert cli._program() == "venv/python -m smart_rag"
+    monkeypatch.setattr("sys.argv", ["venv/smart-rag"])
+    assert cli._program() == "venv/smart-rag"

@@ -40,6 +40,7 @@ LAYERS = [
     {"console", "display", "options", "training_plot"},
     {"train_cli"},
     {"cli"},
+    {"__main__"},
 ]
 OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time

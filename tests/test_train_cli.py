@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -90,7 +91,17 @@ def test_an_index_with_the_adapter(trained, model, tmp_path):
     with SmartIndex.open(db) as index:
         assert index.manifest.token_dimension == 8
     assert str(folder / "adapter") in good("info", "--db", db)
-    assert "with the adapter" in error_of("index", tmp_path / "cats.txt", "--db", db, "--model", model)
+    good("index", tmp_path / "cats.txt", "--db", db, "--model", model)  # with the index's adapter
+    good("index", tmp_path / "cats.txt", "--db", tmp_path / "plain", "--model", model)
+    said = error_of("search", "cat", "--db", tmp_path / "plain", "--adapter", folder / "adapter")
+    assert f"with the adapter '{folder / 'adapter'}' as it is set up here" in said
+    moved = shutil.copytree(folder / "adapter", tmp_path / "moved")
+    (folder / "adapter").rename(folder / "away")
+    try:
+        assert "adapter" in error_of("search", "cat", "--db", db)
+        good("search", "cat", "--db", db, "--adapter", moved)
+    finally:
+        (folder / "away").rename(folder / "adapter")
 
 
 def test_eval_with_the_adapter(trained, model, tmp_path):

@@ -20,7 +20,9 @@ def test_what_can_be_trained_on(tmp_path, monkeypatch):
         check_trainable(pages, encoder, 1)
     texts = TrainingData("texts", [Document("a", "cat"), Document("b", "")], [TrainingQuery(q, (0,)) for q in "ab"])
     check_trainable(texts, encoder, 2)
-    with pytest.raises(InvalidInput, match="1 query to train on, fewer than a batch of 2; bring more"):
+    with pytest.raises(
+        InvalidInput, match=r"1 query to train on, fewer than a batch of 2; bring more, .* \(--batch-size, batch_size"
+    ):
         check_trainable(replace(texts, queries=texts.queries[:1]), encoder, 2)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InvalidInput, match="2 queries to train on, fewer than a batch of 2 in each of 2 processes"):
