@@ -38,8 +38,9 @@ from transformers import (
 )
 
 from smart_rag.config import IndexConfig
+from smart_rag.representation import TokenCodes
 from smart_rag.smart_encoder import SmartEncoder
-from smart_rag.types import Content, TokenCodes
+from smart_rag.types import Content
 
 # Layers, width, heads, heads of keys, width of the feed-forward part; the same of the vision tower.
 SIZES = {

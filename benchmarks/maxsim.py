@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from smart_rag import TokenBatch, scoring
 from smart_rag.codec import codec
-from smart_rag.types import TokenCodes
+from smart_rag.representation import TokenCodes
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"
 _CODECS = "float32,float16,int8,4bit,2bit,1bit"

@@ -16,8 +16,8 @@ import numpy as np
 
 from smart_rag import TokenBatch, scoring
 from smart_rag.codec import codec
+from smart_rag.representation import Codes, FloatArray
 from smart_rag.token_store import TokenStore
-from smart_rag.types import Codes, FloatArray
 
 # Those that need not be here: the module, and the package that has it.
 PEERS = {

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.errors import InvalidInput
-from smart_rag.types import Codec, Codes, FloatArray
+from smart_rag.representation import Codec, Codes, FloatArray
 
 if TYPE_CHECKING:
     import torch

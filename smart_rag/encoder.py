@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_check
 
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
-from smart_rag.types import Codec, Content, PdfPage, Representation
+from smart_rag.representation import Codec, Representation
+from smart_rag.types import Content, PdfPage
 
 if TYPE_CHECKING:
     from PIL import Image

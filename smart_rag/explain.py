@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from smart_rag import media, pdf, picture, scoring, video
 from smart_rag.encoder import Encodable, Encoder, as_content
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.types import Content, FloatArray, Hit, Match, PdfPage, Place, Span
+from smart_rag.representation import FloatArray
+from smart_rag.types import Content, Hit, Match, PdfPage, Place, Span
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -52,26 +52,14 @@ from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_tex
 from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.media import identity
 from smart_rag.pooled_index import PooledIndex, Where
+from smart_rag.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
 from smart_rag.row import Row
 from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore, content_key
-from smart_rag.types import (
-    AddReport,
-    Codec,
-    Content,
-    Document,
-    Explanation,
-    FloatArray,
-    Hit,
-    Key,
-    PdfPage,
-    Representation,
-    TokenBatch,
-    TokenCodes,
-)
+from smart_rag.types import AddReport, Content, Document, Explanation, Hit, Key, PdfPage
 from smart_rag.wording import number
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from smart_rag import gap_codes
 from smart_rag.gap_codes import GapCodes
+from smart_rag.representation import Offsets, TokenIds
 from smart_rag.scoring import inverse_document_frequency
 from smart_rag.term_store import Changes, TermStore
-from smart_rag.types import Offsets, TokenIds
 
 _TERM = 1 << 32
 # Documents that went are kept out of the lists when they are more than this part.

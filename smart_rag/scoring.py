@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from smart_rag.codec import RotatedCodec, rotate
 from smart_rag.errors import DimensionMismatch
-from smart_rag.types import FloatArray, Offsets, TokenCodes, Tokens
+from smart_rag.representation import FloatArray, Offsets, TokenCodes, Tokens
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,9 @@ from smart_rag.document_store import DocumentStore
 from smart_rag.encoder import Encoder, combines, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
+from smart_rag.representation import Representation
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.types import Content, Document, Hit, Representation, is_unicode
+from smart_rag.types import Content, Document, Hit, is_unicode
 
 # Documents whose tokens are in memory at once during an exhaustive scan.
 _SCAN = 256

@@ -29,16 +29,8 @@ from smart_rag.jina_v4 import JinaV4
 from smart_rag.multi_vector import MultiVector
 from smart_rag.passes import Output, Passes
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
-from smart_rag.types import (
-    Content,
-    PdfPage,
-    Place,
-    Representation,
-    TokenBatch,
-    TokenCodes,
-    TokenIds,
-    is_unicode,
-)
+from smart_rag.representation import Representation, TokenBatch, TokenCodes, TokenIds
+from smart_rag.types import Content, PdfPage, Place, is_unicode
 from smart_rag.wording import number
 
 if TYPE_CHECKING:

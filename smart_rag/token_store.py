@@ -24,9 +24,10 @@ from smart_rag.errors import (
     MissingTokens,
 )
 from smart_rag.lmdb_environment import Environment
+from smart_rag.representation import Codec, Codes, TokenCodes, Tokens
 from smart_rag.segments import DATABASES, LAYOUT, Entry, Places, Segments
 from smart_rag.token_pooling import pool_tokens
-from smart_rag.types import Codec, Codes, Key, TokenCodes, Tokens
+from smart_rag.types import Key
 
 _KEY_BYTES = 16
 _MOST_DIMENSIONS = (1 << 16) - 1

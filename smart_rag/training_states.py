@@ -21,12 +21,12 @@ from smart_rag.adapter import Adapter
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.encoder import plain
 from smart_rag.metrics import Metrics, Run
+from smart_rag.representation import Representation, TokenBatch, TokenIds
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.token_store import TokenStore
 from smart_rag.training_batches import alike
 from smart_rag.training_data import TrainingData
 from smart_rag.training_report import NDCG, ByRanking
-from smart_rag.types import Representation, TokenBatch, TokenIds
 
 _DEPTH = 10
 # Texts that are encoded before they are written, and documents whose tokens are in memory while they are ranked.

@@ -14,7 +14,7 @@ from smart_rag import CachedEncoder, Document, IndexConfig, Representation, Smar
 from smart_rag.adapter import Adapter
 from smart_rag.checkpoint import weights_digest
 from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
-from smart_rag.types import TokenBatch
+from smart_rag.representation import TokenBatch
 
 TEXTS = tiny_models.SENTENCES
 NO_TOKENS = ""

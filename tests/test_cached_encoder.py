@@ -18,7 +18,7 @@ from word_encoder import CountingEncoder, WordEncoder, plain_scores
 
 from smart_rag import CachedEncoder, Document, Hit, IndexConfig, SmartIndex, TokenBatch, rerank
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput, SmartRagError
-from smart_rag.types import TokenCodes
+from smart_rag.representation import TokenCodes
 
 TEXTS = ["the cat sat on the mat", "dogs bark at night", "taxes are due in april", "keys hang in the hall"]
 

@@ -26,8 +26,8 @@ from word_encoder import VocabularyEncoder
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, TokenBatch, errors
 from smart_rag import codec as codecs
 from smart_rag.config import DEFAULT_WEIGHTS
+from smart_rag.representation import TokenCodes
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.types import TokenCodes
 
 TEXTS = {
     "cat": "The cat sat on the mat and purred.",

@@ -16,7 +16,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 # Each row may import the rows above it; modules of one row do not know each other.
 LAYERS = [
     {"_version", "errors", "wording"},
-    {"types", "config", "stopwatch", "profiles", "files", "jina_v4_weights"},
+    {"representation", "types", "config", "stopwatch", "profiles", "files", "jina_v4_weights"},
     {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row", "encoder"},
     {"pdf", "video", "picture"},
     {"media"},
@@ -46,10 +46,10 @@ OWNERS = {
     "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
     "lmdb": {"lmdb_environment"},
     "numba": {"kernels"},
-    # dual_encoder, smart_encoder and types: for a type.
+    # dual_encoder, representation and smart_encoder: for a type.
     "torch": {
         *("adapter", "adapter_training", "backbone", "checkpoint", "codec", "contrastive"),
-        *("dual_encoder", "multi_vector", "passes", "scoring", "smart_encoder", "types"),
+        *("dual_encoder", "multi_vector", "passes", "representation", "scoring", "smart_encoder"),
         *("finetuning", "jina_v4_weights", "lora", "smart_loss", "training_states"),
     },
     "safetensors": {"adapter", "jina_v4_weights"},

@@ -29,9 +29,9 @@ from smart_rag.errors import (
     MissingTokens,
     StorageFull,
 )
+from smart_rag.representation import TokenBatch, TokenCodes
 from smart_rag.token_pooling import pool_tokens
 from smart_rag.token_store import StoreStats, TokenStore, content_key
-from smart_rag.types import TokenBatch, TokenCodes
 
 FLOAT16 = codec("float16")
 # Two tokens of three dimensions in float16, and the record that holds them.
@@ -51,7 +51,7 @@ import numpy as np
 from smart_rag import lmdb_environment
 from smart_rag.codec import codec
 from smart_rag.token_store import TokenStore
-from smart_rag.types import TokenBatch, TokenCodes
+from smart_rag.representation import TokenBatch, TokenCodes
 
 def key(i):
     return i.to_bytes(16, "big")

@@ -1,0 +1,350 @@
+"""Representations: what they refuse, and what they share or copy; as embeddings and as codes."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smart_rag.codec import codec
+from smart_rag.errors import InvalidInput
+from smart_rag.representation import Representation, TokenBatch, TokenCodes
+
+
+def matrices(lengths, dimension=3, dtype=np.float32):
+    rng = np.random.default_rng(len(lengths))
+    return [rng.standard_normal((n, dimension)).astype(dtype) for n in lengths]
+
+
+# --- TokenBatch ---------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(1, 5), st.sampled_from(["float32", "float16"]))
+def test_batch_gives_back_its_texts(lengths, dimension, dtype):
+    """A batch of ragged texts has their number, their width and their rows, in order."""
+    texts = matrices(lengths, dimension, dtype)
+    batch = TokenBatch.from_list(texts)
+    assert (len(batch), batch.dimension, batch.embeddings.dtype) == (len(texts), dimension, dtype)
+    assert len(list(batch)) == len(texts)
+    for i, (found, text) in enumerate(zip(batch, texts, strict=True)):
+        np.testing.assert_array_equal(found, text)
+        np.testing.assert_array_equal(batch[i], text)
+        np.testing.assert_array_equal(batch[i - len(texts)], text)
+        assert np.shares_memory(found, batch.embeddings)
+        assert not np.shares_memory(found, text)
+
+
+@pytest.mark.parametrize("i", [3, -4, 100])
+def test_batch_index_out_of_range(i):
+    """There is no text beyond either end."""
+    with pytest.raises(IndexError):
+        TokenBatch.from_list(matrices([1, 2, 3]))[i]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.data())
+def test_slice_is_a_view_of_some_texts(lengths, data):
+    """A slice holds the texts of its range, in the same memory."""
+    texts = matrices(lengths)
+    batch = TokenBatch.from_list(texts)
+    start = data.draw(st.integers(0, len(texts)))
+    stop = data.draw(st.integers(start, len(texts) + 2))
+    part = batch.slice(start, stop)
+    assert len(part) == len(texts[start:stop])
+    for found, text in zip(part, texts[start:stop], strict=True):
+        np.testing.assert_array_equal(found, text)
+        assert np.shares_memory(found, batch.embeddings)
+
+
+def test_ids_follow_their_tokens():
+    """In slices, in what is put together, and in one text taken out of a representation."""
+    ids = [np.int32([5, 70_000]), np.int32([-1]), np.int32([3, 5, 3])]
+    batch = TokenBatch.from_list(matrices([2, 1, 3]), ids)
+    assert batch.ids.tolist() == [5, 70_000, -1, 3, 5, 3]
+    assert batch.slice(1, 3).ids.tolist() == [-1, 3, 5, 3]
+    assert batch.slice(3, 3).ids.tolist() == []
+    representation = Representation(np.eye(3, dtype=np.float32), batch)
+    assert representation[2].tokens.ids.tolist() == [3, 5, 3]
+    assert Representation.concatenate([representation[2], representation[0]]).tokens.ids.tolist() == [
+        3,
+        5,
+        3,
+        5,
+        70_000,
+    ]
+    without = Representation.from_embeddings(np.eye(3)[:1], matrices([2]))
+    assert without.tokens.ids is None
+    assert Representation.concatenate([representation, without]).tokens.ids is None
+
+
+def test_terms_are_the_distinct_ids():
+    """Sorted, without what has none; None where ids are not known."""
+    ids = [np.int32([70_000, 5, 70_000]), np.int32([-1]), np.int32([3, -1, 2])]
+    batch = TokenBatch.from_list(matrices([3, 1, 3]), ids)
+    assert [batch.terms(i).tolist() for i in range(3)] == [[5, 70_000], [], [2, 3]]
+    assert TokenBatch.from_list(matrices([2])).terms(0) is None
+    two_bits = codec("2bit")
+    codes = TokenCodes(two_bits.encode(batch.embeddings), batch.offsets, batch.dimension, two_bits)
+    assert codes.terms(0) is None
+
+
+@pytest.mark.parametrize("ids", [np.int32([1]), np.int32([[1, 2]]), np.int64([1, 2]), np.float32([1, 2])])
+def test_ids_that_do_not_fit(ids):
+    """One for each token, in the type that can hold them."""
+    with pytest.raises(InvalidInput, match=r"ids must be int32, one for each of 2 tokens, got \w+ of shape \("):
+        TokenBatch(matrices([2])[0], np.array([0, 2]), ids)
+
+
+def test_batch_of_no_texts():
+    """No texts make an empty batch."""
+    assert len(TokenBatch.from_list([])) == 0
+    assert list(TokenBatch.from_list([])) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets", "message"),
+    [
+        ((4,), [0, 4], r"must be a \(total, dimension\) matrix, got shape \(4,\)"),
+        ((2, 2, 2), [0, 2], r"must be a \(total, dimension\) matrix, got shape \(2, 2, 2\)"),
+        ((4, 2), [1, 4], r"offsets must run from 0 to the 4 token embeddings, got 1 to 4"),
+        ((4, 2), [0, 3], r"offsets must run from 0 to the 4 token embeddings, got 0 to 3"),
+        ((4, 2), [0, 5], r"offsets must run from 0 to the 4 token embeddings, got 0 to 5"),
+        ((4, 2), [0, 2, 2, 4], "text 1 has none"),
+        ((4, 2), [0, 0, 4], "text 0 has none"),
+        ((4, 2), [0, 4, 4], "text 1 has none"),
+        ((4, 2), [0, 3, 1, 4], "text 1 has none"),
+    ],
+)
+def test_batch_that_is_none(shape, offsets, message):
+    """Shapes and offsets that make no batch are refused."""
+    with pytest.raises(InvalidInput, match=message):
+        TokenBatch(np.ones(shape, dtype=np.float32), np.array(offsets, dtype=np.int64))
+
+
+def test_batch_without_offsets():
+    """Offsets have at least one entry, also for no texts."""
+    with pytest.raises(InvalidInput, match="offsets"):
+        TokenBatch(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64))
+
+
+def test_batch_from_an_empty_text():
+    """A text without tokens is refused when it is batched."""
+    with pytest.raises(InvalidInput, match="text 1 has none"):
+        TokenBatch.from_list([np.ones((2, 3), np.float32), np.ones((0, 3), np.float32)])
+
+
+def test_batch_shows_its_size_not_its_numbers():
+    assert repr(TokenBatch.from_list(matrices([2, 1]))) == "TokenBatch(texts=2, dimension=3, tokens=3)"
+
+
+# --- Representation -----------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 5), st.sampled_from(["f2", "f4", "f8"]))
+def test_representation_is_normalised(lengths, dimension, dtype):
+    """Every vector is divided by its norm, whatever its dtype, in float32."""
+    tokens = matrices(lengths, dimension, dtype)
+    pooled = np.concatenate(matrices([len(lengths)], dimension, dtype))
+    made = Representation.from_embeddings(pooled, tokens)
+    assert len(made) == len(lengths)
+    assert made.pooled.dtype == made.tokens.embeddings.dtype == np.float32
+    for rows, given_rows in [(made.pooled, pooled), *zip(made.tokens, tokens, strict=True)]:
+        assert rows.shape == given_rows.shape
+        for row, given_row in zip(rows.tolist(), given_rows.astype(float).tolist(), strict=True):
+            norm = math.sqrt(sum(x * x for x in given_row))
+            assert row == pytest.approx([x / norm for x in given_row], abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_representation_leaves_the_callers_arrays_alone(scale):
+    """The caller's arrays keep their numbers and share no memory with ours, also where nothing changes."""
+    pooled = scale * np.float32([[1, 0], [0, 1]])
+    tokens = [scale * np.float32([[0, 1]]), scale * np.float32([[1, 0], [0, -1]])]
+    before = [array.copy() for array in (pooled, *tokens)]
+    made = Representation.from_embeddings(pooled, tokens)
+    for array, copy in zip((pooled, *tokens), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+        assert not np.shares_memory(array, made.pooled)
+        assert not np.shares_memory(array, made.tokens.embeddings)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_representation_of_one_text_leaves_the_callers_array_alone(scale):
+    """One matrix is copied too."""
+    tokens = scale * np.float32([[0, 1]])
+    made = Representation.from_embeddings(tokens, [tokens])
+    made.tokens.embeddings[:] = 7
+    made.pooled[:] = 7
+    np.testing.assert_array_equal(tokens, [[0, scale]])
+
+
+@pytest.mark.parametrize(("bad", "norm"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (0, "0.0")])
+def test_vectors_without_a_direction(bad, norm):
+    """NaN, infinite and zero vectors are refused, and the first of them is named."""
+    good = np.ones((2, 3), dtype=np.float32)
+    row = np.float32([0, bad, 0])
+    with pytest.raises(InvalidInput, match=rf"pooled embedding 1 has norm {norm}: .*\(1 of 2 are not\)"):
+        Representation.from_embeddings(np.stack([good[0], row]), [good, good])
+    with pytest.raises(InvalidInput, match=rf"token embedding 2 has norm {norm}: .*\(2 of 4 are not\)"):
+        Representation.from_embeddings(good, [good, np.stack([row, row])])
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-23, 1e23, 1e30])
+def test_vectors_of_extreme_length(scale):
+    """A vector that is finite and not zero has a direction, however short or long it is."""
+    rows = np.array([[3, 4]]) * scale
+    made = Representation.from_embeddings(rows, [rows])
+    np.testing.assert_allclose(made.pooled, [[0.6, 0.8]], atol=1e-4)
+    np.testing.assert_allclose(made.tokens.embeddings, [[0.6, 0.8]], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([np.ones((1, 3)), np.ones((2, 4))], r"text 1 .* as wide as the first text's; got shape \(2, 4\)"),
+        ([np.ones((1, 3)), np.ones((0, 3))], r"text 1 .* at least one row, .*; got shape \(0, 3\)"),
+        ([np.ones(3), np.ones((1, 3))], r"text 0 must be a \(n_tokens, dimension\) matrix .*; got shape \(3,\)"),
+        ([np.ones((1, 3))], r"one row for each of the 1 texts, got shape \(2, 3\)"),
+        ([np.ones((1, 3))] * 3, r"one row for each of the 3 texts, got shape \(2, 3\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(tokens, message):
+    """Ragged widths, texts without tokens and unequal counts are refused."""
+    with pytest.raises(InvalidInput, match=message):
+        Representation.from_embeddings(np.ones((2, 3)), tokens)
+
+
+def test_one_pooled_vector_may_be_flat():
+    """The pooled vector of one text may come without its row."""
+    made = Representation.from_embeddings(np.float32([3, 4]), [np.float32([[0, 2]])])
+    np.testing.assert_allclose(made.pooled, [[0.6, 0.8]])
+
+
+def test_representation_of_pooled_embeddings_without_rows():
+    """The constructor wants a matrix too."""
+    tokens = TokenBatch.from_list(matrices([1, 1, 1]))
+    with pytest.raises(InvalidInput, match=r"one row for each of the 3 texts, got shape \(3,\)"):
+        Representation(np.ones(3, dtype=np.float32), tokens)
+
+
+def test_representation_of_one_text():
+    """An index gives one text, from either end, in the same memory."""
+    made = Representation.from_embeddings(np.eye(3), matrices([2, 1, 4]))
+    for i, text in [(0, 0), (1, 1), (2, 2), (-1, 2), (-3, 0)]:
+        one = made[i]
+        assert len(one) == 1
+        np.testing.assert_array_equal(one.pooled, np.eye(3)[text : text + 1])
+        np.testing.assert_array_equal(one.tokens[0], made.tokens[text])
+        assert np.shares_memory(one.pooled, made.pooled)
+        assert np.shares_memory(one.tokens.embeddings, made.tokens.embeddings)
+    assert [len(one.tokens[0]) for one in made] == [2, 1, 4]
+    assert [len(one) for one in made] == [1, 1, 1]
+    with pytest.raises(IndexError):
+        made[3]
+
+
+@pytest.mark.parametrize(("start", "stop", "lengths"), [(0, 3, [2, 1, 4]), (1, 9, [1, 4]), (1, 2, [1]), (2, 2, [])])
+def test_representation_slice(start, stop, lengths):
+    """A slice holds the texts of its range, as far as they go, in the same memory."""
+    made = Representation.from_embeddings(np.eye(3), matrices([2, 1, 4]))
+    part = made.slice(start, stop)
+    np.testing.assert_array_equal(part.pooled, np.eye(3)[start:stop])
+    assert [len(tokens) for tokens in part.tokens] == lengths
+    for tokens, expected in zip(part.tokens, list(made.tokens)[start:stop], strict=True):
+        np.testing.assert_array_equal(tokens, expected)
+    if lengths:
+        assert np.shares_memory(part.pooled, made.pooled)
+        assert np.shares_memory(part.tokens.embeddings, made.tokens.embeddings)
+
+
+def test_representations_are_concatenated():
+    """The texts of several representations follow each other in one, copied."""
+    one = Representation.from_embeddings(np.eye(3)[:2], matrices([2, 1]))
+    two = Representation.from_embeddings(np.eye(3)[2:], matrices([4]))
+    both = Representation.concatenate([one, two])
+    np.testing.assert_array_equal(both.pooled, np.eye(3))
+    assert len(both) == 3
+    for found, expected in zip(both.tokens, [*one.tokens, *two.tokens], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    alone = Representation.concatenate([two])
+    assert not np.shares_memory(alone.pooled, two.pooled)
+    assert not np.shares_memory(alone.tokens.embeddings, two.tokens.embeddings)
+
+
+def test_representation_shows_its_size_not_its_numbers():
+    representation = Representation.from_embeddings(np.ones((2, 3)), matrices([2, 1]))
+    assert repr(representation) == "Representation(texts=2, dimension=3, tokens=3)"
+
+
+# --- TokenCodes ----------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.sampled_from(["float", "2bit"]), st.data())
+def test_texts_that_are_taken(lengths, kind, data):
+    """Each at the place that it was asked for, as often as that, with its ids; as embeddings and as codes."""
+    ids = [np.arange(10 * i, 10 * i + n, dtype=np.int32) for i, n in enumerate(lengths)]
+    tokens = TokenBatch.from_list(matrices(lengths), ids)
+    if kind == "2bit":
+        coded = [codec(kind).encode(matrix) for matrix in tokens]
+        tokens = TokenCodes.from_list(coded, 3, codec(kind), ids)
+        assert tokens.codec == codec(kind)
+    pooled = np.stack([matrix[0] for matrix in tokens])
+    texts = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
+    taken = Representation(pooled, tokens).take(texts)
+    assert type(taken.tokens) is type(tokens)
+    assert len(taken) == len(taken.tokens) == len(texts)
+    for i, text in enumerate(texts):
+        np.testing.assert_array_equal(taken.pooled[i], pooled[text])
+        np.testing.assert_array_equal(taken.tokens[i], tokens[text])
+        np.testing.assert_array_equal(taken.tokens.terms(i), ids[text])
+    start = data.draw(st.integers(0, len(texts)))
+    for i, text in enumerate(texts[start:]):
+        np.testing.assert_array_equal(taken.tokens.slice(start, len(texts)).terms(i), ids[text])
+
+
+def test_codes_that_are_concatenated_keep_their_ids():
+    ids = [np.arange(n, dtype=np.int32) for n in (2, 3)]
+    tokens = [codec("2bit").encode(matrix) for matrix in matrices([2, 3])]
+    one, two = (
+        Representation(np.eye(1, 3, dtype=np.float32), TokenCodes.from_list([rows], 3, codec("2bit"), [of_it]))
+        for rows, of_it in zip(tokens, ids, strict=True)
+    )
+    assert Representation.concatenate([one, two]).tokens.ids.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_texts_are_taken_from_the_end_too():
+    tokens = TokenCodes.from_list([codec("2bit").encode(matrix) for matrix in matrices([2, 3])], 3, codec("2bit"))
+    assert tokens.take([-1, 0]).offsets.tolist() == [0, 3, 5]
+    np.testing.assert_array_equal(tokens.take([-1]).codes, tokens.codes[2:])
+    with pytest.raises(IndexError):
+        tokens.take([2])
+
+
+def test_codes_that_do_not_fit():
+    """They are written as they are, by whichever encoder: what is wrong with them is said before."""
+    codes, offsets = codec("2bit").encode(np.eye(3, 8, dtype=np.float32)), np.asarray([0, 1, 3])
+    assert len(TokenCodes(codes, offsets, 8, codec("2bit"))) == 2
+    for bad, message in (
+        (
+            (codes, offsets, 8, codec("int8")),
+            r"8 dimensions by 'int8' must be a \(total, 8\) .* uint8 of shape \(3, 2\)",
+        ),
+        ((codes.astype(np.int32), offsets, 8, codec("2bit")), r"got int32 of shape \(3, 2\)"),
+        ((codes, np.asarray([0, 0, 3]), 8, codec("2bit")), "text 0 has none"),
+        (
+            (codes, np.asarray([0, 2]), 8, codec("2bit")),
+            "offsets must run from 0 to the 3 token embeddings, got 0 to 2",
+        ),
+        ((codes, offsets, 8, codec("2bit"), np.arange(2, dtype=np.int32)), "ids must be int32, one for each of 3"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            TokenCodes(*bad)
+
+
+def test_codes_show_their_size_not_their_numbers():
+    coded = TokenCodes.from_list([codec("2bit").encode(matrix) for matrix in matrices([2, 3])], 3, codec("2bit"))
+    assert repr(coded) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"
