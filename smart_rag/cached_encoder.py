@@ -18,7 +18,6 @@ from smart_rag.encoder import (
     Encodable,
     Encoder,
     as_content,
-    combines,
     default_weights_of,
     encode_for_store,
     modalities_of,
@@ -136,11 +135,6 @@ class CachedEncoder:
     def modalities(self) -> frozenset[str]:
         """What the encoder takes, such as ``{"text", "image"}``."""
         return modalities_of(self.encoder)
-
-    @property
-    def combines(self) -> bool:
-        """Whether the encoder represents a text and an image together."""
-        return combines(self.encoder)
 
     def describe(self) -> Mapping[str, Any]:
         return self.encoder.describe()

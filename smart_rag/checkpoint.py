@@ -65,7 +65,7 @@ def load(
     if dtype is None and torch.device(device).type == "cpu":
         dtype = "float32"
     try:
-        with no_loading_bar(), _no_report_of_heads():
+        with no_loading_bar(), _no_report_of_unused():
             weights = {"dtype": dtype or "auto"} | ({} if attention is None else {"attn_implementation": attention})
             loaded = _load(path, device, weights, revision, trust_remote_code)
             first: Any = loaded.model[0]
@@ -86,6 +86,8 @@ def load(
         ) from error
 
 
+# A decoder's head over words, which no embedding needs; jina-embeddings-v4's projector, which goes another way.
+_UNUSED = ("lm_head.", "multi_vector_projector.")
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
@@ -223,13 +225,13 @@ def no_loading_bar() -> Iterator[None]:
 
 
 @contextmanager
-def _no_report_of_heads() -> Iterator[None]:
-    """Keep transformers from warning that a decoder's head over words is not used, which is so for every embedder."""
+def _no_report_of_unused() -> Iterator[None]:
+    """Keep transformers from warning of weights that it has no use for, and that are known to be there."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         lines = record.getMessage().splitlines()
         rows = [line for line in lines if " | " in line and not line.startswith("Key ")]
-        return not rows or not all(row.startswith("lm_head.") and "UNEXPECTED" in row for row in rows)
+        return not rows or not all(row.startswith(_UNUSED) and "UNEXPECTED" in row for row in rows)
 
     reports = logging.getLogger("transformers.modeling_utils")
     reports.addFilter(is_wanted)

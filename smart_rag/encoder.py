@@ -24,7 +24,6 @@ class Encoder(Protocol):
 
     One that takes more than texts has a property ``modalities``, the names of what it takes, such
     as ``{"text", "image"}``; it is given a `Content` where there is an image or a video, else a str.
-    One that takes texts and images, but not together, has a property ``combines``, which is False.
     One whose scores are to be weighted in another way than `DEFAULT_WEIGHTS` has a property ``default_weights``.
     One that knows what its tokens stand for has a method ``token_places``, as `SmartEncoder` has: by
     it, hits are explained.
@@ -59,11 +58,6 @@ class Encoder(Protocol):
 def modalities_of(encoder: Encoder) -> frozenset[str]:
     """Return what an encoder takes; only texts, unless it says otherwise."""
     return frozenset(getattr(encoder, "modalities", ("text",)))
-
-
-def combines(encoder: Encoder) -> bool:
-    """Return whether an encoder represents a text and an image together; it does, unless it says otherwise."""
-    return bool(getattr(encoder, "combines", True))
 
 
 def default_weights_of(encoder: Encoder | None) -> tuple[float, float]:

@@ -38,7 +38,6 @@ from smart_rag.encoder import (
     Encodable,
     Encoder,
     as_content,
-    combines,
     default_weights_of,
     encode_for_store,
     modalities_of,
@@ -614,8 +613,6 @@ class SmartIndex:
                 "with a Representation as the query"
             )
         contents = contents_of_queries(queries, self.manifest.modalities)  # first, before a model is loaded
-        if any(isinstance(content, Content) for content in contents):
-            contents = contents_of_queries(queries, self.manifest.modalities, combines(self.encoder))
         return self.encoder.encode_query(contents)
 
     @property

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import load_file_path
 from torch import nn
 from torch.nn import functional
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
+from transformers import Qwen2_5_VLConfig
 
 from smart_rag.errors import ModelNotFound
 
@@ -110,15 +109,14 @@ def load(path: str, device: str, weights: Mapping[str, Any], revision: str | Non
     # Its config.json names Python code for its configuration and its model, and may for its processor.
     native = {**where, "trust_remote_code": False}
     states = {"method": "forward", "method_output_name": "last_hidden_state"}
-    with _no_report_of_the_projector():
-        transformer = Transformer(
-            path,
-            model_kwargs={**weights, **native},
-            processor_kwargs={**native, "config": Qwen2_5_VLConfig.from_pretrained(path, **where)},
-            config_kwargs=native,
-            modality_config={"text": states, "image": states},
-            module_output_name="token_embeddings",
-        )
+    transformer = Transformer(
+        path,
+        model_kwargs={**weights, **native},
+        processor_kwargs={**native, "config": Qwen2_5_VLConfig.from_pretrained(path, **where)},
+        config_kwargs=native,
+        modality_config={"text": states, "image": states},
+        module_output_name="token_embeddings",
+    )
     transformer.max_seq_length = min(transformer.max_seq_length or _MOST_TOKENS, _MOST_TOKENS)
     model: Any = transformer.model
     head = Head(
@@ -192,14 +190,3 @@ def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: 
 def _some(keys: set[str]) -> str:
     shown = ", ".join(repr(key) for key in sorted(keys)[:2]) or "none"
     return shown if len(keys) <= 2 else f"{shown} and {len(keys) - 2} more"
-
-
-@contextmanager
-def _no_report_of_the_projector() -> Iterator[None]:
-    """Keep transformers from warning of weights that are not Qwen2.5-VL's; they go into `Head`."""
-    known = Qwen2_5_VLModel._keys_to_ignore_on_load_unexpected
-    Qwen2_5_VLModel._keys_to_ignore_on_load_unexpected = [*(known or ()), rf"{_PROJECTOR}\."]
-    try:
-        yield
-    finally:
-        Qwen2_5_VLModel._keys_to_ignore_on_load_unexpected = known

@@ -21,7 +21,7 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore
-from smart_rag.encoder import Encoder, combines, default_weights_of, modalities_of, plain
+from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
 from smart_rag.representation import Representation
@@ -150,7 +150,7 @@ def rerank(
     weights = check_weights(default_weights_of(encoder) if weights is None else weights)
     given = as_documents(documents)
     if not isinstance(query, Representation):
-        query = encoder.encode_query(contents_of_queries([query], modalities_of(encoder), combines(encoder)))
+        query = encoder.encode_query(contents_of_queries([query], modalities_of(encoder)))
     if not given:
         return []
     takes = modalities_of(encoder)
@@ -190,10 +190,8 @@ def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
     ]
 
 
-def contents_of_queries(
-    queries: Sequence[str | Content], modalities: Collection[str], together: bool = True
-) -> list[str | Content]:
-    """Return ``queries`` as an encoder of these ``modalities`` takes them, text and image ``together`` or not.
+def contents_of_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
+    """Return ``queries`` as an encoder of these ``modalities`` takes them.
 
     Raises:
         InvalidInput: one of them is empty, is neither a text nor a `Content`, or needs another encoder.
@@ -214,11 +212,6 @@ def contents_of_queries(
         if lacking:
             parts = " and ".join("an image" if name == "image" else f"a {name}" for name in sorted(lacking))
             raise InvalidInput(f"{which} has {parts}, but the index's model takes {', '.join(modalities)}")
-        if "+" in content.modality and not together:
-            raise InvalidInput(
-                f"{which} has {' and '.join(content.modality.split('+'))} together, but the index's model represents "
-                "each by itself; pass one of them"
-            )
         if not is_unicode(content.text):
             raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
         contents.append(plain(content))

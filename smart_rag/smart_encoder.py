@@ -376,7 +376,7 @@ class SmartEncoder:
         """
         import torch
 
-        prepared = self._backbone.prepare(self._checked(items), task)
+        prepared = self._backbone.prepare(self._checked(items, task), task)
         keep = torch.from_numpy(self._passes.kept(prepared.positions, task))
         return {**prepared.features, "keep": keep, "task": task}
 
@@ -414,7 +414,7 @@ class SmartEncoder:
         Raises:
             EncoderError: the model's tokenizer does not know where its tokens come from.
         """
-        content = self._checked([item])[0]
+        content = self._checked([item], task)[0]
         positions, places = self._backbone.places(content, task)
         kept = [places[i] for i in np.flatnonzero(self._passes.kept(positions, task)[0])]
         return kept or [Place(span=(0, len(content.text)) if plain(content) == content.text else None)]
@@ -428,7 +428,7 @@ class SmartEncoder:
         show_progress: bool,
     ) -> Representation:
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
-        contents = self._checked([items] if is_one else list(items))  # type: ignore[list-item,arg-type]
+        contents = self._checked([items] if is_one else list(items), task)  # type: ignore[list-item,arg-type]
         if not contents:
             empty = np.zeros((0, self.dimension), dtype=np.float32)
             width = self.token_dimension if output.layers is None else self._width * len(output.layers)
@@ -462,25 +462,27 @@ class SmartEncoder:
         )
         return result
 
-    def _checked(self, items: Sequence[Encodable]) -> list[Content]:
+    def _checked(self, items: Sequence[Encodable], task: Task) -> list[Content]:
         """Return ``items`` as contents that the model takes."""
+        kind = "query" if task == "query" else "item"
         contents = []
         for i, item in enumerate(items):
             try:
                 content = as_content(item)
             except InvalidInput as error:
-                raise InvalidInput(f"item {i} is {error}") from None
+                raise InvalidInput(f"{kind} {i} is {error}") from None
             if not is_unicode(content.text):
-                raise InvalidInput(f"item {i} holds a lone surrogate; expected Unicode")
+                raise InvalidInput(f"{kind} {i} holds a lone surrogate; expected Unicode")
             for modality in content.modality.split("+"):
                 if modality and modality not in self.modalities:
                     raise InvalidInput(
-                        f"item {i} has {'an image' if modality == 'image' else f'a {modality}'}, but {self.model_name} "
-                        f"takes {', '.join(sorted(self.modalities))}; use a model that takes {modality}s"
+                        f"{kind} {i} has {'an image' if modality == 'image' else f'a {modality}'}, but "
+                        f"{self.model_name} takes {', '.join(sorted(self.modalities))}; use a model that takes "
+                        f"{modality}s"
                     )
             if "+" in content.modality and not self._backbone.combines:
                 raise InvalidInput(
-                    f"item {i} has {' and '.join(content.modality.split('+'))} together, but {self.model_name} "
+                    f"{kind} {i} has {' and '.join(content.modality.split('+'))} together, but {self.model_name} "
                     "represents each by itself; pass one of them"
                 )
             contents.append(content)

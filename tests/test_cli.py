@@ -247,6 +247,9 @@ def other_model(tmp_path_factory):
     return bert(tmp_path_factory.mktemp("model"))
 
 
+# --- models and devices ---------------------------------------------------------------------
+
+
 def test_a_model_of_the_users_own_makes_an_index_that_remembers_it(documents, tmp_path, other_model):
     good("index", documents, "--db", tmp_path / "index", "--model", other_model)
     good("index", documents, "--db", tmp_path / "index", "--model", other_model)

