@@ -14,7 +14,7 @@ export ANONYMIZED_TELEMETRY := False
 install: $(VENV)/.installed
 
 # torch first and alone: its pin takes a CPU build where one lies at hand. torchvision last, where only the tests of
-# images see it: beside a CPU torch it would break every import of transformers (tests/torchvision_on_cpu.py).
+# images see it: beside a CPU torch it would break every import of transformers (tests/helpers/torchvision_on_cpu.py).
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard integrations/*/pyproject.toml)
 	@echo 'Installing into $(VENV): a few minutes the first time.'
 	$(PYTHON) -m venv $(VENV)

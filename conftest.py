@@ -13,7 +13,7 @@ os.environ.pop("COLUMNS", None)
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="smart_rag_remote_code_")
 
 import pytest
-import torchvision_on_cpu  # noqa: F401
+from helpers import torchvision_on_cpu  # noqa: F401
 
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"])
 

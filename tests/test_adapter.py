@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
-from word_encoder import WordEncoder
+from helpers import tiny_models
+from helpers.word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Document, IndexConfig, Representation, SmartEncoder, SmartIndex, scoring
 from smart_rag.adapter import Adapter

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
-from some_pairs import some_data
+from helpers import tiny_models
+from helpers.some_pairs import some_data
 
 from smart_rag import SmartEncoder, scoring
 from smart_rag.adapter import Adapter

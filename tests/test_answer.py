@@ -22,13 +22,13 @@ from urllib.request import urlopen
 
 import pytest
 import torch
-from command_line import error_of, good, run
+from helpers.command_line import error_of, good, run
+from helpers.tiny_models import byte_bpe
+from helpers.word_encoder import SeeingEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_models import byte_bpe
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from word_encoder import SeeingEncoder
 
 from smart_rag import Document, Hit, SmartIndex, cli
 from smart_rag.answer import ask, prompt

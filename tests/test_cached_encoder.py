@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.word_encoder import TESTS, CountingEncoder, WordEncoder, plain_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from word_encoder import CountingEncoder, WordEncoder, plain_scores
 
 from smart_rag import CachedEncoder, Document, Hit, IndexConfig, SmartIndex, TokenBatch, rerank
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput, SmartRagError
@@ -126,15 +126,14 @@ def test_what_was_written_is_found_by_another_process(tmp_path):
     code = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from test_cached_encoder import TEXTS
-from word_encoder import CountingEncoder
+TEXTS = sys.argv[3:]
+from helpers.word_encoder import CountingEncoder
 from smart_rag import CachedEncoder
 encoder = CountingEncoder()
 CachedEncoder(encoder, sys.argv[1]).encode_document(TEXTS)
 assert encoder.documents == [], encoder.documents
 """
-    tests = str(__import__("pathlib").Path(__file__).parent)
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "tokens"), tests], check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "tokens"), TESTS, *TEXTS], check=True)
 
 
 def test_threads_get_what_one_gets(tmp_path):

@@ -7,10 +7,10 @@ from itertools import chain, zip_longest
 
 import numpy as np
 import pytest
+from helpers.another_process import another_process
+from helpers.word_encoder import VocabularyEncoder, WordEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_processes import another_process
-from word_encoder import VocabularyEncoder, WordEncoder
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.candidates import FirstStage

@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-import tiny_models
 import torch
+from helpers import tiny_models
+from helpers.text_models import models_in
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from text_models import models_in
 from transformers.utils import logging as transformers_logging
 
 from smart_rag import checkpoint

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from command_line import Terminal, error_of, good, run, usage_error_of
 from fpdf import FPDF
+from helpers.command_line import Terminal, error_of, good, run, usage_error_of
+from helpers.tiny_models import bert, byt5
+from helpers.word_encoder import WordEncoder
 from PIL import Image
 from rich.console import Console
-from tiny_models import bert, byt5
-from word_encoder import WordEncoder
 
 from smart_rag import Document, Hit, SmartEncoder, SmartIndex, display
 from smart_rag.types import Content, PdfPage
@@ -604,7 +604,7 @@ def test_a_model_that_knows_no_characters_draws_nothing(documents, tmp_path):
 
 def test_hits_whose_images_are_gone_are_shown(tmp_path):
     """An image alone, and one with a text: neither the picture nor the words that matched can be had any more."""
-    import tiny_vision  # which skips the test where torchvision is not to be had
+    from helpers import tiny_vision  # which skips the test where torchvision is not to be had
 
     model = tiny_vision.qwen3_vl(tmp_path, sentence_transformers_files=True)
     red, blue, db, why = (tmp_path / name for name in ("red.png", "blue.png", "index", "why.png"))
@@ -628,7 +628,7 @@ def test_hits_whose_images_are_gone_are_shown(tmp_path):
 
 
 def test_an_image_as_the_query(tmp_path):
-    import tiny_vision  # which skips the test where torchvision is not to be had
+    from helpers import tiny_vision  # which skips the test where torchvision is not to be had
 
     model = tiny_vision.qwen3_vl(tmp_path, sentence_transformers_files=True)
     red, blue = tmp_path / "red.png", tmp_path / "blue.png"

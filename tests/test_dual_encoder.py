@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
+from helpers import tiny_vision
+from helpers.vision_families import picture
 from PIL import Image
-from test_vision import picture
 from transformers import AutoModel, AutoProcessor
 
 from smart_rag import Document, SmartEncoder, SmartIndex

@@ -8,10 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
-from sentence_transformers import SentenceTransformer
-from text_models import (
+from helpers import tiny_models
+from helpers.text_models import (
     CASES,
     FAST,
     PROMPTS,
@@ -22,6 +21,7 @@ from text_models import (
     forward_shapes,
     models_in,
 )
+from sentence_transformers import SentenceTransformer
 
 from smart_rag.codec import codec
 from smart_rag.encoder import Encoder, encode_for_store

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from word_encoder import WordEncoder
+from helpers.word_encoder import WordEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.dataset import load_dataset, load_labels

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from helpers.word_encoder import WordEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from word_encoder import WordEncoder
 
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, pdf, picture, rerank
 from smart_rag.demo import sample_folder

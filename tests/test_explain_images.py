@@ -7,7 +7,7 @@ import functools
 import av
 import numpy as np
 import pytest
-import tiny_vision
+from helpers import tiny_vision
 from PIL import Image
 
 from smart_rag import Document, IndexConfig, Representation, SmartEncoder, SmartIndex, TokenBatch

@@ -6,13 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_jina
-import tiny_models
-import tiny_vision
 import torch
+from helpers import tiny_jina, tiny_models, tiny_vision
+from helpers.some_pairs import page_images, some_data
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from some_pairs import page_images, some_data
 
 from smart_rag import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra

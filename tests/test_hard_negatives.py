@@ -1,6 +1,6 @@
 """Hard negatives: what a search finds, and what is none."""
 
-from word_encoder import WordEncoder
+from helpers.word_encoder import WordEncoder
 
 from smart_rag.hard_negatives import mine_negatives
 from smart_rag.training_data import TrainingData, TrainingQuery

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.word_encoder import SeeingEncoder
 from PIL import Image
-from word_encoder import SeeingEncoder
 
 from smart_rag import CachedEncoder, Document, SmartIndex, rerank
 from smart_rag.demo import sample_folder

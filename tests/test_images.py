@@ -10,9 +10,9 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers.odd_files import SUFFIXES, animation, noise_image, odd_images, png_bomb, saved, with_orientation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd_files import SUFFIXES, animation, noise_image, odd_images, png_bomb, saved, with_orientation
 from PIL import Image, ImageFile
 
 from smart_rag.errors import DocumentError, InvalidInput

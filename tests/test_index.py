@@ -18,10 +18,10 @@ from pathlib import Path
 import chromadb
 import numpy as np
 import pytest
+from helpers.word_encoder import TESTS, LetterEncoder, VocabularyEncoder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from word_encoder import VocabularyEncoder
 
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, TokenBatch, errors
 from smart_rag import codec as codecs
@@ -39,34 +39,6 @@ TEXTS = {
 
 
 STAGES = ["terms", "pooled", "exhaustive"]
-
-
-class LetterEncoder:
-    """A deterministic encoder for tests: a token for each word, by its letters; pooled is their mean."""
-
-    dimension = 8
-
-    def __init__(self, fingerprint: str = "letters") -> None:
-        self.fingerprint = fingerprint
-        self.encoded: list[str] = []
-
-    def describe(self):
-        return {"model": self.fingerprint}
-
-    def encode_query(self, queries):
-        return self._encode(queries)
-
-    def encode_document(self, documents):
-        self.encoded += documents
-        return self._encode(documents)
-
-    def _encode(self, texts):
-        tokens = [np.stack([self._word(word) for word in text.split()]) for text in texts]
-        return Representation.from_embeddings(np.stack([matrix.mean(axis=0) for matrix in tokens]), tokens)
-
-    def _word(self, word):
-        seed = sum(ord(letter) << (8 * (i % 4)) for i, letter in enumerate(word))
-        return np.random.default_rng(seed).standard_normal(self.dimension).astype(np.float32)
 
 
 def documents(texts=TEXTS):
@@ -348,11 +320,11 @@ def test_reopened_and_moved(tmp_path):
         import sys, json
         from smart_rag import SmartIndex
         sys.path.insert(0, sys.argv[2])
-        from test_index import LetterEncoder
+        from helpers.word_encoder import LetterEncoder
         with SmartIndex.open(sys.argv[1], LetterEncoder()) as index:
             print(json.dumps([(hit.id, hit.score) for hit in index.search("The dog and the carp", 3)]))
     """
-    result = python(code, tmp_path / "elsewhere", Path(__file__).parent)
+    result = python(code, tmp_path / "elsewhere", TESTS)
     found = json.loads(result.stdout)
     assert [id for id, _ in found] == [hit.id for hit in before]
     # The other process may find integer products slower than float ones, and multiply floats.
@@ -732,7 +704,7 @@ def test_killed_while_adding(tmp_path):
         import smart_rag.ingest
         smart_rag.ingest._BATCH = 8
         from smart_rag import Document, SmartIndex
-        from test_index import LetterEncoder
+        from helpers.word_encoder import LetterEncoder
         index = SmartIndex.create(sys.argv[1], LetterEncoder())
         index.add(
             [Document(f"d{i}", f"text number {i}") for i in range(100_000)],
@@ -741,7 +713,7 @@ def test_killed_while_adding(tmp_path):
     """
     path = tmp_path / "index"
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(path), str(Path(__file__).parent)],
+        [sys.executable, "-c", textwrap.dedent(code), str(path), TESTS],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from word_encoder import CountingEncoder, WordEncoder
+from helpers.word_encoder import CountingEncoder, WordEncoder
 
 from smart_rag import Document, SmartIndex
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexMismatch, InvalidInput

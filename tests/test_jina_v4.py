@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_jina
-import tiny_models
 import torch
-from command_line import error_of, good
+from helpers import tiny_jina, tiny_models
+from helpers.command_line import error_of, good
+from helpers.vision_families import picture
 from safetensors.torch import load_file, save_file
-from test_vision import picture
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2_5_VLProcessor
 
 from smart_rag import CachedEncoder, Document, IndexConfig, SmartEncoder, SmartIndex

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import bert
+from helpers.tiny_models import bert
 
 from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.config import IndexConfig

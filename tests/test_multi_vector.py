@@ -4,10 +4,9 @@ import functools
 
 import numpy as np
 import pytest
-import tiny_models
-import tiny_vision
+from helpers import tiny_models, tiny_vision
+from helpers.vision_families import picture
 from sentence_transformers import MultiVectorEncoder
-from test_vision import picture
 
 from smart_rag import CachedEncoder, IndexConfig, SmartEncoder, SmartIndex, rerank
 from smart_rag.errors import EncoderError, InvalidInput

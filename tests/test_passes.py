@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers.text_models import TASKS, TEXTS, WORDS, assert_same, encode, forward_shapes, models_in, out_of_memory_above
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from text_models import TASKS, TEXTS, WORDS, assert_same, encode, forward_shapes, models_in, out_of_memory_above
 
 from smart_rag.codec import codec
 from smart_rag.errors import InvalidInput

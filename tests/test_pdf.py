@@ -13,9 +13,7 @@ import numpy as np
 import pypdfium2
 import pytest
 from fpdf import FPDF
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from odd_files import (
+from helpers.odd_files import (
     CATALOG,
     CONTENT,
     FONT,
@@ -29,6 +27,8 @@ from odd_files import (
     raw_pdf,
     stream,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import smart_rag

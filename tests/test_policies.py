@@ -5,12 +5,10 @@ import re
 
 import numpy as np
 import pytest
-import reference_smart
-import tiny_models
-import tiny_vision
+from helpers import reference_smart, tiny_models, tiny_vision
+from helpers.vision_families import FAMILIES, PIXELS, TEXT, expected, picture
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from test_vision import FAMILIES, PIXELS, TEXT, expected, picture
 
 from smart_rag import SmartEncoder
 from smart_rag.errors import InvalidInput

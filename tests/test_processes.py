@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from word_encoder import WordEncoder
+from helpers.another_process import another_process
+from helpers.word_encoder import WordEncoder
 
 import smart_rag.chroma_client
 from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.errors import IndexLocked
 
-WRITER = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from smart_rag import SmartIndex
-import word_encoder
-with SmartIndex.open(sys.argv[1], getattr(word_encoder, sys.argv[3])()) as index:
-    print("ready", flush=True)
-    for line in sys.stdin:
-        exec(line)
-        print("done", flush=True)
-"""
 SECONDS = 4
-
-
-class Writer:
-    """Another process that has the index open and runs a line of Python at a time."""
-
-    def __init__(self, process):
-        self.process = process
-        assert process.stdout.readline() == "ready\n"
-
-    def run(self, line):
-        self.start(line)
-        self.wait()
-
-    def start(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def wait(self):
-        assert self.process.stdout.readline() == "done\n"
-
-
-@contextlib.contextmanager
-def another_process(path, encoder="WordEncoder"):
-    command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent), encoder]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield Writer(process)
-        finally:
-            process.kill()
 
 
 @pytest.fixture

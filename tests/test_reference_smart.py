@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
+from helpers import tiny_vision
+from helpers.reference_smart import GME, Encoded, LamRARet, Qwen3VLEmbedding, hybrid, sampled, sentence
 from PIL import Image
-from reference_smart import GME, Encoded, LamRARet, Qwen3VLEmbedding, hybrid, sampled, sentence
 
 SMALL = {"min_pixels": 4 * 32 * 32, "max_pixels": 12 * 32 * 32}
 NAMES = ["qwen3", "gme", "lamra"]

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
-from some_pairs import some_data
+from helpers import tiny_models
+from helpers.some_pairs import some_data
 from torch.nn.functional import normalize
 
 from smart_rag import SmartEncoder

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import tiny_models
-import tiny_vision
-from command_line import error_of, good, run, usage_error_of
+from helpers import tiny_models, tiny_vision
+from helpers.command_line import error_of, good, run, usage_error_of
+from helpers.some_pairs import page_images, some_data
 from PIL import Image
-from some_pairs import page_images, some_data
 
 from smart_rag import SmartEncoder, SmartIndex, train_cli
 from smart_rag.adapter_training import AdapterSettings

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from some_pairs import page_images
-from word_encoder import WordEncoder
+from helpers.some_pairs import page_images
+from helpers.word_encoder import WordEncoder
 
 from smart_rag.errors import InvalidInput
 from smart_rag.training_batches import check_trainable

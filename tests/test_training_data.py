@@ -4,8 +4,8 @@ import io
 import json
 
 import pytest
+from helpers.some_pairs import texts
 from PIL import Image
-from some_pairs import texts
 
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.training_data import TrainingData, TrainingQuery, digest, load_training_data

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from some_pairs import page_images, texts
+from helpers.some_pairs import page_images, texts
 
 from smart_rag.errors import InvalidInput
 from smart_rag.training_data import TrainingData, TrainingQuery, load_training_data

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from command_line import error_of, good
-from word_encoder import WordEncoder
+from helpers.command_line import error_of, good
+from helpers.word_encoder import WordEncoder
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.config import DEFAULT_WEIGHTS

@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.odd_files import NOISE, PEAK, STEP, VIDEOS, noise_image, saved, sound_only, video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd_files import NOISE, PEAK, STEP, VIDEOS, noise_image, saved, sound_only, video
 from PIL import Image
 
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra

@@ -10,9 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import reference_smart
-import tiny_models
-import tiny_vision
+from helpers import reference_smart, tiny_models, tiny_vision
+from helpers.vision_families import FAMILIES, PIXELS, TEXT, TOLERANCE, expected, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Transformer
@@ -21,24 +20,6 @@ from smart_rag import SmartEncoder
 from smart_rag.errors import ModelNotFound
 from smart_rag.scoring import hybrid, late_interaction, pooled_similarity
 from smart_rag.types import Content
-
-# Small images, so that the reference's loops end: 64 patches after merging, at most.
-PIXELS = 64 * 32 * 32
-TOLERANCE = 1e-5
-FAMILIES = {
-    "qwen3-vl-embedding": (tiny_vision.qwen3_vl, reference_smart.Qwen3VLEmbedding, {"min_pixels": 4 * 32 * 32}),
-    "gme-qwen2-vl": (
-        tiny_vision.qwen2_vl,
-        reference_smart.GME,
-        {"min_pixels": PIXELS, "query_instruction": "Find a document image that matches the given query."},
-    ),
-    "lamra-ret": (
-        functools.partial(tiny_vision.qwen3_vl, emb=True),
-        reference_smart.LamRARet,
-        {"min_pixels": 4 * 32 * 32},
-    ),
-}
-TEXT = "Interest rates rose by a quarter of a point in March."
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +50,6 @@ def pair(tmp_path_factory):
     return make
 
 
-def picture(width, height, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
-
-
 def items(video):
     """Contents by name, with what the reference is given for each."""
     path, frames = video
@@ -87,12 +64,6 @@ def items(video):
             {"text": "What happens?", "video": frames, "frames_per_second": 5.0},
         ),
     }
-
-
-def expected(reference, task, given):
-    if isinstance(reference, reference_smart.GME):
-        given = {name: value for name, value in given.items() if name != "frames_per_second"}
-    return reference.encode(task, **given)
 
 
 NAMES = ["text", "image", "text+image", "video", "text+video"]

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import odd_files
 import pytest
-import tiny_vision
-from command_line import good, run
 from fpdf import FPDF
+from helpers import odd_files, tiny_vision
+from helpers.command_line import good, run
+from helpers.word_encoder import TESTS
 from PIL import Image
 
 from smart_rag import Document, SmartEncoder, SmartIndex
@@ -241,8 +241,8 @@ def test_memory_is_bounded_while_a_thousand_pages_are_indexed(tmp_path, encoder)
     document.output(str(tmp_path / "long.pdf"))
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torchvision_on_cpu
+sys.path.insert(0, {TESTS!r})
+from helpers import torchvision_on_cpu
 from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.types import Content
 from PIL import Image

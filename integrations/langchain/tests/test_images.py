@@ -5,8 +5,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-import tiny_vision
 from fpdf import FPDF
+from helpers import tiny_vision
 from langchain_core.documents import Document
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage

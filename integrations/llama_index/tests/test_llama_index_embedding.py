@@ -9,6 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from helpers.word_encoder import WordEncoder
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.ingestion import IngestionPipeline
@@ -16,7 +17,6 @@ from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index_smart_rag import SmartEmbedding
 from PIL import Image
-from word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Representation
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import tiny_vision
 from fpdf import FPDF
+from helpers import tiny_vision
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock, LLMMetadata
 from llama_index.core.bridge.pydantic import Field

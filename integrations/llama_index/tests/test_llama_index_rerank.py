@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.word_encoder import WordEncoder, plain_scores
 from llama_index.core import VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
-from word_encoder import WordEncoder, plain_scores
 
 from smart_rag import CachedEncoder, rerank
 from smart_rag.errors import InvalidInput

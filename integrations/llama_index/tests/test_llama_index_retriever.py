@@ -6,6 +6,7 @@ import asyncio
 import pickle
 
 import pytest
+from helpers.word_encoder import WordEncoder
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
@@ -17,7 +18,6 @@ from llama_index_smart_rag import (
     citations,
     query_engine,
 )
-from word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Document, IndexConfig, SmartIndex
 from smart_rag.demo import sample_folder

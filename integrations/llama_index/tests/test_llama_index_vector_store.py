@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.word_encoder import CountingEncoder, WordEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
@@ -22,7 +23,6 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
-from word_encoder import CountingEncoder, WordEncoder
 
 from smart_rag import SmartIndex
 from smart_rag.errors import IndexClosed, IndexMismatch, InvalidInput

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import tiny_vision
 import torch
+from helpers import tiny_vision
 from safetensors.torch import load_file, save_file
 
 TASKS = ("retrieval", "text-matching", "code")

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("torchvision", reason="vision-language models need torchvision; `make install` puts it where it is")
 
 import torch
+from helpers.tiny_models import SENTENCES, byte_bpe
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tiny_models import SENTENCES, byte_bpe
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPConfig,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from smart_rag import Representation
+
+# For `sys.path` of another process, which then finds this package.
+TESTS = str(Path(__file__).parents[1])
 
 
 class WordEncoder:
@@ -79,6 +83,34 @@ class SeeingEncoder(CountingEncoder):
     @staticmethod
     def _seen(item):
         return item if isinstance(item, str) else f"{item.text} image"
+
+
+class LetterEncoder:
+    """A deterministic encoder for tests: a token for each word, by its letters; pooled is their mean."""
+
+    dimension = 8
+
+    def __init__(self, fingerprint: str = "letters") -> None:
+        self.fingerprint = fingerprint
+        self.encoded: list[str] = []
+
+    def describe(self):
+        return {"model": self.fingerprint}
+
+    def encode_query(self, queries):
+        return self._encode(queries)
+
+    def encode_document(self, documents):
+        self.encoded += documents
+        return self._encode(documents)
+
+    def _encode(self, texts):
+        tokens = [np.stack([self._word(word) for word in text.split()]) for text in texts]
+        return Representation.from_embeddings(np.stack([matrix.mean(axis=0) for matrix in tokens]), tokens)
+
+    def _word(self, word):
+        seed = sum(ord(letter) << (8 * (i % 4)) for i, letter in enumerate(word))
+        return np.random.default_rng(seed).standard_normal(self.dimension).astype(np.float32)
 
 
 def plain_scores(query: str, texts: list[str], weights=(1.0, 1.0)) -> list[float]:

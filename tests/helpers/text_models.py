@@ -5,8 +5,8 @@ from functools import cache, cached_property
 from types import SimpleNamespace
 
 import numpy as np
-import tiny_models
 import torch
+from helpers import tiny_models
 from sentence_transformers import SentenceTransformer
 
 from smart_rag.smart_encoder import SmartEncoder

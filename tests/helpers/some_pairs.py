@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-import tiny_models
+from helpers import tiny_models
 from PIL import Image, ImageDraw
 
 from smart_rag.training_data import TrainingData, TrainingQuery

@@ -1,0 +1,50 @@
+"""Another process that has an index open, and does what a test tells it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+
+from helpers.word_encoder import TESTS
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from smart_rag import SmartIndex
+from helpers import word_encoder
+with SmartIndex.open(sys.argv[1], getattr(word_encoder, sys.argv[3])()) as index:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        exec(line)
+        print("done", flush=True)
+"""
+
+
+class Writer:
+    """Another process that has the index open and runs a line of Python at a time."""
+
+    def __init__(self, process):
+        self.process = process
+        assert process.stdout.readline() == "ready\n"
+
+    def run(self, line):
+        self.start(line)
+        self.wait()
+
+    def start(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def wait(self):
+        assert self.process.stdout.readline() == "done\n"
+
+
+@contextlib.contextmanager
+def another_process(path, encoder="WordEncoder"):
+    command = [sys.executable, "-c", WRITER, str(path), TESTS, encoder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Writer(process)
+        finally:
+            process.kill()
