@@ -16,11 +16,11 @@ from smart_rag.config import (
     DEFAULT_TIMEOUT,
     check_count,
 )
-from smart_rag.documents import token_counter
 from smart_rag.encoder import as_content
 from smart_rag.errors import InvalidInput, LanguageModelError, MissingExtra
+from smart_rag.files.content import jpeg
+from smart_rag.files.reader import token_counter
 from smart_rag.index import SmartIndex
-from smart_rag.media import jpeg
 from smart_rag.pooled_index import Where
 from smart_rag.types import Content, Hit, ImageSource
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import images, media, video
 from smart_rag.checkpoint import Checkpoint, pooling_of
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
+from smart_rag.files import content as media
+from smart_rag.files import images, video
 from smart_rag.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile, Task
 from smart_rag.types import Content, ImageSource, PdfPage, Place, Span
 

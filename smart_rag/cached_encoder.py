@@ -25,7 +25,7 @@ from smart_rag.encoder import (
     token_dimension_of,
 )
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
-from smart_rag.media import identity
+from smart_rag.files.content import identity
 from smart_rag.representation import Representation, TokenBatch
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.token_store import TokenStore, content_key

@@ -125,7 +125,7 @@ def index_command(
     trust_remote_code: Trusted = False,
 ) -> None:
     """Index files and folders; a second run takes up what is new or changed."""
-    from smart_rag.documents import find
+    from smart_rag.files.reader import find
 
     # Before a model is loaded or a folder made; what it takes is known then.
     find(paths, include or (), exclude or (), ("text", "image", "video"))
@@ -521,7 +521,7 @@ def _words(index: SmartIndex, hit: Hit) -> list[Span]:
 
 def _check_picture(path: Path | None) -> None:
     """Raise `InvalidInput`, before the work, if no picture can be written to ``path``."""
-    from smart_rag.images import FORMATS
+    from smart_rag.files.images import FORMATS
 
     if path is None:
         return

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smart_rag import media
 from smart_rag.backbone import Backbone, Mask, Positions, Prepared, States
 from smart_rag.errors import EncoderError
+from smart_rag.files import content as media
 from smart_rag.profiles import OWN_FILES, Decision, Task
 from smart_rag.types import Content, Place
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from smart_rag import images, media
-from smart_rag.files import check_readable
+from smart_rag.files import content as media
+from smart_rag.files import images
+from smart_rag.files.access import check_readable
 from smart_rag.types import Document, ImageSource, PdfPage
 
 

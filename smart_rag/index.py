@@ -17,7 +17,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 
-from smart_rag import documents as files
 from smart_rag import scoring
 from smart_rag._version import __version__
 from smart_rag.codec import RotatedCodec, codec
@@ -46,10 +45,11 @@ from smart_rag.encoder import (
 )
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
 from smart_rag.explain import Question
+from smart_rag.files import reader as files
+from smart_rag.files.content import identity
 from smart_rag.image_folder import ImageFolder
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.manifest import FILE_NAME, Manifest
-from smart_rag.media import identity
 from smart_rag.pooled_index import PooledIndex, Where
 from smart_rag.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
 from smart_rag.row import Row
@@ -262,7 +262,7 @@ class SmartIndex:
         path), ``page`` (1-based, where the format has pages) and ``chunk``.
 
         Args:
-            paths: files and folders; `smart_rag.documents.FORMATS` lists the formats.
+            paths: files and folders; `smart_rag.files.reader.FORMATS` lists the formats.
             include, exclude: patterns for files in folders, such as ``"*.md"``.
             prune: remove the documents of files in the folders ``paths`` that are no longer there; without it,
                 these files are counted in a warning.

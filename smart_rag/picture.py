@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from smart_rag.images import fit
+from smart_rag.files.images import fit
 from smart_rag.types import Box, Span
 
 # Words with the heat that each is drawn with.

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import checkpoint, images
+from smart_rag import checkpoint
 from smart_rag.backbone import UNLIMITED, Backbone
 from smart_rag.codec import codec_of_each
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
 from smart_rag.encoder import Encodable, as_content, plain
 from smart_rag.errors import InvalidInput
+from smart_rag.files import images
 from smart_rag.jina_v4 import JinaV4
 from smart_rag.multi_vector import MultiVector
 from smart_rag.passes import Output, Passes

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import InvalidInput
-from smart_rag.files import check_folder
+from smart_rag.files.access import check_folder
 
 # Among the checkpoints: what a training was started with, so that it goes on with the same.
 _RECORD = "training.json"

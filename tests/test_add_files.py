@@ -13,9 +13,9 @@ import pytest
 from fpdf import FPDF
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
-from smart_rag.documents import Chunker, Reader, find, read
 from smart_rag.encoder import Encoder
 from smart_rag.errors import InvalidInput
+from smart_rag.files.reader import Chunker, Reader, find, read
 from smart_rag.types import AddReport
 
 CONFIG = IndexConfig(chunk_tokens=6, chunk_overlap=0)

@@ -172,7 +172,7 @@ def test_what_a_text_model_says_of_images(tmp_path, minilm, folder):
 
 def test_a_broken_page_leaves_the_others(index, folder, monkeypatch):
     """A page that cannot be drawn is reported with its number; the next run tries it again, and it alone."""
-    from smart_rag import pdf as reader
+    from smart_rag.files import pdf as reader
 
     draw = reader.Pdf.render
 

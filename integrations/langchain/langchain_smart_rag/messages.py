@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 
 from langchain_smart_rag.documents import IMAGE_PATH, path_of
 from smart_rag.config import DEFAULT_IMAGE_PIXELS
-from smart_rag.media import jpeg
+from smart_rag.files.content import jpeg
 
 
 def message_content(

@@ -12,7 +12,7 @@ from langchain_smart_rag import SmartEmbeddings
 
 from smart_rag import CachedEncoder, Representation, SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
-from smart_rag.images import open_image
+from smart_rag.files.images import open_image
 
 TEXTS = ["The cat sat on the mat.", "", "Dogs bark at night."]
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from smart_rag import CachedEncoder, Representation
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
-from smart_rag.images import open_image
+from smart_rag.files.images import open_image
 
 TEXTS = ["The boat keys hang in the hall.", "Taxes are due in April.", "Dogs bark at night."]
 

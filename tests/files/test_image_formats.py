@@ -12,7 +12,7 @@ from PIL import Image
 from smart_rag import CachedEncoder, Document, SmartIndex, rerank
 from smart_rag.demo import sample_folder
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.media import jpeg, open_image
+from smart_rag.files.content import jpeg, open_image
 from smart_rag.types import Content, PdfPage
 
 

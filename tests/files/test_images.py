@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.images import FORMATS, MAX_SOURCE_PIXELS, digest, fit, open_image
+from smart_rag.files.images import FORMATS, MAX_SOURCE_PIXELS, digest, fit, open_image
 
 ODD = list(odd_images())
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import IndexConfig
-from smart_rag.documents import FORMATS, Chunker, Page, find, read
 from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.files.reader import FORMATS, Chunker, Page, find, read
 from smart_rag.types import PdfPage
 
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files import check_readable, one_line
+from smart_rag.files.access import check_readable, one_line
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # Of an image as its header states them: 0.7 GB as RGB, an A2 page at 600 dpi or more. Pillow's own limit,

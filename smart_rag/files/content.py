@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart_rag import images, pdf
 from smart_rag.errors import DocumentError
+from smart_rag.files import images, pdf
 from smart_rag.types import Content, ImageSource, PdfPage
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files import check_readable
-from smart_rag.images import fit
+from smart_rag.files.access import check_readable
+from smart_rag.files.images import fit
 from smart_rag.types import Box, Span
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import pytest
 
 from smart_rag.errors import DocumentError
-from smart_rag.media import digest_of_file
+from smart_rag.files.content import digest_of_file
 
 
 def written(path, data):

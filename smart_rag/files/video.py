@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files import check_readable, one_line
-from smart_rag.images import MAX_SOURCE_PIXELS, fit
+from smart_rag.files.access import check_readable, one_line
+from smart_rag.files.images import MAX_SOURCE_PIXELS, fit
 
 if TYPE_CHECKING:
     from av.container import InputContainer

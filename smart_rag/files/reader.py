@@ -13,11 +13,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from smart_rag import images, video
 from smart_rag.config import IndexConfig
 from smart_rag.encoder import Encoder, modalities_of
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
-from smart_rag.pdf import Pdf
+from smart_rag.files import images, video
+from smart_rag.files.pdf import Pdf
 from smart_rag.types import Document, PdfPage
 from smart_rag.wording import number
 

@@ -1,0 +1,1 @@
+"""Files into texts, pages, images and frames."""
