@@ -15,9 +15,9 @@ from report import publish, spread
 from tqdm import tqdm
 
 from smart_rag import Representation, SmartEncoder, scoring
-from smart_rag.codec import PRESETS, codec
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.dataset import Dataset, load_dataset
+from smart_rag.embeddings.codec import PRESETS, codec
 from smart_rag.metrics import Metrics, Run
 from smart_rag.token_store import TokenStore
 

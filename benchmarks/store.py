@@ -47,7 +47,7 @@ import numpy as np
 from report import show, write
 from store_contestants import PEERS, Contestant, is_installed, of_bytes, of_scores
 
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
 
 _DIMENSION = 384
 _LENGTHS = (100, 201)

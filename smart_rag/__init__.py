@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from smart_rag import errors
 from smart_rag._version import __version__
 from smart_rag.config import IndexConfig
-from smart_rag.representation import Representation, TokenBatch
+from smart_rag.embeddings.representation import Representation, TokenBatch
 from smart_rag.types import AddReport, Content, Document, Hit
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag.codec import codec as _codec_of
-from smart_rag.codec import codec_of_each
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
+from smart_rag.embeddings.codec import codec as _codec_of
+from smart_rag.embeddings.codec import codec_of_each
+from smart_rag.embeddings.representation import Representation, TokenBatch
 from smart_rag.encoder import (
     Encodable,
     Encoder,
@@ -26,7 +27,6 @@ from smart_rag.encoder import (
 )
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
-from smart_rag.representation import Representation, TokenBatch
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.token_store import TokenStore, content_key
 from smart_rag.types import Content, Key

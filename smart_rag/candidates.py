@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from smart_rag import scoring
 from smart_rag.document_store import DocumentStore
+from smart_rag.embeddings.representation import Representation
 from smart_rag.pooled_index import Candidate, Where
-from smart_rag.representation import Representation
 from smart_rag.term_store import id_hash
 
 

@@ -21,7 +21,6 @@ from typer.core import TyperGroup
 
 from smart_rag import display, train_cli
 from smart_rag._version import __version__
-from smart_rag.codec import codec as codec_called
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_CONTEXT_TOKENS,
@@ -33,6 +32,7 @@ from smart_rag.config import (
     IndexConfig,
 )
 from smart_rag.console import check_report_file, err, on_terminal, out, print_json, show_figures
+from smart_rag.embeddings.codec import codec as codec_called
 from smart_rag.errors import DocumentError, EncoderError, IndexMismatch, InvalidInput, SmartRagError
 from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.options import (

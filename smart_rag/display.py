@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from smart_rag.codec import PRESETS, codec
 from smart_rag.config import IndexConfig
+from smart_rag.embeddings.codec import PRESETS, codec
 from smart_rag.types import Hit, ImageSource, PdfPage
 from smart_rag.wording import number
 

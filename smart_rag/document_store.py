@@ -14,11 +14,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from smart_rag.embeddings.representation import Codec, Representation, TokenCodes, TokenIds, Tokens
 from smart_rag.errors import MissingTokens
 from smart_rag.image_folder import ImageFolder
 from smart_rag.inverted_index import InvertedIndex
 from smart_rag.pooled_index import PooledIndex
-from smart_rag.representation import Codec, Representation, TokenCodes, TokenIds, Tokens
 from smart_rag.row import Row
 from smart_rag.term_store import TermStore
 from smart_rag.token_store import TokenStore

@@ -7,8 +7,8 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
 from smart_rag.config import DEFAULT_WEIGHTS
+from smart_rag.embeddings.representation import Codec, Representation
 from smart_rag.errors import InvalidInput
-from smart_rag.representation import Codec, Representation
 from smart_rag.types import Content, PdfPage
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from smart_rag import scoring
 from smart_rag._version import __version__
-from smart_rag.codec import RotatedCodec, codec
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_IMAGE_PIXELS,
@@ -33,6 +32,8 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore, VerifyReport
+from smart_rag.embeddings.codec import RotatedCodec, codec
+from smart_rag.embeddings.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
 from smart_rag.encoder import (
     Encodable,
     Encoder,
@@ -51,7 +52,6 @@ from smart_rag.image_folder import ImageFolder
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.pooled_index import PooledIndex, Where
-from smart_rag.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
 from smart_rag.row import Row
 from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
 from smart_rag.smart_encoder import SmartEncoder

@@ -13,7 +13,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from smart_rag.representation import Codes, Offsets
+from smart_rag.embeddings.representation import Codes, Offsets
 
 # The lower of the two planes of a query counts so much less than the upper.
 _PLANE = 254

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from smart_rag.codec import PRESETS
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
+from smart_rag.embeddings.codec import PRESETS
 
 Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="The folder of the index.")]
 Model = Annotated[

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.backbone import UNLIMITED, Backbone, Mask, Positions, Prepared
+from smart_rag.embeddings.representation import Codec, TokenIds
 from smart_rag.encoder import plain
 from smart_rag.errors import InvalidInput
 from smart_rag.profiles import Task, TokenPolicy
-from smart_rag.representation import Codec, TokenIds
 from smart_rag.types import Content
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from smart_rag.codec import RotatedCodec, rotate
+from smart_rag.embeddings.codec import RotatedCodec, rotate
+from smart_rag.embeddings.representation import FloatArray, Offsets, TokenCodes, Tokens
 from smart_rag.errors import DimensionMismatch
-from smart_rag.representation import FloatArray, Offsets, TokenCodes, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def late_interaction(
     are multiplied as integers where the CPU is fast at that, with queries in 15 bits, which
     leaves each similarity within 1e-4 of float arithmetic on the decoded tokens.
 
-    >>> from smart_rag.representation import TokenBatch
+    >>> from smart_rag.embeddings.representation import TokenBatch
     >>> query = TokenBatch.from_list([np.float32([[1, 0], [0, 1]])])
     >>> late_interaction(query, TokenBatch.from_list([np.float32([[0.5, 0.25]]), np.float32([[1, 0], [-1, 0]])]))
     array([[0.375, 0.5  ]], dtype=float32)

@@ -21,10 +21,10 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.document_store import DocumentStore
+from smart_rag.embeddings.representation import Representation
 from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
-from smart_rag.representation import Representation
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.types import Content, Document, Hit, is_unicode
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from smart_rag import checkpoint
 from smart_rag.backbone import UNLIMITED, Backbone
-from smart_rag.codec import codec_of_each
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
 from smart_rag.dual_encoder import DualEncoder
+from smart_rag.embeddings.codec import codec_of_each
+from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes, TokenIds
 from smart_rag.encoder import Encodable, as_content, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.files import images
@@ -30,7 +31,6 @@ from smart_rag.jina_v4 import JinaV4
 from smart_rag.multi_vector import MultiVector
 from smart_rag.passes import Output, Passes
 from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
-from smart_rag.representation import Representation, TokenBatch, TokenCodes, TokenIds
 from smart_rag.types import Content, PdfPage, Place, is_unicode
 from smart_rag.wording import number
 

@@ -21,9 +21,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from smart_rag.embeddings.representation import Offsets, TokenIds
 from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.lmdb_environment import Environment
-from smart_rag.representation import Offsets, TokenIds
 from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"

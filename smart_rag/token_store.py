@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from smart_rag.embeddings.representation import Codec, Codes, TokenCodes, Tokens
+from smart_rag.embeddings.token_pooling import pool_tokens
 from smart_rag.errors import (
     CorruptStore,
     DimensionMismatch,
@@ -24,9 +26,7 @@ from smart_rag.errors import (
     MissingTokens,
 )
 from smart_rag.lmdb_environment import Environment
-from smart_rag.representation import Codec, Codes, TokenCodes, Tokens
 from smart_rag.segments import DATABASES, LAYOUT, Entry, Places, Segments
-from smart_rag.token_pooling import pool_tokens
 from smart_rag.types import Key
 
 _KEY_BYTES = 16

@@ -13,8 +13,8 @@ from helpers.word_encoder import WordEncoder
 from smart_rag import CachedEncoder, Document, IndexConfig, Representation, SmartEncoder, SmartIndex, scoring
 from smart_rag.adapter import Adapter
 from smart_rag.checkpoint import weights_digest
+from smart_rag.embeddings.representation import TokenBatch
 from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
-from smart_rag.representation import TokenBatch
 
 TEXTS = tiny_models.SENTENCES
 NO_TOKENS = ""

@@ -23,7 +23,7 @@ from helpers.text_models import (
 )
 from sentence_transformers import SentenceTransformer
 
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
 from smart_rag.encoder import Encoder, encode_for_store
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.smart_encoder import SmartEncoder

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, TokenBatch, errors
-from smart_rag import codec as codecs
 from smart_rag.config import DEFAULT_WEIGHTS
-from smart_rag.representation import TokenCodes
+from smart_rag.embeddings import codec as codecs
+from smart_rag.embeddings.representation import TokenCodes
 from smart_rag.stopwatch import Stopwatch
 
 TEXTS = {

@@ -9,7 +9,7 @@ from helpers.text_models import TASKS, TEXTS, WORDS, assert_same, encode, forwar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
 from smart_rag.errors import InvalidInput
 from smart_rag.smart_encoder import SmartEncoder
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import scoring
-from smart_rag.codec import codec
 from smart_rag.config import check_weights
 from smart_rag.demo import sample_folder, sample_questions
+from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 from smart_rag.errors import DimensionMismatch, InvalidInput
-from smart_rag.representation import TokenBatch, TokenCodes
 
 DIMENSIONS = [1, 3, 96, 384]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -599,9 +599,9 @@ def test_a_forked_process_scores_too():
     script = """
 import os, numpy as np
 from smart_rag import TokenBatch, scoring
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
 from smart_rag.config import check_weights
-from smart_rag.representation import TokenCodes
+from smart_rag.embeddings.representation import TokenCodes
 rng = np.random.default_rng(0)
 tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
 codes = TokenCodes(codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, codec("2bit"))

@@ -11,7 +11,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch
 from smart_rag.term_store import TermStore, id_hash
 from smart_rag.token_store import TokenStore

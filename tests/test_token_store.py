@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from smart_rag import lmdb_environment, segments
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.representation import TokenBatch, TokenCodes
+from smart_rag.embeddings.token_pooling import pool_tokens
 from smart_rag.errors import (
     CorruptStore,
     DimensionMismatch,
@@ -29,8 +31,6 @@ from smart_rag.errors import (
     MissingTokens,
     StorageFull,
 )
-from smart_rag.representation import TokenBatch, TokenCodes
-from smart_rag.token_pooling import pool_tokens
 from smart_rag.token_store import StoreStats, TokenStore, content_key
 
 FLOAT16 = codec("float16")
@@ -49,9 +49,9 @@ CHILD = """
 import sys
 import numpy as np
 from smart_rag import lmdb_environment
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
 from smart_rag.token_store import TokenStore
-from smart_rag.representation import TokenBatch, TokenCodes
+from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 
 def key(i):
     return i.to_bytes(16, "big")

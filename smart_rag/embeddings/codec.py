@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smart_rag.embeddings.representation import Codec, Codes, FloatArray
 from smart_rag.errors import InvalidInput
-from smart_rag.representation import Codec, Codes, FloatArray
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.codec import codec
+from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
 from smart_rag.errors import InvalidInput
-from smart_rag.representation import Representation, TokenBatch, TokenCodes
 
 
 def matrices(lengths, dimension=3, dtype=np.float32):

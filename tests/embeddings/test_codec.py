@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.codec import PRESETS, codec, rotate, rotation
+from smart_rag.embeddings.codec import PRESETS, codec, rotate, rotation
 from smart_rag.errors import InvalidInput
 
 MATRIX = np.float32([[1, -2, 0.5], [0, 65504, -0.25]])

@@ -1,0 +1,1 @@
+"""Pooled and token embeddings, as numbers or as codes."""
