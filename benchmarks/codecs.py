@@ -14,11 +14,12 @@ import numpy as np
 from report import publish, spread
 from tqdm import tqdm
 
-from smart_rag import Representation, SmartEncoder, scoring
+from smart_rag import Representation, SmartEncoder
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.dataset import Dataset, load_dataset
 from smart_rag.embeddings.codec import PRESETS, codec
 from smart_rag.metrics import Metrics, Run
+from smart_rag.scoring import maxsim as scoring
 from smart_rag.token_store import TokenStore
 
 _ALL = ["float32", "float16", "int8", "4bit", "2bit", "1bit", "float16/2", "2bit/2", "2bit/3", "4bit/4"]

@@ -29,9 +29,10 @@ from rich.table import Table
 from sentence_transformers.util.similarity import maxsim
 from tqdm import tqdm
 
-from smart_rag import TokenBatch, scoring
+from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import codec
 from smart_rag.embeddings.representation import TokenCodes
+from smart_rag.scoring import maxsim as scoring
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"
 _CODECS = "float32,float16,int8,4bit,2bit,1bit"

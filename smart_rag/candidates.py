@@ -14,10 +14,10 @@ from itertools import chain, zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import scoring
 from smart_rag.document_store import DocumentStore
 from smart_rag.embeddings.representation import Representation
 from smart_rag.pooled_index import Candidate, Where
+from smart_rag.scoring import maxsim as scoring
 from smart_rag.term_store import id_hash
 
 

@@ -3,7 +3,7 @@
     loss = mean over queries q of -log softmax_d(score(q, d) / temperature)[positive of q]
 
 over all documents of the batch but those excluded for q (van den Oord, Li and Vinyals, 2018, "Representation
-learning with contrastive predictive coding"). `smart_rag.scoring` has the same scores without gradients, faster.
+learning with contrastive predictive coding"). `smart_rag.scoring.maxsim` has the same scores without gradients, faster.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 
-from smart_rag import scoring
 from smart_rag._version import __version__
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
@@ -53,6 +52,7 @@ from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_tex
 from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.pooled_index import PooledIndex, Where
 from smart_rag.row import Row
+from smart_rag.scoring import maxsim as scoring
 from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.stopwatch import Stopwatch

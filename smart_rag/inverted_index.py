@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from smart_rag import gap_codes
 from smart_rag.embeddings.representation import Offsets, TokenIds
 from smart_rag.gap_codes import GapCodes
-from smart_rag.scoring import inverse_document_frequency
+from smart_rag.scoring.maxsim import inverse_document_frequency
 from smart_rag.term_store import Changes, TermStore
 
 _TERM = 1 << 32

@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import scoring
 from smart_rag.candidates import FirstStage
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
@@ -25,6 +24,7 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.pooled_index import Where
+from smart_rag.scoring import maxsim as scoring
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.types import Content, Document, Hit, is_unicode
 

@@ -10,13 +10,14 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import bootstrap, scoring
+from smart_rag import bootstrap
 from smart_rag.bootstrap import FEWEST_QUERIES, Difference
 from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting
 from smart_rag.dataset import Qrels
 from smart_rag.errors import InvalidInput
 from smart_rag.index import SmartIndex
 from smart_rag.metrics import Metrics
+from smart_rag.scoring import maxsim as scoring
 
 # pooled : late, from late interaction alone to the pooled cosine alone.
 RATIOS = ((0, 1), (1, 8), (1, 5), (1, 4), (1, 3), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (1, 0))

@@ -10,11 +10,12 @@ import transformers
 from helpers import tiny_models
 from helpers.word_encoder import WordEncoder
 
-from smart_rag import CachedEncoder, Document, IndexConfig, Representation, SmartEncoder, SmartIndex, scoring
+from smart_rag import CachedEncoder, Document, IndexConfig, Representation, SmartEncoder, SmartIndex
 from smart_rag.adapter import Adapter
 from smart_rag.checkpoint import weights_digest
 from smart_rag.embeddings.representation import TokenBatch
 from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
+from smart_rag.scoring import maxsim as scoring
 
 TEXTS = tiny_models.SENTENCES
 NO_TOKENS = ""

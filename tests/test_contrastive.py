@@ -7,7 +7,7 @@ import torch
 from smart_rag.contrastive import contrastive_loss, late_scores
 from smart_rag.embeddings.representation import TokenBatch
 from smart_rag.errors import InvalidInput
-from smart_rag.scoring import late_interaction
+from smart_rag.scoring.maxsim import late_interaction
 
 QUERY_LENGTHS, DOCUMENT_LENGTHS = [3, 1, 5], [4, 9, 1, 2, 6]
 

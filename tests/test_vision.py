@@ -18,7 +18,7 @@ from sentence_transformers.base.modules import Transformer
 
 from smart_rag import SmartEncoder
 from smart_rag.errors import ModelNotFound
-from smart_rag.scoring import hybrid, late_interaction, pooled_similarity
+from smart_rag.scoring.maxsim import hybrid, late_interaction, pooled_similarity
 from smart_rag.types import Content
 
 

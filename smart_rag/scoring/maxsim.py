@@ -265,7 +265,7 @@ class _Integers:
     codec: RotatedCodec
 
     def queries(self, embeddings: FloatArray) -> tuple[torch.Tensor, NDArray[np.float32], NDArray[np.float32]]:
-        from smart_rag.kernels import query_planes
+        from smart_rag.scoring.kernels import query_planes
 
         count, dimension = embeddings.shape
         width = self.codec.bytes_per_token(dimension) * (8 // self.codec.bits)
@@ -276,7 +276,7 @@ class _Integers:
         return torch.from_numpy(planes), scale, bias
 
     def documents(self, block: TokenCodes) -> tuple[torch.Tensor, NDArray[np.float32]]:
-        from smart_rag.kernels import unpack
+        from smart_rag.scoring.kernels import unpack
 
         codes, norms = unpack(np.ascontiguousarray(block.codes), self.codec.bits, block.dimension)
         if self.codec.bits == 8:
@@ -289,7 +289,7 @@ class _Integers:
         documents: tuple[torch.Tensor, NDArray[np.float32]],
         offsets: Offsets,
     ) -> NDArray[np.float32]:
-        from smart_rag.kernels import best_of_planes
+        from smart_rag.scoring.kernels import best_of_planes
 
         planes, scale, bias = queries
         codes, norms = documents

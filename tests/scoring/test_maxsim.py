@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag import scoring
 from smart_rag.config import check_weights
 from smart_rag.demo import sample_folder, sample_questions
 from smart_rag.embeddings.codec import codec
 from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 from smart_rag.errors import DimensionMismatch, InvalidInput
+from smart_rag.scoring import maxsim as scoring
 
 DIMENSIONS = [1, 3, 96, 384]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -1,0 +1,1 @@
+"""Two sets of embeddings into scores, and scores into a ranking."""
