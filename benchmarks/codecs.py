@@ -20,7 +20,7 @@ from smart_rag.dataset import Dataset, load_dataset
 from smart_rag.embeddings.codec import PRESETS, codec
 from smart_rag.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.token_store import TokenStore
+from smart_rag.store.token_store import TokenStore
 
 _ALL = ["float32", "float16", "int8", "4bit", "2bit", "1bit", "float16/2", "2bit/2", "2bit/3", "4bit/4"]
 

@@ -41,9 +41,9 @@ from tqdm import tqdm
 
 from smart_rag import Document, Representation, SmartIndex, TokenBatch
 from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
-from smart_rag.pooled_index import PooledIndex
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.token_store import TokenStore
+from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.token_store import TokenStore
 
 _DIMENSION = 384
 _TOKENS, _QUERY_TOKENS, _TEXT_WORDS = 150, 12, 100

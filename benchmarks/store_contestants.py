@@ -18,7 +18,7 @@ from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import codec
 from smart_rag.embeddings.representation import Codes, FloatArray
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.token_store import TokenStore
+from smart_rag.store.token_store import TokenStore
 
 # Those that need not be here: the module, and the package that has it.
 PEERS = {

@@ -28,7 +28,7 @@ from smart_rag.encoder import (
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
 from smart_rag.smart_encoder import SmartEncoder
-from smart_rag.token_store import TokenStore, content_key
+from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import Content, Key
 
 # A retriever and then a reranker ask for the same query; more than a few at once are none of a person's.

@@ -14,11 +14,11 @@ from itertools import chain, zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.document_store import DocumentStore
 from smart_rag.embeddings.representation import Representation
-from smart_rag.pooled_index import Candidate, Where
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.term_store import id_hash
+from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.pooled_store import Candidate, Where
+from smart_rag.store.term_store import id_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,6 @@ from smart_rag.config import (
     check_count,
     check_weights,
 )
-from smart_rag.document_store import DocumentStore, VerifyReport
 from smart_rag.embeddings.codec import RotatedCodec, codec
 from smart_rag.embeddings.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
 from smart_rag.encoder import (
@@ -47,17 +46,18 @@ from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexL
 from smart_rag.explain import Question
 from smart_rag.files import reader as files
 from smart_rag.files.content import identity
-from smart_rag.image_folder import ImageFolder
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.manifest import FILE_NAME, Manifest
-from smart_rag.pooled_index import PooledIndex, Where
-from smart_rag.row import Row
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
 from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.stopwatch import Stopwatch
-from smart_rag.term_store import TermStore
-from smart_rag.token_store import TokenStore, content_key
+from smart_rag.store.document_store import DocumentStore, VerifyReport
+from smart_rag.store.image_store import ImageFolder
+from smart_rag.store.pooled_store import PooledIndex, Where
+from smart_rag.store.row import Row
+from smart_rag.store.term_store import TermStore
+from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import AddReport, Content, Document, Explanation, Hit, Key, PdfPage
 from smart_rag.wording import number
 

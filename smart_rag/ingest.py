@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.document_store import DocumentStore
 from smart_rag.embeddings.representation import Representation
 from smart_rag.encoder import Encoder, encode_for_store, plain
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.reader import Reader, source_of
-from smart_rag.row import FileStamp, Row, check_metadata
+from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.row import FileStamp, Row, check_metadata
 from smart_rag.types import AddReport, Content, Document, FailedFile, Key, PdfPage, is_unicode
 
 OnCommit = Callable[[Sequence[str]], None]

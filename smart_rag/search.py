@@ -19,13 +19,13 @@ from smart_rag.config import (
     check_count,
     check_weights,
 )
-from smart_rag.document_store import DocumentStore
 from smart_rag.embeddings.representation import Representation
 from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
-from smart_rag.pooled_index import Where
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.stopwatch import Stopwatch
+from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.pooled_store import Where
 from smart_rag.types import Content, Document, Hit, is_unicode
 
 # Documents whose tokens are in memory at once during an exhaustive scan.

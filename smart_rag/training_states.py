@@ -23,7 +23,7 @@ from smart_rag.encoder import plain
 from smart_rag.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.smart_encoder import SmartEncoder
-from smart_rag.token_store import TokenStore
+from smart_rag.store.token_store import TokenStore
 from smart_rag.training_batches import alike
 from smart_rag.training_data import TrainingData
 from smart_rag.training_report import NDCG, ByRanking

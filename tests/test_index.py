@@ -435,9 +435,9 @@ def test_recall_of_the_first_stage(tmp_path):
 def test_more_candidates_than_one_answer_of_chroma_holds(index, monkeypatch):
     """Many queries, and many candidates for one, are asked for in parts."""
     expected = index.search_many(["The dog", "oil", "due in April"], 5)
-    monkeypatch.setattr("smart_rag.pooled_index._QUERY_ROWS", 4)
+    monkeypatch.setattr("smart_rag.store.pooled_store._QUERY_ROWS", 4)
     assert index.search_many(["The dog", "oil", "due in April"], 5) == expected
-    monkeypatch.setattr("smart_rag.pooled_index._QUERY_ROWS", 200)
+    monkeypatch.setattr("smart_rag.store.pooled_store._QUERY_ROWS", 200)
     assert index.search_many(["The dog", "oil", "due in April"], 5) == expected
 
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smart_rag.chroma_client import chroma_errors
 from smart_rag.config import IndexConfig
 from smart_rag.errors import (
     ChromaFailure,
@@ -23,8 +22,9 @@ from smart_rag.errors import (
     SmartRagError,
     StorageFull,
 )
-from smart_rag.pooled_index import PooledIndex
-from smart_rag.row import FileStamp, Row, check_metadata
+from smart_rag.store.chroma_client import chroma_errors
+from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.row import FileStamp, Row, check_metadata
 from smart_rag.types import Document
 
 RECALL_ROWS = 3_000

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import codec
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch
-from smart_rag.term_store import TermStore, id_hash
-from smart_rag.token_store import TokenStore
+from smart_rag.store.term_store import TermStore, id_hash
+from smart_rag.store.token_store import TokenStore
 
 
 def revision(id, text=0):

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from smart_rag import lmdb_environment, segments
 from smart_rag.embeddings.codec import codec
 from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 from smart_rag.embeddings.token_pooling import pool_tokens
@@ -31,7 +30,8 @@ from smart_rag.errors import (
     MissingTokens,
     StorageFull,
 )
-from smart_rag.token_store import StoreStats, TokenStore, content_key
+from smart_rag.store import lmdb_environment, segments
+from smart_rag.store.token_store import StoreStats, TokenStore, content_key
 
 FLOAT16 = codec("float16")
 # Two tokens of three dimensions in float16, and the record that holds them.
@@ -50,7 +50,7 @@ import sys
 import numpy as np
 from smart_rag import lmdb_environment
 from smart_rag.embeddings.codec import codec
-from smart_rag.token_store import TokenStore
+from smart_rag.store.token_store import TokenStore
 from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 
 def key(i):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Offsets, TokenIds
 from smart_rag.errors import CorruptStore, IndexClosed
-from smart_rag.lmdb_environment import Environment
+from smart_rag.store.lmdb_environment import Environment
 from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.chroma_client import FolderClient, GivenClient, chroma_errors
 from smart_rag.config import IndexConfig
 from smart_rag.errors import IndexExists, IndexNotFound
-from smart_rag.row import KEY, Row, from_chroma, to_chroma
+from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
+from smart_rag.store.row import KEY, Row, from_chroma, to_chroma
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI

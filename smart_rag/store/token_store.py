@@ -25,8 +25,8 @@ from smart_rag.errors import (
     InvalidInput,
     MissingTokens,
 )
-from smart_rag.lmdb_environment import Environment
-from smart_rag.segments import DATABASES, LAYOUT, Entry, Places, Segments
+from smart_rag.store.lmdb_environment import Environment
+from smart_rag.store.segments import DATABASES, LAYOUT, Entry, Places, Segments
 from smart_rag.types import Key
 
 _KEY_BYTES = 16

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import gap_codes
 from smart_rag.embeddings.representation import Offsets, TokenIds
-from smart_rag.gap_codes import GapCodes
 from smart_rag.scoring.maxsim import inverse_document_frequency
-from smart_rag.term_store import Changes, TermStore
+from smart_rag.store import gap_codes
+from smart_rag.store.gap_codes import GapCodes
+from smart_rag.store.term_store import Changes, TermStore
 
 _TERM = 1 << 32
 # Documents that went are kept out of the lists when they are more than this part.

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Codec, Representation, TokenCodes, TokenIds, Tokens
 from smart_rag.errors import MissingTokens
-from smart_rag.image_folder import ImageFolder
-from smart_rag.inverted_index import InvertedIndex
-from smart_rag.pooled_index import PooledIndex
-from smart_rag.row import Row
-from smart_rag.term_store import TermStore
-from smart_rag.token_store import TokenStore
+from smart_rag.store.image_store import ImageFolder
+from smart_rag.store.inverted_index import InvertedIndex
+from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.row import Row
+from smart_rag.store.term_store import TermStore
+from smart_rag.store.token_store import TokenStore
 from smart_rag.types import Document, Key
 
 T = TypeVar("T")

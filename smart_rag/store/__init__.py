@@ -1,0 +1,1 @@
+"""Everything that an index keeps on disk."""
