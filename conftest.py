@@ -24,7 +24,7 @@ collect_ignore_glob = ["integrations/*/examples/*"]
 @pytest.fixture(scope="session")
 def minilm():
     """Return the bundled model, shared by all tests: set no attribute of it."""
-    from smart_rag.smart_encoder import SmartEncoder
+    from smart_rag.encoders.smart_encoder import SmartEncoder
 
     return SmartEncoder("minilm", device="cpu")
 

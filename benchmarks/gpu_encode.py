@@ -39,7 +39,7 @@ from transformers import (
 
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.representation import TokenCodes
-from smart_rag.smart_encoder import SmartEncoder
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.types import Content
 
 # Layers, width, heads, heads of keys, width of the feed-forward part; the same of the vision tower.

@@ -17,11 +17,11 @@ from smart_rag.embeddings.representation import Representation, TokenBatch
 from smart_rag.types import AddReport, Content, Document, Hit
 
 if TYPE_CHECKING:
-    from smart_rag.cached_encoder import CachedEncoder
-    from smart_rag.encoder import Encoder
+    from smart_rag.encoders.cached_encoder import CachedEncoder
+    from smart_rag.encoders.protocol import Encoder
+    from smart_rag.encoders.smart_encoder import SmartEncoder
     from smart_rag.index import SmartIndex
     from smart_rag.search import rerank
-    from smart_rag.smart_encoder import SmartEncoder
 
 __all__ = [
     "AddReport",
@@ -42,9 +42,9 @@ __all__ = [
 
 # torch and chromadb are loaded when they are needed, not by `import smart_rag`.
 _HOMES = {
-    "CachedEncoder": "cached_encoder",
-    "Encoder": "encoder",
-    "SmartEncoder": "smart_encoder",
+    "CachedEncoder": "encoders.cached_encoder",
+    "Encoder": "encoders.protocol",
+    "SmartEncoder": "encoders.smart_encoder",
     "SmartIndex": "index",
     "rerank": "search",
 }

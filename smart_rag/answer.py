@@ -16,7 +16,7 @@ from smart_rag.config import (
     DEFAULT_TIMEOUT,
     check_count,
 )
-from smart_rag.encoder import as_content
+from smart_rag.encoders.protocol import as_content
 from smart_rag.errors import InvalidInput, LanguageModelError, MissingExtra
 from smart_rag.files.content import jpeg
 from smart_rag.files.reader import token_counter

@@ -338,7 +338,7 @@ def info(
             "name an index by --db, or a model by --model, perhaps with --profile, --device and --trust-remote-code"
         )
     if model is not None:
-        from smart_rag.smart_encoder import SmartEncoder
+        from smart_rag.encoders.smart_encoder import SmartEncoder
 
         encoder = SmartEncoder(model, device=device, profile=profile, trust_remote_code=trust_remote_code)
         if as_json:
@@ -441,8 +441,8 @@ def _open(
     What is not said of the encoder is as the index was made with. Only the code of the index's own model is trusted
     by what the index says.
     """
+    from smart_rag.encoders.smart_encoder import SmartEncoder
     from smart_rag.index import SmartIndex
-    from smart_rag.smart_encoder import SmartEncoder
 
     given = {name: value for name, value in {"adapter": adapter, **options}.items() if value is not None}
     given |= {"trust_remote_code": True} if trust_remote_code else {}

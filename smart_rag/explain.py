@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from smart_rag import picture
 from smart_rag.embeddings.representation import FloatArray
-from smart_rag.encoder import Encodable, Encoder, as_content
+from smart_rag.encoders.protocol import Encodable, Encoder, as_content
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import pdf, video

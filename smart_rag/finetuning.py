@@ -23,11 +23,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from smart_rag import lora
-from smart_rag.checkpoint import no_loading_bar
 from smart_rag.config import Objective, check_choice, check_count
+from smart_rag.encoders.loading import no_loading_bar
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.hard_negatives import mine_negatives
-from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.smart_loss import SmartCollator, SmartLoss
 from smart_rag.training_batches import alike, check_trainable
 from smart_rag.training_data import TrainingData, digest

@@ -32,7 +32,7 @@ from smart_rag.config import (
 )
 from smart_rag.embeddings.codec import RotatedCodec, codec
 from smart_rag.embeddings.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
-from smart_rag.encoder import (
+from smart_rag.encoders.protocol import (
     Encodable,
     Encoder,
     as_content,
@@ -42,6 +42,7 @@ from smart_rag.encoder import (
     plain,
     token_dimension_of,
 )
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
 from smart_rag.explain import Question
 from smart_rag.files import reader as files
@@ -50,7 +51,6 @@ from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_tex
 from smart_rag.manifest import FILE_NAME, Manifest
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
-from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.stopwatch import Stopwatch
 from smart_rag.store.document_store import DocumentStore, VerifyReport
 from smart_rag.store.image_store import ImageFolder

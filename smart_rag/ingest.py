@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoder import Encoder, encode_for_store, plain
+from smart_rag.encoders.protocol import Encoder, encode_for_store, plain
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.reader import Reader, source_of

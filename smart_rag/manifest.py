@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig
-from smart_rag.encoder import Encoder
+from smart_rag.encoders.protocol import Encoder
 from smart_rag.errors import IndexMismatch, IndexNotFound
 
 FORMAT_VERSION = 2

@@ -20,7 +20,7 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoder import Encoder, default_weights_of, modalities_of, plain
+from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.stopwatch import Stopwatch

@@ -19,9 +19,9 @@ from torch import nn
 
 from smart_rag.config import Objective
 from smart_rag.contrastive import contrastive_loss, late_scores
-from smart_rag.encoder import Encodable
-from smart_rag.profiles import Task
-from smart_rag.smart_encoder import SmartEncoder
+from smart_rag.encoders.profiles import Task
+from smart_rag.encoders.protocol import Encodable
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.training_batches import batch_of
 from smart_rag.training_data import TrainingData
 from smart_rag.types import Content

@@ -78,7 +78,7 @@ def train_adapter_command(
 ) -> None:
     """Train token embeddings for late interaction on a frozen model; pooled embeddings stay as they are."""
     from smart_rag.adapter_training import AdapterSettings, train_adapter
-    from smart_rag.smart_encoder import SmartEncoder
+    from smart_rag.encoders.smart_encoder import SmartEncoder
 
     loaded = _training_data(data, limit, plot, json_file)
     settings = AdapterSettings(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.encoder import Encoder, modalities_of
+from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.errors import InvalidInput
 from smart_rag.training_data import Pages, TrainingData
 from smart_rag.wording import number

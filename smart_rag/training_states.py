@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from smart_rag.adapter import Adapter
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings import codec as codecs
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenIds
-from smart_rag.encoder import plain
+from smart_rag.encoders.adapter import Adapter
+from smart_rag.encoders.protocol import plain
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.store.token_store import TokenStore
 from smart_rag.training_batches import alike
 from smart_rag.training_data import TrainingData

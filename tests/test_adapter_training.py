@@ -9,8 +9,8 @@ from helpers import tiny_models
 from helpers.some_pairs import some_data
 
 from smart_rag import SmartEncoder
-from smart_rag.adapter import Adapter
 from smart_rag.adapter_training import AdapterSettings, batch_loss, batches, fit, train_adapter
+from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.metrics import Metrics
 from smart_rag.scoring import maxsim as scoring

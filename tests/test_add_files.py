@@ -13,7 +13,7 @@ import pytest
 from fpdf import FPDF
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
-from smart_rag.encoder import Encoder
+from smart_rag.encoders.protocol import Encoder
 from smart_rag.errors import InvalidInput
 from smart_rag.files.reader import Chunker, Reader, find, read
 from smart_rag.types import AddReport

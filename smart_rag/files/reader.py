@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.config import IndexConfig
-from smart_rag.encoder import Encoder, modalities_of
+from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.files import images, video
 from smart_rag.files.pdf import Pdf

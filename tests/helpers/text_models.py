@@ -9,7 +9,7 @@ import torch
 from helpers import tiny_models
 from sentence_transformers import SentenceTransformer
 
-from smart_rag.smart_encoder import SmartEncoder
+from smart_rag.encoders.smart_encoder import SmartEncoder
 
 TASKS = ("query", "document")
 

@@ -23,7 +23,7 @@ from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
-from smart_rag.encoder import Encodable, modalities_of
+from smart_rag.encoders.protocol import Encodable, modalities_of
 from smart_rag.errors import InvalidInput
 from smart_rag.ingest import check_documents
 from smart_rag.manifest import FILE_NAME

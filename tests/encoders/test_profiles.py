@@ -2,8 +2,8 @@
 
 import pytest
 
+from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, PROFILES, profile_of
 from smart_rag.errors import InvalidInput
-from smart_rag.profiles import ARGUMENT, GENERAL_RULE, PROFILES, profile_of
 
 NAMES = {
     "qwen3-vl-embedding": "Qwen/Qwen3-VL-Embedding-2B",

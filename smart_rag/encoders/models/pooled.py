@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.checkpoint import Checkpoint, pooling_of
+from smart_rag.encoders.loading import Checkpoint, pooling_of
+from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile, Task
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import images, video
-from smart_rag.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile, Task
 from smart_rag.types import Content, ImageSource, PdfPage, Place, Span
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class States:
 class Backbone:
     """A model and the profile that it is asked by.
 
-    Here it is one whose token states become one vector; `smart_rag.multi_vector`, `smart_rag.jina_v4` and
-    `smart_rag.dual_encoder` have those of other kinds.
+    Here it is one whose token states become one vector; `smart_rag.encoders.models.multi_vector`, `smart_rag.encoders.models.jina_v4` and
+    `smart_rag.encoders.models.clip` have those of other kinds.
     """
 
     # Whether the token embeddings are what the model was trained to give, and the pooled one is made of them.

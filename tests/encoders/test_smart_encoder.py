@@ -24,9 +24,9 @@ from helpers.text_models import (
 from sentence_transformers import SentenceTransformer
 
 from smart_rag.embeddings.codec import codec
-from smart_rag.encoder import Encoder, encode_for_store
+from smart_rag.encoders.protocol import Encoder, encode_for_store
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.smart_encoder import SmartEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

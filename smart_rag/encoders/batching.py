@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.backbone import UNLIMITED, Backbone, Mask, Positions, Prepared
 from smart_rag.embeddings.representation import Codec, TokenIds
-from smart_rag.encoder import plain
+from smart_rag.encoders.models.pooled import UNLIMITED, Backbone, Mask, Positions, Prepared
+from smart_rag.encoders.profiles import Task, TokenPolicy
+from smart_rag.encoders.protocol import plain
 from smart_rag.errors import InvalidInput
-from smart_rag.profiles import Task, TokenPolicy
 from smart_rag.types import Content
 
 if TYPE_CHECKING:
     import torch
 
-    from smart_rag.adapter import Adapter
+    from smart_rag.encoders.adapter import Adapter
 
 logger = logging.getLogger(__name__)
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag.backbone import Backbone, Positions, Prepared, States, size_of
-from smart_rag.checkpoint import Checkpoint
+from smart_rag.encoders.loading import Checkpoint
+from smart_rag.encoders.models.pooled import Backbone, Positions, Prepared, States, size_of
+from smart_rag.encoders.profiles import OWN_FILES, Decision, Profile, Task
 from smart_rag.errors import EncoderError
-from smart_rag.profiles import OWN_FILES, Decision, Profile, Task
 from smart_rag.types import Content
 
 _IMAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|>\n"
 
 
 class JinaV4(Backbone):
-    """Qwen2.5-VL and `smart_rag.jina_v4_weights.Head`, asked as the model was trained, and where each token stands.
+    """Qwen2.5-VL and `smart_rag.encoders.models.jina_v4_weights.Head`, asked as the model was trained, and where each token stands.
 
     Every token counts, prefix and chat template too. The pooled embedding is the model's own single vector, wider
     than its token embeddings; the two were trained side by side, each to be ranked by itself.

@@ -1,7 +1,7 @@
 """`SmartEncoder`: texts, images and videos in, `Representation` out, one forward pass.
 
 It stands on sentence-transformers, which knows each model's prompts, pooling, normalisation and dense layers. Here it
-is decided how a model is asked; `smart_rag.backbone` has one forward pass, `smart_rag.passes` many.
+is decided how a model is asked; `smart_rag.encoders.models.pooled` has one forward pass, `smart_rag.encoders.batching` many.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import checkpoint
-from smart_rag.backbone import UNLIMITED, Backbone
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
-from smart_rag.dual_encoder import DualEncoder
 from smart_rag.embeddings.codec import codec_of_each
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes, TokenIds
-from smart_rag.encoder import Encodable, as_content, plain
+from smart_rag.encoders import loading as checkpoint
+from smart_rag.encoders.batching import Output, Passes
+from smart_rag.encoders.models.clip import DualEncoder
+from smart_rag.encoders.models.jina_v4 import JinaV4
+from smart_rag.encoders.models.multi_vector import MultiVector
+from smart_rag.encoders.models.pooled import UNLIMITED, Backbone
+from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
+from smart_rag.encoders.protocol import Encodable, as_content, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.files import images
-from smart_rag.jina_v4 import JinaV4
-from smart_rag.multi_vector import MultiVector
-from smart_rag.passes import Output, Passes
-from smart_rag.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
 from smart_rag.types import Content, PdfPage, Place, is_unicode
 from smart_rag.wording import number
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
-    from smart_rag.adapter import Adapter
+    from smart_rag.encoders.adapter import Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +92,13 @@ class SmartEncoder:
         query_prompt, document_prompt: put before each text, or the system message of a model that
             chats; by default the model's own, or its profile's.
         max_length: tokens after which a text is cut, by default the model's own; an image or a video never is.
-        profile: the name of one in `smart_rag.profiles`; by default the one for the model's name.
+        profile: the name of one in `smart_rag.encoders.profiles`; by default the one for the model's name.
         query_tokens, document_tokens: which tokens take part in late interaction; by default the
             profile's, most often ``"content"``, all but special tokens. ``"text"``: these without
             image patches; ``"input"``: without prompt and chat template; ``"patches"``: image
             patches alone. See docs/models.md.
         max_pixels: of an image, at most; by default the profile's or the model's own.
-        adapter: the folder of an adapter that was trained for this model (`smart_rag.adapter`).
+        adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
 
     Raises:
         ModelNotFound: the model cannot be loaded.
@@ -194,7 +194,7 @@ class SmartEncoder:
             self._take_adapter(Path(adapter))
 
     def _take_adapter(self, folder: Path) -> None:
-        from smart_rag.adapter import Adapter
+        from smart_rag.encoders.adapter import Adapter
 
         adapter = Adapter.load(folder)
         adapter.check_model(self.model_name, self.dimension, checkpoint.weights_digest(self._model))

@@ -126,7 +126,7 @@ def _load(
     local = Path(path).exists() or not _hub_answers(path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     if _is_jina_v4(path, revision, local):  # its sentence-transformers files give the single vector alone
-        from smart_rag import jina_v4_weights
+        from smart_rag.encoders.models import jina_v4_weights
 
         jina = jina_v4_weights.load(path, device, weights, revision, local)
         return Checkpoint(jina, says_how=True, kind="jina-v4")

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import codec
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
-from smart_rag.smart_encoder import SmartEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,9 +9,9 @@ from helpers.text_models import models_in
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging
 
-from smart_rag import checkpoint
+from smart_rag.encoders import loading as checkpoint
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput, ModelNotFound
-from smart_rag.smart_encoder import SmartEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

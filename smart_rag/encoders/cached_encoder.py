@@ -15,7 +15,7 @@ from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import codec as _codec_of
 from smart_rag.embeddings.codec import codec_of_each
 from smart_rag.embeddings.representation import Representation, TokenBatch
-from smart_rag.encoder import (
+from smart_rag.encoders.protocol import (
     Encodable,
     Encoder,
     as_content,
@@ -25,9 +25,9 @@ from smart_rag.encoder import (
     plain,
     token_dimension_of,
 )
+from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
-from smart_rag.smart_encoder import SmartEncoder
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import Content, Key
 

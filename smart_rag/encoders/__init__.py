@@ -1,0 +1,1 @@
+"""Content into embeddings: the encoder protocol and the encoders."""
