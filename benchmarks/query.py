@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.dataset import load_dataset
-from smart_rag.stopwatch import Stopwatch
+from smart_rag.index.stopwatch import Stopwatch
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from smart_rag import Document, Representation, SmartIndex, TokenBatch
 from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
-from smart_rag.stopwatch import Stopwatch
+from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.store.pooled_store import PooledIndex
 from smart_rag.store.token_store import TokenStore
 

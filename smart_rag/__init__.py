@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from smart_rag.encoders.cached_encoder import CachedEncoder
     from smart_rag.encoders.protocol import Encoder
     from smart_rag.encoders.smart_encoder import SmartEncoder
-    from smart_rag.index import SmartIndex
-    from smart_rag.search import rerank
+    from smart_rag.index.search import rerank
+    from smart_rag.index.smart_index import SmartIndex
 
 __all__ = [
     "AddReport",
@@ -45,8 +45,8 @@ _HOMES = {
     "CachedEncoder": "encoders.cached_encoder",
     "Encoder": "encoders.protocol",
     "SmartEncoder": "encoders.smart_encoder",
-    "SmartIndex": "index",
-    "rerank": "search",
+    "SmartIndex": "index.smart_index",
+    "rerank": "index.search",
 }
 
 

@@ -34,7 +34,7 @@ from smart_rag.config import (
 from smart_rag.console import check_report_file, err, on_terminal, out, print_json, show_figures
 from smart_rag.embeddings.codec import codec as codec_called
 from smart_rag.errors import DocumentError, EncoderError, IndexMismatch, InvalidInput, SmartRagError
-from smart_rag.manifest import FILE_NAME, Manifest
+from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.options import (
     Adapter,
     AsJson,
@@ -54,7 +54,7 @@ from smart_rag.types import AddReport, Content, Hit, Span
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
-    from smart_rag.index import SmartIndex
+    from smart_rag.index.smart_index import SmartIndex
 
 
 class _Commands(TyperGroup):
@@ -442,7 +442,7 @@ def _open(
     by what the index says.
     """
     from smart_rag.encoders.smart_encoder import SmartEncoder
-    from smart_rag.index import SmartIndex
+    from smart_rag.index.smart_index import SmartIndex
 
     given = {name: value for name, value in {"adapter": adapter, **options}.items() if value is not None}
     given |= {"trust_remote_code": True} if trust_remote_code else {}
@@ -510,8 +510,8 @@ def _show_hits(index: SmartIndex, hits: Sequence[Hit]) -> None:
 
 def _words(index: SmartIndex, hit: Hit) -> list[Span]:
     """Return the words of a hit that matched best."""
-    from smart_rag.explain import emphasis
-    from smart_rag.search import as_documents
+    from smart_rag.index.explanation import emphasis
+    from smart_rag.index.search import as_documents
 
     (document,) = as_documents([hit])
     if not document.content(index.manifest.modalities).text:

@@ -20,7 +20,7 @@ from smart_rag.wording import number
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
     from smart_rag.encoders.smart_encoder import SmartEncoder
-    from smart_rag.index import IndexInfo, SmartIndex
+    from smart_rag.index.smart_index import IndexInfo, SmartIndex
     from smart_rag.training_report import TrainingReport
     from smart_rag.tuning import Setting, Tuning
 

@@ -17,11 +17,11 @@ from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
 from smart_rag.dataset import Dataset
 from smart_rag.errors import InvalidInput
-from smart_rag.index import SmartIndex
+from smart_rag.index.search import automatic_first_stage
+from smart_rag.index.smart_index import SmartIndex
+from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.search import automatic_first_stage
-from smart_rag.stopwatch import Stopwatch
 
 # What a first stage is to find: the best of the exhaustive hybrid ranking.
 _BEST = 10

@@ -15,7 +15,7 @@ from smart_rag.bootstrap import FEWEST_QUERIES, Difference
 from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting
 from smart_rag.dataset import Qrels
 from smart_rag.errors import InvalidInput
-from smart_rag.index import SmartIndex
+from smart_rag.index.smart_index import SmartIndex
 from smart_rag.metrics import Metrics
 from smart_rag.scoring import maxsim as scoring
 

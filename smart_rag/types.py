@@ -108,7 +108,7 @@ class Match:
 
 
 class Explanation(Protocol):
-    """What `Hit.explain` returns; `smart_rag.explain` has the one that there is."""
+    """What `Hit.explain` returns; `smart_rag.index.explanation` has the one that there is."""
 
     @property
     def query(self) -> Content:

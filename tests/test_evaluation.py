@@ -312,7 +312,7 @@ def test_the_setting_of_the_index_is_measured_unless_another_is_given(graded, tm
 
 
 def test_a_large_index_is_not_searched_whole_for_each_query(graded, index, monkeypatch):
-    monkeypatch.setattr("smart_rag.search.EXHAUSTIVE_DOCUMENTS", 149)
+    monkeypatch.setattr("smart_rag.index.search.EXHAUSTIVE_DOCUMENTS", 149)
     result = evaluate(graded, index)
     assert result["auto"] == "terms"
     assert list(result["first_stages"]) == ["terms", "pooled"]

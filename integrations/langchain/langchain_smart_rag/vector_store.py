@@ -19,7 +19,7 @@ from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES
 from smart_rag.errors import IndexMismatch, InvalidInput
-from smart_rag.manifest import FILE_NAME, Manifest
+from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.types import Content
 
 Weights = tuple[float, float]

@@ -25,8 +25,8 @@ from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
 from smart_rag.encoders.protocol import Encodable, modalities_of
 from smart_rag.errors import InvalidInput
-from smart_rag.ingest import check_documents
-from smart_rag.manifest import FILE_NAME
+from smart_rag.index.ingest import check_documents
+from smart_rag.index.manifest import FILE_NAME
 from smart_rag.types import Content
 
 # As many hits as this for each one wanted are what MMR chooses from; LlamaIndex's Chroma store has the same.

@@ -12,7 +12,7 @@ from helpers.tiny_models import bert
 from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.config import IndexConfig
 from smart_rag.errors import IndexMismatch, IndexNotFound, ModelNotFound
-from smart_rag.manifest import FILE_NAME, FORMAT_VERSION, Manifest
+from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 
 MANIFEST = Manifest(
     created_with="0.1.0",

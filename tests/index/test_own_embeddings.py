@@ -45,7 +45,7 @@ def test_what_was_encoded_before_is_not_encoded_again(index, encoder, tmp_path):
 
 
 def test_equal_texts_in_several_batches_are_encoded_once(index, encoder, monkeypatch):
-    monkeypatch.setattr("smart_rag.ingest._BATCH", 1)
+    monkeypatch.setattr("smart_rag.index.ingest._BATCH", 1)
     documents = [Document(name, "dogs bark") for name in ("a", "b", "c")]
     vectors = index.encode_documents([document.text for document in documents])
     encoder.documents.clear()

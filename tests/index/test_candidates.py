@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
-from smart_rag.candidates import FirstStage
 from smart_rag.errors import CorruptStore
+from smart_rag.index.candidates import FirstStage
 
 EXACT = IndexConfig(codec="exact")
 STRATEGIES = ["terms", "pooled", "exhaustive"]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import picture
 from smart_rag.embeddings.representation import FloatArray
 from smart_rag.encoders.protocol import Encodable, Encoder, as_content
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import pdf, video
+from smart_rag.index import heat_map as picture
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.types import Content, Hit, Match, PdfPage, Place, Span
 

@@ -469,7 +469,7 @@ def test_a_run_that_fails_in_the_encoder_can_be_made_again(tmp_path, folder):
 
 def test_files_of_a_window_are_written_before_the_next_is_read(tmp_path, monkeypatch):
     """Memory stays bounded: what was read is on disk before more than a window of documents has gathered."""
-    from smart_rag import ingest
+    from smart_rag.index import ingest
 
     monkeypatch.setattr(ingest, "_FILE_WINDOW", 4)
     folder = tmp_path / "docs"

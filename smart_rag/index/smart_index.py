@@ -44,14 +44,14 @@ from smart_rag.encoders.protocol import (
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
-from smart_rag.explain import Question
 from smart_rag.files import reader as files
 from smart_rag.files.content import identity
-from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
-from smart_rag.manifest import FILE_NAME, Manifest
+from smart_rag.index.explanation import Question
+from smart_rag.index.ingest import Ingest, OnCommit, check_documents, documents_of_texts
+from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.index.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
+from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
-from smart_rag.stopwatch import Stopwatch
 from smart_rag.store.document_store import DocumentStore, VerifyReport
 from smart_rag.store.image_store import ImageFolder
 from smart_rag.store.pooled_store import PooledIndex, Where

@@ -19,11 +19,12 @@ from helpers.word_encoder import WordEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, picture, rerank
+from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, rerank
 from smart_rag.demo import sample_folder
 from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
-from smart_rag.explain import emphasis
 from smart_rag.files import pdf
+from smart_rag.index import heat_map as picture
+from smart_rag.index.explanation import emphasis
 from smart_rag.types import Match, Place
 
 TEXTS = {

@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.candidates import FirstStage
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_WEIGHTS,
@@ -22,8 +21,9 @@ from smart_rag.config import (
 from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, plain
 from smart_rag.errors import InvalidInput
+from smart_rag.index.candidates import FirstStage
+from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.stopwatch import Stopwatch
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Where
 from smart_rag.types import Content, Document, Hit, is_unicode

@@ -1,0 +1,1 @@
+"""`SmartIndex` and its parts: writing, searching, explaining."""
