@@ -19,8 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from smart_rag import SmartEncoder, bootstrap
+from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
+from smart_rag.evaluation import bootstrap
 from smart_rag.finetuning import FinetuneSettings, finetune
 from smart_rag.training_data import TrainingData, load_training_data
 from smart_rag.training_report import ByRanking

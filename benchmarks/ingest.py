@@ -15,8 +15,8 @@ from llama_index_peer import embedding, ingest
 from report import publish, spread
 
 from smart_rag import IndexConfig, SmartEncoder, SmartIndex
-from smart_rag.dataset import load_dataset
 from smart_rag.embeddings.codec import PRESETS
+from smart_rag.evaluation.datasets import load_dataset
 
 
 def main() -> None:

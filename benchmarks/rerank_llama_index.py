@@ -17,8 +17,8 @@ from llama_index.postprocessor.colbert_rerank import ColbertRerank
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
 from report import publish, spread
 
-from smart_rag.dataset import load_dataset
-from smart_rag.metrics import Metrics, Run
+from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation.metrics import Metrics, Run
 
 
 def main() -> None:

@@ -275,8 +275,8 @@ def eval_command(
     json_file: ReportFile = None,
 ) -> None:
     """Rank a dataset by each score and each first stage; measure, and say which differences are noise."""
-    from smart_rag.dataset import load_dataset
-    from smart_rag.evaluation import evaluate
+    from smart_rag.evaluation.datasets import load_dataset
+    from smart_rag.evaluation.evaluator import evaluate
 
     check_report_file(json_file)
     data = load_dataset(dataset, limit_queries)
@@ -300,8 +300,8 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Find the weights that suit the index best, from 30 or more judged queries, and keep them in it."""
-    from smart_rag import tuning
-    from smart_rag.dataset import load_labels
+    from smart_rag.evaluation import tuner as tuning
+    from smart_rag.evaluation.datasets import load_labels
 
     with _open(db, device=device) as index:
         texts, judgements = load_labels(queries, qrels, limit_queries)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from smart_rag.config import check_count
-from smart_rag.dataset import load_dataset
 from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.evaluation.datasets import load_dataset
 from smart_rag.types import Document
 
 _EXPECTED = (

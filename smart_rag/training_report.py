@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import bootstrap
-from smart_rag.bootstrap import Difference
 from smart_rag.config import Objective
+from smart_rag.evaluation import bootstrap
+from smart_rag.evaluation.bootstrap import Difference
 from smart_rag.wording import number
 
 NDCG = "ndcg@10"

@@ -21,7 +21,7 @@ from smart_rag.embeddings.representation import Representation, TokenBatch, Toke
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.protocol import plain
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.metrics import Metrics, Run
+from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.store.token_store import TokenStore
 from smart_rag.training_batches import alike

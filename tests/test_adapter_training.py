@@ -12,7 +12,7 @@ from smart_rag import SmartEncoder
 from smart_rag.adapter_training import AdapterSettings, batch_loss, batches, fit, train_adapter
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.metrics import Metrics
+from smart_rag.evaluation.metrics import Metrics
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.training_data import TrainingData, TrainingQuery
 from smart_rag.training_split import split

@@ -357,7 +357,7 @@ class SmartIndex:
         """Make these the index's ``weights`` (pooled, late) and, where given, its ``weighting``; see `IndexConfig`.
 
         Searches rank by them from now on, in other processes once they open the index.
-        `smart_rag.tuning.tune` finds the best for labelled queries.
+        `smart_rag.evaluation.tuner.tune` finds the best for labelled queries.
         """
         values = check_weights(weights)
         if weighting is not None:

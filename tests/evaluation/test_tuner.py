@@ -15,8 +15,8 @@ from helpers.word_encoder import WordEncoder
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import IndexLocked, InvalidInput
+from smart_rag.evaluation.tuner import RATIOS, Setting, cross_validated, tune
 from smart_rag.index.manifest import Manifest
-from smart_rag.tuning import RATIOS, Setting, cross_validated, tune
 
 COUNT = 60
 

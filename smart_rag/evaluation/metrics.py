@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.dataset import Qrels
 from smart_rag.errors import MissingExtra
+from smart_rag.evaluation.datasets import Qrels
 
 # By query id: the ids of documents, best first.
 Run = dict[str, list[str]]

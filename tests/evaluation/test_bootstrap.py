@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smart_rag.bootstrap import Difference, difference
 from smart_rag.errors import InvalidInput
+from smart_rag.evaluation.bootstrap import Difference, difference
 
 
 def plain_interval(first, second, resamples, seed):
@@ -67,7 +67,7 @@ def test_the_same_seed_draws_the_same():
 def test_many_queries_are_drawn_in_blocks_as_at_once(monkeypatch):
     values = np.random.default_rng(0).random((2, 35))
     at_once = difference(*values)
-    monkeypatch.setattr("smart_rag.bootstrap._BLOCK", 100)
+    monkeypatch.setattr("smart_rag.evaluation.bootstrap._BLOCK", 100)
     in_blocks = difference(*values)
     assert (in_blocks.low, in_blocks.high) == pytest.approx((at_once.low, at_once.high), abs=0.01)
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag import bootstrap
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
-from smart_rag.dataset import Dataset
 from smart_rag.errors import InvalidInput
+from smart_rag.evaluation import bootstrap
+from smart_rag.evaluation.datasets import Dataset
+from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.index.search import automatic_first_stage
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.index.stopwatch import Stopwatch
-from smart_rag.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
 
 # What a first stage is to find: the best of the exhaustive hybrid ranking.

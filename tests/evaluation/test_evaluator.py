@@ -14,9 +14,9 @@ import pytest
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex
-from smart_rag.dataset import load_dataset, load_labels
 from smart_rag.errors import InvalidInput, SmartRagError
-from smart_rag.evaluation import evaluate
+from smart_rag.evaluation.datasets import load_dataset, load_labels
+from smart_rag.evaluation.evaluator import evaluate
 
 EXACT = IndexConfig(codec="exact")  # as the plain implementation has the tokens
 WORDS = [f"word{i}" for i in range(400)]
@@ -355,7 +355,7 @@ def test_rare_words_count_by_the_index_and_not_in_the_paper(tmp_path, minilm):
 
 
 def test_queries_in_several_scans_are_ranked_as_in_one(graded, index, result, monkeypatch):
-    monkeypatch.setattr("smart_rag.evaluation._QUERIES_PER_SCAN", 3)
+    monkeypatch.setattr("smart_rag.evaluation.evaluator._QUERIES_PER_SCAN", 3)
     assert evaluate(graded, index)["runs"] == result["runs"]
 
 

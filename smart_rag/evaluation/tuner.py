@@ -10,13 +10,13 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag import bootstrap
-from smart_rag.bootstrap import FEWEST_QUERIES, Difference
 from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting
-from smart_rag.dataset import Qrels
 from smart_rag.errors import InvalidInput
+from smart_rag.evaluation import bootstrap
+from smart_rag.evaluation.bootstrap import FEWEST_QUERIES, Difference
+from smart_rag.evaluation.datasets import Qrels
+from smart_rag.evaluation.metrics import Metrics
 from smart_rag.index.smart_index import SmartIndex
-from smart_rag.metrics import Metrics
 from smart_rag.scoring import maxsim as scoring
 
 # pooled : late, from late interaction alone to the pooled cosine alone.

@@ -1,0 +1,1 @@
+"""Measure rankings on labelled queries, and tune the weights to them."""
