@@ -22,11 +22,11 @@ from rich.table import Table
 from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.evaluation import bootstrap
-from smart_rag.finetuning import FinetuneSettings, finetune
-from smart_rag.training_data import TrainingData, load_training_data
-from smart_rag.training_report import ByRanking
-from smart_rag.training_split import split
-from smart_rag.training_states import cached_states
+from smart_rag.training.data import TrainingData, load_training_data
+from smart_rag.training.finetuner import FinetuneSettings, finetune
+from smart_rag.training.report import ByRanking
+from smart_rag.training.split import split
+from smart_rag.training.states import cached_states
 
 _TEST = 0.4
 

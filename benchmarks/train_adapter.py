@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from smart_rag import SmartEncoder
-from smart_rag.adapter_training import AdapterSettings, cached_states, train_adapter
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.evaluation import bootstrap
-from smart_rag.training_data import load_training_data
-from smart_rag.training_split import split
+from smart_rag.training.adapter_trainer import AdapterSettings, cached_states, train_adapter
+from smart_rag.training.data import load_training_data
+from smart_rag.training.split import split
 
 _TEST = 0.4
 Values = Mapping[str, NDArray[Any]]

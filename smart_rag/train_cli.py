@@ -16,8 +16,8 @@ from smart_rag.console import check_report_file, err, on_terminal, out, show_fig
 from smart_rag.options import Device, MaxPixels, ProfileName, ReportFile, Trusted
 
 if TYPE_CHECKING:
-    from smart_rag.training_data import TrainingData
-    from smart_rag.training_report import TrainingReport
+    from smart_rag.training.data import TrainingData
+    from smart_rag.training.report import TrainingReport
 
 app = typer.Typer(no_args_is_help=True, help="Train for your own data, from questions and the passages that answer.")
 
@@ -77,8 +77,8 @@ def train_adapter_command(
     json_file: ReportFile = None,
 ) -> None:
     """Train token embeddings for late interaction on a frozen model; pooled embeddings stay as they are."""
-    from smart_rag.adapter_training import AdapterSettings, train_adapter
     from smart_rag.encoders.smart_encoder import SmartEncoder
+    from smart_rag.training.adapter_trainer import AdapterSettings, train_adapter
 
     loaded = _training_data(data, limit, plot, json_file)
     settings = AdapterSettings(
@@ -139,8 +139,8 @@ def finetune_command(
     json_file: ReportFile = None,
 ) -> None:
     """Fine-tune a model, whole or by LoRA; out comes an ordinary sentence-transformers model."""
-    from smart_rag.finetuning import FinetuneSettings, finetune
-    from smart_rag.training_folder import TrainingFolder
+    from smart_rag.training.finetuner import FinetuneSettings, finetune
+    from smart_rag.training.folder import TrainingFolder
 
     loaded = _training_data(data, limit, plot, json_file)
     settings = FinetuneSettings(
@@ -179,8 +179,8 @@ def finetune_command(
 
 def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
     """Return what is at ``data``, once it is sure that what comes of it can be written."""
-    from smart_rag.training_data import load_training_data
-    from smart_rag.training_plot import check_plot
+    from smart_rag.training.data import load_training_data
+    from smart_rag.training.plot import check_plot
 
     check_report_file(json_file)
     if plot is not None:
@@ -190,7 +190,7 @@ def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: 
 
 def _show_training(report: TrainingReport, done: str, plot: Path | None, json_file: str | None) -> None:
     """Show what came of a training, and that it is ``done``."""
-    from smart_rag.training_plot import save_plot
+    from smart_rag.training.plot import save_plot
 
     if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one speaks
         return

@@ -15,9 +15,9 @@ from helpers.some_pairs import page_images, some_data
 from PIL import Image
 
 from smart_rag import SmartEncoder, SmartIndex, train_cli
-from smart_rag.adapter_training import AdapterSettings
-from smart_rag.finetuning import FinetuneSettings
-from smart_rag.smart_loss import SmartCollator
+from smart_rag.training.adapter_trainer import AdapterSettings
+from smart_rag.training.finetuner import FinetuneSettings
+from smart_rag.training.smart_loss import SmartCollator
 
 
 @pytest.fixture(scope="module")

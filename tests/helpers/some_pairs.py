@@ -7,7 +7,7 @@ import pytest
 from helpers import tiny_models
 from PIL import Image, ImageDraw
 
-from smart_rag.training_data import TrainingData, TrainingQuery
+from smart_rag.training.data import TrainingData, TrainingQuery
 from smart_rag.types import Document
 
 WORDS = sorted({word for text in tiny_models.SENTENCES for word in re.findall(r"\w+", text.lower())})

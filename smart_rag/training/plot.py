@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from smart_rag.errors import InvalidInput, MissingExtra
-from smart_rag.training_report import TrainingReport
+from smart_rag.training.report import TrainingReport
 from smart_rag.wording import number
 
 

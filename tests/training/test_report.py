@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from smart_rag.training_report import Epoch, TrainingReport
+from smart_rag.training.report import Epoch, TrainingReport
 
 GENERATOR = np.random.default_rng(0)
 FROZEN = {name: GENERATOR.random(40) for name in ("pooled", "late", "hybrid")}

@@ -1,7 +1,7 @@
 """The loss and the collator that sentence-transformers' trainer is given to fine-tune a model by its SMART scores.
 
 The collator prepares texts and images as `SmartEncoder` does, prompts and token policies in; the loss is that of
-`smart_rag.contrastive`, by pooled cosine, late interaction, or their sum.
+`smart_rag.training.contrastive`, by pooled cosine, late interaction, or their sum.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sentence_transformers.base.losses.gradcache import CachedLossMixin, RandCon
 from torch import nn
 
 from smart_rag.config import Objective
-from smart_rag.contrastive import contrastive_loss, late_scores
 from smart_rag.encoders.profiles import Task
 from smart_rag.encoders.protocol import Encodable
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.training_batches import batch_of
-from smart_rag.training_data import TrainingData
+from smart_rag.training.batches import batch_of
+from smart_rag.training.contrastive import contrastive_loss, late_scores
+from smart_rag.training.data import TrainingData
 from smart_rag.types import Content
 
 # In the labels of a batch, (queries, documents): what a query is to find, what it is not, and what is neither.

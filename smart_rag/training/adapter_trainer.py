@@ -15,18 +15,18 @@ import torch
 from tqdm.auto import tqdm
 
 from smart_rag.config import AdapterObjective, Weighting, check_choice, check_count
-from smart_rag.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
 from smart_rag.files.access import check_folder
-from smart_rag.hard_negatives import mine_negatives
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.training_batches import Batch, batch_of, check_trainable
-from smart_rag.training_data import TrainingData
-from smart_rag.training_report import ByRanking, Epoch, TrainingReport
-from smart_rag.training_split import distractors_of, split
-from smart_rag.training_states import CachedStates, cached_states
+from smart_rag.training.batches import Batch, batch_of, check_trainable
+from smart_rag.training.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
+from smart_rag.training.data import TrainingData
+from smart_rag.training.hard_negatives import mine_negatives
+from smart_rag.training.report import ByRanking, Epoch, TrainingReport
+from smart_rag.training.split import distractors_of, split
+from smart_rag.training.states import CachedStates, cached_states
 
 Start = Literal["frozen", "random"]
 

@@ -5,8 +5,8 @@ import pytest
 from helpers.some_pairs import page_images, texts
 
 from smart_rag.errors import InvalidInput
-from smart_rag.training_data import TrainingData, TrainingQuery, load_training_data
-from smart_rag.training_split import distractors_of, split, with_distractors
+from smart_rag.training.data import TrainingData, TrainingQuery, load_training_data
+from smart_rag.training.split import distractors_of, split, with_distractors
 from smart_rag.types import Document
 
 

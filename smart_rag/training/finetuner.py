@@ -22,19 +22,19 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from smart_rag import lora
 from smart_rag.config import Objective, check_choice, check_count
 from smart_rag.encoders.loading import no_loading_bar
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.hard_negatives import mine_negatives
-from smart_rag.smart_loss import SmartCollator, SmartLoss
-from smart_rag.training_batches import alike, check_trainable
-from smart_rag.training_data import TrainingData, digest
-from smart_rag.training_folder import TrainingFolder
-from smart_rag.training_report import ByRanking, Epoch, TrainingReport
-from smart_rag.training_split import distractors_of, split, with_distractors
-from smart_rag.training_states import cached_states
+from smart_rag.training import lora
+from smart_rag.training.batches import alike, check_trainable
+from smart_rag.training.data import TrainingData, digest
+from smart_rag.training.folder import TrainingFolder
+from smart_rag.training.hard_negatives import mine_negatives
+from smart_rag.training.report import ByRanking, Epoch, TrainingReport
+from smart_rag.training.smart_loss import SmartCollator, SmartLoss
+from smart_rag.training.split import distractors_of, split, with_distractors
+from smart_rag.training.states import cached_states
 
 _WARM_UP = 0.03
 _RANKINGS = ("pooled", "late", "hybrid")

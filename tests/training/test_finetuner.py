@@ -14,11 +14,11 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 
 from smart_rag import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
-from smart_rag.finetuning import FinetuneSettings, HeldOutEvaluator, finetune
-from smart_rag.smart_loss import SmartCollator
-from smart_rag.training_data import load_training_data
-from smart_rag.training_report import TrainingReport
-from smart_rag.training_split import split
+from smart_rag.training.data import load_training_data
+from smart_rag.training.finetuner import FinetuneSettings, HeldOutEvaluator, finetune
+from smart_rag.training.report import TrainingReport
+from smart_rag.training.smart_loss import SmartCollator
+from smart_rag.training.split import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = FinetuneSettings(batch_size=16, epochs=3, learning_rate=2e-3)

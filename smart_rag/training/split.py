@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from smart_rag.errors import InvalidInput
-from smart_rag.training_data import Pages, TrainingData, TrainingQuery, document_id
+from smart_rag.training.data import Pages, TrainingData, TrainingQuery, document_id
 from smart_rag.wording import number
 
 # Held-out queries rank so many documents, if there are: among few, every ranking is good.

@@ -7,8 +7,8 @@ from helpers.some_pairs import page_images
 from helpers.word_encoder import WordEncoder
 
 from smart_rag.errors import InvalidInput
-from smart_rag.training_batches import check_trainable
-from smart_rag.training_data import TrainingData, TrainingQuery, load_training_data
+from smart_rag.training.batches import check_trainable
+from smart_rag.training.data import TrainingData, TrainingQuery, load_training_data
 from smart_rag.types import Document
 
 

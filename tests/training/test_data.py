@@ -8,7 +8,7 @@ from helpers.some_pairs import texts
 from PIL import Image
 
 from smart_rag.errors import InvalidInput, MissingExtra
-from smart_rag.training_data import TrainingData, TrainingQuery, digest, load_training_data
+from smart_rag.training.data import TrainingData, TrainingQuery, digest, load_training_data
 from smart_rag.types import Document
 
 PAIRS = [

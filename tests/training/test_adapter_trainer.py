@@ -9,14 +9,14 @@ from helpers import tiny_models
 from helpers.some_pairs import some_data
 
 from smart_rag import SmartEncoder
-from smart_rag.adapter_training import AdapterSettings, batch_loss, batches, fit, train_adapter
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.training_data import TrainingData, TrainingQuery
-from smart_rag.training_split import split
-from smart_rag.training_states import cached_states
+from smart_rag.training.adapter_trainer import AdapterSettings, batch_loss, batches, fit, train_adapter
+from smart_rag.training.data import TrainingData, TrainingQuery
+from smart_rag.training.split import split
+from smart_rag.training.states import cached_states
 from smart_rag.types import Document
 
 

@@ -8,9 +8,9 @@ from helpers.some_pairs import some_data
 from torch.nn.functional import normalize
 
 from smart_rag import SmartEncoder
-from smart_rag.smart_loss import SmartCollator, SmartLoss
-from smart_rag.training_batches import alike
-from smart_rag.training_data import TrainingData, TrainingQuery
+from smart_rag.training.batches import alike
+from smart_rag.training.data import TrainingData, TrainingQuery
+from smart_rag.training.smart_loss import SmartCollator, SmartLoss
 from smart_rag.types import Document
 
 ROWS = [{"position": i} for i in (3, 17, 5, 9, 30, 21)]

@@ -24,9 +24,9 @@ from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.store.token_store import TokenStore
-from smart_rag.training_batches import alike
-from smart_rag.training_data import TrainingData
-from smart_rag.training_report import NDCG, ByRanking
+from smart_rag.training.batches import alike
+from smart_rag.training.data import TrainingData
+from smart_rag.training.report import NDCG, ByRanking
 
 _DEPTH = 10
 # Texts that are encoded before they are written, and documents whose tokens are in memory while they are ranked.

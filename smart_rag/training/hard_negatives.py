@@ -9,7 +9,7 @@ from pathlib import Path
 from smart_rag.config import check_count
 from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.index.smart_index import SmartIndex
-from smart_rag.training_data import TrainingData
+from smart_rag.training.data import TrainingData
 from smart_rag.types import Document
 
 # Of hits that are not positives, this many more are asked for: some have a positive's text.

@@ -2,8 +2,8 @@
 
 from helpers.word_encoder import WordEncoder
 
-from smart_rag.hard_negatives import mine_negatives
-from smart_rag.training_data import TrainingData, TrainingQuery
+from smart_rag.training.data import TrainingData, TrainingQuery
+from smart_rag.training.hard_negatives import mine_negatives
 from smart_rag.types import Content, Document
 
 

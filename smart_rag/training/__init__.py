@@ -1,0 +1,1 @@
+"""Train an adapter, or the model itself, on labelled queries."""
