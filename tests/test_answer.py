@@ -30,8 +30,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from smart_rag import Document, Hit, SmartIndex, cli
+from smart_rag import Document, Hit, SmartIndex
 from smart_rag.answer import ask, prompt
+from smart_rag.cli import app as cli
 from smart_rag.errors import DocumentError, InvalidInput, LanguageModelError
 from smart_rag.types import Content, PdfPage
 

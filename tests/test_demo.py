@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from smart_rag import SmartIndex, cli
+from smart_rag import SmartIndex
+from smart_rag.cli import app as cli
 from smart_rag.demo import sample_folder, sample_questions
 from smart_rag.files.reader import find
 

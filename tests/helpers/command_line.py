@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from smart_rag import cli
+from smart_rag.cli import app as cli
 
 
 class Terminal(io.StringIO):

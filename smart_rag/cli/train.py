@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from smart_rag import display
+from smart_rag.cli import display
+from smart_rag.cli.console import check_report_file, err, on_terminal, out, show_figures
+from smart_rag.cli.options import Device, MaxPixels, ProfileName, ReportFile, Trusted
 from smart_rag.config import DEFAULT_MODEL, AdapterObjective, Objective
-from smart_rag.console import check_report_file, err, on_terminal, out, show_figures
-from smart_rag.options import Device, MaxPixels, ProfileName, ReportFile, Trusted
 
 if TYPE_CHECKING:
     from smart_rag.training.data import TrainingData

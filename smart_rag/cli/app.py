@@ -19,23 +19,11 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from smart_rag import display, train_cli
 from smart_rag._version import __version__
-from smart_rag.config import (
-    DEFAULT_CANDIDATES,
-    DEFAULT_CONTEXT_TOKENS,
-    DEFAULT_MODEL,
-    DEFAULT_PASSAGES,
-    DEFAULT_TIMEOUT,
-    DEFAULT_TOP_K,
-    FirstStageName,
-    IndexConfig,
-)
-from smart_rag.console import check_report_file, err, on_terminal, out, print_json, show_figures
-from smart_rag.embeddings.codec import codec as codec_called
-from smart_rag.errors import DocumentError, EncoderError, IndexMismatch, InvalidInput, SmartRagError
-from smart_rag.index.manifest import FILE_NAME, Manifest
-from smart_rag.options import (
+from smart_rag.cli import display
+from smart_rag.cli import train as train_cli
+from smart_rag.cli.console import check_report_file, err, on_terminal, out, print_json, show_figures
+from smart_rag.cli.options import (
     Adapter,
     AsJson,
     Codec,
@@ -50,6 +38,19 @@ from smart_rag.options import (
     Trusted,
     Where,
 )
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_CONTEXT_TOKENS,
+    DEFAULT_MODEL,
+    DEFAULT_PASSAGES,
+    DEFAULT_TIMEOUT,
+    DEFAULT_TOP_K,
+    FirstStageName,
+    IndexConfig,
+)
+from smart_rag.embeddings.codec import codec as codec_called
+from smart_rag.errors import DocumentError, EncoderError, IndexMismatch, InvalidInput, SmartRagError
+from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.types import AddReport, Content, Hit, Span
 from smart_rag.wording import number
 

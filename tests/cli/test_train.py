@@ -14,7 +14,8 @@ from helpers.command_line import error_of, good, run, usage_error_of
 from helpers.some_pairs import page_images, some_data
 from PIL import Image
 
-from smart_rag import SmartEncoder, SmartIndex, train_cli
+from smart_rag import SmartEncoder, SmartIndex
+from smart_rag.cli import train as train_cli
 from smart_rag.training.adapter_trainer import AdapterSettings
 from smart_rag.training.finetuner import FinetuneSettings
 from smart_rag.training.smart_loss import SmartCollator

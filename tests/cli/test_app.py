@@ -22,7 +22,8 @@ from helpers.word_encoder import WordEncoder
 from PIL import Image
 from rich.console import Console
 
-from smart_rag import Document, Hit, SmartEncoder, SmartIndex, display
+from smart_rag import Document, Hit, SmartEncoder, SmartIndex
+from smart_rag.cli import display
 from smart_rag.types import Content, PdfPage
 
 SCRIPT = Path(sys.executable).with_name("smart-rag")
@@ -213,7 +214,7 @@ def test_a_run_that_is_stopped_says_so_and_can_be_made_again(tmp_path):
         (folder / f"{i}.txt").write_text(f"Note number {i} is of no interest to anybody. " * 12)
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from smart_rag.cli import main; main()"
+        "from smart_rag.cli.app import main; main()"
     )
     command = [sys.executable, "-c", program, "index", folder, "--db", db]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
