@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from smart_rag import Representation, SmartEncoder
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
-from smart_rag.embeddings.codec import PRESETS, codec
+from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.evaluation.datasets import Dataset, load_dataset
 from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
@@ -31,7 +31,7 @@ def measured(dataset: Dataset, queries: Representation, documents: Representatio
     keys = [i.to_bytes(16, "little") for i in np.random.default_rng(0).permutation(len(ids)).tolist()]
     late = np.empty((len(queries), len(ids)), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        store = TokenStore(folder, codec(name))
+        store = TokenStore(folder, get_codec(name))
         for start in range(0, len(ids), 128):
             part = slice(start, start + 128)
             store.put(keys[part], documents.tokens.slice(start, min(start + 128, len(ids))))
@@ -61,7 +61,7 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
     for folder in arguments.datasets:
         dataset = load_dataset(folder)
-        documents = encoder.encode_document([document.text for document in dataset.documents], show_progress=True)
+        documents = encoder.encode_document([document.text for document in dataset.documents], show_progress_bar=True)
         queries = encoder.encode_query(list(dataset.queries.values()))
         for name in tqdm(names, desc=dataset.name):
             found[name][dataset.name] = measured(dataset, queries, documents, name)

@@ -32,7 +32,7 @@ _TEST = 0.4
 
 
 def measured(model: str | Path, test: TrainingData, folder: Path) -> ByRanking:
-    with cached_states(test, SmartEncoder(model), (-1,), folder, show_progress=True) as cached:
+    with cached_states(test, SmartEncoder(model), (-1,), folder, show_progress_bar=True) as cached:
         return cached.ndcg()
 
 
@@ -71,7 +71,7 @@ def main() -> None:
         for objective in arguments.objectives.split(","):
             started = time.perf_counter()
             settings = replace(common, objective=objective)
-            report = finetune(arguments.model, training, folder / objective, settings, show_progress=True)
+            report = finetune(arguments.model, training, folder / objective, settings, show_progress_bar=True)
             seconds = time.perf_counter() - started
             trainings[objective] = {"seconds": seconds, "report": report.as_json(), "settings": asdict(settings)}
             values[objective] = measured(folder / objective, test, folder)

@@ -30,7 +30,7 @@ from sentence_transformers.util.similarity import maxsim
 from tqdm import tqdm
 
 from smart_rag import TokenBatch
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import TokenCodes
 from smart_rag.scoring import maxsim as scoring
 
@@ -56,7 +56,7 @@ def contestants(query: np.ndarray, documents: TokenBatch, codecs: list[str]) -> 
     embeddings = np.asarray(documents.embeddings, dtype=np.float32)
     runs: dict[str, Callable[[], Any]] = {}
     for name in codecs:
-        layout = codec(name)
+        layout = get_codec(name)
         codes = TokenCodes(layout.encode(embeddings), documents.offsets, documents.dimension, layout)
         runs[f"smart_rag {name}"] = lambda codes=codes: scoring.late_interaction(queries, codes)  # type: ignore[misc]
     tensors = [torch.from_numpy(np.asarray(matrix)) for matrix in documents]

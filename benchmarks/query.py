@@ -42,7 +42,7 @@ def main() -> None:
             index, peer_index = SmartIndex.open(folder / "index", encoder), opened(folder / "peer", embed_model)
         else:
             index = SmartIndex.create(folder / "index", encoder)
-            index.add(dataset.documents, show_progress=True)
+            index.add(dataset.documents, show_progress_bar=True)
             peer_index = ingest(folder / "peer", dataset.documents, embed_model)
         assert index.count() == len(dataset.documents), f"{folder} holds another dataset, or part of one"
         peer = peer_index.as_retriever(similarity_top_k=100)

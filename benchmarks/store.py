@@ -47,7 +47,7 @@ import numpy as np
 from report import show, write
 from store_contestants import PEERS, Contestant, is_installed, of_bytes, of_scores
 
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 
 _DIMENSION = 384
 _LENGTHS = (100, 201)
@@ -157,7 +157,7 @@ def same_task(folder: Path, query: np.ndarray, documents: Sequence[np.ndarray]) 
         return np.array([(query @ of(documents[i]).T).max(1).sum() for i in chosen])
 
     def coded(document: np.ndarray) -> np.ndarray:
-        return codec("balanced").decode(codec("balanced").encode(document), _DIMENSION)
+        return get_codec("balanced").decode(get_codec("balanced").encode(document), _DIMENSION)
 
     trials = {}
     for name, make in of_scores(query).items():
@@ -200,7 +200,7 @@ def main() -> None:
         folder = Path(temporary)
         races = {
             f"the same bytes, {preset}: {_ASKED} of {arguments.documents:,} documents": lambda preset=preset: (
-                same_bytes(folder / preset, np.split(codec(preset).encode(rows), cuts))
+                same_bytes(folder / preset, np.split(get_codec(preset).encode(rows), cuts))
             )
             for preset in ("exact", "balanced")
         }

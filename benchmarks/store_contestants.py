@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 
 from smart_rag import TokenBatch
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Codes, FloatArray
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.store.token_store import TokenStore
@@ -250,7 +250,7 @@ class OurScores:
         self.open()
 
     def open(self) -> None:
-        self._store = TokenStore(self._folder, codec(self._preset))
+        self._store = TokenStore(self._folder, get_codec(self._preset))
 
     def write(self, keys: Sequence[bytes], documents: Sequence[np.ndarray]) -> None:
         self._store.put(keys, TokenBatch.from_list(documents))

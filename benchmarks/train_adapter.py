@@ -89,7 +89,7 @@ def main() -> None:
                 objective=arguments.objective,
             )
             started, cpu = time.perf_counter(), time.process_time()
-            report = train_adapter(encoder, training, folder / str(dimension), settings, show_progress=True)
+            report = train_adapter(encoder, training, folder / str(dimension), settings, show_progress_bar=True)
             found[str(dimension)] = {
                 "seconds": time.perf_counter() - started,
                 "cpu_seconds": time.process_time() - cpu,
@@ -97,7 +97,7 @@ def main() -> None:
                 "data": {},
             }
         for data in (test, *others):
-            cached = stack.enter_context(cached_states(data, encoder, (-1,), folder, show_progress=True))
+            cached = stack.enter_context(cached_states(data, encoder, (-1,), folder, show_progress_bar=True))
             frozen = cached.ndcg(None)
             for dimension, of in found.items():
                 values = cached.ndcg(Adapter.load(folder / dimension))

@@ -65,7 +65,7 @@ class IndexConfig:
 
     ``codec`` is how token embeddings are kept: a preset, ``"exact"`` (float16), ``"balanced"``
     (2 bits a dimension) or ``"compact"`` (2 bits, and two tokens made one), or any name that
-    `smart_rag.embeddings.codec.codec` takes.
+    `smart_rag.embeddings.codec.get_codec` takes.
 
     ``weights`` are those of the pooled and the late score; without them a new index gets those that suit its
     encoder: `DEFAULT_WEIGHTS`, or the late score alone for a model that was trained for late interaction.

@@ -6,8 +6,8 @@ SmartRagError
 ├── DocumentError                  a file that cannot be read; carries ``path`` and ``reason``
 ├── ModelNotFound                  a model name or folder that cannot be loaded
 ├── EncoderError                   a model that does not give what smart_rag needs
-├── IndexNotFound                  a folder that holds no index
-├── IndexExists                    a folder that is not free for a new index
+├── IndexNotFound (FileNotFoundError)  a folder that holds no index
+├── IndexExists (FileExistsError)      a folder that is not free for a new index
 ├── IndexMismatch                  an index of another model, codec or format
 ├── IndexLocked                    another writer has the index
 ├── IndexClosed                    an index used after ``close``
@@ -77,11 +77,11 @@ class EncoderError(SmartRagError):
     """A model that does not give what smart_rag needs, such as token embeddings."""
 
 
-class IndexNotFound(SmartRagError):
+class IndexNotFound(SmartRagError, FileNotFoundError):
     """A folder that holds no index."""
 
 
-class IndexExists(SmartRagError):
+class IndexExists(SmartRagError, FileExistsError):
     """A folder that is not free for a new index."""
 
 

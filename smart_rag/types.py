@@ -82,7 +82,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TokenOrigin:
     """What a token embedding stands for: characters of a text, or a patch of an image or of a video's frames.
 
     ``span`` is (start, stop) in characters, ``box`` (left, top, right, bottom) in parts of the image,
@@ -101,8 +101,8 @@ class Match:
     ``weight`` is the query token's part in the late score, of parts that add up to 1.
     """
 
-    query: Place
-    document: Place
+    query: TokenOrigin
+    document: TokenOrigin
     similarity: float
     weight: float
 

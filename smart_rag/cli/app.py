@@ -48,7 +48,7 @@ from smart_rag.config import (
     FirstStageName,
     IndexConfig,
 )
-from smart_rag.embeddings.codec import codec as codec_called
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.errors import DocumentError, EncoderError, IndexMismatch, InvalidInput, SmartRagError
 from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.types import AddReport, Content, Hit, Span
@@ -135,7 +135,7 @@ def index_command(
     options = {"profile": profile, "max_pixels": max_pixels, "device": device}
     with _open(db, model, adapter, config, trust_remote_code=trust_remote_code, **options) as index:
         report = index.add_files(
-            paths, include=include or (), exclude=exclude or (), prune=prune, show_progress=on_terminal()
+            paths, include=include or (), exclude=exclude or (), prune=prune, show_progress_bar=on_terminal()
         )
         count = index.count()
     _print_report(report)
@@ -285,7 +285,7 @@ def eval_command(
         tempfile.TemporaryDirectory() as temporary,
         _open(db or Path(temporary) / "index", model, adapter, IndexConfig(), device=device) as index,
     ):
-        result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress=on_terminal())
+        result = evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())
     show_figures(result, display.evaluation_tables(result), json_file)
 
 
@@ -306,7 +306,7 @@ def tune(
 
     with _open(db, device=device) as index:
         texts, judgements = load_labels(queries, qrels, limit_queries)
-        found = tuning.tune(index, texts, judgements, show_progress=on_terminal())
+        found = tuning.tune(index, texts, judgements, show_progress_bar=on_terminal())
         writes = not dry_run and found.choice != found.current and (force or found.is_worth_it)
         if writes:
             index.set_weights(found.choice.weights, found.choice.weighting)
@@ -409,7 +409,7 @@ def demo(
     with tempfile.TemporaryDirectory() as temporary:
         folder = db or Path(temporary) / "index"
         with _open(folder, config=IndexConfig()) as index:
-            _print_report(index.add_files([sample_folder()], show_progress=on_terminal()))
+            _print_report(index.add_files([sample_folder()], show_progress_bar=on_terminal()))
             out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
             for question in (question for question in sample_questions() if question.demo):
                 out.print(display.comparison(index, question))
@@ -474,7 +474,7 @@ def _config_with(name: str, db: Path) -> IndexConfig:
         InvalidInput: there is no such codec.
         IndexMismatch: the index in ``db`` has another one.
     """
-    wanted = codec_called(name).name
+    wanted = get_codec(name).name
     found = Manifest.read(db).config.codec if (db / FILE_NAME).exists() else wanted
     if found != wanted:
         raise IndexMismatch(

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smart_rag.config import IndexConfig
-from smart_rag.embeddings.codec import PRESETS, codec
+from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.types import Hit, ImageSource, PdfPage
 from smart_rag.wording import number
 
@@ -146,7 +146,7 @@ def index_table(info: IndexInfo) -> Table:
 def model_json(encoder: SmartEncoder) -> dict[str, Any]:
     """Return how a model is used and what a page, or a passage, of it takes, as JSON values."""
     unit, tokens = _unit(encoder)
-    codecs = {name: codec(name) for name in PRESETS}
+    codecs = {name: get_codec(name) for name in PRESETS}
     return {
         "model": encoder.model_name,
         "device": encoder.device,

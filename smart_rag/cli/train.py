@@ -94,7 +94,7 @@ def train_adapter_command(
     encoder = SmartEncoder(
         model, device=device, profile=profile, max_pixels=max_pixels, trust_remote_code=trust_remote_code
     )
-    report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress=on_terminal())
+    report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress_bar=on_terminal())
     named = [] if model == DEFAULT_MODEL else ["--model", model]
     named += [] if profile is None else ["--profile", profile]
     named += [] if max_pixels is None else ["--max-pixels", str(max_pixels)]
@@ -167,7 +167,7 @@ def finetune_command(
             max_pixels=max_pixels,
             trust_remote_code=trust_remote_code,
             resume=resume,
-            show_progress=on_terminal(),
+            show_progress_bar=on_terminal(),
         )
     except KeyboardInterrupt:
         last = TrainingFolder(to).last_checkpoint()

@@ -197,11 +197,15 @@ _LAYOUTS: dict[str, Codec] = {
 _POOL_FACTORS = (1, 2, 3, 4)
 
 
-def codec(name: str) -> Codec:
+def get_codec(name: str, *, pooling: bool = True) -> Codec:
     """Return the codec called ``name``: a layout such as ``"2bit"``, or one with a pool factor such as ``"2bit/2"``.
 
+    Args:
+        name: a preset, a layout, or a layout with a pool factor.
+        pooling: False for a caller that needs one code for each token.
+
     Raises:
-        InvalidInput: there is none of that name.
+        InvalidInput: no codec has this name, or it pools tokens and ``pooling`` is False.
     """
     layout, slash, factor = PRESETS.get(name, name).partition("/")
     factor = factor if slash else "1"
@@ -210,22 +214,11 @@ def codec(name: str) -> Codec:
             f"unknown codec {name!r}; the codecs are {', '.join([*PRESETS, *_LAYOUTS])}, the latter also with a pool "
             "factor, such as 2bit/2 (up to 4)"
         )
-    return _pooling(layout, int(factor))
-
-
-def codec_of_each(name: str) -> Codec:
-    """Return the codec called ``name``, for what codes token by token and merges none.
-
-    Raises:
-        InvalidInput: there is none of that name, or it makes one token of several.
-    """
-    found = codec(name)
-    if found.pool_factor > 1:
+    if factor != "1" and not pooling:
         raise InvalidInput(
-            f"codec {found.name!r} makes one token of several, which a store does as it writes; here take "
-            f"{found.name.partition('/')[0]!r}"
+            f"codec {name!r} pools {factor} tokens into one, which only a token store can do; use {layout!r} here"
         )
-    return found
+    return _pooling(layout, int(factor))
 
 
 @lru_cache

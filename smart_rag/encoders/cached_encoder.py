@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
-from smart_rag.embeddings.codec import codec as _codec_of
-from smart_rag.embeddings.codec import codec_of_each
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch
 from smart_rag.encoders.protocol import (
     Encodable,
@@ -68,7 +67,7 @@ class CachedEncoder:
             raise InvalidInput(f"{', '.join(options)}: only for an encoder that is given by name")
         self._given = encoder
         self._options = options
-        self._codec = _codec_of(codec).name
+        self._codec = get_codec(codec).name
         # As of now: where the program is later must not matter.
         self.path = None if path is None else Path(path).expanduser().absolute()
         self._start()
@@ -165,7 +164,7 @@ class CachedEncoder:
             DocumentError: the file of an image or a video cannot be read.
         """
         contents = _contents([documents] if isinstance(documents, str) else documents)
-        coded = None if codec is None else codec_of_each(codec)
+        coded = None if codec is None else get_codec(codec, pooling=False)
         items = list(map(plain, contents))
         stores = self._stores
         if stores is None:
@@ -181,7 +180,7 @@ class CachedEncoder:
         size = _BATCH if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH
         for start in range(0, len(new), size):
             part = dict(new[start : start + size])
-            stores.put(list(part), encode_for_store(self.encoder, list(part.values()), _codec_of(self._codec)))
+            stores.put(list(part), encode_for_store(self.encoder, list(part.values()), get_codec(self._codec)))
         # What is new comes from the folder too: the codec may round, and a text has one score, not two.
         return stores.gather(keys, [str(item)[:80] for item in items])
 
@@ -218,9 +217,9 @@ class _Stores:
     def __init__(self, path: Path, codec_name: str) -> None:
         self.path = path
         try:
-            self.tokens = TokenStore(path / "tokens", _codec_of(codec_name))
+            self.tokens = TokenStore(path / "tokens", get_codec(codec_name))
             # A pooled embedding is kept as a text of one token.
-            self.pooled = TokenStore(path / "pooled", _codec_of("float32"))
+            self.pooled = TokenStore(path / "pooled", get_codec("float32"))
         except IndexMismatch as error:
             raise IndexMismatch(f"{error}, or delete {path}: it is filled again as texts are encoded") from error
 

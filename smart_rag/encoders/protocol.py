@@ -25,7 +25,7 @@ class Encoder(Protocol):
     One that takes more than texts has a property ``modalities``, the names of what it takes, such
     as ``{"text", "image"}``; it is given a `Content` where there is an image or a video, else a str.
     One whose scores are to be weighted in another way than `DEFAULT_WEIGHTS` has a property ``default_weights``.
-    One that knows what its tokens stand for has a method ``token_places``, as `SmartEncoder` has: by
+    One that knows what its tokens stand for has a method ``token_origins``, as `SmartEncoder` has: by
     it, hits are explained.
     One whose token embeddings are of another width than its pooled ones has a property ``token_dimension``.
     One whose ``encode_document`` takes a ``codec`` is given the index's, and may return `TokenCodes`, coded where

@@ -1,7 +1,7 @@
 """`SmartEncoder`: texts, images and videos in, `Representation` out, one forward pass.
 
-It stands on sentence-transformers, which knows each model's prompts, pooling, normalisation and dense layers. Here it
-is decided how a model is asked; `smart_rag.encoders.models.pooled` has one forward pass, `smart_rag.encoders.batching` many.
+sentence-transformers knows each model's prompts, pooling, normalisation and dense layers. This module decides how the
+model is used. `smart_rag.encoders.models` computes one forward pass, `smart_rag.encoders.batching` many.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
-from smart_rag.embeddings.codec import codec_of_each
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes, TokenIds
 from smart_rag.encoders import loading as checkpoint
 from smart_rag.encoders.batching import Output, Passes
@@ -31,7 +31,7 @@ from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, 
 from smart_rag.encoders.protocol import Encodable, as_content, plain
 from smart_rag.errors import InvalidInput
 from smart_rag.files import images
-from smart_rag.types import Content, PdfPage, Place, is_unicode
+from smart_rag.types import Content, PdfPage, TokenOrigin, is_unicode
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class SmartEncoder:
         return cls(description["model"], device=device, **options)
 
     @property
-    def _place(self) -> str:
+    def _location(self) -> str:
         """The model's name, or where its folder is; an index is not always opened from here."""
         return str(Path(self.model_name).absolute()) if Path(self.model_name).is_dir() else self.model_name
 
@@ -301,7 +301,7 @@ class SmartEncoder:
         """Return what identifies this encoder and its numbers, as JSON values."""
         if self._description is None:
             self._description = {
-                "model": self._place,
+                "model": self._location,
                 "revision": self.revision,
                 "trust_remote_code": self._trust_remote_code,
                 "weights": checkpoint.weights_digest(self._model),
@@ -328,12 +328,14 @@ class SmartEncoder:
                 self._description["images"] = self._backbone.describe_images()
         return dict(self._description)
 
-    def encode_query(self, queries: Encodable | Sequence[Encodable], *, show_progress: bool = False) -> Representation:
+    def encode_query(
+        self, queries: Encodable | Sequence[Encodable], *, show_progress_bar: bool = False
+    ) -> Representation:
         """Return the representation of ``queries`` with the model's query prompt, in their order."""
-        return self._encode(queries, "query", Output(), show_progress=show_progress)
+        return self._encode(queries, "query", Output(), show_progress_bar=show_progress_bar)
 
     def encode_document(
-        self, documents: Encodable | Sequence[Encodable], *, codec: str | None = None, show_progress: bool = False
+        self, documents: Encodable | Sequence[Encodable], *, codec: str | None = None, show_progress_bar: bool = False
     ) -> Representation:
         """Return the representation of ``documents`` with the model's document prompt, in their order.
 
@@ -343,8 +345,8 @@ class SmartEncoder:
         Raises:
             InvalidInput: there is no such codec, or it makes one token of several, which is for a store to do.
         """
-        output = Output(codec=None if codec is None else codec_of_each(codec))
-        return self._encode(documents, "document", output, show_progress=show_progress)
+        output = Output(codec=None if codec is None else get_codec(codec, pooling=False))
+        return self._encode(documents, "document", output, show_progress_bar=show_progress_bar)
 
     def token_states(
         self,
@@ -352,7 +354,7 @@ class SmartEncoder:
         task: Task,
         layers: Sequence[int] = (-1,),
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
     ) -> Representation:
         """Return what an adapter is trained on: of each token the states after ``layers``, side by side.
 
@@ -362,7 +364,7 @@ class SmartEncoder:
         Raises:
             EncoderError: the model has no such layer.
         """
-        return self._encode(items, task, Output(layers), show_progress=show_progress)
+        return self._encode(items, task, Output(layers), show_progress_bar=show_progress_bar)
 
     @property
     def model(self) -> SentenceTransformer | MultiVectorEncoder:
@@ -407,7 +409,7 @@ class SmartEncoder:
         encoded = self._model.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
         return [len(ids) for ids in encoded["input_ids"]]
 
-    def token_places(self, item: Encodable, task: Task = "document") -> list[Place]:
+    def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
         """Return, for each token embedding of ``item``, the characters of its text or the patch that it stands for.
 
         A prompt's and a chat template's tokens stand for neither.
@@ -416,9 +418,9 @@ class SmartEncoder:
             EncoderError: the model's tokenizer does not know where its tokens come from.
         """
         content = self._checked([item], task)[0]
-        positions, places = self._backbone.places(content, task)
-        kept = [places[i] for i in np.flatnonzero(self._passes.kept(positions, task)[0])]
-        return kept or [Place(span=(0, len(content.text)) if plain(content) == content.text else None)]
+        positions, origins = self._backbone.origins(content, task)
+        kept = [origins[i] for i in np.flatnonzero(self._passes.kept(positions, task)[0])]
+        return kept or [TokenOrigin(span=(0, len(content.text)) if plain(content) == content.text else None)]
 
     def _encode(
         self,
@@ -426,7 +428,7 @@ class SmartEncoder:
         task: Task,
         output: Output,
         *,
-        show_progress: bool,
+        show_progress_bar: bool,
     ) -> Representation:
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
         contents = self._checked([items] if is_one else list(items), task)  # type: ignore[list-item,arg-type]
@@ -443,7 +445,7 @@ class SmartEncoder:
 
         unit = "text" if all(content.modality in ("text", "") for content in contents) else "item"
         with tqdm(
-            total=len(contents), desc=f"encoding on {self.device}", unit=unit, disable=not show_progress
+            total=len(contents), desc=f"encoding on {self.device}", unit=unit, disable=not show_progress_bar
         ) as progress:
             for positions, batch in self._passes.run(contents, task, output):
                 for i, *numbers in zip(positions, batch.pooled, batch.tokens, batch.ids, strict=True):

@@ -39,7 +39,7 @@ def evaluate(
     candidates: int = DEFAULT_CANDIDATES,
     weights: tuple[float, float] | None = None,
     weighting: Weighting | None = None,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> dict[str, Any]:
     """Index ``dataset``, rank it in several ways, and return figures as JSON values.
 
@@ -68,7 +68,7 @@ def evaluate(
     takes = index.manifest.modalities
     # A page without text is nothing to a model that does not see; it stays among what is to be found.
     documents = [document for document in dataset.documents if document.content(takes).modality]
-    report = index.add(documents, show_progress=show_progress)
+    report = index.add(documents, show_progress_bar=show_progress_bar)
     seconds = time.perf_counter() - started
 
     automatic = automatic_first_stage(index.count())
@@ -76,8 +76,8 @@ def evaluate(
     stages: list[FirstStageName] = ["terms", "pooled"]
     if automatic == "exhaustive":
         stages.append("exhaustive")
-    searched = _searches(dataset, index, stages, max(top_k, candidates), weights, weighting, show_progress)
-    rankings = _exhaustive(dataset, index, max(top_k, _BEST), weights, weighting, show_progress)
+    searched = _searches(dataset, index, stages, max(top_k, candidates), weights, weighting, show_progress_bar)
+    rankings = _exhaustive(dataset, index, max(top_k, _BEST), weights, weighting, show_progress_bar)
     best = {query: ids[:_BEST] for query, ids in rankings["hybrid"].items()}
     rankings.update({f"search_{stage}": found.ranking for stage, found in searched.items()})
     runs = {name: {query: ids[:top_k] for query, ids in run.items()} for name, run in rankings.items()}
@@ -154,7 +154,7 @@ def _searches(
     limit: int,
     weights: tuple[float, float],
     weighting: Weighting,
-    show_progress: bool,
+    show_progress_bar: bool,
 ) -> Mapping[FirstStageName, _Searched]:
     """Search for each query, encoded once, by every first stage; all ``limit`` candidates are returned as hits."""
     from tqdm.auto import tqdm
@@ -163,7 +163,7 @@ def _searches(
     searched = {stage: _Searched({}, [], Stopwatch()) for stage in stages}
     for stage in stages:  # loads what is loaded lazily
         index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
-    queries = tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress)
+    queries = tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress_bar)
     for i, (id, text) in enumerate(queries):
         encoding = Stopwatch()
         with encoding.measure("encode"):
@@ -197,7 +197,7 @@ def _exhaustive(
     depth: int,
     weights: tuple[float, float],
     weighting: Weighting,
-    show_progress: bool,
+    show_progress_bar: bool,
 ) -> dict[str, Run]:
     """Return the rankings of every document, from one scan for each weighting of query tokens."""
     from tqdm.auto import tqdm
@@ -210,7 +210,7 @@ def _exhaustive(
     parts = [ids[start : start + _QUERIES_PER_SCAN] for start in range(0, len(ids), _QUERIES_PER_SCAN)]
     runs: dict[str, Run] = {kind: {} for kinds in scans.values() for kind in kinds}
     total = len(parts) * len(scans) * index.count()
-    with tqdm(total=total, desc="scanning", unit="document", disable=not show_progress) as progress:
+    with tqdm(total=total, desc="scanning", unit="document", disable=not show_progress_bar) as progress:
         for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan, kinds in scans.items():

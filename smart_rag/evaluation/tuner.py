@@ -70,7 +70,7 @@ def tune(
     *,
     folds: int = 5,
     seed: int = 0,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> Tuning:
     """Compare weights and weightings on ``queries`` by their judgements ``qrels``; the index stays as it is.
 
@@ -98,7 +98,7 @@ def tune(
             f"{index.path}: no relevant document of the {len(judged)} queries is in the index; judgements name "
             "documents by the ids that they have there (`smart-rag search --json` shows them)"
         )
-    candidates = _candidates(index, judged, show_progress)
+    candidates = _candidates(index, judged, show_progress_bar)
     settings = _settings(current)
     values = np.stack(
         [
@@ -145,14 +145,14 @@ class _Candidates:
 
 
 def _candidates(
-    index: SmartIndex, queries: Mapping[str, str], show_progress: bool
+    index: SmartIndex, queries: Mapping[str, str], show_progress_bar: bool
 ) -> dict[Weighting, dict[str, _Candidates]]:
     """Return what is ranked for each query, with the parts of its score, by each weighting."""
     from tqdm.auto import tqdm
 
     found: dict[Weighting, dict[str, _Candidates]] = {"idf": {}, "none": {}}
     ids = list(queries)
-    with tqdm(total=len(ids), desc="searching", unit="query", disable=not show_progress) as progress:
+    with tqdm(total=len(ids), desc="searching", unit="query", disable=not show_progress_bar) as progress:
         for start in range(0, len(ids), _QUERIES_AT_ONCE):
             part = ids[start : start + _QUERIES_AT_ONCE]
             encoded = index.encode_queries([queries[id] for id in part])

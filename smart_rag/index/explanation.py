@@ -17,7 +17,7 @@ from smart_rag.files import content as media
 from smart_rag.files import pdf, video
 from smart_rag.index import heat_map as picture
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.types import Content, Hit, Match, PdfPage, Place, Span
+from smart_rag.types import Content, Hit, Match, PdfPage, Span, TokenOrigin
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +43,7 @@ class Explanation:
     ``matches`` has one for each query token, in the query's order; the sum of weight x similarity is the hit's
     late score. Where the index keeps pooled tokens, or came to hold other documents since the search, it is near it.
 
-    ``query_places`` (q) and ``places`` (n) are what the tokens of the query and of the document stand for,
+    ``query_origins`` (q) and ``origins`` (n) are what the tokens of the query and of the document stand for,
     ``similarities`` (q, n) the cosines of all with all, ``weights`` those of the pooled and the late score.
     """
 
@@ -51,8 +51,8 @@ class Explanation:
     hit: Hit
     weights: tuple[float, float]
     matches: tuple[Match, ...]
-    query_places: tuple[Place, ...]
-    places: tuple[Place, ...]
+    query_origins: tuple[TokenOrigin, ...]
+    origins: tuple[TokenOrigin, ...]
     similarities: NDArray[np.float32]
 
     def __repr__(self) -> str:
@@ -84,7 +84,7 @@ class Explanation:
 
         Args:
             token: the position of a query token, for its cosines alone.
-            frame: of a video, which of its `Place.frame`; by default the one with the most similar patch.
+            frame: of a video, which of its `TokenOrigin.frame`; by default the one with the most similar patch.
 
         Raises:
             InvalidInput: nothing of the hit is a patch of an image or of that frame, or there is no such token.
@@ -117,7 +117,7 @@ class Explanation:
             values = self.similarity_map(token, frame)
             drawn = picture.heated(self._seen(_best(maps) if frame is None else frame), values, _PIXELS)
             scale = (float(values.min()), float(values.max()))
-        elif any(place.span is not None for place in self.places):
+        elif any(origin.span is not None for origin in self.origins):
             drawn, scale = self._marked_page(token) or picture.marked(self.hit.text, self._marks(token)), None
         else:
             raise InvalidInput(
@@ -130,18 +130,18 @@ class Explanation:
         if token is not None and not 0 <= token < len(self.matches):
             raise InvalidInput(f"token must be 0 to {len(self.matches) - 1}, a position in the query, got {token!r}")
         if token is None:
-            spoken = np.asarray([place != Place() for place in self.query_places])
+            spoken = np.asarray([origin != TokenOrigin() for origin in self.query_origins])
             weights = np.asarray([match.weight for match in self.matches]) * (spoken if spoken.any() else 1)
             mean = weights / (weights.sum() or 1) @ np.maximum(self.similarities, 0)
         else:
             mean = self.similarities[token]
         maps: dict[int | None, NDArray[np.float32]] = {}
-        for value, place in zip(mean.tolist(), self.places, strict=True):
-            if place.box is not None:
-                left, top, right, bottom = place.box
-                # By the size of a patch: where some took no part, the others' places do not tell how many there are.
+        for value, origin in zip(mean.tolist(), self.origins, strict=True):
+            if origin.box is not None:
+                left, top, right, bottom = origin.box
+                # By the size of a patch: where some took no part, the others' origins do not tell how many there are.
                 columns, rows = round(1 / (right - left)), round(1 / (bottom - top))
-                grid = maps.setdefault(place.frame, np.zeros((rows, columns), dtype=np.float32))
+                grid = maps.setdefault(origin.frame, np.zeros((rows, columns), dtype=np.float32))
                 grid[round(top * rows), round(left * columns)] = value
         return maps
 
@@ -153,7 +153,7 @@ class Explanation:
         if frame is None:
             return video.middle_frame(self.hit.video, _PIXELS)
         # Two frames are one patch, the last of an odd number by itself.
-        count = 2 * (1 + max(place.frame for place in self.places if place.frame is not None))
+        count = 2 * (1 + max(origin.frame for origin in self.origins if origin.frame is not None))
         frames = video.read_frames(self.hit.video, 1.0, count, _PIXELS, count).images
         return frames[min(2 * frame, len(frames) - 1)]
 
@@ -209,24 +209,24 @@ class Question:
 
     content: Content
     tokens: FloatArray
-    places: tuple[Place, ...]
+    origins: tuple[TokenOrigin, ...]
     weights: NDArray[np.float32]
 
     @classmethod
     def of(cls, query: Encodable, tokens: FloatArray, weights: NDArray[np.float32], encoder: Encoder) -> Question:
         """Return the question of ``query``, whose ``tokens`` (q, dimension) have these ``weights`` (q)."""
-        return cls(as_content(query), tokens, _places(encoder, query, "query", len(tokens)), weights)
+        return cls(as_content(query), tokens, _origins(encoder, query, "query", len(tokens)), weights)
 
     def explanation(
         self, hit: Hit, document: Encodable, tokens: FloatArray, weights: tuple[float, float], encoder: Encoder
     ) -> Explanation:
         """Return why ``hit`` was found, whose ``tokens`` (n, dimension) ``encoder`` made of ``document``."""
-        places = _places(encoder, document, "document", len(tokens), hit.id)
+        origins = _origins(encoder, document, "document", len(tokens), hit.id)
         similarities = scoring.similarities(self.tokens, tokens)
         best = similarities.argmax(axis=1)
-        found = zip(self.places, best.tolist(), self.weights.tolist(), similarities, strict=True)
-        matches = tuple(Match(place, places[i], float(row[i]), weight) for place, i, weight, row in found)
-        return Explanation(self.content, hit, weights, matches, self.places, places, similarities)
+        found = zip(self.origins, best.tolist(), self.weights.tolist(), similarities, strict=True)
+        matches = tuple(Match(origin, origins[i], float(row[i]), weight) for origin, i, weight, row in found)
+        return Explanation(self.content, hit, weights, matches, self.origins, origins, similarities)
 
 
 def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
@@ -235,8 +235,8 @@ def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
     Of the matched words, those are taken that are at least as similar as the mean and count at
     least as much, by weight x similarity; where none is both, those that count as much.
     """
-    places = [(match, match.document.span) for match in found]
-    words = [(match, word) for match, span in places if span and (word := _word_around(text, *span))]
+    origins = [(match, match.document.span) for match in found]
+    words = [(match, word) for match, span in origins if span and (word := _word_around(text, *span))]
     if not words:
         return []
     similar = sum(match.similarity for match, _ in words) / len(words) - _ROUNDING
@@ -245,21 +245,23 @@ def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
     return sorted({span for match, span in counting if match.similarity >= similar} or {span for _, span in counting})
 
 
-def _places(encoder: Encoder, item: Encodable, task: str, count: int, id: str | None = None) -> tuple[Place, ...]:
+def _origins(
+    encoder: Encoder, item: Encodable, task: str, count: int, id: str | None = None
+) -> tuple[TokenOrigin, ...]:
     """Return what each of the ``count`` token embeddings of ``item`` stands for."""
-    token_places: Any = getattr(encoder, "token_places", None)
-    if token_places is None:
+    token_origins: Any = getattr(encoder, "token_origins", None)
+    if token_origins is None:
         raise EncoderError(
             f"a {type(encoder).__name__} does not say which characters a token stands for; one that does has the "
-            "method token_places of SmartEncoder"
+            "method token_origins of SmartEncoder"
         )
-    places = tuple(token_places(item, task))
-    if len(places) != count:
+    origins = tuple(token_origins(item, task))
+    if len(origins) != count:
         raise InvalidInput(
             f"{'the query' if id is None else f'the hit {id!r}'} has {count} token embeddings, but its "
-            f"{as_content(item).modality} gives {len(places)}: it is not what they were made of; add it again"
+            f"{as_content(item).modality} gives {len(origins)}: it is not what they were made of; add it again"
         )
-    return places
+    return origins
 
 
 def _best(maps: dict[int | None, NDArray[np.float32]]) -> int | None:
@@ -271,13 +273,13 @@ def _listed(maps: dict[int | None, NDArray[np.float32]]) -> str:
     return f"frames {min(frames)} to {max(frames)}" if frames else "an image"
 
 
-def _word_of(text: str, place: Place) -> Span | str:
-    """Return the word of the query that a place belongs to, or a name for what stands for no character."""
-    if place.box is not None:
-        return _IMAGE if place.frame is None else _VIDEO
-    if place.span is None or place.span[0] == place.span[1]:
+def _word_of(text: str, origin: TokenOrigin) -> Span | str:
+    """Return the word of the query that a origin belongs to, or a name for what stands for no character."""
+    if origin.box is not None:
+        return _IMAGE if origin.frame is None else _VIDEO
+    if origin.span is None or origin.span[0] == origin.span[1]:
         return _PROMPT
-    return _word_around(text, *place.span) or place.span
+    return _word_around(text, *origin.span) or origin.span
 
 
 def _word_around(text: str, start: int, stop: int) -> Span | None:

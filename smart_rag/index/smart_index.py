@@ -30,7 +30,7 @@ from smart_rag.config import (
     check_count,
     check_weights,
 )
-from smart_rag.embeddings.codec import RotatedCodec, codec
+from smart_rag.embeddings.codec import RotatedCodec, get_codec
 from smart_rag.embeddings.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
 from smart_rag.encoders.protocol import (
     Encodable,
@@ -139,7 +139,7 @@ class SmartIndex:
         """
         path = Path(path)
         config = config or IndexConfig()
-        token_codec = codec(config.codec)
+        token_codec = get_codec(config.codec)
         # What a preset means may change between releases, what the index holds may not.
         config = replace(config, codec=token_codec.name)
         if (path / FILE_NAME).exists():
@@ -197,7 +197,7 @@ class SmartIndex:
         if encoder is not None:
             manifest.check_encoder(path, encoder)
         pooled = PooledIndex.open(path / "chroma", client, manifest.collection)
-        return cls(path, manifest, _store(path, pooled, codec(manifest.config.codec)), encoder)
+        return cls(path, manifest, _store(path, pooled, get_codec(manifest.config.codec)), encoder)
 
     @classmethod
     def from_embeddings(
@@ -217,7 +217,7 @@ class SmartIndex:
         documents: Iterable[Document],
         *,
         pooled: ArrayLike | None = None,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
         """Write ``documents``, replacing those of the same id, and return what was done.
@@ -237,7 +237,7 @@ class SmartIndex:
                 thousand at a time, what was read before is, and an id that comes again replaces the earlier one.
         """
         total = len(documents) if isinstance(documents, Sequence) else None
-        with self._ingest(total, "document", show_progress, on_commit) as ingest:
+        with self._ingest(total, "document", show_progress_bar, on_commit) as ingest:
             if pooled is None:
                 return ingest.add(documents)
             if not isinstance(documents, Sequence):
@@ -251,7 +251,7 @@ class SmartIndex:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         prune: bool = False,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
         """Write the documents that the files at and below ``paths`` are cut into, and return what was done.
@@ -266,7 +266,7 @@ class SmartIndex:
             include, exclude: patterns for files in folders, such as ``"*.md"``.
             prune: remove the documents of files in the folders ``paths`` that are no longer there; without it,
                 these files are counted in a warning.
-            show_progress: show a progress bar.
+            show_progress_bar: show a progress bar.
             on_commit: as in `add`.
 
         Raises:
@@ -279,8 +279,8 @@ class SmartIndex:
         with self._writing():  # first: where another process writes, no model need be loaded
             reader = files.Reader(self.encoder, self.manifest.config)
             sees = "image" in self.manifest.modalities
-            total = sum(map(reader.pages, found)) if sees and show_progress else len(found)
-            with self._ingest(total, "page" if sees else "file", show_progress, on_commit) as ingest:
+            total = sum(map(reader.pages, found)) if sees and show_progress_bar else len(found)
+            with self._ingest(total, "page" if sees else "file", show_progress_bar, on_commit) as ingest:
                 report = ingest.add_files(found, reader)
                 gone = ingest.gone(paths)
                 if prune:
@@ -301,7 +301,7 @@ class SmartIndex:
         ids: Sequence[str] | None = None,
         metadatas: Sequence[Mapping[str, Any]] | None = None,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
     ) -> list[str]:
         """Write ``texts`` and return their ids; by default an id is a hash of text and metadata."""
         documents = documents_of_texts(texts, ids, metadatas)
@@ -309,7 +309,7 @@ class SmartIndex:
         # Equal texts with equal metadata are one document; an id given twice is an error.
         self.add(
             documents if ids is not None else list(dict(zip(names, documents, strict=True)).values()),
-            show_progress=show_progress,
+            show_progress_bar=show_progress_bar,
         )
         return names
 
@@ -678,14 +678,14 @@ class SmartIndex:
 
     @contextmanager
     def _ingest(
-        self, total: int | None, unit: str, show_progress: bool, on_commit: OnCommit | None
+        self, total: int | None, unit: str, show_progress_bar: bool, on_commit: OnCommit | None
     ) -> Iterator[Ingest]:
         from tqdm.auto import tqdm
 
         progress: tqdm[Any]
         device = getattr(self._encoder, "device", None)
         desc = "indexing" if device is None else f"indexing on {device}"
-        with self._writing(), tqdm(total=total, desc=desc, unit=unit, disable=not show_progress) as progress:
+        with self._writing(), tqdm(total=total, desc=desc, unit=unit, disable=not show_progress_bar) as progress:
             yield Ingest(
                 self._store,
                 lambda: self.encoder,
@@ -724,7 +724,7 @@ class SmartIndex:
             asked = question()
             (document,) = as_documents([hit])
             # Pooled tokens stand for no place: the document is encoded again where the index keeps such.
-            keeps_all = codec(self.manifest.config.codec).pool_factor == 1
+            keeps_all = get_codec(self.manifest.config.codec).pool_factor == 1
             tokens = self._vectors([document], {hit.id} if keeps_all else set()).tokens[0]
             content = plain(document.content(self.manifest.modalities))
             return asked.explanation(hit, content, tokens, search.weights, self.encoder)
@@ -796,7 +796,7 @@ class SmartIndex:
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
 
-    def _keep_places(self) -> None:
+    def _keep_locations(self) -> None:
         """Write down where the model is that the index was opened with, if the folder it was made with is gone."""
         if self._encoder is None:
             return
@@ -819,7 +819,7 @@ class SmartIndex:
                         f"{self.path}: another writer has the index open; close it there, or wait until it is done"
                     ) from None
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
-                self._keep_places()
+                self._keep_locations()
             yield
 
 

@@ -83,7 +83,7 @@ def train_adapter(
     settings: AdapterSettings | None = None,
     *,
     held_out: TrainingData | float = 0.1,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> TrainingReport:
     """Train an adapter for ``encoder`` on ``data``, save it in the folder ``out``, and return what came of it.
 
@@ -119,13 +119,15 @@ def train_adapter(
     check_trainable(training, encoder, settings.batch_size)
     adapter = _fresh_adapter(encoder, settings)
     if settings.hard_negatives:
-        training = mine_negatives(training, encoder, settings.hard_negatives, show_progress=show_progress)
+        training = mine_negatives(training, encoder, settings.hard_negatives, show_progress_bar=show_progress_bar)
     out.mkdir(parents=True, exist_ok=True)
 
     layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:
         trained_on, measured_with = (
-            stack.enter_context(cached_states(part, encoder, layers, out, settings.codec, show_progress=show_progress))
+            stack.enter_context(
+                cached_states(part, encoder, layers, out, settings.codec, show_progress_bar=show_progress_bar)
+            )
             for part in (training, measured)
         )
 
@@ -135,7 +137,7 @@ def train_adapter(
         frozen = measure(None)
         if settings.start == "frozen":
             adapter.start_at_frozen(trained_on.sample(_SAMPLE, settings.seed, settings.layers))
-        history, best_epoch, trained = fit(adapter, trained_on, measure, settings, show_progress)
+        history, best_epoch, trained = fit(adapter, trained_on, measure, settings, show_progress_bar)
     adapter.save(out)
     counts = (len(training.queries), len(measured.queries), len(measured.documents) + len(distractors))
     return TrainingReport.of(counts, history, best_epoch, frozen, trained, settings.objective)
@@ -199,7 +201,7 @@ def fit(
     cached: CachedStates,
     measure: Callable[[Adapter | None], ByRanking],
     settings: AdapterSettings,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> tuple[list[Epoch], int, ByRanking]:
     """Leave ``adapter`` as it was after its best epoch; return the epochs, which of them it was, and its nDCG@10."""
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -214,7 +216,7 @@ def fit(
 
     history = [epoch(None)[0]]
     best: tuple[float, int, Any, ByRanking] | None = None
-    with tqdm(total=steps, desc="training", unit="batch", disable=not show_progress) as progress:
+    with tqdm(total=steps, desc="training", unit="batch", disable=not show_progress_bar) as progress:
         for _ in range(settings.epochs):
             losses = []
             for batch in batches(cached, settings, generator):

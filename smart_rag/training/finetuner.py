@@ -100,7 +100,7 @@ def finetune(
     max_pixels: int | None = None,
     trust_remote_code: bool = False,
     resume: bool = False,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> TrainingReport:
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return what came of it.
 
@@ -150,7 +150,7 @@ def finetune(
     if last is not None:
         folder.check_record(record)
     if settings.hard_negatives:
-        training = mine_negatives(training, encoder, settings.hard_negatives, show_progress=show_progress)
+        training = mine_negatives(training, encoder, settings.hard_negatives, show_progress_bar=show_progress_bar)
     if last is None:
         folder.start(record)
     evaluator = HeldOutEvaluator(encoder, measured, folder.checkpoints, settings.objective)
@@ -168,7 +168,7 @@ def finetune(
         settings.seed,
     )
     trainer = _trainer(
-        trained_model, encoder, training, evaluator, collator, folder.checkpoints, settings, show_progress
+        trained_model, encoder, training, evaluator, collator, folder.checkpoints, settings, show_progress_bar
     )
     with no_loading_bar():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -291,7 +291,7 @@ def _trainer(
     collator: SmartCollator,
     checkpoints: Path,
     settings: FinetuneSettings,
-    show_progress: bool,
+    show_progress_bar: bool,
 ) -> SentenceTransformerTrainer:
     device = torch.device(encoder.device)
     bf16 = settings.bf16
@@ -340,7 +340,7 @@ def _trainer(
         loss=loss,
         evaluator=evaluator,
         data_collator=collator,  # type: ignore[arg-type]  # what it does is all that is asked of one
-        callbacks=[_Progress(collator, encoder.device, show_progress)],
+        callbacks=[_Progress(collator, encoder.device, show_progress_bar)],
     )
     trainer.remove_callback(PrinterCallback)
     # The rows are positions, and tables of them say nothing.

@@ -16,7 +16,9 @@ from smart_rag.types import Document
 _SPARE = 5
 
 
-def mine_negatives(data: TrainingData, encoder: Encoder, count: int, *, show_progress: bool = False) -> TrainingData:
+def mine_negatives(
+    data: TrainingData, encoder: Encoder, count: int, *, show_progress_bar: bool = False
+) -> TrainingData:
     """Return ``data`` with ``count`` hard negatives for each query: what `SmartIndex.search` finds and is no positive.
 
     Negatives that a query has already come first. A document with a positive's text is none.
@@ -31,7 +33,7 @@ def mine_negatives(data: TrainingData, encoder: Encoder, count: int, *, show_pro
         tempfile.TemporaryDirectory(prefix="smart_rag_") as folder,
         SmartIndex.create(Path(folder) / "index", encoder) as index,
     ):
-        index.add(data.documents, show_progress=show_progress)
+        index.add(data.documents, show_progress_bar=show_progress_bar)
         found = index.search_many([query.text for query in data.queries], count + most + _SPARE)
     takes = modalities_of(encoder)
     queries = []

@@ -16,7 +16,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from smart_rag.config import DEFAULT_WEIGHTS
-from smart_rag.embeddings import codec as codecs
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenIds
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.protocol import plain
@@ -37,7 +37,7 @@ class _States:
     """The states of texts: those of tokens coded on disk, the pooled ones and vocabulary ids in memory."""
 
     def __init__(self, path: Path, codec_name: str) -> None:
-        self._store = TokenStore(path, codecs.codec(codec_name))
+        self._store = TokenStore(path, get_codec(codec_name))
         self._pooled: list[NDArray[np.float32]] = []
         self.ids: list[TokenIds] = []
 
@@ -167,7 +167,7 @@ def cached_states(
     folder: Path,
     codec: str = "float16",
     *,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> Iterator[CachedStates]:
     """Encode ``data`` once, and keep the states in ``folder`` until the block ends.
 
@@ -182,7 +182,7 @@ def cached_states(
     ):
         total = len(data.queries) + len(data.documents)
         with tqdm(
-            total=total, desc=f"encoding on {encoder.device}", unit="item", disable=not show_progress
+            total=total, desc=f"encoding on {encoder.device}", unit="item", disable=not show_progress_bar
         ) as progress:
             for start in range(0, len(data.queries), _AT_ONCE):
                 texts = [query.text for query in data.queries[start : start + _AT_ONCE]]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.embeddings.codec import PRESETS, codec, rotate, rotation
+from smart_rag.embeddings.codec import PRESETS, get_codec, rotate, rotation
 from smart_rag.errors import InvalidInput
 
 MATRIX = np.float32([[1, -2, 0.5], [0, 65504, -0.25]])
@@ -23,17 +23,17 @@ NAMES = sorted(GOLDEN)
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_bytes(name):
     """These bytes are on users' disks: they never change, and they can be read."""
-    codes = codec(name).encode(MATRIX)
+    codes = get_codec(name).encode(MATRIX)
     assert codes.dtype == np.uint8
     assert [row.tobytes().hex() for row in codes] == GOLDEN[name]
     stored = np.frombuffer(bytes.fromhex("".join(GOLDEN[name])), np.uint8).reshape(2, -1)
-    np.testing.assert_array_equal(codec(name).decode(stored, 3), MATRIX)
+    np.testing.assert_array_equal(get_codec(name).decode(stored, 3), MATRIX)
 
 
 @pytest.mark.parametrize(("name", "number", "size"), [("float32", 1, 4), ("float16", 2, 2)])
 def test_names_numbers_and_sizes(name, number, size):
     """A codec's name and number are for ever; its size follows from the dimension."""
-    found = codec(name)
+    found = get_codec(name)
     assert (found.name, found.number) == (name, number)
     assert [found.bytes_per_token(dimension) for dimension in (1, 3, 384)] == [size, 3 * size, 384 * size]
 
@@ -48,7 +48,7 @@ def test_names_numbers_and_sizes(name, number, size):
 )
 def test_decode_is_the_inverse_of_encode(name, n, dimension, dtype, seed):
     """What comes back is what went in, in the codec's precision, for any dimension and any input."""
-    found = codec(name)
+    found = get_codec(name)
     embeddings = np.random.default_rng(seed).uniform(-1, 1, (n, dimension)).astype(dtype)
     codes = found.encode(embeddings)
     assert codes.shape == (n, found.bytes_per_token(dimension))
@@ -61,17 +61,17 @@ def test_decode_is_the_inverse_of_encode(name, n, dimension, dtype, seed):
 @pytest.mark.parametrize("name", NAMES)
 def test_any_memory_layout_is_encoded(name):
     """Columns first, backwards and every second row are all the same numbers."""
-    expected = codec(name).encode(MATRIX).tobytes()
+    expected = get_codec(name).encode(MATRIX).tobytes()
     double = np.repeat(MATRIX, 2, axis=0)
     for same in (np.asfortranarray(MATRIX), MATRIX[::-1].copy()[::-1], double[::2]):
-        assert codec(name).encode(same).tobytes() == expected
+        assert get_codec(name).encode(same).tobytes() == expected
 
 
 def test_encoding_leaves_the_input_alone():
     """The caller's array keeps its numbers."""
     embeddings = np.float32([[0.1, 0.2]])
     before = embeddings.copy()
-    codec("float16").encode(embeddings)
+    get_codec("float16").encode(embeddings)
     np.testing.assert_array_equal(embeddings, before)
 
 
@@ -81,25 +81,25 @@ def test_encoding_leaves_the_input_alone():
 def test_unknown_name(name):
     """A name that no codec has is refused, and those that exist are listed."""
     with pytest.raises(InvalidInput, match=f"unknown codec {name!r}; the codecs are exact, balanced, compact, float32"):
-        codec(name)
+        get_codec(name)
 
 
 def test_presets():
     """A preset is another name of a codec, which goes by its own."""
     assert PRESETS == {"exact": "float16", "balanced": "2bit", "compact": "2bit/2"}
     for preset, name in PRESETS.items():
-        assert codec(preset) == codec(name)
-        assert codec(preset).name == name
+        assert get_codec(preset) == get_codec(name)
+        assert get_codec(preset).name == name
 
 
 @pytest.mark.parametrize("layout", ["float32", "float16", "int8", "4bit", "2bit", "1bit"])
 def test_pool_factors(layout):
     """A pool factor is part of the name and of nothing else: number and layout are those of the codec without."""
-    plain = codec(layout)
+    plain = get_codec(layout)
     assert plain.pool_factor == 1
-    assert codec(f"{layout}/1") == plain
+    assert get_codec(f"{layout}/1") == plain
     for factor in (2, 3, 4):
-        pooled = codec(f"{layout}/{factor}")
+        pooled = get_codec(f"{layout}/{factor}")
         assert (pooled.name, pooled.number, pooled.pool_factor) == (f"{layout}/{factor}", plain.number, factor)
         assert pooled.bytes_per_token(25) == plain.bytes_per_token(25)
         np.testing.assert_array_equal(pooled.encode(golden_vectors(25)), plain.encode(golden_vectors(25)))
@@ -209,14 +209,14 @@ def test_golden_bytes_of_rotated_codes(name, dimension):
     """These bytes are on users' disks: they never change, and what they stand for does not either."""
     vectors = golden_vectors(dimension)
     expected = ROTATED_GOLDEN[name, dimension]
-    assert [row.tobytes().hex() for row in codec(name).encode(vectors)] == expected
+    assert [row.tobytes().hex() for row in get_codec(name).encode(vectors)] == expected
     for vector, row in zip(vectors, expected, strict=True):
         codes, margin = plain_levels(vector, BITS[name])
         assert margin > 0.01
         assert plain_pack(codes, BITS[name]).hex() == row
         stored = np.frombuffer(bytes.fromhex(row), np.uint8).reshape(1, -1)
         decoded = plain_decode(bytes.fromhex(row), dimension, BITS[name])
-        np.testing.assert_allclose(codec(name).decode(stored, dimension)[0], decoded, atol=1e-6)
+        np.testing.assert_allclose(get_codec(name).decode(stored, dimension)[0], decoded, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_the_rotation_is_made_in_parts():
     ],
 )
 def test_names_numbers_and_sizes_of_rotated_codes(name, number, sizes):
-    found = codec(name)
+    found = get_codec(name)
     assert (found.name, found.number) == (name, number)
     assert [found.bytes_per_token(dimension) for dimension in (1, 2, 3, 25, 384)] == sizes
 
@@ -270,7 +270,7 @@ def test_names_numbers_and_sizes_of_rotated_codes(name, number, sizes):
 @given(st.integers(0, 4), st.integers(1, 40), st.sampled_from(["<f4", "<f2", "<f8", ">f4"]), st.integers(0, 2**32))
 def test_rotated_codes_equal_the_loops(name, n, dimension, dtype, seed):
     """Codes are the loop's wherever no rounding decides, and decoded they are the loop's vectors, of norm 1."""
-    found, bits = codec(name), BITS[name]
+    found, bits = get_codec(name), BITS[name]
     vectors = unit_rows(n, dimension, seed).astype(dtype)
     codes = found.encode(vectors)
     assert (codes.dtype, codes.shape) == (np.uint8, (n, found.bytes_per_token(dimension)))
@@ -288,16 +288,16 @@ def test_rotated_codes_equal_the_loops(name, n, dimension, dtype, seed):
 def test_nothing_is_encoded_to_nothing(name):
     """No tokens of any width, not even of none."""
     for dimension in (0, 1, 25):
-        codes = codec(name).encode(np.zeros((0, dimension), np.float32))
-        assert codes.shape == (0, codec(name).bytes_per_token(dimension))
-        assert codec(name).decode(codes, dimension).shape == (0, dimension)
+        codes = get_codec(name).encode(np.zeros((0, dimension), np.float32))
+        assert codes.shape == (0, get_codec(name).bytes_per_token(dimension))
+        assert get_codec(name).decode(codes, dimension).shape == (0, dimension)
 
 
 @pytest.mark.parametrize("dimension", WIDTHS)
 @pytest.mark.parametrize(("name", "cosine"), [("int8", 0.9999), ("4bit", 0.993), ("2bit", 0.93), ("1bit", 0.785)])
 def test_decoded_vectors_are_near_the_originals(name, cosine, dimension):
     """Also where all of a vector lies in one coordinate, which the rotation has to spread."""
-    found = codec(name)
+    found = get_codec(name)
     for vectors in (unit_rows(200, dimension), np.eye(dimension, dtype=np.float32)):
         decoded = found.decode(found.encode(vectors), dimension)
         assert (decoded * vectors).sum(axis=1).mean() >= cosine
@@ -307,7 +307,7 @@ def test_decoded_vectors_are_near_the_originals(name, cosine, dimension):
 def test_no_direction_is_left_out(dimension):
     """The worst unit vector is coded nearly as well as the mean one."""
     vectors = np.eye(dimension, dtype=np.float32)
-    decoded = codec("2bit").decode(codec("2bit").encode(vectors), dimension)
+    decoded = get_codec("2bit").decode(get_codec("2bit").encode(vectors), dimension)
     assert (decoded * vectors).sum(axis=1).min() > 0.9
 
 
@@ -318,7 +318,9 @@ def test_wider_vectors_lose_no_more(name):
     def relative_error(dimension):
         queries, vectors = unit_rows(100, dimension, 1), unit_rows(400, dimension, 2)
         exact = queries @ vectors.T
-        return (queries @ codec(name).decode(codec(name).encode(vectors), dimension).T - exact).std() / exact.std()
+        return (
+            queries @ get_codec(name).decode(get_codec(name).encode(vectors), dimension).T - exact
+        ).std() / exact.std()
 
     assert relative_error(2048) <= 1.05 * relative_error(384)
 
@@ -328,9 +330,9 @@ def test_wider_vectors_lose_no_more(name):
 def test_a_few_dimensions(name, dimension):
     """Even where the coordinates are no normal draws, opposites stay opposite and a vector finds itself."""
     vectors = unit_rows(50, dimension)
-    decoded = codec(name).decode(codec(name).encode(vectors), dimension)
+    decoded = get_codec(name).decode(get_codec(name).encode(vectors), dimension)
     assert ((decoded * vectors).sum(axis=1) > 0.5).all()
-    opposite = codec(name).decode(codec(name).encode(-vectors), dimension)
+    opposite = get_codec(name).decode(get_codec(name).encode(-vectors), dimension)
     np.testing.assert_allclose(opposite, -decoded, atol=1e-2)
 
 
@@ -338,7 +340,7 @@ def test_a_few_dimensions(name, dimension):
 @pytest.mark.parametrize("name", BITS)
 def test_codes_of_decoded_vectors_are_the_same(name, dimension):
     """What comes out of one store may go into another and loses nothing more."""
-    found = codec(name)
+    found = get_codec(name)
     vectors = unit_rows(200, dimension)
     codes = found.encode(vectors)
     again = found.encode(found.decode(codes, dimension))
@@ -354,9 +356,9 @@ def test_a_tensor_is_coded_as_an_array_of_the_same_numbers(name, dtype):
     """Whatever the precision that a model computes in, and for rows that lie apart in memory."""
     rows = torch.from_numpy(unit_rows(20, 25)).to(dtype)[::2]
     before = rows.clone()
-    codes = codec(name).encode(rows)
-    np.testing.assert_array_equal(codes, codec(name).encode(rows.float().numpy()))
-    assert (codes.dtype, codes.shape) == (np.uint8, (10, codec(name).bytes_per_token(25)))
+    codes = get_codec(name).encode(rows)
+    np.testing.assert_array_equal(codes, get_codec(name).encode(rows.float().numpy()))
+    assert (codes.dtype, codes.shape) == (np.uint8, (10, get_codec(name).bytes_per_token(25)))
     assert torch.equal(rows, before)
 
 
@@ -367,12 +369,12 @@ def test_what_rotated_codes_cannot_say(name, bad):
     rows = unit_rows(3, 8)
     rows[1, 2] = bad
     with pytest.raises(InvalidInput, match=f"NaN or infinite numbers, which codec {name!r} cannot say"):
-        codec(name).encode(rows)
+        get_codec(name).encode(rows)
 
 
 def test_a_rotation_first_asked_for_in_a_forward_pass_has_gradients_later():
     with torch.inference_mode():
-        codec("2bit").encode(torch.from_numpy(unit_rows(2, 23)))
+        get_codec("2bit").encode(torch.from_numpy(unit_rows(2, 23)))
     rows = torch.from_numpy(unit_rows(2, 23)).requires_grad_()
     rotate(rows).square().sum().backward()
     torch.testing.assert_close(rows.grad, 2 * rows.detach())
@@ -381,13 +383,13 @@ def test_a_rotation_first_asked_for_in_a_forward_pass_has_gradients_later():
 @pytest.mark.parametrize("name", [*NAMES, *BITS])
 def test_a_tensor_with_gradients_is_coded(name):
     rows = unit_rows(2, 8)
-    codes = codec(name).encode(torch.from_numpy(rows).requires_grad_())
-    np.testing.assert_array_equal(codes, codec(name).encode(rows))
+    codes = get_codec(name).encode(torch.from_numpy(rows).requires_grad_())
+    np.testing.assert_array_equal(codes, get_codec(name).encode(rows))
 
 
 @pytest.mark.parametrize("name", BITS)
 def test_codes_are_the_same_where_others_compute_in_16_bits(name):
     rows = torch.from_numpy(unit_rows(50, 384))
     with torch.autocast("cpu", torch.bfloat16):
-        codes = codec(name).encode(rows)
-    np.testing.assert_array_equal(codes, codec(name).encode(rows))
+        codes = get_codec(name).encode(rows)
+    np.testing.assert_array_equal(codes, get_codec(name).encode(rows))

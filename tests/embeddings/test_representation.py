@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
 from smart_rag.errors import InvalidInput
 
@@ -15,6 +15,11 @@ from smart_rag.errors import InvalidInput
 def matrices(lengths, dimension=3, dtype=np.float32):
     rng = np.random.default_rng(len(lengths))
     return [rng.standard_normal((n, dimension)).astype(dtype) for n in lengths]
+
+
+def two_bit_codes(lengths):
+    codec = get_codec("2bit")
+    return TokenCodes.from_list([codec.encode(matrix) for matrix in matrices(lengths)], 3, codec)
 
 
 # --- TokenBatch ---------------------------------------------------------------------------
@@ -85,7 +90,7 @@ def test_terms_are_the_distinct_ids():
     batch = TokenBatch.from_list(matrices([3, 1, 3]), ids)
     assert [batch.terms(i).tolist() for i in range(3)] == [[5, 70_000], [], [2, 3]]
     assert TokenBatch.from_list(matrices([2])).terms(0) is None
-    two_bits = codec("2bit")
+    two_bits = get_codec("2bit")
     codes = TokenCodes(two_bits.encode(batch.embeddings), batch.offsets, batch.dimension, two_bits)
     assert codes.terms(0) is None
 
@@ -289,9 +294,9 @@ def test_texts_that_are_taken(lengths, kind, data):
     ids = [np.arange(10 * i, 10 * i + n, dtype=np.int32) for i, n in enumerate(lengths)]
     tokens = TokenBatch.from_list(matrices(lengths), ids)
     if kind == "2bit":
-        coded = [codec(kind).encode(matrix) for matrix in tokens]
-        tokens = TokenCodes.from_list(coded, 3, codec(kind), ids)
-        assert tokens.codec == codec(kind)
+        coded = [get_codec(kind).encode(matrix) for matrix in tokens]
+        tokens = TokenCodes.from_list(coded, 3, get_codec(kind), ids)
+        assert tokens.codec == get_codec(kind)
     pooled = np.stack([matrix[0] for matrix in tokens])
     texts = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
     taken = Representation(pooled, tokens).take(texts)
@@ -308,16 +313,16 @@ def test_texts_that_are_taken(lengths, kind, data):
 
 def test_codes_that_are_concatenated_keep_their_ids():
     ids = [np.arange(n, dtype=np.int32) for n in (2, 3)]
-    tokens = [codec("2bit").encode(matrix) for matrix in matrices([2, 3])]
+    tokens = [get_codec("2bit").encode(matrix) for matrix in matrices([2, 3])]
     one, two = (
-        Representation(np.eye(1, 3, dtype=np.float32), TokenCodes.from_list([rows], 3, codec("2bit"), [of_it]))
+        Representation(np.eye(1, 3, dtype=np.float32), TokenCodes.from_list([rows], 3, get_codec("2bit"), [of_it]))
         for rows, of_it in zip(tokens, ids, strict=True)
     )
     assert Representation.concatenate([one, two]).tokens.ids.tolist() == [0, 1, 0, 1, 2]
 
 
 def test_texts_are_taken_from_the_end_too():
-    tokens = TokenCodes.from_list([codec("2bit").encode(matrix) for matrix in matrices([2, 3])], 3, codec("2bit"))
+    tokens = two_bit_codes([2, 3])
     assert tokens.take([-1, 0]).offsets.tolist() == [0, 3, 5]
     np.testing.assert_array_equal(tokens.take([-1]).codes, tokens.codes[2:])
     with pytest.raises(IndexError):
@@ -326,25 +331,25 @@ def test_texts_are_taken_from_the_end_too():
 
 def test_codes_that_do_not_fit():
     """They are written as they are, by whichever encoder: what is wrong with them is said before."""
-    codes, offsets = codec("2bit").encode(np.eye(3, 8, dtype=np.float32)), np.asarray([0, 1, 3])
-    assert len(TokenCodes(codes, offsets, 8, codec("2bit"))) == 2
+    codes, offsets = get_codec("2bit").encode(np.eye(3, 8, dtype=np.float32)), np.asarray([0, 1, 3])
+    assert len(TokenCodes(codes, offsets, 8, get_codec("2bit"))) == 2
     for bad, message in (
         (
-            (codes, offsets, 8, codec("int8")),
+            (codes, offsets, 8, get_codec("int8")),
             r"8 dimensions by 'int8' must be a \(total, 8\) .* uint8 of shape \(3, 2\)",
         ),
-        ((codes.astype(np.int32), offsets, 8, codec("2bit")), r"got int32 of shape \(3, 2\)"),
-        ((codes, np.asarray([0, 0, 3]), 8, codec("2bit")), "text 0 has none"),
+        ((codes.astype(np.int32), offsets, 8, get_codec("2bit")), r"got int32 of shape \(3, 2\)"),
+        ((codes, np.asarray([0, 0, 3]), 8, get_codec("2bit")), "text 0 has none"),
         (
-            (codes, np.asarray([0, 2]), 8, codec("2bit")),
+            (codes, np.asarray([0, 2]), 8, get_codec("2bit")),
             "offsets must run from 0 to the 3 token embeddings, got 0 to 2",
         ),
-        ((codes, offsets, 8, codec("2bit"), np.arange(2, dtype=np.int32)), "ids must be int32, one for each of 3"),
+        ((codes, offsets, 8, get_codec("2bit"), np.arange(2, dtype=np.int32)), "ids must be int32, one for each of 3"),
     ):
         with pytest.raises(InvalidInput, match=message):
             TokenCodes(*bad)
 
 
 def test_codes_show_their_size_not_their_numbers():
-    coded = TokenCodes.from_list([codec("2bit").encode(matrix) for matrix in matrices([2, 3])], 3, codec("2bit"))
+    coded = two_bit_codes([2, 3])
     assert repr(coded) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"

@@ -9,7 +9,7 @@ from helpers.text_models import TASKS, TEXTS, WORDS, assert_same, encode, forwar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
 
@@ -164,12 +164,12 @@ def test_several_devices_give_what_one_gives(models, minilm):
 def test_tokens_that_are_coded_where_they_are_computed(minilm, name):
     """What the codec makes of the token embeddings, text by text; pooled embeddings and ids are the same."""
     embeddings, coded = minilm.encode_document(TEXTS), minilm.encode_document(TEXTS, codec=name)
-    assert coded.tokens.codec == codec(name)
+    assert coded.tokens.codec == get_codec(name)
     assert coded.tokens.dimension == minilm.token_dimension
     np.testing.assert_array_equal(coded.pooled, embeddings.pooled)
     np.testing.assert_array_equal(coded.tokens.offsets, embeddings.tokens.offsets)
     np.testing.assert_array_equal(coded.tokens.ids, embeddings.tokens.ids)
-    np.testing.assert_array_equal(coded.tokens.codes, codec(name).encode(embeddings.tokens.embeddings))
+    np.testing.assert_array_equal(coded.tokens.codes, get_codec(name).encode(embeddings.tokens.embeddings))
 
 
 def test_codes_are_all_that_is_copied_of_tokens(minilm, monkeypatch):

@@ -81,7 +81,7 @@ def test_without_a_folder_the_encoder_codes(minilm, codec):
 
 def test_codecs_that_are_none_or_merge_tokens(tmp_path):
     for path in (None, tmp_path):
-        for codec, message in (("zip", "unknown codec 'zip'"), ("compact", "makes one token of several")):
+        for codec, message in (("zip", "unknown codec 'zip'"), ("compact", "pools 2 tokens into one")):
             with pytest.raises(InvalidInput, match=message):
                 CachedEncoder(WordEncoder(), path).encode_document(TEXTS, codec=codec)
 

@@ -171,7 +171,7 @@ def test_a_bare_placeholder_becomes_an_image(qwen2):
     encoder = SmartEncoder(qwen2, profile="vlm2vec-v2", max_pixels=PIXELS)
     _, count = rendered(encoder, Content(image=WIDE), "document")
     assert count == round(200 / 28) * round(90 / 28)
-    places = encoder.token_places(Content(image=WIDE))
+    places = encoder.token_origins(Content(image=WIDE))
     assert sum(place.box is not None for place in places) == count
     one, other = encoder.encode_document([WIDE, picture(200, 90, seed=5)])
     assert np.abs(one.pooled - other.pooled).max() > 1e-3
@@ -186,7 +186,7 @@ def test_a_query_to_dse_has_a_blank_image(qwen2):
     given = black.encode_query([Content("a", image=Image.new("RGB", (56, 56)))])
     implied = black.encode_query(["a"])
     np.testing.assert_allclose(implied.tokens[0], given.tokens[0], atol=1e-5)
-    assert not any(place.box for place in encoder.token_places("a", "query"))
+    assert not any(place.box for place in encoder.token_origins("a", "query"))
     for policy in ("input", "patches"):
         strict = SmartEncoder(qwen2, profile="dse-qwen2", query_tokens=policy)
         assert len(strict.encode_query(["a"]).tokens[0]) == 1

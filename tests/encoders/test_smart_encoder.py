@@ -23,7 +23,7 @@ from helpers.text_models import (
 )
 from sentence_transformers import SentenceTransformer
 
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder, encode_for_store
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput
@@ -37,7 +37,7 @@ def models(tmp_path_factory):
 
 
 def spans_of(encoder, text, task="document"):
-    return [place.span or (0, 0) for place in encoder.token_places(text, task)]
+    return [place.span or (0, 0) for place in encoder.token_origins(text, task)]
 
 
 def reference_encode(model, texts, task, **kwargs):
@@ -235,7 +235,7 @@ def test_progress_is_shown_on_request(minilm, capsys):
     """And only then."""
     minilm.encode_document(["the cat"])
     assert capsys.readouterr().err == ""
-    minilm.encode_document(["the cat"], show_progress=True)
+    minilm.encode_document(["the cat"], show_progress_bar=True)
     assert "encoding on cpu" in capsys.readouterr().err
 
 
@@ -376,7 +376,7 @@ def test_span_of_a_text_without_tokens_is_all_of_it(minilm, text):
 def test_spans_need_a_tokenizer_that_knows_them(models):
     """One in Python does not."""
     with pytest.raises(EncoderError, match="no character offsets"):
-        models("byt5").encoder.token_places("the cat")
+        models("byt5").encoder.token_origins("the cat")
 
 
 def test_spans_are_never_those_of_other_tokens(tmp_path):
@@ -509,7 +509,7 @@ def test_count_tokens_of_a_str_is_that_of_one_text(minilm):
 
 
 def test_codecs_that_an_encoder_does_not_take(minilm):
-    with pytest.raises(InvalidInput, match=r"codec '2bit/2' makes one token of several.*here take '2bit'"):
+    with pytest.raises(InvalidInput, match=r"codec '2bit/2' pools 2 tokens into one.*use '2bit' here"):
         minilm.encode_document(TEXTS, codec="compact")
     with pytest.raises(InvalidInput, match="unknown codec 'zip'"):
         minilm.encode_document(TEXTS, codec="zip")
@@ -533,7 +533,7 @@ def test_who_is_given_a_codec():
         return options.get("codec")
 
     def asked(encode):
-        return encode_for_store(SimpleNamespace(encode_document=encode), ["a"], codec("2bit"))
+        return encode_for_store(SimpleNamespace(encode_document=encode), ["a"], get_codec("2bit"))
 
     assert asked(takes) == "2bit"
     assert [asked(encode) for encode in (wrapped, by_place, anything)] == [None] * 3

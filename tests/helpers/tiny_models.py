@@ -79,7 +79,7 @@ def byte_bpe(
         vocab_size=400,
         special_tokens=names,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        show_progress_bar=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     if bos or eos:

@@ -113,7 +113,7 @@ def tokenizer(*, eos: bool = False, emb: bool = False, padding_side: str = "left
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress_bar=False
     )
     # As in theirs, a blank is part of the letter after it, but never of a digit.
     trained.train_from_iterator(["system user assistant\n", " A B" * 20, *SENTENCES], trainer)

@@ -25,7 +25,7 @@ from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
 from smart_rag.files import pdf
 from smart_rag.index import heat_map as picture
 from smart_rag.index.explanation import emphasis
-from smart_rag.types import Match, Place
+from smart_rag.types import Match, TokenOrigin
 
 TEXTS = {
     "dogs": "Dogs bark at strangers in the night, and the postman's bicycle is never safe.",
@@ -67,11 +67,11 @@ def test_each_match_is_the_one_that_maxsim_takes(index, minilm, query):
     """By plain loops over the stored tokens, and with the spans that the encoder gives them."""
     hits = index.search(query, top_k=len(TEXTS))
     query_tokens = minilm.encode_query([query]).tokens[0]
-    query_spans = [place.span for place in minilm.token_places(query, "query")]
+    query_spans = [place.span for place in minilm.token_origins(query, "query")]
     for hit in hits:
         found = hit.explain().matches
         tokens = index.tokens([hit.id])[0].astype(np.float64)
-        spans = [place.span for place in minilm.token_places(hit.text)]
+        spans = [place.span for place in minilm.token_origins(hit.text)]
         assert len(spans) == len(tokens)
         assert [match.query.span for match in found] == query_spans
         for token, match in zip(query_tokens, found, strict=True):
@@ -81,7 +81,7 @@ def test_each_match_is_the_one_that_maxsim_takes(index, minilm, query):
                 if cosine > best:
                     best, best_span = cosine, span
             assert match.similarity == pytest.approx(best, abs=1e-5)
-            assert match.document == Place(best_span)
+            assert match.document == TokenOrigin(best_span)
 
 
 def test_matches_are_words_of_both_texts(index):
@@ -125,7 +125,7 @@ def test_matches_of_pooled_tokens_are_of_the_text(compact, minilm, query):
     for hit in hits:
         found = hit.explain().matches
         tokens = minilm.encode_document([hit.text]).tokens[0].astype(np.float64)
-        spans = [place.span for place in minilm.token_places(hit.text)]
+        spans = [place.span for place in minilm.token_origins(hit.text)]
         assert len(found) == len(query_tokens)
         for token, match in zip(query_tokens, found, strict=True):
             cosines = [float(token @ other) for other in tokens]
@@ -147,7 +147,7 @@ def test_an_encoder_without_spans_is_named(tmp_path):
 def emphasised(text: str, *spans: tuple[int, int, float], weights: Sequence[float] | None = None) -> list[str]:
     weights = weights or [1 / len(spans)] * len(spans)
     found = [
-        Match(Place((0, 1)), Place((start, stop)), similarity, weight)
+        Match(TokenOrigin((0, 1)), TokenOrigin((start, stop)), similarity, weight)
         for (start, stop, similarity), weight in zip(spans, weights, strict=True)
     ]
     return [text[start:stop] for start, stop in emphasis(text, found)]
@@ -199,8 +199,8 @@ def test_words_come_once_and_in_their_order():
 def test_what_stands_for_no_characters_is_no_word():
     """An empty span, a prompt's token, a patch."""
     assert emphasised("red lamps", (0, 0, 1.0)) == []
-    assert emphasis("red lamps", [Match(Place((0, 1)), Place(), 1.0, 0.5)]) == []
-    assert emphasis("red lamps", [Match(Place((0, 1)), Place(box=(0, 0, 1, 1)), 1.0, 0.5)]) == []
+    assert emphasis("red lamps", [Match(TokenOrigin((0, 1)), TokenOrigin(), 1.0, 0.5)]) == []
+    assert emphasis("red lamps", [Match(TokenOrigin((0, 1)), TokenOrigin(box=(0, 0, 1, 1)), 1.0, 0.5)]) == []
     assert emphasis("", []) == []
 
 
@@ -213,7 +213,9 @@ def test_emphasis_is_as_a_plain_search_finds_it(data, text):
     for start, stop in spans:
         touched = [word.span() for word in re.finditer(r"\w+", text) if word.start() < stop and word.end() > start]
         expected.update(touched[:1])
-    assert emphasis(text, [Match(Place((0, 1)), Place(span), 0.5, 0.2) for span in spans]) == sorted(expected)
+    assert emphasis(text, [Match(TokenOrigin((0, 1)), TokenOrigin(span), 0.5, 0.2) for span in spans]) == sorted(
+        expected
+    )
 
 
 def test_a_hits_best_words_are_emphasised(index):

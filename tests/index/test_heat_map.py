@@ -13,7 +13,7 @@ from PIL import Image
 from smart_rag import Document, IndexConfig, Representation, SmartEncoder, SmartIndex, TokenBatch
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.index.explanation import emphasis
-from smart_rag.types import Content, PdfPage, Place
+from smart_rag.types import Content, PdfPage, TokenOrigin
 
 PIXELS = 80 * 32 * 32
 EXACT = IndexConfig(codec="exact")
@@ -41,7 +41,7 @@ class Marked:
 
     def __init__(self, encoder, region, frame=None):
         self._encoder, self._region, self._frame = encoder, region, frame
-        tokens, places = encoder.encode_query(QUERY).tokens[0], encoder.token_places(QUERY, "query")
+        tokens, places = encoder.encode_query(QUERY).tokens[0], encoder.token_origins(QUERY, "query")
         words = np.sum([token for token, place in zip(tokens, places, strict=True) if place.span is not None], axis=0)
         self._vector = words / np.linalg.norm(words)
 
@@ -61,7 +61,7 @@ class Marked:
         encoded = self._encoder.encode_document(documents)
         matrices = []
         for document, tokens in zip(documents, encoded.tokens, strict=True):
-            inside = [self.within(place) for place in self._encoder.token_places(document)]
+            inside = [self.within(place) for place in self._encoder.token_origins(document)]
             assert 0 < sum(inside) < len(inside)
             matrices.append(np.where(np.asarray(inside)[:, None], self._vector, tokens))
         return Representation(encoded.pooled, TokenBatch.from_list(matrices))
@@ -115,8 +115,8 @@ def test_the_map_equals_the_loop(encoder, tmp_path, query):
         explanation = hit.explain()
         stored = index.tokens(["page"])[0].astype(float)
     asked = encoder.encode_query([query]).tokens[0].astype(float)
-    query_places = encoder.token_places(query, "query")
-    places = encoder.token_places(Content(image=page(*size)))
+    query_origins = encoder.token_origins(query, "query")
+    places = encoder.token_origins(Content(image=page(*size)))
     weights = [match.weight for match in explanation.matches]
     lefts = sorted({place.box[0] for place in places if place.box})
     tops = sorted({place.box[1] for place in places if place.box})
@@ -128,7 +128,7 @@ def test_the_map_equals_the_loop(encoder, tmp_path, query):
             continue
         row, column = tops.index(place.box[1]), lefts.index(place.box[0])
         total = 0.0
-        for query_place, query_token, weight in zip(query_places, asked, weights, strict=True):
+        for query_place, query_token, weight in zip(query_origins, asked, weights, strict=True):
             if query_place.span is not None or query_place.box is not None:
                 cosine = sum(a * b for a, b in zip(query_token.tolist(), token.tolist(), strict=True))
                 expected[row, column] += weight * max(cosine, 0.0)
@@ -162,7 +162,7 @@ def test_a_document_of_text_and_image_has_both_marked(encoder, tmp_path):
         hits = {hit.id: hit for hit in index.search(text)}
         explanation = hits["both"].explain()
         assert explanation.similarity_map().shape == (4, 6)
-        assert {place.box is None for place in explanation.places} == {True, False}
+        assert {place.box is None for place in explanation.origins} == {True, False}
         assert emphasis(text, explanation.matches)
         assert hits["words"].explain().picture(legend=False).width == 900
 
@@ -249,7 +249,7 @@ def test_of_a_video_the_best_frame_is_drawn(encoder, tmp_path, video):
     with SmartIndex.create(tmp_path / "index", Marked(encoder, region, frame=2)) as index:
         index.add([Document("clip", video=video)])
         explanation = index.search(QUERY)[0].explain()
-    frames = sorted({place.frame for place in explanation.places if place.box})
+    frames = sorted({place.frame for place in explanation.origins if place.box})
     assert frames == [0, 1, 2, 3]  # eight frames, two to a patch
     best = explanation.similarity_map()
     np.testing.assert_array_equal(best, explanation.similarity_map(frame=2))
@@ -286,9 +286,9 @@ def test_a_patch_that_took_no_part_is_zero(encoder, tmp_path):
     with SmartIndex.create(tmp_path / "index", encoder) as index:
         index.add([Document("page", image=page(320, 160))])
         whole = index.search(QUERY)[0].explain()
-    kept = [i for i, place in enumerate(whole.places) if place.box is None or place.box[1] > 0]
-    part = replace(whole, places=tuple(whole.places[i] for i in kept), similarities=whole.similarities[:, kept])
+    kept = [i for i, place in enumerate(whole.origins) if place.box is None or place.box[1] > 0]
+    part = replace(whole, places=tuple(whole.origins[i] for i in kept), similarities=whole.similarities[:, kept])
     expected = whole.similarity_map().copy()
     expected[0] = 0
     assert part.similarity_map() == pytest.approx(expected)
-    assert Place() in whole.query_places
+    assert TokenOrigin() in whole.query_origins

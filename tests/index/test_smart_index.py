@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, TokenBatch, errors
 from smart_rag.config import DEFAULT_WEIGHTS
-from smart_rag.embeddings import codec as codecs
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import TokenCodes
 from smart_rag.index.stopwatch import Stopwatch
 
@@ -924,7 +924,7 @@ class CodingEncoder(VocabularyEncoder):
         encoded = self.encode_query(texts)
         if codec is None:
             return encoded
-        coded, tokens = codecs.codec(codec), encoded.tokens
+        coded, tokens = get_codec(codec), encoded.tokens
         codes = coded.encode(tokens.embeddings)
         return Representation(encoded.pooled, TokenCodes(codes, tokens.offsets, self.dimension, coded, tokens.ids))
 

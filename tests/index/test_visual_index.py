@@ -202,7 +202,7 @@ def test_a_changed_image_replaces_the_old_one(index, folder):
 
 
 def test_progress_counts_pages(index, folder, capsys):
-    index.add_files([folder], show_progress=True)
+    index.add_files([folder], show_progress_bar=True)
     shown = capsys.readouterr().err
     assert "indexing on cpu: 100%" in shown
     assert "6/6" in shown

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from smart_rag.config import check_weights
 from smart_rag.demo import sample_folder, sample_questions
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 from smart_rag.errors import DimensionMismatch, InvalidInput
 from smart_rag.scoring import maxsim as scoring
@@ -455,7 +455,7 @@ KERNELS = ["floats", "levels", "integers"]
 
 
 def encoded(tokens, name):
-    return TokenCodes(codec(name).encode(tokens.embeddings), tokens.offsets, tokens.dimension, codec(name))
+    return TokenCodes(get_codec(name).encode(tokens.embeddings), tokens.offsets, tokens.dimension, get_codec(name))
 
 
 def kernel_of(kind, documents, device="cpu"):
@@ -599,12 +599,12 @@ def test_a_forked_process_scores_too():
     script = """
 import os, numpy as np
 from smart_rag import TokenBatch, scoring
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.config import check_weights
 from smart_rag.embeddings.representation import TokenCodes
 rng = np.random.default_rng(0)
 tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
-codes = TokenCodes(codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, codec("2bit"))
+codes = TokenCodes(get_codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, get_codec("2bit"))
 scoring._BLOCK_BYTES = {"cpu": 1024}
 late = scoring.late_interaction(tokens, codes)
 child = os.fork()
@@ -617,7 +617,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_no_codes_have_no_scores():
     query = TokenBatch.from_list([np.float32([[1, 0]])])
-    none = TokenCodes(np.zeros((0, 1), np.uint8), np.zeros(1, dtype=np.int64), 2, codec("2bit"))
+    none = TokenCodes(np.zeros((0, 1), np.uint8), np.zeros(1, dtype=np.int64), 2, get_codec("2bit"))
     assert scoring.late_interaction(query, none).shape == (1, 0)
 
 

@@ -11,7 +11,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch
 from smart_rag.store.term_store import TermStore, id_hash
 from smart_rag.store.token_store import TokenStore
@@ -245,7 +245,7 @@ def test_a_slot_of_another_document_is_damage(store):
 
 
 def test_a_folder_of_another_store(tmp_path):
-    TokenStore(tmp_path, codec("float16")).close()
+    TokenStore(tmp_path, get_codec("float16")).close()
     with pytest.raises(IndexMismatch, match="a store of layout 2, this smart_rag reads and writes layout terms 1"):
         TermStore(tmp_path)
 

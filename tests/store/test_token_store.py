@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 from smart_rag.embeddings.token_pooling import pool_tokens
 from smart_rag.errors import (
@@ -33,7 +33,7 @@ from smart_rag.errors import (
 from smart_rag.store import lmdb_environment, segments
 from smart_rag.store.token_store import StoreStats, TokenStore, content_key
 
-FLOAT16 = codec("float16")
+FLOAT16 = get_codec("float16")
 # Two tokens of three dimensions in float16, and the record that holds them.
 TOKENS = np.float16([[1, -2, 0.5], [0, 65504, -0.25]])
 GOLDEN_KEY = "a955a181f82fbc2fefa4479dc901c740"
@@ -49,7 +49,7 @@ CHILD = """
 import sys
 import numpy as np
 from smart_rag import lmdb_environment
-from smart_rag.embeddings.codec import codec
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.store.token_store import TokenStore
 from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 
@@ -60,7 +60,7 @@ def say(*words):
     print(*words, flush=True)
 
 lmdb_environment._FIRST_MAP_BYTES = 1 << 16
-store = TokenStore(sys.argv[1], codec("float16"))
+store = TokenStore(sys.argv[1], get_codec("float16"))
 """
 
 
@@ -266,7 +266,7 @@ def test_gather_gives_ragged_texts_in_the_order_asked(path, name, expected):
     """Texts come back in any order, repeated where asked for, in the codec's precision."""
     rng = np.random.default_rng(0)
     texts = [rng.standard_normal((n, 5)).astype(np.float32) for n in (1, 7, 2)]
-    with contextlib.closing(TokenStore(path, codec(name))) as store:
+    with contextlib.closing(TokenStore(path, get_codec(name))) as store:
         store.put([key(i) for i in range(3)], TokenBatch.from_list(texts))
         batch = store.gather([key(i) for i in (2, 0, 2, 1)])
     assert batch.embeddings.dtype == expected
@@ -297,7 +297,7 @@ def test_codes_of_ragged_texts(path, name):
     rng = np.random.default_rng(0)
     texts = [rng.standard_normal((n, 25)) for n in (1, 7, 2)]
     texts = [(text / np.linalg.norm(text, axis=1, keepdims=True)).astype(np.float32) for text in texts]
-    found = codec(name)
+    found = get_codec(name)
     with contextlib.closing(TokenStore(path, found)) as store:
         store.put([key(i) for i in range(3)], TokenBatch.from_list(texts))
         gathered = store.gather([key(i) for i in (2, 0, 2, 1)])
@@ -315,7 +315,7 @@ def test_codes_of_ragged_texts(path, name):
 @pytest.mark.parametrize("name", ["2bit", "2bit/2", "float16"])
 def test_slices_and_items_of_codes(path, name):
     """A slice is of whole texts and shares memory; an item counts from either end."""
-    with contextlib.closing(TokenStore(path, codec(name))) as store:
+    with contextlib.closing(TokenStore(path, get_codec(name))) as store:
         rng = np.random.default_rng(1)
         texts = [np.eye(8, dtype=np.float32)[rng.permutation(8)[:n]] for n in (3, 1, 5, 2)]
         store.put([key(i) for i in range(4)], TokenBatch.from_list(texts))
@@ -336,7 +336,7 @@ def test_slices_and_items_of_codes(path, name):
 @pytest.mark.parametrize("name", ["float16", "2bit", "2bit/2"])
 def test_nothing_is_put_and_gathered(path, name):
     """No texts are no error, whatever the codec."""
-    with contextlib.closing(TokenStore(path, codec(name))) as store:
+    with contextlib.closing(TokenStore(path, get_codec(name))) as store:
         store.put([], TokenBatch.from_list([]))
         assert len(store) == 0
         nothing = store.gather([])
@@ -345,9 +345,9 @@ def test_nothing_is_put_and_gathered(path, name):
 
 def test_a_pool_factor_is_no_part_of_the_layout(path):
     """Entries of one layout can be read whatever the factor they were made with; their keys tell them apart."""
-    with contextlib.closing(TokenStore(path, codec("2bit/2"))) as store:
+    with contextlib.closing(TokenStore(path, get_codec("2bit/2"))) as store:
         store.put([key(1)], TokenBatch.from_list([np.eye(8, dtype=np.float32)]))
-        with contextlib.closing(TokenStore(path, codec("2bit"))) as other:
+        with contextlib.closing(TokenStore(path, get_codec("2bit"))) as other:
             np.testing.assert_array_equal(other.gather([key(1)]).codes, store.gather([key(1)]).codes)
     assert content_key("fp", "2bit", "text") != content_key("fp", "2bit/2", "text")
 
@@ -356,7 +356,7 @@ def test_too_wide_is_refused_before_it_is_encoded(path):
     """A rotation of that width would fill the memory."""
     wide = TokenBatch.from_list([np.ones((1, 1 << 16), dtype=np.float32)])
     with (
-        contextlib.closing(TokenStore(path, codec("2bit"))) as store,
+        contextlib.closing(TokenStore(path, get_codec("2bit"))) as store,
         pytest.raises(InvalidInput, match="65536 dimensions"),
     ):
         store.put([key(1)], wide)
@@ -744,7 +744,7 @@ def raw_keys(store):
 def test_a_store_of_another_codec(store, path):
     """Records of one codec are not read as another's."""
     put(store, [1])
-    with contextlib.closing(TokenStore(path, codec("float32"))) as other:
+    with contextlib.closing(TokenStore(path, get_codec("float32"))) as other:
         with pytest.raises(CorruptStore, match="the entry of 'a' has codec number 2, not 'float32'"):
             other.gather([key(1)], ["a"])
         assert other.verify() == [key(1)]
@@ -1178,11 +1178,11 @@ def test_full_disk_in_the_middle_of_a_record(small_disk, n):
 def test_codes_are_written_as_they_are(tmp_path):
     """Those of the store's own codec: decoded and coded again, or pooled again, they would be others."""
     texts = TokenBatch.from_list([np.random.default_rng(i).standard_normal((9, 8)) for i in range(3)])
-    with contextlib.closing(TokenStore(tmp_path / "a", codec("1bit/2"))) as store:
+    with contextlib.closing(TokenStore(tmp_path / "a", get_codec("1bit/2"))) as store:
         store.put([key(i) for i in range(3)], texts)
         codes = store.gather([key(2), key(0)])
     assert np.diff(codes.offsets).tolist() == [5, 5]
-    with contextlib.closing(TokenStore(tmp_path / "b", codec("1bit/2"))) as again:
+    with contextlib.closing(TokenStore(tmp_path / "b", get_codec("1bit/2"))) as again:
         again.put([key(5), key(6)], codes)
         found = again.gather([key(5), key(6)])
     np.testing.assert_array_equal(found.codes, codes.codes)
@@ -1191,7 +1191,7 @@ def test_codes_are_written_as_they_are(tmp_path):
 
 def test_codes_of_another_codec_are_decoded_first(tmp_path):
     rows = np.eye(8, dtype=np.float32)[:3]
-    codes = TokenCodes.from_list([codec("int8").encode(rows)], 8, codec("int8"))
-    with contextlib.closing(TokenStore(tmp_path, codec("float32"))) as store:
+    codes = TokenCodes.from_list([get_codec("int8").encode(rows)], 8, get_codec("int8"))
+    with contextlib.closing(TokenStore(tmp_path, get_codec("float32"))) as store:
         store.put([key(1)], codes)
         np.testing.assert_array_equal(store.gather([key(1)])[0], codes.embeddings)

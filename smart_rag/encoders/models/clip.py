@@ -12,7 +12,7 @@ from smart_rag.encoders.models.pooled import Backbone, Mask, Positions, Prepared
 from smart_rag.encoders.profiles import OWN_FILES, Decision, Task
 from smart_rag.errors import EncoderError
 from smart_rag.files import content as media
-from smart_rag.types import Content, Place
+from smart_rag.types import Content, TokenOrigin
 
 if TYPE_CHECKING:
     import torch
@@ -71,19 +71,19 @@ class DualEncoder(Backbone):
         patches = tower.post_layernorm(states[:, 1:])  # the model itself does that to the class token alone
         return model.visual_projection(output.pooler_output), model.visual_projection(patches)
 
-    def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:
+    def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
         if content.image is None:
-            return super().places(content, task)
+            return super().origins(content, task)
         return self.positions(content, task), list(self._patches_of(content))
 
-    def _patches_of(self, content: Content) -> Iterator[Place]:
-        """Yield the places of the patches, in parts of the whole image, also where its margins are cut off."""
+    def _patches_of(self, content: Content) -> Iterator[TokenOrigin]:
+        """Yield the origins of the patches, in parts of the whole image, also where its margins are cut off."""
         side = int(self.tokens_per_image**0.5)
         left, top, right, bottom = self._seen(content)
         for row, column in np.ndindex(side, side):
             xs = [left + (right - left) * x / side for x in (column, column + 1)]
             ys = [top + (bottom - top) * y / side for y in (row, row + 1)]
-            yield Place(box=(xs[0], ys[0], xs[1], ys[1]))
+            yield TokenOrigin(box=(xs[0], ys[0], xs[1], ys[1]))
 
     def _seen(self, content: Content) -> tuple[float, float, float, float]:
         assert content.image is not None

@@ -18,7 +18,7 @@ _IMAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe 
 
 
 class JinaV4(Backbone):
-    """Qwen2.5-VL and `smart_rag.encoders.models.jina_v4_weights.Head`, asked as the model was trained, and where each token stands.
+    """jina-embeddings-v4: Qwen2.5-VL with the `Head` of `jina_v4_weights`, prompted as the model was trained.
 
     Every token counts, prefix and chat template too. The pooled embedding is the model's own single vector, wider
     than its token embeddings; the two were trained side by side, each to be ranked by itself.

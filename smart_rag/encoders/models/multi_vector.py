@@ -11,7 +11,7 @@ import numpy as np
 from smart_rag.encoders.models.pooled import Backbone, Positions, Prepared, States
 from smart_rag.encoders.profiles import GENERAL_RULE, Decision, Task
 from smart_rag.errors import EncoderError
-from smart_rag.types import Content, Place
+from smart_rag.types import Content, TokenOrigin
 
 
 class MultiVector(Backbone):
@@ -63,10 +63,10 @@ class MultiVector(Backbone):
         pooled = torch.where(counts.unsqueeze(2), hidden, 0).sum(dim=1)
         return States(pooled, [hidden], positions)
 
-    def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:
+    def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
         if self._merges_tokens(task):
-            raise EncoderError(f"{self.name} makes one token embedding of several, which stand for no one place")
-        return super().places(content, task)
+            raise EncoderError(f"{self.name} makes one token embedding of several, which stand for no one origin")
+        return super().origins(content, task)
 
     def _decide_pooling(self) -> Decision:
         return Decision("pooling", "mean of the token embeddings", GENERAL_RULE)

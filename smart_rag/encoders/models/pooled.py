@@ -18,7 +18,7 @@ from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decis
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import images, video
-from smart_rag.types import Content, ImageSource, PdfPage, Place, Span
+from smart_rag.types import Content, ImageSource, PdfPage, Span, TokenOrigin
 
 if TYPE_CHECKING:
     import torch
@@ -81,8 +81,7 @@ class States:
 class Backbone:
     """A model and the profile that it is asked by.
 
-    Here it is one whose token states become one vector; `smart_rag.encoders.models.multi_vector`, `smart_rag.encoders.models.jina_v4` and
-    `smart_rag.encoders.models.clip` have those of other kinds.
+    This one pools token states into one vector. The other modules of this folder hold the other kinds of model.
     """
 
     # Whether the token embeddings are what the model was trained to give, and the pooled one is made of them.
@@ -325,7 +324,7 @@ class Backbone:
         """Return what stands where, (1, length), for one content."""
         return self._positions(self._preprocessed([content], task), [content], task)
 
-    def places(self, content: Content, task: Task) -> tuple[Positions, list[Place]]:
+    def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
         """Return what stands where, (1, length), for one content, and what of it each position stands for.
 
         Raises:
@@ -336,7 +335,7 @@ class Backbone:
         content = self._fitting(content, task)
         features = self._preprocessed([content], task)
         positions = self._positions(features, [content], task)
-        places = [Place()] * positions.ids.shape[1]
+        origins = [TokenOrigin()] * positions.ids.shape[1]
         if self.wraps:
             spans = self._offsets(content.text)
             words = np.flatnonzero((positions.attended & ~positions.template & ~positions.visual)[0]).tolist()
@@ -346,10 +345,10 @@ class Backbone:
                 (max(start - len(prompt), 0), max(stop - len(prompt), 0))
                 for start, stop in self._offsets(prompt + content.text, add_special_tokens=True)
             ]
-            words = range(len(places))
+            words = range(len(origins))
         for i, span in zip(words, spans, strict=False):  # what does not fit was cut off
             if not positions.template[0, i]:
-                places[i] = Place(span=span)
+                origins[i] = TokenOrigin(span=span)
         for kind in ("image", "video"):
             where = np.flatnonzero(np.isin(positions.ids[0], self._token_ids(kind))).tolist()
             grid = features.get(f"{kind}_grid_thw")
@@ -357,9 +356,9 @@ class Backbone:
                 side = math.isqrt(len(where)) * getattr(self._image_processor, "merge_size", 1)
                 grid = [[1, side, side]]
             if grid is not None:
-                for i, place in zip(where, self._patches(np.asarray(grid), kind == "video"), strict=True):
-                    places[i] = place
-        return positions, places
+                for i, origin in zip(where, self._patches(np.asarray(grid), kind == "video"), strict=True):
+                    origins[i] = origin
+        return positions, origins
 
     def _offsets(self, text: str, add_special_tokens: bool = False) -> list[Span]:
         if not text and not add_special_tokens:
@@ -374,12 +373,12 @@ class Backbone:
         )
         return [(start, stop) for start, stop in encoded["offset_mapping"]]
 
-    def _patches(self, grids: NDArray[np.int64], is_video: bool) -> Iterator[Place]:
+    def _patches(self, grids: NDArray[np.int64], is_video: bool) -> Iterator[TokenOrigin]:
         merge = getattr(self._image_processor, "merge_size", 1)
         for frames, height, width in (grids // [1, merge, merge]).tolist():
             for frame, row, column in np.ndindex(frames, height, width):
                 box = (column / width, row / height, (column + 1) / width, (row + 1) / height)
-                yield Place(box=box, frame=frame if is_video else None)
+                yield TokenOrigin(box=box, frame=frame if is_video else None)
 
     def visual_tokens(self, content: Content) -> int:
         """Return about how many tokens the image and the video of ``content`` take, at most."""

@@ -211,7 +211,7 @@ def test_no_other_models_profile(folder):
 def test_which_characters_the_tokens_stand_for(encoder, text, task):
     """A blank before the first word may be part of the word's token, or one of its own: then it is the prefix's."""
     tokens = getattr(encoder, f"encode_{task}")([text]).tokens
-    places = encoder.token_places(text, task)
+    places = encoder.token_origins(text, task)
     assert len(places) == len(tokens[0])
     spans = [place.span for place in places if place.span]
     assert "".join(text[slice(*span)] for span in spans) == text
@@ -221,7 +221,7 @@ def test_which_characters_the_tokens_stand_for(encoder, text, task):
 
 
 def test_which_patches_the_tokens_stand_for(encoder):
-    boxes = [place.box for place in encoder.token_places(IMAGES[0])]
+    boxes = [place.box for place in encoder.token_origins(IMAGES[0])]
     assert len(boxes) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
     boxes = [box for box in boxes if box]
     assert (len(boxes), boxes[0][:2], boxes[-1][2:]) == (4 * 3, (0, 0), (1, 1))
@@ -244,7 +244,7 @@ def test_the_pixels_of_an_image(folder, encoder):
     large = picture(600, 600, 3)
 
     def patches(**options):
-        places = SmartEncoder(folder, **options).token_places(large)
+        places = SmartEncoder(folder, **options).token_origins(large)
         return sum(place.box is not None for place in places)
 
     assert (patches(max_pixels=16 * 28 * 28), patches(), patches(max_pixels=100 * 28 * 28)) == (16, 64, 100)
@@ -280,7 +280,7 @@ def test_an_index(encoder, tmp_path):
             words = "".join(word for word, _ in explanation.words if word != "[prompt]")
             assert words == TEXTS[1].replace(" ", "")
             assert sum(share for _, share in explanation.words) == pytest.approx(hit.score, abs=1e-5)
-            assert len([place for place in explanation.places if place.box]) == (12 if hit.id == "4" else 0)
+            assert len([place for place in explanation.origins if place.box]) == (12 if hit.id == "4" else 0)
             assert explanation.picture() is not None
         assert index.search(Content(image=IMAGES[0]), top_k=1)[0].id == "4"
         with pytest.raises(InvalidInput, match=r"query 0 has text and image together, but .* pass one of them"):

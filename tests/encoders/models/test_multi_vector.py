@@ -69,7 +69,7 @@ def test_which_words_and_patches_the_tokens_stand_for(models):
     text = TEXTS[0]
     encoder = models("colbert")[0]
     for task in ("query", "document"):
-        places = encoder.token_places(text, task)
+        places = encoder.token_origins(text, task)
         encoded = getattr(encoder, f"encode_{task}")(text).tokens
         assert len(places) == len(encoded[0])
         words = [text[slice(*place.span)] for place in places if place.span and place.span[1]]
@@ -78,13 +78,13 @@ def test_which_words_and_patches_the_tokens_stand_for(models):
         assert (encoded.ids >= 0).sum() == len(text.replace(".", "").split())
     for name, patches in (("colqwen2", 4 * 3), ("colpali", 16)):
         encoder = models(name)[0]
-        places = encoder.token_places(IMAGES[0])
+        places = encoder.token_origins(IMAGES[0])
         boxes = [place.box for place in places if place.box]
         assert len(places) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
         assert len(boxes) == patches
         assert (boxes[0][:2], boxes[-1][2:]) == ((0, 0), (1, 1))
         assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) == pytest.approx(1)
-        spans = [place.span for place in encoder.token_places(text, "query") if place.span]
+        spans = [place.span for place in encoder.token_origins(text, "query") if place.span]
         assert "".join(text[slice(*span)] for span in spans) == text
         # Of what the processor puts around it, no word is the content's.
         assert (encoder.encode_document([IMAGES[0]]).tokens.ids == -1).all()
@@ -105,9 +105,9 @@ def test_tokens_that_the_model_merges(tmp_path):
     assert_same(ours, reference.encode_document(TEXTS, convert_to_numpy=True))
     assert (ours.tokens.ids == -1).all()
     assert_same(encoder.encode_query(TEXTS), reference.encode_query(TEXTS, convert_to_numpy=True))
-    assert encoder.token_places("a", "query")
+    assert encoder.token_origins("a", "query")
     with pytest.raises(EncoderError, match="makes one token embedding of several"):
-        encoder.token_places("a")
+        encoder.token_origins("a")
 
 
 def test_a_new_index_is_ranked_by_late_interaction_alone(models, tmp_path):

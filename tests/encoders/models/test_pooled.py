@@ -78,7 +78,7 @@ def test_representations_are_those_of_the_specification(pair, video, family, nam
     content, given = items(video)[name]
     want = expected(reference, task, given)
     got = getattr(encoder, f"encode_{task}")([content])
-    positions, _ = encoder._backbone.places(content, task)
+    positions, _ = encoder._backbone.origins(content, task)
     assert np.flatnonzero(encoder._passes.kept(positions, task)[0]).tolist() == want.positions
     assert np.abs(got.pooled[0] - want.pooled).max() < TOLERANCE
     assert np.abs(got.tokens[0] - want.tokens).max() < TOLERANCE
@@ -127,8 +127,8 @@ def test_a_long_text_is_cut_and_nothing_else(tmp_path, video, name):
     )
     short, _ = items(video)[name]
     long = Content(TEXT * 100, short.image, short.video)
-    few, _ = encoder._backbone.places(short, "document")
-    many, places = encoder._backbone.places(long, "document")
+    few, _ = encoder._backbone.origins(short, "document")
+    many, places = encoder._backbone.origins(long, "document")
     assert many.visual.sum() == few.visual.sum()
     assert many.template.sum() == few.template.sum()
     assert many.ids[0, -5:].tolist() == few.ids[0, -5:].tolist()
