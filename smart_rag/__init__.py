@@ -14,14 +14,27 @@ from smart_rag import errors
 from smart_rag._version import __version__
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.representation import Representation, TokenBatch
-from smart_rag.types import AddReport, Content, Document, Hit
+from smart_rag.types import AddReport, Content, Document, Hit, IndexInfo, Match, PdfPage, VerifyReport
 
 if TYPE_CHECKING:
     from smart_rag.encoders.cached_encoder import CachedEncoder
     from smart_rag.encoders.protocol import Encoder
     from smart_rag.encoders.smart_encoder import SmartEncoder
+    from smart_rag.encoders.vocabulary import Vocabulary
+    from smart_rag.index.explanation import Explanation
     from smart_rag.index.search import rerank
     from smart_rag.index.smart_index import SmartIndex
+
+# Loaded when first asked for: `import smart_rag` loads neither torch nor chromadb.
+_HOMES = {
+    "CachedEncoder": "encoders.cached_encoder",
+    "Encoder": "encoders.protocol",
+    "Explanation": "index.explanation",
+    "SmartEncoder": "encoders.smart_encoder",
+    "SmartIndex": "index.smart_index",
+    "Vocabulary": "encoders.vocabulary",
+    "rerank": "index.search",
+}
 
 __all__ = [
     "AddReport",
@@ -29,28 +42,29 @@ __all__ = [
     "Content",
     "Document",
     "Encoder",
+    "Explanation",
     "Hit",
     "IndexConfig",
+    "IndexInfo",
+    "Match",
+    "PdfPage",
     "Representation",
     "SmartEncoder",
     "SmartIndex",
     "TokenBatch",
+    "VerifyReport",
+    "Vocabulary",
     "__version__",
     "errors",
     "rerank",
 ]
-
-# torch and chromadb are loaded when they are needed, not by `import smart_rag`.
-_HOMES = {
-    "CachedEncoder": "encoders.cached_encoder",
-    "Encoder": "encoders.protocol",
-    "SmartEncoder": "encoders.smart_encoder",
-    "SmartIndex": "index.smart_index",
-    "rerank": "index.search",
-}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"smart_rag.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,10 +16,9 @@ from smart_rag.config import (
     DEFAULT_TIMEOUT,
     check_count,
 )
-from smart_rag.encoders.protocol import as_content
+from smart_rag.encoders.protocol import token_counter
 from smart_rag.errors import InvalidInput, LanguageModelError, MissingExtra
 from smart_rag.files.content import jpeg
-from smart_rag.files.reader import token_counter
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.store.pooled_store import Where
 from smart_rag.types import Content, Hit, ImageSource
@@ -222,7 +221,7 @@ def prompt(
     Raises:
         InvalidInput: ``context_tokens`` does not hold the beginning of one passage, or every hit was left out.
     """
-    asked = as_content(question)
+    asked = Content.of(question)
     pictured = {hit.id for hit in [hit for hit in hits if hit.image is not None][:images]}
     told = [hit for hit in hits if hit.text.strip() or hit.id in pictured]
     if hits and not told:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ class PdfPage:
 
 # A file, a page of a PDF, or an image in memory.
 ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
+# What an encoder takes: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
+Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
+# What a text is encoded as: many models have a prompt for each.
+Task = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,27 @@ class Content:
     text: str = ""
     image: ImageSource | None = None
     video: str | Path | None = None
+
+    @classmethod
+    def of(cls, item: Encodable) -> Content:
+        """Return ``item`` as a `Content`.
+
+        Raises:
+            InvalidInput: ``item`` is neither a text nor an image nor a page nor a `Content`.
+        """
+        if isinstance(item, Content):
+            return item
+        if isinstance(item, str):
+            return cls(item)
+        # Images of Pillow's have `getexif`: to ask for the class would load Pillow.
+        if isinstance(item, PdfPage) or hasattr(item, "getexif"):
+            return cls(image=item)
+        raise InvalidInput(f"a {type(item).__name__}, expected a str, an image of Pillow's, or a Content")
+
+    @property
+    def plain(self) -> str | Content:
+        """The text as a str where there is nothing else: an encoder of texts need not know `Content`."""
+        return self.text if self.image is None and self.video is None else self
 
     @property
     def modality(self) -> str:
@@ -244,6 +269,32 @@ class AddReport:
             self.removed + other.removed,
             self.failed + other.failed,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What an index holds and what it was made with; sizes in bytes on disk, ``token_bytes`` with the terms."""
+
+    path: str
+    documents: int
+    tokens: int
+    token_bytes: int
+    pooled_bytes: int | None
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """Ids of documents whose tokens are missing or damaged, and how many entries no document names."""
+
+    missing: tuple[str, ...]
+    damaged: tuple[str, ...]
+    orphans: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether every document can be scored."""
+        return not self.missing and not self.damaged
 
 
 def is_unicode(text: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,75 +15,74 @@ import smart_rag
 
 PACKAGE = Path(smart_rag.__file__).parent
 
-# Each row may import the rows above it; modules of one row do not know each other.
-LAYERS = [
-    {"_version", "errors", "wording"},
-    {"representation", "types", "config", "stopwatch", "profiles", "files", "jina_v4_weights"},
-    {"codec", "gap_codes", "kernels", "token_pooling", "images", "checkpoint", "row", "encoder"},
-    {"pdf", "video", "picture"},
-    {"media"},
-    {"backbone", "image_folder", "adapter", "contrastive", "lora"},
-    {"dual_encoder", "jina_v4", "multi_vector"},
-    {"passes"},
-    {"smart_encoder"},
-    {"scoring"},
-    {"explain", "documents", "manifest", "lmdb_environment", "segments", "chroma_client"},
-    {"token_store", "term_store"},
-    {"pooled_index", "inverted_index"},
-    {"document_store", "cached_encoder"},
-    {"candidates"},
-    {"ingest", "search"},
-    {"index"},
-    {"answer", "demo", "dataset", "bootstrap"},
-    {"metrics", "training_data", "training_report"},
-    {"hard_negatives", "training_batches", "training_split"},
-    {"evaluation", "tuning", "training_states", "training_folder", "smart_loss"},
-    {"adapter_training", "finetuning"},
-    {"console", "display", "options", "training_plot"},
-    {"train_cli"},
-    {"cli"},
-    {"__main__"},
-]
+# Each row may import the rows above it. What stands in one row does not import its neighbours.
+ROWS = (
+    ("errors",),
+    ("types", "config", "wording", "_version"),
+    ("embeddings",),
+    ("files", "scoring"),
+    ("store",),
+    ("encoders",),
+    ("index",),
+    ("answer", "evaluation", "demo"),
+    ("training",),
+    ("serving", "distributed"),
+    ("cli",),
+    ("__main__",),
+)
+# Where a package may be imported when the program runs; a type may be named anywhere.
 OWNERS = {
-    "chromadb": {"chroma_client", "pooled_index", "index"},  # index: for a type, never at run time
-    "lmdb": {"lmdb_environment"},
-    "numba": {"kernels"},
-    # dual_encoder, representation and smart_encoder: for a type.
-    "torch": {
-        *("adapter", "adapter_training", "backbone", "checkpoint", "codec", "contrastive"),
-        *("dual_encoder", "multi_vector", "passes", "representation", "scoring", "smart_encoder"),
-        *("finetuning", "jina_v4_weights", "lora", "smart_loss", "training_states"),
-    },
-    "safetensors": {"adapter", "jina_v4_weights"},
-    "sentence_transformers": {
-        *("backbone", "checkpoint", "finetuning", "jina_v4_weights", "lora", "multi_vector"),
-        *("smart_encoder", "smart_loss"),
-    },
-    "transformers": {"checkpoint", "finetuning", "jina_v4_weights"},
-    "peft": {"lora"},
-    # images and picture make images, the others only name the type.
-    "PIL": {
-        *("images", "picture", "pdf", "video", "types", "media", "backbone", "encoder", "smart_encoder", "explain"),
-        "training_data",
-    },
-    "datasets": {"training_data", "finetuning"},
-    "matplotlib": {"training_plot"},
-    "pypdfium2": {"pdf"},
-    "av": {"video"},
+    "PIL": {"files", "index"},
+    "av": {"files"},
+    "chromadb": {"store"},
+    "datasets": {"training"},
+    "ir_measures": {"evaluation"},
+    "lmdb": {"store"},
+    "matplotlib": {"training"},
+    "numba": {"scoring"},
     "openai": {"answer"},
-    "ir_measures": {"metrics"},
+    "peft": {"training"},
+    "pypdfium2": {"files"},
+    "safetensors": {"encoders"},
+    "sentence_transformers": {"encoders", "training"},
+    "torch": {"embeddings", "scoring", "encoders", "training"},
+    "transformers": {"encoders", "training"},
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
+PUBLIC_MODULES = {"smart_rag", "smart_rag.errors", "smart_rag.types", "smart_rag.config", "smart_rag.answer"}
+PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
 
 
-def modules():
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+def paths():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def imported(module):
-    """Return the dotted names that a module imports, wherever in it."""
+def module_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor_of(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+def row_of(floor):
+    return next(i for i, row in enumerate(ROWS) if floor in row)
+
+
+def imported(path, types_too=True):
+    """Return the dotted names that a file imports, wherever in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
     names = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
+        if id(node) in for_types and not types_too:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -89,36 +90,76 @@ def imported(module):
     return names
 
 
-def test_every_module_has_a_layer():
-    assert sorted(module for layer in LAYERS for module in layer) == modules()
+def ours(path):
+    """Return the modules of smart_rag that a file imports."""
+    known = {module_of(other) for other in paths()}
+    found = set()
+    for name in imported(path):
+        while name.startswith("smart_rag.") and name not in known:
+            name = name.rpartition(".")[0]
+        if name.startswith("smart_rag."):
+            found.add(name)
+    return found
 
 
-@pytest.mark.parametrize("module", modules())
-def test_nobody_imports_upwards_or_sideways(module):
-    level = next(i for i, layer in enumerate(LAYERS) if module in layer)
-    below = set().union(*LAYERS[:level])
-    ours = {name.split(".")[1] for name in imported(module) if name.startswith("smart_rag.")}
-    assert ours <= below
+def test_every_floor_has_a_row():
+    floors = {floor_of(module_of(path)) for path in paths()}
+    named = {floor for row in ROWS for floor in row}
+    assert floors <= named
 
 
-@pytest.mark.parametrize("module", modules())
-def test_each_heavy_package_has_its_place(module):
-    packages = {name.split(".")[0] for name in imported(module)}
+@pytest.mark.parametrize("path", paths(), ids=module_of)
+def test_nobody_imports_upwards_or_sideways(path):
+    floor = floor_of(module_of(path))
+    allowed = {floor, *(name for row in ROWS[: row_of(floor)] for name in row)}
+    assert {floor_of(module) for module in ours(path)} <= allowed
+
+
+def test_no_imports_in_a_circle():
+    graphlib.TopologicalSorter({module_of(path): ours(path) - {module_of(path)} for path in paths()}).prepare()
+
+
+@pytest.mark.parametrize("path", paths(), ids=module_of)
+def test_each_heavy_package_has_its_floor(path):
+    packages = {name.split(".")[0] for name in imported(path, types_too=False)}
     assert not packages & FRAMEWORKS
     for package, owners in OWNERS.items():
-        assert package not in packages or module in owners
+        assert package not in packages or floor_of(module_of(path)) in owners
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in paths()} - {PACKAGE}), ids=lambda path: path.name)
+def test_a_folder_shows_a_handful_of_files(folder):
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert 3 <= len(modules) <= 13
+
+
+@pytest.mark.parametrize("path", paths(), ids=module_of)
+def test_a_module_fits_in_the_head(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_integrations_import_public_names_alone():
+    for path in (PACKAGE.parent / "integrations").glob("*/*_smart_rag/*.py"):
+        for name in imported(path):
+            if name.startswith("smart_rag"):
+                assert name in {"smart_rag", *PUBLIC_MODULES} or name.rpartition(".")[0] in (
+                    PUBLIC_MODULES | PUBLIC_PACKAGES
+                ), f"{path.name} imports {name}"
 
 
 def test_import_is_light():
     """`import smart_rag` loads neither torch nor chromadb nor a framework."""
-    code = "import sys, smart_rag; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = (
+        "import sys, smart_rag, smart_rag.training, smart_rag.evaluation, smart_rag.files; "
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"torch", "chromadb", "lmdb", "transformers", "sentence_transformers", "openai", *FRAMEWORKS}
     assert not heavy & set(loaded)
     assert "smart_rag" in loaded
 
 
-@pytest.mark.parametrize("module", ["encoder", "scoring"])
+@pytest.mark.parametrize("module", ["encoders.smart_encoder", "scoring.maxsim", "scoring.ranking"])
 def test_encoding_and_scoring_need_no_store(module):
     """On a machine without chromadb and lmdb, the encoder and the scorer work."""
     code = (
@@ -128,27 +169,60 @@ def test_encoding_and_scoring_need_no_store(module):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_public_surface():
-    assert smart_rag.__all__ == [
+PUBLIC = {
+    "smart_rag": [
         "AddReport",
         "CachedEncoder",
         "Content",
         "Document",
         "Encoder",
+        "Explanation",
         "Hit",
         "IndexConfig",
+        "IndexInfo",
+        "Match",
+        "PdfPage",
         "Representation",
         "SmartEncoder",
         "SmartIndex",
         "TokenBatch",
+        "VerifyReport",
+        "Vocabulary",
         "__version__",
         "errors",
         "rerank",
-    ]
-    for name in smart_rag.__all__:
-        assert getattr(smart_rag, name) is not None
+    ],
+    "smart_rag.evaluation": ["Dataset", "evaluate", "load_dataset", "tune"],
+    "smart_rag.files": ["FORMATS"],
+    "smart_rag.training": [
+        "AdapterSettings",
+        "FinetuneSettings",
+        "TrainingData",
+        "TrainingReport",
+        "finetune",
+        "load_training_data",
+        "train_adapter",
+    ],
+}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_the_public_surface(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == PUBLIC[package]
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+        assert name in dir(module)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        smart_rag.nothing  # noqa: B018
+        module.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_no_module_has_the_name_of_a_public_function(package):
+    """Importing such a module would put it in the function's place."""
+    folder = Path(importlib.import_module(package).__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} | {path.name for path in folder.iterdir() if path.is_dir()}
+    assert modules & set(PUBLIC[package]) <= {"errors"}
 
 
 def test_every_error_is_drawn_in_the_tree():

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
     from smart_rag.encoders.smart_encoder import SmartEncoder
     from smart_rag.evaluation.tuner import Setting, Tuning
-    from smart_rag.index.smart_index import IndexInfo, SmartIndex
+    from smart_rag.index.smart_index import SmartIndex
     from smart_rag.training.report import TrainingReport
+    from smart_rag.types import IndexInfo
 
 _PASSAGE = 420  # characters of a passage that a person is shown
 

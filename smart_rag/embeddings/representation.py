@@ -241,18 +241,29 @@ class Representation:
             )
 
     @classmethod
-    def from_embeddings(cls, pooled: ArrayLike, tokens: Sequence[ArrayLike] | None = None) -> Representation:
+    def from_embeddings(
+        cls,
+        pooled: ArrayLike,
+        tokens: Sequence[ArrayLike] | None = None,
+        *,
+        ids: Sequence[ArrayLike] | None = None,
+    ) -> Representation:
         """Return the representation of vectors that another program computed.
 
         ``pooled`` is (n, dimension) and ``tokens`` n matrices of (n_i, token_dimension); both are
         copied to float32 and L2-normalised here. Without ``tokens``, a text's pooled embedding
         stands for its only token.
 
+        ``ids`` are n sequences of n_i vocabulary ids, -1 for what is no word; `smart_rag.Vocabulary` makes them.
+        Without them, tokens can neither be weighted by how rare they are nor found by being the same.
+
         Raises:
-            InvalidInput: a vector is NaN, infinite or zero, or the shapes do not fit.
+            InvalidInput: a vector is NaN, infinite or zero, an id is no 32-bit integer, or the shapes do not fit.
         """
         rows = np.atleast_2d(np.asarray(pooled, dtype=np.float64))
         if tokens is None:
+            if ids is not None:
+                raise InvalidInput("ids= are the ids of token embeddings; pass tokens= as well")
             vectors = normalised(rows, "pooled embedding")
             return cls(vectors, TokenBatch(vectors, np.arange(len(vectors) + 1)))
         matrices = [np.asarray(matrix, dtype=np.float64) for matrix in tokens]
@@ -265,7 +276,11 @@ class Representation:
         batch = TokenBatch.from_list(matrices)
         return cls(
             normalised(rows, "pooled embedding"),
-            TokenBatch(normalised(batch.embeddings, "token embedding"), batch.offsets),
+            TokenBatch(
+                normalised(batch.embeddings, "token embedding"),
+                batch.offsets,
+                None if ids is None else _token_ids(ids, batch.offsets),
+            ),
         )
 
     @classmethod
@@ -300,6 +315,30 @@ class Representation:
     def take(self, texts: Sequence[int]) -> Representation:
         """Return the texts at these positions, at least one, in this order, copied."""
         return Representation(self.pooled[list(texts)], self.tokens.take(texts))
+
+
+def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
+    """Return the vocabulary ids of all tokens in one array (total) int32.
+
+    Raises:
+        InvalidInput: an id is no 32-bit integer, or a text has not one for each of its tokens.
+    """
+    lengths = np.diff(offsets).tolist()
+    if len(ids) != len(lengths):
+        raise InvalidInput(f"ids must be one sequence for each of the {len(lengths)} texts, got {len(ids)}")
+    limits = np.iinfo(np.int32)
+    arrays = list(map(np.asarray, ids))
+    for i, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
+        if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
+            raise InvalidInput(
+                f"ids of text {i} must be {length} whole numbers, one for each of its tokens, got {array.dtype} of "
+                f"shape {array.shape}"
+            )
+        if array.min() < -1 or array.max() > limits.max:
+            raise InvalidInput(
+                f"ids of text {i} must be from -1 (no word) to {limits.max}, got {array.min()} to {array.max()}"
+            )
+    return np.concatenate(arrays).astype(np.int32) if arrays else np.empty(0, dtype=np.int32)
 
 
 def normalised(rows: FloatArray, what: str) -> NDArray[np.float32]:

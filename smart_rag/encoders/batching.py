@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Codec, TokenIds
 from smart_rag.encoders.models.pooled import UNLIMITED, Backbone, Mask, Positions, Prepared
-from smart_rag.encoders.profiles import Task, TokenPolicy
-from smart_rag.encoders.protocol import plain
+from smart_rag.encoders.profiles import TokenPolicy
+from smart_rag.encoders.vocabulary import Vocabulary
 from smart_rag.errors import InvalidInput
-from smart_rag.types import Content
+from smart_rag.types import Content, Task
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +67,7 @@ class Passes:
         self._policies = policies
         self._adapter: Adapter | None = None
         self._adapters: dict[torch.device, Adapter] = {}
-        self._is_punctuation: dict[int, bool] = {}
+        self._vocabulary = Vocabulary(self._backbone.tokenizer.decode)
 
     def adapt(self, adapter: Adapter) -> None:
         """Make token embeddings by ``adapter`` from here on."""
@@ -79,7 +78,7 @@ class Passes:
     def run(self, contents: Sequence[Content], task: Task, output: Output) -> Iterator[tuple[list[int], Batch]]:
         """Yield the positions of each batch and its numbers."""
         batches = list(self._batches(contents, task))
-        sees = any(plain(content) != content.text for content in contents)
+        sees = any(content.plain != content.text for content in contents)
         if not sees and len(self._backbones) == 1:  # texts are read in no time
             for batch in batches:
                 yield batch, self._forward([contents[i] for i in batch], task, output)
@@ -220,17 +219,8 @@ class Passes:
         )
 
     def _vocabulary_ids(self, positions: Positions) -> TokenIds:
-        """Return the ids (n, length), -1 for what stands for no word of the content.
-
-        Punctuation is among that: by itself it says nothing, however rare it is in an index.
-        """
-        unique, position = np.unique(positions.ids, return_inverse=True)
-        for id in unique.tolist():
-            if id not in self._is_punctuation:
-                text = self._backbone.tokenizer.decode([id]).strip()
-                self._is_punctuation[id] = all(unicodedata.category(letter).startswith("P") for letter in text)
-        words = np.asarray([-1 if self._is_punctuation[id] else id for id in unique.tolist()], dtype=np.int32)
-        words = words[position].reshape(positions.ids.shape)
+        """Return the vocabulary ids (n, length), -1 for punctuation and for what is not the content's text."""
+        words = self._vocabulary.ids(positions.ids)
         words[positions.visual | positions.template] = -1
         return words
 

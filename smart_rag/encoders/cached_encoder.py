@@ -15,20 +15,20 @@ from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch
 from smart_rag.encoders.protocol import (
-    Encodable,
     Encoder,
-    as_content,
     default_weights_of,
+    device_of,
     encode_for_store,
     modalities_of,
-    plain,
+    token_counter,
     token_dimension_of,
+    token_origins_of,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
 from smart_rag.store.token_store import TokenStore, content_key
-from smart_rag.types import Content, Key
+from smart_rag.types import Content, Encodable, Key, Task, TokenOrigin
 
 # A retriever and then a reranker ask for the same query; more than a few at once are none of a person's.
 _QUERIES = 128
@@ -123,7 +123,7 @@ class CachedEncoder:
     @property
     def device(self) -> str:
         """The device that the model is on."""
-        return str(getattr(self.encoder, "device", "cpu"))
+        return device_of(self.encoder)
 
     @property
     def default_weights(self) -> tuple[float, float]:
@@ -138,11 +138,23 @@ class CachedEncoder:
     def describe(self) -> Mapping[str, Any]:
         return self.encoder.describe()
 
+    def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text; of words, with a warning, if the encoder cannot count tokens."""
+        return list(map(token_counter(self.encoder), [texts] if isinstance(texts, str) else texts))
+
+    def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
+        """Return where in ``item`` each token embedding comes from.
+
+        Raises:
+            EncoderError: the encoder behind this one does not know.
+        """
+        return token_origins_of(self.encoder, item, task)
+
     def encode_query(self, queries: Sequence[Encodable]) -> Representation:
         """Return the representation of ``queries``, in their order; one that came lately is not encoded again."""
         if len(queries) != 1:
             return self.encoder.encode_query(queries)
-        name = identity(as_content(queries[0]))
+        name = identity(Content.of(queries[0]))
         with self._mutex:
             known = self._queries.get(name)
         if known is None:
@@ -165,7 +177,7 @@ class CachedEncoder:
         """
         contents = _contents([documents] if isinstance(documents, str) else documents)
         coded = None if codec is None else get_codec(codec, pooling=False)
-        items = list(map(plain, contents))
+        items = [content.plain for content in contents]
         stores = self._stores
         if stores is None:
             if coded is None:
@@ -205,7 +217,7 @@ def _contents(documents: Iterable[Encodable]) -> list[Content]:
     contents = []
     for i, document in enumerate(documents):
         try:
-            contents.append(as_content(document))
+            contents.append(Content.of(document))
         except InvalidInput as error:
             raise InvalidInput(f"text {i} is {error}") from None
     return contents

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smart_rag.errors import InvalidInput
+from smart_rag.types import Task
 
 TokenPolicy = Literal["content", "text", "input", "patches"]
-Task = Literal["query", "document"]
 
 
 # Where a decision comes from, beside a profile, which is named: what the caller passes, the model's own files for

@@ -1,110 +1,225 @@
-"""What an encoder is: what `SmartIndex` asks of a model, and what it can be given."""
+"""The contract of an encoder: what smart_rag requires of a model, and what a model may offer beyond that.
+
+`Encoder` is required. Every other protocol here is optional. An encoder offers one by having its members; it inherits
+nothing. Code asks by the functions below, never by the protocols, so that each fallback stands in one place:
+
+=====================  ==============================  ===================================================
+Protocol               Asked by                        Without it
+=====================  ==============================  ===================================================
+`HasModalities`        `modalities_of`                 the encoder gets texts alone
+`HasTokenDimension`    `token_dimension_of`            token embeddings are as wide as pooled embeddings
+`HasDefaultWeights`    `default_weights_of`            `smart_rag.config.DEFAULT_WEIGHTS`
+`HasDevice`            `device_of`                     scores are computed on the CPU
+`CountsTokens`         `token_counter`                 texts are measured in words; a warning says so once
+`CodesTokens`          `encode_for_store`              token embeddings are coded after they were computed
+`ExplainsTokens`       `token_origins_of`              `Hit.explain` raises `EncoderError`
+=====================  ==============================  ===================================================
+
+Vocabulary ids are part of the contract, too. ``Representation.tokens.ids`` holds one int32 for each token embedding:
+the token's id in the model's vocabulary, or -1 for a token that is no word, such as punctuation, an image patch or a
+prompt. `smart_rag.encoders.vocabulary.Vocabulary` makes them. They weight rare query tokens and find candidates that
+share them. Without ids, all query tokens count the same and candidates are found by pooled cosine alone; a warning
+says so once.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
+from functools import cache
+from inspect import Parameter, getattr_static, signature
+from typing import Any, Protocol, runtime_checkable
 
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings.representation import Codec, Representation
-from smart_rag.errors import InvalidInput
-from smart_rag.types import Content, PdfPage
+from smart_rag.errors import EncoderError
+from smart_rag.types import Encodable, Task, TokenOrigin
 
-if TYPE_CHECKING:
-    from PIL import Image
+logger = logging.getLogger(__name__)
 
-# What an encoder takes: a text, an image in memory, a page of a PDF, or several parts together.
-Encodable: TypeAlias = Union[str, Content, PdfPage, "Image.Image"]
+
+class _StaticLookup(type(Protocol)):  # type: ignore[misc]  # typing gives the metaclass no public name
+    """Make `isinstance` look members up without evaluating properties, some of which load a model.
+
+    Python does so by itself from 3.12 on.
+    """
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        if not getattr(cls, "_is_protocol", False):  # a class that inherits from a protocol is an ordinary class
+            return bool(super().__instancecheck__(instance))
+        members = [name for name in vars(cls) if not name.startswith("_")]
+        return all(getattr_static(instance, name, None) is not None for name in members)
 
 
 @runtime_checkable
-class Encoder(Protocol):
-    """What `SmartIndex` needs of a model; implement it to bring your own.
+class Encoder(Protocol, metaclass=_StaticLookup):
+    """A model that gives pooled and token embeddings. Implement it to bring a model of your own.
 
-    One that takes more than texts has a property ``modalities``, the names of what it takes, such
-    as ``{"text", "image"}``; it is given a `Content` where there is an image or a video, else a str.
-    One whose scores are to be weighted in another way than `DEFAULT_WEIGHTS` has a property ``default_weights``.
-    One that knows what its tokens stand for has a method ``token_origins``, as `SmartEncoder` has: by
-    it, hits are explained.
-    One whose token embeddings are of another width than its pooled ones has a property ``token_dimension``.
-    One whose ``encode_document`` takes a ``codec`` is given the index's, and may return `TokenCodes`, coded where
-    the token embeddings were computed.
+    An item is a str. An encoder that also has `HasModalities` gets a `smart_rag.Content` where there is an image or a
+    video.
     """
 
     @property
     def dimension(self) -> int:
-        """The width of the pooled embeddings, and of the token embeddings if no ``token_dimension`` says otherwise."""
+        """The width of the pooled embeddings."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A name for everything that changes a document's numbers; equal numbers, equal fingerprint."""
+        """A name for everything that changes a document's embeddings: equal fingerprints mean equal numbers."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what the manifest keeps, as JSON values; ``model`` names the model."""
+        """Return what the index's manifest keeps of the encoder, as JSON values; ``"model"`` is the model's name."""
         ...
 
     def encode_query(self, queries: Sequence[Any]) -> Representation:
-        """Return the representation of ``queries``, in their order."""
+        """Return the representation of ``queries`` (n items), in their order.
+
+        ``pooled`` is (n, ``dimension``) float32, L2-normalised. ``tokens`` holds at least one L2-normalised row for
+        each item, and vocabulary ids. `Representation.from_embeddings` makes both from vectors of any norm.
+        """
         ...
 
     def encode_document(self, documents: Sequence[Any]) -> Representation:
-        """Return the representation of ``documents``, in their order."""
+        """Return the representation of ``documents`` (n items), in their order, as `encode_query` does."""
+        ...
+
+
+class HasModalities(Protocol):
+    """An encoder that takes more than texts."""
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What it takes, of ``"text"``, ``"image"``, ``"video"``."""
+        ...
+
+
+class HasTokenDimension(Protocol):
+    """An encoder whose token embeddings are not as wide as its pooled embeddings."""
+
+    @property
+    def token_dimension(self) -> int:
+        """The width of the token embeddings."""
+        ...
+
+
+class HasDefaultWeights(Protocol):
+    """An encoder whose scores are best combined in a way of its own."""
+
+    @property
+    def default_weights(self) -> tuple[float, float]:
+        """The weights of the pooled and of the late score in a new index."""
+        ...
+
+
+class HasDevice(Protocol):
+    """An encoder that knows where its model runs."""
+
+    @property
+    def device(self) -> str:
+        """The name of a torch device, such as ``"cuda:0"``."""
+        ...
+
+
+class CountsTokens(Protocol):
+    """An encoder that can measure a text before it encodes it."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, without special tokens and prompts, nothing cut off."""
+        ...
+
+
+class CodesTokens(Protocol):
+    """An encoder that can code token embeddings on the device that computes them."""
+
+    def encode_document(self, documents: Sequence[Any], *, codec: str | None = None) -> Representation:
+        """Return what `Encoder.encode_document` does; with a codec's name, ``tokens`` are `TokenCodes`."""
+        ...
+
+
+class ExplainsTokens(Protocol):
+    """An encoder that knows which part of an item each token embedding comes from."""
+
+    def token_origins(self, item: Encodable, task: Task) -> list[TokenOrigin]:
+        """Return the origin of each token embedding of ``item`` when it is encoded as a query or as a document."""
         ...
 
 
 def modalities_of(encoder: Encoder) -> frozenset[str]:
-    """Return what an encoder takes; only texts, unless it says otherwise."""
+    """Return what ``encoder`` takes, of ``"text"``, ``"image"``, ``"video"``."""
     return frozenset(getattr(encoder, "modalities", ("text",)))
 
 
 def default_weights_of(encoder: Encoder | None) -> tuple[float, float]:
-    """Return the weights (pooled, late) for what an encoder gives; `DEFAULT_WEIGHTS`, unless it says otherwise."""
+    """Return the weights (pooled, late) that suit ``encoder``."""
     weights: tuple[float, float] = getattr(encoder, "default_weights", DEFAULT_WEIGHTS)
     return weights
 
 
 def token_dimension_of(encoder: Encoder) -> int:
-    """Return the width of an encoder's token embeddings."""
+    """Return the width of the token embeddings of ``encoder``."""
     return int(getattr(encoder, "token_dimension", encoder.dimension))
 
 
+def device_of(encoder: Encoder | None) -> str:
+    """Return the torch device that ``encoder`` runs on, ``"cpu"`` if it does not say."""
+    return str(getattr(encoder, "device", "cpu"))
+
+
+def token_counter(encoder: Encoder) -> Callable[[str], int]:
+    """Return a function that counts the tokens of a text, by the tokenizer of ``encoder`` if it has one."""
+    count: Callable[[Sequence[str]], list[int]] | None = getattr(encoder, "count_tokens", None)
+    if count is None:
+        warn_once(
+            f"{type(encoder).__name__} has no count_tokens: texts are measured in words, and the model may cut off the "
+            "ends of chunks; give the encoder count_tokens(texts) -> list[int]"
+        )
+        return lambda text: len(text.split())
+    return lambda text: int(count([text])[0])
+
+
+def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[TokenOrigin]:
+    """Return the origin of each token embedding of ``item``.
+
+    Raises:
+        EncoderError: ``encoder`` is not one that `ExplainsTokens`.
+    """
+    origins: Callable[[Encodable, Task], list[TokenOrigin]] | None = getattr(encoder, "token_origins", None)
+    if origins is None:
+        raise EncoderError(
+            f"{type(encoder).__name__} has no token_origins, so hits cannot be explained; give the encoder "
+            "token_origins(item, task) -> list[TokenOrigin], as SmartEncoder has it"
+        )
+    return list(origins(item, task))
+
+
 def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:
-    """Return the representation of ``documents``, their tokens coded by ``codec`` where the encoder can do that."""
-    # Tokens that are alike are sought by the CPU, while the encoder goes on.
+    """Return the representation of ``documents``, with tokens coded by ``codec`` if ``encoder`` can do that."""
+    # A codec that pools tokens clusters them on the CPU, while the encoder goes on.
     if codec.pool_factor == 1 and _takes_codec(encoder.encode_document):
         coding: Any = encoder
-        coded: Representation = coding.encode_document(documents, codec=codec.name)
-        return coded
-    return encoder.encode_document(documents)
+        vectors: Representation = coding.encode_document(documents, codec=codec.name)
+    else:
+        vectors = encoder.encode_document(documents)
+    if vectors.tokens.ids is None:
+        warn_once(
+            f"{type(encoder).__name__} gives no vocabulary ids: query tokens all count the same, and candidates are "
+            "found by pooled cosine alone; give Representation.from_embeddings ids= (see smart_rag.Vocabulary)"
+        )
+    return vectors
 
 
 def _takes_codec(encode: Callable[..., Any]) -> bool:
-    """Return whether ``encode`` can be given ``codec=``, by its own signature, not that of what it wraps."""
+    """Return whether ``encode`` takes ``codec=`` by its own signature, not by that of a function that it wraps."""
     try:
         parameter = signature(encode, follow_wrapped=False).parameters.get("codec")
-    except (TypeError, ValueError):  # not every callable of a compiled module has one
+    except (TypeError, ValueError):  # some callables of compiled modules have no signature
         return False
     return parameter is not None and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
-def as_content(item: Encodable) -> Content:
-    """Return ``item`` as a `Content`.
-
-    Raises:
-        InvalidInput: it is of none of the kinds that can be encoded.
-    """
-    if isinstance(item, Content):
-        return item
-    if isinstance(item, str):
-        return Content(item)
-    if isinstance(item, PdfPage) or hasattr(item, "getexif"):  # an image of Pillow's, which need not be loaded for that
-        return Content(image=item)
-    raise InvalidInput(f"a {type(item).__name__}, expected a str, an image of Pillow's, or a Content")
-
-
-def plain(content: Content) -> str | Content:
-    """Return a text alone as a str: encoders that take nothing else need not know of `Content`."""
-    return content.text if content.image is None and content.video is None else content
+@cache
+def warn_once(message: str) -> None:
+    """Log ``message`` as a warning, the first time in this process that it comes."""
+    logger.warning(message)

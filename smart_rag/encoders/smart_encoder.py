@@ -27,11 +27,10 @@ from smart_rag.encoders.models.clip import DualEncoder
 from smart_rag.encoders.models.jina_v4 import JinaV4
 from smart_rag.encoders.models.multi_vector import MultiVector
 from smart_rag.encoders.models.pooled import UNLIMITED, Backbone
-from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, Task, TokenPolicy, profile_of
-from smart_rag.encoders.protocol import Encodable, as_content, plain
+from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy, profile_of
 from smart_rag.errors import InvalidInput
 from smart_rag.files import images
-from smart_rag.types import Content, PdfPage, TokenOrigin, is_unicode
+from smart_rag.types import Content, Encodable, PdfPage, Task, TokenOrigin, is_unicode
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -420,7 +419,7 @@ class SmartEncoder:
         content = self._checked([item], task)[0]
         positions, origins = self._backbone.origins(content, task)
         kept = [origins[i] for i in np.flatnonzero(self._passes.kept(positions, task)[0])]
-        return kept or [TokenOrigin(span=(0, len(content.text)) if plain(content) == content.text else None)]
+        return kept or [TokenOrigin(span=(0, len(content.text)) if content.plain == content.text else None)]
 
     def _encode(
         self,
@@ -471,7 +470,7 @@ class SmartEncoder:
         contents = []
         for i, item in enumerate(items):
             try:
-                content = as_content(item)
+                content = Content.of(item)
             except InvalidInput as error:
                 raise InvalidInput(f"{kind} {i} is {error}") from None
             if not is_unicode(content.text):

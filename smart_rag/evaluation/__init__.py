@@ -1,1 +1,26 @@
-"""Measure rankings on labelled queries, and tune the weights to them."""
+"""Is it better? Measure every ranking on labelled queries, and fit the score weights to them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smart_rag.evaluation.datasets import Dataset, load_dataset
+    from smart_rag.evaluation.evaluator import evaluate
+    from smart_rag.evaluation.tuner import tune
+
+# Loaded when first asked for, as in `smart_rag`.
+_HOMES = {"Dataset": "datasets", "evaluate": "evaluator", "load_dataset": "datasets", "tune": "tuner"}
+
+__all__ = ["Dataset", "evaluate", "load_dataset", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

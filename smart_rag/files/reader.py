@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.config import IndexConfig
-from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.files import images, video
 from smart_rag.files.pdf import Pdf
@@ -123,15 +122,13 @@ class Chunker:
     """Cuts pages into chunks of at most ``chunk_tokens`` tokens that end at sentences where they can.
 
     Neighbouring chunks share up to ``chunk_overlap`` tokens. semantic-text-splitter does the work,
-    counting with the encoder's own tokenizer where it has one, else words.
+    by ``count_tokens``, which returns the number of tokens of a text.
     """
 
-    def __init__(self, encoder: Encoder, config: IndexConfig) -> None:
+    def __init__(self, count_tokens: Callable[[str], int], config: IndexConfig) -> None:
         from semantic_text_splitter import TextSplitter
 
-        self._splitter = TextSplitter.from_callback(
-            token_counter(encoder), config.chunk_tokens, overlap=config.chunk_overlap
-        )
+        self._splitter = TextSplitter.from_callback(count_tokens, config.chunk_tokens, overlap=config.chunk_overlap)
 
     def cut(self, pages: Iterable[Page], source: str) -> Iterator[Document]:
         """Yield the chunks of a file's pages, with the metadata ``source``, ``page`` and ``chunk``."""
@@ -143,15 +140,15 @@ class Chunker:
 
 
 class Reader:
-    """Makes documents of files, for one encoder.
+    """Makes documents of files, for an encoder of these ``modalities``.
 
-    For one that takes images, a page of a PDF is one document, with its image and its text, and so are an image
+    For an encoder that takes images, a page of a PDF is one document, with its image and its text, and so are an image
     file and, if it takes videos, a video file. Any other text is cut into chunks.
     """
 
-    def __init__(self, encoder: Encoder, config: IndexConfig) -> None:
-        self._modalities = modalities_of(encoder)
-        self._chunker = Chunker(encoder, config)
+    def __init__(self, modalities: Collection[str], count_tokens: Callable[[str], int], config: IndexConfig) -> None:
+        self._modalities = modalities
+        self._chunker = Chunker(count_tokens, config)
 
     def documents(self, path: Path) -> Iterator[Document]:
         """Yield the documents of a file, with the metadata ``source``, ``page`` (where there are pages) and ``chunk``.
@@ -210,14 +207,6 @@ def _id(source: str, number: int) -> str:
 def source_of(id: str) -> str:
     """Return the file whose document has this id, if `Reader` made it; of another id, anything."""
     return id.rpartition("#")[0]
-
-
-def token_counter(encoder: Encoder) -> Callable[[str], int]:
-    """Return what counts a text's tokens: the encoder's own tokenizer where it has one, else words."""
-    count = getattr(encoder, "count_tokens", None)
-    if count is None:
-        return lambda text: len(text.split())
-    return lambda text: int(count([text])[0])
 
 
 def _wanted(path: Path, include: Sequence[str], exclude: Sequence[str], suffixes: Collection[str]) -> bool:

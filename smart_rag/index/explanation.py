@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import FloatArray
-from smart_rag.encoders.protocol import Encodable, Encoder, as_content
-from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.encoders.protocol import Encoder, token_origins_of
+from smart_rag.errors import InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import pdf, video
 from smart_rag.index import heat_map as picture
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.types import Content, Hit, Match, PdfPage, Span, TokenOrigin
+from smart_rag.types import Content, Encodable, Hit, Match, PdfPage, Span, Task, TokenOrigin
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -215,7 +215,7 @@ class Question:
     @classmethod
     def of(cls, query: Encodable, tokens: FloatArray, weights: NDArray[np.float32], encoder: Encoder) -> Question:
         """Return the question of ``query``, whose ``tokens`` (q, dimension) have these ``weights`` (q)."""
-        return cls(as_content(query), tokens, _origins(encoder, query, "query", len(tokens)), weights)
+        return cls(Content.of(query), tokens, _origins(encoder, query, "query", len(tokens)), weights)
 
     def explanation(
         self, hit: Hit, document: Encodable, tokens: FloatArray, weights: tuple[float, float], encoder: Encoder
@@ -246,20 +246,14 @@ def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
 
 
 def _origins(
-    encoder: Encoder, item: Encodable, task: str, count: int, id: str | None = None
+    encoder: Encoder, item: Encodable, task: Task, count: int, id: str | None = None
 ) -> tuple[TokenOrigin, ...]:
     """Return what each of the ``count`` token embeddings of ``item`` stands for."""
-    token_origins: Any = getattr(encoder, "token_origins", None)
-    if token_origins is None:
-        raise EncoderError(
-            f"a {type(encoder).__name__} does not say which characters a token stands for; one that does has the "
-            "method token_origins of SmartEncoder"
-        )
-    origins = tuple(token_origins(item, task))
+    origins = tuple(token_origins_of(encoder, item, task))
     if len(origins) != count:
         raise InvalidInput(
             f"{'the query' if id is None else f'the hit {id!r}'} has {count} token embeddings, but its "
-            f"{as_content(item).modality} gives {len(origins)}: it is not what they were made of; add it again"
+            f"{Content.of(item).modality} gives {len(origins)}: it is not what they were made of; add it again"
         )
     return origins
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.protocol import Encoder, encode_for_store, plain
+from smart_rag.encoders.protocol import Encoder, encode_for_store
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.reader import Reader, source_of
@@ -231,7 +231,7 @@ class Ingest:
     def _encode(self, rows: Sequence[Row]) -> Representation:
         """Return the vectors of ``rows``, encoding equal contents once."""
         unique = {row.key: row.document for row in rows}
-        contents = [plain(document.content(self.modalities)) for document in unique.values()]
+        contents = [document.content(self.modalities).plain for document in unique.values()]
         vectors = encode_for_store(self.encoder(), contents, self.store.codec)
         self.check(vectors)
         if len(unique) == len(rows):

@@ -19,7 +19,7 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, plain
+from smart_rag.encoders.protocol import Encoder, default_weights_of, device_of, modalities_of
 from smart_rag.errors import InvalidInput
 from smart_rag.index.candidates import FirstStage
 from smart_rag.index.stopwatch import Stopwatch
@@ -154,8 +154,8 @@ def rerank(
     if not given:
         return []
     takes = modalities_of(encoder)
-    vectors = encoder.encode_document([plain(document.content(takes)) for document in given])
-    return rank(query, given, vectors, weights, top_k, device_of(encoder))
+    vectors = encoder.encode_document([document.content(takes).plain for document in given])
+    return rank(query, given, vectors, weights, top_k, scoring_device(encoder))
 
 
 def rank(
@@ -214,13 +214,13 @@ def contents_of_queries(queries: Sequence[str | Content], modalities: Collection
             raise InvalidInput(f"{which} has {parts}, but the index's model takes {', '.join(modalities)}")
         if not is_unicode(content.text):
             raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
-        contents.append(plain(content))
+        contents.append(content.plain)
     return contents
 
 
-def device_of(encoder: Encoder | None) -> str:
-    """Return where to score: on the encoder's GPU, if it is loaded and on one."""
-    device = str(getattr(encoder, "device", "cpu"))
+def scoring_device(encoder: Encoder | None) -> str:
+    """Return the device to score on: the encoder's GPU, if it is loaded and on one."""
+    device = device_of(encoder)
     return device if device.startswith("cuda") else "cpu"
 
 

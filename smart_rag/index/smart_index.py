@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -33,13 +33,11 @@ from smart_rag.config import (
 from smart_rag.embeddings.codec import RotatedCodec, get_codec
 from smart_rag.embeddings.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
 from smart_rag.encoders.protocol import (
-    Encodable,
     Encoder,
-    as_content,
     default_weights_of,
     encode_for_store,
     modalities_of,
-    plain,
+    token_counter,
     token_dimension_of,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
@@ -49,16 +47,27 @@ from smart_rag.files.content import identity
 from smart_rag.index.explanation import Question
 from smart_rag.index.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, Manifest
-from smart_rag.index.search import Scores, Search, as_documents, contents_of_queries, device_of, rank
+from smart_rag.index.search import Scores, Search, as_documents, contents_of_queries, rank, scoring_device
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim as scoring
-from smart_rag.store.document_store import DocumentStore, VerifyReport
+from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageFolder
 from smart_rag.store.pooled_store import PooledIndex, Where
 from smart_rag.store.row import Row
 from smart_rag.store.term_store import TermStore
 from smart_rag.store.token_store import TokenStore, content_key
-from smart_rag.types import AddReport, Content, Document, Explanation, Hit, Key, PdfPage
+from smart_rag.types import (
+    AddReport,
+    Content,
+    Document,
+    Encodable,
+    Explanation,
+    Hit,
+    IndexInfo,
+    Key,
+    PdfPage,
+    VerifyReport,
+)
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -73,18 +82,6 @@ _SAME_MODEL = 0.98
 _BATCH = 128
 # Of vectors that the caller brings, nobody knows what they were made of.
 _ALL_MODALITIES = ("text", "image", "video")
-
-
-@dataclass(frozen=True, slots=True)
-class IndexInfo:
-    """What an index holds and what it was made with; sizes in bytes on disk, ``token_bytes`` with the terms."""
-
-    path: str
-    documents: int
-    tokens: int
-    token_bytes: int
-    pooled_bytes: int | None
-    manifest: Mapping[str, Any]
 
 
 class SmartIndex:
@@ -277,7 +274,7 @@ class SmartIndex:
         own = self.path.resolve()  # which may lie among what it indexes, with drawings of pages in it
         found = [path for path in found if not path.is_relative_to(own)]
         with self._writing():  # first: where another process writes, no model need be loaded
-            reader = files.Reader(self.encoder, self.manifest.config)
+            reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             sees = "image" in self.manifest.modalities
             total = sum(map(reader.pages, found)) if sees and show_progress_bar else len(found)
             with self._ingest(total, "page" if sees else "file", show_progress_bar, on_commit) as ingest:
@@ -595,8 +592,8 @@ class SmartIndex:
         are kept, coded. What is never added is removed by `vacuum`.
         """
         with self._writing():
-            contents = [as_content(item) for item in items]
-            vectors = encode_for_store(self.encoder, list(map(plain, contents)), self._store.codec)
+            contents = [Content.of(item) for item in items]
+            vectors = encode_for_store(self.encoder, [content.plain for content in contents], self._store.codec)
             self._check_vectors(vectors)
             self._store.prepare([self._key(content) for content in contents], vectors.tokens)
         return vectors
@@ -700,7 +697,7 @@ class SmartIndex:
         """Return the vectors of ``documents``: from disk where those in ``stored`` have this text, else encoded."""
         found = self._store.vectors([document for document in documents if document.id in stored])
         takes = self.manifest.modalities
-        rest = [plain(document.content(takes)) for document in documents if document.id not in found]
+        rest = [document.content(takes).plain for document in documents if document.id not in found]
         encoded = iter(self.encoder.encode_document(rest)) if rest else iter(())
         return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])
 
@@ -726,7 +723,7 @@ class SmartIndex:
             # Pooled tokens stand for no place: the document is encoded again where the index keeps such.
             keeps_all = get_codec(self.manifest.config.codec).pool_factor == 1
             tokens = self._vectors([document], {hit.id} if keeps_all else set()).tokens[0]
-            content = plain(document.content(self.manifest.modalities))
+            content = document.content(self.manifest.modalities).plain
             return asked.explanation(hit, content, tokens, search.weights, self.encoder)
 
         return [hit.explained_by(explain) for hit in hits]
@@ -746,7 +743,7 @@ class SmartIndex:
 
     @property
     def _device(self) -> str:
-        return device_of(self._encoder)
+        return scoring_device(self._encoder)
 
     def _key(self, content: Content, file_digest: str | None = None) -> Key:
         fingerprint, name = self.manifest.fingerprint or "", self.manifest.config.codec
@@ -762,7 +759,7 @@ class SmartIndex:
         if len(given) != len(documents):
             raise InvalidInput(f"{len(documents)} documents with {len(given)} pooled embeddings")
         self._check_rows("pooled", given.pooled, self.manifest.dimension)
-        own = self.encoder.encode_document([plain(documents[0].content(takes))])
+        own = self.encoder.encode_document([documents[0].content(takes).plain])
         cosine = float(scoring.pooled_similarity(own.pooled, given.pooled[:1])[0, 0])
         if cosine < _SAME_MODEL:
             raise IndexMismatch(

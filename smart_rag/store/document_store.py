@@ -8,7 +8,6 @@ that no row names, which `DocumentStore.vacuum` reclaims.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -22,23 +21,9 @@ from smart_rag.store.pooled_store import PooledIndex
 from smart_rag.store.row import Row
 from smart_rag.store.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
-from smart_rag.types import Document, Key
+from smart_rag.types import Document, Key, VerifyReport
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """Ids of documents whose tokens are missing or damaged, and how many entries no document names."""
-
-    missing: tuple[str, ...]
-    damaged: tuple[str, ...]
-    orphans: int
-
-    @property
-    def sound(self) -> bool:
-        """Whether every document can be scored."""
-        return not self.missing and not self.damaged
 
 
 class DocumentStore:

@@ -18,13 +18,11 @@ from sentence_transformers.base.losses.gradcache import CachedLossMixin, RandCon
 from torch import nn
 
 from smart_rag.config import Objective
-from smart_rag.encoders.profiles import Task
-from smart_rag.encoders.protocol import Encodable
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.training.batches import batch_of
 from smart_rag.training.contrastive import contrastive_loss, late_scores
 from smart_rag.training.data import TrainingData
-from smart_rag.types import Content
+from smart_rag.types import Content, Encodable, Task
 
 # In the labels of a batch, (queries, documents): what a query is to find, what it is not, and what is neither.
 _POSITIVE, _NEGATIVE, _EXCLUDED = 1, 0, -1

@@ -19,7 +19,6 @@ from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenIds
 from smart_rag.encoders.adapter import Adapter
-from smart_rag.encoders.protocol import plain
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
@@ -191,7 +190,7 @@ def cached_states(
             for start in range(0, len(data.documents), _AT_ONCE):
                 part = list(data.documents[start : start + _AT_ONCE])
                 contents = [document.content(encoder.modalities) for document in part]
-                documents.append(encoder.token_states(list(map(plain, contents)), "document", layers))
+                documents.append(encoder.token_states([content.plain for content in contents], "document", layers))
                 progress.update(len(part))
         yield CachedStates(data, queries, documents, alike(data, encoder.modalities), layers, encoder.device, judge)
 

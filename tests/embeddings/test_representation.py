@@ -353,3 +353,31 @@ def test_codes_that_do_not_fit():
 def test_codes_show_their_size_not_their_numbers():
     coded = two_bit_codes([2, 3])
     assert repr(coded) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"
+
+
+def test_vectors_of_ones_own_may_bring_ids():
+    ids = [[5, -1], np.int64([70_000])]
+    given = Representation.from_embeddings(np.eye(2), matrices([2, 1], 2), ids=ids)
+    assert given.tokens.ids.dtype == np.int32
+    assert given.tokens.ids.tolist() == [5, -1, 70_000]
+    assert Representation.from_embeddings(np.eye(2), matrices([2, 1], 2)).tokens.ids is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[1, 2]], "one sequence for each of the 2 texts, got 1"),
+        ([[1], [2]], r"ids of text 0 must be 2 whole numbers.* got int64 of shape \(1,\)"),
+        ([[1, 2], [0.5]], "ids of text 1 must be 1 whole numbers.* got float64"),
+        ([[1, -2], [3]], "ids of text 0 must be from -1 .* got -2 to 1"),
+        ([[1, 2], [2**31]], "ids of text 1 must be from -1 .* got 2147483648"),
+    ],
+)
+def test_ids_of_ones_own_that_cannot_be_used(ids, message):
+    with pytest.raises(InvalidInput, match=message):
+        Representation.from_embeddings(np.eye(2), matrices([2, 1], 2), ids=ids)
+
+
+def test_ids_without_tokens_are_refused():
+    with pytest.raises(InvalidInput, match="pass tokens= as well"):
+        Representation.from_embeddings(np.eye(2), ids=[[1], [2]])

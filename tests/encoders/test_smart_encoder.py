@@ -1,10 +1,8 @@
 """`SmartEncoder` against sentence-transformers' own numbers, on MiniLM and on tiny random models."""
 
-import functools
 import json
 import math
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +21,6 @@ from helpers.text_models import (
 )
 from sentence_transformers import SentenceTransformer
 
-from smart_rag.embeddings.codec import get_codec
-from smart_rag.encoders.protocol import Encoder, encode_for_store
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput
 
@@ -471,14 +467,6 @@ def test_description_is_the_callers_own(minilm):
     assert minilm.describe()["weights"] != "none"
 
 
-def test_smart_encoder_is_an_encoder(minilm):
-    """The protocol that `SmartIndex` asks for."""
-    assert isinstance(minilm, Encoder)
-    assert not isinstance(minilm._model, Encoder)
-    assert minilm.device == "cpu"
-    assert minilm.dimension == 384
-
-
 # Models that cannot be used.
 
 
@@ -514,27 +502,3 @@ def test_codecs_that_an_encoder_does_not_take(minilm):
     with pytest.raises(InvalidInput, match="unknown codec 'zip'"):
         minilm.encode_document(TEXTS, codec="zip")
     assert len(minilm.encode_document([], codec="2bit")) == 0
-
-
-def test_who_is_given_a_codec():
-    """Whose own signature has it as a keyword: not what is bound, wrapped by something else, or has no signature."""
-
-    def takes(documents, codec=None):
-        return codec
-
-    @functools.wraps(takes)
-    def wrapped(documents):
-        return takes(documents)
-
-    def by_place(documents, codec=None, /):
-        return codec
-
-    def anything(documents, **options):
-        return options.get("codec")
-
-    def asked(encode):
-        return encode_for_store(SimpleNamespace(encode_document=encode), ["a"], get_codec("2bit"))
-
-    assert asked(takes) == "2bit"
-    assert [asked(encode) for encode in (wrapped, by_place, anything)] == [None] * 3
-    assert asked(max) == "a"  # as compiled functions may, it has none

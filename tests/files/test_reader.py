@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import IndexConfig
+from smart_rag.encoders.protocol import token_counter
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.reader import FORMATS, Chunker, Page, find, read
 from smart_rag.types import PdfPage
@@ -438,7 +439,7 @@ def test_images_and_videos_that_a_model_does_not_take_are_counted(tmp_path, capl
 
 
 def cut(encoder, *texts: str, tokens: int, overlap: int = 0) -> list[str]:
-    chunker = Chunker(encoder, IndexConfig(chunk_tokens=tokens, chunk_overlap=overlap))
+    chunker = Chunker(token_counter(encoder), IndexConfig(chunk_tokens=tokens, chunk_overlap=overlap))
     return [document.text for document in chunker.cut(map(Page, texts), "a file")]
 
 
@@ -515,7 +516,7 @@ def test_neighbours_overlap(minilm):
 
 
 def test_chunks_know_their_file_their_page_and_their_number(minilm):
-    chunker = Chunker(minilm, IndexConfig(chunk_tokens=12, chunk_overlap=0))
+    chunker = Chunker(token_counter(minilm), IndexConfig(chunk_tokens=12, chunk_overlap=0))
     pages = [Page(" ".join(SENTENCES), 1), Page("One more.", 3), Page(" ".join(SENTENCES), 4)]
     documents = list(chunker.cut(pages, "/docs/a.pdf"))
     assert len({document.id for document in documents}) == len(documents)
@@ -528,7 +529,7 @@ def test_chunks_know_their_file_their_page_and_their_number(minilm):
 
 
 def test_a_format_without_pages_has_no_page(minilm):
-    chunker = Chunker(minilm, IndexConfig())
+    chunker = Chunker(token_counter(minilm), IndexConfig())
     (document,) = chunker.cut([Page("Some words.")], "a.txt")
     assert document.metadata == {"source": "a.txt", "chunk": 0}
 
@@ -548,7 +549,7 @@ def test_every_format_is_cut_and_read_together(tmp_path, minilm):
     write(tmp_path / "c.html", "<p>The lamp is <b>blue</b>.</p>")
     write(tmp_path / "d.pdf", pdf("", "The lamp is white."))
     word_file(tmp_path / "e.docx")
-    chunker = Chunker(minilm, IndexConfig())
+    chunker = Chunker(token_counter(minilm), IndexConfig())
     found = [document for path in find([tmp_path]) for document in chunker.cut(read(path), path.name)]
     assert [(d.metadata["source"], d.metadata.get("page")) for d in found] == [
         ("a.txt", None),

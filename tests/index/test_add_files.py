@@ -13,7 +13,7 @@ import pytest
 from fpdf import FPDF
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
-from smart_rag.encoders.protocol import Encoder
+from smart_rag.encoders.protocol import Encoder, token_counter
 from smart_rag.errors import InvalidInput
 from smart_rag.files.reader import Chunker, Reader, find, read
 from smart_rag.types import AddReport
@@ -98,7 +98,7 @@ def texts(index, path=None):
 
 def expected(*paths):
     """The documents that these files are to be, by id."""
-    chunker = Chunker(Recorder(), CONFIG)
+    chunker = Chunker(token_counter(Recorder()), CONFIG)
     return {d.id: d for path in find(paths) for d in chunker.cut(read(path), str(path.resolve()))}
 
 
@@ -499,12 +499,14 @@ def test_progress_of_files_is_seen_and_kept(index, tmp_path):
 
     with index._ingest(None, "file", False, None) as quiet:
         ingest = replace(quiet, on_progress=done.append)
-        assert ingest.add_files(taken(), Reader(Recorder(), CONFIG)) == AddReport(added=600)
+        assert ingest.add_files(taken(), Reader({"text"}, token_counter(Recorder()), CONFIG)) == AddReport(added=600)
         assert max(max(pair) for pair in waiting) < 300
         assert sum(done) == 600
         done.clear()
         waiting.clear()
-        assert ingest.add_files(taken(), Reader(Recorder(), CONFIG)) == AddReport(unchanged=600)
+        assert ingest.add_files(taken(), Reader({"text"}, token_counter(Recorder()), CONFIG)) == AddReport(
+            unchanged=600
+        )
         assert {unseen for unseen, _ in waiting} == {0}
 
 

@@ -137,7 +137,7 @@ def test_matches_of_pooled_tokens_are_of_the_text(compact, minilm, query):
 def test_an_encoder_without_spans_is_named(tmp_path):
     with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
         index.add([Document("a", "Words.")])
-        with pytest.raises(EncoderError, match="a WordEncoder does not say which characters a token stands for"):
+        with pytest.raises(EncoderError, match="WordEncoder has no token_origins, so hits cannot be explained"):
             index.search("words")[0].explain()
 
 

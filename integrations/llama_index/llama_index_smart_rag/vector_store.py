@@ -23,11 +23,11 @@ from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
-from smart_rag.encoders.protocol import Encodable, modalities_of
+from smart_rag.encoders.protocol import modalities_of
 from smart_rag.errors import InvalidInput
 from smart_rag.index.ingest import check_documents
 from smart_rag.index.manifest import FILE_NAME
-from smart_rag.types import Content
+from smart_rag.types import Content, Encodable
 
 # As many hits as this for each one wanted are what MMR chooses from; LlamaIndex's Chroma store has the same.
 _MMR_PREFETCH = 4.0

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smart_rag.encoders.models.pooled import Backbone, Mask, Positions, Prepared, States
-from smart_rag.encoders.profiles import OWN_FILES, Decision, Task
+from smart_rag.encoders.profiles import OWN_FILES, Decision
 from smart_rag.errors import EncoderError
 from smart_rag.files import content as media
-from smart_rag.types import Content, TokenOrigin
+from smart_rag.types import Content, Task, TokenOrigin
 
 if TYPE_CHECKING:
     import torch

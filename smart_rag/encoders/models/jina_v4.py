@@ -10,9 +10,9 @@ import numpy as np
 
 from smart_rag.encoders.loading import Checkpoint
 from smart_rag.encoders.models.pooled import Backbone, Positions, Prepared, States, size_of
-from smart_rag.encoders.profiles import OWN_FILES, Decision, Profile, Task
+from smart_rag.encoders.profiles import OWN_FILES, Decision, Profile
 from smart_rag.errors import EncoderError
-from smart_rag.types import Content
+from smart_rag.types import Content, Task
 
 _IMAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|>\n"
 

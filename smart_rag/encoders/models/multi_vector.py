@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from smart_rag.encoders.models.pooled import Backbone, Positions, Prepared, States
-from smart_rag.encoders.profiles import GENERAL_RULE, Decision, Task
+from smart_rag.encoders.profiles import GENERAL_RULE, Decision
 from smart_rag.errors import EncoderError
-from smart_rag.types import Content, TokenOrigin
+from smart_rag.types import Content, Task, TokenOrigin
 
 
 class MultiVector(Backbone):

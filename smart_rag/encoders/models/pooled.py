@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.encoders.loading import Checkpoint, pooling_of
-from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile, Task
+from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import images, video
-from smart_rag.types import Content, ImageSource, PdfPage, Span, TokenOrigin
+from smart_rag.types import Content, ImageSource, PdfPage, Span, Task, TokenOrigin
 
 if TYPE_CHECKING:
     import torch

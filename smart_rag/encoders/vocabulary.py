@@ -1,0 +1,45 @@
+"""`Vocabulary`: a tokenizer's ids as smart_rag stores them, with -1 for punctuation."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from smart_rag.embeddings.representation import TokenIds
+
+
+class Vocabulary:
+    """The words of a model's vocabulary.
+
+    An encoder of your own uses it to make the ids of a `smart_rag.Representation`.
+
+    >>> words = {0: "pump", 1: "?!"}
+    >>> Vocabulary(lambda ids: words[ids[0]]).ids([0, 1, 0])
+    array([ 0, -1,  0], dtype=int32)
+
+    Args:
+        decode: returns the text of a list of ids, as ``tokenizer.decode`` does.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._punctuation: dict[int, bool] = {}
+
+    def ids(self, token_ids: ArrayLike) -> TokenIds:
+        """Return ``token_ids`` as int32 of the same shape, with -1 for tokens of punctuation alone.
+
+        Punctuation says nothing by itself, however rare it is in an index. Tokens without letters, such as control
+        tokens that decode to nothing, are -1 as well.
+        """
+        unique, position = np.unique(np.asarray(token_ids), return_inverse=True)
+        words = [-1 if self._is_punctuation(id) else id for id in unique.tolist()]
+        return np.asarray(words, dtype=np.int32)[position].reshape(np.shape(token_ids))
+
+    def _is_punctuation(self, id: int) -> bool:
+        if id not in self._punctuation:
+            text = self._decode([id]).strip()
+            self._punctuation[id] = all(unicodedata.category(letter).startswith("P") for letter in text)
+        return self._punctuation[id]
