@@ -287,7 +287,7 @@ def test_a_patch_that_took_no_part_is_zero(encoder, tmp_path):
         index.add([Document("page", image=page(320, 160))])
         whole = index.search(QUERY)[0].explain()
     kept = [i for i, place in enumerate(whole.origins) if place.box is None or place.box[1] > 0]
-    part = replace(whole, places=tuple(whole.origins[i] for i in kept), similarities=whole.similarities[:, kept])
+    part = replace(whole, origins=tuple(whole.origins[i] for i in kept), similarities=whole.similarities[:, kept])
     expected = whole.similarity_map().copy()
     expected[0] = 0
     assert part.similarity_map() == pytest.approx(expected)
