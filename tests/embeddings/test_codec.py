@@ -368,7 +368,7 @@ def test_what_rotated_codes_cannot_say(name, bad):
     """A number that is none would become one like any other."""
     rows = unit_rows(3, 8)
     rows[1, 2] = bad
-    with pytest.raises(InvalidInput, match=f"NaN or infinite numbers, which codec {name!r} cannot say"):
+    with pytest.raises(InvalidInput, match=f"NaN or inf, which codec {name!r} cannot store"):
         get_codec(name).encode(rows)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import DimensionMismatch, InvalidInput
 
 
 def matrices(lengths, dimension=3, dtype=np.float32):
@@ -98,7 +98,7 @@ def test_terms_are_the_distinct_ids():
 @pytest.mark.parametrize("ids", [np.int32([1]), np.int32([[1, 2]]), np.int64([1, 2]), np.float32([1, 2])])
 def test_ids_that_do_not_fit(ids):
     """One for each token, in the type that can hold them."""
-    with pytest.raises(InvalidInput, match=r"ids must be int32, one for each of 2 tokens, got \w+ of shape \("):
+    with pytest.raises(InvalidInput, match=r"ids must be int32, one for each of 2 tokens; got \w+ of shape \("):
         TokenBatch(matrices([2])[0], np.array([0, 2]), ids)
 
 
@@ -111,8 +111,8 @@ def test_batch_of_no_texts():
 @pytest.mark.parametrize(
     ("shape", "offsets", "message"),
     [
-        ((4,), [0, 4], r"must be a \(total, dimension\) matrix, got shape \(4,\)"),
-        ((2, 2, 2), [0, 2], r"must be a \(total, dimension\) matrix, got shape \(2, 2, 2\)"),
+        ((4,), [0, 4], r"must be a \(total, dimension\) matrix; got shape \(4,\)"),
+        ((2, 2, 2), [0, 2], r"must be a \(total, dimension\) matrix; got shape \(2, 2, 2\)"),
         ((4, 2), [1, 4], r"offsets must run from 0 to the 4 token embeddings, got 1 to 4"),
         ((4, 2), [0, 3], r"offsets must run from 0 to the 4 token embeddings, got 0 to 3"),
         ((4, 2), [0, 5], r"offsets must run from 0 to the 4 token embeddings, got 0 to 5"),
@@ -191,9 +191,9 @@ def test_vectors_without_a_direction(bad, norm):
     """NaN, infinite and zero vectors are refused, and the first of them is named."""
     good = np.ones((2, 3), dtype=np.float32)
     row = np.float32([0, bad, 0])
-    with pytest.raises(InvalidInput, match=rf"pooled embedding 1 has norm {norm}: .*\(1 of 2 are not\)"):
+    with pytest.raises(InvalidInput, match=rf"pooled embedding 1 has norm {norm}: .*; 1 of 2 are not"):
         Representation.from_embeddings(np.stack([good[0], row]), [good, good])
-    with pytest.raises(InvalidInput, match=rf"token embedding 2 has norm {norm}: .*\(2 of 4 are not\)"):
+    with pytest.raises(InvalidInput, match=rf"token embedding 2 has norm {norm}: .*; 2 of 4 are not"):
         Representation.from_embeddings(good, [good, np.stack([row, row])])
 
 
@@ -209,11 +209,11 @@ def test_vectors_of_extreme_length(scale):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([np.ones((1, 3)), np.ones((2, 4))], r"text 1 .* as wide as the first text's; got shape \(2, 4\)"),
+        ([np.ones((1, 3)), np.ones((2, 4))], r"text 1 .* the dimension of the first text's; got shape \(2, 4\)"),
         ([np.ones((1, 3)), np.ones((0, 3))], r"text 1 .* at least one row, .*; got shape \(0, 3\)"),
         ([np.ones(3), np.ones((1, 3))], r"text 0 must be a \(n_tokens, dimension\) matrix .*; got shape \(3,\)"),
-        ([np.ones((1, 3))], r"one row for each of the 1 texts, got shape \(2, 3\)"),
-        ([np.ones((1, 3))] * 3, r"one row for each of the 3 texts, got shape \(2, 3\)"),
+        ([np.ones((1, 3))], r"one row for each of the 1 texts; got shape \(2, 3\)"),
+        ([np.ones((1, 3))] * 3, r"one row for each of the 3 texts; got shape \(2, 3\)"),
     ],
 )
 def test_shapes_that_do_not_fit(tokens, message):
@@ -231,7 +231,7 @@ def test_one_pooled_vector_may_be_flat():
 def test_representation_of_pooled_embeddings_without_rows():
     """The constructor wants a matrix too."""
     tokens = TokenBatch.from_list(matrices([1, 1, 1]))
-    with pytest.raises(InvalidInput, match=r"one row for each of the 3 texts, got shape \(3,\)"):
+    with pytest.raises(InvalidInput, match=r"one row for each of the 3 texts; got shape \(3,\)"):
         Representation(np.ones(3, dtype=np.float32), tokens)
 
 
@@ -279,6 +279,52 @@ def test_representations_are_concatenated():
     assert not np.shares_memory(alone.tokens.embeddings, two.tokens.embeddings)
 
 
+def coded(lengths, codec="2bit", dimension=3, with_ids=False):
+    """Return a representation whose tokens are codes."""
+    found = get_codec(codec)
+    codes = [found.encode(matrix) for matrix in matrices(lengths, dimension)]
+    ids = [np.arange(n, dtype=np.int32) for n in lengths] if with_ids else None
+    return Representation(np.eye(len(lengths), 3, dtype=np.float32), TokenCodes.from_list(codes, dimension, found, ids))
+
+
+def test_codes_stay_codes_when_they_are_concatenated():
+    """Codes of one codec are copied, not decoded; ids are kept if every part has them."""
+    one, two = coded([2, 1], with_ids=True), coded([3], with_ids=True)
+    both = Representation.concatenate([one, two])
+    assert isinstance(both.tokens, TokenCodes)
+    assert (both.tokens.codec, both.tokens.dimension) == (get_codec("2bit"), 3)
+    assert both.tokens.offsets.tolist() == [0, 2, 3, 6]
+    assert both.tokens.ids.tolist() == [0, 1, 0, 0, 1, 2]
+    np.testing.assert_array_equal(both.tokens.codes, np.concatenate([one.tokens.codes, two.tokens.codes]))
+    assert not np.shares_memory(Representation.concatenate([two]).tokens.codes, two.tokens.codes)
+    assert Representation.concatenate([one, coded([1])]).tokens.ids is None
+
+
+@pytest.mark.parametrize("codec", ["int8", "2bit/2", None])
+def test_tokens_of_two_codecs_are_decoded_when_they_are_concatenated(codec):
+    """Codes of different codecs, or codes and numbers, become numbers."""
+    one = coded([2, 1])
+    two = coded([3], codec) if codec else Representation.from_embeddings(np.eye(3)[:1], matrices([3]))
+    both = Representation.concatenate([one, two])
+    assert isinstance(both.tokens, TokenBatch)
+    for found, expected in zip(both.tokens, [*one.tokens, *two.tokens], strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_part_without_texts_is_skipped_when_parts_are_concatenated():
+    """A part of no texts may have any dimension and any form."""
+    nothing = Representation(np.zeros((0, 3), np.float32), TokenBatch.from_list([]))
+    assert isinstance(Representation.concatenate([nothing, coded([2]), nothing]).tokens, TokenCodes)
+    assert len(Representation.concatenate([nothing, nothing])) == 0
+
+
+def test_parts_of_different_dimensions_are_not_concatenated():
+    """Codes of 3 and of 4 dimensions may take the same bytes, but are no batch."""
+    assert coded([1]).tokens.codes.shape == coded([1], dimension=4).tokens.codes.shape
+    with pytest.raises(DimensionMismatch, match=r"must all have one dimension, got \[3, 4\]"):
+        Representation.concatenate([coded([1]), coded([1], dimension=4)])
+
+
 def test_representation_shows_its_size_not_its_numbers():
     representation = Representation.from_embeddings(np.ones((2, 3)), matrices([2, 1]))
     assert repr(representation) == "Representation(texts=2, dimension=3, tokens=3)"
@@ -294,8 +340,8 @@ def test_texts_that_are_taken(lengths, kind, data):
     ids = [np.arange(10 * i, 10 * i + n, dtype=np.int32) for i, n in enumerate(lengths)]
     tokens = TokenBatch.from_list(matrices(lengths), ids)
     if kind == "2bit":
-        coded = [get_codec(kind).encode(matrix) for matrix in tokens]
-        tokens = TokenCodes.from_list(coded, 3, get_codec(kind), ids)
+        rows = [get_codec(kind).encode(matrix) for matrix in tokens]
+        tokens = TokenCodes.from_list(rows, 3, get_codec(kind), ids)
         assert tokens.codec == get_codec(kind)
     pooled = np.stack([matrix[0] for matrix in tokens])
     texts = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
@@ -309,16 +355,6 @@ def test_texts_that_are_taken(lengths, kind, data):
     start = data.draw(st.integers(0, len(texts)))
     for i, text in enumerate(texts[start:]):
         np.testing.assert_array_equal(taken.tokens.slice(start, len(texts)).terms(i), ids[text])
-
-
-def test_codes_that_are_concatenated_keep_their_ids():
-    ids = [np.arange(n, dtype=np.int32) for n in (2, 3)]
-    tokens = [get_codec("2bit").encode(matrix) for matrix in matrices([2, 3])]
-    one, two = (
-        Representation(np.eye(1, 3, dtype=np.float32), TokenCodes.from_list([rows], 3, get_codec("2bit"), [of_it]))
-        for rows, of_it in zip(tokens, ids, strict=True)
-    )
-    assert Representation.concatenate([one, two]).tokens.ids.tolist() == [0, 1, 0, 1, 2]
 
 
 def test_texts_are_taken_from_the_end_too():
@@ -351,8 +387,8 @@ def test_codes_that_do_not_fit():
 
 
 def test_codes_show_their_size_not_their_numbers():
-    coded = two_bit_codes([2, 3])
-    assert repr(coded) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"
+    codes = two_bit_codes([2, 3])
+    assert repr(codes) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"
 
 
 def test_vectors_of_ones_own_may_bring_ids():
@@ -367,8 +403,8 @@ def test_vectors_of_ones_own_may_bring_ids():
     ("ids", "message"),
     [
         ([[1, 2]], "one sequence for each of the 2 texts, got 1"),
-        ([[1], [2]], r"ids of text 0 must be 2 whole numbers.* got int64 of shape \(1,\)"),
-        ([[1, 2], [0.5]], "ids of text 1 must be 1 whole numbers.* got float64"),
+        ([[1], [2]], r"ids of text 0 must be 2 integers.* got int64 of shape \(1,\)"),
+        ([[1, 2], [0.5]], "ids of text 1 must be 1 integers.* got float64"),
         ([[1, -2], [3]], "ids of text 0 must be from -1 .* got -2 to 1"),
         ([[1, 2], [2**31]], "ids of text 1 must be from -1 .* got 2147483648"),
     ],
