@@ -15,9 +15,9 @@ from smart_rag.errors import InvalidInput
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of what is stored: a hash of what it was made from, and how.
+# Storage key: hash of the content and of how it was encoded.
 Key = bytes
-# A document's id and the key of its token embeddings: with another text it is another revision.
+# Document id and storage key. A document whose content changes gets a new revision.
 Revision = tuple[str, Key]
 # (start, stop) in the characters of a text.
 Span = tuple[int, int]

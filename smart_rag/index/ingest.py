@@ -77,7 +77,7 @@ class Ingest:
         return report
 
     def _row(self, document: Document, stamp: FileStamp | None = None) -> Row:
-        document = self.store.images.settled(document)
+        document = self.store.images.with_saved_images(document)
         content = document.content(self.modalities)
         key = self.key(content, None if stamp is None else stamp.hash)
         return Row(document, key, stamp, content.modality)
@@ -179,7 +179,7 @@ class Ingest:
         report = AddReport(unchanged=len(unchanged))
         on_rows(unchanged)
         if annotated:
-            self.store.annotate(annotated)
+            self.store.update_metadata(annotated)
             report += self._committed(annotated, len(annotated), on_rows)
         for batch in _batches(encoded):
             replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))

@@ -51,8 +51,8 @@ from smart_rag.index.search import Scores, Search, as_documents, contents_of_que
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.image_store import ImageFolder
-from smart_rag.store.pooled_store import PooledIndex, Where
+from smart_rag.store.image_store import ImageStore
+from smart_rag.store.pooled_store import PooledStore, Where
 from smart_rag.store.row import Row
 from smart_rag.store.term_store import TermStore
 from smart_rag.store.token_store import TokenStore, content_key
@@ -163,7 +163,7 @@ class SmartIndex:
             modalities=("text",) if encoder is None else sorted(modalities_of(encoder)),
         )
         path.mkdir(parents=True, exist_ok=True)
-        pooled = PooledIndex.create(path / "chroma", config, client, collection)
+        pooled = PooledStore.create(path / "chroma", config, client, collection)
         store = _store(path, pooled, token_codec)
         manifest.write(path)  # last: a folder with a manifest is whole
         return cls(path, manifest, store, encoder)
@@ -193,7 +193,7 @@ class SmartIndex:
             encoder = SmartEncoder(encoder)
         if encoder is not None:
             manifest.check_encoder(path, encoder)
-        pooled = PooledIndex.open(path / "chroma", client, manifest.collection)
+        pooled = PooledStore.open(path / "chroma", client, manifest.collection)
         return cls(path, manifest, _store(path, pooled, get_codec(manifest.config.codec)), encoder)
 
     @classmethod
@@ -322,8 +322,8 @@ class SmartIndex:
         rows = []
         for document, tokens in zip(documents, representation.tokens, strict=True):
             key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
-            settled = self._store.images.settled(document)
-            rows.append(Row(settled, key, modality=settled.content(_ALL_MODALITIES).modality))
+            saved = self._store.images.with_saved_images(document)
+            rows.append(Row(saved, key, modality=saved.content(_ALL_MODALITIES).modality))
         replaced = 0
         with self._writing():
             for start in range(0, len(rows), _BATCH):
@@ -820,9 +820,9 @@ class SmartIndex:
             yield
 
 
-def _store(path: Path, pooled: PooledIndex, token_codec: Codec) -> DocumentStore:
+def _store(path: Path, pooled: PooledStore, token_codec: Codec) -> DocumentStore:
     tokens = TokenStore(path / "tokens", token_codec)
-    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageFolder(path / "images"))
+    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageStore(path / "images"))
 
 
 def _check_given(documents: Sequence[Document], vectors: Representation) -> None:

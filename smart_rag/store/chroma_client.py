@@ -45,7 +45,7 @@ class GivenClient:
         self._collections: dict[str, Collection] = {}
 
     @contextmanager
-    def still(self) -> Iterator[ClientAPI]:
+    def write_lock(self) -> Iterator[ClientAPI]:
         yield self._client
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
@@ -60,7 +60,7 @@ class GivenClient:
 
 
 class FolderClient:
-    """The Chroma in a folder: one client for every `PooledIndex` of this process on that path.
+    """The Chroma in a folder: one client for every `PooledStore` of this process on that path.
 
     It is opened anew where another process has written, in a moment when no thread is inside of
     a call to it.
@@ -106,7 +106,7 @@ class FolderClient:
                     self._close()
 
     @contextmanager
-    def still(self) -> Iterator[ClientAPI]:
+    def write_lock(self) -> Iterator[ClientAPI]:
         """Yield the client, which knows of every write; there is none by another thread or process in the block."""
         with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL):
             if self._closed:
@@ -126,12 +126,12 @@ class FolderClient:
         except Exception:
             if written == self._written():
                 raise
-        with self.still():
+        with self.write_lock():
             return self._call(name, method, arguments)
 
     def write(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
         """Call a method of the collection that writes."""
-        with self.still():
+        with self.write_lock():
             # Told first: a process that is killed while it writes has told the others.
             with self._writes.open("ab") as file:
                 file.write(b".")
@@ -142,7 +142,7 @@ class FolderClient:
         collection = None
         while collection is None:
             if self._known != self._written() or name not in self._collections:
-                with self.still() as client:
+                with self.write_lock() as client:
                     found = client.get_collection(name, embedding_function=None)
                     found.count()  # the first call has Chroma apply its log, which is to happen in here
                     self._collections[name] = found

@@ -48,7 +48,7 @@ class PooledBlock:
     pooled: NDArray[np.float32]
 
 
-class PooledIndex:
+class PooledStore:
     """Rows in a Chroma collection with cosine space."""
 
     def __init__(
@@ -62,7 +62,7 @@ class PooledIndex:
         self._closed = False
 
     @classmethod
-    def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledIndex:
+    def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledStore:
         """Return a new, empty index in the folder ``path``, or in ``client`` where one is given."""
 
         def make(chroma: ClientAPI) -> None:
@@ -84,7 +84,7 @@ class PooledIndex:
         return cls._at(path, client, collection, make)
 
     @classmethod
-    def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledIndex:
+    def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledStore:
         """Return the index that `create` made.
 
         Raises:
@@ -107,11 +107,11 @@ class PooledIndex:
     @classmethod
     def _at(
         cls, path: Path, client: ClientAPI | None, collection: str, prepare: Callable[[ClientAPI], None]
-    ) -> PooledIndex:
+    ) -> PooledStore:
         with chroma_errors():
             chroma = GivenClient(client) if client is not None else FolderClient.at(path)
             try:
-                with chroma.still() as ready:
+                with chroma.write_lock() as ready:
                     prepare(ready)
                     part_rows = min(int(ready.get_max_batch_size()), _PAGE_ROWS)
             except BaseException:
@@ -212,7 +212,7 @@ class PooledIndex:
             found.append([Candidate(rows[name], 1.0 - distance) for name, distance in pairs if name in rows])
         return found
 
-    def shared(self, keys: Sequence[bytes]) -> set[bytes]:
+    def keys_in_use(self, keys: Sequence[bytes]) -> set[bytes]:
         """Return which of ``keys`` some row still names."""
         used: set[bytes] = set()
         for part in self._parts(len(keys)):
@@ -229,11 +229,11 @@ class PooledIndex:
         return int(self._read("count"))
 
     @contextmanager
-    def still(self) -> Iterator[None]:
+    def write_lock(self) -> Iterator[None]:
         """Let nobody write rows while the block runs; a client of the caller's cannot promise that."""
         with ExitStack() as stack:
             with chroma_errors(self._folder):
-                stack.enter_context(self._chroma.still())
+                stack.enter_context(self._chroma.write_lock())
             yield
 
     def close(self) -> None:

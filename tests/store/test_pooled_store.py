@@ -23,7 +23,7 @@ from smart_rag.errors import (
     StorageFull,
 )
 from smart_rag.store.chroma_client import chroma_errors
-from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import FileStamp, Row, check_metadata
 from smart_rag.types import Document
 
@@ -45,7 +45,7 @@ def unit_rows(n, dimension, seed=0):
 
 
 def create(path, client=None, collection="smart_rag"):
-    return PooledIndex.create(path, IndexConfig(), client, collection)
+    return PooledStore.create(path, IndexConfig(), client, collection)
 
 
 def assert_close(found, expected):
@@ -98,14 +98,14 @@ def test_an_empty_index(index):
     assert list(index.select()) == []
     assert list(index.scan()) == []
     assert index.query(unit_rows(2, 3), 5) == [[], []]
-    assert index.shared([key(1)]) == set()
+    assert index.keys_in_use([key(1)]) == set()
     index.delete(["a"])
 
 
 def test_nothing_to_do(index):
     """Calls for no rows are fine."""
     assert index.upsert([], np.zeros((0, 3), dtype=np.float32)) == []
-    assert (index.get([]), index.embeddings([]), index.shared([])) == ({}, {}, set())
+    assert (index.get([]), index.embeddings([]), index.keys_in_use([])) == ({}, {}, set())
     index.delete([])
     assert index.count() == 0
 
@@ -145,7 +145,7 @@ def test_upsert_replaces_all_of_a_row(index):
     assert index.get(["a", "b"]) == {"a": after, "b": other}
     assert_close(index.embeddings(["a"])["a"], unit_rows(1, 3, seed=1)[0])
     assert [found.document.id for found in index.select({"gone": 1})] == []
-    assert index.shared([key(1), key(2)]) == {key(2)}
+    assert index.keys_in_use([key(1), key(2)]) == {key(2)}
     (candidates,) = index.query(unit_rows(1, 3), 2)
     assert {candidate.row.document.id: candidate.row for candidate in candidates} == {"a": after, "b": other}
     bare = row("a", "bare")
@@ -170,9 +170,9 @@ def test_delete(index):
 def test_shared_keys(index):
     """A key is in use while one row names it."""
     index.upsert([row("a", number=1), row("b", number=1), row("c", number=2)], unit_rows(3, 3))
-    assert index.shared([key(1), key(2), key(3)]) == {key(1), key(2)}
+    assert index.keys_in_use([key(1), key(2), key(3)]) == {key(1), key(2)}
     index.delete(["a", "c"])
-    assert index.shared([key(1), key(2), key(3)]) == {key(1)}
+    assert index.keys_in_use([key(1), key(2), key(3)]) == {key(1)}
 
 
 @pytest.mark.parametrize("stamp", [FileStamp("f00d", 1), FileStamp("", 0), FileStamp("é" * 100, 2**40), None])
@@ -204,7 +204,7 @@ def test_more_rows_than_one_call_takes(path):
         positions = [int(name[1:]) for name in block.ids]
         assert block.keys == [key(i) for i in positions]
         assert_close(block.pooled, vectors[positions])
-    assert index.shared([key(i) for i in range(MANY_ROWS + 10)]) == {key(i) for i in range(MANY_ROWS)}
+    assert index.keys_in_use([key(i) for i in range(MANY_ROWS + 10)]) == {key(i) for i in range(MANY_ROWS)}
     index.delete(names[1:])
     assert [found.document.id for found in index.select()] == ["d0"]
     index.close()
@@ -216,14 +216,14 @@ def test_reopen(path):
     stored = row("a", "text", FileStamp("f00d", 2), x=[1, None])
     index.upsert([stored], unit_rows(1, 5))
     index.close()
-    again = PooledIndex.open(path, None, "smart_rag")
+    again = PooledStore.open(path, None, "smart_rag")
     assert again.get(["a"]) == {"a": stored}
     (candidates,) = again.query(unit_rows(1, 5), 1)
     assert candidates[0].row == stored
     assert candidates[0].pooled_score == pytest.approx(1, abs=1e-6)
     assert again.upsert([row("a", "new")], unit_rows(1, 5)) == [stored]
     again.close()
-    again = PooledIndex.open(path, None, "smart_rag")
+    again = PooledStore.open(path, None, "smart_rag")
     assert again.get(["a"]) == {"a": row("a", "new")}
     again.close()
 
@@ -245,14 +245,14 @@ def test_closing_releases_the_folder(path):
 def test_no_folder(path):
     """A folder that is not there is named, and not made."""
     with pytest.raises(IndexNotFound, match=f"{path}: the folder of the pooled embeddings is missing"):
-        PooledIndex.open(path, None, "smart_rag")
+        PooledStore.open(path, None, "smart_rag")
     assert not path.exists()
 
 
 def test_no_collection(index, path):
     """A collection that is not there is named."""
     with pytest.raises(IndexNotFound, match="Chroma has no collection 'another' there"):
-        PooledIndex.open(path, None, "another")
+        PooledStore.open(path, None, "another")
 
 
 def test_a_file_that_is_not_chromas(path):
@@ -260,7 +260,7 @@ def test_a_file_that_is_not_chromas(path):
     path.mkdir()
     (path / "chroma.sqlite3").write_bytes(b"nonsense" * 1024)
     with pytest.raises(ChromaFailure, match="not a database"):
-        PooledIndex.open(path, None, "smart_rag")
+        PooledStore.open(path, None, "smart_rag")
 
 
 def test_a_name_that_chroma_refuses(path):
@@ -277,7 +277,7 @@ def test_the_callers_client_stays_open(path):
     index.upsert([row("a")], unit_rows(1, 3))
     index.close()
     assert client.get_collection(name, embedding_function=None).count() == 1
-    again = PooledIndex.open(path, client, name)
+    again = PooledStore.open(path, client, name)
     assert again.get(["a"]) == {"a": row("a")}
     again.close()
     assert not path.exists()
@@ -409,7 +409,7 @@ def test_metadata_with_a_lone_surrogate(shared_index, metadata):
 )
 def test_metadata_values_that_are_refused(value):
     """Values that would not come back as they are are refused; document, key and type are named."""
-    message = f"document 'my document': metadata 'bad' is a {type(value).__name__} that JSON cannot hold"
+    message = f"document 'my document': metadata 'bad' is a {type(value).__name__} that JSON cannot store"
     with pytest.raises(InvalidInput, match=message):
         check_metadata(Document("my document", "text", {"good": 1, "bad": value}))
 
@@ -561,8 +561,8 @@ def test_recall_of_the_first_stage(random_rows):
 def test_the_configuration_reaches_chroma(path):
     """Chroma builds its graph as the index's configuration says."""
     config = IndexConfig(hnsw_max_neighbors=11, hnsw_ef_construction=77, hnsw_ef_search=33)
-    index = PooledIndex.create(path, config, None, "smart_rag")
-    with index._chroma.still() as client:
+    index = PooledStore.create(path, config, None, "smart_rag")
+    with index._chroma.write_lock() as client:
         hnsw = client.get_collection("smart_rag")._model.configuration_json["hnsw"]
     index.close()
     expected = {"space": "cosine", "max_neighbors": 11, "ef_construction": 77, "ef_search": 33}
@@ -674,7 +674,7 @@ def test_full_disk(small_disk):
     assert written
     index.close()
     ballast.unlink()
-    again = PooledIndex.open(small_disk / "chroma", None, "smart_rag")
+    again = PooledStore.open(small_disk / "chroma", None, "smart_rag")
     found = again.get([stored.document.id for stored in written])
     assert found == {stored.document.id: stored for stored in written}
     again.upsert([row("new")], unit_rows(1, 4))
