@@ -32,7 +32,7 @@ class Environment:
     _open: ClassVar[dict[tuple[int, int], Environment]] = {}
     _registry = threading.Lock()
 
-    def __init__(self, path: Path, layout: bytes, databases: Sequence[str]) -> None:
+    def __init__(self, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int) -> None:
         with _lmdb_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -44,7 +44,7 @@ class Environment:
         self._writer = threading.RLock()
         file = path / "data.mdb"
         with _lmdb_errors(path):
-            size = max(_FIRST_MAP_BYTES, 2 * file.stat().st_size if file.exists() else 0)
+            size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
             # With readahead, LMDB's default: a gather of 100 random documents of 300 MB in no cache took 250 ms, ten of
             # them 400; without it, page by page, they took 350 and 2000.
             self._lmdb: Any = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
@@ -61,7 +61,9 @@ class Environment:
             raise
 
     @classmethod
-    def at(cls, path: Path, layout: bytes, databases: Sequence[str]) -> Environment:
+    def at(
+        cls, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int = _FIRST_MAP_BYTES
+    ) -> Environment:
         """Return the environment in the folder ``path``, opened if it is not.
 
         A new one gets ``databases`` and is marked with the ``layout`` of what they hold.
@@ -74,7 +76,7 @@ class Environment:
             stat = file.stat() if file.exists() else None
             environment = cls._open.get((stat.st_dev, stat.st_ino)) if stat else None
             if environment is None:
-                environment = cls(path, layout, databases)
+                environment = cls(path, layout, databases, map_bytes)
                 cls._open[environment._identity] = environment
             environment._users += 1
             return environment
