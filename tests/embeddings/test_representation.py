@@ -1,4 +1,4 @@
-"""Representations: what they refuse, and what they share or copy; as embeddings and as codes."""
+"""Representations, as numbers and as codes: what they refuse, share and copy."""
 
 import math
 
@@ -28,7 +28,7 @@ def two_bit_codes(lengths):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(1, 5), st.sampled_from(["float32", "float16"]))
 def test_batch_gives_back_its_texts(lengths, dimension, dtype):
-    """A batch of ragged texts has their number, their width and their rows, in order."""
+    """A batch of texts has their number, dimension and rows, in order."""
     texts = matrices(lengths, dimension, dtype)
     batch = TokenBatch.from_list(texts)
     assert (len(batch), batch.dimension, batch.embeddings.dtype) == (len(texts), dimension, dtype)
@@ -43,7 +43,7 @@ def test_batch_gives_back_its_texts(lengths, dimension, dtype):
 
 @pytest.mark.parametrize("i", [3, -4, 100])
 def test_batch_index_out_of_range(i):
-    """There is no text beyond either end."""
+    """Beyond either end there is no text."""
     with pytest.raises(IndexError):
         TokenBatch.from_list(matrices([1, 2, 3]))[i]
 
@@ -51,7 +51,7 @@ def test_batch_index_out_of_range(i):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.data())
 def test_slice_is_a_view_of_some_texts(lengths, data):
-    """A slice holds the texts of its range, in the same memory."""
+    """A slice has the texts of its range, in the same memory."""
     texts = matrices(lengths)
     batch = TokenBatch.from_list(texts)
     start = data.draw(st.integers(0, len(texts)))
@@ -64,7 +64,7 @@ def test_slice_is_a_view_of_some_texts(lengths, data):
 
 
 def test_ids_follow_their_tokens():
-    """In slices, in what is put together, and in one text taken out of a representation."""
+    """Slices, concatenations and single texts keep the ids of their tokens."""
     ids = [np.int32([5, 70_000]), np.int32([-1]), np.int32([3, 5, 3])]
     batch = TokenBatch.from_list(matrices([2, 1, 3]), ids)
     assert batch.ids.tolist() == [5, 70_000, -1, 3, 5, 3]
@@ -85,7 +85,7 @@ def test_ids_follow_their_tokens():
 
 
 def test_terms_are_the_distinct_ids():
-    """Sorted, without what has none; None where ids are not known."""
+    """Terms are sorted and without -1; without ids there are none."""
     ids = [np.int32([70_000, 5, 70_000]), np.int32([-1]), np.int32([3, -1, 2])]
     batch = TokenBatch.from_list(matrices([3, 1, 3]), ids)
     assert [batch.terms(i).tolist() for i in range(3)] == [[5, 70_000], [], [2, 3]]
@@ -97,7 +97,7 @@ def test_terms_are_the_distinct_ids():
 
 @pytest.mark.parametrize("ids", [np.int32([1]), np.int32([[1, 2]]), np.int64([1, 2]), np.float32([1, 2])])
 def test_ids_that_do_not_fit(ids):
-    """One for each token, in the type that can hold them."""
+    """There must be one int32 for each token."""
     with pytest.raises(InvalidInput, match=r"ids must be int32, one for each of 2 tokens; got \w+ of shape \("):
         TokenBatch(matrices([2])[0], np.array([0, 2]), ids)
 
@@ -122,14 +122,14 @@ def test_batch_of_no_texts():
         ((4, 2), [0, 3, 1, 4], "text 1 has none"),
     ],
 )
-def test_batch_that_is_none(shape, offsets, message):
-    """Shapes and offsets that make no batch are refused."""
+def test_an_invalid_batch(shape, offsets, message):
+    """Shapes and offsets that do not fit together are refused."""
     with pytest.raises(InvalidInput, match=message):
         TokenBatch(np.ones(shape, dtype=np.float32), np.array(offsets, dtype=np.int64))
 
 
 def test_batch_without_offsets():
-    """Offsets have at least one entry, also for no texts."""
+    """Offsets have at least one entry, also without texts."""
     with pytest.raises(InvalidInput, match="offsets"):
         TokenBatch(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64))
 
@@ -188,7 +188,7 @@ def test_representation_of_one_text_leaves_the_callers_array_alone(scale):
 
 @pytest.mark.parametrize(("bad", "norm"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (0, "0.0")])
 def test_vectors_without_a_direction(bad, norm):
-    """NaN, infinite and zero vectors are refused, and the first of them is named."""
+    """Vectors that are zero or contain NaN or inf are refused; the error names the first."""
     good = np.ones((2, 3), dtype=np.float32)
     row = np.float32([0, bad, 0])
     with pytest.raises(InvalidInput, match=rf"pooled embedding 1 has norm {norm}: .*; 1 of 2 are not"):
@@ -336,7 +336,7 @@ def test_representation_shows_its_size_not_its_numbers():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.sampled_from(["float", "2bit"]), st.data())
 def test_texts_that_are_taken(lengths, kind, data):
-    """Each at the place that it was asked for, as often as that, with its ids; as embeddings and as codes."""
+    """Texts come in the order asked for, also more than once, with their ids; as numbers and as codes."""
     ids = [np.arange(10 * i, 10 * i + n, dtype=np.int32) for i, n in enumerate(lengths)]
     tokens = TokenBatch.from_list(matrices(lengths), ids)
     if kind == "2bit":
@@ -384,7 +384,7 @@ def test_texts_are_taken_from_the_end_too():
 
 
 def test_codes_that_do_not_fit():
-    """They are written as they are, by whichever encoder: what is wrong with them is said before."""
+    """A store writes codes as they are, so wrong ones are refused before."""
     codes, offsets = get_codec("2bit").encode(np.eye(3, 8, dtype=np.float32)), np.asarray([0, 1, 3])
     assert len(TokenCodes(codes, offsets, 8, get_codec("2bit"))) == 2
     for bad, message in (
