@@ -42,7 +42,7 @@ class _Lists:
     @classmethod
     def of(cls, pairs: NDArray[np.int64]) -> _Lists:
         """Return the lists of ``pairs``: sorted numbers, each ``term * _TERM + position``."""
-        gaps: NDArray[np.integer[Any]] = np.diff(pairs, prepend=-_TERM)
+        gaps: NDArray[np.integer[Any]] = np.diff(pairs, prepend=-_TERM // 2)
         # Gaps between terms always exceed gaps within one.
         firsts = np.flatnonzero(gaps >= _TERM // 2)
         gaps[firsts] = pairs[firsts] % _TERM

@@ -61,9 +61,7 @@ class Environment:
             raise
 
     @classmethod
-    def at(
-        cls, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int = _FIRST_MAP_BYTES
-    ) -> Environment:
+    def at(cls, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int = _FIRST_MAP_BYTES) -> Environment:
         """Return the environment in the folder ``path``, opened if it is not.
 
         A new one gets ``databases`` and is marked with the ``layout`` of what they hold.

@@ -270,7 +270,7 @@ def test_names_numbers_and_sizes_of_rotated_codes(name, number, sizes):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 4), st.integers(1, 40), st.sampled_from(["<f4", "<f2", "<f8", ">f4"]), st.integers(0, 2**32))
 def test_rotated_codes_equal_the_loops(name, n, dimension, dtype, seed):
-    """Codes are those of the loops, except at a border of two codes. Decoded vectors are those of the loops, of norm 1."""
+    """Codes are those of the loops, except at the border of two codes; so are decoded vectors, of norm 1."""
     found, bits = get_codec(name), BITS[name]
     vectors = unit_rows(n, dimension, seed).astype(dtype)
     codes = found.encode(vectors)

@@ -308,7 +308,7 @@ def test_tokens_of_two_codecs_are_decoded_when_they_are_concatenated(codec):
     both = Representation.concatenate([one, two])
     assert isinstance(both.tokens, TokenBatch)
     for found, expected in zip(both.tokens, [*one.tokens, *two.tokens], strict=True):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_a_part_without_texts_is_skipped_when_parts_are_concatenated():
@@ -369,7 +369,8 @@ def test_slices_and_items_of_codes(name):
         for i, found in enumerate(part):
             np.testing.assert_array_equal(found, tokens[start + i])
     np.testing.assert_array_equal(tokens[-1], tokens[3])
-    np.testing.assert_array_equal(tokens.embeddings, np.concatenate(list(tokens)))
+    # The last bit of a matrix product depends on the number of rows.
+    np.testing.assert_allclose(tokens.embeddings, np.concatenate(list(tokens)), rtol=0, atol=1e-6)
     for i in (4, -5):
         with pytest.raises(IndexError):
             tokens[i]
