@@ -169,7 +169,7 @@ class SmartIndex:
     def from_embeddings(
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
-        """Return a new index of ``documents`` with vectors that the caller brings; ``options`` are those of `create`."""
+        """Return a new index of ``documents`` with vectors that the caller brings; ``options`` as in `create`."""
         _check_given(documents, representation)  # first, so that a refusal leaves no folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
         index = cls.create(path, None, **widths, **options)
