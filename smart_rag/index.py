@@ -44,7 +44,15 @@ from smart_rag.encoder import (
     plain,
     token_dimension_of,
 )
-from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
+from smart_rag.errors import (
+    DimensionMismatch,
+    IndexClosed,
+    IndexExists,
+    IndexLocked,
+    IndexMismatch,
+    InvalidInput,
+    UseAfterFork,
+)
 from smart_rag.explain import Question
 from smart_rag.image_folder import ImageFolder
 from smart_rag.ingest import Ingest, OnCommit, check_documents, documents_of_texts
@@ -97,6 +105,9 @@ class SmartIndex:
 
     Make one with `create`, `open` or `from_embeddings`. Any number of processes may search; one
     at a time may write, from its first write until it closes the index. Threads may share one.
+
+    A process that was forked after the first index was opened cannot use or open any: `UseAfterFork` is raised. Start
+    processes with ``multiprocessing.get_context("spawn")``, or fork before.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -107,6 +118,7 @@ class SmartIndex:
         self._mutex = threading.RLock()
         self._lock = FileLock(path / "write.lock", timeout=0, thread_local=False)
         self._closed = False
+        self._process = os.getpid()
 
     # --- making and opening -----------------------------------------------------------------
 
@@ -623,6 +635,7 @@ class SmartIndex:
             InvalidInput: the index was made for vectors that the caller brings.
             IndexMismatch: it was made with an encoder that only its maker can bring, or the model has changed.
         """
+        self._check_process()
         with self._mutex:
             if self._encoder is None:
                 if self.manifest.encoder is None:
@@ -657,6 +670,8 @@ class SmartIndex:
 
     def close(self) -> None:
         """Release files and locks. Closing twice does no harm; any other call after it raises `IndexClosed`."""
+        if self._process != os.getpid():  # forked: all of it is the parent's
+            return
         with self._mutex:
             if not self._closed:
                 self._closed = True
@@ -792,7 +807,12 @@ class SmartIndex:
         if not np.isfinite(rows).all():
             raise InvalidInput(f"{what} embeddings hold NaN or infinite numbers; nothing was done with them")
 
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise UseAfterFork.of(f"{self.path}: the index")
+
     def _check_open(self) -> None:
+        self._check_process()
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
 
@@ -809,6 +829,7 @@ class SmartIndex:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the index for writing: against other threads in the block, against other processes until closed."""
+        self._check_process()  # before the mutex, which another thread of the parent may have held
         with self._mutex:
             self._check_open()
             if not self._lock.is_locked:

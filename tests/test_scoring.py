@@ -1,6 +1,7 @@
 """The score against plain nested loops in float64."""
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -597,7 +598,7 @@ def test_blocks_on_several_cores_equal_the_whole(monkeypatch, kind, name):
 def test_a_forked_process_scores_too():
     """The threads of its parent are not there; nothing waits for them."""
     script = """
-import os, numpy as np
+import os, signal, numpy as np
 from smart_rag import TokenBatch, scoring
 from smart_rag.codec import codec
 from smart_rag.config import check_weights
@@ -606,13 +607,19 @@ rng = np.random.default_rng(0)
 tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
 codes = TokenCodes(codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, codec("2bit"))
 scoring._BLOCK_BYTES = {"cpu": 1024}
-late = scoring.late_interaction(tokens, codes)
+many = TokenBatch.from_list([rng.standard_normal((1000, 32), dtype=np.float32) for _ in range(4)])
+late, late_of_many = scoring.late_interaction(tokens, codes), scoring.late_interaction(many, many)
 child = os.fork()
 if child == 0:
-    os._exit(0 if np.array_equal(scoring.late_interaction(tokens, codes), late) else 1)
+    signal.alarm(60)
+    np.testing.assert_array_equal(scoring.late_interaction(tokens, codes), late)
+    np.testing.assert_allclose(scoring.late_interaction(many, many), late_of_many, atol=1e-4)
+    os._exit(0)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120).returncode == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # torch's own threads are two, also on one core
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    assert subprocess.run(command, timeout=120, env=environment).returncode == 0
 
 
 def test_no_codes_have_no_scores():
