@@ -84,6 +84,9 @@ class SmartIndex:
 
     Get one from `create`, `open` or `from_embeddings`. Any number of processes may search. One process at a time may
     write, from its first write until it closes the index. Threads may share an index.
+
+    A process that was forked after an index was opened cannot use or open any index: `UseAfterFork` is raised. Start
+    processes with ``multiprocessing.get_context("spawn")``, or fork before.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
