@@ -52,7 +52,7 @@ def test_users_of_a_folder_share_one_client(folder, path):
     other = FolderClient.at(path.with_name("other"))
     assert other is not folder
     other.release()
-    with pytest.raises(IndexClosed, match="is closed; open it again"), other.write_lock():
+    with pytest.raises(IndexClosed, match="the pooled store is closed; open it again"), other.write_lock():
         pass
     again = FolderClient.at(path.with_name("other"))
     assert again is not other

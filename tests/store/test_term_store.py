@@ -250,7 +250,7 @@ def test_a_slot_of_another_document_is_damage(store):
 def test_a_folder_of_another_store(tmp_path):
     """The folder of a token store is refused."""
     TokenStore(tmp_path, get_codec("float16")).close()
-    with pytest.raises(IndexMismatch, match="a store of layout 2, this smart_rag reads and writes layout terms 1"):
+    with pytest.raises(IndexMismatch, match="the store has layout 2, this smart_rag reads and writes layout terms 1"):
         TermStore(tmp_path)
 
 
