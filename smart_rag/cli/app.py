@@ -522,12 +522,12 @@ def _words(index: SmartIndex, hit: Hit) -> list[Span]:
 
 def _check_picture(path: Path | None) -> None:
     """Raise `InvalidInput`, before the work, if no picture can be written to ``path``."""
-    from smart_rag.files.images import FORMATS
+    from smart_rag.files.images import SUFFIXES
 
     if path is None:
         return
-    if path.suffix.lower() not in FORMATS:
-        raise InvalidInput(f"--explain {path}: expected the name of a picture, which ends in {', '.join(FORMATS)}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidInput(f"--explain {path}: expected the name of a picture, which ends in {', '.join(SUFFIXES)}")
     if not path.absolute().parent.is_dir():
         raise InvalidInput(f"--explain {path}: the folder {path.parent} does not exist")
 

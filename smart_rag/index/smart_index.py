@@ -259,7 +259,7 @@ class SmartIndex:
         path), ``page`` (1-based, where the format has pages) and ``chunk``.
 
         Args:
-            paths: files and folders; `smart_rag.files.reader.FORMATS` lists the formats.
+            paths: files and folders; `smart_rag.files.FORMATS` lists the formats.
             include, exclude: patterns for files in folders, such as ``"*.md"``.
             prune: remove the documents of files in the folders ``paths`` that are no longer there; without it,
                 these files are counted in a warning.
@@ -276,7 +276,7 @@ class SmartIndex:
         with self._writing():  # first: where another process writes, no model need be loaded
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             sees = "image" in self.manifest.modalities
-            total = sum(map(reader.pages, found)) if sees and show_progress_bar else len(found)
+            total = sum(map(reader.count_pages, found)) if sees and show_progress_bar else len(found)
             with self._ingest(total, "page" if sees else "file", show_progress_bar, on_commit) as ingest:
                 report = ingest.add_files(found, reader)
                 gone = ingest.gone(paths)

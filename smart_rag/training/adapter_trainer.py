@@ -18,11 +18,11 @@ from smart_rag.config import AdapterObjective, Weighting, check_choice, check_co
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
-from smart_rag.files.access import check_folder
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.training.batches import Batch, batch_of, check_trainable
 from smart_rag.training.contrastive import DEFAULT_TEMPERATURE, contrastive_loss, late_scores
 from smart_rag.training.data import TrainingData
+from smart_rag.training.folder import check_folder
 from smart_rag.training.hard_negatives import mine_negatives
 from smart_rag.training.report import ByRanking, Epoch, TrainingReport
 from smart_rag.training.split import distractors_of, split

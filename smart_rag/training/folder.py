@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import InvalidInput
-from smart_rag.files.access import check_folder
 
 # Among the checkpoints: what a training was started with, so that it goes on with the same.
 _RECORD = "training.json"
@@ -80,3 +79,10 @@ class TrainingFolder:
                 f"{self.path} holds checkpoints of a training with another {', '.join(other)}; go on with the "
                 "arguments that it was started with, or remove the folder"
             )
+
+
+def check_folder(path: Path) -> None:
+    """Raise `InvalidInput` if no folder can be at ``path``, as there is a file, or one on the way to it."""
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise InvalidInput(f"{there} is a file, where a folder is to be; choose another place")
