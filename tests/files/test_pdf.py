@@ -1,4 +1,4 @@
-"""PDFs: text and image of every page, whatever its size and turn; and what is broken is named."""
+"""PDFs: text and image of every page, of any size and rotation; errors name the file and the page."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ from PIL import Image
 
 import smart_rag
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.pdf import Pdf, _kept, boxes, render
+from smart_rag.files.page import Page
+from smart_rag.files.pdf import Pdf, _cached, boxes, read_pdf, render
+from smart_rag.types import PdfPage
 
-ODD = list(odd_pdfs())
 SAMPLE = Path(smart_rag.__file__).parent / "samples" / "engineering_report.pdf"
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -44,7 +45,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 @pytest.fixture(autouse=True)
 def _nothing_stays_open():
     yield
-    _kept.cache_clear()
+    _cached.cache_clear()
 
 
 def outcome(question):
@@ -84,14 +85,15 @@ def two_things_of_each(path, most=5):
 # --- odd files ------------------------------------------------------------------------------
 
 
-def test_the_odd_files_are_many():
-    assert len(ODD) > 200
-    assert len({odd.name for odd in ODD}) == len(ODD)
+def test_odd_pdfs_are_read_or_refused(tmp_path, subtests):
+    odd_files = list(odd_pdfs())
+    assert len({odd.name for odd in odd_files}) == len(odd_files) > 200
+    for odd in odd_files:
+        with subtests.test(odd.name):
+            check_odd_pdf(odd, odd.write(tmp_path))
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.name)
-def test_an_odd_pdf_is_read_or_named(tmp_path, odd):
-    path = odd.write(tmp_path)
+def check_odd_pdf(odd, path):
     parts = outcome(lambda: two_things_of_each(path))
     parts = [parts] if isinstance(parts, DocumentError) else parts
     errors = [part for part in parts if isinstance(part, DocumentError)]
@@ -137,7 +139,7 @@ def test_the_reasons(tmp_path):
     for name, data, expected in (
         ("empty.pdf", b"", "the file is empty"),
         ("noise.pdf", b"noise", "not a sound PDF"),
-        ("secret.pdf", fpdf_pages("Secret.", password="sesame"), "encrypted, a password is needed"),
+        ("secret.pdf", fpdf_pages("Secret.", password="sesame"), "encrypted; save it without a password"),
         ("none.pdf", raw_pdf(CATALOG, b"<</Type/Pages/Kids[]/Count 0>>"), "no pages in it"),
     ):
         path = written(tmp_path, data, name)
@@ -161,7 +163,7 @@ def test_a_page_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path):
 
 def test_a_page_that_is_not_there(tmp_path):
     path = written(tmp_path, fpdf_pages("One.", "Two."))
-    assert reason(path, lambda: render(path, 3, 100)) == "there is no page 3, only 2"
+    assert reason(path, lambda: render(path, 3, 100)) == "there is no page 3; the last one is 2"
     for wrong in (0, -1, True, 1.0):
         with pytest.raises(InvalidInput, match="page must be a whole number of at least 1"):
             render(path, wrong, 100)
@@ -186,6 +188,39 @@ def test_the_text_layer_is_pdfiums():
             expected = reference[i].get_textpage().get_text_bounded()
             assert pdf.text(i + 1) == expected.replace("\r\n", "\n").replace("\ufffe", "-\n")
             assert len(expected) > 100
+
+
+def test_a_pdf_is_read_page_by_page(tmp_path):
+    path = written(tmp_path, fpdf_pages("The first page is about cats.", "", "The third, about dogs."))
+    assert list(read_pdf(path)) == [
+        Page("The first page is about cats.", 1, PdfPage(path, 1)),
+        Page("", 2, PdfPage(path, 2)),
+        Page("The third, about dogs.", 3, PdfPage(path, 3)),
+    ]
+
+
+def test_lines_stay_apart_and_words_whole(tmp_path):
+    made = FPDF()
+    made.set_font("Helvetica", size=12)
+    made.add_page()
+    made.multi_cell(40, 8, "The inter\u00adnational pump\u00adhouse is a well-known place.", align="L")
+    (page,) = read_pdf(written(tmp_path, bytes(made.output())))
+    assert "\r" not in page.text
+    assert "\ufffe" not in page.text
+    assert page.text.count("\n") >= 2
+    assert "well-known" in page.text
+
+
+def test_a_pdf_that_only_its_owner_may_change_can_be_read(tmp_path):
+    path = written(tmp_path, fpdf_pages("Read me.", owner="secret"))
+    assert [page.text for page in read_pdf(path)] == ["Read me."]
+
+
+@pytest.mark.parametrize("part", [0.01, 0.33, 0.5, 0.9])
+def test_a_truncated_pdf_is_refused(tmp_path, part):
+    data = fpdf_pages("A page.", "Another page.")
+    path = written(tmp_path, data[: int(len(data) * part)])
+    assert reason(path, lambda: list(read_pdf(path))) == "not a sound PDF"
 
 
 def test_a_document_that_is_opened_anew_gives_the_same(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.video import FORMATS, Frames, middle_frame, read_frames
+from smart_rag.files.video import SUFFIXES, Frames, middle_frame, read_frames
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 ONE = 1 << 16
@@ -47,7 +47,7 @@ def refused(path) -> str:
 
 
 def test_the_formats_tested_here_are_all_there_are():
-    assert {name[name.index(".") :] for name, _ in VIDEOS} == set(FORMATS)
+    assert {name[name.index(".") :] for name, _ in VIDEOS} == set(SUFFIXES)
 
 
 @pytest.mark.parametrize(("name", "codec"), VIDEOS)
