@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,6 @@ from smart_rag.errors import DimensionMismatch, InvalidInput
 
 if TYPE_CHECKING:
     import torch
-    from typing_extensions import Self
 
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
