@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import threading
 import warnings
@@ -65,6 +66,16 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
         return _converted(image, max_pixels)
 
 
+def image_from_bytes(content: bytes) -> Image.Image:
+    """Return the image in a file's bytes. Its pixels are decoded when they are first used.
+
+    Raises:
+        InvalidInput: ``content`` is not an image of `FORMATS`.
+    """
+    with _loading(content):
+        return Image.open(io.BytesIO(content), formats=_PILLOW_FORMATS)
+
+
 def blank(pixels: int, aspect: float = 1.0, colour: str = "white") -> Image.Image:
     """Return an image of one colour of at most ``pixels``, ``aspect`` times as wide as high."""
     return Image.new("RGB", fit(aspect, 1.0, pixels, math.inf), colour)
@@ -102,7 +113,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 @contextmanager
-def _loading(source: Path | Image.Image) -> Iterator[None]:
+def _loading(source: Path | Image.Image | bytes) -> Iterator[None]:
     """Silence what Pillow warns of, and turn what it raises into an error that names ``source``."""
     try:
         with _WARNINGS, warnings.catch_warnings():
@@ -117,7 +128,7 @@ def _loading(source: Path | Image.Image) -> Iterator[None]:
         raise _error(source, f"a broken or truncated image ({one_line(error)})") from error
 
 
-def _error(source: Path | Image.Image, reason: str) -> DocumentError | InvalidInput:
+def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | InvalidInput:
     if isinstance(source, Path):
         return DocumentError(source, reason)
     return InvalidInput(f"an image in memory that cannot be used: {reason}")
