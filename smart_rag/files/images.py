@@ -70,7 +70,7 @@ def image_from_bytes(content: bytes) -> Image.Image:
     """Return the image in a file's bytes. Its pixels are decoded when they are first used.
 
     Raises:
-        InvalidInput: ``content`` is not an image of `FORMATS`.
+        InvalidInput: ``content`` is not an image of a known format.
     """
     with _loading(content):
         return Image.open(io.BytesIO(content), formats=_PILLOW_FORMATS)

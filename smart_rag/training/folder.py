@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import InvalidInput
-from smart_rag.files.access import check_folder
 
 # File beside the checkpoints: the settings and data of the training, so that it resumes with the same ones.
 _RECORD = "training.json"
@@ -91,3 +90,14 @@ class TrainingFolder:
                 f"{self.path} holds checkpoints of a training with another {', '.join(changed)}; resume with the "
                 "arguments that it started with, or remove the folder"
             )
+
+
+def check_folder(path: Path) -> None:
+    """Check that ``path`` is a folder, or that one can be created there.
+
+    Raises:
+        InvalidInput: ``path`` or one of its parents is a file.
+    """
+    existing = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+    if not existing.is_dir():
+        raise InvalidInput(f"{existing} is a file, expected a folder; choose another path")
