@@ -20,7 +20,7 @@ from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.datasets import Dataset
 from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.index.search import automatic_first_stage
-from smart_rag.index.smart_index import SmartIndex
+from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.types import IndexInfo
@@ -243,7 +243,7 @@ def exhaustive_rankings(
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan_weighting, rankings in scans.items():
                 leaders = {name: [scoring.Leaders(depth) for _ in part] for name in rankings}
-                for block in index.scores(queries, weighting=scan_weighting):
+                for block in scan_scores(index, queries, weighting=scan_weighting):
                     for name, score_weights in rankings.items():
                         for i, leader in enumerate(leaders[name]):
                             leader.offer(block.ids, block.pooled[i], block.late[i], score_weights)

@@ -15,20 +15,16 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.protocol import Encoder, encode_for_store
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.reader import Reader, source_of
+from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import FileStamp, Row, check_metadata
-from smart_rag.types import AddReport, Content, Document, FailedFile, Key, PdfPage, is_unicode
+from smart_rag.types import AddReport, Document, FailedFile, PdfPage, is_unicode
 
 OnCommit = Callable[[Sequence[str]], None]
 OnRows = Callable[[Sequence["Row"]], object]
@@ -43,43 +39,37 @@ _VISUAL_BATCH = 4
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """One call's way of writing: where to, with which encoder, and whom to tell.
+    """State of one call that writes: the target store, the encoder, and who is told of the progress.
 
-    ``on_progress`` is told a number of documents that are done (in `add_files`, of pages and of files without pages),
-    ``on_commit`` the ids of documents that are on disk.
+    ``on_progress`` gets numbers of documents that are done; in `add_files`, of pages and of files without pages.
+    ``on_commit`` gets the ids of documents that are on disk.
     """
 
     store: DocumentStore
-    encoder: Callable[[], Encoder]  # loaded only when there is something to encode
-    key: Callable[[Content, str | None], Key]  # the second: a digest of the content's file, where it is known
-    modalities: Collection[str]
-    check: Callable[[Representation], None]
+    encoder: IndexEncoder
     on_progress: Callable[[int], object]
     on_commit: OnCommit | None = None
 
-    def add(self, documents: Iterable[Document], pooled: Mapping[str, NDArray[np.float32]] | None = None) -> AddReport:
-        """Write ``documents``; in a sequence an id may come once, in a stream the last one counts.
-
-        A document that is in ``pooled`` and whose tokens are prepared is not encoded.
-        """
+    def add(self, documents: Iterable[Document]) -> AddReport:
+        """Write ``documents``; in a sequence an id may come once, in a stream the last document of an id counts."""
         checked = isinstance(documents, Sequence)
         if checked:
-            check_documents(documents, self.modalities)  # type: ignore[arg-type]
+            check_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]
         report = AddReport()
         stream = iter(documents)
         while window := list(islice(stream, _WINDOW)):
             latest = list({document.id: document for document in window}.values())
             if not checked:
-                check_documents(latest, self.modalities)
+                check_documents(latest, self.encoder.modalities)
             rows = [self._row(document) for document in latest]
-            report += self._write(rows, lambda part: self.on_progress(len(part)), pooled or {})
+            report += self._write(rows, lambda part: self.on_progress(len(part)))
             self.on_progress(len(window) - len(latest))
         return report
 
     def _row(self, document: Document, stamp: FileStamp | None = None) -> Row:
         document = self.store.images.settled(document)
-        content = document.content(self.modalities)
-        key = self.key(content, None if stamp is None else stamp.hash)
+        content = document.content(self.encoder.modalities)
+        key = self.encoder.key(content, None if stamp is None else stamp.hash)
         return Row(document, key, stamp, content.modality)
 
     def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
@@ -154,24 +144,17 @@ class Ingest:
         report = self._write(rows, lambda part: self.on_progress(_pages(part)))
         return report + AddReport(removed=self.store.delete(stale))
 
-    def _write(
-        self,
-        rows: Sequence[Row],
-        on_rows: OnRows,
-        pooled: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
-    ) -> AddReport:
-        """Write rows of distinct ids, encoding those whose text is new, in batches of like length."""
+    def _write(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
+        """Write rows of distinct ids in batches of similar length; only new contents are encoded."""
         existing = self.store.pooled.get([row.document.id for row in rows])
         lost = {rows[i].key for i in self.store.tokens.missing([row.key for row in rows])}
         unchanged: list[Row] = []
         annotated: list[Row] = []
-        encoded: list[Row] = []
         new: list[Row] = []
         for row in rows:
             before = existing.get(row.document.id)
             if before is None or before.key != row.key or row.key in lost:
-                prepared = row.key not in lost and self.store.is_prepared(row.key)
-                (encoded if row.document.id in pooled and prepared else new).append(row)
+                new.append(row)
             elif before == row:
                 unchanged.append(row)
             else:
@@ -181,10 +164,6 @@ class Ingest:
         if annotated:
             self.store.annotate(annotated)
             report += self._committed(annotated, len(annotated), on_rows)
-        for batch in _batches(encoded):
-            replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))
-            report += self._committed(batch, replaced, on_rows)
-        self.store.forget(row.key for row in encoded)
         new.sort(key=lambda row: (row.modality != "text", len(row.document.text)), reverse=True)
         return report + self._encode_and_commit(new, on_rows)
 
@@ -229,15 +208,10 @@ class Ingest:
             yield from self._readable([row])
 
     def _encode(self, rows: Sequence[Row]) -> Representation:
-        """Return the vectors of ``rows``, encoding equal contents once."""
-        unique = {row.key: row.document for row in rows}
-        contents = [document.content(self.modalities).plain for document in unique.values()]
-        vectors = encode_for_store(self.encoder(), contents, self.store.codec)
-        self.check(vectors)
-        if len(unique) == len(rows):
-            return vectors
-        position = {key: i for i, key in enumerate(unique)}
-        return vectors.take([position[row.key] for row in rows])
+        """Return the vectors of ``rows``; equal contents are encoded once."""
+        vectors = self.encoder.encode_rows({row.key: row.document.content(self.encoder.modalities) for row in rows})
+        position = {key: i for i, key in enumerate(dict.fromkeys(row.key for row in rows))}
+        return vectors if len(position) == len(rows) else vectors.take([position[row.key] for row in rows])
 
     def _committed(self, rows: Sequence[Row], replaced: int, on_rows: OnRows) -> AddReport:
         on_rows(rows)

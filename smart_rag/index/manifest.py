@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig
-from smart_rag.encoders.protocol import Encoder
-from smart_rag.errors import IndexMismatch, IndexNotFound
+from smart_rag.embeddings.codec import get_codec
+from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
+from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
@@ -47,6 +49,40 @@ class Manifest:
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
         if self.config.weights is None:
             object.__setattr__(self, "config", replace(self.config, weights=DEFAULT_WEIGHTS))
+
+    @classmethod
+    def new(
+        cls,
+        encoder: Encoder | None,
+        config: IndexConfig,
+        *,
+        dimension: int | None,
+        token_dimension: int | None,
+        collection: str,
+        own_chroma: bool,
+    ) -> Manifest:
+        """Return the manifest of a new index; the dimensions are those of the caller's vectors, without an encoder.
+
+        Raises:
+            InvalidInput: there is no encoder, and ``dimension`` is not a whole number of at least 1.
+        """
+        if encoder is not None:
+            dimension, token_dimension = encoder.dimension, token_dimension_of(encoder)
+        if dimension is None or dimension < 1:
+            raise InvalidInput(f"without an encoder, the dimension of the vectors must be given, got {dimension}")
+        # A preset may mean another codec in a later release; the index keeps the codec that it was made with.
+        codec, weights = get_codec(config.codec).name, config.weights or default_weights_of(encoder)
+        return cls(
+            created_with=__version__,
+            dimension=dimension,
+            token_dimension=token_dimension or dimension,
+            encoder=None if encoder is None else encoder.describe(),
+            fingerprint=None if encoder is None else encoder.fingerprint,
+            collection=collection,
+            own_chroma=own_chroma,
+            config=replace(config, codec=codec, weights=weights),
+            modalities=("text",) if encoder is None else sorted(modalities_of(encoder)),
+        )
 
     @property
     def weights(self) -> tuple[float, float]:
