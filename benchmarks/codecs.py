@@ -17,7 +17,7 @@ from tqdm import tqdm
 from smart_rag import Representation, SmartEncoder
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import PRESETS, get_codec
-from smart_rag.evaluation.datasets import Dataset, load_dataset
+from smart_rag.evaluation import Dataset, load_dataset
 from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.store.token_store import TokenStore

@@ -22,8 +22,7 @@ from rich.table import Table
 from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.evaluation import bootstrap
-from smart_rag.training.data import TrainingData, load_training_data
-from smart_rag.training.finetuner import FinetuneSettings, finetune
+from smart_rag.training import FinetuneSettings, TrainingData, finetune, load_training_data
 from smart_rag.training.report import ByRanking
 from smart_rag.training.split import split
 from smart_rag.training.states import cached_states
@@ -43,10 +42,10 @@ def main() -> None:
     parser.add_argument("--objectives", default="pooled,late,hybrid")
     parser.add_argument("--limit", type=int, help="questions to train on")
     parser.add_argument("--lora", type=int, metavar="RANK")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=FinetuneSettings.epochs)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--temperature", type=float, default=FinetuneSettings().temperature)
+    parser.add_argument("--temperature", type=float, default=FinetuneSettings.temperature)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -16,7 +16,7 @@ from report import publish, spread
 
 from smart_rag import IndexConfig, SmartEncoder, SmartIndex
 from smart_rag.embeddings.codec import PRESETS
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 
 
 def main() -> None:

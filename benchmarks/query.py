@@ -19,7 +19,7 @@ from report import publish, spread
 from tqdm import tqdm
 
 from smart_rag import SmartEncoder, SmartIndex
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 from smart_rag.index.stopwatch import Stopwatch
 
 

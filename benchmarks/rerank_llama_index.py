@@ -17,7 +17,7 @@ from llama_index.postprocessor.colbert_rerank import ColbertRerank
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
 from report import publish, spread
 
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 from smart_rag.evaluation.metrics import Metrics, Run
 
 

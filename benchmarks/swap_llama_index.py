@@ -16,7 +16,7 @@ from llama_index_peer import embedding, ingest
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
 from report import publish, spread
 
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 
 
 def main() -> None:

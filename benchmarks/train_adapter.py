@@ -26,9 +26,9 @@ from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.evaluation import bootstrap
-from smart_rag.training.adapter_trainer import AdapterSettings, cached_states, train_adapter
-from smart_rag.training.data import load_training_data
+from smart_rag.training import AdapterSettings, load_training_data, train_adapter
 from smart_rag.training.split import split
+from smart_rag.training.states import cached_states
 
 _TEST = 0.4
 Values = Mapping[str, NDArray[Any]]
@@ -66,10 +66,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--dimensions", default="384,128")
-    parser.add_argument("--epochs", type=int, default=AdapterSettings().epochs)
-    parser.add_argument("--batch-size", type=int, default=AdapterSettings().batch_size)
-    parser.add_argument("--hard-negatives", type=int, default=AdapterSettings().hard_negatives)
-    parser.add_argument("--objective", default=AdapterSettings().objective)
+    parser.add_argument("--epochs", type=int, default=AdapterSettings.epochs)
+    parser.add_argument("--batch-size", type=int, default=AdapterSettings.batch_size)
+    parser.add_argument("--hard-negatives", type=int, default=AdapterSettings.hard_negatives)
+    parser.add_argument("--objective", default=AdapterSettings.objective)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import threading
 import warnings
@@ -71,6 +72,16 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
         return _converted(image, max_pixels)
 
 
+def image_from_bytes(content: bytes) -> Image.Image:
+    """Return the image in the bytes of a file. Pillow decodes its pixels when they are first used.
+
+    Raises:
+        InvalidInput: ``content`` is not an image of a known format.
+    """
+    with _loading(content):
+        return Image.open(io.BytesIO(content), formats=_PILLOW_FORMATS)
+
+
 def blank(pixels: int, aspect: float = 1.0, colour: str = "white") -> Image.Image:
     """Return an image of one ``colour`` with at most ``pixels``, ``aspect`` times as wide as high."""
     return Image.new("RGB", fit(aspect, 1.0, pixels, math.inf), colour)
@@ -108,7 +119,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 @contextmanager
-def _loading(source: Path | Image.Image) -> Iterator[None]:
+def _loading(source: Path | Image.Image | bytes) -> Iterator[None]:
     """Ignore the warnings of Pillow, and turn its errors into ours, which name ``source``."""
     try:
         with _WARNINGS, warnings.catch_warnings():
@@ -123,7 +134,7 @@ def _loading(source: Path | Image.Image) -> Iterator[None]:
         raise _error(source, f"a broken or truncated image ({one_line(error)})") from error
 
 
-def _error(source: Path | Image.Image, reason: str) -> DocumentError | InvalidInput:
+def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | InvalidInput:
     if isinstance(source, Path):
         return DocumentError(source, reason)
     return InvalidInput(f"an image in memory cannot be used: {reason}")

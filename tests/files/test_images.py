@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.images import MAX_SOURCE_PIXELS, SUFFIXES, digest, fit, open_image
+from smart_rag.files.images import MAX_SOURCE_PIXELS, SUFFIXES, digest, fit, image_from_bytes, open_image
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 # How a file stores an image that is to be shown upright, by its orientation (Exif 2.3, table 6).
@@ -184,6 +184,13 @@ def test_a_large_image_in_memory_is_refused():
 
     with pytest.raises(InvalidInput, match="too large"):
         open_image(Claim())
+
+
+def test_the_bytes_of_a_file_are_an_image():
+    image = noise_image("RGB", (9, 5))
+    assert image_from_bytes(saved(image, "PNG")).tobytes() == image.tobytes()
+    with pytest.raises(InvalidInput, match="an image in memory cannot be used: not an image of a known format"):
+        image_from_bytes(b"words")
 
 
 # --- modes ----------------------------------------------------------------------------------
