@@ -6,6 +6,7 @@ Exit codes: 0 success; 1 an error of the user, explained in one line; 2 wrong us
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for name, command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "index": write.index,
     "search": read.search,
     "ask": read.ask,
@@ -47,8 +48,9 @@ for name, command in {
     "delete": write.delete,
     "verify": write.verify,
     "demo": measure.demo,
-}.items():
-    app.command(name)(command)
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
 app.add_typer(train.app, name="train")
 
 

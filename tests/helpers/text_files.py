@@ -9,6 +9,8 @@ import pytest
 from smart_rag.errors import DocumentError
 from smart_rag.files.reader import read
 
+PUMP = "The bearings of the seawater pump are of the type 6205-2RS, and two spares lie in the drawer."
+
 
 def write(path: Path, data: bytes | str) -> Path:
     """Write a file and the folders above it."""
@@ -47,3 +49,19 @@ def refused(path: Path) -> str:
     assert str(caught.value) == f"{path}: {caught.value.reason}"
     assert "\n" not in caught.value.reason
     return caught.value.reason
+
+
+def write_documents(folder: Path) -> Path:
+    """Write a text about cats, one about dogs, and a PDF whose second page is about a pump."""
+    from fpdf import FPDF
+
+    folder.mkdir()
+    (folder / "cats.txt").write_text("The cat sat on the mat. It purred all day long.")
+    (folder / "dogs.md").write_text("# Dogs\n\nDogs bark at strangers in the night.")
+    pdf = FPDF()
+    pdf.set_font("Helvetica", size=12)
+    for text in ("Half-yearly report of the station's engineer.", PUMP):
+        pdf.add_page()
+        pdf.multi_cell(0, 8, text)
+    pdf.output(str(folder / "report.pdf"))
+    return folder
