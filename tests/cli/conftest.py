@@ -7,7 +7,6 @@ import json
 import pytest
 from helpers.command_line import run
 from helpers.text_files import write_documents
-from helpers.tiny_models import bert
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +31,8 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory):
+    from helpers.tiny_models import bert  # which takes seconds to import
+
     return bert(tmp_path_factory.mktemp("model"))
 
 

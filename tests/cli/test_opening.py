@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import error_of, good, run
-from helpers.tiny_models import bert
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import SmartEncoder, SmartIndex
@@ -48,6 +47,8 @@ def test_an_index_of_another_model_is_refused(documents, db, other_model):
 
 
 def test_a_model_that_has_changed_in_its_folder(documents, tmp_path):
+    from helpers.tiny_models import bert  # which takes seconds to import
+
     model = bert(tmp_path)
     good("index", documents, "--db", tmp_path / "index", "--model", model)
     shutil.rmtree(model)
@@ -72,6 +73,8 @@ def test_an_unknown_model_is_an_error_with_advice(documents, tmp_path, monkeypat
 
 def test_a_model_that_has_moved(documents, tmp_path):
     """Where it is now is said, and nothing else: what was chosen when the index was made is in the index."""
+    from helpers.tiny_models import bert  # which takes seconds to import
+
     model, db, moved = bert(tmp_path), tmp_path / "index", tmp_path / "elsewhere"
     with SmartIndex.create(db, SmartEncoder(model, query_prompt="cat ", document_prompt="a ", max_length=32)) as index:
         index.add_files([documents])

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from helpers.command_line import error_of, good, run, usage_error_of
 from helpers.text_files import PUMP
-from helpers.tiny_models import byt5
 from helpers.word_encoder import WordEncoder
 from PIL import Image
 
@@ -135,6 +134,8 @@ def test_a_heading_stands_on_a_line_of_its_own(tmp_path):
 
 
 def test_no_words_are_emphasised_for_a_model_without_character_offsets(documents, tmp_path):
+    from helpers.tiny_models import byt5  # which takes seconds to import
+
     good("index", documents, "--db", tmp_path / "index", "--model", byt5(tmp_path))
     code, output, errors = run("search", "dogs", "--db", tmp_path / "index", "-k", "2")
     assert (code, len(passages(output))) == (0, 2)
@@ -185,6 +186,8 @@ def test_hits_are_printed_even_if_the_picture_fails(db, tmp_path):
 
 
 def test_nothing_is_drawn_for_a_model_without_character_offsets(documents, tmp_path):
+    from helpers.tiny_models import byt5  # which takes seconds to import
+
     good("index", documents, "--db", tmp_path / "index", "--model", byt5(tmp_path))
     code, output, errors = run("search", "dogs", "--db", tmp_path / "index", "--explain", tmp_path / "why.png")
     assert (code, len(passages(output))) == (1, 4)
