@@ -273,7 +273,6 @@ def test_a_key_with_a_line_break_is_an_error_that_does_not_show_it(index, monkey
     with pytest.raises(InvalidInput, match="variable OPENAI_API_KEY holds characters that no key has") as error:
         list(answer)
     assert KEY not in str(error.value)
-    assert server.requests == []
 
 
 def test_an_endpoint_may_need_no_key(index):
