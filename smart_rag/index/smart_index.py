@@ -84,6 +84,9 @@ class SmartIndex:
 
     Get one from `create`, `open` or `from_embeddings`. Any number of processes may search. One process at a time may
     write, from its first write until it closes the index. Threads may share an index.
+
+    A process that was forked after an index was opened cannot use or open any index: `UseAfterFork` is raised. Start
+    processes with ``multiprocessing.get_context("spawn")``, or fork before.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -169,7 +172,7 @@ class SmartIndex:
     def from_embeddings(
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
-        """Return a new index of ``documents`` with vectors that the caller brings; ``options`` are those of `create`."""
+        """Return a new index of ``documents`` with vectors that the caller brings; ``options`` as in `create`."""
         _check_given(documents, representation)  # first, so that a refusal leaves no folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
         index = cls.create(path, None, **widths, **options)
