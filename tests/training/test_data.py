@@ -106,7 +106,7 @@ def test_a_beir_folder_without_splits(beir):
 
 def test_a_beir_folder_without_relevant_documents(beir):
     (beir / "qrels.tsv").write_text("b\tcat\t0\n")
-    with pytest.raises(InvalidInput, match="no query has a relevant document .* above 0 in qrels.tsv"):
+    with pytest.raises(InvalidInput, match=r"no query has a relevant document .* above 0 in qrels\.tsv"):
         load_training_data(beir)
 
 
