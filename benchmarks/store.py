@@ -6,8 +6,8 @@ The documents are random unit vectors, 100 to 200 tokens of 384 dimensions each.
 same 100 random documents, in turn. Every answer is checked.
 
 **The same bytes.** Each contestant gets a key of 16 bytes and the codes of each document, float16 (`exact`) or 2 bits a
-dimension (`balanced`), in batches of 128. Each batch is synced to disk before the next one (Lance writes without a sync).
-It returns the codes of the keys in one contiguous array. The times do not include encoding and decoding.
+dimension (`balanced`), in batches of 128. Each batch is synced to disk before the next one, except by Lance. It returns
+the codes of the keys in one contiguous array. The times do not include encoding and decoding.
 
 * `TokenStore`: ours, with checksums.
 * LMDB: one value for each document, nothing else.
