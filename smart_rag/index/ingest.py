@@ -1,7 +1,7 @@
-"""Documents and files into a `DocumentStore`: what is new is encoded, what is there is left alone.
+"""`Ingest`: documents and files into a `DocumentStore`. New contents are encoded, stored ones are left alone.
 
-A stream is read in windows, sorted by length within each, and committed in batches: memory holds
-one window of texts and one batch of token embeddings.
+A stream is read in windows. A window is sorted by length and committed in batches. So memory holds one window of texts
+and one batch of token embeddings.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ OnCommit = Callable[[Sequence[str]], None]
 OnRows = Callable[[Sequence["Row"]], object]
 
 _WINDOW = 2_048
-# Fewer rows where they come from files: a file counts as done, and is left alone by the next run, when its window is.
+# Smaller for files: the next run leaves a file alone only after its window was committed.
 _FILE_WINDOW = 256
 _BATCH = 128
-# A page of 1,800 tokens of 2,048 dimensions is 15 MB, of which encoding and writing hold several copies.
+# A page of 1,800 tokens with 2,048 dimensions takes 15 MB, and encoding and writing keep several copies of it.
 _VISUAL_BATCH = 4
 
 
@@ -73,7 +73,7 @@ class Ingest:
         return Row(document, key, stamp, content.modality)
 
     def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
-        """Write the documents of ``files``; a file whose bytes are indexed already is left alone."""
+        """Write the documents of ``files``; a file whose bytes are in the index is left alone."""
         report = AddReport()
         rows: list[Row] = []
         stale: list[str] = []
@@ -101,7 +101,7 @@ class Ingest:
         return report
 
     def gone(self, paths: Iterable[str | Path]) -> dict[str, list[str]]:
-        """Return the files in the folders ``paths`` that are no longer there, each with the ids of its documents."""
+        """Return the indexed files below ``paths`` that no longer exist, with the ids of their documents."""
         roots = [root for path in paths if (root := Path(path).expanduser().resolve()).is_dir()]
         if not roots:
             return {}
@@ -111,7 +111,7 @@ class Ingest:
             path = Path(source)
             return any(map(path.is_relative_to, roots)) and not path.exists()
 
-        # Ids first: to read every row takes twenty times as long.
+        # By ids first: reading every row takes twenty times as long.
         ids = [id for id in self.store.pooled.ids() if is_gone(source_of(id))]
         found: dict[str, list[str]] = {}
         for id, row in self.store.pooled.get(ids).items():
@@ -124,12 +124,12 @@ class Ingest:
         return AddReport(removed=self.store.delete(list(ids)))
 
     def repair(self, ids: Sequence[str]) -> None:
-        """Encode the texts of documents again whose tokens are missing or damaged."""
+        """Encode the documents with these ``ids`` again, whose tokens are missing or damaged."""
         for batch in _batches(list(self.store.pooled.get(ids).values())):
             self.store.repair(batch, self._encode(batch))
 
     def _file(self, path: Path, reader: Reader) -> tuple[list[Row], list[str]]:
-        """Return the rows of a file that is new or changed (else none) and the ids it has in the index."""
+        """Return the rows of a file, none if it has not changed, and the ids of its documents in the index."""
         source = str(path)
         digest = digest_of_file(path)
         before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
@@ -140,7 +140,7 @@ class Ingest:
         return [self._row(document, stamp) for document in documents], [row.document.id for row in before]
 
     def _write_files(self, rows: list[Row], stale: list[str]) -> AddReport:
-        """Write the rows of whole files, then remove what is left of their earlier versions."""
+        """Write the rows of complete files, then remove the documents of their earlier versions."""
         report = self._write(rows, lambda part: self.on_progress(_pages(part)))
         return report + AddReport(removed=self.store.delete(stale))
 
@@ -149,7 +149,7 @@ class Ingest:
         existing = self.store.pooled.get([row.document.id for row in rows])
         lost = {rows[i].key for i in self.store.tokens.missing([row.key for row in rows])}
         unchanged: list[Row] = []
-        annotated: list[Row] = []
+        changed: list[Row] = []
         new: list[Row] = []
         for row in rows:
             before = existing.get(row.document.id)
@@ -158,17 +158,17 @@ class Ingest:
             elif before == row:
                 unchanged.append(row)
             else:
-                annotated.append(row)
+                changed.append(row)
         report = AddReport(unchanged=len(unchanged))
         on_rows(unchanged)
-        if annotated:
-            self.store.annotate(annotated)
-            report += self._committed(annotated, len(annotated), on_rows)
+        if changed:  # in their metadata alone
+            self.store.annotate(changed)
+            report += self._committed(changed, len(changed), on_rows)
         new.sort(key=lambda row: (row.modality != "text", len(row.document.text)), reverse=True)
         return report + self._encode_and_commit(new, on_rows)
 
     def _encode_and_commit(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
-        """Write ``rows``; while a batch is written, and pooled where the codec does, the next one is encoded."""
+        """Write ``rows``; while one batch is pooled and written, the next one is encoded."""
         report = AddReport()
         writing: list[tuple[Sequence[Row], Future[int]]] = []
 
@@ -188,17 +188,17 @@ class Ingest:
                             continue
                         finish()
                         writing.append((part, writer.submit(self.store.commit, part, vectors)))
-            finally:  # what was on its way counts, also when a later batch fails
+            finally:  # a batch that is being written is finished even if a later one fails
                 finish()
         return report
 
     def _readable(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Representation | FailedFile]]:
-        """Yield ``rows`` with their vectors; those of a file that cannot be read, each with the reason."""
+        """Yield ``rows`` with their vectors, and each row of a file that cannot be read with the reason."""
         try:
             yield rows, self._encode(rows)
             return
         except DocumentError as error:
-            if any(row.stamp is None for row in rows):  # the caller's documents, and the caller's error
+            if any(row.stamp is None for row in rows):  # the caller's own document: the caller gets the error
                 raise
             reason = error
         if len(rows) == 1:
@@ -226,7 +226,7 @@ def _pages(rows: Sequence[Row]) -> int:
 
 
 def check_documents(documents: Sequence[Document], modalities: Collection[str] = ("text",)) -> None:
-    """Raise `InvalidInput` unless every document can be stored, holds something to encode, and no id comes twice."""
+    """Raise `InvalidInput` unless every document can be stored and encoded, and no id comes twice."""
     for document in documents:
         if not isinstance(document, Document):
             raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
@@ -249,7 +249,7 @@ def check_documents(documents: Sequence[Document], modalities: Collection[str] =
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield ``rows`` in parts that are committed together, smaller ones where many tokens come of each."""
+    """Yield ``rows`` in parts that are committed together; images and videos, with many tokens, in small ones."""
     start = 0
     while start < len(rows):
         size = _BATCH if rows[start].modality == "text" else _VISUAL_BATCH

@@ -1,4 +1,7 @@
-"""``manifest.json``: what an index was made with. On opening it wins; a conflicting argument is an error."""
+"""`Manifest`: ``manifest.json``, the settings and the model that an index was made with.
+
+An index is opened with the settings of its manifest. An argument that contradicts them is an error.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
-# What a caller chooses of an encoder; where all of it is the same, it is the model that has changed.
+# The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
     *("document_tokens", "max_pixels", "adapter"),
@@ -26,11 +29,12 @@ _CHOSEN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The identity of an index. ``encoder`` is None where the caller brings vectors.
+    """The identity of an index.
 
-    ``dimension`` is the width of the pooled embeddings, and of the token embeddings unless ``token_dimension``, which
-    manifests of before adapters do not have, says otherwise.
-    ``modalities`` are what the encoder takes: of a page of a PDF it was given the image if ``"image"`` is among them.
+    ``encoder`` describes the encoder, and is None if the caller brings vectors. ``dimension`` is the width of the
+    pooled embeddings. ``token_dimension`` is the width of the token embeddings; old manifests lack it, and then it is
+    ``dimension``. ``modalities`` are what the encoder takes. With ``"image"`` among them, a page of a PDF was encoded
+    as an image.
     """
 
     format_version: int = FORMAT_VERSION
@@ -86,11 +90,11 @@ class Manifest:
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Those of the pooled and the late score."""
+        """The weights of the pooled and the late score."""
         return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into ``folder``, whole or not at all."""
+        """Write the manifest into ``folder``; a crash leaves the old file or the new one, never a part."""
         temporary = folder / f"{FILE_NAME}.new"
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -106,8 +110,8 @@ class Manifest:
         """Return the manifest in ``folder``.
 
         Raises:
-            IndexNotFound: there is none, or it is not one of ours.
-            IndexMismatch: its format is not the one that this program knows.
+            IndexNotFound: there is no manifest, or the file is not a manifest of smart_rag.
+            IndexMismatch: this version of smart_rag does not read its format.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -133,7 +137,7 @@ class Manifest:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest with the places of ``encoder``'s model and adapter, where the folders in it are gone."""
+        """Return the manifest with the folders of ``encoder``, where a model's or adapter's folder in it is gone."""
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]

@@ -1,4 +1,4 @@
-"""One search: candidates, their tokens, their scores, hits."""
+"""`Search`: one search of a store, from candidates over scores to hits; and `rerank` without an index."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """How to search a store; `hits` returns them for each query, best first."""
+    """The settings of a search of ``store``.
+
+    ``where`` and ``where_document`` are Chroma's filters on metadata and text. ``device`` computes the scores.
+    """
 
     store: DocumentStore
     device: str
@@ -58,7 +61,7 @@ class Search:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def hits(self, queries: Representation) -> list[list[Hit]]:
-        """Return the ``top_k`` best documents for each query."""
+        """Return the ``top_k`` best documents for each query, best first."""
         first_stage = self.first_stage
         if first_stage == "auto":
             first_stage = automatic_first_stage(self.store.pooled.count())
@@ -67,7 +70,7 @@ class Search:
         return self.store.settled(lambda: self._two_stage(queries, first_stage))
 
     def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
-        """Score the documents that the first stage finds."""
+        """Score the candidates that the first stage finds."""
         stage = FirstStage(self.store, max(self.candidates, self.top_k), self.where, self.where_document)
         with self.stopwatch.measure("candidates"):
             found = stage.terms(queries) if first_stage == "terms" else stage.pooled(queries)
@@ -112,7 +115,7 @@ class Search:
                 yield Scores(block.ids[part], pooled[:, part], late)
 
     def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:
-        """Return what each query token counts for, None where all of all queries count the same."""
+        """Return the weight of each query token (total), None if all count the same."""
         tokens = queries.tokens
         if self.weighting == "none" or tokens.ids is None:
             return None
@@ -129,7 +132,7 @@ def scoring_device(device: str) -> str:
 
 
 def automatic_first_stage(documents: int) -> FirstStageName:
-    """Return what ``"auto"`` chooses for an index of so many documents."""
+    """Return the first stage that ``"auto"`` stands for in an index of so many documents."""
     return "exhaustive" if documents <= EXHAUSTIVE_DOCUMENTS else "terms"
 
 
@@ -141,13 +144,17 @@ def rerank(
     *,
     weights: tuple[float, float] | None = None,
 ) -> list[Hit]:
-    """Return ``documents``, wherever they were found, scored for ``query``, best first, by default all of them.
+    """Return ``documents`` from any source, scored for ``query``, best first.
 
-    The position of a text among ``documents`` is its id, as ``"07"`` of a hundred. A `CachedEncoder` with a folder
-    encodes no document twice. ``weights`` (pooled, late) are by default those that suit the encoder.
+    Args:
+        query: a text, a `Content`, or its representation.
+        documents: texts, documents or hits. The id of a text is its position, such as ``"07"`` of a hundred.
+        encoder: a `CachedEncoder` with a folder encodes no document twice.
+        top_k: how many to return; by default all.
+        weights: the weights of the pooled and the late score; by default those that suit the encoder.
 
     Raises:
-        InvalidInput: an empty query, something that is no document, or ``top_k`` below 1.
+        InvalidInput: the query is empty, ``documents`` has something else among it, or ``top_k`` is below 1.
     """
     if top_k is not None:
         check_count("top_k", top_k)

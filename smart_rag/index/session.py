@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from smart_rag.errors import IndexClosed, IndexLocked
+from smart_rag.errors import IndexClosed, IndexLocked, UseAfterFork
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,12 @@ class Session:
         self._mutex = threading.RLock()
         self._lock = FileLock(path / "write.lock", timeout=0, thread_local=False)
         self._closed = False
+        self._process = os.getpid()
 
     def check_open(self) -> None:
-        """Raise `IndexClosed` if `close` was called."""
+        """Raise `IndexClosed` if `close` was called, and `UseAfterFork` in a process that was forked since."""
+        if self._process != os.getpid():
+            raise UseAfterFork.of(f"{self.path}: the index")
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
 
@@ -45,8 +48,10 @@ class Session:
 
         Raises:
             IndexClosed: `close` was called.
+            UseAfterFork: the index was opened before this process was forked.
             IndexLocked: another process, or another session of this one, holds the lock.
         """
+        self.check_open()  # before the mutex, which another thread of a forked process's parent may have held
         with self._mutex:
             self.check_open()
             if not self._lock.is_locked:
@@ -64,7 +69,12 @@ class Session:
             ) from None
 
     def close(self, release: Callable[[], object]) -> None:
-        """End the session: call ``release``, then give the lock back. Later calls do nothing."""
+        """End the session: call ``release``, then give the lock back. Later calls do nothing.
+
+        In a forked process nothing is done: everything belongs to the parent.
+        """
+        if self._process != os.getpid():
+            return
         with self._mutex:
             if not self._closed:
                 self._closed = True

@@ -1,4 +1,4 @@
-"""`SmartIndex`: an index in a folder, and the search over it. The only module that conducts the others."""
+"""`SmartIndex`: an index in a folder, and the search over it. This module conducts the others."""
 
 from __future__ import annotations
 
@@ -75,15 +75,18 @@ _ALL_MODALITIES = ("text", "image", "video")
 
 
 class SmartIndex:
-    """An index in one folder, which can be moved, copied and opened elsewhere.
+    """An index in one folder. The folder can be moved, copied and opened elsewhere.
 
     >>> with SmartIndex.create("my.index", encoder="minilm") as index:    # doctest: +SKIP
     ...     index.add_texts(["The cat sat on the mat.", "Dogs bark at night."])
     ...     index.search("Which animal barks?", top_k=1)[0].text
     'Dogs bark at night.'
 
-    Make one with `create`, `open` or `from_embeddings`. Any number of processes may search; one
-    at a time may write, from its first write until it closes the index. Threads may share one.
+    Get one from `create`, `open` or `from_embeddings`. Any number of processes may search. One process at a time may
+    write, from its first write until it closes the index. Threads may share an index.
+
+    A process that was forked after an index was opened cannot use or open any index: `UseAfterFork` is raised. Start
+    processes with ``multiprocessing.get_context("spawn")``, or fork before.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -93,7 +96,7 @@ class SmartIndex:
         self._encoder = IndexEncoder(path, manifest, encoder)
         self._session = Session(path, self._keep_locations)
 
-    # --- making and opening -----------------------------------------------------------------
+    # --- create and open --------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -111,16 +114,18 @@ class SmartIndex:
 
         Args:
             path: a folder that does not exist or is empty.
-            encoder: an encoder, or the name of a model; None for vectors that the caller
-                brings (`add_embeddings`), of width ``dimension``.
-            token_dimension: the width of their token embeddings, where it is another.
-            config: what is fixed for the life of the index.
-            client: a Chroma client, such as ``chromadb.HttpClient()``, to hold the pooled
-                embeddings; by default they lie in the folder.
+            encoder: an encoder, or the name of a model. None if the caller brings the vectors (`add_embeddings`).
+            dimension: the width of the caller's pooled embeddings.
+            token_dimension: the width of the caller's token embeddings; by default ``dimension``.
+            config: the settings of the index.
+            client: a Chroma client that stores the pooled embeddings, such as ``chromadb.HttpClient()``; by default
+                they are stored in the folder.
             collection: the name of the collection in Chroma.
 
         Raises:
-            IndexExists: the folder holds something already.
+            IndexExists: the folder is not empty.
+            InvalidInput: a setting cannot be used.
+            ModelNotFound: the model cannot be loaded.
         """
         path = Path(path)
         check_free(path)
@@ -148,12 +153,12 @@ class SmartIndex:
     ) -> SmartIndex:
         """Return the index in the folder ``path``.
 
-        The encoder is the one of the manifest, loaded when it is first needed, unless one is
-        given; ``client`` must be given if it was at creation.
+        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. An index that
+        was created with a ``client`` needs one here, too.
 
         Raises:
-            IndexNotFound: the folder holds no index.
-            IndexMismatch: the index is of another model than ``encoder``, or of a newer format.
+            IndexNotFound: there is no index in the folder.
+            IndexMismatch: the index was made with another model than ``encoder``, or has another format.
         """
         path = Path(path)
         manifest = Manifest.read(path)
@@ -167,14 +172,14 @@ class SmartIndex:
     def from_embeddings(
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
-        """Return a new index of ``documents`` whose vectors the caller brings; ``options`` as in `create`."""
+        """Return a new index of ``documents`` with vectors that the caller brings; ``options`` as in `create`."""
         _check_given(documents, representation)  # first, so that a refusal leaves no folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
         index = cls.create(path, None, **widths, **options)
         index.add_embeddings(documents, representation)
         return index
 
-    # --- writing ----------------------------------------------------------------------------
+    # --- write ------------------------------------------------------------------------------
 
     def add(
         self,
@@ -183,17 +188,22 @@ class SmartIndex:
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
-        """Write ``documents``, replacing those of the same id, and return what was done.
+        """Write ``documents``, and return how many were added, replaced and left alone.
 
-        A document whose text and metadata are in the index already is left alone. So an
-        interrupted call can simply be made again. Documents are committed in batches, not in
-        the order given. ``on_commit`` is called with the ids of each batch once they are on
-        disk. An iterator of any length is read in bounded memory.
+        A document replaces the one with the same id. A document that is in the index with the same content and
+        metadata is left alone, so an interrupted call can be made again. Documents are committed in batches, not in
+        the given order. An iterator of any length is read in bounded memory.
+
+        Args:
+            documents: a sequence or an iterator.
+            show_progress_bar: show a progress bar.
+            on_commit: called with the ids of each batch as soon as they are on disk.
 
         Raises:
-            InvalidInput: a document without text, with metadata that cannot be stored, or an
-                id twice. Of a sequence, nothing is written then. A stream is read a few thousand documents at a
-                time: what was read before is written, and an id that comes again replaces the earlier document.
+            InvalidInput: a document has no text, its metadata cannot be stored, or an id comes twice. Then no document
+                of a sequence is written. An iterator is read a few thousand documents at a time: those read before are
+                written, and an id that comes again replaces the earlier document.
+            IndexLocked: another process writes to the index.
         """
         total = len(documents) if isinstance(documents, Sequence) else None
         with self._ingest(total, "document", show_progress_bar, on_commit) as ingest:
@@ -209,33 +219,34 @@ class SmartIndex:
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
-        """Write the documents that the files at and below ``paths`` are cut into, and return what was done.
+        """Cut the files at and below ``paths`` into documents, write them, and return what was done.
 
-        A file whose bytes are indexed already is left alone, one that changed replaces its
-        earlier documents. A file that cannot be read is reported in ``failed``, and what the
-        index held of it stays. Each document has the metadata ``source`` (the file's full
-        path), ``page`` (1-based, where the format has pages) and ``chunk``.
+        A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
+        cannot be read is listed in ``failed``, and its earlier documents stay. Each document has the metadata
+        ``source`` (the file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
 
         Args:
-            paths: files and folders; `smart_rag.files.reader.FORMATS` lists the formats.
-            include, exclude: patterns for files in folders, such as ``"*.md"``.
-            prune: remove the documents of files in the folders ``paths`` that are no longer there; without it,
-                these files are counted in a warning.
+            paths: files and folders; `smart_rag.files.FORMATS` lists the formats.
+            include: patterns of the files to take from folders, such as ``"*.md"``.
+            exclude: patterns of the files to leave out.
+            prune: remove the documents of files below the folders ``paths`` that no longer exist. Without it, a
+                warning counts these files.
             show_progress_bar: show a progress bar.
             on_commit: as in `add`.
 
         Raises:
             InvalidInput: a path does not exist, or no file is found.
+            IndexLocked: another process writes to the index.
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         found = files.find(paths, include, exclude, self.manifest.modalities)
-        own = self.path.resolve()  # which may lie among what it indexes, with drawings of pages in it
+        own = self.path.resolve()  # the index may lie in a folder that it indexes, and it stores images
         found = [path for path in found if not path.is_relative_to(own)]
-        with self._session.writing():  # first: where another process writes, no model need be loaded
+        with self._session.writing():  # before a model is loaded, which is in vain if another process writes
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
-            sees = "image" in self.manifest.modalities
-            total = sum(map(reader.pages, found)) if sees and show_progress_bar else len(found)
-            with self._ingest(total, "page" if sees else "file", show_progress_bar, on_commit) as ingest:
+            has_vision = "image" in self.manifest.modalities
+            total = sum(map(reader.pages, found)) if has_vision and show_progress_bar else len(found)
+            with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
                 report = ingest.add_files(found, reader)
                 gone = ingest.gone(paths)
                 if prune:
@@ -258,10 +269,10 @@ class SmartIndex:
         *,
         show_progress_bar: bool = False,
     ) -> list[str]:
-        """Write ``texts`` and return their ids; by default an id is a hash of text and metadata."""
+        """Write ``texts`` and return their ids; without ``ids``, an id is a hash of the text and its metadata."""
         documents = documents_of_texts(texts, ids, metadatas)
         names = [document.id for document in documents]
-        # Equal texts with equal metadata are one document; an id given twice is an error.
+        # Without ids, equal texts with equal metadata are one document. With ids, an id that comes twice is an error.
         self.add(
             documents if ids is not None else list(dict(zip(names, documents, strict=True)).values()),
             show_progress_bar=show_progress_bar,
@@ -269,11 +280,11 @@ class SmartIndex:
         return names
 
     def add_embeddings(self, documents: Sequence[Document], representation: Representation) -> AddReport:
-        """Write ``documents`` with vectors that the caller brings, replacing those of the same id.
+        """Write ``documents`` with vectors that the caller brings, and return how many were added and replaced.
 
         Raises:
-            DimensionMismatch: the vectors are of another width than the index's.
-            InvalidInput: as `add`, or a vector is not finite.
+            DimensionMismatch: the vectors are not as wide as those of the index.
+            InvalidInput: as for `add`, or a vector is not finite.
         """
         _check_given(documents, representation)
         self._encoder.check(representation)
@@ -291,41 +302,41 @@ class SmartIndex:
         return AddReport(added=len(rows) - replaced, replaced=replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids and return how many there were."""
+        """Remove the documents with these ids and return how many existed."""
         if isinstance(ids, str):
             raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
         with self._session.writing():
             return self._store.delete(list(dict.fromkeys(ids)))
 
     def delete_source(self, path: str | Path) -> int:
-        """Remove every document whose metadata ``source`` is ``path`` and return how many there were."""
+        """Remove every document whose metadata ``source`` is ``path`` and return how many existed."""
         self._session.check_open()
         sources = list(dict.fromkeys([str(path), str(Path(path).resolve())]))
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
     def vacuum(self) -> int:
-        """Remove token embeddings that no document names and return how many entries there were."""
+        """Remove token embeddings and images that no document uses; return the number of removed token entries."""
         with self._session.writing():
             return self._store.vacuum()
 
     def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
-        """Make these the index's ``weights`` (pooled, late) and, where given, its ``weighting``; see `IndexConfig`.
+        """Set the score weights (pooled, late) of the index and, if given, its ``weighting``; see `IndexConfig`.
 
-        Searches rank by them from now on, in other processes once they open the index.
-        `smart_rag.evaluation.tuner.tune` finds the best for labelled queries.
+        Later searches use them; another process does so after it opens the index again.
+        `smart_rag.evaluation.tune` finds the best weights for labelled queries.
         """
         values = check_weights(weights)
         if weighting is not None:
             check_choice("weighting", weighting, Weighting)
         with self._session.writing():
-            manifest = Manifest.read(self.path)  # another process may have changed it since this one opened the index
+            manifest = Manifest.read(self.path)  # another process may have written it since this one opened the index
             config = replace(manifest.config, weights=values, weighting=weighting or manifest.config.weighting)
             manifest = replace(manifest, config=config)
             manifest.write(self.path)
             self.manifest = manifest
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Read every entry back and return what was wrong; ``repair`` encodes the texts concerned again."""
+        """Read every entry back and return what is wrong; with ``repair``, encode the documents concerned again."""
         self._session.check_open()
         report = self._store.verify()
         broken = [*report.missing, *report.damaged]
@@ -334,26 +345,27 @@ class SmartIndex:
                 ingest.repair(broken)
         return report
 
-    # --- reading ----------------------------------------------------------------------------
+    # --- read -------------------------------------------------------------------------------
 
     def get(self, ids: Sequence[str]) -> list[Document]:
-        """Return the documents with these ids, in this order; ids that are not there are left out."""
+        """Return the documents with these ids, in this order; ids that are not in the index are left out."""
         self._session.check_open()
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         return [rows[id].document for id in ids if id in rows]
 
     def has_image(self, found: Hit | Document) -> bool:
-        """Return whether a hit or a document is to be shown as an image: not so a page that a model found by its text.
+        """Return whether a hit or a document should be shown as an image.
 
-        That page can be had by `image_file` as well, but to draw it for every hit takes longer than a search.
+        A page of a PDF that was found by its text should not: drawing it takes longer than a search. `image_file`
+        draws it on request.
         """
         return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
 
     def image_file(self, found: Hit | Document, max_pixels: int = DEFAULT_IMAGE_PIXELS) -> Path:
         """Return a file with the image of a hit or a document, for programs that take images by their path.
 
-        It is the image's own, or of a page of a PDF a drawing of at most ``max_pixels`` in the index's folder,
-        which stays there until `vacuum`.
+        It is the image's own file. A page of a PDF is drawn with at most ``max_pixels`` into the index's folder, where
+        the drawing stays until `vacuum`.
 
         Raises:
             InvalidInput: ``found`` has no image.
@@ -368,12 +380,12 @@ class SmartIndex:
         return self._store.images.file_of(found.image, max_pixels)
 
     def documents(self, where: Where | None = None) -> Iterator[Document]:
-        """Yield the documents that ``where`` admits, by default all."""
+        """Yield the documents that pass the filter ``where``, by default all."""
         self._session.check_open()
         return (row.document for row in self._store.pooled.select(where))
 
     def count(self) -> int:
-        """Return how many documents the index holds."""
+        """Return the number of documents in the index."""
         self._session.check_open()
         return self._store.pooled.count()
 
@@ -393,22 +405,20 @@ class SmartIndex:
         """Return the ``top_k`` best documents for ``query``, best first; ties go by id.
 
         Args:
-            query: a text, a `Content` such as an image where the model takes images, or the
-                representation of one.
-            candidates: how many documents are scored.
-            first_stage: how they are chosen. ``"terms"``: half of them by pooled cosine, half by
-                the rare tokens that they share with the query; ``"pooled"``: by pooled cosine
-                alone; ``"exhaustive"``: every document is scored, as the paper does. ``"auto"``:
-                all of a small index, else by terms.
-            where, where_document: Chroma's filters on metadata and text.
-            weights: of the pooled and the late score; by default the index's.
-            weighting: what query tokens count by, ``"idf"`` or ``"none"``; by default the index's.
-            stopwatch: takes the milliseconds of ``encode``, ``candidates``, ``gather``, ``score``.
+            query: a text, a `Content` with an image if the model takes images, or the representation of one query.
+            top_k: the number of documents to return.
+            candidates: the number of documents to score.
+            first_stage: how the candidates are chosen. ``"terms"``: half of them by pooled cosine, half by the rare
+                tokens that they share with the query. ``"pooled"``: by pooled cosine alone. ``"exhaustive"``: every
+                document is scored, as in the paper. ``"auto"``: exhaustive in a small index, else terms.
+            where, where_document: Chroma's filters on metadata and on texts.
+            weights: the weights of the pooled and the late score; by default those of the index.
+            weighting: the weighting of query tokens, ``"idf"`` or ``"none"``; by default that of the index.
+            stopwatch: gets the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
 
         Raises:
-            InvalidInput: an empty query, ``top_k`` or ``candidates`` below 1, or a filter that
-                Chroma does not take.
-            MissingTokens: a candidate's tokens are gone; `verify` repairs that.
+            InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or Chroma refuses a filter.
+            MissingTokens: a candidate's token embeddings are missing; `verify` with ``repair`` encodes them again.
         """
         queries = query if isinstance(query, Representation) else [query]
         return self.search_many(
@@ -436,7 +446,7 @@ class SmartIndex:
         weighting: Weighting | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
-        """Return, for each of ``queries``, what `search` returns; an exhaustive scan is made once for all."""
+        """Return what `search` returns for each of ``queries``; an exhaustive search reads the index once for all."""
         self._session.check_open()
         check_count("top_k", top_k)
         check_count("candidates", candidates)
@@ -466,9 +476,13 @@ class SmartIndex:
         weights: tuple[float, float] | None = None,
         weighting: Weighting | None = None,
     ) -> list[Hit]:
-        """Return ``hits`` scored again for ``query``, best first, by default all of them; weights as in `search`.
+        """Return ``hits`` scored for ``query``, best first.
 
-        A text may stand for a hit: it is encoded, and its position among ``hits`` is its id.
+        Args:
+            query: as in `search`.
+            hits: hits or texts. A text is encoded, and its id is its position.
+            top_k: how many to return; by default all.
+            weights, weighting: as in `search`.
         """
         self._session.check_open()
         if top_k is not None:
@@ -493,12 +507,12 @@ class SmartIndex:
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-        Relevance is the score over the sum of the ``weights`` that it was made with, redundancy
-        the highest pooled cosine with a hit chosen before. ``mmr_lambda`` 1 keeps the ranking,
-        0 looks at redundancy alone. Scores stay, ranks are new.
+        The relevance of a hit is its score, divided by the sum of the ``weights`` that made it. Its redundancy is the
+        highest pooled cosine with a hit that was chosen before. ``mmr_lambda`` 1 keeps the ranking, 0 considers
+        redundancy alone. The scores stay; the ranks are new.
 
         Raises:
-            InvalidInput: ``mmr_lambda`` is not in [0, 1], or a hit is no longer in the index.
+            InvalidInput: ``mmr_lambda`` is not from 0 to 1, or a hit is no longer in the index.
         """
         self._session.check_open()
         check_count("top_k", top_k)
@@ -512,7 +526,7 @@ class SmartIndex:
         """Return the stored token embeddings of the documents with these ids, in this order.
 
         Raises:
-            InvalidInput: an id that is not in the index.
+            InvalidInput: an id is not in the index.
         """
         self._session.check_open()
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
@@ -522,10 +536,10 @@ class SmartIndex:
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
     def encode_documents(self, items: Sequence[Encodable]) -> Representation:
-        """Return the representation of texts or images, and keep it for an `add` of documents that consist of them.
+        """Return the representation of texts or images, and keep it until documents of the same content are added.
 
-        For programs that want embeddings first and hand over the documents later, so that nothing is encoded twice.
-        Up to 1 GiB is kept. Token embeddings may come coded, as they are stored.
+        Programs that need embeddings before they hand over documents encode nothing twice in this way. Up to 1 GiB is
+        kept. Token embeddings may come as codes, as the index stores them.
         """
         self._session.check_open()
         return self._encoder.encode_ahead([Content.of(item) for item in items])
@@ -567,7 +581,7 @@ class SmartIndex:
         return self._encoder.load()
 
     def info(self) -> IndexInfo:
-        """Return what the index holds, its size on disk, and its manifest."""
+        """Return the number of documents and tokens, their size on disk, and the manifest."""
         self._session.check_open()
         stats = self._store.tokens.stats()
         chroma = self.path / "chroma"
@@ -581,7 +595,7 @@ class SmartIndex:
         )
 
     def close(self) -> None:
-        """Release files and locks. Closing twice does no harm; any other call after it raises `IndexClosed`."""
+        """Release files and locks. A second call does nothing; any other method raises `IndexClosed` from then on."""
         self._session.close(self._store.close)
 
     def __repr__(self) -> str:
@@ -595,7 +609,7 @@ class SmartIndex:
     ) -> None:
         self.close()
 
-    # --- inside -----------------------------------------------------------------------------
+    # --- private ----------------------------------------------------------------------------
 
     @contextmanager
     def _ingest(
@@ -612,12 +626,12 @@ class SmartIndex:
             yield Ingest(self._store, self._encoder, progress.update, on_commit)
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
-        """Return ``hits`` of ``search``, which know their ``query`` from now on."""
+        """Return ``hits`` of ``search`` that know their ``query``, so that they can be explained."""
         explainer = Explainer(query, search, self._encoder, self._session)
         return [with_explainer(hit, explainer) for hit in hits]
 
     def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:
-        """Return a search by the given weights, or else by the index's."""
+        """Return a search with the given weights and weighting, or those of the index."""
         config = self.manifest.config
         weighting = config.weighting if weighting is None else weighting
         check_choice("weighting", weighting, Weighting)
@@ -653,7 +667,7 @@ def _bytes(tokens: NDArray[Any]) -> bytes:
 def scan_scores(
     index: SmartIndex, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
 ) -> Iterator[Scores]:
-    """Yield the scores of every document of ``index`` that ``where`` admits, in blocks; for evaluation."""
+    """Yield the scores of every document of ``index`` that passes ``where``, in blocks; for evaluation."""
     index._session.check_open()
     index._encoder.check(queries)
     yield from replace(index._search(1, None, weighting), where=where).scan(queries)

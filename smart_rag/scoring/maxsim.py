@@ -356,8 +356,14 @@ def _cores() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(torch.get_num_threads(), "smart_rag", initializer=alone)
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
-    os.register_at_fork(after_in_child=_cores.cache_clear)
+def _forget_threads() -> None:
+    """Wait for no thread of the parent's in a forked process, which has none of them."""
+    _cores.cache_clear()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _on(array: NDArray[Any], device: str) -> torch.Tensor:

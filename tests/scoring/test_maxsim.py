@@ -608,8 +608,9 @@ def test_blocks_on_several_cores_equal_the_whole(monkeypatch, kind, name):
 def test_a_forked_process_scores_too():
     """The threads of its parent are not there; nothing waits for them."""
     script = """
-import os, numpy as np
-from smart_rag import TokenBatch, scoring
+import os, signal, numpy as np
+from smart_rag import TokenBatch
+from smart_rag.scoring import maxsim as scoring
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.config import check_weights
 from smart_rag.embeddings.representation import TokenCodes
@@ -617,17 +618,19 @@ rng = np.random.default_rng(0)
 tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
 codes = TokenCodes(get_codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, get_codec("2bit"))
 scoring._BLOCK_BYTES = {"cpu": 1024}
-late = scoring.late_interaction(tokens, codes)
+many = TokenBatch.from_list([rng.standard_normal((1000, 32), dtype=np.float32) for _ in range(4)])
+late, late_of_many = scoring.late_interaction(tokens, codes), scoring.late_interaction(many, many)
 child = os.fork()
 if child == 0:
-    os._exit(0 if np.array_equal(scoring.late_interaction(tokens, codes), late) else 1)
+    signal.alarm(60)
+    np.testing.assert_array_equal(scoring.late_interaction(tokens, codes), late)
+    np.testing.assert_allclose(scoring.late_interaction(many, many), late_of_many, atol=1e-4)
+    os._exit(0)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    # Of OpenMP's threads a forked process has none either; whether torch uses any here hangs on the processor.
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120
-    )
-    assert run.returncode == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # torch's own threads are two, also on one core
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    assert subprocess.run(command, timeout=120, env=environment).returncode == 0
 
 
 def test_no_codes_have_no_scores():
