@@ -1,4 +1,4 @@
-"""What each codec keeps of the quality and takes on disk: exhaustive hybrid nDCG@10 from the codes, against float32.
+"""Quality and size of each codec: nDCG@10 of exhaustive hybrid ranking against float32, and bytes on disk.
 
 python benchmarks/codecs.py DATASET_DIR... [--model M] [--codecs 2bit,2bit/2,...] [--json FILE]
 """
@@ -26,7 +26,7 @@ _ALL = ["float32", "float16", "int8", "4bit", "2bit", "1bit", "float16/2", "2bit
 
 
 def measured(dataset: Dataset, queries: Representation, documents: Representation, name: str) -> dict[str, float]:
-    """Return nDCG@10 and the bytes of a token of the text, everything on disk counted."""
+    """Return nDCG@10, and the bytes on disk for each token of the texts, with all overhead."""
     ids = [document.id for document in dataset.documents]
     keys = [i.to_bytes(16, "little") for i in np.random.default_rng(0).permutation(len(ids)).tolist()]
     late = np.empty((len(queries), len(ids)), dtype=np.float32)
