@@ -12,7 +12,7 @@ from rich.text import Text
 
 from smart_rag.cli import display
 from smart_rag.cli.console import check_report_file, err, on_terminal, out, show_figures
-from smart_rag.cli.options import Device, MaxPixels, ProfileName, ReportFile, Trusted
+from smart_rag.cli.options import Device, LimitQueries, MaxPixels, ProfileName, ReportFile, Trusted
 from smart_rag.config import DEFAULT_MODEL, AdapterObjective, Objective
 from smart_rag.training.settings import (
     DEFAULT_HELD_OUT,
@@ -56,7 +56,6 @@ BatchSize = Annotated[
 HardNegatives = Annotated[
     int, typer.Option(min=0, help="Hard negatives of each query, mined where the data has fewer.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N queries.")]
 HeldOut = Annotated[
     float, typer.Option(callback=_check_share, help="Share of the documents to measure with, between 0 and 1.")
 ]
@@ -88,7 +87,7 @@ def train_adapter_command(
     max_pixels: MaxPixels = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
-    limit: Limit = None,
+    limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
     plot: Plot = None,
     json_file: ReportFile = None,
@@ -97,7 +96,7 @@ def train_adapter_command(
     from smart_rag import SmartEncoder
     from smart_rag.training import train_adapter
 
-    loaded = _training_data(data, limit, plot, json_file)
+    loaded = _training_data(data, limit_queries, plot, json_file)
     settings = AdapterSettings(
         dimension=dimension,
         objective=objective,
@@ -128,7 +127,7 @@ def finetune_command(
     objective: Annotated[Objective, typer.Option(help="Score to train.")] = FinetuneSettings.objective,
     lora_rank: Annotated[
         int | None,
-        typer.Option("--lora", metavar="RANK", min=1, help="Train LoRA of this rank; by default all weights."),
+        typer.Option(metavar="RANK", min=1, help="Train LoRA of this rank; by default all weights."),
     ] = FinetuneSettings.lora_rank,
     epochs: Epochs = FinetuneSettings.epochs,
     batch_size: BatchSize = FinetuneSettings.batch_size,
@@ -155,7 +154,7 @@ def finetune_command(
     max_pixels: MaxPixels = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
-    limit: Limit = None,
+    limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
     plot: Plot = None,
@@ -165,7 +164,7 @@ def finetune_command(
     from smart_rag.training import finetune
     from smart_rag.training.folder import TrainingFolder
 
-    loaded = _training_data(data, limit, plot, json_file)
+    loaded = _training_data(data, limit_queries, plot, json_file)
     settings = FinetuneSettings(
         objective=objective,
         lora_rank=lora_rank,
@@ -200,7 +199,7 @@ def finetune_command(
     _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`", plot, json_file)
 
 
-def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
+def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
     """Return the training data at ``data``, after a check that the plot and the JSON file can be written."""
     from smart_rag.training import load_training_data
     from smart_rag.training.report import check_plot_file
@@ -208,7 +207,7 @@ def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: 
     check_report_file(json_file)
     if plot is not None:
         check_plot_file(plot)
-    return load_training_data(data, limit)
+    return load_training_data(data, limit_queries)
 
 
 def _show_training(report: TrainingReport, done: str, plot: Path | None, json_file: str | None) -> None:

@@ -58,8 +58,8 @@ class TrainingData:
         return f"TrainingData({self.name!r}, documents={len(self.documents)}, queries={len(self.queries)})"
 
 
-def load_training_data(path: str | Path, limit: int | None = None) -> TrainingData:
-    """Return the training data at ``path``, in any format of this module, with its first ``limit`` queries.
+def load_training_data(path: str | Path, limit_queries: int | None = None) -> TrainingData:
+    """Return the training data at ``path``, in any format of this module, with its first ``limit_queries`` queries.
 
     Documents of equal text become one document. Queries of equal text become one query with the positives of all.
 
@@ -68,14 +68,14 @@ def load_training_data(path: str | Path, limit: int | None = None) -> TrainingDa
         MissingExtra: ``path`` is a dataset folder and the extra ``train`` is not installed.
     """
     path = Path(path)
-    if limit is not None:
-        check_count("limit", limit)
+    if limit_queries is not None:
+        check_count("limit_queries", limit_queries)
     if path.is_file():
-        return _from_rows(path, _json_rows(path), limit)
+        return _from_rows(path, _json_rows(path), limit_queries)
     if (path / "corpus.jsonl").is_file():
-        return _from_beir(path, limit)
+        return _from_beir(path, limit_queries)
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
-        return _from_dataset_folder(path, limit)
+        return _from_dataset_folder(path, limit_queries)
     found = "does not exist" if not path.exists() else "is none of these"
     raise InvalidInput(f"{path} {found}: {_EXPECTED}")
 
@@ -102,13 +102,13 @@ def digest(data: TrainingData) -> str:
 # --- formats ----------------------------------------------------------------------------------
 
 
-def _from_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit: int | None) -> TrainingData:
+def _from_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit_queries: int | None) -> TrainingData:
     """Return the data of rows (query, positive, negatives) of texts."""
     positions: dict[str, int] = {}
     positives: dict[str, list[int]] = {}
     negatives: dict[str, list[int]] = {}
     for query, positive, others in rows:
-        if limit is not None and query not in positives and len(positives) == limit:
+        if limit_queries is not None and query not in positives and len(positives) == limit_queries:
             continue
         positives.setdefault(query, []).append(positions.setdefault(positive, len(positions)))
         own_negatives = negatives.setdefault(query, [])
@@ -156,11 +156,11 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     raise KeyError(names[0])
 
 
-def _from_beir(folder: Path, limit: int | None) -> TrainingData:
+def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
     """Return the judged queries of a BEIR folder, with the judged documents and at most as many unjudged ones."""
     candidates = [folder / "qrels" / "train.tsv", folder / "qrels.tsv"]
     qrels_file = next((path for path in candidates if path.is_file()), candidates[0])
-    dataset = load_dataset(folder, limit, qrels_file=qrels_file)
+    dataset = load_dataset(folder, limit_queries, qrels_file=qrels_file)
     judged = {document for grades in dataset.qrels.values() for document in grades}
     spare = len(judged)
     documents = []
@@ -183,7 +183,7 @@ def _from_beir(folder: Path, limit: int | None) -> TrainingData:
     return TrainingData(dataset.name, documents, [_query(text, found) for text, found in positives.items()])
 
 
-def _from_dataset_folder(folder: Path, limit: int | None) -> TrainingData:
+def _from_dataset_folder(folder: Path, limit_queries: int | None) -> TrainingData:
     try:
         import datasets
     except ImportError as error:
@@ -196,9 +196,9 @@ def _from_dataset_folder(folder: Path, limit: int | None) -> TrainingData:
     columns = list(rows.column_names)
     if "query" in columns and "image" in columns:
         # Images stay bytes: a decoded image is many times as large.
-        return _from_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit)
+        return _from_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit_queries)
     try:
-        return _from_rows(folder, map(_pair, rows), limit)
+        return _from_rows(folder, map(_pair, rows), limit_queries)
     except (KeyError, TypeError) as error:
         raise InvalidInput(
             f"{folder}: expected the columns query and positive, and optionally negatives, or the columns query and "
@@ -206,7 +206,7 @@ def _from_dataset_folder(folder: Path, limit: int | None) -> TrainingData:
         ) from error
 
 
-def _from_pages(folder: Path, rows: Any, limit: int | None) -> TrainingData:
+def _from_pages(folder: Path, rows: Any, limit_queries: int | None) -> TrainingData:
     """Return the data of rows with a page image and a question each, like the ColPali training set."""
     has_names = "image_filename" in rows.column_names
     positions: dict[str, int] = {}
@@ -215,7 +215,7 @@ def _from_pages(folder: Path, rows: Any, limit: int | None) -> TrainingData:
     for i, query in enumerate(rows["query"]):
         if not query or not query.strip():
             continue  # a page without a question
-        if limit is not None and query not in positives and len(positives) == limit:
+        if limit_queries is not None and query not in positives and len(positives) == limit_queries:
             continue
         page = rows[i]["image_filename"] if has_names else None
         page = page or _digest(_image_bytes(folder, rows[i]["image"]))

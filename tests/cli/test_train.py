@@ -127,7 +127,9 @@ def test_page_images(tmp_path):
     assert report["queries"] + report["held_out_queries"] == 20
     Image.new("RGB", (64, 64), "white").save(tmp_path / "page.png")
     good("index", tmp_path / "page.png", "--db", tmp_path / "db", *common, "--adapter", adapter)
-    code, output, errors = run("train", "finetune", *common, *options, "-", "--out", tmp_path / "model", "--lora", 2)
+    code, output, errors = run(
+        "train", "finetune", *common, *options, "-", "--out", tmp_path / "model", "--lora-rank", 2
+    )
     assert code == 0, errors
     assert json.loads(output)["ndcg"]["trained late"] >= 0
     good("index", tmp_path / "page.png", "--db", tmp_path / "own", "--model", tmp_path / "model")
@@ -141,7 +143,7 @@ def test_fine_tuning(pairs, model, tmp_path):
     to = tmp_path / "model"
     code, output, errors = run(
         *("train", "finetune", "--data", pairs, "--model", model, "--out", to, "--plot", tmp_path / "plot.png"),
-        *("--epochs", 2, "--batch-size", 16, "--mini-batch-size", 8, "--lora", 4, "--learning-rate", 0.005),
+        *("--epochs", 2, "--batch-size", 16, "--mini-batch-size", 8, "--lora-rank", 4, "--learning-rate", 0.005),
         *("--held-out", 0.3, "--json", tmp_path / "report.json"),
     )
     assert code == 0, errors
@@ -171,7 +173,7 @@ def test_an_interrupted_training_says_how_to_continue(batch, said, pairs, model,
         return collate(self, rows)
 
     command = ("train", "finetune", "--data", pairs, "--model", model, "--out", tmp_path / "model")
-    options = ("--batch-size", 16, "--evaluate-every", 1, "--limit", 100, "--held-out", 0.3)
+    options = ("--batch-size", 16, "--evaluate-every", 1, "--limit-queries", 100, "--held-out", 0.3)
     with monkeypatch.context() as patch:
         patch.setattr(SmartCollator, "__call__", stop)
         code, output, errors = run(*command, *options)
@@ -189,7 +191,7 @@ def test_two_processes(pairs, model, tmp_path):
     to = tmp_path / "model"
     command = (
         *("torchrun", "--nproc-per-node", 2, "--no-python", "smart-rag", "train", "finetune", "--data", pairs),
-        *("--model", model, "--out", to, "--batch-size", 16, "--mini-batch-size", 8, "--lora", 4, "--epochs", 2),
+        *("--model", model, "--out", to, "--batch-size", 16, "--mini-batch-size", 8, "--lora-rank", 4, "--epochs", 2),
         *("--learning-rate", 0.005, "--held-out", 0.3, "--json", "-"),
     )
     names = [
@@ -216,7 +218,7 @@ def test_options_reach_the_training(command, pairs, model, tmp_path, monkeypatch
     for i, options in enumerate([(), ("--seed", 1), ("--temperature", 0.5), ("--learning-rate", 0.01)]):
         output = good(
             *("train", command, "--data", pairs, "--model", model, "--out", tmp_path / str(i), "--epochs", 2),
-            *("--batch-size", 16, "--limit", 100, "--held-out", 0.3, "--json", "-", *options),
+            *("--batch-size", 16, "--limit-queries", 100, "--held-out", 0.3, "--json", "-", *options),
             *(("--device", "cpu", "--trust-remote-code") if i else ()),
         )
         losses.append(json.loads(output)["history"][2]["loss"])
@@ -226,17 +228,13 @@ def test_options_reach_the_training(command, pairs, model, tmp_path, monkeypatch
     assert others == [{"device": "cpu", "trust_remote_code": True}] * 3
 
 
-# Names of settings that the option is not named after.
-OPTIONS = {"lora_rank": "--lora"}
-
-
 @pytest.mark.parametrize(("command", "settings"), [("adapter", AdapterSettings), ("finetune", FinetuneSettings)])
 def test_the_help_text_shows_the_defaults_of_the_settings(command, settings):
     """Each default is written once, in the settings."""
     shown = help_of_options(command)
     compared = set()
     for name in settings.__dataclass_fields__:
-        option = OPTIONS.get(name, "--" + name.replace("_", "-"))
+        option = "--" + name.replace("_", "-")
         if option in shown:
             default = getattr(settings, name)
             assert default_in(shown[option]) == (None if default is None else str(default)), option
@@ -284,7 +282,7 @@ def test_a_wrong_number_is_an_error_that_names_the_option(command, option, says,
 def test_one_held_out_query_is_singular(pairs, model, tmp_path):
     code, output, errors = run(
         *("train", "adapter", "--data", pairs, "--model", model, "--out", tmp_path / "a", "--epochs", 1),
-        *("--batch-size", 2, "--limit", 6, "--held-out", 0.2),
+        *("--batch-size", 2, "--limit-queries", 6, "--held-out", 0.2),
     )
     assert code == 0, errors
     assert "nDCG@10 of 1 held-out query among" in output
@@ -292,7 +290,7 @@ def test_one_held_out_query_is_singular(pairs, model, tmp_path):
 
 
 def test_limit(pairs, model, tmp_path):
-    _, output, _ = train(pairs, model, tmp_path / "a", "--limit", 80, "--json", "-")
+    _, output, _ = train(pairs, model, tmp_path / "a", "--limit-queries", 80, "--json", "-")
     report = json.loads(output)
     assert report["queries"] + report["held_out_queries"] == 80
 

@@ -46,7 +46,7 @@ def test_column_names_of_sentence_transformers(tmp_path):
 
 
 def test_the_limit_counts_queries(tmp_path):
-    data = load_training_data(jsonl(tmp_path / "pairs.jsonl", PAIRS), limit=1)
+    data = load_training_data(jsonl(tmp_path / "pairs.jsonl", PAIRS), limit_queries=1)
     assert texts(data) == {"who sat": EXPECTED["who sat"]}
 
 
@@ -101,7 +101,7 @@ def test_a_beir_folder_without_splits(beir):
     data = load_training_data(beir)
     assert texts(data) == {"query b": (["about cat"], []), "query c": (["about tax"], [])}
     assert [document.id for document in data.documents] == ["cat", "dog", "tax", "rain"]
-    assert texts(load_training_data(beir, limit=1)) == {"query b": (["about cat"], [])}
+    assert texts(load_training_data(beir, limit_queries=1)) == {"query b": (["about cat"], [])}
 
 
 def test_a_beir_folder_without_relevant_documents(beir):
