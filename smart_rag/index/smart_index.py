@@ -568,6 +568,7 @@ class SmartIndex:
         Raises:
             InvalidInput: a query is empty, or the index has no encoder.
         """
+        self._session.check_open()
         return self._encoder.encode_queries(queries)
 
     @property
