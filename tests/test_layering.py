@@ -193,7 +193,7 @@ PUBLIC = {
         "rerank",
     ],
     "smart_rag.evaluation": ["Dataset", "evaluate", "load_dataset", "tune"],
-    "smart_rag.files": ["FORMATS"],
+    "smart_rag.files": ["FORMATS", "jpeg"],
     "smart_rag.training": [
         "AdapterSettings",
         "FinetuneSettings",

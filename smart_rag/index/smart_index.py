@@ -245,7 +245,7 @@ class SmartIndex:
         with self._session.writing():  # before a model is loaded, which is in vain if another process writes
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             has_vision = "image" in self.manifest.modalities
-            total = sum(map(reader.pages, found)) if has_vision and show_progress_bar else len(found)
+            total = sum(map(reader.count_pages, found)) if has_vision and show_progress_bar else len(found)
             with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
                 report = ingest.add_files(found, reader)
                 gone = ingest.gone(paths)
