@@ -15,7 +15,7 @@ from smart_rag.embeddings.representation import TokenBatch
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.loading import weights_digest
 from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim
 
 TEXTS = tiny_models.SENTENCES
 NO_TOKENS = ""
@@ -246,7 +246,7 @@ def test_narrow_tokens_in_an_index(codec, frozen, tmp_path):
         assert hits[0].text == TEXTS[3]
         tokens = index.tokens([hits[0].id])
         assert tokens.dimension == 8
-        late = scoring.late_interaction(encoder.encode_query([TEXTS[3]]).tokens, tokens)
+        late = maxsim.late_interaction(encoder.encode_query([TEXTS[3]]).tokens, tokens)
         assert hits[0].late_score == pytest.approx(late[0, 0], abs=1e-3)
         assert {hit.id for hit in index.search(TEXTS[0], 20, first_stage="pooled")} == {*ids, "later"}
         assert index.rerank(TEXTS[0], ["a cat", TEXTS[0]])[0].text == TEXTS[0]

@@ -12,7 +12,7 @@ from smart_rag import SmartEncoder
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.evaluation.metrics import Metrics
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.training import AdapterSettings, TrainingData, train_adapter
 from smart_rag.training.adapter_trainer import batch_loss, batches, fit
 from smart_rag.training.split import split
@@ -150,13 +150,13 @@ def test_the_saved_adapter_has_the_reported_ndcg(trained, encoder):
     queries = adapted.encode_query([query.text for query in held_out.queries])
     documents = adapted.encode_document([document.text for document in held_out.documents])
     weights = torch.cat(frequencies(encoder, held_out, [query.text for query in held_out.queries])).numpy()
-    late = scoring.late_interaction(queries.tokens, documents.tokens, token_weights=weights)
-    hybrid = scoring.hybrid(scoring.pooled_similarity(queries.pooled, documents.pooled), late, (1.0, 2.0))
+    late = maxsim.late_interaction(queries.tokens, documents.tokens, token_weights=weights)
+    hybrid = ranking.hybrid(maxsim.pooled_similarity(queries.pooled, documents.pooled), late, (1.0, 2.0))
     ids = [document.id for document in held_out.documents]
     qrels = {query.text: {ids[i]: 1 for i in query.positives} for query in held_out.queries}
     judge = Metrics(qrels, ("ndcg@10",))
     for name, scores in (("trained late", late), ("trained hybrid", hybrid)):
-        run = {text: [ids[i] for i in scoring.ranking(row, ids, 10)] for text, row in zip(qrels, scores, strict=True)}
+        run = {text: [ids[i] for i in ranking.ranking(row, ids, 10)] for text, row in zip(qrels, scores, strict=True)}
         assert judge.mean(run)["ndcg@10"] == pytest.approx(report.ndcg[name], abs=2e-3)  # states were kept in float16
 
 

@@ -18,7 +18,8 @@ from sentence_transformers.base.modules import Transformer
 
 from smart_rag import SmartEncoder
 from smart_rag.errors import ModelNotFound
-from smart_rag.scoring.maxsim import hybrid, late_interaction, pooled_similarity
+from smart_rag.scoring.maxsim import late_interaction, pooled_similarity
+from smart_rag.scoring.ranking import hybrid
 from smart_rag.types import Content
 
 
