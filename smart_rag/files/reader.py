@@ -70,7 +70,8 @@ def find(
     """
     found: set[Path] = set()
     unusable: set[Path] = set()
-    for path in (Path(path).expanduser() for path in paths):
+    paths = [Path(path).expanduser() for path in paths]
+    for path in paths:
         if path.is_file():
             found.add(path.resolve())
         elif path.is_dir():
