@@ -78,7 +78,7 @@ class SmartCollator:
         order = np.argsort(lengths, kind="stable").tolist() if self.part_size is not None else list(range(len(items)))
         size = self.part_size or len(items)
         parts = [
-            self.encoder.prepare([items[i] for i in order[start : start + size]], task)
+            self.encoder.trainable.prepare([items[i] for i in order[start : start + size]], task)
             for start in range(0, len(items), size)
         ]
         return parts, order
@@ -109,7 +109,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         self.uses_gradient_cache = cached
         # What the mixin cuts batches by: here the collator has done so.
         self.mini_batch_size = 1 << 30
-        self._comparable = encoder.comparable
+        self._to_embeddings = encoder.trainable.to_embeddings
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """Return the loss of a batch as `SmartCollator` gives it."""
@@ -188,7 +188,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         # A copy: modules write into what they are given.
         states = self.model({name: value for name, value in part.items() if name not in ("keep", "task")}, task=task)
         kept = states["token_embeddings"][keep]
-        pooled, tokens = self._comparable(states["sentence_embedding"], kept)
+        pooled, tokens = self._to_embeddings(states["sentence_embedding"], kept)
         if self.objective == "pooled":
             return pooled
         lengths = keep.sum(dim=1)

@@ -13,7 +13,7 @@ from helpers.word_encoder import WordEncoder
 from smart_rag import CachedEncoder, Document, IndexConfig, Representation, SmartEncoder, SmartIndex
 from smart_rag.embeddings.representation import TokenBatch
 from smart_rag.encoders.adapter import Adapter
-from smart_rag.encoders.loading import weights_digest
+from smart_rag.encoders.fingerprint import weights_digest
 from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
 from smart_rag.scoring import maxsim as scoring
 
@@ -33,7 +33,7 @@ def frozen(folder):
 
 def trained(encoder, path, dimension=None, layers=(-1,), seed=0, **about):
     """Save an adapter of random weights for ``encoder`` in ``path``."""
-    about = {"model": encoder.model_name, "model_weights": weights_digest(encoder._model), **about}
+    about = {"model": encoder.model_name, "model_weights": weights_digest(encoder.model), **about}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapter = Adapter(encoder.dimension, dimension, layers, **about)
