@@ -105,7 +105,7 @@ def _load(
         modules = jina_v4_weights.load(files, weights)
         model = _construct(files, device, modules=modules, prompts=dict(jina_v4_weights.PROMPTS))
         return LoadedModel(name, model, has_own_files=True, kind="jina-v4")
-    options = {"trust_remote_code": trust_remote_code, "model_kwargs": weights}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "model_kwargs": weights}
     if _is_multi_vector(files):
         model = _construct(files, device, is_multi_vector=True, **options)
         return LoadedModel(name, model, has_own_files=True, kind="multi-vector")

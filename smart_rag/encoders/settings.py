@@ -82,8 +82,8 @@ def _check_profile(profile: Decision, loaded: LoadedModel) -> None:
     is_decoder = loaded.kind == "pooled" and "image" in loaded.model.modalities
     if profile.source == ARGUMENT and profile.value.models and not is_decoder:
         raise InvalidInput(
-            f"profile {profile.value.name!r} is for vision-language decoders, which {loaded.name!r} is not; leave profile "
-            "out"
+            f"profile {profile.value.name!r} is for vision-language decoders, which {loaded.name!r} is not; leave "
+            "profile out"
         )
 
 

@@ -198,11 +198,11 @@ def test_states_of_several_layers_are_the_models_own(build, tmp_path):
     model = transformers.AutoModel.from_pretrained(f"{path}").eval()
     for i, text in enumerate(TEXTS[:2]):
         with torch.no_grad():
-            states = model(**encoder._model.tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+            states = model(**encoder.model.tokenizer(text, return_tensors="pt"), output_hidden_states=True)
         first = torch.nn.functional.normalize(states.hidden_states[0][0], dim=1).numpy()
         first = first[1:-1] if build is tiny_models.bert else first[:-1]  # [CLS] and [SEP], or what is pooled from
         np.testing.assert_allclose(made.tokens[i][:, :width] * 2**0.5, first, atol=1e-5)
-    assert not encoder._model.transformers_model.config.output_hidden_states  # as it was
+    assert not encoder.model.transformers_model.config.output_hidden_states  # as it was
 
 
 def test_a_layer_that_is_not_there(frozen, tmp_path):

@@ -91,6 +91,35 @@ def test_batches_are_of_like_length_within_the_budget(models, name, task):
     assert all(rows == 16 or (rows + 1) * width > 300 for rows, width in shapes[:-1])
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_batch_size_of_one_call(models, task):
+    """It is that of this call alone."""
+    encoder = models("mean").fresh(batch_size=4)
+    call = encoder.encode_query if task == "query" else encoder.encode_document
+    expected = call(["the cat sat"] * 10)
+    shapes = forward_shapes(encoder)
+    assert_same(call(["the cat sat"] * 10, batch_size=5), expected)
+    assert_same(call(["the cat sat"] * 10), expected)
+    assert [rows for rows, _ in shapes] == [5, 5, 4, 4, 2]
+    assert encoder.batch_size == 4
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True])
+def test_batch_size_of_one_call_that_is_none(minilm, batch_size):
+    for call in (minilm.encode_query, minilm.encode_document):
+        with pytest.raises(InvalidInput, match=f"batch_size must be a whole number of at least 1, got {batch_size}"):
+            call(["a"], batch_size=batch_size)
+
+
+def test_memory_that_runs_out_with_the_batch_size_of_one_call(models):
+    encoder = models("mean").fresh(batch_size=2)
+    expected = encoder.encode_document(["the cat sat"] * 8)
+    tried = out_of_memory_above(encoder, 2)
+    assert_same(encoder.encode_document(["the cat sat"] * 8, batch_size=8), expected)
+    assert tried == [8, 4, 2, 2, 4, 2, 2]
+    assert encoder.batch_size == 2
+
+
 def test_budget_holds_to_the_token(models):
     """A prompt and the special tokens on both sides of it count."""
     encoder = models("prompts").fresh()
@@ -149,8 +178,8 @@ def test_several_devices_give_what_one_gives(models, minilm):
     model = models("minilm")
     both = SmartEncoder(model.path, device=["cpu", "cpu"], batch_size=2)
     calls = []
-    for backbone in both._passes._backbones:
-        backbone.model[0].register_forward_pre_hook(lambda module, _: calls.append(id(module)))
+    for copied in both._batches.models:
+        copied.model[0].register_forward_pre_hook(lambda module, _: calls.append(id(module)))
     texts = [f"{'word ' * (i % 7)}number {i}" for i in range(17)]
     one, two = minilm.encode_document(texts), both.encode_document(texts)
     assert sorted(Counter(calls).values()) == [4, 5]

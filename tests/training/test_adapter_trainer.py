@@ -125,7 +125,7 @@ def test_what_answers_a_query_is_no_negative_of_it(encoder, tmp_path):
 @pytest.fixture(scope="module")
 def trained(encoder, tmp_path_factory):
     """A training, the folder it went to, and what the model's weights were before."""
-    before = {name: weights.clone() for name, weights in encoder._model.state_dict().items()}
+    before = {name: weights.clone() for name, weights in encoder.model.state_dict().items()}
     folder = tmp_path_factory.mktemp("trained") / "adapter"
     report = train_adapter(encoder, some_data(), folder, AdapterSettings(batch_size=16, epochs=4), held_out=0.3)
     return report, folder, before
@@ -133,9 +133,9 @@ def trained(encoder, tmp_path_factory):
 
 def test_the_model_stays_as_it_is(trained, encoder):
     _, _, before = trained
-    for name, weights in encoder._model.state_dict().items():
+    for name, weights in encoder.model.state_dict().items():
         assert torch.equal(weights, before[name]), name
-    assert all(parameter.grad is None for parameter in encoder._model.parameters())
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
 def test_it_learns_and_says_so(trained):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,9 @@ class PooledModel:
 
     def _features(self, prepared: Prepared, layers: Sequence[int]) -> dict[str, Any]:
         is_last_alone = tuple(layers) == (-1,) or transformer_config(self.model) is None
-        with nullcontext({}) if is_last_alone else returning_all_layers(self.model) as options:
+        asking: AbstractContextManager[dict[str, bool]]
+        asking = nullcontext({}) if is_last_alone else returning_all_layers(self.model)
+        with asking as options:
             features = {**to_device(prepared.features, self.model.device), **options}
             return dict(self.model(features, task=prepared.task))
 

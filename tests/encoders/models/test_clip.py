@@ -91,8 +91,8 @@ def test_a_shorter_max_length_is_not_a_shorter_text_to_siglip(folders):
     """It is padded to what the model was trained with all the same."""
     short = SmartEncoder(folders("siglip"), max_length=20)
     text = TEXTS[2]
-    words = short._model.tokenizer(text, truncation=True, max_length=20)["input_ids"][:-1]
-    pooled, _ = of_text(folders("siglip"), "siglip", short._model.tokenizer.decode(words))
+    words = short.model.tokenizer(text, truncation=True, max_length=20)["input_ids"][:-1]
+    pooled, _ = of_text(folders("siglip"), "siglip", short.model.tokenizer.decode(words))
     np.testing.assert_allclose(short.encode_document([text]).pooled[0], pooled, rtol=0, atol=1e-5)
 
 
@@ -106,12 +106,12 @@ def test_boxes_are_parts_of_the_whole_image(encoder):
     """CLIP cuts the margins off, and a box says where in the image it is; SigLIP squeezes all of it."""
     wide = Image.new("RGB", (120, 56))
     for name, left in (("clip", (120 - 56) / 2 / 120), ("siglip", 0)):
-        boxes = [place.box for place in encoder(name).token_origins(wide)]
+        boxes = [origin.box for origin in encoder(name).token_origins(wide)]
         assert len(boxes) == 16 == len(encoder(name).encode_document([wide]).tokens[0])
         np.testing.assert_allclose([boxes[0][:2], boxes[-1][2:]], [(left, 0), (1 - left, 1)], atol=1e-9)
         np.testing.assert_allclose(boxes[1], (boxes[0][2], 0, boxes[0][2] + (1 - 2 * left) / 4, 0.25), atol=1e-9)
     # The second row of patches of a high image is below the first.
-    high = [place.box for place in encoder("clip").token_origins(Image.new("RGB", (56, 120)))]
+    high = [origin.box for origin in encoder("clip").token_origins(Image.new("RGB", (56, 120)))]
     np.testing.assert_allclose(high[4], (0, 32 / 120 + 14 / 120, 0.25, 32 / 120 + 28 / 120), atol=1e-9)
 
 
@@ -121,10 +121,10 @@ def test_the_patch_that_changes_is_the_one_of_the_box(encoder):
     after = before.copy()
     after.paste("black", (60, 30, 66, 36))
     for name in BUILDERS:
-        processor = encoder(name)._backbone._image_processor
+        processor = encoder(name).model.processor.image_processor
         pixels = [processor(images=image, return_tensors="pt")["pixel_values"][0] for image in (before, after)]
         changed = (pixels[0] - pixels[1]).abs().amax(0).reshape(4, 14, 4, 14).amax((1, 3)).flatten()
-        boxes = [place.box for place in encoder(name).token_origins(before)]
+        boxes = [origin.box for origin in encoder(name).token_origins(before)]
         most = boxes[int(changed.argmax())]
         assert most[0] * 120 <= 66
         assert most[2] * 120 >= 60
@@ -135,7 +135,7 @@ def test_the_patch_that_changes_is_the_one_of_the_box(encoder):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_spans_of_texts(encoder, name):
     text = TEXTS[0]
-    assert "".join(text[slice(*place.span)] for place in encoder(name).token_origins(text)) == text
+    assert "".join(text[slice(*origin.span)] for origin in encoder(name).token_origins(text)) == text
 
 
 @pytest.mark.parametrize("name", BUILDERS)

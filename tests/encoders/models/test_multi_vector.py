@@ -69,22 +69,22 @@ def test_which_words_and_patches_the_tokens_stand_for(models):
     text = TEXTS[0]
     encoder = models("colbert")[0]
     for task in ("query", "document"):
-        places = encoder.token_origins(text, task)
+        origins = encoder.token_origins(text, task)
         encoded = getattr(encoder, f"encode_{task}")(text).tokens
-        assert len(places) == len(encoded[0])
-        words = [text[slice(*place.span)] for place in places if place.span and place.span[1]]
+        assert len(origins) == len(encoded[0])
+        words = [text[slice(*origin.span)] for origin in origins if origin.span and origin.span[1]]
         assert words == text.replace(".", "" if task == "document" else " .").split()
         # Neither the prompt nor a special token is a word; there are as many of them as there are ids.
         assert (encoded.ids >= 0).sum() == len(text.replace(".", "").split())
     for name, patches in (("colqwen2", 4 * 3), ("colpali", 16)):
         encoder = models(name)[0]
-        places = encoder.token_origins(IMAGES[0])
-        boxes = [place.box for place in places if place.box]
-        assert len(places) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
+        origins = encoder.token_origins(IMAGES[0])
+        boxes = [origin.box for origin in origins if origin.box]
+        assert len(origins) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
         assert len(boxes) == patches
         assert (boxes[0][:2], boxes[-1][2:]) == ((0, 0), (1, 1))
         assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) == pytest.approx(1)
-        spans = [place.span for place in encoder.token_origins(text, "query") if place.span]
+        spans = [origin.span for origin in encoder.token_origins(text, "query") if origin.span]
         assert "".join(text[slice(*span)] for span in spans) == text
         # Of what the processor puts around it, no word is the content's.
         assert (encoder.encode_document([IMAGES[0]]).tokens.ids == -1).all()
