@@ -228,7 +228,7 @@ def test_a_folder_of_an_older_layout_says_what_to_do(tmp_path):
     (tmp_path / "tokens").mkdir()
     with lmdb.open(str(tmp_path / "tokens")) as environment, environment.begin(write=True) as transaction:
         transaction.put(bytes(16), bytes(28))
-    with pytest.raises(IndexMismatch, match=rf"layout 1, .* or delete {tmp_path}: it is filled again"):
+    with pytest.raises(IndexMismatch, match=rf"layout 1, .* or delete {tmp_path}; it is filled again"):
         CachedEncoder(WordEncoder(), tmp_path).encode_document(TEXTS)
 
 
