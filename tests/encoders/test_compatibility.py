@@ -1,4 +1,4 @@
-"""Names of other packages that may change: each is still there, and does what it is used for."""
+"""Undocumented names of other packages: each still exists, and still does what we use it for."""
 
 import inspect
 import re
@@ -47,8 +47,8 @@ def has(home, name):
     return name in home if isinstance(home, dict | str) else hasattr(home, name)
 
 
-def test_each_name_is_still_there(model, late):
-    """One that is gone is named with the versions, so that it is clear which release renamed it."""
+def test_each_name_still_exists(model, late):
+    """The failure names the missing names and the versions of the packages."""
     transformer, pooling, dense = model[0], model[1], model[2]
     prompted = model.preprocess(["a cat"], prompt="query: ", task="query")
     with compatibility.returning_all_layers(model) as options:
@@ -147,7 +147,7 @@ def test_all_layers_are_returned_and_the_configuration_is_restored(model):
 
 
 def test_tokens_that_a_late_interaction_model_counts(late):
-    """All of a query, filled up with [MASK]; of a document no punctuation."""
+    """A query counts with its [MASK] tokens, a document without its punctuation."""
     for task, text in (("query", "a cat"), ("document", "a cat, a dog.")):
         features = late.preprocess([text], task=task)
         names = late.tokenizer.convert_ids_to_tokens(features["input_ids"][0].tolist())
@@ -174,8 +174,8 @@ def test_placeholders_are_those_of_configuration_and_processor(tmp_path):
     np.testing.assert_array_equal(compatibility.placeholder_ids(model, *ids), sorted(named.values()))
 
 
-def test_loading_shows_no_bar_and_leaves_the_setting_as_it_was(tmp_path, capsys):
-    """Both settings of the user's: that of transformers and that of the hub."""
+def test_loading_shows_no_bar_and_restores_the_setting(tmp_path, capsys):
+    """The user has two settings: one of transformers and one of the hub."""
     model = tiny_models.bert(tmp_path)
     capsys.readouterr()
     before = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
@@ -193,7 +193,7 @@ def test_loading_shows_no_bar_and_leaves_the_setting_as_it_was(tmp_path, capsys)
 
 
 def test_texts_keep_their_rows_with_flash_attention(tmp_path, monkeypatch):
-    """sentence-transformers would put them into one row, of which no token embedding could be told from another."""
+    """sentence-transformers would join them in one row, where a token's text is unknown."""
     monkeypatch.setattr(Transformer, "_can_flatten_inputs", lambda self: True)
     encoder = SmartEncoder(tiny_models.decoder(tmp_path), device="cpu")
     assert encoder.model[0].can_flatten_inputs is False
@@ -202,8 +202,8 @@ def test_texts_keep_their_rows_with_flash_attention(tmp_path, monkeypatch):
     ]
 
 
-def test_loading_warns_of_weights_that_are_missing_and_of_no_head(tmp_path, caplog):
-    """Every such model was saved with a head over words, which no embedding needs."""
+def test_loading_warns_of_missing_weights_and_not_of_a_head(tmp_path, caplog):
+    """Every such model was saved with a head that predicts words, which no embedding needs."""
     folder = Path(tiny_vision.qwen3_vl(tmp_path))
     weights = load_file(folder / "model.safetensors")
     assert "lm_head.weight" in weights

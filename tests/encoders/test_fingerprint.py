@@ -1,4 +1,4 @@
-"""Fingerprints: equal for equal numbers of a document, different for different ones."""
+"""Fingerprints: equal for encoders with equal numbers, different for others."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ def models(tmp_path_factory):
     return models_in(tmp_path_factory)
 
 
-def test_fingerprint_is_that_of_the_weights(models, minilm):
-    """Not of the name, the folder or the precision."""
+def test_fingerprint_depends_on_the_weights(models, minilm):
+    """Name, folder and precision do not change it."""
     by_path = models("minilm")
     assert minilm.model_name != by_path.path
     assert by_path.encoder.fingerprint == minilm.fingerprint
@@ -30,15 +30,15 @@ def test_fingerprint_is_that_of_the_weights(models, minilm):
 
 
 def test_fingerprint_of_a_copy(models, tmp_path):
-    """The folder elsewhere is the same model."""
+    """A copied folder is the same model."""
     shutil.copytree(models("dense").path, tmp_path / "copy")
     copy = SmartEncoder(tmp_path / "copy", device="cpu")
     assert copy.fingerprint == models("dense").encoder.fingerprint
     assert copy.fingerprint == models("dense").fresh(dtype="bfloat16").fingerprint
 
 
-def test_fingerprint_tells_apart_what_changes_a_document(models, tmp_path):
-    """Weights, dense layers, pooling, the document prompt, the length; the query prompt does not."""
+def test_fingerprint_differs_with_the_numbers_of_a_document(models, tmp_path):
+    """Weights, dense layers, pooling, document prompt and length change it. The query prompt does not."""
     base = models("prompts")
     encoders = {
         "base": base.encoder,
@@ -55,8 +55,8 @@ def test_fingerprint_tells_apart_what_changes_a_document(models, tmp_path):
     assert base.fresh(query_prompt="another: ").fingerprint == prints["base"]
 
 
-def test_fingerprint_tells_activations_apart(models, tmp_path):
-    """They have no weights, and change every number."""
+def test_fingerprint_differs_with_the_activation(models, tmp_path):
+    """Activations have no weights, and change every number."""
     shutil.copytree(models("dense").path, tmp_path / "linear")
     config = tmp_path / "linear" / "2_Dense" / "config.json"
     dense = json.loads(config.read_text())
@@ -68,7 +68,7 @@ def test_fingerprint_tells_activations_apart(models, tmp_path):
 
 
 def test_fingerprint_notices_few_changed_weights(models, tmp_path):
-    """One fine-tuned matrix is enough."""
+    """One fine-tuned matrix changes the fingerprint."""
     model = SentenceTransformer(models("mean").path, device="cpu")
     with torch.no_grad():
         model[0].auto_model.encoder.layer[1].output.dense.weight.mul_(1.05)
@@ -76,8 +76,8 @@ def test_fingerprint_notices_few_changed_weights(models, tmp_path):
     assert SmartEncoder(tmp_path / "tuned", device="cpu").fingerprint != models("mean").encoder.fingerprint
 
 
-def test_an_index_of_the_bundled_model_opens_for_ever(minilm):
-    """Its manifest holds this description, and its tokens are stored under keys with this fingerprint."""
+def test_the_fingerprint_of_the_bundled_model_never_changes(minilm):
+    """Its manifest holds this description, and the keys of its tokens hold this fingerprint."""
     assert minilm.fingerprint == "123da5b3902f18db1ad22a72c559a58d"
     assert minilm.describe() == {
         "model": "minilm",

@@ -1,4 +1,4 @@
-"""What is loaded, on which device, and what cannot be."""
+"""Loading: devices, attention, and models that cannot be loaded."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ def test_unknown_model_name(name):
 
 @pytest.mark.parametrize("content", ["nothing", "notes", "no weights", "cut weights"])
 def test_folder_that_holds_no_model(models, tmp_path, content):
-    """Likewise, with the folder."""
+    """The message names the folder, and says what to pass instead."""
     folder = tmp_path / "folder"
     if content.endswith("weights"):
         shutil.copytree(models("mean").path, folder)
@@ -59,7 +59,7 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
         assert loading._best_device() == best
 
 
-def test_a_device_that_is_not_there_is_named():
+def test_a_missing_device_is_named():
     for device in ("cuda:7", ["cpu", "cuda:7"]):
         with pytest.raises(InvalidInput, match=r"'cuda:7'.*finds no CUDA"):
             SmartEncoder("minilm", device=device)
@@ -72,7 +72,7 @@ def test_a_device_that_is_not_there_is_named():
         SmartEncoder("minilm", device=[])
 
 
-def test_a_device_may_be_torchs_own_object(models):
+def test_a_device_can_be_a_torch_device(models):
     assert SmartEncoder(models("mean").path, device=torch.device("cpu")).device == "cpu"
     with pytest.raises(InvalidInput, match=r"unknown device ''"):
         SmartEncoder("minilm", device="")
@@ -82,8 +82,8 @@ def test_a_device_may_be_torchs_own_object(models):
 
 
 @pytest.mark.parametrize("build", [tiny_vision.qwen3_vl, tiny_vision.qwen2_vl])
-def test_attention_is_the_one_that_is_asked_for(build, tmp_path):
-    """And another one gives the same representation."""
+def test_attention_is_the_chosen_one(build, tmp_path):
+    """Another implementation gives the same representation."""
     folder = build(tmp_path)
     eager, sdpa = (SmartEncoder(folder, attn_implementation=name, max_pixels=PIXELS) for name in ("eager", None))
     assert [encoder.model.transformers_model.config._attn_implementation for encoder in (eager, sdpa)] == [
@@ -99,7 +99,7 @@ def test_attention_is_the_one_that_is_asked_for(build, tmp_path):
 
 
 def test_without_torchvision_the_extra_is_named(tmp_path):
-    """In a process of its own, which does not look where the tests have it."""
+    """Another process does not find the torchvision of the tests."""
     code = "import sys; from smart_rag import SmartEncoder; SmartEncoder(sys.argv[1])"
     if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0:
         pytest.skip("torchvision is installed beside torch here")

@@ -18,7 +18,7 @@ def models(tmp_path_factory):
 
 
 def test_prompt_takes_part_unless_the_model_leaves_it_out(models):
-    """Each of the two prompts is two tokens, a word and a colon."""
+    """Both prompts have two tokens, a word and a colon."""
     plain = models("mean").encoder.encode_document(["the cat"]).tokens
     assert len(plain[0]) == 2
     for task in TASKS:
@@ -30,7 +30,7 @@ def test_prompt_takes_part_unless_the_model_leaves_it_out(models):
 
 
 def test_prompts_can_be_overridden(models):
-    """By other words, or by none."""
+    """The caller can pass other words, or none."""
     model = models("prompts")
     encoder = model.fresh(query_prompt="", document_prompt="the passage says: ")
     queries, documents = encoder.encode_query(TEXTS), encoder.encode_document(TEXTS)
@@ -42,7 +42,7 @@ def test_prompts_can_be_overridden(models):
 
 
 def test_default_prompt_is_not_one_for_queries_or_documents(tmp_path):
-    """sentence-transformers' `encode_query` and `encode_document` pass it over."""
+    """`encode_query` and `encode_document` of sentence-transformers leave it out."""
     path = tiny_models.bert(tmp_path, prompts={"sts": "similar: "}, default_prompt_name="sts")
     encoder, model = SmartEncoder(path, device="cpu"), SentenceTransformer(path, device="cpu")
     for task in TASKS:
@@ -51,7 +51,7 @@ def test_default_prompt_is_not_one_for_queries_or_documents(tmp_path):
 
 
 def test_passage_prompt_is_one_for_documents(tmp_path):
-    """Many models call it so."""
+    """Many models have it under this name."""
     path = tiny_models.bert(tmp_path, prompts={"query": "query: ", "passage": "passage: "})
     theirs = SentenceTransformer(path, device="cpu").encode(TEXTS, prompt="passage: ", normalize_embeddings=True)
     ours = SmartEncoder(path, device="cpu").encode_document(TEXTS).pooled
@@ -59,7 +59,7 @@ def test_passage_prompt_is_one_for_documents(tmp_path):
 
 
 def test_max_length_cuts(models):
-    """[CLS], six tokens and [SEP] are left of a text."""
+    """Eight tokens are [CLS], six of the text, and [SEP]."""
     model = models("minilm")
     encoder = model.fresh(max_length=8)
     assert model.encoder.max_length == 256
@@ -70,21 +70,21 @@ def test_max_length_cuts(models):
     assert_same(ours[0], model.encoder.encode_document("the cat sat on the mat"))
 
 
-def test_text_of_any_length_where_the_model_sets_none(models):
-    """T5 knows no longest text."""
+def test_a_model_without_a_limit_reads_texts_of_any_length(models):
+    """T5 has no limit."""
     encoder = models("byt5").encoder
     assert len(encoder.encode_document(["x" * 1000]).tokens[0]) == 1000
 
 
 @pytest.mark.parametrize("max_length", [0, 1, 2, 513, 2.5])
-def test_max_length_the_model_cannot_take(max_length):
-    """Two tokens are special, and MiniLM knows 512 positions: what is outside is refused at once."""
+def test_max_length_that_the_model_cannot_read(max_length):
+    """MiniLM has 512 positions, and two tokens are special."""
     with pytest.raises(InvalidInput, match="max_length must be"):
         SmartEncoder("minilm", device="cpu", max_length=max_length)
 
 
 def test_a_policy_of_a_text_model(tmp_path):
-    """A prompt is what `input` leaves out; a model without patches has none to keep."""
+    """`input` leaves the prompt out; `patches` keeps nothing of a text."""
     folder = tiny_models.bert(tmp_path, prompts={"query": "query: ", "document": "document: "})
     text = "The cat sat on the mat."
     words = len(SmartEncoder(folder, query_prompt="", document_prompt="").encode_query(text).tokens[0])
@@ -95,6 +95,6 @@ def test_a_policy_of_a_text_model(tmp_path):
     np.testing.assert_array_equal(alone.tokens[0], alone.pooled)
 
 
-def test_a_policy_that_is_not_there():
+def test_an_unknown_policy():
     with pytest.raises(InvalidInput, match="query_tokens must be one of content, text, input, patches, got 'words'"):
         SmartEncoder("minilm", query_tokens="words")

@@ -1,4 +1,4 @@
-"""`SmartEncoder` against sentence-transformers' own numbers, on MiniLM and on tiny random models."""
+"""`SmartEncoder` against the numbers of sentence-transformers, with MiniLM and with tiny random models."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def models(tmp_path_factory):
 
 
 def expected_tokens(model, case, row, prompt):
-    """One text's token embeddings, from ``encode(..., output_value=None)``, in plain loops."""
+    """Return one text's token embeddings, from ``encode(..., output_value=None)``, by plain loops."""
     names = model.tokenizer.convert_ids_to_tokens(row["input_ids"].tolist())
     positions = [i for i, attended in enumerate(row["attention_mask"].tolist()) if attended]
     if prompt and not case.prompt:
@@ -62,7 +62,7 @@ def expected_tokens(model, case, row, prompt):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", CASES)
-def test_pooled_is_that_of_sentence_transformers(models, name, task):
+def test_pooled_embeddings_equal_sentence_transformers(models, name, task):
     """Prompts, pooling, dense layers and truncation are the model's own."""
     model = models(name)
     ours = encode(model.encoder, model.texts, task).pooled
@@ -74,8 +74,8 @@ def test_pooled_is_that_of_sentence_transformers(models, name, task):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", CASES)
-def test_tokens_are_the_last_states_of_the_content(models, name, task):
-    """Special, padded, pooled and left-out prompt positions are gone; a text without others has its pooled vector."""
+def test_token_embeddings_are_the_last_states_of_the_content(models, name, task):
+    """Special, padded, pooled and excluded prompt positions are left out. A text without others has its pooled vector."""
     model = models(name)
     ours = encode(model.encoder, model.texts, task)
     rows = reference_encode(model.reference, model.texts, task, output_value=None)
@@ -88,7 +88,7 @@ def test_tokens_are_the_last_states_of_the_content(models, name, task):
 
 @pytest.mark.parametrize(("name", "dtype"), [("minilm", None), ("dense", None), ("dense", "bfloat16")])
 def test_vectors_have_unit_length_in_float32(models, name, dtype):
-    """Also when the weights are coarser."""
+    """Weights of 16 bits change nothing about that."""
     ours = models(name).fresh(dtype=dtype).encode_document(TEXTS)
     for vectors in (ours.pooled, ours.tokens.embeddings):
         assert vectors.dtype == np.float32
@@ -96,7 +96,7 @@ def test_vectors_have_unit_length_in_float32(models, name, dtype):
 
 
 def test_dense_layers_bring_tokens_into_the_pooled_space(models):
-    """The dimension is the last layer's, for both kinds."""
+    """Both kinds of embeddings have the dimension of the last layer."""
     ours = models("dense").encoder.encode_document(TEXTS)
     assert models("dense").encoder.dimension == 24
     assert ours.pooled.shape[1] == ours.tokens.dimension == 24
@@ -106,7 +106,7 @@ def test_dense_layers_bring_tokens_into_the_pooled_space(models):
     ("name", "less"), [("mean", 0), ("cls", 0), ("cls without [CLS]", 1), ("qwen2", 1), ("qwen2 with </s>", 0)]
 )
 def test_pooled_position_is_left_out(models, name, less):
-    """The one that pooling reads, be it a word or a special token."""
+    """Pooling reads one position, a word or a special token."""
     encoder = models(name).encoder
     ours = encoder.encode_document(["the cat sat"])
     assert len(ours.tokens[0]) == encoder.count_tokens(["the cat sat"])[0] - less
@@ -115,7 +115,7 @@ def test_pooled_position_is_left_out(models, name, less):
 
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
 def test_padding_on_the_left_changes_nothing(models, name):
-    """A text alone and the same text in a padded batch."""
+    """A text alone equals the same text in a padded batch."""
     encoder = models(name).fresh()
     shapes = forward_shapes(encoder)
     texts = ["the cat", "dogs bark at night when nobody is there", "rain", "which river"]
@@ -129,22 +129,22 @@ def test_padding_on_the_left_changes_nothing(models, name):
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "[CLS]"])
 def test_text_without_tokens_has_its_pooled_embedding(minilm, text):
-    """As its only token."""
+    """It is the only token embedding."""
     ours = minilm.encode_document(["the cat", text])
     assert ours.tokens[1].tolist() == [ours.pooled[1].tolist()]
     assert len(ours.tokens[0]) == 2
 
 
 @pytest.mark.parametrize("texts", [["the cat", ""], [""]])
-def test_text_that_has_no_vector_at_all_is_refused(models, texts):
-    """A tokenizer that adds nothing to an empty text leaves nothing to pool: zeros would be a lie."""
+def test_a_text_without_any_vector_is_refused(models, texts):
+    """If a tokenizer adds nothing to an empty text, there is nothing to pool, and zeros would be wrong."""
     with pytest.raises(InvalidInput, match=f"text {len(texts) - 1}"):
         models("qwen2").encoder.encode_document(texts)
 
 
 @pytest.mark.parametrize("name", ["minilm", "cls", "cls without [CLS]", "qwen2", "llama"])
 def test_ids_are_those_of_the_tokenizer(models, name):
-    """Of the tokens that are kept, in their order, also in a padded batch; -1 for punctuation and an empty text."""
+    """The kept tokens have their ids, in order, also in a padded batch. Punctuation and an empty text have -1."""
     model = models(name)
     texts = ["the cat sat", "dogs bark at night, when nobody is there", "rain", "which cat sat on the cat"]
     if model.case.empty:
@@ -164,7 +164,7 @@ def test_ids_are_those_of_the_tokenizer(models, name):
 
 
 def test_ids_of_punctuation(minilm):
-    """What stands for a word, a number or a sign keeps its id; marks between them have none."""
+    """Words, numbers and signs keep their ids; punctuation marks have none."""
     text = "(Is C++ 10 % faster, or 5 € cheaper?) \u201cYes\u201d - \u7684\uff01"
     names = np.asarray(minilm.model.tokenizer.tokenize(text))
     ids = minilm.encode_document([text]).tokens.ids
@@ -172,7 +172,7 @@ def test_ids_of_punctuation(minilm):
 
 
 def test_unknown_words_keep_their_tokens(minilm):
-    """An emoji that is not in the vocabulary has a state all the same."""
+    """An emoji outside of the vocabulary has a state."""
     assert minilm.model.tokenizer.tokenize("cat 🦩") == ["cat", "[UNK]"]
     assert len(minilm.encode_document(["cat 🦩"]).tokens[0]) == 2
 
@@ -181,14 +181,14 @@ def test_unknown_words_keep_their_tokens(minilm):
 
 
 def test_no_texts_give_an_empty_representation(minilm):
-    """Of the model's width."""
+    """Its arrays are as wide as the model."""
     for ours in (minilm.encode_query([]), minilm.encode_document([])):
         assert len(ours) == len(ours.tokens) == 0
         assert ours.pooled.shape == ours.tokens.embeddings.shape == (0, 384)
 
 
 def test_a_str_is_a_batch_of_one(minilm):
-    """Not of its characters."""
+    """It is not a batch of its characters."""
     assert_same(minilm.encode_document("the cat"), minilm.encode_document(["the cat"]))
     assert len(minilm.encode_query("the cat")) == 1
 
@@ -201,21 +201,21 @@ def test_a_str_is_a_batch_of_one(minilm):
         (["a", "\ud800"], "item 1 holds a lone surrogate"),
     ],
 )
-def test_text_of_another_type_is_named(minilm, texts, message):
-    """By its position."""
+def test_an_item_of_another_type_is_named(minilm, texts, message):
+    """The message names its position."""
     with pytest.raises(InvalidInput, match=message):
         minilm.encode_document(texts)
 
 
 @pytest.mark.parametrize("kwargs", [{"batch_size": 0}, {"batch_tokens": 0}])
 def test_sizes_below_one_are_refused(kwargs):
-    """Before a model is loaded."""
+    """They are refused before a model is loaded."""
     with pytest.raises(InvalidInput, match="at least 1"):
         SmartEncoder("no-such-model", device="cpu", **kwargs)
 
 
 def test_progress_is_shown_on_request(minilm, capsys):
-    """And only then."""
+    """Without a request nothing is shown."""
     minilm.encode_document(["the cat"])
     assert capsys.readouterr().err == ""
     minilm.encode_document(["the cat"], show_progress_bar=True)
@@ -226,7 +226,7 @@ def test_progress_is_shown_on_request(minilm, capsys):
 
 
 def test_count_tokens(models, minilm):
-    """Neither special tokens nor prompts, and nothing is cut."""
+    """Special tokens and prompts do not count, and nothing is cut."""
     texts = ["The cat sat.", "", "embeddings", "cat " * 1000, "猫坐"]
     assert minilm.model.tokenizer.tokenize("embeddings") == ["em", "##bed", "##ding", "##s"]
     assert minilm.count_tokens(texts) == [4, 0, 4, 1000, 2]
@@ -242,7 +242,7 @@ def test_count_tokens(models, minilm):
 
 @pytest.mark.parametrize("name", ["minilm", "prompts", "qwen2"])
 def test_description_makes_the_same_encoder(models, name):
-    """After a round trip through JSON, with what was overridden."""
+    """It does so after a round trip through JSON, with the caller's arguments."""
     encoder = models(name).fresh(query_prompt="find: ", document_prompt="passage: ", max_length=16)
     description = json.loads(json.dumps(encoder.describe()))
     assert description == encoder.describe()
@@ -255,8 +255,8 @@ def test_description_makes_the_same_encoder(models, name):
         assert_same(encode(again, texts, task), encode(encoder, texts, task), 1e-6)
 
 
-def test_description_is_the_callers_own(minilm):
-    """Changing it changes no encoder."""
+def test_a_description_is_a_copy(minilm):
+    """A changed description changes no encoder."""
     minilm.describe()["weights"] = "none"
     assert minilm.describe()["weights"] != "none"
 
@@ -265,7 +265,7 @@ def test_description_is_the_callers_own(minilm):
 
 
 def test_model_without_token_embeddings(tmp_path):
-    """Word vectors that are only ever averaged."""
+    """Such a model only averages word vectors."""
     path = tiny_models.static(tmp_path)
     with pytest.raises(EncoderError, match="no token embeddings"):
         SmartEncoder(path, device="cpu").encode_document(["the cat sat", "a dog"])
@@ -273,7 +273,7 @@ def test_model_without_token_embeddings(tmp_path):
 
 @pytest.mark.parametrize("dense", [None, 24])
 def test_pooling_that_leaves_the_token_space(tmp_path, dense):
-    """Two poolings side by side are wider than a token, and a dense layer after them takes no token."""
+    """Two poolings side by side are wider than a token, and a dense layer after them cannot read a token."""
     path = tiny_models.bert(tmp_path, pooling=("cls", "mean"), dense=dense)
     with pytest.raises(EncoderError, match="one space"):
         SmartEncoder(path, device="cpu").encode_document(["the cat sat"])
@@ -283,7 +283,7 @@ def test_count_tokens_of_a_str_is_that_of_one_text(minilm):
     assert minilm.count_tokens("the cat sat") == [3]
 
 
-def test_codecs_that_an_encoder_does_not_take(minilm):
+def test_unknown_and_merging_codecs_are_refused(minilm):
     with pytest.raises(InvalidInput, match=r"codec '2bit/2' pools 2 tokens into one.*use '2bit' here"):
         minilm.encode_document(TEXTS, codec="compact")
     with pytest.raises(InvalidInput, match="unknown codec 'zip'"):

@@ -32,7 +32,7 @@ def forward(encoder, texts, task):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", ["prompts", "cls", "dense", "truncated", "qwen2"])
-def test_the_steps_give_what_encoding_gives(models, name, task):
+def test_the_steps_equal_encoding(models, name, task):
     encoder = models(name).encoder
     pooled, tokens, counts = forward(encoder, TEXTS, task)
     expected = encode(encoder, TEXTS, task)

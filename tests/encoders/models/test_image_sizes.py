@@ -33,7 +33,7 @@ def sizes(profile=GENERAL, max_pixels=None, **size):
     ],
 )
 def test_limits(made, limits, most, source):
-    """A number under "longest_edge" is one of pixels if it is large, and the length of a side if it is small."""
+    """A large number under "longest_edge" is a number of pixels, a small one the length of a side."""
     assert (made.limits, made.max_pixels) == (limits, most)
     assert (made.decision.name, made.decision.value, made.decision.source) == ("image_pixels", most, source)
 

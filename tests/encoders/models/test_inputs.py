@@ -29,7 +29,7 @@ def spans_of(encoder, text, task="document"):
 
 
 def test_spans_are_the_pieces_of_words(minilm):
-    """Each is the wordpiece it stands for."""
+    """Each span is that of one wordpiece."""
     text = "Embeddings of unbelievable tokens, don't they? Yes: (3.14) ones!"
     spans = spans_of(minilm, text)
     pieces = minilm.model.tokenizer.tokenize(text)
@@ -40,7 +40,7 @@ def test_spans_are_the_pieces_of_words(minilm):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", FAST)
 def test_every_token_embedding_has_a_span(models, name, task):
-    """Within the text and in its order, with prompts, cuts and pooled positions."""
+    """Spans lie within the text, in its order, also with prompts, cut texts and pooled positions."""
     model = models(name)
     tokens = encode(model.encoder, model.texts, task).tokens
     for text, matrix in zip(model.texts, tokens, strict=True):
@@ -61,20 +61,20 @@ def test_every_token_embedding_has_a_span(models, name, task):
     ],
 )
 def test_spans_of_prompts_and_pooled_positions(models, name, words):
-    """A prompt's are empty, a pooled position has none."""
+    """The spans of a prompt are empty. A pooled position has no span."""
     text = "the cat sat"
     assert [text[start:stop] for start, stop in spans_of(models(name).encoder, text)] == words
 
 
 def test_spans_follow_the_task(models):
-    """A query has the query's prompt."""
+    """A query has the prompt of queries."""
     encoder = models("prompts").fresh(query_prompt="the passage says: ")
     assert spans_of(encoder, "the cat", "query") == [(0, 0)] * 4 + [(0, 3), (4, 7)]
     assert spans_of(encoder, "the cat", "document") == [(0, 0)] * 2 + [(0, 3), (4, 7)]
 
 
 def test_spans_end_where_the_text_is_cut(models):
-    """The rest has no token embeddings."""
+    """The rest of the text has no token embeddings."""
     encoder = models("minilm").fresh(max_length=8)
     text = "the cat sat on the mat and looked at the rain"
     spans = spans_of(encoder, text)
@@ -84,18 +84,18 @@ def test_spans_end_where_the_text_is_cut(models):
 
 @pytest.mark.parametrize("text", ["", "  "])
 def test_span_of_a_text_without_tokens_is_all_of_it(minilm, text):
-    """As its one token stands for all of it."""
+    """Its one token stands for the whole text."""
     assert spans_of(minilm, text) == [(0, len(text))]
 
 
 def test_spans_need_a_tokenizer_that_knows_them(models):
-    """One in Python does not."""
+    """A tokenizer in Python does not know them."""
     with pytest.raises(EncoderError, match="no character offsets"):
         models("byt5").encoder.token_origins("the cat")
 
 
-def test_spans_are_never_those_of_other_tokens(tmp_path):
-    """A chat template puts tokens around the text: their spans are counted, or there are none."""
+def test_spans_belong_to_their_tokens(tmp_path):
+    """A chat template puts tokens around the text. They have spans of their own, or there are no spans."""
     template = "{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}"
     encoder = SmartEncoder(tiny_models.decoder(tmp_path, chat_template=template), device="cpu")
     tokens = encoder.encode_document("the cat sat").tokens[0]
@@ -108,7 +108,7 @@ def test_spans_are_never_those_of_other_tokens(tmp_path):
 
 @pytest.mark.parametrize("name", ["text", "text+image", "text+video"])
 def test_a_long_text_is_cut_and_nothing_else(tmp_path, contents, name):
-    """The template stays whole, to its end, from which the pooled embedding comes; so do all patches."""
+    """The template and all patches stay whole. The pooled embedding comes from the end of the template."""
     encoder = SmartEncoder(
         tiny_vision.qwen3_vl(tmp_path), profile="qwen3-vl-embedding", max_pixels=PIXELS, max_length=400
     )

@@ -1,4 +1,4 @@
-"""jina-embeddings-v4: smart_rag gives what Qwen2.5-VL does with the LoRA beside its weights, pooled by plain loops."""
+"""jina-embeddings-v4 against Qwen2.5-VL with the LoRA beside its weights, pooled by plain loops."""
 
 import json
 import logging
@@ -44,12 +44,12 @@ def reference(folder):
 
 @pytest.fixture
 def copied(folder, tmp_path):
-    """Return a copy of the folder, to be broken."""
+    """Return a copy of the folder that a test may break."""
     return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
 class Reference:
-    """The model, by transformers and what its files say: one input at a time, in float64, no weight changed."""
+    """The model by transformers, from its files: one input at a time, in float64, with unchanged weights."""
 
     def __init__(self, path):
         self.config = Qwen2_5_VLConfig.from_pretrained(path)
@@ -106,7 +106,7 @@ def assert_same(ours, expected):
 
 @pytest.mark.parametrize(("task", "prefix"), [("query", "Query: "), ("document", "Passage: ")])
 def test_texts(encoder, reference, task, prefix):
-    """Every token counts, the prefix's too; batched and alone."""
+    """Every token counts, also those of the prefix, in batches and alone."""
     expected = [reference(prefix + text) for text in TEXTS]
     encode = getattr(encoder, f"encode_{task}")
     assert_same(encode(TEXTS), expected)
@@ -117,7 +117,7 @@ def test_texts(encoder, reference, task, prefix):
 
 
 def test_images(encoder, reference):
-    """The mean is over the image alone, the token embeddings are of all that the model's template says."""
+    """The mean is over the image alone. The token embeddings are those of the whole template."""
     expected = [reference(IMAGE_TEXT, image) for image in IMAGES]
     for encode in (encoder.encode_document, encoder.encode_query):
         assert_same(encode(IMAGES), expected)
@@ -131,14 +131,14 @@ def test_a_scaling_by_the_root_of_the_rank(tmp_path):
     assert_same(SmartEncoder(path).encode_query(TEXTS[:2]), [Reference(Path(path))("Query: " + t) for t in TEXTS[:2]])
 
 
-def test_it_is_cut_where_it_was_trained_to_be(tmp_path):
-    """Not where its tokenizer's files say."""
+def test_texts_are_cut_at_the_length_of_training(tmp_path):
+    """The limit in the tokenizer's files is not used."""
     path = tiny_jina.jina_v4(tmp_path, max_length=131_072)
     assert SmartEncoder(path).max_length == 32_768
 
 
-def test_the_same_in_half_precision(folder, encoder):
-    """The digest, too: the sum of a weight and its LoRA is rounded once, from float32, whatever it is then kept in."""
+def test_half_precision(folder, encoder):
+    """The digest is the same, since the sum of a weight and its LoRA is rounded to float32 first."""
     half = SmartEncoder(folder, dtype="bfloat16")
     assert half.fingerprint == encoder.fingerprint
     ours, full = half.encode_document([TEXTS[0], IMAGES[0]]), encoder.encode_document([TEXTS[0], IMAGES[0]])
@@ -146,8 +146,8 @@ def test_the_same_in_half_precision(folder, encoder):
         assert 0.98 < float(mine @ theirs) < 1
 
 
-def test_the_projector_and_the_adapter_are_of_its_weights(encoder, copied):
-    """Another encoder, where either is another."""
+def test_projector_and_adapter_are_part_of_the_fingerprint(encoder, copied):
+    """If one of them changes, it is another encoder."""
     weights, bias = tiny_jina.read_weights(copied), f"{tiny_jina.PROJECTOR}.bias"
     tiny_jina.write_weights(copied, weights | {bias: weights[bias] + 1})
     assert SmartEncoder(copied).fingerprint != encoder.fingerprint
@@ -157,8 +157,8 @@ def test_the_projector_and_the_adapter_are_of_its_weights(encoder, copied):
     assert SmartEncoder(copied).fingerprint != encoder.fingerprint
 
 
-def test_nothing_is_said_on_loading(folder, caplog, capfd):
-    """The projector is in the same files, but none of Qwen2.5-VL's weights; transformers would list it."""
+def test_loading_warns_of_nothing(folder, caplog, capfd):
+    """transformers would list the projector, which is in the same files and is no weight of Qwen2.5-VL."""
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:
@@ -169,7 +169,7 @@ def test_nothing_is_said_on_loading(folder, caplog, capfd):
 
 
 def test_its_code_never_runs(folder, encoder):
-    """Its configuration, its model, its processor and its files for sentence-transformers name code of its own."""
+    """Its configuration, model, processor and files for sentence-transformers name such code."""
     assert all("AssertionError" in file.read_text() for file in Path(folder).glob("*.py"))
     allowed = SmartEncoder(folder, trust_remote_code=True)
     assert allowed.describe()["trust_remote_code"] is True
@@ -177,7 +177,7 @@ def test_its_code_never_runs(folder, encoder):
 
 
 def test_one_by_one_and_together(folder, encoder):
-    """Texts and images in one call are taken apart and put in order again, on two devices, too."""
+    """Texts and images of one call are encoded apart and put in order again, also on two devices."""
     items = [TEXTS[0], IMAGES[0], TEXTS[7], IMAGES[2], TEXTS[4], IMAGES[1]]
     alone = [encoder.encode_document([item]) for item in items]
     two = SmartEncoder(folder, device=["cpu", "cpu"], batch_size=2)
@@ -192,15 +192,15 @@ def test_a_text_and_an_image_together_are_refused(encoder):
     assert not encoder.combines_modalities
 
 
-def test_no_other_models_profile(folder):
+def test_the_profile_of_another_model_is_refused(folder):
     with pytest.raises(InvalidInput, match="profile 'qwen3-vl-embedding' is for vision-language decoders"):
         SmartEncoder(folder, profile="qwen3-vl-embedding")
 
 
 @pytest.mark.parametrize("text", ["cat sat on the mat", "The cat, 8 dogs.", "8", " a", ""])
 @pytest.mark.parametrize("task", ["query", "document"])
-def test_which_characters_the_tokens_stand_for(encoder, text, task):
-    """A blank before the first word may be part of the word's token, or one of its own: then it is the prefix's."""
+def test_origins_in_a_text(encoder, text, task):
+    """A blank before the first word is part of the word's token, or else a token of the prefix."""
     tokens = getattr(encoder, f"encode_{task}")([text]).tokens
     origins = encoder.token_origins(text, task)
     assert len(origins) == len(tokens[0])
@@ -211,7 +211,7 @@ def test_which_characters_the_tokens_stand_for(encoder, text, task):
     assert (tokens.ids >= 0).tolist() == words
 
 
-def test_which_patches_the_tokens_stand_for(encoder):
+def test_origins_in_an_image(encoder):
     boxes = [origin.box for origin in encoder.token_origins(IMAGES[0])]
     assert len(boxes) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
     boxes = [box for box in boxes if box]
@@ -219,7 +219,7 @@ def test_which_patches_the_tokens_stand_for(encoder):
     assert (encoder.encode_document([IMAGES[0]]).tokens.ids == -1).all()
 
 
-def test_policies_take_away(folder, encoder):
+def test_policies_keep_fewer_tokens(folder, encoder):
     only = SmartEncoder(folder, document_tokens="patches", query_tokens="input")
     assert len(only.encode_document([IMAGES[0]]).tokens[0]) == 12
     for text in ("The cat", "8 cats"):  # the prompt's blank is part of the first word's token, or one of its own
@@ -242,7 +242,7 @@ def test_the_pixels_of_an_image(folder, encoder):
     assert encoder.tokens_per_page == len(encoder.encode_document([picture(210 * 2, 297 * 2)]).tokens[0])
 
 
-def test_prompts_and_length_of_the_callers(folder, encoder):
+def test_prompts_and_length_of_the_caller(folder, encoder):
     own = SmartEncoder(folder, query_prompt="Passage: ", max_length=20)
     document = encoder.encode_document(["The cat"])
     np.testing.assert_allclose(own.encode_query(["The cat"]).tokens[0], document.tokens[0], rtol=0, atol=1e-5)
@@ -279,13 +279,13 @@ def test_an_index(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-def test_a_description_reopens(encoder, trusted):
-    """Also that of an index whose manifest says that the model's code may run, as it once had to."""
+def test_a_description_makes_the_same_encoder(encoder, trusted):
+    """So does that of an older index, whose manifest allows the model's code to run."""
     again = SmartEncoder.from_description(encoder.describe() | {"trust_remote_code": trusted})
     assert again.fingerprint == encoder.fingerprint
 
 
-def test_what_was_decided(folder):
+def test_decisions(folder):
     said = good("info", "--model", folder)
     lines = {row[0]: row[1:] for row in (re.split(r"\s{2,}", line.rstrip()) for line in said.splitlines())}
     assert lines["pooling"] == ["its own single vector", "the model's own files"]
@@ -304,7 +304,7 @@ def test_an_index_of_the_command_line(folder, tmp_path):
     assert "cat" in good("search", "cat", "--db", tmp_path / "db")
 
 
-def test_no_adapter_is_trained_on_it(encoder, tmp_path):
+def test_no_adapter_can_be_trained(encoder, tmp_path):
     data = TrainingData("none", [], [])
     with pytest.raises(InvalidInput, match="16 dimensions beside 64 of its pooled ones"):
         train_adapter(encoder, data, tmp_path / "adapter")

@@ -26,11 +26,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def copied(folder, tmp_path):
-    """Return a copy of the folder, to be broken."""
+    """Return a copy of the folder that a test may break."""
     return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
-def test_files_that_are_missing(copied):
+def test_missing_files_are_named(copied):
     for name in (tiny_jina.ADAPTER_CONFIG, tiny_jina.ADAPTER, tiny_jina.SHARDS[1]):
         hidden = copied / f"{name}.hidden"
         (copied / name).rename(hidden)
@@ -95,7 +95,7 @@ def test_a_projector_that_is_not_there_or_does_not_fit(copied, change, reason):
 
 
 def test_one_file_of_weights(copied, encoder):
-    """Without shards and their index, the projector is in the only file, or nowhere."""
+    """Without shards and their index, the projector must be in the only file."""
     weights = tiny_jina.read_weights(copied)
     for name in (*tiny_jina.SHARDS, tiny_jina.INDEX):
         (copied / name).unlink()

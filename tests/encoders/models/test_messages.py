@@ -1,4 +1,4 @@
-"""Chat messages: the text that each family of models reads, to the letter."""
+"""Chat messages: the text that each family of models reads, letter by letter."""
 
 import re
 
@@ -28,7 +28,7 @@ DSE = {
 
 
 def rendered(encoder, content, task):
-    """What the model reads, with an image as one placeholder; and how many placeholders it stands for."""
+    """Return the text that the model reads, with one placeholder for the image, and the number of its placeholders."""
     inputs = encoder.trainable.prepare([content], task)
     text = encoder.model.tokenizer.decode(inputs["input_ids"][0][inputs["attention_mask"][0].bool()])
     return re.sub(r"(<\|image_pad\|>)+", "<|image_pad|>", text), text.count("<|image_pad|>")
@@ -40,7 +40,7 @@ def qwen2(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("profile", "wanted"), [("vlm2vec-v2", VLM2VEC), ("dse-qwen2", DSE)])
-def test_what_the_model_reads(qwen2, profile, wanted):
+def test_texts_that_the_model_reads(qwen2, profile, wanted):
     encoder = SmartEncoder(qwen2, profile=profile, max_pixels=PIXELS)
     inputs = {
         "query": (Content("Which animal barks?"), "query"),
@@ -51,7 +51,7 @@ def test_what_the_model_reads(qwen2, profile, wanted):
 
 
 def test_a_bare_placeholder_becomes_an_image(qwen2):
-    """VLM2Vec's has no markers around it: as many patches, and their states change with the picture."""
+    """VLM2Vec's placeholder has no markers around it. It becomes all patches, and their states change with the picture."""
     encoder = SmartEncoder(qwen2, profile="vlm2vec-v2", max_pixels=PIXELS)
     _, count = rendered(encoder, Content(image=WIDE), "document")
     assert count == round(200 / 28) * round(90 / 28)
@@ -63,7 +63,7 @@ def test_a_bare_placeholder_becomes_an_image(qwen2):
 
 
 def test_a_query_to_dse_has_a_blank_image(qwen2):
-    """Of 56 x 56 pixels, four patches; black, as those who trained it made it. It is part of the template."""
+    """The image is black, of 56 x 56 pixels, four patches, as in training. It is part of the template."""
     encoder = SmartEncoder(qwen2, profile="dse-qwen2")
     assert rendered(encoder, Content("a"), "query")[1] == 4
     black = SmartEncoder(qwen2, profile="dse-qwen2", query_tokens="content", document_prompt="Query: ")
@@ -77,8 +77,8 @@ def test_a_query_to_dse_has_a_blank_image(qwen2):
 
 
 @pytest.mark.parametrize("asks", [True, False])
-def test_a_models_own_files_say_whether_it_is_asked_to_answer(tmp_path, asks):
-    """As sentence-transformers itself asks it."""
+def test_a_models_own_files_decide_on_the_generation_prompt(tmp_path, asks):
+    """sentence-transformers itself renders the chat in the same way."""
     folder = tiny_vision.qwen3_vl(tmp_path, sentence_transformers_files=True, generation_prompt=asks)
     encoder = SmartEncoder(folder, max_pixels=PIXELS, query_prompt="", document_prompt="")
     assert rendered(encoder, Content("a"), "query")[0].endswith("<|im_start|>assistant\n") == asks

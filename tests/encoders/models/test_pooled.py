@@ -1,4 +1,4 @@
-"""Vision-language models: what smart_rag gives equals the specification, which `reference_smart` is by itself."""
+"""Vision-language models against the specification, which `reference_smart` implements by itself."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ def contents(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """The encoder and the reference of a family, over the same weights."""
+    """Return the encoder and the reference of a family, with the same weights."""
 
     @functools.cache
     def make(family):
@@ -37,8 +37,8 @@ NAMES = ["text", "image", "text+image", "video", "text+video"]
 @pytest.mark.parametrize("task", ["query", "document"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_representations_are_those_of_the_specification(pair, contents, family, name, task):
-    """Pooled embedding, which tokens are kept, and token embeddings."""
+def test_representations_equal_the_specification(pair, contents, family, name, task):
+    """Pooled embedding, kept tokens and token embeddings are equal."""
     encoder, reference = pair(family)
     content, given = contents[name]
     want = expected(reference, task, given)
@@ -49,7 +49,7 @@ def test_representations_are_those_of_the_specification(pair, contents, family, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hybrid_scores_are_those_of_the_specification(pair, contents, family):
+def test_hybrid_scores_equal_the_specification(pair, contents, family):
     encoder, reference = pair(family)
     queries = encoder.encode_query([content for content, _ in contents.values()])
     documents = encoder.encode_document([content for content, _ in contents.values()])
@@ -65,8 +65,8 @@ def test_hybrid_scores_are_those_of_the_specification(pair, contents, family):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_company_and_padding_change_nothing(pair, contents, family, side):
-    """Text, images and a video in one call, padded on either side, are what they are alone."""
+def test_other_contents_and_padding_change_nothing(pair, contents, family, side):
+    """Texts, images and a video in one call, padded on either side, have the same numbers as alone."""
     encoder, _ = pair(family)
     items = [content for content, _ in contents.values()] + [Content("a"), Content(image=picture(40, 40, 3))]
     tokenizer = encoder.model.tokenizer

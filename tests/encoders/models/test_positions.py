@@ -21,7 +21,7 @@ PADS = {"<|image_pad|>"}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A function from a family to its folder and its reference."""
+    """Return a function from a family to its folder and its reference."""
 
     @functools.cache
     def make(family):
@@ -48,7 +48,7 @@ def kept(encoder, content, task):
 
 
 def where_content_stands(reference, content, task, given):
-    """Return where the patches and the text are in the whole prompt, which the reference writes out."""
+    """Return the positions of the patches and of the text in the whole prompt of the reference."""
     ids = expected(reference, task, given).prompt_ids
     tokenizer = reference.tokenizer
     patches = [i for i, id in enumerate(ids) if tokenizer.convert_ids_to_tokens(id) in PADS]
@@ -62,7 +62,7 @@ def where_content_stands(reference, content, task, given):
 @pytest.mark.parametrize("name", ITEMS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("policy", ["content", "text", "input", "patches"])
-def test_each_policy_keeps_what_it_says(made, encoder, policy, family, name, task):
+def test_tokens_that_each_policy_keeps(made, encoder, policy, family, name, task):
     reference = made(family)[1]
     content, given = ITEMS[name]
     patches, text = where_content_stands(reference, content, task, given)
@@ -78,7 +78,7 @@ def test_each_policy_keeps_what_it_says(made, encoder, policy, family, name, tas
 
 
 def test_the_token_embeddings_are_those_of_the_kept_tokens(encoder):
-    """The same states, fewer of them; without any, the pooled embedding is the only one."""
+    """A policy keeps fewer of the same states. If it keeps none, the pooled embedding is the only one."""
     content = ITEMS["text+image"][0]
     all_positions = kept(encoder("gme-qwen2-vl", "content"), content, "document")
     everything = encoder("gme-qwen2-vl", "content").encode_document([content])
@@ -104,8 +104,8 @@ def test_the_fingerprint_is_that_of_the_document_policy(encoder):
     assert len({usual.fingerprint, *others}) == 4
 
 
-def test_a_query_to_gme_is_the_words(made, encoder):
-    """Its profile says so: no patch of a query's image takes part, though every patch of a document's does."""
+def test_a_query_to_gme_keeps_words_only(made, encoder):
+    """By its profile, patches take part in a document, and not in a query."""
     folder, reference = made("gme-qwen2-vl")
     usual = SmartEncoder(folder, profile="gme-qwen2-vl", max_pixels=PIXELS)
     content, given = ITEMS["text+image"]
