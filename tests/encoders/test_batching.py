@@ -74,7 +74,7 @@ def test_one_forward_pass_per_batch(models):
 @pytest.mark.parametrize("name", ["mean", "prompts", "qwen2", "byt5"])
 @pytest.mark.parametrize("task", TASKS)
 def test_batches_are_of_like_length_within_the_budget(models, name, task):
-    """A call has hardly any padding, the longest texts come first, and no batch has more tokens or texts than allowed."""
+    """Batches have hardly any padding, the longest texts first, and no more tokens or texts than allowed."""
     encoder = models(name).fresh(batch_size=16, batch_tokens=300)
     shapes = forward_shapes(encoder)
     rng = np.random.default_rng(0)

@@ -75,7 +75,7 @@ def test_pooled_embeddings_equal_sentence_transformers(models, name, task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", CASES)
 def test_token_embeddings_are_the_last_states_of_the_content(models, name, task):
-    """Special, padded, pooled and excluded prompt positions are left out. A text without others has its pooled vector."""
+    """Special, padded, pooled and excluded prompt positions are left out; an empty text has its pooled vector."""
     model = models(name)
     ours = encode(model.encoder, model.texts, task)
     rows = reference_encode(model.reference, model.texts, task, output_value=None)

@@ -51,7 +51,7 @@ def test_texts_that_the_model_reads(qwen2, profile, wanted):
 
 
 def test_a_bare_placeholder_becomes_an_image(qwen2):
-    """VLM2Vec's placeholder has no markers around it. It becomes all patches, and their states change with the picture."""
+    """VLM2Vec's placeholder has no markers. It becomes all patches, and their states change with the picture."""
     encoder = SmartEncoder(qwen2, profile="vlm2vec-v2", max_pixels=PIXELS)
     _, count = rendered(encoder, Content(image=WIDE), "document")
     assert count == round(200 / 28) * round(90 / 28)
