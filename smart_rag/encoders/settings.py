@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smart_rag.config import check_choice, check_count
-from smart_rag.encoders.compatibility import AnyModel, transformer_config
+from smart_rag.config import check_choice
+from smart_rag.encoders.compatibility import AnyModel
 from smart_rag.encoders.loading import LoadedModel
-from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
@@ -38,8 +37,7 @@ class ModelSettings:
         """Decide how ``loaded`` is used. None stands for an argument that the caller left out.
 
         Raises:
-            InvalidInput: the profile is for another kind of model, there is no such policy, or the model cannot read
-                texts of this length.
+            InvalidInput: the profile is for another kind of model, or there is no such policy.
         """
         _check_profile(profile_decision, loaded)
         profile: Profile = profile_decision.value
@@ -49,8 +47,6 @@ class ModelSettings:
             (None if loaded.has_own_files else profile.max_length, profile.source),
             (None, OWN_FILES),
         )
-        if length.value is not None:
-            _check_max_length(loaded, length.value)
         return cls(
             profile_decision,
             (
@@ -104,12 +100,3 @@ def _decide_policy(task: Task, given: TokenPolicy | None, loaded: LoadedModel, p
     decision = Decision.first(f"{task}_tokens", (given, ARGUMENT), (own, OWN_FILES), (of_profile, profile.source))
     check_choice(decision.name, decision.value, TokenPolicy)
     return decision
-
-
-def _check_max_length(loaded: LoadedModel, max_length: int) -> None:
-    """Raise `InvalidInput` unless the model can read texts of ``max_length`` tokens, special tokens included."""
-    check_count("max_length", max_length)
-    most = getattr(transformer_config(loaded.model), "max_position_embeddings", None) or UNLIMITED
-    least = 1 + len(loaded.model.tokenizer("", verbose=False)["input_ids"])
-    if not least <= max_length <= most:
-        raise InvalidInput(f"max_length must be {least} to {most:,} for {loaded.name}, got {max_length}")

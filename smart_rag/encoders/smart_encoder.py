@@ -135,7 +135,7 @@ class SmartEncoder:
         model_class = _MODEL_CLASSES[loaded.kind]
         self._model = model_class(loaded, chosen.value, self._settings.prompts, max_pixels)
         if self._settings.max_length.value is not None:
-            self._model.inputs.max_length = self._settings.max_length.value
+            self._model.inputs.limit_length(self._settings.max_length.value)
         copies = [copy.deepcopy(self._model) for _ in others]
         for model, name in zip(copies, others, strict=True):
             model.model.to(name)

@@ -269,6 +269,8 @@ def test_model_without_token_embeddings(tmp_path):
     path = tiny_models.static(tmp_path)
     with pytest.raises(EncoderError, match="no token embeddings"):
         SmartEncoder(path, device="cpu").encode_document(["the cat sat", "a dog"])
+    with pytest.raises(EncoderError, match="no token embeddings"):
+        SmartEncoder(path, device="cpu", max_length=8)
 
 
 @pytest.mark.parametrize("dense", [None, 24])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smart_rag.config import check_count
 from smart_rag.encoders.compatibility import (
     image_processor_of,
     is_placeholder_error,
@@ -18,6 +19,7 @@ from smart_rag.encoders.compatibility import (
     placeholder_ids,
     pooling_of,
     prompt_length,
+    transformer_config,
 )
 from smart_rag.encoders.loading import LoadedModel
 from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
@@ -93,9 +95,21 @@ class ModelInputs:
         """The number of tokens after which a document is cut."""
         return self.model.max_seq_length
 
-    @max_length.setter
-    def max_length(self, length: int) -> None:
-        self.model.max_seq_length = length
+    def limit_length(self, max_length: int) -> None:
+        """Cut texts after ``max_length`` tokens, special tokens included.
+
+        Raises:
+            InvalidInput: the model cannot read texts of this length.
+        """
+        check_count("max_length", max_length)
+        most = getattr(transformer_config(self.model), "max_position_embeddings", None) or UNLIMITED
+        least = 1 + len(self.tokenizer("", verbose=False)["input_ids"])
+        if not least <= max_length <= most:
+            raise InvalidInput(f"max_length must be {least} to {most:,} for {self.name}, got {max_length}")
+        self._set_max_length(max_length)
+
+    def _set_max_length(self, max_length: int) -> None:
+        self.model.max_seq_length = max_length
 
     @property
     def wraps_content(self) -> bool:

@@ -30,9 +30,8 @@ class MultiVectorInputs(ModelInputs):
     def max_length(self) -> int | None:
         return document_length(self.model)
 
-    @max_length.setter
-    def max_length(self, length: int) -> None:
-        set_document_length(self.model, length)
+    def _set_max_length(self, max_length: int) -> None:
+        set_document_length(self.model, max_length)
 
     @property
     def wraps_content(self) -> bool:
