@@ -123,7 +123,7 @@ def test_the_digest_depends_on_weights_and_layers(frozen, tmp_path):
     assert adapters[0].digest != before
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((4, 5), "at most.*4, got 5"), ((4, 2, (-1, -1)), "named once")])
+@pytest.mark.parametrize(("arguments", "message"), [((4, 5), "at most.*4, got 5"), ((4, 2, (-1, -1)), "each once")])
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(InvalidInput, match=message):
         Adapter(*arguments)

@@ -19,7 +19,14 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from transformers import CLIPImageProcessor, CLIPModel, Qwen2VLImageProcessor, Qwen2VLProcessor, SiglipModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+    SiglipModel,
+)
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
@@ -96,7 +103,10 @@ def test_each_name_still_exists(model, late):
         "config": (model.transformers_model.config, ("output_hidden_states", "max_position_embeddings")),
         "Qwen2VLImageProcessor": (images, ("size", "merge_size")),
         "Qwen2VLImageProcessor.size": (dict(images.size), ("shortest_edge", "longest_edge")),
-        "Qwen2VLProcessor": (Qwen2VLProcessor(images, tiny_vision.tokenizer()), ("image_token", "image_token_id")),
+        "Qwen2VLProcessor": (
+            Qwen2VLProcessor(images, tiny_vision.tokenizer(), Qwen2VLVideoProcessor()),
+            ("image_token", "image_token_id"),
+        ),
         "CLIPImageProcessor": (crop, ("do_center_crop", "crop_size")),
         "CLIPModel": (clip, ("text_model", "vision_model", "text_projection", "visual_projection")),
         "CLIPModel.vision_model": (clip.vision_model, ("post_layernorm",)),

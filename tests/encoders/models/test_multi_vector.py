@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models, tiny_vision
 from helpers.vision_families import picture
+from PIL import Image
 from sentence_transformers import MultiVectorEncoder
 
 from smart_rag import CachedEncoder, IndexConfig, SmartEncoder, SmartIndex, rerank
@@ -63,6 +64,12 @@ def test_the_tokens_of_vision_models(models, name):
 def test_text_and_image_together_are_refused(models, name):
     with pytest.raises(InvalidInput, match=r"item 1 has text and image together, but .* pass one of them"):
         models(name)[0].encode_document(["a", Content("a caption", image=IMAGES[0])])
+
+
+def test_an_image_that_is_too_narrow(models):
+    """Qwen's processor would raise an error that does not say which image it is."""
+    with pytest.raises(InvalidInput, match="an image of 2000 x 5 is too narrow"):
+        models("colqwen2")[0].encode_document([Image.new("RGB", (2000, 5))])
 
 
 def test_origins_in_texts_and_images(models):
