@@ -98,7 +98,7 @@ def test_loss_and_gradients_from_cached_states_are_those_of_plain_loops(
 @pytest.fixture(scope="module")
 def trained(encoder, tmp_path_factory):
     """Return a report, the adapter's folder, and the model's weights from before the training."""
-    before = {name: weights.clone() for name, weights in encoder._model.state_dict().items()}
+    before = {name: weights.clone() for name, weights in encoder.model.state_dict().items()}
     folder = tmp_path_factory.mktemp("trained") / "adapter"
     report = train_adapter(encoder, some_data(), folder, AdapterSettings(batch_size=16, epochs=4), held_out=0.3)
     return report, folder, before
@@ -106,9 +106,9 @@ def trained(encoder, tmp_path_factory):
 
 def test_the_model_does_not_change(trained, encoder):
     _, _, before = trained
-    for name, weights in encoder._model.state_dict().items():
+    for name, weights in encoder.model.state_dict().items():
         assert torch.equal(weights, before[name]), name
-    assert all(parameter.grad is None for parameter in encoder._model.parameters())
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
 def test_the_report_shows_what_was_learned(trained):

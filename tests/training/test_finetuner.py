@@ -246,7 +246,7 @@ def test_lora_on_page_images(family, profile, pages, power_cut, tmp_path):
     again = SmartEncoder(out, device="cpu")
     page = pages.documents[0].content(again.modalities)
     for task in ("query", "document"):
-        mine, other = (encoder.prepare([page, "bar"], task)["input_ids"] for encoder in (again, before))
+        mine, other = (encoder.trainable.prepare([page, "bar"], task)["input_ids"] for encoder in (again, before))
         assert torch.equal(mine, other)
         text = again.encode_query("bar") if task == "query" else again.encode_document("bar")
         own = (loaded.encode_query if task == "query" else loaded.encode_document)(["bar"])
