@@ -107,6 +107,11 @@ class SmartIndex:
 
     # --- making and opening -----------------------------------------------------------------
 
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Return whether the folder ``path`` holds an index."""
+        return (Path(path) / FILE_NAME).is_file()
+
     @classmethod
     def create(
         cls,
@@ -611,6 +616,11 @@ class SmartIndex:
             )
         contents = contents_of_queries(queries, self.manifest.modalities)  # first, before a model is loaded
         return self.encoder.encode_query(contents)
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """The kinds of content that the index's encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        return frozenset(self.manifest.modalities)
 
     @property
     def encoder(self) -> Encoder:
