@@ -269,7 +269,9 @@ def _cut(hit: Hit, context_tokens: int, count_tokens: Callable[[str], int]) -> s
     def length(text: str) -> int:
         return count_tokens(_passage(1, hit, text))
 
-    chunks = TextSplitter.from_callback(length, context_tokens).chunks(hit.text)
+    # The splitter does not measure a text that has fewer bytes than its capacity: it takes it to fit. With a heading
+    # this is wrong, so it is given a capacity of 1, and only whether a text fits. It stops early at sizes above 2.
+    chunks = TextSplitter.from_callback(lambda text: 0 if length(text) <= context_tokens else 3, 1).chunks(hit.text)
     beginning = chunks[0] if chunks else ""  # an image alone
     if length(beginning) > context_tokens:
         raise InvalidInput(

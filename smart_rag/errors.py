@@ -11,6 +11,7 @@ SmartRagError
 ├── IndexMismatch                  an index of another model, codec or format
 ├── IndexLocked                    another writer has the index
 ├── IndexClosed                    an index used after ``close``
+├── UseAfterFork                   an index opened before ``os.fork`` and used in the child
 ├── CorruptStore                   token embeddings that cannot be read back
 │   └── MissingTokens              token embeddings that are not there; carries ``ids``
 ├── StorageFull                    no room left on the disk
@@ -42,6 +43,7 @@ __all__ = [
     "ModelNotFound",
     "SmartRagError",
     "StorageFull",
+    "UseAfterFork",
 ]
 
 
@@ -95,6 +97,21 @@ class IndexLocked(SmartRagError):
 
 class IndexClosed(SmartRagError):
     """An index that was used after ``close``."""
+
+
+class UseAfterFork(SmartRagError):
+    """An index or a store that was opened before ``os.fork`` and is used or opened again in the child.
+
+    Chroma's threads are only in the parent: the child would wait for them for ever.
+    """
+
+    @classmethod
+    def of(cls, subject: str) -> UseAfterFork:
+        """Return the error for what is called ``subject``."""
+        return cls(
+            f"{subject} was opened before this process was forked, and works only in the parent; start processes with "
+            "multiprocessing.get_context('spawn'), or fork before it is first opened"
+        )
 
 
 class CorruptStore(SmartRagError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
@@ -174,11 +174,19 @@ class Explanation(Protocol):
         ...
 
 
-class _Explainable:
-    """What a hit has beside its fields, so that it is not compared, shown, pickled or in what `asdict` returns."""
+class Explainer(Protocol):
+    """What a hit keeps of its search; `smart_rag.index.explainer` has the one that there is."""
 
-    __slots__ = ("_explain",)
-    _explain: Callable[[Hit], Explanation] | None
+    def explain(self, hit: Hit) -> Explanation:
+        """Return why ``hit`` was found."""
+        ...
+
+
+class _Explainable:
+    """Holds a hit's explainer. A slot, not a field: so it is not compared, shown, pickled or part of `asdict`."""
+
+    __slots__ = ("_explainer",)
+    _explainer: Explainer | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,26 +229,25 @@ class Hit(_Explainable):
             IndexClosed: the hit's index is closed.
             EncoderError: the index's encoder does not know what a token stands for.
         """
-        explain: Callable[[Hit], Explanation] | None = getattr(self, "_explain", None)
-        if explain is None:
+        explainer = explainer_of(self)
+        if explainer is None:
             raise InvalidInput(
                 f"the hit {self.id!r} does not know its query: hits of a SmartIndex do, until they are copied or "
                 "pickled; search again, or give it to SmartIndex.rerank"
             )
-        return explain(self)
+        return explainer.explain(self)
 
-    def explained_by(self, explain: Callable[[Hit], Explanation]) -> Hit:
-        """Return a copy of this hit whose `explain` asks ``explain``."""
-        return self._with(self.rank, explain)
 
-    def at(self, rank: int) -> Hit:
-        """Return a copy of this hit with another rank, which still knows its query."""
-        return self._with(rank, getattr(self, "_explain", None))
+def explainer_of(hit: Hit) -> Explainer | None:
+    """Return the explainer of ``hit``; None for a hit that does not come from an index, or was copied."""
+    return getattr(hit, "_explainer", None)
 
-    def _with(self, rank: int, explain: Callable[[Hit], Explanation] | None) -> Hit:
-        hit = replace(self, rank=rank)
-        object.__setattr__(hit, "_explain", explain)
-        return hit
+
+def with_explainer(hit: Hit, explainer: Explainer | None) -> Hit:
+    """Return a copy of ``hit`` with ``explainer``."""
+    copy = replace(hit)
+    object.__setattr__(copy, "_explainer", explainer)
+    return copy
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ make the file the same each time it is written with the same fpdf2 version.
 """
 
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fpdf import FPDF
@@ -198,7 +198,7 @@ class Report(FPDF):
 
 def make(path):
     pdf = Report(format="A4")
-    pdf.set_creation_date(datetime(2024, 1, 15, 12, 0, 0, tzinfo=timezone.utc))
+    pdf.set_creation_date(datetime(2024, 1, 15, 12, 0, 0, tzinfo=UTC))
     pdf.set_title(TITLE)
     pdf.set_author("Tarnholm Field Station")
     pdf.set_margins(22, 20, 22)

@@ -512,7 +512,7 @@ def _show_hits(index: SmartIndex, hits: Sequence[Hit]) -> None:
 def _words(index: SmartIndex, hit: Hit) -> list[Span]:
     """Return the words of a hit that matched best."""
     from smart_rag.index.explanation import emphasis
-    from smart_rag.index.search import as_documents
+    from smart_rag.index.queries import as_documents
 
     (document,) = as_documents([hit])
     if not document.content(index.manifest.modalities).text:

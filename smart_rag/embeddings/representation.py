@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,6 @@ from smart_rag.errors import DimensionMismatch, InvalidInput
 
 if TYPE_CHECKING:
     import torch
-    from typing_extensions import Self
 
 FloatArray = NDArray[np.floating[Any]]
 Offsets = NDArray[np.int64]
@@ -285,12 +284,22 @@ class Representation:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
-        """Return the texts of all ``parts`` as one representation, copied; ids, unless one part has none."""
-        ids = [part.tokens.ids for part in parts if part.tokens.ids is not None]
-        tokens = TokenBatch.from_list(
-            [matrix for part in parts for matrix in part.tokens], ids if len(ids) == len(parts) else None
-        )
-        return cls(np.concatenate([part.pooled for part in parts]), tokens)
+        """Return the texts of all ``parts`` as one representation, copied.
+
+        Tokens stay codes if all parts have codes of one codec, else they are embeddings. Ids stay if all parts have
+        them.
+        """
+        given = [part.tokens.ids for part in parts if part.tokens.ids is not None]
+        ids = given if len(given) == len(parts) else None
+        pooled = np.concatenate([part.pooled for part in parts])
+        coded = [part.tokens for part in parts if isinstance(part.tokens, TokenCodes)]
+        if len(coded) == len(parts) and len({(tokens.codec.name, tokens.dimension) for tokens in coded}) == 1:
+            lengths = np.concatenate([np.diff(tokens.offsets) for tokens in coded]).tolist()
+            codes = np.concatenate([tokens.codes for tokens in coded])
+            joined = None if ids is None else np.concatenate(ids)
+            first = coded[0]
+            return cls(pooled, TokenCodes(codes, _offsets(lengths), first.dimension, first.codec, joined))
+        return cls(pooled, TokenBatch.from_list([matrix for part in parts for matrix in part.tokens], ids))
 
     def __repr__(self) -> str:
         tokens = self.tokens.offsets[-1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -223,6 +225,16 @@ class Passes:
         words = self._vocabulary.ids(positions.ids)
         words[positions.visual | positions.template] = -1
         return words
+
+
+def _one_thread() -> None:
+    """Have torch use one thread in a forked process: it would wait for the parent's, of which there are none."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread)
 
 
 def _copied(rows: torch.Tensor) -> NDArray[np.float32]:

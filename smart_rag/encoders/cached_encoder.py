@@ -46,7 +46,8 @@ class CachedEncoder:
 
     Several models and several processes may share one folder. The last queries are kept in
     memory. Without a folder, only they are. The model is loaded and the folder opened when they
-    are first needed; pickling takes along how both were named, nothing of what they hold.
+    are first needed; pickling takes along how both were named, nothing of what they hold. `close` it
+    before a fork: in the child, a folder that the parent has open raises `UseAfterFork`.
 
     Args:
         encoder: an encoder, or the name of a model.

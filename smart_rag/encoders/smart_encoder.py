@@ -72,6 +72,8 @@ class SmartEncoder:
     model pools from (arXiv 2605.24938, section 3). What has no token left is represented by
     its pooled embedding as its only token.
 
+    A forked process can use its parent's encoder on a CPU; torch uses one thread there. On a GPU, torch refuses.
+
     With an ``adapter``, token embeddings are what it makes of them, or of the states after other
     layers; of what has no token left, what it makes of the pooled embedding. Pooled embeddings stay as they are.
 

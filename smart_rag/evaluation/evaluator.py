@@ -19,7 +19,7 @@ from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.datasets import Dataset
 from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.index.search import automatic_first_stage
-from smart_rag.index.smart_index import SmartIndex
+from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim as scoring
 
@@ -215,7 +215,7 @@ def _exhaustive(
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan, kinds in scans.items():
                 leaders = {kind: [scoring.Leaders(depth) for _ in part] for kind in kinds}
-                for block in index.scores(queries, weighting=scan):
+                for block in scan_scores(index, queries, weighting=scan):
                     for kind, kind_weights in kinds.items():
                         for i, leader in enumerate(leaders[kind]):
                             leader.offer(block.ids, block.pooled[i], block.late[i], kind_weights)

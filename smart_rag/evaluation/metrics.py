@@ -11,7 +11,8 @@ from smart_rag.evaluation.datasets import Qrels
 # By query id: the ids of documents, best first.
 Run = dict[str, list[str]]
 
-MEASURES = {"ndcg@10": "nDCG@10", "recall@10": "R@10", "recall@100": "R@100", "mrr@10": "RR@10"}
+# Our name of a measure: ir-measures' name of it, and how many documents it looks at.
+MEASURES = {"ndcg@10": ("nDCG", 10), "recall@10": ("R", 10), "recall@100": ("R", 100), "mrr@10": ("RR", 10)}
 
 
 class Metrics:
@@ -23,7 +24,11 @@ class Metrics:
         except ImportError as error:
             raise MissingExtra("ir-measures", "eval", "evaluation") from error
         self._positions = {query: i for i, query in enumerate(qrels)}
-        self._names = {ir_measures.parse_measure(MEASURES[name]): name for name in names}
+        # Not by `ir_measures.parse_measure`: it needs `ast.Num`, which Python 3.14 no longer has.
+        self._names = {}
+        for name in names:
+            measure, depth = MEASURES[name]
+            self._names[getattr(ir_measures, measure) @ depth] = name
         self._evaluator = ir_measures.evaluator(list(self._names), qrels)
 
     def by_query(self, run: Run) -> dict[str, NDArray[np.float64]]:

@@ -1,8 +1,8 @@
-"""The first stage: which documents are worth scoring.
+"""`FirstStage`: choose the documents that are worth scoring.
 
-`pooled` takes those of highest pooled cosine. `terms` takes half of them, and half from those that
-hold the query's rare tokens: what a pooled embedding loses first is the odd name and number, and a
-document in which late interaction finds these nearly always holds them.
+`FirstStage.pooled` takes the documents with the highest pooled cosine. `FirstStage.terms` takes half of its candidates
+in that way, and half by the rare tokens that they share with the query. Rare names and numbers are what a pooled
+embedding loses first, and a document that matches them by late interaction nearly always contains them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from smart_rag.store.term_store import id_hash
 
 @dataclass(frozen=True, slots=True)
 class FirstStage:
-    """How to find ``limit`` candidates in a store, among those that the filters admit; each strategy is a method."""
+    """Finds ``limit`` candidates among the documents of ``store`` that pass the filters; each method is a strategy."""
 
     store: DocumentStore
     limit: int
@@ -31,13 +31,13 @@ class FirstStage:
     where_document: Where | None = None
 
     def pooled(self, queries: Representation) -> list[list[Candidate]]:
-        """Return, for each query, the documents of highest pooled cosine, best first."""
+        """Return for each query the documents with the highest pooled cosine, best first."""
         return self.store.pooled.query(queries.pooled, self.limit, self.where, self.where_document)
 
     def terms(self, queries: Representation) -> list[list[Candidate]]:
-        """Return, for each query, the best by pooled cosine and the best by shared terms, in turn.
+        """Return for each query the best documents by pooled cosine and the best by shared terms, in turn.
 
-        For queries whose tokens have no vocabulary ids, `pooled` does.
+        Queries without vocabulary ids get what `pooled` returns.
         """
         tokens = queries.tokens
         by_pooled = self.pooled(queries)
@@ -56,13 +56,13 @@ class FirstStage:
         return found
 
     def _admitted(self) -> set[str] | None:
-        """Return the ids of all documents that the filters admit, None where there is no filter."""
+        """Return the ids of all documents that pass the filters, None if there is no filter."""
         if not self.where and not self.where_document:
             return None
         return set(self.store.pooled.ids(self.where, self.where_document))
 
     def _fetched(self, query: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Candidate]:
-        """Return those of the documents with these ids that are there, as candidates, by id."""
+        """Return the documents with these ids as candidates, by id; ids that are not in the store are left out."""
         found = self.store.pooled.vectors(ids)
         if not found:
             return {}

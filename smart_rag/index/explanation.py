@@ -1,4 +1,4 @@
-"""What of a document matched what of the query: by token, as a map over an image, as marked words, as a picture."""
+"""`Explanation`: which parts of a document matched which parts of a query, as numbers, words and pictures."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ from smart_rag.encoders.protocol import Encoder, token_origins_of
 from smart_rag.errors import InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import pdf, video
-from smart_rag.index import heat_map as picture
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.index.heat_map import add_legend, draw_heat_map, draw_marked_text, mark_boxes
+from smart_rag.scoring.maxsim import similarities as similarities_of
 from smart_rag.types import Content, Encodable, Hit, Match, PdfPage, Span, Task, TokenOrigin
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _WORD = re.compile(r"\w+")
-# A mean of equal numbers can be greater than they are by this.
+# By rounding, a mean of equal numbers can exceed them by this.
 _ROUNDING = 1e-9
 _PIXELS = 1_000_000
-_WORDS = 16  # of a query in a legend
-# What a query's tokens are called that stand for no word.
+_WORDS = 16  # in a legend, at most
+# Names for query tokens that come from no word.
 _IMAGE, _VIDEO, _PROMPT = "[image]", "[video]", "[prompt]"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
-    """Why a hit was found: what of it matched what of the query, and how much that gave to its score.
+    """Why a hit was found: which of its tokens matched which query token, and what each match adds to the score.
 
     >>> explanation = index.search("seawater pump")[0].explain()       # doctest: +SKIP
     >>> explanation.words                                              # doctest: +SKIP
     [('seawater', 0.61), ('pump', 0.55)]
     >>> explanation.picture().save("why.png")                          # doctest: +SKIP
 
-    ``matches`` has one for each query token, in the query's order; the sum of weight x similarity is the hit's
-    late score. Where the index keeps pooled tokens, or came to hold other documents since the search, it is near it.
-
-    ``query_origins`` (q) and ``origins`` (n) are what the tokens of the query and of the document stand for,
-    ``similarities`` (q, n) the cosines of all with all, ``weights`` those of the pooled and the late score.
+    Attributes:
+        query, hit: what was searched for, and what was found.
+        weights: the weights of the pooled and the late score in the hit's score.
+        matches: the best match of each query token, in the query's order. The sum of weight x similarity is the hit's
+            late score. It is only close to it if the index pools tokens, or if documents were added since the search.
+        query_origins: the origin of each query token (q).
+        origins: the origin of each document token (n).
+        similarities: the cosine of each query token with each document token, (q, n) float32.
     """
 
     query: Content
@@ -60,15 +63,15 @@ class Explanation:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """What the pooled and the late score give to the hit's score, which is their sum."""
+        """The parts of the hit's score that come from the pooled and from the late score."""
         return self.weights[0] * self.hit.pooled_score, self.weights[1] * self.hit.late_score
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order, each with what it gives to the hit's score by way of the late score.
+        """The query's words in their order, each with what it adds to the hit's score.
 
-        All patches of the query's image together are the word ``[image]``, those of its video ``[video]``, and
-        the tokens of the model's prompt ``[prompt]``.
+        All patches of the query's image count as one word ``[image]``, those of its video as ``[video]``, the tokens
+        of the model's prompt as ``[prompt]``. The sum is the late score's part in the score.
         """
         shares: dict[Span | str, float] = {}
         for match in self.matches:
@@ -77,17 +80,19 @@ class Explanation:
         return [(key if isinstance(key, str) else self.query.text[slice(*key)], share) for key, share in shares.items()]
 
     def similarity_map(self, token: int | None = None, frame: int | None = None) -> NDArray[np.float32]:
-        """Return how similar each patch of the hit's image is to the query, (rows, columns).
+        """Return how similar each patch of the hit's image is to the query, (rows, columns) float32.
 
-        It is the mean of the cosines with the query's tokens by their weights, negative ones as 0; the prompt's
-        tokens, which are the same in every query, are left out. A patch that took no part has 0.
+        The similarity is the weighted mean of the patch's cosines with the query tokens; negative cosines count as 0.
+        Tokens of the prompt are left out, since they are the same in every query. A patch whose token took no part
+        has 0.
 
         Args:
-            token: the position of a query token, for its cosines alone.
-            frame: of a video, which of its `TokenOrigin.frame`; by default the one with the most similar patch.
+            token: the position of a query token, to get its cosines alone.
+            frame: the number of a video's frame, as in `TokenOrigin.frame`; by default the frame with the most
+                similar patch.
 
         Raises:
-            InvalidInput: nothing of the hit is a patch of an image or of that frame, or there is no such token.
+            InvalidInput: no token of the hit is a patch of an image or of that frame, or there is no such query token.
         """
         maps = self._maps(token)
         if not maps:
@@ -99,39 +104,39 @@ class Explanation:
         return maps[frame]
 
     def picture(self, token: int | None = None, *, frame: int | None = None, legend: bool = True) -> Image.Image:
-        """Return the hit's image, or a frame of its video, in grey under the similarity map; or its marked text.
+        """Return a picture of the hit: its image or a frame of its video under a heat map, or its text with marks.
 
-        A text is drawn with the words of `emphasis` marked, of a long one the part that has most of them; a text
-        that stands on a page of a PDF, on that page.
+        In a text, the words of `emphasis` are marked. A long text shows the part with the most marks. A text from a
+        PDF shows the page that it comes from.
 
         Args:
-            token, frame: as for `similarity_map`; of a text, the one word that answered that token is marked.
-            legend: put the scores below, and the query's words that gave most to them.
+            token, frame: as for `similarity_map`. In a text, only the word that matched the token is marked.
+            legend: add the scores and the query's most important words below the picture.
 
         Raises:
-            InvalidInput: there is nothing to draw: no patch and no word of the hit is among its tokens.
+            InvalidInput: there is nothing to draw, since no token of the hit is a patch or a word.
             DocumentError: the hit's image or video cannot be read any more.
         """
         maps = self._maps(token)
         if maps:
             values = self.similarity_map(token, frame)
-            drawn = picture.heated(self._seen(_best(maps) if frame is None else frame), values, _PIXELS)
+            drawn = draw_heat_map(self._image(_best(maps) if frame is None else frame), values, _PIXELS)
             scale = (float(values.min()), float(values.max()))
         elif any(origin.span is not None for origin in self.origins):
-            drawn, scale = self._marked_page(token) or picture.marked(self.hit.text, self._marks(token)), None
+            drawn, scale = self._marked_page(token) or draw_marked_text(self.hit.text, self._marks(token)), None
         else:
             raise InvalidInput(
                 f"the hit {self.hit.id!r} has neither words nor patches among its tokens; there is nothing to draw"
             )
-        return picture.with_legend(drawn, self._title(token), self._chips(token), scale) if legend else drawn
+        return add_legend(drawn, self._title(token), self._chips(token), scale) if legend else drawn
 
     def _maps(self, token: int | None) -> dict[int | None, NDArray[np.float32]]:
-        """Return the similarity map of each frame, of an image under None."""
+        """Return the similarity map of each frame by its number; an image has the number None."""
         if token is not None and not 0 <= token < len(self.matches):
             raise InvalidInput(f"token must be 0 to {len(self.matches) - 1}, a position in the query, got {token!r}")
         if token is None:
-            spoken = np.asarray([origin != TokenOrigin() for origin in self.query_origins])
-            weights = np.asarray([match.weight for match in self.matches]) * (spoken if spoken.any() else 1)
+            own = np.asarray([origin != TokenOrigin() for origin in self.query_origins])
+            weights = np.asarray([match.weight for match in self.matches]) * (own if own.any() else 1)
             mean = weights / (weights.sum() or 1) @ np.maximum(self.similarities, 0)
         else:
             mean = self.similarities[token]
@@ -139,26 +144,26 @@ class Explanation:
         for value, origin in zip(mean.tolist(), self.origins, strict=True):
             if origin.box is not None:
                 left, top, right, bottom = origin.box
-                # By the size of a patch: where some took no part, the others' origins do not tell how many there are.
+                # From a patch's size, not from the number of patches: some patches may have taken no part.
                 columns, rows = round(1 / (right - left)), round(1 / (bottom - top))
                 grid = maps.setdefault(origin.frame, np.zeros((rows, columns), dtype=np.float32))
                 grid[round(top * rows), round(left * columns)] = value
         return maps
 
-    def _seen(self, frame: int | None) -> Image.Image:
+    def _image(self, frame: int | None) -> Image.Image:
         if frame is None and self.hit.image is not None:
             return media.open_image(self.hit.image, _PIXELS)
         if self.hit.video is None:
             raise InvalidInput(f"the hit {self.hit.id!r} has no image to draw on; use similarity_map")
         if frame is None:
             return video.middle_frame(self.hit.video, _PIXELS)
-        # Two frames are one patch, the last of an odd number by itself.
+        # Two frames make one patch; the last of an odd number makes one alone.
         count = 2 * (1 + max(origin.frame for origin in self.origins if origin.frame is not None))
         frames = video.read_frames(self.hit.video, 1.0, count, _PIXELS, count).images
         return frames[min(2 * frame, len(frames) - 1)]
 
     def _marks(self, token: int | None) -> list[tuple[Span, float]]:
-        """Return the emphasised words of the hit's text with what each gave, in parts of what the best one did."""
+        """Return the emphasised words of the hit's text; the word that adds most to the score has heat 1."""
         matches = self.matches if token is None else self.matches[token : token + 1]
         text = self.hit.text
         given = dict.fromkeys(emphasis(text, matches), 0.0)
@@ -169,7 +174,7 @@ class Explanation:
         return [(span, value / (max(given.values()) or 1)) for span, value in given.items()]
 
     def _marked_page(self, token: int | None) -> Image.Image | None:
-        """Return the page that the hit's text stands on with the words marked, None if they cannot be found there."""
+        """Return the page that the hit's text comes from with its words marked; None if they cannot be found there."""
         page = self.hit.image
         if not isinstance(page, PdfPage):
             return None
@@ -179,7 +184,7 @@ class Explanation:
             return None
         found = pdf.boxes(page.path, page.page, [(start + first, start + last) for (first, last), _ in marks])
         boxes = [(box, heat) for (_, heat), those in zip(marks, found, strict=True) for box in those]
-        return picture.framed(media.open_image(page, _PIXELS), boxes) if boxes else None
+        return mark_boxes(media.open_image(page, _PIXELS), boxes) if boxes else None
 
     def _title(self, token: int | None) -> str:
         hit = self.hit
@@ -188,13 +193,13 @@ class Explanation:
         return title if token is None else f"{title}; token {token} alone"
 
     def _chips(self, token: int | None) -> list[tuple[str, float]]:
-        """Return the words of the legend, the best ones in the query's order, each with its heat."""
+        """Return the words of the legend with their heat: the most important ones, in the query's order."""
         words = self.words
         if token is not None:
             match = self.matches[token]
             word = _word_of(self.query.text, match.query)
             words = [(word if isinstance(word, str) else self.query.text[slice(*word)], match.similarity)]
-        # A prompt gives the same to every query: beside it, all words would look pale.
+        # The prompt adds much to every query. Compared with it, all words would look pale.
         most = max((share for word, share in words if word != _PROMPT), default=0)
         best = sorted(range(len(words)), key=lambda i: -words[i][1])[:_WORDS]
         chosen = [words[i] for i in sorted(best)]
@@ -205,7 +210,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """A query as late interaction takes it: its token embeddings, what each stands for and what it counts for."""
+    """A query for late interaction: its token embeddings (q, dimension), their origins and their weights."""
 
     content: Content
     tokens: FloatArray
@@ -214,15 +219,15 @@ class Question:
 
     @classmethod
     def of(cls, query: Encodable, tokens: FloatArray, weights: NDArray[np.float32], encoder: Encoder) -> Question:
-        """Return the question of ``query``, whose ``tokens`` (q, dimension) have these ``weights`` (q)."""
+        """Return the question of ``query``; ``encoder`` made its ``tokens`` (q, dimension), ``weights`` is (q)."""
         return cls(Content.of(query), tokens, _origins(encoder, query, "query", len(tokens)), weights)
 
     def explanation(
         self, hit: Hit, document: Encodable, tokens: FloatArray, weights: tuple[float, float], encoder: Encoder
     ) -> Explanation:
-        """Return why ``hit`` was found, whose ``tokens`` (n, dimension) ``encoder`` made of ``document``."""
+        """Return why ``hit`` was found; ``encoder`` made its ``tokens`` (n, dimension) of ``document``."""
         origins = _origins(encoder, document, "document", len(tokens), hit.id)
-        similarities = scoring.similarities(self.tokens, tokens)
+        similarities = similarities_of(self.tokens, tokens)
         best = similarities.argmax(axis=1)
         found = zip(self.origins, best.tolist(), self.weights.tolist(), similarities, strict=True)
         matches = tuple(Match(origin, origins[i], float(row[i]), weight) for origin, i, weight, row in found)
@@ -230,10 +235,10 @@ class Question:
 
 
 def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
-    """Return the words of ``text`` that matched best, in order: whole words, punctuation left out.
+    """Return the words of ``text`` that matched best, in their order, without punctuation.
 
-    Of the matched words, those are taken that are at least as similar as the mean and count at
-    least as much, by weight x similarity; where none is both, those that count as much.
+    A matched word is taken if its similarity is at least the mean similarity, and its weight x similarity at least
+    the mean of that. If no word is both, the words with enough weight x similarity are taken.
     """
     origins = [(match, match.document.span) for match in found]
     words = [(match, word) for match, span in origins if span and (word := _word_around(text, *span))]
@@ -248,7 +253,7 @@ def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
 def _origins(
     encoder: Encoder, item: Encodable, task: Task, count: int, id: str | None = None
 ) -> tuple[TokenOrigin, ...]:
-    """Return what each of the ``count`` token embeddings of ``item`` stands for."""
+    """Return the origin of each of the ``count`` token embeddings of ``item``."""
     origins = tuple(token_origins_of(encoder, item, task))
     if len(origins) != count:
         raise InvalidInput(
@@ -268,7 +273,7 @@ def _listed(maps: dict[int | None, NDArray[np.float32]]) -> str:
 
 
 def _word_of(text: str, origin: TokenOrigin) -> Span | str:
-    """Return the word of the query that a origin belongs to, or a name for what stands for no character."""
+    """Return the word of the query that ``origin`` belongs to, or a name such as ``[prompt]`` if it is no text."""
     if origin.box is not None:
         return _IMAGE if origin.frame is None else _VIDEO
     if origin.span is None or origin.span[0] == origin.span[1]:
@@ -277,7 +282,7 @@ def _word_of(text: str, origin: TokenOrigin) -> Span | str:
 
 
 def _word_around(text: str, start: int, stop: int) -> Span | None:
-    """Return the whole word that the characters ``start:stop`` belong to, if they belong to one."""
+    """Return the word that the characters ``start:stop`` belong to, None if they belong to no word."""
     for word in _WORD.finditer(text, max(0, text.rfind(" ", 0, start))):
         if word.start() >= stop:
             return None

@@ -1,7 +1,7 @@
-"""Pictures of what matched: heat over an image, marks in a text, and a legend; drawn by Pillow alone.
+"""Pictures of what matched: a heat map over an image, marks in a text, and a legend. Pillow draws them.
 
-Heat runs from 0, which leaves what is below as it is, over yellow to 1, a red under which black letters can
-still be read: each step is darker than the one before, also in grey and for who does not see red.
+Heat is a number from 0 to 1. Heat 0 changes no pixel. Then comes yellow, and at last a red on which black letters can
+be read. More heat is always darker, also in grey and for people who do not see red.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from smart_rag.files.images import fit
 from smart_rag.types import Box, Span
 
-# Words with the heat that each is drawn with.
+# Words of a legend, each with its heat.
 Chips = Sequence[tuple[str, float]]
 
 _COLOURS = np.array([[255, 245, 180], [253, 174, 97], [215, 25, 28]], dtype=np.float64)
@@ -30,16 +30,17 @@ _TEXT_LINES = 48
 _LEAST_WIDTH = 480
 _MARGIN = 12
 _SIZE, _SMALL = 20, 15
-_ENLARGED = 16  # times as many pixels, at most: a tiny image is drawn as large as one can see patches in it
-_MOST_LETTERS = 400  # in a line: what is longer need not be measured
-# A line of a text is cut before its words; a word may be longer than a line.
+_ENLARGED = 16  # a tiny image gets up to 16 times its pixels, so that its patches can be seen
+_MOST_LETTERS = 400  # no line has more letters, so longer ones are not measured
+# A line ends before a word. A word longer than a line is cut.
 _PIECE = re.compile(r"\S+\s*|\s+")
 
 
-def heated(image: Image.Image, values: NDArray[np.float32], max_pixels: int) -> Image.Image:
-    """Return ``image`` in grey under the heat of ``values`` (rows, columns), from the least to the greatest.
+def draw_heat_map(image: Image.Image, values: NDArray[np.float32], max_pixels: int) -> Image.Image:
+    """Return ``image`` in grey under a heat map of ``values`` (rows, columns).
 
-    It has the aspect of ``image`` and about ``max_pixels``, fewer where it is small.
+    The least value has heat 0, the greatest heat 1. The picture has the aspect ratio of ``image`` and about
+    ``max_pixels``, fewer if ``image`` is small.
     """
     size = fit(*image.size, max_pixels, _ENLARGED**0.5)
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS))
@@ -49,8 +50,8 @@ def heated(image: Image.Image, values: NDArray[np.float32], max_pixels: int) -> 
     return Image.fromarray(_tinted(np.repeat(grey[..., None], 3, axis=2), np.asarray(smooth)))
 
 
-def framed(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.Image:
-    """Return ``image`` with the boxes of ``marks`` under their heat, and nothing else changed."""
+def mark_boxes(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.Image:
+    """Return ``image`` with each box of ``marks`` under its heat; other pixels do not change."""
     heat = np.zeros((image.height, image.width))
     for (left, top, right, bottom), value in marks:
         rows = slice(int(top * image.height), math.ceil(bottom * image.height))
@@ -60,8 +61,11 @@ def framed(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.Imag
     return Image.fromarray(np.minimum(np.asarray(image.convert("RGB")), _tinted(paper, heat)))  # letters stay black
 
 
-def marked(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:
-    """Return ``text`` in lines, what ``marks`` name under their heat; of a long text the lines that have most marks."""
+def draw_marked_text(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:
+    """Return a picture of ``text`` with each span of ``marks`` under its heat.
+
+    Of a text of many lines, it shows the consecutive lines with the most marks.
+    """
     lines = list(_lines(text))
     begins = [sum(start <= mark[0] < stop for mark, _ in marks) for start, stop in lines]
     first = max(range(max(1, len(lines) - _TEXT_LINES + 1)), key=lambda i: sum(begins[i : i + _TEXT_LINES]))
@@ -87,8 +91,12 @@ def marked(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:
     return image
 
 
-def with_legend(image: Image.Image, title: str, chips: Chips, scale: tuple[float, float] | None = None) -> Image.Image:
-    """Return ``image`` above ``title``, words with their heat, and what the least and the greatest heat stand for."""
+def add_legend(image: Image.Image, title: str, chips: Chips, scale: tuple[float, float] | None = None) -> Image.Image:
+    """Return ``image`` with a legend below it.
+
+    The legend has ``title``, the words of ``chips`` under their heat, and a bar from the lower to the upper number of
+    ``scale``, the similarities of heat 0 and heat 1.
+    """
     width = max(image.width, _LEAST_WIDTH)
     rows = [[(title, 0.0)], *_rows(chips, width)]
     height = int(1.6 * _SIZE)
@@ -118,7 +126,7 @@ def with_legend(image: Image.Image, title: str, chips: Chips, scale: tuple[float
 
 
 def _tinted(base: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return ``base`` (rows, columns, 3) under ``heat``, which broadcasts to (rows, columns), in [0, 1]."""
+    """Return ``base`` (rows, columns, 3) under ``heat``, numbers in [0, 1] that broadcast to (rows, columns)."""
     heat = np.clip(heat, 0, 1)
     steps = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(heat, steps, channel) for channel in _COLOURS.T], axis=-1)
@@ -132,7 +140,7 @@ def _colour(heat: float) -> tuple[int, int, int]:
 
 
 def _lines(text: str) -> Iterator[Span]:
-    """Yield the lines that ``text`` is drawn in, as spans; its own line ends are kept, an empty line stays one."""
+    """Yield the spans of the lines that ``text`` is drawn in. Its own line ends are kept, empty lines too."""
     at = 0
     for paragraph in text.splitlines(keepends=True) or [""]:
         start, stop = at, at + len(paragraph.rstrip("\r\n"))

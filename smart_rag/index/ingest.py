@@ -1,7 +1,7 @@
-"""Documents and files into a `DocumentStore`: what is new is encoded, what is there is left alone.
+"""`Ingest`: documents and files into a `DocumentStore`. New contents are encoded, stored ones are left alone.
 
-A stream is read in windows, sorted by length within each, and committed in batches: memory holds
-one window of texts and one batch of token embeddings.
+A stream is read in windows. A window is sorted by length and committed in batches. So memory holds one window of texts
+and one batch of token embeddings.
 """
 
 from __future__ import annotations
@@ -15,75 +15,65 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.protocol import Encoder, encode_for_store
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.reader import Reader, source_of
+from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import FileStamp, Row, check_metadata
-from smart_rag.types import AddReport, Content, Document, FailedFile, Key, PdfPage, is_unicode
+from smart_rag.types import AddReport, Document, FailedFile, PdfPage, is_unicode
 
 OnCommit = Callable[[Sequence[str]], None]
 OnRows = Callable[[Sequence["Row"]], object]
 
 _WINDOW = 2_048
-# Fewer rows where they come from files: a file counts as done, and is left alone by the next run, when its window is.
+# Smaller for files: the next run leaves a file alone only after its window was committed.
 _FILE_WINDOW = 256
 _BATCH = 128
-# A page of 1,800 tokens of 2,048 dimensions is 15 MB, of which encoding and writing hold several copies.
+# A page of 1,800 tokens with 2,048 dimensions takes 15 MB, and encoding and writing keep several copies of it.
 _VISUAL_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """One call's way of writing: where to, with which encoder, and whom to tell.
+    """State of one call that writes: the target store, the encoder, and who is told of the progress.
 
-    ``on_progress`` is told a number of documents that are done (in `add_files`, of pages and of files without pages),
-    ``on_commit`` the ids of documents that are on disk.
+    ``on_progress`` gets numbers of documents that are done; in `add_files`, of pages and of files without pages.
+    ``on_commit`` gets the ids of documents that are on disk.
     """
 
     store: DocumentStore
-    encoder: Callable[[], Encoder]  # loaded only when there is something to encode
-    key: Callable[[Content, str | None], Key]  # the second: a digest of the content's file, where it is known
-    modalities: Collection[str]
-    check: Callable[[Representation], None]
+    encoder: IndexEncoder
     on_progress: Callable[[int], object]
     on_commit: OnCommit | None = None
 
-    def add(self, documents: Iterable[Document], pooled: Mapping[str, NDArray[np.float32]] | None = None) -> AddReport:
-        """Write ``documents``; in a sequence an id may come once, in a stream the last one counts.
-
-        A document that is in ``pooled`` and whose tokens are prepared is not encoded.
-        """
+    def add(self, documents: Iterable[Document]) -> AddReport:
+        """Write ``documents``; in a sequence an id may come once, in a stream the last document of an id counts."""
         checked = isinstance(documents, Sequence)
         if checked:
-            check_documents(documents, self.modalities)  # type: ignore[arg-type]
+            check_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]
         report = AddReport()
         stream = iter(documents)
         while window := list(islice(stream, _WINDOW)):
             latest = list({document.id: document for document in window}.values())
             if not checked:
-                check_documents(latest, self.modalities)
+                check_documents(latest, self.encoder.modalities)
             rows = [self._row(document) for document in latest]
-            report += self._write(rows, lambda part: self.on_progress(len(part)), pooled or {})
+            report += self._write(rows, lambda part: self.on_progress(len(part)))
             self.on_progress(len(window) - len(latest))
         return report
 
     def _row(self, document: Document, stamp: FileStamp | None = None) -> Row:
         document = self.store.images.settled(document)
-        content = document.content(self.modalities)
-        key = self.key(content, None if stamp is None else stamp.hash)
+        content = document.content(self.encoder.modalities)
+        key = self.encoder.key(content, None if stamp is None else stamp.hash)
         return Row(document, key, stamp, content.modality)
 
     def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
-        """Write the documents of ``files``; a file whose bytes are indexed already is left alone."""
+        """Write the documents of ``files``; a file whose bytes are in the index is left alone."""
         report = AddReport()
         rows: list[Row] = []
         stale: list[str] = []
@@ -111,7 +101,7 @@ class Ingest:
         return report
 
     def gone(self, paths: Iterable[str | Path]) -> dict[str, list[str]]:
-        """Return the files in the folders ``paths`` that are no longer there, each with the ids of its documents."""
+        """Return the indexed files below ``paths`` that no longer exist, with the ids of their documents."""
         roots = [root for path in paths if (root := Path(path).expanduser().resolve()).is_dir()]
         if not roots:
             return {}
@@ -121,7 +111,7 @@ class Ingest:
             path = Path(source)
             return any(map(path.is_relative_to, roots)) and not path.exists()
 
-        # Ids first: to read every row takes twenty times as long.
+        # By ids first: reading every row takes twenty times as long.
         ids = [id for id in self.store.pooled.ids() if is_gone(source_of(id))]
         found: dict[str, list[str]] = {}
         for id, row in self.store.pooled.get(ids).items():
@@ -134,12 +124,12 @@ class Ingest:
         return AddReport(removed=self.store.delete(list(ids)))
 
     def repair(self, ids: Sequence[str]) -> None:
-        """Encode the texts of documents again whose tokens are missing or damaged."""
+        """Encode the documents with these ``ids`` again, whose tokens are missing or damaged."""
         for batch in _batches(list(self.store.pooled.get(ids).values())):
             self.store.repair(batch, self._encode(batch))
 
     def _file(self, path: Path, reader: Reader) -> tuple[list[Row], list[str]]:
-        """Return the rows of a file that is new or changed (else none) and the ids it has in the index."""
+        """Return the rows of a file, none if it has not changed, and the ids of its documents in the index."""
         source = str(path)
         digest = digest_of_file(path)
         before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
@@ -150,46 +140,35 @@ class Ingest:
         return [self._row(document, stamp) for document in documents], [row.document.id for row in before]
 
     def _write_files(self, rows: list[Row], stale: list[str]) -> AddReport:
-        """Write the rows of whole files, then remove what is left of their earlier versions."""
+        """Write the rows of complete files, then remove the documents of their earlier versions."""
         report = self._write(rows, lambda part: self.on_progress(_pages(part)))
         return report + AddReport(removed=self.store.delete(stale))
 
-    def _write(
-        self,
-        rows: Sequence[Row],
-        on_rows: OnRows,
-        pooled: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
-    ) -> AddReport:
-        """Write rows of distinct ids, encoding those whose text is new, in batches of like length."""
+    def _write(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
+        """Write rows of distinct ids in batches of similar length; only new contents are encoded."""
         existing = self.store.pooled.get([row.document.id for row in rows])
         lost = {rows[i].key for i in self.store.tokens.missing([row.key for row in rows])}
         unchanged: list[Row] = []
-        annotated: list[Row] = []
-        encoded: list[Row] = []
+        changed: list[Row] = []
         new: list[Row] = []
         for row in rows:
             before = existing.get(row.document.id)
             if before is None or before.key != row.key or row.key in lost:
-                prepared = row.key not in lost and self.store.is_prepared(row.key)
-                (encoded if row.document.id in pooled and prepared else new).append(row)
+                new.append(row)
             elif before == row:
                 unchanged.append(row)
             else:
-                annotated.append(row)
+                changed.append(row)
         report = AddReport(unchanged=len(unchanged))
         on_rows(unchanged)
-        if annotated:
-            self.store.annotate(annotated)
-            report += self._committed(annotated, len(annotated), on_rows)
-        for batch in _batches(encoded):
-            replaced = self.store.link(batch, np.stack([pooled[row.document.id] for row in batch]))
-            report += self._committed(batch, replaced, on_rows)
-        self.store.forget(row.key for row in encoded)
+        if changed:  # in their metadata alone
+            self.store.annotate(changed)
+            report += self._committed(changed, len(changed), on_rows)
         new.sort(key=lambda row: (row.modality != "text", len(row.document.text)), reverse=True)
         return report + self._encode_and_commit(new, on_rows)
 
     def _encode_and_commit(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
-        """Write ``rows``; while a batch is written, and pooled where the codec does, the next one is encoded."""
+        """Write ``rows``; while one batch is pooled and written, the next one is encoded."""
         report = AddReport()
         writing: list[tuple[Sequence[Row], Future[int]]] = []
 
@@ -209,17 +188,17 @@ class Ingest:
                             continue
                         finish()
                         writing.append((part, writer.submit(self.store.commit, part, vectors)))
-            finally:  # what was on its way counts, also when a later batch fails
+            finally:  # a batch that is being written is finished even if a later one fails
                 finish()
         return report
 
     def _readable(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Representation | FailedFile]]:
-        """Yield ``rows`` with their vectors; those of a file that cannot be read, each with the reason."""
+        """Yield ``rows`` with their vectors, and each row of a file that cannot be read with the reason."""
         try:
             yield rows, self._encode(rows)
             return
         except DocumentError as error:
-            if any(row.stamp is None for row in rows):  # the caller's documents, and the caller's error
+            if any(row.stamp is None for row in rows):  # the caller's own document: the caller gets the error
                 raise
             reason = error
         if len(rows) == 1:
@@ -229,15 +208,10 @@ class Ingest:
             yield from self._readable([row])
 
     def _encode(self, rows: Sequence[Row]) -> Representation:
-        """Return the vectors of ``rows``, encoding equal contents once."""
-        unique = {row.key: row.document for row in rows}
-        contents = [document.content(self.modalities).plain for document in unique.values()]
-        vectors = encode_for_store(self.encoder(), contents, self.store.codec)
-        self.check(vectors)
-        if len(unique) == len(rows):
-            return vectors
-        position = {key: i for i, key in enumerate(unique)}
-        return vectors.take([position[row.key] for row in rows])
+        """Return the vectors of ``rows``; equal contents are encoded once."""
+        vectors = self.encoder.encode_rows({row.key: row.document.content(self.encoder.modalities) for row in rows})
+        position = {key: i for i, key in enumerate(dict.fromkeys(row.key for row in rows))}
+        return vectors if len(position) == len(rows) else vectors.take([position[row.key] for row in rows])
 
     def _committed(self, rows: Sequence[Row], replaced: int, on_rows: OnRows) -> AddReport:
         on_rows(rows)
@@ -252,7 +226,7 @@ def _pages(rows: Sequence[Row]) -> int:
 
 
 def check_documents(documents: Sequence[Document], modalities: Collection[str] = ("text",)) -> None:
-    """Raise `InvalidInput` unless every document can be stored, holds something to encode, and no id comes twice."""
+    """Raise `InvalidInput` unless every document can be stored and encoded, and no id comes twice."""
     for document in documents:
         if not isinstance(document, Document):
             raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
@@ -275,7 +249,7 @@ def check_documents(documents: Sequence[Document], modalities: Collection[str] =
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield ``rows`` in parts that are committed together, smaller ones where many tokens come of each."""
+    """Yield ``rows`` in parts that are committed together; images and videos, with many tokens, in small ones."""
     start = 0
     while start < len(rows):
         size = _BATCH if rows[start].modality == "text" else _VISUAL_BATCH

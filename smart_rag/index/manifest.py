@@ -1,4 +1,7 @@
-"""``manifest.json``: what an index was made with. On opening it wins; a conflicting argument is an error."""
+"""`Manifest`: ``manifest.json``, the settings and the model that an index was made with.
+
+An index is opened with the settings of its manifest. An argument that contradicts them is an error.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig
-from smart_rag.encoders.protocol import Encoder
-from smart_rag.errors import IndexMismatch, IndexNotFound
+from smart_rag.embeddings.codec import get_codec
+from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
+from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
-# What a caller chooses of an encoder; where all of it is the same, it is the model that has changed.
+# The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
     *("document_tokens", "max_pixels", "adapter"),
@@ -24,11 +29,12 @@ _CHOSEN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The identity of an index. ``encoder`` is None where the caller brings vectors.
+    """The identity of an index.
 
-    ``dimension`` is the width of the pooled embeddings, and of the token embeddings unless ``token_dimension``, which
-    manifests of before adapters do not have, says otherwise.
-    ``modalities`` are what the encoder takes: of a page of a PDF it was given the image if ``"image"`` is among them.
+    ``encoder`` describes the encoder, and is None if the caller brings vectors. ``dimension`` is the width of the
+    pooled embeddings. ``token_dimension`` is the width of the token embeddings; old manifests lack it, and then it is
+    ``dimension``. ``modalities`` are what the encoder takes. With ``"image"`` among them, a page of a PDF was encoded
+    as an image.
     """
 
     format_version: int = FORMAT_VERSION
@@ -48,13 +54,47 @@ class Manifest:
         if self.config.weights is None:
             object.__setattr__(self, "config", replace(self.config, weights=DEFAULT_WEIGHTS))
 
+    @classmethod
+    def new(
+        cls,
+        encoder: Encoder | None,
+        config: IndexConfig,
+        *,
+        dimension: int | None,
+        token_dimension: int | None,
+        collection: str,
+        own_chroma: bool,
+    ) -> Manifest:
+        """Return the manifest of a new index; the dimensions are those of the caller's vectors, without an encoder.
+
+        Raises:
+            InvalidInput: there is no encoder, and ``dimension`` is not a whole number of at least 1.
+        """
+        if encoder is not None:
+            dimension, token_dimension = encoder.dimension, token_dimension_of(encoder)
+        if dimension is None or dimension < 1:
+            raise InvalidInput(f"without an encoder, the dimension of the vectors must be given, got {dimension}")
+        # A preset may mean another codec in a later release; the index keeps the codec that it was made with.
+        codec, weights = get_codec(config.codec).name, config.weights or default_weights_of(encoder)
+        return cls(
+            created_with=__version__,
+            dimension=dimension,
+            token_dimension=token_dimension or dimension,
+            encoder=None if encoder is None else encoder.describe(),
+            fingerprint=None if encoder is None else encoder.fingerprint,
+            collection=collection,
+            own_chroma=own_chroma,
+            config=replace(config, codec=codec, weights=weights),
+            modalities=("text",) if encoder is None else sorted(modalities_of(encoder)),
+        )
+
     @property
     def weights(self) -> tuple[float, float]:
-        """Those of the pooled and the late score."""
+        """The weights of the pooled and the late score."""
         return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into ``folder``, whole or not at all."""
+        """Write the manifest into ``folder``; a crash leaves the old file or the new one, never a part."""
         temporary = folder / f"{FILE_NAME}.new"
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -70,8 +110,8 @@ class Manifest:
         """Return the manifest in ``folder``.
 
         Raises:
-            IndexNotFound: there is none, or it is not one of ours.
-            IndexMismatch: its format is not the one that this program knows.
+            IndexNotFound: there is no manifest, or the file is not a manifest of smart_rag.
+            IndexMismatch: this version of smart_rag does not read its format.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -97,7 +137,7 @@ class Manifest:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest with the places of ``encoder``'s model and adapter, where the folders in it are gone."""
+        """Return the manifest with the folders of ``encoder``, where a model's or adapter's folder in it is gone."""
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]

@@ -1,9 +1,9 @@
-"""One search: candidates, their tokens, their scores, hits."""
+"""`Search`: one search of a store, from candidates over scores to hits; and `rerank` without an index."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,11 +22,12 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.protocol import Encoder, default_weights_of, device_of, modalities_of
 from smart_rag.errors import InvalidInput
 from smart_rag.index.candidates import FirstStage
+from smart_rag.index.queries import as_documents, checked_queries
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim as scoring
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Where
-from smart_rag.types import Content, Document, Hit, is_unicode
+from smart_rag.types import Content, Document, Hit, explainer_of, with_explainer
 
 # Documents whose tokens are in memory at once during an exhaustive scan.
 _SCAN = 256
@@ -43,7 +44,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """How to search a store; `hits` returns them for each query, best first."""
+    """The settings of a search of ``store``.
+
+    ``where`` and ``where_document`` are Chroma's filters on metadata and text. ``device`` computes the scores.
+    """
 
     store: DocumentStore
     device: str
@@ -57,7 +61,7 @@ class Search:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def hits(self, queries: Representation) -> list[list[Hit]]:
-        """Return the ``top_k`` best documents for each query."""
+        """Return the ``top_k`` best documents for each query, best first."""
         first_stage = self.first_stage
         if first_stage == "auto":
             first_stage = automatic_first_stage(self.store.pooled.count())
@@ -66,7 +70,7 @@ class Search:
         return self.store.settled(lambda: self._two_stage(queries, first_stage))
 
     def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
-        """Score the documents that the first stage finds."""
+        """Score the candidates that the first stage finds."""
         stage = FirstStage(self.store, max(self.candidates, self.top_k), self.where, self.where_document)
         with self.stopwatch.measure("candidates"):
             found = stage.terms(queries) if first_stage == "terms" else stage.pooled(queries)
@@ -111,7 +115,7 @@ class Search:
                 yield Scores(block.ids[part], pooled[:, part], late)
 
     def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:
-        """Return what each query token counts for, None where all of all queries count the same."""
+        """Return the weight of each query token (total), None if all count the same."""
         tokens = queries.tokens
         if self.weighting == "none" or tokens.ids is None:
             return None
@@ -122,8 +126,13 @@ class Search:
         return np.concatenate(weights)
 
 
+def scoring_device(device: str) -> str:
+    """Return the device to score on where the model runs on ``device``: a GPU of CUDA, or else the CPU."""
+    return device if device.startswith("cuda") else "cpu"
+
+
 def automatic_first_stage(documents: int) -> FirstStageName:
-    """Return what ``"auto"`` chooses for an index of so many documents."""
+    """Return the first stage that ``"auto"`` stands for in an index of so many documents."""
     return "exhaustive" if documents <= EXHAUSTIVE_DOCUMENTS else "terms"
 
 
@@ -135,13 +144,17 @@ def rerank(
     *,
     weights: tuple[float, float] | None = None,
 ) -> list[Hit]:
-    """Return ``documents``, wherever they were found, scored for ``query``, best first, by default all of them.
+    """Return ``documents`` from any source, scored for ``query``, best first.
 
-    The position of a text among ``documents`` is its id, as ``"07"`` of a hundred. A `CachedEncoder` with a folder
-    encodes no document twice. ``weights`` (pooled, late) are by default those that suit the encoder.
+    Args:
+        query: a text, a `Content`, or its representation.
+        documents: texts, documents or hits. The id of a text is its position, such as ``"07"`` of a hundred.
+        encoder: a `CachedEncoder` with a folder encodes no document twice.
+        top_k: how many to return; by default all.
+        weights: the weights of the pooled and the late score; by default those that suit the encoder.
 
     Raises:
-        InvalidInput: an empty query, something that is no document, or ``top_k`` below 1.
+        InvalidInput: the query is empty, ``documents`` has something else among it, or ``top_k`` is below 1.
     """
     if top_k is not None:
         check_count("top_k", top_k)
@@ -150,12 +163,12 @@ def rerank(
     weights = check_weights(default_weights_of(encoder) if weights is None else weights)
     given = as_documents(documents)
     if not isinstance(query, Representation):
-        query = encoder.encode_query(contents_of_queries([query], modalities_of(encoder)))
+        query = encoder.encode_query(checked_queries([query], modalities_of(encoder)))
     if not given:
         return []
     takes = modalities_of(encoder)
     vectors = encoder.encode_document([document.content(takes).plain for document in given])
-    return rank(query, given, vectors, weights, top_k, scoring_device(encoder))
+    return rank(query, given, vectors, weights, top_k, scoring_device(device_of(encoder)))
 
 
 def rank(
@@ -171,57 +184,6 @@ def rank(
     pooled = scoring.pooled_similarity(query.pooled, vectors.pooled)[0]
     late = scoring.late_interaction(query.tokens, vectors.tokens, device, token_weights)[0]
     return hits(documents, pooled, late, weights, top_k or len(documents))
-
-
-def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
-    """Return texts and hits as documents; a text's id is its position."""
-    if isinstance(documents, str):
-        raise InvalidInput("expected several texts, documents or hits, got one str")
-    documents = list(documents)
-    for item in documents:
-        if not isinstance(item, str | Document | Hit):
-            raise InvalidInput(f"expected texts, documents or hits, got a {type(item).__name__}")
-    width = len(str(len(documents) - 1))  # ties go by id: ids of one width sort as numbers do
-    return [
-        Document(f"{i:0{width}}", item)
-        if isinstance(item, str)
-        else Document(item.id, item.text, item.metadata, item.image, item.video)
-        for i, item in enumerate(documents)
-    ]
-
-
-def contents_of_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
-    """Return ``queries`` as an encoder of these ``modalities`` takes them.
-
-    Raises:
-        InvalidInput: one of them is empty, is neither a text nor a `Content`, or needs another encoder.
-    """
-    if isinstance(queries, str | bytes | Content):
-        raise InvalidInput(f"expected several queries, got one {type(queries).__name__}")
-    contents = []
-    for i, query in enumerate(queries):
-        which = f"query {i}" if len(queries) > 1 else "the query"
-        if not isinstance(query, str | Content):
-            raise InvalidInput(f"{which} is a {type(query).__name__}; expected a text or a Content")
-        content = Content(query) if isinstance(query, str) else query
-        if not content.modality:
-            raise InvalidInput(
-                f"{which} is empty; expected a text" + (" or an image" if isinstance(query, Content) else "")
-            )
-        lacking = set(content.modality.split("+")).difference(modalities)
-        if lacking:
-            parts = " and ".join("an image" if name == "image" else f"a {name}" for name in sorted(lacking))
-            raise InvalidInput(f"{which} has {parts}, but the index's model takes {', '.join(modalities)}")
-        if not is_unicode(content.text):
-            raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
-        contents.append(content.plain)
-    return contents
-
-
-def scoring_device(encoder: Encoder | None) -> str:
-    """Return the device to score on: the encoder's GPU, if it is loaded and on one."""
-    device = device_of(encoder)
-    return device if device.startswith("cuda") else "cpu"
 
 
 def hits(
@@ -247,4 +209,20 @@ def hits(
             documents[i].video,
         )
         for rank, i in enumerate(best, start=1)
+    ]
+
+
+def diversify(
+    store: DocumentStore, hits: Sequence[Hit], top_k: int, mmr_lambda: float, weights: tuple[float, float]
+) -> list[Hit]:
+    """Return ``top_k`` of ``hits`` by maximal marginal relevance; see `SmartIndex.diversify`."""
+    found = store.pooled.embeddings([hit.id for hit in hits])
+    gone = [hit.id for hit in hits if hit.id not in found]
+    if gone:
+        raise InvalidInput(f"the hit {gone[0]!r} is not in the index any more; search again")
+    pooled = np.stack([found[hit.id] for hit in hits])
+    relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(weights)
+    chosen = scoring.marginal_relevance(relevance, scoring.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
+    return [
+        with_explainer(replace(hits[i], rank=rank), explainer_of(hits[i])) for rank, i in enumerate(chosen, start=1)
     ]

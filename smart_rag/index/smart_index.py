@@ -1,23 +1,18 @@
-"""`SmartIndex`: an index in a folder, and the search over it. The only module that conducts the others."""
+"""`SmartIndex`: an index in a folder, and the search over it. This module conducts the others."""
 
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 
-from smart_rag._version import __version__
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_IMAGE_PIXELS,
@@ -30,43 +25,40 @@ from smart_rag.config import (
     check_count,
     check_weights,
 )
-from smart_rag.embeddings.codec import RotatedCodec, get_codec
-from smart_rag.embeddings.representation import Codec, FloatArray, Representation, TokenBatch, TokenCodes
+from smart_rag.embeddings.codec import get_codec
+from smart_rag.embeddings.representation import Representation, TokenBatch
 from smart_rag.encoders.protocol import (
     Encoder,
-    default_weights_of,
-    encode_for_store,
-    modalities_of,
+    device_of,
     token_counter,
-    token_dimension_of,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import DimensionMismatch, IndexClosed, IndexExists, IndexLocked, IndexMismatch, InvalidInput
+from smart_rag.errors import InvalidInput
 from smart_rag.files import reader as files
-from smart_rag.files.content import identity
-from smart_rag.index.explanation import Question
+from smart_rag.index import folder
+from smart_rag.index.explainer import Explainer, vectors_of
+from smart_rag.index.folder import check_free
+from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, Manifest
-from smart_rag.index.search import Scores, Search, as_documents, contents_of_queries, rank, scoring_device
+from smart_rag.index.queries import as_documents
+from smart_rag.index.search import Scores, Search, diversify, rank
+from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
-from smart_rag.scoring import maxsim as scoring
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.image_store import ImageFolder
-from smart_rag.store.pooled_store import PooledIndex, Where
+from smart_rag.store.pooled_store import Where
 from smart_rag.store.row import Row
-from smart_rag.store.term_store import TermStore
-from smart_rag.store.token_store import TokenStore, content_key
+from smart_rag.store.token_store import content_key
 from smart_rag.types import (
     AddReport,
     Content,
     Document,
     Encodable,
-    Explanation,
     Hit,
     IndexInfo,
-    Key,
     PdfPage,
     VerifyReport,
+    with_explainer,
 )
 from smart_rag.wording import number
 
@@ -76,41 +68,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Pooled embeddings of one text by one model on two devices or in two precisions are nearer than that.
-_SAME_MODEL = 0.98
 # Vectors that the caller brings are committed this many documents at a time.
 _BATCH = 128
-# Of vectors that the caller brings, nobody knows what they were made of.
+# Nobody knows what the caller's own vectors were made of.
 _ALL_MODALITIES = ("text", "image", "video")
 
 
 class SmartIndex:
-    """An index in one folder, which can be moved, copied and opened elsewhere.
+    """An index in one folder. The folder can be moved, copied and opened elsewhere.
 
     >>> with SmartIndex.create("my.index", encoder="minilm") as index:    # doctest: +SKIP
     ...     index.add_texts(["The cat sat on the mat.", "Dogs bark at night."])
     ...     index.search("Which animal barks?", top_k=1)[0].text
     'Dogs bark at night.'
 
-    Make one with `create`, `open` or `from_embeddings`. Any number of processes may search; one
-    at a time may write, from its first write until it closes the index. Threads may share one.
+    Get one from `create`, `open` or `from_embeddings`. Any number of processes may search. One process at a time may
+    write, from its first write until it closes the index. Threads may share an index.
+
+    A process that was forked after an index was opened cannot use or open any index: `UseAfterFork` is raised. Start
+    processes with ``multiprocessing.get_context("spawn")``, or fork before.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
         self.path = path
         self.manifest = manifest
         self._store = store
-        self._encoder = encoder
-        self._mutex = threading.RLock()
-        self._lock = FileLock(path / "write.lock", timeout=0, thread_local=False)
-        self._closed = False
+        self._encoder = IndexEncoder(path, manifest, encoder)
+        self._session = Session(path, self._keep_locations)
 
-    # --- making and opening -----------------------------------------------------------------
-
-    @staticmethod
-    def exists(path: str | Path) -> bool:
-        """Return whether the folder ``path`` holds an index."""
-        return (Path(path) / FILE_NAME).is_file()
+    # --- create and open --------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -128,50 +114,38 @@ class SmartIndex:
 
         Args:
             path: a folder that does not exist or is empty.
-            encoder: an encoder, or the name of a model; None for vectors that the caller
-                brings (`add_embeddings`), of width ``dimension``.
-            token_dimension: the width of their token embeddings, where it is another.
-            config: what is fixed for the life of the index.
-            client: a Chroma client, such as ``chromadb.HttpClient()``, to hold the pooled
-                embeddings; by default they lie in the folder.
+            encoder: an encoder, or the name of a model. None if the caller brings the vectors (`add_embeddings`).
+            dimension: the width of the caller's pooled embeddings.
+            token_dimension: the width of the caller's token embeddings; by default ``dimension``.
+            config: the settings of the index.
+            client: a Chroma client that stores the pooled embeddings, such as ``chromadb.HttpClient()``; by default
+                they are stored in the folder.
             collection: the name of the collection in Chroma.
 
         Raises:
-            IndexExists: the folder holds something already.
+            IndexExists: the folder is not empty.
+            InvalidInput: a setting cannot be used.
+            ModelNotFound: the model cannot be loaded.
         """
         path = Path(path)
-        config = config or IndexConfig()
-        token_codec = get_codec(config.codec)
-        # What a preset means may change between releases, what the index holds may not.
-        config = replace(config, codec=token_codec.name)
-        if (path / FILE_NAME).exists():
-            raise IndexExists(f"{path} holds an index; open it with SmartIndex.open, or choose another folder")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            found = "is not empty and holds no index" if path.is_dir() else "is not a folder"
-            raise IndexExists(f"{path} {found}; choose another folder")
+        check_free(path)
+        get_codec((config or IndexConfig()).codec)  # before a model is loaded and a folder is made
         if isinstance(encoder, str):
             encoder = SmartEncoder(encoder)
-        config = replace(config, weights=config.weights or default_weights_of(encoder))
-        width = encoder.dimension if encoder is not None else dimension
-        token_width = token_dimension_of(encoder) if encoder is not None else token_dimension or width
-        if width is None or width < 1:
-            raise InvalidInput(f"without an encoder, the dimension of the vectors must be given, got {dimension}")
-        manifest = Manifest(
-            created_with=__version__,
-            dimension=width,
-            token_dimension=token_width or width,
-            encoder=None if encoder is None else encoder.describe(),
-            fingerprint=None if encoder is None else encoder.fingerprint,
+        manifest = Manifest.new(
+            encoder,
+            config or IndexConfig(),
+            dimension=dimension,
+            token_dimension=token_dimension,
             collection=collection,
             own_chroma=client is None,
-            config=config,
-            modalities=("text",) if encoder is None else sorted(modalities_of(encoder)),
         )
-        path.mkdir(parents=True, exist_ok=True)
-        pooled = PooledIndex.create(path / "chroma", config, client, collection)
-        store = _store(path, pooled, token_codec)
-        manifest.write(path)  # last: a folder with a manifest is whole
-        return cls(path, manifest, store, encoder)
+        return cls(path, manifest, folder.create(path, manifest, client), encoder)
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Return whether the folder ``path`` holds an index."""
+        return (Path(path) / FILE_NAME).is_file()
 
     @classmethod
     def open(
@@ -179,72 +153,61 @@ class SmartIndex:
     ) -> SmartIndex:
         """Return the index in the folder ``path``.
 
-        The encoder is the one of the manifest, loaded when it is first needed, unless one is
-        given; ``client`` must be given if it was at creation.
+        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. An index that
+        was created with a ``client`` needs one here, too.
 
         Raises:
-            IndexNotFound: the folder holds no index.
-            IndexMismatch: the index is of another model than ``encoder``, or of a newer format.
+            IndexNotFound: there is no index in the folder.
+            IndexMismatch: the index was made with another model than ``encoder``, or has another format.
         """
         path = Path(path)
         manifest = Manifest.read(path)
-        if manifest.own_chroma != (client is None):
-            raise IndexMismatch(
-                f"{path}: the pooled embeddings lie in the folder; open it without client="
-                if manifest.own_chroma
-                else f"{path}: the pooled embeddings lie in a Chroma client of your own; pass it as client="
-            )
         if isinstance(encoder, str):
             encoder = SmartEncoder(encoder)
         if encoder is not None:
             manifest.check_encoder(path, encoder)
-        pooled = PooledIndex.open(path / "chroma", client, manifest.collection)
-        return cls(path, manifest, _store(path, pooled, get_codec(manifest.config.codec)), encoder)
+        return cls(path, manifest, folder.open_stores(path, manifest, client), encoder)
 
     @classmethod
     def from_embeddings(
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
-        """Return a new index of ``documents`` whose vectors the caller brings; ``options`` as in `create`."""
-        _check_given(documents, representation)  # first: what is refused leaves no folder behind
+        """Return a new index of ``documents`` with vectors that the caller brings; ``options`` as in `create`."""
+        _check_given(documents, representation)  # first, so that a refusal leaves no folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
         index = cls.create(path, None, **widths, **options)
         index.add_embeddings(documents, representation)
         return index
 
-    # --- writing ----------------------------------------------------------------------------
+    # --- write ------------------------------------------------------------------------------
 
     def add(
         self,
         documents: Iterable[Document],
         *,
-        pooled: ArrayLike | None = None,
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
-        """Write ``documents``, replacing those of the same id, and return what was done.
+        """Write ``documents``, and return how many were added, replaced and left alone.
 
-        A document whose text and metadata are in the index already is left alone, so that an
-        interrupted call can simply be made again. Documents are committed in batches, not in
-        the order given; ``on_commit`` is called with the ids of each batch once they are on
-        disk. An iterator of any length is read in bounded memory.
+        A document replaces the one with the same id. A document that is in the index with the same content and
+        metadata is left alone, so an interrupted call can be made again. Documents are committed in batches, not in
+        the given order. An iterator of any length is read in bounded memory.
 
-        Where `encode_documents` has been called for a sequence of documents, ``pooled`` takes
-        the pooled embeddings (n, dimension) that it returned, and nothing is encoded again.
+        Args:
+            documents: a sequence or an iterator.
+            show_progress_bar: show a progress bar.
+            on_commit: called with the ids of each batch as soon as they are on disk.
 
         Raises:
-            IndexMismatch: ``pooled`` is not of the index's model; nothing is written.
-            InvalidInput: a document without text, with metadata that cannot be stored, or an
-                id twice. In a sequence nothing is written then; of a stream, which is read a few
-                thousand at a time, what was read before is, and an id that comes again replaces the earlier one.
+            InvalidInput: a document has no text, its metadata cannot be stored, or an id comes twice. Then no document
+                of a sequence is written. An iterator is read a few thousand documents at a time: those read before are
+                written, and an id that comes again replaces the earlier document.
+            IndexLocked: another process writes to the index.
         """
         total = len(documents) if isinstance(documents, Sequence) else None
         with self._ingest(total, "document", show_progress_bar, on_commit) as ingest:
-            if pooled is None:
-                return ingest.add(documents)
-            if not isinstance(documents, Sequence):
-                raise InvalidInput("pooled= needs a sequence of documents, got a stream")
-            return ingest.add(documents, self._own_embeddings(documents, pooled))
+            return ingest.add(documents)
 
     def add_files(
         self,
@@ -256,33 +219,34 @@ class SmartIndex:
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
-        """Write the documents that the files at and below ``paths`` are cut into, and return what was done.
+        """Cut the files at and below ``paths`` into documents, write them, and return what was done.
 
-        A file whose bytes are indexed already is left alone, one that changed replaces its
-        earlier documents. A file that cannot be read is reported in ``failed``, and what the
-        index held of it stays. Each document has the metadata ``source`` (the file's full
-        path), ``page`` (1-based, where the format has pages) and ``chunk``.
+        A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
+        cannot be read is listed in ``failed``, and its earlier documents stay. Each document has the metadata
+        ``source`` (the file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
 
         Args:
-            paths: files and folders; `smart_rag.files.reader.FORMATS` lists the formats.
-            include, exclude: patterns for files in folders, such as ``"*.md"``.
-            prune: remove the documents of files in the folders ``paths`` that are no longer there; without it,
-                these files are counted in a warning.
+            paths: files and folders; `smart_rag.files.FORMATS` lists the formats.
+            include: patterns of the files to take from folders, such as ``"*.md"``.
+            exclude: patterns of the files to leave out.
+            prune: remove the documents of files below the folders ``paths`` that no longer exist. Without it, a
+                warning counts these files.
             show_progress_bar: show a progress bar.
             on_commit: as in `add`.
 
         Raises:
             InvalidInput: a path does not exist, or no file is found.
+            IndexLocked: another process writes to the index.
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         found = files.find(paths, include, exclude, self.manifest.modalities)
-        own = self.path.resolve()  # which may lie among what it indexes, with drawings of pages in it
+        own = self.path.resolve()  # the index may lie in a folder that it indexes, and it stores images
         found = [path for path in found if not path.is_relative_to(own)]
-        with self._writing():  # first: where another process writes, no model need be loaded
+        with self._session.writing():  # before a model is loaded, which is in vain if another process writes
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
-            sees = "image" in self.manifest.modalities
-            total = sum(map(reader.pages, found)) if sees and show_progress_bar else len(found)
-            with self._ingest(total, "page" if sees else "file", show_progress_bar, on_commit) as ingest:
+            has_vision = "image" in self.manifest.modalities
+            total = sum(map(reader.pages, found)) if has_vision and show_progress_bar else len(found)
+            with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
                 report = ingest.add_files(found, reader)
                 gone = ingest.gone(paths)
                 if prune:
@@ -305,10 +269,10 @@ class SmartIndex:
         *,
         show_progress_bar: bool = False,
     ) -> list[str]:
-        """Write ``texts`` and return their ids; by default an id is a hash of text and metadata."""
+        """Write ``texts`` and return their ids; without ``ids``, an id is a hash of the text and its metadata."""
         documents = documents_of_texts(texts, ids, metadatas)
         names = [document.id for document in documents]
-        # Equal texts with equal metadata are one document; an id given twice is an error.
+        # Without ids, equal texts with equal metadata are one document. With ids, an id that comes twice is an error.
         self.add(
             documents if ids is not None else list(dict(zip(names, documents, strict=True)).values()),
             show_progress_bar=show_progress_bar,
@@ -316,21 +280,21 @@ class SmartIndex:
         return names
 
     def add_embeddings(self, documents: Sequence[Document], representation: Representation) -> AddReport:
-        """Write ``documents`` with vectors that the caller brings, replacing those of the same id.
+        """Write ``documents`` with vectors that the caller brings, and return how many were added and replaced.
 
         Raises:
-            DimensionMismatch: the vectors are of another width than the index's.
-            InvalidInput: as `add`, or a vector is not finite.
+            DimensionMismatch: the vectors are not as wide as those of the index.
+            InvalidInput: as for `add`, or a vector is not finite.
         """
         _check_given(documents, representation)
-        self._check_vectors(representation)
+        self._encoder.check(representation)
         rows = []
         for document, tokens in zip(documents, representation.tokens, strict=True):
             key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
             settled = self._store.images.settled(document)
             rows.append(Row(settled, key, modality=settled.content(_ALL_MODALITIES).modality))
         replaced = 0
-        with self._writing():
+        with self._session.writing():
             for start in range(0, len(rows), _BATCH):
                 replaced += self._store.commit(
                     rows[start : start + _BATCH], representation.slice(start, start + _BATCH)
@@ -338,42 +302,42 @@ class SmartIndex:
         return AddReport(added=len(rows) - replaced, replaced=replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids and return how many there were."""
+        """Remove the documents with these ids and return how many existed."""
         if isinstance(ids, str):
             raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
-        with self._writing():
+        with self._session.writing():
             return self._store.delete(list(dict.fromkeys(ids)))
 
     def delete_source(self, path: str | Path) -> int:
-        """Remove every document whose metadata ``source`` is ``path`` and return how many there were."""
-        self._check_open()
+        """Remove every document whose metadata ``source`` is ``path`` and return how many existed."""
+        self._session.check_open()
         sources = list(dict.fromkeys([str(path), str(Path(path).resolve())]))
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
     def vacuum(self) -> int:
-        """Remove token embeddings that no document names and return how many entries there were."""
-        with self._writing():
+        """Remove token embeddings and images that no document uses; return the number of removed token entries."""
+        with self._session.writing():
             return self._store.vacuum()
 
     def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
-        """Make these the index's ``weights`` (pooled, late) and, where given, its ``weighting``; see `IndexConfig`.
+        """Set the score weights (pooled, late) of the index and, if given, its ``weighting``; see `IndexConfig`.
 
-        Searches rank by them from now on, in other processes once they open the index.
-        `smart_rag.evaluation.tuner.tune` finds the best for labelled queries.
+        Later searches use them; another process does so after it opens the index again.
+        `smart_rag.evaluation.tune` finds the best weights for labelled queries.
         """
         values = check_weights(weights)
         if weighting is not None:
             check_choice("weighting", weighting, Weighting)
-        with self._writing():
-            manifest = Manifest.read(self.path)  # another process may have changed it since this one opened the index
+        with self._session.writing():
+            manifest = Manifest.read(self.path)  # another process may have written it since this one opened the index
             config = replace(manifest.config, weights=values, weighting=weighting or manifest.config.weighting)
             manifest = replace(manifest, config=config)
             manifest.write(self.path)
             self.manifest = manifest
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Read every entry back and return what was wrong; ``repair`` encodes the texts concerned again."""
-        self._check_open()
+        """Read every entry back and return what is wrong; with ``repair``, encode the documents concerned again."""
+        self._session.check_open()
         report = self._store.verify()
         broken = [*report.missing, *report.damaged]
         if repair and broken:
@@ -381,32 +345,33 @@ class SmartIndex:
                 ingest.repair(broken)
         return report
 
-    # --- reading ----------------------------------------------------------------------------
+    # --- read -------------------------------------------------------------------------------
 
     def get(self, ids: Sequence[str]) -> list[Document]:
-        """Return the documents with these ids, in this order; ids that are not there are left out."""
-        self._check_open()
+        """Return the documents with these ids, in this order; ids that are not in the index are left out."""
+        self._session.check_open()
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         return [rows[id].document for id in ids if id in rows]
 
     def has_image(self, found: Hit | Document) -> bool:
-        """Return whether a hit or a document is to be shown as an image: not so a page that a model found by its text.
+        """Return whether a hit or a document should be shown as an image.
 
-        That page can be had by `image_file` as well, but to draw it for every hit takes longer than a search.
+        A page of a PDF that was found by its text should not: drawing it takes longer than a search. `image_file`
+        draws it on request.
         """
         return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
 
     def image_file(self, found: Hit | Document, max_pixels: int = DEFAULT_IMAGE_PIXELS) -> Path:
         """Return a file with the image of a hit or a document, for programs that take images by their path.
 
-        It is the image's own, or of a page of a PDF a drawing of at most ``max_pixels`` in the index's folder,
-        which stays there until `vacuum`.
+        It is the image's own file. A page of a PDF is drawn with at most ``max_pixels`` into the index's folder, where
+        the drawing stays until `vacuum`.
 
         Raises:
             InvalidInput: ``found`` has no image.
             DocumentError: the image's file is gone or cannot be read.
         """
-        self._check_open()
+        self._session.check_open()
         check_count("max_pixels", max_pixels)
         if found.image is None:
             raise InvalidInput(
@@ -415,13 +380,13 @@ class SmartIndex:
         return self._store.images.file_of(found.image, max_pixels)
 
     def documents(self, where: Where | None = None) -> Iterator[Document]:
-        """Yield the documents that ``where`` admits, by default all."""
-        self._check_open()
+        """Yield the documents that pass the filter ``where``, by default all."""
+        self._session.check_open()
         return (row.document for row in self._store.pooled.select(where))
 
     def count(self) -> int:
-        """Return how many documents the index holds."""
-        self._check_open()
+        """Return the number of documents in the index."""
+        self._session.check_open()
         return self._store.pooled.count()
 
     def search(
@@ -440,22 +405,20 @@ class SmartIndex:
         """Return the ``top_k`` best documents for ``query``, best first; ties go by id.
 
         Args:
-            query: a text, a `Content` such as an image where the model takes images, or the
-                representation of one.
-            candidates: how many documents are scored.
-            first_stage: how they are chosen. ``"terms"``: half of them by pooled cosine, half by
-                the rare tokens that they share with the query; ``"pooled"``: by pooled cosine
-                alone; ``"exhaustive"``: every document is scored, as the paper does. ``"auto"``:
-                all of a small index, else by terms.
-            where, where_document: Chroma's filters on metadata and text.
-            weights: of the pooled and the late score; by default the index's.
-            weighting: what query tokens count by, ``"idf"`` or ``"none"``; by default the index's.
-            stopwatch: takes the milliseconds of ``encode``, ``candidates``, ``gather``, ``score``.
+            query: a text, a `Content` with an image if the model takes images, or the representation of one query.
+            top_k: the number of documents to return.
+            candidates: the number of documents to score.
+            first_stage: how the candidates are chosen. ``"terms"``: half of them by pooled cosine, half by the rare
+                tokens that they share with the query. ``"pooled"``: by pooled cosine alone. ``"exhaustive"``: every
+                document is scored, as in the paper. ``"auto"``: exhaustive in a small index, else terms.
+            where, where_document: Chroma's filters on metadata and on texts.
+            weights: the weights of the pooled and the late score; by default those of the index.
+            weighting: the weighting of query tokens, ``"idf"`` or ``"none"``; by default that of the index.
+            stopwatch: gets the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
 
         Raises:
-            InvalidInput: an empty query, ``top_k`` or ``candidates`` below 1, or a filter that
-                Chroma does not take.
-            MissingTokens: a candidate's tokens are gone; `verify` repairs that.
+            InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or Chroma refuses a filter.
+            MissingTokens: a candidate's token embeddings are missing; `verify` with ``repair`` encodes them again.
         """
         queries = query if isinstance(query, Representation) else [query]
         return self.search_many(
@@ -483,8 +446,8 @@ class SmartIndex:
         weighting: Weighting | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
-        """Return, for each of ``queries``, what `search` returns; an exhaustive scan is made once for all."""
-        self._check_open()
+        """Return what `search` returns for each of ``queries``; an exhaustive search reads the index once for all."""
+        self._session.check_open()
         check_count("top_k", top_k)
         check_count("candidates", candidates)
         check_choice("first_stage", first_stage, FirstStageName)
@@ -500,9 +463,9 @@ class SmartIndex:
             return []
         with search.stopwatch.measure("encode"):
             encoded = queries if isinstance(queries, Representation) else self.encode_queries(queries)
-        self._check_vectors(encoded)
+        self._encoder.check(encoded)
         found = zip(queries, search.hits(encoded), strict=True)
-        return [self._explained(hits, query, search) for query, hits in found]
+        return [self._explainable(hits, query, search) for query, hits in found]
 
     def rerank(
         self,
@@ -513,11 +476,15 @@ class SmartIndex:
         weights: tuple[float, float] | None = None,
         weighting: Weighting | None = None,
     ) -> list[Hit]:
-        """Return ``hits`` scored again for ``query``, best first, by default all of them; weights as in `search`.
+        """Return ``hits`` scored for ``query``, best first.
 
-        A text may stand for a hit: it is encoded, and its position among ``hits`` is its id.
+        Args:
+            query: as in `search`.
+            hits: hits or texts. A text is encoded, and its id is its position.
+            top_k: how many to return; by default all.
+            weights, weighting: as in `search`.
         """
-        self._check_open()
+        self._session.check_open()
         if top_k is not None:
             check_count("top_k", top_k)
         search = self._search(top_k or 1, weights, weighting)
@@ -525,10 +492,10 @@ class SmartIndex:
         if not hits:
             return []
         documents = as_documents(hits)
-        vectors = self._vectors(documents, {hit.id for hit in hits if isinstance(hit, Hit)})
+        vectors = vectors_of(documents, {hit.id for hit in hits if isinstance(hit, Hit)}, search, self._encoder)
         token_weights = search.token_weights(encoded)
-        ranked = rank(encoded, documents, vectors, search.weights, top_k, self._device, token_weights)
-        return self._explained(ranked, query, search)
+        ranked = rank(encoded, documents, vectors, search.weights, top_k, search.device, token_weights)
+        return self._explainable(ranked, query, search)
 
     def diversify(
         self,
@@ -540,50 +507,28 @@ class SmartIndex:
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-        Relevance is the score over the sum of the ``weights`` that it was made with, redundancy
-        the highest pooled cosine with a hit chosen before. ``mmr_lambda`` 1 keeps the ranking,
-        0 looks at redundancy alone. Scores stay, ranks are new.
+        The relevance of a hit is its score, divided by the sum of the ``weights`` that made it. Its redundancy is the
+        highest pooled cosine with a hit that was chosen before. ``mmr_lambda`` 1 keeps the ranking, 0 considers
+        redundancy alone. The scores stay; the ranks are new.
 
         Raises:
-            InvalidInput: ``mmr_lambda`` is not in [0, 1], or a hit is no longer in the index.
+            InvalidInput: ``mmr_lambda`` is not from 0 to 1, or a hit is no longer in the index.
         """
-        self._check_open()
+        self._session.check_open()
         check_count("top_k", top_k)
         if not 0 <= mmr_lambda <= 1:
             raise InvalidInput(f"mmr_lambda must be between 0 and 1, got {mmr_lambda!r}")
         if not hits:
             return []
-        found = self._store.pooled.embeddings([hit.id for hit in hits])
-        gone = [hit.id for hit in hits if hit.id not in found]
-        if gone:
-            raise InvalidInput(f"{self.path}: the hit {gone[0]!r} is not in the index any more; search again")
-        pooled = np.stack([found[hit.id] for hit in hits])
-        relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(
-            check_weights(weights or self.manifest.weights)
-        )
-        chosen = scoring.marginal_relevance(relevance, scoring.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
-        return [hits[i].at(rank) for rank, i in enumerate(chosen, start=1)]
-
-    def scores(
-        self, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
-    ) -> Iterator[Scores]:
-        """Yield the scores of every document that ``where`` admits, in blocks."""
-        self._check_open()
-        self._check_vectors(queries)
-        yield from replace(self._search(1, None, weighting), where=where).scan(queries)
-
-    def token_weights(self, query: Representation) -> NDArray[np.float32]:
-        """Return what each token (n) of one query counts for in its late score: parts that add up to 1."""
-        self._check_open()
-        return scoring.shares(query.tokens.offsets, self._search(1, None, None).token_weights(query))
+        return diversify(self._store, hits, top_k, mmr_lambda, check_weights(weights or self.manifest.weights))
 
     def tokens(self, ids: Sequence[str]) -> TokenBatch:
         """Return the stored token embeddings of the documents with these ids, in this order.
 
         Raises:
-            InvalidInput: an id that is not in the index.
+            InvalidInput: an id is not in the index.
         """
-        self._check_open()
+        self._session.check_open()
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         absent = [id for id in ids if id not in rows]
         if absent:
@@ -591,31 +536,39 @@ class SmartIndex:
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
     def encode_documents(self, items: Sequence[Encodable]) -> Representation:
-        """Return the representation of texts or images, and keep their token embeddings for an `add` that follows.
+        """Return the representation of texts or images, and keep it until documents of the same content are added.
 
-        For programs that want embeddings first and hand over documents later. The token embeddings may come as they
-        are kept, coded. What is never added is removed by `vacuum`.
+        Programs that need embeddings before they hand over documents encode nothing twice in this way. Up to 1 GiB is
+        kept. Token embeddings may come as codes, as the index stores them.
         """
-        with self._writing():
-            contents = [Content.of(item) for item in items]
-            vectors = encode_for_store(self.encoder, [content.plain for content in contents], self._store.codec)
-            self._check_vectors(vectors)
-            self._store.prepare([self._key(content) for content in contents], vectors.tokens)
-        return vectors
+        self._session.check_open()
+        return self._encoder.encode_ahead([Content.of(item) for item in items])
+
+    def check_embeddings(self, documents: Sequence[Document], embeddings: ArrayLike) -> None:
+        """Raise unless ``embeddings`` (n, dimension) can be those of ``documents`` by this index's model.
+
+        The first embedding is compared with the model's own. Another program's embeddings are checked so before its
+        documents are added.
+
+        Raises:
+            IndexMismatch: another model made the embeddings.
+            InvalidInput: their number or their width is wrong, a number is not finite, or as for `add`.
+        """
+        self._session.check_open()
+        check_documents(documents, self.manifest.modalities)
+        if documents:
+            given = Representation.from_embeddings(embeddings)
+            if len(given) != len(documents):
+                raise InvalidInput(f"{len(documents)} documents with {len(given)} pooled embeddings")
+            self._encoder.check_same_model(documents[0], given.pooled[0])
 
     def encode_queries(self, queries: Sequence[str | Content]) -> Representation:
         """Return the representation of ``queries``, by the index's encoder.
 
         Raises:
-            InvalidInput: one of them is empty, or the index has no encoder.
+            InvalidInput: a query is empty, or the index has no encoder.
         """
-        if self._encoder is None and self.manifest.encoder is None:
-            raise InvalidInput(
-                f"{self.path}: this index has no encoder, its vectors are the caller's own; search it from Python, "
-                "with a Representation as the query"
-            )
-        contents = contents_of_queries(queries, self.manifest.modalities)  # first, before a model is loaded
-        return self.encoder.encode_query(contents)
+        return self._encoder.encode_queries(queries)
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -628,29 +581,13 @@ class SmartIndex:
 
         Raises:
             InvalidInput: the index was made for vectors that the caller brings.
-            IndexMismatch: it was made with an encoder that only its maker can bring, or the model has changed.
+            IndexMismatch: the index was made with an encoder that only its maker can bring, or the model has changed.
         """
-        with self._mutex:
-            if self._encoder is None:
-                if self.manifest.encoder is None:
-                    raise InvalidInput(
-                        f"{self.path}: this index has no encoder, its vectors are the caller's own; add documents "
-                        "with their vectors by add_embeddings"
-                    )
-                if "weights" not in self.manifest.encoder:
-                    raise IndexMismatch(
-                        f"{self.path}: the index was made with an encoder of your own "
-                        f"({self.manifest.encoder.get('model')!r}), which cannot be loaded from its description; open "
-                        "the index with encoder="
-                    )
-                encoder = SmartEncoder.from_description(self.manifest.encoder)
-                self.manifest.check_encoder(self.path, encoder)
-                self._encoder = encoder
-            return self._encoder
+        return self._encoder.load()
 
     def info(self) -> IndexInfo:
-        """Return what the index holds, its size on disk, and its manifest."""
-        self._check_open()
+        """Return the number of documents and tokens, their size on disk, and the manifest."""
+        self._session.check_open()
         stats = self._store.tokens.stats()
         chroma = self.path / "chroma"
         pooled_bytes = (
@@ -663,12 +600,8 @@ class SmartIndex:
         )
 
     def close(self) -> None:
-        """Release files and locks. Closing twice does no harm; any other call after it raises `IndexClosed`."""
-        with self._mutex:
-            if not self._closed:
-                self._closed = True
-                self._store.close()
-                self._lock.release()
+        """Release files and locks. A second call does nothing; any other method raises `IndexClosed` from then on."""
+        self._session.close(self._store.close)
 
     def __repr__(self) -> str:
         return f"SmartIndex({str(self.path)!r})"
@@ -681,7 +614,7 @@ class SmartIndex:
     ) -> None:
         self.close()
 
-    # --- inside -----------------------------------------------------------------------------
+    # --- private ----------------------------------------------------------------------------
 
     @contextmanager
     def _ingest(
@@ -690,149 +623,40 @@ class SmartIndex:
         from tqdm.auto import tqdm
 
         progress: tqdm[Any]
-        device = getattr(self._encoder, "device", None)
-        desc = "indexing" if device is None else f"indexing on {device}"
-        with self._writing(), tqdm(total=total, desc=desc, unit=unit, disable=not show_progress_bar) as progress:
-            yield Ingest(
-                self._store,
-                lambda: self.encoder,
-                self._key,
-                self.manifest.modalities,
-                self._check_vectors,
-                progress.update,
-                on_commit,
-            )
+        where = "" if self._encoder.loaded is None else f" on {device_of(self._encoder.loaded)}"
+        with (
+            self._session.writing(),
+            tqdm(total=total, desc=f"indexing{where}", unit=unit, disable=not show_progress_bar) as progress,
+        ):
+            yield Ingest(self._store, self._encoder, progress.update, on_commit)
 
-    def _vectors(self, documents: Sequence[Document], stored: set[str]) -> Representation:
-        """Return the vectors of ``documents``: from disk where those in ``stored`` have this text, else encoded."""
-        found = self._store.vectors([document for document in documents if document.id in stored])
-        takes = self.manifest.modalities
-        rest = [document.content(takes).plain for document in documents if document.id not in found]
-        encoded = iter(self.encoder.encode_document(rest)) if rest else iter(())
-        return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])
-
-    def _explained(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
-        """Return ``hits`` of ``search`` for ``query``, which know both from now on."""
-
-        @cache
-        def question() -> Question:
-            if isinstance(query, Representation):
-                raise InvalidInput(
-                    "a query that was given as a Representation has neither words nor patches to explain; search with "
-                    "the text or the Content that it was made of"
-                )
-            encoded = self.encode_queries([query])
-            weights = scoring.shares(encoded.tokens.offsets, search.token_weights(encoded))
-            content = contents_of_queries([query], self.manifest.modalities)[0]
-            return Question.of(content, encoded.tokens[0], weights, self.encoder)
-
-        def explain(hit: Hit) -> Explanation:
-            self._check_open()
-            asked = question()
-            (document,) = as_documents([hit])
-            # Pooled tokens stand for no place: the document is encoded again where the index keeps such.
-            keeps_all = get_codec(self.manifest.config.codec).pool_factor == 1
-            tokens = self._vectors([document], {hit.id} if keeps_all else set()).tokens[0]
-            content = document.content(self.manifest.modalities).plain
-            return asked.explanation(hit, content, tokens, search.weights, self.encoder)
-
-        return [hit.explained_by(explain) for hit in hits]
+    def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
+        """Return ``hits`` of ``search`` that know their ``query``, so that they can be explained."""
+        explainer = Explainer(query, search, self._encoder, self._session)
+        return [with_explainer(hit, explainer) for hit in hits]
 
     def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:
-        """Return a search by the given weights, or else by the index's."""
+        """Return a search with the given weights and weighting, or those of the index."""
         config = self.manifest.config
         weighting = config.weighting if weighting is None else weighting
         check_choice("weighting", weighting, Weighting)
         return Search(
             store=self._store,
-            device=self._device,
+            device=self._encoder.device,
             top_k=top_k,
             weights=self.manifest.weights if weights is None else check_weights(weights),
             weighting=weighting,
         )
 
-    @property
-    def _device(self) -> str:
-        return scoring_device(self._encoder)
-
-    def _key(self, content: Content, file_digest: str | None = None) -> Key:
-        fingerprint, name = self.manifest.fingerprint or "", self.manifest.config.codec
-        return content_key(fingerprint, name, identity(content, file_digest))
-
-    def _own_embeddings(self, documents: Sequence[Document], pooled: ArrayLike) -> Mapping[str, NDArray[np.float32]]:
-        """Return ``pooled`` (n, dimension) by id, if it looks like the encoder's own: the first row is compared."""
-        takes = self.manifest.modalities
-        check_documents(documents, takes)
-        if not documents:
-            return {}
-        given = Representation.from_embeddings(pooled)
-        if len(given) != len(documents):
-            raise InvalidInput(f"{len(documents)} documents with {len(given)} pooled embeddings")
-        self._check_rows("pooled", given.pooled, self.manifest.dimension)
-        own = self.encoder.encode_document([documents[0].content(takes).plain])
-        cosine = float(scoring.pooled_similarity(own.pooled, given.pooled[:1])[0, 0])
-        if cosine < _SAME_MODEL:
-            raise IndexMismatch(
-                f"{self.path}: the pooled embedding given for document {documents[0].id!r} has a cosine of "
-                f"{cosine:.2f} with the one that the index's model makes of its text; use the model that the "
-                "index was made with"
-            )
-        return dict(zip((document.id for document in documents), given.pooled, strict=True))
-
-    def _check_vectors(self, vectors: Representation) -> None:
-        tokens = vectors.tokens
-        self._check_rows("pooled", vectors.pooled, self.manifest.dimension)
-        if isinstance(tokens, TokenCodes) and isinstance(tokens.codec, RotatedCodec):  # which has no NaN
-            self._check_width("token", tokens.dimension, self.manifest.token_dimension)
-        else:
-            self._check_rows("token", tokens.embeddings, self.manifest.token_dimension)
-
-    def _check_width(self, what: str, width: int, dimension: int) -> None:
-        if width != dimension:
-            raise DimensionMismatch(
-                f"{self.path}: {what} embeddings have {width} dimensions, the index has {dimension}; use the "
-                "model that the index was made with"
-            )
-
-    def _check_rows(self, what: str, rows: FloatArray, dimension: int) -> None:
-        self._check_width(what, rows.shape[1], dimension)
-        if not np.isfinite(rows).all():
-            raise InvalidInput(f"{what} embeddings hold NaN or infinite numbers; nothing was done with them")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
-
     def _keep_locations(self) -> None:
         """Write down where the model is that the index was opened with, if the folder it was made with is gone."""
-        if self._encoder is None:
+        if self._encoder.loaded is None:
             return
         manifest = Manifest.read(self.path)
-        now = manifest.found_again(self._encoder)
+        now = manifest.found_again(self._encoder.loaded)
         if now != manifest:
             now.write(self.path)
             self.manifest = now
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the index for writing: against other threads in the block, against other processes until closed."""
-        with self._mutex:
-            self._check_open()
-            if not self._lock.is_locked:
-                try:
-                    self._lock.acquire()
-                except Timeout:
-                    raise IndexLocked(
-                        f"{self.path}: another writer has the index open; close it there, or wait until it is done"
-                    ) from None
-                logger.debug("process %d writes to %s", os.getpid(), self.path)
-                self._keep_locations()
-            yield
-
-
-def _store(path: Path, pooled: PooledIndex, token_codec: Codec) -> DocumentStore:
-    tokens = TokenStore(path / "tokens", token_codec)
-    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageFolder(path / "images"))
 
 
 def _check_given(documents: Sequence[Document], vectors: Representation) -> None:
@@ -843,3 +667,12 @@ def _check_given(documents: Sequence[Document], vectors: Representation) -> None
 
 def _bytes(tokens: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(tokens, dtype="<f4").tobytes()
+
+
+def scan_scores(
+    index: SmartIndex, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
+) -> Iterator[Scores]:
+    """Yield the scores of every document of ``index`` that passes ``where``, in blocks; for evaluation."""
+    index._session.check_open()
+    index._encoder.check(queries)
+    yield from replace(index._search(1, None, weighting), where=where).scan(queries)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -210,7 +210,7 @@ def _kernel(documents: Tokens, device: str) -> _Kernel:
         return _Floats(device)
     # Of matrices one number wide, torch 2.13 multiplies some other memory as integers.
     if torch.device(device).type == "cpu" and documents.dimension > 1 and _integers_are_fast():
-        return _Integers(codec)
+        return _Integers(codec, torch._int_mm)
     return _Levels(codec, device)
 
 
@@ -257,12 +257,13 @@ class _Integers:
     """Rotated codes multiplied as they are, by queries in two planes of int8.
 
     With a query q = scale * (high + low / 254) and codes c of zero z and norm n:
-    cosine = (q c - z sum(q)) / n.
+    cosine = (q c - z sum(q)) / n. ``multiply`` is the product of matrices of int8 as int32, exact.
     """
 
     number_bytes: ClassVar[int] = 1
     similarity_bytes: ClassVar[int] = 8  # an int32 for each plane
     codec: RotatedCodec
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
     def queries(self, embeddings: FloatArray) -> tuple[torch.Tensor, NDArray[np.float32], NDArray[np.float32]]:
         from smart_rag.scoring.kernels import query_planes
@@ -296,7 +297,7 @@ class _Integers:
         best = np.empty((len(offsets) - 1, len(scale)), dtype=np.float32)
         # oneDNN's prepacked product (qlinear_pointwise) is no faster on busy cores, and is compiled anew for
         # each number of tokens, which takes milliseconds: hardly two blocks have the same.
-        best_of_planes(torch._int_mm(codes, planes.T).numpy(), scale, bias, norms, offsets, best)
+        best_of_planes(self.multiply(codes, planes.T).numpy(), scale, bias, norms, offsets, best)
         return np.asarray(best.T, dtype=np.float32)
 
 
@@ -314,7 +315,7 @@ def _unpacked(codes: torch.Tensor, bits: int, dimension: int) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _integers_are_fast() -> bool:
-    """Return whether this CPU has instructions for products of int8 (VNNI), and torch uses them rightly.
+    """Return whether this CPU has instructions for products of int8 (VNNI), and torch's products are exact here.
 
     By what the CPU can do and not by a clock: equal machines are to give equal scores.
     """
@@ -323,12 +324,22 @@ def _integers_are_fast() -> bool:
     if importlib.util.find_spec("numba") is None:  # a machine with torch and little else, as in a GPU's container
         logger.info("Numba is not installed; codes are scored in float32")
         return False
+    return _is_exact(torch._int_mm)
+
+
+def _is_exact(multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> bool:
+    """Return whether ``multiply`` gives the exact products of int8, on any CPU.
+
+    Without VNNI, oneDNN adds 128 to the codes and then adds products in pairs, in 16 bits: sums of large
+    ones do not fit. A CPU that has VNNI does so too where ``ONEDNN_MAX_CPU_ISA`` forbids it.
+    """
     generator = torch.Generator().manual_seed(0)
-    queries = torch.randint(-127, 128, (24, 257), dtype=torch.int8, generator=generator)
-    # Of all values: on some CPUs sums of large products do not fit where they are kept.
     codes = torch.randint(-128, 128, (1024, 257), dtype=torch.int8, generator=generator)
+    planes = torch.randint(-127, 128, (24, 257), dtype=torch.int8, generator=generator)
+    codes[:2] = torch.tensor([[-128], [127]])
+    planes[:2] = torch.tensor([[-127], [127]])
     try:
-        return torch.equal(torch._int_mm(queries, codes.T), (queries.long() @ codes.T.long()).int())
+        return torch.equal(multiply(codes, planes.T), (codes.long() @ planes.T.long()).int())
     except RuntimeError as error:
         logger.info("this torch does not multiply integers (%s); codes are scored in float32", error)
         return False
@@ -345,8 +356,14 @@ def _cores() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(torch.get_num_threads(), "smart_rag", initializer=alone)
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
-    os.register_at_fork(after_in_child=_cores.cache_clear)
+def _forget_threads() -> None:
+    """Wait for no thread of the parent's in a forked process, which has none of them."""
+    _cores.cache_clear()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _on(array: NDArray[Any], device: str) -> torch.Tensor:

@@ -6,10 +6,15 @@ also write when it opens: it applies and purges its log. So two files of ours li
 write, and two processes never write to the files at once. `smart_rag.writes` is a byte longer
 for each write: before each read its length is compared, and where it is not the one known,
 Chroma is opened anew. (Chroma's own files tell nothing: a mere opening changes them.)
+
+A forked process has none of Chroma's threads. Some of them serve every client of a process (Rayon's
+global pool), so a new client in the child waits for ever, too, even if the parent has closed its own.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -26,6 +31,7 @@ from smart_rag.errors import (
     InvalidInput,
     SmartRagError,
     StorageFull,
+    UseAfterFork,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +74,7 @@ class FolderClient:
 
     _open: ClassVar[dict[Path, FolderClient]] = {}
     _registry = threading.Lock()
+    _process: ClassVar[int | None] = None  # that opened Chroma first; a forked one inherits it
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -89,6 +96,8 @@ class FolderClient:
     def at(cls, path: Path) -> FolderClient:
         """Return the Chroma in the folder ``path``, for one user more."""
         path = path.resolve()
+        cls._check_process(path)
+        cls._process = os.getpid()
         with cls._registry:
             folder = cls._open.get(path) or cls(path)
             cls._open[path] = folder
@@ -96,7 +105,9 @@ class FolderClient:
             return folder
 
     def release(self) -> None:
-        """Count one user less; when none is left, close."""
+        """Count one user less; when none is left, close. In a forked process, nothing is there to close."""
+        if self._process != os.getpid():
+            return
         with self._registry:
             self._users -= 1
             if self._users == 0:
@@ -108,6 +119,7 @@ class FolderClient:
     @contextmanager
     def still(self) -> Iterator[ClientAPI]:
         """Yield the client, which knows of every write; there is none by another thread or process in the block."""
+        self._check_process(self._path)  # first: a forked process may wait for ever at any lock
         with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL):
             if self._closed:
                 raise IndexClosed(f"{self._path}: the pooled index is closed; open it again")
@@ -120,6 +132,7 @@ class FolderClient:
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection; what fails while another process writes is done again after that."""
+        self._check_process(self._path)
         written = self._written()
         try:
             return self._call(name, method, arguments)
@@ -137,6 +150,11 @@ class FolderClient:
                 file.write(b".")
             self._known = self._written()
             self._call(name, method, arguments)
+
+    @classmethod
+    def _check_process(cls, path: Path) -> None:
+        if cls._process not in (None, os.getpid()):
+            raise UseAfterFork.of(f"{path}: Chroma")
 
     def _call(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         collection = None
@@ -179,6 +197,16 @@ class FolderClient:
             finally:
                 self._reopening = False
                 self._condition.notify_all()
+
+
+def _keep_clients() -> None:
+    """Keep Chroma's clients until a forked process has ended: to free one is to wait for the parent's threads."""
+    for folder in FolderClient._open.values():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(folder))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_clients)
 
 
 def _persistent(path: Path) -> ClientAPI:

@@ -7,13 +7,12 @@ that no row names, which `DocumentStore.vacuum` reclaims.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import Codec, Representation, TokenCodes, TokenIds, Tokens
+from smart_rag.embeddings.representation import Codec, Representation, TokenCodes
 from smart_rag.errors import MissingTokens
 from smart_rag.store.image_store import ImageFolder
 from smart_rag.store.inverted_index import InvertedIndex
@@ -35,49 +34,26 @@ class DocumentStore:
         self.images = images
         self.terms = InvertedIndex(terms)
         self._terms = terms
-        self._prepared: dict[Key, TokenIds | None] = {}
 
     @property
     def codec(self) -> Codec:
         """How token embeddings are coded."""
         return self.tokens.codec
 
-    def prepare(self, keys: Sequence[Key], tokens: Tokens) -> None:
-        """Write tokens for rows that will be given to `link`."""
-        self.tokens.put(keys, tokens)
-        self._prepared.update((key, tokens.terms(i)) for i, key in enumerate(keys))
-
-    def is_prepared(self, key: Key) -> bool:
-        """Return whether this process has called `prepare` for it: until `link`, its terms are not on disk."""
-        return key in self._prepared
-
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
         """Write ``rows`` with their vectors and return how many replaced a row of the same id."""
-        keys = [row.key for row in rows]
-        self.tokens.put(keys, vectors.tokens)
-        return self._write(rows, vectors.pooled, [vectors.tokens.terms(i) for i in range(len(rows))])
-
-    def link(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> int:
-        """Write ``rows`` whose tokens are prepared, and return how many replaced a row of the same id."""
-        return self._write(rows, pooled, [self._prepared[row.key] for row in rows])
-
-    def forget(self, keys: Iterable[Key]) -> None:
-        """Forget what was prepared under ``keys``: all rows that name them are written."""
-        for key in keys:
-            self._prepared.pop(key, None)
+        self.tokens.put([row.key for row in rows], vectors.tokens)
+        revisions = [row.revision for row in rows]
+        self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))])
+        replaced = self.pooled.upsert(rows, vectors.pooled)
+        self._terms.delete({row.revision for row in replaced}.difference(revisions))
+        self._drop([row.key for row in replaced])
+        return len(replaced)
 
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
         """Write tokens and terms of ``rows`` again."""
         self.tokens.put([row.key for row in rows], vectors.tokens)
         self._terms.put([row.revision for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
-
-    def _write(self, rows: Sequence[Row], pooled: NDArray[np.float32], terms: Sequence[TokenIds | None]) -> int:
-        revisions = [row.revision for row in rows]
-        self._terms.put(revisions, terms)
-        replaced = self.pooled.upsert(rows, pooled)
-        self._terms.delete({row.revision for row in replaced}.difference(revisions))
-        self._drop([row.key for row in replaced])
-        return len(replaced)
 
     def annotate(self, rows: Sequence[Row]) -> None:
         """Write ``rows`` again, whose text is stored already and whose metadata is new."""

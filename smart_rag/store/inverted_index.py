@@ -39,7 +39,7 @@ class _Lists:
     @classmethod
     def of(cls, pairs: NDArray[np.int64]) -> _Lists:
         """Return the lists of all ``pairs``, sorted, each ``term * _TERM + position``."""
-        gaps: NDArray[np.integer[Any]] = np.diff(pairs, prepend=-_TERM)
+        gaps: NDArray[np.integer[Any]] = np.diff(pairs, prepend=-_TERM // 2)
         # It is more between two terms than between any two positions.
         firsts = np.flatnonzero(gaps >= _TERM // 2)
         gaps[firsts] = pairs[firsts] % _TERM

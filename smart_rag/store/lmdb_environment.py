@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 import lmdb
 
-from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch, SmartRagError, StorageFull
+from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch, SmartRagError, StorageFull, UseAfterFork
 
 _LAYOUT = b"layout"
 _FIRST_MAP_BYTES = 1 << 26
@@ -25,7 +26,8 @@ class Environment:
     """An LMDB environment, shared by every store of this process on the same path.
 
     LMDB allows one environment for each file and process, and wants no transaction to run
-    while its map grows; both rules are kept here.
+    while its map grows; both rules are kept here. A forked process can neither use its parent's
+    environment nor close it, which would end what the parent is reading.
     """
 
     # By device and inode of the file: two paths may lead to one, and one path to two after another.
@@ -36,6 +38,7 @@ class Environment:
         with _lmdb_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._process = os.getpid()
         self._users = 0
         self._readers = 0
         self._resizing = False
@@ -68,6 +71,7 @@ class Environment:
 
         Raises:
             IndexMismatch: it has another layout.
+            UseAfterFork: it was open already when this process was forked.
         """
         with cls._registry:
             file = path / "data.mdb"
@@ -76,6 +80,7 @@ class Environment:
             if environment is None:
                 environment = cls(path, layout, databases)
                 cls._open[environment._identity] = environment
+            environment._check_process()
             environment._users += 1
             return environment
 
@@ -109,6 +114,8 @@ class Environment:
 
     def release(self) -> None:
         """Count one user less; when none is left, close once no thread reads or writes any more."""
+        if self._process != os.getpid():
+            return
         with self._registry:
             self._users -= 1
             if self._users == 0:
@@ -120,6 +127,7 @@ class Environment:
     @contextmanager
     def read(self, buffers: bool = True) -> Iterator[Any]:
         """Yield a read transaction; it gives keys and values as buffers, valid inside of the block, or as bytes."""
+        self._check_process()
         with _lmdb_errors(self._path):
             transaction = self._begin_read(buffers)
             try:
@@ -153,6 +161,7 @@ class Environment:
 
         The map grows beforehand where it can be told; where that was too little, again.
         """
+        self._check_process()
         with self._writer, _lmdb_errors(self._path):
             self._check_open()
             self._lmdb.reader_check()  # what a killed process was reading need not be kept
@@ -199,9 +208,22 @@ class Environment:
                 self._resizing = False
                 self._condition.notify_all()
 
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise UseAfterFork.of(f"{self._path}: the store")
+
     def _check_open(self) -> None:
         if self._closed:
             raise IndexClosed(f"{self._path}: the store is closed; open it again")
+
+
+def _renew_registry() -> None:
+    """Have a lock that no thread of the parent holds."""
+    Environment._registry = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_registry)
 
 
 @contextmanager

@@ -381,3 +381,21 @@ def test_ids_of_ones_own_that_cannot_be_used(ids, message):
 def test_ids_without_tokens_are_refused():
     with pytest.raises(InvalidInput, match="pass tokens= as well"):
         Representation.from_embeddings(np.eye(2), ids=[[1], [2]])
+
+
+def test_codes_that_are_put_together_stay_codes():
+    """Of one codec; of two, or with embeddings among them, they are decoded."""
+    first, second = two_bit_codes([2, 3]), two_bit_codes([4])
+    parts = [
+        Representation(np.eye(2, 3, dtype=np.float32), first),
+        Representation(np.eye(1, 3, dtype=np.float32), second),
+    ]
+    together = Representation.concatenate(parts)
+    assert isinstance(together.tokens, TokenCodes)
+    assert together.tokens.offsets.tolist() == [0, 2, 5, 9]
+    np.testing.assert_array_equal(together.tokens.codes, np.concatenate([first.codes, second.codes]))
+    assert together.tokens.ids is None
+    floats = Representation(np.eye(1, 3, dtype=np.float32), second.decode())
+    mixed = Representation.concatenate([parts[0], floats])
+    assert isinstance(mixed.tokens, TokenBatch)
+    np.testing.assert_array_equal(mixed.tokens.embeddings, together.tokens.embeddings)

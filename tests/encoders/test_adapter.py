@@ -237,8 +237,8 @@ def test_narrow_tokens_in_an_index(codec, frozen, tmp_path):
     config = IndexConfig(codec=codec)
     with SmartIndex.create(tmp_path / "index", encoder, config=config) as index:
         ids = index.add_texts(TEXTS)
-        vectors = index.encode_documents(["another text"])
-        index.add([Document("later", "another text")], pooled=vectors.pooled)
+        index.encode_documents(["another text"])
+        index.add([Document("later", "another text")])
     with SmartIndex.open(tmp_path / "index") as index:  # the manifest knows the adapter
         assert (index.manifest.dimension, index.manifest.token_dimension) == (frozen.dimension, 8)
         assert index.encoder.fingerprint == encoder.fingerprint

@@ -17,6 +17,7 @@ from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.errors import InvalidInput, SmartRagError
 from smart_rag.evaluation.datasets import load_dataset, load_labels
 from smart_rag.evaluation.evaluator import evaluate
+from smart_rag.index.smart_index import scan_scores
 
 EXACT = IndexConfig(codec="exact")  # as the plain implementation has the tokens
 WORDS = [f"word{i}" for i in range(400)]
@@ -341,7 +342,7 @@ def test_rare_words_count_by_the_index_and_not_in_the_paper(tmp_path, minilm):
         encoded = index.encode_queries(list(dataset.queries.values()))
         plain = {}
         for weighting in ("idf", "none"):
-            [block] = index.scores(encoded, weighting=weighting)
+            [block] = scan_scores(index, encoded, weighting=weighting)
             gains = []
             for row, name in zip(block.pooled + block.late, names, strict=True):
                 ranked = [id for _, id in sorted(zip(-row, block.ids, strict=True))]

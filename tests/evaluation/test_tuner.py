@@ -17,6 +17,7 @@ from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import IndexLocked, InvalidInput
 from smart_rag.evaluation.tuner import RATIOS, Setting, cross_validated, tune
 from smart_rag.index.manifest import Manifest
+from smart_rag.index.smart_index import scan_scores
 
 COUNT = 60
 
@@ -57,7 +58,7 @@ def plain_ndcg(index, queries, qrels, weights):
     values = []
     for id, text in queries.items():
         scores = {}
-        for block in index.scores(index.encode_queries([text]), weighting="none"):
+        for block in scan_scores(index, index.encode_queries([text]), weighting="none"):
             for name, pooled, late in zip(block.ids, block.pooled[0], block.late[0], strict=True):
                 scores[name] = weights[0] * float(pooled) + weights[1] * float(late)
         ranked = sorted(scores, key=lambda name: (-round(scores[name], 6), name))[:10]

@@ -23,7 +23,7 @@ from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, re
 from smart_rag.demo import sample_folder
 from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
 from smart_rag.files import pdf
-from smart_rag.index import heat_map as picture
+from smart_rag.index import heat_map
 from smart_rag.index.explanation import emphasis
 from smart_rag.types import Match, TokenOrigin
 
@@ -352,7 +352,7 @@ def test_a_texts_picture_has_its_words_marked(index):
     marks = coloured(image)
     assert 0 < marks.mean() < 0.2
     # The marks are where the words are drawn: in the first line, "bearings" behind "The ".
-    before, word = picture._width("The "), picture._width("bearings")
+    before, word = heat_map._width("The "), heat_map._width("bearings")
     columns = np.flatnonzero(marks[: image.height // 3].any(axis=0))
     assert columns.min() == pytest.approx(12 + before, abs=4)
     assert marks[20, int(12 + before + 4) : int(12 + before + word - 4)].mean() > 0.5
@@ -366,7 +366,7 @@ def test_one_token_alone(index):
     alone, whole = (coloured(explanation.picture(token, legend=False)) for token in (token, None))
     assert 0 < alone.sum() < whole.sum()
     left, right = (
-        12 + picture._width(text) for text in ("The bearings of the seawater ", "The bearings of the seawater pump")
+        12 + heat_map._width(text) for text in ("The bearings of the seawater ", "The bearings of the seawater pump")
     )
     columns = np.flatnonzero(alone.any(axis=0))
     assert (columns.min(), columns.max()) == pytest.approx((left, right), abs=4)
@@ -395,12 +395,12 @@ def test_a_text_has_no_map(index):
 @given(st.lists(st.tuples(st.sampled_from("aW \n\r\t.猫\x0b"), st.integers(1, 150)), max_size=8))
 def test_lines_hold_every_letter_once_and_fit(runs):
     text = "".join(letter * count for letter, count in runs)
-    lines = list(picture._lines(text))
+    lines = list(heat_map._lines(text))
     at = 0
     for start, stop in lines:
         assert text[at:start].strip() == ""
         assert start <= stop
-        assert picture._fits(text[start:stop].rstrip()) or stop == start + 1
+        assert heat_map._fits(text[start:stop].rstrip()) or stop == start + 1
         at = stop
     assert text[at:].strip() == ""
 
@@ -409,20 +409,20 @@ def test_of_a_long_text_the_part_with_the_marks_is_drawn():
     filler = "Nothing of note is in this sentence.\n" * 300
     text = filler + "The walrus sleeps.\n" + filler
     at = text.index("walrus")
-    image = picture.marked(text, [((at, at + 6), 1.0)])
+    image = heat_map.draw_marked_text(text, [((at, at + 6), 1.0)])
     assert image.height < 2000
     assert coloured(image).any()
-    assert not coloured(picture.marked(text, [])).any()
+    assert not coloured(heat_map.draw_marked_text(text, [])).any()
 
 
 def test_a_word_without_end_is_drawn_at_once():
     started = time.perf_counter()
-    picture.marked("猫" * 20_000, [((10_000, 10_002), 1.0)])
+    heat_map.draw_marked_text("猫" * 20_000, [((10_000, 10_002), 1.0)])
     assert time.perf_counter() - started < 60  # each letter measured with all before it would take hours
 
 
 def test_an_empty_text_is_drawn():
-    assert picture.marked("", []).height > 0
+    assert heat_map.draw_marked_text("", []).height > 0
 
 
 def test_words_are_marked_on_the_page_they_stand_on(minilm, tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 from helpers.word_encoder import CountingEncoder, WordEncoder
 
 from smart_rag import Document, SmartIndex
+from smart_rag.embeddings.representation import TokenCodes
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexMismatch, InvalidInput
+from smart_rag.index.index_encoder import IndexEncoder
 
 TEXTS = {"cat": "the cat sat on the mat", "dog": "dogs bark at night", "tax": "taxes are due in april"}
 DOCUMENTS = [Document(id, text) for id, text in TEXTS.items()]
@@ -34,63 +38,87 @@ def test_what_was_encoded_before_is_not_encoded_again(index, encoder, tmp_path):
     vectors = index.encode_documents(list(TEXTS.values()))
     assert index.count() == 0
     encoder.documents.clear()
-    report = index.add(DOCUMENTS, pooled=vectors.pooled.tolist())
-    assert report.added == 3
-    assert encoder.documents == [TEXTS["cat"]]  # to see that the embeddings are of this model
+    index.check_embeddings(DOCUMENTS, vectors.pooled.tolist())
+    assert index.add(DOCUMENTS).added == 3
+    assert encoder.documents == []
     with plain(tmp_path) as other:
         hits, expected = index.search("dogs at night", 3), other.search("dogs at night", 3)
         assert [(hit.id, hit.text) for hit in hits] == [(hit.id, hit.text) for hit in expected]
-        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-6)
+        assert [hit.score for hit in hits] == [hit.score for hit in expected]
     assert index.verify().sound
+    index.add([Document("again", TEXTS["cat"])])
+    assert encoder.documents == [TEXTS["cat"]]  # what was added is kept in memory no longer
 
 
-def test_equal_texts_in_several_batches_are_encoded_once(index, encoder, monkeypatch):
-    monkeypatch.setattr("smart_rag.index.ingest._BATCH", 1)
-    documents = [Document(name, "dogs bark") for name in ("a", "b", "c")]
-    vectors = index.encode_documents([document.text for document in documents])
+def test_what_was_not_encoded_before_is_encoded_with_the_rest(index, encoder):
+    index.encode_documents([TEXTS["dog"]])
     encoder.documents.clear()
-    assert index.add(documents, pooled=vectors.pooled).added == 3
-    assert encoder.documents == ["dogs bark"]  # to see that the embeddings are of this model
-    assert index.verify().sound
-
-
-def test_what_is_not_at_hand_is_encoded(index, encoder):
-    vectors = WordEncoder().encode_document(list(TEXTS.values()))
-    index.add(DOCUMENTS, pooled=vectors.pooled)
-    assert sorted(encoder.documents) == sorted([*TEXTS.values(), TEXTS["cat"]])
+    index.add(DOCUMENTS)
+    assert sorted(encoder.documents) == sorted([TEXTS["cat"], TEXTS["tax"]])
+    assert index.search("dogs bark", 1)[0].id == "dog"
     assert index.search("taxes in april", 1)[0].id == "tax"
 
 
 def test_a_document_that_comes_again_takes_its_old_tokens_along(index):
     index.add(DOCUMENTS)
-    vectors = index.encode_documents(["walrus sleep"])
-    assert index.add([Document("cat", "walrus sleep")], pooled=vectors.pooled).replaced == 1
+    index.encode_documents(["walrus sleep"])
+    assert index.add([Document("cat", "walrus sleep")]).replaced == 1
     assert index.verify().orphans == 0
     assert index.search("walrus", 1)[0].id == "cat"
 
 
-def test_what_is_never_added_is_vacuumed(index):
-    index.add(DOCUMENTS[:1])
-    index.encode_documents(["never added", TEXTS["cat"]])
-    assert index.vacuum() == 1
-    assert index.verify().sound
+def test_what_is_never_added_leaves_nothing_on_disk(index):
+    index.encode_documents(["never added"])
+    assert len(index._store.tokens) == 0
+
+
+def test_what_does_not_fit_into_memory_is_counted_and_encoded_again(tmp_path, caplog):
+    """Of five texts of three tokens, 24 numbers each, three fit; the oldest go."""
+    encoder = CountingEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        of_one = 4 * 24 * 4  # three tokens and the pooled embedding in float32
+        index._encoder = IndexEncoder(index.path, index.manifest, encoder, bytes_ahead=3 * of_one)
+        texts = [f"owls eat number{i}" for i in range(5)]
+        with caplog.at_level(logging.WARNING, "smart_rag.index"):
+            index.encode_documents(texts)
+        assert [record.message for record in caplog.records] == [
+            "the vectors of 2 documents did not fit into memory until they were added, and are computed again; add "
+            "fewer documents at a time"
+        ]
+        encoder.documents.clear()
+        assert index.add([Document(text, text) for text in texts]).added == 5
+        assert sorted(encoder.documents) == texts[:2]
+        assert index.search("number4", 1)[0].id == texts[4]
+
+
+def test_codes_stay_as_they_were_coded(tmp_path, minilm):
+    """What is kept in between is stored as if it had been encoded by `add`."""
+    texts = list(TEXTS.values())
+    with (
+        SmartIndex.create(tmp_path / "ahead", minilm) as ahead,
+        SmartIndex.create(tmp_path / "at once", minilm) as at_once,
+    ):
+        assert isinstance(ahead.encode_documents(texts).tokens, TokenCodes)
+        for index in (ahead, at_once):
+            index.add(DOCUMENTS)
+        np.testing.assert_array_equal(*(index.tokens(list(TEXTS)).embeddings for index in (ahead, at_once)))
 
 
 def test_embeddings_of_another_model_are_refused(index):
     wrong = np.random.default_rng(0).standard_normal((3, 24))
     with pytest.raises(IndexMismatch, match="'cat' has a cosine of"):
-        index.add(DOCUMENTS, pooled=wrong)
+        index.check_embeddings(DOCUMENTS, wrong)
     with pytest.raises(DimensionMismatch, match="24"):
-        index.add(DOCUMENTS, pooled=wrong[:, :7])
+        index.check_embeddings(DOCUMENTS, wrong[:, :7])
     with pytest.raises(InvalidInput, match="3 documents with 2"):
-        index.add(DOCUMENTS, pooled=WordEncoder().encode_document(list(TEXTS.values())[:2]).pooled)
-    with pytest.raises(InvalidInput, match="sequence"):
-        index.add(iter(DOCUMENTS), pooled=wrong)
+        index.check_embeddings(DOCUMENTS, WordEncoder().encode_document(list(TEXTS.values())[:2]).pooled)
     with pytest.raises(InvalidInput, match="finite"):
-        index.add(DOCUMENTS, pooled=wrong * np.nan)
+        index.check_embeddings(DOCUMENTS, wrong * np.nan)
+    with pytest.raises(InvalidInput, match="has no text"):
+        index.check_embeddings([Document("a", " ")], wrong[:1])
+    index.check_embeddings([], [])
+    index.check_embeddings(DOCUMENTS, 7 * WordEncoder().encode_document(list(TEXTS.values())).pooled)
     assert index.count() == 0
-    assert len(index._store.tokens) == 0
-    assert index.add([], pooled=[]).added == 0
 
 
 def by_plain_loop(index, hits, top_k, mmr_lambda):

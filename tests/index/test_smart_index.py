@@ -18,6 +18,7 @@ from pathlib import Path
 import chromadb
 import numpy as np
 import pytest
+from helpers.query_shares import query_shares
 from helpers.word_encoder import TESTS, LetterEncoder, SeeingEncoder, VocabularyEncoder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -346,7 +347,7 @@ def test_the_manifest_names_the_encoder_that_opens_it(tmp_path, minilm):
         expected = index.search("Which animal barks?", 2)
     with SmartIndex.open(tmp_path / "index") as index:
         assert index.count() == 5
-        assert index._encoder is None
+        assert index._encoder.loaded is None
         assert index.search("Which animal barks?", 2) == expected
         assert expected[0].id == "dog"
     with SmartIndex.open(tmp_path / "index", "minilm") as index:
@@ -569,7 +570,7 @@ def test_vectors_that_do_not_fit(index):
         index.add_embeddings([Document("new", "a text")], Wide().encode_document(["a text"]))
     with pytest.raises(errors.InvalidInput, match="NaN"):
         index.add_embeddings([Document("new", "a text")], Broken().encode_document(["a text"]))
-    index._encoder = Broken()
+    index._encoder.loaded = Broken()
     with pytest.raises(errors.InvalidInput, match="NaN"):
         index.add([Document("new", "a text")])
     with pytest.raises(errors.InvalidInput, match="NaN"):
@@ -944,11 +945,11 @@ def test_an_encoder_that_codes(tmp_path, name):
     given = [Document(str(i), text) for i, text in enumerate(texts)]
     with SmartIndex.create(tmp_path / "own", encoder, config=IndexConfig(codec=name)) as index:
         index.add(given)
-        pooled = index.encode_documents(["one more text"]).pooled
+        index.encode_documents(["one more text"])
         # Equal texts once.
         assert sorted(text for text, _ in encoder.asked) == sorted([*TEXTS.values(), "one more text"])
         assert {codec for _, codec in encoder.asked} == {None if "/" in name else name}
-        index.add([Document("6", "one more text")], pooled=pooled)
+        index.add([Document("6", "one more text")])
         for word, id in (("bark", "1"), ("carp", "2"), ("more", "6")):
             assert index.search(word, top_k=1, candidates=1, first_stage="terms")[0].id == id
         own = index.tokens([document.id for document in given])
@@ -985,8 +986,8 @@ def test_what_an_index_encoded_is_a_query_with_words(tmp_path, name):
         text = "the wide hall"
         coded, words = index.encode_documents([text]), encoder.encode_query([text])
         assert isinstance(coded.tokens, TokenCodes)
-        np.testing.assert_array_equal(index.token_weights(coded), index.token_weights(words))
-        assert index.token_weights(coded)[1] > index.token_weights(coded)[0]
+        np.testing.assert_array_equal(query_shares(index, coded), query_shares(index, words))
+        assert query_shares(index, coded)[1] > query_shares(index, coded)[0]
         # Its pooled embedding is another text's: by its terms alone it finds what has them.
         elsewhere = Representation(encoder.encode_query(["the red hall"]).pooled, coded.tokens)
         assert {hit.id for hit in index.search(elsewhere, top_k=2, candidates=2, first_stage="terms")} == {"0", "3"}

@@ -1,6 +1,8 @@
 """The score against plain nested loops in float64."""
 
 import math
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -451,19 +453,28 @@ def test_leaders_of_blocks_are_leaders_of_the_whole(scored, top_k, cuts, random)
 
 ROTATED = ["int8", "4bit", "2bit", "1bit"]
 CODECS = ["float32", "float16", *ROTATED]
-KERNELS = ["floats", "levels", "integers"]
+# The last is the one that the library takes on this machine.
+KERNELS = ["floats", "levels", "integers", "chosen"]
+chosen_kernel = scoring._kernel
 
 
 def encoded(tokens, name):
     return TokenCodes(get_codec(name).encode(tokens.embeddings), tokens.offsets, tokens.dimension, get_codec(name))
 
 
+def exact_product(left, right):
+    """Return the product of matrices of int8, which not every CPU's torch gives; no sum is too large for float64."""
+    return (left.double() @ right.double()).int()
+
+
 def kernel_of(kind, documents, device="cpu"):
     """Return one kernel, whatever this machine is fast at, but for the width that integers cannot have."""
+    if kind == "chosen":
+        return chosen_kernel(documents, device)
     if kind == "floats" or documents.codec.name not in ROTATED:
         return scoring._Floats(device)
     integers = kind == "integers" and documents.dimension > 1
-    return scoring._Integers(documents.codec) if integers else scoring._Levels(documents.codec, device)
+    return scoring._Integers(documents.codec, exact_product) if integers else scoring._Levels(documents.codec, device)
 
 
 def late_by(kind, queries, documents):
@@ -558,7 +569,7 @@ def test_kernels_rank_alike(samples, name):
     scores = {kind: late_by(kind, queries, documents) for kind in KERNELS}
     for q in range(len(queries)):
         exact = scores["floats"][q]
-        for kind in ("levels", "integers"):
+        for kind in ("levels", "integers", "chosen"):
             order = scoring.ranking(scores[kind][q], [f"{i:03}" for i in range(len(documents))], 10)
             ranked = exact[order]
             assert (ranked[:-1] >= ranked[1:] - 1e-4).all()
@@ -597,8 +608,9 @@ def test_blocks_on_several_cores_equal_the_whole(monkeypatch, kind, name):
 def test_a_forked_process_scores_too():
     """The threads of its parent are not there; nothing waits for them."""
     script = """
-import os, numpy as np
-from smart_rag import TokenBatch, scoring
+import os, signal, numpy as np
+from smart_rag import TokenBatch
+from smart_rag.scoring import maxsim as scoring
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.config import check_weights
 from smart_rag.embeddings.representation import TokenCodes
@@ -606,13 +618,19 @@ rng = np.random.default_rng(0)
 tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
 codes = TokenCodes(get_codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, get_codec("2bit"))
 scoring._BLOCK_BYTES = {"cpu": 1024}
-late = scoring.late_interaction(tokens, codes)
+many = TokenBatch.from_list([rng.standard_normal((1000, 32), dtype=np.float32) for _ in range(4)])
+late, late_of_many = scoring.late_interaction(tokens, codes), scoring.late_interaction(many, many)
 child = os.fork()
 if child == 0:
-    os._exit(0 if np.array_equal(scoring.late_interaction(tokens, codes), late) else 1)
+    signal.alarm(60)
+    np.testing.assert_array_equal(scoring.late_interaction(tokens, codes), late)
+    np.testing.assert_allclose(scoring.late_interaction(many, many), late_of_many, atol=1e-4)
+    os._exit(0)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120).returncode == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # torch's own threads are two, also on one core
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    assert subprocess.run(command, timeout=120, env=environment).returncode == 0
 
 
 def test_no_codes_have_no_scores():
@@ -644,28 +662,78 @@ def test_integers_are_multiplied_where_that_is_fast(monkeypatch):
     assert isinstance(scoring._kernel(narrow, "cpu"), scoring._Levels)
 
 
-@pytest.mark.usefixtures("speed_unknown")
-@pytest.mark.parametrize("kind", ["absent", "refusing", "wrong"])
-def test_a_torch_that_cannot_multiply_integers(monkeypatch, caplog, kind):
-    """Where integer products are absent, refused or wrong, floats are multiplied."""
-    if kind == "absent":
-        monkeypatch.delattr(torch, "_int_mm")
-    elif kind == "refusing":
+def sums_in_16_bits(left, right):
+    return (left.int() @ right.int()).clamp(-(2**15), 2**15 - 1)
 
-        def refuse(left, right):
-            raise RuntimeError("not on this machine")
 
-        monkeypatch.setattr(torch, "_int_mm", refuse)
-    else:
-        # As with sums that are kept in 16 bits.
-        monkeypatch.setattr(torch, "_int_mm", lambda left, right: (left.int() @ right.int()).clamp(-32768, 32767))
+def pairs_in_16_bits(left, right):
+    """Return what a CPU without VNNI computes: products of left + 128, added in pairs, which saturate at 16 bits."""
+    products = torch.zeros((len(left), right.shape[1]), dtype=torch.int32)
+    for k in range(0, len(right), 2):
+        pair = (left[:, k : k + 2].int() + 128) @ right[k : k + 2].int()
+        products += pair.clamp(-(2**15), 2**15 - 1)
+    return products - 128 * right.int().sum(0)
+
+
+def refused(left, right):
+    raise RuntimeError("not on this machine")
+
+
+@pytest.mark.parametrize(
+    ("multiply", "exact"),
+    [(exact_product, True), (sums_in_16_bits, False), (pairs_in_16_bits, False), (refused, False)],
+)
+def test_products_of_integers_are_checked(caplog, multiply, exact):
+    """Saturated sums and refusals are found out; a refusal is logged."""
     caplog.set_level("INFO", logger="smart_rag")
-    assert scoring._integers_are_fast() is False
-    assert ("not on this machine" in caplog.text) == (kind == "refusing")
+    assert scoring._is_exact(multiply) is exact
+    assert ("not on this machine" in caplog.text) == (multiply is refused)
+
+
+@pytest.mark.usefixtures("speed_unknown")
+@pytest.mark.parametrize(
+    ("vnni", "multiply", "fast"),
+    [
+        (True, exact_product, True),
+        (True, pairs_in_16_bits, False),
+        (True, refused, False),
+        (True, None, False),
+        (False, exact_product, False),
+    ],
+)
+def test_a_torch_that_cannot_multiply_integers(monkeypatch, vnni, multiply, fast):
+    """Where integer products are slow, absent, refused or wrong, floats are multiplied."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    if multiply:
+        monkeypatch.setattr(torch, "_int_mm", multiply)
+    else:
+        monkeypatch.delattr(torch, "_int_mm")
     rng = np.random.default_rng(0)
-    queries, documents = batch(rng, [3, 1], 25), encoded(batch(rng, [2, 5], 25), "2bit")
+    queries, documents = batch(rng, [3, 1], 25), encoded(batch(rng, [2, 5], 25), "int8")
+    assert isinstance(scoring._kernel(documents, "cpu"), scoring._Integers if fast else scoring._Levels)
     late = scoring.late_interaction(queries, documents)
     np.testing.assert_allclose(late, loop_late(queries, documents.decode()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="no x86 CPU")
+def test_kernels_on_a_cpu_without_vnni(tmp_path):
+    """The same scores and rankings, forced where the CPU has VNNI; what it can do is read as a process starts."""
+    variables = {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    script = """
+import sys, pytest
+from smart_rag import scoring
+assert not scoring._integers_are_fast()
+raise SystemExit(pytest.main(sys.argv[1:]))
+"""
+    tests = "wide_codes or rank_alike or cannot_be_written or on_each_device"
+    command = [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", "-k", tests, __file__]
+    run = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("name", ROTATED)

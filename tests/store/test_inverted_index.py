@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smart_rag.errors import CorruptStore, IndexClosed
@@ -88,6 +88,7 @@ OPERATION = st.one_of(
     limit=st.integers(1, 10),
     admitted=st.sets(ID),
 )
+@example([("put", {"d0": set()}), ("put", {"d0": {2**31 - 1}})], [2**31 - 1], 1, set())
 def test_any_sequence_gives_what_an_index_built_afresh_gives(tmp_path_factory, operations, query, limit, admitted):
     """After each step, to the bit; and both give what the loops do."""
     path = tmp_path_factory.mktemp("terms")

@@ -304,12 +304,15 @@ def test_codes_of_ragged_texts(path, name):
         assert store.stats().tokens == sum(-(-n // found.pool_factor) for n in (1, 7, 2))
     assert (len(gathered), gathered.dimension, gathered.codec) == (4, 25, found)
     pooled = pool_tokens(TokenBatch.from_list(texts), found.pool_factor)
-    expected = [found.decode(found.encode(pooled[i]), 25) for i in (2, 0, 2, 1)]
+    expected = [found.encode(pooled[i]) for i in (2, 0, 2, 1)]
+    np.testing.assert_array_equal(gathered.codes, np.concatenate(expected))
     decoded = gathered.decode()
-    for i in range(4):
-        np.testing.assert_array_equal(gathered[i], expected[i])
-        np.testing.assert_array_equal(decoded[i], expected[i])
-    np.testing.assert_array_equal(gathered.embeddings, np.concatenate(expected))
+    for i, codes in enumerate(expected):
+        # The last bit of a matrix product depends on the processor, and on how many rows there are.
+        tokens = found.decode(codes, 25)
+        np.testing.assert_allclose(gathered[i], tokens, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(decoded[i], tokens, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(gathered.embeddings, decoded.embeddings)
 
 
 @pytest.mark.parametrize("name", ["2bit", "2bit/2", "float16"])

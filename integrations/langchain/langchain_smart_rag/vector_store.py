@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
-from typing_extensions import Self
 
 from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of

@@ -23,10 +23,8 @@ from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
-from smart_rag.encoders.protocol import modalities_of
 from smart_rag.errors import InvalidInput
-from smart_rag.index.ingest import check_documents
-from smart_rag.types import Content, Encodable
+from smart_rag.types import Content
 
 # By default MMR chooses from this many hits for each hit that it returns, as in LlamaIndex's Chroma store.
 _MMR_PREFETCH = 4.0
@@ -72,8 +70,6 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
-    # What `embed_model` made of images: who embeds the text of an image node hands over something else.
-    _of_images: set[int] = PrivateAttr(default_factory=set)
     _mutex: Any = PrivateAttr()
 
     def __init__(
@@ -144,7 +140,7 @@ class SmartVectorStore(BasePydanticVectorStore):
     def _shared_encoder(self) -> CachedEncoder:
         with self._mutex:
             if self._encoder is None:
-                self._encoder = CachedEncoder(_IndexEncoder(self.index, self._of_images))
+                self._encoder = CachedEncoder(_IndexEncoder(self.index))
             return self._encoder
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
@@ -155,21 +151,17 @@ class SmartVectorStore(BasePydanticVectorStore):
             IndexMismatch: the nodes' embeddings are of another model; nothing is written.
             DocumentError: an image cannot be read.
         """
-        takes = self.index.manifest.modalities
-        documents = [document_of(node, takes) for node in nodes]
-        check_documents(documents, takes)
-        embedded, rest, pooled = [], [], []
-        for document, node in zip(documents, nodes, strict=True):
-            is_seen = document.image is not None and "image" in takes
-            if node.embedding is None or (is_seen and _digest(node.embedding) not in self._of_images):
-                rest.append(document)
-            else:
-                embedded.append(document)
-                pooled.append(node.embedding)
+        modalities = self.index.manifest.modalities
+        documents = [document_of(node, modalities) for node in nodes]
+        # LlamaIndex embeds the text of an image node, which says nothing about the model.
+        embedded = [
+            (document, node.embedding)
+            for document, node in zip(documents, nodes, strict=True)
+            if node.embedding is not None and document.content(modalities).image is None
+        ]
         if embedded:
-            self.index.add(embedded, pooled=pooled)
-        if rest:
-            self.index.add(rest)
+            self.index.check_embeddings([document for document, _ in embedded], [vector for _, vector in embedded])
+        self.index.add(documents)
         return [document.id for document in documents]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -300,11 +292,10 @@ class SmartVectorStore(BasePydanticVectorStore):
 
 
 class _IndexEncoder:
-    """The encoder of an index, which keeps the token embeddings of documents for an `add` that follows."""
+    """The encoder of an index; what it encodes as a document is kept for the `add` that follows."""
 
-    def __init__(self, index: SmartIndex, of_images: set[int]) -> None:
+    def __init__(self, index: SmartIndex) -> None:
         self._index = index
-        self._of_images = of_images
 
     @property
     def dimension(self) -> int:
@@ -316,7 +307,7 @@ class _IndexEncoder:
 
     @property
     def modalities(self) -> frozenset[str]:
-        return modalities_of(self._index.encoder)
+        return frozenset(self._index.manifest.modalities)
 
     def describe(self) -> Mapping[str, Any]:
         return self._index.manifest.encoder or {}
@@ -324,15 +315,5 @@ class _IndexEncoder:
     def encode_query(self, queries: Sequence[str | Content]) -> Representation:
         return self._index.encode_queries(queries)
 
-    def encode_document(self, documents: Sequence[Encodable]) -> Representation:
-        vectors = self._index.encode_documents(documents)
-        self._of_images.update(
-            _digest(vector.tolist())
-            for document, vector in zip(documents, vectors.pooled, strict=True)
-            if not isinstance(document, str)
-        )
-        return vectors
-
-
-def _digest(embedding: Sequence[float]) -> int:
-    return hash(tuple(embedding))
+    def encode_document(self, documents: Sequence[str | Content]) -> Representation:
+        return self._index.encode_documents(documents)

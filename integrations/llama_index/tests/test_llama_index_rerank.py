@@ -131,14 +131,15 @@ def test_behind_a_retriever_of_another_embedding(tmp_path):
 def test_serialisation(tmp_path, keep, caplog):
     embed_model = SmartEmbedding("minilm", tmp_path / "tokens", text_instruction="passage: ", query_tokens="input")
     reranker = SmartRerank(embed_model, top_n=2, weights=(1.0, 0.5), keep_retrieval_score=keep)
-    expected = reranker.postprocess_nodes(scored(), query_str="Do dogs bark?")
+    expected = reranker.postprocess_nodes(scored(), query_str="dogs")
     assert reranker.class_name() == reranker.to_dict()["class_name"] == "SmartRerank"
     with caplog.at_level(logging.WARNING):
         copies = [SmartRerank.from_dict(reranker.to_dict()), pickle.loads(pickle.dumps(reranker))]
     assert not caplog.records
     for copied in copies:
         assert copied.to_dict() == reranker.to_dict()
-        assert copied.postprocess_nodes(scored(), query_str="Do dogs bark?") == expected
+        assert copied.postprocess_nodes(scored(), query_str="dogs") == expected
+        assert copied.embed_model.encoder.fingerprint == embed_model.encoder.fingerprint
 
 
 def test_an_empty_node_is_ranked_like_any_other():

@@ -111,8 +111,7 @@ def test_with_the_stores_own_embedding_each_text_is_encoded_once(store, encoder)
     index = VectorStoreIndex(
         nodes_of(), storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
     )
-    # One more is the check that the embeddings are this model's.
-    assert len(encoder.documents) == 7
+    assert len(encoder.documents) == 6
     found = index.as_retriever(similarity_top_k=1).retrieve("taxes")
     assert found[0].node_id == "doc-4"
     assert found[0].score == pytest.approx(store.index.search("taxes", 1)[0].score, abs=1e-6)

@@ -345,7 +345,7 @@ class Backbone:
                 (max(start - len(prompt), 0), max(stop - len(prompt), 0))
                 for start, stop in self._offsets(prompt + content.text, add_special_tokens=True)
             ]
-            words = range(len(origins))
+            words = list(range(len(origins)))
         for i, span in zip(words, spans, strict=False):  # what does not fit was cut off
             if not positions.template[0, i]:
                 origins[i] = TokenOrigin(span=span)

@@ -1,0 +1,64 @@
+"""`Explainer`: what a hit keeps of its search, so that it can be explained later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from smart_rag.embeddings.codec import get_codec
+from smart_rag.embeddings.representation import Representation
+from smart_rag.errors import InvalidInput
+from smart_rag.index.explanation import Explanation, Question
+from smart_rag.index.index_encoder import IndexEncoder
+from smart_rag.index.queries import as_documents, checked_queries
+from smart_rag.index.search import Search
+from smart_rag.index.session import Session
+from smart_rag.scoring.maxsim import shares
+from smart_rag.types import Content, Document, Hit
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """The query of a search and what it was answered from; all hits of one query share it."""
+
+    query: str | Content | Representation
+    search: Search
+    encoder: IndexEncoder
+    session: Session
+
+    def explain(self, hit: Hit) -> Explanation:
+        """Return why ``hit`` was found; see `Hit.explain`."""
+        self.session.check_open()
+        (document,) = as_documents([hit])
+        content = document.content(self.encoder.modalities).plain
+        # A pooled token has no origin of its own. Then the document is encoded again.
+        keeps_each_token = get_codec(self.search.store.codec.name).pool_factor == 1
+        tokens = vectors_of([document], {hit.id} if keeps_each_token else set(), self.search, self.encoder).tokens[0]
+        return self._question.explanation(hit, content, tokens, self.search.weights, self.encoder.load())
+
+    @cached_property
+    def _question(self) -> Question:
+        if isinstance(self.query, Representation):
+            raise InvalidInput(
+                "a query that was given as a Representation has neither words nor patches to explain; search with "
+                "the text or the Content that it was made of"
+            )
+        encoded = self.encoder.encode_queries([self.query])
+        weights = shares(encoded.tokens.offsets, self.search.token_weights(encoded))
+        (content,) = checked_queries([self.query], self.encoder.modalities)
+        return Question.of(content, encoded.tokens[0], weights, self.encoder.load())
+
+
+def vectors_of(
+    documents: Sequence[Document], stored: set[str], search: Search, encoder: IndexEncoder
+) -> Representation:
+    """Return the vectors of ``documents``, in their order.
+
+    Those of a document whose id is in ``stored`` come from the disk if its content is the same there. The others are
+    encoded.
+    """
+    found = search.store.vectors([document for document in documents if document.id in stored])
+    rest = [document.content(encoder.modalities) for document in documents if document.id not in found]
+    encoded = iter(encoder.encode_documents(rest)) if rest else iter(())
+    return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])

@@ -1,0 +1,57 @@
+"""The folder of an index: what must hold for a new one, and the stores in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smart_rag.embeddings.codec import get_codec
+from smart_rag.errors import IndexExists, IndexMismatch
+from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.image_store import ImageFolder
+from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.term_store import TermStore
+from smart_rag.store.token_store import TokenStore
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+
+
+def check_free(path: Path) -> None:
+    """Raise `IndexExists` unless a new index can be made at ``path``: no folder, or an empty one."""
+    if (path / FILE_NAME).exists():
+        raise IndexExists(f"{path} holds an index; open it with SmartIndex.open, or choose another folder")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        found = "is not empty and holds no index" if path.is_dir() else "is not a folder"
+        raise IndexExists(f"{path} {found}; choose another folder")
+
+
+def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
+    """Return the stores of a new index in the folder ``path``, which is made if it does not exist."""
+    path.mkdir(parents=True, exist_ok=True)
+    pooled = PooledIndex.create(path / "chroma", manifest.config, client, manifest.collection)
+    store = _with_sidecars(path, manifest, pooled)
+    manifest.write(path)  # last, so that a folder with a manifest is complete
+    return store
+
+
+def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
+    """Return the stores of the index in the folder ``path``.
+
+    Raises:
+        IndexMismatch: the index needs a Chroma client of the caller's and none is given, or the other way round.
+        IndexNotFound: the pooled embeddings are missing.
+    """
+    if manifest.own_chroma != (client is None):
+        raise IndexMismatch(
+            f"{path}: the pooled embeddings lie in the folder; open it without client="
+            if manifest.own_chroma
+            else f"{path}: the pooled embeddings lie in a Chroma client of your own; pass it as client="
+        )
+    return _with_sidecars(path, manifest, PooledIndex.open(path / "chroma", client, manifest.collection))
+
+
+def _with_sidecars(path: Path, manifest: Manifest, pooled: PooledIndex) -> DocumentStore:
+    tokens = TokenStore(path / "tokens", get_codec(manifest.config.codec))
+    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageFolder(path / "images"))

@@ -1,0 +1,201 @@
+"""`IndexEncoder`: the encoder of one index, and what the index checks of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from smart_rag.embeddings.codec import RotatedCodec, get_codec
+from smart_rag.embeddings.representation import FloatArray, Representation, TokenCodes
+from smart_rag.encoders.protocol import Encoder, device_of, encode_for_store
+from smart_rag.encoders.smart_encoder import SmartEncoder
+from smart_rag.errors import DimensionMismatch, IndexMismatch, InvalidInput
+from smart_rag.files.content import identity
+from smart_rag.index.manifest import Manifest
+from smart_rag.index.queries import checked_queries
+from smart_rag.index.search import scoring_device
+from smart_rag.scoring.maxsim import pooled_similarity
+from smart_rag.store.token_store import content_key
+from smart_rag.types import Content, Document, Key
+from smart_rag.wording import number
+
+logger = logging.getLogger(__name__)
+
+# One text gives two pooled embeddings with at least this cosine on two devices or in two precisions.
+_SAME_MODEL = 0.98
+# The bytes of the vectors that `encode_ahead` keeps, at most.
+_BYTES_AHEAD = 1 << 30
+
+
+class IndexEncoder:
+    """The encoder of the index at ``path``.
+
+    It is loaded when it is first needed, unless it is given. Its vectors are checked against the manifest.
+
+    Args:
+        path: the folder of the index, for messages.
+        manifest: what the index was made with.
+        encoder: an encoder that fits the manifest; None to load the one that the manifest describes.
+        bytes_ahead: the size of the vectors that `encode_ahead` keeps, at most.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, encoder: Encoder | None, *, bytes_ahead: int = _BYTES_AHEAD
+    ) -> None:
+        self.path = path
+        self.loaded = encoder
+        self._manifest = manifest
+        self._codec = get_codec(manifest.config.codec)
+        self._mutex = threading.RLock()
+        self._ahead: dict[Key, Representation] = {}
+        self._bytes_ahead = bytes_ahead
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        return tuple(self._manifest.modalities)
+
+    @property
+    def device(self) -> str:
+        """The device to score on: the encoder's GPU, if it is loaded and runs on one."""
+        return scoring_device(device_of(self.loaded))
+
+    def load(self) -> Encoder:
+        """Return the encoder.
+
+        Raises:
+            InvalidInput: the index was made for vectors that the caller brings.
+            IndexMismatch: the manifest does not say how to load the encoder, or the model has changed.
+        """
+        with self._mutex:
+            if self.loaded is None:
+                self.loaded = self._from_manifest()
+            return self.loaded
+
+    def _from_manifest(self) -> Encoder:
+        described = self._manifest.encoder
+        if described is None:
+            raise InvalidInput(
+                f"{self.path}: this index has no encoder, its vectors are the caller's own; add documents "
+                "with their vectors by add_embeddings"
+            )
+        if "weights" not in described:
+            raise IndexMismatch(
+                f"{self.path}: the index was made with an encoder of your own ({described.get('model')!r}), which "
+                "cannot be loaded from its description; open the index with encoder="
+            )
+        encoder = SmartEncoder.from_description(described)
+        self._manifest.check_encoder(self.path, encoder)
+        return encoder
+
+    def key(self, content: Content, file_digest: str | None = None) -> Key:
+        """Return the storage key of ``content``; ``file_digest`` is that of its file, where it is known."""
+        fingerprint, codec = self._manifest.fingerprint or "", self._manifest.config.codec
+        return content_key(fingerprint, codec, identity(content, file_digest))
+
+    def encode_queries(self, queries: Sequence[str | Content]) -> Representation:
+        """Return the representation of ``queries``, in their order.
+
+        Raises:
+            InvalidInput: a query is empty or not one that the encoder takes, or the index has no encoder.
+        """
+        if self.loaded is None and self._manifest.encoder is None:
+            raise InvalidInput(
+                f"{self.path}: this index has no encoder, its vectors are the caller's own; search it from Python, "
+                "with a Representation as the query"
+            )
+        contents = checked_queries(queries, self.modalities)  # before a model is loaded
+        vectors = self.load().encode_query(contents)
+        self.check(vectors)
+        return vectors
+
+    def encode_documents(self, contents: Sequence[Content]) -> Representation:
+        """Return the representation of ``contents``, in their order, tokens coded where the encoder can do that."""
+        vectors = encode_for_store(self.load(), [content.plain for content in contents], self._codec)
+        self.check(vectors)
+        return vectors
+
+    def encode_ahead(self, contents: Sequence[Content]) -> Representation:
+        """Return the representation of ``contents``, and keep it until `encode_rows` asks for it.
+
+        What does not fit into the memory for that is encoded again.
+        """
+        keys = list(map(self.key, contents))
+        vectors = self.encode_documents(contents)
+        with self._mutex:
+            self._ahead.update(zip(keys, vectors, strict=True))
+            self._forget_oldest()
+        return vectors
+
+    def encode_rows(self, contents: Mapping[Key, Content]) -> Representation:
+        """Return the representation of ``contents`` by their keys, in their order; each is encoded at most once."""
+        with self._mutex:
+            known = {key: self._ahead.pop(key) for key in contents if key in self._ahead}
+        new = [key for key in contents if key not in known]
+        if not known:
+            return self.encode_documents(list(contents.values()))
+        if new:
+            known.update(zip(new, self.encode_documents([contents[key] for key in new]), strict=True))
+        return Representation.concatenate([known[key] for key in contents])
+
+    def _forget_oldest(self) -> None:
+        forgotten = 0
+        total = sum(map(_size, self._ahead.values()))
+        while total > self._bytes_ahead:
+            total -= _size(self._ahead.pop(next(iter(self._ahead))))
+            forgotten += 1
+        if forgotten:
+            logger.warning(
+                "the vectors of %s did not fit into memory until they were added, and are computed again; add fewer "
+                "documents at a time",
+                number(forgotten, "document"),
+            )
+
+    def check(self, vectors: Representation) -> None:
+        """Raise unless ``vectors`` can be stored in the index.
+
+        Raises:
+            DimensionMismatch: they are not as wide as the vectors of the index.
+            InvalidInput: a number is NaN or infinite.
+        """
+        tokens = vectors.tokens
+        self._check_rows("pooled", vectors.pooled, self._manifest.dimension)
+        if isinstance(tokens, TokenCodes) and isinstance(tokens.codec, RotatedCodec):  # these codes have no NaN
+            self._check_width("token", tokens.dimension, self._manifest.token_dimension)
+        else:
+            self._check_rows("token", tokens.embeddings, self._manifest.token_dimension)
+
+    def check_same_model(self, document: Document, pooled: FloatArray) -> None:
+        """Raise `IndexMismatch` unless ``pooled`` (dimension) looks like this encoder's embedding of ``document``."""
+        self._check_rows("pooled", pooled[None], self._manifest.dimension)
+        content = document.content(self.modalities)
+        known = self._ahead.get(self.key(content)) or self.encode_ahead([content])
+        cosine = float(pooled_similarity(known.pooled, pooled[None])[0, 0])
+        if cosine < _SAME_MODEL:
+            raise IndexMismatch(
+                f"{self.path}: the pooled embedding given for document {document.id!r} has a cosine of "
+                f"{cosine:.2f} with the one that the index's model makes of its text; use the model that the "
+                "index was made with"
+            )
+
+    def _check_width(self, what: str, width: int, dimension: int) -> None:
+        if width != dimension:
+            raise DimensionMismatch(
+                f"{self.path}: {what} embeddings have {width} dimensions, the index has {dimension}; use the "
+                "model that the index was made with"
+            )
+
+    def _check_rows(self, what: str, rows: FloatArray, dimension: int) -> None:
+        self._check_width(what, rows.shape[1], dimension)
+        if not np.isfinite(rows).all():
+            raise InvalidInput(f"{what} embeddings contain NaN or infinite numbers; nothing was done with them")
+
+
+def _size(vectors: Representation) -> int:
+    tokens = vectors.tokens
+    rows = tokens.codes if isinstance(tokens, TokenCodes) else tokens.embeddings
+    return int(vectors.pooled.nbytes + rows.nbytes)

@@ -1,0 +1,53 @@
+"""What a caller asks with: queries for an encoder, and texts or hits to rank, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from smart_rag.errors import InvalidInput
+from smart_rag.types import Content, Document, Hit, is_unicode
+
+
+def checked_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
+    """Return ``queries`` as an encoder of these ``modalities`` takes them.
+
+    Raises:
+        InvalidInput: a query is empty, is neither a text nor a `Content`, or has a part that the encoder does not take.
+    """
+    if isinstance(queries, str | bytes | Content):
+        raise InvalidInput(f"expected several queries, got one {type(queries).__name__}")
+    contents = []
+    for i, query in enumerate(queries):
+        which = f"query {i}" if len(queries) > 1 else "the query"
+        if not isinstance(query, str | Content):
+            raise InvalidInput(f"{which} is a {type(query).__name__}; expected a text or a Content")
+        content = Content(query) if isinstance(query, str) else query
+        if not content.modality:
+            raise InvalidInput(
+                f"{which} is empty; expected a text" + (" or an image" if isinstance(query, Content) else "")
+            )
+        lacking = set(content.modality.split("+")).difference(modalities)
+        if lacking:
+            parts = " and ".join("an image" if name == "image" else f"a {name}" for name in sorted(lacking))
+            raise InvalidInput(f"{which} has {parts}, but the index's model takes {', '.join(modalities)}")
+        if not is_unicode(content.text):
+            raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
+        contents.append(content.plain)
+    return contents
+
+
+def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
+    """Return texts and hits as documents; a text's id is its position."""
+    if isinstance(documents, str):
+        raise InvalidInput("expected several texts, documents or hits, got one str")
+    documents = list(documents)
+    for item in documents:
+        if not isinstance(item, str | Document | Hit):
+            raise InvalidInput(f"expected texts, documents or hits, got a {type(item).__name__}")
+    width = len(str(len(documents) - 1))  # ties go by id: ids of one width sort as numbers do
+    return [
+        Document(f"{i:0{width}}", item)
+        if isinstance(item, str)
+        else Document(item.id, item.text, item.metadata, item.image, item.video)
+        for i, item in enumerate(documents)
+    ]
