@@ -1,4 +1,4 @@
-"""Files into texts, pages, images and frames.
+"""Files to text, pages, images and frames.
 
 `FORMATS` lists the suffixes that can be read as text. `jpeg` returns an image as the bytes of a JPEG file.
 """

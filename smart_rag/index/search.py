@@ -66,8 +66,8 @@ class Search:
         if first_stage == "auto":
             first_stage = automatic_first_stage(self.store.pooled.count())
         if first_stage == "exhaustive":
-            return self.store.settled(lambda: self._exhaustive(queries))
-        return self.store.settled(lambda: self._two_stage(queries, first_stage))
+            return self.store.retry_unless_writing(lambda: self._exhaustive(queries))
+        return self.store.retry_unless_writing(lambda: self._two_stage(queries, first_stage))
 
     def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
         """Score the candidates that the first stage finds."""

@@ -245,7 +245,7 @@ class SmartIndex:
         with self._session.writing():  # before a model is loaded, which is in vain if another process writes
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             has_vision = "image" in self.manifest.modalities
-            total = sum(map(reader.pages, found)) if has_vision and show_progress_bar else len(found)
+            total = sum(map(reader.count_pages, found)) if has_vision and show_progress_bar else len(found)
             with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
                 report = ingest.add_files(found, reader)
                 gone = ingest.gone(paths)
@@ -291,8 +291,8 @@ class SmartIndex:
         rows = []
         for document, tokens in zip(documents, representation.tokens, strict=True):
             key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
-            settled = self._store.images.settled(document)
-            rows.append(Row(settled, key, modality=settled.content(_ALL_MODALITIES).modality))
+            saved = self._store.images.with_saved_images(document)
+            rows.append(Row(saved, key, modality=saved.content(_ALL_MODALITIES).modality))
         replaced = 0
         with self._session.writing():
             for start in range(0, len(rows), _BATCH):
@@ -568,6 +568,7 @@ class SmartIndex:
         Raises:
             InvalidInput: a query is empty, or the index has no encoder.
         """
+        self._session.check_open()
         return self._encoder.encode_queries(queries)
 
     @property

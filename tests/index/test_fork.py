@@ -23,7 +23,7 @@ folder, tests = Path(sys.argv[1]), sys.argv[2]
 sys.path.insert(0, tests)
 from smart_rag import CachedEncoder, SmartEncoder, SmartIndex
 from smart_rag.errors import UseAfterFork
-from helpers.word_encoder import WordEncoder
+from helpers.word_encoder import VocabularyEncoder
 
 def forked(action):
     # Run it in a forked process, which ends as any other does; an alarm ends one that hangs.
@@ -45,10 +45,10 @@ def refused(*actions):
             raise AssertionError("not refused")
 
 def opened():
-    return SmartIndex.open(folder / "index", WordEncoder())
+    return SmartIndex.open(folder / "index", VocabularyEncoder())
 
 def make():
-    with SmartIndex.create(folder / "index", WordEncoder()) as index:
+    with SmartIndex.create(folder / "index", VocabularyEncoder()) as index:
         index.add_texts(["pump bearings", "boat keys"], ["a", "b"])
 
 def check(index, count):
@@ -82,8 +82,8 @@ WRITER = '''
 import sys
 sys.path.insert(0, sys.argv[2])
 from smart_rag import SmartIndex, errors
-from helpers.word_encoder import WordEncoder
-with SmartIndex.open(sys.argv[1] + "/index", WordEncoder()) as index:
+from helpers.word_encoder import VocabularyEncoder
+with SmartIndex.open(sys.argv[1] + "/index", VocabularyEncoder()) as index:
     try:
         index.delete(["a"])
     except errors.IndexLocked:
@@ -112,7 +112,7 @@ def child():
         lambda: index._store.tokens.keys(),
         lambda: index._store.tokens.delete([bytes(16)]),
         opened,
-        lambda: SmartIndex.create(folder / "another", WordEncoder()),
+        lambda: SmartIndex.create(folder / "another", VocabularyEncoder()),
     )
     index.close()
     index._store.close()
@@ -138,7 +138,7 @@ def test_an_index_that_was_closed(run):
     """Chroma does not work in a child whose parent has ever used it, nor in a child of the child."""
     run("""
 def child():
-    forked(lambda: refused(opened, lambda: SmartIndex.create(folder / "another", WordEncoder())))
+    forked(lambda: refused(opened, lambda: SmartIndex.create(folder / "another", VocabularyEncoder())))
     refused(opened)
 
 make()
@@ -204,7 +204,7 @@ def refuse():
 def same(text):
     np.testing.assert_allclose(encode(text), expected, atol=1e-6)
 
-encoder = CachedEncoder(WordEncoder(), folder / "cache", codec="exact")
+encoder = CachedEncoder(VocabularyEncoder(), folder / "cache", codec="exact")
 expected = encode()
 environment = encoder._stores.tokens._environment
 with environment.read():

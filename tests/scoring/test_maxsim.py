@@ -536,7 +536,8 @@ def test_blocks_of_codes_equal_the_whole(kind, name, pair, query_tokens, numbers
         patch.setattr(scoring, "_BLOCK_QUERY_TOKENS", query_tokens)
         patch.setattr(scoring, "_BLOCK_BYTES", {"cpu": 4 * numbers})
         blocked = late_by(kind, queries, documents)
-    np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6)
+    # The last bit of a rotated query may change with the number of queries, and with it a step of its integers.
+    np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6 if kind in ("floats", "levels") else 1e-4)
 
 
 @pytest.mark.parametrize("name", ROTATED)
@@ -732,7 +733,7 @@ raise SystemExit(pytest.main(sys.argv[1:]))
 """
     tests = "wide_codes or rank_alike or cannot_be_written or on_each_device"
     command = [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", "-k", tests, __file__]
-    run = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -151,7 +151,7 @@ class SmartVectorStore(BasePydanticVectorStore):
             IndexMismatch: the nodes' embeddings are of another model; nothing is written.
             DocumentError: an image cannot be read.
         """
-        modalities = self.index.manifest.modalities
+        modalities = self.index.modalities
         documents = [document_of(node, modalities) for node in nodes]
         # LlamaIndex embeds the text of an image node, which says nothing about the model.
         embedded = [
@@ -307,7 +307,7 @@ class _IndexEncoder:
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset(self._index.manifest.modalities)
+        return self._index.modalities
 
     def describe(self) -> Mapping[str, Any]:
         return self._index.manifest.encoder or {}

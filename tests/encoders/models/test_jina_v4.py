@@ -17,8 +17,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2_5_VLProcessor
 
 from smart_rag import CachedEncoder, Document, IndexConfig, SmartEncoder, SmartIndex
 from smart_rag.errors import InvalidInput, ModelNotFound
-from smart_rag.training.adapter_trainer import train_adapter
-from smart_rag.training.data import TrainingData
+from smart_rag.training import TrainingData, train_adapter
 from smart_rag.types import Content
 
 TEXTS = [*tiny_models.SENTENCES[:4], "a", "!", "8 cats", "Dogs bark. " * 40]
