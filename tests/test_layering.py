@@ -49,7 +49,9 @@ OWNERS = {
     "transformers": {"encoders", "training"},
 }
 # Modules above 450 lines, and why.
-LONG = {"smart_rag.index.smart_index": "the interface of an index in one class; half of it is signatures and docstrings"}
+LONG = {
+    "smart_rag.index.smart_index": "the interface of an index in one class; half of it is signatures and docstrings"
+}
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
 PUBLIC_MODULES = {"smart_rag", "smart_rag.errors", "smart_rag.types", "smart_rag.config", "smart_rag.answer"}
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
