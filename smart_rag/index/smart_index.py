@@ -572,6 +572,11 @@ class SmartIndex:
         return self._encoder.encode_queries(queries)
 
     @property
+    def modalities(self) -> frozenset[str]:
+        """The kinds of content that the index's encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        return frozenset(self.manifest.modalities)
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder of the index, loaded when first asked for.
 
