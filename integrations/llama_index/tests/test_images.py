@@ -10,8 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from fpdf import FPDF
-from helpers import tiny_vision
+from helpers import tiny_vision, visual_files
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock, LLMMetadata
 from llama_index.core.bridge.pydantic import Field
@@ -55,19 +54,7 @@ def encoder(model):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures, and a report of two pages."""
-    path = tmp_path / "files"
-    path.mkdir()
-    for name, seed in (("boat", 1), ("chart", 2)):
-        pixels = np.random.default_rng(seed).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path / f"{name}.png")
-    pdf = FPDF()
-    for text in ("The boat keys hang in the hall.", "Taxes are due in April."):
-        pdf.add_page()
-        pdf.set_font("Helvetica", size=20)
-        pdf.cell(text=text)
-    pdf.output(str(path / "report.pdf"))
-    return path
+    return visual_files.write(tmp_path / "files")
 
 
 @pytest.fixture
