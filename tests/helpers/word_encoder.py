@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -51,18 +52,20 @@ class VocabularyEncoder(WordEncoder):
 
 
 class CountingEncoder(WordEncoder):
-    """Keeps what it was asked to encode."""
+    """Keeps what it was asked to encode, and the threads in which it was asked."""
 
     def __init__(self, fingerprint="words"):
         self.fingerprint = fingerprint
-        self.documents, self.queries = [], []
+        self.documents, self.queries, self.threads = [], [], set()
 
     def encode_document(self, texts):
         self.documents += texts
+        self.threads.add(threading.get_ident())
         return super().encode_query(texts)
 
     def encode_query(self, texts):
         self.queries += texts
+        self.threads.add(threading.get_ident())
         return super().encode_query(texts)
 
 

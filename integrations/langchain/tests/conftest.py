@@ -1,4 +1,4 @@
-"""What the tests share beside the root's `conftest.py`."""
+"""Fixtures of the tests of LangChain, beside those of the root's `conftest.py`."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_smart_rag import SmartEmbeddings
 
-from smart_rag import SmartEncoder, SmartIndex
+from smart_rag import SmartIndex
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def index(minilm, tmp_path):
 
 @pytest.fixture
 def documents():
-    """Return a dozen documents; the metadata hold all that JSON can."""
+    """Return twelve documents, whose metadata hold every kind of JSON value."""
     texts = [
         "The cat sat on the mat and looked at the rain.",
         "Dogs bark at night, when nobody is there to hear them.",
@@ -50,7 +50,7 @@ def documents():
 
 
 class HashEmbeddings(Embeddings):
-    """Plain embeddings of no meaning that cost nothing: the bytes of a hash."""
+    """Embeddings without token embeddings that cost nothing: the bytes of a hash."""
 
     model = "hash"
 
@@ -67,22 +67,3 @@ class HashEmbeddings(Embeddings):
 @pytest.fixture
 def plain():
     return HashEmbeddings
-
-
-class CountingEncoder(SmartEncoder):
-    """The bundled model, counting the texts it reads."""
-
-    documents = queries = 0
-
-    def encode_document(self, documents, **options):
-        self.documents += len(documents)
-        return super().encode_document(documents, **options)
-
-    def encode_query(self, queries, **options):
-        self.queries += len(queries)
-        return super().encode_query(queries, **options)
-
-
-@pytest.fixture
-def counting():
-    return CountingEncoder("minilm", device="cpu")

@@ -1,4 +1,4 @@
-"""`SmartRetriever` over an index, and the query engine that answers with citations."""
+"""`SmartRetriever` returns what its index returns, as nodes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index_smart_rag import (
-    SmartEmbedding,
-    SmartRerank,
     SmartRetriever,
     SmartVectorStore,
-    citations,
-    query_engine,
 )
 
-from smart_rag import CachedEncoder, Document, IndexConfig, SmartIndex
+from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.demo import sample_folder
 from smart_rag.errors import IndexNotFound, InvalidInput
 
@@ -72,8 +68,7 @@ def test_async_is_the_same(index):
     assert asyncio.run(retriever.aretrieve("rain")) == retriever.retrieve("rain")
 
 
-def test_an_index_of_the_command_lines_making(tmp_path):
-    """Made without LlamaIndex, opened by its path."""
+def test_it_opens_an_index_that_was_made_without_llama_index(tmp_path):
     with SmartIndex.create(tmp_path / "index") as index:
         index.add_files([sample_folder()])
     node = SmartRetriever(tmp_path / "index", 1).retrieve("Which bearings does the seawater pump need?")[0]
@@ -107,30 +102,3 @@ def test_in_a_query_engine_of_the_frameworks_own(index):
     engine = RetrieverQueryEngine.from_args(SmartRetriever(index, 2), llm=MockLLM())
     response = engine.query("keys")
     assert [node.node_id for node in response.source_nodes] == [hit.id for hit in index.search("keys", 2)]
-
-
-def test_answers_come_with_citations(index):
-    # MockLLM says back what it was asked: the prompt itself.
-    engine = query_engine(SmartRetriever(index, 3), MockLLM())
-    response = engine.query("keys for boats")
-    hits = index.search("keys for boats", 3)
-    prompt = str(response)
-    places = [prompt.index(f"Source {i}:\n{hit.text}") for i, hit in enumerate(hits, start=1)]
-    assert places == sorted(places)
-    assert prompt.rindex("keys for boats") > places[-1]
-    found = citations(response)
-    assert [(c.number, c.source, c.page, c.text) for c in found] == [
-        (i, hit.source, hit.page, hit.text) for i, hit in enumerate(hits, start=1)
-    ]
-    assert [c.score for c in found] == pytest.approx([hit.score for hit in hits])
-
-
-def test_a_query_engine_that_reranks(index):
-    embed_model = SmartEmbedding(encoder=CachedEncoder(WordEncoder()))
-    engine = query_engine(
-        SmartRetriever(index, 6, weights=(1.0, 0.0)), MockLLM(), node_postprocessors=[SmartRerank(embed_model, top_n=2)]
-    )
-    # Nodes carry their metadata into what is embedded, so scores are the reranker's own.
-    found = citations(engine.query("taxes"))
-    assert found[0].source == "taxes.md"
-    assert len(found) == 2

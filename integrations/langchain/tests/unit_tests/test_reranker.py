@@ -1,9 +1,10 @@
-"""`SmartReranker`: copies, best first, whatever retriever they come from."""
+"""`SmartReranker`: copies of a retriever's documents, best first."""
 
 import pickle
 from copy import deepcopy
 
 import pytest
+from helpers.word_encoder import CountingEncoder
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
@@ -16,7 +17,7 @@ from smart_rag.errors import InvalidInput
 
 
 class Fixed(BaseRetriever):
-    """Gives its documents whatever is asked, ``k`` of them."""
+    """Returns its first ``k`` documents for every query."""
 
     documents: list[Document]
 
@@ -47,7 +48,7 @@ def test_scores_are_smart_rags_on_copies(embeddings, minilm, documents, top_n, w
         )
 
 
-def test_documents_without_ids_and_alike(embeddings):
+def test_equal_documents_without_ids_stay_in_order(embeddings):
     alike = [Document("Dogs bark.", metadata={"n": n}) for n in range(12)]
     found = SmartReranker(embeddings, top_n=None).compress_documents([Document("Rain falls."), *alike], "dogs")
     assert [document.metadata.get("n") for document in found] == [*range(12), None]
@@ -61,14 +62,14 @@ def test_bad_input(embeddings, documents):
             reranker.compress_documents(documents, query)
     with pytest.raises(ValueError, match="top_n"):
         SmartReranker(embeddings, top_n=0)
-    with pytest.raises(InvalidInput, match="either"):
+    with pytest.raises(InvalidInput, match="leave out"):
         SmartReranker(embeddings, token_store="tokens")
     with pytest.raises(ValueError, match="top_k"):
         SmartReranker(embeddings, top_k=3)
 
 
 def test_an_empty_document_is_ranked_like_any_other(embeddings, documents):
-    """As a scanned page gives one: the stores take it, so it must not stop the application."""
+    """A scanned page can have no text; the stores take it, so it must not stop the application."""
     found = SmartReranker(embeddings, top_n=None).compress_documents([Document(""), *documents], "dogs")
     assert len(found) == len(documents) + 1
     assert found[0].page_content
@@ -111,16 +112,16 @@ async def test_callbacks_see_both_retrievers(embeddings, documents):
         assert watcher.runs["Fixed"][1] == watcher.runs["RerankingRetriever"][0]
 
 
-def test_what_a_store_embedded_is_not_encoded_again(documents, counting, tmp_path):
-    """A foreign vector store and the reranker share embeddings: each text and each query is encoded once."""
-    counting.documents = counting.queries = 0
-    embeddings = SmartEmbeddings(encoder=counting, token_store=tmp_path / "tokens")
+def test_a_store_and_the_reranker_share_embeddings(documents, tmp_path):
+    """Each text and each query is encoded once."""
+    encoder = CountingEncoder()
+    embeddings = SmartEmbeddings(encoder=encoder, token_store=tmp_path / "tokens")
     store = InMemoryVectorStore(embeddings)
     store.add_documents(documents)
     retriever = SmartReranker(embeddings).wrap(store.as_retriever(search_kwargs={"k": 12}))
     for query in ("boats", "dogs", "boats"):
         assert len(retriever.invoke(query)) == 5
-    assert (counting.documents, counting.queries) == (12, 2)
+    assert (len(encoder.documents), encoder.queries) == (12, ["boats", "dogs"])
 
 
 def test_settings_survive_a_pickle(documents, tmp_path):

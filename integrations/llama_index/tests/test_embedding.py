@@ -1,49 +1,29 @@
-"""`SmartEmbedding` in the place of ``HuggingFaceEmbedding``."""
+"""`SmartEmbedding`: the numbers of ``HuggingFaceEmbedding``, token embeddings kept, no text encoded twice."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
 import threading
-from io import BytesIO
 
 import numpy as np
 import pytest
-from helpers.word_encoder import WordEncoder
+from helpers.word_encoder import CountingEncoder, WordEncoder
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index_smart_rag import SmartEmbedding
-from PIL import Image
 
-from smart_rag import CachedEncoder, Representation
+from smart_rag import CachedEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
-from smart_rag.files.images import open_image
 
 TEXTS = ["The boat keys hang in the hall.", "Taxes are due in April.", "Dogs bark at night."]
 
 
-class Counting(WordEncoder):
-    """Counts what it is asked to encode, and where."""
-
-    def __init__(self):
-        self.documents = []
-        self.threads = set()
-
-    def encode_document(self, texts):
-        self.documents += texts
-        self.threads.add(threading.get_ident())
-        return super().encode_query(texts)
-
-    def encode_query(self, texts):
-        self.threads.add(threading.get_ident())
-        return super().encode_query([f"query {text}" for text in texts])
-
-
-def counting(path=None) -> tuple[SmartEmbedding, Counting]:
-    encoder = Counting()
+def counting(path=None) -> tuple[SmartEmbedding, CountingEncoder]:
+    encoder = CountingEncoder()
     return SmartEmbedding(encoder=CachedEncoder(encoder, path, codec="exact")), encoder
 
 
@@ -70,9 +50,15 @@ def test_embeddings_are_lists_of_python_floats():
         assert {type(number) for number in vector} == {float}
 
 
-def test_queries_and_texts_go_their_own_ways():
-    embedding, _ = counting()
-    assert embedding.get_query_embedding("keys") != embedding.get_text_embedding("keys")
+def test_queries_are_encoded_as_queries_and_texts_in_batches():
+    embedding, encoder = counting()
+    embedding.get_query_embedding("keys")
+    assert (encoder.queries, encoder.documents) == (["keys"], [])
+    batches, encode = [], encoder.encode_document
+    encoder.encode_document = lambda texts: batches.append(len(texts)) or encode(texts)
+    embedding.get_text_embedding_batch([f"text {i}" for i in range(300)])
+    assert batches == [128, 128, 44]
+    assert encoder.queries == ["keys"]
 
 
 def test_tokens_are_kept_and_no_text_is_encoded_twice(tmp_path):
@@ -89,15 +75,7 @@ def test_tokens_are_kept_and_no_text_is_encoded_twice(tmp_path):
         np.testing.assert_allclose(stored.tokens[i], encoder.encode_document([text]).tokens[0], atol=2e-3)
 
 
-def test_batches_are_real():
-    embedding, encoder = counting()
-    calls = []
-    encoder.encode_document = lambda texts: calls.append(len(texts)) or WordEncoder.encode_document(encoder, texts)
-    embedding.get_text_embedding_batch([f"text {i}" for i in range(300)])
-    assert calls == [128, 128, 44]
-
-
-def test_async_gives_the_same_off_the_event_loop():
+def test_async_gives_the_same_from_another_thread():
     embedding, encoder = counting()
 
     async def all_of_it():
@@ -108,26 +86,6 @@ def test_async_gives_the_same_off_the_event_loop():
     assert threading.get_ident() not in encoder.threads
     expected = [*embedding.get_text_embedding_batch(TEXTS), embedding.get_text_embedding(TEXTS[0])]
     assert results == [*expected, embedding.get_query_embedding("keys")]
-
-
-def test_the_event_loop_goes_on_while_the_model_works():
-    embedding, encoder = counting()
-    released = threading.Event()
-
-    def slow(texts):
-        assert released.wait(10), "the event loop stood still"
-        return WordEncoder.encode_document(encoder, texts)
-
-    encoder.encode_document = slow
-
-    async def both():
-        embedded = asyncio.create_task(embedding.aget_text_embedding_batch(TEXTS))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0.05)
-        released.set()
-        return await embedded
-
-    assert len(asyncio.run(both())) == len(TEXTS)
 
 
 def test_an_embeddings_cache_is_refused():
@@ -157,7 +115,7 @@ def test_serialisation(options, tmp_path):
     assert copies[1].device == embedding.device
 
 
-def test_where_the_model_runs_does_not_change_a_pipelines_hash():
+def test_the_device_does_not_change_the_hash_of_a_pipeline():
     assert "device" not in SmartEmbedding("minilm", device="cpu").to_dict()
 
 
@@ -169,7 +127,7 @@ def test_it_is_a_step_of_a_pipeline():
     assert [node.embedding for node in nodes] == embedding.get_text_embedding_batch(TEXTS)
 
 
-def test_an_encoder_stands_for_the_arguments_of_a_model(tmp_path):
+def test_an_encoder_instead_of_a_models_name(tmp_path):
     cached = CachedEncoder(WordEncoder(), tmp_path / "tokens")
     embedding = SmartEmbedding(encoder=cached)
     assert embedding.encoder is cached
@@ -191,26 +149,3 @@ def test_images_need_a_model_that_takes_them():
     embedding, _ = counting()
     with pytest.raises(EncoderError, match="model that takes images"):
         embedding.get_image_embedding("page.png")
-
-
-def test_image_hooks(tmp_path):
-    """With an encoder that takes images: a path, an open file, one or many, sync and async."""
-
-    class Colours(WordEncoder):
-        modalities = ("text", "image")
-
-        def encode_document(self, contents):
-            images = [open_image(content.image) for content in contents]
-            return Representation.from_embeddings(
-                np.stack([np.resize(np.asarray(image).mean((0, 1)) + 1, 24) for image in images])
-            )
-
-    embedding = SmartEmbedding(encoder=CachedEncoder(Colours()))
-    paths = []
-    for colour in ("red", "blue"):
-        paths.append(tmp_path / f"{colour}.png")
-        Image.new("RGB", (8, 8), colour).save(paths[-1])
-    vectors = embedding.get_image_embedding_batch([str(path) for path in paths])
-    assert np.argmax(vectors, axis=1).tolist() == [0, 2]
-    assert embedding.get_image_embedding(BytesIO(paths[1].read_bytes())) == vectors[1]
-    assert asyncio.run(embedding.aget_image_embedding_batch([str(path) for path in paths])) == vectors

@@ -62,15 +62,13 @@ def test_the_order_that_comes_in_does_not_matter():
     assert [node.score for node in shuffled] == pytest.approx([node.score for node in expected], abs=1e-6)
 
 
-def test_of_equals_the_retrievers_first_comes_first():
-    result = words(top_n=12).postprocess_nodes(scored(["the same text"] * 12), query_str="text")
-    # Metadata differ, and with them what is embedded; without it all are equal.
+def test_equal_nodes_stay_in_the_retrievers_order():
     nodes = [NodeWithScore(node=TextNode(id_=f"n{11 - i}", text="the same text"), score=None) for i in range(12)]
     result = words(top_n=12).postprocess_nodes(nodes, query_str="text")
     assert [node.node_id for node in result] == [f"n{11 - i}" for i in range(12)]
 
 
-def test_nothing_that_comes_in_is_changed():
+def test_the_retrievers_nodes_are_not_changed():
     nodes = scored()
     before = copy.deepcopy(nodes)
     for keep in (False, True):
@@ -100,7 +98,7 @@ def test_async_and_threads_give_the_same(tmp_path):
     assert all(result == expected for result in results)
 
 
-def test_events_tell_what_happened():
+def test_events():
     seen = []
 
     class Handler(BaseEventHandler):
@@ -120,7 +118,7 @@ def test_events_tell_what_happened():
 
 
 def test_behind_a_retriever_of_another_embedding(tmp_path):
-    """Nodes come from a store that knows nothing of SMART."""
+    """The nodes come from a store without token embeddings."""
     nodes = [node.node for node in scored()]
     engine = VectorStoreIndex(nodes, embed_model=MockEmbedding(5)).as_retriever(similarity_top_k=6)
     result = words(tmp_path / "tokens", top_n=1).postprocess_nodes(engine.retrieve("taxes"), query_str="taxes")
@@ -143,7 +141,7 @@ def test_serialisation(tmp_path, keep, caplog):
 
 
 def test_an_empty_node_is_ranked_like_any_other():
-    """As a scanned page gives one: the stores take it, so it must not stop the application."""
+    """A scanned page can have no text; the stores take it, so it must not stop the application."""
     nodes = [NodeWithScore(node=TextNode(text="")), *scored()]
     assert len(SmartRerank(top_n=9).postprocess_nodes(nodes, query_str="dogs")) == 7
 

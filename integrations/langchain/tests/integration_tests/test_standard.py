@@ -1,4 +1,4 @@
-"""LangChain's own suites for integrations."""
+"""LangChain's own integration tests of integrations."""
 
 import inspect
 
@@ -9,22 +9,11 @@ from langchain_tests.integration_tests import (
     RetrieversIntegrationTests,
     VectorStoreIntegrationTests,
 )
-from langchain_tests.unit_tests import EmbeddingsUnitTests
 
-# The suites expect pytest-asyncio's automatic mode. Marking a whole class would mark its plain tests too.
+# The suites expect pytest-asyncio's automatic mode. A mark on a class would mark its plain tests, too.
 for suite in (EmbeddingsIntegrationTests, RetrieversIntegrationTests, VectorStoreIntegrationTests):
     for _, coroutine in inspect.getmembers(suite, inspect.iscoroutinefunction):
         pytest.mark.asyncio(coroutine)
-
-
-class TestEmbeddingsUnit(EmbeddingsUnitTests):
-    @property
-    def embeddings_class(self):
-        return SmartEmbeddings
-
-    @property
-    def embedding_model_params(self):
-        return {"model_name": "minilm"}
 
 
 class TestEmbeddings(EmbeddingsIntegrationTests):
@@ -37,14 +26,14 @@ class TestEmbeddings(EmbeddingsIntegrationTests):
         return {"model_name": "minilm", "device": "cpu"}
 
 
-class TestStoreOfPlainEmbeddings(VectorStoreIntegrationTests):
+class TestVectorStoreOfPlainEmbeddings(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, tmp_path):
         with SmartVectorStore(tmp_path / "index", self.get_embeddings()) as store:
             yield store
 
 
-class TestStore(VectorStoreIntegrationTests):
+class TestVectorStore(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, tmp_path, embeddings):
         with SmartVectorStore(tmp_path / "index", embeddings) as store:

@@ -1,4 +1,4 @@
-"""Images in LlamaIndex: nodes that carry them, embeddings of them, queries by them, and that they reach a model."""
+"""Images in LlamaIndex: found, searched by, added, embedded, ranked and sent to a language model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from fpdf import FPDF
-from helpers import tiny_vision
+from helpers import tiny_vision, visual_files
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock, LLMMetadata
 from llama_index.core.bridge.pydantic import Field
@@ -55,19 +54,7 @@ def encoder(model):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures, and a report of two pages."""
-    path = tmp_path / "files"
-    path.mkdir()
-    for name, seed in (("boat", 1), ("chart", 2)):
-        pixels = np.random.default_rng(seed).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path / f"{name}.png")
-    pdf = FPDF()
-    for text in ("The boat keys hang in the hall.", "Taxes are due in April."):
-        pdf.add_page()
-        pdf.set_font("Helvetica", size=20)
-        pdf.cell(text=text)
-    pdf.output(str(path / "report.pdf"))
-    return path
+    return visual_files.write(tmp_path / "files")
 
 
 @pytest.fixture
@@ -203,7 +190,7 @@ def test_documents_that_are_images(store, folder):
     assert store.index.get(["both"])[0].image == folder / "chart.png"
 
 
-def test_a_store_is_asked_by_image(store, encoder, folder):
+def test_a_store_is_searched_by_image(store, encoder, folder):
     store.add([*image_nodes(folder), TextNode(id_="text", text="Only words.")])
     path = str(folder / "chart.png")
     # As LlamaIndex's own retriever asks, with an embedding of the text.
@@ -244,7 +231,7 @@ def test_a_file_that_is_not_there(store):
         store.add([ImageNode(image_path="nowhere.png")])
 
 
-def test_a_model_that_does_not_see_keeps_the_path(tmp_path, minilm, folder):
+def test_a_model_of_texts_keeps_the_path(tmp_path, minilm, folder):
     with SmartIndex.create(tmp_path / "texts", minilm) as index:
         SmartVectorStore(index).add([ImageNode(id_="i", text="a boat at night", image_path=str(folder / "boat.png"))])
         (node,) = SmartRetriever(index, 1).retrieve("boat")
@@ -272,7 +259,7 @@ def test_embeddings_of_images_are_kept_with_their_tokens(tmp_path, encoder, fold
     np.testing.assert_allclose(opened, vectors[0], atol=1e-6)
 
 
-def test_embedding_images_is_told_to_who_listens(encoder, folder):
+def test_embedding_images_emits_events(encoder, folder):
     class Listener(BaseEventHandler):
         events: ClassVar[list] = []
 
@@ -326,7 +313,7 @@ def test_reranking_looks_at_images(tmp_path, encoder, folder):
 # --- to a language model ------------------------------------------------------------------------
 
 
-class Seeing(MockLLM):
+class KeepingLLM(MockLLM):
     """A chat model that keeps what it is sent."""
 
     seen: list = Field(default_factory=list)
@@ -354,9 +341,9 @@ def test_an_image_node_is_an_image_block_of_a_message(index, folder):
 
 @pytest.mark.newest
 @pytest.mark.parametrize("cited", [False, True])
-def test_page_images_reach_a_model_that_sees(index, folder, cited):
+def test_page_images_reach_a_model_that_takes_images(index, folder, cited):
     """The query engines of LlamaIndex 0.14.23 and later, told that the model is multimodal."""
-    llm = Seeing()
+    llm = KeepingLLM()
     retriever = SmartRetriever(index, 4)
     make = query_engine if cited else RetrieverQueryEngine.from_args
     response = make(retriever, llm=llm, multimodal=True).query("Where are the boat keys?")

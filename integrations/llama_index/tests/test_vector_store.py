@@ -1,70 +1,36 @@
-"""`SmartVectorStore`: what an application expects of a vector store, and tokens in step with it."""
+"""`SmartVectorStore`: add, query and remove nodes, with their token embeddings in step."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import logging
 import pickle
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-from helpers.word_encoder import CountingEncoder, WordEncoder
+from helpers.llama_index_nodes import WORDS, ids, nodes_of
+from helpers.word_encoder import WordEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import TokenTextSplitter
-from llama_index.core.schema import ImageNode, NodeRelationship, QueryBundle, RelatedNodeInfo, TextNode
+from llama_index.core.schema import ImageNode, QueryBundle, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
-from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
 
-from smart_rag import SmartIndex
 from smart_rag.errors import IndexClosed, IndexMismatch, InvalidInput
-
-WORDS = ["cats", "dogs", "boats", "keys", "taxes", "rain"]
-
-
-@pytest.fixture
-def encoder():
-    return CountingEncoder()
-
-
-@pytest.fixture
-def store(tmp_path, encoder):
-    with SmartIndex.create(tmp_path / "index", encoder) as index:
-        yield SmartVectorStore(index)
-
-
-def nodes_of(words=WORDS, ref="doc"):
-    return [
-        TextNode(
-            id_=f"{ref}-{i}",
-            text=f"{word} is what this passage is about",
-            metadata={"n": i, "word": word, "even": i % 2 == 0, "tags": ["a", word]},
-            relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=ref)},
-        )
-        for i, word in enumerate(words)
-    ]
-
-
-def ids(store, query="keys", top_k=3, **options):
-    return store.query(VectorStoreQuery(query_str=query, similarity_top_k=top_k, **options)).ids
 
 
 def tokens_kept(store) -> int:
-    """How many texts have tokens on disk."""
+    """Return the number of texts that have tokens on disk."""
     report = store.index.verify()
     assert report.sound
     return len(store.index._store.tokens)
 
 
-# --- adding and asking --------------------------------------------------------------------------
+# --- adding and querying ------------------------------------------------------------------------
 
 
 def test_what_comes_back_is_what_went_in(store):
@@ -98,13 +64,6 @@ def test_a_node_that_comes_again_replaces_text_vector_and_tokens(store):
     assert ids(store, "walrus sleep", 1) == ["doc-0"]
     assert store.get_nodes(["doc-0"])[0].text == "walrus sleep on the ice"
     assert "cats" not in store.get_nodes(["doc-0"])[0].metadata.values()
-
-
-def test_many_nodes_in_one_call(store):
-    nodes = [TextNode(id_=str(i), text=f"passage{i} number{i}") for i in range(5_600)]
-    assert len(store.add(nodes)) == 5_600
-    assert store.index.count() == 5_600
-    assert ids(store, "passage5511 number5511", 1) == ["5511"]
 
 
 def test_with_the_stores_own_embedding_each_text_is_encoded_once(store, encoder):
@@ -225,148 +184,22 @@ def test_documents_are_updated_and_refreshed(store):
     assert tokens_kept(store) == 5
 
 
-# --- filters ------------------------------------------------------------------------------------
-
-OPERATORS = [
-    ("n", FilterOperator.EQ, 3),
-    ("n", FilterOperator.NE, 3),
-    ("n", FilterOperator.GT, 3),
-    ("n", FilterOperator.GTE, 3),
-    ("n", FilterOperator.LT, 3),
-    ("n", FilterOperator.LTE, 3),
-    ("word", FilterOperator.EQ, "keys"),
-    ("word", FilterOperator.IN, ["keys", "rain", "unknown"]),
-    ("word", FilterOperator.NIN, ["keys", "rain"]),
-    ("absent", FilterOperator.NE, "x"),
-    ("absent", FilterOperator.NIN, ["x"]),
-    ("absent", FilterOperator.EQ, "x"),
-]
-
-
-def passes(metadata, key, operator, value) -> bool:
-    """What an operator means; a node without the key differs from every value and compares with none."""
-    if key not in metadata:
-        return operator in ("!=", "nin")
-    own = metadata[key]
-    return {
-        "==": lambda: own == value,
-        "!=": lambda: own != value,
-        ">": lambda: own > value,
-        ">=": lambda: own >= value,
-        "<": lambda: own < value,
-        "<=": lambda: own <= value,
-        "in": lambda: own in value,
-        "nin": lambda: own not in value,
-    }[operator]()
-
-
-def admitted(filters):
-    """The ids of the nodes that pass, by plain Python."""
-    together = {"and": all, "or": any, "not": lambda each: not any(each)}[filters.condition.value]
-    return {
-        node.node_id
-        for node in nodes_of()
-        if together([passes(node.metadata, f.key, f.operator.value, f.value) for f in filters.filters])
-    }
-
-
-@pytest.mark.parametrize(("key", "operator", "value"), OPERATORS)
-@pytest.mark.parametrize("condition", [FilterCondition.AND, FilterCondition.OR])
-def test_filters_mean_what_they_say(store, key, operator, value, condition):
-    store.add(nodes_of())
-    one = MetadataFilter(key=key, operator=operator, value=value)
-    for filters in ([one], [one, MetadataFilter(key="word", value="boats", operator=FilterOperator.NE)]):
-        wanted = MetadataFilters(filters=filters, condition=condition)
-        assert set(ids(store, top_k=6, filters=wanted)) == admitted(wanted)
-        assert {node.node_id for node in store.get_nodes(filters=wanted)} == admitted(wanted)
-
-
-@pytest.mark.parametrize(
-    ("key", "operator", "value"), [row for row in OPERATORS if row[1].value in ("==", "!=", "in", "nin")]
-)
-def test_negated_filters(store, key, operator, value):
-    store.add(nodes_of())
-    wanted = MetadataFilters(
-        filters=[
-            MetadataFilter(key=key, operator=operator, value=value),
-            MetadataFilter(key="word", value="cats"),
-        ],
-        condition=FilterCondition.NOT,
-    )
-    assert set(ids(store, top_k=6, filters=wanted)) == admitted(wanted)
-
-
-def test_nested_filters(store):
-    store.add(nodes_of())
-    either = MetadataFilters(
-        filters=[MetadataFilter(key="n", value=1), MetadataFilter(key="n", value=4)], condition=FilterCondition.OR
-    )
-    wanted = MetadataFilters(filters=[either, MetadataFilter(key="n", value=3, operator=FilterOperator.GT)])
-    assert ids(store, top_k=6, filters=wanted) == ["doc-4"]
-
-
-@pytest.mark.parametrize("operator", ["text_match", "text_match_insensitive", "contains", "any", "all", "is_empty"])
-def test_a_filter_that_chroma_does_not_have(store, operator):
-    store.add(nodes_of())
-    filters = MetadataFilters(filters=[MetadataFilter(key="tags", value="a", operator=operator)])
-    for ask in (lambda: ids(store, filters=filters), lambda: store.get_nodes(filters=filters)):
-        with pytest.raises(InvalidInput, match=f"'tags'.*'{operator}'.*=="):
-            ask()
-    with pytest.raises(InvalidInput, match="'tags'"):
-        store.delete_nodes(filters=filters)
-    assert store.index.count() == 6
-
-
-def test_more_that_chroma_does_not_have(store):
-    more = MetadataFilter(key="n", value=1, operator=FilterOperator.GT)
-    with pytest.raises(InvalidInput, match="'>' under `not`"):
-        ids(store, filters=MetadataFilters(filters=[more], condition=FilterCondition.NOT))
-    group = MetadataFilters(filters=[MetadataFilters(filters=[more])], condition=FilterCondition.NOT)
-    with pytest.raises(InvalidInput, match="cannot negate a group"):
-        ids(store, filters=group)
-    with pytest.raises(InvalidInput, match="None"):
-        ids(store, filters=MetadataFilters(filters=[MetadataFilter(key="n", value=None)]))
-
-
-def test_doc_ids_are_a_filter(store):
-    store.add([*nodes_of(WORDS[:2], "a"), *nodes_of(WORDS[:2], "b"), *nodes_of(WORDS[:2], "c")])
-    assert set(ids(store, top_k=6, doc_ids=["a", "c"])) == {"a-0", "a-1", "c-0", "c-1"}
-    filters = MetadataFilters(filters=[MetadataFilter(key="n", value=1)])
-    assert set(ids(store, top_k=6, doc_ids=["a", "c"], filters=filters)) == {"a-1", "c-1"}
-
-
-def test_empty_filters_are_none(store):
-    store.add(nodes_of())
-    assert len(ids(store, top_k=6, filters=MetadataFilters(filters=[]))) == 6
-
-
 # --- modes --------------------------------------------------------------------------------------
 
 
-def test_mmr_is_maximal_marginal_relevance(store):
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0, None])
+def test_mmr_is_that_of_the_index(store, threshold):
     store.add(
         [TextNode(id_=f"{word}{i}", text=f"{word} swim {extra}") for word in WORDS for i, extra in enumerate("xyz")]
     )
-    encoder = WordEncoder()
-    for threshold in (0.0, 0.3, 0.7, 1.0):
-        hits = store.index.search("cats swim", 18)
-        vectors = {hit.id: encoder.encode_document([hit.text]).pooled[0] for hit in hits}
-        chosen = []
-        for _ in range(5):
-            best, best_value = None, -np.inf
-            for hit in hits:
-                nearest = max((float(vectors[hit.id] @ vectors[other]) for other in chosen), default=0.0)
-                value = threshold * hit.score / 3 - (1 - threshold) * nearest
-                if hit.id not in chosen and value > best_value + 1e-7:
-                    best, best_value = hit.id, value
-            chosen.append(best)
-        query = VectorStoreQuery(
-            query_str="cats swim", similarity_top_k=5, mode=VectorStoreQueryMode.MMR, mmr_threshold=threshold
-        )
-        result = store.query(query, mmr_prefetch_k=18)
-        assert result.ids == chosen
-        by_id = {hit.id: hit.score for hit in hits}
-        assert result.similarities == [by_id[id] for id in result.ids]
+    query = VectorStoreQuery(
+        query_str="cats swim", similarity_top_k=3, mode=VectorStoreQueryMode.MMR, mmr_threshold=threshold
+    )
+    for fetch, options in ((18, {"mmr_prefetch_k": 18}), (12, {})):
+        hits = store.index.search("cats swim", fetch)
+        diverse = store.index.diversify(hits, 3, mmr_lambda=0.5 if threshold is None else threshold)
+        result = store.query(query, **options)
+        assert (result.ids, result.similarities) == ([hit.id for hit in diverse], [hit.score for hit in diverse])
 
 
 def test_other_modes_are_refused(store):
@@ -385,7 +218,7 @@ def test_a_query_by_vector_alone_is_pooled(store):
 
 
 def test_an_embedding_beside_the_text_takes_the_pooled_ones_place(store):
-    """As HyDE and `custom_embedding_strs` make one."""
+    """HyDE and `custom_embedding_strs` make such an embedding."""
     index = VectorStoreIndex(
         nodes_of(), storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
     )
@@ -430,40 +263,18 @@ def test_async_is_the_same_as_sync(store):
     assert got == store.get_nodes(["doc-1"])
 
 
-def test_eight_threads_get_the_answers_of_one(store):
-    store.add(nodes_of())
-    queries = [f"{a} {b}" for a in WORDS for b in WORDS]
-    expected = [ids(store, query) for query in queries]
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda query: ids(store, query), queries * 4)) == expected * 4
-
-
-def test_it_is_opened_again_in_a_new_process(tmp_path):
+def test_it_opens_again(tmp_path):
     store = SmartVectorStore(tmp_path / "index")
-    nodes = nodes_of()
     VectorStoreIndex(
-        nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
+        nodes_of(), storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
     )
     expected = store.query(VectorStoreQuery(query_str="where are the keys?", similarity_top_k=6))
     store.close()
-    code = """
-import json, sys
-from llama_index.core import VectorStoreIndex
-from llama_index_smart_rag import SmartVectorStore
-store = SmartVectorStore(sys.argv[1])
-index = VectorStoreIndex.from_vector_store(store, embed_model=store.embed_model)
-found = index.as_retriever(similarity_top_k=6).retrieve("where are the keys?")
-print(json.dumps([[node.node_id, node.score, node.node.ref_doc_id, node.metadata] for node in found]))
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "index")], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert [row[0] for row in found] == expected.ids
-    assert [row[1] for row in found] == pytest.approx(expected.similarities, abs=1e-6)
-    assert all(row[2] == "doc" for row in found)
-    assert [row[3] for row in found] == [node.metadata for node in expected.nodes]
+    with SmartVectorStore(tmp_path / "index") as again:
+        index = VectorStoreIndex.from_vector_store(again, embed_model=again.embed_model)
+        found = index.as_retriever(similarity_top_k=6).retrieve("where are the keys?")
+    assert [node.node for node in found] == expected.nodes
+    assert [node.score for node in found] == pytest.approx(expected.similarities, abs=1e-6)
 
 
 def test_the_first_stage_reaches_the_index(store):
@@ -533,16 +344,17 @@ def test_its_embedding_can_be_made_again(tmp_path):
     assert copied.get_query_embedding("keys") == pytest.approx(embedding.get_query_embedding("keys"), abs=1e-6)
 
 
-def test_arguments_that_are_not_taken_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="persist_dir"):
-        SmartVectorStore(tmp_path / "index", persist_dir="x")
+def test_unknown_arguments_are_refused(tmp_path):
+    for wrong in ("persist_dir", "path"):
+        with pytest.raises(TypeError, match=wrong):
+            SmartVectorStore(tmp_path / "index", **{wrong: "x"})
     with pytest.raises(TypeError, match="tokenstore"):
         SmartEmbedding("minilm", tokenstore="x")
     with pytest.raises(InvalidInput, match="open index"):
         SmartVectorStore(tmp_path / "index", SmartEmbedding("minilm"))
 
 
-def test_closed_others_may_write(tmp_path):
+def test_after_close_another_store_can_write(tmp_path):
     with SmartVectorStore(tmp_path / "index", "minilm") as store:
         store.add(nodes_of())
     with SmartVectorStore(tmp_path / "index") as again:
