@@ -19,7 +19,7 @@ from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.evaluation import Dataset, load_dataset
 from smart_rag.evaluation.metrics import Metrics, Run
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.token_store import TokenStore
 
 _ALL = ["float32", "float16", "int8", "4bit", "2bit", "1bit", "float16/2", "2bit/2", "2bit/3", "4bit/4"]
@@ -35,12 +35,12 @@ def measured(dataset: Dataset, queries: Representation, documents: Representatio
         for start in range(0, len(ids), 128):
             part = slice(start, start + 128)
             store.put(keys[part], documents.tokens.slice(start, min(start + 128, len(ids))))
-            late[:, part] = scoring.late_interaction(queries.tokens, store.gather(keys[part]))
+            late[:, part] = maxsim.late_interaction(queries.tokens, store.gather(keys[part]))
         size = store.stats().used_bytes
         store.close()
-    scores = scoring.hybrid(scoring.pooled_similarity(queries.pooled, documents.pooled), late, DEFAULT_WEIGHTS)
+    scores = ranking.hybrid(maxsim.pooled_similarity(queries.pooled, documents.pooled), late, DEFAULT_WEIGHTS)
     run: Run = {
-        query: [ids[i] for i in scoring.ranking(scores[row], ids, 10)] for row, query in enumerate(dataset.queries)
+        query: [ids[i] for i in ranking.ranking(scores[row], ids, 10)] for row, query in enumerate(dataset.queries)
     }
     return {
         "ndcg@10": Metrics(dataset.qrels).mean(run)["ndcg@10"],

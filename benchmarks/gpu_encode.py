@@ -153,7 +153,7 @@ def measure(encoder: SmartEncoder, contents: list[Content], codec: str | None) -
     encoder.encode_document(contents, codec=codec)
     transformer = encoder.model[0]
     # Not in `encode_document`: its forward passes run in other threads, where the counter does not count.
-    features = batch_to_device(encoder.prepare(contents[:1], "document"), torch.device(device))
+    features = batch_to_device(encoder.trainable.prepare(contents[:1], "document"), torch.device(device))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         transformer({name: value for name, value in features.items() if name not in ("keep", "task")})
     hooks = [transformer.register_forward_pre_hook(before), transformer.register_forward_hook(after)]

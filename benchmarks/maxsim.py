@@ -32,7 +32,7 @@ from tqdm import tqdm
 from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import TokenCodes
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring.maxsim import late_interaction
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"
 _CODECS = "float32,float16,int8,4bit,2bit,1bit"
@@ -58,7 +58,7 @@ def contestants(query: np.ndarray, documents: TokenBatch, codecs: list[str]) -> 
     for name in codecs:
         layout = get_codec(name)
         codes = TokenCodes(layout.encode(embeddings), documents.offsets, documents.dimension, layout)
-        runs[f"smart_rag {name}"] = lambda codes=codes: scoring.late_interaction(queries, codes)  # type: ignore[misc]
+        runs[f"smart_rag {name}"] = lambda codes=codes: late_interaction(queries, codes)  # type: ignore[misc]
     tensors = [torch.from_numpy(np.asarray(matrix)) for matrix in documents]
     one = torch.from_numpy(query)
     runs[_PEER] = lambda: maxsim([one], tensors)

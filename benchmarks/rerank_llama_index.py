@@ -41,7 +41,7 @@ def main() -> None:
         )
         colbert = ColbertRerank(top_n=10, model=model, tokenizer=model, device="cpu")
         # With an encoder of its own, so that the measured time includes the encoding of the query, as for the peer.
-        smart = SmartRerank(model_name=model, token_store=tokens, top_n=10, options={"device": "cpu"})
+        smart = SmartRerank(SmartEmbedding(model, tokens, device="cpu"), top_n=10)
         smart.postprocess_nodes(retriever.retrieve("warm"), query_str="warm")
         for id, query in dataset.queries.items():
             found = retriever.retrieve(query)

@@ -42,7 +42,7 @@ from tqdm import tqdm
 from smart_rag import Document, Representation, SmartIndex, TokenBatch
 from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
 from smart_rag.index.stopwatch import Stopwatch
-from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.token_store import TokenStore
 
 _DIMENSION = 384
@@ -116,7 +116,7 @@ def ingest(folder: Path, corpus: Corpus) -> None:
     index = SmartIndex.open(path) if there else None
     with (
         tqdm(total=corpus.documents, initial=done, desc=str(folder), unit="document") as progress,
-        patch.object(PooledIndex, "upsert", _watched(stopwatch, "chroma", PooledIndex.upsert)),
+        patch.object(PooledStore, "upsert", _watched(stopwatch, "chroma", PooledStore.upsert)),
         patch.object(TokenStore, "put", _watched(stopwatch, "tokens", TokenStore.put)),
     ):
         for start in range(done, corpus.documents, _BATCH):

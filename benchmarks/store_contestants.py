@@ -17,7 +17,7 @@ import numpy as np
 from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Codes, FloatArray
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim
 from smart_rag.store.token_store import TokenStore
 
 # Optional peers: the module and its package.
@@ -259,7 +259,7 @@ class OurScores:
         pass
 
     def ask(self, keys: Sequence[bytes]) -> np.ndarray:
-        return scoring.late_interaction(self._query, self._store.gather(keys))[0] * self._tokens
+        return maxsim.late_interaction(self._query, self._store.gather(keys))[0] * self._tokens
 
     def close(self) -> None:
         self._store.close()

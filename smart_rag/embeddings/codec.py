@@ -1,9 +1,9 @@
-"""Token codes: how a token embedding is written to disk. ``decode`` is the inverse of ``encode``.
+"""Codecs: token embeddings to bytes and back.
 
-`FloatCodec` keeps the numbers. `RotatedCodec` turns the space by a fixed rotation, after which
-the coordinates of any token embedding look like draws from one normal distribution, and rounds
-each to 8, 4, 2 or 1 bits. It learns nothing from data: what is added later needs no other codes.
-``docs/format.md`` has the byte layouts.
+`FloatCodec` stores the numbers as they are. `RotatedCodec` multiplies an embedding by a fixed rotation and rounds each
+coordinate to 8, 4, 2 or 1 bits. After the rotation, the coordinates of any token embedding are close to normally
+distributed, so one set of levels fits all models. A codec learns nothing from data: later documents need no new codes.
+``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from smart_rag.errors import InvalidInput
 if TYPE_CHECKING:
     import torch
 
-# Presets, by what they are for.
+# Names of codecs by purpose.
 PRESETS = {"exact": "float16", "balanced": "2bit", "compact": "2bit/2"}
 
 
 @dataclass(frozen=True, slots=True)
 class FloatCodec:
-    """Little-endian floating-point numbers, one after the other."""
+    """Codec that stores little-endian floating-point numbers, one after the other."""
 
     name: str
     number: int
@@ -49,19 +49,18 @@ class FloatCodec:
         return codes.view(self.dtype)
 
 
-# Steps between levels that round a standard normal with the least squared error (Max, 1960, "Quantizing
-# for minimum distortion"). Even steps cost 1 % more error than free levels at 2 bits, and make a
-# similarity a product of integers.
+# Distance between levels by bits. It gives the least squared error for a standard normal distribution (Max, 1960,
+# "Quantizing for minimum distortion"). With 2 bits, even steps have 1 % more error than free levels, but with even
+# steps a similarity is a product of integers.
 _STEPS = {8: 0.0308, 4: 0.3352, 2: 0.9957, 1: 1.5958}
 
 
 @dataclass(frozen=True, slots=True)
 class RotatedCodec:
-    """L2-normalised vectors, rotated, each coordinate rounded to ``bits``; decoded to norm 1 again.
+    """Codec for L2-normalised vectors: rotate, then round each coordinate to ``bits``. Decoded vectors have norm 1.
 
-    A coordinate's code c stands for (c - ``zero``) steps. Dimension i lies in byte i % width,
-    where width is the bytes of a token, at bit (i // width) * ``bits``: one shift and one mask
-    give a stretch of neighbouring dimensions.
+    Code c of a coordinate means (c - ``zero``) steps. Dimension i is in byte i % width, at bit (i // width) * ``bits``,
+    where width is the bytes of a token. So one shift and one mask decode many neighbouring dimensions.
     """
 
     name: str
@@ -71,7 +70,7 @@ class RotatedCodec:
 
     @property
     def zero(self) -> float:
-        """The code, between two codes, that would stand for 0."""
+        """Level of the value 0; it is halfway between two codes."""
         return float(2 ** (self.bits - 1)) - 0.5
 
     def bytes_per_token(self, dimension: int) -> int:
@@ -86,7 +85,10 @@ class RotatedCodec:
         if not rows.numel():
             return np.zeros((count, width), dtype=np.uint8)
         if not bool(rows.isfinite().all()):
-            raise InvalidInput(f"token embeddings hold NaN or infinite numbers, which codec {self.name!r} cannot say")
+            raise InvalidInput(
+                f"the token embeddings contain NaN or inf, which codec {self.name!r} cannot store; check the "
+                "model that computed them"
+            )
         levels = rotate(rows).mul_(dimension**0.5 / _STEPS[self.bits]).add_(self.zero + 0.5)
         wide = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8)
         codes = torch.zeros((count, width), dtype=torch.uint8, device=rows.device)
@@ -113,8 +115,8 @@ def rotate(embeddings: torch.Tensor) -> torch.Tensor:
     """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`, in float32 on their device."""
     import torch
 
-    # Not by NumPy: its threads and torch's would wait for each other's cores.
-    with torch.autocast(embeddings.device.type, enabled=False):  # in 16 bits, codes would be others
+    # With torch, not NumPy: the threads of the two would wait for each other's cores.
+    with torch.autocast(embeddings.device.type, enabled=False):  # in 16 bits, the codes would differ
         return embeddings.float() @ _rotation_on(embeddings.shape[1], embeddings.device).T
 
 
@@ -122,36 +124,36 @@ def rotate(embeddings: torch.Tensor) -> torch.Tensor:
 def _rotation_on(dimension: int, device: torch.device) -> torch.Tensor:
     import torch
 
-    with torch.inference_mode(False):  # it is kept, and may be asked for next where there are gradients
+    with torch.inference_mode(False):  # the cached tensor may be used with gradients later
         return _tensor(rotation(dimension)).to(device)
 
 
 def _tensor(rows: FloatArray) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(np.require(rows, np.float32, ("C", "W")))  # torch takes no other
+    return torch.from_numpy(np.require(rows, np.float32, ("C", "W")))  # torch refuses other arrays
 
 
 _ROUNDS = 4
-# Rows that are transformed together: they stay in cache.
+# Number of rows that are transformed together, so that they stay in the CPU's cache.
 _ROWS = 64
 
 
 @lru_cache(maxsize=8)
 def rotation(dimension: int) -> NDArray[np.float32]:
-    """Return the rotation (dimension, dimension) of all codes of that width, the same on every machine.
+    """Return the rotation (dimension, dimension) float32, read-only. It is the same on every machine.
 
-    Rounds of random signs and a Walsh-Hadamard transform; where the width is no power of two,
-    over the first so many coordinates that are, and then, with other signs, over the last. The
-    two overlap: with the same signs the second would undo the first. Where they overlap by
-    little, it is the shuffle after each round that brings them together.
+    Each of four rounds flips signs at random, applies a Walsh-Hadamard transform, and shuffles the coordinates. The
+    transform needs a power of two. For any other dimension it is applied twice: to the first coordinates, as many as
+    the greatest power of two, and to as many of the last ones. The two blocks overlap, so each has its own signs: with
+    equal signs, the second transform would undo the first. Where the blocks overlap little, the shuffle mixes them.
     """
     block = 1 << (dimension.bit_length() - 1)
     starts = [0] if block == dimension else [0, dimension - block]
     signs = [_signs(dimension, step) for step in range(_ROUNDS * len(starts))]
     rotation = np.empty((dimension, dimension), dtype=np.float32)
     for first in range(0, dimension, _ROWS):
-        # The images of unit vectors: the columns of the rotation.
+        # Rotated unit vectors are the columns of the rotation.
         rows = np.eye(min(_ROWS, dimension - first), dimension, first)
         for step, flips in enumerate(signs):
             rows = rows * flips
@@ -165,7 +167,7 @@ def rotation(dimension: int) -> NDArray[np.float32]:
 
 
 def _signs(dimension: int, step: int) -> NDArray[np.float64]:
-    """Return the signs (dimension) of one step of a rotation: -1 for each bit that is set, most significant first."""
+    """Return the signs (dimension) of one step: -1 for each bit of a hash that is set, most significant bit first."""
     digest = hashlib.shake_128(f"smart_rag rotation {dimension} {step}".encode()).digest(-(-dimension // 8))
     bits = np.unpackbits(np.frombuffer(digest, np.uint8))[:dimension]
     return np.asarray(1.0 - 2.0 * bits, dtype=np.float64)
@@ -198,11 +200,11 @@ _POOL_FACTORS = (1, 2, 3, 4)
 
 
 def get_codec(name: str, *, pooling: bool = True) -> Codec:
-    """Return the codec called ``name``: a layout such as ``"2bit"``, or one with a pool factor such as ``"2bit/2"``.
+    """Return the codec with this ``name``.
 
     Args:
-        name: a preset, a layout, or a layout with a pool factor.
-        pooling: False for a caller that needs one code for each token.
+        name: a layout such as ``"2bit"``, a layout with a pool factor such as ``"2bit/2"``, or one of `PRESETS`.
+        pooling: False refuses pool factors, for a caller that needs one code for each token.
 
     Raises:
         InvalidInput: no codec has this name, or it pools tokens and ``pooling`` is False.
@@ -211,12 +213,12 @@ def get_codec(name: str, *, pooling: bool = True) -> Codec:
     factor = factor if slash else "1"
     if layout not in _LAYOUTS or factor not in map(str, _POOL_FACTORS):
         raise InvalidInput(
-            f"unknown codec {name!r}; the codecs are {', '.join([*PRESETS, *_LAYOUTS])}, the latter also with a pool "
-            "factor, such as 2bit/2 (up to 4)"
+            f"unknown codec {name!r}; the codecs are {', '.join([*PRESETS, *_LAYOUTS])}; a layout may have a pool "
+            "factor from 2 to 4, such as 2bit/2"
         )
     if factor != "1" and not pooling:
         raise InvalidInput(
-            f"codec {name!r} pools {factor} tokens into one, which only a token store can do; use {layout!r} here"
+            f"codec {name!r} pools {factor} tokens into one, which only a token store can do; use {layout!r} instead"
         )
     return _pooling(layout, int(factor))
 

@@ -1,8 +1,8 @@
-"""What an encoder makes of texts: pooled embeddings and token embeddings, as numbers or as codes."""
+"""Representations of texts: pooled embeddings and token embeddings, as numbers or as codes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -22,12 +22,12 @@ TokenIds = NDArray[np.int32]
 
 
 def _offsets(lengths: Sequence[int]) -> Offsets:
-    """Return where the rows of each text begin, and at last where they end."""
+    """Return the positions (n + 1) at which the rows of each of n texts begin, and the end of the last text."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
 class _Ragged:
-    """Rows of n texts, one after the other: text ``i`` owns the rows ``offsets[i]:offsets[i + 1]``."""
+    """Rows of n texts, one after the other: the rows of text ``i`` are ``offsets[i]:offsets[i + 1]``."""
 
     __slots__ = ()
 
@@ -44,11 +44,11 @@ class _Ragged:
         return (self[i] for i in range(len(self)))
 
     def _with(self, rows: Any, offsets: Offsets) -> Self:
-        """Return the given rows as texts of their own."""
+        """Return a new object of the same class with these rows."""
         raise NotImplementedError
 
     def _check(self, rows: int) -> None:
-        """Raise `InvalidInput` unless offsets and ids fit to so many rows."""
+        """Raise `InvalidInput` unless offsets and ids fit a matrix with this number of ``rows``."""
         if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != rows:
             raise InvalidInput(
                 f"offsets must run from 0 to the {rows} token embeddings, "
@@ -59,21 +59,25 @@ class _Ragged:
             raise InvalidInput(f"each text needs at least one token embedding; text {empty[0]} has none")
         if self.ids is not None and (self.ids.dtype != np.int32 or self.ids.shape != (rows,)):
             raise InvalidInput(
-                f"ids must be int32, one for each of {rows} tokens, got {self.ids.dtype} of shape {self.ids.shape}"
+                f"ids must be int32, one for each of {rows} tokens; got {self.ids.dtype} of shape {self.ids.shape}"
             )
 
     def slice(self, start: int, stop: int) -> Self:
-        """Return the texts ``start:stop``, sharing this one's memory."""
+        """Return the texts ``start:stop``. They share memory with this object."""
         offsets = self.offsets[start : stop + 1]
         return self._with(slice(offsets[0], offsets[-1]), offsets - offsets[0])
 
     def take(self, texts: Sequence[int]) -> Self:
-        """Return the texts at these positions, at least one, in this order, copied."""
+        """Return a copy of the texts at these positions, in this order. There must be at least one.
+
+        Raises:
+            IndexError: there is no text at a position.
+        """
         rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in map(range(len(self)).__getitem__, texts)]
         return self._with(np.concatenate(rows), _offsets(list(map(len, rows))))
 
     def terms(self, i: int) -> TokenIds | None:
-        """Return the distinct vocabulary ids of text ``i``, sorted; None where they are not known."""
+        """Return the distinct vocabulary ids of text ``i``, sorted int32 without -1, or None if there are no ids."""
         if self.ids is None:
             return None
         ids = self.ids[self.offsets[i] : self.offsets[i + 1]]
@@ -82,12 +86,20 @@ class _Ragged:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch(_Ragged):
-    """Token embeddings of n texts in one contiguous matrix, without padding.
+    """Token embeddings of n texts in one matrix, without padding.
 
-    ``embeddings`` is (total, dimension), float32 or float16, rows L2-normalised;
-    text ``i`` owns the rows ``offsets[i]:offsets[i + 1]``, at least one of them. ``ids`` is
-    (total) int32, each token's place in the model's vocabulary, -1 for what stands for no word; without
-    it, tokens cannot be weighted by how rare they are, nor found by being the same.
+    ``batch[i]`` is the matrix (n_i, dimension) of text i, and ``len(batch)`` the number of texts.
+
+    Attributes:
+        embeddings: (total, dimension), float32 or float16, where total is the number of tokens of all texts. Each row
+            is L2-normalised; the constructor does not check that.
+        offsets: (n + 1) int64, from 0 to total. The rows of text i are ``offsets[i]:offsets[i + 1]``, at least one.
+        ids: (total) int32, the id of each token in the model's vocabulary, or -1 for a token that is no word, such as a
+            patch of an image. None if the ids are unknown: a search then cannot weight tokens by their rarity, nor find
+            documents by equal tokens.
+
+    Raises:
+        InvalidInput: the shapes or dtypes do not fit together.
     """
 
     embeddings: FloatArray
@@ -97,28 +109,32 @@ class TokenBatch(_Ragged):
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
             raise InvalidInput(
-                f"token embeddings must be a (total, dimension) matrix, got shape {self.embeddings.shape}"
+                f"token embeddings must be a (total, dimension) matrix; got shape {self.embeddings.shape}"
             )
         self._check(len(self.embeddings))
 
     @classmethod
     def from_list(cls, matrices: Sequence[FloatArray], ids: Sequence[TokenIds] | None = None) -> TokenBatch:
-        """Return the batch of the given (n_i, dimension) matrices, with the ids (n_i) of each, copied into one."""
-        widths = sorted({matrix.shape[1] for matrix in matrices})
-        if len(widths) > 1:
-            raise DimensionMismatch(f"the token embeddings of one batch must be of one width, got {widths}")
+        """Return a batch of n texts, copied from one (n_i, dimension) matrix and, if given, (n_i) int32 ids for each.
+
+        Raises:
+            DimensionMismatch: the matrices have different dimensions.
+            InvalidInput: a matrix has no row, or the ids do not fit.
+        """
+        _check_one_dimension(matrix.shape[1] for matrix in matrices)
         embeddings = np.concatenate(matrices) if matrices else np.zeros((0, 0), dtype=np.float32)
         return cls(embeddings, _offsets(list(map(len, matrices))), np.concatenate(ids) if ids else None)
 
     @property
     def dimension(self) -> int:
+        """Number of columns of `embeddings`."""
         return int(self.embeddings.shape[1])
 
     def __repr__(self) -> str:
         return f"TokenBatch(texts={len(self)}, dimension={self.dimension}, tokens={len(self.embeddings)})"
 
     def __getitem__(self, i: int) -> FloatArray:
-        """Return the (n_i, dimension) token embeddings of text ``i``, a view."""
+        """Return the (n_i, dimension) token embeddings of text ``i``, as a view."""
         i = range(len(self))[i]
         return self.embeddings[self.offsets[i] : self.offsets[i + 1]]
 
@@ -127,31 +143,34 @@ class TokenBatch(_Ragged):
 
 
 class Codec(Protocol):
-    """A way to write token embeddings as bytes, a fixed number of them for each token."""
+    """Codec: token embeddings to bytes and back. Each token takes the same number of bytes."""
 
     @property
     def name(self) -> str:
-        """The name in the manifest and in every key."""
+        """Name in the manifest and in every storage key."""
         ...
 
     @property
     def number(self) -> int:
-        """The number of the layout in every record's header; never used again for another one."""
+        """Number of the byte layout, stored with every entry. A number is never used again for another layout."""
         ...
 
     @property
     def pool_factor(self) -> int:
-        """How many tokens of a text become one before they are encoded."""
+        """Number of tokens that are pooled into one before they are encoded; 1 pools nothing."""
         ...
 
     def bytes_per_token(self, dimension: int) -> int:
-        """Return the bytes that one token embedding takes."""
+        """Return the number of bytes of one token embedding."""
         ...
 
     def encode(self, embeddings: FloatArray | torch.Tensor) -> Codes:
         """Return the codes (n, bytes_per_token) uint8 of ``embeddings`` (n, dimension).
 
-        A tensor is coded on its device, and the codes alone are copied from there.
+        A tensor is encoded on its own device; only the codes are copied to the CPU.
+
+        Raises:
+            InvalidInput: the codec cannot store these numbers.
         """
         ...
 
@@ -162,11 +181,19 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class TokenCodes(_Ragged):
-    """Token embeddings of n texts as they are stored; what a `TokenBatch` has, decoded when asked for.
+    """Token embeddings of n texts as codes, the form in which a store keeps them.
 
-    ``codes`` is (total, bytes_per_token) uint8, and text ``i`` owns the rows
-    ``offsets[i]:offsets[i + 1]``, at least one of them. ``ids`` are those of a `TokenBatch`; what comes from a
-    store has none.
+    It has the interface of a `TokenBatch`: ``embeddings`` and ``codes[i]`` decode when they are asked for.
+
+    Attributes:
+        codes: (total, bytes_per_token) uint8, where total is the number of tokens of all texts, after pooling.
+        offsets: (n + 1) int64, from 0 to total. The rows of text i are ``offsets[i]:offsets[i + 1]``, at least one.
+        dimension: number of dimensions of a decoded token embedding.
+        codec: the codec that made the codes.
+        ids: (total) int32 vocabulary ids, as in `TokenBatch`. Codes from a store have none.
+
+    Raises:
+        InvalidInput: the shapes or dtypes do not fit together.
     """
 
     codes: Codes
@@ -179,7 +206,7 @@ class TokenCodes(_Ragged):
         width = self.codec.bytes_per_token(self.dimension)
         if self.codes.dtype != np.uint8 or self.codes.ndim != 2 or self.codes.shape[1] != width:
             raise InvalidInput(
-                f"codes of {self.dimension} dimensions by {self.codec.name!r} must be a (total, {width}) uint8 matrix, "
+                f"codes of {self.dimension} dimensions by {self.codec.name!r} must be a (total, {width}) uint8 matrix; "
                 f"got {self.codes.dtype} of shape {self.codes.shape}"
             )
         self._check(len(self.codes))
@@ -188,17 +215,23 @@ class TokenCodes(_Ragged):
     def from_list(
         cls, matrices: Sequence[Codes], dimension: int, codec: Codec, ids: Sequence[TokenIds] | None = None
     ) -> TokenCodes:
-        """Return the given codes (n_i, bytes_per_token) of at least one text, with its ids (n_i), copied into one."""
+        """Return the codes of n texts, copied from one (n_i, bytes_per_token) uint8 matrix for each. n is at least 1.
+
+        ``ids`` are (n_i) int32 for each text.
+
+        Raises:
+            InvalidInput: the codes or ids do not fit.
+        """
         offsets = _offsets(list(map(len, matrices)))
         return cls(np.concatenate(matrices), offsets, dimension, codec, np.concatenate(ids) if ids else None)
 
     @cached_property
     def embeddings(self) -> FloatArray:
-        """The (total, dimension) token embeddings."""
+        """Decoded token embeddings (total, dimension), float32 or float16. They are decoded once and kept."""
         return self.codec.decode(self.codes, self.dimension)
 
     def __getitem__(self, i: int) -> FloatArray:
-        """Return the (n_i, dimension) token embeddings of text ``i``."""
+        """Return the decoded (n_i, dimension) token embeddings of text ``i``."""
         i = range(len(self))[i]
         return self.codec.decode(self.codes[self.offsets[i] : self.offsets[i + 1]], self.dimension)
 
@@ -213,7 +246,7 @@ class TokenCodes(_Ragged):
         )
 
     def decode(self) -> TokenBatch:
-        """Return the token embeddings themselves."""
+        """Return all texts as a `TokenBatch` of decoded token embeddings."""
         return TokenBatch(self.embeddings, self.offsets, self.ids)
 
 
@@ -222,11 +255,18 @@ Tokens = TokenBatch | TokenCodes
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """The SMART representation of n texts: pooled embeddings and token embeddings.
+    """SMART representation of n texts: one pooled embedding and one or more token embeddings for each text.
 
-    ``pooled`` is (n, dimension) float32, L2-normalised; ``tokens`` is ragged, see `TokenBatch`, and of
-    another width where an adapter makes it so;
-    from a store, or from an encoder that was given a codec, they come as `TokenCodes`.
+    ``len(representation)`` is n. ``representation[i]`` is the representation of text i alone.
+
+    Attributes:
+        pooled: (n, dimension) float32. Each row is L2-normalised; the constructor does not check that.
+        tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes; it comes
+            from a store, or from an encoder that was given a codec. The dimension of the tokens differs from that of
+            ``pooled`` where an adapter changes it.
+
+    Raises:
+        InvalidInput: ``pooled`` is not a matrix with one row for each text.
     """
 
     pooled: NDArray[np.float32]
@@ -235,7 +275,7 @@ class Representation:
     def __post_init__(self) -> None:
         if self.pooled.ndim != 2 or len(self.pooled) != len(self.tokens):
             raise InvalidInput(
-                f"pooled embeddings must be one row for each of the {len(self.tokens)} texts, "
+                f"pooled embeddings must be a matrix with one row for each of the {len(self.tokens)} texts; "
                 f"got shape {self.pooled.shape}"
             )
 
@@ -249,15 +289,18 @@ class Representation:
     ) -> Representation:
         """Return the representation of vectors that another program computed.
 
-        ``pooled`` is (n, dimension) and ``tokens`` n matrices of (n_i, token_dimension); both are
-        copied to float32 and L2-normalised here. Without ``tokens``, a text's pooled embedding
-        stands for its only token.
+        All vectors are copied to float32 and L2-normalised here.
 
-        ``ids`` are n sequences of n_i vocabulary ids, -1 for what is no word; `smart_rag.Vocabulary` makes them.
-        Without them, tokens can neither be weighted by how rare they are nor found by being the same.
+        Args:
+            pooled: (n, dimension) numbers; for one text, (dimension) will do.
+            tokens: n matrices (n_i, token_dimension) of numbers, each with at least one row. By default, the only
+                token embedding of a text is its pooled embedding.
+            ids: n sequences of n_i vocabulary ids, -1 for a token that is no word. `smart_rag.Vocabulary` makes them.
+                Without ids, a search can neither weight tokens by their rarity nor find documents by equal tokens.
 
         Raises:
-            InvalidInput: a vector is NaN, infinite or zero, an id is no 32-bit integer, or the shapes do not fit.
+            InvalidInput: a vector is zero or contains NaN or inf, an id is not a 32-bit integer, or the shapes do not
+                fit together.
         """
         rows = np.atleast_2d(np.asarray(pooled, dtype=np.float64))
         if tokens is None:
@@ -269,8 +312,8 @@ class Representation:
         for i, matrix in enumerate(matrices):
             if matrix.ndim != 2 or not len(matrix) or matrix.shape[1] != matrices[0].shape[1]:
                 raise InvalidInput(
-                    f"the token embeddings of text {i} must be a (n_tokens, dimension) matrix with at least "
-                    f"one row, as wide as the first text's; got shape {matrix.shape}"
+                    f"the token embeddings of text {i} must be a (n_tokens, dimension) matrix, with at least one row "
+                    f"and the dimension of the first text's; got shape {matrix.shape}"
                 )
         batch = TokenBatch.from_list(matrices)
         return cls(
@@ -284,22 +327,15 @@ class Representation:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
-        """Return the texts of all ``parts`` as one representation, copied.
+        """Return a copy of the texts of all ``parts``, in one representation. There must be at least one part.
 
-        Tokens stay codes if all parts have codes of one codec, else they are embeddings. Ids stay if all parts have
-        them.
+        The tokens are `TokenCodes` if those of all parts are, with one codec; otherwise they are decoded to a
+        `TokenBatch`. They have ids if those of all parts do.
+
+        Raises:
+            DimensionMismatch: the token embeddings of the parts have different dimensions.
         """
-        given = [part.tokens.ids for part in parts if part.tokens.ids is not None]
-        ids = given if len(given) == len(parts) else None
-        pooled = np.concatenate([part.pooled for part in parts])
-        coded = [part.tokens for part in parts if isinstance(part.tokens, TokenCodes)]
-        if len(coded) == len(parts) and len({(tokens.codec.name, tokens.dimension) for tokens in coded}) == 1:
-            lengths = np.concatenate([np.diff(tokens.offsets) for tokens in coded]).tolist()
-            codes = np.concatenate([tokens.codes for tokens in coded])
-            joined = None if ids is None else np.concatenate(ids)
-            first = coded[0]
-            return cls(pooled, TokenCodes(codes, _offsets(lengths), first.dimension, first.codec, joined))
-        return cls(pooled, TokenBatch.from_list([matrix for part in parts for matrix in part.tokens], ids))
+        return cls(np.concatenate([part.pooled for part in parts]), _concatenated([part.tokens for part in parts]))
 
     def __repr__(self) -> str:
         tokens = self.tokens.offsets[-1]
@@ -312,25 +348,48 @@ class Representation:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> Representation:
-        """Return text ``i`` alone, as a representation of one text that shares memory."""
+        """Return the representation of text ``i`` alone. It shares memory with this one."""
         i = range(len(self))[i]
         return self.slice(i, i + 1)
 
     def slice(self, start: int, stop: int) -> Representation:
-        """Return the texts ``start:stop`` as a representation that shares this one's memory."""
+        """Return the texts ``start:stop``. They share memory with this representation."""
         stop = min(stop, len(self))
         return Representation(self.pooled[start:stop], self.tokens.slice(start, stop))
 
     def take(self, texts: Sequence[int]) -> Representation:
-        """Return the texts at these positions, at least one, in this order, copied."""
+        """Return a copy of the texts at these positions, in this order. There must be at least one.
+
+        Raises:
+            IndexError: there is no text at a position.
+        """
         return Representation(self.pooled[list(texts)], self.tokens.take(texts))
+
+
+def _concatenated(parts: Sequence[Tokens]) -> Tokens:
+    parts = [part for part in parts if len(part)] or parts[:1]  # no texts may have any dimension
+    _check_one_dimension(part.dimension for part in parts)
+    offsets = _offsets(np.concatenate([np.diff(part.offsets) for part in parts]).tolist())
+    known = [part.ids for part in parts if part.ids is not None]
+    ids = np.concatenate(known) if len(known) == len(parts) else None
+    coded = [part for part in parts if isinstance(part, TokenCodes)]
+    if len(coded) == len(parts) and all(part.codec == coded[0].codec for part in coded):
+        codes = np.concatenate([part.codes for part in coded])
+        return TokenCodes(codes, offsets, coded[0].dimension, coded[0].codec, ids)
+    return TokenBatch(np.concatenate([part.embeddings for part in parts]), offsets, ids)
+
+
+def _check_one_dimension(dimensions: Iterable[int]) -> None:
+    found = sorted(set(dimensions))
+    if len(found) > 1:
+        raise DimensionMismatch(f"the token embeddings must all have one dimension, got {found}")
 
 
 def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
     """Return the vocabulary ids of all tokens in one array (total) int32.
 
     Raises:
-        InvalidInput: an id is no 32-bit integer, or a text has not one for each of its tokens.
+        InvalidInput: an id is not a 32-bit integer, or a text does not have one id for each token.
     """
     lengths = np.diff(offsets).tolist()
     if len(ids) != len(lengths):
@@ -340,28 +399,28 @@ def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
     for i, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
         if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
             raise InvalidInput(
-                f"ids of text {i} must be {length} whole numbers, one for each of its tokens, got {array.dtype} of "
-                f"shape {array.shape}"
+                f"ids of text {i} must be {length} integers, one for each of its tokens; got {array.dtype} of shape "
+                f"{array.shape}"
             )
         if array.min() < -1 or array.max() > limits.max:
             raise InvalidInput(
-                f"ids of text {i} must be from -1 (no word) to {limits.max}, got {array.min()} to {array.max()}"
+                f"ids of text {i} must be from -1 (no word) to {limits.max}; got {array.min()} to {array.max()}"
             )
     return np.concatenate(arrays).astype(np.int32) if arrays else np.empty(0, dtype=np.int32)
 
 
 def normalised(rows: FloatArray, what: str) -> NDArray[np.float32]:
-    """Return ``rows`` (n, dimension) divided by their L2 norms.
+    """Return ``rows`` (n, dimension) divided by their L2 norms, float32.
 
     Raises:
-        InvalidInput: a row is NaN, infinite or zero; the message names ``what`` and the row.
+        InvalidInput: a row is zero or contains NaN or inf; the message names the kind of vector, ``what``, and the row.
     """
     rows = rows.astype(np.float64)  # the squares of a float32 may leave its range
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):
         raise InvalidInput(
-            f"{what} {bad[0]} has norm {norms[bad[0], 0]}: every vector must be finite and not zero "
-            f"({len(bad)} of {len(rows)} are not)"
+            f"{what} {bad[0]} has norm {norms[bad[0], 0]}: every vector must be finite and not zero; "
+            f"{len(bad)} of {len(rows)} are not"
         )
     return np.asarray(rows / norms, dtype=np.float32)

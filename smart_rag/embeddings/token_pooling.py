@@ -1,4 +1,4 @@
-"""Fewer token embeddings for a text: those that are alike become one."""
+"""Token pooling: merge similar token embeddings of a text, so that fewer are stored."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from smart_rag.embeddings.representation import FloatArray, TokenBatch, Tokens
 
 
 def pool_tokens(tokens: Tokens, factor: int) -> Tokens:
-    """Return ``tokens`` with one embedding for each ``factor`` of a text, rounded up; 1 changes nothing.
+    """Return ``tokens`` with ceil(n / factor) embeddings for a text of n tokens. Factor 1 returns ``tokens`` itself.
 
-    Hierarchical clustering with Ward's criterion; a cluster's embedding is the normalised mean
-    of its members (Clavié et al., 2024, arXiv 2409.14683), in the order of their first ones.
+    The tokens of a text are clustered hierarchically with Ward's criterion (Clavié et al., 2024, arXiv 2409.14683).
+    The embedding of a cluster is the L2-normalised mean of its tokens, float32. The clusters of a text are in the order
+    of their first tokens. The result is a `TokenBatch` without ids.
     """
     if factor == 1 or not len(tokens):
         return tokens
-    with ThreadPoolExecutor(os.cpu_count(), "smart_rag") as threads:  # SciPy clusters without the GIL
+    with ThreadPoolExecutor(os.cpu_count(), "smart_rag") as threads:  # SciPy releases the GIL while it clusters
         return TokenBatch.from_list(list(threads.map(_pooled, tokens, repeat(factor))))
 
 
@@ -33,9 +34,9 @@ def _pooled(embeddings: FloatArray, factor: int) -> FloatArray:
     if clusters == count:
         return matrix
     rows, columns = np.triu_indices(count, 1)
-    # Squared distances of unit vectors, without an intermediate as wide as the vectors.
+    # |a - b|^2 = 2 - 2ab for unit vectors. This needs no array with a row of differences for each pair.
     distances = np.sqrt(np.maximum(2.0 - 2.0 * (matrix @ matrix.T)[rows, columns].astype(np.float64), 0.0))
-    # Merges are taken in turn, not by a bound on their height: of equally distant tokens that would merge all or none.
+    # Apply the first merges, as many as needed. A limit on their height would merge all or none of equal distances.
     merges = linkage(distances, "ward")[: count - clusters, :2].astype(np.int64)
     labels = np.arange(count + len(merges))
     for i in reversed(range(len(merges))):
@@ -45,6 +46,6 @@ def _pooled(embeddings: FloatArray, factor: int) -> FloatArray:
     members = csr_array((np.ones(count, np.float32), (order, np.arange(count))), shape=(len(first), count))
     means = members @ matrix
     norms = np.linalg.norm(means, axis=1, keepdims=True)
-    # Opposite tokens may cancel out; the first of them then stands for them.
+    # The mean of opposite tokens may be zero: use the first token of the cluster instead.
     means = np.where(norms > 1e-6, means, matrix[np.sort(first)])
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)

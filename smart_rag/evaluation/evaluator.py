@@ -22,7 +22,7 @@ from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.index.search import automatic_first_stage
 from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import ranking
 from smart_rag.types import IndexInfo
 
 # Documents that a first stage should find: the best ones of the exhaustive hybrid ranking.
@@ -242,7 +242,7 @@ def exhaustive_rankings(
         for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan_weighting, rankings in scans.items():
-                leaders = {name: [scoring.Leaders(depth) for _ in part] for name in rankings}
+                leaders = {name: [ranking.Leaders(depth) for _ in part] for name in rankings}
                 for block in scan_scores(index, queries, weighting=scan_weighting):
                     for name, score_weights in rankings.items():
                         for i, leader in enumerate(leaders[name]):

@@ -17,7 +17,7 @@ from smart_rag.evaluation.bootstrap import FEWEST_QUERIES, Difference
 from smart_rag.evaluation.datasets import Qrels
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.index.smart_index import SmartIndex
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import ranking
 
 # Ratios pooled : late, from late interaction alone to the pooled cosine alone.
 RATIOS = ((0, 1), (1, 8), (1, 5), (1, 4), (1, 3), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (1, 0))
@@ -154,8 +154,8 @@ class _Candidates:
 
     def best(self, weights: tuple[float, float]) -> list[str]:
         """Return the ids of the best 10 candidates."""
-        scores = scoring.hybrid(self.pooled, self.late, weights)
-        return [self.ids[i] for i in scoring.ranking(scores, self.ids, _DEPTH)]
+        scores = ranking.hybrid(self.pooled, self.late, weights)
+        return [self.ids[i] for i in ranking.ranking(scores, self.ids, _DEPTH)]
 
 
 def _candidates(

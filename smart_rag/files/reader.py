@@ -70,8 +70,8 @@ def find(
     """
     found: set[Path] = set()
     unusable: set[Path] = set()
-    paths = [Path(path).expanduser() for path in paths]
-    for path in paths:
+    given = [Path(path).expanduser() for path in paths]
+    for path in given:
         if path.is_file():
             found.add(path.resolve())
         elif path.is_dir():
@@ -82,7 +82,7 @@ def find(
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
     _warn_of(unusable - found, modalities)
     if not found:
-        named = ", ".join(str(path) for path in paths)
+        named = ", ".join(map(str, given))
         known = ", ".join(suffixes(modalities))
         raise InvalidInput(f"no documents found in {named or 'nothing'}; the formats are {known}")
     return sorted(found)

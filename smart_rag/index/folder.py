@@ -9,8 +9,8 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.errors import IndexExists, IndexMismatch
 from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.image_store import ImageFolder
-from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.image_store import ImageStore
+from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
 
@@ -30,7 +30,7 @@ def check_free(path: Path) -> None:
 def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
     """Return the stores of a new index in the folder ``path``, which is made if it does not exist."""
     path.mkdir(parents=True, exist_ok=True)
-    pooled = PooledIndex.create(path / "chroma", manifest.config, client, manifest.collection)
+    pooled = PooledStore.create(path / "chroma", manifest.config, client, manifest.collection)
     store = _with_sidecars(path, manifest, pooled)
     manifest.write(path)  # last, so that a folder with a manifest is complete
     return store
@@ -49,9 +49,9 @@ def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> Doc
             if manifest.own_chroma
             else f"{path}: the pooled embeddings lie in a Chroma client of your own; pass it as client="
         )
-    return _with_sidecars(path, manifest, PooledIndex.open(path / "chroma", client, manifest.collection))
+    return _with_sidecars(path, manifest, PooledStore.open(path / "chroma", client, manifest.collection))
 
 
-def _with_sidecars(path: Path, manifest: Manifest, pooled: PooledIndex) -> DocumentStore:
+def _with_sidecars(path: Path, manifest: Manifest, pooled: PooledStore) -> DocumentStore:
     tokens = TokenStore(path / "tokens", get_codec(manifest.config.codec))
-    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageFolder(path / "images"))
+    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageStore(path / "images"))

@@ -67,7 +67,7 @@ class Ingest:
         return report
 
     def _row(self, document: Document, stamp: FileStamp | None = None) -> Row:
-        document = self.store.images.settled(document)
+        document = self.store.images.with_saved_images(document)
         content = document.content(self.encoder.modalities)
         key = self.encoder.key(content, None if stamp is None else stamp.hash)
         return Row(document, key, stamp, content.modality)
@@ -162,7 +162,7 @@ class Ingest:
         report = AddReport(unchanged=len(unchanged))
         on_rows(unchanged)
         if changed:  # in their metadata alone
-            self.store.annotate(changed)
+            self.store.update_metadata(changed)
             report += self._committed(changed, len(changed), on_rows)
         new.sort(key=lambda row: (row.modality != "text", len(row.document.text)), reverse=True)
         return report + self._encode_and_commit(new, on_rows)

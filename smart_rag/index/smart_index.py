@@ -291,8 +291,8 @@ class SmartIndex:
         rows = []
         for document, tokens in zip(documents, representation.tokens, strict=True):
             key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
-            settled = self._store.images.settled(document)
-            rows.append(Row(settled, key, modality=settled.content(_ALL_MODALITIES).modality))
+            saved = self._store.images.with_saved_images(document)
+            rows.append(Row(saved, key, modality=saved.content(_ALL_MODALITIES).modality))
         replaced = 0
         with self._session.writing():
             for start in range(0, len(rows), _BATCH):
@@ -570,6 +570,11 @@ class SmartIndex:
         """
         self._session.check_open()
         return self._encoder.encode_queries(queries)
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """The kinds of content that the index's encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        return frozenset(self.manifest.modalities)
 
     @property
     def encoder(self) -> Encoder:

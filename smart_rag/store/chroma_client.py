@@ -1,14 +1,15 @@
-"""Chroma's client for an index, the caller's own or one for its folder, and Chroma's errors as ours.
+"""Clients of Chroma: one that the caller brings, or one for a folder. Chroma's errors become ours.
 
-Chroma keeps what it has read in memory and does not notice that another process writes. It may
-also write when it opens: it applies and purges its log. So two files of ours lie beside its own.
-`smart_rag.lock` is held for one write, or while Chroma is opened: an opening never sees half a
-write, and two processes never write to the files at once. `smart_rag.writes` is a byte longer
-for each write: before each read its length is compared, and where it is not the one known,
-Chroma is opened anew. (Chroma's own files tell nothing: a mere opening changes them.)
+Chroma caches what it reads and does not notice that another process writes. It may also write when it is opened,
+because it applies and purges its log. So we keep two files beside Chroma's own:
 
-A forked process has none of Chroma's threads. Some of them serve every client of a process (Rayon's
-global pool), so a new client in the child waits for ever, too, even if the parent has closed its own.
+- `smart_rag.lock` is locked during each write and while Chroma is opened. So an opening never sees half a write, and
+  two processes never write at the same time.
+- `smart_rag.writes` gets one byte longer with each write. Each read compares its length with the known one. If they
+  differ, Chroma is opened again. (Chroma's own files do not show this: opening alone changes them.)
+
+A forked process has none of Chroma's threads. Some of these threads serve all clients of a process (the global pool of
+Rayon). So a new client would also wait for ever in the child, even if the parent has closed its own.
 """
 
 from __future__ import annotations
@@ -38,23 +39,26 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
-_NO_ROOM = 16 << 20
-# Seconds between two looks at a lock that another process holds.
-_POLL = 0.001
+# With less free bytes than this, a failed write is reported as a full disk.
+_FULL_DISK_BYTES = 16 << 20
+# Seconds between two attempts to get a lock that another process holds.
+_POLL_SECONDS = 0.001
 
 
 class GivenClient:
-    """A Chroma client of the caller's."""
+    """Chroma client that the caller brings. Its own server or process has to order reads and writes."""
 
     def __init__(self, client: ClientAPI) -> None:
         self._client = client
         self._collections: dict[str, Collection] = {}
 
     @contextmanager
-    def still(self) -> Iterator[ClientAPI]:
+    def write_lock(self) -> Iterator[ClientAPI]:
+        """Yield the client. There is no lock: other programs may write to it."""
         yield self._client
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Call a method of the collection ``name``."""
         if name not in self._collections:
             self._collections[name] = self._client.get_collection(name, embedding_function=None)
         return getattr(self._collections[name], method)(**arguments)
@@ -62,19 +66,18 @@ class GivenClient:
     write = read
 
     def release(self) -> None:
-        """Leave the client open: it is the caller's."""
+        """Do nothing: the caller closes the client."""
 
 
 class FolderClient:
-    """The Chroma in a folder: one client for every `PooledIndex` of this process on that path.
+    """Chroma client for a folder, shared by every `PooledStore` of this process on that path.
 
-    It is opened anew where another process has written, in a moment when no thread is inside of
-    a call to it.
+    After another process has written, the client is opened again, while no thread is in a call to it.
     """
 
     _open: ClassVar[dict[Path, FolderClient]] = {}
     _registry = threading.Lock()
-    _process: ClassVar[int | None] = None  # that opened Chroma first; a forked one inherits it
+    _process: ClassVar[int | None] = None  # process that first opened Chroma; forked processes inherit it
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -88,13 +91,17 @@ class FolderClient:
         self._process_lock = FileLock(path / "smart_rag.lock", thread_local=False)
         self._writes = path / "smart_rag.writes"
         self._writes.touch()
-        self._known = -1  # writes that the client knows of
+        self._known = -1  # number of writes that the open client has seen
         self._client: Any = None
         self._collections: dict[str, Collection] = {}
 
     @classmethod
     def at(cls, path: Path) -> FolderClient:
-        """Return the Chroma in the folder ``path``, for one user more."""
+        """Return the client for the folder ``path``, for one more user; call `release` when it is no longer needed.
+
+        Raises:
+            UseAfterFork: the parent of this process has used Chroma.
+        """
         path = path.resolve()
         cls._check_process(path)
         cls._process = os.getpid()
@@ -105,7 +112,7 @@ class FolderClient:
             return folder
 
     def release(self) -> None:
-        """Count one user less; when none is left, close. In a forked process, nothing is there to close."""
+        """Count one user less. The last one closes the client. A forked process leaves that to its parent."""
         if self._process != os.getpid():
             return
         with self._registry:
@@ -117,12 +124,17 @@ class FolderClient:
                     self._close()
 
     @contextmanager
-    def still(self) -> Iterator[ClientAPI]:
-        """Yield the client, which knows of every write; there is none by another thread or process in the block."""
-        self._check_process(self._path)  # first: a forked process may wait for ever at any lock
-        with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL):
+    def write_lock(self) -> Iterator[ClientAPI]:
+        """Keep other threads and processes from writing while the block runs. Yield a client that knows every write.
+
+        Raises:
+            IndexClosed: the last user has released the client.
+            UseAfterFork: this process was forked after Chroma was opened.
+        """
+        self._check_process(self._path)  # first: a forked process may wait for ever for any lock
+        with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL_SECONDS):
             if self._closed:
-                raise IndexClosed(f"{self._path}: the pooled index is closed; open it again")
+                raise IndexClosed(f"{self._path}: the pooled store is closed; open it again")
             if self._known != (written := self._written()):
                 with self._alone():
                     self._close()
@@ -131,7 +143,7 @@ class FolderClient:
             yield self._client
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Call a method of the collection; what fails while another process writes is done again after that."""
+        """Call a method of the collection ``name``. If it fails and another process has written, call it again."""
         self._check_process(self._path)
         written = self._written()
         try:
@@ -139,13 +151,13 @@ class FolderClient:
         except Exception:
             if written == self._written():
                 raise
-        with self.still():
+        with self.write_lock():
             return self._call(name, method, arguments)
 
     def write(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
-        """Call a method of the collection that writes."""
-        with self.still():
-            # Told first: a process that is killed while it writes has told the others.
+        """Call a method of the collection ``name`` that writes."""
+        with self.write_lock():
+            # Bump the counter before writing, so that readers notice a crashed write too.
             with self._writes.open("ab") as file:
                 file.write(b".")
             self._known = self._written()
@@ -160,9 +172,9 @@ class FolderClient:
         collection = None
         while collection is None:
             if self._known != self._written() or name not in self._collections:
-                with self.still() as client:
+                with self.write_lock() as client:
                     found = client.get_collection(name, embedding_function=None)
-                    found.count()  # the first call has Chroma apply its log, which is to happen in here
+                    found.count()  # the first call makes Chroma apply its log, which needs the lock
                     self._collections[name] = found
             with self._condition:
                 self._condition.wait_for(lambda: not self._reopening)
@@ -176,7 +188,7 @@ class FolderClient:
                 self._condition.notify_all()
 
     def _written(self) -> int:
-        """Return how many writes there were, by all processes."""
+        """Return the number of writes so far, by all processes."""
         return self._writes.stat().st_size
 
     def _close(self) -> None:
@@ -188,7 +200,7 @@ class FolderClient:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep calls out, once those that are in have ended."""
+        """Wait until no thread is in a call, and keep threads from starting one while the block runs."""
         with self._condition:
             self._reopening = True
             try:
@@ -200,7 +212,7 @@ class FolderClient:
 
 
 def _keep_clients() -> None:
-    """Keep Chroma's clients until a forked process has ended: to free one is to wait for the parent's threads."""
+    """Never free Chroma's clients in a forked process, because that would wait for threads of the parent."""
     for folder in FolderClient._open.values():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(folder))
 
@@ -218,7 +230,14 @@ def _persistent(path: Path) -> ClientAPI:
 
 @contextmanager
 def chroma_errors(folder: Path | None = None) -> Iterator[None]:
-    """Turn Chroma's errors into ours; ``folder`` is where Chroma writes, if that is on this machine."""
+    """Turn Chroma's errors into ours. ``folder`` is Chroma's folder, if it is on this machine.
+
+    Raises:
+        DimensionMismatch: a vector has another dimension than the collection.
+        InvalidInput: Chroma does not accept an argument.
+        StorageFull: Chroma failed and the disk is full.
+        ChromaFailure: Chroma failed for another reason. Its own error is the cause.
+    """
     from chromadb.errors import InvalidArgumentError, InvalidDimensionException
 
     try:
@@ -229,14 +248,14 @@ def chroma_errors(folder: Path | None = None) -> Iterator[None]:
         raise DimensionMismatch(str(error)) from error
     except InvalidArgumentError as error:
         kind = DimensionMismatch if "dimension" in str(error) else InvalidInput
-        raise kind(f"Chroma does not take this: {error}") from error
+        raise kind(f"Chroma does not accept this: {error}") from error
     except (ValueError, TypeError) as error:
-        raise InvalidInput(f"Chroma does not take this: {error}") from error
-    except Exception as error:  # ChromaError, OSError, an HTTP client's own; it is chained
-        # Chroma does not pass the system's error on: a disk without room is found by looking.
-        if folder is not None and shutil.disk_usage(folder).free < _NO_ROOM:
+        raise InvalidInput(f"Chroma does not accept this: {error}") from error
+    except Exception as error:  # such as ChromaError, OSError, or an error of an HTTP client
+        # Chroma hides the error of the operating system, so look whether the disk is full.
+        if folder is not None and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
             raise StorageFull(
-                f"{folder}: no space left on the disk; make room and open the index again: "
-                f"what was acknowledged is safe ({error})"
+                f"{folder}: no space left on the disk; make room and open the index again; "
+                f"documents that were added before are safe ({error})"
             ) from error
         raise ChromaFailure(f"{type(error).__name__}: {error}") from error

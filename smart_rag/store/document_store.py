@@ -1,8 +1,7 @@
-"""Documents with all their vectors: Chroma rows, token embeddings and terms, kept in step.
+"""Documents with all their vectors: Chroma rows, token embeddings and terms.
 
-Tokens and terms are written before the row that names them and removed after it. So a document
-that a search can return always has its tokens, and what a crash leaves behind is at worst an entry
-that no row names, which `DocumentStore.vacuum` reclaims.
+Tokens and terms are written before the row that names them, and removed after it. So every document that a search can
+return has its tokens. A crash may leave entries that no row names; `DocumentStore.vacuum` removes them.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from typing import TypeVar
 import numpy as np
 
 from smart_rag.embeddings.representation import Codec, Representation, TokenCodes
-from smart_rag.errors import MissingTokens
-from smart_rag.store.image_store import ImageFolder
+from smart_rag.errors import CorruptStore, MissingTokens
+from smart_rag.store.image_store import ImageStore
 from smart_rag.store.inverted_index import InvertedIndex
-from smart_rag.store.pooled_store import PooledIndex
+from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
 from smart_rag.store.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
@@ -26,9 +25,9 @@ T = TypeVar("T")
 
 
 class DocumentStore:
-    """The rows, the tokens, the terms and the images of one index."""
+    """Rows, tokens, terms and images of one index."""
 
-    def __init__(self, pooled: PooledIndex, tokens: TokenStore, terms: TermStore, images: ImageFolder) -> None:
+    def __init__(self, pooled: PooledStore, tokens: TokenStore, terms: TermStore, images: ImageStore) -> None:
         self.pooled = pooled
         self.tokens = tokens
         self.images = images
@@ -37,11 +36,11 @@ class DocumentStore:
 
     @property
     def codec(self) -> Codec:
-        """How token embeddings are coded."""
+        """Codec of the token embeddings."""
         return self.tokens.codec
 
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
-        """Write ``rows`` with their vectors and return how many replaced a row of the same id."""
+        """Write n ``rows`` with the vectors of n texts. Return how many rows replaced one with the same id."""
         self.tokens.put([row.key for row in rows], vectors.tokens)
         revisions = [row.revision for row in rows]
         self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))])
@@ -55,37 +54,40 @@ class DocumentStore:
         self.tokens.put([row.key for row in rows], vectors.tokens)
         self._terms.put([row.revision for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
 
-    def annotate(self, rows: Sequence[Row]) -> None:
-        """Write ``rows`` again, whose text is stored already and whose metadata is new."""
+    def update_metadata(self, rows: Sequence[Row]) -> None:
+        """Write ``rows`` whose vectors are stored already, to change their metadata."""
         pooled = self.pooled.embeddings([row.document.id for row in rows])
         self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]))
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenCodes:
-        """Return the token embeddings under ``keys``; ``ids`` names their documents in errors.
+        """Return the token embeddings of n ``keys``, in their order. ``ids`` are the documents' names in errors.
 
         Raises:
-            MissingTokens: some are not there.
-            CorruptStore: some cannot be read back as they were written.
+            MissingTokens: some keys are not stored.
+            CorruptStore: some entries cannot be read back as they were written.
         """
         try:
             return self.tokens.gather(keys, ids)
-        except MissingTokens as error:
-            raise MissingTokens(
-                f"{error}; encode them again with index.verify(repair=True) or `smart-rag verify --repair`",
-                error.ids,
+        except CorruptStore as error:
+            message = f"{error}; encode them again with index.verify(repair=True) or `smart-rag verify --repair`"
+            raise (
+                MissingTokens(message, error.ids) if isinstance(error, MissingTokens) else CorruptStore(message)
             ) from error
 
-    def settled(self, read: Callable[[], T]) -> T:
-        """Return ``read()``, again while nobody writes where tokens are missing: their document may just have gone."""
+    def retry_unless_writing(self, read: Callable[[], T]) -> T:
+        """Return ``read()``. If tokens are missing, lock out writers and read again.
+
+        The first attempt may find a row and then lose its tokens, because another process deletes the document.
+        """
         try:
             return read()
         except MissingTokens:
-            with self.pooled.still():
+            with self.pooled.write_lock():
                 return read()
 
     def vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
-        """Return, by id, the vectors of those of ``documents`` that are stored with the same content."""
-        return self.settled(lambda: self._vectors(documents))
+        """Return, by id, the vectors of the ``documents`` that are stored with the same content."""
+        return self.retry_unless_writing(lambda: self._vectors(documents))
 
     def _vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
         rows = self.pooled.get(list({document.id for document in documents}))
@@ -111,14 +113,14 @@ class DocumentStore:
         return len(rows)
 
     def vacuum(self) -> int:
-        """Remove tokens, terms and images that no row names; return how many entries of token embeddings there were."""
+        """Remove tokens, terms and images that no row names. Return how many entries of tokens were removed."""
         rows = list(self.pooled.select())
         self.images.vacuum(row.document.image for row in rows)
         self._terms.vacuum({row.revision for row in rows})
         return self.tokens.vacuum({row.key for row in rows})
 
     def verify(self) -> VerifyReport:
-        """Read every entry back and return what is wrong."""
+        """Read every entry back. Return the documents whose entries are missing or damaged, and count orphans."""
         rows = list(self.pooled.select())
         keys = [row.key for row in rows]
         names = [row.document.id for row in rows]
@@ -137,14 +139,15 @@ class DocumentStore:
         return self.tokens.stats().used_bytes + self._terms.used_bytes()
 
     def close(self) -> None:
+        """Close all stores. A second call does nothing."""
         self.tokens.close()
         self._terms.close()
         self.pooled.close()
 
     def _drop(self, keys: Sequence[Key]) -> None:
-        """Remove the entries under ``keys`` that no row names any more."""
+        """Remove the tokens of ``keys``, except those that some row still names."""
         if keys:
-            self.tokens.delete(set(keys) - self.pooled.shared(list(keys)))
+            self.tokens.delete(set(keys) - self.pooled.keys_in_use(list(keys)))
 
 
 def _same_content(one: Document, other: Document) -> bool:

@@ -1,9 +1,9 @@
-"""Sorted numbers as the bytes of their gaps: where numbers lie densely, most take one byte instead of four.
+"""Sorted numbers, coded as the gaps between them. Where numbers are close together, most take one byte instead of four.
 
-A byte below 128 is a step of its value, and ends a gap. A byte from 128 on is a step of 128, 256, ... 16,384, and the
-gap goes on. A number is the sum of all steps up to its last byte, so a running sum reads a whole list. A gap below 128
-takes one byte, below 16,512 two, and another one for each 16,384 more: no list has more of these than its greatest
-number has 16,384s.
+A gap is the sum of one or more bytes. A byte below 128 adds its value and ends the gap. A byte b from 128 on adds
+128 * (b - 127), which is 128 to 16,384, and the gap continues. So a running sum over all bytes decodes a whole list.
+A gap below 128 takes one byte, a gap below 16,512 takes two, and each further 16,384 takes one more. The gaps of a list
+add up to its greatest number, so a list has at most one such further byte for each 16,384 in that number.
 
 >>> codes, starts = encode(np.array([5, 127, 128, 16_511, 16_512]), starts=np.array([0, 3, 5]))
 >>> codes.tolist()
@@ -30,8 +30,12 @@ _STEPS = np.concatenate([np.arange(_STEP), _STEP * np.arange(1, _STEP + 1)]).ast
 
 
 def encode(gaps: NDArray[np.integer[Any]], starts: Offsets) -> tuple[GapCodes, Offsets]:
-    """Return the bytes of ``gaps`` (n), none negative, and where in them those from each of ``starts`` on begin."""
-    # Every gap has a last byte, few have others: what is made of these alone takes little time and memory.
+    """Return the codes of ``gaps``, and where in the codes each list begins.
+
+    ``gaps`` is (n), none negative, of several lists, one after the other. ``starts`` holds the position in ``gaps``
+    at which each list begins; the second result holds the position in the codes.
+    """
+    # Few gaps have more than one byte. The steps below handle these few alone, which saves time and memory.
     long = np.flatnonzero(gaps >= _STEP)
     steps = gaps[long] // _STEP
     more = -(-steps // _STEP)
@@ -42,13 +46,13 @@ def encode(gaps: NDArray[np.integer[Any]], starts: Offsets) -> tuple[GapCodes, O
     in_front += np.arange(len(in_front))
     last = np.ones(len(codes), dtype=np.bool_)
     last[in_front] = False
-    codes[last] = gaps.astype(np.uint8) % _STEP  # of the lowest byte, the remainder is the same
+    codes[last] = gaps.astype(np.uint8) % _STEP  # modulo 128, the lowest byte equals the gap
     return codes, starts + ends[np.searchsorted(long, starts)]
 
 
 def sums(codes: GapCodes) -> NDArray[np.int64]:
-    """Return, for each gap of ``codes``, the sum of it and all before it."""
-    # The lists that take longest to read are dense, and have short gaps only.
+    """Return, for each gap in ``codes``, its sum with all gaps before it: the numbers of the list."""
+    # The longest lists are dense and have only gaps of one byte: for these a plain running sum is enough.
     if codes.max(initial=0) < _STEP:
         return np.cumsum(codes, dtype=np.int64)
     return np.cumsum(_STEPS.take(codes), dtype=np.int64)[codes < _STEP]

@@ -1,4 +1,4 @@
-"""The images of an index: those that came from memory, and drawings of pages that somebody needs as files."""
+"""Image files of an index: images that came from memory, and pages of PDFs that were drawn as files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from smart_rag.files.readable import check_readable
 from smart_rag.types import Document, ImageSource, PdfPage
 
 
-class ImageFolder:
-    """PNG files under names that say what is in them, so that writing one twice changes nothing."""
+class ImageStore:
+    """Folder of PNG files. The name of a file is a hash of its image, so equal images share one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
 
-    def settled(self, document: Document) -> Document:
-        """Return ``document`` with paths that hold wherever the program is, its image in memory saved as a file."""
+    def with_saved_images(self, document: Document) -> Document:
+        """Return ``document`` with absolute paths. An image in memory is saved as a file first."""
         image, video = document.image, document.video
         if image is None and video is None:
             return document
@@ -35,10 +35,10 @@ class ImageFolder:
         return replace(document, image=image, video=None if video is None else Path(video).expanduser().absolute())
 
     def file_of(self, image: ImageSource, max_pixels: int) -> Path:
-        """Return a file with ``image``: its own, or for a page of a PDF a drawing, made where there is none yet.
+        """Return the path of a file with ``image``. A page of a PDF is drawn as a PNG of at most ``max_pixels`` first.
 
         Raises:
-            DocumentError: the file is gone, or its page cannot be drawn.
+            DocumentError: the file does not exist, or its page cannot be drawn.
         """
         if isinstance(image, str | Path):
             path = Path(image)
@@ -47,13 +47,13 @@ class ImageFolder:
         if isinstance(image, PdfPage):
             stat = image.path.stat() if image.path.exists() else None
             version = None if stat is None else (stat.st_size, stat.st_mtime_ns)
-            what = f"{image.path}\0{version}\0{image.page}\0{max_pixels}"
+            source = f"{image.path}\0{version}\0{image.page}\0{max_pixels}"
         else:
-            what = images.digest(image)
-        return self._file(hashlib.blake2b(what.encode(), digest_size=16).hexdigest(), image, max_pixels)
+            source = images.digest(image)
+        return self._file(hashlib.blake2b(source.encode(), digest_size=16).hexdigest(), image, max_pixels)
 
     def vacuum(self, live: Iterable[ImageSource | None]) -> None:
-        """Remove every file but those that are among ``live``; drawings are made again when they are needed."""
+        """Remove every file that is not in ``live``. Drawings of pages are made again when they are needed."""
         kept = {image for image in live if isinstance(image, Path)}
         if self.path.is_dir():
             for file in self.path.iterdir():
@@ -64,8 +64,8 @@ class ImageFolder:
         path = self.path / f"{name}.png"
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            # A name of its own: another process or thread may draw the same page.
+            # A unique name, because another process or thread may write the same image.
             temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
             media.open_image(image, max_pixels).save(temporary, "PNG")
-            temporary.replace(path)  # whole or not at all
+            temporary.replace(path)  # atomic: readers never see half a file
         return path

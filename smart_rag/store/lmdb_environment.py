@@ -1,4 +1,4 @@
-"""One LMDB environment for a folder: transactions for threads and processes, a map that grows, errors in our words."""
+"""LMDB environment of a folder: transactions for threads and processes, a map that grows, LMDB's errors as ours."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ import lmdb
 
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch, SmartRagError, StorageFull, UseAfterFork
 
+# Key of the layout in the unnamed database.
 _LAYOUT = b"layout"
 _FIRST_MAP_BYTES = 1 << 26
-# The file of a sound environment may lack a few pages at its end that were taken and given back.
+# A sound file may lack up to this number of pages at its end, because LMDB counts pages that it has freed.
 _SLACK_PAGES = 64
-_NO_ROOM = 1 << 20
+# With less free bytes than this, an input/output error is reported as a full disk.
+_FULL_DISK_BYTES = 1 << 20
 
 
 class Environment:
-    """An LMDB environment, shared by every store of this process on the same path.
+    """LMDB environment, shared by all stores of this process in the same folder.
 
-    LMDB allows one environment for each file and process, and wants no transaction to run
-    while its map grows; both rules are kept here. A forked process can neither use its parent's
-    environment nor close it, which would end what the parent is reading.
+    LMDB has three rules. A process may open a file only once: the stores share one environment. No transaction may run
+    while the map grows: a resize waits for the readers and keeps new ones out. A forked process must neither use nor
+    close the environment of its parent, because that would end the reads of the parent: it raises an error.
     """
 
-    # By device and inode of the file: two paths may lead to one, and one path to two after another.
+    # By device and inode of the file, because two paths may lead to one file, and one path to two files in turn.
     _open: ClassVar[dict[tuple[int, int], Environment]] = {}
     _registry = threading.Lock()
 
-    def __init__(self, path: Path, layout: bytes, databases: Sequence[str]) -> None:
+    def __init__(self, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int) -> None:
         with _lmdb_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -47,30 +49,38 @@ class Environment:
         self._writer = threading.RLock()
         file = path / "data.mdb"
         with _lmdb_errors(path):
-            size = max(_FIRST_MAP_BYTES, 2 * file.stat().st_size if file.exists() else 0)
-            # With readahead, LMDB's default: a gather of 100 random documents of 300 MB in no cache took 250 ms, ten of
-            # them 400; without it, page by page, they took 350 and 2000.
+            size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
+            # Readahead is on, LMDB's default. With cold caches, one gather of 100 random documents from 300 MB took
+            # 250 ms and ten such gathers 400 ms. Without readahead, they took 350 and 2000 ms.
             self._lmdb: Any = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
             self._page = int(self._lmdb.stat()["psize"])
         stat = file.stat()
         self._identity = (stat.st_dev, stat.st_ino)
         try:
             if self._used() > stat.st_size + _SLACK_PAGES * self._page:
-                # Reading the part that is not there would end the process.
-                raise CorruptStore(f"{file}: cut short, to {stat.st_size:,} bytes")
+                # Reading beyond the end of the file would kill the process.
+                raise CorruptStore(
+                    f"{file}: expected {self._used():,} bytes, found {stat.st_size:,}; the file was cut short, copy it "
+                    "again or index the documents again"
+                )
             self.databases = self._open_databases(layout, databases)
         except BaseException:
             self._lmdb.close()
             raise
 
     @classmethod
-    def at(cls, path: Path, layout: bytes, databases: Sequence[str]) -> Environment:
-        """Return the environment in the folder ``path``, opened if it is not.
+    def at(cls, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int = _FIRST_MAP_BYTES) -> Environment:
+        """Return the environment in the folder ``path``, for one more user; call `release` when it is no longer needed.
 
-        A new one gets ``databases`` and is marked with the ``layout`` of what they hold.
+        Args:
+            path: the folder, made if it is missing.
+            layout: version of the contents, written to a new environment and compared in an old one.
+            databases: names of the databases, made in a new environment.
+            map_bytes: size of LMDB's map at first. It grows when it is too small.
 
         Raises:
-            IndexMismatch: it has another layout.
+            IndexMismatch: the environment has another layout.
+            CorruptStore: the file is damaged.
             UseAfterFork: it was open already when this process was forked.
         """
         with cls._registry:
@@ -78,14 +88,14 @@ class Environment:
             stat = file.stat() if file.exists() else None
             environment = cls._open.get((stat.st_dev, stat.st_ino)) if stat else None
             if environment is None:
-                environment = cls(path, layout, databases)
+                environment = cls(path, layout, databases, map_bytes)
                 cls._open[environment._identity] = environment
             environment._check_process()
             environment._users += 1
             return environment
 
     def _open_databases(self, layout: bytes, names: Sequence[str]) -> dict[str, Any]:
-        """Return the handles of the databases, made where the environment is new."""
+        """Return the handles of the databases. In a new environment, make the databases first."""
         databases = {}
 
         def action(transaction: Any) -> None:
@@ -95,15 +105,15 @@ class Environment:
             found = transaction.get(_LAYOUT)
             if found != layout:
                 raise IndexMismatch(
-                    f"{self._path}: a store of layout {'1' if found is None else found.decode()}, "
+                    f"{self._path}: the store has layout {'1' if found is None else found.decode()}, "
                     f"this smart_rag reads and writes layout {layout.decode()}; index the documents again into another "
                     "folder"
                 )
             for name in names:
                 databases[name] = self._lmdb.open_db(name.encode(), transaction, create=new)
 
-        # Handles outlive only a transaction that may write. Who opens waits for what another process is writing just
-        # now; who reads then waits for nobody.
+        # Only a write transaction can make handles that last. So opening waits for a writer in another process; reading
+        # later never waits.
         self.write(action)
         return databases
 
@@ -113,7 +123,10 @@ class Environment:
         return self._page * sum(int(stat[f"{kind}_pages"]) for stat in stats for kind in ("branch", "leaf", "overflow"))
 
     def release(self) -> None:
-        """Count one user less; when none is left, close once no thread reads or writes any more."""
+        """Count one user less. The last one closes the environment, once no thread reads or writes.
+
+        In a forked process, do nothing: the environment is the parent's.
+        """
         if self._process != os.getpid():
             return
         with self._registry:
@@ -126,7 +139,12 @@ class Environment:
 
     @contextmanager
     def read(self, buffers: bool = True) -> Iterator[Any]:
-        """Yield a read transaction; it gives keys and values as buffers, valid inside of the block, or as bytes."""
+        """Yield a read transaction. Keys and values are buffers, valid inside the block, or else bytes.
+
+        Raises:
+            IndexClosed: the last user has released the environment.
+            UseAfterFork: the environment was opened before this process was forked.
+        """
         self._check_process()
         with _lmdb_errors(self._path):
             transaction = self._begin_read(buffers)
@@ -144,7 +162,7 @@ class Environment:
                 self._readers += 1
             try:
                 return self._lmdb.begin(buffers=buffers)
-            except lmdb.MapResizedError:  # another process wrote more than our map shows
+            except lmdb.MapResizedError:  # another process wrote beyond the end of our map
                 self._leave()
                 self._resize(0)
             except BaseException:
@@ -157,14 +175,20 @@ class Environment:
             self._condition.notify_all()
 
     def write(self, action: Callable[[Any], None], size: int = 0) -> None:
-        """Run ``action(transaction)`` and commit; ``size`` says about how many bytes it adds.
+        """Run ``action(transaction)`` and commit. If it raises, undo all of it.
 
-        The map grows beforehand where it can be told; where that was too little, again.
+        ``size`` is about the number of bytes that the action adds; the map grows for them first. If the map is still
+        too small, it grows again and the action runs again.
+
+        Raises:
+            StorageFull: the disk is full; nothing was written.
+            IndexClosed: the last user has released the environment.
+            UseAfterFork: the environment was opened before this process was forked.
         """
         self._check_process()
         with self._writer, _lmdb_errors(self._path):
             self._check_open()
-            self._lmdb.reader_check()  # what a killed process was reading need not be kept
+            self._lmdb.reader_check()  # frees the pages that a killed process was reading
             while (needed := self._used() + 2 * size) > self._lmdb.info()["map_size"]:
                 self._resize(2 * needed)
             while True:
@@ -178,7 +202,7 @@ class Environment:
                     transaction.commit()
                     return
                 except BaseException as error:
-                    # py-lmdb's abort waits for a moment in which no thread is inside of a call.
+                    # py-lmdb must not abort while another thread is in a call.
                     with self._alone():
                         transaction.abort()
                         if not isinstance(error, lmdb.MapFullError):
@@ -186,18 +210,18 @@ class Environment:
                         self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
 
     def _used(self) -> int:
-        """Return the bytes up to the last page in use."""
+        """Return the number of bytes up to the last page in use."""
         return (int(self._lmdb.info()["last_pgno"]) + 1) * self._page
 
     def _resize(self, size: int) -> None:
-        """Set the map's size (0: as large as the file) in a moment when nobody reads or writes."""
+        """Set the size of the map while no thread reads or writes; 0 makes it as large as the file."""
         with self._writer, self._alone():
             self._check_open()
             self._lmdb.set_mapsize(size)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep readers out, once those who are in have left."""
+        """Wait until no thread reads, and keep new readers out while the block runs."""
         with self._condition:
             self._condition.wait_for(lambda: not self._resizing)
             self._resizing = True
@@ -218,7 +242,7 @@ class Environment:
 
 
 def _renew_registry() -> None:
-    """Have a lock that no thread of the parent holds."""
+    """Replace the lock in a forked process, because a thread of the parent may have held it."""
     Environment._registry = threading.Lock()
 
 
@@ -232,13 +256,15 @@ def _lmdb_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as error:
-        raise CorruptStore(f"{path}: not an LMDB file, or a damaged one: {error}") from error
+        raise CorruptStore(
+            f"{path}: not an LMDB file, or a damaged one: {error}; index the documents again into another folder"
+        ) from error
     except (lmdb.Error, OSError) as error:
         code = getattr(error, "code", None) or getattr(error, "errno", None)
-        # A write that half fits ends in EIO.
-        full = code == errno.EIO and shutil.disk_usage(path).free < _NO_ROOM
+        # A write of which only a part fits on the disk fails with EIO.
+        full = code == errno.EIO and shutil.disk_usage(path).free < _FULL_DISK_BYTES
         if full or code == errno.ENOSPC or "No space left" in str(error):
             raise StorageFull(
-                f"{path}: no space left on the disk; make room and open it again: what was acknowledged is safe"
+                f"{path}: no space left on the disk; make room and open it again; what was written before is safe"
             ) from error
         raise SmartRagError(f"{path}: {error}") from error

@@ -1,8 +1,7 @@
-"""Pooled embeddings, texts and metadata, in Chroma; through `chroma_client`.
+"""Pooled embeddings, texts and metadata, as rows in Chroma.
 
-One document is one row. A row names the key of its token embeddings, so that writing the row
-is what commits a document. Inside of the library only similarities exist, higher is better;
-Chroma's distances do not leave this file.
+One document is one row. A row contains the key of its token embeddings, so writing the row commits the document. The
+rest of the library uses similarities, where higher is better; Chroma's distances are converted here.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 Where = Mapping[str, Any]
 
 _PAGE_ROWS = 2_000
-# Rows in one answer, at most: SQLite refuses statements of more than 32,766 variables.
+# Maximum number of rows in one answer, because SQLite refuses statements with more than 32,766 variables.
 _QUERY_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row that the first stage found, with its pooled cosine."""
+    """Row that the first stage found, with the cosine of its pooled embedding and the query's."""
 
     row: Row
     pooled_score: float
@@ -41,33 +40,38 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PooledBlock:
-    """Some rows of a scan: ids, keys of token embeddings, pooled embeddings (n, dimension) float32."""
+    """Part of a scan: ids of n rows, keys of their token embeddings, and pooled embeddings (n, dimension) float32."""
 
     ids: list[str]
     keys: list[bytes]
     pooled: NDArray[np.float32]
 
 
-class PooledIndex:
-    """Rows in a Chroma collection with cosine space."""
+class PooledStore:
+    """Rows in a collection of Chroma that uses cosine distance."""
 
     def __init__(
         self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None, root: Path
     ) -> None:
         self._chroma = chroma
         self._collection = collection
-        self._part_rows = part_rows  # what Chroma takes in one call
-        self._folder = folder  # None where the client is the caller's
+        self._part_rows = part_rows  # number of rows in one call to Chroma
+        self._folder = folder  # None if the caller brings the client
         self._root = root
         self._closed = False
 
     @classmethod
-    def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledIndex:
-        """Return a new, empty index in the folder ``path``, or in ``client`` where one is given."""
+    def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledStore:
+        """Return a new, empty store in the folder ``path``, or in the caller's ``client``.
+
+        Raises:
+            IndexExists: the client has such a collection already.
+            InvalidInput: Chroma does not accept the name of the collection.
+        """
 
         def make(chroma: ClientAPI) -> None:
             if collection in [other.name for other in chroma.list_collections()]:
-                raise IndexExists(f"Chroma has a collection {collection!r} already; pass another name as collection=")
+                raise IndexExists(f"Chroma already has a collection {collection!r}; pass another name as collection=")
             chroma.create_collection(
                 collection,
                 embedding_function=None,
@@ -84,11 +88,11 @@ class PooledIndex:
         return cls._at(path, client, collection, make)
 
     @classmethod
-    def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledIndex:
-        """Return the index that `create` made.
+    def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledStore:
+        """Return the store that `create` made.
 
         Raises:
-            IndexNotFound: the collection is not there.
+            IndexNotFound: the folder or the collection does not exist.
         """
         from chromadb.errors import NotFoundError
 
@@ -96,23 +100,25 @@ class PooledIndex:
             try:
                 chroma.get_collection(collection, embedding_function=None)
             except NotFoundError as error:
-                raise IndexNotFound(f"{path}: Chroma has no collection {collection!r} there") from error
+                raise IndexNotFound(
+                    f"{path}: Chroma has no collection {collection!r}; index the documents again into another folder"
+                ) from error
 
         if client is None and not path.is_dir():
             raise IndexNotFound(
-                f"{path}: the folder of the pooled embeddings is missing; the index cannot be read without it"
+                f"{path}: the folder of the pooled embeddings is missing; restore it, or index the documents again"
             )
         return cls._at(path, client, collection, find)
 
     @classmethod
     def _at(
-        cls, path: Path, client: ClientAPI | None, collection: str, prepare: Callable[[ClientAPI], None]
-    ) -> PooledIndex:
+        cls, path: Path, client: ClientAPI | None, collection: str, action: Callable[[ClientAPI], None]
+    ) -> PooledStore:
         with chroma_errors():
             chroma = GivenClient(client) if client is not None else FolderClient.at(path)
             try:
-                with chroma.still() as ready:
-                    prepare(ready)
+                with chroma.write_lock() as ready:
+                    action(ready)
                     part_rows = min(int(ready.get_max_batch_size()), _PAGE_ROWS)
             except BaseException:
                 chroma.release()
@@ -120,12 +126,12 @@ class PooledIndex:
         return cls(chroma, collection, part_rows, path if client is None else None, path.absolute().parent)
 
     def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> list[Row]:
-        """Write ``rows`` with their pooled embeddings (n, dimension); return the rows of the same ids before."""
+        """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows with the same ids."""
         before = self.get([row.document.id for row in rows])
         metadatas = [to_chroma(row, self._root) for row in rows]
         for row, metadata in zip(rows, metadatas, strict=True):
             if row.document.id in before:
-                # Chroma merges metadata; a key that is to go must be set to None.
+                # Chroma merges metadata. None removes a key.
                 gone = to_chroma(before[row.document.id], self._root).keys() - metadata.keys()
                 metadata.update(dict.fromkeys(gone))
         for part in self._parts(len(rows)):
@@ -139,7 +145,7 @@ class PooledIndex:
         return list(before.values())
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
-        """Return the rows with these ids, by id; ids that are not there are left out."""
+        """Return the rows with these ids, by id. Unknown ids are left out."""
         found: dict[str, Row] = {}
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents"])
@@ -147,7 +153,7 @@ class PooledIndex:
         return found
 
     def embeddings(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the pooled embeddings of the rows with these ids, by id."""
+        """Return the pooled embeddings (dimension) of the rows with these ids, by id. Unknown ids are left out."""
         found: dict[str, NDArray[np.float32]] = {}
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["embeddings"])
@@ -155,7 +161,7 @@ class PooledIndex:
         return found
 
     def vectors(self, ids: Sequence[str]) -> list[tuple[Row, NDArray[np.float32]]]:
-        """Return the rows with these ids and their pooled embeddings; ids that are not there are left out."""
+        """Return the rows with these ids and their pooled embeddings (dimension). Unknown ids are left out."""
         found = []
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents", "embeddings"])
@@ -164,19 +170,19 @@ class PooledIndex:
         return found
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
-        """Return the ids of the rows that the filters admit."""
-        # Not in pages, for each of which Chroma would filter anew; nor by asking it which of a hundred ids the filters
-        # admit: for 50,000 that they do, of 100,000 rows, that took 4 s, this 0.24 s.
+        """Return the ids of the rows that match the filters."""
+        # In one call, because Chroma would filter all rows again for each page. For 50,000 of 100,000 rows, this takes
+        # 0.24 s; to ask which ids match, a hundred in a call, took 4 s.
         result = self._read("get", where=_filter(where), where_document=_filter(where_document), include=[])
         return list(result["ids"])
 
     def select(self, where: Where | None = None) -> Iterator[Row]:
-        """Yield every row that ``where`` admits."""
+        """Yield every row that matches ``where``."""
         for result in self._pages(where, None, ["metadatas", "documents"]):
             yield from self._rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
-        """Yield every row that the filters admit, in blocks, with its pooled embedding."""
+        """Yield every row that matches the filters, in blocks, with its pooled embedding."""
         for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
             keys = [bytes.fromhex(metadata[KEY]) for metadata in result["metadatas"]]
             yield PooledBlock(result["ids"], keys, np.asarray(result["embeddings"], dtype=np.float32))
@@ -188,7 +194,10 @@ class PooledIndex:
         where: Where | None = None,
         where_document: Where | None = None,
     ) -> list[list[Candidate]]:
-        """Return, for each query (n, dimension), the ``limit`` rows of highest cosine, best first."""
+        """Return, for each of n queries, the ``limit`` rows with the highest cosine, best first.
+
+        ``pooled`` are the queries (n, dimension). The search is approximate.
+        """
         step = max(1, _QUERY_ROWS // limit)
         found: list[list[Candidate]] = []
         for start in range(0, len(pooled), step):
@@ -204,7 +213,7 @@ class PooledIndex:
         return found
 
     def _many_candidates(self, result: Any) -> list[list[Candidate]]:
-        """Return the candidates of an answer without texts and metadata, which are fetched in parts."""
+        """Return the candidates of a long answer. It has ids and distances alone; the rows are read in parts."""
         found = []
         for ids, distances in zip(result["ids"], result["distances"], strict=True):
             rows = self.get(ids)
@@ -212,8 +221,8 @@ class PooledIndex:
             found.append([Candidate(rows[name], 1.0 - distance) for name, distance in pairs if name in rows])
         return found
 
-    def shared(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Return which of ``keys`` some row still names."""
+    def keys_in_use(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Return the ``keys`` that at least one row names."""
         used: set[bytes] = set()
         for part in self._parts(len(keys)):
             where = {KEY: {"$in": [key.hex() for key in keys[part]]}}
@@ -221,23 +230,27 @@ class PooledIndex:
         return used
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove the rows with these ids; ids that are not there do no harm."""
+        """Remove the rows with these ids. Unknown ids are skipped."""
         for part in self._parts(len(ids)):
             self._write("delete", ids=list(ids[part]))
 
     def count(self) -> int:
+        """Return the number of rows."""
         return int(self._read("count"))
 
     @contextmanager
-    def still(self) -> Iterator[None]:
-        """Let nobody write rows while the block runs; a client of the caller's cannot promise that."""
+    def write_lock(self) -> Iterator[None]:
+        """Keep other threads and processes from writing rows while the block runs.
+
+        There is no such lock if the caller brought the client.
+        """
         with ExitStack() as stack:
             with chroma_errors(self._folder):
-                stack.enter_context(self._chroma.still())
+                stack.enter_context(self._chroma.write_lock())
             yield
 
     def close(self) -> None:
-        """Release the files, unless the client is the caller's."""
+        """Close the files, unless the caller brought the client. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self._chroma.release()
@@ -249,7 +262,7 @@ class PooledIndex:
     def _candidates(self, result: Any) -> list[list[Candidate]]:
         queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
         return [
-            # Chroma has no metadata of a row that went away after its vector was found.
+            # A row that was deleted after its vector was found has no metadata.
             [
                 Candidate(from_chroma(name, text, metadata, self._root), 1.0 - distance)
                 for name, text, metadata, distance in zip(*query, strict=True)
@@ -267,7 +280,7 @@ class PooledIndex:
             self._chroma.write(self._collection, method, arguments)
 
     def _parts(self, rows: int) -> Iterator[slice]:
-        """Yield slices that Chroma takes in one call."""
+        """Yield slices of so many rows that Chroma accepts each in one call."""
         size = self._part_rows
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
@@ -290,6 +303,6 @@ class PooledIndex:
 
 
 def _filter(where: Where | None) -> dict[str, Any] | None:
-    """Return a filter as Chroma takes it: an empty one is none."""
+    """Return the filter in Chroma's form, where an empty filter is None."""
     with chroma_errors():
         return dict(where) if where else None

@@ -1,4 +1,4 @@
-"""`Row`: a document as the index holds it, and how Chroma's metadata hold what belongs to it."""
+"""`Row`: a document as the index stores it, to Chroma's metadata and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
 
-# Bookkeeping lives in metadata keys of this prefix, which no result shows.
+# Metadata keys with this prefix are our own; they are removed from results.
 _RESERVED = "_smart_rag."
 KEY = _RESERVED + "key"
 _FILE_HASH = _RESERVED + "file_hash"
@@ -22,17 +22,16 @@ _MODALITY = _RESERVED + "modality"
 _IMAGE = _RESERVED + "image"
 _IMAGE_PAGE = _RESERVED + "image_page"
 _VIDEO = _RESERVED + "video"
-# What Chroma cannot hold (None, lists, dicts) or not to the last digit (floats) is kept here as
-# JSON, and given back as it was.
+# Values that Chroma cannot store (None, lists, dicts) or stores inexactly (floats), as one JSON object.
 _JSON = _RESERVED + "json"
 
-# How no metadata key may begin: ours, and what Chroma refuses.
-_REFUSED = (_RESERVED, "chroma:", "#", "$")
+# Prefixes that a caller's metadata key must not have: our own, and those that Chroma refuses.
+_REFUSED_PREFIXES = (_RESERVED, "chroma:", "#", "$")
 
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """Which file a document was cut from: a hash of its bytes, and into how many documents it was cut."""
+    """Version of the file that a document comes from: a hash of its bytes, and the number of its documents."""
 
     hash: str
     chunks: int
@@ -40,7 +39,7 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A document as the index holds it, with the key of its token embeddings and what of it was encoded."""
+    """A document, the key of its token embeddings, the version of its file, and the modality that was encoded."""
 
     document: Document
     key: bytes
@@ -49,19 +48,22 @@ class Row:
 
     @property
     def revision(self) -> Revision:
+        """The document's id and key: another content of the same document is another revision."""
         return self.document.id, self.key
 
 
 def check_metadata(document: Document) -> None:
-    """Raise `InvalidInput` if the document's metadata cannot be stored and given back."""
+    """Raise `InvalidInput` if the document's metadata cannot be stored and read back unchanged."""
     for key, value in document.metadata.items():
-        if not isinstance(key, str) or not key or key.startswith(_REFUSED) or not is_unicode(key):
+        if not isinstance(key, str) or not key or key.startswith(_REFUSED_PREFIXES) or not is_unicode(key):
             raise InvalidInput(
-                f"document {document.id!r}: metadata key {key!r} must be a str that is not empty and begins with none "
-                f"of {', '.join(_REFUSED)}"
+                f"document {document.id!r}: metadata key {key!r} must be a str, not empty, that begins with none of "
+                f"{', '.join(_REFUSED_PREFIXES)}"
             )
         if isinstance(value, str) and not is_unicode(value):
-            raise InvalidInput(f"document {document.id!r}: metadata {key!r} holds a lone surrogate")
+            raise InvalidInput(
+                f"document {document.id!r}: metadata {key!r} contains a lone surrogate; expected Unicode"
+            )
         if not _is_scalar(value):
             try:
                 same = json.loads(json.dumps(value)) == value
@@ -70,19 +72,19 @@ def check_metadata(document: Document) -> None:
             if not same:
                 raise InvalidInput(
                     f"document {document.id!r}: metadata {key!r} is a {type(value).__name__} that JSON cannot "
-                    "hold; use str, int, float, bool, None, or lists and dicts of them"
+                    "store; use str, int, float, bool, None, or lists and dicts of them"
                 )
 
 
 def _is_scalar(value: Any) -> bool:
     if isinstance(value, float):
         return bool(np.isfinite(value))
-    # Chroma's integers have 64 bits.
+    # Chroma stores integers of 64 bits.
     return isinstance(value, str | bool) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 def to_chroma(row: Row, root: Path) -> dict[str, Any]:
-    """Return the metadata of ``row``; paths below ``root``, the index's own folder, are kept relative to it."""
+    """Return Chroma's metadata for ``row``. Paths inside ``root``, the index's folder, are stored relative to it."""
     metadata: dict[str, Any] = {key: value for key, value in row.document.metadata.items() if _is_scalar(value)}
     rest = {
         key: value for key, value in row.document.metadata.items() if key not in metadata or isinstance(value, float)
@@ -96,30 +98,30 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
         metadata[_MODALITY] = row.modality
     image, video = row.document.image, row.document.video
     if isinstance(image, PdfPage):
-        metadata[_IMAGE], metadata[_IMAGE_PAGE] = _kept_path(image.path, root), image.page
+        metadata[_IMAGE], metadata[_IMAGE_PAGE] = _stored_path(image.path, root), image.page
     elif isinstance(image, str | Path):
-        metadata[_IMAGE] = _kept_path(Path(image), root)
+        metadata[_IMAGE] = _stored_path(Path(image), root)
     elif image is not None:
-        raise InvalidInput(f"document {row.document.id!r}: an image in memory cannot be stored; save it as a file")
+        raise InvalidInput(f"document {row.document.id!r}: cannot store an image in memory; save it as a file first")
     if video is not None:
-        metadata[_VIDEO] = _kept_path(Path(video), root)
+        metadata[_VIDEO] = _stored_path(Path(video), root)
     metadata[KEY] = row.key.hex()
     return metadata
 
 
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
-    """Return the row that `to_chroma` made ``metadata`` of."""
-    kept = {key: value for key, value in metadata.items() if not key.startswith(_RESERVED)}
+    """Return the row whose metadata `to_chroma` returned: its inverse."""
+    own = {key: value for key, value in metadata.items() if not key.startswith(_RESERVED)}
     if _JSON in metadata:
-        kept.update(json.loads(metadata[_JSON]))
+        own.update(json.loads(metadata[_JSON]))
     stamp = FileStamp(metadata[_FILE_HASH], metadata[_FILE_CHUNKS]) if _FILE_HASH in metadata else None
     image: ImageSource | None = root / metadata[_IMAGE] if _IMAGE in metadata else None
     if _IMAGE_PAGE in metadata:
         image = PdfPage(root / metadata[_IMAGE], metadata[_IMAGE_PAGE])
     video = root / metadata[_VIDEO] if _VIDEO in metadata else None
-    document = Document(id, text or "", kept, image, video)
+    document = Document(id, text or "", own, image, video)
     return Row(document, bytes.fromhex(metadata[KEY]), stamp, metadata.get(_MODALITY, "text"))
 
 
-def _kept_path(path: Path, root: Path) -> str:
+def _stored_path(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

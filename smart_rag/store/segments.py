@@ -1,8 +1,9 @@
-"""Entries packed into segments: LMDB rounds each value up to whole pages, so one value holds many entries.
+"""Entries packed into segments.
 
-An entry is the codes of one text. Its *place* says in which segment it lies, and where there.
-What is removed or replaced leaves a gap; a segment of which too little is alive is taken apart,
-and what lives in it is packed again. ``docs/format.md`` has the byte layout.
+LMDB rounds each value up to whole pages. So one LMDB value, a *segment*, holds many entries. An *entry* is the codes of
+one text; its *location* says in which segment its bytes are, and where. An entry that is replaced or removed leaves a
+gap. A segment with too many gaps is rewritten: its live entries move to the last segment. ``docs/format.md`` describes
+the bytes.
 """
 
 from __future__ import annotations
@@ -17,37 +18,39 @@ from numpy.typing import NDArray
 
 from smart_rag.types import Key
 
-# Of what `Segments` writes, and nothing else can read.
+# Version of the byte layout. A store with another layout is refused.
 LAYOUT = b"2"
+# Names of the databases on disk. "places" holds the locations.
 DATABASES = ("places", "segments", "usage")
-# A segment that is as long as this takes no further entries. The pages' rounding costs 2 % with 128 KiB, 1 % with 256;
-# with 1 MiB, each of which is written again for each entry that it takes, small writes are five times as slow.
+# A segment of this length takes no more entries. Rounding to pages costs 2 % of the disk with 128 KiB and 1 % with 256.
+# With 1 MiB, small writes are five times as slow, because each of them writes the whole segment again.
 SEGMENT_BYTES = 1 << 18
-# The part of a segment that is alive, at least; with less it is taken apart. With 1/2, documents replaced one by one
-# take 134 bytes a token where 97 are alive, with 3/4 they take 111; the time is that of the disk's sync with both.
-_LEAST_ALIVE = 0.75
+# A segment is rewritten when less than this part of it is live. With 1/2, documents that are replaced one by one take
+# 134 bytes for a token of 97 bytes; with 3/4 they take 111. Both take the same time, which is the disk's sync.
+_MIN_LIVE = 0.75
 
-# What precedes the codes in a segment: their key and how many bytes they are.
-_FRAME = struct.Struct("<16sI")
-_PLACE = struct.Struct("<IIIIHHQ")
-# The same, of many at once. The seed is the tokens, the dimension and the codec together.
-_PLACES = np.dtype(
+# Header of an entry in a segment: its key and the number of bytes of its codes.
+_HEADER = struct.Struct("<16sI")
+_LOCATION = struct.Struct("<IIIIHHQ")
+# The same bytes as an array of many locations. The seed of a checksum is the tokens, dimension and codec as one number.
+_LOCATIONS = np.dtype(
     {
         "names": ["segment", "offset", "length", "tokens", "dimension", "codec", "checksum", "seed"],
         "formats": ["<u4", "<u4", "<u4", "<u4", "<u2", "<u2", "<u8", "<u8"],
         "offsets": [0, 4, 8, 12, 16, 18, 20, 12],
-        "itemsize": _PLACE.size,
+        "itemsize": _LOCATION.size,
     }
 )
 _USAGE = struct.Struct("<QQQ")
-# Big-endian: segments lie in the order in which they were begun.
+# Big-endian, so that LMDB sorts segments by number.
 _NUMBER = struct.Struct(">I")
 
-Places = NDArray[np.void]
+# Array of locations, with the fields of `EntryLocation` and the seed of each checksum.
+EntryLocations = NDArray[np.void]
 
 
 class Entry(NamedTuple):
-    """The codes of one text, and what they are codes of."""
+    """Codes of one text, with the number of its tokens, their dimension and the number of their codec."""
 
     codes: Any
     tokens: int
@@ -55,8 +58,11 @@ class Entry(NamedTuple):
     codec: int
 
 
-class Place(NamedTuple):
-    """Where an entry lies, with its frame; what it is; the checksum of both."""
+class EntryLocation(NamedTuple):
+    """Bytes of an entry in a segment, what they hold, and their checksum.
+
+    ``offset`` is where the entry's header begins; ``length`` is the number of bytes of its codes.
+    """
 
     segment: int
     offset: int
@@ -68,29 +74,30 @@ class Place(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """How long a segment is, what of it is alive, and the tokens of that."""
+    """Length of a segment in bytes, how many of them are live, and the number of live tokens."""
 
     length: int
-    alive: int
+    live: int
     tokens: int
 
 
-# Of what cannot be read.
-_NOWHERE = Place((1 << 32) - 1, 0, 0, 0, 0, 0, 0)
+# Stand for values that cannot be read.
+_NOWHERE = EntryLocation((1 << 32) - 1, 0, 0, 0, 0, 0, 0)
 _UNKNOWN = Usage(0, 0, 0)
 
 
 class Segments:
-    """``places``, ``segments`` and ``usage``, the databases of an environment; each call is part of a transaction."""
+    """Entries by key, in the databases ``places``, ``segments`` and ``usage``. Each call runs in a transaction."""
 
-    def __init__(self, databases: Mapping[str, Any]) -> None:
-        self._places = databases["places"]
+    def __init__(self, databases: Mapping[str, Any], segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.segment_bytes = segment_bytes
+        self._locations = databases["places"]
         self._segments = databases["segments"]
         self._usage = databases["usage"]
 
     def count(self, transaction: Any) -> int:
         """Return the number of entries."""
-        return int(transaction.stat(self._places)["entries"])
+        return int(transaction.stat(self._locations)["entries"])
 
     def tokens(self, transaction: Any) -> int:
         """Return the number of tokens of all entries."""
@@ -98,88 +105,89 @@ class Segments:
 
     def keys(self, transaction: Any) -> list[Key]:
         """Return the keys of all entries, sorted."""
-        return [bytes(key) for key in transaction.cursor(self._places).iternext(keys=True, values=False)]
+        return [bytes(key) for key in transaction.cursor(self._locations).iternext(keys=True, values=False)]
 
     def missing(self, transaction: Any, keys: Sequence[Key]) -> list[int]:
         """Return the positions of the keys that have no entry."""
-        cursor = transaction.cursor(self._places)
+        cursor = transaction.cursor(self._locations)
         return [i for i, key in enumerate(keys) if not cursor.set_key(key)]
 
-    def places(self, transaction: Any, keys: Sequence[Key]) -> Places:
-        """Return the places of the entries under those of ``keys`` that have one."""
-        values = [transaction.get(key, db=self._places) for key in keys]
-        return _places([value for value in values if value is not None])
+    def locate(self, transaction: Any, keys: Sequence[Key]) -> EntryLocations:
+        """Return the locations of the entries, in the order of ``keys``; keys without an entry are left out."""
+        values = [transaction.get(key, db=self._locations) for key in keys]
+        return _to_array([value for value in values if value is not None])
 
-    def read(self, transaction: Any, places: Places) -> Iterator[tuple[int, Any]]:
-        """Yield the position and the codes of each entry, in the order in which they lie on the disk.
+    def read(self, transaction: Any, locations: EntryLocations) -> Iterator[tuple[int, Any]]:
+        """Yield the position of each location and the codes there, in the order of the bytes on disk.
 
-        The codes are None where the entry is not as it was written. They are valid inside of the transaction.
+        The codes are None where the checksum does not match. They are a buffer, valid inside the transaction.
         """
-        order = np.lexsort((places["offset"], places["segment"]))
-        columns = (places[name][order].tolist() for name in ("segment", "offset", "length", "seed", "checksum"))
+        order = np.lexsort((locations["offset"], locations["segment"]))
+        columns = (locations[name][order].tolist() for name in ("segment", "offset", "length", "seed", "checksum"))
         current, segment = -1, b""
         for i, number, start, length, seed, checksum in zip(order.tolist(), *columns, strict=True):
             if number != current:
                 current = number
                 segment = transaction.get(_NUMBER.pack(number), b"", db=self._segments)
-            entry = segment[start : start + _FRAME.size + length]
-            yield i, entry[_FRAME.size :] if xxhash.xxh3_64_intdigest(entry, seed) == checksum else None
+            entry = segment[start : start + _HEADER.size + length]
+            yield i, entry[_HEADER.size :] if xxhash.xxh3_64_intdigest(entry, seed) == checksum else None
 
     def update(self, transaction: Any, removed: Iterable[Key], added: Mapping[Key, Entry]) -> int:
-        """Remove the entries under ``removed``, then add ``added``; return how many there were to be removed."""
-        values = [transaction.pop(key, db=self._places) for key in removed]
-        gone = _places([value for value in values if value is not None])
+        """Remove the entries of the keys ``removed``, then add ``added``. Return how many entries were removed."""
+        values = [transaction.pop(key, db=self._locations) for key in removed]
+        gone = _to_array([value for value in values if value is not None])
         gone = gone[np.argsort(gone["segment"])]
         numbers, starts = np.unique(gone["segment"], return_index=True)
-        parts = zip(numbers.tolist(), np.split(gone, starts[1:]), strict=False)  # of nothing, one part that is empty
-        sparse = [number for number, part in parts if self._free(transaction, number, part)]
+        parts = zip(numbers.tolist(), np.split(gone, starts[1:]), strict=False)  # split gives one part even of nothing
+        sparse = [number for number, part in parts if self._mark_free(transaction, number, part)]
         if sparse or added:
-            last = _LastSegment(transaction, self, sparse)
+            writer = _SegmentWriter(transaction, self, sparse)
             for number in sparse:
-                for key, codes, place in self._alive(transaction, number):
-                    last.add(key, Entry(codes, place.tokens, place.dimension, place.codec), place.checksum)
+                for key, codes, location in self._live_entries(transaction, number):
+                    entry = Entry(codes, location.tokens, location.dimension, location.codec)
+                    writer.add(key, entry, location.checksum)
                 transaction.delete(_NUMBER.pack(number), db=self._segments)
                 transaction.delete(_NUMBER.pack(number), db=self._usage)
             for key, entry in added.items():
-                last.add(key, entry)
-            last.write()
+                writer.add(key, entry)
+            writer.write()
         return len(gone)
 
-    def _free(self, transaction: Any, number: int, gone: Places) -> bool:
-        """Count the places ``gone`` of a segment as free, and return whether too little of it is alive then."""
+    def _mark_free(self, transaction: Any, number: int, gone: EntryLocations) -> bool:
+        """Subtract the entries ``gone`` from the usage of their segment. Return whether it must be rewritten."""
         usage = _usage(transaction.get(_NUMBER.pack(number), db=self._usage))
-        if usage == _UNKNOWN:  # no such segment: the place was damaged
+        if usage == _UNKNOWN:  # there is no such segment: the location was damaged
             return False
-        alive = max(usage.alive - int(gone["length"].sum(dtype=np.int64)) - _FRAME.size * len(gone), 0)
+        live = max(usage.live - int(gone["length"].sum(dtype=np.int64)) - _HEADER.size * len(gone), 0)
         tokens = max(usage.tokens - int(gone["tokens"].sum(dtype=np.int64)), 0)
-        transaction.put(_NUMBER.pack(number), _USAGE.pack(usage.length, alive, tokens), db=self._usage)
-        return alive < _LEAST_ALIVE * usage.length
+        transaction.put(_NUMBER.pack(number), _USAGE.pack(usage.length, live, tokens), db=self._usage)
+        return live < _MIN_LIVE * usage.length
 
-    def _alive(self, transaction: Any, number: int) -> list[tuple[Key, bytes, Place]]:
-        """Return keys, codes and places of the entries of a segment that are alive."""
+    def _live_entries(self, transaction: Any, number: int) -> list[tuple[Key, bytes, EntryLocation]]:
+        """Return key, codes and location of each live entry of a segment."""
         segment = transaction.get(_NUMBER.pack(number), b"", db=self._segments)
         found = []
         offset = 0
-        while offset + _FRAME.size <= len(segment):
-            key, length = _FRAME.unpack_from(segment, offset)
-            place = _place(transaction.get(key, b"", db=self._places))
-            if place[:3] == (number, offset, length):
-                found.append((key, place))
-            offset += _FRAME.size + length
+        while offset + _HEADER.size <= len(segment):
+            key, length = _HEADER.unpack_from(segment, offset)
+            location = _location(transaction.get(key, b"", db=self._locations))
+            if location[:3] == (number, offset, length):
+                found.append((key, location))
+            offset += _HEADER.size + length
         usage = _usage(transaction.get(_NUMBER.pack(number), db=self._usage))
-        if sum(_FRAME.size + place.length for _, place in found) != usage.alive:
-            # A frame is damaged. The places know all entries; but they are those of all segments.
-            entries = ((bytes(key), _place(value)) for key, value in transaction.cursor(self._places))
-            found = [(key, place) for key, place in entries if place.segment == number]
-        starts = [place.offset + _FRAME.size for _, place in found]
+        if sum(_HEADER.size + location.length for _, location in found) != usage.live:
+            # A header is damaged. Search the locations of all segments instead, which takes longer.
+            entries = ((bytes(key), _location(value)) for key, value in transaction.cursor(self._locations))
+            found = [(key, location) for key, location in entries if location.segment == number]
+        starts = [location.offset + _HEADER.size for _, location in found]
         return [
-            (key, segment[start : start + place.length], place)
-            for start, (key, place) in zip(starts, found, strict=True)
+            (key, segment[start : start + location.length], location)
+            for start, (key, location) in zip(starts, found, strict=True)
         ]
 
 
-class _LastSegment:
-    """The segment that takes the next entries: the last one, as long as it is not full, else a new one."""
+class _SegmentWriter:
+    """Appends entries to the last segment, or to a new one where that is full or must be rewritten itself."""
 
     def __init__(self, transaction: Any, segments: Segments, sparse: Collection[int]) -> None:
         self._transaction = transaction
@@ -187,56 +195,56 @@ class _LastSegment:
         cursor = transaction.cursor(segments._segments)
         number = _NUMBER.unpack(cursor.key())[0] if cursor.last() else -1
         usage = _usage(transaction.get(cursor.key(), db=segments._usage)) if number >= 0 else _UNKNOWN
-        if number in sparse or not 0 < usage.length < SEGMENT_BYTES:
+        if number in sparse or not 0 < usage.length < segments.segment_bytes:
             self._begin(number + 1, bytearray(), 0, 0)
         else:
             segment = bytearray(transaction.get(_NUMBER.pack(number), b"", db=segments._segments))
-            self._begin(number, segment, usage.alive, usage.tokens)
+            self._begin(number, segment, usage.live, usage.tokens)
 
-    def _begin(self, number: int, segment: bytearray, alive: int, tokens: int) -> None:
+    def _begin(self, number: int, segment: bytearray, live: int, tokens: int) -> None:
         self._number = number
         self._segment = segment
-        self._alive = alive
+        self._live = live
         self._tokens = tokens
-        self._places: list[tuple[Key, bytes]] = []
+        self._locations: list[tuple[Key, bytes]] = []
 
     def add(self, key: Key, entry: Entry, checksum: int | None = None) -> None:
-        """Append an entry, with the checksum that it had elsewhere, and write the segment if it is full."""
+        """Append an entry, and write the segment when it is full. An entry that moves keeps its ``checksum``."""
         offset = len(self._segment)
-        self._segment += _FRAME.pack(key, len(entry.codes))
+        self._segment += _HEADER.pack(key, len(entry.codes))
         self._segment += entry.codes
-        place = Place(self._number, offset, len(entry.codes), entry.tokens, entry.dimension, entry.codec, 0)
+        location = EntryLocation(self._number, offset, len(entry.codes), entry.tokens, entry.dimension, entry.codec, 0)
         if checksum is None:
-            seed = int(_places([_PLACE.pack(*place)])["seed"][0])
+            seed = int(_to_array([_LOCATION.pack(*location)])["seed"][0])
             with memoryview(self._segment) as segment, segment[offset:] as written:
                 checksum = xxhash.xxh3_64_intdigest(written, seed)
-        self._places.append((key, _PLACE.pack(*place._replace(checksum=checksum))))
-        self._alive += len(self._segment) - offset
+        self._locations.append((key, _LOCATION.pack(*location._replace(checksum=checksum))))
+        self._live += len(self._segment) - offset
         self._tokens += entry.tokens
-        if len(self._segment) >= SEGMENT_BYTES:
+        if len(self._segment) >= self._databases.segment_bytes:
             self.write()
             self._begin(self._number + 1, bytearray(), 0, 0)
 
     def write(self) -> None:
-        """Write the segment, and the places of what it took."""
-        if self._places:
+        """Write the segment, its usage, and the locations of the entries that were added."""
+        if self._locations:
             number = _NUMBER.pack(self._number)
-            usage = _USAGE.pack(len(self._segment), self._alive, self._tokens)
+            usage = _USAGE.pack(len(self._segment), self._live, self._tokens)
             self._transaction.put(number, self._segment, db=self._databases._segments)
             self._transaction.put(number, usage, db=self._databases._usage)
-            for key, place in sorted(self._places):  # neighbours in the tree are written together
-                self._transaction.put(key, place, db=self._databases._places)
+            for key, location in sorted(self._locations):  # sorted, so that LMDB writes neighbours together
+                self._transaction.put(key, location, db=self._databases._locations)
 
 
-def _places(values: Sequence[Any]) -> Places:
+def _to_array(values: Sequence[Any]) -> EntryLocations:
     joined = b"".join(values)
-    if len(joined) != _PLACE.size * len(values):
-        joined = b"".join(_PLACE.pack(*_place(value)) for value in values)
-    return np.frombuffer(joined, _PLACES)
+    if len(joined) != _LOCATION.size * len(values):  # some value is damaged
+        joined = b"".join(_LOCATION.pack(*_location(value)) for value in values)
+    return np.frombuffer(joined, _LOCATIONS)
 
 
-def _place(value: Any) -> Place:
-    return Place._make(_PLACE.unpack(value)) if len(value) == _PLACE.size else _NOWHERE
+def _location(value: Any) -> EntryLocation:
+    return EntryLocation._make(_LOCATION.unpack(value)) if len(value) == _LOCATION.size else _NOWHERE
 
 
 def _usage(value: Any) -> Usage:

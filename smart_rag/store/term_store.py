@@ -1,10 +1,9 @@
-"""Which vocabulary ids each document holds, on disk, in LMDB: what an `InvertedIndex` is made of.
+"""Terms of each document on disk, in LMDB. An `InvertedIndex` is built from them.
 
-A document's terms are the distinct vocabulary ids of its tokens. They lie under a *slot*, a number
-that is never given again. So what came since an earlier look are the slots after the last one, and
-what went since are the slots that are missing. Two revisions of a document have a slot each, so that
-a new one can be written before its row, and the old one removed after it. ``docs/format.md`` has the
-byte layout.
+The *terms* of a document are the distinct vocabulary ids of its tokens. They are stored under a *slot*, a number that
+is never used again. So a reader that knows all slots up to some number finds new documents in the slots after it, and
+removed documents by the slots that are missing. Two revisions of a document have two slots: the new one is written
+before the document's row, and the old one is removed after it. ``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"
 _DATABASES = ("terms", "slots")
-_SLOT = struct.Struct(">Q")  # big-endian: in the order in which they were given
-# The next slot to be given, under a key that no revision has: theirs are 16 bytes.
+_SLOT = struct.Struct(">Q")  # big-endian, so that LMDB sorts slots by number
+# Key of the next free slot. No revision has this key, because their keys are 16 bytes long.
 _NEXT = b"next"
-# checksum of all that follows, bytes of the document's id, bytes of each vocabulary id
+# Checksum of the rest, length of the document's id in bytes, bytes of each vocabulary id.
 _HEADER = struct.Struct("<QIB")
 _CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What happened to a store since an earlier look at it.
+    """Documents that were added to a store, and whether some were removed, since an earlier `TermStore.changes`.
 
-    ``slots`` (n) int64 are those of the documents that came; ``hashes`` (n) uint64 of their ids;
-    ``terms`` and ``offsets`` their terms, one after the other. ``live`` are all slots there are,
-    None where no document went.
+    Of the n documents that were added, ``slots`` (n) int64 are their slots, ascending; ``hashes`` (n) uint64 the hashes
+    of their ids; ``terms[offsets[i] : offsets[i + 1]]`` the terms of document i. ``live`` are all slots in the store,
+    or None if no document was removed. ``version`` is to be passed to the next call.
     """
 
     version: int
@@ -54,9 +53,9 @@ class Changes:
 
 
 class TermStore:
-    """Terms by revision of a document: ``put``, ``delete``, ``changes``.
+    """Terms by revision of a document: ``put``, ``delete``, ``changes``, ``vacuum``.
 
-    Each call is one transaction, as in a `TokenStore`.
+    Each call is one transaction: all of it happens or none of it, and it is on disk when the call returns.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,9 +69,9 @@ class TermStore:
         return self._shared
 
     def put(self, revisions: Sequence[Revision], terms: Sequence[TokenIds | None]) -> None:
-        """Write the terms of documents, instead of what the same revisions had.
+        """Write the terms of n ``revisions``, and replace what they had before.
 
-        None: the document's tokens have no vocabulary ids, and it is not found by any.
+        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids: it has no entry.
         """
         values = {
             revision: None if of_one is None else _packed(revision[0], of_one)
@@ -88,7 +87,7 @@ class TermStore:
             following = transaction.get(_NEXT, db=slots)
             first = 0 if following is None else _SLOT.unpack(following)[0]
             for slot, (revision, value) in enumerate(new.items(), first):
-                # Behind all others, so that LMDB fills its pages.
+                # Slots ascend, so LMDB may append: its pages are then full.
                 transaction.put(_SLOT.pack(slot), value, append=True, db=self._environment.databases["terms"])
                 transaction.put(_revision_key(revision), _SLOT.pack(slot), db=slots)
             transaction.put(_NEXT, _SLOT.pack(first + len(new)), db=slots)
@@ -98,7 +97,7 @@ class TermStore:
             environment.write(write, size=sum(len(value) + 64 for value in values.values() if value is not None))
 
     def delete(self, revisions: Collection[Revision]) -> None:
-        """Remove the terms of these revisions; those that have none do no harm."""
+        """Remove the terms of these revisions. Revisions without terms are skipped."""
         environment = self._environment
         if revisions:
             environment.write(lambda transaction: self._remove(transaction, revisions))
@@ -110,22 +109,22 @@ class TermStore:
                 transaction.delete(slot, db=self._environment.databases["terms"])
 
     def changes(self, version: int, last: int, count: int) -> Changes | None:
-        """Return what happened since ``version``, None if nothing did.
+        """Return the changes since ``version``, or None if there are none.
 
         Args:
-            version: of the last `Changes`; -1 for all there is.
-            last: the greatest slot that came so far, -1 if none did.
-            count: how many of the slots that came so far were still there.
+            version: ``Changes.version`` of the last call; -1 returns all documents.
+            last: greatest slot that the caller knows, -1 if it knows none.
+            count: number of slots that the caller knows and that were not removed.
 
         Raises:
-            CorruptStore: an entry that came cannot be read back as it was written.
+            CorruptStore: a new entry fails its checksum.
         """
         with self._environment.read(buffers=False) as transaction:
             if transaction.id() == version:
                 return None
             database = self._environment.databases["terms"]
             slots, hashes, lengths = bytearray(), array("Q"), array("q")
-            # Not a list of arrays: of small ones in great number, the memory is never given back.
+            # One buffer, not a list of many small arrays, whose memory the process would never give back.
             terms = bytearray()
             cursor = transaction.cursor(database)
             if cursor.set_range(_SLOT.pack(last + 1)):
@@ -150,14 +149,14 @@ class TermStore:
             )
 
     def ids(self, slots: Sequence[int]) -> list[str]:
-        """Return the ids of the documents in ``slots``; those that went are left out."""
+        """Return the ids of the documents in ``slots``, in this order. Empty slots are left out."""
         with self._environment.read(buffers=False) as transaction:
             database = self._environment.databases["terms"]
             values = [transaction.get(_SLOT.pack(slot), db=database) for slot in slots]
             return [self._unpacked(value)[0] for value in values if value is not None]
 
     def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
-        """Return those of ``revisions`` whose terms cannot be read back as they were written."""
+        """Return the revisions among ``revisions`` whose terms cannot be read back as they were written."""
         found = []
         with self._environment.read(buffers=False) as transaction:
             databases = self._environment.databases
@@ -179,10 +178,10 @@ class TermStore:
 
         def write(transaction: Any) -> None:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
-            places = {key: slot for key, slot in transaction.cursor(slots) if key != _NEXT}
-            for key in places.keys() - keys:
+            slot_of = {key: slot for key, slot in transaction.cursor(slots) if key != _NEXT}
+            for key in slot_of.keys() - keys:
                 transaction.delete(key, db=slots)
-            kept = {slot for key, slot in places.items() if key in keys}
+            kept = {slot for key, slot in slot_of.items() if key in keys}
             for slot in set(transaction.cursor(terms).iternext(values=False)) - kept:
                 transaction.delete(slot, db=terms)
 
@@ -195,20 +194,24 @@ class TermStore:
             return environment.used_bytes(transaction)
 
     def close(self) -> None:
-        """Release the files. Closing twice does no harm."""
+        """Close the files. A second call does nothing."""
         environment, self._shared = self._shared, None
         if environment is not None:
             environment.release()
 
     def _unpacked(self, value: bytes) -> tuple[str, TokenIds]:
-        """Return a document's id and its terms."""
+        """Return the document id and the terms in the bytes of an entry.
+
+        Raises:
+            CorruptStore: the entry fails its checksum.
+        """
         whole = len(value) >= _HEADER.size
         checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
         if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
             raise CorruptStore(
                 f"{self.path}: the terms of a document fail their checksum; write them again with "
-                "index.verify(repair=True) or `smart-rag verify --repair`; index.vacuum() removes them if the document "
-                "is gone"
+                "index.verify(repair=True) or `smart-rag verify --repair`; if no document has them any more, "
+                "index.vacuum() removes them"
             )
         start = _HEADER.size + id_bytes
         terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
@@ -225,7 +228,7 @@ def id_hash(id: str) -> int:
 
 
 def _revision_key(revision: Revision) -> bytes:
-    # LMDB's keys are short, ids need not be.
+    # A hash, because LMDB limits the length of a key.
     id, key = revision
     return hashlib.blake2b(key + id.encode(), digest_size=16).digest()
 

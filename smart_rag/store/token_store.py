@@ -1,8 +1,7 @@
-"""The sidecar: token embeddings on disk, content-addressed, in LMDB.
+"""Token embeddings on disk, in LMDB, under a hash of their content.
 
-An entry's key is `content_key`, a hash of what the tokens were made from and how. So a stale
-entry cannot exist, writing twice is free, and equal contents share. ``docs/format.md`` has the
-byte layout.
+The key of an entry is `content_key`: a hash of the content and of how it was encoded. So no entry can be out of date,
+equal contents share one entry, and it does no harm to write one twice. ``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag.embeddings.representation import Codec, Codes, TokenCodes, Tokens
+from smart_rag.embeddings.representation import Codec, Codes, Offsets, TokenCodes, Tokens
 from smart_rag.embeddings.token_pooling import pool_tokens
 from smart_rag.errors import (
     CorruptStore,
@@ -26,15 +25,18 @@ from smart_rag.errors import (
     MissingTokens,
 )
 from smart_rag.store.lmdb_environment import Environment
-from smart_rag.store.segments import DATABASES, LAYOUT, Entry, Places, Segments
+from smart_rag.store.segments import DATABASES, LAYOUT, SEGMENT_BYTES, Entry, EntryLocations, Segments
 from smart_rag.types import Key
 
 _KEY_BYTES = 16
-_MOST_DIMENSIONS = (1 << 16) - 1
+_MAX_DIMENSION = (1 << 16) - 1
 
 
 def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
-    """Return the 16-byte key of the tokens that this encoder and codec make of ``content``."""
+    """Return the storage key (16 bytes): a hash of ``content`` and of the encoder and codec that encode it.
+
+    ``fingerprint`` is the encoder's and ``codec`` the codec's name. A text and its UTF-8 bytes have the same key.
+    """
     digest = hashlib.blake2b(f"{fingerprint}\0{codec}\0".encode(), digest_size=_KEY_BYTES)
     digest.update(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
     return digest.digest()
@@ -42,7 +44,7 @@ def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """What a store holds: entries, their tokens, and the bytes of the pages in use on disk."""
+    """Number of entries, number of their tokens, and bytes of the pages in use on disk."""
 
     entries: int
     tokens: int
@@ -52,19 +54,24 @@ class StoreStats:
 class TokenStore:
     """Token embeddings by key: ``put``, ``gather``, ``delete``, ``verify``, ``vacuum``.
 
-    Each call is one transaction: it happens whole or not at all, and is on disk when it returns.
-    Threads and other processes may read while one writes.
+    Each call is one transaction: all of it happens or none of it, and it is on disk when the call returns.
+    Threads and other processes may read while one thread writes.
 
-    >>> store = TokenStore(path, codec("float16"))                 # doctest: +SKIP
+    Args:
+        path: folder of the store, made if it is missing.
+        codec: how the token embeddings are written.
+        segment_bytes: length from which a segment takes no more entries, see `segments`.
+
+    >>> store = TokenStore(path, get_codec("float16"))             # doctest: +SKIP
     >>> store.put([key], TokenBatch.from_list([tokens]))           # doctest: +SKIP
     >>> store.gather([key])[0]                                     # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path, codec: Codec) -> None:
+    def __init__(self, path: str | Path, codec: Codec, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.path = Path(path)
         self.codec = codec
         self._shared: Environment | None = Environment.at(self.path, LAYOUT, DATABASES)
-        self._segments = Segments(self._shared.databases)
+        self._segments = Segments(self._shared.databases, segment_bytes)
 
     @property
     def _environment(self) -> Environment:
@@ -73,33 +80,39 @@ class TokenStore:
         return self._shared
 
     def put(self, keys: Sequence[Key], tokens: Tokens) -> None:
-        """Write ``tokens`` under ``keys``, pooled and coded; what a key held before is replaced.
+        """Write the tokens of n texts under n ``keys``, and replace what these keys held before.
 
-        Codes of this store's codec are written as they are.
+        `TokenCodes` of this store's codec are written as they are. All other tokens are pooled and encoded first.
 
         Raises:
+            InvalidInput: the number of keys is not the number of texts, the tokens have too many dimensions, or the
+                codec cannot store them.
             StorageFull: the disk is full; nothing was written.
         """
         if len(keys) != len(tokens):
-            raise InvalidInput(f"{len(keys)} keys for {len(tokens)} texts")
-        if tokens.dimension > _MOST_DIMENSIONS:
-            raise InvalidInput(f"{tokens.dimension} dimensions; an entry holds at most {_MOST_DIMENSIONS}")
-        if not isinstance(tokens, TokenCodes) or tokens.codec != self.codec:
-            tokens = pool_tokens(tokens, self.codec.pool_factor)
-            codes = self.codec.encode(tokens.embeddings)
-        else:
-            codes = tokens.codes
+            raise InvalidInput(f"expected one key for each text, got {len(keys)} keys for {len(tokens)} texts")
+        if tokens.dimension > _MAX_DIMENSION:
+            raise InvalidInput(
+                f"token embeddings of {tokens.dimension} dimensions; a token store takes at most {_MAX_DIMENSION}"
+            )
+        codes, offsets = self._encoded(tokens)
         flat = np.ascontiguousarray(codes).reshape(-1).data
         width = codes.shape[1]
         entries = {
             key: Entry(flat[start * width : stop * width], stop - start, tokens.dimension, self.codec.number)
-            for key, (start, stop) in zip(keys, pairwise(tokens.offsets.tolist()), strict=True)
+            for key, (start, stop) in zip(keys, pairwise(offsets.tolist()), strict=True)
         }
 
         def write(transaction: Any) -> None:
             self._segments.update(transaction, sorted(entries), entries)
 
         self._environment.write(write, size=codes.nbytes)
+
+    def _encoded(self, tokens: Tokens) -> tuple[Codes, Offsets]:
+        if isinstance(tokens, TokenCodes) and tokens.codec == self.codec:
+            return tokens.codes, tokens.offsets
+        tokens = pool_tokens(tokens, self.codec.pool_factor)
+        return self.codec.encode(tokens.embeddings), tokens.offsets
 
     def __contains__(self, key: Key) -> bool:
         return not self.missing([key])
@@ -114,42 +127,48 @@ class TokenStore:
             return self._segments.missing(transaction, keys)
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str] | None = None) -> TokenCodes:
-        """Return the codes of the token embeddings under ``keys``, in their order, in one contiguous matrix.
+        """Return the codes of n texts, in the order of ``keys``, copied into one contiguous matrix.
 
-        ``ids`` names the documents in errors; by default the keys' hexadecimal form does.
+        ``ids`` are the names of the texts in errors, by default the keys in hexadecimal.
 
         Raises:
-            MissingTokens: keys that are not stored; all of them are named.
-            CorruptStore: an entry whose checksum does not match.
+            MissingTokens: some keys are not stored; the error names all of them.
+            CorruptStore: an entry fails its checksum, or another codec wrote it.
+            DimensionMismatch: the entries have different dimensions.
         """
         names = ids if ids is not None else [key.hex() for key in keys]
         with self._environment.read() as transaction:
-            places = self._segments.places(transaction, keys)
-            if len(places) < len(keys):
-                absent = [names[i] for i in self._segments.missing(transaction, keys)]
-                raise MissingTokens(
-                    f"{self.path}: no token embeddings for {len(absent)} of {len(keys)} documents, the first "
-                    f"is {absent[0]!r}",
-                    absent,
-                )
-            for i, fault in self._faults(places):
-                raise CorruptStore(f"{self.path}: the entry of {names[i]!r} {fault}")
-            # The buffers are valid only inside of the transaction: they are copied once, into place.
-            starts = [0, *np.cumsum(places["length"], dtype=np.int64).tolist()]
+            locations = self._locate(transaction, keys, names)
+            # LMDB's buffers are valid only inside the transaction, so each is copied once into the result.
+            starts = [0, *np.cumsum(locations["length"], dtype=np.int64).tolist()]
             flat: Codes = np.empty(starts[-1], dtype=np.uint8)
             target = flat.data
-            for i, codes in self._segments.read(transaction, places):
+            for i, codes in self._segments.read(transaction, locations):
                 if codes is None:
                     raise CorruptStore(f"{self.path}: the entry of {names[i]!r} fails its checksum")
                 target[starts[i] : starts[i + 1]] = codes
-        dimensions = set(places["dimension"].tolist())
+        dimensions = set(locations["dimension"].tolist())
         if len(dimensions) > 1:
-            raise DimensionMismatch(f"{self.path}: documents of different widths: {sorted(dimensions)}")
+            raise DimensionMismatch(f"{self.path}: the entries have different dimensions: {sorted(dimensions)}")
         dimension = dimensions.pop() if dimensions else 0
         offsets = np.zeros(len(keys) + 1, dtype=np.int64)
-        np.cumsum(places["tokens"], out=offsets[1:])
+        np.cumsum(locations["tokens"], out=offsets[1:])
         matrix = flat.reshape(offsets[-1], self.codec.bytes_per_token(dimension))
         return TokenCodes(matrix, offsets, dimension, self.codec)
+
+    def _locate(self, transaction: Any, keys: Sequence[Key], names: Sequence[str]) -> EntryLocations:
+        """Return the location of every key, or raise an error if one has none or another codec wrote it."""
+        locations = self._segments.locate(transaction, keys)
+        if len(locations) < len(keys):
+            absent = [names[i] for i in self._segments.missing(transaction, keys)]
+            raise MissingTokens(
+                f"{self.path}: no token embeddings for {len(absent)} of {len(keys)} documents, the first is "
+                f"{absent[0]!r}",
+                absent,
+            )
+        for i, fault in self._faults(locations):
+            raise CorruptStore(f"{self.path}: the entry of {names[i]!r} {fault}")
+        return locations
 
     def delete(self, keys: Iterable[Key]) -> int:
         """Remove the entries under ``keys`` and return how many there were."""
@@ -160,13 +179,13 @@ class TokenStore:
             removed = self._segments.update(transaction, unique, {})
 
         unique = sorted(set(keys))
-        environment = self._environment  # asked for first: a closed store says so whatever the keys
+        environment = self._environment  # first: a closed store raises, also for no keys
         if unique:
             environment.write(write)
         return removed
 
     def keys(self) -> Iterator[Key]:
-        """Return every key, as of the moment of the call."""
+        """Return an iterator over the keys, sorted. Later writes do not change it."""
         with self._environment.read() as transaction:
             return iter(self._segments.keys(transaction))
 
@@ -174,9 +193,9 @@ class TokenStore:
         """Return the keys of the entries that cannot be read back as they were written."""
         with self._environment.read() as transaction:
             keys = self._segments.keys(transaction)
-            places = self._segments.places(transaction, keys)
-            damaged = {i for i, _ in self._faults(places)}
-            damaged.update(i for i, codes in self._segments.read(transaction, places) if codes is None)
+            locations = self._segments.locate(transaction, keys)
+            damaged = {i for i, _ in self._faults(locations)}
+            damaged.update(i for i, codes in self._segments.read(transaction, locations) if codes is None)
         return [keys[i] for i in sorted(damaged)]
 
     def vacuum(self, live: Collection[Key]) -> int:
@@ -194,20 +213,20 @@ class TokenStore:
             )
 
     def close(self) -> None:
-        """Release the files. Closing twice does no harm."""
+        """Close the files. A second call does nothing."""
         environment, self._shared = self._shared, None
         if environment is not None:
             environment.release()
 
-    def _faults(self, places: Places) -> Iterator[tuple[int, str]]:
-        """Yield the position of each entry that this codec cannot have written, and what is wrong with it."""
-        dimensions = places["dimension"]
-        expected = places["tokens"].astype(np.int64)
+    def _faults(self, locations: EntryLocations) -> Iterator[tuple[int, str]]:
+        """Yield the position of each entry that this codec did not write, and what is wrong with it."""
+        dimensions = locations["dimension"]
+        expected = locations["tokens"].astype(np.int64)
         for dimension in set(dimensions.tolist()):
             expected[dimensions == dimension] *= self.codec.bytes_per_token(dimension)
-        foreign = places["codec"] != self.codec.number
-        for i in np.flatnonzero(foreign | (places["length"] != expected)).tolist():
+        foreign = locations["codec"] != self.codec.number
+        for i in np.flatnonzero(foreign | (locations["length"] != expected)).tolist():
             if foreign[i]:
-                yield i, f"has codec number {places['codec'][i]}, not {self.codec.name!r}"
+                yield i, f"has codec number {locations['codec'][i]}, not {self.codec.name!r}"
             else:
-                yield i, f"is {places['length'][i]} bytes, expected {expected[i]}"
+                yield i, f"is {locations['length'][i]} bytes, expected {expected[i]}"

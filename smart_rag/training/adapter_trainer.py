@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim
 from smart_rag.training.batches import Batch, check_trainable, make_batch
 from smart_rag.training.contrastive import contrastive_loss, late_scores
 from smart_rag.training.data import TrainingData
@@ -142,7 +142,7 @@ def batch_loss(cached: CachedStates, adapter: Adapter, batch: Batch, settings: A
         weights = torch.from_numpy(cached.documents.frequencies.inverse(ids)).to(cached.device)
     scores = late_scores(queries, lengths[0], documents, lengths[1], weights)
     if settings.objective == "hybrid":  # the plain sum, as in the paper (arXiv 2605.24938, section 3)
-        pooled = scoring.pooled_similarity(
+        pooled = maxsim.pooled_similarity(
             cached.queries.pooled[batch.queries], cached.documents.pooled[batch.documents]
         )
         scores = torch.from_numpy(pooled).to(cached.device) + scores

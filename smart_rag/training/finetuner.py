@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from smart_rag.config import Objective
-from smart_rag.encoders.loading import no_loading_bar
+from smart_rag.encoders.compatibility import no_loading_bar
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError
 from smart_rag.training import lora
@@ -96,7 +96,7 @@ def finetune(
         max_pixels=max_pixels,
         trust_remote_code=trust_remote_code,
     )
-    encoder.make_portable()
+    encoder.trainable.make_portable()
     trained_model = encoder.model
     assert isinstance(trained_model, SentenceTransformer)
     rank = settings.lora_rank

@@ -78,7 +78,7 @@ class SmartCollator:
         order = np.argsort(lengths, kind="stable").tolist() if self.part_size is not None else list(range(len(items)))
         size = self.part_size or len(items)
         parts = [
-            self.encoder.prepare([items[i] for i in order[start : start + size]], task)
+            self.encoder.trainable.prepare([items[i] for i in order[start : start + size]], task)
             for start in range(0, len(items), size)
         ]
         return parts, order
@@ -107,7 +107,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         self.uses_gradient_cache = cached
         # The mixin cuts batches into pieces of this size. Here the collator has already cut them into parts.
         self.mini_batch_size = 1 << 30
-        self._comparable = encoder.comparable
+        self._to_embeddings = encoder.trainable.to_embeddings
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """Return the loss of a batch that `SmartCollator` made, a scalar."""
@@ -185,7 +185,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         # The modules write into this dict, so it is a new one.
         states = self.model({name: value for name, value in part.items() if name not in ("keep", "task")}, task=task)
         kept = states["token_embeddings"][keep]
-        pooled, tokens = self._comparable(states["sentence_embedding"], kept)
+        pooled, tokens = self._to_embeddings(states["sentence_embedding"], kept)
         if self.objective == "pooled":
             return pooled
         lengths = keep.sum(dim=1)

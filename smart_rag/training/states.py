@@ -21,7 +21,7 @@ from smart_rag.embeddings.representation import Representation, TokenBatch, Toke
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.evaluation.metrics import Metrics, Run
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.token_store import TokenStore
 from smart_rag.training.batches import content_groups
 from smart_rag.training.data import TrainingData
@@ -91,7 +91,7 @@ class DocumentFrequencies:
     def inverse(self, ids: TokenIds) -> NDArray[np.float32]:
         """Return the inverse document frequency of each token (n). A token without an id counts as in every text."""
         known = np.where(ids < len(self.counts), self.counts[np.minimum(ids, len(self.counts) - 1)], 0)
-        return scoring.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
+        return maxsim.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
 
 
 def _key(position: int) -> bytes:
@@ -158,13 +158,13 @@ class CachedStates:
         queries = self.embeddings(self.queries.tokens(everything), adapter)
         ids = [documents.ids[i] for documents, _, positions in corpus for i in positions]
         weights = DocumentFrequencies.of(ids).inverse(np.concatenate(self.queries.ids))
-        leaders = {name: [scoring.Leaders(_DEPTH) for _ in everything] for name in rankings}
+        leaders = {name: [ranking.Leaders(_DEPTH) for _ in everything] for name in rankings}
         for documents, prefix, positions in corpus:
             for start in range(0, len(positions), _BATCH):
                 block = positions[start : start + _BATCH]
                 tokens = self.embeddings(documents.tokens(block), adapter)
-                late = scoring.late_interaction(queries, tokens, self.device, weights)
-                pooled = scoring.pooled_similarity(self.queries.pooled, documents.pooled[block])
+                late = maxsim.late_interaction(queries, tokens, self.device, weights)
+                pooled = maxsim.pooled_similarity(self.queries.pooled, documents.pooled[block])
                 names = [prefix + _name(i) for i in block]
                 for name, score_weights in rankings.items():
                     for i, leader in enumerate(leaders[name]):

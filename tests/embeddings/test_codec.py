@@ -1,4 +1,4 @@
-"""Token codes: exact bytes, and the way back; rotated codes against plain loops written from docs/format.md."""
+"""Codecs: exact bytes, decoding, and rotated codes against plain loops written from docs/format.md."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ NAMES = sorted(GOLDEN)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_bytes(name):
-    """These bytes are on users' disks: they never change, and they can be read."""
+    """These bytes are on users' disks: they never change, and can be decoded."""
     codes = get_codec(name).encode(MATRIX)
     assert codes.dtype == np.uint8
     assert [row.tobytes().hex() for row in codes] == GOLDEN[name]
@@ -32,7 +32,7 @@ def test_golden_bytes(name):
 
 @pytest.mark.parametrize(("name", "number", "size"), [("float32", 1, 4), ("float16", 2, 2)])
 def test_names_numbers_and_sizes(name, number, size):
-    """A codec's name and number are for ever; its size follows from the dimension."""
+    """The name and number of a codec never change; the size depends on the dimension."""
     found = get_codec(name)
     assert (found.name, found.number) == (name, number)
     assert [found.bytes_per_token(dimension) for dimension in (1, 3, 384)] == [size, 3 * size, 384 * size]
@@ -47,7 +47,7 @@ def test_names_numbers_and_sizes(name, number, size):
     st.integers(0, 2**32),
 )
 def test_decode_is_the_inverse_of_encode(name, n, dimension, dtype, seed):
-    """What comes back is what went in, in the codec's precision, for any dimension and any input."""
+    """Decoded numbers are the encoded ones, in the codec's precision, for any dimension and dtype."""
     found = get_codec(name)
     embeddings = np.random.default_rng(seed).uniform(-1, 1, (n, dimension)).astype(dtype)
     codes = found.encode(embeddings)
@@ -60,7 +60,7 @@ def test_decode_is_the_inverse_of_encode(name, n, dimension, dtype, seed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_memory_layout_is_encoded(name):
-    """Columns first, backwards and every second row are all the same numbers."""
+    """Columns first, backwards and every second row have the same codes."""
     expected = get_codec(name).encode(MATRIX).tobytes()
     double = np.repeat(MATRIX, 2, axis=0)
     for same in (np.asfortranarray(MATRIX), MATRIX[::-1].copy()[::-1], double[::2]):
@@ -68,7 +68,7 @@ def test_any_memory_layout_is_encoded(name):
 
 
 def test_encoding_leaves_the_input_alone():
-    """The caller's array keeps its numbers."""
+    """The caller's array does not change."""
     embeddings = np.float32([[0.1, 0.2]])
     before = embeddings.copy()
     get_codec("float16").encode(embeddings)
@@ -79,13 +79,13 @@ def test_encoding_leaves_the_input_alone():
     "name", ["int3", "", "Float16", "2bit/", "2bit/0", "2bit/5", "2bit/02", "2bit/x", "compact/2", "/2", "2bit/2/2"]
 )
 def test_unknown_name(name):
-    """A name that no codec has is refused, and those that exist are listed."""
+    """An unknown name is refused; the error lists the codecs."""
     with pytest.raises(InvalidInput, match=f"unknown codec {name!r}; the codecs are exact, balanced, compact, float32"):
         get_codec(name)
 
 
 def test_presets():
-    """A preset is another name of a codec, which goes by its own."""
+    """A preset is another name for a codec; the codec keeps its own name."""
     assert PRESETS == {"exact": "float16", "balanced": "2bit", "compact": "2bit/2"}
     for preset, name in PRESETS.items():
         assert get_codec(preset) == get_codec(name)
@@ -94,7 +94,7 @@ def test_presets():
 
 @pytest.mark.parametrize("layout", ["float32", "float16", "int8", "4bit", "2bit", "1bit"])
 def test_pool_factors(layout):
-    """A pool factor is part of the name and of nothing else: number and layout are those of the codec without."""
+    """A pool factor changes the name alone: number and bytes are those of the codec without it."""
     plain = get_codec(layout)
     assert plain.pool_factor == 1
     assert get_codec(f"{layout}/1") == plain
@@ -119,14 +119,14 @@ def unit_rows(n, dimension, seed=0):
 
 
 def golden_vectors(dimension):
-    """Two unit vectors, none of whose rotated coordinates lies near the border of two codes."""
+    """Return two unit vectors; none of their rotated coordinates is near the border of two codes."""
     k = {3: 0, 8: 1, 25: 6}[dimension]
     rows = np.float64([[(7 * i * i + 3 * i * j + k * j) % 11 - 5 for i in range(dimension)] for j in (1, 2)])
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def plain_hadamard(values):
-    """The transform by its recursive definition, H(2n) = [[H, H], [H, -H]], not yet divided."""
+    """Return the transform by its recursive definition, H(2n) = [[H, H], [H, -H]], before the division."""
     if len(values) == 1:
         return values
     half = len(values) // 2
@@ -135,7 +135,7 @@ def plain_hadamard(values):
 
 
 def plain_rotate(vector):
-    """docs/format.md, "Rotation"."""
+    """Return the rotated vector; see docs/format.md, "Rotation"."""
     values, dimension = [float(value) for value in vector], len(vector)
     block = 1
     while 2 * block <= dimension:
@@ -174,7 +174,7 @@ def plain_pack(codes, bits):
 
 
 def plain_decode(packed, dimension, bits):
-    """The decoded vector: levels around zero, norm 1, turned back by the transpose."""
+    """Return the decoded vector: levels around zero, divided by their norm, rotated back by the transpose."""
     levels = []
     for i in range(dimension):
         code = packed[i % len(packed)] >> (i // len(packed) * bits) & (2**bits - 1)
@@ -206,7 +206,7 @@ ROTATED_GOLDEN = {
 @pytest.mark.parametrize("dimension", [3, 8, 25])
 @pytest.mark.parametrize("name", BITS)
 def test_golden_bytes_of_rotated_codes(name, dimension):
-    """These bytes are on users' disks: they never change, and what they stand for does not either."""
+    """These bytes are on users' disks: they never change, nor does what they decode to."""
     vectors = golden_vectors(dimension)
     expected = ROTATED_GOLDEN[name, dimension]
     assert [row.tobytes().hex() for row in get_codec(name).encode(vectors)] == expected
@@ -223,7 +223,7 @@ def test_golden_bytes_of_rotated_codes(name, dimension):
     ("dimension", "digest"), [(25, "9eb40a4c5e83a542d4c68392f75af763"), (384, "d0b6ea5484624a2523413e4eb5a3149a")]
 )
 def test_golden_rotation(dimension, digest):
-    """The rotation never changes: every code on disk is written in it."""
+    """The rotation never changes: every code on disk depends on it."""
     # Many numbers are fractions of powers of two: with the third, none is at the border of two integers.
     rounded = np.round(rotation(dimension).astype(np.float64) * 1e5 + 1 / 3).astype("<i4")
     assert hashlib.sha256(rounded.tobytes()).hexdigest()[:32] == digest
@@ -231,7 +231,7 @@ def test_golden_rotation(dimension, digest):
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8, 24, 25, 31, 100])
 def test_the_rotation_is_the_recursive_one(dimension):
-    """Columns are the images of unit vectors; the matrix is orthogonal; nobody may write into it."""
+    """Columns are the rotated unit vectors; the matrix is orthogonal and read-only."""
     turned = rotation(dimension)
     assert turned.dtype == np.float32
     for k in range(dimension):
@@ -244,7 +244,7 @@ def test_the_rotation_is_the_recursive_one(dimension):
 
 
 def test_the_rotation_is_made_in_parts():
-    """A width of more rows than are transformed at once is still a rotation."""
+    """A matrix with more rows than are transformed at once is a rotation, too."""
     turned = rotation(200).astype(np.float64)
     np.testing.assert_allclose(turned @ turned.T, np.eye(200), atol=1e-5)
     np.testing.assert_allclose(turned[:, 199], plain_rotate([0.0] * 199 + [1.0]), atol=1e-6)
@@ -260,6 +260,7 @@ def test_the_rotation_is_made_in_parts():
     ],
 )
 def test_names_numbers_and_sizes_of_rotated_codes(name, number, sizes):
+    """They never change, as above."""
     found = get_codec(name)
     assert (found.name, found.number) == (name, number)
     assert [found.bytes_per_token(dimension) for dimension in (1, 2, 3, 25, 384)] == sizes
@@ -269,7 +270,7 @@ def test_names_numbers_and_sizes_of_rotated_codes(name, number, sizes):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 4), st.integers(1, 40), st.sampled_from(["<f4", "<f2", "<f8", ">f4"]), st.integers(0, 2**32))
 def test_rotated_codes_equal_the_loops(name, n, dimension, dtype, seed):
-    """Codes are the loop's wherever no rounding decides, and decoded they are the loop's vectors, of norm 1."""
+    """Codes are those of the loops, except at the border of two codes; so are decoded vectors, of norm 1."""
     found, bits = get_codec(name), BITS[name]
     vectors = unit_rows(n, dimension, seed).astype(dtype)
     codes = found.encode(vectors)
@@ -286,7 +287,7 @@ def test_rotated_codes_equal_the_loops(name, n, dimension, dtype, seed):
 
 @pytest.mark.parametrize("name", BITS)
 def test_nothing_is_encoded_to_nothing(name):
-    """No tokens of any width, not even of none."""
+    """No tokens have no codes, of any dimension, also of 0."""
     for dimension in (0, 1, 25):
         codes = get_codec(name).encode(np.zeros((0, dimension), np.float32))
         assert codes.shape == (0, get_codec(name).bytes_per_token(dimension))
@@ -296,7 +297,7 @@ def test_nothing_is_encoded_to_nothing(name):
 @pytest.mark.parametrize("dimension", WIDTHS)
 @pytest.mark.parametrize(("name", "cosine"), [("int8", 0.9999), ("4bit", 0.993), ("2bit", 0.93), ("1bit", 0.785)])
 def test_decoded_vectors_are_near_the_originals(name, cosine, dimension):
-    """Also where all of a vector lies in one coordinate, which the rotation has to spread."""
+    """Also for unit vectors along one coordinate, which the rotation has to spread."""
     found = get_codec(name)
     for vectors in (unit_rows(200, dimension), np.eye(dimension, dtype=np.float32)):
         decoded = found.decode(found.encode(vectors), dimension)
@@ -305,7 +306,7 @@ def test_decoded_vectors_are_near_the_originals(name, cosine, dimension):
 
 @pytest.mark.parametrize("dimension", [384, 513, 640, 1023, 1025, 2560])
 def test_no_direction_is_left_out(dimension):
-    """The worst unit vector is coded nearly as well as the mean one."""
+    """The worst vector is coded nearly as well as the average."""
     vectors = np.eye(dimension, dtype=np.float32)
     decoded = get_codec("2bit").decode(get_codec("2bit").encode(vectors), dimension)
     assert (decoded * vectors).sum(axis=1).min() > 0.9
@@ -313,7 +314,7 @@ def test_no_direction_is_left_out(dimension):
 
 @pytest.mark.parametrize("name", BITS)
 def test_wider_vectors_lose_no_more(name):
-    """Errors of cosines, in units of the cosines' own spread, do not grow with the dimension, but by chance."""
+    """The error of cosines, relative to their spread, does not grow with the dimension."""
 
     def relative_error(dimension):
         queries, vectors = unit_rows(100, dimension, 1), unit_rows(400, dimension, 2)
@@ -328,7 +329,7 @@ def test_wider_vectors_lose_no_more(name):
 @pytest.mark.parametrize("dimension", [1, 2, 3])
 @pytest.mark.parametrize("name", BITS)
 def test_a_few_dimensions(name, dimension):
-    """Even where the coordinates are no normal draws, opposites stay opposite and a vector finds itself."""
+    """With so few, coordinates are not normally distributed. Opposites stay opposite, and a vector is near itself."""
     vectors = unit_rows(50, dimension)
     decoded = get_codec(name).decode(get_codec(name).encode(vectors), dimension)
     assert ((decoded * vectors).sum(axis=1) > 0.5).all()
@@ -339,7 +340,7 @@ def test_a_few_dimensions(name, dimension):
 @pytest.mark.parametrize("dimension", [8, 25, 384])
 @pytest.mark.parametrize("name", BITS)
 def test_codes_of_decoded_vectors_are_the_same(name, dimension):
-    """What comes out of one store may go into another and loses nothing more."""
+    """Decoded vectors can be encoded again without further loss."""
     found = get_codec(name)
     vectors = unit_rows(200, dimension)
     codes = found.encode(vectors)
@@ -353,7 +354,7 @@ def test_codes_of_decoded_vectors_are_the_same(name, dimension):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", [*NAMES, *BITS])
 def test_a_tensor_is_coded_as_an_array_of_the_same_numbers(name, dtype):
-    """Whatever the precision that a model computes in, and for rows that lie apart in memory."""
+    """In every precision of a model, also where the rows are not contiguous in memory."""
     rows = torch.from_numpy(unit_rows(20, 25)).to(dtype)[::2]
     before = rows.clone()
     codes = get_codec(name).encode(rows)
@@ -364,15 +365,16 @@ def test_a_tensor_is_coded_as_an_array_of_the_same_numbers(name, dtype):
 
 @pytest.mark.parametrize("name", BITS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_rotated_codes_cannot_say(name, bad):
-    """A number that is none would become one like any other."""
+def test_numbers_that_rotated_codes_cannot_store(name, bad):
+    """Without the error, NaN or inf would become an ordinary number."""
     rows = unit_rows(3, 8)
     rows[1, 2] = bad
-    with pytest.raises(InvalidInput, match=f"NaN or infinite numbers, which codec {name!r} cannot say"):
+    with pytest.raises(InvalidInput, match=f"NaN or inf, which codec {name!r} cannot store"):
         get_codec(name).encode(rows)
 
 
-def test_a_rotation_first_asked_for_in_a_forward_pass_has_gradients_later():
+def test_a_rotation_first_used_in_inference_mode_has_gradients_later():
+    """The rotation is cached; it must not be a tensor of inference mode."""
     with torch.inference_mode():
         get_codec("2bit").encode(torch.from_numpy(unit_rows(2, 23)))
     rows = torch.from_numpy(unit_rows(2, 23)).requires_grad_()
@@ -382,13 +384,15 @@ def test_a_rotation_first_asked_for_in_a_forward_pass_has_gradients_later():
 
 @pytest.mark.parametrize("name", [*NAMES, *BITS])
 def test_a_tensor_with_gradients_is_coded(name):
+    """Its gradients do not change the codes."""
     rows = unit_rows(2, 8)
     codes = get_codec(name).encode(torch.from_numpy(rows).requires_grad_())
     np.testing.assert_array_equal(codes, get_codec(name).encode(rows))
 
 
 @pytest.mark.parametrize("name", BITS)
-def test_codes_are_the_same_where_others_compute_in_16_bits(name):
+def test_autocast_does_not_change_codes(name):
+    """The rotation is computed in 32 bits."""
     rows = torch.from_numpy(unit_rows(50, 384))
     with torch.autocast("cpu", torch.bfloat16):
         codes = get_codec(name).encode(rows)

@@ -1,4 +1,4 @@
-"""Representations: what they refuse, and what they share or copy; as embeddings and as codes."""
+"""Representations, as numbers and as codes: what they refuse, share and copy."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import DimensionMismatch, InvalidInput
 
 
 def matrices(lengths, dimension=3, dtype=np.float32):
@@ -28,7 +28,7 @@ def two_bit_codes(lengths):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(1, 5), st.sampled_from(["float32", "float16"]))
 def test_batch_gives_back_its_texts(lengths, dimension, dtype):
-    """A batch of ragged texts has their number, their width and their rows, in order."""
+    """A batch of texts has their number, dimension and rows, in order."""
     texts = matrices(lengths, dimension, dtype)
     batch = TokenBatch.from_list(texts)
     assert (len(batch), batch.dimension, batch.embeddings.dtype) == (len(texts), dimension, dtype)
@@ -43,7 +43,7 @@ def test_batch_gives_back_its_texts(lengths, dimension, dtype):
 
 @pytest.mark.parametrize("i", [3, -4, 100])
 def test_batch_index_out_of_range(i):
-    """There is no text beyond either end."""
+    """Beyond either end there is no text."""
     with pytest.raises(IndexError):
         TokenBatch.from_list(matrices([1, 2, 3]))[i]
 
@@ -51,7 +51,7 @@ def test_batch_index_out_of_range(i):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.data())
 def test_slice_is_a_view_of_some_texts(lengths, data):
-    """A slice holds the texts of its range, in the same memory."""
+    """A slice has the texts of its range, in the same memory."""
     texts = matrices(lengths)
     batch = TokenBatch.from_list(texts)
     start = data.draw(st.integers(0, len(texts)))
@@ -64,7 +64,7 @@ def test_slice_is_a_view_of_some_texts(lengths, data):
 
 
 def test_ids_follow_their_tokens():
-    """In slices, in what is put together, and in one text taken out of a representation."""
+    """Slices, concatenations and single texts keep the ids of their tokens."""
     ids = [np.int32([5, 70_000]), np.int32([-1]), np.int32([3, 5, 3])]
     batch = TokenBatch.from_list(matrices([2, 1, 3]), ids)
     assert batch.ids.tolist() == [5, 70_000, -1, 3, 5, 3]
@@ -85,7 +85,7 @@ def test_ids_follow_their_tokens():
 
 
 def test_terms_are_the_distinct_ids():
-    """Sorted, without what has none; None where ids are not known."""
+    """Terms are sorted and without -1; without ids there are none."""
     ids = [np.int32([70_000, 5, 70_000]), np.int32([-1]), np.int32([3, -1, 2])]
     batch = TokenBatch.from_list(matrices([3, 1, 3]), ids)
     assert [batch.terms(i).tolist() for i in range(3)] == [[5, 70_000], [], [2, 3]]
@@ -97,8 +97,8 @@ def test_terms_are_the_distinct_ids():
 
 @pytest.mark.parametrize("ids", [np.int32([1]), np.int32([[1, 2]]), np.int64([1, 2]), np.float32([1, 2])])
 def test_ids_that_do_not_fit(ids):
-    """One for each token, in the type that can hold them."""
-    with pytest.raises(InvalidInput, match=r"ids must be int32, one for each of 2 tokens, got \w+ of shape \("):
+    """There must be one int32 for each token."""
+    with pytest.raises(InvalidInput, match=r"ids must be int32, one for each of 2 tokens; got \w+ of shape \("):
         TokenBatch(matrices([2])[0], np.array([0, 2]), ids)
 
 
@@ -111,8 +111,8 @@ def test_batch_of_no_texts():
 @pytest.mark.parametrize(
     ("shape", "offsets", "message"),
     [
-        ((4,), [0, 4], r"must be a \(total, dimension\) matrix, got shape \(4,\)"),
-        ((2, 2, 2), [0, 2], r"must be a \(total, dimension\) matrix, got shape \(2, 2, 2\)"),
+        ((4,), [0, 4], r"must be a \(total, dimension\) matrix; got shape \(4,\)"),
+        ((2, 2, 2), [0, 2], r"must be a \(total, dimension\) matrix; got shape \(2, 2, 2\)"),
         ((4, 2), [1, 4], r"offsets must run from 0 to the 4 token embeddings, got 1 to 4"),
         ((4, 2), [0, 3], r"offsets must run from 0 to the 4 token embeddings, got 0 to 3"),
         ((4, 2), [0, 5], r"offsets must run from 0 to the 4 token embeddings, got 0 to 5"),
@@ -122,14 +122,14 @@ def test_batch_of_no_texts():
         ((4, 2), [0, 3, 1, 4], "text 1 has none"),
     ],
 )
-def test_batch_that_is_none(shape, offsets, message):
-    """Shapes and offsets that make no batch are refused."""
+def test_an_invalid_batch(shape, offsets, message):
+    """Shapes and offsets that do not fit together are refused."""
     with pytest.raises(InvalidInput, match=message):
         TokenBatch(np.ones(shape, dtype=np.float32), np.array(offsets, dtype=np.int64))
 
 
 def test_batch_without_offsets():
-    """Offsets have at least one entry, also for no texts."""
+    """Offsets have at least one entry, also without texts."""
     with pytest.raises(InvalidInput, match="offsets"):
         TokenBatch(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64))
 
@@ -188,12 +188,12 @@ def test_representation_of_one_text_leaves_the_callers_array_alone(scale):
 
 @pytest.mark.parametrize(("bad", "norm"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (0, "0.0")])
 def test_vectors_without_a_direction(bad, norm):
-    """NaN, infinite and zero vectors are refused, and the first of them is named."""
+    """Vectors that are zero or contain NaN or inf are refused; the error names the first."""
     good = np.ones((2, 3), dtype=np.float32)
     row = np.float32([0, bad, 0])
-    with pytest.raises(InvalidInput, match=rf"pooled embedding 1 has norm {norm}: .*\(1 of 2 are not\)"):
+    with pytest.raises(InvalidInput, match=rf"pooled embedding 1 has norm {norm}: .*; 1 of 2 are not"):
         Representation.from_embeddings(np.stack([good[0], row]), [good, good])
-    with pytest.raises(InvalidInput, match=rf"token embedding 2 has norm {norm}: .*\(2 of 4 are not\)"):
+    with pytest.raises(InvalidInput, match=rf"token embedding 2 has norm {norm}: .*; 2 of 4 are not"):
         Representation.from_embeddings(good, [good, np.stack([row, row])])
 
 
@@ -209,11 +209,11 @@ def test_vectors_of_extreme_length(scale):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([np.ones((1, 3)), np.ones((2, 4))], r"text 1 .* as wide as the first text's; got shape \(2, 4\)"),
-        ([np.ones((1, 3)), np.ones((0, 3))], r"text 1 .* at least one row, .*; got shape \(0, 3\)"),
-        ([np.ones(3), np.ones((1, 3))], r"text 0 must be a \(n_tokens, dimension\) matrix .*; got shape \(3,\)"),
-        ([np.ones((1, 3))], r"one row for each of the 1 texts, got shape \(2, 3\)"),
-        ([np.ones((1, 3))] * 3, r"one row for each of the 3 texts, got shape \(2, 3\)"),
+        ([np.ones((1, 3)), np.ones((2, 4))], r"text 1 .* the dimension of the first text's; got shape \(2, 4\)"),
+        ([np.ones((1, 3)), np.ones((0, 3))], r"text 1 .* at least one row .*; got shape \(0, 3\)"),
+        ([np.ones(3), np.ones((1, 3))], r"text 0 must be a \(n_tokens, dimension\) matrix, .*; got shape \(3,\)"),
+        ([np.ones((1, 3))], r"one row for each of the 1 texts; got shape \(2, 3\)"),
+        ([np.ones((1, 3))] * 3, r"one row for each of the 3 texts; got shape \(2, 3\)"),
     ],
 )
 def test_shapes_that_do_not_fit(tokens, message):
@@ -231,7 +231,7 @@ def test_one_pooled_vector_may_be_flat():
 def test_representation_of_pooled_embeddings_without_rows():
     """The constructor wants a matrix too."""
     tokens = TokenBatch.from_list(matrices([1, 1, 1]))
-    with pytest.raises(InvalidInput, match=r"one row for each of the 3 texts, got shape \(3,\)"):
+    with pytest.raises(InvalidInput, match=r"one row for each of the 3 texts; got shape \(3,\)"):
         Representation(np.ones(3, dtype=np.float32), tokens)
 
 
@@ -279,6 +279,52 @@ def test_representations_are_concatenated():
     assert not np.shares_memory(alone.tokens.embeddings, two.tokens.embeddings)
 
 
+def coded(lengths, codec="2bit", dimension=3, with_ids=False):
+    """Return a representation whose tokens are codes."""
+    found = get_codec(codec)
+    codes = [found.encode(matrix) for matrix in matrices(lengths, dimension)]
+    ids = [np.arange(n, dtype=np.int32) for n in lengths] if with_ids else None
+    return Representation(np.eye(len(lengths), 3, dtype=np.float32), TokenCodes.from_list(codes, dimension, found, ids))
+
+
+def test_codes_stay_codes_when_they_are_concatenated():
+    """Codes of one codec are copied, not decoded; ids are kept if every part has them."""
+    one, two = coded([2, 1], with_ids=True), coded([3], with_ids=True)
+    both = Representation.concatenate([one, two])
+    assert isinstance(both.tokens, TokenCodes)
+    assert (both.tokens.codec, both.tokens.dimension) == (get_codec("2bit"), 3)
+    assert both.tokens.offsets.tolist() == [0, 2, 3, 6]
+    assert both.tokens.ids.tolist() == [0, 1, 0, 0, 1, 2]
+    np.testing.assert_array_equal(both.tokens.codes, np.concatenate([one.tokens.codes, two.tokens.codes]))
+    assert not np.shares_memory(Representation.concatenate([two]).tokens.codes, two.tokens.codes)
+    assert Representation.concatenate([one, coded([1])]).tokens.ids is None
+
+
+@pytest.mark.parametrize("codec", ["int8", "2bit/2", None])
+def test_tokens_of_two_codecs_are_decoded_when_they_are_concatenated(codec):
+    """Codes of different codecs, or codes and numbers, become numbers."""
+    one = coded([2, 1])
+    two = coded([3], codec) if codec else Representation.from_embeddings(np.eye(3)[:1], matrices([3]))
+    both = Representation.concatenate([one, two])
+    assert isinstance(both.tokens, TokenBatch)
+    for found, expected in zip(both.tokens, [*one.tokens, *two.tokens], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_part_without_texts_is_skipped_when_parts_are_concatenated():
+    """A part of no texts may have any dimension and any form."""
+    nothing = Representation(np.zeros((0, 3), np.float32), TokenBatch.from_list([]))
+    assert isinstance(Representation.concatenate([nothing, coded([2]), nothing]).tokens, TokenCodes)
+    assert len(Representation.concatenate([nothing, nothing])) == 0
+
+
+def test_parts_of_different_dimensions_are_not_concatenated():
+    """Codes of 3 and of 4 dimensions may take the same bytes, but are no batch."""
+    assert coded([1]).tokens.codes.shape == coded([1], dimension=4).tokens.codes.shape
+    with pytest.raises(DimensionMismatch, match=r"must all have one dimension, got \[3, 4\]"):
+        Representation.concatenate([coded([1]), coded([1], dimension=4)])
+
+
 def test_representation_shows_its_size_not_its_numbers():
     representation = Representation.from_embeddings(np.ones((2, 3)), matrices([2, 1]))
     assert repr(representation) == "Representation(texts=2, dimension=3, tokens=3)"
@@ -290,12 +336,12 @@ def test_representation_shows_its_size_not_its_numbers():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.sampled_from(["float", "2bit"]), st.data())
 def test_texts_that_are_taken(lengths, kind, data):
-    """Each at the place that it was asked for, as often as that, with its ids; as embeddings and as codes."""
+    """Texts come in the order asked for, also more than once, with their ids; as numbers and as codes."""
     ids = [np.arange(10 * i, 10 * i + n, dtype=np.int32) for i, n in enumerate(lengths)]
     tokens = TokenBatch.from_list(matrices(lengths), ids)
     if kind == "2bit":
-        coded = [get_codec(kind).encode(matrix) for matrix in tokens]
-        tokens = TokenCodes.from_list(coded, 3, get_codec(kind), ids)
+        rows = [get_codec(kind).encode(matrix) for matrix in tokens]
+        tokens = TokenCodes.from_list(rows, 3, get_codec(kind), ids)
         assert tokens.codec == get_codec(kind)
     pooled = np.stack([matrix[0] for matrix in tokens])
     texts = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
@@ -311,14 +357,23 @@ def test_texts_that_are_taken(lengths, kind, data):
         np.testing.assert_array_equal(taken.tokens.slice(start, len(texts)).terms(i), ids[text])
 
 
-def test_codes_that_are_concatenated_keep_their_ids():
-    ids = [np.arange(n, dtype=np.int32) for n in (2, 3)]
-    tokens = [get_codec("2bit").encode(matrix) for matrix in matrices([2, 3])]
-    one, two = (
-        Representation(np.eye(1, 3, dtype=np.float32), TokenCodes.from_list([rows], 3, get_codec("2bit"), [of_it]))
-        for rows, of_it in zip(tokens, ids, strict=True)
-    )
-    assert Representation.concatenate([one, two]).tokens.ids.tolist() == [0, 1, 0, 1, 2]
+@pytest.mark.parametrize("name", ["2bit", "2bit/2", "float16"])
+def test_slices_and_items_of_codes(name):
+    """A slice of codes shares memory. An item is decoded, and counts from either end."""
+    tokens = coded([3, 1, 5, 2], name).tokens
+    for start, stop in ((0, 4), (1, 3), (3, 4), (2, 2)):
+        part = tokens.slice(start, stop)
+        assert len(part) == stop - start
+        assert part.offsets[0] == 0
+        assert np.shares_memory(part.codes, tokens.codes) or start == stop
+        for i, found in enumerate(part):
+            np.testing.assert_array_equal(found, tokens[start + i])
+    np.testing.assert_array_equal(tokens[-1], tokens[3])
+    # The last bit of a matrix product depends on the number of rows.
+    np.testing.assert_allclose(tokens.embeddings, np.concatenate(list(tokens)), rtol=0, atol=1e-6)
+    for i in (4, -5):
+        with pytest.raises(IndexError):
+            tokens[i]
 
 
 def test_texts_are_taken_from_the_end_too():
@@ -330,7 +385,7 @@ def test_texts_are_taken_from_the_end_too():
 
 
 def test_codes_that_do_not_fit():
-    """They are written as they are, by whichever encoder: what is wrong with them is said before."""
+    """A store writes codes as they are, so wrong ones are refused before."""
     codes, offsets = get_codec("2bit").encode(np.eye(3, 8, dtype=np.float32)), np.asarray([0, 1, 3])
     assert len(TokenCodes(codes, offsets, 8, get_codec("2bit"))) == 2
     for bad, message in (
@@ -351,8 +406,8 @@ def test_codes_that_do_not_fit():
 
 
 def test_codes_show_their_size_not_their_numbers():
-    coded = two_bit_codes([2, 3])
-    assert repr(coded) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"
+    codes = two_bit_codes([2, 3])
+    assert repr(codes) == "TokenCodes(texts=2, dimension=3, tokens=5, codec='2bit')"
 
 
 def test_vectors_of_ones_own_may_bring_ids():
@@ -367,8 +422,8 @@ def test_vectors_of_ones_own_may_bring_ids():
     ("ids", "message"),
     [
         ([[1, 2]], "one sequence for each of the 2 texts, got 1"),
-        ([[1], [2]], r"ids of text 0 must be 2 whole numbers.* got int64 of shape \(1,\)"),
-        ([[1, 2], [0.5]], "ids of text 1 must be 1 whole numbers.* got float64"),
+        ([[1], [2]], r"ids of text 0 must be 2 integers.* got int64 of shape \(1,\)"),
+        ([[1, 2], [0.5]], "ids of text 1 must be 1 integers.* got float64"),
         ([[1, -2], [3]], "ids of text 0 must be from -1 .* got -2 to 1"),
         ([[1, 2], [2**31]], "ids of text 1 must be from -1 .* got 2147483648"),
     ],
@@ -381,21 +436,3 @@ def test_ids_of_ones_own_that_cannot_be_used(ids, message):
 def test_ids_without_tokens_are_refused():
     with pytest.raises(InvalidInput, match="pass tokens= as well"):
         Representation.from_embeddings(np.eye(2), ids=[[1], [2]])
-
-
-def test_codes_that_are_put_together_stay_codes():
-    """Of one codec; of two, or with embeddings among them, they are decoded."""
-    first, second = two_bit_codes([2, 3]), two_bit_codes([4])
-    parts = [
-        Representation(np.eye(2, 3, dtype=np.float32), first),
-        Representation(np.eye(1, 3, dtype=np.float32), second),
-    ]
-    together = Representation.concatenate(parts)
-    assert isinstance(together.tokens, TokenCodes)
-    assert together.tokens.offsets.tolist() == [0, 2, 5, 9]
-    np.testing.assert_array_equal(together.tokens.codes, np.concatenate([first.codes, second.codes]))
-    assert together.tokens.ids is None
-    floats = Representation(np.eye(1, 3, dtype=np.float32), second.decode())
-    mixed = Representation.concatenate([parts[0], floats])
-    assert isinstance(mixed.tokens, TokenBatch)
-    np.testing.assert_array_equal(mixed.tokens.embeddings, together.tokens.embeddings)

@@ -1,4 +1,4 @@
-"""Token pooling against Ward's clustering by plain loops."""
+"""`pool_tokens` against Ward's clustering by plain loops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pool_one(matrix, factor):
 
 
 def plain_ward(rows, clusters):
-    """Merge, again and again, the two clusters whose union adds least to the squared distances from the means."""
+    """Merge, again and again, the two clusters whose union least increases the squared distances from the means."""
     groups = [[i] for i in range(len(rows))]
 
     def mean(group):
@@ -42,7 +42,7 @@ def plain_ward(rows, clusters):
 
 
 def plain_means(rows, groups):
-    """The normalised mean of each group, in the order of their first members."""
+    """Return the normalised mean of each group, in the order of their first members."""
     means = []
     for group in sorted(groups, key=min):
         total = [sum(rows[i][k] for i in group) for k in range(len(rows[0]))]
@@ -60,7 +60,7 @@ def plain_means(rows, groups):
     st.integers(0, 2**32),
 )
 def test_pooled_tokens_are_those_of_plain_loops(lengths, factor, dimension, dtype, seed):
-    """Each text by itself: as many as asked for, means of Ward's clusters, normalised, in the text's order."""
+    """Each text has the right number of embeddings: normalised means of Ward's clusters, in the order of the text."""
     texts = [unit_rows(n, dimension, seed + i, dtype) for i, n in enumerate(lengths)]
     pooled = pool_tokens(TokenBatch.from_list(texts), factor)
     assert len(pooled) == len(texts)
@@ -77,7 +77,7 @@ def test_pooled_tokens_are_those_of_plain_loops(lengths, factor, dimension, dtyp
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_clusters_are_scipys(factor):
-    """On a text as long as a passage, the clusters are those that scipy cuts."""
+    """For a text as long as a passage, the clusters are those of scipy."""
     matrix = unit_rows(200, 96)
     clusters = -(-200 // factor)
     labels = fcluster(linkage(matrix.astype(np.float64), "ward"), clusters, "maxclust")
@@ -87,16 +87,19 @@ def test_clusters_are_scipys(factor):
 
 
 def test_factor_one_changes_nothing():
+    """The same object comes back."""
     tokens = TokenBatch.from_list([unit_rows(5, 8), unit_rows(1, 8)])
     assert pool_tokens(tokens, 1) is tokens
 
 
 def test_no_texts():
+    """There is nothing to pool."""
     none = TokenBatch(np.zeros((0, 8), np.float32), np.zeros(1, np.int64))
     assert pool_tokens(none, 2) is none
 
 
 def test_it_is_deterministic_and_leaves_the_input_alone():
+    """Two calls return the same, and the caller's array does not change."""
     tokens = TokenBatch.from_list([unit_rows(50, 24)])
     before = tokens.embeddings.copy()
     first, second = pool_tokens(tokens, 2), pool_tokens(tokens, 2)
@@ -105,7 +108,7 @@ def test_it_is_deterministic_and_leaves_the_input_alone():
 
 
 def test_a_text_does_not_depend_on_its_companions():
-    """Nothing is pooled across texts, even where two of them are equal."""
+    """Tokens of different texts are never pooled, also if two texts are equal."""
     texts = [unit_rows(n, 8, seed) for n, seed in ((7, 1), (7, 1), (2, 2), (1, 3))]
     together = pool_tokens(TokenBatch.from_list(texts), 3)
     assert np.diff(together.offsets).tolist() == [3, 3, 1, 1]
@@ -116,7 +119,7 @@ def test_a_text_does_not_depend_on_its_companions():
 @pytest.mark.parametrize("count", [2, 5, 6, 9])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_identical_tokens(count, factor):
-    """They stay what they are, and the number of them is as for any others."""
+    """They stay as they are, and their number is that of any other tokens."""
     row = unit_rows(1, 8)
     pooled = pool_one(np.repeat(row, count, axis=0), factor)
     np.testing.assert_allclose(pooled, np.repeat(row, -(-count // factor), axis=0), atol=1e-6)
@@ -125,21 +128,21 @@ def test_identical_tokens(count, factor):
 @pytest.mark.parametrize("count", [4, 6, 9, 16])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_tokens_all_equally_far_apart(count, factor):
-    """Where nothing says which to merge, there are still as many as for any others."""
+    """Where all distances are equal, their number is that of any other tokens."""
     pooled = pool_one(np.eye(count, dtype=np.float32), factor)
     assert pooled.shape == (-(-count // factor), count)
     assert (np.count_nonzero(pooled, axis=0) == 1).all()
 
 
 def test_opposite_tokens():
-    """Where a mean cancels out, the first of the tokens stands for them."""
+    """Where the mean is zero, the first token is used."""
     row = unit_rows(1, 8)
     np.testing.assert_array_equal(pool_one(np.concatenate([row, -row]), 2), row)
     np.testing.assert_array_equal(pool_one(np.concatenate([-row, row]), 2), -row)
 
 
 def test_duplicates_are_merged_first():
-    """Half of the tokens say what the others said: pooled by two, nothing is lost."""
+    """Every token comes twice: pooled by two, nothing is lost."""
     rows = unit_rows(10, 24)
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 2))
     pooled = pool_one(rows[order], 2)

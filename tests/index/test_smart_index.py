@@ -19,7 +19,7 @@ import chromadb
 import numpy as np
 import pytest
 from helpers.query_shares import query_shares
-from helpers.word_encoder import TESTS, LetterEncoder, VocabularyEncoder
+from helpers.word_encoder import TESTS, LetterEncoder, SeeingEncoder, VocabularyEncoder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -198,6 +198,14 @@ def test_add_texts_says_which_text_is_empty(index, empty):
 def test_an_index_shows_its_folder(tmp_path):
     with SmartIndex.create(tmp_path / "my.index", LetterEncoder()) as index:
         assert repr(index) == f"SmartIndex('{tmp_path / 'my.index'}')"
+
+
+def test_exists_and_modalities(tmp_path):
+    assert not SmartIndex.exists(tmp_path / "index")
+    with SmartIndex.create(tmp_path / "index", SeeingEncoder()) as index:
+        assert index.modalities == {"text", "image"}
+    assert SmartIndex.exists(tmp_path / "index")
+    assert not SmartIndex.exists(tmp_path)
 
 
 def test_a_folder_that_holds_an_index_is_not_free(tmp_path):
@@ -397,7 +405,7 @@ def test_a_chroma_server(tmp_path):
             assert index.search("Dogs bark", 1, where={"length": {"$gt": 0}})[0].id == "dog"
             assert index.search("Dogs bark", 1, first_stage="exhaustive")[0].id == "dog"
             assert index.delete(["cat"]) == 1
-            with pytest.raises(errors.InvalidInput, match="Chroma does not take this"):
+            with pytest.raises(errors.InvalidInput, match="Chroma does not accept this"):
                 index.search("Dogs bark", where={"a": {"$foo": 1}})
             server.terminate()
             server.wait()
@@ -516,7 +524,7 @@ def test_an_empty_index_finds_nothing(tmp_path):
 @pytest.mark.parametrize("first_stage", STAGES)
 @pytest.mark.parametrize("where", [{"a": {"$foo": 1}}, {"$and": []}, {"a": None}])
 def test_a_filter_that_chroma_does_not_take(index, where, first_stage):
-    with pytest.raises(errors.InvalidInput, match="Chroma does not take this"):
+    with pytest.raises(errors.InvalidInput, match="Chroma does not accept this"):
         index.search("The dog", where=where, first_stage=first_stage)
 
 
@@ -963,7 +971,7 @@ def test_numbers_that_are_none_are_not_stored_as_codes(tmp_path):
 
     for name in ("float16", "2bit"):
         with SmartIndex.create(tmp_path / name, Broken(), config=IndexConfig(codec=name)) as index:
-            with pytest.raises(errors.InvalidInput, match="NaN or infinite numbers"):
+            with pytest.raises(errors.InvalidInput, match="NaN or inf"):
                 index.add([Document("a", "a bad word")])
             index.add([Document("b", "a good word")])
             assert [index.count(), index.verify().sound] == [1, True]

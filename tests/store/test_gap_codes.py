@@ -1,4 +1,4 @@
-"""`gap_codes`: exact bytes, against a plain loop, and the way back."""
+"""`gap_codes`: exact bytes, encoding against a plain loop, and decoding."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def looped(gap):
 
 @pytest.mark.parametrize("gaps", GOLDEN)
 def test_golden_bytes(gaps):
+    """These gaps are coded as these bytes."""
     codes, _ = encode(gaps)
     assert codes.dtype == np.uint8
     assert codes.tobytes().hex() == GOLDEN[gaps].replace(" ", "")
@@ -53,7 +54,7 @@ def test_golden_bytes(gaps):
 @example(EDGES, np.int32)
 @example([127] * 300, np.int64)
 def test_any_gaps(gaps, dtype):
-    """The bytes and where they begin are those of a loop, and each sum comes back."""
+    """Bytes and starts are those of a loop; the sums are those of the gaps."""
     codes, starts = encode(gaps, range(len(gaps) + 1), dtype)
     expected, begin = [], []
     for gap in gaps:
@@ -66,14 +67,15 @@ def test_any_gaps(gaps, dtype):
     assert sums.tolist() == [sum(gaps[: i + 1]) for i in range(len(gaps))]
 
 
-def test_a_gap_as_great_as_a_position_can_be():
+def test_the_greatest_gap():
+    """A position has 31 bits."""
     codes, _ = encode([2**31 - 1, 5])
     assert len(codes) == 2**31 // 16_384 + 2
     assert gap_codes.sums(codes).tolist() == [2**31 - 1, 2**31 + 4]
 
 
 def test_sums_of_a_part():
-    """Lists lie one after the other; each is read alone."""
+    """Several lists follow each other in the codes; each can be decoded alone."""
     codes, starts = encode([7, 200, 0, 70_000, 1], [0, 2, 4, 5])
     parts = [gap_codes.sums(codes[starts[i] : starts[i + 1]]).tolist() for i in range(3)]
     assert parts == [[7, 207], [0, 70_000], [1]]

@@ -1,4 +1,4 @@
-"""`InvertedIndex`: weights and best documents, against nested loops and an index built afresh."""
+"""`InvertedIndex`: weights and best documents, against nested loops and against a new index."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def frequency_weight(term, documents):
 
 
 def check(index, documents, query, limit, admitted=None):
-    """The index answers as nested loops over ``documents`` (id to terms) do."""
+    """Assert that the index answers as nested loops over ``documents`` (id to terms) do."""
     weights = index.weights(query)
     expected = {term: frequency_weight(term, documents) for term in query.tolist()}
     if not documents or not len(query) or min(query) < 0:
@@ -89,8 +89,8 @@ OPERATION = st.one_of(
     admitted=st.sets(ID),
 )
 @example([("put", {"d0": set()}), ("put", {"d0": {2**31 - 1}})], [2**31 - 1], 1, set())
-def test_any_sequence_gives_what_an_index_built_afresh_gives(tmp_path_factory, operations, query, limit, admitted):
-    """After each step, to the bit; and both give what the loops do."""
+def test_any_sequence_equals_a_new_index(tmp_path_factory, operations, query, limit, admitted):
+    """After each step the answers are bit for bit those of a new index, and those of the loops."""
     path = tmp_path_factory.mktemp("terms")
     store, query = TermStore(path), int32(*query)
     index = InvertedIndex(store)
@@ -124,7 +124,7 @@ def test_any_sequence_gives_what_an_index_built_afresh_gives(tmp_path_factory, o
 
 
 def test_many_documents_that_come_and_go(store, index):
-    """Hundreds of small steps, past every packing of the lists, stay exact."""
+    """Answers stay exact over hundreds of small steps, in which lists are merged and removed documents are dropped."""
     rng = np.random.default_rng(0)
     documents = {}
     for step in range(150):
@@ -143,7 +143,7 @@ def test_many_documents_that_come_and_go(store, index):
 
 
 def test_terms_of_every_rarity(store):
-    """Gaps of one byte, two and more stay exact while documents come, are merged, go, and are packed."""
+    """Gaps of one byte, two and more stay exact while lists are merged and removed documents are dropped."""
     rng = np.random.default_rng(0)
     shares = {1: 1.0, 2: 0.3, 3: 0.01, 4: 0.001, 5: 0.0001, 70_000: 0.0}
     index, query, documents = InvertedIndex(store), int32(*shares), {}
@@ -165,13 +165,13 @@ def test_terms_of_every_rarity(store):
 
 
 def test_memory_of_a_document(store, index):
-    """20,000 documents of 111 distinct ids of a language: less than 200 bytes each, with all that is kept of them."""
+    """20,000 documents of 111 distinct ids, distributed as in a language, take less than 200 bytes each in all."""
     rng = np.random.default_rng(0)
     shares = 1 / (np.arange(30_000) + 2.7)
     rows = rng.choice(30_000, (20_000, 134), p=shares / shares.sum()).astype(np.int32)
     terms = [np.unique(row) for row in rows]
     assert np.mean([len(of_one) for of_one in terms]) == pytest.approx(111, abs=1)
-    index.weights(int32(1))  # what is loaded at the first call is not the documents'
+    index.weights(int32(1))  # loads modules, whose memory is not to be counted
     store.put([(f"d{i}", KEY) for i in range(len(terms))], terms)
     tracemalloc.start()
     try:
@@ -183,7 +183,7 @@ def test_memory_of_a_document(store, index):
 
 
 def test_documents_without_terms_count_and_cost_no_lists(store, index):
-    """A text that has no token left is a document that holds no token."""
+    """A document without terms is counted, and contains no term."""
     put(store, {"a": {1}})
     for i in range(30):
         put(store, {f"empty {i}": set()})
@@ -192,7 +192,7 @@ def test_documents_without_terms_count_and_cost_no_lists(store, index):
 
 
 def test_ties_go_by_a_hash_of_the_id(store, index):
-    """Equal documents come in one order, however they were added, and at the limit too."""
+    """Equal scores have one order, however the documents were added, also at the limit."""
     ids = [f"d{i}" for i in range(50)]
     for id in ids:
         put(store, {id: {1, 2}})
@@ -201,13 +201,14 @@ def test_ties_go_by_a_hash_of_the_id(store, index):
         assert index.best(int32(1, 2), limit) == order[:limit]
 
 
-def test_an_empty_store_says_nothing(index):
+def test_an_empty_store(index):
+    """Without documents there are no weights and no best documents."""
     assert index.weights(int32(1, 2)) is None
     assert index.best(int32(1, 2), 5) == []
 
 
 def test_tokens_without_an_id(store, index):
-    """They count as tokens that every document holds, and find none; a query of nothing else has no weights."""
+    """A token without an id counts as one that every document contains, and finds none. Alone it has no weight."""
     put(store, {"a": {1, 3}, "b": {2, 3}})
     assert index.weights(int32(1, -1, 3)).tolist() == pytest.approx([math.log(3), math.log(2), math.log(2)])
     assert index.weights(int32(-1, -1)) is None
@@ -216,13 +217,14 @@ def test_tokens_without_an_id(store, index):
     assert index.best(int32(-1), 5) == []
 
 
-def test_a_filter_that_admits_none(store, index):
+def test_a_filter_that_admits_no_document(store, index):
+    """No hashes are not the same as no filter."""
     put(store, {"a": {1}})
     assert index.best(int32(1), 5, np.empty(0, dtype=np.uint64)) == []
 
 
 def test_rare_tokens_win(store, index):
-    """One rare token outweighs two that many documents hold."""
+    """One rare token outweighs two that many documents contain."""
     put(store, {f"d{i}": {1, 2} for i in range(99)} | {"rare": {3}})
     assert index.best(int32(1, 2, 3), 1) == ["rare"]
     assert index.weights(int32(3, 1, 4)).tolist() == pytest.approx(
@@ -231,20 +233,20 @@ def test_rare_tokens_win(store, index):
 
 
 def test_two_revisions_of_a_document_are_one(store, index):
-    """While a document is replaced, both are there; its id is given once."""
+    """While a document is replaced, both revisions are stored; its id comes back once."""
     store.put([("a", KEY), ("a", b"l" * 16), ("b", KEY)], [int32(1, 2), int32(1), int32(1)])
     assert sorted(index.best(int32(1, 2), 5)) == ["a", "b"]
 
 
 def test_ids_far_apart_take_no_room(store, index):
-    """Memory is that of the ids that there are, not of the greatest."""
+    """Memory depends on the number of ids, not on the greatest."""
     put(store, {"a": {0, 2**31 - 1}})
     assert index.best(int32(2**31 - 1), 5) == ["a"]
     assert sum(lists.terms.nbytes + lists.starts.nbytes for lists in index._lists) < 100
 
 
-def test_an_interrupt_while_changes_are_taken_up(store, index, monkeypatch):
-    """What is half done is not done twice."""
+def test_an_interrupt_while_changes_are_applied(store, index, monkeypatch):
+    """The next call does not apply half of them twice."""
     put(store, {"a": {1}, "b": {1, 2}})
     index.weights(int32(1))
     put(store, {"c": {2}})
@@ -257,7 +259,7 @@ def test_an_interrupt_while_changes_are_taken_up(store, index, monkeypatch):
 
 
 def test_threads_share_an_index(store, index):
-    """What they ask while documents come and go raises nothing, and ends exact."""
+    """Calls raise nothing while documents are added and removed, and are exact in the end."""
     done, errors, calls = threading.Event(), [], [0] * 3
 
     def read(i):
@@ -291,7 +293,8 @@ def test_threads_share_an_index(store, index):
     check(index, documents, int32(1, 2, 3), 10)
 
 
-def test_a_damaged_document_says_so_until_it_is_mended(store, index):
+def test_a_damaged_document(store, index):
+    """Each call raises until the document is written again."""
     put(store, {"a": {1}, "b": {1, 2}})
     database = store._environment.databases["terms"]
     slot = (1).to_bytes(8, "big")
@@ -304,6 +307,7 @@ def test_a_damaged_document_says_so_until_it_is_mended(store, index):
 
 
 def test_a_closed_store(store, index):
+    """An index of a closed store raises."""
     put(store, {"a": {1}})
     index.weights(int32(1))
     store.close()

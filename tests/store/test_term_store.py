@@ -1,4 +1,4 @@
-"""`TermStore`: the vocabulary ids of documents on disk, against a plain dict, and its bytes."""
+"""`TermStore`: terms on disk against a plain dict, and their bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def terms(*ids):
 
 
 def contents(store):
-    """What the store holds, as a list of (id, terms), in the order of the slots."""
+    """Return all documents as (id, terms), in the order of their slots."""
     changes = store.changes(-1, -1, 0)
     ids = store.ids(changes.slots.tolist())
     assert changes.hashes.tolist() == [id_hash(id) for id in ids]
@@ -57,7 +57,7 @@ OPERATION = st.one_of(
 @settings(max_examples=40, deadline=None)
 @given(operations=st.lists(OPERATION, max_size=12))
 def test_any_sequence_leaves_what_a_dict_would_hold(tmp_path_factory, operations):
-    """All there is, and what came and went since each earlier look, are those of a dict."""
+    """The contents, and the changes since each earlier call, are those of a dict."""
     path = tmp_path_factory.mktemp("terms")
     store = TermStore(path)
     expected = {}
@@ -98,8 +98,8 @@ def test_any_sequence_leaves_what_a_dict_would_hold(tmp_path_factory, operations
 
 @pytest.mark.parametrize("id", ["a", "ä🐟", "x" * 10_000, "next", "n\0t"])
 @pytest.mark.parametrize("ids", [(), (0,), (65_535,), (3, 65_536), (2**31 - 1,), tuple(range(20_000))])
-def test_what_is_put_is_read_back(store, id, ids):
-    """Ids of any length and script, and terms of any number and size."""
+def test_terms_come_back(store, id, ids):
+    """Document ids may have any length and script, terms any number and size."""
     store.put([revision("before"), revision(id)], [terms(1), terms(*ids)])
     assert contents(store) == [("before", [1]), (id, list(ids))]
     assert store.damaged([revision(id)]) == []
@@ -108,33 +108,33 @@ def test_what_is_put_is_read_back(store, id, ids):
 
 
 def test_a_revision_twice_in_one_put(store):
-    """The last one counts."""
+    """The last one is stored."""
     store.put([revision("a"), revision("a")], [terms(1), terms(2)])
     assert contents(store) == [("a", [2])]
 
 
-def test_revisions_of_a_document_are_apart(store):
-    """Whatever id and key are, two revisions never share a slot."""
+def test_revisions_of_a_document_have_different_slots(store):
+    """Two revisions never share a slot, also where key and id joined are the same bytes."""
     store.put([("a", b"k" * 16), ("ka", b"k" * 16), ("a", b"a" * 16)], [terms(1), terms(2), terms(3)])
     assert contents(store) == [("a", [1]), ("ka", [2]), ("a", [3])]
     store.delete([("a", b"k" * 16)])
     assert contents(store) == [("ka", [2]), ("a", [3])]
 
 
-def test_a_slot_is_never_given_again(tmp_path):
-    """Not that of the last document, not after everything went, and not by a store opened anew."""
-    given_out = []
+def test_a_slot_is_never_used_again(tmp_path):
+    """Not the slot of the last document, not after everything was removed, and not by a reopened store."""
+    used = []
     for i in range(4):
         store = TermStore(tmp_path)
         store.put([revision(f"{i}a"), revision(f"{i}b")], [terms(1), terms(2)])
-        given_out += store.changes(-1, -1, 0).slots.tolist()
+        used += store.changes(-1, -1, 0).slots.tolist()
         store.vacuum([])
         store.close()
-    assert given_out == list(range(8))
+    assert used == list(range(8))
 
 
-def test_what_changes_nothing_is_no_change(store):
-    """Documents without terms, and removing what is not there, leave the version as it was."""
+def test_calls_that_change_nothing(store):
+    """To put documents without terms, or to remove unknown ones, does not change the version."""
     store.put([revision("a")], [terms(1)])
     version = store.changes(-1, -1, 0).version
     store.put([revision("b")], [None])
@@ -144,14 +144,15 @@ def test_what_changes_nothing_is_no_change(store):
     assert store.changes(version, 0, 1) is None
 
 
-def test_slots_that_went_are_left_out(store):
+def test_empty_slots_are_left_out(store):
+    """Ids come back in the order of the slots that were asked for."""
     store.put([revision(id) for id in "abc"], [terms(1)] * 3)
     store.delete([revision("b")])
     assert store.ids([2, 1, 0, 7]) == ["c", "a"]
 
 
 def test_two_stores_of_one_folder(tmp_path):
-    """What one writes, the other sees; closing one leaves the other open."""
+    """One sees what the other writes. Closing one leaves the other open."""
     first, second = TermStore(tmp_path), TermStore(tmp_path)
     first.put([revision("a")], [terms(1)])
     assert contents(second) == [("a", [1])]
@@ -168,7 +169,7 @@ def raw(path):
 
 
 def test_the_bytes_on_disk(tmp_path):
-    """Those of docs/format.md."""
+    """They are those of docs/format.md."""
     store = TermStore(tmp_path)
     store.put([("gone", b"\1" * 16)], [terms(1)])
     store.delete([("gone", b"\1" * 16)])
@@ -211,8 +212,8 @@ def damage(store, slot, change):
         lambda value: value[:12] + b"\3" + value[13:],
     ],
 )
-def test_an_entry_that_is_damaged(store, change):
-    """Reading it says what to do; it is found, and what is written again is sound."""
+def test_a_damaged_entry(store, change):
+    """Reads raise an error that says what to do. The entry is listed, and can be written again."""
     store.put([revision("a"), revision("b")], [terms(1, 2), terms(3)])
     damage(store, 1, change)
     for read in (lambda: store.changes(-1, -1, 0), lambda: store.ids([0, 1])):
@@ -226,7 +227,8 @@ def test_an_entry_that_is_damaged(store, change):
     assert contents(store) == [("a", [1, 2]), ("b", [3])]
 
 
-def test_vacuum_removes_what_is_damaged_and_what_no_revision_names(store):
+def test_vacuum_removes_damaged_and_unnamed_entries(store):
+    """Vacuum needs no sound entry; it also removes entries without a slot."""
     store.put([revision("a"), revision("b"), revision("c")], [terms(1), terms(2), terms(3)])
     damage(store, 1, lambda value: value[:-1])
     slots = store._environment.databases["slots"]
@@ -237,6 +239,7 @@ def test_vacuum_removes_what_is_damaged_and_what_no_revision_names(store):
 
 
 def test_a_slot_of_another_document_is_damage(store):
+    """The entry in the slot is sound, but it belongs to another document."""
     store.put([revision("a"), revision("b")], [terms(1), terms(2)])
     slots = store._environment.databases["slots"]
     key = hashlib.blake2b(b"\0" * 16 + b"a", digest_size=16).digest()
@@ -245,8 +248,9 @@ def test_a_slot_of_another_document_is_damage(store):
 
 
 def test_a_folder_of_another_store(tmp_path):
+    """The folder of a token store is refused."""
     TokenStore(tmp_path, get_codec("float16")).close()
-    with pytest.raises(IndexMismatch, match="a store of layout 2, this smart_rag reads and writes layout terms 1"):
+    with pytest.raises(IndexMismatch, match="the store has layout 2, this smart_rag reads and writes layout terms 1"):
         TermStore(tmp_path)
 
 
@@ -264,7 +268,7 @@ def test_a_folder_of_another_store(tmp_path):
     ],
 )
 def test_use_after_close(store, use):
-    """A closed store says so, and closing it again does no harm."""
+    """Every call on a closed store raises; a second close does nothing."""
     store.close()
     store.close()
     with pytest.raises(IndexClosed, match="the term store is closed; open it again"):
@@ -272,7 +276,7 @@ def test_use_after_close(store, use):
 
 
 def test_bytes_on_disk_are_bounded(store):
-    """About those of the terms, as docs/format.md says, also after much was replaced."""
+    """The size is about that of the terms, as docs/format.md says, also after many replacements."""
     rng = np.random.default_rng(0)
     documents = 3_000
     names = [revision(f"document {i}") for i in range(documents)]

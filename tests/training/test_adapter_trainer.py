@@ -12,7 +12,7 @@ from smart_rag import SmartEncoder
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.evaluation.metrics import Metrics
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.training import AdapterSettings, TrainingData, train_adapter
 from smart_rag.training.adapter_trainer import batch_loss, batches, fit
 from smart_rag.training.split import split
@@ -98,7 +98,7 @@ def test_loss_and_gradients_from_cached_states_are_those_of_plain_loops(
 @pytest.fixture(scope="module")
 def trained(encoder, tmp_path_factory):
     """Return a report, the adapter's folder, and the model's weights from before the training."""
-    before = {name: weights.clone() for name, weights in encoder._model.state_dict().items()}
+    before = {name: weights.clone() for name, weights in encoder.model.state_dict().items()}
     folder = tmp_path_factory.mktemp("trained") / "adapter"
     report = train_adapter(encoder, some_data(), folder, AdapterSettings(batch_size=16, epochs=4), held_out=0.3)
     return report, folder, before
@@ -106,9 +106,9 @@ def trained(encoder, tmp_path_factory):
 
 def test_the_model_does_not_change(trained, encoder):
     _, _, before = trained
-    for name, weights in encoder._model.state_dict().items():
+    for name, weights in encoder.model.state_dict().items():
         assert torch.equal(weights, before[name]), name
-    assert all(parameter.grad is None for parameter in encoder._model.parameters())
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
 def test_the_report_shows_what_was_learned(trained):
@@ -150,13 +150,13 @@ def test_the_saved_adapter_has_the_reported_ndcg(trained, encoder):
     queries = adapted.encode_query([query.text for query in held_out.queries])
     documents = adapted.encode_document([document.text for document in held_out.documents])
     weights = torch.cat(frequencies(encoder, held_out, [query.text for query in held_out.queries])).numpy()
-    late = scoring.late_interaction(queries.tokens, documents.tokens, token_weights=weights)
-    hybrid = scoring.hybrid(scoring.pooled_similarity(queries.pooled, documents.pooled), late, (1.0, 2.0))
+    late = maxsim.late_interaction(queries.tokens, documents.tokens, token_weights=weights)
+    hybrid = ranking.hybrid(maxsim.pooled_similarity(queries.pooled, documents.pooled), late, (1.0, 2.0))
     ids = [document.id for document in held_out.documents]
     qrels = {query.text: {ids[i]: 1 for i in query.positives} for query in held_out.queries}
     judge = Metrics(qrels, ("ndcg@10",))
     for name, scores in (("trained late", late), ("trained hybrid", hybrid)):
-        run = {text: [ids[i] for i in scoring.ranking(row, ids, 10)] for text, row in zip(qrels, scores, strict=True)}
+        run = {text: [ids[i] for i in ranking.ranking(row, ids, 10)] for text, row in zip(qrels, scores, strict=True)}
         assert judge.mean(run)["ndcg@10"] == pytest.approx(report.ndcg[name], abs=2e-3)  # states were kept in float16
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from helpers.some_pairs import texts
@@ -173,10 +174,13 @@ def test_page_images_with_questions(named, tmp_path):
     assert data.documents[0].image is not data.documents[0].image  # opened on each access, not kept
 
 
-def test_a_broken_image_is_named(tmp_path):
-    rows = [{"query": "where?", "image": {"bytes": b"no picture", "path": None}, "image_filename": "p7.png"}]
+@pytest.mark.parametrize("content", [b"no picture", b"P6 1 1 255\nRGB"], ids=["no image", "unsupported format"])
+def test_a_page_that_is_not_an_image_of_a_known_format_is_named(content, tmp_path):
+    rows = [{"query": "where?", "image": {"bytes": content, "path": None}, "image_filename": "p7.png"}]
     data = load_training_data(saved(tmp_path / "pages", rows, images=True))
-    with pytest.raises(InvalidInput, match=r"the image of row 0 \(p7.png\) cannot be read: .*b'no pictu'"):
+    with pytest.raises(
+        InvalidInput, match=rf"image of row 0 \(p7.png\) cannot be read: .*{re.escape(repr(content[:8]))}"
+    ):
         data.documents[0]
 
 

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from smart_rag import SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.training import FinetuneSettings, TrainingReport, finetune, load_training_data
-from smart_rag.training.finetuner import HeldOutEvaluator, load_checkpoint
+from smart_rag.training.finetuner import HeldOutEvaluator, _arguments, load_checkpoint
 from smart_rag.training.smart_loss import SmartCollator
 from smart_rag.training.split import split
 
@@ -246,7 +246,7 @@ def test_lora_on_page_images(family, profile, pages, power_cut, tmp_path):
     again = SmartEncoder(out, device="cpu")
     page = pages.documents[0].content(again.modalities)
     for task in ("query", "document"):
-        mine, other = (encoder.prepare([page, "bar"], task)["input_ids"] for encoder in (again, before))
+        mine, other = (encoder.trainable.prepare([page, "bar"], task)["input_ids"] for encoder in (again, before))
         assert torch.equal(mine, other)
         text = again.encode_query("bar") if task == "query" else again.encode_document("bar")
         own = (loaded.encode_query if task == "query" else loaded.encode_document)(["bar"])
@@ -357,3 +357,12 @@ def test_mixed_precision_is_for_training_alone(model, tmp_path, monkeypatch):
     finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
     assert found == [True, False, True]  # before, during and after the training
     assert {of.dtype for of in weights(tmp_path / "model").values()} == {torch.float32}
+
+
+def test_a_process_uses_one_gpu(tmp_path):
+    """The trainer would split a batch between the GPUs of a machine, and make it as many times as large."""
+    arguments = _arguments(torch.device("cpu"), tmp_path, SETTINGS)
+    assert arguments.n_gpu == 0
+    arguments._n_gpu = 4  # where transformers counts the GPUs of the machine
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == SETTINGS.batch_size
