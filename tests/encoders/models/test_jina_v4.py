@@ -305,5 +305,5 @@ def test_an_index_of_the_command_line(folder, tmp_path):
 
 def test_no_adapter_can_be_trained(encoder, tmp_path):
     data = TrainingData("none", [], [])
-    with pytest.raises(InvalidInput, match="16 dimensions beside 64 of its pooled ones"):
+    with pytest.raises(InvalidInput, match="they have 16 dimensions, its pooled embeddings 64; use a model"):
         train_adapter(encoder, data, tmp_path / "adapter")
