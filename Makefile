@@ -1,6 +1,8 @@
 # make demo    set up and run the main job on the bundled sample documents
 # make test    the tests            make test-all  the slow ones too
 # make test-lowest    the integrations, with the lowest versions of LlamaIndex and LangChain
+# make test-python PYTHON=python3.13    the tests that need no torch, on another Python: two minutes
+# make test PYTHON=python3.13 VENV=.venv-3.13    all of them (torch takes gigabytes there)
 # make lint    static checks        make bench DATA=DIR   speed, against a peer in the same run, on a BEIR folder
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export ANONYMIZED_TELEMETRY := False
 
-.PHONY: install demo test test-all test-lowest lint bench
+.PHONY: install demo test test-all test-lowest test-python lint bench
 
 install: $(VENV)/.installed
 
@@ -45,6 +47,20 @@ test-lowest: install
 	$(VENV)-lowest/bin/python -m pip install --quiet --no-deps --requirement integrations/lowest.txt
 	$(VENV)-lowest/bin/python -m pytest -m "not newest" -o filterwarnings= integrations \
 		--ignore integrations/langchain/tests/test_standard.py
+
+# Compiled and tried with warnings as errors: what a later Python removes gives a warning first.
+WITHOUT_TORCH := $(addprefix tests/,$(addsuffix .py, \
+	test_imports test_types test_config test_errors \
+	$(addprefix files/test_,content images pdf readable text video) \
+	$(addprefix store/test_,gap_codes image_store lmdb_environment row segments term_store) \
+	$(addprefix evaluation/test_,bootstrap metrics) training/test_report))
+test-python:
+	$(PYTHON) --version
+	$(PYTHON) -m venv --clear $(VENV)-python
+	$(VENV)-python/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VENV)-python/bin/python -m pip install --quiet --constraint constraints.txt --group python
+	$(VENV)-python/bin/python -W error -m compileall -q -f smart_rag integrations tests benchmarks tools
+	OMP_NUM_THREADS=1 $(VENV)-python/bin/python -m pytest --numprocesses 2 --dist loadfile $(WITHOUT_TORCH)
 
 lint: install
 	$(BIN)/ruff check .

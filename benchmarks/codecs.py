@@ -1,4 +1,4 @@
-"""What each codec keeps of the quality and takes on disk: exhaustive hybrid nDCG@10 from the codes, against float32.
+"""Quality and size of each codec: nDCG@10 of exhaustive hybrid ranking against float32, and bytes on disk.
 
 python benchmarks/codecs.py DATASET_DIR... [--model M] [--codecs 2bit,2bit/2,...] [--json FILE]
 """
@@ -17,16 +17,16 @@ from tqdm import tqdm
 from smart_rag import Representation, SmartEncoder
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import PRESETS, get_codec
-from smart_rag.evaluation.datasets import Dataset, load_dataset
+from smart_rag.evaluation import Dataset, load_dataset
 from smart_rag.evaluation.metrics import Metrics, Run
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.token_store import TokenStore
 
 _ALL = ["float32", "float16", "int8", "4bit", "2bit", "1bit", "float16/2", "2bit/2", "2bit/3", "4bit/4"]
 
 
 def measured(dataset: Dataset, queries: Representation, documents: Representation, name: str) -> dict[str, float]:
-    """Return nDCG@10 and the bytes of a token of the text, everything on disk counted."""
+    """Return nDCG@10, and the bytes on disk for each token of the texts, with all overhead."""
     ids = [document.id for document in dataset.documents]
     keys = [i.to_bytes(16, "little") for i in np.random.default_rng(0).permutation(len(ids)).tolist()]
     late = np.empty((len(queries), len(ids)), dtype=np.float32)
@@ -35,12 +35,12 @@ def measured(dataset: Dataset, queries: Representation, documents: Representatio
         for start in range(0, len(ids), 128):
             part = slice(start, start + 128)
             store.put(keys[part], documents.tokens.slice(start, min(start + 128, len(ids))))
-            late[:, part] = scoring.late_interaction(queries.tokens, store.gather(keys[part]))
+            late[:, part] = maxsim.late_interaction(queries.tokens, store.gather(keys[part]))
         size = store.stats().used_bytes
         store.close()
-    scores = scoring.hybrid(scoring.pooled_similarity(queries.pooled, documents.pooled), late, DEFAULT_WEIGHTS)
+    scores = ranking.hybrid(maxsim.pooled_similarity(queries.pooled, documents.pooled), late, DEFAULT_WEIGHTS)
     run: Run = {
-        query: [ids[i] for i in scoring.ranking(scores[row], ids, 10)] for row, query in enumerate(dataset.queries)
+        query: [ids[i] for i in ranking.ranking(scores[row], ids, 10)] for row, query in enumerate(dataset.queries)
     }
     return {
         "ndcg@10": Metrics(dataset.qrels).mean(run)["ndcg@10"],

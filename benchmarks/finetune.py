@@ -1,9 +1,10 @@
-"""What fine-tuning by each score is worth: nDCG@10 against the base model and one another, on texts not seen before.
+"""Gain from fine-tuning by each score: nDCG@10 against the base model and against one another, on held-out documents.
 
 python benchmarks/finetune.py DATA [--model M] [--limit N] [--lora RANK] [--epochs N] [--json FILE]
 
-Of DATA, a BEIR folder, the questions of 60 % of the documents are trained on, a tenth of them to choose the evaluation
-by; the other 40 % are the test. Every objective has the same split, steps and batches, the seed included.
+DATA is a BEIR folder. The questions of 60 % of its documents are the training data; a tenth of these is held out to
+choose the best evaluation. The other 40 % are the test data. Every objective has the same split, steps, batches and
+seed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from rich.table import Table
 from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.evaluation import bootstrap
-from smart_rag.training.data import TrainingData, load_training_data
-from smart_rag.training.finetuner import FinetuneSettings, finetune
+from smart_rag.training import FinetuneSettings, TrainingData, finetune, load_training_data
 from smart_rag.training.report import ByRanking
 from smart_rag.training.split import split
 from smart_rag.training.states import cached_states
@@ -43,15 +43,15 @@ def main() -> None:
     parser.add_argument("--objectives", default="pooled,late,hybrid")
     parser.add_argument("--limit", type=int, help="questions to train on")
     parser.add_argument("--lora", type=int, metavar="RANK")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=FinetuneSettings.epochs)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--temperature", type=float, default=FinetuneSettings().temperature)
+    parser.add_argument("--temperature", type=float, default=FinetuneSettings.temperature)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    # Another seed than the training's own, whose part would be empty.
+    # Not the default seed: the held-out split of the training would be empty, as its documents are already split off.
     training, test = split(load_training_data(arguments.data), _TEST, seed=1)
     if arguments.limit:
         training = replace(training, queries=training.queries[: arguments.limit])

@@ -1,14 +1,14 @@
-"""Pages encoded per second, and where the time goes: a vision-language model made from its configuration.
+"""Speed of encoding pages, step by step, with a vision-language model that is made from its configuration.
 
 python benchmarks/gpu_encode.py [--size 2b] [--pages N] [--batch-tokens N] [--device cuda] [--json FILE]
 
-Its weights are random, which costs as much as any. Needs torch, torchvision, transformers and sentence-transformers,
-and neither Chroma nor LMDB. Pages are images of as many pixels as Qwen3-VL-Embedding is given. The limit is the
-machine's own rate at one matrix product in the model's precision, measured in the same run.
+Its weights are random, which does not change the speed. It needs torch, torchvision, transformers and
+sentence-transformers, but neither Chroma nor LMDB. Pages are images with as many pixels as Qwen3-VL-Embedding gets. The
+limit is the machine's rate of one matrix product in the model's precision, measured in the same run.
 
-The forward pass is timed with the device waited for before and after it. What is left is reading and cutting the images
-into patches, choosing tokens, and copying them to the CPU: by an index's default codec, coded on the device before, and
-as float32.
+The time of the forward pass is measured with a synchronisation of the device before and after it. The rest of the
+time is for reading the images, cutting them into patches, selecting tokens, and copying these to the CPU: coded on
+the device by the default codec of an index, and as float32.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from smart_rag.embeddings.representation import TokenCodes
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.types import Content
 
-# Layers, width, heads, heads of keys, width of the feed-forward part; the same of the vision tower.
+# Layers, width, heads, key heads and width of the feed-forward layers; then those of the vision tower.
 SIZES = {
     "tiny": ((2, 64, 2, 1, 128), (2, 32, 2, 64)),
     "2b": ((28, 2048, 16, 8, 6144), (24, 1024, 16, 4096)),
@@ -58,7 +58,7 @@ _TEMPLATE = (
 
 
 def build(folder: Path, size: str, device: str, dtype: torch.dtype) -> str:
-    """Save a model of random weights, made on the device, and return its folder."""
+    """Make a model with random weights on the device, save it, and return its folder."""
     (layers, width, heads, key_heads, inner), (depth, vision, vision_heads, vision_inner) = SIZES[size]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     marks = [f"<|{mark}|>" for mark in _MARKS]
@@ -110,7 +110,7 @@ def build(folder: Path, size: str, device: str, dtype: torch.dtype) -> str:
 
 
 def page(seed: int) -> Image.Image:
-    """Return a page of lines, 200 dots to an inch."""
+    """Return an A4 page of black lines at 200 dpi."""
     image = Image.new("RGB", (1654, 2339), "white")
     draw = ImageDraw.Draw(image)
     for row, length in enumerate(np.random.default_rng(seed).integers(400, 1400, 60)):
@@ -138,7 +138,7 @@ def _wait(device: str) -> None:
 
 
 def measure(encoder: SmartEncoder, contents: list[Content], codec: str | None) -> dict[str, float]:
-    """Return the figures of one encoding of ``contents``, after one to warm up."""
+    """Return the figures of one encoding of ``contents``, after another one to warm up."""
     device = encoder.device
     forward = {"seconds": 0.0, "started": 0.0}
 
@@ -152,8 +152,8 @@ def measure(encoder: SmartEncoder, contents: list[Content], codec: str | None) -
 
     encoder.encode_document(contents, codec=codec)
     transformer = encoder.model[0]
-    # Here and not in `encode_document`: its passes run in other threads, which the counter does not see.
-    features = batch_to_device(encoder.prepare(contents[:1], "document"), torch.device(device))
+    # Not in `encode_document`: its forward passes run in other threads, where the counter does not count.
+    features = batch_to_device(encoder.trainable.prepare(contents[:1], "document"), torch.device(device))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         transformer({name: value for name, value in features.items() if name not in ("keep", "task")})
     hooks = [transformer.register_forward_pre_hook(before), transformer.register_forward_hook(after)]
@@ -182,7 +182,9 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="2b")
     parser.add_argument("--pages", type=int, default=32)
     parser.add_argument("--batch-tokens", default="4096,16384,65536", help="tokens in one forward pass, in turn")
-    parser.add_argument("--max-pixels", type=int, help="of a page (default: those of Qwen3-VL-Embedding)")
+    parser.add_argument(
+        "--max-pixels", type=int, help="pixels of a page, at most (default: that of Qwen3-VL-Embedding)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -208,7 +210,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     title = f"{arguments.size} on {name}, {str(dtype).removeprefix('torch.')}; one product: {rate / 1e12:.1f} TFLOP/s"
-    print(title)  # plainly: Rich, too, is not on every machine
+    print(title)  # without Rich, which is not on every machine
     for batch, figures in rows.items():
         print(f"  {batch}: " + ", ".join(f"{what} {figure:.3g}" for what, figure in figures.items()))
     if arguments.json:

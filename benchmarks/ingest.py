@@ -1,4 +1,4 @@
-"""Ingest: SmartIndex, which also keeps every token embedding, by each preset, and LlamaIndex + Chroma, in turn.
+"""Speed of ingest: SmartIndex with each codec preset, and LlamaIndex with Chroma, in turn. Only ours keeps tokens.
 
 python benchmarks/ingest.py DATASET_DIR [--limit N] [--rounds N] [--json FILE]
 """
@@ -16,7 +16,7 @@ from report import publish, spread
 
 from smart_rag import IndexConfig, SmartEncoder, SmartIndex
 from smart_rag.embeddings.codec import PRESETS
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 
 
 def main() -> None:

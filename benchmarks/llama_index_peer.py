@@ -1,4 +1,4 @@
-"""The peer: LlamaIndex with its Hugging Face embedding and Chroma, as its own documentation sets them up."""
+"""Peer of the benchmarks: LlamaIndex with its Hugging Face embedding and Chroma, set up as its documentation does."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""MaxSim of one query and its candidates: our scorer on each codec against others, on the same vectors, in turn.
+"""Speed of MaxSim for one query and its candidates: our scorer with each codec and others, in turn, same vectors.
 
 python benchmarks/maxsim.py [--shapes 12x160x384,...] [--candidates 10,100,1000] [--codecs float32,2bit,...]
                             [--rounds N] [--pylate PYTHON] [--json FILE]
 
-A shape is query tokens x document tokens x dimension; documents have between half and all of the
-tokens. The machine's limit is its own float32 product of the same size, either way round, whichever is
-faster. `maxsim-cpu` takes part where it is installed; it crashes at 2,048 dimensions and is left out there.
-PyLate takes part where the interpreter of an environment that has it is named.
+A shape is query tokens x document tokens x dimension. Documents have between half and all of the tokens. The
+machine's limit is one float32 product of the same size, or of its transpose if that is faster. `maxsim-cpu` is
+measured if it is installed, except at 2,048 dimensions, where it crashes. PyLate is measured if --pylate names the
+Python interpreter of an environment that has it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from tqdm import tqdm
 from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import TokenCodes
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring.maxsim import late_interaction
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"
 _CODECS = "float32,float16,int8,4bit,2bit,1bit"
-# Of the documents' vectors in float32; several contestants want a copy of their own.
+# Largest size of the documents' vectors in float32. Several contestants need a copy.
 _MOST_BYTES = 3 << 30
 _PEER = "sentence-transformers (s-t) maxsim"
 _LIMIT = "limit: one float32 product"
-# Who has threads of its own waits for torch's to stop spinning, and torch for theirs; then torch's wake up.
+# Contestants with threads of their own. Before them, wait until torch's threads stop spinning, and vice versa.
 _OWN_THREADS = ("maxsim-cpu", "PyLate rank")
 _SETTLE_SECONDS = 0.02
 
@@ -51,14 +51,14 @@ def unit(generator: np.random.Generator, count: int, dimension: int) -> np.ndarr
 
 
 def contestants(query: np.ndarray, documents: TokenBatch, codecs: list[str]) -> dict[str, Callable[[], Any]]:
-    """Return what is timed, by name; everything is in memory, in the form in which each contestant wants it."""
+    """Return a function for each contestant by name. Its vectors are in memory, in the form that it needs."""
     queries = TokenBatch.from_list([query])
     embeddings = np.asarray(documents.embeddings, dtype=np.float32)
     runs: dict[str, Callable[[], Any]] = {}
     for name in codecs:
         layout = get_codec(name)
         codes = TokenCodes(layout.encode(embeddings), documents.offsets, documents.dimension, layout)
-        runs[f"smart_rag {name}"] = lambda codes=codes: scoring.late_interaction(queries, codes)  # type: ignore[misc]
+        runs[f"smart_rag {name}"] = lambda codes=codes: late_interaction(queries, codes)  # type: ignore[misc]
     tensors = [torch.from_numpy(np.asarray(matrix)) for matrix in documents]
     one = torch.from_numpy(query)
     runs[_PEER] = lambda: maxsim([one], tensors)
@@ -77,7 +77,7 @@ def contestants(query: np.ndarray, documents: TokenBatch, codecs: list[str]) -> 
 
 @contextmanager
 def pylate(python: Path, query: np.ndarray, documents: TokenBatch) -> Iterator[dict[str, Callable[[], float]]]:
-    """Run PyLate in an environment of its own, on the same vectors; a run returns the milliseconds it took."""
+    """Run PyLate in another environment on the same vectors. Each run returns its milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vectors.npz"
         np.savez(file, query=query, embeddings=documents.embeddings, offsets=documents.offsets)
@@ -88,7 +88,7 @@ def pylate(python: Path, query: np.ndarray, documents: TokenBatch) -> Iterator[d
             assert process.stdin is not None
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                raise SystemExit(f"PyLate does not start; see what `{python} {peer}` says of it")
+                raise SystemExit(f"PyLate does not start; run `{python} {peer} FILE` to see why")
 
             def run() -> float:
                 print(file=process.stdin, flush=True)
@@ -98,7 +98,7 @@ def pylate(python: Path, query: np.ndarray, documents: TokenBatch) -> Iterator[d
 
 
 def measured(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each contestant, one for each round; a round before these warms all up."""
+    """Return the milliseconds of each contestant in each round, after one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round in tqdm(range(rounds + 1), desc="measuring"):
         time.sleep(_SETTLE_SECONDS)

@@ -1,7 +1,7 @@
-"""The peer: PyLate's reranking, in a process of its own: it pins an older sentence-transformers.
+"""Peer of ``maxsim.py``: PyLate's reranking. It runs in another environment, as PyLate pins an older version.
 
-Run by ``maxsim.py --pylate PYTHON`` with the .npz file of query (q, dimension), embeddings (total, dimension) and
-offsets (n + 1): for each line that comes in, it ranks the documents once and answers with the milliseconds.
+``maxsim.py --pylate PYTHON`` starts it with an .npz file of query (q, dimension), embeddings (total, dimension) and
+offsets (n + 1). For each line of input it ranks the documents once, and prints the milliseconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One query: `SmartIndex.search` with 100 candidates against a plain pooled retrieval of 100 nodes, in turn.
+"""Speed of one query: `SmartIndex.search` with 100 candidates and pooled retrieval of 100 nodes, in turn.
 
 python benchmarks/query.py DATASET_DIR [--queries N] [--folder DIR] [--json FILE]
 
-Both indexes are made in DIR, or used again where they are there: then the run is short.
+Both indexes are created in DIR. If they already exist they are used again, and the run is short.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from report import publish, spread
 from tqdm import tqdm
 
 from smart_rag import SmartEncoder, SmartIndex
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 from smart_rag.index.stopwatch import Stopwatch
 
 
@@ -27,7 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--folder", type=Path, help="where the indexes are, or are made (default: temporary)")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of the indexes, which are created if missing (default: temporary)"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -54,7 +56,7 @@ def main() -> None:
             ended = time.perf_counter()
             assert len(nodes) == 100
             assert len(hits) == 10
-            if i >= 10:  # the first ones warm both up
+            if i >= 10:  # the first queries warm both up
                 theirs.append(1e3 * (between - started))
                 ours.append(1e3 * (ended - between))
         index.close()

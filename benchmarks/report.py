@@ -1,4 +1,4 @@
-"""What every benchmark prints: a table for people, and JSON with the machine and the versions."""
+"""Output of the benchmarks: a table, and a JSON file with the machine and the versions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PACKAGES = ("smart-rag", "torch", "sentence-transformers", "chromadb", "lmdb", 
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the least, the median and the greatest of ``values``."""
+    """Return the minimum, the median and the maximum of ``values``."""
     return {"min": min(values), "median": median(values), "max": max(values)}
 
 
 def publish(title: str, rows: Mapping[str, Mapping[str, float]], path: Path | None, **facts: Any) -> None:
-    """Print ``rows`` as a table and, where a path is given, write them as JSON with the facts of the run."""
+    """Print ``rows`` as a table. With a ``path``, also write them as JSON with the ``facts`` of the run."""
     show(title, rows)
     if path is not None:
         write(path, title=title, rows=rows, **facts)
@@ -33,19 +33,19 @@ def publish(title: str, rows: Mapping[str, Mapping[str, float]], path: Path | No
 def show(
     title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = ("min", "median", "max")
 ) -> None:
-    """Print ``rows`` as a table; what a row does not have of the columns is a dash."""
+    """Print ``rows`` as a table. A missing figure is a dash."""
     table = Table(title=title)
     table.add_column("")
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():
         table.add_row(name, *(_figure(row[column]) if column in row else "-" for column in columns))
-    # A pipe is taken for 80 columns wide.
+    # Rich takes a pipe to be 80 columns wide.
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def write(path: Path, **facts: Any) -> None:
-    """Write the facts of a run as JSON, with the machine and the versions."""
+    """Write the ``facts`` of a run as JSON, with the machine and the versions."""
     machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     path.write_text(json.dumps({**facts, "machine": machine, "versions": versions}, indent=2) + "\n", encoding="utf-8")

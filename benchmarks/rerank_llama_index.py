@@ -1,4 +1,4 @@
-"""Reranking 100 nodes: `SmartRerank` with stored tokens against LlamaIndex's own `ColbertRerank`, same model, in turn.
+"""Speed of reranking 100 nodes: `SmartRerank` with stored tokens and LlamaIndex's `ColbertRerank`, in turn, same model.
 
 python benchmarks/rerank_llama_index.py DATASET_DIR [--queries N] [--json FILE]
 """
@@ -17,7 +17,7 @@ from llama_index.postprocessor.colbert_rerank import ColbertRerank
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
 from report import publish, spread
 
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 from smart_rag.evaluation.metrics import Metrics, Run
 
 
@@ -40,12 +40,12 @@ def main() -> None:
             similarity_top_k=100
         )
         colbert = ColbertRerank(top_n=10, model=model, tokenizer=model, device="cpu")
-        # An encoder of its own: the query is encoded within the time measured, as it is for the peer.
-        smart = SmartRerank(model_name=model, token_store=tokens, top_n=10, options={"device": "cpu"})
+        # With an encoder of its own, so that the measured time includes the encoding of the query, as for the peer.
+        smart = SmartRerank(SmartEmbedding(model, tokens, device="cpu"), top_n=10)
         smart.postprocess_nodes(retriever.retrieve("warm"), query_str="warm")
         for id, query in dataset.queries.items():
             found = retriever.retrieve(query)
-            # ColbertRerank writes its scores into the nodes it is given.
+            # ColbertRerank changes the scores of the nodes that it gets.
             copies = [NodeWithScore(node=node.node, score=node.score) for node in found]
             started = time.perf_counter()
             rankings["SmartRerank"][id] = [node.node_id for node in smart.postprocess_nodes(found, query_str=query)]

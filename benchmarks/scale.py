@@ -1,22 +1,22 @@
-"""How search, memory, ingest and disk grow with the index: synthetic indexes of several sizes, `balanced` codes.
+"""Growth of search time, memory, ingest time and disk space with the index: synthetic indexes of several sizes.
 
 python benchmarks/scale.py [--documents 10000,100000] [--queries N] [--rounds N] [--folder DIR] [--json FILE]
 
-With --folder the indexes are kept, and the next run searches them without ingesting again; an ingest that was
-interrupted goes on where it stopped. Linux.
+With --folder the indexes are kept, and the next run searches them without a new ingest. An interrupted ingest continues
+where it stopped. Linux only. The codec is `balanced`.
 
 Documents have 150 tokens of 384 dimensions and a text of 100 words. A document belongs to one of documents / 100
-topics: half of its tokens are its topic's words, half any words, and to each are added the document's own context,
-which is its topic's with noise, and noise. Queries are 12 tokens made in the same way.
+topics. Half of its tokens are words of its topic, half any words. The document's own context (that of its topic, with
+noise) and noise are added to each token. Queries are 12 tokens that are made in the same way.
 
-Search is measured in processes of their own, the sizes in turn in each round: a figure is the median over the rounds,
-its growth the median of the rounds' ratios. A second process opens Chroma's collection alone and asks it the same
-queries: what that takes is Chroma's share. Then it opens the index, which shares what Chroma has loaded, and searches:
-what is added is ours. RssAnon is memory that the process asked for; RssFile is
-files' pages mapped into it, LMDB's among them, which the system takes back whenever it needs room.
+Each size is searched in a process of its own, the sizes in turn in each round. A figure is the median over the
+rounds, its growth the median of the rounds' ratios. A second process opens only Chroma's collection and runs the same
+queries: its memory and time are Chroma's share. Then it opens the index, which shares the loaded Chroma, and
+searches: the increase is our share. RssAnon is memory that the process allocated. RssFile is memory of mapped files,
+such as LMDB's, which the system can take back at any time.
 
-Where other programs keep the cores busy, set OMP_WAIT_POLICY=passive: else torch's threads spin while they wait for one
-another, and scoring is measured at many times what it takes.
+If other programs use the cores, set OMP_WAIT_POLICY=passive. Otherwise torch's threads spin while they wait for one
+another, and scoring seems to take many times as long.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MEMORY = ("RssAnon", "RssFile")
 
 
 class Corpus:
-    """Documents and queries, the same in every process; made in batches."""
+    """Documents and queries, made in batches. They are the same in every process."""
 
     def __init__(self, documents: int) -> None:
         generator = np.random.default_rng(0)
@@ -70,7 +70,7 @@ class Corpus:
         self._topics = _unit(generator.standard_normal((topics, _DIMENSION), dtype=np.float32))
 
     def batch(self, start: int) -> tuple[list[Document], Representation]:
-        """Return the documents from ``start`` on, as many as are made together."""
+        """Return the batch of documents from ``start`` on, with their representation."""
         count = min(_BATCH, self.documents - start)
         words, vectors = self._made(np.random.default_rng([1, start]), count, _TOKENS)
         texts = (" ".join(self._texts[word] for word in row[:_TEXT_WORDS]) for row in words)
@@ -101,7 +101,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def ingest(folder: Path, corpus: Corpus) -> None:
-    """Add what the index in ``folder`` lacks; keep the seconds of each batch beside it, without making its vectors."""
+    """Add the missing documents to the index in ``folder``. Beside it, save the seconds of each batch."""
     path, log = folder / "index", folder / "ingest.json"
     batches: list[dict[str, float]] = json.loads(log.read_text()) if log.exists() else []
     there = 0
@@ -170,7 +170,7 @@ def disk_figures(folder: Path, documents: int) -> dict[str, float]:
 
 
 def search(folder: Path, queries: Representation) -> dict[str, float]:
-    """Open the index and search; return milliseconds and memory."""
+    """Open the index, search it, and return milliseconds and memory."""
     started = time.perf_counter()
     index = SmartIndex.open(folder / "index")
     opened = time.perf_counter()
@@ -195,7 +195,7 @@ def search(folder: Path, queries: Representation) -> dict[str, float]:
 
 
 def chroma(folder: Path, queries: Representation) -> dict[str, float]:
-    """Open Chroma's collection alone and ask for candidates as the index does; then search the index as well."""
+    """Query Chroma's collection alone for the candidates, then search the index, too. Return the figures of both."""
     before = _memory()
     client = chromadb.PersistentClient(
         folder / "index" / "chroma", settings=chromadb.Settings(anonymized_telemetry=False)
@@ -232,13 +232,13 @@ def chroma(folder: Path, queries: Representation) -> dict[str, float]:
 
 
 def _memory() -> dict[str, int]:
-    """Return the bytes of memory that this process holds, by kind."""
+    """Return the memory of this process in bytes, by kind."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {kind: 1024 * int(status[kind].split()[0]) for kind in _MEMORY}
 
 
 def measured(mode: str, folder: Path, documents: int, queries: int) -> dict[str, float]:
-    """Return the figures of one fresh process."""
+    """Return the figures of one new process."""
     command = [sys.executable, __file__, "--measure", mode, "--folder", str(folder)]
     command += ["--documents", str(documents), "--queries", str(queries)]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -252,7 +252,7 @@ def round_of(folder: Path, documents: int, queries: int) -> dict[str, float]:
 
 
 def growth(sizes: Sequence[int], rounds: dict[int, list[dict[str, float]]]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield, for each figure, its ratio from one size to the next, and the bytes of memory of a document more."""
+    """Yield for each figure its ratio from one size to the next, and for the memory the bytes of one more document."""
     steps = list(pairwise(sizes))
     for name in rounds[sizes[0]][0]:
         if "memory" not in name:
@@ -314,9 +314,9 @@ def run(folder: Path, sizes: Sequence[int], queries: int, rounds: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", default="10000,100000")
-    parser.add_argument("--queries", type=int, default=320, help=f"of which the first {_WARM} warm up")
+    parser.add_argument("--queries", type=int, default=320, help=f"number of queries; the first {_WARM} warm up")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the indexes are kept (default: they are removed)")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the indexes (default: they are removed)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", choices=["ingest", "search", "chroma"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()

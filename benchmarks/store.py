@@ -1,33 +1,32 @@
-"""Token embeddings on disk: our store against others, on the same bytes and at the same task.
+"""Speed and size of token embeddings on disk: our store and others, with the same bytes and at the same task.
 
 python benchmarks/store.py [--documents N] [--rounds N] [--folder DIR] [--json FILE]
 
-The documents are random unit vectors, 100 to 200 tokens of 384 dimensions each. In each round all contestants are
-asked for the same 100 random documents, in turn; what is asked for is checked to be right.
+The documents are random unit vectors, 100 to 200 tokens of 384 dimensions each. In each round all contestants read the
+same 100 random documents, in turn. Every answer is checked.
 
-**The same bytes.** Each contestant is given a key of 16 bytes and the codes of each document, float16 (`exact`) or 2
-bits a dimension (`balanced`), in batches of 128, each of them synced to disk before the next (Lance writes without a
-sync). It gives the codes of the keys back in one contiguous array. Encoding and decoding is not in it.
+**The same bytes.** Each contestant gets a key of 16 bytes and the codes of each document, float16 (`exact`) or 2 bits a
+dimension (`balanced`), in batches of 128. Each batch is synced to disk before the next one, except by Lance. It returns
+the codes of the keys in one contiguous array. The times do not include encoding and decoding.
 
 * `TokenStore`: ours, with checksums.
-* LMDB: one value a document, without anything else.
-* flat file: one document after the other in a file that is mapped; offsets by key in memory, and in a second file.
-* SQLite: a blob a document, write-ahead log, fully synchronous; read with one statement.
-* Lance: a binary column, a fragment a batch, compacted when all is written (not in the write rate; old versions are
-  removed); `take` of row numbers, which are known by key in memory.
+* LMDB: one value for each document, nothing else.
+* flat file: all documents in one memory-mapped file; offsets by key in memory, and in a second file.
+* SQLite: one blob for each document, write-ahead log, fully synchronous; read with one statement.
+* Lance: a binary column, one fragment for each batch, compacted after the last one (not in the write rate; old versions
+  are removed); `take` of row numbers, which are in memory by key.
 
-**The same task.** Scoring 100 documents that are given by id for a query of 12 tokens, by their sum of maxima.
+**The same task.** Scoring 100 documents, given by id, for a query of 12 tokens, by the sum of maxima.
 
-* smart_rag: `TokenStore.gather`, then `scoring.late_interaction`; writing is encoding and `put`.
+* smart_rag: `TokenStore.gather`, then `scoring.late_interaction`; a write is encoding and `put`.
 * LanceDB: a float16 multivector column without a vector index, an index on the ids, and a search with the ids as
-  filter: it reads and scores just these, exactly. Its codes are not compressed.
-* Qdrant's local mode: float32 multivectors, a query with the ids as filter. It is Qdrant's own implementation in
-  Python, for trying things out: all vectors are in memory, and the file is read only when it opens. It says nothing
-  about the server.
+  filter. It reads and scores only these, exactly. Its codes are not compressed.
+* Qdrant's local mode: float32 multivectors, a query with the ids as filter. It is Qdrant's Python implementation for
+  experiments: all vectors are in memory, and the file is read only when it opens. It does not measure the server.
 
-Cold: opened anew after the system was told to drop the contestant's files from its cache (`posix_fadvise`, where there
-is one; not on tmpfs); the time to open is not in it. A disk's own cache may still be warm. `x ours` is the median of
-the rounds' ratios to the first contestant.
+Cold: the contestant is opened again after the system dropped its files from the cache (`posix_fadvise`, if the system
+has it; not on tmpfs). The time to open is not included. The disk's own cache may still be warm. `x ours` is the
+median of the rounds' ratios to the first contestant.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _COLUMNS = ("bytes a token", "write, documents/s", "warm, ms", "warm p95, ms", "
 
 @dataclass
 class Trial:
-    """One contestant: what it keeps, what it must answer, and the seconds that it took."""
+    """One contestant with its documents, the expected answers, and its times."""
 
     contestant: Contestant
     folder: Path
@@ -107,7 +106,7 @@ class Trial:
 
 
 def race(trials: dict[str, Trial], keys: Sequence[bytes], rounds: int) -> dict[str, dict[str, float]]:
-    """Return a row for each trial; all of them write, then answer in turn."""
+    """Return a row of figures for each trial. All of them write, then answer in turn."""
     generator = np.random.default_rng(3)
     for trial in trials.values():
         trial.fill(keys)
@@ -115,13 +114,13 @@ def race(trials: dict[str, Trial], keys: Sequence[bytes], rounds: int) -> dict[s
         chosen = generator.permutation(len(keys))[:_ASKED].tolist()
         for trial in trials.values():
             seconds = trial.ask(keys, chosen)
-            if turn >= 3:  # the first ones warm up
+            if turn >= 3:  # the first rounds warm up
                 trial.warm.append(1e3 * seconds)
     if hasattr(os, "posix_fadvise"):
         for _ in range(_COLD_ROUNDS):
             chosen = generator.permutation(len(keys))[:_ASKED].tolist()
             for name, trial in trials.items():
-                if name != "Qdrant local":  # it reads its file only when it opens
+                if name != "Qdrant local":  # its file is read only when it opens
                     trial.cold.append(1e3 * trial.ask_cold(keys, chosen))
     for trial in trials.values():
         trial.contestant.close()
@@ -180,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--folder", type=Path, help="where a temporary folder is made, on the disk to be measured")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure; a temporary folder is made in it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 

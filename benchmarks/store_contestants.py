@@ -1,4 +1,4 @@
-"""Those that `store.py` compares: what keeps token embeddings in a folder, and answers for keys."""
+"""Contestants of `store.py`: stores of token embeddings in a folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Codes, FloatArray
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim
 from smart_rag.store.token_store import TokenStore
 
-# Those that need not be here: the module, and the package that has it.
+# Optional peers: the module and its package.
 PEERS = {
     "Lance": ("lance", "pylance"),
     "LanceDB": ("lancedb", "lancedb"),
@@ -29,12 +29,12 @@ PEERS = {
 
 
 def is_installed(peer: str) -> bool:
-    """Return whether a peer can take part."""
+    """Return whether the package of ``peer`` is installed."""
     return importlib.util.find_spec(PEERS[peer][0]) is not None
 
 
 class Contestant(Protocol):
-    """Something that keeps documents in a folder and answers for keys: with their codes, or their scores."""
+    """A store of documents in a folder. For keys it returns the documents' codes, or their scores."""
 
     def write(self, keys: Sequence[bytes], documents: Sequence[np.ndarray]) -> None: ...
     def finish(self) -> None: ...
@@ -48,7 +48,7 @@ class Contestant(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """A codec that stores the bytes it is given: a row of them is a token's codes."""
+    """A codec that stores bytes unchanged: each row is the code of a token."""
 
     name: str
     number: int = 1
@@ -65,7 +65,7 @@ class Given:
 
 
 class OurStore:
-    """`TokenStore`, told to store the bytes it is given."""
+    """`TokenStore` with a codec that stores bytes unchanged."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -88,7 +88,7 @@ class OurStore:
 
 
 class Lmdb:
-    """LMDB, a value a document."""
+    """LMDB with one value for each document."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -114,7 +114,7 @@ class Lmdb:
 
 
 class FlatFile:
-    """Documents one after the other in a mapped file."""
+    """Documents one after the other in a memory-mapped file."""
 
     _ENTRY = np.dtype([("key", "V16"), ("start", "<u8"), ("bytes", "<u8")])
 
@@ -154,7 +154,7 @@ class FlatFile:
 
 
 class Sqlite:
-    """SQLite, a blob a document."""
+    """SQLite with one blob for each document."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "tokens.sqlite"
@@ -229,7 +229,7 @@ class Lance:
 
 
 def of_bytes() -> dict[str, Callable[[Path], Contestant]]:
-    """Return, by name, what makes each that is given bytes, ours first."""
+    """Return the contestants that store bytes, by name, ours first."""
     makers: dict[str, Callable[[Path], Contestant]] = {
         "TokenStore": OurStore, "LMDB": Lmdb, "flat file": FlatFile, "SQLite": Sqlite
     }  # fmt: skip
@@ -259,14 +259,14 @@ class OurScores:
         pass
 
     def ask(self, keys: Sequence[bytes]) -> np.ndarray:
-        return scoring.late_interaction(self._query, self._store.gather(keys))[0] * self._tokens
+        return maxsim.late_interaction(self._query, self._store.gather(keys))[0] * self._tokens
 
     def close(self) -> None:
         self._store.close()
 
 
 class LanceDb:
-    """LanceDB, a multivector column."""
+    """LanceDB with a multivector column."""
 
     def __init__(self, folder: Path, query: np.ndarray) -> None:
         import lancedb
@@ -295,7 +295,7 @@ class LanceDb:
 
         self._table.create_index("id", config=BTree())
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that no one else may be reading the old versions
+            warnings.simplefilter("ignore")  # it warns that another process may be reading the old versions
             self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
     def open(self) -> None:
@@ -321,7 +321,7 @@ class LanceDb:
 
 
 class Qdrant:
-    """Qdrant's local mode, multivectors."""
+    """Qdrant's local mode with multivectors."""
 
     def __init__(self, folder: Path, query: np.ndarray) -> None:
         from qdrant_client import models
@@ -362,7 +362,7 @@ class Qdrant:
 
 
 def of_scores(query: np.ndarray) -> dict[str, Callable[[Path], Contestant]]:
-    """Return, by name, what makes each that scores for ``query``, ours first."""
+    """Return the contestants that score documents for ``query``, by name, ours first."""
     makers: dict[str, Callable[[Path], Contestant]] = {
         "smart_rag balanced": lambda path: OurScores(path, query, "balanced"),
         "smart_rag exact": lambda path: OurScores(path, query, "exact"),

@@ -1,4 +1,4 @@
-"""What the two-line swap costs: an application with Chroma and a Hugging Face embedding, before and after, in turn.
+"""Cost of the two-line swap: an application with Chroma and a Hugging Face embedding, before and after, in turn.
 
 python benchmarks/swap_llama_index.py DATASET_DIR [--documents N] [--queries N] [--top-k K] [--rounds N] [--json FILE]
 """
@@ -16,7 +16,7 @@ from llama_index_peer import embedding, ingest
 from llama_index_smart_rag import SmartEmbedding, SmartRerank
 from report import publish, spread
 
-from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.evaluation import load_dataset
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--documents", type=int, default=400)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--top-k", type=int, default=100, help="nodes that are retrieved, before and after")
+    parser.add_argument("--top-k", type=int, default=100, help="nodes to retrieve, before and after")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
                 between = time.perf_counter()
                 rerank.postprocess_nodes(after.retrieve(query), query_str=query)
                 ended = time.perf_counter()
-                if i >= 10:  # the first ones warm both up
+                if i >= 10:  # the first queries warm both up
                     queried["before"].append(1e3 * (between - started))
                     queried["after"].append(1e3 * (ended - between))
     publish(

@@ -1,10 +1,11 @@
-"""What a trained adapter is worth: nDCG@10 of late and hybrid ranking against frozen SMART, on texts it has not seen.
+"""Gain from a trained adapter: nDCG@10 of late and hybrid ranking against frozen SMART, on held-out documents.
 
 python benchmarks/train_adapter.py DATA... [--model M] [--dimensions 384,128] [--hard-negatives N] [--json FILE]
 
-DATA are BEIR folders. The first is trained on: the questions of 60 % of its documents, a tenth of them to choose the
-epoch by; the other 40 % are the test, all of these documents and their questions. The rest are other domains,
-ranked whole. Query tokens count by inverse document frequency, hybrid is 1 x pooled + 2 x late, as by default.
+DATA are BEIR folders. The questions of 60 % of the first one's documents are the training data; a tenth of these is
+held out to choose the best epoch. The other 40 % of the documents, with their questions, are the test data. The other
+folders are other domains, with all of their documents. Scores are the default ones: query tokens weighted by inverse
+document frequency, hybrid = 1 x pooled + 2 x late.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.evaluation import bootstrap
-from smart_rag.training.adapter_trainer import AdapterSettings, cached_states, train_adapter
-from smart_rag.training.data import load_training_data
+from smart_rag.training import AdapterSettings, load_training_data, train_adapter
 from smart_rag.training.split import split
+from smart_rag.training.states import cached_states
 
 _TEST = 0.4
 Values = Mapping[str, NDArray[Any]]
 
 
 def compared(values: Values, frozen: Values) -> dict[str, Any]:
-    """Return each nDCG@10, its difference to frozen SMART's, and late's to the pooled vectors'."""
+    """Return nDCG@10 of each ranking, and its differences to frozen SMART and to the pooled embeddings."""
     found = {name: {"ndcg@10": float(of.mean())} for name, of in values.items()}
     for name in ("late", "hybrid"):
         found[name]["frozen"] = float(frozen[name].mean())
@@ -66,15 +67,15 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--dimensions", default="384,128")
-    parser.add_argument("--epochs", type=int, default=AdapterSettings().epochs)
-    parser.add_argument("--batch-size", type=int, default=AdapterSettings().batch_size)
-    parser.add_argument("--hard-negatives", type=int, default=AdapterSettings().hard_negatives)
-    parser.add_argument("--objective", default=AdapterSettings().objective)
+    parser.add_argument("--epochs", type=int, default=AdapterSettings.epochs)
+    parser.add_argument("--batch-size", type=int, default=AdapterSettings.batch_size)
+    parser.add_argument("--hard-negatives", type=int, default=AdapterSettings.hard_negatives)
+    parser.add_argument("--objective", default=AdapterSettings.objective)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
     encoder = SmartEncoder(arguments.model)
-    # Another seed than the training's own, whose part would be empty.
+    # Not the default seed: the held-out split of the training would be empty, as its documents are already split off.
     training, test = split(load_training_data(arguments.data[0]), _TEST, seed=1)
     others = [load_training_data(folder) for folder in arguments.data[1:]]
     found: dict[str, Any] = {}

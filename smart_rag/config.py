@@ -1,4 +1,4 @@
-"""Every default, once. An index saves its `IndexConfig` in its manifest."""
+"""All defaults, and the settings of an index, which its manifest keeps."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from smart_rag.errors import InvalidInput
 DEFAULT_MODEL = "minilm"
 DEFAULT_TOP_K = 10
 DEFAULT_CANDIDATES = 100
-# Of the pooled and the late score, with query tokens weighted by their inverse document frequency: over five
-# datasets 2.7 % better than the paper's own (1, 1) with equal tokens (arXiv 2605.24938, section 3), on each as good.
+# Weights of the pooled and of the late score, for query tokens weighted by inverse document frequency. Over five
+# datasets 2.7 % better than (1, 1) with equal tokens, the paper's setting (arXiv 2605.24938, section 3), and worse on
+# none.
 DEFAULT_WEIGHTS = (1.0, 2.0)
-# Up to so many documents, all of them are scored: that takes no longer than to choose among them.
+# An index with at most this many documents is searched without a first stage: scoring all takes no longer.
 EXHAUSTIVE_DOCUMENTS = 500
 
 Weighting = Literal["idf", "none"]
 Objective = Literal["pooled", "late", "hybrid"]
-# An adapter leaves the pooled embeddings as they are.
+# An adapter does not change pooled embeddings, so it has no objective "pooled".
 AdapterObjective = Literal["late", "hybrid"]
 FirstStageName = Literal["auto", "terms", "pooled", "exhaustive"]
 
-# For `ask`: what small language models read with ease, and how long a large one may think on a CPU.
+# Defaults of `ask`. Small language models can read a prompt of this size. A large one on a CPU may need minutes to
+# begin its answer.
 DEFAULT_PASSAGES = 8
 DEFAULT_CONTEXT_TOKENS = 3000
 DEFAULT_TIMEOUT = 300.0  # seconds
-# Of an image for a language model: an A4 page at 125 dpi, whose small print can be read; most shrink what is larger.
+# Size of an image for a language model: an A4 page at 125 dpi, so that small print is legible. Most models shrink
+# larger images.
 DEFAULT_IMAGE_PIXELS = 1_500_000
 
 
@@ -39,16 +42,16 @@ def check_count(name: str, value: int) -> None:
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
-    """Raise `InvalidInput` unless ``value`` is one of the strings of a Literal."""
+    """Raise `InvalidInput` unless ``value`` is one of the strings of ``choices``, a Literal."""
     if value not in get_args(choices):
         raise InvalidInput(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
 def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
-    """Return ``weights`` (pooled, late) if they can be used.
+    """Return ``weights`` (pooled, late) as floats.
 
     Raises:
-        InvalidInput: they are not two finite numbers, negative, or both zero.
+        InvalidInput: they are not two finite numbers, one is negative, or both are 0.
     """
     try:
         values = tuple(float(weight) for weight in weights)
@@ -61,19 +64,21 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """What is fixed when an index is made, but for ``weights`` and ``weighting``: `SmartIndex.set_weights`.
+    """Settings of an index. Only ``weights`` and ``weighting`` can change later, by `SmartIndex.set_weights`.
 
-    ``codec`` is how token embeddings are kept: a preset, ``"exact"`` (float16), ``"balanced"``
-    (2 bits a dimension) or ``"compact"`` (2 bits, and two tokens made one), or any name that
-    `smart_rag.embeddings.codec.get_codec` takes.
-
-    ``weights`` are those of the pooled and the late score; without them a new index gets those that suit its
-    encoder: `DEFAULT_WEIGHTS`, or the late score alone for a model that was trained for late interaction.
-    ``weighting`` is what query tokens count by: ``"idf"``, the inverse document frequency, over this index, of
-    what they are in the model's vocabulary, or ``"none"``, all the same.
-
-    ``hnsw_*`` go to Chroma, which reads them only at creation: with these, 400 candidates
-    of 20,000 random vectors are found with a recall of .998 (Chroma's own defaults: .65).
+    Attributes:
+        codec: codec of the token embeddings: a preset, ``"exact"`` (float16), ``"balanced"`` (2 bits for each
+            dimension) or ``"compact"`` (2 bits, and each two tokens merged), or any name that
+            `smart_rag.embeddings.codec.get_codec` takes.
+        weights: weights of the pooled and of the late score. None means the default of the encoder: `DEFAULT_WEIGHTS`,
+            or the late score alone for a model that was trained for late interaction.
+        weighting: weights of the query tokens: ``"idf"``, the inverse document frequency of each token in this index,
+            or ``"none"``, equal weights.
+        chunk_tokens: number of tokens of a chunk, at most.
+        chunk_overlap: number of tokens that neighbouring chunks share, at most.
+        hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of Chroma's HNSW graph, which it reads only
+            when a collection is created. With the defaults, 400 candidates of 20,000 random vectors are found with a
+            recall of .998; with Chroma's own defaults, .65.
     """
 
     codec: str = "balanced"
@@ -87,7 +92,7 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         if self.weights is not None:
-            object.__setattr__(self, "weights", check_weights(self.weights))  # JSON gives a list
+            object.__setattr__(self, "weights", check_weights(self.weights))  # a manifest has a list
         check_choice("weighting", self.weighting, Weighting)
         check_count("chunk_tokens", self.chunk_tokens)
         if not 0 <= self.chunk_overlap < self.chunk_tokens:

@@ -1,4 +1,4 @@
-"""The bundled sample documents and the questions that go with them."""
+"""Sample documents that come with smart_rag, and questions about them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class SampleQuestion:
-    """A question whose answer is the passage of ``source`` (and ``page``) that contains ``answer``.
+    """A question about the sample documents.
 
-    Those marked ``demo`` are the ones that `smart-rag demo` asks.
+    Attributes:
+        question: the question.
+        source: the name of the file that answers it.
+        page: the 1-based page of the answer, if the file has pages.
+        answer: a part of the text that answers it.
+        demo: whether ``smart-rag demo`` asks it.
     """
 
     question: str
@@ -22,7 +27,7 @@ class SampleQuestion:
 
 
 def sample_folder() -> Path:
-    """Return the folder of the sample documents."""
+    """Return the path of the folder with the sample documents."""
     return Path(__file__).parent / "samples"
 
 

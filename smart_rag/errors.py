@@ -1,23 +1,23 @@
-"""Every error a user of smart_rag can meet.
+"""All errors that smart_rag raises.
 
 SmartRagError
-├── InvalidInput (ValueError)      an argument or a document that cannot be used
-│   └── DimensionMismatch          vectors of another width than the index holds
-├── DocumentError                  a file that cannot be read; carries ``path`` and ``reason``
-├── ModelNotFound                  a model name or folder that cannot be loaded
-├── EncoderError                   a model that does not give what smart_rag needs
-├── IndexNotFound (FileNotFoundError)  a folder that holds no index
-├── IndexExists (FileExistsError)      a folder that is not free for a new index
-├── IndexMismatch                  an index of another model, codec or format
-├── IndexLocked                    another writer has the index
-├── IndexClosed                    an index used after ``close``
-├── UseAfterFork                   an index opened before ``os.fork`` and used in the child
-├── CorruptStore                   token embeddings that cannot be read back
-│   └── MissingTokens              token embeddings that are not there; carries ``ids``
-├── StorageFull                    no room left on the disk
-├── ChromaFailure                  Chroma refused or failed; the cause is chained
-├── LanguageModelError             an endpoint that cannot be reached, refuses, or sends no whole answer
-└── MissingExtra (ImportError)     an optional dependency that is not installed
+├── InvalidInput (ValueError)          an argument or a document cannot be used
+│   └── DimensionMismatch              vectors have another width than expected
+├── DocumentError                      a file cannot be read; has ``path`` and ``reason``
+├── ModelNotFound                      a model name or folder cannot be loaded
+├── EncoderError                       a model does not give what smart_rag needs
+├── IndexNotFound (FileNotFoundError)  a folder holds no index
+├── IndexExists (FileExistsError)      a folder is not free for a new index
+├── IndexMismatch                      an index has another model, other settings or another format
+├── IndexLocked                        another writer has the index open
+├── IndexClosed                        an index was used after ``close``
+├── UseAfterFork                       an index was opened before ``os.fork`` and used in the child
+├── CorruptStore                       stored token embeddings cannot be read
+│   └── MissingTokens                  stored token embeddings are missing; has ``ids``
+├── StorageFull                        the disk is full
+├── ChromaFailure                      Chroma raised an error, which is the cause
+├── LanguageModelError                 an endpoint cannot be reached, refuses, or sends no complete answer
+└── MissingExtra (ImportError)         an optional package is not installed
 """
 
 from __future__ import annotations
@@ -48,21 +48,23 @@ __all__ = [
 
 
 class SmartRagError(Exception):
-    """Base of every error that smart_rag raises on purpose."""
+    """Base class of all errors that smart_rag raises."""
 
 
 class InvalidInput(SmartRagError, ValueError):
-    """An argument or a document that cannot be used as it is."""
+    """An argument or a document cannot be used."""
 
 
 class DimensionMismatch(InvalidInput):
-    """Vectors of another width than expected."""
+    """Vectors have another width than expected."""
 
 
 class DocumentError(SmartRagError):
-    """A file that cannot be turned into text.
+    """A file cannot be read.
 
-    ``path`` is the file, ``reason`` one line that says what is wrong with it.
+    Attributes:
+        path: the file.
+        reason: one line that says what is wrong with it.
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
@@ -72,31 +74,31 @@ class DocumentError(SmartRagError):
 
 
 class ModelNotFound(SmartRagError):
-    """A model name or folder that cannot be loaded."""
+    """A model name or folder cannot be loaded."""
 
 
 class EncoderError(SmartRagError):
-    """A model that does not give what smart_rag needs, such as token embeddings."""
+    """A model does not give what smart_rag needs, such as token embeddings."""
 
 
 class IndexNotFound(SmartRagError, FileNotFoundError):
-    """A folder that holds no index."""
+    """A folder holds no index."""
 
 
 class IndexExists(SmartRagError, FileExistsError):
-    """A folder that is not free for a new index."""
+    """A folder is not free for a new index: it holds an index or other files."""
 
 
 class IndexMismatch(SmartRagError):
-    """An index made with another model, other settings or in another format."""
+    """An index was made with another model, with other settings or in another format."""
 
 
 class IndexLocked(SmartRagError):
-    """Another writer has the index open for writing."""
+    """Another process or another `SmartIndex` has the index open for writing."""
 
 
 class IndexClosed(SmartRagError):
-    """An index that was used after ``close``."""
+    """An index was used after ``close``."""
 
 
 class UseAfterFork(SmartRagError):
@@ -115,11 +117,15 @@ class UseAfterFork(SmartRagError):
 
 
 class CorruptStore(SmartRagError):
-    """Token embeddings on disk that fail their checksum or cannot be read."""
+    """Token embeddings on disk do not match their checksum, or cannot be read."""
 
 
 class MissingTokens(CorruptStore):
-    """Token embeddings that should be stored and are not; ``ids`` says whose."""
+    """Token embeddings that should be stored are missing.
+
+    Attributes:
+        ids: ids of the documents whose token embeddings are missing.
+    """
 
     def __init__(self, message: str, ids: Sequence[str]) -> None:
         super().__init__(message)
@@ -127,19 +133,24 @@ class MissingTokens(CorruptStore):
 
 
 class StorageFull(SmartRagError):
-    """No room left on the disk that holds the index."""
+    """The disk that holds the index is full."""
 
 
 class ChromaFailure(SmartRagError):
-    """Chroma refused or failed; its own error is the cause."""
+    """Chroma raised an error, which is the cause of this one."""
 
 
 class LanguageModelError(SmartRagError):
-    """A language model's endpoint that cannot be reached, refuses, or sends no whole answer."""
+    """The endpoint of a language model cannot be reached, refuses, or sends no complete answer."""
 
 
 class MissingExtra(SmartRagError, ImportError):
-    """An optional dependency that is not installed."""
+    """An optional package is not installed.
+
+    Attributes:
+        package: the name of the package.
+        extra: the extra of smart-rag that installs it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""The frozen records that pass between modules, and to the user."""
+"""Records that pass between modules and to the user. They are frozen."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Key = bytes
 Revision = tuple[str, Key]
 # (start, stop) in the characters of a text.
 Span = tuple[int, int]
-# (left, top, right, bottom) in parts of an image.
+# (left, top, right, bottom) as fractions of an image: 0 is left or top, 1 is right or bottom.
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class PdfPage:
-    """A page of a PDF file, 1-based, as an image that is drawn when it is needed."""
+    """A page of a PDF file as an image. It is drawn when it is used. ``page`` counts from 1."""
 
     path: Path
     page: int
@@ -35,15 +35,15 @@ class PdfPage:
 
 # A file, a page of a PDF, or an image in memory.
 ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
-# What an encoder takes: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
+# An item for an encoder: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
 Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
-# What a text is encoded as: many models have a prompt for each.
+# Role of an item. Many models have a prompt for each.
 Task = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What one representation is made of: a text, an image, a video file, or several of them.
+    """Content of one representation: a text, an image, a video file, or several of them.
 
     >>> Content("the same chart, newer", image="chart.png").modality
     'text+image'
@@ -64,32 +64,31 @@ class Content:
             return item
         if isinstance(item, str):
             return cls(item)
-        # Images of Pillow's have `getexif`: to ask for the class would load Pillow.
+        # Every Pillow image has `getexif`. An isinstance check would import Pillow.
         if isinstance(item, PdfPage) or hasattr(item, "getexif"):
             return cls(image=item)
-        raise InvalidInput(f"a {type(item).__name__}, expected a str, an image of Pillow's, or a Content")
+        raise InvalidInput(f"expected a str, a Pillow image, a PdfPage or a Content, got {type(item).__name__}")
 
     @property
     def plain(self) -> str | Content:
-        """The text as a str where there is nothing else: an encoder of texts need not know `Content`."""
+        """The text as a str if there is nothing else, else ``self``. So an encoder of texts never gets a `Content`."""
         return self.text if self.image is None and self.video is None else self
 
     @property
     def modality(self) -> str:
-        """The names of what is there, such as ``"image"`` or ``"text+image"``; empty if nothing is."""
+        """The names of the parts, such as ``"image"`` or ``"text+image"``; empty if there are none."""
         parts = {"text": bool(self.text.strip()), "image": self.image is not None, "video": self.video is not None}
-        return "+".join(name for name, there in parts.items() if there)
+        return "+".join(name for name, present in parts.items() if present)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One unit of retrieval under an id: a text, an image, a video, or several of them, with metadata.
+    """A unit of retrieval: a text, an image, a video, or several of them, with an id and metadata.
 
-    An encoder that sees takes text and image together, but of a page of a PDF the image alone: the text
-    is what stands on it. One that does not see takes the text.
+    An encoder with vision encodes the text and the image together. For a page of a PDF it encodes only the image, which
+    shows the text. An encoder without vision encodes the text.
 
-    The metadata keys ``source`` (where the document comes from) and ``page`` (1-based) are
-    the ones that a `Hit` shows; any other key is the caller's.
+    A `Hit` shows the metadata ``source`` (a file) and ``page`` (counted from 1). The caller may add any other key.
     """
 
     id: str
@@ -99,7 +98,7 @@ class Document:
     video: str | Path | None = None
 
     def content(self, modalities: Collection[str]) -> Content:
-        """Return what of this document an encoder of these ``modalities`` encodes."""
+        """Return the parts of this document that an encoder of these ``modalities`` encodes."""
         image = self.image if "image" in modalities else None
         video = self.video if "video" in modalities else None
         is_page = isinstance(image, PdfPage)
@@ -108,10 +107,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class TokenOrigin:
-    """What a token embedding stands for: characters of a text, or a patch of an image or of a video's frames.
+    """Origin of a token embedding: characters of a text, or a patch of an image or of a frame of a video.
 
-    ``span`` is (start, stop) in characters, ``box`` (left, top, right, bottom) in parts of the image,
-    ``frame`` counts the times at which a video is looked at. What stands for neither has neither.
+    All attributes are None for a token that has no such origin, such as a token of a prompt.
+
+    Attributes:
+        span: (start, stop) in the characters of the text.
+        box: (left, top, right, bottom) as fractions of the image or frame.
+        frame: number of the frame, among those that the encoder takes from the video.
     """
 
     span: Span | None = None
@@ -121,9 +124,13 @@ class TokenOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a query token stands for, what the document token that MaxSim took for it does, and their cosine.
+    """A query token and the document token that is most similar to it, which MaxSim uses.
 
-    ``weight`` is the query token's part in the late score, of parts that add up to 1.
+    Attributes:
+        query: origin of the query token.
+        document: origin of the document token.
+        similarity: cosine of the two token embeddings.
+        weight: weight of the query token in the late score. The weights of a query add up to 1.
     """
 
     query: TokenOrigin
@@ -252,7 +259,7 @@ def with_explainer(hit: Hit, explainer: Explainer | None) -> Hit:
 
 @dataclass(frozen=True, slots=True)
 class FailedFile:
-    """A file that was left out of the index, and why."""
+    """A file that could not be indexed, and the reason."""
 
     path: Path
     reason: str
@@ -260,7 +267,7 @@ class FailedFile:
 
 @dataclass(frozen=True, slots=True)
 class AddReport:
-    """What an ``add`` did, in documents; ``failed`` lists files that could not be read."""
+    """Result of a call that writes to an index: numbers of documents, and the files that could not be read."""
 
     added: int = 0
     replaced: int = 0
@@ -280,7 +287,16 @@ class AddReport:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What an index holds and what it was made with; sizes in bytes on disk, ``token_bytes`` with the terms."""
+    """Contents and size of an index.
+
+    Attributes:
+        path: the folder of the index.
+        documents: number of documents.
+        tokens: number of token embeddings.
+        token_bytes: bytes on disk of the token embeddings and of the term index.
+        pooled_bytes: bytes on disk of the pooled embeddings and texts, None if they are in a Chroma client of the user.
+        manifest: the settings of the index, as JSON values.
+    """
 
     path: str
     documents: int
@@ -292,7 +308,13 @@ class IndexInfo:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """Ids of documents whose tokens are missing or damaged, and how many entries no document names."""
+    """Result of `SmartIndex.verify`.
+
+    Attributes:
+        missing: ids of documents whose token embeddings are missing.
+        damaged: ids of documents whose token embeddings are damaged.
+        orphans: number of stored token embeddings that belong to no document.
+    """
 
     missing: tuple[str, ...]
     damaged: tuple[str, ...]
@@ -300,12 +322,12 @@ class VerifyReport:
 
     @property
     def sound(self) -> bool:
-        """Whether every document can be scored."""
+        """Whether every document has its token embeddings."""
         return not self.missing and not self.damaged
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can hold ``text``: whether it is free of lone surrogates."""
+    """Return whether ``text`` can be encoded as UTF-8, which is not so if it has a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,10 +1,10 @@
-"""Words that follow from numbers, in what people read."""
+"""Wording of messages: pluralise a noun for a count, shorten an error to one line."""
 
 from __future__ import annotations
 
 
 def number(count: int, noun: str) -> str:
-    """Return ``count`` with its noun, which is given in the singular.
+    """Pluralise ``noun``, given in the singular, for ``count``, and return both.
 
     >>> number(1, "query"), number(2, "held-out query"), number(1200, "passage")
     ('1 query', '2 held-out queries', '1,200 passages')
@@ -12,3 +12,12 @@ def number(count: int, noun: str) -> str:
     if count != 1:
         noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun}"
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return the message of ``error`` on one line, or the name of its class if it has no message.
+
+    >>> one_line(ValueError("bad header,\n  byte 3")), one_line(ValueError())
+    ('bad header, byte 3', 'ValueError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__

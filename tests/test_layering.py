@@ -48,6 +48,10 @@ OWNERS = {
     "torch": {"embeddings", "scoring", "encoders", "training"},
     "transformers": {"encoders", "training"},
 }
+# Modules above 450 lines, and why.
+LONG = {
+    "smart_rag.index.smart_index": "the interface of an index in one class; half of it is signatures and docstrings"
+}
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
 PUBLIC_MODULES = {"smart_rag", "smart_rag.errors", "smart_rag.types", "smart_rag.config", "smart_rag.answer"}
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
@@ -135,7 +139,8 @@ def test_a_folder_shows_a_handful_of_files(folder):
 
 @pytest.mark.parametrize("path", paths(), ids=module_of)
 def test_a_module_fits_in_the_head(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert (lines > 450) == (module_of(path) in LONG)
 
 
 def test_integrations_import_public_names_alone():
@@ -193,7 +198,7 @@ PUBLIC = {
         "rerank",
     ],
     "smart_rag.evaluation": ["Dataset", "evaluate", "load_dataset", "tune"],
-    "smart_rag.files": ["FORMATS"],
+    "smart_rag.files": ["FORMATS", "jpeg"],
     "smart_rag.training": [
         "AdapterSettings",
         "FinetuneSettings",

@@ -1,4 +1,4 @@
-"""Where the command line speaks: to people, or to programs in JSON."""
+"""Output of the command line: text for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from smart_rag.errors import InvalidInput
 
@@ -16,23 +17,32 @@ err = Console(stderr=True, highlight=False)
 
 
 def on_terminal() -> bool:
-    """Return whether someone is there to see a progress bar."""
+    """Return whether standard error is a terminal, where a progress bar can be seen."""
     return sys.stderr.isatty()
 
 
 def print_json(value: Any) -> None:
-    """Print JSON values."""
+    """Print JSON values to standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def note(message: str, style: str = "") -> None:
+    """Print ``message`` to standard error, as it is: markup and line breaks are left alone."""
+    err.print(Text(message, style=style), soft_wrap=True)
+
+
 def check_report_file(path: str | None) -> None:
-    """Raise `InvalidInput`, before the work, if `show_figures` could not write to what ``--json`` names."""
+    """Check, before the work begins, that `show_figures` can write to the file that ``--json`` names.
+
+    Raises:
+        InvalidInput: the folder of the file does not exist.
+    """
     if path not in (None, "-") and not Path(path).absolute().parent.is_dir():
         raise InvalidInput(f"--json {path}: the folder {Path(path).parent} does not exist")
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
-    """Print ``shown``, and write ``figures`` to the file that ``--json`` names; where that is ``-``, print these."""
+    """Print ``shown``, and write ``figures`` to ``path`` as JSON. With the path ``-``, print only ``figures``."""
     if path == "-":
         print_json(figures)
         return

@@ -1,4 +1,4 @@
-"""What the command line shows: hits, tables and figures, for people (rich) and for programs (JSON values)."""
+"""Hits, tables and figures of the command line: rich text for people, JSON values for programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from smart_rag.training.report import TrainingReport
     from smart_rag.types import IndexInfo
 
-_PASSAGE = 420  # characters of a passage that a person is shown
+_PASSAGE_LENGTH = 420  # characters of a passage that are shown
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
@@ -46,42 +46,49 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 
 
 def _file(source: ImageSource | None) -> str | None:
-    """Return the file of a hit's image or video; of a page of a PDF, the PDF."""
+    """Return the path of an image or a video; for a page of a PDF, the path of the PDF."""
     return None if source is None else str(source.path if isinstance(source, PdfPage) else source)
 
 
-def place(hit: Hit) -> str:
-    """Return where a hit is from, for a person."""
+def source_label(hit: Hit) -> str:
+    """Return the file and the page of a hit, or its id if it has no file."""
     name = short_path(hit.source) if hit.source else hit.id
     return f"{name}, page {hit.page}" if hit.page is not None else name
 
 
 def short_path(path: str) -> str:
-    """Return a path as seen from here, if it lies below."""
+    """Return a path relative to the working directory if it lies below it, else unchanged."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def hit_text(hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]]) -> Group:
-    """Return a hit as a person sees it: its score, its parts by their weights, and the passage."""
+    """Return the score of a hit, the parts of the score with their weights, the source and the passage."""
     parts = zip(weights, (hit.pooled_score, hit.late_score), ("pooled", "late"), strict=True)
     head = Text.assemble(
         (f"{hit.rank:>2}  ", "bold"),
         (f"{hit.score:.3f}", "bold green"),
         (f" = {' + '.join(f'{weight:g} x {score:.3f} {name}' for weight, score, name in parts)}  ", "dim"),
-        (place(hit), "cyan"),
+        (source_label(hit), "cyan"),
     )
     medium = "[image]" if hit.video is None else "[video]"
     passage = _passage(hit.text, words) if hit.text.strip() else Text(medium, style="dim")
     return Group(head, Padding(passage, (0, 0, 1, 4)))
 
 
+def source_line(hit: Hit) -> Text:
+    """Return a source of an answer on one line: its number, its score and its file."""
+    return Text.assemble(
+        (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")
+    )
+
+
 def _passage(text: str, words: list[tuple[int, int]]) -> Text:
-    """Return the stretch of ``text`` that holds most of ``words``, with them emphasised, a line for each paragraph."""
+    """Return the part of ``text`` with the most of ``words``, which are emphasised; each paragraph is one line."""
     starts = [0, *(text.rfind(" ", 0, start) + 1 for start, _ in words)]
-    start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE for a, b in words))
-    stop = len(text) if start + _PASSAGE >= len(text) else text.rfind(" ", start, start + _PASSAGE)
-    stop = stop if stop > start else start + _PASSAGE
+    start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE_LENGTH for a, b in words))
+    stop = len(text) if start + _PASSAGE_LENGTH >= len(text) else text.rfind(" ", start, start + _PASSAGE_LENGTH)
+    stop = stop if stop > start else start + _PASSAGE_LENGTH
     passage = Text(text)
     for a, b in words:
         passage.stylize("bold yellow", a, b)
@@ -95,7 +102,7 @@ def _passage(text: str, words: list[tuple[int, int]]) -> Text:
 
 
 def comparison(index: SmartIndex, question: SampleQuestion) -> Group:
-    """Return the best hits of a question by the pooled embedding alone, and by both."""
+    """Return the best hits of a question by the pooled embedding alone and by SMART, side by side."""
     table = Table(expand=True, show_edge=False, pad_edge=False)
     table.add_column("pooled vector alone", ratio=1)
     table.add_column("SMART: pooled + late interaction", ratio=1)
@@ -107,34 +114,47 @@ def comparison(index: SmartIndex, question: SampleQuestion) -> Group:
 
 
 def _demo_cell(hit: Hit, question: SampleQuestion) -> Text:
-    place = Path(hit.source or hit.id).name + (f", page {hit.page}" if hit.page is not None else "")
+    label = Path(hit.source or hit.id).name + (f", page {hit.page}" if hit.page is not None else "")
     text = " ".join(hit.text.split())
     answers = question.answer in text
     at = max(0, text.find(question.answer) - 60) if answers else 0
     snippet = ("… " if at else "") + text[at : at + 150] + " …"
     mark = ("✓ ", "bold green") if answers else ("✗ ", "red")
     return Text.assemble(
-        mark, (f"{hit.score:.3f}  ", "bold"), (place, "cyan"), "\n", (snippet, "" if answers else "dim")
+        mark, (f"{hit.score:.3f}  ", "bold"), (label, "cyan"), "\n", (snippet, "" if answers else "dim")
+    )
+
+
+def next_steps(program: str) -> Text:
+    """Return the advice at the end of the demo; ``program`` is how to start the command line."""
+    return Text.assemble(
+        "One pooled vector represents a whole passage, so it can miss a detail. SMART also compares each word.\n",
+        "These questions were chosen to show that. Measure on your own data with `eval`.\n\n",
+        ("Your own documents:\n", "bold"),
+        f"  {program} index ~/Documents --db my.index\n",
+        f'  {program} search "your question" --db my.index\n\n',
+        ("A larger model, any from sentence-transformers:\n", "bold"),
+        f"  {program} index ~/Documents --db big.index --model Qwen/Qwen3-Embedding-0.6B\n",
     )
 
 
 def index_table(info: IndexInfo) -> Table:
-    """Return what an index holds, its model and its size."""
+    """Return the contents, the model and the size of an index."""
     config, encoder = info.manifest["config"], info.manifest["encoder"]
     table = Table.grid(padding=(0, 2))
     rows = {
         "index": info.path,
-        "model": encoder["model"] if encoder else "none (vectors are the caller's)",
+        "model": encoder["model"] if encoder else "none (the caller brings vectors)",
         "adapter": (encoder or {}).get("adapter", "none"),
         "dimension": info.manifest["dimension"],
-        "of token embeddings": info.manifest["token_dimension"],
+        "token dimension": info.manifest["token_dimension"],
         "codec": config["codec"],
-        "score": "{:g} x pooled + {:g} x late, query tokens by {}".format(*config["weights"], config["weighting"]),
+        "score": "{:g} x pooled + {:g} x late, weighting {}".format(*config["weights"], config["weighting"]),
         "documents": f"{info.documents:,}",
         "tokens": f"{info.tokens:,}",
         "token embeddings, terms": size_text(info.token_bytes),
         "pooled embeddings, texts": "in Chroma" if info.pooled_bytes is None else size_text(info.pooled_bytes),
-        "in all": size_text(info.token_bytes + (info.pooled_bytes or 0)),
+        "total size": size_text(info.token_bytes + (info.pooled_bytes or 0)),
         "bytes per token": f"{info.token_bytes / info.tokens:,.0f}" if info.tokens else "-",
         "bytes per document": f"{info.token_bytes / info.documents:,.0f}" if info.documents else "-",
         "format": f"{info.manifest['format_version']}, made with smart-rag {info.manifest['created_with']}",
@@ -145,7 +165,7 @@ def index_table(info: IndexInfo) -> Table:
 
 
 def model_json(encoder: SmartEncoder) -> dict[str, Any]:
-    """Return how a model is used and what a page, or a passage, of it takes, as JSON values."""
+    """Return how a model is used, and the tokens and bytes of a page or a passage, as JSON values."""
     unit, tokens = _unit(encoder)
     codecs = {name: get_codec(name) for name in PRESETS}
     return {
@@ -161,7 +181,7 @@ def model_json(encoder: SmartEncoder) -> dict[str, Any]:
 
 
 def model_table(encoder: SmartEncoder) -> Table:
-    """Return how a model is used: each decision, and where it comes from."""
+    """Return how a model is used: each decision with its source, and the tokens and bytes of a page or a passage."""
     found = model_json(encoder)
     unit, tokens = _unit(encoder)
     table = Table(box=None, pad_edge=False, show_edge=False)
@@ -178,13 +198,13 @@ def model_table(encoder: SmartEncoder) -> Table:
 
 
 def _unit(encoder: SmartEncoder) -> tuple[str, int]:
-    """Return what a document of this model's is, a page or a passage, and its tokens."""
+    """Return the unit that a model encodes, ``"page"`` or ``"passage"``, and the number of its tokens."""
     tokens = encoder.tokens_per_page
     return ("page", tokens) if tokens else ("passage", IndexConfig().chunk_tokens)
 
 
 def _value(value: object) -> str:
-    """Return a setting as a person reads it; line breaks are part of a prompt, and shown."""
+    """Return the value of a decision as text; a line break in a prompt is escaped."""
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):
@@ -226,14 +246,16 @@ def evaluation_tables(result: Mapping[str, Any]) -> Group:
         )
     storage, ingest = result["storage"], result["ingest"]
     speed = (
-        f"{ingest['documents_per_s']:.1f} documents/s" if ingest["documents_per_s"] else "not measured, it was there"
+        f"{ingest['documents_per_s']:.1f} documents/s"
+        if ingest["documents_per_s"]
+        else "not measured, the documents were indexed already"
     )
     return Group(
         quality,
         differences,
         searches,
         f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
-        f"document, {size_text(storage['total_bytes'])} in all; ingest: {speed}",
+        f"document, {size_text(storage['total_bytes'])} in total; ingest: {speed}",
     )
 
 
@@ -242,7 +264,7 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
 
 
 def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
-    """Return what `tune` found as JSON values."""
+    """Return the result of `tune` as JSON values."""
     return {
         "queries": found.queries,
         "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
@@ -254,15 +276,15 @@ def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
 
 
 def tuning_table(found: Tuning) -> Table:
-    """Return the score of each setting, a row for each ratio of weights, from late alone to pooled alone."""
+    """Return the score of each setting: a row for each ratio of the weights, from late alone to pooled alone."""
     table = Table(title=f"nDCG@10 of {found.queries:,} queries")
     table.add_column("pooled : late")
-    for column in ("tokens by idf", "all the same"):
+    for column in ("weighting idf", "weighting none"):
         table.add_column(column, justify="right")
     rows: dict[tuple[float, float], dict[str, Text]] = {}
     for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
-        mark = " best" if setting == found.choice else " now" if setting == found.current else ""
-        cell = Text(f"{found.scores[setting]:.4f}{mark:<5}", style="bold" if mark else "")
+        mark = " best" if setting == found.choice else " current" if setting == found.current else ""
+        cell = Text(f"{found.scores[setting]:.4f}{mark:<8}", style="bold" if mark else "")
         rows.setdefault(setting.weights, {})[setting.weighting] = cell
     for weights, cells in rows.items():
         table.add_row(_ratio(weights), cells.get("idf", ""), cells.get("none", ""))
@@ -270,20 +292,20 @@ def tuning_table(found: Tuning) -> Table:
 
 
 def tuning_verdict(found: Tuning) -> str:
-    """Return what to make of it, in words."""
+    """Return the conclusion of `tune`."""
     if found.choice == found.current:
-        return f"The index's own setting, {_setting(found.current)}, is the best."
+        return f"The current setting of the index, {_setting(found.current)}, is the best."
     held_out = found.held_out
     is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
     return (
-        f"Best: {_setting(found.choice)}; now: {_setting(found.current)}.\n"
-        f"On queries held out, the best of the others: {held_out.mean:+.4f} "
+        f"Best: {_setting(found.choice)}; current: {_setting(found.current)}.\n"
+        f"Difference on held-out queries, with the setting that is best on the others: {held_out.mean:+.4f} "
         f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}): {is_noise}."
     )
 
 
 def _setting(setting: Setting) -> str:
-    return f"{_ratio(setting.weights)}, tokens {'by idf' if setting.weighting == 'idf' else 'all the same'}"
+    return f"{_ratio(setting.weights)}, weighting {setting.weighting}"
 
 
 def _ratio(weights: tuple[float, float]) -> str:
@@ -291,7 +313,7 @@ def _ratio(weights: tuple[float, float]) -> str:
 
 
 def training_tables(report: TrainingReport) -> Group:
-    """Return what came of a training: the base model, frozen SMART and the trained one, and what is noise."""
+    """Return the figures of a training: the base model, SMART on the frozen and on the trained model, differences."""
     queries, documents = number(report.held_out_queries, "held-out query"), number(report.documents, "document")
     quality = Table(title=f"nDCG@10 of {queries} among {documents}")
     for column in ("", "pooled", "late", "hybrid"):
@@ -302,7 +324,7 @@ def training_tables(report: TrainingReport) -> Group:
     )
     quality.add_row("base model", frozen[0], "", "")
     quality.add_row("SMART, frozen", "", *frozen[1:])
-    if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter leaves it as it is
+    if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change it
         trained[0] = ""
     quality.add_row(f"trained, {report.best_epoch} of {len(report.history) - 1}", *trained)
     differences = Table(title="differences")
@@ -315,7 +337,7 @@ def training_tables(report: TrainingReport) -> Group:
 
 
 def size_text(size: float) -> str:
-    """Return a size in the greatest unit that leaves at least 1."""
+    """Return a number of bytes in the largest unit in which it is at least 1."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"

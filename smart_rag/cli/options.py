@@ -1,4 +1,4 @@
-"""Options that several commands of the command line have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import typer
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import PRESETS
 
-Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="The folder of the index.")]
+Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="Folder of the index.")]
+KeptDb = Annotated[
+    Path | None, typer.Option("--db", metavar="DIR", help="Keep the index in this folder; by default it is deleted.")
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -19,40 +22,42 @@ Model = Annotated[
         help=f"Name or folder of a sentence-transformers model; by default that of the index, or {DEFAULT_MODEL}.",
     ),
 ]
-MovedModel = Annotated[str | None, typer.Option("--model", metavar="M", help="The index's model, where it has moved.")]
+MovedModel = Annotated[
+    str | None, typer.Option("--model", metavar="M", help="The folder of the index's model, if it has moved.")
+]
 Codec = Annotated[
     str | None,
     typer.Option(
         "--codec",
         metavar="NAME",
-        help=f"How a new index keeps token embeddings: {', '.join(PRESETS)} (the smallest), or a codec such as 4bit; "
-        f"by default {IndexConfig().codec}.",
+        help=f"Codec of the token embeddings of a new index: {', '.join(PRESETS)} (the smallest), or a name such as "
+        f"4bit; by default {IndexConfig().codec}.",
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", metavar="D", help="Such as cpu or cuda:0; by default a GPU where there is one."),
+    typer.Option("--device", metavar="D", help="Device of the model, such as cpu or cuda:0; by default a GPU, if any."),
 ]
-Picture = Annotated[
-    Path | None, typer.Option("--image", metavar="FILE", help="Search by an image as well, if the model takes images.")
+QueryImage = Annotated[
+    Path | None, typer.Option("--image", metavar="FILE", help="Search by this image too, if the model takes images.")
 ]
 Adapter = Annotated[
     Path | None,
-    typer.Option(
-        "--adapter", metavar="DIR", help="An adapter that `train adapter` made; by default the index's, if any."
-    ),
+    typer.Option("--adapter", metavar="DIR", help="Folder of an adapter from `train adapter`; by default the index's."),
 ]
 ProfileName = Annotated[
-    str | None, typer.Option("--profile", metavar="NAME", help="The model's family, if its name does not say it.")
+    str | None, typer.Option("--profile", metavar="NAME", help="Family of the model, if its name does not show it.")
 ]
 MaxPixels = Annotated[
-    int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of a page or an image, at most.")
+    int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Shrink pages and images to N pixels.")
 ]
 ReportFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON; - for standard output.")
 ]
 Trusted = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model; read it before.")
+    bool,
+    typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read that code before."),
 ]
-Where = Annotated[str | None, typer.Option(metavar="JSON", help='Metadata filter, such as {"page": 3}.')]
+Where = Annotated[str | None, typer.Option(metavar="JSON", help='Filter on metadata, such as {"page": 3}.')]
+LimitQueries = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N queries.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,4 +1,4 @@
-"""``smart-rag train``: adapter, finetune."""
+"""``smart-rag train``: the commands ``adapter`` and ``finetune``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from rich.text import Text
 
 from smart_rag.cli import display
 from smart_rag.cli.console import check_report_file, err, on_terminal, out, show_figures
-from smart_rag.cli.options import Device, MaxPixels, ProfileName, ReportFile, Trusted
+from smart_rag.cli.options import Device, LimitQueries, MaxPixels, ProfileName, ReportFile, Trusted
 from smart_rag.config import DEFAULT_MODEL, AdapterObjective, Objective
+from smart_rag.training.settings import (
+    DEFAULT_HELD_OUT,
+    FULL_LEARNING_RATE,
+    LORA_LEARNING_RATE,
+    AdapterSettings,
+    FinetuneSettings,
+)
 
 if TYPE_CHECKING:
-    from smart_rag.training.data import TrainingData
-    from smart_rag.training.report import TrainingReport
+    from smart_rag.training import TrainingData, TrainingReport
 
-app = typer.Typer(no_args_is_help=True, help="Train for your own data, from questions and the passages that answer.")
+app = typer.Typer(no_args_is_help=True, help="Train on your own questions and the passages that answer them.")
 
 
-def _check_part(value: float) -> float:
+def _check_share(value: float) -> float:
     if not 0 < value < 1:
         raise typer.BadParameter(f"must be between 0 and 1, got {value:g}")
     return value
@@ -35,52 +41,62 @@ def _check_positive(value: float | None) -> float | None:
 
 
 Data = Annotated[
-    Path, typer.Option(metavar="DATA", help="Pairs (.jsonl), a BEIR folder, or a dataset folder of Hugging Face's.")
+    Path,
+    typer.Option(
+        metavar="DATA", help="A .jsonl file of pairs, a BEIR folder, or a dataset folder of Hugging Face datasets."
+    ),
 ]
 TrainedModel = Annotated[
     str, typer.Option("--model", metavar="M", help="Name or folder of a sentence-transformers model.")
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="How often each query is seen.")]
-BatchSize = Annotated[int, typer.Option(min=2, help="Queries in a batch; each other's answers are negatives.")]
-HardNegatives = Annotated[int, typer.Option(min=0, help="Hard negatives of each query, mined or given.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")]
-HeldOut = Annotated[
-    float, typer.Option(callback=_check_part, help="The part of the documents that is measured with, between 0 and 1.")
+Epochs = Annotated[int, typer.Option(min=1, help="Number of passes over the training queries.")]
+BatchSize = Annotated[
+    int, typer.Option(min=2, help="Queries in a batch. The positives of the others are in-batch negatives.")
 ]
-Temperature = Annotated[float, typer.Option(callback=_check_positive, help="Scores are divided by it in the loss.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all that is drawn by chance, but for the split.")]
-Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and held-out nDCG@10.")]
+HardNegatives = Annotated[
+    int, typer.Option(min=0, help="Hard negatives of each query, mined where the data has fewer.")
+]
+HeldOut = Annotated[
+    float, typer.Option(callback=_check_share, help="Share of the documents to measure with, between 0 and 1.")
+]
+Temperature = Annotated[float, typer.Option(callback=_check_positive, help="Divisor of the scores in the loss.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random, except the split.")]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE.png", help="Draw the loss and the held-out nDCG@10 into this file.")
+]
 
 
 @app.command("adapter")
 def train_adapter_command(
     data: Data,
-    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the adapter.")],
     model: TrainedModel = DEFAULT_MODEL,
     dimension: Annotated[
-        int | None, typer.Option(min=1, help="Width of the token embeddings; by default the model's.")
+        int | None, typer.Option(min=1, help="Width of the token embeddings; by default the model's width.")
     ] = None,
-    epochs: Epochs = 5,
-    batch_size: BatchSize = 64,
-    learning_rate: Annotated[float, typer.Option(callback=_check_positive, help="At its highest.")] = 1e-3,
-    temperature: Temperature = 0.03,
-    objective: Annotated[AdapterObjective, typer.Option(help="Which score is trained.")] = "late",
-    hard_negatives: HardNegatives = 0,
-    seed: Seed = 0,
+    epochs: Epochs = AdapterSettings.epochs,
+    batch_size: BatchSize = AdapterSettings.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(callback=_check_positive, help="Peak learning rate.")
+    ] = AdapterSettings.learning_rate,
+    temperature: Temperature = AdapterSettings.temperature,
+    objective: Annotated[AdapterObjective, typer.Option(help="Score to train.")] = AdapterSettings.objective,
+    hard_negatives: HardNegatives = AdapterSettings.hard_negatives,
+    seed: Seed = AdapterSettings.seed,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
-    limit: Limit = None,
-    held_out: HeldOut = 0.1,
+    limit_queries: LimitQueries = None,
+    held_out: HeldOut = DEFAULT_HELD_OUT,
     plot: Plot = None,
     json_file: ReportFile = None,
 ) -> None:
-    """Train token embeddings for late interaction on a frozen model; pooled embeddings stay as they are."""
-    from smart_rag.encoders.smart_encoder import SmartEncoder
-    from smart_rag.training.adapter_trainer import AdapterSettings, train_adapter
+    """Train an adapter that makes new token embeddings from a frozen model. Pooled embeddings do not change."""
+    from smart_rag import SmartEncoder
+    from smart_rag.training import train_adapter
 
-    loaded = _training_data(data, limit, plot, json_file)
+    loaded = _training_data(data, limit_queries, plot, json_file)
     settings = AdapterSettings(
         dimension=dimension,
         objective=objective,
@@ -95,54 +111,60 @@ def train_adapter_command(
         model, device=device, profile=profile, max_pixels=max_pixels, trust_remote_code=trust_remote_code
     )
     report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress_bar=on_terminal())
-    named = [] if model == DEFAULT_MODEL else ["--model", model]
-    named += [] if profile is None else ["--profile", profile]
-    named += [] if max_pixels is None else ["--max-pixels", str(max_pixels)]
-    named += ["--trust-remote-code"] if trust_remote_code else []
-    options = shlex.join([*named, "--adapter", str(to)])
+    same = [] if model == DEFAULT_MODEL else ["--model", model]
+    same += [] if profile is None else ["--profile", profile]
+    same += [] if max_pixels is None else ["--max-pixels", str(max_pixels)]
+    same += ["--trust-remote-code"] if trust_remote_code else []
+    options = shlex.join([*same, "--adapter", str(to)])
     _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR {options}`", plot, json_file)
 
 
 @app.command("finetune")
 def finetune_command(
     data: Data,
-    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes.")],
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the model.")],
     model: TrainedModel = DEFAULT_MODEL,
-    objective: Annotated[Objective, typer.Option(help="Which score is trained.")] = "hybrid",
+    objective: Annotated[Objective, typer.Option(help="Score to train.")] = FinetuneSettings.objective,
     lora_rank: Annotated[
-        int | None, typer.Option("--lora", metavar="RANK", min=1, help="LoRA of this rank; by default all weights.")
-    ] = None,
-    epochs: Epochs = 1,
-    batch_size: BatchSize = 64,
+        int | None,
+        typer.Option(metavar="RANK", min=1, help="Train LoRA of this rank; by default all weights."),
+    ] = FinetuneSettings.lora_rank,
+    epochs: Epochs = FinetuneSettings.epochs,
+    batch_size: BatchSize = FinetuneSettings.batch_size,
     mini_batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Texts in memory at a time, for large batches: slower, the result is the same."),
-    ] = None,
+        typer.Option(min=1, help="Texts in one forward pass; saves memory, takes longer, does not change the result."),
+    ] = FinetuneSettings.mini_batch_size,
     learning_rate: Annotated[
         float | None,
-        typer.Option(callback=_check_positive, help="At its highest; by default 2e-5 for all weights, 1e-4 for LoRA."),
-    ] = None,
-    temperature: Temperature = 0.05,
-    hard_negatives: HardNegatives = 0,
-    seed: Seed = 0,
+        typer.Option(
+            callback=_check_positive,
+            help=f"Peak learning rate; by default {FULL_LEARNING_RATE:g} for all weights, {LORA_LEARNING_RATE:g} for "
+            "LoRA.",
+        ),
+    ] = FinetuneSettings.learning_rate,
+    temperature: Temperature = FinetuneSettings.temperature,
+    hard_negatives: HardNegatives = FinetuneSettings.hard_negatives,
+    seed: Seed = FinetuneSettings.seed,
     evaluate_every: Annotated[
-        int | None, typer.Option(metavar="STEPS", min=1, help="Measure and keep a checkpoint; by default each epoch.")
-    ] = None,
+        int | None,
+        typer.Option(metavar="STEPS", min=1, help="Evaluate and save a checkpoint; by default after each epoch."),
+    ] = FinetuneSettings.evaluate_every,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
-    limit: Limit = None,
-    held_out: HeldOut = 0.1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    limit_queries: LimitQueries = None,
+    held_out: HeldOut = DEFAULT_HELD_OUT,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
     plot: Plot = None,
     json_file: ReportFile = None,
 ) -> None:
-    """Fine-tune a model, whole or by LoRA; out comes an ordinary sentence-transformers model."""
-    from smart_rag.training.finetuner import FinetuneSettings, finetune
+    """Fine-tune all weights of a model, or LoRA. The result is a sentence-transformers model."""
+    from smart_rag.training import finetune
     from smart_rag.training.folder import TrainingFolder
 
-    loaded = _training_data(data, limit, plot, json_file)
+    loaded = _training_data(data, limit_queries, plot, json_file)
     settings = FinetuneSettings(
         objective=objective,
         lora_rank=lora_rank,
@@ -171,31 +193,29 @@ def finetune_command(
         )
     except KeyboardInterrupt:
         last = TrainingFolder(to).last_checkpoint()
-        kept = "no checkpoint yet" if last is None else f"the same command with --resume goes on from {last.name}"
-        err.print(f"\nstopped; {kept}")
+        next_step = "there is no checkpoint yet" if last is None else f"add --resume to continue from {last.name}"
+        err.print(f"\ninterrupted; {next_step}")
         raise typer.Exit(130) from None
     _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`", plot, json_file)
 
 
-def _training_data(data: Path, limit: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
-    """Return what is at ``data``, once it is sure that what comes of it can be written."""
-    from smart_rag.training.data import load_training_data
-    from smart_rag.training.plot import check_plot
+def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
+    """Return the training data at ``data``, after a check that the plot and the JSON file can be written."""
+    from smart_rag.training import load_training_data
+    from smart_rag.training.report import check_plot_file
 
     check_report_file(json_file)
     if plot is not None:
-        check_plot(plot)
-    return load_training_data(data, limit)
+        check_plot_file(plot)
+    return load_training_data(data, limit_queries)
 
 
 def _show_training(report: TrainingReport, done: str, plot: Path | None, json_file: str | None) -> None:
-    """Show what came of a training, and that it is ``done``."""
-    from smart_rag.training.plot import save_plot
-
-    if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one speaks
+    """Show the figures of a training, the line ``done`` and the report's warning; write the plot."""
+    if os.environ.get("RANK", "0") != "0":  # only the first of several processes prints
         return
     if plot is not None:
-        save_plot(report, plot)
+        report.save_plot(plot)
     show_figures(report.as_json(), display.training_tables(report), json_file)
     if json_file != "-":
         out.print(Text(done), soft_wrap=True)

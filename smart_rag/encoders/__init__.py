@@ -1,1 +1,1 @@
-"""Content into embeddings: the encoder protocol and the encoders."""
+"""Encoders: texts, images and videos into embeddings."""

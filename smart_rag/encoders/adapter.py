@@ -1,7 +1,7 @@
-"""`Adapter`: states of a frozen model's tokens in, trained token embeddings for late interaction out.
+"""`Adapter`: token states of a frozen model in, trained token embeddings for late interaction out.
 
-A folder holds one: ``adapter.safetensors``, its weights in float32, and ``adapter.json``, which says for
-which model and which of its layers it was trained.
+An adapter is a folder of two files: ``adapter.safetensors``, its weights in float32, and ``adapter.json``, which names
+the model and the layers that it was trained for.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ FORMAT_VERSION = 1
 _WEIGHTS = "adapter.safetensors"
 _CONFIG = "adapter.json"
 _CONFIG_KEYS = ("format_version", "width", "dimension", "layers", "model", "model_weights")
-# Far below the mean square of a unit vector's coordinates: a state of length 1 and the same one longer give one number.
+# Far below the mean square of a unit vector's coordinates, so that the length of a state does not change the result.
 _EPSILON = 1e-12
 
 
 class Adapter(nn.Module):
-    """A projection of token states, trained while the model that they come from stays as it is.
+    """A projection of token states, trained while the weights of the model stay frozen.
 
         token embedding = L2(projection LayerNorm(state))
 
-    Of several layers, the state is their sum by learned weights, for each token its own:
+    The states of several layers are added up first, with learned weights that differ for each token:
 
         state = sum over layers l of softmax_l(rms(h_l) . rms(layer_vector) / sqrt(width)) h_l
 
@@ -42,9 +42,9 @@ class Adapter(nn.Module):
 
     Args:
         width: of the states.
-        dimension: of the token embeddings, at most ``width``; fewer make the token store smaller.
-        layers: which hidden states of the model are taken, -1 for the last.
-        model, model_weights: the name and the digest of the weights of the model that it is for.
+        dimension: of the token embeddings, at most ``width``; a smaller one makes the token store smaller.
+        layers: the layers of the model whose states are used, -1 for the last.
+        model, model_weights: the name of the model that the adapter is for, and the digest of its weights.
 
     Raises:
         InvalidInput: ``dimension`` is greater than ``width``, or a layer is named twice.
@@ -65,7 +65,7 @@ class Adapter(nn.Module):
         if dimension > width:
             raise InvalidInput(f"an adapter's dimension is at most the model's, {width}, got {dimension}")
         if not layers or len(set(layers)) < len(layers):
-            raise InvalidInput(f"layers must be one or more, each named once, got {list(layers)}")
+            raise InvalidInput(f"layers must name one or more layers, each once, got {list(layers)}")
         self.width = width
         self.dimension = dimension
         self.layers = tuple(layers)
@@ -77,7 +77,7 @@ class Adapter(nn.Module):
         self.layer_vector = nn.Parameter(0.02 * torch.randn(width)) if len(self.layers) > 1 else None
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Return token embeddings (n, dimension), L2-normalised, of ``states`` (n, layers, width), in float32."""
+        """Return token embeddings (n, dimension) of ``states`` (n, layers, width), L2-normalised, in float32."""
         with torch.autocast(states.device.type, enabled=False):
             projected: torch.Tensor = self.projection(self.norm(self._mixed(states.float())))
             return functional.normalize(projected, dim=-1)
@@ -91,29 +91,29 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def start_at_frozen(self, states: torch.Tensor) -> None:
-        """Make the projection keep the geometry of frozen ``states`` (n, layers, width), as far as it has room.
+        """Start the projection so that it keeps the geometry of frozen ``states`` (n, layers, width).
 
-        The identity where the token embeddings are as wide as the states; else the principal components of a sample.
-        A random projection would have to find again what the model knows already.
+        It becomes the identity if the token embeddings are as wide as the states, else the principal components of the
+        states. From a random projection, training would have to find again what the model knows already.
         """
         if self.dimension == self.width:
             self.projection.weight.copy_(torch.eye(self.width))
             return
-        # Not centred: late interaction compares directions from the origin.
+        # Not centred, since late interaction compares directions from the origin.
         normed = self.norm(self._mixed(states.float())).double()
         _, vectors = torch.linalg.eigh(normed.T @ normed)
         self.projection.weight.copy_(vectors[:, -self.dimension :].T.flip(0))
 
     @property
     def digest(self) -> str:
-        """A digest of all that changes a token embedding: the weights, and of which layers."""
+        """A digest of all that changes a token embedding: weights, widths and layers."""
         digest = hashlib.blake2b(json.dumps([self.width, self.dimension, self.layers]).encode(), digest_size=16)
         for _, weights in sorted(self.state_dict().items()):
             digest.update(weights.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter into ``folder``, which is made where there is none."""
+        """Write the adapter into ``folder``, which is created if it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: of.detach().float().cpu().contiguous() for name, of in self.state_dict().items()}
@@ -127,7 +127,7 @@ class Adapter(nn.Module):
         """Return the adapter in ``folder``, on the CPU.
 
         Raises:
-            EncoderError: there is none, or it cannot be read.
+            EncoderError: the folder holds no adapter, or one that cannot be read.
         """
         folder = Path(folder)
         config = _read_config(folder)
@@ -142,7 +142,7 @@ class Adapter(nn.Module):
         return adapter.eval()
 
     def check_model(self, name: str, width: int, weights: str) -> None:
-        """Raise `EncoderError` unless the adapter is for the model ``name``, of this width and digest of weights."""
+        """Raise `EncoderError` unless the adapter is for the model with this width and this digest of ``weights``."""
         if width != self.width or (self.model_weights and weights != self.model_weights):
             raise EncoderError(
                 f"the adapter was trained on the token states of {self.model!r} ({self.width} dimensions), not on "

@@ -1,4 +1,4 @@
-"""Contents through a model: batches by token budget, one pass after the other, on one device or several."""
+"""`BatchEncoder`: contents through a model in batches, on one device or on several."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Codec, TokenIds
-from smart_rag.encoders.models.pooled import UNLIMITED, Backbone, Mask, Positions, Prepared
+from smart_rag.encoders.models.inputs import Prepared
+from smart_rag.encoders.models.pooled import PooledModel, States
+from smart_rag.encoders.models.positions import Mask, Positions
 from smart_rag.encoders.profiles import TokenPolicy
 from smart_rag.encoders.vocabulary import Vocabulary
-from smart_rag.errors import InvalidInput
 from smart_rag.types import Content, Task
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What of each token is wanted of a forward pass: its embedding, or its states after ``layers``; by ``codec``."""
+    """What to return for each token: its embedding, its states after ``layers`` side by side, or codes by ``codec``."""
 
     layers: Sequence[int] | None = None
     codec: Codec | None = None
@@ -40,185 +43,164 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The numbers of one forward pass, already on the CPU; those of tokens may be codes."""
+    """The numbers of n inputs, on the CPU.
+
+    ``pooled`` is (n, dimension) float32. ``tokens`` and ``ids`` have one entry for each input: its token embeddings or
+    codes, one row for each token, and its vocabulary ids.
+    """
 
     pooled: NDArray[np.float32]
     tokens: list[NDArray[Any]]
     ids: list[TokenIds]
 
 
-class Passes:
-    """Forward passes of a model, and which token embeddings are taken from them.
+class BatchEncoder:
+    """Forward passes over many contents, and the choice of the token embeddings that are kept.
 
-    ``backbones`` are one model on each of its devices, which take batches in turn. A batch is of at most
-    ``batch_size`` contents and ``batch_tokens`` tokens, padding included; where a GPU's memory runs out, ``batch_size``
-    becomes less.
+    Args:
+        models: the same model on each of its devices. They take batches in turn.
+        policies: which tokens of queries and of documents are kept.
+        batch_size: contents in one forward pass, at most. It shrinks when a GPU runs out of memory.
+        batch_tokens: tokens in one forward pass, padding included, at most.
     """
 
     def __init__(
         self,
-        backbones: Sequence[Backbone],
+        models: Sequence[PooledModel],
         policies: Mapping[Task, TokenPolicy],
         batch_size: int,
         batch_tokens: int,
     ) -> None:
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
-        self._backbones = backbones
-        self._backbone = backbones[0]
+        self.models = models
+        self._inputs = models[0].inputs
         self._policies = policies
         self._adapter: Adapter | None = None
         self._adapters: dict[torch.device, Adapter] = {}
-        self._vocabulary = Vocabulary(self._backbone.tokenizer.decode)
+        self._vocabulary = Vocabulary(self._inputs.tokenizer.decode)
 
-    def adapt(self, adapter: Adapter) -> None:
-        """Make token embeddings by ``adapter`` from here on."""
+    def use_adapter(self, adapter: Adapter) -> None:
+        """Make token embeddings by ``adapter`` from now on."""
         self._adapter = adapter
-        devices = {backbone.model.device for backbone in self._backbones}
+        devices = {model.model.device for model in self.models}
         self._adapters = {device: copy.deepcopy(adapter).to(device) for device in devices}
 
-    def run(self, contents: Sequence[Content], task: Task, output: Output) -> Iterator[tuple[list[int], Batch]]:
-        """Yield the positions of each batch and its numbers."""
-        batches = list(self._batches(contents, task))
-        sees = any(content.plain != content.text for content in contents)
-        if not sees and len(self._backbones) == 1:  # texts are read in no time
-            for batch in batches:
-                yield batch, self._forward([contents[i] for i in batch], task, output)
-            return
-        # While images of one batch are in the forward pass, those of the next are opened; one batch alone becomes two.
-        if sees and len(batches) == 1 and len(batches[0]) > 1:
+    def encode(
+        self,
+        contents: Sequence[Content],
+        task: Task,
+        output: Output,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> Batch:
+        """Return the numbers of ``contents``, at least one, in their order.
+
+        ``batch_size`` replaces the attribute for this call.
+
+        Raises:
+            InvalidInput: a text has no token at all.
+        """
+        from tqdm.auto import tqdm
+
+        started = time.perf_counter()
+        pooled: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(contents)
+        tokens: list[NDArray[Any]] = [*pooled]
+        ids: list[TokenIds] = [np.empty(0, dtype=np.int32)] * len(contents)
+        device = self.models[0].model.device
+        unit = "text" if all(content.modality in ("text", "") for content in contents) else "item"
+        with tqdm(
+            total=len(contents), desc=f"encoding on {device}", unit=unit, disable=not show_progress_bar
+        ) as progress:
+            for indices, batch in self._run(contents, task, output, batch_size or self.batch_size):
+                for i, *numbers in zip(indices, batch.pooled, batch.tokens, batch.ids, strict=True):
+                    pooled[i], tokens[i], ids[i] = numbers
+                progress.update(len(indices))
+        seconds = time.perf_counter() - started
+        logger.info(
+            "encoded %s, %s, on %s in %.2f s (%.0f %ss/s)",
+            *(number(len(contents), f"{task} {unit}"), number(sum(map(len, tokens)), "token")),
+            *(device, seconds, len(contents) / seconds, unit),
+        )
+        return Batch(np.stack(pooled), tokens, ids)
+
+    def _run(
+        self, contents: Sequence[Content], task: Task, output: Output, batch_size: int
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Yield the indices in ``contents`` of each batch, and its numbers."""
+        batches = list(self._batches(contents, task, batch_size))
+        is_visual = any(content.plain != content.text for content in contents)
+        if is_visual and len(batches) == 1 and len(batches[0]) > 1:  # two halves can overlap, one batch cannot
             middle = (len(batches[0]) + 1) // 2
             batches = [batches[0][:middle], batches[0][middle:]]
+        if is_visual or len(self.models) > 1:
+            yield from self._run_in_threads(batches, contents, task, output)
+            return
+        for batch in batches:  # to prepare texts takes no time
+            yield batch, self._encode_batch(self.models[0], [contents[i] for i in batch], task, output)
+
+    def _run_in_threads(
+        self, batches: list[list[int]], contents: Sequence[Content], task: Task, output: Output
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Prepare the next batches while others are in a forward pass."""
+        devices = len(self.models)
         parts = [[contents[i] for i in batch] for batch in batches]
-        devices = len(self._backbones)
-        # One thread reads, not more: a tokenizer can be used by one at a time.
-        with ThreadPoolExecutor(1, "smart_rag") as reader, ThreadPoolExecutor(devices, "smart_rag") as runner:
-            reading = deque(reader.submit(self._prepared, part, task) for part in parts[:devices])
+        # One thread prepares, not more: a tokenizer can be used by one at a time.
+        with ThreadPoolExecutor(1, "smart_rag") as preparer, ThreadPoolExecutor(devices, "smart_rag") as runner:
+            preparing = deque(preparer.submit(self._prepare, part, task) for part in parts[:devices])
             running: deque[Future[Batch]] = deque()
-            done = iter(batches)
+            finished = iter(batches)
             for i, part in enumerate(parts):
-                ready = reading.popleft().result()
+                ready = preparing.popleft().result()
                 if i + devices < len(parts):
-                    reading.append(reader.submit(self._prepared, parts[i + devices], task))
-                running.append(runner.submit(self._forward, part, task, output, ready, self._backbones[i % devices]))
+                    preparing.append(preparer.submit(self._prepare, parts[i + devices], task))
+                running.append(runner.submit(self._encode_batch, self.models[i % devices], part, task, output, ready))
                 if len(running) == devices:
-                    yield next(done), running.popleft().result()
-            for batch in done:
+                    yield next(finished), running.popleft().result()
+            for batch in finished:
                 yield batch, running.popleft().result()
 
     def kept(self, positions: Positions, task: Task) -> Mask:
-        """Return which positions (n, length) take part in late interaction."""
-        policy = self._policies[task]
-        keep = positions.attended & ~positions.special & ~positions.pooled
-        if policy == "text":
-            keep &= ~positions.visual
-        elif policy == "input":
-            keep &= ~positions.template
-        elif policy == "patches":
-            keep &= positions.visual & ~positions.template
-        return keep
+        """Return the positions (n, length) that take part in late interaction."""
+        return positions.kept(self._policies[task])
 
-    def _batches(self, contents: Sequence[Content], task: Task) -> Iterator[list[int]]:
-        """Yield positions of contents of like length, longest first, so that memory runs out at once or never."""
-        prompt = self._backbone.prompts[task]
-        encoded = self._backbone.tokenizer(
-            [prompt + content.text for content in contents], truncation=False, verbose=False
-        )
-        most = min(self._backbone.max_length or UNLIMITED, UNLIMITED)
-        lengths = np.minimum([len(ids) for ids in encoded["input_ids"]], most)
-        is_empty = (lengths == 0) & [content.image is None for content in contents]
-        if is_empty.any() and not self._backbone.has_template:
-            empty = int(np.argmax(is_empty))
-            raise InvalidInput(
-                f"text {empty} ({contents[empty].text!r}) gives {self._backbone.name} no token at all; "
-                "leave such texts out"
-            )
-        lengths += [self._backbone.visual_tokens(content) for content in contents]
+    def _batches(self, contents: Sequence[Content], task: Task, batch_size: int) -> Iterator[list[int]]:
+        """Yield indices of contents of like length, longest first, so that memory runs out at once or never."""
+        lengths = self._inputs.lengths(contents, task)
+        is_apart = not self._inputs.combines_modalities
+        is_image = np.asarray([is_apart and content.image is not None for content in contents])
         batch: list[int] = []
-        apart = not self._backbone.combines
-        kinds = np.asarray([apart and content.image is not None for content in contents])
-        for i in np.lexsort((-lengths, kinds)).tolist():
-            longest = lengths[batch[0]] if batch else 0
-            full = len(batch) == self.batch_size or (len(batch) + 1) * longest > self.batch_tokens
-            full = full or (len(batch) > 0 and bool(kinds[i] != kinds[batch[0]]))
-            # A video has a size of its own, which all of a batch would get.
-            if batch and (full or any(contents[j].video is not None for j in (i, batch[0]))):
+        for i in np.lexsort((-lengths, is_image)).tolist():
+            if batch and self._is_full(batch, i, contents, lengths, is_image, batch_size):
                 yield batch
                 batch = []
             batch.append(i)
         if batch:
             yield batch
 
-    def _prepared(self, contents: list[Content], task: Task) -> tuple[Prepared, TokenIds]:
-        """Return what the forward pass reads of ``contents``, and the vocabulary ids (n, length)."""
-        prepared = self._backbone.prepare(contents, task)
-        return prepared, self._vocabulary_ids(prepared.positions)
-
-    def _forward(
+    def _is_full(
         self,
-        contents: list[Content],
-        task: Task,
-        output: Output,
-        ready: tuple[Prepared, TokenIds] | None = None,
-        backbone: Backbone | None = None,
-    ) -> Batch:
-        """Return the numbers of ``contents``; when a GPU runs out of memory, of one half after the other."""
-        import torch
-
-        backbone = backbone or self._backbone
-        try:
-            with torch.inference_mode():
-                return self._forward_once(backbone, *(ready or self._prepared(contents, task)), output)
-        except torch.OutOfMemoryError:
-            if len(contents) == 1:
-                raise
-        # Outside of the except clause: there the traceback still holds the failed batch's memory.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        middle = (len(contents) + 1) // 2
-        self.batch_size = min(self.batch_size, middle)
-        logger.warning(
-            "%s ran out of memory with %d inputs; going on with %d", backbone.model.device, len(contents), middle
-        )
-        halves = [
-            self._forward(half, task, output, backbone=backbone) for half in (contents[:middle], contents[middle:])
-        ]
-        return Batch(
-            np.concatenate([half.pooled for half in halves]),
-            [matrix for half in halves for matrix in half.tokens],
-            [ids for half in halves for ids in half.ids],
+        batch: list[int],
+        i: int,
+        contents: Sequence[Content],
+        lengths: NDArray[np.int64],
+        is_image: NDArray[np.bool_],
+        batch_size: int,
+    ) -> bool:
+        """Return whether content ``i`` has no place in ``batch``."""
+        first = batch[0]
+        return (
+            len(batch) >= batch_size
+            or (len(batch) + 1) * lengths[first] > self.batch_tokens
+            or bool(is_image[i] != is_image[first])
+            # A video has a size of its own, which all contents of its batch would get.
+            or any(contents[j].video is not None for j in (i, first))
         )
 
-    def _forward_once(self, backbone: Backbone, prepared: Prepared, words: TokenIds, output: Output) -> Batch:
-        import torch
-        from torch.nn.functional import normalize
-
-        adapter = self._adapter if output.layers is None else None
-        layers = output.layers or ((-1,) if adapter is None else adapter.layers)
-        states = backbone.forward(prepared, layers)
-        if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
-            words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
-        keep = self.kept(states.positions, prepared.task)
-        where = torch.from_numpy(keep).to(states.pooled.device)
-        # Of the tokens that are kept, (total, layers, dimension).
-        pooled, hidden = backbone.comparable(states.pooled, [of_layer[where] for of_layer in states.hidden])
-        alone = pooled if states.summary is None else normalize(states.summary.float(), dim=1)
-        alone = alone[:, None].expand(-1, len(layers), -1)  # for what has no token left
-        if adapter is not None:
-            on_device = self._adapters[pooled.device]
-            flat, alone = on_device(hidden), on_device(alone)
-        else:
-            flat, alone = (part.flatten(1) / len(layers) ** 0.5 for part in (hidden, alone))
-        # A copy for each text, so that keeping one keeps no other alive.
-        starts = np.cumsum(keep.sum(axis=1))[:-1]
-        copied = _copied if output.codec is None else output.codec.encode
-        rows, ids = np.split(copied(flat), starts), np.split(words[keep], starts)
-        substitutes, none = copied(alone), np.full(1, -1, dtype=np.int32)
-        return Batch(
-            pooled.cpu().numpy(),
-            [row.copy() if len(row) else substitutes[i : i + 1].copy() for i, row in enumerate(rows)],
-            [row.copy() if len(row) else none for row in ids],
-        )
+    def _prepare(self, contents: list[Content], task: Task) -> tuple[Prepared, TokenIds]:
+        """Return the inputs of a forward pass, and their vocabulary ids (n, length)."""
+        prepared = self._inputs.prepare(contents, task)
+        return prepared, self._vocabulary_ids(prepared.positions)
 
     def _vocabulary_ids(self, positions: Positions) -> TokenIds:
         """Return the vocabulary ids (n, length), -1 for punctuation and for what is not the content's text."""
@@ -226,16 +208,85 @@ class Passes:
         words[positions.visual | positions.template] = -1
         return words
 
+    def _encode_batch(
+        self,
+        model: PooledModel,
+        contents: list[Content],
+        task: Task,
+        output: Output,
+        ready: tuple[Prepared, TokenIds] | None = None,
+    ) -> Batch:
+        """Return the numbers of ``contents``; when a GPU runs out of memory, first of one half, then of the other."""
+        import torch
 
-def _one_thread() -> None:
-    """Have torch use one thread in a forked process: it would wait for the parent's, of which there are none."""
+        try:
+            with torch.inference_mode():
+                return self._forward(model, *(ready or self._prepare(contents, task)), output)
+        except torch.OutOfMemoryError:
+            if len(contents) == 1:
+                raise
+        # Outside of the except clause, where the traceback would keep the failed batch in memory.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = (len(contents) + 1) // 2
+        self.batch_size = min(self.batch_size, middle)
+        logger.warning(
+            "%s ran out of memory with %d inputs; going on with %d", model.model.device, len(contents), middle
+        )
+        halves = [self._encode_batch(model, half, task, output) for half in (contents[:middle], contents[middle:])]
+        return Batch(
+            np.concatenate([half.pooled for half in halves]),
+            [matrix for half in halves for matrix in half.tokens],
+            [ids for half in halves for ids in half.ids],
+        )
+
+    def _forward(self, model: PooledModel, prepared: Prepared, words: TokenIds, output: Output) -> Batch:
+        adapter = self._adapter if output.layers is None else None
+        layers = output.layers or ((-1,) if adapter is None else adapter.layers)
+        states = model.forward(prepared, layers)
+        if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
+            words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
+        keep = self.kept(states.positions, prepared.task)
+        pooled, *of_layers = _unit_states(model, states, keep)
+        if adapter is None:
+            tokens, fallbacks = (each.flatten(1) / len(layers) ** 0.5 for each in of_layers)
+        else:
+            tokens, fallbacks = (self._adapters[pooled.device](each) for each in of_layers)
+        to_cpu = _to_cpu if output.codec is None else output.codec.encode
+        starts = np.cumsum(keep.sum(axis=1))[:-1]
+        rows, ids = np.split(to_cpu(tokens), starts), np.split(words[keep], starts)
+        instead, no_word = to_cpu(fallbacks), np.full(1, -1, dtype=np.int32)
+        # A copy for each content, so that keeping one in memory keeps no other.
+        return Batch(
+            pooled.cpu().numpy(),
+            [row.copy() if len(row) else instead[i : i + 1].copy() for i, row in enumerate(rows)],
+            [row.copy() if len(row) else no_word for row in ids],
+        )
+
+
+def _unit_states(model: PooledModel, states: States, keep: Mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return unit vectors: pooled (n, dimension), of kept tokens (total, layers, width), and the fallbacks.
+
+    A fallback (n, layers, width) is the only token of a content of which no token is kept.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    where = torch.from_numpy(keep).to(states.pooled.device)
+    pooled, tokens = model.to_embeddings(states.pooled, [of_layer[where] for of_layer in states.hidden])
+    fallback = pooled if states.fallback is None else normalize(states.fallback.float(), dim=1)
+    return pooled, tokens, fallback[:, None].expand(-1, len(states.hidden), -1)
+
+
+def _to_cpu(rows: torch.Tensor) -> NDArray[np.float32]:
+    return rows.cpu().numpy()
+
+
+def _use_one_thread() -> None:
+    """Make torch use one thread in a forked process, which has none of its parent's threads to wait for."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_one_thread)
-
-
-def _copied(rows: torch.Tensor) -> NDArray[np.float32]:
-    return rows.cpu().numpy()
+    os.register_at_fork(after_in_child=_use_one_thread)

@@ -1,4 +1,4 @@
-"""`CachedEncoder`: an encoder that encodes no document twice, for applications that keep their own vector store."""
+"""`CachedEncoder`: an encoder that encodes each document once, for applications with a vector store of their own."""
 
 from __future__ import annotations
 
@@ -30,30 +30,33 @@ from smart_rag.files.content import identity
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import Content, Encodable, Key, Task, TokenOrigin
 
-# A retriever and then a reranker ask for the same query; more than a few at once are none of a person's.
-_QUERIES = 128
-# Documents that are encoded before they are written; an image may have a thousand tokens.
-_BATCH = 256
-_VISUAL_BATCH = 8
+# Queries in memory: a retriever and then a reranker encode the same query.
+_MAX_QUERIES = 128
+# Documents that are encoded before they are written. An image can have a thousand tokens.
+_BATCH_SIZE = 256
+_VISUAL_BATCH_SIZE = 8
 
 
 class CachedEncoder:
-    """Another encoder, whose representations of documents are kept in a folder, by their content.
+    """A wrapper around another encoder, which keeps the representations of documents in a folder, by their content.
 
     >>> encoder = CachedEncoder("minilm", "tokens")                     # doctest: +SKIP
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
     Representation(texts=1, dimension=384, tokens=7)
 
-    Several models and several processes may share one folder. The last queries are kept in
-    memory. Without a folder, only they are. The model is loaded and the folder opened when they
-    are first needed; pickling takes along how both were named, nothing of what they hold. `close` it
-    before a fork: in the child, a folder that the parent has open raises `UseAfterFork`.
+    Several models and several processes can share one folder. The last queries are kept in memory; without a folder,
+    nothing else is kept. The model is loaded and the folder is opened on first use. A pickle holds their names only,
+    neither weights nor embeddings.
+    `close` it before a fork: in the child, a folder that the parent has open raises `UseAfterFork`.
 
     Args:
         encoder: an encoder, or the name of a model.
-        path: the folder; made where there is none.
+        path: the folder, which is created if it does not exist.
         codec: of the token embeddings; pooled embeddings are kept in float32.
-        options: of `SmartEncoder`, where ``encoder`` is a name.
+        options: of `SmartEncoder`, if ``encoder`` is a name.
+
+    Raises:
+        InvalidInput: ``options`` are given with an encoder that is no name, or there is no such codec.
     """
 
     def __init__(
@@ -65,11 +68,14 @@ class CachedEncoder:
         **options: Any,
     ) -> None:
         if options and not isinstance(encoder, str):
-            raise InvalidInput(f"{', '.join(options)}: only for an encoder that is given by name")
+            raise InvalidInput(
+                f"{', '.join(options)}: expected only with the name of a model, got a {type(encoder).__name__}; pass "
+                "these to the encoder itself"
+            )
         self._given = encoder
         self._options = options
         self._codec = get_codec(codec).name
-        # As of now: where the program is later must not matter.
+        # Absolute, since the program may change its working directory before the first use.
         self.path = None if path is None else Path(path).expanduser().absolute()
         self._start()
 
@@ -86,7 +92,7 @@ class CachedEncoder:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder behind this one."""
+        """The wrapped encoder."""
         with self._mutex:
             return self._encoder
 
@@ -123,17 +129,17 @@ class CachedEncoder:
 
     @property
     def device(self) -> str:
-        """The device that the model is on."""
+        """The device of the model."""
         return device_of(self.encoder)
 
     @property
     def default_weights(self) -> tuple[float, float]:
-        """The weights (pooled, late) that suit the encoder behind this one."""
+        """The weights (pooled, late) that suit the wrapped encoder."""
         return default_weights_of(self.encoder)
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What the encoder takes, such as ``{"text", "image"}``."""
+        """The kinds of content that the wrapped encoder reads, such as ``{"text", "image"}``."""
         return modalities_of(self.encoder)
 
     def describe(self) -> Mapping[str, Any]:
@@ -144,15 +150,15 @@ class CachedEncoder:
         return list(map(token_counter(self.encoder), [texts] if isinstance(texts, str) else texts))
 
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
-        """Return where in ``item`` each token embedding comes from.
+        """Return the origin of each token embedding of ``item``.
 
         Raises:
-            EncoderError: the encoder behind this one does not know.
+            EncoderError: the wrapped encoder does not know it.
         """
         return token_origins_of(self.encoder, item, task)
 
     def encode_query(self, queries: Sequence[Encodable]) -> Representation:
-        """Return the representation of ``queries``, in their order; one that came lately is not encoded again."""
+        """Return the representation of ``queries``, in their order. A single query is encoded once and then kept."""
         if len(queries) != 1:
             return self.encoder.encode_query(queries)
         name = identity(Content.of(queries[0]))
@@ -162,19 +168,20 @@ class CachedEncoder:
             known = self.encoder.encode_query(queries)
             with self._mutex:
                 self._queries[name] = known
-                while len(self._queries) > _QUERIES:
+                while len(self._queries) > _MAX_QUERIES:
                     self._queries.popitem(last=False)
         return known
 
     def encode_document(self, documents: Sequence[Encodable], *, codec: str | None = None) -> Representation:
-        """Return the representation of ``documents``, in their order; those not yet in the folder are encoded.
+        """Return the representation of ``documents``, in their order. Those not yet in the folder are encoded.
 
-        An image or a video is known by what is in its file, not by its path. What comes from the folder is coded by
-        the codec of the folder; ``codec`` is for what comes from the encoder, where there is none.
+        An image or a video is recognised by the content of its file, not by its path. With a folder, token embeddings
+        are coded by the folder's codec, and ``codec`` is not used. Without one, ``codec`` goes to the wrapped encoder.
 
         Raises:
-            CorruptStore: the folder holds something that cannot be read back.
+            CorruptStore: an entry of the folder cannot be read back.
             DocumentError: the file of an image or a video cannot be read.
+            InvalidInput: there is no such codec, or it merges tokens, which only a store does.
         """
         contents = _contents([documents] if isinstance(documents, str) else documents)
         coded = None if codec is None else get_codec(codec, pooling=False)
@@ -190,20 +197,20 @@ class CachedEncoder:
             return Representation(none, TokenBatch(no_tokens, np.zeros(1, dtype=np.int64)))
         keys = self._keys(contents)
         new = list({keys[i]: items[i] for i in stores.missing(keys)}.items())
-        size = _BATCH if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH
+        size = _BATCH_SIZE if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH_SIZE
         for start in range(0, len(new), size):
             part = dict(new[start : start + size])
             stores.put(list(part), encode_for_store(self.encoder, list(part.values()), get_codec(self._codec)))
-        # What is new comes from the folder too: the codec may round, and a text has one score, not two.
+        # New entries are read back as well: the codec rounds, and a text must have one score, not two.
         return stores.gather(keys, [str(item)[:80] for item in items])
 
     def vacuum(self, documents: Iterable[Encodable]) -> int:
-        """Remove from the folder all but ``documents`` by this model, and return how many texts that were."""
+        """Remove all from the folder except ``documents`` by this model, and return how many entries were removed."""
         stores = self._stores
         return 0 if stores is None else stores.vacuum(set(self._keys(_contents(documents))))
 
     def close(self) -> None:
-        """Release the folder's files; the next use opens them again."""
+        """Close the folder's files. The next use opens them again."""
         with self._mutex:
             stores = self.__dict__.pop("_folder", None)
         if stores is not None:
@@ -225,19 +232,19 @@ def _contents(documents: Iterable[Encodable]) -> list[Content]:
 
 
 class _Stores:
-    """Token embeddings and pooled embeddings under the same keys, each a `TokenStore`."""
+    """A `TokenStore` for token embeddings and one for pooled embeddings, with the same keys."""
 
     def __init__(self, path: Path, codec_name: str) -> None:
         self.path = path
         try:
             self.tokens = TokenStore(path / "tokens", get_codec(codec_name))
-            # A pooled embedding is kept as a text of one token.
+            # A pooled embedding is stored as a text with one token.
             self.pooled = TokenStore(path / "pooled", get_codec("float32"))
         except IndexMismatch as error:
-            raise IndexMismatch(f"{error}, or delete {path}: it is filled again as texts are encoded") from error
+            raise IndexMismatch(f"{error}, or delete {path}; it is filled again as texts are encoded") from error
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
-        """Return the positions of the keys of which one half is not stored, or neither."""
+        """Return the positions of the keys for which a token or a pooled embedding is not stored."""
         return sorted({*self.tokens.missing(keys), *self.pooled.missing(keys)})
 
     def put(self, keys: Sequence[Key], vectors: Representation) -> None:

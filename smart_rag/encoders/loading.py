@@ -1,39 +1,48 @@
-"""A model's files, from the hub or a folder, into a `SentenceTransformer`; and a digest of what was loaded."""
+"""Loading of a model from the hub or a folder, and the devices that it can be loaded on."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smart_rag.config import DEFAULT_MODEL
+from smart_rag.encoders.compatibility import (
+    AnyModel,
+    Repository,
+    keep_texts_in_rows,
+    last_token_pooling,
+    no_loading_bar,
+    no_report_of_unused_weights,
+    transformer,
+    transformer_config,
+)
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
+_DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
+
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A loaded model, and whether its repository says how to pool (``modules.json``).
+class LoadedModel:
+    """A model on its device, and the name that the caller gave.
 
-    ``kind`` is what its states are: those of tokens from which one ``"pooled"`` vector is made, token embeddings
-    by training, ``"multi-vector"``, those of a ``"dual"`` encoder with a tower for texts and one for images, or
-    ``"jina-v4"``'s, one vector and token embeddings.
+    ``has_own_files`` tells whether its repository has files for sentence-transformers, which say how it pools. ``kind``
+    names what it makes: one vector of token states, ``"pooled"``; token embeddings, ``"multi-vector"``; a vector of a
+    text or of an image, each by a tower of its own, ``"clip"``; or one vector and token embeddings, ``"jina-v4"``.
     """
 
-    model: SentenceTransformer | MultiVectorEncoder
-    says_how: bool
-    kind: Literal["pooled", "multi-vector", "dual", "jina-v4"] = "pooled"
+    name: str
+    model: AnyModel
+    has_own_files: bool
+    kind: Literal["pooled", "multi-vector", "clip", "jina-v4"] = "pooled"
 
 
 def load(
@@ -42,15 +51,16 @@ def load(
     dtype: str | None,
     revision: str | None,
     trust_remote_code: bool,
-    attention: str | None = None,
-) -> Checkpoint:
+    attn_implementation: str | None = None,
+) -> LoadedModel:
     """Return the model on its device.
 
-    A repository of a vision-language decoder without sentence-transformers files is pooled from the last
-    token, as those who trained one did; what sentence-transformers would do is to average.
+    A vision-language decoder without sentence-transformers files is pooled from the last token, as those who trained
+    such models did. sentence-transformers itself would average.
 
     Raises:
         ModelNotFound: the model cannot be loaded.
+        MissingExtra: the model needs torchvision, or the bundled model is not installed.
     """
     import torch
 
@@ -64,18 +74,17 @@ def load(
         device = _best_device()
     if dtype is None and torch.device(device).type == "cpu":
         dtype = "float32"
+    weights = {"dtype": dtype or "auto"}
+    if attn_implementation is not None:
+        weights["attn_implementation"] = attn_implementation
     try:
-        with no_loading_bar(), _no_report_of_unused():
-            weights = {"dtype": dtype or "auto"} | ({} if attention is None else {"attn_implementation": attention})
-            loaded = _load(path, device, weights, revision, trust_remote_code)
-            first: Any = loaded.model[0]
-            # With flash attention, the texts of a batch would be put into one row, where no token has its place.
-            if getattr(first, "can_flatten_inputs", False):
-                first.unpad_inputs = False
+        with no_loading_bar(), no_report_of_unused_weights():
+            loaded = _load(model, path, device, weights, revision, trust_remote_code)
+            keep_texts_in_rows(loaded.model)
             return loaded
     except (torch.OutOfMemoryError, ModelNotFound):
         raise
-    except Exception as error:  # whatever a model's files or its own code may raise; it is chained
+    except Exception as error:  # a model's files and its code may raise anything; it is chained
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
             raise MissingExtra("torchvision", "vision", f"the model {model!r}, which takes images,") from error
         kind = "folder" if Path(model).exists() else "name"
@@ -86,159 +95,79 @@ def load(
         ) from error
 
 
-# A decoder's head over words, which no embedding needs; jina-embeddings-v4's projector, which goes another way.
-_UNUSED = ("lm_head.", "multi_vector_projector.")
-_DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
-
-
-def check_device(device: str) -> None:
-    """Raise `InvalidInput` unless torch has such a device here."""
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise InvalidInput(f"device {device!r} is none of torch's; expected such as {_DEVICES}") from error
-    if kind == "meta":
-        raise InvalidInput(f"device {device!r} computes nothing; expected such as {_DEVICES}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f"device {device!r}: there is no CUDA on this machine for torch {torch.__version__}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # one or the other, by kind
-        raise InvalidInput(f"device {device!r} cannot be used on this machine: {_first_line(error)}") from error
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _load(
-    path: str, device: str, weights: Mapping[str, Any], revision: str | None, trust_remote_code: bool
-) -> Checkpoint:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.util import is_sentence_transformer_model
-
-    local = Path(path).exists() or not _hub_answers(path)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
-    if _is_jina_v4(path, revision, local):  # its sentence-transformers files give the single vector alone
+    name: str, path: str, device: str, weights: dict[str, Any], revision: str | None, trust_remote_code: bool
+) -> LoadedModel:
+    files = Repository(path, revision, local=Path(path).exists() or not _hub_answers(path))
+    if _is_jina_v4(files):  # its files for sentence-transformers give the single vector alone
         from smart_rag.encoders.models import jina_v4_weights
 
-        jina = jina_v4_weights.load(path, device, weights, revision, local)
-        return Checkpoint(jina, says_how=True, kind="jina-v4")
-    if _is_multi_vector(path, revision, local):
-        from sentence_transformers import MultiVectorEncoder
+        modules = jina_v4_weights.load(files, weights)
+        model = _construct(files, device, modules=modules, prompts=dict(jina_v4_weights.PROMPTS))
+        return LoadedModel(name, model, has_own_files=True, kind="jina-v4")
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "model_kwargs": weights}
+    if _is_multi_vector(files):
+        model = _construct(files, device, is_multi_vector=True, **options)
+        return LoadedModel(name, model, has_own_files=True, kind="multi-vector")
+    has_own_files = files.has_modules_file
+    if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
+        modules = _decoder_modules(files, weights, trust_remote_code)
+        return LoadedModel(name, _construct(files, device, modules=modules), has_own_files=False)
+    model = _construct(files, device, **options)
+    return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled")
 
-        encoder = MultiVectorEncoder(
-            path,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            local_files_only=local,
-            model_kwargs=dict(weights),
-        )
-        return Checkpoint(encoder, says_how=True, kind="multi-vector")
-    if is_sentence_transformer_model(path, revision=revision, local_files_only=local):
-        model = SentenceTransformer(
-            path,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            local_files_only=local,
-            model_kwargs=dict(weights),
-        )
-        return Checkpoint(model, says_how=True, kind=_kind(model))
-    if _is_vision_language_decoder(path, options):
-        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-        transformer = Transformer(
-            path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
-        )
-        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
-        return Checkpoint(SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device), False)
-    model = SentenceTransformer(
-        path,
-        device=device,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        local_files_only=local,
-        model_kwargs=dict(weights),
+def _construct(
+    files: Repository,
+    device: str,
+    *,
+    is_multi_vector: bool = False,
+    modules: Sequence[torch.nn.Module] | None = None,
+    **options: Any,
+) -> AnyModel:
+    """Return a model of sentence-transformers, from ``modules`` if they are given, else from its files."""
+    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+
+    if modules is not None:
+        return SentenceTransformer(modules=list(modules), device=device, **options)
+    model_class = MultiVectorEncoder if is_multi_vector else SentenceTransformer
+    return model_class(files.path, device=device, revision=files.revision, local_files_only=files.local, **options)
+
+
+def _decoder_modules(files: Repository, weights: dict[str, Any], trust_remote_code: bool) -> list[torch.nn.Module]:
+    options = _from_pretrained_options(files, trust_remote_code)
+    decoder = transformer(
+        files.path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
     )
-    return Checkpoint(model, says_how=False, kind=_kind(model))
+    return [decoder, *last_token_pooling(decoder)]
 
 
-def _kind(model: SentenceTransformer) -> Literal["pooled", "dual"]:
-    config = getattr(model.transformers_model, "config", None)
-    return "dual" if getattr(config, "model_type", None) in ("clip", "siglip") else "pooled"
+def _from_pretrained_options(files: Repository, trust_remote_code: bool) -> dict[str, Any]:
+    return {"revision": files.revision, "trust_remote_code": trust_remote_code, "local_files_only": files.local}
 
 
-def _is_multi_vector(path: str, revision: str | None, local: bool) -> bool:
-    """Return whether the model was trained for late interaction, in a format of `MultiVectorEncoder`'s."""
-    kind = _json(path, "config_sentence_transformers.json", revision, local).get("model_type")
-    if kind is not None:
-        return kind in ("MultiVectorEncoder", "ColBERT")
-    architectures = _json(path, "config.json", revision, local).get("architectures") or []
-    return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
-
-
-def _is_jina_v4(path: str, revision: str | None, local: bool) -> bool:
-    return "JinaEmbeddingsV4Model" in (_json(path, "config.json", revision, local).get("architectures") or [])
-
-
-def _json(path: str, name: str, revision: str | None, local: bool) -> dict[str, Any]:
-    """Return what a file of the model's repository holds, nothing if it is not there."""
-    from sentence_transformers.util import load_file_path
-
-    file = load_file_path(path, name, revision=revision, local_files_only=local)
-    return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
-
-
-def _is_vision_language_decoder(path: str, options: Mapping[str, Any]) -> bool:
+def _is_vision_language_decoder(files: Repository, trust_remote_code: bool) -> bool:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(path, **options)
+    config = AutoConfig.from_pretrained(files.path, **_from_pretrained_options(files, trust_remote_code))
     return hasattr(config, "vision_config") and getattr(config, "image_token_id", None) is not None
 
 
-@contextmanager
-def no_loading_bar() -> Iterator[None]:
-    """Hide the progress bar of transformers, and leave its setting as it was."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # That was the hub's switch, too, and a download of minutes is to be seen.
-    if downloads_shown:
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-        if not downloads_shown:
-            disable_progress_bars()
+def _is_multi_vector(files: Repository) -> bool:
+    """Return whether the model was trained for late interaction, in a format that `MultiVectorEncoder` reads."""
+    kind = files.json("config_sentence_transformers.json").get("model_type")
+    if kind is not None:
+        return kind in ("MultiVectorEncoder", "ColBERT")
+    architectures = files.json("config.json").get("architectures") or []
+    return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
 
 
-@contextmanager
-def _no_report_of_unused() -> Iterator[None]:
-    """Keep transformers from warning of weights that it has no use for, and that are known to be there."""
+def _is_jina_v4(files: Repository) -> bool:
+    return "JinaEmbeddingsV4Model" in (files.json("config.json").get("architectures") or [])
 
-    def is_wanted(record: logging.LogRecord) -> bool:
-        lines = record.getMessage().splitlines()
-        rows = [line for line in lines if " | " in line and not line.startswith("Key ")]
-        return not rows or not all(row.startswith(_UNUSED) and "UNEXPECTED" in row for row in rows)
 
-    reports = logging.getLogger("transformers.modeling_utils")
-    reports.addFilter(is_wanted)
-    try:
-        yield
-    finally:
-        reports.removeFilter(is_wanted)
+def _is_clip(model: AnyModel) -> bool:
+    return getattr(transformer_config(model), "model_type", None) in ("clip", "siglip")
 
 
 def _hub_answers(model: str) -> bool:
@@ -248,9 +177,9 @@ def _hub_answers(model: str) -> bool:
 
     try:
         HfApi().model_info(model, timeout=10)
-    except (HfHubHTTPError, HFValidationError):  # an answer, if not the one hoped for
+    except (HfHubHTTPError, HFValidationError):  # an answer as well
         return True
-    except Exception as error:  # the HTTP client's own, whichever it is
+    except Exception as error:  # the HTTP client decides which
         logger.info("the model hub cannot be reached (%s); looking for %s on this machine", error, model)
         return False
     return True
@@ -268,40 +197,50 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-# Settings that change numbers and no weight. Few, by name: others come and go between releases.
-_SETTINGS = (
-    *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
-    *("skiplist_words", "skiplist_tasks", "keep_only_token_ids", "pool_factor", "num_protected_tokens"),
-)
+# --- devices ------------------------------------------------------------------------------------
 
 
-def module_configs(model: SentenceTransformer | MultiVectorEncoder) -> list[Any]:
-    """Return the settings of what comes after the transformer: pooling, dense layers, normalisation."""
-    configs = []
-    for module in list(model)[1:]:
-        config: dict[str, Any] = getattr(module, "get_config_dict", dict)()
-        configs.append([type(module).__name__, {name: str(config[name]) for name in _SETTINGS if name in config}])
-    return configs
+def device_names(device: str | torch.device | Sequence[str] | None) -> list[str | None]:
+    """Return the names of one device or of several; None in the list stands for the best device of this machine.
 
-
-def pooling_of(model: SentenceTransformer | MultiVectorEncoder) -> torch.nn.Module | None:
-    """Return the module that makes one vector of many, if the model has one by that name."""
-    return next((module for module in model if type(module).__name__ == "Pooling"), None)
-
-
-def weights_digest(model: torch.nn.Module, values: int = 1024) -> str:
-    """Return a digest of evenly spaced values of every weight.
-
-    A fine-tuned model differs, the same model under another name or path does not, nor does it
-    in another precision: values are compared in bfloat16. Parameter names are left out, since
-    they change between releases of transformers.
+    Raises:
+        InvalidInput: no device is named, or one does not exist on this machine.
     """
+    if device is None:
+        return [None]
+    devices = list(device) if isinstance(device, Sequence) and not isinstance(device, str) else [str(device)]
+    if not devices:
+        raise InvalidInput("device names no device; expected one, several, or None for the best there is")
+    for name in devices:
+        check_device(name)
+    return [*devices]
+
+
+def check_device(device: str) -> None:
+    """Raise `InvalidInput` unless torch can use ``device`` on this machine."""
     import torch
 
-    digests = []
-    for parameter in model.parameters():
-        flat = parameter.detach().reshape(-1)
-        picks = torch.linspace(0, len(flat) - 1, min(values, len(flat)), dtype=torch.float64).long()
-        sample = flat[picks.to(flat.device)].to(torch.bfloat16).float().cpu().numpy()
-        digests.append(hashlib.blake2b(f"{tuple(parameter.shape)}".encode() + sample.tobytes()).digest())
-    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InvalidInput(f"unknown device {device!r}; use for example {_DEVICES}") from error
+    if kind == "meta":
+        raise InvalidInput(f"device {device!r} computes nothing; use for example {_DEVICES}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(
+            f"device {device!r}: torch {torch.__version__} finds no CUDA on this machine; use for example 'cpu'"
+        )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # it depends on the kind of device
+        raise InvalidInput(
+            f"device {device!r} cannot be used on this machine: {_first_line(error)}; use for example 'cpu'"
+        ) from error
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

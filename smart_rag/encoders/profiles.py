@@ -1,7 +1,7 @@
-"""What differs between families of embedding models: prompts, templates, sizes of images, which tokens take part.
+"""Profiles: what differs between families of embedding models, such as prompts, templates and sizes of images.
 
-A model's own sentence-transformers files come first; a profile fills in what they do not say. A model
-that nobody described has the profile `GENERAL`.
+A model's own sentence-transformers files come first. A profile adds what they do not say. A model whose name matches no
+profile has the profile `GENERAL`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from smart_rag.types import Task
 
 TokenPolicy = Literal["content", "text", "input", "patches"]
 
-
-# Where a decision comes from, beside a profile, which is named: what the caller passes, the model's own files for
-# sentence-transformers or transformers, and what holds where neither says anything.
+# Sources of a decision. The fourth one is a profile, by its name.
 ARGUMENT = "argument"
 OWN_FILES = "the model's own files"
 GENERAL_RULE = "general rule"
@@ -28,7 +26,7 @@ GENERAL_RULE = "general rule"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One setting of a model and where it comes from: `ARGUMENT`, `OWN_FILES`, ``"profile NAME"`` or `GENERAL_RULE`."""
+    """One setting of a model and its source: `ARGUMENT`, `OWN_FILES`, ``"profile NAME"`` or `GENERAL_RULE`."""
 
     name: str
     value: Any
@@ -36,25 +34,31 @@ class Decision:
 
     @classmethod
     def first(cls, name: str, *options: tuple[Any, str]) -> Decision:
-        """Return the decision for the first of ``options``, values and their sources, that is not None."""
+        """Return the decision for the first of ``options`` (value, source) whose value is not None."""
         return cls(name, *next((option for option in options if option[0] is not None), options[-1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """How one family of models is asked.
+    """Settings of one family of models.
 
-    ``models`` are patterns of hub names, in lower case. ``template`` is a chat template in Jinja, None for the
-    model's own; its system message is the prompt. ``prompts`` are those of queries and documents.
-
-    ``asks_of_images``: that of documents is for images and videos alone.
-
-    ``pooled_before`` names the token before which the pooled embedding is taken, in place of the last one.
-    ``null`` is what an empty text reads as, ``blank_image`` the side and the colour of the square that a query without
-    an image gets.
-    ``pixels`` are the least and the most of an image that the model is given. Of a video, ``fps`` frames a second are
-    taken, at least and at most ``frames``; ``frame_pixels`` are the least and the most of one, and the most of
-    all, of which two go into one patch. ``middle_frame``: a video is one image; ``videos``: whether it can be anything.
+    Args:
+        models: patterns of hub names, in lower case.
+        template: a chat template in Jinja, whose system message is the prompt; None for the model's own template.
+        generation_prompt: end the chat with the words that ask the model to answer.
+        prompts: the prompts of queries and of documents.
+        prompts_for_images_only: give the prompt of documents to images and videos only, not to texts.
+        pooled_before: take the pooled embedding at the position before this token, not at the last position.
+        empty_text: the text that replaces an empty one.
+        blank_image: side and colour of a square that is added to a query without an image.
+        max_length: tokens after which a text is cut.
+        pixels: the fewest and the most pixels of an image.
+        fps: frames that are read from each second of a video.
+        frames: the fewest and the most frames of a video.
+        frame_pixels: the fewest and the most pixels of one frame, and the most of all frames; two frames share a patch.
+        middle_frame: read the middle frame of a video as an image.
+        has_video: whether the family reads videos.
+        query_tokens, document_tokens: which tokens take part in late interaction.
     """
 
     name: str
@@ -62,9 +66,9 @@ class Profile:
     template: str | None = None
     generation_prompt: bool = True
     prompts: Mapping[Task, str]
-    asks_of_images: bool = False
+    prompts_for_images_only: bool = False
     pooled_before: str | None = None
-    null: str = ""
+    empty_text: str = ""
     blank_image: tuple[int, str] | None = None
     max_length: int | None = None
     pixels: tuple[int, int] | None = None
@@ -72,17 +76,17 @@ class Profile:
     frames: tuple[int, int] = (4, 64)
     frame_pixels: tuple[int, int, int] | None = None
     middle_frame: bool = False
-    videos: bool = True
+    has_video: bool = True
     query_tokens: TokenPolicy = "content"
     document_tokens: TokenPolicy = "content"
 
     @property
     def source(self) -> str:
-        """What a decision that the profile takes comes from."""
+        """The source of a decision that this profile makes."""
         return f"profile {self.name}" if self.models else GENERAL_RULE
 
     def video_pixels(self, frames: int) -> tuple[int, int] | None:
-        """Return the least and the most pixels of so many frames together, None if the model's processor knows."""
+        """Return the fewest and the most pixels of ``frames`` together, None if the model's processor decides."""
         if self.frame_pixels is None:
             return None
         least, most, total = self.frame_pixels
@@ -90,12 +94,12 @@ class Profile:
         return frames * least, frames * max(min(most, 2 * total // frames), int(1.05 * least))
 
 
-# What every set of visual documents is asked with in the paper (arXiv 2605.24938).
+# The paper's prompts for visual documents (arXiv 2605.24938).
 _FIND_PAGE = "Find a document image that matches the given query."
 _ABOUT_PAGE = "Understand the content of the provided document image."
 
-# What all templates begin with: `it` is what the one message holds, and the system message as `it.prompt`.
-# No block stands before a line's end, and no line's end is the last: Jinja takes these for its own.
+# The start of every template: it collects the parts of the message in `it`, and the system message in `it.prompt`.
+# Jinja removes a line's end after a block and at the end of a template, so none stands there.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -141,7 +145,7 @@ PROFILES: tuple[Profile, ...] = (
         name="qwen3-vl-embedding",
         models=("qwen/qwen3-vl-embedding-*",),
         prompts={"query": _FIND_PAGE, "document": "Represent the user's input."},
-        null="NULL",
+        empty_text="NULL",
         max_length=8192,
         pixels=(4 * 32 * 32, 1800 * 32 * 32),
         frame_pixels=(128 * 32 * 32, 768 * 32 * 32, 10 * 768 * 32 * 32),
@@ -171,7 +175,7 @@ PROFILES: tuple[Profile, ...] = (
         models=("vlm2vec/vlm2vec-v2*",),
         template=_VLM2VEC,
         prompts={"query": _FIND_PAGE[:-1] + ":", "document": _ABOUT_PAGE},
-        asks_of_images=True,
+        prompts_for_images_only=True,
         pixels=(4 * 28 * 28, 1280 * 28 * 28),
         frames=(8, 8),
     ),
@@ -180,25 +184,25 @@ PROFILES: tuple[Profile, ...] = (
         models=("mrlight/dse-qwen2-*",),
         template=_DSE,
         prompts={"query": "Query: ", "document": "What is shown in this image?"},
-        asks_of_images=True,
+        prompts_for_images_only=True,
         blank_image=(56, "black"),
         pixels=(28 * 28, 2560 * 28 * 28),
-        videos=False,
+        has_video=False,
         query_tokens="text",
     ),
 )
 
 
 def profile_of(model: str, name: str | None = None) -> Decision:
-    """Decide on the profile: that of this ``name``, or else the one for a model of this hub name, or else `GENERAL`.
+    """Choose a profile: the one called ``name``, else the one for the hub name ``model``, else `GENERAL`.
 
-    A folder counts as what it is called, and one in the hub's cache as the model that it is the copy of.
+    A folder matches by its own name. A folder in the hub's cache matches by the name of the model in it.
 
     Raises:
         InvalidInput: there is no profile of that name.
     """
     if name is None:
-        fitting = next((profile for profile in PROFILES if _is_named(model, profile)), None)
+        fitting = next((profile for profile in PROFILES if _is_model_of(model, profile)), None)
         return Decision.first("profile", (fitting, "the model's name"), (GENERAL, GENERAL_RULE))
     for profile in (*PROFILES, GENERAL):
         if profile.name == name:
@@ -207,17 +211,18 @@ def profile_of(model: str, name: str | None = None) -> Decision:
     raise InvalidInput(f"there is no profile {name!r}; the profiles are {names}")
 
 
-def _is_named(model: str, profile: Profile) -> bool:
-    """Return whether a hub name or a folder is called as the models of ``profile`` are."""
+def _is_model_of(model: str, profile: Profile) -> bool:
+    """Return whether the hub name or the folder ``model`` matches ``profile``."""
     if not Path(model).exists():
         return any(fnmatch(model.lower(), pattern) for pattern in profile.models)
-    # A link has a name, and what it leads to has one.
-    return any(_is_called(place.parts, profile) for place in (Path(os.path.abspath(model)), Path(model).resolve()))
+    # A link has a name, and so has the folder that it leads to.
+    folders = (Path(os.path.abspath(model)), Path(model).resolve())
+    return any(_is_folder_of(folder.parts, profile) for folder in folders)
 
 
-def _is_called(parts: Sequence[str], profile: Profile) -> bool:
+def _is_folder_of(parts: Sequence[str], profile: Profile) -> bool:
     name, patterns = parts[-1], tuple(pattern.partition("/")[2] for pattern in profile.models)
-    # In the hub's cache, models--owner--name/snapshots/revision, the owner is known; elsewhere it is not.
+    # Folders of the hub's cache, models--owner--name/snapshots/revision, name the owner. Others do not.
     cached = next((part for part in parts if part.startswith("models--")), None)
     if cached is not None:
         name, patterns = cached.removeprefix("models--").replace("--", "/"), profile.models

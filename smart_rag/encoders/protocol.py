@@ -1,4 +1,4 @@
-"""The contract of an encoder: what smart_rag requires of a model, and what a model may offer beyond that.
+"""The contract of an encoder: members that smart_rag requires, and members that an encoder may offer.
 
 `Encoder` is required. Every other protocol here is optional. An encoder offers one by having its members; it inherits
 nothing. Code asks by the functions below, never by the protocols, so that each fallback stands in one place:
@@ -87,11 +87,11 @@ class Encoder(Protocol, metaclass=_StaticLookup):
 
 
 class HasModalities(Protocol):
-    """An encoder that takes more than texts."""
+    """An encoder that reads more than texts."""
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What it takes, of ``"text"``, ``"image"``, ``"video"``."""
+        """The kinds of content that it reads, of ``"text"``, ``"image"`` and ``"video"``."""
         ...
 
 
@@ -147,7 +147,7 @@ class ExplainsTokens(Protocol):
 
 
 def modalities_of(encoder: Encoder) -> frozenset[str]:
-    """Return what ``encoder`` takes, of ``"text"``, ``"image"``, ``"video"``."""
+    """Return the kinds of content that ``encoder`` reads, of ``"text"``, ``"image"`` and ``"video"``."""
     return frozenset(getattr(encoder, "modalities", ("text",)))
 
 
@@ -163,7 +163,7 @@ def token_dimension_of(encoder: Encoder) -> int:
 
 
 def device_of(encoder: Encoder | None) -> str:
-    """Return the torch device that ``encoder`` runs on, ``"cpu"`` if it does not say."""
+    """Return the torch device that ``encoder`` runs on, ``"cpu"`` if it names none."""
     return str(getattr(encoder, "device", "cpu"))
 
 
@@ -196,8 +196,8 @@ def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[Toke
 
 def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:
     """Return the representation of ``documents``, with tokens coded by ``codec`` if ``encoder`` can do that."""
-    # A codec that pools tokens clusters them on the CPU, while the encoder goes on.
-    if codec.pool_factor == 1 and _takes_codec(encoder.encode_document):
+    # A codec that merges tokens does so on the CPU, while the encoder goes on.
+    if codec.pool_factor == 1 and _has_codec_argument(encoder.encode_document):
         coding: Any = encoder
         vectors: Representation = coding.encode_document(documents, codec=codec.name)
     else:
@@ -210,8 +210,8 @@ def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -
     return vectors
 
 
-def _takes_codec(encode: Callable[..., Any]) -> bool:
-    """Return whether ``encode`` takes ``codec=`` by its own signature, not by that of a function that it wraps."""
+def _has_codec_argument(encode: Callable[..., Any]) -> bool:
+    """Return whether ``encode`` itself has the argument ``codec``, and not only a function that it wraps."""
     try:
         parameter = signature(encode, follow_wrapped=False).parameters.get("codec")
     except (TypeError, ValueError):  # some callables of compiled modules have no signature
@@ -221,5 +221,5 @@ def _takes_codec(encode: Callable[..., Any]) -> bool:
 
 @cache
 def warn_once(message: str) -> None:
-    """Log ``message`` as a warning, the first time in this process that it comes."""
+    """Log ``message`` as a warning, once in this process."""
     logger.warning(message)

@@ -1,58 +1,48 @@
 """`SmartEncoder`: texts, images and videos in, `Representation` out, one forward pass.
 
-sentence-transformers knows each model's prompts, pooling, normalisation and dense layers. This module decides how the
-model is used. `smart_rag.encoders.models` computes one forward pass, `smart_rag.encoders.batching` many.
+sentence-transformers knows each model's prompts, pooling, normalisation and dense layers.
+`smart_rag.encoders.settings` decides how the model is used, `smart_rag.encoders.models` computes one forward pass, and
+`smart_rag.encoders.batching` many.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_choice, check_count
+from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes, TokenIds
-from smart_rag.encoders import loading as checkpoint
-from smart_rag.encoders.batching import Output, Passes
-from smart_rag.encoders.models.clip import DualEncoder
-from smart_rag.encoders.models.jina_v4 import JinaV4
-from smart_rag.encoders.models.multi_vector import MultiVector
-from smart_rag.encoders.models.pooled import UNLIMITED, Backbone
-from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy, profile_of
-from smart_rag.errors import InvalidInput
+from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
+from smart_rag.encoders import loading
+from smart_rag.encoders.batching import BatchEncoder, Output
+from smart_rag.encoders.compatibility import AnyModel, module_settings
+from smart_rag.encoders.fingerprint import fingerprint_of, weights_digest
+from smart_rag.encoders.models.clip import ClipModel
+from smart_rag.encoders.models.inputs import UNLIMITED
+from smart_rag.encoders.models.jina_v4 import JinaV4Model
+from smart_rag.encoders.models.multi_vector import MultiVectorModel
+from smart_rag.encoders.models.pooled import PooledModel
+from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy, profile_of
+from smart_rag.encoders.settings import ModelSettings
+from smart_rag.encoders.trainable import TrainableModel
 from smart_rag.files import images
-from smart_rag.types import Content, Encodable, PdfPage, Task, TokenOrigin, is_unicode
-from smart_rag.wording import number
+from smart_rag.types import Content, Encodable, PdfPage, Task, TokenOrigin
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
     from smart_rag.encoders.adapter import Adapter
 
-logger = logging.getLogger(__name__)
-
-# Of a description: what changes no number of a document, or is said there another time.
-_NO_NUMBERS = (
-    "model",
-    "revision",
-    "trust_remote_code",
-    "query_prompt",
-    "query_tokens",
-    "document_tokens",
-    "profile",
-    "max_pixels",
-    "adapter",
-)
+_MODEL_CLASSES: dict[str, type[PooledModel]] = {
+    "pooled": PooledModel,
+    "multi-vector": MultiVectorModel,
+    "clip": ClipModel,
+    "jina-v4": JinaV4Model,
+}
 
 
 class SmartEncoder:
@@ -63,56 +53,55 @@ class SmartEncoder:
     >>> documents.pooled.shape, len(documents.tokens[0])                        # doctest: +SKIP
     ((2, 384), 4)
 
-    A vision-language model takes images, pages of PDFs and videos as well, alone or with a text:
-    see `Content`.
+    A vision-language model also reads images, pages of PDFs and videos, alone or with a text: see `Content`.
 
-    Token embeddings are the last hidden states, brought into the pooled embedding's space by
-    the model's own dense layers where it has any, and L2-normalised in float32. Special tokens
-    and padding take no part in late interaction, nor does the position that a CLS or last-token
-    model pools from (arXiv 2605.24938, section 3). What has no token left is represented by
-    its pooled embedding as its only token.
+    Token embeddings are the last hidden states. The model's own dense layers, if it has any, bring them into the space
+    of the pooled embedding. They are L2-normalised in float32. Special tokens and padding take no part in late
+    interaction. Nor does the position that a CLS or last-token model pools (arXiv 2605.24938, section 3). Where no
+    token is left, the pooled embedding is the only token embedding.
 
-    A forked process can use its parent's encoder on a CPU; torch uses one thread there. On a GPU, torch refuses.
+    An ``adapter`` makes token embeddings of the last states, or of the states after other layers. Where no token is
+    left, it makes one of the pooled embedding. It does not change pooled embeddings.
 
-    With an ``adapter``, token embeddings are what it makes of them, or of the states after other
-    layers; of what has no token left, what it makes of the pooled embedding. Pooled embeddings stay as they are.
+    A forked process can use its parent's encoder on a CPU; torch then uses one thread. On a GPU, torch refuses.
 
     Args:
-        model: a sentence-transformers model name or folder; ``"minilm"`` is the bundled
-            all-MiniLM-L6-v2 of the ``demo`` extra, which needs no network.
-        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU where there is one. With several, such as
-            ``["cuda:0", "cuda:1"]``, each has the model and takes every other batch.
-        dtype: of the weights, such as ``"bfloat16"``; by default float32 on a CPU and the
-            checkpoint's own on a GPU.
-        attention: how transformers computes it, such as ``"flash_attention_2"`` where that is installed (for
-            weights of 16 bits on a GPU); by default transformers' own choice, mostly ``"sdpa"``.
+        model_name_or_path: a sentence-transformers model, or its folder. ``"minilm"`` is the bundled all-MiniLM-L6-v2
+            of the ``demo`` extra, which needs no network.
+        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. With several, such as
+            ``["cuda:0", "cuda:1"]``, each has the model, and they take batches in turn.
+        dtype: of the weights, such as ``"bfloat16"``; by default float32 on a CPU, and the type of the model's files on
+            a GPU.
+        attn_implementation: how transformers computes attention, such as ``"flash_attention_2"`` where that is
+            installed (for weights of 16 bits on a GPU); by default transformers' own choice, mostly ``"sdpa"``.
         batch_size: inputs in one forward pass, at most.
         batch_tokens: tokens in one forward pass, padding included, at most.
         revision: of the model in its hub repository.
         trust_remote_code: run code that comes with the model.
-        query_prompt, document_prompt: put before each text, or the system message of a model that
-            chats; by default the model's own, or its profile's.
-        max_length: tokens after which a text is cut, by default the model's own; an image or a video never is.
+        query_prompt, document_prompt: put before each text, or the system message of a chat model; by default the
+            model's own, or its profile's.
+        max_length: tokens after which a text is cut, special tokens included; by default the model's own. Images and
+            videos are never cut.
         profile: the name of one in `smart_rag.encoders.profiles`; by default the one for the model's name.
-        query_tokens, document_tokens: which tokens take part in late interaction; by default the
-            profile's, most often ``"content"``, all but special tokens. ``"text"``: these without
-            image patches; ``"input"``: without prompt and chat template; ``"patches"``: image
-            patches alone. See docs/models.md.
+        query_tokens, document_tokens: which tokens take part in late interaction; by default the profile's, most often
+            ``"content"``, all but special tokens. ``"text"``: these without image patches. ``"input"``: these without
+            prompt and chat template. ``"patches"``: image patches alone. See docs/models.md.
         max_pixels: of an image, at most; by default the profile's or the model's own.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
 
     Raises:
         ModelNotFound: the model cannot be loaded.
-        EncoderError: the model gives no token embeddings, or the adapter is not for it.
+        EncoderError: the model gives no token embeddings, or the adapter is for another model.
+        InvalidInput: an argument cannot be used with this model or on this machine.
     """
 
     def __init__(
         self,
-        model: str | Path = DEFAULT_MODEL,
+        model_name_or_path: str | Path = DEFAULT_MODEL,
         *,
         device: str | torch.device | Sequence[str] | None = None,
         dtype: str | None = None,
-        attention: str | None = None,
+        attn_implementation: str | None = None,
         batch_size: int = 32,
         batch_tokens: int = 16_384,
         revision: str | None = None,
@@ -126,88 +115,55 @@ class SmartEncoder:
         max_pixels: int | None = None,
         adapter: str | Path | None = None,
     ) -> None:
-        if batch_size < 1 or batch_tokens < 1:
-            raise InvalidInput(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
+        check_count("batch_size", batch_size)
+        check_count("batch_tokens", batch_tokens)
         if max_pixels is not None:
             check_count("max_pixels", max_pixels)
-        self.model_name = str(model)
+        self.model_name = str(model_name_or_path)
         self.revision = revision
         self._trust_remote_code = trust_remote_code
-        chosen = profile_of(self.model_name, profile)
-        self._profile: Profile = chosen.value
-        first, *others = _devices(device)
-        loaded = checkpoint.load(self.model_name, first, dtype, revision, trust_remote_code, attention)
-        self._model: SentenceTransformer | MultiVectorEncoder = loaded.model.eval()
-        source = self._profile.source
-        # A model that was trained for late interaction knows which of its tokens count.
-        own: tuple[Any, str] = ("content" if loaded.kind in ("multi-vector", "jina-v4") else None, OWN_FILES)
-        policies = [
-            Decision.first("query_tokens", (query_tokens, ARGUMENT), own, (self._profile.query_tokens, source)),
-            Decision.first(
-                "document_tokens", (document_tokens, ARGUMENT), own, (self._profile.document_tokens, source)
-            ),
-        ]
-        for policy in policies:
-            check_choice(policy.name, policy.value, TokenPolicy)
-        self._policies: dict[Task, TokenPolicy] = {"query": policies[0].value, "document": policies[1].value}
-        length = Decision.first(
-            "max_length",
-            (max_length, ARGUMENT),
-            (None if loaded.says_how else self._profile.max_length, source),
-            (None, OWN_FILES),
-        )
-        prompts = [
-            _prompt("query", query_prompt, self._model, self._profile),
-            _prompt("document", document_prompt, self._model, self._profile),
-        ]
         self._max_pixels = max_pixels
-        by_task: dict[Task, str] = {"query": prompts[0].value, "document": prompts[1].value}
-        kinds = {"pooled": Backbone, "multi-vector": MultiVector, "dual": DualEncoder, "jina-v4": JinaV4}
-        self._backbone = kinds[loaded.kind](self.model_name, loaded, self._profile, by_task, max_pixels)
-        is_decoder = loaded.kind == "pooled" and "image" in self._backbone.modalities
-        if chosen.source == ARGUMENT and self._profile.models and not is_decoder:
-            raise InvalidInput(
-                f"profile {self._profile.name!r} is for vision-language decoders, which {self.model_name!r} is not; "
-                "leave profile out"
-            )
-        if length.value is not None:
-            _check_max_length(self._model, length.value)
-            self._backbone.max_length = length.value
-        backbones = [self._backbone, *(copy.deepcopy(self._backbone) for _ in others)]
-        for backbone, other in zip(backbones[1:], others, strict=True):
-            backbone.model.to(other)
-        self._passes = Passes(backbones, self._policies, batch_size, batch_tokens)
+        chosen = profile_of(self.model_name, profile)
+        first, *others = loading.device_names(device)
+        loaded = loading.load(self.model_name, first, dtype, revision, trust_remote_code, attn_implementation)
+        loaded.model.eval()
+        self._settings = ModelSettings.decide(
+            loaded,
+            chosen,
+            {"query": query_prompt, "document": document_prompt},
+            {"query": query_tokens, "document": document_tokens},
+            max_length,
+        )
+        model_class = _MODEL_CLASSES[loaded.kind]
+        self._model = model_class(loaded, chosen.value, self._settings.prompts, max_pixels)
+        if self._settings.max_length.value is not None:
+            self._model.inputs.limit_length(self._settings.max_length.value)
+        copies = [copy.deepcopy(self._model) for _ in others]
+        for model, name in zip(copies, others, strict=True):
+            model.model.to(name)
+        self._batches = BatchEncoder([self._model, *copies], self._settings.policies, batch_size, batch_tokens)
         self._adapter: Adapter | None = None
         self._adapter_path: str | None = None
-        dimension = self._model.get_embedding_dimension()
+        dimension = self.model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
-        self._decisions = (
-            Decision("profile", self._profile.name, chosen.source),
-            *self._backbone.decisions,
-            *prompts,
-            *policies,
-            Decision("dimension", self._dimension, OWN_FILES),
-            *([] if self._backbone.token_dimension is None else [Decision("token_dimension", self._width, OWN_FILES)]),
-            Decision("max_length", self.max_length, length.source),
-        )
         self._description: dict[str, Any] | None = None
         if adapter is not None:
-            self._take_adapter(Path(adapter))
+            self._load_adapter(Path(adapter))
 
-    def _take_adapter(self, folder: Path) -> None:
+    def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter
 
         adapter = Adapter.load(folder)
-        adapter.check_model(self.model_name, self.dimension, checkpoint.weights_digest(self._model))
+        adapter.check_model(self.model_name, self.dimension, weights_digest(self.model))
         self._adapter = adapter.requires_grad_(False)
-        self._passes.adapt(self._adapter)
+        self._batches.use_adapter(self._adapter)
         self._adapter_path = str(folder.expanduser().absolute())
 
     @classmethod
     def from_description(
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
-        """Return the encoder that `describe` described, as an index's manifest keeps it."""
+        """Return the encoder that `describe` described. The manifest of an index keeps such a description."""
         names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length")
         later = ("profile", "query_tokens", "document_tokens", "max_pixels", "adapter")
         options = {name: description[name] for name in names}
@@ -215,9 +171,14 @@ class SmartEncoder:
         return cls(description["model"], device=device, **options)
 
     @property
-    def _location(self) -> str:
-        """The model's name, or where its folder is; an index is not always opened from here."""
-        return str(Path(self.model_name).absolute()) if Path(self.model_name).is_dir() else self.model_name
+    def model(self) -> AnyModel:
+        """The model of sentence-transformers, on the first of its devices."""
+        return self._model.model
+
+    @property
+    def trainable(self) -> TrainableModel:
+        """The model as a training needs it: inputs and embeddings as tensors, with gradients."""
+        return TrainableModel(self._model, self._settings.policies)
 
     @property
     def dimension(self) -> int:
@@ -225,129 +186,161 @@ class SmartEncoder:
 
     @property
     def token_dimension(self) -> int:
-        """The width of the token embeddings: that of the pooled ones, but for an adapter's and jina-embeddings-v4's."""
-        return self._width if self._adapter is None else self._adapter.dimension
+        """The width of the token embeddings: that of the pooled ones, except with an adapter or jina-embeddings-v4."""
+        return self._state_width if self._adapter is None else self._adapter.dimension
 
     @property
-    def _width(self) -> int:
+    def _state_width(self) -> int:
         """The width of the states after one layer."""
-        return self._backbone.token_dimension or self._dimension
+        return self._model.token_dimension or self._dimension
 
     @property
     def device(self) -> str:
-        """The device that the model is on, such as ``"cpu"`` or ``"cuda:0"``; the first of several."""
-        return str(self._model.device)
+        """The device of the model, such as ``"cpu"`` or ``"cuda:0"``; the first of several."""
+        return str(self.model.device)
 
     @property
     def batch_size(self) -> int:
         """The inputs in one forward pass, at most; fewer after a GPU ran out of memory."""
-        return self._passes.batch_size
+        return self._batches.batch_size
 
     @batch_size.setter
     def batch_size(self, batch_size: int) -> None:
         check_count("batch_size", batch_size)
-        self._passes.batch_size = batch_size
+        self._batches.batch_size = batch_size
 
     @property
     def batch_tokens(self) -> int:
         """The tokens in one forward pass, padding included, at most."""
-        return self._passes.batch_tokens
+        return self._batches.batch_tokens
 
     @batch_tokens.setter
     def batch_tokens(self, batch_tokens: int) -> None:
         check_count("batch_tokens", batch_tokens)
-        self._passes.batch_tokens = batch_tokens
+        self._batches.batch_tokens = batch_tokens
 
     @property
     def max_length(self) -> int | None:
-        """The tokens after which a text is cut, special tokens included."""
-        length = self._backbone.max_length
+        """The tokens after which a text is cut, special tokens included; None if there is no limit."""
+        length = self._model.inputs.max_length
         return None if length is None or length > UNLIMITED else int(length)
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What the model takes, of ``"text"``, ``"image"``, ``"video"``."""
-        return self._backbone.modalities
+        """The kinds of content that the model reads, of ``"text"``, ``"image"`` and ``"video"``."""
+        return self._model.inputs.modalities
 
     @property
-    def combines(self) -> bool:
+    def combines_modalities(self) -> bool:
         """Whether the model represents a text and an image together; otherwise it takes one of them at a time."""
-        return self._backbone.combines
+        return self._model.inputs.combines_modalities
 
     @property
     def default_weights(self) -> tuple[float, float]:
         """The weights (pooled, late) of a new index: late alone for a model that was trained for late interaction."""
-        return (0.0, 1.0) if self._backbone.late_only else DEFAULT_WEIGHTS
+        return (0.0, 1.0) if self._model.is_late_interaction else DEFAULT_WEIGHTS
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """How the model is used: each setting, and whether an argument, the model's files or a profile decided it."""
-        return self._decisions
+        """The settings of the model, each with its source: an argument, the model's own files, a profile or a rule."""
+        settings, token_dimension = self._settings, self._model.token_dimension
+        return (
+            Decision("profile", settings.profile.value.name, settings.profile.source),
+            *self._model.decisions,
+            *settings.prompt_decisions,
+            *settings.policy_decisions,
+            Decision("dimension", self._dimension, OWN_FILES),
+            *([] if token_dimension is None else [Decision("token_dimension", token_dimension, OWN_FILES)]),
+            Decision("max_length", self.max_length, settings.max_length.source),
+        )
 
     @property
     def tokens_per_page(self) -> int:
-        """How many token embeddings an upright A4 page has as a document; 0 if the model takes no images."""
+        """The number of token embeddings of an upright A4 page as a document; 0 if the model reads no images."""
         if "image" not in self.modalities:
             return 0
-        page = Content(image=images.blank(self._backbone.page_pixels, 210 / 297))
-        return int(self._passes.kept(self._backbone.positions(page, "document"), "document").sum())
+        inputs = self._model.inputs
+        page = Content(image=images.blank(inputs.image_sizes.max_pixels, 210 / 297))
+        return int(self._batches.kept(inputs.positions(page, "document"), "document").sum())
 
     @property
     def fingerprint(self) -> str:
-        # The model's name and the folder it lies in change no number; a query's settings none of a document.
-        numbers = {key: value for key, value in self.describe().items() if key not in _NO_NUMBERS}
-        return hashlib.blake2b(json.dumps(numbers, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return fingerprint_of(self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this encoder and its numbers, as JSON values."""
         if self._description is None:
-            self._description = {
-                "model": self._location,
-                "revision": self.revision,
-                "trust_remote_code": self._trust_remote_code,
-                "weights": checkpoint.weights_digest(self._model),
-                "dimension": self.dimension,
-                "max_length": self.max_length,
-                "pooling": self._backbone.pooling,
-                "modules": checkpoint.module_configs(self._model),
-                "layer": "last",
-                "tokens": self._policies["document"],
-                "query_prompt": self._backbone.prompts["query"],
-                "document_prompt": self._backbone.prompts["document"],
-                "query_tokens": self._policies["query"],
-                "document_tokens": self._policies["document"],
-                "profile": self._profile.name,
-                "max_pixels": self._max_pixels,
-            }
-            if self._adapter is not None:
-                self._description |= {
-                    "layer": f"adapter {self._adapter.digest}",
-                    "adapter": self._adapter_path,
-                    "token_dimension": self.token_dimension,
-                }
-            if "image" in self.modalities:
-                self._description["images"] = self._backbone.describe_images()
+            self._description = self._describe()
         return dict(self._description)
 
+    def _describe(self) -> dict[str, Any]:
+        prompts, policies = self._settings.prompts, self._settings.policies
+        # An index may be opened from another working directory, so a folder is named in full.
+        is_folder = Path(self.model_name).is_dir()
+        description = {
+            "model": str(Path(self.model_name).absolute()) if is_folder else self.model_name,
+            "revision": self.revision,
+            "trust_remote_code": self._trust_remote_code,
+            "weights": weights_digest(self.model),
+            "dimension": self.dimension,
+            "max_length": self.max_length,
+            "pooling": self._model.pooling,
+            "modules": module_settings(self.model),
+            "layer": "last",
+            "tokens": policies["document"],
+            "query_prompt": prompts["query"],
+            "document_prompt": prompts["document"],
+            "query_tokens": policies["query"],
+            "document_tokens": policies["document"],
+            "profile": self._settings.profile.value.name,
+            "max_pixels": self._max_pixels,
+        }
+        if self._adapter is not None:
+            description |= {
+                "layer": f"adapter {self._adapter.digest}",
+                "adapter": self._adapter_path,
+                "token_dimension": self.token_dimension,
+            }
+        if "image" in self.modalities:
+            description["images"] = self._model.describe_images()
+        return description
+
     def encode_query(
-        self, queries: Encodable | Sequence[Encodable], *, show_progress_bar: bool = False
+        self,
+        queries: Encodable | Sequence[Encodable],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
     ) -> Representation:
-        """Return the representation of ``queries`` with the model's query prompt, in their order."""
-        return self._encode(queries, "query", Output(), show_progress_bar=show_progress_bar)
+        """Return the representation of ``queries`` with the model's query prompt, in their order.
+
+        ``batch_size`` replaces that of the encoder for this call.
+
+        Raises:
+            InvalidInput: the model does not read such a query.
+        """
+        return self._encode(queries, "query", Output(), batch_size, show_progress_bar)
 
     def encode_document(
-        self, documents: Encodable | Sequence[Encodable], *, codec: str | None = None, show_progress_bar: bool = False
+        self,
+        documents: Encodable | Sequence[Encodable],
+        *,
+        codec: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
     ) -> Representation:
         """Return the representation of ``documents`` with the model's document prompt, in their order.
 
-        With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`: coded on the device that they are
-        computed on, and only then copied to the CPU.
+        With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`. They are coded on the device that
+        computes them, and then copied to the CPU. ``batch_size`` replaces that of the encoder for this call.
 
         Raises:
-            InvalidInput: there is no such codec, or it makes one token of several, which is for a store to do.
+            InvalidInput: the model does not read such a document; or the codec does not exist, or merges tokens, which
+                only a store does.
+            DocumentError: the file of an image or a video cannot be read.
         """
         output = Output(codec=None if codec is None else get_codec(codec, pooling=False))
-        return self._encode(documents, "document", output, show_progress_bar=show_progress_bar)
+        return self._encode(documents, "document", output, batch_size, show_progress_bar)
 
     def token_states(
         self,
@@ -357,70 +350,36 @@ class SmartEncoder:
         *,
         show_progress_bar: bool = False,
     ) -> Representation:
-        """Return what an adapter is trained on: of each token the states after ``layers``, side by side.
+        """Return the representation of ``items`` from which an adapter is trained.
 
-        The representation's token embeddings are (total, layers x dimension), L2-normalised, each layer as long as
-        the others; those of the last layer alone are the token embeddings of an encoder without an adapter.
+        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension), L2-normalised,
+        each layer as long as the others. Those of the last layer alone are the token embeddings of an encoder without
+        an adapter.
 
         Raises:
             EncoderError: the model has no such layer.
         """
-        return self._encode(items, task, Output(layers), show_progress_bar=show_progress_bar)
-
-    @property
-    def model(self) -> SentenceTransformer | MultiVectorEncoder:
-        """The model of sentence-transformers that it stands on, on the first of its devices."""
-        return self._model
-
-    def prepare(self, items: Sequence[Encodable], task: Task) -> dict[str, Any]:
-        """Return what the model reads of ``items`` for one forward pass of it, as tensors on the CPU.
-
-        Beside the model's own inputs: ``keep`` (n, length), True where a token takes part in late interaction, and
-        the ``task``. For training; `encode_query` and `encode_document` do this and the rest.
-        """
-        import torch
-
-        prepared = self._backbone.prepare(self._checked(items, task), task)
-        keep = torch.from_numpy(self._passes.kept(prepared.positions, task))
-        return {**prepared.features, "keep": keep, "task": task}
-
-    def make_portable(self) -> None:
-        """Give the model itself what its profile adds, so that it is asked in the same way wherever it is loaded.
-
-        For a model that is trained and saved: its prompts, chat template and pixel budget go with it.
-
-        Raises:
-            EncoderError: the model is of a kind that is not trained here, or no folder can say how it is used.
-        """
-        self._backbone.make_portable()
-
-    def comparable(self, pooled: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the model's pooled vectors (n, d) and token states (tokens, width) as embeddings of one space.
-
-        With gradients where the inputs have them.
-        """
-        pooled, tokens = self._backbone.comparable(pooled, [states])
-        return pooled, tokens[:, 0]
+        return self._encode(items, task, Output(layers), None, show_progress_bar)
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, special tokens and prompts left out, nothing cut."""
+        """Return the number of tokens of each text, without special tokens and prompts, nothing cut off."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             return []
-        encoded = self._model.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
+        encoded = self.model.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
         return [len(ids) for ids in encoded["input_ids"]]
 
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
-        """Return, for each token embedding of ``item``, the characters of its text or the patch that it stands for.
+        """Return the origin of each token embedding of ``item``: characters of its text, or a patch of its image.
 
-        A prompt's and a chat template's tokens stand for neither.
+        Tokens of a prompt or a chat template have neither.
 
         Raises:
             EncoderError: the model's tokenizer does not know where its tokens come from.
         """
-        content = self._checked([item], task)[0]
-        positions, origins = self._backbone.origins(content, task)
-        kept = [origins[i] for i in np.flatnonzero(self._passes.kept(positions, task)[0])]
+        content = self._model.inputs.contents_of([item], task)[0]
+        positions, origins = self._model.inputs.origins(content, task)
+        kept = [origins[i] for i in np.flatnonzero(self._batches.kept(positions, task)[0])]
         return kept or [TokenOrigin(span=(0, len(content.text)) if content.plain == content.text else None)]
 
     def _encode(
@@ -428,100 +387,25 @@ class SmartEncoder:
         items: Encodable | Sequence[Encodable],
         task: Task,
         output: Output,
-        *,
+        batch_size: int | None,
         show_progress_bar: bool,
     ) -> Representation:
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
-        contents = self._checked([items] if is_one else list(items), task)  # type: ignore[list-item,arg-type]
+        contents = self._model.inputs.contents_of([items] if is_one else list(items), task)  # type: ignore[list-item,arg-type]
         if not contents:
-            empty = np.zeros((0, self.dimension), dtype=np.float32)
-            width = self.token_dimension if output.layers is None else self._width * len(output.layers)
-            tokens_of_none = np.zeros((0, width), dtype=np.float32)
-            return Representation(empty, TokenBatch(tokens_of_none, np.zeros(1, dtype=np.int64)))
-        started = time.perf_counter()
-        pooled: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(contents)
-        tokens: list[NDArray[Any]] = [*pooled]
-        ids: list[TokenIds] = [np.empty(0, dtype=np.int32)] * len(contents)
-        from tqdm.auto import tqdm
+            return self._empty(output)
+        batch = self._batches.encode(contents, task, output, batch_size, show_progress_bar)
+        tokens: TokenBatch | TokenCodes
+        if output.codec is None:
+            tokens = TokenBatch.from_list(batch.tokens, batch.ids)
+        else:
+            tokens = TokenCodes.from_list(batch.tokens, self.token_dimension, output.codec, batch.ids)
+        return Representation(batch.pooled, tokens)
 
-        unit = "text" if all(content.modality in ("text", "") for content in contents) else "item"
-        with tqdm(
-            total=len(contents), desc=f"encoding on {self.device}", unit=unit, disable=not show_progress_bar
-        ) as progress:
-            for positions, batch in self._passes.run(contents, task, output):
-                for i, *numbers in zip(positions, batch.pooled, batch.tokens, batch.ids, strict=True):
-                    pooled[i], tokens[i], ids[i] = numbers
-                progress.update(len(positions))
-        seconds = time.perf_counter() - started
-        result = Representation(
-            np.stack(pooled),
-            TokenBatch.from_list(tokens, ids)
-            if output.codec is None
-            else TokenCodes.from_list(tokens, self.token_dimension, output.codec, ids),
-        )
-        logger.info(
-            "encoded %s, %s, on %s in %.2f s (%.0f %ss/s)",
-            *(number(len(contents), f"{task} {unit}"), number(int(result.tokens.offsets[-1]), "token")),
-            *(self.device, seconds, len(contents) / seconds, unit),
-        )
-        return result
-
-    def _checked(self, items: Sequence[Encodable], task: Task) -> list[Content]:
-        """Return ``items`` as contents that the model takes."""
-        kind = "query" if task == "query" else "item"
-        contents = []
-        for i, item in enumerate(items):
-            try:
-                content = Content.of(item)
-            except InvalidInput as error:
-                raise InvalidInput(f"{kind} {i} is {error}") from None
-            if not is_unicode(content.text):
-                raise InvalidInput(f"{kind} {i} holds a lone surrogate; expected Unicode")
-            for modality in content.modality.split("+"):
-                if modality and modality not in self.modalities:
-                    raise InvalidInput(
-                        f"{kind} {i} has {'an image' if modality == 'image' else f'a {modality}'}, but "
-                        f"{self.model_name} takes {', '.join(sorted(self.modalities))}; use a model that takes "
-                        f"{modality}s"
-                    )
-            if "+" in content.modality and not self._backbone.combines:
-                raise InvalidInput(
-                    f"{kind} {i} has {' and '.join(content.modality.split('+'))} together, but {self.model_name} "
-                    "represents each by itself; pass one of them"
-                )
-            contents.append(content)
-        return contents
-
-
-def _devices(device: str | torch.device | Sequence[str] | None) -> list[str | None]:
-    """Return the names of the devices asked for, at least one; None for the best there is."""
-    if device is None:
-        return [None]
-    devices = list(device) if isinstance(device, Sequence) and not isinstance(device, str) else [str(device)]
-    if not devices:
-        raise InvalidInput("device names no device; expected one, several, or None for the best there is")
-    for named in devices:
-        checkpoint.check_device(named)
-    return [*devices]
-
-
-def _prompt(
-    task: Task, given: str | None, model: SentenceTransformer | MultiVectorEncoder, profile: Profile
-) -> Decision:
-    """Decide on the prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
-    # A default prompt is for neither queries nor documents: sentence-transformers leaves it out here, too.
-    names = ("query",) if task == "query" else ("document", "passage", "corpus")
-    own = next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), None)
-    return Decision.first(
-        f"{task}_prompt", (given, ARGUMENT), (own, OWN_FILES), (profile.prompts[task], profile.source)
-    )
-
-
-def _check_max_length(model: SentenceTransformer | MultiVectorEncoder, max_length: int) -> None:
-    """Raise `InvalidInput` unless the model can take texts of ``max_length`` tokens, special tokens included."""
-    check_count("max_length", max_length)
-    config = getattr(model.transformers_model, "config", None)
-    most = getattr(config, "max_position_embeddings", None) or UNLIMITED
-    least = 1 + len(model.tokenizer("", verbose=False)["input_ids"])
-    if not least <= max_length <= most:
-        raise InvalidInput(f"max_length must be {least} to {most:,} for this model, got {max_length}")
+    def _empty(self, output: Output) -> Representation:
+        """Return the representation of no items."""
+        width = self.token_dimension if output.layers is None else self._state_width * len(output.layers)
+        no_tokens = TokenBatch(np.zeros((0, width), dtype=np.float32), np.zeros(1, dtype=np.int64))
+        return Representation(np.zeros((0, self.dimension), dtype=np.float32), no_tokens)

@@ -1,4 +1,4 @@
-"""`Vocabulary`: a tokenizer's ids as smart_rag stores them, with -1 for punctuation."""
+"""`Vocabulary`: the vocabulary ids of a tokenizer, with -1 for punctuation, as smart_rag stores them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from smart_rag.embeddings.representation import TokenIds
 
 
 class Vocabulary:
-    """The words of a model's vocabulary.
+    """The words of a tokenizer's vocabulary.
 
-    An encoder of your own uses it to make the ids of a `smart_rag.Representation`.
+    An encoder of your own makes the ids of a `smart_rag.Representation` by it.
 
     >>> words = {0: "pump", 1: "?!"}
     >>> Vocabulary(lambda ids: words[ids[0]]).ids([0, 1, 0])
@@ -31,8 +31,8 @@ class Vocabulary:
     def ids(self, token_ids: ArrayLike) -> TokenIds:
         """Return ``token_ids`` as int32 of the same shape, with -1 for tokens of punctuation alone.
 
-        Punctuation says nothing by itself, however rare it is in an index. Tokens without letters, such as control
-        tokens that decode to nothing, are -1 as well.
+        Punctuation has no meaning of its own, even if it is rare in an index. Tokens that decode to nothing, such as
+        control tokens, are -1 as well.
         """
         unique, position = np.unique(np.asarray(token_ids), return_inverse=True)
         words = [-1 if self._is_punctuation(id) else id for id in unique.tolist()]

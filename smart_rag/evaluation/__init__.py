@@ -1,4 +1,4 @@
-"""Is it better? Measure every ranking on labelled queries, and fit the score weights to them."""
+"""Evaluation on labelled queries: figures of every ranking, and score weights that fit the labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from smart_rag.evaluation.evaluator import evaluate
     from smart_rag.evaluation.tuner import tune
 
-# Loaded when first asked for, as in `smart_rag`.
+# Module of each public name. It is imported when the name is first used, as in `smart_rag`.
 _HOMES = {"Dataset": "datasets", "evaluate": "evaluator", "load_dataset": "datasets", "tune": "tuner"}
 
 __all__ = ["Dataset", "evaluate", "load_dataset", "tune"]

@@ -1,6 +1,6 @@
-"""How much of a difference between two systems is chance: the paired bootstrap over queries.
+"""Paired bootstrap over queries: the interval of the mean difference between two systems.
 
-Smucker, Allan and Carterette (2007) compare such tests for retrieval; this one gives an interval.
+Smucker, Allan and Carterette (2007) compare such tests for retrieval. This one gives an interval.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from smart_rag.errors import InvalidInput
 
 Verdict = Literal["better", "worse", "noise", "too few queries"]
 
-# Of fewer queries an interval says little: resampled, they are too much like themselves.
+# With fewer queries an interval means little: every resample is nearly the same set of queries.
 FEWEST_QUERIES = 30
 _RESAMPLES = 10_000
 _LEVEL = 0.95
-_BLOCK = 1 << 21  # queries drawn at once
+_DRAWS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The mean difference over ``queries``, and the bounds of its 95 % interval."""
+    """Mean difference over ``queries`` queries, with the bounds of its 95 % interval."""
 
     mean: float
     low: float
@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the first system is better than the second, or worse, or one cannot tell: zero is in the interval."""
+        """Verdict on the first system: better or worse than the second; noise if the interval contains zero."""
         if self.queries < FEWEST_QUERIES:
             return "too few queries"
         if self.low <= 0 <= self.high:
@@ -41,16 +41,26 @@ class Difference:
         return "better" if self.low > 0 else "worse"
 
     def as_json(self, measure: str) -> dict[str, Any]:
-        """Return the difference in ``measure`` as JSON values."""
+        """Return the difference as JSON values; the key of the mean is ``measure``."""
         return {measure: self.mean, "low": self.low, "high": self.high, "verdict": self.verdict}
 
 
 def difference(
-    first: ArrayLike, second: ArrayLike, *, resamples: int = _RESAMPLES, level: float = _LEVEL, seed: int = 0
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    resamples: int = _RESAMPLES,
+    level: float = _LEVEL,
+    seed: int = 0,
+    draws_at_once: int = _DRAWS_AT_ONCE,
 ) -> Difference:
-    """Return the mean of ``first - second``, one value of each for every query (n), with a percentile interval.
+    """Return the mean of ``first - second`` with its percentile interval.
 
-    Queries are drawn with replacement, n each time, and both values of a query stay together.
+    Both hold one value for each query (n). A resample draws n queries with replacement, and takes both values of each.
+    ``draws_at_once`` limits the memory: so many queries are drawn at a time.
+
+    Raises:
+        InvalidInput: ``first - second`` is empty or not one-dimensional.
 
     >>> difference([0.5, 1.0] * 20, [0.5, 0.0] * 20).mean
     0.5
@@ -61,7 +71,7 @@ def difference(
     count = len(differences)
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)
-    step = max(1, _BLOCK // count)
+    step = max(1, draws_at_once // count)
     for start in range(0, resamples, step):
         drawn = generator.integers(0, count, (min(step, resamples - start), count), dtype=np.int32)
         means[start : start + step] = differences[drawn].mean(axis=1)

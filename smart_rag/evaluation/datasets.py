@@ -1,7 +1,7 @@
-"""BEIR folders in: documents, queries and judgements.
+"""Datasets in BEIR folders: documents, queries and qrels.
 
-A folder holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``), as
-described at https://github.com/beir-cellar/beir.
+A folder holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``), as described at
+https://github.com/beir-cellar/beir.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any, TextIO
 
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Document, ImageSource, PdfPage
+from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# By query id and document id: the grade.
+# Grades by query id and document id.
 Qrels = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Documents, queries by id, and graded judgements by query id and document id."""
+    """Documents, queries by id, and grades by query id and document id (qrels)."""
 
     name: str
     documents: list[Document]
@@ -39,17 +40,17 @@ def load_dataset(
 ) -> Dataset:
     """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
-    A document's text is its title, a space, and its text. Beside the text, a row of visual documents has ``image``,
-    a file, or ``pdf``, a file, and ``page``, counted from 0; both below ``folder``. Queries without a
-    judgement are left out, and so are documents without text and image, which no one can find. Judgements are in
-    ``qrels_file``, by default ``qrels.tsv`` or ``qrels/test.tsv``.
+    A document's text is its title, a space, and its text. A visual document also has the key ``image`` (a file), or
+    ``pdf`` (a file) and ``page`` (counted from 0); the files are relative to ``folder``. Queries that are not judged
+    are left out, and so are documents with neither text nor image. ``qrels_file`` is by default ``qrels.tsv`` or
+    ``qrels/test.tsv``.
 
     Raises:
-        InvalidInput: a file is missing or a line of it cannot be read.
+        InvalidInput: a file is missing, one of its lines cannot be read, or no document has a text or an image.
     """
     folder = Path(folder)
-    places = [folder / "qrels.tsv", folder / "qrels" / "test.tsv"]
-    qrels_file = qrels_file or next((path for path in places if path.is_file()), places[0])
+    candidates = [folder / "qrels.tsv", folder / "qrels" / "test.tsv"]
+    qrels_file = qrels_file or next((path for path in candidates if path.is_file()), candidates[0])
     queries, qrels = load_labels(folder / "queries.jsonl", qrels_file, limit_queries)
     documents = []
     empty = 0
@@ -61,44 +62,47 @@ def load_dataset(
         else:
             empty += 1
     if not documents:
-        raise InvalidInput(f"{folder / 'corpus.jsonl'}: no document with text in it")
+        raise InvalidInput(f"{folder / 'corpus.jsonl'}: expected at least one document with a text or an image")
     if empty:
-        logger.warning("%s: %d documents without text are left out", folder, empty)
+        logger.warning("%s: %s without text left out", folder, number(empty, "document"))
     return Dataset(folder.resolve().name, documents, queries, qrels)
 
 
 def load_labels(
     queries_file: str | Path, qrels_file: str | Path, limit_queries: int | None = None
 ) -> tuple[dict[str, str], Qrels]:
-    """Return the first ``limit_queries`` judged queries of a ``queries.jsonl`` by id, and their judgements.
+    """Return the first ``limit_queries`` judged queries in a ``queries.jsonl`` by id, and their qrels.
 
     Raises:
-        InvalidInput: a file is missing, a line of it cannot be read, or no query is judged.
+        InvalidInput: a file is missing, one of its lines cannot be read, no query is judged, or one is empty.
     """
     queries_file, qrels_file = Path(queries_file), Path(qrels_file)
     all_qrels = _qrels(qrels_file)
     texts = {str(row["_id"]): row["text"] for row in _jsonl(queries_file)}
     judged = [id for id in texts if id in all_qrels][:limit_queries]
     if not judged:
-        raise InvalidInput(f"{queries_file.parent}: no query of {queries_file.name} has a judgement in {qrels_file}")
-    for name in judged:
-        if not texts[name].strip():
-            raise InvalidInput(f"{queries_file}: query {name!r} is empty")
+        raise InvalidInput(
+            f"{queries_file.parent}: no query of {queries_file.name} is judged in {qrels_file}; check that both "
+            "use the same query ids"
+        )
+    for id in judged:
+        if not texts[id].strip():
+            raise InvalidInput(f"{queries_file}: query {id!r} is empty; give it a text, or remove its qrels")
     return {id: texts[id] for id in judged}, {id: all_qrels[id] for id in judged}
 
 
 def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
+    with _open(path) as lines:
+        for line, content in enumerate(lines, start=1):
+            if content.strip():
                 try:
-                    row = json.loads(line)
+                    row = json.loads(content)
                     if not isinstance(row["text"], str):
-                        raise TypeError(f"text is {row['text']!r}")
+                        raise TypeError(f"'text' is {row['text']!r}, not a string")
                     row["_id"]
                 except (json.JSONDecodeError, KeyError, TypeError) as error:
                     raise InvalidInput(
-                        f"{path}, line {number}: expected a JSON object with '_id' and 'text' ({error})"
+                        f"{path}, line {line}: expected a JSON object with '_id' and 'text' ({error})"
                     ) from error
                 yield row
 
@@ -111,22 +115,23 @@ def _image(folder: Path, row: Mapping[str, Any]) -> ImageSource | None:
 
 def _qrels(path: Path) -> Qrels:
     qrels: Qrels = {}
-    with _opened(path) as lines:
-        for number, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
-            if not row or (number == 1 and not row[-1].lstrip("-").isdigit()):
-                continue  # a blank line, or the header
+    with _open(path) as lines:
+        for line, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
+            if not row or (line == 1 and not row[-1].lstrip("-").isdigit()):
+                continue  # an empty line or the header
             try:
                 query, document, grade = row
                 qrels.setdefault(query, {})[document] = int(grade)
             except ValueError as error:
                 raise InvalidInput(
-                    f"{path}, line {number}: expected query id, document id and a whole grade, tabs between; got {row}"
+                    f"{path}, line {line}: expected query id, document id and an integer grade, separated by tabs; got "
+                    f"{row}"
                 ) from error
     return qrels
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _open(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
         raise InvalidInput(
             f"{path} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv)"
@@ -135,4 +140,4 @@ def _opened(path: Path) -> Iterator[TextIO]:
         with path.open(encoding="utf-8", newline="") as lines:
             yield lines
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not UTF-8 ({error})") from error
+        raise InvalidInput(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error

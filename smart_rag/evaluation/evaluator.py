@@ -1,4 +1,4 @@
-"""A dataset and an index in; quality of each ranking, differences, recall, latency and bytes out."""
+"""Evaluation of an index on a dataset: quality of each ranking, differences, recall, latency and size."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
@@ -21,14 +22,15 @@ from smart_rag.evaluation.metrics import Metrics, Run
 from smart_rag.index.search import automatic_first_stage
 from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import ranking
+from smart_rag.types import IndexInfo
 
-# What a first stage is to find: the best of the exhaustive hybrid ranking.
+# Documents that a first stage should find: the best ones of the exhaustive hybrid ranking.
 _BEST = 10
 _STEPS = ("encode", "candidates", "gather", "score", "total")
-# Queries scored in one exhaustive scan: their scores are in memory for one block of documents.
+# Queries in one exhaustive scan. Their scores of one block of documents are in memory.
 _QUERIES_PER_SCAN = 2_000
-_PAPER: tuple[float, float] = (1.0, 1.0)  # arXiv 2605.24938, section 3, with all query tokens the same
+_PAPER: tuple[float, float] = (1.0, 1.0)  # arXiv 2605.24938, section 3, with equal weights of all query tokens
 
 
 def evaluate(
@@ -41,51 +43,49 @@ def evaluate(
     weighting: Weighting | None = None,
     show_progress_bar: bool = False,
 ) -> dict[str, Any]:
-    """Index ``dataset``, rank it in several ways, and return figures as JSON values.
+    """Add the documents of ``dataset`` to ``index``, rank them in several ways, and return the figures as JSON values.
 
-    The runs are ``pooled``, ``late``, ``hybrid`` and ``paper`` over every document, and
-    ``search_<first stage>``: one `SmartIndex.search` for each query, whose stages are timed.
-    ``docs/evaluation.md`` explains each key.
+    The runs are ``pooled``, ``late``, ``hybrid`` and ``paper``, which rank every document, and
+    ``search_<first stage>``, one `SmartIndex.search` for each query, with the time of each step.
+    ``docs/evaluation.md`` explains every key of the result.
+
+    Args:
+        dataset: documents, queries and qrels.
+        index: index to evaluate. It holds no other documents than those of ``dataset``.
+        top_k: number of documents in a ranking.
+        candidates: candidates of the first stage.
+        weights: weights (pooled, late) of the hybrid score, None for those of the index.
+        weighting: weighting of query tokens, None for that of the index.
+        show_progress_bar: whether to show progress bars.
 
     Raises:
-        InvalidInput: the index holds other documents than the dataset's.
+        InvalidInput: the index holds a document that is not in the dataset, or an argument is not valid.
+        MissingExtra: ir-measures is not installed.
     """
     check_count("top_k", top_k)
     check_count("candidates", candidates)
-    config = index.manifest.config
     weights = index.manifest.weights if weights is None else check_weights(weights)
-    weighting = config.weighting if weighting is None else weighting
+    weighting = index.manifest.config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)
     metrics = Metrics(dataset.qrels)
-    own = {document.id for document in dataset.documents}
-    foreign = next((document.id for document in index.documents() if document.id not in own), None)
-    if foreign is not None:
-        raise InvalidInput(
-            f"{index.path} holds documents that are not of {dataset.name}, such as {foreign!r}: they would be ranked "
-            "with it; use another folder"
-        )
-    started = time.perf_counter()
-    takes = index.manifest.modalities
-    # A page without text is nothing to a model that does not see; it stays among what is to be found.
-    documents = [document for document in dataset.documents if document.content(takes).modality]
-    report = index.add(documents, show_progress_bar=show_progress_bar)
-    seconds = time.perf_counter() - started
+    _check_documents(dataset, index)
+    ingested, seconds = _ingest(dataset, index, show_progress_bar)
 
     automatic = automatic_first_stage(index.count())
-    # An exhaustive search for each query alone is for those indexes only in which it is what a search does.
+    # An exhaustive search for each query takes long; only indexes that are searched so by default are timed so.
     stages: list[FirstStageName] = ["terms", "pooled"]
     if automatic == "exhaustive":
         stages.append("exhaustive")
     searched = _searches(dataset, index, stages, max(top_k, candidates), weights, weighting, show_progress_bar)
-    rankings = _exhaustive(dataset, index, max(top_k, _BEST), weights, weighting, show_progress_bar)
+    rankings = exhaustive_rankings(
+        dataset, index, max(top_k, _BEST), weights, weighting, show_progress_bar=show_progress_bar
+    )
     best = {query: ids[:_BEST] for query, ids in rankings["hybrid"].items()}
     rankings.update({f"search_{stage}": found.ranking for stage, found in searched.items()})
     runs = {name: {query: ids[:top_k] for query, ids in run.items()} for name, run in rankings.items()}
     measured = {name: metrics.by_query(run) for name, run in runs.items()}
 
     info = index.info()
-    total_bytes = info.token_bytes + (info.pooled_bytes or 0)
-    ingested = report.added + report.replaced
     return {
         "dataset": dataset.name,
         "model": (info.manifest["encoder"] or {}).get("model"),
@@ -102,42 +102,65 @@ def evaluate(
         "documents": len(dataset.documents),
         "queries": len(dataset.queries),
         "runs": {name: {key: float(of.mean()) for key, of in values.items()} for name, values in measured.items()},
-        "differences": {
-            f"{first} - {second}": bootstrap.difference(
-                measured[first]["ndcg@10"], measured[second]["ndcg@10"]
-            ).as_json("ndcg@10")
-            for first, second in [
-                ("hybrid", "pooled"),
-                ("hybrid", "paper"),
-                *((f"search_{stage}", "hybrid") for stage in stages),
-            ]
-        },
+        "differences": _differences({name: values["ndcg@10"] for name, values in measured.items()}, stages),
         "auto": automatic,
         "first_stages": {stage: searched[stage].figures(best) for stage in stages},
-        "storage": {
-            "bytes_per_token": info.token_bytes / info.tokens,
-            "bytes_per_document": total_bytes / info.documents,
-            "tokens": info.tokens,
-            "total_bytes": total_bytes,
-        },
+        "storage": _storage(info),
         "ingest": {
-            # Null where the index held the documents already.
+            # None where the index already held the documents.
             "documents_per_s": ingested / seconds if ingested else None,
             "tokens_per_s": info.tokens / seconds if ingested == info.documents else None,
         },
     }
 
 
+def _check_documents(dataset: Dataset, index: SmartIndex) -> None:
+    own = {document.id for document in dataset.documents}
+    other = next((document.id for document in index.documents() if document.id not in own), None)
+    if other is not None:
+        raise InvalidInput(
+            f"{index.path} holds documents that are not in {dataset.name}, such as {other!r}, which would be ranked, "
+            "too; use another folder"
+        )
+
+
+def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tuple[int, float]:
+    """Add the documents that the index's model can encode. Return how many were new, and the seconds."""
+    started = time.perf_counter()
+    modalities = index.manifest.modalities
+    # A page without text has nothing for a model of texts. It stays in the qrels, as a document that is not found.
+    documents = [document for document in dataset.documents if document.content(modalities).modality]
+    report = index.add(documents, show_progress_bar=show_progress_bar)
+    return report.added + report.replaced, time.perf_counter() - started
+
+
+def _differences(
+    ndcg: Mapping[str, NDArray[np.float64]], stages: Sequence[FirstStageName]
+) -> dict[str, dict[str, Any]]:
+    pairs = [("hybrid", "pooled"), ("hybrid", "paper"), *((f"search_{stage}", "hybrid") for stage in stages)]
+    return {f"{a} - {b}": bootstrap.difference(ndcg[a], ndcg[b]).as_json("ndcg@10") for a, b in pairs}
+
+
+def _storage(info: IndexInfo) -> dict[str, float]:
+    total_bytes = info.token_bytes + (info.pooled_bytes or 0)
+    return {
+        "bytes_per_token": info.token_bytes / info.tokens,
+        "bytes_per_document": total_bytes / info.documents,
+        "tokens": info.tokens,
+        "total_bytes": total_bytes,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """What searches by one first stage found and took: every candidate, ranked, and the documents scored, by query."""
+    """Searches with one first stage: the ranking of each query, the documents scored for it, and the times."""
 
     ranking: Run
     scored: list[int]
     stopwatch: Stopwatch
 
     def figures(self, best: Run) -> dict[str, Any]:
-        """Return the figures of this first stage; ``best`` are the documents that it was to find."""
+        """Return the figures of this first stage; ``best`` are the documents that it should find."""
         recalls = [len(set(ids) & set(self.ranking[query])) / len(ids) for query, ids in best.items()]
         times = self.stopwatch.milliseconds
         return {
@@ -156,12 +179,12 @@ def _searches(
     weighting: Weighting,
     show_progress_bar: bool,
 ) -> Mapping[FirstStageName, _Searched]:
-    """Search for each query, encoded once, by every first stage; all ``limit`` candidates are returned as hits."""
+    """Search each query with every first stage. Each query is encoded once; all ``limit`` candidates become hits."""
     from tqdm.auto import tqdm
 
     count = index.count()
     searched = {stage: _Searched({}, [], Stopwatch()) for stage in stages}
-    for stage in stages:  # loads what is loaded lazily
+    for stage in stages:  # the first search loads what is loaded lazily
         index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
     queries = tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress_bar)
     for i, (id, text) in enumerate(queries):
@@ -169,9 +192,9 @@ def _searches(
         with encoding.measure("encode"):
             query = index.encode_queries([text])
         [encode] = encoding.milliseconds["encode"]
-        # In turn, and each of them first as often as the others: a busy minute slows them all alike.
-        turn = i % len(stages)
-        for stage in stages[turn:] + stages[:turn]:
+        # In turn, each stage equally often first, so that a busy minute slows all of them alike.
+        first = i % len(stages)
+        for stage in stages[first:] + stages[:first]:
             found, stopwatch = searched[stage], Stopwatch()
             with stopwatch.measure("total"):
                 hits = index.search(
@@ -191,15 +214,20 @@ def _searches(
     return searched
 
 
-def _exhaustive(
+def exhaustive_rankings(
     dataset: Dataset,
     index: SmartIndex,
     depth: int,
     weights: tuple[float, float],
     weighting: Weighting,
-    show_progress_bar: bool,
+    *,
+    queries_per_scan: int = _QUERIES_PER_SCAN,
+    show_progress_bar: bool = False,
 ) -> dict[str, Run]:
-    """Return the rankings of every document, from one scan for each weighting of query tokens."""
+    """Return the best ``depth`` of all documents for each query, by ``pooled``, ``late``, ``hybrid`` and ``paper``.
+
+    All documents are read once for each weighting of query tokens and each ``queries_per_scan`` queries.
+    """
     from tqdm.auto import tqdm
 
     scans: dict[Weighting, dict[str, tuple[float, float]]] = {
@@ -207,21 +235,21 @@ def _exhaustive(
     }
     scans.setdefault("none", {})["paper"] = _PAPER
     ids = list(dataset.queries)
-    parts = [ids[start : start + _QUERIES_PER_SCAN] for start in range(0, len(ids), _QUERIES_PER_SCAN)]
-    runs: dict[str, Run] = {kind: {} for kinds in scans.values() for kind in kinds}
+    parts = [ids[start : start + queries_per_scan] for start in range(0, len(ids), queries_per_scan)]
+    runs: dict[str, Run] = {name: {} for rankings in scans.values() for name in rankings}
     total = len(parts) * len(scans) * index.count()
     with tqdm(total=total, desc="scanning", unit="document", disable=not show_progress_bar) as progress:
         for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
-            for scan, kinds in scans.items():
-                leaders = {kind: [scoring.Leaders(depth) for _ in part] for kind in kinds}
-                for block in scan_scores(index, queries, weighting=scan):
-                    for kind, kind_weights in kinds.items():
-                        for i, leader in enumerate(leaders[kind]):
-                            leader.offer(block.ids, block.pooled[i], block.late[i], kind_weights)
+            for scan_weighting, rankings in scans.items():
+                leaders = {name: [ranking.Leaders(depth) for _ in part] for name in rankings}
+                for block in scan_scores(index, queries, weighting=scan_weighting):
+                    for name, score_weights in rankings.items():
+                        for i, leader in enumerate(leaders[name]):
+                            leader.offer(block.ids, block.pooled[i], block.late[i], score_weights)
                     progress.update(len(block.ids))
-                for kind in kinds:
-                    runs[kind].update((id, leader.ids) for id, leader in zip(part, leaders[kind], strict=True))
+                for name in rankings:
+                    runs[name].update((id, leader.ids) for id, leader in zip(part, leaders[name], strict=True))
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Rankings and judgements in, figures out. The measures are ir-measures' (trec_eval's)."""
+"""Measures of rankings against qrels, computed by ir-measures (trec_eval)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from numpy.typing import NDArray
 from smart_rag.errors import MissingExtra
 from smart_rag.evaluation.datasets import Qrels
 
-# By query id: the ids of documents, best first.
+# Document ids by query id, best first.
 Run = dict[str, list[str]]
 
-# Our name of a measure: ir-measures' name of it, and how many documents it looks at.
+# By our name of a measure: its name in ir-measures, and its depth.
 MEASURES = {"ndcg@10": ("nDCG", 10), "recall@10": ("R", 10), "recall@100": ("R", 100), "mrr@10": ("RR", 10)}
 
 
 class Metrics:
-    """The measures of rankings against ``qrels``. Made first, so that a missing extra is found before the work."""
+    """Measures of rankings against ``qrels``. Create it before the work, so that a missing extra is found early.
+
+    Args:
+        qrels: graded relevance by query id and document id.
+        names: measures to compute, of `MEASURES`.
+
+    Raises:
+        MissingExtra: ir-measures is not installed.
+    """
 
     def __init__(self, qrels: Qrels, names: tuple[str, ...] = tuple(MEASURES)) -> None:
         try:
@@ -32,8 +40,8 @@ class Metrics:
         self._evaluator = ir_measures.evaluator(list(self._names), qrels)
 
     def by_query(self, run: Run) -> dict[str, NDArray[np.float64]]:
-        """Return each measure for every query of the judgements, in their order; what ``run`` lacks counts as 0."""
-        # The order is ours, ties and all: a measure that sorts by score must find it again.
+        """Return each measure of every query in the qrels (n_queries), in their order. A missing query counts as 0."""
+        # ir-measures sorts by score, so the scores are the ranks: without ties, in our order.
         scored = {query: {document: -rank for rank, document in enumerate(ids)} for query, ids in run.items()}
         values = {name: np.zeros(len(self._positions)) for name in self._names.values()}
         for metric in self._evaluator.iter_calc(scored):
@@ -41,5 +49,5 @@ class Metrics:
         return values
 
     def mean(self, run: Run) -> dict[str, float]:
-        """Return the mean of each measure over the queries of the judgements."""
+        """Return the mean of each measure over the queries in the qrels."""
         return {name: float(values.mean()) for name, values in self.by_query(run).items()}

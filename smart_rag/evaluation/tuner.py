@@ -1,4 +1,4 @@
-"""The weights that suit an index best, from queries with judgements, and whether that is more than chance."""
+"""Tuning of the score weights of an index by judged queries, with a test against chance."""
 
 from __future__ import annotations
 
@@ -17,38 +17,42 @@ from smart_rag.evaluation.bootstrap import FEWEST_QUERIES, Difference
 from smart_rag.evaluation.datasets import Qrels
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.index.smart_index import SmartIndex
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import ranking
 
-# pooled : late, from late interaction alone to the pooled cosine alone.
+# Ratios pooled : late, from late interaction alone to the pooled cosine alone.
 RATIOS = ((0, 1), (1, 8), (1, 5), (1, 4), (1, 3), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (1, 0))
 
-# What a setting ranks, for each query: all of an index that is searched whole, else so many that the
-# first stage finds by its own lights, whatever the weights.
+# Documents that a setting ranks for each query: all of a small index, else as many from the first stage, which does
+# not depend on the weights.
 _CANDIDATES = EXHAUSTIVE_DOCUMENTS
 _DEPTH = 10  # of nDCG
-_QUERIES_AT_ONCE = 32  # their candidates are in memory with their texts
+_QUERIES_AT_ONCE = 32  # the texts of their candidates are in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The weights of the pooled and the late score, and what query tokens count by."""
+    """Weights of the pooled and the late score, and the weighting of query tokens."""
 
     weights: tuple[float, float]
     weighting: Weighting
 
     def ranks_as(self, other: Setting) -> bool:
-        """Return whether both make the same ranking of anything: weights in one ratio, by the same late score."""
+        """Return whether both settings always give the same ranking: equal ratios of weights, equal late scores."""
         (a, b), (c, d) = self.weights, other.weights
         return a * d == b * c and (self.weighting == other.weighting or b == 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What `tune` found.
+    """Result of `tune`.
 
-    ``scores`` is the mean nDCG@10 of each setting over all ``queries``, ``choice`` the best of
-    them, or ``current``, the index's own, where that is as good. ``held_out`` is the difference
-    to ``current`` on queries that had no part in choosing.
+    Attributes:
+        queries: number of queries.
+        scores: mean nDCG@10 of each setting over all queries.
+        current: setting of the index.
+        choice: best setting; ``current`` if no other is better.
+        held_out: difference in nDCG@10 between the chosen settings and ``current``, on queries that were not used to
+            choose.
     """
 
     queries: int
@@ -59,7 +63,7 @@ class Tuning:
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether another setting than the current one is better, by more than chance."""
+        """Whether ``choice`` is another setting than ``current`` and is better by more than chance."""
         return self.choice != self.current and self.held_out.verdict == "better"
 
 
@@ -72,21 +76,30 @@ def tune(
     seed: int = 0,
     show_progress_bar: bool = False,
 ) -> Tuning:
-    """Compare weights and weightings on ``queries`` by their judgements ``qrels``; the index stays as it is.
+    """Compare weights and weightings on ``queries`` by their ``qrels``. The index does not change.
 
-    Each setting ranks the same candidates: every document of a small index, else the 500 that
-    the first stage finds. Queries are dealt to ``folds``; for those of each fold, the setting is
-    used that is best on the other folds, and what comes out is compared with the current one.
-    `SmartIndex.set_weights` takes the choice.
+    Every setting ranks the same candidates: all documents of a small index, else the 500 that the first stage finds.
+    The queries are divided into ``folds``. The queries of each fold are ranked by the setting that is best on the
+    other folds, and the result is compared with the current setting. `SmartIndex.set_weights` takes the choice.
+
+    Args:
+        index: index to tune.
+        queries: texts of the queries by id.
+        qrels: grades by query id and document id.
+        folds: number of folds.
+        seed: seed of the folds and of the bootstrap.
+        show_progress_bar: whether to show a progress bar.
 
     Raises:
-        InvalidInput: fewer than 30 queries have a relevant document, or none of these is in the index.
+        InvalidInput: fewer than 30 queries have a relevant document, none of these documents is in the index, or
+            ``folds`` is not between 2 and the number of queries.
+        MissingExtra: ir-measures is not installed.
     """
     judged = {id: text for id, text in queries.items() if any(grade > 0 for grade in qrels.get(id, {}).values())}
     if len(judged) < FEWEST_QUERIES:
         raise InvalidInput(
             f"tuning needs at least {FEWEST_QUERIES} queries with a relevant document, got {len(judged)}; "
-            "with fewer, whatever is chosen is chance"
+            "with fewer, the choice is chance; judge more queries"
         )
     if not 2 <= folds <= len(judged):
         raise InvalidInput(f"folds must be between 2 and the number of queries ({len(judged)}), got {folds}")
@@ -95,8 +108,8 @@ def tune(
     relevant = {name for id in judged for name, grade in qrels[id].items() if grade > 0}
     if not index.get(list(relevant)):
         raise InvalidInput(
-            f"{index.path}: no relevant document of the {len(judged)} queries is in the index; judgements name "
-            "documents by the ids that they have there (`smart-rag search --json` shows them)"
+            f"{index.path}: no relevant document of the {len(judged)} queries is in the index; the qrels must use the "
+            "document ids of the index (`smart-rag search --json` shows them)"
         )
     candidates = _candidates(index, judged, show_progress_bar)
     settings = _settings(current)
@@ -119,9 +132,9 @@ def tune(
 
 
 def cross_validated(values: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.float64]:
-    """Return, of the values of settings (n_settings, n_queries), one for each query: of the best on the other folds.
+    """Return for each query (n_queries) the value of the setting that is best on the other folds.
 
-    Of settings that are as good as each other, the first is taken.
+    ``values`` is (n_settings, n_queries). Of equally good settings the first is used.
     """
     count = values.shape[1]
     fold = np.random.default_rng(seed).permutation(count) % folds
@@ -133,21 +146,22 @@ def cross_validated(values: NDArray[np.float64], folds: int, seed: int) -> NDArr
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """The candidates of one query: ids (n), pooled and late scores (n)."""
+    """Candidates of one query: ids (n), pooled scores (n) and late scores (n)."""
 
     ids: list[str]
     pooled: NDArray[np.float32]
     late: NDArray[np.float32]
 
     def best(self, weights: tuple[float, float]) -> list[str]:
-        scores = scoring.hybrid(self.pooled, self.late, weights)
-        return [self.ids[i] for i in scoring.ranking(scores, self.ids, _DEPTH)]
+        """Return the ids of the best 10 candidates."""
+        scores = ranking.hybrid(self.pooled, self.late, weights)
+        return [self.ids[i] for i in ranking.ranking(scores, self.ids, _DEPTH)]
 
 
 def _candidates(
     index: SmartIndex, queries: Mapping[str, str], show_progress_bar: bool
 ) -> dict[Weighting, dict[str, _Candidates]]:
-    """Return what is ranked for each query, with the parts of its score, by each weighting."""
+    """Return the candidates by weighting and query id."""
     from tqdm.auto import tqdm
 
     found: dict[Weighting, dict[str, _Candidates]] = {"idf": {}, "none": {}}
@@ -169,9 +183,9 @@ def _candidates(
 
 
 def _settings(current: Setting) -> list[Setting]:
-    """Return the settings to try, each ranking once: ``current``, then the others, the nearest to the defaults first.
+    """Return the settings to compare: ``current``, then the others, the nearest to the defaults first.
 
-    Where many are as good as each other, it is the first that is taken.
+    Of settings with the same ranking only the first is kept. Of equally good settings the first is chosen.
     """
 
     def distance(ratio: tuple[float, float]) -> float:
@@ -187,5 +201,5 @@ def _settings(current: Setting) -> list[Setting]:
 
 
 def _best(values: NDArray[np.float64]) -> int:
-    """Return which setting has the best mean; of equal ones, but for rounding, the first."""
+    """Return the position of the setting with the best mean; of means that are equal but for rounding, the first."""
     return int(np.argmax(np.round(values.mean(axis=1), 9)))

@@ -1,20 +1,26 @@
-"""Files into texts, pages, images and frames. `FORMATS` lists the suffixes that can be read as text."""
+"""Files to text, pages, images and frames.
+
+`FORMATS` lists the suffixes that can be read as text. `jpeg` returns an image as the bytes of a JPEG file.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smart_rag.files.content import jpeg
     from smart_rag.files.reader import FORMATS
 
-__all__ = ["FORMATS"]
+# Loaded when first asked for, as in `smart_rag`.
+_HOMES = {"FORMATS": "reader", "jpeg": "content"}
+
+__all__ = ["FORMATS", "jpeg"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FORMATS":  # loaded when first asked for, as in `smart_rag`
-        from smart_rag.files.reader import FORMATS
-
-        return FORMATS
+    if name in _HOMES:
+        return getattr(import_module(f"smart_rag.files.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

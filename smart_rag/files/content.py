@@ -1,4 +1,4 @@
-"""Images and videos of a `Content`: opened when they are encoded, named by what is in them."""
+"""Images and videos of a `Content`: open them when they are encoded, identify them by their bytes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Image.Image:
-    """Return ``source`` in RGB, upright, of at most ``max_pixels``; a page of a PDF is drawn as large as that.
+    """Return ``source`` as an upright RGB image of at most ``max_pixels``.
+
+    A page of a PDF is drawn as large as ``max_pixels`` allows. Any other image is shrunk if necessary, never enlarged.
 
     Raises:
-        DocumentError: the file cannot be read as what its name says.
+        DocumentError: the file cannot be read, or is not of the format that its name says.
         InvalidInput: an image in memory cannot be used.
+        MissingExtra: ``source`` is a page of a PDF, and pypdfium2 is not installed.
     """
     if isinstance(source, PdfPage):
         return pdf.render(source.path, source.page, max_pixels)
@@ -29,17 +32,25 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
 
 
 def jpeg(source: ImageSource, max_pixels: int) -> bytes:
-    """Return ``source`` as `open_image` gives it, as the bytes of a JPEG file: small, and taken by every model."""
+    """Return ``source`` as the bytes of a JPEG file, which is small and which every language model takes.
+
+    The image and the errors are those of `open_image`.
+    """
     data = io.BytesIO()
-    # Colours at full size: at half of it, coloured print would blur.
+    # No chroma subsampling: it would blur coloured print.
     open_image(source, max_pixels).save(data, "JPEG", quality=90, subsampling=0)
     return data.getvalue()
 
 
 def identity(content: Content, file_digest: str | None = None) -> str:
-    """Return what is in ``content``, for a key: a text itself, and files by a digest of their bytes.
+    """Return a string that identifies ``content`` in a storage key: the text itself, and a digest for each file.
 
-    ``file_digest`` is that of its file where the caller knows it.
+    Args:
+        content: a text, an image, a video, or several of them.
+        file_digest: the digest of the file of the image or video, if the caller knows it.
+
+    Raises:
+        DocumentError: a file cannot be read.
     """
     if content.image is None and content.video is None:
         return content.text
@@ -48,12 +59,16 @@ def identity(content: Content, file_digest: str | None = None) -> str:
         parts["image"] = _image_identity(content.image, file_digest)
     if content.video is not None:
         parts["video"] = file_digest or digest_of_file(Path(content.video))
-    # Begins as no text does that is anybody's: with a NUL.
+    # The NUL keeps it apart from a text that looks the same.
     return "\0" + json.dumps(parts, sort_keys=True)
 
 
 def digest_of_file(path: Path) -> str:
-    """Return a digest of the file's bytes."""
+    """Return a digest of the bytes of a file, as 32 hexadecimal digits.
+
+    Raises:
+        DocumentError: the file cannot be read.
+    """
     digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:

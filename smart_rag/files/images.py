@@ -1,8 +1,9 @@
-"""Images in, upright RGB out, whatever their format, mode, orientation and size."""
+"""Images of any format, mode, orientation and size to upright RGB images."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import threading
 import warnings
@@ -15,15 +16,17 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.access import check_readable, one_line
+from smart_rag.files.readable import check_readable
+from smart_rag.wording import one_line
 
-FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# Of an image as its header states them: 0.7 GB as RGB, an A2 page at 600 dpi or more. Pillow's own limit,
-# twice its MAX_IMAGE_PIXELS, is a little above.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# An image with more pixels in its header is not decoded. This many take 0.7 GB in Pillow: an A2 page
+# at 600 dpi and more. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
 MAX_SOURCE_PIXELS = 170_000_000
 
-# Pillow knows many more, some of which start other programs (EPS) or only point elsewhere.
+# Pillow reads other formats too, but some start a program (EPS) or only refer to other files.
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# Exif orientation to the operation that turns the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,22 +36,26 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The filters of warnings belong to the process: two threads that change them at a time restore the wrong ones.
+# Warning filters are global: two threads that change them at the same time restore the wrong ones.
 _WARNINGS = threading.RLock()
 
 
 def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) -> Image.Image:
-    """Return an image as RGB, upright, on white where it is transparent, of at most ``max_pixels``.
+    """Return an image as RGB, upright, on white if it is transparent, with at most ``max_pixels``.
 
-    It is shrunk where it has more, its aspect kept, and never enlarged. Of an animation the first
-    frame is taken, of one in memory the frame it stands at. 16-bit greyscale keeps its range; other
-    numbers than bytes (32 bits, floats) run from black to white between their smallest and largest.
-    An image in memory is left as it is.
+    A larger image is shrunk and keeps its aspect ratio; none is enlarged. An animation in a file gives its first
+    frame, an animation in memory its current frame. 16-bit greyscale keeps its range. Other numbers than bytes
+    (32 bits, floats) are scaled from black at their smallest to white at their largest value. ``source`` is not
+    changed.
+
+    Args:
+        source: the path of a file, or an image in memory.
+        max_pixels: by default the image keeps its size.
 
     Raises:
-        DocumentError: a file that cannot be read, is no image of `FORMATS`, is broken or truncated,
-            or has more than `MAX_SOURCE_PIXELS`, which its header tells before anything is decoded.
-        InvalidInput: an image in memory that cannot be loaded or has too many pixels.
+        DocumentError: a file cannot be read, is not an image with one of `SUFFIXES`' formats, is broken or truncated,
+            or has more than `MAX_SOURCE_PIXELS`, which is checked before decoding.
+        InvalidInput: an image in memory cannot be loaded or has too many pixels, or ``source`` is neither.
     """
     if max_pixels is not None:
         check_count("max_pixels", max_pixels)
@@ -65,13 +72,23 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
         return _converted(image, max_pixels)
 
 
+def image_from_bytes(content: bytes) -> Image.Image:
+    """Return the image in the bytes of a file. Pillow decodes its pixels when they are first used.
+
+    Raises:
+        InvalidInput: ``content`` is not an image of a known format.
+    """
+    with _loading(content):
+        return Image.open(io.BytesIO(content), formats=_PILLOW_FORMATS)
+
+
 def blank(pixels: int, aspect: float = 1.0, colour: str = "white") -> Image.Image:
-    """Return an image of one colour of at most ``pixels``, ``aspect`` times as wide as high."""
+    """Return an image of one ``colour`` with at most ``pixels``, ``aspect`` times as wide as high."""
     return Image.new("RGB", fit(aspect, 1.0, pixels, math.inf), colour)
 
 
 def digest(image: Image.Image) -> str:
-    """Return a hash of an image in memory: of its pixels and of all that says how they are shown.
+    """Return a hash of an image in memory, of its pixels and of everything that changes how they are shown.
 
     Raises:
         InvalidInput: the image cannot be loaded.
@@ -83,9 +100,9 @@ def digest(image: Image.Image) -> str:
 
 
 def fit(width: float, height: float, max_pixels: int, max_scale: float = 1.0) -> tuple[int, int]:
-    """Return the largest whole size of this aspect: at most ``max_pixels``, at most ``max_scale`` times as large.
+    """Return the largest (width, height) with the same aspect ratio, at most ``max_pixels`` and ``max_scale`` times.
 
-    A side is never below 1; where that changes the aspect, the other is cut to what ``max_pixels`` leaves.
+    Both are whole numbers of at least 1. If rounding up to 1 would exceed ``max_pixels``, the other side is cut.
     """
     scale = min(max_scale, math.sqrt(max_pixels / (width * height)))
     columns = min(max(1, int(width * scale)), max_pixels)
@@ -93,7 +110,7 @@ def fit(width: float, height: float, max_pixels: int, max_scale: float = 1.0) ->
 
 
 class _TooLarge(Exception):
-    """An image of more than `MAX_SOURCE_PIXELS`."""
+    """An image has more than `MAX_SOURCE_PIXELS`."""
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -102,34 +119,34 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 @contextmanager
-def _loading(source: Path | Image.Image) -> Iterator[None]:
-    """Silence what Pillow warns of, and turn what it raises into an error that names ``source``."""
+def _loading(source: Path | Image.Image | bytes) -> Iterator[None]:
+    """Ignore the warnings of Pillow, and turn its errors into ours, which name ``source``."""
     try:
         with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except (_TooLarge, Image.DecompressionBombError) as error:
-        reason = f"too large ({one_line(error)}); at most {MAX_SOURCE_PIXELS:,} pixels are decoded, shrink it first"
+        reason = f"too large ({one_line(error)}); expected at most {MAX_SOURCE_PIXELS:,} pixels, shrink it first"
         raise _error(source, reason) from error
     except UnidentifiedImageError as error:
-        raise _error(source, f"not an image of a known format; the formats are {', '.join(FORMATS)}") from error
-    except Exception as error:  # whatever a decoder makes of a broken image; it is chained
+        raise _error(source, f"not an image of a known format; the formats are {', '.join(SUFFIXES)}") from error
+    except Exception as error:  # decoders raise errors of many classes for a broken image
         raise _error(source, f"a broken or truncated image ({one_line(error)})") from error
 
 
-def _error(source: Path | Image.Image, reason: str) -> DocumentError | InvalidInput:
+def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | InvalidInput:
     if isinstance(source, Path):
         return DocumentError(source, reason)
-    return InvalidInput(f"an image in memory that cannot be used: {reason}")
+    return InvalidInput(f"an image in memory cannot be used: {reason}")
 
 
 def _converted(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """Return ``image``, which is ours to change, as `open_image` gives it."""
+    """Return ``image`` as `open_image` does; it may be changed, since it is our own."""
     size = fit(*image.size, max_pixels or MAX_SOURCE_PIXELS)
-    # A JPEG is decoded at an eighth, a quarter or half of its size; twice the wanted size keeps it sharp.
+    # A JPEG can be decoded at 1/8, 1/4 or 1/2 of its size. Twice the wanted size keeps it sharp.
     draft = image.draft(None, (2 * size[0], 2 * size[1])) if size != image.size else None
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))  # after loading: a TIFF is upright then, a PNG's may come last
+    turn = _UPRIGHT.get(_orientation(image))  # after load(): it turns a TIFF upright, and a PNG may state it at the end
     image = _on_white(image)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, box=draft and draft[1], reducing_gap=3.0)
@@ -142,7 +159,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Return a new RGB image without metadata: an orientation that stayed would be applied again."""
+    """Return a new RGB image without metadata, so that nobody applies the orientation again."""
     if image.mode[0] in "IF":
         image = _eight_bit(image)
     if image.mode == "La":
@@ -157,7 +174,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return a greyscale image of larger numbers as bytes; Pillow would cut them off at 255."""
+    """Return a greyscale image of larger numbers as bytes, scaled. Pillow would clip them at 255."""
     values = np.asarray(image).astype(np.float32)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

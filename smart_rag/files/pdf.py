@@ -1,8 +1,8 @@
-"""One PDF, page by page: its text layer, and the page as an image.
+"""PDF: the text layer and the image of each page, and the position of its words.
 
-pdfium is not safe among threads, not even on two documents: whatever calls it here holds one lock,
-and no page leaves it. A page is opened for each question and closed after it, and the document is
-opened anew from time to time, so that a long PDF takes no more memory than a short one.
+pdfium is not thread-safe, not even for two documents. So every call of it holds one lock for the whole process, and no
+pdfium page is returned. Each method opens its page and closes it. The document is reopened now and then, so that a
+long PDF needs no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.access import check_readable
 from smart_rag.files.images import fit
-from smart_rag.types import Box, Span
+from smart_rag.files.page import Page
+from smart_rag.files.readable import check_readable
+from smart_rag.types import Box, PdfPage, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_DPI = 300  # more shows no more of a page that was made to be printed
-_POINTS = 72  # to an inch
-# A document keeps the images of all pages that were read, as they are in the file: after so many it is opened anew.
-_ANSWERS = 50
+MAX_DPI = 300  # a page that was made for print shows nothing more at a higher resolution
+_POINTS_PER_INCH = 72
+# pdfium keeps the embedded images of every page that was opened until the document is closed.
+_PAGES_BEFORE_REOPENING = 50
 _PDFIUM = threading.RLock()
 
 
 class Pdf:
-    """An open PDF, to be used in a ``with``; ``len`` of it is its pages.
+    """An open PDF, for use in a ``with`` statement; ``len(pdf)`` is the number of pages.
 
     Raises:
-        DocumentError: the file cannot be read, is encrypted, is no sound PDF or has no pages.
+        DocumentError: the file cannot be read, is encrypted, is not a sound PDF or has no pages.
         MissingExtra: pypdfium2 is not installed.
     """
 
@@ -50,18 +51,18 @@ class Pdf:
         check_readable(self.path)
         self._pdfium = pypdfium2
         with _PDFIUM:
-            self._document = self._opened()
+            self._document = self._load()
             self._pages = len(self._document)
-        self._answers = 0
+        self._pages_opened = 0
 
-    def _opened(self) -> Any:
-        """Return pdfium's document, with the lock held."""
+    def _load(self) -> Any:
+        """Return the file as a document of pdfium. The caller holds the lock."""
         raw = self._pdfium.raw
-        # Not by PdfDocument itself: for a file without pages, it takes the last file's error for this one's.
+        # PdfDocument(path) would report the error of the previous file for a file without pages.
         handle = raw.FPDF_LoadDocument(os.fsencode(self.path), None)
         if not handle:
             encrypted = raw.FPDF_GetLastError() == raw.FPDF_ERR_PASSWORD
-            raise DocumentError(self.path, "encrypted, a password is needed" if encrypted else "not a sound PDF")
+            raise DocumentError(self.path, "encrypted; save it without a password" if encrypted else "not a sound PDF")
         document = self._pdfium.PdfDocument(handle)
         if len(document) < 1:
             document.close()
@@ -87,7 +88,7 @@ class Pdf:
             self._document.close()
 
     def text(self, number: int) -> str:
-        """Return the text layer of a page, counted from 1; it is empty where a page is only an image.
+        """Return the text layer of page ``number``, counted from 1; empty if the page is only an image.
 
         Raises:
             DocumentError: there is no such page, or it cannot be read.
@@ -97,9 +98,9 @@ class Pdf:
         return text.replace("\r\n", "\n").replace("\ufffe", "-\n")
 
     def render(self, number: int, max_pixels: int) -> Image:
-        """Return a page, counted from 1, as it is shown: RGB on white, turned, with annotations and forms.
+        """Return page ``number``, counted from 1, as an RGB image on white, rotated, with annotations and forms.
 
-        It has as many pixels of ``max_pixels`` as its aspect allows, but no more than 300 to an inch.
+        The image is as large as ``max_pixels`` and the aspect ratio of the page allow, but at most 300 dpi.
 
         Raises:
             DocumentError: there is no such page, or it cannot be read.
@@ -107,8 +108,8 @@ class Pdf:
         check_count("max_pixels", max_pixels)
         with self._page(number) as page:
             width, height = page.get_size()
-            columns, rows = fit(width, height, max_pixels, MAX_DPI / _POINTS)
-            # pdfium rounds up: without the last factor, 800.0000001 would become 801.
+            columns, rows = fit(width, height, max_pixels, MAX_DPI / _POINTS_PER_INCH)
+            # pdfium rounds up. Without the last factor, 800.0000001 would become 801.
             scale = min(columns / width, rows / height) * (1 - 1e-9)
             bitmap = page.render(scale=scale)
             try:
@@ -118,9 +119,14 @@ class Pdf:
         return image
 
     def boxes(self, number: int, spans: Sequence[Span]) -> list[list[Box]]:
-        """Return where parts of a page's text stand: for each of ``spans``, characters of `text`, its boxes.
+        """Return the boxes of each of ``spans`` on page ``number``; a span that is not found has no boxes.
 
-        They are (left, top, right, bottom) in parts of the page as `render` shows it. What is not found has none.
+        Args:
+            number: the page, counted from 1.
+            spans: (start, stop) in the characters of `text`.
+
+        Returns:
+            For each span the boxes of its lines: (left, top, right, bottom) as fractions of the page in `render`.
 
         Raises:
             DocumentError: there is no such page, or it cannot be read.
@@ -128,22 +134,22 @@ class Pdf:
         text = self.text(number)
         with self._page(number) as page:
             layer = page.get_textpage()
-            return [[_shown(page, *rect) for rect in _rectangles(layer, text, *span)] for span in spans]
+            return [[_box_of(page, *rect) for rect in _rectangles(layer, text, *span)] for span in spans]
 
     @contextmanager
     def _page(self, number: int) -> Iterator[Any]:
-        """Open a page, counted from 1, with the lock held."""
+        """Open page ``number``, counted from 1, and hold the lock while it is open."""
         check_count("page", number)
         if number > self._pages:
-            raise DocumentError(self.path, f"there is no page {number}, only {self._pages}")
+            raise DocumentError(self.path, f"there is no page {number}; the last one is {self._pages}")
         with _PDFIUM:
             if self._document.raw is None:
-                raise InvalidInput(f"{self.path} was closed; ask within the `with` that opened it")
-            if self._answers == _ANSWERS:
-                anew = self._opened()
+                raise InvalidInput(f"{self.path} was closed; use it inside the `with` statement that opened it")
+            if self._pages_opened == _PAGES_BEFORE_REOPENING:
+                reopened = self._load()
                 self._document.close()
-                self._document, self._answers = anew, 0
-            self._answers += 1
+                self._document, self._pages_opened = reopened, 0
+            self._pages_opened += 1
             try:
                 page = self._document[number - 1]
                 try:
@@ -155,9 +161,9 @@ class Pdf:
 
 
 def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[float, float, float, float]]:
-    """Yield left, bottom, right and top of a part of ``text``, in points.
+    """Yield the lines of ``text[start:stop]`` as (left, bottom, right, top) in points.
 
-    pdfium counts its characters in another way. So the part is searched for, as often as it comes up to there.
+    pdfium counts characters in another way. So this searches for the part, past all its earlier occurrences.
     """
     if not text[start:stop]:
         return
@@ -170,33 +176,45 @@ def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[
             yield layer.get_rect(i)
 
 
-def _shown(page: Any, left: float, bottom: float, right: float, top: float) -> Box:
-    """Return a rectangle of a page in parts of it as it is shown, turned and cut."""
+def _box_of(page: Any, left: float, bottom: float, right: float, top: float) -> Box:
+    """Return a rectangle in points as a box, in fractions of the page as it is shown: rotated and cropped."""
     import pypdfium2
 
-    x, y, parts = ctypes.c_int(), ctypes.c_int(), 10_000
+    x, y, scale = ctypes.c_int(), ctypes.c_int(), 10_000
     corners = []
     for corner in ((left, top), (right, bottom)):
-        pypdfium2.raw.FPDF_PageToDevice(page, 0, 0, parts, parts, 0, *corner, x, y)
-        corners.append((x.value / parts, y.value / parts))
+        pypdfium2.raw.FPDF_PageToDevice(page, 0, 0, scale, scale, 0, *corner, x, y)
+        corners.append((x.value / scale, y.value / scale))
     (ax, ay), (bx, by) = corners
     return min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)
 
 
+def read_pdf(path: Path) -> Iterator[Page]:
+    """Yield every page of a PDF, with its text, its number and its image.
+
+    Raises:
+        DocumentError: the file or a page cannot be read.
+        MissingExtra: pypdfium2 is not installed.
+    """
+    with Pdf(path) as pdf:
+        for number in range(1, len(pdf) + 1):
+            yield Page(pdf.text(number), number, PdfPage(path, number))
+
+
 def boxes(path: str | Path, number: int, spans: Sequence[Span]) -> list[list[Box]]:
-    """Return where parts of the text of one page of a PDF stand; see `Pdf.boxes` and `render`."""
+    """Return the boxes of spans of text on one page of a PDF; see `Pdf.boxes` and `render`."""
     with _PDFIUM:
         return _open(path).boxes(number, spans)
 
 
 def render(path: str | Path, number: int, max_pixels: int) -> Image:
-    """Return one page of a PDF as an image; see `Pdf.render`. The two files asked for last stay open.
+    """Return one page of a PDF as an image; see `Pdf.render`. The last two files stay open.
 
     Raises:
         DocumentError: the file or the page cannot be read.
         MissingExtra: pypdfium2 is not installed.
     """
-    with _PDFIUM:  # a file that is no longer kept is closed when its last reference goes, here
+    with _PDFIUM:  # a file that leaves the cache is closed here, so the lock must be held
         return _open(path).render(number, max_pixels)
 
 
@@ -210,18 +228,18 @@ def _open(path: str | Path) -> Pdf:
     path = Path(path)
     check_readable(path)
     state = path.stat()
-    return _kept(path.absolute(), state.st_mtime_ns, state.st_size)
+    return _cached(path.absolute(), state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=2)
-def _kept(path: Path, mtime: int, size: int) -> Pdf:
-    """Return an open PDF; a file that has changed is another."""
+def _cached(path: Path, mtime: int, size: int) -> Pdf:
+    """Return an open PDF. A file that has changed since is opened again, as its ``mtime`` or ``size`` differs."""
     pdf = Pdf(path)
-    _forget_at_exit()
+    _close_at_exit()
     return pdf
 
 
 @lru_cache(maxsize=1)
-def _forget_at_exit() -> None:
-    """Have the files closed before pypdfium2, whose own last words come after, complains of them."""
-    atexit.register(_kept.cache_clear)
+def _close_at_exit() -> None:
+    """Close the cached files before pypdfium2's own exit handler, which would complain of open files."""
+    atexit.register(_cached.cache_clear)

@@ -1,43 +1,49 @@
-"""Files in, documents out: find files, read their text page by page, cut it into chunks.
+"""Files to documents: find files, read the text of each, split it into chunks.
 
-A page is a text with its number, where the format has pages. Reading raises `DocumentError`
-with one line that says what is wrong with the file.
+A file that cannot be read raises `DocumentError`, whose reason is one line.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
+from smart_rag.errors import DocumentError, InvalidInput, SmartRagError
 from smart_rag.files import images, video
-from smart_rag.files.pdf import Pdf
-from smart_rag.types import Document, PdfPage
+from smart_rag.files.chunks import Chunker
+from smart_rag.files.html import read_html
+from smart_rag.files.office import read_docx
+from smart_rag.files.page import Page
+from smart_rag.files.pdf import Pdf, read_pdf
+from smart_rag.files.readable import check_readable
+from smart_rag.files.text import read_text
+from smart_rag.types import Document
 from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-_ALL = ("text", "image", "video")
+# The suffixes of files that have text, each with the function that reads its pages.
+FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
+    ".txt": read_text,
+    ".md": read_text,
+    ".html": read_html,
+    ".htm": read_html,
+    ".pdf": read_pdf,
+    ".docx": read_docx,
+}
+
+_ALL_MODALITIES = ("text", "image", "video")
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A text; where the format has pages, the 1-based number of the page, and what it looks like."""
-
-    text: str
-    number: int | None = None
-    image: PdfPage | None = None
-
-
-def formats(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
-    """Return the suffixes of the files that an encoder of these ``modalities`` can make something of."""
-    seen = (images.FORMATS if "image" in modalities else ()) + (video.FORMATS if "video" in modalities else ())
-    return (*FORMATS, *seen)
+def suffixes(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
+    """Return the suffixes of the files that an encoder of these ``modalities`` can use."""
+    visual = (images.SUFFIXES if "image" in modalities else ()) + (video.SUFFIXES if "video" in modalities else ())
+    return (*FORMATS, *visual)
 
 
 def find(
@@ -46,104 +52,115 @@ def find(
     exclude: Sequence[str] = (),
     modalities: Collection[str] = ("text",),
 ) -> list[Path]:
-    """Return the files at and below ``paths``, resolved, sorted, each once.
+    """Return the files at and below ``paths``: absolute paths without links, sorted, each once.
 
-    In a folder, files of the `formats` of ``modalities`` are taken, without hidden ones; ``include``
-    and ``exclude`` are patterns such as ``"*.md"`` or ``"drafts/*"``, matched against a file's
-    name and its path below the folder. A file that is named itself is always taken. Images and videos
-    in a folder that are left out because they are none of ``modalities`` are counted in a warning.
+    A file that ``paths`` names is always in the result. A folder gives the files whose suffix belongs to
+    ``modalities``, see `suffixes`, without hidden ones. A warning counts the images and videos that the folder holds
+    and that are left out because ``modalities`` lacks them.
+
+    Args:
+        paths: files and folders.
+        include: patterns such as ``"*.md"`` or ``"drafts/*"``. A folder gives only files that match one of them; their
+            suffixes do not matter. A pattern is compared with the name of a file and with its path below the folder.
+        exclude: patterns of files to leave out of folders.
+        modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
 
     Raises:
         InvalidInput: a path does not exist, or no file is found.
     """
-    found: dict[Path, None] = {}
-    others: set[Path] = set()
-    for path in (Path(path).expanduser() for path in paths):
+    found: set[Path] = set()
+    unusable: set[Path] = set()
+    given = [Path(path).expanduser() for path in paths]
+    for path in given:
         if path.is_file():
-            found[path.resolve()] = None
+            found.add(path.resolve())
         elif path.is_dir():
-            root = path.resolve()
-            for file in sorted(root.rglob("*")):
-                if file.is_file() and _wanted(file.relative_to(root), include, exclude, formats(_ALL)):
-                    if include or file.suffix.lower() in formats(modalities):
-                        found[file.resolve()] = None
-                    else:
-                        others.add(file.resolve())
+            for file in _files_in(path.resolve(), include, exclude):
+                usable = include or file.suffix.lower() in suffixes(modalities)
+                (found if usable else unusable).add(file.resolve())
         else:
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
-    others -= found.keys()
-    if others:
-        logger.warning(
-            "%s left out (%s): this model takes %s",
-            number(len(others), "file"),
-            ", ".join(sorted({file.suffix.lower() for file in others})),
-            ", ".join(sorted(modalities)),
-        )
+    _warn_of(unusable - found, modalities)
     if not found:
-        named = ", ".join(str(path) for path in paths)
-        known = ", ".join(formats(modalities))
+        named = ", ".join(map(str, given))
+        known = ", ".join(suffixes(modalities))
         raise InvalidInput(f"no documents found in {named or 'nothing'}; the formats are {known}")
     return sorted(found)
 
 
+def _files_in(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
+    """Yield the files below ``folder`` that match the patterns, or that an encoder of any modality can use."""
+    for file in folder.rglob("*"):
+        path = file.relative_to(folder)
+        hidden = any(part.startswith(".") for part in path.parts)
+        wanted = _matches(path, include) if include else file.suffix.lower() in suffixes(_ALL_MODALITIES)
+        if wanted and not hidden and not _matches(path, exclude) and file.is_file():
+            yield file
+
+
+def _matches(path: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(path.name, pattern) or fnmatch(path.as_posix(), pattern) for pattern in patterns)
+
+
+def _warn_of(unusable: Collection[Path], modalities: Collection[str]) -> None:
+    if unusable:
+        logger.warning(
+            "%s left out (%s): this model takes %s",
+            number(len(unusable), "file"),
+            ", ".join(sorted({file.suffix.lower() for file in unusable})),
+            ", ".join(sorted(modalities)),
+        )
+
+
 def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
-    """Yield the pages of a file that have text; where it has pages, on request those without any, too.
+    """Yield the pages of a file that have text. A format without pages gives one page.
+
+    Args:
+        path: a file.
+        pages_without_text: yield numbered pages without text as well, such as scanned pages of a PDF.
 
     Raises:
-        DocumentError: the file cannot be read, holds no text, or is of no known format.
-        MissingExtra: reading its format needs a package that is not installed.
+        DocumentError: the file cannot be read, has no text, or its format is unknown.
+        MissingExtra: the package that reads its format is not installed.
     """
-    try:
-        reader = FORMATS[path.suffix.lower()]
-    except KeyError:
+    if path.suffix.lower() not in FORMATS:
         raise DocumentError(
             path, f"{path.suffix or 'no suffix'} is not a known format; the formats are {', '.join(FORMATS)}"
-        ) from None
+        )
+    check_readable(path)
     empty = True
-    try:
-        if path.stat().st_size == 0:
-            raise DocumentError(path, "the file is empty")
-        for page in reader(path):
-            if page.text.strip() or (pages_without_text and page.number is not None):
-                empty = False
-                # A lone half of a surrogate pair, as some PDFs have, can be stored nowhere.
-                yield replace(page, text=page.text.encode("utf-8", "replace").decode())
-    except SmartRagError:
-        raise
-    except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # whatever a parser makes of a broken file; it is chained
-        raise DocumentError(path, f"not a sound {path.suffix} file") from error
+    for page in _parse(path):
+        if page.text.strip() or (pages_without_text and page.number is not None):
+            empty = False
+            # Some PDFs hold half of a surrogate pair, which cannot be stored.
+            yield replace(page, text=page.text.encode("utf-8", "replace").decode())
     if empty:
         raise DocumentError(path, "no text in it (a scan needs a model that reads page images)")
 
 
-class Chunker:
-    """Cuts pages into chunks of at most ``chunk_tokens`` tokens that end at sentences where they can.
-
-    Neighbouring chunks share up to ``chunk_overlap`` tokens. semantic-text-splitter does the work,
-    by ``count_tokens``, which returns the number of tokens of a text.
-    """
-
-    def __init__(self, count_tokens: Callable[[str], int], config: IndexConfig) -> None:
-        from semantic_text_splitter import TextSplitter
-
-        self._splitter = TextSplitter.from_callback(count_tokens, config.chunk_tokens, overlap=config.chunk_overlap)
-
-    def cut(self, pages: Iterable[Page], source: str) -> Iterator[Document]:
-        """Yield the chunks of a file's pages, with the metadata ``source``, ``page`` and ``chunk``."""
-        number = 0
-        for page in pages:
-            for text in self._splitter.chunks(page.text):
-                yield _document(source, number, text, page)
-                number += 1
+def _parse(path: Path) -> Iterator[Page]:
+    """Yield all pages of a file. Any error of a parser becomes the cause of a `DocumentError`."""
+    try:
+        yield from FORMATS[path.suffix.lower()](path)
+    except SmartRagError:
+        raise
+    except OSError as error:
+        raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        raise DocumentError(path, f"not a sound {path.suffix} file") from error
 
 
 class Reader:
-    """Makes documents of files, for an encoder of these ``modalities``.
+    """Makes documents from files for an encoder.
 
-    For an encoder that takes images, a page of a PDF is one document, with its image and its text, and so are an image
-    file and, if it takes videos, a video file. Any other text is cut into chunks.
+    For an encoder that takes images, each page of a PDF is one document with its image and its text, and each image
+    file is one document. For an encoder that takes videos, each video file is one document. All other text is split
+    into chunks.
+
+    Args:
+        modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
+        count_tokens: returns the number of tokens of a text.
+        config: the settings of the index.
     """
 
     def __init__(self, modalities: Collection[str], count_tokens: Callable[[str], int], config: IndexConfig) -> None:
@@ -151,127 +168,61 @@ class Reader:
         self._chunker = Chunker(count_tokens, config)
 
     def documents(self, path: Path) -> Iterator[Document]:
-        """Yield the documents of a file, with the metadata ``source``, ``page`` (where there are pages) and ``chunk``.
+        """Yield the documents of a file, with the metadata ``source``, ``chunk`` and, if there are pages, ``page``.
 
-        Whether an image, a page or a video is a sound one shows when it is encoded.
+        Images and videos are not opened here: a broken one raises `DocumentError` when it is encoded.
 
         Raises:
-            DocumentError: the file cannot be read, holds nothing this encoder takes, or is of no known format.
-            MissingExtra: reading its format needs a package that is not installed.
+            DocumentError: the file cannot be read, has nothing that the encoder takes, or its format is unknown.
+            MissingExtra: the package that reads its format is not installed.
         """
-        suffix, source = path.suffix.lower(), str(path)
-        if suffix in images.FORMATS:
-            self._check_taken(path, "image")
-            yield Document(_id(source, 0), "", {"source": source, "chunk": 0}, image=path)
-        elif suffix in video.FORMATS:
-            self._check_taken(path, "video")
-            yield Document(_id(source, 0), "", {"source": source, "chunk": 0}, video=path)
-        elif suffix == ".pdf" and "image" in self._modalities:
-            for number, page in enumerate(read(path, pages_without_text=True)):
-                yield _document(source, number, page.text, page)
+        suffix = path.suffix.lower()
+        if suffix in images.SUFFIXES:
+            self._check_modality(path, "image")
+            yield _document(path, 0, Page("", image=path))
+        elif suffix in video.SUFFIXES:
+            self._check_modality(path, "video")
+            yield _document(path, 0, Page(""), video=path)
         else:
-            chunk = None
-            for chunk in self._chunker.cut(read(path), source):
-                yield chunk
-            if chunk is None:
-                raise DocumentError(path, "no text in it")
+            yield from self._documents_of_text(path)
 
-    def pages(self, path: Path) -> int:
-        """Return how many pages of a file become documents of their own; 1 where it has none, or cannot be read."""
-        if path.suffix.lower() != ".pdf" or "image" not in self._modalities:
+    def count_pages(self, path: Path) -> int:
+        """Return the number of pages that `documents` makes documents of; 1 if there are none, or it is unknown."""
+        if not self._is_paged(path):
             return 1
         try:
             with Pdf(path) as pdf:
                 return len(pdf)
-        except DocumentError:  # which `documents` raises again, where it is reported
+        except DocumentError:  # `documents` raises it again, and `add_files` reports it
             return 1
 
-    def _check_taken(self, path: Path, kind: str) -> None:
-        if kind not in self._modalities:
+    def _documents_of_text(self, path: Path) -> Iterator[Document]:
+        paged = self._is_paged(path)
+        pages = read(path, pages_without_text=True) if paged else self._chunker.split(read(path))
+        empty = True
+        for chunk, page in enumerate(pages):
+            empty = False
+            yield _document(path, chunk, page)
+        if empty:
+            raise DocumentError(path, "no text in it")
+
+    def _is_paged(self, path: Path) -> bool:
+        return path.suffix.lower() == ".pdf" and "image" in self._modalities
+
+    def _check_modality(self, path: Path, modality: str) -> None:
+        if modality not in self._modalities:
             raise DocumentError(
-                path, f"needs a model that takes {kind}s; this one takes {', '.join(sorted(self._modalities))}"
+                path, f"needs a model that takes {modality}s; this one takes {', '.join(sorted(self._modalities))}"
             )
 
 
-def _document(source: str, number: int, text: str, page: Page) -> Document:
-    metadata: dict[str, Any] = {"source": source, "chunk": number}
+def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> Document:
+    metadata: dict[str, Any] = {"source": str(path), "chunk": chunk}
     if page.number is not None:
         metadata["page"] = page.number
-    return Document(_id(source, number), text, metadata, page.image)
-
-
-def _id(source: str, number: int) -> str:
-    return f"{source}#{number}"
+    return Document(f"{path}#{chunk}", page.text, metadata, page.image, video)
 
 
 def source_of(id: str) -> str:
-    """Return the file whose document has this id, if `Reader` made it; of another id, anything."""
+    """Return the path of the file that the document with this id was made from; meaningless for ids of the caller."""
     return id.rpartition("#")[0]
-
-
-def _wanted(path: Path, include: Sequence[str], exclude: Sequence[str], suffixes: Collection[str]) -> bool:
-    """Return whether a file below a folder is to be indexed."""
-
-    def matches(patterns: Sequence[str]) -> bool:
-        return any(fnmatch(path.name, pattern) or fnmatch(path.as_posix(), pattern) for pattern in patterns)
-
-    if any(part.startswith(".") for part in path.parts) or matches(exclude):
-        return False
-    return matches(include) if include else path.suffix.lower() in suffixes
-
-
-def _read_text(path: Path) -> Iterator[Page]:
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        from charset_normalizer import from_bytes
-
-        best = from_bytes(data).best()
-        if best is None:
-            raise DocumentError(path, "binary data, not text") from None
-        text = str(best)
-    if "\0" in text:
-        raise DocumentError(path, "binary data, not text")
-    yield Page(text)
-
-
-def _read_html(path: Path) -> Iterator[Page]:
-    try:
-        from inscriptis import get_text
-    except ImportError as error:
-        raise MissingExtra("inscriptis", "html", f"reading {path.name}") from error
-    for page in _read_text(path):
-        yield Page(get_text(page.text))
-
-
-def _read_pdf(path: Path) -> Iterator[Page]:
-    with Pdf(path) as pdf:
-        for number in range(1, len(pdf) + 1):
-            yield Page(pdf.text(number), number, PdfPage(path, number))
-
-
-def _read_docx(path: Path) -> Iterator[Page]:
-    try:
-        import docx
-        import docx.table
-    except ImportError as error:
-        raise MissingExtra("python-docx", "docx", f"reading {path.name}") from error
-    document = docx.Document(str(path))
-    blocks = []
-    for block in document.iter_inner_content():
-        if isinstance(block, docx.table.Table):
-            blocks += [" | ".join(cell.text for cell in row.cells) for row in block.rows]
-        else:
-            blocks.append(block.text)
-    yield Page("\n\n".join(blocks))
-
-
-FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
-    ".txt": _read_text,
-    ".md": _read_text,
-    ".html": _read_html,
-    ".htm": _read_html,
-    ".pdf": _read_pdf,
-    ".docx": _read_docx,
-}

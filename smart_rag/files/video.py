@@ -1,4 +1,4 @@
-"""Frames of a video, chosen over its whole length, each with its time."""
+"""Frames of a video, spread over its whole length, each with its time."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from numpy.typing import NDArray
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.access import check_readable, one_line
 from smart_rag.files.images import MAX_SOURCE_PIXELS, fit
+from smart_rag.files.readable import check_readable
+from smart_rag.wording import one_line
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
     from PIL.Image import Image
 
-FORMATS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
-# FFmpeg knows many more, some of which are lists of other files, or of addresses to load from.
+# FFmpeg reads other formats too, but some of them list other files or addresses, which it would load.
 _OPTIONS = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Frames of a video: RGB images, the second at which each is shown, and how long the video is."""
+    """Frames of a video as RGB images, the time of each, and the duration of the video, both in seconds."""
 
     images: tuple[Image, ...]
     times: tuple[float, ...]
@@ -41,16 +42,21 @@ class Frames:
 def read_frames(
     path: str | Path, fps: float, max_frames: int, max_pixels: int | None = None, min_frames: int = 1
 ) -> Frames:
-    """Return frames of a video, spread evenly from its first to its last one, as Qwen's own reader does.
+    """Return frames of a video, spread evenly from the first to the last, as Qwen's own reader chooses them.
 
-    They are ``fps`` of each second, but at least ``min_frames``, as far as there are so many, and at most
-    ``max_frames``. Images are turned as the file says, and shrunk to ``max_pixels``. The file is read twice: to
-    know when its frames are, which not every format states, and to decode it once up to the last wanted frame.
-    Only what is returned is kept.
+    The file is read twice: first to learn the times of all frames, which not every format states, then to decode it up
+    to the last frame that is needed. Only the frames that are returned stay in memory.
+
+    Args:
+        path: the video.
+        fps: frames for each second of the video.
+        max_frames: the most frames to return.
+        max_pixels: frames are shrunk to this many pixels; by default they are shrunk only above `MAX_SOURCE_PIXELS`.
+        min_frames: the fewest frames to return, if the video has so many.
 
     Raises:
         DocumentError: the file cannot be read, is truncated or broken, or has no video in it.
-        InvalidInput: an argument out of its range.
+        InvalidInput: an argument is out of its range.
         MissingExtra: PyAV is not installed.
     """
     if not (isinstance(fps, int | float) and 0 < fps < math.inf):
@@ -67,25 +73,25 @@ def read_frames(
     with _opened(path) as (container, stream):
         images, found = _decode(container, stream, wanted, max_pixels or MAX_SOURCE_PIXELS)
     if not images:
-        raise DocumentError(path, "no frame of it can be decoded")
+        raise DocumentError(path, "no frame can be decoded")
     return Frames(tuple(images), tuple(float((stamp - int(stamps[0])) * tick) for stamp in found), duration)
 
 
 def middle_frame(path: str | Path, max_pixels: int | None = None) -> Image:
-    """Return the frame in the middle of a video; see `read_frames`."""
+    """Return the frame in the middle of a video; the arguments and errors are those of `read_frames`."""
     path = Path(path)
     with _opened(path) as (container, stream):
         stamps = _timetable(path, container, stream)[0]
     with _opened(path) as (container, stream):
         images, _ = _decode(container, stream, stamps[len(stamps) // 2 :][:1], max_pixels or MAX_SOURCE_PIXELS)
     if not images:
-        raise DocumentError(path, "no frame of it can be decoded")
+        raise DocumentError(path, "no frame can be decoded")
     return images[0]
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video and its first stream of pictures that are not a cover."""
+    """Open a video and its first video stream. The cover image of a song is not one."""
     try:
         import av
         import av.stream
@@ -93,7 +99,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise MissingExtra("av", "video", f"reading {path.name}") from error
     check_readable(path)
     try:
-        # An absolute path, for FFmpeg takes what comes before a colon for a protocol.
+        # FFmpeg would take the part of a relative path before a colon for a protocol.
         with av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container:
             for stream in container.streams.video:
                 if not stream.disposition & av.stream.Disposition.attached_pic:
@@ -106,11 +112,11 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tuple[NDArray[np.int64], Fraction, float]:
-    """Return the time stamps of all frames, sorted, their unit, and the seconds until the last one's end."""
+    """Return the time stamps of all frames, sorted, their unit in seconds, and the duration in seconds."""
     stamps, end, packets = [], 0, 0
     for packet in container.demux(stream):
-        stamp = packet.dts if packet.pts is None else packet.pts  # an AVI may state only when to decode
-        if stamp is None:  # the last one, which only says that it was the last
+        stamp = packet.dts if packet.pts is None else packet.pts  # an AVI may state only decoding times
+        if stamp is None:  # an empty packet marks the end
             continue
         packets += 1
         if not packet.is_discard:
@@ -118,14 +124,14 @@ def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tu
             end = max(end, stamp + (packet.duration or 0))
     if not stamps:
         raise DocumentError(path, "no frames in it")
-    # An MP4 lists its frames, and ends without an error where the listed ones are cut off.
+    # An MP4 lists its frames. FFmpeg reports no error if the file ends before the last one.
     listed = len(stream.index_entries) if "mp4" in container.format.name else 0
     if packets < listed:
-        raise DocumentError(path, f"truncated: {packets} of its {listed} frames are there")
+        raise DocumentError(path, f"truncated: it has {packets} of its {listed} frames")
     stamps.sort()
     tick = stream.time_base or Fraction(1)
     seconds = (end - stamps[0]) * tick
-    if end <= stamps[-1] and stream.average_rate:  # the last one states no duration
+    if end <= stamps[-1] and stream.average_rate:  # the last frame states no duration
         seconds = (stamps[-1] - stamps[0]) * tick + 1 / stream.average_rate
     return np.array(stamps, dtype=np.int64), tick, float(seconds)
 
@@ -133,13 +139,13 @@ def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tu
 def _decode(
     container: InputContainer, stream: VideoStream, wanted: NDArray[np.int64], max_pixels: int
 ) -> tuple[list[Image], list[int]]:
-    """Return, for each wanted time stamp, the first frame that is not before it, and its own stamp.
+    """Return, for each wanted time stamp, the first frame that is not before it, and the time stamp of that frame.
 
-    Codecs have packets that are never shown: where the frames end early, the last one stands for the rest.
+    Some packets are never shown. If the frames end before the last wanted time stamp, the last frame is used once.
     """
     from av.video.reformatter import VideoReformatter
 
-    reformatter = VideoReformatter()  # one for all: each new one takes megabytes
+    reformatter = VideoReformatter()  # shared by all frames, since each one takes megabytes
     images: list[Image] = []
     found: list[int] = []
     last: Any = None
@@ -160,9 +166,9 @@ def _decode(
 
 
 def _image(reformatter: Any, frame: Any, max_pixels: int) -> Image:
-    """Return a decoded frame as an image, upright."""
+    """Return a decoded frame as an upright RGB image."""
     width, height = fit(frame.width, frame.height, max_pixels)
     image: Image = reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA").to_image()
-    # Counter-clockwise, as Pillow turns; right angles, for a camera knows no others.
+    # Counter-clockwise, as in Pillow. Cameras turn by right angles only.
     turn = round(frame.rotation / 90) % 4 * 90
     return image.rotate(turn, expand=True) if turn else image

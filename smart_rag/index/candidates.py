@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Candidate, Where
 from smart_rag.store.term_store import id_hash
@@ -67,5 +67,5 @@ class FirstStage:
         if not found:
             return {}
         rows, embeddings = zip(*found, strict=True)
-        cosines = scoring.pooled_similarity(query, np.stack(embeddings))[0].tolist()
+        cosines = maxsim.pooled_similarity(query, np.stack(embeddings))[0].tolist()
         return {row.document.id: Candidate(row, cosine) for row, cosine in zip(rows, cosines, strict=True)}

@@ -83,11 +83,11 @@ class Ingest:
                 changed, before = self._file(path, reader)
             except DocumentError as error:
                 report += AddReport(failed=(FailedFile(error.path, error.reason),))
-                self.on_progress(reader.pages(path))
+                self.on_progress(reader.count_pages(path))
                 continue
             if not changed:
                 report += AddReport(unchanged=len(before))
-                self.on_progress(reader.pages(path))
+                self.on_progress(reader.count_pages(path))
                 continue
             rows += changed
             stale += set(before) - {row.document.id for row in changed}

@@ -24,7 +24,7 @@ from smart_rag.errors import InvalidInput
 from smart_rag.index.candidates import FirstStage
 from smart_rag.index.queries import as_documents, checked_queries
 from smart_rag.index.stopwatch import Stopwatch
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Where
 from smart_rag.types import Content, Document, Hit, explainer_of, with_explainer
@@ -83,13 +83,13 @@ class Search:
                 tokens = self.store.gather(keys, [document.id for document in documents])
             with self.stopwatch.measure("score"):
                 weights = self.token_weights(query)
-                late = scoring.late_interaction(query.tokens, tokens, self.device, weights)[0] if documents else pooled
+                late = maxsim.late_interaction(query.tokens, tokens, self.device, weights)[0] if documents else pooled
                 results.append(hits(documents, pooled, late, self.weights, self.top_k))
         return results
 
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
         """Score every document, in one scan for all queries."""
-        leaders = [scoring.Leaders(self.top_k) for _ in range(len(queries))]
+        leaders = [ranking.Leaders(self.top_k) for _ in range(len(queries))]
         for block in self.scan(queries):
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
@@ -105,13 +105,13 @@ class Search:
         """Yield the scores of every document that the filters admit, in blocks."""
         weights = self.token_weights(queries)
         for block in self.stopwatch.each("candidates", self.store.pooled.scan(self.where, self.where_document)):
-            pooled = scoring.pooled_similarity(queries.pooled, block.pooled)
+            pooled = maxsim.pooled_similarity(queries.pooled, block.pooled)
             for start in range(0, len(block.ids), _SCAN):
                 part = slice(start, start + _SCAN)
                 with self.stopwatch.measure("gather"):
                     tokens = self.store.gather(block.keys[part], block.ids[part])
                 with self.stopwatch.measure("score"):
-                    late = scoring.late_interaction(queries.tokens, tokens, self.device, weights)
+                    late = maxsim.late_interaction(queries.tokens, tokens, self.device, weights)
                 yield Scores(block.ids[part], pooled[:, part], late)
 
     def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:
@@ -181,8 +181,8 @@ def rank(
     token_weights: NDArray[np.float32] | None = None,
 ) -> list[Hit]:
     """Return the ``top_k`` best of ``documents`` by their ``vectors``, best first."""
-    pooled = scoring.pooled_similarity(query.pooled, vectors.pooled)[0]
-    late = scoring.late_interaction(query.tokens, vectors.tokens, device, token_weights)[0]
+    pooled = maxsim.pooled_similarity(query.pooled, vectors.pooled)[0]
+    late = maxsim.late_interaction(query.tokens, vectors.tokens, device, token_weights)[0]
     return hits(documents, pooled, late, weights, top_k or len(documents))
 
 
@@ -194,8 +194,8 @@ def hits(
     top_k: int,
 ) -> list[Hit]:
     """Return the ``top_k`` best of ``documents`` (n) by their scores (n), best first."""
-    scores = scoring.hybrid(pooled, late, weights)
-    best = scoring.ranking(scores, [document.id for document in documents], top_k)
+    scores = ranking.hybrid(pooled, late, weights)
+    best = ranking.ranking(scores, [document.id for document in documents], top_k)
     return [
         Hit(
             documents[i].id,
@@ -222,7 +222,7 @@ def diversify(
         raise InvalidInput(f"the hit {gone[0]!r} is not in the index any more; search again")
     pooled = np.stack([found[hit.id] for hit in hits])
     relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(weights)
-    chosen = scoring.marginal_relevance(relevance, scoring.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
+    chosen = ranking.marginal_relevance(relevance, maxsim.pooled_similarity(pooled, pooled), top_k, mmr_lambda)
     return [
         with_explainer(replace(hits[i], rank=rank), explainer_of(hits[i])) for rank, i in enumerate(chosen, start=1)
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from smart_rag.files import content as media
 from smart_rag.files import images
-from smart_rag.files.access import check_readable
+from smart_rag.files.readable import check_readable
 from smart_rag.types import Document, ImageSource, PdfPage
 
 

@@ -1,4 +1,4 @@
-"""Train an adapter for a frozen model, or the model itself, on labelled queries."""
+"""Training on labelled queries: an adapter for a frozen model, or the model itself."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smart_rag.training.adapter_trainer import AdapterSettings, train_adapter
+    from smart_rag.training.adapter_trainer import train_adapter
     from smart_rag.training.data import TrainingData, load_training_data
-    from smart_rag.training.finetuner import FinetuneSettings, finetune
+    from smart_rag.training.finetuner import finetune
     from smart_rag.training.report import TrainingReport
+    from smart_rag.training.settings import AdapterSettings, FinetuneSettings
 
-# Loaded when first asked for, as in `smart_rag`.
+# Module of each public name. It is imported when the name is first used, as in `smart_rag`.
 _HOMES = {
-    "AdapterSettings": "adapter_trainer",
-    "FinetuneSettings": "finetuner",
+    "AdapterSettings": "settings",
+    "FinetuneSettings": "settings",
     "TrainingData": "data",
     "TrainingReport": "report",
     "finetune": "finetuner",

@@ -1,4 +1,4 @@
-"""Batches of training data: whether there is enough for one, and which documents each holds for its queries."""
+"""Batches of training data: a check that there is enough for one, and the documents of each batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from smart_rag.wording import number
 
 
 def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> None:
-    """Raise `InvalidInput` if there are too few queries for a batch, or documents of which ``encoder`` takes nothing.
+    """Check that ``data`` fills a batch, and that ``encoder`` can encode some of its documents.
 
-    Of several processes, as ``torchrun`` starts them, each has batches of its own.
+    Each process of a distributed training, as ``torchrun`` starts it, needs a batch of its own.
+
+    Raises:
+        InvalidInput: there are fewer queries than that, or ``encoder`` cannot encode any document.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if len(data.queries) < batch_size * processes:
@@ -27,21 +30,23 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
             f"{number(len(data.queries), 'query')} to train on, fewer than a batch of {batch_size}{each}; bring "
             "more, or choose a smaller batch (--batch-size, batch_size=)"
         )
-    takes = modalities_of(encoder)
-    is_seen = (
-        "image" in takes
-        if isinstance(data.documents, Pages)
-        else any(document.content(takes).modality for document in data.documents)
-    )
-    if not is_seen:
+    modalities = modalities_of(encoder)
+    if isinstance(data.documents, Pages):
+        can_encode = "image" in modalities
+    else:
+        can_encode = any(document.content(modalities).modality for document in data.documents)
+    if not can_encode:
         raise InvalidInput(
-            f"{data.name}: the documents hold nothing that the model takes, which is {', '.join(sorted(takes))}; "
-            "use a model that takes what they are, such as page images"
+            f"{data.name}: the model encodes {', '.join(sorted(modalities))}, and no document has that; use a model "
+            "that encodes these documents, for example a vision-language model for page images"
         )
 
 
-def alike(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
-    """Return a number for each document, the same for those of which a model of these ``modalities`` sees one text."""
+def content_groups(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
+    """Return a group number for each document (n_documents): documents of equal text are one group.
+
+    Documents that a model of these ``modalities`` does not encode as a text are groups of their own.
+    """
     if isinstance(data.documents, Pages):
         return np.arange(len(data.documents))
     groups: dict[str, int] = {}
@@ -55,9 +60,10 @@ def alike(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch: which queries and documents; which document each query is to find, and which are no negatives.
+    """Queries and documents of one batch, as positions in the training data.
 
-    ``positives`` (n_queries) are columns, as those of ``excluded`` (n_queries, n_documents) are.
+    ``positives`` (n_queries) is the column of each query's positive among ``documents``. ``excluded``
+    (n_queries, n_documents) is True where a document is neither the positive nor a negative of the query.
     """
 
     queries: list[int]
@@ -66,16 +72,17 @@ class Batch:
     excluded: NDArray[np.bool_]
 
 
-def batch_of(
+def make_batch(
     data: TrainingData,
-    alike: NDArray[np.int64],
+    groups: NDArray[np.int64],
     positions: Sequence[int],
     hard_negatives: int,
     generator: np.random.Generator,
 ) -> Batch:
-    """Return the batch of the queries at ``positions``: of each one positive and ``hard_negatives``, drawn by chance.
+    """Return the batch of the queries at ``positions``.
 
-    What else answers a query, or is ``alike``, is no negative of it.
+    One positive and up to ``hard_negatives`` hard negatives of each query are drawn at random. All other documents of
+    the batch are its in-batch negatives, except its other positives and documents of their `content_groups`.
     """
     queries = [data.queries[i] for i in positions]
     chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]
@@ -87,6 +94,6 @@ def batch_of(
     documents = list(dict.fromkeys([*chosen, *hard]))
     column = {document: i for i, document in enumerate(documents)}
     positives = np.asarray([column[document] for document in chosen])
-    excluded = np.stack([np.isin(alike[documents], alike[list(query.positives)]) for query in queries])
+    excluded = np.stack([np.isin(groups[documents], groups[list(query.positives)]) for query in queries])
     excluded[np.arange(len(queries)), positives] = False
     return Batch(list(positions), documents, positives, excluded)

@@ -1,9 +1,10 @@
-"""What models are trained by: late interaction with gradients, and softmax cross-entropy over a batch.
+"""Contrastive loss with in-batch negatives, and late interaction with gradients.
 
     loss = mean over queries q of -log softmax_d(score(q, d) / temperature)[positive of q]
 
-over all documents of the batch but those excluded for q (van den Oord, Li and Vinyals, 2018, "Representation
-learning with contrastive predictive coding"). `smart_rag.scoring.maxsim` has the same scores without gradients, faster.
+d runs over the documents of the batch, without those that are excluded for q (van den Oord, Li and Vinyals, 2018,
+"Representation learning with contrastive predictive coding"). `smart_rag.scoring.maxsim` computes the same scores
+without gradients, and faster.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from smart_rag.errors import EncoderError, InvalidInput
 
-# As the paper's (arXiv 2605.24938): scores of late interaction lie close together.
-DEFAULT_TEMPERATURE = 0.03
-
 
 def late_scores(
     queries: torch.Tensor,
@@ -29,18 +27,28 @@ def late_scores(
     *,
     documents_at_once: int = 32,
 ) -> torch.Tensor:
-    """Return ``late(q, d)``, (n_queries, n_documents) float32, with gradients for queries and documents.
+    """Return the late interaction scores (n_queries, n_documents), float32, with gradients.
 
-    Token embeddings lie one text after the other, without padding: ``queries`` (query tokens, dimension) with the
-    number of each query's tokens in ``query_lengths`` (n_queries); documents likewise. Of padded states, that is
-    ``states[mask]`` and ``mask.sum(dim=1)``. ``token_weights`` (query tokens), positive, make the mean over a query's
-    tokens a weighted one. Whatever ``documents_at_once``, the result is the same; what is kept for
-    the gradients is a number for each query token and document, no similarities.
+    The token embeddings of all texts follow one another without padding: ``states[mask]`` makes them from padded
+    states, ``mask.sum(dim=1)`` the lengths. For the gradients, one number is kept for each query token and document,
+    not every similarity.
+
+    Args:
+        queries: token embeddings of all queries (query tokens, dimension).
+        query_lengths: number of tokens of each query (n_queries).
+        documents: token embeddings of all documents (document tokens, dimension).
+        document_lengths: number of tokens of each document (n_documents).
+        token_weights: positive weights (query tokens) for the mean over a query's tokens; None for equal weights.
+        documents_at_once: documents to score at a time. It limits the memory and does not change the result.
+
+    Raises:
+        InvalidInput: the lengths do not add up to the number of token embeddings, or a text has no token.
     """
     for tokens, lengths in ((queries, query_lengths), (documents, document_lengths)):
         if len(tokens) != int(lengths.sum()) or not bool((lengths > 0).all()):
             raise InvalidInput(
-                f"{len(tokens)} token embeddings for texts of {lengths.tolist()} tokens: each text needs one at least"
+                f"got {len(tokens)} token embeddings for texts of {lengths.tolist()} tokens; expected their sum, and "
+                "at least one token in each text"
             )
     best: torch.Tensor = _MaxSim.apply(queries, documents, document_lengths.tolist(), documents_at_once)  # type: ignore[no-untyped-call]
     owners = torch.arange(len(query_lengths), device=queries.device).repeat_interleave(query_lengths)
@@ -55,36 +63,40 @@ def contrastive_loss(
     positives: torch.Tensor,
     excluded: torch.Tensor | None = None,
     *,
-    temperature: float = DEFAULT_TEMPERATURE,
+    temperature: float,
 ) -> torch.Tensor:
-    """Return the mean over queries of the cross-entropy of their ``positives`` (n_queries) among the documents.
+    """Return the mean over queries of the cross-entropy of each query's positive among the documents, a scalar.
 
-    ``scores`` is (n_queries, n_documents). Documents that are True in ``excluded``, of the same shape, are no
-    negatives of that query: others that answer it, or its own positive another time.
+    Args:
+        scores: scores of each query and document (n_queries, n_documents).
+        positives: column of each query's positive (n_queries).
+        excluded: True where a document is not a negative of the query (n_queries, n_documents), for example because
+            it is another positive; None to exclude nothing.
+        temperature: divisor of the scores.
 
     Raises:
         InvalidInput: a query's positive is excluded.
-        EncoderError: the loss is not finite, as where a model's weights have become NaN.
+        EncoderError: the loss is not finite, for example because the model's weights have become NaN.
 
     >>> contrastive_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), temperature=1.0)
     tensor(0.3133)
     """
     if excluded is not None:
         if bool(excluded.gather(1, positives[:, None]).any()):
-            raise InvalidInput("a query's positive is excluded for it; only other documents can be")
+            raise InvalidInput("a query's positive is excluded; exclude only other documents")
         scores = scores.masked_fill(excluded, -torch.inf)
     loss = functional.cross_entropy(scores.float() / temperature, positives)
     if not bool(loss.isfinite()):
         raise EncoderError(
-            f"the loss is {loss.item()}, and nothing is learnt from there; train with a smaller learning rate"
+            f"the loss is {loss.item()}, so the training cannot continue; train with a smaller learning rate"
         )
     return loss
 
 
 class _MaxSim(torch.autograd.Function):
-    """The highest similarity (query tokens, n_documents) of each query token with a token of each document.
+    """Highest similarity of each query token with the tokens of each document (query tokens, n_documents).
 
-    Its gradient touches one document token for each, so the backward pass is two sparse products.
+    Each maximum has a gradient for one document token only, so the backward pass is two sparse products.
     """
 
     @staticmethod
@@ -98,12 +110,12 @@ class _MaxSim(torch.autograd.Function):
             for first in range(0, len(texts), at_once):
                 block = pad_sequence(list(texts[first : first + at_once]), batch_first=True)
                 count, longest, width = block.shape
-                of_block = torch.tensor(lengths[first : first + at_once], device=block.device)
+                block_lengths = torch.tensor(lengths[first : first + at_once], device=block.device)
                 similarities = (wide @ block.reshape(-1, width).T).view(-1, count, longest)
-                padding = torch.arange(longest, device=block.device) >= of_block[:, None]
+                padding = torch.arange(longest, device=block.device) >= block_lengths[:, None]
                 highest, at = similarities.masked_fill_(padding, -torch.inf).max(dim=-1)
-                starts = start + of_block.cumsum(0) - of_block
-                start += int(of_block.sum())
+                starts = start + block_lengths.cumsum(0) - block_lengths
+                start += int(block_lengths.sum())
                 best.append(highest)
                 where.append(at + starts)
         found = torch.cat(where, dim=1)
@@ -120,6 +132,6 @@ class _MaxSim(torch.autograd.Function):
             chosen = torch.sparse_coo_tensor(
                 torch.stack([rows, where.reshape(-1)]), gradient.reshape(-1), shape, check_invariants=False
             )
-            of_queries = torch.sparse.mm(chosen, documents.to(gradient.dtype))
-            of_documents = torch.sparse.mm(chosen.t(), queries.to(gradient.dtype))
-        return of_queries.to(queries.dtype), of_documents.to(documents.dtype), None, None
+            query_gradient = torch.sparse.mm(chosen, documents.to(gradient.dtype))
+            document_gradient = torch.sparse.mm(chosen.t(), queries.to(gradient.dtype))
+        return query_gradient.to(queries.dtype), document_gradient.to(documents.dtype), None, None

@@ -1,14 +1,18 @@
-"""Queries and the documents that answer them, to train on, as they are read from files of any format.
+"""Training data: queries, their positives and their negatives, read from files of several formats.
 
-pairs or triples    a .jsonl file of {"query": ..., "positive": ..., "negatives": [...]}, negatives optional
-a BEIR folder       with ``qrels/train.tsv``, or ``qrels.tsv`` where it is not split
-a dataset folder    of Hugging Face's ``save_to_disk``, with the columns of pairs, or ``query`` and ``image``
+=================  ==================================================================================
+Format             Contents
+=================  ==================================================================================
+pairs or triples   a .jsonl file of {"query": ..., "positive": ..., "negatives": [...]}; negatives are optional
+a BEIR folder      its qrels are ``qrels/train.tsv``, or ``qrels.tsv`` in a folder without splits
+a dataset folder   made by ``save_to_disk`` of Hugging Face datasets, with the columns of pairs, or ``query`` and
+                   ``image``
+=================  ==================================================================================
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,20 +22,21 @@ from typing import Any, overload
 from smart_rag.config import check_count
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.datasets import load_dataset
+from smart_rag.files.images import image_from_bytes
 from smart_rag.types import Document
 
 _EXPECTED = (
-    "training data is a .jsonl file of pairs, a BEIR folder with corpus.jsonl, or a folder that datasets' save_to_disk "
-    "made"
+    "training data is a .jsonl file of pairs, a BEIR folder with corpus.jsonl, or a folder that save_to_disk of "
+    "Hugging Face datasets made"
 )
-# sentence-transformers' names for the columns of pairs and triples, beside ours.
+# Column names of pairs and triples: ours first, then those of sentence-transformers.
 _QUERY, _POSITIVE, _NEGATIVES = ("query", "anchor"), ("positive",), ("negatives", "negative")
-_HEX = 16
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingQuery:
-    """A query, and the positions among the documents of those that answer it and of some that do not."""
+    """A query, with the positions of its positives and of its negatives among the documents."""
 
     text: str
     positives: tuple[int, ...]
@@ -40,7 +45,10 @@ class TrainingQuery:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Queries with their positives among ``documents``. These may be read when they are asked for, as images are."""
+    """Queries with their positives and negatives among ``documents``.
+
+    ``documents`` may be a lazy sequence that reads each document when it is used; page images are read in this way.
+    """
 
     name: str
     documents: Sequence[Document]
@@ -50,24 +58,24 @@ class TrainingData:
         return f"TrainingData({self.name!r}, documents={len(self.documents)}, queries={len(self.queries)})"
 
 
-def load_training_data(path: str | Path, limit: int | None = None) -> TrainingData:
-    """Return the training data at ``path``, of any format above, with its first ``limit`` queries.
+def load_training_data(path: str | Path, limit_queries: int | None = None) -> TrainingData:
+    """Return the training data at ``path``, in any format of this module, with its first ``limit_queries`` queries.
 
-    Documents of one text are one document, queries of one text one query with the positives of all.
+    Documents of equal text become one document. Queries of equal text become one query with the positives of all.
 
     Raises:
-        InvalidInput: there is no such data, or a line or row of it cannot be read.
-        MissingExtra: a dataset folder needs the extra ``train``.
+        InvalidInput: there is no training data at ``path``, or a line or row cannot be read.
+        MissingExtra: ``path`` is a dataset folder and the extra ``train`` is not installed.
     """
     path = Path(path)
-    if limit is not None:
-        check_count("limit", limit)
+    if limit_queries is not None:
+        check_count("limit_queries", limit_queries)
     if path.is_file():
-        return _of_rows(path, _json_rows(path), limit)
+        return _from_rows(path, _json_rows(path), limit_queries)
     if (path / "corpus.jsonl").is_file():
-        return _of_beir(path, limit)
+        return _from_beir(path, limit_queries)
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
-        return _of_dataset(path, limit)
+        return _from_dataset_folder(path, limit_queries)
     found = "does not exist" if not path.exists() else "is none of these"
     raise InvalidInput(f"{path} {found}: {_EXPECTED}")
 
@@ -78,8 +86,11 @@ def document_id(documents: Sequence[Document], i: int) -> str:
 
 
 def digest(data: TrainingData) -> str:
-    """Return a digest of the queries, of what answers them, and of the documents: their ids, and texts in memory."""
-    hashed = hashlib.blake2b(digest_size=_HEX)
+    """Return a hash of the queries with their positives and negatives, and of the documents' ids and texts.
+
+    Page images count by their ids alone.
+    """
+    hashed = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for query in data.queries:
         hashed.update(repr((query.text, query.positives, query.negatives)).encode())
     for i in range(len(data.documents)):
@@ -91,26 +102,28 @@ def digest(data: TrainingData) -> str:
 # --- formats ----------------------------------------------------------------------------------
 
 
-def _of_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit: int | None) -> TrainingData:
-    """Return the data of rows of (query, positive, negatives), which are texts."""
+def _from_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit_queries: int | None) -> TrainingData:
+    """Return the data of rows (query, positive, negatives) of texts."""
     positions: dict[str, int] = {}
     positives: dict[str, list[int]] = {}
     negatives: dict[str, list[int]] = {}
     for query, positive, others in rows:
-        if limit is not None and query not in positives and len(positives) == limit:
+        if limit_queries is not None and query not in positives and len(positives) == limit_queries:
             continue
         positives.setdefault(query, []).append(positions.setdefault(positive, len(positions)))
-        of_query = negatives.setdefault(query, [])
-        of_query += [positions.setdefault(text, len(positions)) for text in others]
+        own_negatives = negatives.setdefault(query, [])
+        own_negatives += [positions.setdefault(text, len(positions)) for text in others]
     if not positives:
-        raise InvalidInput(f"{path}: no pair of query and positive in it; expected one on each line or row")
+        raise InvalidInput(f"{path}: found no pair of query and positive; expected one on each line or row")
     documents = [Document(_digest(text.encode("utf-8", "surrogatepass")), text) for text in positions]
-    return TrainingData(path.stem, documents, [_query(text, of, negatives[text]) for text, of in positives.items()])
+    queries = [_query(text, found, negatives[text]) for text, found in positives.items()]
+    return TrainingData(path.stem, documents, queries)
 
 
 def _query(text: str, positives: Iterable[int], negatives: Iterable[int] = ()) -> TrainingQuery:
-    own = tuple(dict.fromkeys(positives))
-    return TrainingQuery(text, own, tuple(i for i in dict.fromkeys(negatives) if i not in own))
+    """Return a query without duplicates among its positives and negatives; no positive is a negative."""
+    unique = tuple(dict.fromkeys(positives))
+    return TrainingQuery(text, unique, tuple(i for i in dict.fromkeys(negatives) if i not in unique))
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, str, list[str]]]:
@@ -121,18 +134,18 @@ def _json_rows(path: Path) -> Iterator[tuple[str, str, list[str]]]:
                     yield _pair(json.loads(line))
                 except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
                     raise InvalidInput(
-                        f"{path}, line {number}: expected a JSON object with the texts 'query' and 'positive', and if "
-                        f"there are any a list 'negatives' ({error})"
+                        f"{path}, line {number}: expected a JSON object with the texts 'query' and 'positive', and "
+                        f"optionally a list 'negatives' ({error})"
                     ) from error
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[str, str, list[str]]:
     query, positive = (_column(row, names) for names in (_QUERY, _POSITIVE))
-    given: str | list[str] = next((row[name] for name in _NEGATIVES if row.get(name)), [])
-    negatives = [given] if isinstance(given, str) else list(given)
+    found: str | list[str] = next((row[name] for name in _NEGATIVES if row.get(name)), [])
+    negatives = [found] if isinstance(found, str) else list(found)
     for text in (query, positive, *negatives):
         if not isinstance(text, str) or not text.strip():
-            raise TypeError(f"{text!r} is no text")
+            raise TypeError(f"{text!r} is not a text")
     return query, positive, negatives
 
 
@@ -143,10 +156,11 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     raise KeyError(names[0])
 
 
-def _of_beir(folder: Path, limit: int | None) -> TrainingData:
-    """Return the judged queries; of the documents that are not judged, no more than of those that are."""
-    places = [folder / "qrels" / "train.tsv", folder / "qrels.tsv"]
-    dataset = load_dataset(folder, limit, qrels_file=next((path for path in places if path.is_file()), places[0]))
+def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
+    """Return the judged queries of a BEIR folder, with the judged documents and at most as many unjudged ones."""
+    candidates = [folder / "qrels" / "train.tsv", folder / "qrels.tsv"]
+    qrels_file = next((path for path in candidates if path.is_file()), candidates[0])
+    dataset = load_dataset(folder, limit_queries, qrels_file=qrels_file)
     judged = {document for grades in dataset.qrels.values() for document in grades}
     spare = len(judged)
     documents = []
@@ -155,18 +169,21 @@ def _of_beir(folder: Path, limit: int | None) -> TrainingData:
         if document.id in judged or spare >= 0:
             documents.append(document)
     positions = {document.id: i for i, document in enumerate(documents)}
-    merged: dict[str, list[int]] = {}
+    positives: dict[str, list[int]] = {}
     for name, grades in dataset.qrels.items():
-        relevant = (document for document, grade in grades.items() if grade > 0 and document in positions)
-        answers = sorted(relevant, key=lambda document: -grades[document])
-        if answers:
-            merged.setdefault(dataset.queries[name], []).extend(positions[id] for id in answers)
-    if not merged:
-        raise InvalidInput(f"{folder}: no query has a document in corpus.jsonl that is relevant")
-    return TrainingData(dataset.name, documents, [_query(text, of) for text, of in merged.items()])
+        relevant = [document for document, grade in grades.items() if grade > 0 and document in positions]
+        if relevant:
+            best_first = sorted(relevant, key=lambda document: -grades[document])
+            positives.setdefault(dataset.queries[name], []).extend(positions[id] for id in best_first)
+    if not positives:
+        raise InvalidInput(
+            f"{folder}: no query has a relevant document in corpus.jsonl; expected at least one grade above 0 in "
+            f"{qrels_file.relative_to(folder)}"
+        )
+    return TrainingData(dataset.name, documents, [_query(text, found) for text, found in positives.items()])
 
 
-def _of_dataset(folder: Path, limit: int | None) -> TrainingData:
+def _from_dataset_folder(folder: Path, limit_queries: int | None) -> TrainingData:
     try:
         import datasets
     except ImportError as error:
@@ -174,57 +191,60 @@ def _of_dataset(folder: Path, limit: int | None) -> TrainingData:
     rows: Any = datasets.load_from_disk(str(folder))
     if isinstance(rows, datasets.DatasetDict):
         if "train" not in rows:
-            raise InvalidInput(f"{folder}: the dataset has the splits {', '.join(rows)}, expected one called train")
+            raise InvalidInput(f"{folder}: found the splits {', '.join(rows)}; expected a split named 'train'")
         rows = rows["train"]
     columns = list(rows.column_names)
     if "query" in columns and "image" in columns:
-        # As bytes: an image that is opened is many times as large.
-        return _of_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit)
+        # Images stay bytes: a decoded image is many times as large.
+        return _from_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit_queries)
     try:
-        return _of_rows(folder, map(_pair, rows), limit)
+        return _from_rows(folder, map(_pair, rows), limit_queries)
     except (KeyError, TypeError) as error:
         raise InvalidInput(
-            f"{folder}: expected the columns query and positive, with negatives if there are any, or query and image; "
-            f"found {', '.join(columns)} ({error})"
+            f"{folder}: expected the columns query and positive, and optionally negatives, or the columns query and "
+            f"image; found {', '.join(columns)} ({error})"
         ) from error
 
 
-def _of_pages(folder: Path, rows: Any, limit: int | None) -> TrainingData:
-    """Return the data of page images with a question each, as the ColPali training set has them."""
-    named = "image_filename" in rows.column_names
+def _from_pages(folder: Path, rows: Any, limit_queries: int | None) -> TrainingData:
+    """Return the data of rows with a page image and a question each, like the ColPali training set."""
+    has_names = "image_filename" in rows.column_names
     positions: dict[str, int] = {}
     first_rows: list[int] = []
-    merged: dict[str, list[int]] = {}
+    positives: dict[str, list[int]] = {}
     for i, query in enumerate(rows["query"]):
         if not query or not query.strip():
-            continue  # a page that no question was made for
-        if limit is not None and query not in merged and len(merged) == limit:
+            continue  # a page without a question
+        if limit_queries is not None and query not in positives and len(positives) == limit_queries:
             continue
-        page = rows[i]["image_filename"] if named else None
+        page = rows[i]["image_filename"] if has_names else None
         page = page or _digest(_image_bytes(folder, rows[i]["image"]))
         if page not in positions:
             positions[page] = len(positions)
             first_rows.append(i)
-        merged.setdefault(query, []).append(positions[page])
-    if not merged:
-        raise InvalidInput(f"{folder}: no row with a query")
+        positives.setdefault(query, []).append(positions[page])
+    if not positives:
+        raise InvalidInput(f"{folder}: no row has a query; expected a text in the column query")
     pages = Pages(folder, rows, list(positions), first_rows)
-    return TrainingData(folder.name, pages, [_query(text, of) for text, of in merged.items()])
+    return TrainingData(folder.name, pages, [_query(text, found) for text, found in positives.items()])
 
 
 @dataclass(frozen=True, slots=True)
 class Pages(Sequence[Document]):
-    """Documents of the images in some rows of a dataset, each opened when it is asked for, and never kept."""
+    """Page images in rows of a dataset, as documents. Each image is opened on access and is not kept.
+
+    ``ids`` and ``positions`` (the row of each page) have the same length.
+    """
 
     folder: Path
     rows: Any
     ids: Sequence[str]
     positions: Sequence[int]
 
-    def pick(self, kept: Sequence[int]) -> Pages:
-        return replace(self, ids=[self.ids[i] for i in kept], positions=[self.positions[i] for i in kept])
+    def select(self, indices: Sequence[int]) -> Pages:
+        return replace(self, ids=[self.ids[i] for i in indices], positions=[self.positions[i] for i in indices])
 
-    def joined(self, others: Pages) -> Pages:
+    def __add__(self, others: Pages) -> Pages:
         return replace(self, ids=[*self.ids, *others.ids], positions=[*self.positions, *others.positions])
 
     def __len__(self) -> int:
@@ -236,17 +256,15 @@ class Pages(Sequence[Document]):
     def __getitem__(self, i: slice) -> Sequence[Document]: ...
     def __getitem__(self, i: int | slice) -> Document | Sequence[Document]:
         if isinstance(i, slice):
-            return self.pick(range(*i.indices(len(self))))
-        from PIL import Image
-
+            return self.select(range(*i.indices(len(self))))
         row = self.positions[i]
         content = _image_bytes(self.folder, self.rows[row]["image"])
         try:
-            return Document(self.ids[i], image=Image.open(io.BytesIO(content)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return Document(self.ids[i], image=image_from_bytes(content))
+        except InvalidInput as error:
             raise InvalidInput(
-                f"{self.folder}: the image of row {row} ({self.ids[i]}) cannot be read: expected the bytes of a "
-                f"picture, found {content[:8]!r} at their start; mend the row, or leave it out"
+                f"{self.folder}: the image of row {row} ({self.ids[i]}) cannot be read: expected the bytes of an image "
+                f"file, found {content[:8]!r} at the start; correct the row or leave it out ({error})"
             ) from error
 
 
@@ -258,9 +276,10 @@ def _image_bytes(folder: Path, image: Mapping[str, Any]) -> bytes:
         return (path if path.is_absolute() else folder / path).read_bytes()
     except OSError as error:
         raise InvalidInput(
-            f"{folder}: the image {str(path)!r} of the dataset cannot be read ({error.strerror})"
+            f"{folder}: the image file {str(path)!r} of the dataset cannot be read ({error.strerror}); put it there or "
+            "leave its row out"
         ) from error
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=_HEX).hexdigest()
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()

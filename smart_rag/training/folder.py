@@ -1,4 +1,4 @@
-"""`TrainingFolder`: where a model goes that is trained, and its checkpoints until then."""
+"""`TrainingFolder`: output folder of a fine-tuning, with its checkpoints until the model is complete."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import InvalidInput
-from smart_rag.files.access import check_folder
 
-# Among the checkpoints: what a training was started with, so that it goes on with the same.
+# File beside the checkpoints: the settings and data of the training, so that it resumes with the same ones.
 _RECORD = "training.json"
-# Of a record, these say what something is, and nothing that could be read.
-_DIGESTS = ("model", "data", "held_out")
+# Values in the record that are hashes. An error message names them, but does not print them.
+_HASHES = ("model", "data", "held_out")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFolder:
-    """A folder that holds ``checkpoints`` while a model is trained, and the model alone when it is done."""
+    """A folder that holds ``checkpoints`` during a training, and only the model after it."""
 
     path: Path
 
@@ -29,54 +28,76 @@ class TrainingFolder:
         return self.path / "checkpoints"
 
     def last_checkpoint(self) -> Path | None:
-        """Return the last whole checkpoint of a training that was stopped, if there is one."""
-        # The trainer's state is what it writes last.
-        found = [path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
-        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        """Return the last complete checkpoint, None if there is none."""
+        # The trainer writes its state last.
+        complete = [path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
+        return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
     def check(self, resume: bool) -> Path | None:
-        """Return the checkpoint to go on from, if that is asked for.
+        """Return the checkpoint to resume from, None for a new training.
 
         Raises:
-            InvalidInput: there is a model, a file of others, a stopped training and ``resume`` is False, or none and it
-                is True.
+            InvalidInput: the folder holds a model or files of others; or it holds checkpoints and ``resume`` is False;
+                or it holds none and ``resume`` is True.
         """
         check_folder(self.path)
         if (self.path / "modules.json").exists():
             raise InvalidInput(f"{self.path} holds a model; choose another folder, or remove it")
-        # Another process of this training may be ahead, and have temporary folders there.
-        names = {path.name for path in self.checkpoints.glob("*") if not path.name.startswith(".")}
-        is_ours = not names or _RECORD in names
-        if self.path.exists() and (
-            not is_ours or {path.name for path in self.path.iterdir()} - {self.checkpoints.name}
-        ):
-            raise InvalidInput(f"{self.path} holds other files, which a model might replace; choose a new folder")
+        if not self._is_ours():
+            raise InvalidInput(f"{self.path} holds other files, which the training might replace; choose a new folder")
         last = self.last_checkpoint()
         if resume and last is None:
-            raise InvalidInput(f"{self.path} holds no checkpoint of a training that was stopped; train without resume")
+            raise InvalidInput(
+                f"{self.path} holds no checkpoint of an interrupted training; start a new training, without resume"
+            )
         if last is not None and not resume:
             raise InvalidInput(
-                f"{self.path} holds checkpoints of a training that was stopped; go on from them with resume, or remove "
-                "the folder"
+                f"{self.path} holds checkpoints of an interrupted training; continue it with resume, or remove the "
+                "folder"
             )
         return last
 
+    def _is_ours(self) -> bool:
+        """Return whether the folder holds nothing but checkpoints of a training."""
+        if not self.path.exists():
+            return True
+        if {path.name for path in self.path.iterdir()} - {self.checkpoints.name}:
+            return False
+        # Another process of the same training may already have temporary folders there.
+        names = {path.name for path in self.checkpoints.glob("*") if not path.name.startswith(".")}
+        return not names or _RECORD in names
+
     def start(self, record: Mapping[str, Any]) -> None:
-        """Keep what a training is started with, JSON values."""
+        """Create the folder of checkpoints, and write ``record``, the JSON values that the training starts with."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        if os.environ.get("RANK", "0") == "0":  # of several processes, the first
+        if os.environ.get("RANK", "0") == "0":  # the first of several processes
             (self.checkpoints / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
 
     def check_record(self, record: Mapping[str, Any]) -> None:
-        """Raise `InvalidInput` unless the training that was stopped was started with ``record``."""
+        """Check that the interrupted training started with ``record``.
+
+        Raises:
+            InvalidInput: it started with another model, other data or other settings.
+        """
         before = json.loads((self.checkpoints / _RECORD).read_text(encoding="utf-8"))
-        other = [
-            name if name in _DIGESTS else f"{name} ({before.get(name)!r} before, {value!r} now)"
+        changed = [
+            name if name in _HASHES else f"{name} ({before.get(name)!r} before, {value!r} now)"
             for name, value in record.items()
             if before.get(name) != value
         ]
-        if other:
+        if changed:
             raise InvalidInput(
-                f"{self.path} holds checkpoints of a training with another {', '.join(other)}; go on with the "
-                "arguments that it was started with, or remove the folder"
+                f"{self.path} holds checkpoints of a training with another {', '.join(changed)}; resume with the "
+                "arguments that it started with, or remove the folder"
             )
+
+
+def check_folder(path: Path) -> None:
+    """Check that ``path`` is a folder, or that one can be created there.
+
+    Raises:
+        InvalidInput: ``path`` or one of its parents is a file.
+    """
+    existing = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+    if not existing.is_dir():
+        raise InvalidInput(f"{existing} is a file, expected a folder; choose another path")

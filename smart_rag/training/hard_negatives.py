@@ -1,4 +1,4 @@
-"""Hard negatives: documents that a search finds for a query, and that do not answer it."""
+"""Hard negatives: documents that a search finds for a query and that do not answer it."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from smart_rag.index.smart_index import SmartIndex
 from smart_rag.training.data import TrainingData
 from smart_rag.types import Document
 
-# Of hits that are not positives, this many more are asked for: some have a positive's text.
+# Hits to ask for beyond the positives and negatives that are known: some hits have the text of a positive.
 _SPARE = 5
 
 
 def mine_negatives(
     data: TrainingData, encoder: Encoder, count: int, *, show_progress_bar: bool = False
 ) -> TrainingData:
-    """Return ``data`` with ``count`` hard negatives for each query: what `SmartIndex.search` finds and is no positive.
+    """Return ``data`` with up to ``count`` hard negatives for each query.
 
-    Negatives that a query has already come first. A document with a positive's text is none.
+    The negatives that a query already has come first. The others are the best hits of `SmartIndex.search` that are
+    no positives and do not have the text of one.
 
     Raises:
-        InvalidInput: ``encoder`` takes nothing of a document.
+        InvalidInput: ``encoder`` cannot encode a document.
     """
     check_count("count", count)
     positions = {document.id: i for i, document in enumerate(data.documents)}
-    most = max(len(query.positives) + len(query.negatives) for query in data.queries)
+    most_known = max(len(query.positives) + len(query.negatives) for query in data.queries)
     with (
         tempfile.TemporaryDirectory(prefix="smart_rag_") as folder,
         SmartIndex.create(Path(folder) / "index", encoder) as index,
     ):
         index.add(data.documents, show_progress_bar=show_progress_bar)
-        found = index.search_many([query.text for query in data.queries], count + most + _SPARE)
-    takes = modalities_of(encoder)
+        hits_by_query = index.search_many([query.text for query in data.queries], count + most_known + _SPARE)
+    modalities = modalities_of(encoder)
     queries = []
-    for query, hits in zip(data.queries, found, strict=True):
-        answers = {data.documents[i].content(takes) for i in query.positives if data.documents[i].image is None}
+    for query, hits in zip(data.queries, hits_by_query, strict=True):
+        answers = {data.documents[i].content(modalities) for i in query.positives if data.documents[i].image is None}
         mined = [
             positions[hit.id]
             for hit in hits
-            if positions[hit.id] not in query.positives and Document(hit.id, hit.text).content(takes) not in answers
+            if positions[hit.id] not in query.positives
+            and Document(hit.id, hit.text).content(modalities) not in answers
         ]
         queries.append(replace(query, negatives=tuple(dict.fromkeys([*query.negatives, *mined]))[:count]))
     return replace(data, queries=queries)

@@ -1,6 +1,6 @@
-"""Low-rank additions to a model's linear layers, by peft: where they go, and how they become part of the weights.
+"""LoRA by peft: low-rank additions to a model's linear layers, and their merge into the weights.
 
-LoRA: Hu et al., 2022, "LoRA: low-rank adaptation of large language models".
+Hu et al., 2022, "LoRA: low-rank adaptation of large language models".
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from sentence_transformers import SentenceTransformer
 
-# What sees, in the models of transformers: it is left as it is, as the paper's fine-tuning does.
+# Names of vision modules in transformers' models. They are not trained, as in the paper's fine-tuning.
 _VISION = r".*\b(visual|vision_tower|vision_model|multi_modal_projector|embed_vision)\b.*"
 _DROPOUT = 0.05
 
 
 def config(model: SentenceTransformer, rank: int, alpha: int | None = None) -> LoraConfig:
-    """Return additions of ``rank`` to all linear layers of the language model, by default scaled as the paper's are.
+    """Return a configuration with additions of ``rank`` to all linear layers of the language model.
+
+    The additions are scaled by ``alpha`` / ``rank``; without ``alpha`` by 2, as in the paper.
 
     Raises:
-        InvalidInput: ``rank`` is greater than any weight's own.
+        InvalidInput: ``rank`` exceeds the rank of every weight matrix.
         MissingExtra: peft is not installed.
     """
     try:
@@ -33,22 +35,24 @@ def config(model: SentenceTransformer, rank: int, alpha: int | None = None) -> L
     except ImportError as error:
         raise MissingExtra("peft", "train", "training with LoRA") from error
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    most = max((min(module.in_features, module.out_features) for module in linear), default=rank)
-    if rank > most:
-        raise InvalidInput(f"lora_rank must be at most {most}, the rank of the model's widest weights, got {rank}")
+    highest = max((min(module.in_features, module.out_features) for module in linear), default=rank)
+    if rank > highest:
+        raise InvalidInput(
+            f"lora_rank must be at most {highest}, the highest rank of the model's weight matrices, got {rank}"
+        )
     transformer: Any = model.transformers_model
-    sees = any(re.fullmatch(_VISION, name) for name, _ in transformer.named_modules())
+    has_vision = any(re.fullmatch(_VISION, name) for name, _ in transformer.named_modules())
     return LoraConfig(
         r=rank,
-        lora_alpha=alpha or 2 * rank,  # the paper has 128 and 256
+        lora_alpha=alpha or 2 * rank,  # the paper: rank 128, alpha 256
         lora_dropout=_DROPOUT,
         target_modules="all-linear",
-        exclude_modules=_VISION if sees else None,
+        exclude_modules=_VISION if has_vision else None,
     )
 
 
 def merge(model: SentenceTransformer) -> None:
-    """Add what was learnt to the weights, and leave the model as one that never had additions."""
+    """Merge the additions into the weights of ``model``, in place, and remove peft's layers from it."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     transformer: Any = model.transformers_model

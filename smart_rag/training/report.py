@@ -1,29 +1,33 @@
-"""What came of a training: figures after each epoch, the model before and after, and what of it is noise."""
+"""Report of a training: figures of each evaluation, comparison with the frozen model, and a plot of both."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import Objective
+from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.bootstrap import Difference
 from smart_rag.wording import number
 
 NDCG = "ndcg@10"
-# nDCG@10 of each held-out query, by how the documents are ranked: "pooled", "late", "hybrid".
+RANKINGS = ("pooled", "late", "hybrid")
+# nDCG@10 of each held-out query (n_queries), by the name of the ranking in `RANKINGS`.
 ByRanking = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """The mean loss up to an evaluation, and nDCG@10 on the held-out queries then; before the first step no loss.
+    """One evaluation: the mean loss since the evaluation before, and mean nDCG@10 of the held-out queries.
 
-    ``pooled`` is that of the pooled embeddings, which an adapter leaves as they are.
+    ``loss`` is None for the model before the first step. An adapter does not change ``pooled``.
     """
 
     loss: float | None
@@ -31,15 +35,27 @@ class Epoch:
     late: float
     hybrid: float
 
+    @classmethod
+    def of(cls, loss: float | None, ndcg: ByRanking) -> Epoch:
+        """Return an evaluation with the means of ``ndcg``."""
+        return cls(loss, *(float(ndcg[name].mean()) for name in RANKINGS))
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What came of a training.
+    """Result of a training.
 
-    ``history`` begins with the model before the first step; ``best_epoch`` is the one that was kept. ``ndcg`` is
-    nDCG@10 on the held-out queries, each ranking ``documents``, by ``frozen pooled``, ``frozen late``, ``frozen
-    hybrid``, and the same three ``trained``; ``differences`` are those between two of them. The best
-    epoch was chosen on the same queries, which flatters it a little.
+    Attributes:
+        queries: number of training queries.
+        held_out_queries: number of held-out queries.
+        documents: number of documents that each held-out query ranks.
+        history: the evaluations. The first one is of the model before the first step.
+        best_epoch: position in ``history`` of the model that was kept. It was chosen by the held-out queries, so
+            their figures favour the trained model a little.
+        ndcg: mean nDCG@10 of the held-out queries, by ``"frozen pooled"``, ``"frozen late"``, ``"frozen hybrid"``,
+            and by the same three names with ``"trained"``.
+        differences: differences between two of these, such as ``"trained late - frozen late"``.
+        objective: score that was trained.
     """
 
     queries: int
@@ -61,28 +77,82 @@ class TrainingReport:
         trained: ByRanking,
         objective: Objective,
     ) -> TrainingReport:
-        """Return the report of a model that was ``frozen`` and is ``trained``; ``counts`` as in the fields."""
+        """Return the report that compares ``trained`` with ``frozen``.
+
+        ``counts`` are ``queries``, ``held_out_queries`` and ``documents``.
+        """
         both = {"frozen": frozen, "trained": trained}
-        found = {f"{when} {name}": values for when, by in both.items() for name, values in by.items()}
+        values = {f"{when} {name}": ndcg for when, by in both.items() for name, ndcg in by.items()}
         pairs = [(f"trained {name}", f"frozen {name}") for name in frozen if (trained[name] != frozen[name]).any()]
         pairs += [(f"trained {objective}", f"frozen {objective}"), ("trained hybrid", "frozen pooled")]
-        differences = {f"{a} - {b}": bootstrap.difference(found[a], found[b]) for a, b in dict.fromkeys(pairs)}
-        ndcg = {name: float(values.mean()) for name, values in found.items()}
+        differences = {f"{a} - {b}": bootstrap.difference(values[a], values[b]) for a, b in dict.fromkeys(pairs)}
+        ndcg = {name: float(of_queries.mean()) for name, of_queries in values.items()}
         return cls(*counts, tuple(history), best_epoch, ndcg, differences, objective)
 
     @property
     def warning(self) -> str | None:
-        """Why the trained model should not be used, None where it is better than the frozen one."""
+        """Reason not to use the trained model; None if it is better than the frozen model."""
         found = self.differences[f"trained {self.objective} - frozen {self.objective}"]
         if found.verdict == "better":
             return None
-        what = "is worse than" if found.verdict == "worse" else "is not measurably better than"
+        verb = "is worse than" if found.verdict == "worse" else "is not measurably better than"
         return (
-            f"what was trained {what} the frozen model on {number(found.queries, 'held-out query')}: {found.mean:+.4f} "
-            f"nDCG@10, 95 % interval {found.low:+.4f} to {found.high:+.4f}; more data, or hard negatives, may help"
+            f"the trained model {verb} the frozen model on {number(found.queries, 'held-out query')}: "
+            f"{found.mean:+.4f} nDCG@10, 95 % interval {found.low:+.4f} to {found.high:+.4f}; more data, or hard "
+            "negatives, may help"
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         differences = {name: found.as_json(NDCG) for name, found in self.differences.items()}
         return {**asdict(self), "differences": differences, "warning": self.warning}
+
+    def save_plot(self, path: str | Path) -> None:
+        """Draw the loss and the held-out nDCG@10 of each evaluation into an image file.
+
+        The ending of ``path`` chooses the format, for example ``.png``.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+            InvalidInput: the folder does not exist, or matplotlib has no format of this ending.
+        """
+        path = Path(path)
+        check_plot_file(path)
+        from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
+
+        figure = Figure(figsize=(8, 3.5), layout="constrained")
+        losses, measured = figure.subplots(1, 2)
+        evaluations = range(len(self.history))
+        losses.plot(evaluations[1:], [epoch.loss for epoch in self.history[1:]], marker="o", color="C3")
+        losses.set(title="loss", xlabel="evaluation", xlim=(-0.2, len(self.history) - 0.8))
+        for name, color in zip(RANKINGS, ("grey", "C0", "C1"), strict=True):
+            frozen, trained = (self.ndcg[f"{when} {name}"] for when in ("frozen", "trained"))
+            measured.axhline(frozen, color=color, linestyle="--", label=f"{name}, frozen")
+            if name != "pooled" or trained != frozen:  # an adapter does not change the pooled embeddings
+                values = [getattr(epoch, name) for epoch in self.history]
+                measured.plot(evaluations, values, marker="o", color=color, label=f"{name}, trained")
+        measured.axvline(self.best_epoch, color="lightgrey", zorder=0)
+        measured.set(title=f"nDCG@10 of {number(self.held_out_queries, 'held-out query')}", xlabel="evaluation")
+        measured.legend(fontsize="small")
+        figure.savefig(path, dpi=150)
+
+
+def check_plot_file(path: Path) -> None:
+    """Check, before the work, that `TrainingReport.save_plot` can write to ``path``.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        InvalidInput: the folder does not exist, or matplotlib has no format of this ending.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtra("matplotlib", "train", "a plot")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if not path.absolute().parent.is_dir():
+        raise InvalidInput(f"{path}: the folder {path.parent} does not exist; create it, or choose another folder")
+    if path.suffix.lstrip(".").lower() not in formats:
+        raise InvalidInput(
+            f"{path}: {path.suffix!r} is not the ending of an image format; use .png, or one of "
+            f"{', '.join(sorted(formats))}"
+        )

@@ -1,4 +1,4 @@
-"""The states of training data's texts, encoded once and kept on disk; and how well they rank, adapted or not."""
+"""States of training data: token embeddings of chosen layers, encoded once and kept on disk, and nDCG@10 from them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ from smart_rag.embeddings.representation import Representation, TokenBatch, Toke
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.evaluation.metrics import Metrics, Run
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.token_store import TokenStore
-from smart_rag.training.batches import alike
+from smart_rag.training.batches import content_groups
 from smart_rag.training.data import TrainingData
 from smart_rag.training.report import NDCG, ByRanking
+from smart_rag.training.settings import AdapterSettings
 
-_DEPTH = 10
-# Texts that are encoded before they are written, and documents whose tokens are in memory while they are ranked.
-_AT_ONCE = 128
+_DEPTH = 10  # of nDCG
+# Texts to encode before they are written, and documents whose tokens are in memory while they are ranked.
+_BATCH = 128
 
 
-class _States:
-    """The states of texts: those of tokens coded on disk, the pooled ones and vocabulary ids in memory."""
+class TextStates:
+    """States of texts: token states on disk, coded; pooled embeddings and vocabulary ids in memory.
+
+    ``pooled`` is (n, dimension) float32, ``ids`` holds the vocabulary ids of each text's tokens.
+    """
 
     def __init__(self, path: Path, codec_name: str) -> None:
         self._store = TokenStore(path, get_codec(codec_name))
@@ -48,19 +52,20 @@ class _States:
         return np.concatenate(self._pooled)
 
     @cached_property
-    def frequencies(self) -> _Frequencies:
-        return _Frequencies.of(self.ids)
+    def frequencies(self) -> DocumentFrequencies:
+        return DocumentFrequencies.of(self.ids)
 
     def append(self, batch: Representation) -> None:
+        """Add texts after those that are there."""
         tokens = batch.tokens
         assert isinstance(tokens, TokenBatch)
-        assert tokens.ids is not None  # as a SmartEncoder gives them
+        assert tokens.ids is not None  # SmartEncoder always returns ids
         self._store.put([_key(len(self) + i) for i in range(len(batch))], tokens)
         self.ids += np.split(tokens.ids, tokens.offsets[1:-1])
         self._pooled.append(batch.pooled)
 
     def tokens(self, positions: Sequence[int]) -> TokenBatch:
-        """Return the states of the texts at ``positions``, those of a token's layers side by side."""
+        """Return the token states of the texts at ``positions``: (tokens, layers x width), one layer after another."""
         codes = self._store.gather([_key(i) for i in positions])
         return TokenBatch(codes.embeddings, codes.offsets, np.concatenate([self.ids[i] for i in positions]))
 
@@ -69,20 +74,24 @@ class _States:
 
 
 @dataclass(frozen=True, slots=True)
-class _Frequencies:
-    """How many of ``texts`` hold each vocabulary id, up to the greatest that one of them holds."""
+class DocumentFrequencies:
+    """Number of texts that contain each vocabulary id, up to the highest id that occurs.
+
+    ``counts`` is (highest id + 1), ``texts`` the number of all texts.
+    """
 
     counts: NDArray[np.int64]
     texts: int
 
     @classmethod
-    def of(cls, texts: Sequence[TokenIds]) -> _Frequencies:
+    def of(cls, texts: Sequence[TokenIds]) -> DocumentFrequencies:
+        """Return the document frequencies in ``texts``, which are the vocabulary ids of each text's tokens."""
         return cls(np.bincount(np.concatenate([np.unique(ids[ids >= 0]) for ids in texts]), minlength=1), len(texts))
 
     def inverse(self, ids: TokenIds) -> NDArray[np.float32]:
-        """Return the inverse document frequencies (n) of tokens; what stands for no word is held by all."""
+        """Return the inverse document frequency of each token (n). A token without an id counts as in every text."""
         known = np.where(ids < len(self.counts), self.counts[np.minimum(ids, len(self.counts) - 1)], 0)
-        return scoring.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
+        return maxsim.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
 
 
 def _key(position: int) -> bytes:
@@ -91,26 +100,33 @@ def _key(position: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CachedStates:
-    """Training data with the states of its queries and documents. Documents of one content are ``alike``.
+    """Training data with the states of its queries and documents.
 
-    ``layers`` are those of which there are states, the last one among them.
+    Attributes:
+        data: the training data.
+        queries: states of the queries.
+        documents: states of the documents.
+        groups: `content_groups` of the documents (n_documents).
+        layers: layers of the states. They include the last layer.
+        device: torch device to compute on.
+        metrics: nDCG@10 by the positives of the queries.
     """
 
     data: TrainingData
-    queries: _States
-    documents: _States
-    alike: NDArray[np.int64]
+    queries: TextStates
+    documents: TextStates
+    groups: NDArray[np.int64]
     layers: Sequence[int]
     device: str
-    judge: Metrics
+    metrics: Metrics
 
     def states(self, tokens: TokenBatch, layers: Sequence[int]) -> torch.Tensor:
-        """Return ``tokens`` as states (n, layers, width) on the device."""
+        """Return the states of ``layers`` (tokens, layers, width) in ``tokens``, float32 on the device."""
         rows: torch.Tensor = torch.from_numpy(np.array(tokens.embeddings)).to(self.device).float()
         return rows.view(len(rows), len(self.layers), -1)[:, [self.layers.index(layer) for layer in layers]]
 
-    def adapted(self, tokens: TokenBatch, adapter: Adapter | None) -> TokenBatch:
-        """Return token embeddings made of states, without an adapter the frozen model's."""
+    def embeddings(self, tokens: TokenBatch, adapter: Adapter | None) -> TokenBatch:
+        """Return the token embeddings that ``adapter`` makes from ``tokens``; None gives the frozen model's."""
         with torch.inference_mode():
             if adapter is None:
                 embeddings = functional.normalize(self.states(tokens, (-1,))[:, 0], dim=1)
@@ -119,7 +135,7 @@ class CachedStates:
             return replace(tokens, embeddings=embeddings.cpu().numpy())
 
     def sample(self, count: int, seed: int, layers: Sequence[int]) -> torch.Tensor:
-        """Return the states (n, layers, width) of the tokens of some documents, about ``count`` of them."""
+        """Return the states (tokens, layers, width) of random documents, as many as ``count`` tokens take."""
         order = np.random.default_rng(seed).permutation(len(self.documents)).tolist()
         lengths = np.cumsum([len(self.documents.ids[i]) for i in order])
         enough = int(np.searchsorted(lengths, count)) + 1
@@ -128,34 +144,35 @@ class CachedStates:
     def ndcg(
         self, adapter: Adapter | None = None, others: CachedStates | None = None, distractors: Sequence[int] = ()
     ) -> ByRanking:
-        """Return nDCG@10 of each query, all documents ranked by ``pooled``, ``late`` and ``hybrid``.
+        """Return nDCG@10 of each query (n_queries) by the rankings ``pooled``, ``late`` and ``hybrid``.
 
-        As `SmartIndex.search` does by default: query tokens by inverse document frequency, hybrid by its weights.
-        Documents at the positions ``distractors`` of ``others`` are ranked with them.
+        Scores are those of `SmartIndex.search` by default: query tokens weighted by inverse document frequency, and
+        the default weights in ``hybrid``. Each query ranks all documents, and those at the positions ``distractors``
+        of ``others``.
         """
-        kinds = {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": DEFAULT_WEIGHTS}
+        rankings = {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": DEFAULT_WEIGHTS}
         corpus = [(self.documents, "", list(range(len(self.documents))))]
         if others is not None:
             corpus.append((others.documents, "distractor ", list(distractors)))
         everything = list(range(len(self.queries)))
-        queries = self.adapted(self.queries.tokens(everything), adapter)
-        held = [documents.ids[i] for documents, _, positions in corpus for i in positions]
-        weights = _Frequencies.of(held).inverse(np.concatenate(self.queries.ids))
-        leaders = {kind: [scoring.Leaders(_DEPTH) for _ in everything] for kind in kinds}
+        queries = self.embeddings(self.queries.tokens(everything), adapter)
+        ids = [documents.ids[i] for documents, _, positions in corpus for i in positions]
+        weights = DocumentFrequencies.of(ids).inverse(np.concatenate(self.queries.ids))
+        leaders = {name: [ranking.Leaders(_DEPTH) for _ in everything] for name in rankings}
         for documents, prefix, positions in corpus:
-            for start in range(0, len(positions), _AT_ONCE):
-                block = positions[start : start + _AT_ONCE]
-                tokens = self.adapted(documents.tokens(block), adapter)
-                late = scoring.late_interaction(queries, tokens, self.device, weights)
-                pooled = scoring.pooled_similarity(self.queries.pooled, documents.pooled[block])
-                names = [prefix + _name(at) for at in block]
-                for kind, leading in leaders.items():
-                    for i, leader in enumerate(leading):
-                        leader.offer(names, pooled[i], late[i], kinds[kind])
+            for start in range(0, len(positions), _BATCH):
+                block = positions[start : start + _BATCH]
+                tokens = self.embeddings(documents.tokens(block), adapter)
+                late = maxsim.late_interaction(queries, tokens, self.device, weights)
+                pooled = maxsim.pooled_similarity(self.queries.pooled, documents.pooled[block])
+                names = [prefix + _name(i) for i in block]
+                for name, score_weights in rankings.items():
+                    for i, leader in enumerate(leaders[name]):
+                        leader.offer(names, pooled[i], late[i], score_weights)
         runs: dict[str, Run] = {
-            kind: {_name(i): leader.ids for i, leader in enumerate(leading)} for kind, leading in leaders.items()
+            name: {_name(i): leader.ids for i, leader in enumerate(of_queries)} for name, of_queries in leaders.items()
         }
-        return {kind: self.judge.by_query(run)[NDCG] for kind, run in runs.items()}
+        return {name: self.metrics.by_query(run)[NDCG] for name, run in runs.items()}
 
 
 @contextmanager
@@ -164,35 +181,36 @@ def cached_states(
     encoder: SmartEncoder,
     layers: Sequence[int],
     folder: Path,
-    codec: str = "float16",
+    codec: str = AdapterSettings.codec,
     *,
     show_progress_bar: bool = False,
 ) -> Iterator[CachedStates]:
-    """Encode ``data`` once, and keep the states in ``folder`` until the block ends.
+    """Encode ``data`` once. The states are in a temporary folder in ``folder`` until the block ends.
 
     Raises:
         MissingExtra: ir-measures is not installed.
     """
-    judge = Metrics(_qrels(data), (NDCG,))
+    metrics = Metrics(_qrels(data), (NDCG,))
     with (
         tempfile.TemporaryDirectory(prefix=".states-", dir=folder) as temporary,
-        closing(_States(Path(temporary) / "queries", codec)) as queries,
-        closing(_States(Path(temporary) / "documents", codec)) as documents,
+        closing(TextStates(Path(temporary) / "queries", codec)) as queries,
+        closing(TextStates(Path(temporary) / "documents", codec)) as documents,
     ):
         total = len(data.queries) + len(data.documents)
         with tqdm(
             total=total, desc=f"encoding on {encoder.device}", unit="item", disable=not show_progress_bar
         ) as progress:
-            for start in range(0, len(data.queries), _AT_ONCE):
-                texts = [query.text for query in data.queries[start : start + _AT_ONCE]]
+            for start in range(0, len(data.queries), _BATCH):
+                texts = [query.text for query in data.queries[start : start + _BATCH]]
                 queries.append(encoder.token_states(texts, "query", layers))
                 progress.update(len(texts))
-            for start in range(0, len(data.documents), _AT_ONCE):
-                part = list(data.documents[start : start + _AT_ONCE])
+            for start in range(0, len(data.documents), _BATCH):
+                part = list(data.documents[start : start + _BATCH])
                 contents = [document.content(encoder.modalities) for document in part]
                 documents.append(encoder.token_states([content.plain for content in contents], "document", layers))
                 progress.update(len(part))
-        yield CachedStates(data, queries, documents, alike(data, encoder.modalities), layers, encoder.device, judge)
+        groups = content_groups(data, encoder.modalities)
+        yield CachedStates(data, queries, documents, groups, layers, encoder.device, metrics)
 
 
 def _qrels(data: TrainingData) -> dict[str, dict[str, int]]:

@@ -1,11 +1,10 @@
-"""``smart-rag train``: what it prints and writes, and what is made of it by ``index``, ``search`` and ``eval``."""
+"""``smart-rag train``: its output and files, and their use by ``index``, ``search`` and ``eval``."""
 
-import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ from helpers.some_pairs import page_images, some_data
 from PIL import Image
 
 from smart_rag import SmartEncoder, SmartIndex
-from smart_rag.cli import train as train_cli
-from smart_rag.training.adapter_trainer import AdapterSettings
-from smart_rag.training.finetuner import FinetuneSettings
+from smart_rag.training import AdapterSettings, FinetuneSettings
+from smart_rag.training.settings import DEFAULT_HELD_OUT, FULL_LEARNING_RATE, LORA_LEARNING_RATE
 from smart_rag.training.smart_loss import SmartCollator
 
 
@@ -46,13 +44,13 @@ def train(pairs, model, out, *more):
 
 @pytest.fixture(scope="module")
 def trained(pairs, model, tmp_path_factory):
-    """What a training printed, and the folder where it wrote."""
+    """Exit code, output and errors of a training, and the folder with its files."""
     folder = tmp_path_factory.mktemp("trained")
     more = ("--dimension", 8, "--plot", folder / "plot.png", "--json", folder / "report.json")
     return (*train(pairs, model, folder / "adapter", *more), folder)
 
 
-def test_a_training_shows_what_came_of_it(trained, model):
+def test_a_training_prints_and_writes_its_figures(trained, model):
     code, output, errors, folder = trained
     assert code == 0, errors
     report = json.loads((folder / "report.json").read_text())
@@ -68,8 +66,8 @@ def test_a_training_shows_what_came_of_it(trained, model):
         assert plot.width > 800
 
 
-def test_a_warning_where_it_is_not_better(pairs, model, tmp_path):
-    """Of half a dozen held-out queries no one can say."""
+def test_a_training_that_is_not_measurably_better_has_a_warning(pairs, model, tmp_path):
+    """Half a dozen held-out queries are too few to measure with."""
     code, output, errors = train(
         pairs, model, tmp_path / "a", "--held-out", 0.04, "--json", "-", "--objective", "hybrid"
     )
@@ -115,33 +113,37 @@ def test_eval_with_the_adapter(trained, model, tmp_path):
 
 
 def test_page_images(tmp_path):
-    """Through a vision-language model in a folder, whose family is told; the adapter is used on pages then."""
+    """By a vision-language model in a folder, with a profile. The adapter and the model then index a page."""
     model, data = tiny_vision.qwen3_vl(tmp_path / "base"), page_images(tmp_path / "data")
     common = ("--model", model, "--profile", "qwen3-vl-embedding", "--max-pixels", 4096)
     options = ("--data", data, "--epochs", 1, "--batch-size", 4, "--held-out", 0.4, "--json")
     adapter, written = tmp_path / "adapter", tmp_path / "report.json"
     code, output, errors = run("train", "adapter", *common, *options, written, "--out", adapter, "--dimension", 8)
     assert code == 0, errors
-    assert f"--db DIR {' '.join(map(str, common))} --adapter {adapter}`" in output  # what the model was asked by
+    assert (
+        f"--db DIR {' '.join(map(str, common))} --adapter {adapter}`" in output
+    )  # the options of the model are repeated
     report = json.loads(written.read_text())
     assert report["queries"] + report["held_out_queries"] == 20
     Image.new("RGB", (64, 64), "white").save(tmp_path / "page.png")
     good("index", tmp_path / "page.png", "--db", tmp_path / "db", *common, "--adapter", adapter)
-    code, output, errors = run("train", "finetune", *common, *options, "-", "--out", tmp_path / "model", "--lora", 2)
+    code, output, errors = run(
+        "train", "finetune", *common, *options, "-", "--out", tmp_path / "model", "--lora-rank", 2
+    )
     assert code == 0, errors
     assert json.loads(output)["ndcg"]["trained late"] >= 0
     good("index", tmp_path / "page.png", "--db", tmp_path / "own", "--model", tmp_path / "model")
-    for command in ("adapter", "finetune"):  # both are told to the model
-        told = ("train", command, "--model", model, "--data", data, "--out", tmp_path / "no")
-        assert "there is no profile 'none'" in error_of(*told, "--profile", "none")
+    for command in ("adapter", "finetune"):
+        given = ("train", command, "--model", model, "--data", data, "--out", tmp_path / "no")
+        assert "there is no profile 'none'" in error_of(*given, "--profile", "none")
 
 
 def test_fine_tuning(pairs, model, tmp_path):
-    """What comes out is a model like any other."""
+    """The result is a model that `index` takes like any other."""
     to = tmp_path / "model"
     code, output, errors = run(
         *("train", "finetune", "--data", pairs, "--model", model, "--out", to, "--plot", tmp_path / "plot.png"),
-        *("--epochs", 2, "--batch-size", 16, "--mini-batch-size", 8, "--lora", 4, "--learning-rate", 0.005),
+        *("--epochs", 2, "--batch-size", 16, "--mini-batch-size", 8, "--lora-rank", 4, "--learning-rate", 0.005),
         *("--held-out", 0.3, "--json", tmp_path / "report.json"),
     )
     assert code == 0, errors
@@ -158,9 +160,11 @@ def test_fine_tuning(pairs, model, tmp_path):
     assert str(to) in good("info", "--db", tmp_path / "index")
 
 
-@pytest.mark.parametrize(("batch", "said"), [(1, "no checkpoint yet"), (4, "--resume goes on from checkpoint-2")])
-def test_a_training_that_is_stopped_says_how_to_go_on(batch, said, pairs, model, tmp_path, monkeypatch):
-    """Ctrl-C, when it asks for its batch number so and so."""
+@pytest.mark.parametrize(
+    ("batch", "said"), [(1, "there is no checkpoint yet"), (4, "add --resume to continue from checkpoint-2")]
+)
+def test_an_interrupted_training_says_how_to_continue(batch, said, pairs, model, tmp_path, monkeypatch):
+    """Ctrl-C at the batch with this number."""
     collate, asked = SmartCollator.__call__, iter(range(1, 9))
 
     def stop(self, rows):
@@ -169,25 +173,25 @@ def test_a_training_that_is_stopped_says_how_to_go_on(batch, said, pairs, model,
         return collate(self, rows)
 
     command = ("train", "finetune", "--data", pairs, "--model", model, "--out", tmp_path / "model")
-    options = ("--batch-size", 16, "--evaluate-every", 1, "--limit", 100, "--held-out", 0.3)
+    options = ("--batch-size", 16, "--evaluate-every", 1, "--limit-queries", 100, "--held-out", 0.3)
     with monkeypatch.context() as patch:
         patch.setattr(SmartCollator, "__call__", stop)
         code, output, errors = run(*command, *options)
     assert (code, output) == (130, "")
-    assert errors.strip().startswith("stopped; ")
+    assert errors.strip().startswith("interrupted; ")
     assert said in errors
     if batch == 4:
-        assert "holds checkpoints of a training that was stopped; go on" in error_of(*command, *options)
+        assert "holds checkpoints of an interrupted training; continue" in error_of(*command, *options)
         good(*command, *options, "--resume")
 
 
 @pytest.mark.slow
 def test_two_processes(pairs, model, tmp_path):
-    """Each with its own batches, and one model: as `torchrun` starts them, here on a CPU."""
+    """Two processes that `torchrun` starts on a CPU. Each has its own batches; the result is one model."""
     to = tmp_path / "model"
     command = (
         *("torchrun", "--nproc-per-node", 2, "--no-python", "smart-rag", "train", "finetune", "--data", pairs),
-        *("--model", model, "--out", to, "--batch-size", 16, "--mini-batch-size", 8, "--lora", 4, "--epochs", 2),
+        *("--model", model, "--out", to, "--batch-size", 16, "--mini-batch-size", 8, "--lora-rank", 4, "--epochs", 2),
         *("--learning-rate", 0.005, "--held-out", 0.3, "--json", "-"),
     )
     names = [
@@ -195,44 +199,69 @@ def test_two_processes(pairs, model, tmp_path):
     ]
     done = subprocess.run(list(map(str, names)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)  # of one of the two
+    report = json.loads(done.stdout)  # only the first process prints
     assert report["history"][2]["loss"] < report["history"][1]["loss"]
     assert SmartEncoder(to, device="cpu").encode_query("cat").pooled.shape == (1, 32)
 
 
 @pytest.mark.parametrize("command", ["adapter", "finetune"])
-def test_what_a_training_is_told(command, pairs, model, tmp_path, monkeypatch):
-    """Seed, temperature and rate make another loss; the model is loaded as it is said."""
-    init, told = SmartEncoder.__init__, []
+def test_options_reach_the_training(command, pairs, model, tmp_path, monkeypatch):
+    """Seed, temperature and learning rate change the loss. The model is loaded with the given options."""
+    init, given = SmartEncoder.__init__, []
 
-    def listen(self, *arguments, **options):
-        told.append({name: options[name] for name in ("device", "trust_remote_code")})
+    def record(self, *arguments, **options):
+        given.append({name: options[name] for name in ("device", "trust_remote_code")})
         init(self, *arguments, **options)
 
-    monkeypatch.setattr(SmartEncoder, "__init__", listen)
+    monkeypatch.setattr(SmartEncoder, "__init__", record)
     losses = []
     for i, options in enumerate([(), ("--seed", 1), ("--temperature", 0.5), ("--learning-rate", 0.01)]):
         output = good(
             *("train", command, "--data", pairs, "--model", model, "--out", tmp_path / str(i), "--epochs", 2),
-            *("--batch-size", 16, "--limit", 100, "--held-out", 0.3, "--json", "-", *options),
+            *("--batch-size", 16, "--limit-queries", 100, "--held-out", 0.3, "--json", "-", *options),
             *(("--device", "cpu", "--trust-remote-code") if i else ()),
         )
         losses.append(json.loads(output)["history"][2]["loss"])
     assert len(set(losses)) == 4
-    defaults, *others = told
+    defaults, *others = given
     assert defaults == {"device": None, "trust_remote_code": False}
     assert others == [{"device": "cpu", "trust_remote_code": True}] * 3
 
 
-@pytest.mark.parametrize(
-    ("command", "settings"),
-    [(train_cli.train_adapter_command, AdapterSettings()), (train_cli.finetune_command, FinetuneSettings())],
-)
-def test_the_defaults_are_those_of_the_library(command, settings):
-    defaults = {name: option.default for name, option in inspect.signature(command).parameters.items()}
-    shared = {name: value for name, value in asdict(settings).items() if name in defaults}
-    assert len(shared) >= 8
-    assert {name: defaults[name] for name in shared} == shared
+@pytest.mark.parametrize(("command", "settings"), [("adapter", AdapterSettings), ("finetune", FinetuneSettings)])
+def test_the_help_text_shows_the_defaults_of_the_settings(command, settings):
+    """Each default is written once, in the settings."""
+    shown = help_of_options(command)
+    compared = set()
+    for name in settings.__dataclass_fields__:
+        option = "--" + name.replace("_", "-")
+        if option in shown:
+            default = getattr(settings, name)
+            assert default_in(shown[option]) == (None if default is None else str(default)), option
+            compared.add(option)
+    assert {"--epochs", "--batch-size", "--temperature", "--objective", "--hard-negatives", "--seed"} <= compared
+    assert default_in(shown["--held-out"]) == str(DEFAULT_HELD_OUT)
+
+
+def test_the_help_text_shows_both_learning_rates():
+    rates = f"by default {FULL_LEARNING_RATE:g} for all weights, {LORA_LEARNING_RATE:g} for LoRA"
+    assert rates in help_of_options("finetune")["--learning-rate"]
+
+
+def help_of_options(command):
+    """Return the help text by option."""
+    lines = [line.strip("│ ") for line in good("train", command, "--help").splitlines()]
+    options, current = {}, ""
+    for line in lines:
+        found = re.match(r"\*? *(--[a-z-]+)", line)
+        current = found[1] if found else current
+        options[current] = f"{options.get(current, '')} {' '.join(line.split())}"
+    return options
+
+
+def default_in(text):
+    found = re.search(r"\[default: ([^\]]+)\]", text)
+    return found and found[1]
 
 
 @pytest.mark.parametrize(
@@ -246,14 +275,14 @@ def test_the_defaults_are_those_of_the_library(command, settings):
     ],
 )
 @pytest.mark.parametrize("command", ["adapter", "finetune"])
-def test_a_number_that_cannot_be_is_told_by_its_option(command, option, says, pairs, tmp_path):
+def test_a_wrong_number_is_an_error_that_names_the_option(command, option, says, pairs, tmp_path):
     assert says in usage_error_of("train", command, "--data", pairs, "--out", tmp_path / "a", *option)
 
 
-def test_one_held_out_query_is_one(pairs, model, tmp_path):
+def test_one_held_out_query_is_singular(pairs, model, tmp_path):
     code, output, errors = run(
         *("train", "adapter", "--data", pairs, "--model", model, "--out", tmp_path / "a", "--epochs", 1),
-        *("--batch-size", 2, "--limit", 6, "--held-out", 0.2),
+        *("--batch-size", 2, "--limit-queries", 6, "--held-out", 0.2),
     )
     assert code == 0, errors
     assert "nDCG@10 of 1 held-out query among" in output
@@ -261,17 +290,19 @@ def test_one_held_out_query_is_one(pairs, model, tmp_path):
 
 
 def test_limit(pairs, model, tmp_path):
-    _, output, _ = train(pairs, model, tmp_path / "a", "--limit", 80, "--json", "-")
+    _, output, _ = train(pairs, model, tmp_path / "a", "--limit-queries", 80, "--json", "-")
     report = json.loads(output)
     assert report["queries"] + report["held_out_queries"] == 80
 
 
-def test_what_is_found_before_the_work(trained, pairs, model, tmp_path):
+def test_errors_before_the_work(trained, pairs, model, tmp_path):
     *_, folder = trained
     common = ("train", "adapter", "--model", model, "--data", pairs)
     assert "does not exist: training data is" in error_of(*common[:-1], tmp_path / "nowhere", "--out", tmp_path / "a")
     assert "holds an adapter" in error_of(*common, "--out", folder / "adapter")
-    assert "no picture has such a name" in error_of(*common, "--out", tmp_path / "a", "--plot", tmp_path / "plot.txt")
+    assert "is not the ending of an image format" in error_of(
+        *common, "--out", tmp_path / "a", "--plot", tmp_path / "plot.txt"
+    )
     assert "does not exist" in error_of(*common, "--out", tmp_path / "a", "--plot", tmp_path / "no" / "plot.png")
     assert "--json" in error_of(*common, "--out", tmp_path / "a", "--json", tmp_path / "no" / "report.json")
     assert "'late', 'hybrid'" in usage_error_of(*common, "--out", tmp_path / "a", "--objective", "pooled")

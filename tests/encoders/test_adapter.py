@@ -1,4 +1,4 @@
-"""The adapter: its arithmetic by plain loops, its folder, and what an encoder and an index make of it."""
+"""Adapters: their numbers against plain loops, their folder, and their use in an encoder and an index."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ from helpers.word_encoder import WordEncoder
 from smart_rag import CachedEncoder, Document, IndexConfig, Representation, SmartEncoder, SmartIndex
 from smart_rag.embeddings.representation import TokenBatch
 from smart_rag.encoders.adapter import Adapter
-from smart_rag.encoders.loading import weights_digest
+from smart_rag.encoders.fingerprint import weights_digest
 from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
-from smart_rag.scoring import maxsim as scoring
+from smart_rag.scoring import maxsim
 
 TEXTS = tiny_models.SENTENCES
 NO_TOKENS = ""
@@ -33,7 +33,7 @@ def frozen(folder):
 
 def trained(encoder, path, dimension=None, layers=(-1,), seed=0, **about):
     """Save an adapter of random weights for ``encoder`` in ``path``."""
-    about = {"model": encoder.model_name, "model_weights": weights_digest(encoder._model), **about}
+    about = {"model": encoder.model_name, "model_weights": weights_digest(encoder.model), **about}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapter = Adapter(encoder.dimension, dimension, layers, **about)
@@ -45,7 +45,7 @@ def trained(encoder, path, dimension=None, layers=(-1,), seed=0, **about):
 
 
 def by_the_formula(parameters, states):
-    """One token's embedding from its states (layers, width), of the specification alone."""
+    """Return one token's embedding from its states (layers, width), computed from the specification alone."""
     if "layer_vector" in parameters:
         rms = [torch.sqrt((row * row).mean()) for row in (*states, parameters["layer_vector"])]
         key = parameters["layer_vector"] / rms[-1]
@@ -63,8 +63,8 @@ def by_the_formula(parameters, states):
 
 
 @pytest.mark.parametrize("layers", [(-1,), (0, 1, -1)])
-def test_it_is_the_specification(layers, frozen, tmp_path):
-    """Embeddings and the gradients of every weight, against plain torch."""
+def test_an_adapter_computes_the_specification(layers, frozen, tmp_path):
+    """Embeddings and the gradients of all weights equal those of plain torch."""
     adapter = trained(frozen, tmp_path, 8, layers)
     states = torch.randn(5, len(layers), frozen.dimension, generator=torch.Generator().manual_seed(1))
     parameters = {name: of.detach().clone().requires_grad_() for name, of in adapter.named_parameters()}
@@ -78,14 +78,14 @@ def test_it_is_the_specification(layers, frozen, tmp_path):
 
 
 def test_the_length_of_a_state_does_not_matter(frozen, tmp_path):
-    """States are kept at length 1 for training; what the model gives is longer."""
+    """Training keeps states at length 1; the states of the model are longer."""
     adapter = trained(frozen, tmp_path, 8, (0, -1))
     states = torch.randn(5, 2, frozen.dimension)
     torch.testing.assert_close(adapter(states * 100), adapter(states * 0.01), atol=1e-6, rtol=0)
 
 
-def test_it_starts_at_the_frozen_model():
-    """As wide: similarities of states without mean are as they were. Narrower: no projection keeps more of them."""
+def test_an_adapter_starts_at_the_frozen_model():
+    """At full width, similarities of centred states stay as they were. At a smaller width, no projection keeps more."""
     states = torch.randn(500, 1, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -2, 16)
     states -= states.mean(dim=2, keepdim=True)
     rows = torch.nn.functional.normalize(states[:, 0], dim=1)
@@ -102,7 +102,7 @@ def test_it_starts_at_the_frozen_model():
 
 
 @pytest.mark.parametrize("layers", [(-1,), (1, -1)])
-def test_a_folder_gives_it_back(layers, frozen, tmp_path):
+def test_an_adapter_is_saved_and_loaded(layers, frozen, tmp_path):
     adapter = trained(frozen, tmp_path / "new" / "folder", 8, layers)
     read = Adapter.load(tmp_path / "new" / "folder")
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
@@ -114,7 +114,7 @@ def test_a_folder_gives_it_back(layers, frozen, tmp_path):
     assert (read.digest, read.layers, read.model) == (adapter.digest, layers, frozen.model_name)
 
 
-def test_its_digest_is_of_weights_and_layers(frozen, tmp_path):
+def test_the_digest_depends_on_weights_and_layers(frozen, tmp_path):
     adapters = [trained(frozen, tmp_path, 8, layers, seed) for layers, seed in [((-1,), 0), ((-2,), 0), ((-1,), 1)]]
     assert len({adapter.digest for adapter in adapters}) == 3
     with torch.no_grad():
@@ -123,13 +123,13 @@ def test_its_digest_is_of_weights_and_layers(frozen, tmp_path):
     assert adapters[0].digest != before
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((4, 5), "at most.*4, got 5"), ((4, 2, (-1, -1)), "named once")])
-def test_what_it_cannot_be(arguments, message):
+@pytest.mark.parametrize(("arguments", "message"), [((4, 5), "at most.*4, got 5"), ((4, 2, (-1, -1)), "each once")])
+def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(InvalidInput, match=message):
         Adapter(*arguments)
 
 
-def test_a_folder_without_one(frozen, tmp_path):
+def test_a_folder_without_an_adapter(frozen, tmp_path):
     with pytest.raises(EncoderError, match=r"no adapter at .*adapter\.json.*smart-rag train adapter"):
         SmartEncoder(frozen.model_name, device="cpu", adapter=tmp_path)
 
@@ -150,7 +150,7 @@ def test_a_folder_that_is_broken(broken, frozen, tmp_path):
         Adapter.load(tmp_path)
 
 
-def test_it_is_for_one_model(frozen, tmp_path):
+def test_an_adapter_is_for_one_model(frozen, tmp_path):
     trained(frozen, tmp_path / "adapter")
     other = tiny_models.bert(tmp_path, seed=1)
     with pytest.raises(EncoderError, match="was trained on the token states of"):
@@ -162,7 +162,7 @@ def test_it_is_for_one_model(frozen, tmp_path):
 
 @pytest.mark.parametrize("dense", [None, 24])
 def test_an_encoder_adapts_its_tokens_and_leaves_its_pooled_embeddings(dense, tmp_path):
-    """Also of a model with a dense layer, which tokens pass first."""
+    """In a model with a dense layer, tokens pass this layer first."""
     frozen = SmartEncoder(tiny_models.bert(tmp_path, dense=dense), device="cpu")
     adapter = trained(frozen, tmp_path / "adapter", 8)
     encoder = SmartEncoder(frozen.model_name, device="cpu", adapter=tmp_path / "adapter")
@@ -198,11 +198,11 @@ def test_states_of_several_layers_are_the_models_own(build, tmp_path):
     model = transformers.AutoModel.from_pretrained(f"{path}").eval()
     for i, text in enumerate(TEXTS[:2]):
         with torch.no_grad():
-            states = model(**encoder._model.tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+            states = model(**encoder.model.tokenizer(text, return_tensors="pt"), output_hidden_states=True)
         first = torch.nn.functional.normalize(states.hidden_states[0][0], dim=1).numpy()
         first = first[1:-1] if build is tiny_models.bert else first[:-1]  # [CLS] and [SEP], or what is pooled from
         np.testing.assert_allclose(made.tokens[i][:, :width] * 2**0.5, first, atol=1e-5)
-    assert not encoder._model.transformers_model.config.output_hidden_states  # as it was
+    assert not encoder.model.transformers_model.config.output_hidden_states  # as it was
 
 
 def test_a_layer_that_is_not_there(frozen, tmp_path):
@@ -211,7 +211,7 @@ def test_a_layer_that_is_not_there(frozen, tmp_path):
         SmartEncoder(frozen.model_name, device="cpu", adapter=tmp_path).encode_document(TEXTS)
 
 
-def test_fingerprint_and_description_tell_it_apart(frozen, tmp_path):
+def test_an_adapter_changes_fingerprint_and_description(frozen, tmp_path):
     trained(frozen, tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     trained(frozen, tmp_path / "b", seed=1)
@@ -231,7 +231,7 @@ def test_fingerprint_and_description_tell_it_apart(frozen, tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["exact", "balanced", "compact", "int8", "1bit"])
-def test_narrow_tokens_in_an_index(codec, frozen, tmp_path):
+def test_an_index_of_narrow_tokens(codec, frozen, tmp_path):
     trained(frozen, tmp_path / "adapter", 8)
     encoder = SmartEncoder(frozen.model_name, device="cpu", adapter=tmp_path / "adapter")
     config = IndexConfig(codec=codec)
@@ -246,14 +246,14 @@ def test_narrow_tokens_in_an_index(codec, frozen, tmp_path):
         assert hits[0].text == TEXTS[3]
         tokens = index.tokens([hits[0].id])
         assert tokens.dimension == 8
-        late = scoring.late_interaction(encoder.encode_query([TEXTS[3]]).tokens, tokens)
+        late = maxsim.late_interaction(encoder.encode_query([TEXTS[3]]).tokens, tokens)
         assert hits[0].late_score == pytest.approx(late[0, 0], abs=1e-3)
         assert {hit.id for hit in index.search(TEXTS[0], 20, first_stage="pooled")} == {*ids, "later"}
         assert index.rerank(TEXTS[0], ["a cat", TEXTS[0]])[0].text == TEXTS[0]
         assert index.verify().sound
 
 
-def test_an_index_is_of_one_adapter(frozen, tmp_path):
+def test_an_index_belongs_to_one_adapter(frozen, tmp_path):
     for name, seed in [("a", 0), ("b", 1)]:
         trained(frozen, tmp_path / name, seed=seed)
     SmartIndex.create(tmp_path / "index", SmartEncoder(frozen.model_name, device="cpu", adapter=tmp_path / "a")).close()
@@ -265,7 +265,7 @@ def test_an_index_is_of_one_adapter(frozen, tmp_path):
         index.search("cat")
 
 
-def test_a_cache_is_as_wide_as_its_encoder(frozen, tmp_path):
+def test_a_cached_encoder_has_the_width_of_its_encoder(frozen, tmp_path):
     trained(frozen, tmp_path / "adapter", 8)
     encoder = SmartEncoder(frozen.model_name, device="cpu", adapter=tmp_path / "adapter")
     cached = CachedEncoder(encoder, tmp_path / "cache", codec="float32")
@@ -277,8 +277,8 @@ def test_a_cache_is_as_wide_as_its_encoder(frozen, tmp_path):
     cached.close()
 
 
-def test_given_vectors_of_two_widths(tmp_path):
-    """Tokens of the caller's own need not be as wide as the pooled vectors, nor be an encoder's."""
+def test_an_index_of_own_vectors_of_two_widths(tmp_path):
+    """The caller's own tokens can have another width than the pooled vectors, and need no encoder."""
     generator = np.random.default_rng(0)
     pooled, tokens = generator.standard_normal((3, 6)), [generator.standard_normal((n, 4)) for n in (1, 3, 2)]
     vectors = Representation.from_embeddings(pooled, tokens)

@@ -1,4 +1,4 @@
-"""Batches through a model: order, size, memory that runs out, several devices, codes where they are made."""
+"""Batches: their order and size, memory that runs out, several devices, and codes made on the device."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ def models(tmp_path_factory):
 
 
 def test_ids_after_memory_ran_out(models):
-    """Halves of a batch keep their ids."""
+    """The halves of a batch keep their ids."""
     texts = ["the cat sat", "dogs bark", "rain", "which cat", "nobody is there"]
     expected = models("mean").encoder.encode_document(texts).tokens.ids
     encoder = models("mean").fresh()
@@ -33,7 +33,7 @@ def test_ids_after_memory_ran_out(models):
 @pytest.mark.parametrize("name", ["mean", "dense", "prompts left out", "llama"])
 @pytest.mark.parametrize(("batch_size", "batch_tokens"), [(1, 16_384), (3, 16_384), (32, 1), (32, 200)])
 def test_batches_change_neither_order_nor_numbers(models, name, batch_size, batch_tokens):
-    """Whatever the sizes, results come in the caller's order."""
+    """Results come in the caller's order, for all batch sizes."""
     model = models(name)
     encoder = model.fresh(batch_size=batch_size, batch_tokens=batch_tokens)
     ours = encoder.encode_document(TEXTS[::-1])
@@ -49,8 +49,8 @@ def test_batches_change_neither_order_nor_numbers(models, name, batch_size, batc
     batch_tokens=st.integers(1, 300),
 )
 @example(texts=["", "a", "", "the cat sat", "a"], batch_size=2, batch_tokens=7)
-def test_text_is_encoded_as_if_alone(models, texts, batch_size, batch_tokens):
-    """Its companions, their order and the batch sizes do not show, for any text."""
+def test_a_text_is_encoded_as_if_alone(models, texts, batch_size, batch_tokens):
+    """The other texts, their order and the batch sizes change no number of a text."""
     encoder = models("cls").encoder
     alone = [encoder.encode_document([text]) for text in texts]
     sizes = encoder.batch_size, encoder.batch_tokens
@@ -64,7 +64,7 @@ def test_text_is_encoded_as_if_alone(models, texts, batch_size, batch_tokens):
 
 
 def test_one_forward_pass_per_batch(models):
-    """Pooled and token embeddings come out of the same one."""
+    """Pooled and token embeddings come from the same forward pass."""
     encoder = models("dense").fresh(batch_size=4)
     shapes = forward_shapes(encoder)
     encoder.encode_document(["the cat sat"] * 10)
@@ -74,7 +74,7 @@ def test_one_forward_pass_per_batch(models):
 @pytest.mark.parametrize("name", ["mean", "prompts", "qwen2", "byt5"])
 @pytest.mark.parametrize("task", TASKS)
 def test_batches_are_of_like_length_within_the_budget(models, name, task):
-    """Over the whole call: hardly any padding, longest first, never more tokens or texts than asked."""
+    """Batches have hardly any padding, the longest texts first, and no more tokens or texts than allowed."""
     encoder = models(name).fresh(batch_size=16, batch_tokens=300)
     shapes = forward_shapes(encoder)
     rng = np.random.default_rng(0)
@@ -91,8 +91,37 @@ def test_batches_are_of_like_length_within_the_budget(models, name, task):
     assert all(rows == 16 or (rows + 1) * width > 300 for rows, width in shapes[:-1])
 
 
-def test_budget_holds_to_the_token(models):
-    """A prompt and the special tokens on both sides of it count."""
+@pytest.mark.parametrize("task", TASKS)
+def test_batch_size_of_one_call(models, task):
+    """It holds for this call alone."""
+    encoder = models("mean").fresh(batch_size=4)
+    call = encoder.encode_query if task == "query" else encoder.encode_document
+    expected = call(["the cat sat"] * 10)
+    shapes = forward_shapes(encoder)
+    assert_same(call(["the cat sat"] * 10, batch_size=5), expected)
+    assert_same(call(["the cat sat"] * 10), expected)
+    assert [rows for rows, _ in shapes] == [5, 5, 4, 4, 2]
+    assert encoder.batch_size == 4
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True])
+def test_a_bad_batch_size_of_one_call_is_refused(minilm, batch_size):
+    for call in (minilm.encode_query, minilm.encode_document):
+        with pytest.raises(InvalidInput, match=f"batch_size must be a whole number of at least 1, got {batch_size}"):
+            call(["a"], batch_size=batch_size)
+
+
+def test_memory_that_runs_out_with_the_batch_size_of_one_call(models):
+    encoder = models("mean").fresh(batch_size=2)
+    expected = encoder.encode_document(["the cat sat"] * 8)
+    tried = out_of_memory_above(encoder, 2)
+    assert_same(encoder.encode_document(["the cat sat"] * 8, batch_size=8), expected)
+    assert tried == [8, 4, 2, 2, 4, 2, 2]
+    assert encoder.batch_size == 2
+
+
+def test_the_budget_is_exact(models):
+    """The prompt and the special tokens on both sides of it count."""
     encoder = models("prompts").fresh()
     shapes = forward_shapes(encoder)
     encoder.encode_document(["the cat sat"])
@@ -104,7 +133,7 @@ def test_budget_holds_to_the_token(models):
     assert [rows for rows, _ in shapes] == [4, 4, 3, 3]
 
 
-def test_long_texts_count_as_what_is_left_of_them(models):
+def test_a_long_text_counts_after_it_is_cut(models):
     """A text is cut before it fills a batch."""
     encoder = models("mean").fresh(batch_tokens=4 * 64)
     shapes = forward_shapes(encoder)
@@ -126,7 +155,7 @@ def test_out_of_memory_halves_the_batch(models):
 
 
 def test_out_of_memory_with_one_text_is_raised(models):
-    """There is nothing left to halve."""
+    """One text cannot be halved."""
     encoder = models("mean").fresh()
     tried = out_of_memory_above(encoder, 0)
     with pytest.raises(torch.OutOfMemoryError):
@@ -136,21 +165,21 @@ def test_out_of_memory_with_one_text_is_raised(models):
 
 @pytest.mark.parametrize("bound", ["batch_size", "batch_tokens"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, None])
-def test_bounds_of_a_batch_that_are_none(minilm, bound, value):
-    """Set later, they would be no bound at all."""
+def test_bad_bounds_of_a_batch_are_refused(minilm, bound, value):
+    """The setters check their values, too."""
     before = getattr(minilm, bound)
     with pytest.raises(InvalidInput, match=f"{bound} must be a whole number of at least 1, got {value}"):
         setattr(minilm, bound, value)
     assert getattr(minilm, bound) == before
 
 
-def test_several_devices_give_what_one_gives(models, minilm):
-    """In the order of the texts, each device with its share of the batches."""
+def test_several_devices_give_the_numbers_of_one(models, minilm):
+    """Results keep the order of the texts, and each device encodes its share of the batches."""
     model = models("minilm")
     both = SmartEncoder(model.path, device=["cpu", "cpu"], batch_size=2)
     calls = []
-    for backbone in both._passes._backbones:
-        backbone.model[0].register_forward_pre_hook(lambda module, _: calls.append(id(module)))
+    for copied in both._batches.models:
+        copied.model[0].register_forward_pre_hook(lambda module, _: calls.append(id(module)))
     texts = [f"{'word ' * (i % 7)}number {i}" for i in range(17)]
     one, two = minilm.encode_document(texts), both.encode_document(texts)
     assert sorted(Counter(calls).values()) == [4, 5]
@@ -161,8 +190,8 @@ def test_several_devices_give_what_one_gives(models, minilm):
 
 
 @pytest.mark.parametrize("name", ["float16", "int8", "2bit", "1bit", "balanced"])
-def test_tokens_that_are_coded_where_they_are_computed(minilm, name):
-    """What the codec makes of the token embeddings, text by text; pooled embeddings and ids are the same."""
+def test_tokens_are_coded_on_the_device(minilm, name):
+    """Codes equal those that the codec makes of the token embeddings; pooled embeddings and ids are the same."""
     embeddings, coded = minilm.encode_document(TEXTS), minilm.encode_document(TEXTS, codec=name)
     assert coded.tokens.codec == get_codec(name)
     assert coded.tokens.dimension == minilm.token_dimension
@@ -173,7 +202,7 @@ def test_tokens_that_are_coded_where_they_are_computed(minilm, name):
     assert (coded.tokens.codes == get_codec(name).encode(embeddings.tokens.embeddings)).mean() > 0.999
 
 
-def test_codes_are_all_that_is_copied_of_tokens(minilm, monkeypatch):
+def test_only_codes_are_copied_to_the_cpu(minilm, monkeypatch):
     """From a GPU, a copy of the embeddings would take longer than coding them."""
     copied = []
     copy = torch.Tensor.cpu
@@ -186,7 +215,7 @@ def test_codes_are_all_that_is_copied_of_tokens(minilm, monkeypatch):
     assert max(rows.nbytes for rows in copied) > 10 * coded.tokens.codes.nbytes
 
 
-def test_coded_after_memory_ran_out(models):
+def test_codes_after_memory_ran_out(models):
     whole = models("mean").encoder.encode_document(TEXTS[:2] * 2, codec="int8")
     encoder = models("mean").fresh()
     out_of_memory_above(encoder, 2)

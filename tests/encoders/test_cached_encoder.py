@@ -1,4 +1,4 @@
-"""`CachedEncoder`: what it keeps, for whom, and what it gives back; `rerank` on top of it."""
+"""`CachedEncoder`: entries and their keys, codecs, processes and threads; `rerank` on top of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_each_document_is_encoded_once(tmp_path):
     assert len(cached.encode_document([])) == 0
 
 
-def test_the_first_answer_and_later_ones_are_equal(tmp_path):
+def test_the_first_result_equals_later_ones(tmp_path):
     cached = CachedEncoder(CountingEncoder(), tmp_path)
     first, second = cached.encode_document(TEXTS), cached.encode_document(TEXTS)
     np.testing.assert_array_equal(first.tokens.embeddings, second.tokens.embeddings)
@@ -48,7 +48,7 @@ def test_the_first_answer_and_later_ones_are_equal(tmp_path):
 
 @given(st.lists(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6), min_size=1, max_size=5))
 @settings(max_examples=25, deadline=None)
-def test_any_sequence_of_calls_gives_what_the_encoder_gives(tmp_path_factory, calls):
+def test_any_sequence_of_calls_equals_the_encoder(tmp_path_factory, calls):
     encoder = CountingEncoder()
     with_folder = CachedEncoder(encoder, tmp_path_factory.mktemp("tokens"), codec="exact")
     for texts in calls:
@@ -79,15 +79,15 @@ def test_without_a_folder_the_encoder_codes(minilm, codec):
     assert len(CachedEncoder(WordEncoder()).encode_document(TEXTS, codec=codec)) == len(TEXTS)
 
 
-def test_codecs_that_are_none_or_merge_tokens(tmp_path):
+def test_unknown_and_merging_codecs_are_refused(tmp_path):
     for path in (None, tmp_path):
         for codec, message in (("zip", "unknown codec 'zip'"), ("compact", "pools 2 tokens into one")):
             with pytest.raises(InvalidInput, match=message):
                 CachedEncoder(WordEncoder(), path).encode_document(TEXTS, codec=codec)
 
 
-def test_an_index_takes_the_codes_of_the_folder(minilm, tmp_path):
-    """Of the same codec: not decoded, pooled and coded once more."""
+def test_an_index_stores_the_codes_of_the_folder(minilm, tmp_path):
+    """With the same codec, they are not decoded, merged and coded again."""
     for codec in ("2bit", "2bit/2"):
         cached = CachedEncoder(minilm, tmp_path / "tokens", codec=codec)
         codes = cached.encode_document(TEXTS).tokens
@@ -121,7 +121,7 @@ def test_two_models_share_a_folder_and_nothing_else(tmp_path):
     same(other.encode_document(TEXTS), b)
 
 
-def test_what_was_written_is_found_by_another_process(tmp_path):
+def test_another_process_finds_the_entries(tmp_path):
     CachedEncoder(WordEncoder(), tmp_path / "tokens").encode_document(TEXTS)
     code = """
 import sys
@@ -136,7 +136,7 @@ assert encoder.documents == [], encoder.documents
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "tokens"), TESTS, *TEXTS], check=True)
 
 
-def test_threads_get_what_one_gets(tmp_path):
+def test_threads_get_the_same_numbers(tmp_path):
     cached = CachedEncoder(CountingEncoder(), tmp_path, codec="exact")
     texts = [f"{a} {b}" for a in TEXTS for b in TEXTS]
     expected = WordEncoder().encode_document(texts)
@@ -146,7 +146,7 @@ def test_threads_get_what_one_gets(tmp_path):
 
 
 @pytest.mark.parametrize(("codec", "cosine"), [("exact", 0.999), ("balanced", 0.9), ("4bit", 0.98), (None, 0.9)])
-def test_tokens_are_kept_in_the_codec_asked_for(tmp_path, codec, cosine):
+def test_tokens_are_kept_in_the_chosen_codec(tmp_path, codec, cosine):
     cached = CachedEncoder(CountingEncoder(), tmp_path, **({} if codec is None else {"codec": codec}))
     found, exact = cached.encode_document(TEXTS), WordEncoder().encode_document(TEXTS)
     np.testing.assert_allclose(found.pooled, exact.pooled, atol=1e-6)
@@ -155,7 +155,7 @@ def test_tokens_are_kept_in_the_codec_asked_for(tmp_path, codec, cosine):
     assert (cosines.mean() < 0.99) == (cosine == 0.9)
 
 
-def test_a_preset_and_its_codec_share_what_is_kept(tmp_path):
+def test_a_preset_and_its_codec_share_entries(tmp_path):
     encoder = CountingEncoder()
     CachedEncoder(encoder, tmp_path, codec="balanced").encode_document(TEXTS)
     CachedEncoder(encoder, tmp_path, codec="2bit").encode_document(TEXTS)
@@ -165,7 +165,7 @@ def test_a_preset_and_its_codec_share_what_is_kept(tmp_path):
     assert np.diff(pooled.tokens.offsets).tolist() == [-(-len(text.split()) // 2) for text in TEXTS]
 
 
-def test_vacuum_keeps_what_is_named(tmp_path):
+def test_vacuum_keeps_the_named_documents(tmp_path):
     encoder = CountingEncoder()
     cached = CachedEncoder(encoder, tmp_path)
     cached.encode_document(TEXTS)
@@ -176,7 +176,7 @@ def test_vacuum_keeps_what_is_named(tmp_path):
     assert CachedEncoder(encoder).vacuum(TEXTS) == 0
 
 
-def test_nothing_is_loaded_before_it_is_needed_and_a_copy_takes_nothing_along(tmp_path):
+def test_loading_is_lazy_and_a_copy_holds_names_only(tmp_path):
     cached = CachedEncoder("no/such-model", tmp_path / "tokens", device="cpu")
     for copied in (pickle.loads(pickle.dumps(cached)), copy.deepcopy(cached)):
         assert copied.path == cached.path
@@ -187,7 +187,7 @@ def test_nothing_is_loaded_before_it_is_needed_and_a_copy_takes_nothing_along(tm
     assert threading.Lock not in map(type, pickle.loads(pickle.dumps(used)).__getstate__().values())
 
 
-def test_closed_it_opens_again(tmp_path):
+def test_a_closed_folder_opens_again(tmp_path):
     encoder = CountingEncoder()
     cached = CachedEncoder(encoder, tmp_path)
     cached.encode_document(TEXTS)
@@ -197,7 +197,7 @@ def test_closed_it_opens_again(tmp_path):
     assert encoder.documents == TEXTS
 
 
-def test_it_says_what_the_encoder_says(tmp_path):
+def test_properties_are_those_of_the_encoder(tmp_path):
     cached = CachedEncoder(WordEncoder(), tmp_path)
     assert (cached.dimension, cached.fingerprint, cached.describe()) == (24, "words", {"model": "words"})
     assert cached.device == "cpu"
@@ -228,7 +228,7 @@ def test_a_folder_of_an_older_layout_says_what_to_do(tmp_path):
     (tmp_path / "tokens").mkdir()
     with lmdb.open(str(tmp_path / "tokens")) as environment, environment.begin(write=True) as transaction:
         transaction.put(bytes(16), bytes(28))
-    with pytest.raises(IndexMismatch, match=rf"layout 1, .* or delete {tmp_path}: it is filled again"):
+    with pytest.raises(IndexMismatch, match=rf"layout 1, .* or delete {tmp_path}; it is filled again"):
         CachedEncoder(WordEncoder(), tmp_path).encode_document(TEXTS)
 
 
@@ -236,7 +236,7 @@ def test_a_folder_of_an_older_layout_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.2, 3.0)])
-def test_rerank_scores_are_plain_loops(weights):
+def test_rerank_scores_equal_plain_loops(weights):
     expected = plain_scores("where are the keys", TEXTS, weights)
     hits = rerank("where are the keys", TEXTS, WordEncoder(), weights=weights)
     assert [hit.id for hit in hits] == [str(i) for i in np.argsort(-np.asarray(expected), kind="stable")]
@@ -255,7 +255,7 @@ def test_rerank_takes_documents_and_hits_and_changes_none():
     assert (hit.rank, hit.score) == (7, 0.1)
 
 
-def test_of_equal_texts_the_first_stays_first():
+def test_equal_texts_keep_their_order():
     hits = rerank("night", ["dogs bark"] * 12, WordEncoder())
     assert [int(hit.id) for hit in hits] == list(range(12))
 

@@ -1,17 +1,21 @@
-"""What is loaded, on which device, and what cannot be."""
+"""Loading: devices, attention, and models that cannot be loaded."""
 
+import re
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
-from helpers import tiny_models
+from helpers import tiny_vision
 from helpers.text_models import models_in
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from transformers.utils import logging as transformers_logging
+from helpers.vision_families import PIXELS, TEXT, TOLERANCE, picture
 
-from smart_rag.encoders import loading as checkpoint
+from smart_rag.encoders import loading
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput, ModelNotFound
+from smart_rag.types import Content
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,24 +23,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     return models_in(tmp_path_factory)
-
-
-def test_loading_shows_no_bar_and_leaves_the_setting_as_it_was(tmp_path, capsys):
-    """Both settings of the user's: that of transformers and that of the hub."""
-    model = tiny_models.bert(tmp_path)
-    capsys.readouterr()
-    before = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    try:
-        for switch, hub in (("enable", True), ("enable", False), ("disable", True), ("disable", False)):
-            getattr(transformers_logging, f"{switch}_progress_bar")()
-            (enable_progress_bars if hub else disable_progress_bars)()
-            SmartEncoder(model, device="cpu")
-            assert transformers_logging.is_progress_bar_enabled() == (switch == "enable")
-            assert are_progress_bars_disabled() != hub
-            assert capsys.readouterr().err == ""
-    finally:
-        (transformers_logging.enable_progress_bar if before[0] else transformers_logging.disable_progress_bar)()
-        (disable_progress_bars if before[1] else enable_progress_bars)()
 
 
 @pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-model"])
@@ -48,7 +34,7 @@ def test_unknown_model_name(name):
 
 @pytest.mark.parametrize("content", ["nothing", "notes", "no weights", "cut weights"])
 def test_folder_that_holds_no_model(models, tmp_path, content):
-    """Likewise, with the folder."""
+    """The message names the folder, and says what to pass instead."""
     folder = tmp_path / "folder"
     if content.endswith("weights"):
         shutil.copytree(models("mean").path, folder)
@@ -70,15 +56,15 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
     for cuda, mps, best in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
-        assert checkpoint._best_device() == best
+        assert loading._best_device() == best
 
 
-def test_a_device_that_is_not_there_is_named():
+def test_a_missing_device_is_named():
     for device in ("cuda:7", ["cpu", "cuda:7"]):
-        with pytest.raises(InvalidInput, match=r"'cuda:7'.*no CUDA"):
+        with pytest.raises(InvalidInput, match=r"'cuda:7'.*finds no CUDA"):
             SmartEncoder("minilm", device=device)
     for device in ("gpu", "0", ""):
-        with pytest.raises(InvalidInput, match=rf"device {device!r} is none of torch's; expected such as 'cpu', "):
+        with pytest.raises(InvalidInput, match=rf"unknown device {device!r}; use for example 'cpu', "):
             SmartEncoder("minilm", device=device)
     with pytest.raises(InvalidInput, match="device 'meta' computes nothing"):
         SmartEncoder("minilm", device="meta")
@@ -86,10 +72,39 @@ def test_a_device_that_is_not_there_is_named():
         SmartEncoder("minilm", device=[])
 
 
-def test_a_device_may_be_torchs_own_object(models):
+def test_a_device_can_be_a_torch_device(models):
     assert SmartEncoder(models("mean").path, device=torch.device("cpu")).device == "cpu"
-    with pytest.raises(InvalidInput, match=r"device '' is none of torch's"):
+    with pytest.raises(InvalidInput, match=r"unknown device ''"):
         SmartEncoder("minilm", device="")
     if not torch.xpu.is_available():
         with pytest.raises(InvalidInput, match=r"device 'xpu' cannot be used on this machine"):
             SmartEncoder("minilm", device="xpu")
+
+
+@pytest.mark.parametrize("build", [tiny_vision.qwen3_vl, tiny_vision.qwen2_vl])
+def test_attention_is_the_chosen_one(build, tmp_path):
+    """Another implementation gives the same representation."""
+    folder = build(tmp_path)
+    eager, sdpa = (SmartEncoder(folder, attn_implementation=name, max_pixels=PIXELS) for name in ("eager", None))
+    assert [encoder.model.transformers_model.config._attn_implementation for encoder in (eager, sdpa)] == [
+        *("eager", "sdpa"),
+    ]
+    contents = [Content(TEXT), Content("", picture(100, 90)), Content("a chart", picture(60, 110))]
+    mine, other = (encoder.encode_document(contents) for encoder in (eager, sdpa))
+    np.testing.assert_allclose(mine.pooled, other.pooled, atol=TOLERANCE)
+    for a, b in zip(mine.tokens, other.tokens, strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
+    with pytest.raises(ModelNotFound, match=r"[Ff]lash"):
+        SmartEncoder(folder, attn_implementation="flash_attention_2")  # which is not installed here
+
+
+def test_without_torchvision_the_extra_is_named(tmp_path):
+    """Another process does not find the torchvision of the tests."""
+    code = "import sys; from smart_rag import SmartEncoder; SmartEncoder(sys.argv[1])"
+    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0:
+        pytest.skip("torchvision is installed beside torch here")
+    folder = tiny_vision.qwen3_vl(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.search(r"the model '\S+', which takes images, needs the package 'torchvision'.*smart-rag\[vision\]", last)

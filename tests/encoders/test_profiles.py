@@ -1,4 +1,4 @@
-"""Which profile a model has: by its hub name, by what its folder is called, or by the caller's word."""
+"""Profiles: chosen by hub name, by folder name or by the caller."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_each_profile_has_its_model():
 
 
 @pytest.mark.parametrize(("name", "model"), NAMES.items())
-def test_a_folder_that_is_called_as_the_model(name, model, tmp_path, monkeypatch):
+def test_a_folder_with_the_name_of_the_model(name, model, tmp_path, monkeypatch):
     folder = tmp_path / model.rpartition("/")[2]
     folder.mkdir()
     assert said(folder) == (name, "the model's name")
@@ -41,28 +41,28 @@ def test_a_folder_that_is_called_as_the_model(name, model, tmp_path, monkeypatch
     "model", ["Qwen3-VL-Embedding-2B", "someone/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-2B", "minilm"]
 )
 def test_other_names_on_the_hub(model):
-    """Another owner's model of that name is another model; a name without an owner is none of the hub's."""
+    """A model of that name with another owner is another model. A name without an owner is no hub name."""
     assert said(model) == ("general", GENERAL_RULE)
 
 
 @pytest.mark.parametrize(
     "called", ["model", "my-qwen3-vl-embedding-2b", "Qwen3-VL-2B", "models--someone--Qwen3-VL-Embedding-2B"]
 )
-def test_folders_that_are_called_otherwise(called, tmp_path):
+def test_folders_with_other_names(called, tmp_path):
     (tmp_path / called / "inner").mkdir(parents=True)
     assert said(tmp_path / called) == ("general", GENERAL_RULE)
     assert said(tmp_path / called / "inner") == ("general", GENERAL_RULE)
     assert said(tmp_path / called, "lamra-ret") == ("lamra-ret", ARGUMENT)
 
 
-def test_the_callers_word_comes_first(tmp_path):
+def test_the_name_of_a_profile_comes_first(tmp_path):
     (tmp_path / "LamRA-Ret").mkdir()
     assert said(tmp_path / "LamRA-Ret", "general") == ("general", ARGUMENT)
     with pytest.raises(InvalidInput, match="no profile 'qwen'; the profiles are qwen3-vl-embedding, "):
         profile_of("Qwen/Qwen3-VL-Embedding-2B", "qwen")
 
 
-def test_a_link_that_is_called_as_the_model_or_leads_to_it(tmp_path):
+def test_a_link_with_the_name_of_the_model_or_to_such_a_folder(tmp_path):
     (tmp_path / "blob").mkdir()
     (tmp_path / "LamRA-Ret").symlink_to(tmp_path / "blob")
     assert said(tmp_path / "LamRA-Ret") == ("lamra-ret", "the model's name")

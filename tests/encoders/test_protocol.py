@@ -1,4 +1,4 @@
-"""The contract of an encoder: what is asked of it, what it may offer, what happens where it does not."""
+"""The contract of an encoder: required members, optional members, and the fallbacks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _warnings_come_again():
 
 
 class Complete(WordEncoder):
-    """Offers everything that an encoder can offer."""
+    """An encoder with all optional members."""
 
     modalities = frozenset({"text", "image"})
     default_weights = (0.0, 3.0)
@@ -54,7 +54,7 @@ class Complete(WordEncoder):
 
 
 class Unwilling:
-    """An encoder whose properties must not be looked at, as those that load a model."""
+    """An encoder whose properties must not be evaluated, like those that load a model."""
 
     @property
     def dimension(self):
@@ -71,7 +71,7 @@ class Unwilling:
     def encode_document(self, documents): ...
 
 
-def test_an_encoder_is_known_without_asking_it():
+def test_an_encoder_is_recognised_without_evaluating_it():
     """On Python 3.11 typing's own check evaluates each property, and `fingerprint` loads the model."""
     encoder = CachedEncoder("no such model")
     assert isinstance(encoder, Encoder)
@@ -79,7 +79,7 @@ def test_an_encoder_is_known_without_asking_it():
     assert isinstance(Unwilling(), Encoder)
 
 
-def test_who_is_no_encoder(minilm):
+def test_objects_that_are_no_encoders(minilm):
     assert isinstance(minilm, Encoder)
     assert isinstance(WordEncoder(), Encoder)
     assert not isinstance(minilm.model, Encoder)
@@ -96,7 +96,7 @@ def test_a_class_that_inherits_the_protocol_is_checked_as_any_class():
     assert isinstance(object.__new__(Mine), Mine)
 
 
-def test_a_cached_encoder_passes_on_all_that_its_encoder_offers(tmp_path):
+def test_a_cached_encoder_passes_on_all_optional_members(tmp_path):
     inner = Complete()
     cached = CachedEncoder(inner)
     for encoder in (inner, cached):
@@ -111,8 +111,8 @@ def test_a_cached_encoder_passes_on_all_that_its_encoder_offers(tmp_path):
         inner.codec = None
 
 
-def test_no_part_of_a_contract_is_forgotten():
-    """A protocol that is added later is one that `CachedEncoder` has to pass on."""
+def test_a_cached_encoder_knows_every_protocol():
+    """`CachedEncoder` must pass on every protocol, also one that is added later."""
     optional = {
         name: [member for member in vars(value) if not member.startswith("_")]
         for name, value in vars(protocol).items()
@@ -126,7 +126,7 @@ def test_no_part_of_a_contract_is_forgotten():
             assert hasattr(CachedEncoder, member), f"{name}.{member}"
 
 
-def test_what_an_encoder_does_not_offer(caplog):
+def test_fallbacks_of_optional_members(caplog):
     encoder = WordEncoder()
     assert modalities_of(encoder) == {"text"}
     assert default_weights_of(encoder) == (1.0, 2.0)
@@ -139,7 +139,7 @@ def test_what_an_encoder_does_not_offer(caplog):
 
 
 @pytest.mark.parametrize("wrapped", [WordEncoder, lambda: CachedEncoder(WordEncoder())], ids=["alone", "cached"])
-def test_counting_words_is_said_once(caplog, wrapped):
+def test_counting_words_warns_once(caplog, wrapped):
     with caplog.at_level(logging.WARNING, "smart_rag"):
         encoder = wrapped()
         assert token_counter(encoder)("three small words") == 3
@@ -148,7 +148,7 @@ def test_counting_words_is_said_once(caplog, wrapped):
     assert warning.startswith("WordEncoder has no count_tokens: texts are measured in words")
 
 
-def test_missing_vocabulary_ids_are_said_once(caplog, tmp_path):
+def test_missing_vocabulary_ids_warn_once(caplog, tmp_path):
     with caplog.at_level(logging.WARNING, "smart_rag"), SmartIndex.create(tmp_path / "a", WordEncoder()) as index:
         index.add([Document("a", "some words")])
         index.add([Document("b", "more words")])
@@ -162,7 +162,7 @@ def test_missing_vocabulary_ids_are_said_once(caplog, tmp_path):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_no_word_of_a_long_text_is_lost(tmp_path, minilm, cached):
-    """With a cached encoder chunks were counted in words: 840 tokens in a chunk for a model that reads 256."""
+    """A cached encoder once counted chunks in words: they had 840 tokens, for a model that reads 256."""
     file = tmp_path / "long.txt"
     file.write_text(LONG)
     encoder = CachedEncoder(minilm, tmp_path / "tokens") if cached else minilm
@@ -175,7 +175,7 @@ def test_no_word_of_a_long_text_is_lost(tmp_path, minilm, cached):
     assert "piezometers" in words
 
 
-def test_the_codec_goes_to_an_encoder_that_takes_it():
+def test_the_codec_goes_to_an_encoder_with_this_argument():
     def takes(documents, *, codec=None):
         return SimpleNamespace(tokens=SimpleNamespace(ids=()), codec=codec)
 
@@ -197,8 +197,8 @@ def test_the_codec_goes_to_an_encoder_that_takes_it():
     assert [asked(encode) for encode in (wrapped, by_position, anything)] == [None] * 3
 
 
-def test_an_index_of_own_vectors_weights_by_their_ids(tmp_path):
-    """What from_embeddings is given as ids does what a model's ids do: idf weights, terms as first stage."""
+def test_an_index_of_own_vectors_uses_their_ids(tmp_path):
+    """Ids given to from_embeddings work as a model's ids: for idf weights and for the first stage."""
     encoder = VocabularyEncoder()
     texts = ["the pump", "the keys", "the boats", "the valve"]
     given = encoder.encode_document(texts)

@@ -23,13 +23,13 @@ def expected(id):
 
 
 @given(st.lists(st.integers(0, len(WORDS) - 1)))
-def test_punctuation_has_none(ids):
+def test_punctuation_has_no_id(ids):
     got = Vocabulary(lambda ids: WORDS[ids[0]]).ids(np.asarray(ids, dtype=np.int64))
     assert got.dtype == np.int32
     assert got.tolist() == [expected(id) for id in ids]
 
 
-def test_shapes_stay():
+def test_ids_keep_their_shape():
     vocabulary = Vocabulary(lambda ids: WORDS[ids[0]])
     assert vocabulary.ids([[0, 2], [3, 1]]).tolist() == [[0, -1], [-1, 1]]
     assert vocabulary.ids(np.zeros((2, 0), dtype=np.int64)).shape == (2, 0)
@@ -44,8 +44,8 @@ def test_each_id_is_decoded_once():
 
 
 @pytest.mark.parametrize("text", ["The cat sat, on the mat.", "What?! (No...)"])
-def test_it_gives_what_the_encoder_gives(minilm, text):
-    """Of a real tokenizer: special tokens take no part, punctuation has no id."""
+def test_ids_equal_those_of_the_encoder(minilm, text):
+    """With a real tokenizer, special tokens are left out, and punctuation has no id."""
     vocabulary = Vocabulary(minilm.model.tokenizer.decode)
     ids = minilm.model.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert vocabulary.ids(ids).tolist() == minilm.encode_document([text]).tokens.ids.tolist()

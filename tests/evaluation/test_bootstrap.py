@@ -1,4 +1,4 @@
-"""Intervals of differences: as plain loops draw them, and wide enough."""
+"""Intervals of differences: they are those of plain loops, and they contain the true difference often enough."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from smart_rag.evaluation.bootstrap import Difference, difference
 
 
 def plain_interval(first, second, resamples, seed):
-    """The percentile interval by loops."""
+    """Return the percentile interval by loops."""
     generator = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
@@ -23,8 +23,8 @@ def plain_interval(first, second, resamples, seed):
     return means[int(0.025 * resamples)], means[int(0.975 * resamples)]
 
 
-def test_the_interval_is_as_plain_loops_have_it():
-    """With other draws, so within what 4,000 of them leave open."""
+def test_the_interval_is_that_of_plain_loops():
+    """The draws differ, so the bounds agree within the error of 4,000 resamples."""
     generator = np.random.default_rng(1)
     first, second = generator.random(50), generator.random(50) ** 2
     found = difference(first, second)
@@ -35,7 +35,7 @@ def test_the_interval_is_as_plain_loops_have_it():
 
 
 def test_pairs_stay_together():
-    """Two systems that differ by the same for every query differ by that, however much queries differ."""
+    """A constant difference has an interval without width, however much the queries differ."""
     second = np.random.default_rng(0).random(40)
     found = difference(second + 0.01, second)
     assert (found.mean, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
@@ -44,12 +44,12 @@ def test_pairs_stay_together():
 
 
 @pytest.mark.parametrize("skewed", [False, True])
-def test_95_of_100_intervals_hold_the_true_difference(skewed):
-    """Of 400 samples from a population whose mean is known, those whose interval holds it."""
+def test_95_of_100_intervals_contain_the_true_difference(skewed):
+    """Counted over 400 samples from a population whose mean is known."""
     generator = np.random.default_rng(5)
     covered = 0
     for i in range(400):
-        # nDCG of two systems: mostly the same, else somewhere between -1 and 1.
+        # Differences in nDCG: half of them 0, the others between -1 and 1.
         changes = generator.beta(1, 3, 100) if skewed else generator.uniform(-1, 1, 100)
         changes = np.where(generator.random(100) < 0.5, 0, changes)
         true = 0.5 * 0.25 if skewed else 0.0
@@ -64,15 +64,14 @@ def test_the_same_seed_draws_the_same():
     assert difference(*values).low != difference(*values, seed=1).low
 
 
-def test_many_queries_are_drawn_in_blocks_as_at_once(monkeypatch):
+def test_draws_in_blocks_give_the_same_interval():
     values = np.random.default_rng(0).random((2, 35))
     at_once = difference(*values)
-    monkeypatch.setattr("smart_rag.evaluation.bootstrap._BLOCK", 100)
-    in_blocks = difference(*values)
+    in_blocks = difference(*values, draws_at_once=100)
     assert (in_blocks.low, in_blocks.high) == pytest.approx((at_once.low, at_once.high), abs=0.01)
 
 
-def test_equal_systems_and_few_queries_are_not_told_apart():
+def test_equal_systems_are_noise_and_29_queries_too_few():
     assert difference(np.ones(40), np.ones(40)) == Difference(0.0, 0.0, 0.0, 40)
     assert difference(np.ones(40), np.ones(40)).verdict == "noise"
     assert difference(np.ones(29), np.zeros(29)).verdict == "too few queries"
@@ -80,6 +79,6 @@ def test_equal_systems_and_few_queries_are_not_told_apart():
 
 
 @pytest.mark.parametrize("values", [([], []), ([[1.0]], [[2.0]])])
-def test_what_is_no_list_of_values_is_refused(values):
+def test_anything_but_one_value_for_each_query_is_refused(values):
     with pytest.raises(InvalidInput, match="one value for each query"):
         difference(*values)

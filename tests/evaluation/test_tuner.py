@@ -1,29 +1,26 @@
-"""Weights from labelled queries: found where they matter, and chance called chance."""
+"""Weights from labelled queries: they are found where they matter, and a difference by chance is called noise."""
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.command_line import error_of, good
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.config import DEFAULT_WEIGHTS
-from smart_rag.errors import IndexLocked, InvalidInput
-from smart_rag.evaluation.tuner import RATIOS, Setting, cross_validated, tune
-from smart_rag.index.manifest import Manifest
+from smart_rag.errors import InvalidInput
+from smart_rag.evaluation import tune
+from smart_rag.evaluation.tuner import RATIOS, Setting, cross_validated
 from smart_rag.index.smart_index import scan_scores
 
 COUNT = 60
 
 
 class Planted(WordEncoder):
-    """Tokens find the one word that query and document share; the pooled embedding says nothing, and that loudly."""
+    """Tokens find the one word that a query shares with its document. The pooled embedding is strong noise."""
 
     fingerprint = "planted"
 
@@ -36,7 +33,7 @@ class Planted(WordEncoder):
 
 
 def planted(folder, encoder, config=None):
-    """An index of documents of five words, queries that share one word with theirs, and the judgements."""
+    """Return an index of documents of five words, queries that share words with one of them, and the qrels."""
     random = np.random.default_rng(7)
     words = [f"word{i}" for i in range(300)]
     texts = [" ".join(random.choice(words, 5, replace=False)) for _ in range(COUNT)]
@@ -54,7 +51,7 @@ def late_only(tmp_path):
 
 
 def plain_ndcg(index, queries, qrels, weights):
-    """nDCG@10 of each query whose one relevant document has grade 1, by loops over the public scores."""
+    """Return nDCG@10 of each query by loops over the scores; each query has one relevant document, of grade 1."""
     values = []
     for id, text in queries.items():
         scores = {}
@@ -67,7 +64,7 @@ def plain_ndcg(index, queries, qrels, weights):
     return values
 
 
-def test_late_alone_is_found_where_the_pooled_embedding_says_nothing(late_only):
+def test_a_low_pooled_weight_is_chosen_where_the_pooled_embedding_is_noise(late_only):
     index, queries, qrels = late_only
     found = tune(index, queries, qrels)
     assert (found.current, found.queries) == (Setting((2, 1), "idf"), COUNT)
@@ -75,22 +72,22 @@ def test_late_alone_is_found_where_the_pooled_embedding_says_nothing(late_only):
     assert found.held_out.verdict == "better"
     assert found.is_worth_it
     assert 0.1 < found.held_out.low < found.held_out.mean < found.held_out.high
-    assert index.manifest.config.weights == (2, 1)  # it only reports
+    assert index.manifest.config.weights == (2, 1)  # the index does not change
 
 
-def test_the_score_of_each_setting_is_as_plain_loops_have_it(late_only):
+def test_the_score_of_each_setting_is_that_of_plain_loops(late_only):
     index, queries, qrels = late_only
     found = tune(index, queries, qrels)
     assert {setting.weights for setting in found.scores} == {*RATIOS}
     for weights in [(0, 1), (1, 1), (2, 1), (1, 0)]:
         plain = sum(plain_ndcg(index, queries, qrels, weights)) / COUNT
-        # WordEncoder's tokens have no ids in a vocabulary: idf is as none.
+        # WordEncoder's tokens have no vocabulary ids, so both weightings rank the same.
         of_ratio = [score for setting, score in found.scores.items() if setting.weights == weights]
         assert of_ratio == pytest.approx([plain] * len(of_ratio), abs=1e-6), weights
         assert len(of_ratio) == (1 if weights == (1, 0) else 2)
 
 
-def test_queries_are_held_out_as_plain_loops_hold_them():
+def test_held_out_values_are_those_of_plain_loops():
     values = np.random.default_rng(3).random((4, 31))
     fold = np.random.default_rng(9).permutation(31) % 5
     expected = []
@@ -104,8 +101,8 @@ def test_queries_are_held_out_as_plain_loops_hold_them():
     assert len({float(value) for value in values.argmax(axis=0)}) > 1
 
 
-def test_where_nothing_differs_the_setting_stays(tmp_path):
-    """One word to a text: the pooled embedding is the token, and every setting makes the same ranking."""
+def test_equal_settings_keep_the_current_one(tmp_path):
+    """A text of one word: its pooled embedding is its token embedding, so every setting ranks the same."""
     with SmartIndex.create(tmp_path / "index", WordEncoder(), config=IndexConfig(codec="exact")) as index:
         index.add([Document(f"d{i:02}", f"word{i}") for i in range(40)])
         labels = {f"q{i}": {f"d{(i + i % 3) % 40:02}": 1} for i in range(40)}
@@ -125,7 +122,7 @@ def test_random_labels_are_noise(late_only, seed):
     assert not found.is_worth_it
 
 
-def test_few_queries_are_refused(late_only):
+def test_fewer_than_30_queries_are_refused(late_only):
     index, queries, qrels = late_only
     some = dict(list(queries.items())[:30])
     assert tune(index, some, qrels).queries == 30
@@ -133,14 +130,16 @@ def test_few_queries_are_refused(late_only):
         tune(index, some, {**qrels, "q3": {"d3": 0}})
 
 
-def test_judgements_of_other_documents_are_refused(late_only):
+def test_qrels_of_other_documents_are_refused(late_only):
     index, queries, _ = late_only
-    with pytest.raises(InvalidInput, match=r"no relevant document of the .* is in the index; judgements name"):
+    with pytest.raises(
+        InvalidInput, match=r"no relevant document of the .* is in the index; the qrels must use the document"
+    ):
         tune(index, queries, {id: {"elsewhere": 1} for id in queries})
 
 
-def test_of_equals_the_nearest_to_the_defaults_is_taken(late_only):
-    """From the pooled score alone, where all that listen to late interaction find the same."""
+def test_of_equal_settings_the_nearest_to_the_defaults_is_chosen(late_only):
+    """All settings with a low pooled weight are equally good here."""
     index, queries, qrels = late_only
     found = tune(index, queries, qrels)
     best = max(found.scores.values())
@@ -153,126 +152,3 @@ def test_of_equals_the_nearest_to_the_defaults_is_taken(late_only):
     assert found.choice == found.current or distance(found.choice) == min(map(distance, as_good))
     order = [distance(setting) for setting in list(found.scores)[1:]]
     assert order == sorted(order)
-
-
-# --- what the index keeps ---------------------------------------------------------------------
-
-
-def test_weights_are_kept_and_all_else_stays(late_only):
-    index, queries, _ = late_only
-    before = Manifest.read(index.path)
-    index.set_weights((0, 3), "none")
-    config = replace(before.config, weights=(0.0, 3.0), weighting="none")
-    assert Manifest.read(index.path) == index.manifest == replace(before, config=config)
-    [hit] = index.search(queries["q0"], 1)
-    assert hit.score == pytest.approx(3 * hit.late_score)
-    index.close()
-    with SmartIndex.open(index.path, Planted()) as again:
-        assert again.search(queries["q0"], 1) == [hit]
-        again.set_weights((1, 1))
-        assert again.manifest.config == replace(config, weights=(1.0, 1.0))
-
-
-def test_what_another_index_object_has_set_is_not_undone(late_only):
-    index, *_ = late_only
-    index.close()
-    with SmartIndex.open(index.path, Planted()) as stale:
-        with SmartIndex.open(index.path, Planted()) as other:
-            other.set_weights((2, 1), "none")
-        stale.set_weights((1, 4))
-        assert Manifest.read(index.path).config.weighting == "none"
-
-
-@pytest.mark.parametrize(("weights", "weighting"), [((0, 0), None), ((1, -1), None), ((1, 1), "tf")])
-def test_wrong_weights_change_nothing(late_only, weights, weighting):
-    index, *_ = late_only
-    with pytest.raises(InvalidInput, match="weight"):
-        index.set_weights(weights, weighting)
-    assert Manifest.read(index.path) == index.manifest
-    assert index.manifest.config.weights == (2, 1)
-
-
-def test_only_the_writer_sets_weights(late_only):
-    index, *_ = late_only  # it has written
-    with SmartIndex.open(index.path, Planted()) as other, pytest.raises(IndexLocked):
-        other.set_weights((1, 1))
-
-
-# --- smart-rag tune ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def serials(tmp_path_factory):
-    """An index by MiniLM that ranks by the pooled embedding alone, and queries for numbers, which that loses."""
-    folder = tmp_path_factory.mktemp("serials")
-    random = np.random.default_rng(0)
-    rows = random.choice(np.arange(10_000, 99_999), (40, 8), replace=False).astype(str).tolist()
-    numbers = [row[4] for row in rows]
-    with SmartIndex.create(folder / "index", config=IndexConfig(weights=(1, 0))) as index:
-        index.add([Document(row[4], f"The pumps of the station have the numbers {', '.join(row)}.") for row in rows])
-    queries = [{"_id": number, "text": f"where is number {number}?"} for number in numbers]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
-    (folder / "qrels.tsv").write_text("".join(f"{number}\t{number}\t1\n" for number in numbers))
-    # Labels that no setting can follow: of each query, another one's document.
-    others = zip(numbers, random.permutation(numbers).tolist(), strict=True)
-    (folder / "random.tsv").write_text("".join(f"{number}\t{other}\t1\n" for number, other in others))
-    return folder
-
-
-@pytest.fixture
-def folder(serials):
-    """The same, with weights that a test may change."""
-    yield serials
-    with SmartIndex.open(serials / "index") as index:
-        index.set_weights((1, 0), "idf")
-
-
-def arguments(folder, *more, qrels="qrels.tsv"):
-    return "tune", "--db", folder / "index", "--queries", folder / "queries.jsonl", "--qrels", folder / qrels, *more
-
-
-def own(folder):
-    config = Manifest.read(folder / "index").config
-    return config.weights, config.weighting
-
-
-def test_noise_is_said_and_the_index_left_unless_forced(folder):
-    output = good(*arguments(folder, qrels="random.tsv"))
-    assert "the difference is noise." in output
-    assert "The index is left as it is. --force takes the best all the same." in output
-    assert own(folder) == ((1, 0), "idf")
-    figures = json.loads(good(*arguments(folder, "--force", "--json", qrels="random.tsv")))
-    assert figures["held_out"]["verdict"] == "noise"
-    assert figures["written"]
-    assert own(folder) == (tuple(figures["choice"]["weights"]), figures["choice"]["weighting"]) != ((1, 0), "idf")
-
-
-def test_what_is_better_is_kept_but_not_in_a_dry_run(folder):
-    output = good(*arguments(folder, "--dry-run"))
-    assert output.endswith(": better.\nThe index is left as it is.\n")
-    assert own(folder) == ((1, 0), "idf")
-    output = good(*arguments(folder))
-    assert output.endswith(": better.\nThe best is now the index's own.\n")
-    assert "nDCG@10 of 40 queries" in output
-    assert own(folder)[0] != (1, 0)
-    chosen = own(folder)
-    output = good(*arguments(folder))
-    assert output.endswith(" is the best.\nThe index is left as it is.\n")
-    assert own(folder) == chosen
-
-
-def test_the_figures_as_json(folder):
-    figures = json.loads(good(*arguments(folder, "--json", "--dry-run", "--limit-queries", 35)))
-    assert list(figures) == ["queries", "settings", "current", "choice", "held_out", "written"]
-    assert (figures["queries"], figures["written"]) == (35, False)
-    assert figures["current"] == {"weights": [1, 0], "weighting": "idf"}
-    assert len(figures["settings"]) == 23  # of pooled alone there is one
-    best = max(figures["settings"], key=lambda setting: setting["ndcg@10"])
-    assert best.pop("ndcg@10") > 0
-    assert figures["choice"] == best
-    assert list(figures["held_out"]) == ["ndcg@10", "low", "high", "verdict"]
-
-
-def test_few_labels_are_an_error_of_one_line(folder):
-    assert "needs at least 30 queries" in error_of(*arguments(folder, "--limit-queries", 29))
-    assert "gone.tsv is missing" in error_of(*arguments(folder, qrels="gone.tsv"))

@@ -1,9 +1,26 @@
-"""A file is known by its bytes."""
+"""Images and videos of a content: opened as one, named by their bytes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from smart_rag.demo import sample_folder
 from smart_rag.errors import DocumentError
-from smart_rag.files.content import digest_of_file
+from smart_rag.files.content import digest_of_file, identity, jpeg, open_image
+from smart_rag.types import Content, PdfPage
+
+PAGE = PdfPage(sample_folder() / "engineering_report.pdf", 2)
+
+
+@pytest.fixture
+def red(tmp_path) -> Path:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (30, 20), "red").save(path)
+    return path
 
 
 def written(path, data):
@@ -12,11 +29,61 @@ def written(path, data):
     return path
 
 
-def test_the_hash_is_of_all_bytes_and_nothing_else(tmp_path):
+# --- images ---------------------------------------------------------------------------------
+
+
+def test_every_source_is_opened(red):
+    """A page of a PDF is drawn as large as it may be; an image is never enlarged."""
+    assert open_image(red).size == open_image(str(red)).size == open_image(Image.open(red)).size == (30, 20)
+    assert open_image(red, 150).size == (15, 10)
+    page = open_image(PAGE, 10_000)
+    assert 9_000 < page.width * page.height <= 10_000
+
+
+def test_a_jpeg_is_as_large_as_asked(red):
+    for max_pixels, size in ((10_000, (30, 20)), (150, (15, 10))):
+        image = Image.open(io.BytesIO(jpeg(red, max_pixels)))
+        assert (image.format, image.size) == ("JPEG", size)
+
+
+# --- identity -------------------------------------------------------------------------------
+
+
+def test_a_text_is_its_own_identity():
+    assert identity(Content("The cat sat.")) == "The cat sat."
+
+
+def test_a_file_is_identified_by_its_bytes(red, tmp_path):
+    copy = written(tmp_path / "other" / "copy.png", red.read_bytes())
+    assert identity(Content(image=red)) == identity(Content(image=str(copy)))
+    assert identity(Content(image=red)) == identity(Content(image=copy), digest_of_file(red))
+    assert identity(Content(video=red)) == identity(Content(video=copy), digest_of_file(red))
+
+
+def test_what_differs_has_another_identity(red, tmp_path):
+    Image.new("RGB", (30, 20), "blue").save(tmp_path / "blue.png")
+    contents = [
+        Content("red"),
+        Content("red", red),
+        Content(image=red),
+        Content(image=tmp_path / "blue.png"),
+        Content(image=Image.open(red)),
+        Content(video=red),
+        Content(image=PAGE),
+        Content(image=PdfPage(PAGE.path, 3)),
+        Content(image=PAGE.path),
+    ]
+    assert len({identity(content) for content in contents}) == len(contents)
+
+
+# --- digests of files -----------------------------------------------------------------------
+
+
+def test_a_digest_is_of_all_bytes_and_nothing_else(tmp_path):
     data = bytes(2_500_000)
     one = digest_of_file(written(tmp_path / "one", data))
     assert digest_of_file(written(tmp_path / "other" / "name.txt", data)) == one
-    hashes = {one}
+    digests = {one}
     for changed in (
         b"\1" + data[1:],
         data[:-1] + b"\1",
@@ -24,10 +91,10 @@ def test_the_hash_is_of_all_bytes_and_nothing_else(tmp_path):
         data[:1_500_000] + b"\1" + data[1_500_001:],
         b"",
     ):
-        hashes.add(digest_of_file(written(tmp_path / "one", changed)))
-    assert len(hashes) == 6
+        digests.add(digest_of_file(written(tmp_path / "one", changed)))
+    assert len(digests) == 6
 
 
-def test_the_hash_of_a_missing_file(tmp_path):
+def test_a_missing_file_has_no_digest(tmp_path):
     with pytest.raises(DocumentError, match=r"gone: cannot be read \(No such file"):
         digest_of_file(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""Images: upright, RGB, on white, of the wanted size, whatever comes; and what is no image is named."""
+"""Images: every file becomes an upright RGB image on white of the wanted size, or an error names it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers.odd_files import SUFFIXES, animation, noise_image, odd_images, png_bomb, saved, with_orientation
+from helpers.odd_files import MODES, animation, noise_image, odd_images, png_bomb, saved, with_orientation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.images import FORMATS, MAX_SOURCE_PIXELS, digest, fit, open_image
+from smart_rag.files.images import MAX_SOURCE_PIXELS, SUFFIXES, digest, fit, image_from_bytes, open_image
 
-ODD = list(odd_images())
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 # How a file stores an image that is to be shown upright, by its orientation (Exif 2.3, table 6).
 STORED = {
@@ -34,7 +33,7 @@ STORED = {
 
 
 def corners(image):
-    """The colours of top left, top right, bottom left, bottom right, each rounded to what it was meant to be."""
+    """Return the colours at top left, top right, bottom left and bottom right; each channel is 0 or 255."""
     right, bottom = image.width - 2, image.height - 2
     places = ((1, 1), (right, 1), (1, bottom), (right, bottom))
     return [tuple(255 * (value > 127) for value in image.getpixel(place)) for place in places]
@@ -55,7 +54,7 @@ def opened(tmp_path, data, name="a.png", **options):
 
 
 def outcome(path, **options):
-    """The image, or the only error that there may be."""
+    """Return the image, or the error of the only allowed class."""
     try:
         return open_image(path, **options)
     except DocumentError as error:
@@ -63,7 +62,7 @@ def outcome(path, **options):
 
 
 def refused(path):
-    """The reason why `open_image` refuses ``path``, having checked that the error names the file."""
+    """Return the reason why `open_image` refuses ``path``. The error must name the file and have one line."""
     with pytest.raises(DocumentError) as caught:
         open_image(path)
     assert caught.value.path == path
@@ -75,14 +74,15 @@ def refused(path):
 # --- odd files ------------------------------------------------------------------------------
 
 
-def test_the_odd_files_are_many():
-    assert len(ODD) > 250
-    assert len({odd.name for odd in ODD}) == len(ODD)
+def test_odd_images_are_opened_or_refused(tmp_path, subtests):
+    odd_files = list(odd_images())
+    assert len({odd.name for odd in odd_files}) == len(odd_files) > 250
+    for odd in odd_files:
+        with subtests.test(odd.name):
+            check_odd_image(odd, odd.write(tmp_path))
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.name)
-def test_an_odd_image_is_opened_or_named(tmp_path, odd):
-    path = odd.write(tmp_path)
+def check_odd_image(odd, path):
     image = outcome(path)
     if isinstance(image, DocumentError):
         assert not odd.sound, image
@@ -97,7 +97,7 @@ def test_an_odd_image_is_opened_or_named(tmp_path, odd):
     assert 1 <= small.width * small.height <= 100
 
 
-SOUND = [saved(noise_image("L" if format == "GIF" else "RGB", (24, 16)), format) for format in SUFFIXES]
+SOUND = [saved(noise_image("L" if format == "GIF" else "RGB", (24, 16)), format) for format in MODES]
 SOUND += [animation("WEBP"), animation("GIF"), animation("PNG"), with_orientation(Image.new("RGB", (9, 9)), "JPEG", 6)]
 
 
@@ -117,10 +117,10 @@ def test_flipped_bytes_raise_no_other_error(tmp_path, data, flips):
         assert image.width * image.height <= 10_000
 
 
-# --- what is wrong is said ------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------
 
 
-def test_the_reasons(tmp_path):
+def test_each_reason(tmp_path):
     (tmp_path / "folder.png").mkdir()
     assert refused(tmp_path / "folder.png") == "cannot be read (Is a directory)"
     assert refused(tmp_path / "gone.png") == "cannot be read (No such file or directory)"
@@ -128,14 +128,14 @@ def test_the_reasons(tmp_path):
     path.write_bytes(b"")
     assert refused(path) == "the file is empty"
     path.write_bytes(b"words")
-    assert refused(path) == f"not an image of a known format; the formats are {', '.join(FORMATS)}"
+    assert refused(path) == f"not an image of a known format; the formats are {', '.join(SUFFIXES)}"
     data = saved(noise_image("RGB", (64, 48)), "JPEG")
     path.write_bytes(data[: len(data) // 2])
     assert refused(path).startswith("a broken or truncated image (image file is truncated")
     path.write_bytes(png_bomb(60_000, 60_000))
     assert refused(path).startswith("too large (")
     path.write_bytes(png_bomb(13_100, 13_100))
-    reason = "too large (13,100 x 13,100 pixels); at most 170,000,000 pixels are decoded, shrink it first"
+    reason = "too large (13,100 x 13,100 pixels); expected at most 170,000,000 pixels, shrink it first"
     assert refused(path) == reason
 
 
@@ -148,7 +148,7 @@ def test_a_file_without_permission(tmp_path):
 
 
 def test_a_bomb_is_not_decoded(tmp_path):
-    """Its claim is refused; one row less in the limit, and its missing rows are what is wrong."""
+    """A size above the limit is refused. At the limit, decoding starts, and finds that rows are missing."""
     path = tmp_path / "a.png"
     path.write_bytes(png_bomb(MAX_SOURCE_PIXELS + 1, 1))
     assert refused(path).startswith("too large")
@@ -157,7 +157,7 @@ def test_a_bomb_is_not_decoded(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [b"bytes", None, 3, np.zeros((2, 2, 3), dtype=np.uint8)])
-def test_what_is_no_source_is_refused(wrong):
+def test_another_type_is_refused(wrong):
     with pytest.raises(InvalidInput, match=f"a path or a PIL image, got {type(wrong).__name__}"):
         open_image(wrong)
 
@@ -174,7 +174,7 @@ def test_an_image_in_memory_that_cannot_be_loaded_is_refused(use):
     closed.close()
     data = saved(noise_image("RGB", (64, 48)), "JPEG")
     for broken in (closed, Image.open(io.BytesIO(data[: len(data) // 2]))):
-        with pytest.raises(InvalidInput, match="an image in memory that cannot be used: a broken or truncated image"):
+        with pytest.raises(InvalidInput, match="an image in memory cannot be used: a broken or truncated image"):
             use(broken)
 
 
@@ -184,6 +184,13 @@ def test_a_large_image_in_memory_is_refused():
 
     with pytest.raises(InvalidInput, match="too large"):
         open_image(Claim())
+
+
+def test_the_bytes_of_a_file_are_an_image():
+    image = noise_image("RGB", (9, 5))
+    assert image_from_bytes(saved(image, "PNG")).tobytes() == image.tobytes()
+    with pytest.raises(InvalidInput, match="an image in memory cannot be used: not an image of a known format"):
+        image_from_bytes(b"words")
 
 
 # --- modes ----------------------------------------------------------------------------------
@@ -251,7 +258,7 @@ def test_16_bits_of_a_big_endian_tiff(tmp_path):
         (np.array([[7, 7]], dtype=np.float32), [0, 0]),
     ],
 )
-def test_numbers_that_are_no_bytes_run_from_black_to_white(tmp_path, values, expected):
+def test_other_numbers_than_bytes_are_scaled_from_black_to_white(tmp_path, values, expected):
     for image in (open_image(Image.fromarray(values)), opened(tmp_path, saved(Image.fromarray(values), "TIFF"))):
         assert [image.getpixel((x, 0))[0] for x in range(len(expected))] == expected
 
@@ -274,7 +281,7 @@ def test_an_animation_gives_its_first_frame(tmp_path, format):
     assert opened(tmp_path, animation(format)).getpixel((5, 5)) == pytest.approx((40, 40, 40), abs=3)
 
 
-def test_an_animation_in_memory_gives_the_frame_it_stands_at():
+def test_an_animation_in_memory_gives_its_current_frame():
     image = Image.open(io.BytesIO(animation("PNG")))
     image.seek(2)
     assert open_image(image).getpixel((5, 5)) == (120, 120, 120)
@@ -296,7 +303,7 @@ def test_an_image_is_upright(tmp_path, format, orientation, max_pixels):
         assert image.size == (40, 24)
 
 
-def test_what_was_turned_is_not_turned_again(tmp_path):
+def test_a_turned_image_is_not_turned_again(tmp_path):
     stored = Image.fromarray(np.ascontiguousarray(STORED[6](four_corners())))
     (tmp_path / "a.jpg").write_bytes(with_orientation(stored, "JPEG", 6))
     with Image.open(tmp_path / "a.jpg") as lazy:
@@ -321,7 +328,7 @@ def test_a_size_is_the_largest_that_fits(width, height, max_pixels, max_scale):
 
 
 @given(st.integers(1, 30_000), st.integers(1, 30_000), st.integers(1, 10_000_000))
-def test_what_fits_keeps_its_size(width, height, more):
+def test_a_size_that_fits_is_kept(width, height, more):
     assert fit(width, height, width * height + more - 1) == (width, height)
 
 
@@ -352,7 +359,7 @@ def test_a_wide_image_of_few_rows(tmp_path):
 
 
 def test_a_shrunk_jpeg_is_as_good_as_one_shrunk_after_decoding(tmp_path):
-    """A JPEG that is decoded at a part of its size shows the same, at the same places."""
+    """A JPEG that is decoded at a part of its size shows the same at the same positions."""
     y, x = np.mgrid[:1203, :1601]
     waves = 128 + 60 * np.sin(x / 40) + 60 * np.cos(y / 30)
     data = saved(Image.fromarray(np.rint(waves).astype(np.uint8)), "JPEG", quality=95)
@@ -366,11 +373,11 @@ def test_a_shrunk_jpeg_is_as_good_as_one_shrunk_after_decoding(tmp_path):
     assert difference.max() < 8
 
 
-# --- nobody else's things are changed -------------------------------------------------------
+# --- side effects ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA", "L", "1", "CMYK", "I;16"])
-def test_an_image_in_memory_is_left_as_it_is(mode):
+def test_an_image_in_memory_does_not_change(mode):
     image = noise_image(mode, (40, 20))
     if mode == "P":
         image.info["transparency"] = bytes(range(100))
@@ -386,7 +393,7 @@ def test_an_image_in_memory_is_left_as_it_is(mode):
     assert state() == before
 
 
-def test_pillows_settings_are_left_as_they_are(tmp_path, monkeypatch):
+def test_the_settings_of_pillow_do_not_change(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert opened(tmp_path, saved(Image.new("RGB", (15, 10)), "PNG")).size == (15, 10)  # Pillow would warn
     with pytest.raises(DocumentError, match=r"too large \(Image size \(400 pixels\)"):  # the application's own limit
@@ -395,7 +402,7 @@ def test_pillows_settings_are_left_as_they_are(tmp_path, monkeypatch):
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
-def test_threads_leave_the_filters_of_warnings_as_they_are(tmp_path):
+def test_warning_filters_do_not_change_in_threads(tmp_path):
     data = saved(noise_image("RGB", (50, 50)), "PNG")
     (tmp_path / "a.png").write_bytes(data)
     before = list(warnings.filters)
@@ -416,7 +423,7 @@ def test_threads_leave_the_filters_of_warnings_as_they_are(tmp_path):
 # --- digest ---------------------------------------------------------------------------------
 
 
-def test_a_digest_is_of_all_that_is_shown():
+def test_a_digest_covers_everything_that_is_shown():
     image = noise_image("RGB", (6, 4))
     assert digest(image) == digest(image.copy())
     assert len(digest(image)) == 32

@@ -1,4 +1,4 @@
-"""PDFs: text and image of every page, whatever its size and turn; and what is broken is named."""
+"""PDFs: text and image of every page, of any size and rotation; errors name the file and the page."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ from PIL import Image
 
 import smart_rag
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.pdf import Pdf, _kept, boxes, render
+from smart_rag.files.page import Page
+from smart_rag.files.pdf import Pdf, _cached, boxes, read_pdf, render
+from smart_rag.types import PdfPage
 
-ODD = list(odd_pdfs())
 SAMPLE = Path(smart_rag.__file__).parent / "samples" / "engineering_report.pdf"
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -44,11 +45,11 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 @pytest.fixture(autouse=True)
 def _nothing_stays_open():
     yield
-    _kept.cache_clear()
+    _cached.cache_clear()
 
 
 def outcome(question):
-    """The answer, or the only error that there may be."""
+    """Return the result, or the error of the only allowed class."""
     try:
         return question()
     except DocumentError as error:
@@ -56,7 +57,7 @@ def outcome(question):
 
 
 def reason(path, question):
-    """The reason of the error that ``question`` raises, having checked that it names the file."""
+    """Return the reason of the error that ``question`` raises. It must name the file and have one line."""
     with pytest.raises(DocumentError) as caught:
         question()
     assert caught.value.path == path
@@ -70,8 +71,8 @@ def written(tmp_path, data, name="a.pdf"):
     return tmp_path / name
 
 
-def two_things_of_each(path, most=5):
-    """Text and image of the first pages, each of them or the error in its place."""
+def texts_and_images(path, most=5):
+    """Return the text and the image of each of the first pages, or the error in its place."""
     with Pdf(path) as pdf:
         numbers = range(1, min(len(pdf), most) + 1)
         return [
@@ -84,15 +85,16 @@ def two_things_of_each(path, most=5):
 # --- odd files ------------------------------------------------------------------------------
 
 
-def test_the_odd_files_are_many():
-    assert len(ODD) > 200
-    assert len({odd.name for odd in ODD}) == len(ODD)
+def test_odd_pdfs_are_read_or_refused(tmp_path, subtests):
+    odd_files = list(odd_pdfs())
+    assert len({odd.name for odd in odd_files}) == len(odd_files) > 200
+    for odd in odd_files:
+        with subtests.test(odd.name):
+            check_odd_pdf(odd, odd.write(tmp_path))
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.name)
-def test_an_odd_pdf_is_read_or_named(tmp_path, odd):
-    path = odd.write(tmp_path)
-    parts = outcome(lambda: two_things_of_each(path))
+def check_odd_pdf(odd, path):
+    parts = outcome(lambda: texts_and_images(path))
     parts = [parts] if isinstance(parts, DocumentError) else parts
     errors = [part for part in parts if isinstance(part, DocumentError)]
     assert not (odd.sound and errors), errors
@@ -125,19 +127,19 @@ def test_flipped_bytes_raise_no_other_error(tmp_path, data, flips, length):
     for place, flip in flips:
         data[int(place * len(data))] ^= flip
     path = written(tmp_path, data)
-    parts = outcome(lambda: two_things_of_each(path, most=2))
+    parts = outcome(lambda: texts_and_images(path, most=2))
     for part in [parts] if isinstance(parts, DocumentError) else parts:
         assert isinstance(part, str | Image.Image) or "\n" not in part.reason
 
 
-# --- what is wrong is said ------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------
 
 
-def test_the_reasons(tmp_path):
+def test_each_reason(tmp_path):
     for name, data, expected in (
         ("empty.pdf", b"", "the file is empty"),
         ("noise.pdf", b"noise", "not a sound PDF"),
-        ("secret.pdf", fpdf_pages("Secret.", password="sesame"), "encrypted, a password is needed"),
+        ("secret.pdf", fpdf_pages("Secret.", password="sesame"), "encrypted; save it without a password"),
         ("none.pdf", raw_pdf(CATALOG, b"<</Type/Pages/Kids[]/Count 0>>"), "no pages in it"),
     ):
         path = written(tmp_path, data, name)
@@ -161,7 +163,7 @@ def test_a_page_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path):
 
 def test_a_page_that_is_not_there(tmp_path):
     path = written(tmp_path, fpdf_pages("One.", "Two."))
-    assert reason(path, lambda: render(path, 3, 100)) == "there is no page 3, only 2"
+    assert reason(path, lambda: render(path, 3, 100)) == "there is no page 3; the last one is 2"
     for wrong in (0, -1, True, 1.0):
         with pytest.raises(InvalidInput, match="page must be a whole number of at least 1"):
             render(path, wrong, 100)
@@ -169,7 +171,7 @@ def test_a_page_that_is_not_there(tmp_path):
             render(path, 1, wrong)
 
 
-def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
     path = written(tmp_path, one_page())
     monkeypatch.setitem(sys.modules, "pypdfium2", None)
     with pytest.raises(MissingExtra, match=r"reading a.pdf needs the package 'pypdfium2'.*smart-rag\[pdf\]"):
@@ -179,7 +181,7 @@ def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
 # --- text -----------------------------------------------------------------------------------
 
 
-def test_the_text_layer_is_pdfiums():
+def test_the_text_layer_is_that_of_pdfium():
     with Pdf(SAMPLE) as pdf, pypdfium2.PdfDocument(SAMPLE) as reference:
         assert len(pdf) == len(reference) > 1
         for i in range(len(reference)):
@@ -188,7 +190,40 @@ def test_the_text_layer_is_pdfiums():
             assert len(expected) > 100
 
 
-def test_a_document_that_is_opened_anew_gives_the_same(tmp_path):
+def test_a_pdf_is_read_page_by_page(tmp_path):
+    path = written(tmp_path, fpdf_pages("The first page is about cats.", "", "The third, about dogs."))
+    assert list(read_pdf(path)) == [
+        Page("The first page is about cats.", 1, PdfPage(path, 1)),
+        Page("", 2, PdfPage(path, 2)),
+        Page("The third, about dogs.", 3, PdfPage(path, 3)),
+    ]
+
+
+def test_lines_stay_apart_and_words_whole(tmp_path):
+    made = FPDF()
+    made.set_font("Helvetica", size=12)
+    made.add_page()
+    made.multi_cell(40, 8, "The inter\u00adnational pump\u00adhouse is a well-known place.", align="L")
+    (page,) = read_pdf(written(tmp_path, bytes(made.output())))
+    assert "\r" not in page.text
+    assert "\ufffe" not in page.text
+    assert page.text.count("\n") >= 2
+    assert "well-known" in page.text
+
+
+def test_a_pdf_that_only_its_owner_may_change_can_be_read(tmp_path):
+    path = written(tmp_path, fpdf_pages("Read me.", owner="secret"))
+    assert [page.text for page in read_pdf(path)] == ["Read me."]
+
+
+@pytest.mark.parametrize("part", [0.01, 0.33, 0.5, 0.9])
+def test_a_truncated_pdf_is_refused(tmp_path, part):
+    data = fpdf_pages("A page.", "Another page.")
+    path = written(tmp_path, data[: int(len(data) * part)])
+    assert reason(path, lambda: list(read_pdf(path))) == "not a sound PDF"
+
+
+def test_a_reopened_document_gives_the_same(tmp_path):
     path = written(tmp_path, fpdf_pages(*[f"Page {i}." for i in range(1, 131)]))
     with Pdf(path) as pdf:
         assert [pdf.text(i) for i in range(1, 131)] == [f"Page {i}." for i in range(1, 131)]
@@ -214,7 +249,7 @@ def test_a_page_is_shown_turned(tmp_path, turn, size, red):
 
 @pytest.mark.parametrize("max_pixels", [1, 2, 99, 1_000, 12_345, 100_000, 777_777, 3_000_000])
 @pytest.mark.parametrize("size", [(210, 297), (297, 210), (100, 100), (333.3, 77.7)])
-def test_an_image_has_as_many_pixels_as_it_may(tmp_path, size, max_pixels):
+def test_an_image_is_as_large_as_allowed(tmp_path, size, max_pixels):
     made = FPDF(format=size)
     made.add_page()
     image = render(written(tmp_path, bytes(made.output())), 1, max_pixels)
@@ -222,7 +257,7 @@ def test_an_image_has_as_many_pixels_as_it_may(tmp_path, size, max_pixels):
     assert image.width * image.height <= max_pixels
     assert image.width <= dots[0]
     assert image.height <= dots[1]
-    # One pixel more to each side were too many.
+    # One pixel more on each side would be too many.
     assert (image.width + 2) * (image.height + 2) > min(max_pixels, dots[0] * dots[1])
 
 
@@ -241,7 +276,7 @@ def test_a_tiny_page_is_an_image(tmp_path):
 
 
 def test_an_image_is_not_rounded_up(tmp_path):
-    """51 points times 212 / 51 is a little more than 212."""
+    """In floats, 51 * (212 / 51) is a little more than 212."""
     assert render(written(tmp_path, one_page(box=b"[0 0 51 51]")), 1, 10**6).size == (212, 212)
 
 
@@ -274,7 +309,7 @@ def test_a_page_that_draws_nothing_is_white(tmp_path):
 # --- files, threads, memory -----------------------------------------------------------------
 
 
-def test_a_file_that_has_changed_is_read_anew(tmp_path):
+def test_a_changed_file_is_read_again(tmp_path):
     path = written(tmp_path, one_page())
     assert render(path, 1, 20_000).size == (200, 100)
     written(tmp_path, one_page(box=b"[0 0 100 200]") + b"%longer")
@@ -301,7 +336,7 @@ def test_two_files_stay_open_and_no_more(tmp_path):
     assert held()[str(paths[0])] == 0
 
 
-def test_threads_get_what_one_gets(tmp_path):
+def test_threads_get_the_same_as_one_thread(tmp_path):
     paths = [written(tmp_path, fpdf_pages(*[f"Page {j} of {i}." for j in range(4)]), f"{i}.pdf") for i in range(4)]
 
     def all_of(path):
@@ -356,11 +391,11 @@ print(len(peaks), peaks[19], peaks[-1])
     assert late - early < 25_000  # kB
 
 
-# --- where words stand ----------------------------------------------------------------------
+# --- boxes ----------------------------------------------------------------------------------
 
 
 def ink(image, box):
-    """The share of dark pixels within a box."""
+    """Return the share of dark pixels in a box."""
     left, top, right, bottom = box
     width, height = image.size
     part = image.crop((int(left * width), int(top * height), int(right * width) + 1, int(bottom * height) + 1))
@@ -369,7 +404,7 @@ def ink(image, box):
 
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_boxes_are_where_the_words_are_shown(tmp_path, turn):
-    """On a page that is turned, too; of a word that comes twice, each where it is; with nothing between them."""
+    """Also on a turned page, and for a word that occurs twice. No ink is outside the boxes."""
     made = FPDF(format=(200, 100))
     made.set_font("Helvetica", size=24)
     made.add_page()

@@ -1,4 +1,4 @@
-"""Videos: the right frames, at the right times, upright and of the wanted size; and what is broken is named."""
+"""Videos: frames at their times, upright and of the wanted size; errors name the file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.video import FORMATS, Frames, middle_frame, read_frames
+from smart_rag.files.video import SUFFIXES, Frames, middle_frame, read_frames
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 ONE = 1 << 16
 
 
 def numbers(frames: Frames) -> list[int]:
-    """Which frames of `video` they are, by their brightness."""
+    """Return the numbers of frames of `video`, by their brightness."""
     return [round(np.asarray(image).mean() / STEP) for image in frames.images]
 
 
 def outcome(path):
-    """The frames, or the only error that there may be."""
+    """Return the frames, or the error of the only allowed class."""
     try:
         return read_frames(path, 5, 4, 500)
     except DocumentError as error:
@@ -34,7 +34,7 @@ def outcome(path):
 
 
 def refused(path) -> str:
-    """The reason why `read_frames` refuses ``path``, having checked that the error names the file."""
+    """Return the reason why `read_frames` refuses ``path``. The error must name the file and have one line."""
     with pytest.raises(DocumentError) as caught:
         read_frames(path, 1, 10)
     assert caught.value.path == path
@@ -46,8 +46,8 @@ def refused(path) -> str:
 # --- which frames ---------------------------------------------------------------------------
 
 
-def test_the_formats_tested_here_are_all_there_are():
-    assert {name[name.index(".") :] for name, _ in VIDEOS} == set(FORMATS)
+def test_every_format_is_tested():
+    assert {name[name.index(".") :] for name, _ in VIDEOS} == set(SUFFIXES)
 
 
 @pytest.mark.parametrize(("name", "codec"), VIDEOS)
@@ -88,7 +88,7 @@ def test_frames_of_a_second(tmp_path, fps, most, expected):
     assert frames.times == pytest.approx([number / 25 for number in expected])
 
 
-def test_as_few_frames_as_there_must_be(tmp_path):
+def test_the_fewest_frames(tmp_path):
     path = video(tmp_path / "a.mp4")
     assert numbers(read_frames(path, 0.5, 10, min_frames=4)) == [0, 16, 33, 49]
     assert numbers(read_frames(path, 0.5, 100, min_frames=60)) == list(range(50))
@@ -127,7 +127,7 @@ def test_a_video_that_starts_late_starts_at_0(tmp_path):
 
 
 def test_a_video_whose_frames_state_no_duration(tmp_path):
-    """As browsers record them."""
+    """Browsers record such videos."""
     path = video(tmp_path / "a.webm", "libvpx", frames=10)
     default_duration, unknown = b"\x23\xe3\x83", b"\x23\xe3\x84"  # names of Matroska's elements
     assert path.read_bytes().count(default_duration) == 1
@@ -142,7 +142,7 @@ def test_a_video_in_fragments(tmp_path):
     assert numbers(read_frames(path, 5, 100)) == [0, 5, 11, 16, 22, 27, 33, 38, 44, 49]
 
 
-# --- how they look --------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------
 
 
 def four_corners():
@@ -182,10 +182,10 @@ def test_frames_are_shrunk_and_never_enlarged(tmp_path, max_pixels, size):
     assert numbers(frames) == [0, 16, 33, 49]
 
 
-# --- what is wrong is said ------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------
 
 
-def test_what_is_no_video_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     assert refused(tmp_path / "folder.mp4") == "cannot be read (Is a directory)"
     assert refused(tmp_path / "gone.mp4") == "cannot be read (No such file or directory)"
@@ -198,7 +198,7 @@ def test_what_is_no_video_is_refused(tmp_path):
     assert refused(tmp_path / "a.mp4") == "the file is empty"
 
 
-def test_a_list_of_other_files_is_no_video(tmp_path):
+def test_a_list_of_other_files_is_refused(tmp_path):
     """FFmpeg would open what the list names."""
     video(tmp_path / "a.mp4")
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
@@ -207,7 +207,7 @@ def test_a_list_of_other_files_is_no_video(tmp_path):
     assert refused(tmp_path / "list.mkv").startswith("not a sound video")
 
 
-def test_a_name_with_a_colon_is_a_name(tmp_path, monkeypatch):
+def test_a_name_may_have_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     video(tmp_path / "a.mp4").rename(tmp_path / "concat:a.mp4")
     assert numbers(read_frames("concat:a.mp4", 1, 10)) == [0, 49]
@@ -215,7 +215,7 @@ def test_a_name_with_a_colon_is_a_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.7, 0.9])
 def test_a_truncated_mp4_is_refused(tmp_path, part):
-    """With its list of frames at the end it cannot be opened; at the start, frames are missing."""
+    """If the list of frames is at the end, the file cannot be opened. If it is at the start, frames are missing."""
     for options, reason in (({}, "not a sound video"), ({"movflags": "faststart"}, "truncated: ")):
         path = video(tmp_path / "a.mp4", frames=250, **options)
         data = path.read_bytes()
@@ -273,7 +273,7 @@ def test_a_wrong_number_is_refused(tmp_path, wrong):
         read_frames(tmp_path / "a.mp4", 1, 1, wrong)
 
 
-def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
     path = video(tmp_path / "a.mp4", frames=1)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtra, match=r"reading a.mp4 needs the package 'av'.*smart-rag\[video\]"):
@@ -285,7 +285,7 @@ def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path):
-    """Of 300 frames of 1.5 MB each, four small ones are kept."""
+    """300 frames have 1.5 MB each; four small ones stay in memory."""
     short = video(tmp_path / "short.mp4", frames=30, size=(960, 544), preset="ultrafast")
     long = video(tmp_path / "long.mp4", frames=300, size=(960, 544), preset="ultrafast")
     code = f"""{PEAK}

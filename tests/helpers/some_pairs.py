@@ -1,4 +1,4 @@
-"""Made-up training data: texts of eight words with queries of three of them, and page images with questions."""
+"""Training data for tests: texts of eight words with queries of three of them, and page images with questions."""
 
 import random
 import re
@@ -7,14 +7,15 @@ import pytest
 from helpers import tiny_models
 from PIL import Image, ImageDraw
 
-from smart_rag.training.data import TrainingData, TrainingQuery
+from smart_rag.training import TrainingData
+from smart_rag.training.data import TrainingQuery
 from smart_rag.types import Document
 
 WORDS = sorted({word for text in tiny_models.SENTENCES for word in re.findall(r"\w+", text.lower())})
 
 
 def some_data(count=160, seed=0):
-    """Return ``count`` documents and queries; every fourth query has a second answer."""
+    """Return ``count`` documents and queries; every fourth query has a second positive."""
     generator = random.Random(seed)
     documents, queries = [], []
     for i in range(count):
@@ -28,7 +29,7 @@ def some_data(count=160, seed=0):
 
 
 def texts(data):
-    """By query: the texts of its positives, and of its negatives."""
+    """Return the texts of the positives and of the negatives of each query."""
     return {
         query.text: tuple([data.documents[i].text for i in of] for of in (query.positives, query.negatives))
         for query in data.queries

@@ -119,6 +119,11 @@ def encode(encoder, texts, task="document"):
     return encoder.encode_query(texts) if task == "query" else encoder.encode_document(texts)
 
 
+def reference_encode(model, texts, task, **kwargs):
+    kwargs["batch_size"] = 4  # one with the long text, the others with little padding
+    return model.encode_query(texts, **kwargs) if task == "query" else model.encode_document(texts, **kwargs)
+
+
 def assert_same(ours, theirs, tolerance=1e-5):
     """Two representations have the same numbers in the same order."""
     np.testing.assert_allclose(ours.pooled, theirs.pooled, rtol=0, atol=tolerance)
@@ -129,7 +134,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
 def forward_shapes(encoder):
     """Return a list that each forward pass of the transformer appends its (rows, width) to."""
     shapes = []
-    encoder._model[0].register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
+    encoder.model[0].register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
     return shapes
 
 
@@ -142,5 +147,5 @@ def out_of_memory_above(encoder, rows):
         if tried[-1] > rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    encoder._model[0].register_forward_pre_hook(hook)
+    encoder.model[0].register_forward_pre_hook(hook)
     return tried

@@ -135,3 +135,12 @@ def _configuration(config):
         "matryoshka_dims": [16, 32, 64],
         "task_names": list(TASKS),
     }
+
+
+def change_adapter(path, change):
+    tensors = load_file(path / ADAPTER)
+    save_file(change(tensors), path / ADAPTER, {"format": "pt"})
+
+
+def without(tensors, *keys):
+    return {key: tensor for key, tensor in tensors.items() if key not in keys}

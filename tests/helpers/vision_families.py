@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 
+import av
 import numpy as np
 from helpers import reference_smart, tiny_vision
 from PIL import Image
+
+from smart_rag.types import Content
 
 # Small images, so that the reference's loops end: 64 patches after merging, at most.
 PIXELS = 64 * 32 * 32
@@ -35,3 +38,33 @@ def expected(reference, task, given):
     if isinstance(reference, reference_smart.GME):
         given = {name: value for name, value in given.items() if name != "frames_per_second"}
     return reference.encode(task, **given)
+
+
+def _video(path):
+    """Write two seconds at five frames a second, without loss, and return the frames."""
+    generator = np.random.default_rng(1)
+    frames = [Image.fromarray(generator.integers(0, 255, (64, 96, 3), dtype=np.uint8)) for _ in range(10)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    return frames
+
+
+def contents_in(folder):
+    """Return contents by name, each with the arguments that the reference gets for it."""
+    path = folder / "clip.mkv"
+    frames = _video(path)
+    wide, high = picture(200, 90), picture(70, 180, 1)
+    return {
+        "text": (Content(TEXT), {"text": TEXT}),
+        "image": (Content(image=wide), {"images": [wide]}),
+        "text+image": (Content("A caption of it.", image=high), {"text": "A caption of it.", "images": [high]}),
+        "video": (Content(video=path), {"video": frames, "frames_per_second": 5.0}),
+        "text+video": (
+            Content("What happens?", video=path),
+            {"text": "What happens?", "video": frames, "frames_per_second": 5.0},
+        ),
+    }

@@ -15,7 +15,7 @@ from fpdf import FPDF
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.encoders.protocol import Encoder, token_counter
 from smart_rag.errors import InvalidInput
-from smart_rag.files.reader import Chunker, Reader, find, read
+from smart_rag.files.reader import Reader, find
 from smart_rag.types import AddReport
 
 CONFIG = IndexConfig(chunk_tokens=6, chunk_overlap=0)
@@ -98,8 +98,8 @@ def texts(index, path=None):
 
 def expected(*paths):
     """The documents that these files are to be, by id."""
-    chunker = Chunker(token_counter(Recorder()), CONFIG)
-    return {d.id: d for path in find(paths) for d in chunker.cut(read(path), str(path.resolve()))}
+    reader = Reader({"text"}, token_counter(Recorder()), CONFIG)
+    return {d.id: d for path in find(paths) for d in reader.documents(path)}
 
 
 def content(index):

@@ -19,7 +19,7 @@ import chromadb
 import numpy as np
 import pytest
 from helpers.query_shares import query_shares
-from helpers.word_encoder import TESTS, LetterEncoder, VocabularyEncoder
+from helpers.word_encoder import TESTS, LetterEncoder, SeeingEncoder, VocabularyEncoder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -198,6 +198,14 @@ def test_add_texts_says_which_text_is_empty(index, empty):
 def test_an_index_shows_its_folder(tmp_path):
     with SmartIndex.create(tmp_path / "my.index", LetterEncoder()) as index:
         assert repr(index) == f"SmartIndex('{tmp_path / 'my.index'}')"
+
+
+def test_exists_and_modalities(tmp_path):
+    assert not SmartIndex.exists(tmp_path / "index")
+    with SmartIndex.create(tmp_path / "index", SeeingEncoder()) as index:
+        assert index.modalities == {"text", "image"}
+    assert SmartIndex.exists(tmp_path / "index")
+    assert not SmartIndex.exists(tmp_path)
 
 
 def test_a_folder_that_holds_an_index_is_not_free(tmp_path):

@@ -1,4 +1,4 @@
-"""Training of an adapter: its loss from cached states, what it changes and what it leaves, and what it reports."""
+"""Training of an adapter: its loss from cached states, the weights that change, the folder and the report."""
 
 import json
 
@@ -12,12 +12,11 @@ from smart_rag import SmartEncoder
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.evaluation.metrics import Metrics
-from smart_rag.scoring import maxsim as scoring
-from smart_rag.training.adapter_trainer import AdapterSettings, batch_loss, batches, fit, train_adapter
-from smart_rag.training.data import TrainingData, TrainingQuery
+from smart_rag.scoring import maxsim, ranking
+from smart_rag.training import AdapterSettings, TrainingData, train_adapter
+from smart_rag.training.adapter_trainer import batch_loss, batches, fit
 from smart_rag.training.split import split
 from smart_rag.training.states import cached_states
-from smart_rag.types import Document
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def encoder(tmp_path_factory):
 
 
 def late_by_loops(queries, documents, weights):
-    """The formula of the paper, a weighted mean where ``weights`` are not all the same."""
+    """Return the late interaction scores (n_queries, n_documents): the paper's formula, as a weighted mean."""
     rows = []
     for query, of_query in zip(queries, weights, strict=True):
         best = torch.stack([torch.stack([(token @ document.T).max() for document in documents]) for token in query])
@@ -35,7 +34,7 @@ def late_by_loops(queries, documents, weights):
 
 
 def frequencies(encoder, data, texts):
-    """The inverse document frequency of each token of each query, counted in plain loops."""
+    """Return the inverse document frequency of each token of each query, counted in loops."""
     held = [set(encoder.encode_document([document.text]).tokens.ids.tolist()) for document in data.documents]
     weights = []
     for text in texts:
@@ -51,8 +50,10 @@ def frequencies(encoder, data, texts):
     ("objective", "weighting", "layers", "hard"),
     [("late", "none", (-1,), 0), ("hybrid", "none", (-1,), 1), ("late", "idf", (-1,), 1), ("late", "none", (1, -1), 0)],
 )
-def test_the_loss_of_a_batch_from_the_cache_is_the_plain_one(objective, weighting, layers, hard, encoder, tmp_path):
-    """Loss and gradients against the texts encoded again, adapted and scored by the formula."""
+def test_loss_and_gradients_from_cached_states_are_those_of_plain_loops(
+    objective, weighting, layers, hard, encoder, tmp_path
+):
+    """The loops encode the texts again, adapt them, and score them by the formula."""
     data = some_data(40)
     settings = AdapterSettings(
         objective=objective, weighting=weighting, layers=layers, hard_negatives=hard, batch_size=8
@@ -94,51 +95,23 @@ def test_the_loss_of_a_batch_from_the_cache_is_the_plain_one(objective, weightin
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_what_answers_a_query_is_no_negative_of_it(encoder, tmp_path):
-    """Its other positives, a copy of one under another id, and the same document as another query's positive."""
-    documents = [
-        Document("a", "the cat sat"),
-        Document("copy", "the cat sat"),
-        Document("b", "dogs bark"),
-        Document("c", "rain"),
-    ]
-    queries = [
-        TrainingQuery("cat", (0, 2)),
-        TrainingQuery("sat", (1,)),
-        TrainingQuery("dogs", (2,)),
-        TrainingQuery("rain", (3,)),
-    ]
-    settings = AdapterSettings(batch_size=4)
-    with cached_states(TrainingData("x", documents, queries), encoder, (-1,), tmp_path) as cached:
-        steps = [next(batches(cached, settings, np.random.default_rng(seed))) for seed in range(8)]
-    assert {step.documents[step.positives[step.queries.index(0)]] for step in steps} == {0, 2}  # now one, now the other
-    for step in steps:
-        assert len(set(step.documents)) == len(step.documents)
-        for row, query in enumerate(step.queries):
-            answers = {0: {0, 1, 2}, 1: {0, 1}, 2: {2}, 3: {3}}[query]
-            chosen = step.documents[step.positives[row]]
-            assert chosen in queries[query].positives
-            left_out = {step.documents[i] for i in np.flatnonzero(step.excluded[row])}
-            assert left_out == (answers & set(step.documents)) - {chosen}
-
-
 @pytest.fixture(scope="module")
 def trained(encoder, tmp_path_factory):
-    """A training, the folder it went to, and what the model's weights were before."""
-    before = {name: weights.clone() for name, weights in encoder._model.state_dict().items()}
+    """Return a report, the adapter's folder, and the model's weights from before the training."""
+    before = {name: weights.clone() for name, weights in encoder.model.state_dict().items()}
     folder = tmp_path_factory.mktemp("trained") / "adapter"
     report = train_adapter(encoder, some_data(), folder, AdapterSettings(batch_size=16, epochs=4), held_out=0.3)
     return report, folder, before
 
 
-def test_the_model_stays_as_it_is(trained, encoder):
+def test_the_model_does_not_change(trained, encoder):
     _, _, before = trained
-    for name, weights in encoder._model.state_dict().items():
+    for name, weights in encoder.model.state_dict().items():
         assert torch.equal(weights, before[name]), name
-    assert all(parameter.grad is None for parameter in encoder._model.parameters())
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
-def test_it_learns_and_says_so(trained):
+def test_the_report_shows_what_was_learned(trained):
     report, _, _ = trained
     losses = [epoch.loss for epoch in report.history]
     assert losses[0] is None
@@ -149,23 +122,20 @@ def test_it_learns_and_says_so(trained):
     assert report.ndcg["trained late"] > report.ndcg["frozen late"]
     found = report.differences["trained late - frozen late"]
     assert found.mean == pytest.approx(report.ndcg["trained late"] - report.ndcg["frozen late"])
-    assert report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]  # left as they are, so no difference
+    assert report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]  # an adapter does not change them
     assert set(report.differences) == {
         *("trained late - frozen late", "trained hybrid - frozen hybrid", "trained hybrid - frozen pooled"),
     }
     assert json.loads(json.dumps(report.as_json()))["history"][1]["loss"] == losses[1]
 
 
-def test_only_the_adapter_is_left_in_the_folder(trained):
+def test_the_folder_holds_only_the_adapter(trained):
     _, folder, _ = trained
     assert sorted(path.name for path in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
 
 
-def test_what_was_saved_is_what_was_measured(trained, encoder):
-    """An encoder with the adapter ranks as the report says, by plain exhaustive scoring.
-
-    Beside the held-out documents, those that were trained on and answer no held-out query.
-    """
+def test_the_saved_adapter_has_the_reported_ndcg(trained, encoder):
+    """An encoder with the adapter ranks all documents: the held-out ones and the distractors."""
     report, folder, _ = trained
     adapted = SmartEncoder(encoder.model_name, device="cpu", adapter=folder)
     data = some_data()
@@ -180,13 +150,13 @@ def test_what_was_saved_is_what_was_measured(trained, encoder):
     queries = adapted.encode_query([query.text for query in held_out.queries])
     documents = adapted.encode_document([document.text for document in held_out.documents])
     weights = torch.cat(frequencies(encoder, held_out, [query.text for query in held_out.queries])).numpy()
-    late = scoring.late_interaction(queries.tokens, documents.tokens, token_weights=weights)
-    hybrid = scoring.hybrid(scoring.pooled_similarity(queries.pooled, documents.pooled), late, (1.0, 2.0))
+    late = maxsim.late_interaction(queries.tokens, documents.tokens, token_weights=weights)
+    hybrid = ranking.hybrid(maxsim.pooled_similarity(queries.pooled, documents.pooled), late, (1.0, 2.0))
     ids = [document.id for document in held_out.documents]
     qrels = {query.text: {ids[i]: 1 for i in query.positives} for query in held_out.queries}
     judge = Metrics(qrels, ("ndcg@10",))
     for name, scores in (("trained late", late), ("trained hybrid", hybrid)):
-        run = {text: [ids[i] for i in scoring.ranking(row, ids, 10)] for text, row in zip(qrels, scores, strict=True)}
+        run = {text: [ids[i] for i in ranking.ranking(row, ids, 10)] for text, row in zip(qrels, scores, strict=True)}
         assert judge.mean(run)["ndcg@10"] == pytest.approx(report.ndcg[name], abs=2e-3)  # states were kept in float16
 
 
@@ -214,7 +184,7 @@ def test_other_settings(settings, encoder, tmp_path):
     assert adapted.encode_document(["the cat sat"]).tokens.dimension == adapter.dimension
 
 
-def test_a_held_out_part_of_ones_own(encoder, tmp_path):
+def test_held_out_data_can_be_given(encoder, tmp_path):
     training, held_out = split(some_data(), 0.3, seed=5)
     settings = AdapterSettings(batch_size=16, epochs=1)
     report = train_adapter(encoder, training, tmp_path, settings, held_out=held_out)
@@ -222,8 +192,8 @@ def test_a_held_out_part_of_ones_own(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1e-9, 1e3])
-def test_a_training_that_does_no_good_is_warned_of(rate, encoder, tmp_path):
-    """By a rate that changes nothing, it is what it was before: the frozen model, less a mean. And by chaos."""
+def test_a_training_without_gain_has_a_warning(rate, encoder, tmp_path):
+    """The low rate changes nothing, so the adapter stays what it starts with. The high rate ruins it."""
     settings = AdapterSettings(batch_size=16, epochs=1, learning_rate=rate)
     report = train_adapter(encoder, some_data(), tmp_path, settings, held_out=0.3)
     assert report.best_epoch == 1
@@ -234,23 +204,25 @@ def test_a_training_that_does_no_good_is_warned_of(rate, encoder, tmp_path):
         assert report.history[1].late == pytest.approx(report.ndcg["frozen late"], abs=0.02)
 
 
-def test_a_loss_that_is_no_number_ends_the_training(encoder, tmp_path):
-    """And no adapter is saved."""
+def test_a_loss_of_nan_ends_the_training(encoder, tmp_path):
+    """No adapter is saved."""
     settings = AdapterSettings(batch_size=16, epochs=2, learning_rate=1e37, weight_decay=0.0)
-    with pytest.raises(EncoderError, match=r"the loss is nan, .* smaller learning rate"):
+    with pytest.raises(
+        EncoderError, match=r"the loss is nan, so the training cannot continue; train with a smaller learning rate"
+    ):
         train_adapter(encoder, some_data(), tmp_path / "adapter", settings, held_out=0.3)
     assert not (tmp_path / "adapter" / "adapter.json").exists()
 
 
 def test_the_best_epoch_is_kept(encoder, tmp_path):
-    """Whichever epoch is measured as the best, the adapter is what it was after that one."""
+    """``measure`` decides which epoch is the best. The adapter has the weights from after that epoch."""
     data = some_data()
     for scores, best in [([0.1, 0.3, 0.2, 0.4], 3), ([0.1, 0.4, 0.2, 0.3], 1)]:
-        told, seen = iter(scores), []
+        given, seen = iter(scores), []
 
-        def measure(adapter, told=told, seen=seen):
+        def measure(adapter, given=given, seen=seen):
             seen.append(adapter.projection.weight.detach().clone())
-            return {name: np.full(3, score) for score in [next(told)] for name in ("pooled", "late", "hybrid")}
+            return {name: np.full(3, score) for score in [next(given)] for name in ("pooled", "late", "hybrid")}
 
         adapter = Adapter(encoder.dimension)
         with cached_states(data, encoder, (-1,), tmp_path) as cached:
@@ -261,32 +233,15 @@ def test_the_best_epoch_is_kept(encoder, tmp_path):
         assert [epoch.late for epoch in history] == pytest.approx(scores)
 
 
-def test_what_cannot_be_trained(trained, encoder, tmp_path):
+def test_errors_before_the_work(trained, encoder, tmp_path):
     _, folder, _ = trained
     with pytest.raises(InvalidInput, match="holds an adapter; choose another folder"):
         train_adapter(encoder, some_data(), folder)
-    with pytest.raises(InvalidInput, match=r"adapter.json is a file, where a folder is to be; choose another place"):
+    with pytest.raises(InvalidInput, match=r"adapter.json is a file, expected a folder; choose another path"):
         train_adapter(encoder, some_data(), folder / "adapter.json")
     adapted = SmartEncoder(encoder.model_name, device="cpu", adapter=folder)
-    with pytest.raises(InvalidInput, match="has an adapter already"):
+    with pytest.raises(InvalidInput, match="already has an adapter"):
         train_adapter(adapted, some_data(), tmp_path)
     with pytest.raises(InvalidInput, match="fewer than a batch of 64"):
         train_adapter(encoder, some_data(40), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"objective": "pooled"}, "objective must be one of late, hybrid"),
-        ({"start": "cold"}, "start must be one of"),
-        ({"epochs": 0}, "epochs must be"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"hard_negatives": -1}, "hard_negatives must be at least 0"),
-        ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
-    ],
-)
-def test_settings_that_are_none(settings, message):
-    with pytest.raises(InvalidInput, match=message):
-        AdapterSettings(**settings)

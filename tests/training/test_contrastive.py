@@ -1,11 +1,11 @@
-"""The loss, and late interaction with gradients, against nested loops of the formula in plain torch."""
+"""The loss and late interaction with gradients, against nested loops in plain torch."""
 
 import numpy as np
 import pytest
 import torch
 
 from smart_rag.embeddings.representation import TokenBatch
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.scoring.maxsim import late_interaction
 from smart_rag.training.contrastive import contrastive_loss, late_scores
 
@@ -13,7 +13,7 @@ QUERY_LENGTHS, DOCUMENT_LENGTHS = [3, 1, 5], [4, 9, 1, 2, 6]
 
 
 def tokens(lengths, seed, dtype=torch.float32):
-    """Token embeddings of texts of such lengths, of unit length."""
+    """Return normalised token embeddings of texts with these ``lengths``."""
     rows = torch.randn(sum(lengths), 8, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     return torch.nn.functional.normalize(rows, dim=1).requires_grad_()
 
@@ -43,7 +43,7 @@ def lengths_of(lengths):
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 100])
 def test_scores_and_gradients_are_those_of_the_formula(at_once):
-    """However many documents are scored at once."""
+    """The number of documents that are scored at a time does not matter."""
     ours, theirs = ([tokens(QUERY_LENGTHS, 0), tokens(DOCUMENT_LENGTHS, 1)] for _ in range(2))
     scores = late_scores(
         ours[0], lengths_of(QUERY_LENGTHS), ours[1], lengths_of(DOCUMENT_LENGTHS), documents_at_once=at_once
@@ -75,8 +75,8 @@ def test_gradients_by_differences():
     )
 
 
-def test_similarities_are_in_float32_also_in_half_precision():
-    """Sums of bfloat16 would make ties of what is no tie."""
+def test_similarities_are_float32_in_mixed_precision():
+    """In bfloat16, different scores would become equal."""
     queries, documents = tokens(QUERY_LENGTHS, 0), tokens(DOCUMENT_LENGTHS, 1)
     lengths = lengths_of(QUERY_LENGTHS), lengths_of(DOCUMENT_LENGTHS)
     plain = late_scores(queries, lengths[0], documents, lengths[1])
@@ -106,10 +106,15 @@ def test_loss_and_gradients_are_those_of_the_formula(temperature):
 
 def test_a_positive_cannot_be_excluded():
     with pytest.raises(InvalidInput, match="positive is excluded"):
-        contrastive_loss(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([[False, True]]))
+        contrastive_loss(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([[False, True]]), temperature=1.0)
+
+
+def test_a_loss_of_nan_is_an_error():
+    with pytest.raises(EncoderError, match="the loss is nan, so the training cannot continue; train with a smaller"):
+        contrastive_loss(torch.full((1, 2), torch.nan), torch.tensor([1]), temperature=1.0)
 
 
 @pytest.mark.parametrize("lengths", [[3, 1, 4], [4, 5, 0]])
-def test_lengths_that_do_not_fit(lengths):
-    with pytest.raises(InvalidInput, match="9 token embeddings for texts of"):
+def test_wrong_lengths_are_an_error(lengths):
+    with pytest.raises(InvalidInput, match=r"got 9 token embeddings for texts of .* tokens; expected their sum"):
         late_scores(tokens(QUERY_LENGTHS, 0), torch.tensor(lengths), tokens([2], 1), torch.tensor([2]))

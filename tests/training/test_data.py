@@ -1,14 +1,16 @@
-"""Training data: every format to the same thing."""
+"""Training data: every format gives the same queries, positives and negatives."""
 
 import io
 import json
+import re
 
 import pytest
 from helpers.some_pairs import texts
 from PIL import Image
 
 from smart_rag.errors import InvalidInput, MissingExtra
-from smart_rag.training.data import TrainingData, TrainingQuery, digest, load_training_data
+from smart_rag.training import TrainingData, load_training_data
+from smart_rag.training.data import TrainingQuery, digest
 from smart_rag.types import Document
 
 PAIRS = [
@@ -32,20 +34,20 @@ EXPECTED = {
 
 
 def test_pairs_and_triples(tmp_path):
-    """Equal texts are one document, equal queries one query, and no positive is a negative of its query."""
+    """Equal texts are one document and equal queries one query. A positive is never a negative of its query."""
     data = load_training_data(jsonl(tmp_path / "pairs.jsonl", PAIRS))
     assert texts(data) == EXPECTED
     assert data.name == "pairs"
     assert len(data.documents) == len({document.id for document in data.documents}) == 4
 
 
-def test_one_negative_as_sentence_transformers_calls_it(tmp_path):
+def test_column_names_of_sentence_transformers(tmp_path):
     path = jsonl(tmp_path / "x.jsonl", [{"anchor": "who", "positive": "the cat", "negative": "a dog"}])
     assert texts(load_training_data(path)) == {"who": (["the cat"], ["a dog"])}
 
 
-def test_limit_is_of_queries(tmp_path):
-    data = load_training_data(jsonl(tmp_path / "pairs.jsonl", PAIRS), limit=1)
+def test_the_limit_counts_queries(tmp_path):
+    data = load_training_data(jsonl(tmp_path / "pairs.jsonl", PAIRS), limit_queries=1)
     assert texts(data) == {"who sat": EXPECTED["who sat"]}
 
 
@@ -59,31 +61,25 @@ def test_limit_is_of_queries(tmp_path):
         '{"query": "a", "positive": "b", "negatives": [3]}',
     ],
 )
-def test_a_line_that_is_no_pair_is_named(line, tmp_path):
+def test_a_bad_line_is_named(line, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(PAIRS[0]) + "\n\n" + line)
     with pytest.raises(InvalidInput, match=r"x\.jsonl, line 3: expected a JSON object with the texts 'query'"):
         load_training_data(path)
 
 
-def test_what_is_no_training_data(tmp_path):
+def test_paths_without_training_data(tmp_path):
     with pytest.raises(InvalidInput, match="does not exist: training data is a"):
         load_training_data(tmp_path / "nowhere")
     with pytest.raises(InvalidInput, match="is none of these: training data is a"):
         load_training_data(tmp_path)
-    with pytest.raises(InvalidInput, match="no pair of query and positive"):
+    with pytest.raises(InvalidInput, match=r"/empty.jsonl: found no pair of query and positive; expected one on each"):
         load_training_data(jsonl(tmp_path / "empty.jsonl", []))
-
-
-def test_an_empty_file_is_named_by_its_path(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(InvalidInput, match=r"/empty.jsonl: no pair of query and positive in it"):
-        load_training_data(tmp_path / "empty.jsonl")
 
 
 @pytest.fixture
 def beir(tmp_path):
-    """Two judged documents, one that is judged not to answer, and three that nobody judged."""
+    """A BEIR folder without qrels, with six documents and three queries."""
     names = ("cat", "dog", "tax", "rain", "snow", "hail")
     jsonl(tmp_path / "corpus.jsonl", [{"_id": name, "title": "", "text": f"about {name}"} for name in names])
     jsonl(tmp_path / "queries.jsonl", [{"_id": id, "text": f"query {id}"} for id in "abc"])
@@ -96,20 +92,26 @@ def test_a_beir_folder_with_a_training_split(beir):
     (beir / "qrels" / "train.tsv").write_text(head + "a\tcat\t1\na\tdog\t2\na\ttax\t0\nb\ttax\t0\n")
     (beir / "qrels" / "test.tsv").write_text(head + "c\ttax\t1\n")
     data = load_training_data(beir)
-    assert texts(data) == {"query a": (["about dog", "about cat"], [])}  # the best first
+    assert texts(data) == {"query a": (["about dog", "about cat"], [])}  # the best grade first
     assert len(data.documents) == 6
 
 
-def test_a_beir_folder_that_is_not_split(beir):
-    """Of what nobody judged, as many documents are kept as were judged."""
+def test_a_beir_folder_without_splits(beir):
+    """It keeps at most as many unjudged documents as judged ones."""
     (beir / "qrels.tsv").write_text("b\tcat\t1\nc\ttax\t1\n")
     data = load_training_data(beir)
     assert texts(data) == {"query b": (["about cat"], []), "query c": (["about tax"], [])}
     assert [document.id for document in data.documents] == ["cat", "dog", "tax", "rain"]
-    assert texts(load_training_data(beir, limit=1)) == {"query b": (["about cat"], [])}
+    assert texts(load_training_data(beir, limit_queries=1)) == {"query b": (["about cat"], [])}
 
 
-def test_a_beir_folder_without_judgements(beir):
+def test_a_beir_folder_without_relevant_documents(beir):
+    (beir / "qrels.tsv").write_text("b\tcat\t0\n")
+    with pytest.raises(InvalidInput, match=r"no query has a relevant document .* above 0 in qrels\.tsv"):
+        load_training_data(beir)
+
+
+def test_a_beir_folder_without_qrels(beir):
     with pytest.raises(InvalidInput, match=r"qrels.*train\.tsv"):
         load_training_data(beir)
 
@@ -138,16 +140,16 @@ def test_pairs_in_a_dataset_folder(split, tmp_path):
     assert texts(load_training_data(saved(tmp_path / "d", rows, split=split))) == EXPECTED
 
 
-def test_columns_and_splits_that_do_not_fit(tmp_path):
+def test_other_columns_and_splits_are_an_error(tmp_path):
     with pytest.raises(InvalidInput, match="found question"):
         load_training_data(saved(tmp_path / "columns", [{"question": "who"}]))
-    with pytest.raises(InvalidInput, match="the splits test, expected one called train"):
+    with pytest.raises(InvalidInput, match="found the splits test; expected a split named 'train'"):
         load_training_data(saved(tmp_path / "splits", PAIRS[:1], split="test"))
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_page_images_with_questions(named, tmp_path):
-    """As in the ColPali training set: a page of two questions is one document, by its name or by its bytes."""
+    """Like the ColPali training set. A page with two questions is one document, by its name or by its bytes."""
     colours = {"red.png": (255, 0, 0), "blue.png": (0, 0, 255)}
     questions = [
         ("what is red", "red.png"),
@@ -169,17 +171,20 @@ def test_page_images_with_questions(named, tmp_path):
     for document, colour in zip(data.documents, colours.values(), strict=True):
         assert document.content({"image"}).modality == "image"
         assert document.image.getpixel((0, 0)) == colour
-    assert data.documents[0].image is not data.documents[0].image  # opened anew, never kept
+    assert data.documents[0].image is not data.documents[0].image  # opened on each access, not kept
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
-    rows = [{"query": "where?", "image": {"bytes": b"no picture", "path": None}, "image_filename": "p7.png"}]
+@pytest.mark.parametrize("content", [b"no picture", b"P6 1 1 255\nRGB"], ids=["no image", "unsupported format"])
+def test_a_page_that_is_not_an_image_of_a_known_format_is_named(content, tmp_path):
+    rows = [{"query": "where?", "image": {"bytes": content, "path": None}, "image_filename": "p7.png"}]
     data = load_training_data(saved(tmp_path / "pages", rows, images=True))
-    with pytest.raises(InvalidInput, match=r"the image of row 0 \(p7.png\) cannot be read: .*b'no pictu'"):
+    with pytest.raises(
+        InvalidInput, match=rf"image of row 0 \(p7.png\) cannot be read: .*{re.escape(repr(content[:8]))}"
+    ):
         data.documents[0]
 
 
-def test_without_the_extra(tmp_path, monkeypatch):
+def test_a_dataset_folder_needs_the_extra(tmp_path, monkeypatch):
     (tmp_path / "dataset_info.json").write_text("{}")
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"smart-rag\[train\]"):
@@ -189,7 +194,7 @@ def test_without_the_extra(tmp_path, monkeypatch):
 # --- a digest ----------------------------------------------------------------------------------
 
 
-def test_a_digest_tells_data_apart():
+def test_different_data_has_different_digests():
     documents = [Document("a", "cat"), Document("b", "dog")]
     data = TrainingData("x", documents, [TrainingQuery("q", (0,), (1,))])
     others = [

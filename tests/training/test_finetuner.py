@@ -1,8 +1,8 @@
-"""Fine-tuning on real trainers: what is trained, what is kept, how it goes on, and what kind of folder comes out."""
+"""Fine-tuning with the real trainer: the weights that change, the ones that are kept, resuming, and the folder."""
 
 import json
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
 from smart_rag import SmartEncoder
-from smart_rag.errors import EncoderError, InvalidInput, MissingExtra
-from smart_rag.training.data import load_training_data
-from smart_rag.training.finetuner import FinetuneSettings, HeldOutEvaluator, finetune
-from smart_rag.training.report import TrainingReport
+from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.training import FinetuneSettings, TrainingReport, finetune, load_training_data
+from smart_rag.training.finetuner import HeldOutEvaluator, _arguments, load_checkpoint
 from smart_rag.training.smart_loss import SmartCollator
 from smart_rag.training.split import split
 
@@ -40,7 +39,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_it_learns_and_says_so(trained):
+def test_the_report_shows_what_was_learned(trained):
     report, _ = trained
     losses = [epoch.loss for epoch in report.history]
     assert losses[0] is None
@@ -57,7 +56,7 @@ def test_it_learns_and_says_so(trained):
 
 
 def test_the_folder_is_one_of_sentence_transformers(trained, model):
-    """It works without smart_rag, prompts and all, and with it like any other; nothing else is left in it."""
+    """It works with and without smart_rag, with its prompts. It holds no checkpoints."""
     _, folder = trained
     names = {path.name for path in folder.iterdir()}
     assert {"modules.json", "model.safetensors", "README.md", "1_Pooling"} <= names
@@ -74,7 +73,7 @@ def test_the_folder_is_one_of_sentence_transformers(trained, model):
 
 
 def test_the_model_card_is_true(trained):
-    """Of the model that is kept and of the one before, with nothing of the positions that the trainer is given."""
+    """It has the figures of the saved model and of the frozen one, and nothing of the trainer's positions."""
     report, folder = trained
     card = (folder / "README.md").read_text()
     for name in ("pooled", "late", "hybrid"):
@@ -91,7 +90,7 @@ def value_in(card, metric):
     return float(row.replace("*", "").split("|")[2])
 
 
-def test_the_model_that_it_came_from_is_left_alone(trained, model, tmp_path):
+def test_the_original_model_does_not_change(trained, model, tmp_path):
     fresh = tiny_models.bert(tmp_path, prompts={"query": "find: ", "document": "passage: "})
     old, new = (SmartEncoder(path, device="cpu").encode_document(["dogs bark"]).pooled for path in (model, fresh))
     np.testing.assert_array_equal(old, new)
@@ -113,7 +112,7 @@ class PowerCut(Exception):
 
 @pytest.fixture
 def power_cut(monkeypatch):
-    """A function that has a training stop when it asks for its batch number ``n``, once."""
+    """A function that interrupts a training once, at its batch number ``n``."""
     collate = SmartCollator.__call__
 
     def arrange(n):
@@ -130,13 +129,13 @@ def power_cut(monkeypatch):
 
 
 def parts(count=96):
-    """Data to train on, and other data to measure with."""
+    """Return data to train on, and other data to measure with."""
     return some_data(count, seed=1), some_data(24, seed=2)
 
 
 @pytest.mark.parametrize("lora_rank", [None, 4])
-def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(lora_rank, model, power_cut, tmp_path):
-    """Bit for bit: the weights at the end are those of a training that was never stopped."""
+def test_a_resumed_training_has_the_weights_of_an_uninterrupted_one(lora_rank, model, power_cut, tmp_path):
+    """Bit for bit. A training with other data, another model or other settings is not resumed."""
     training, measured = parts()
     settings = FinetuneSettings(
         batch_size=16, epochs=2, evaluate_every=2, hard_negatives=0, lora_rank=lora_rank, learning_rate=1e-3
@@ -147,19 +146,19 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(lora_rank, mo
     with pytest.raises(PowerCut):
         finetune(model, training, tmp_path / "model", settings, **options)
     assert list((tmp_path / "model" / "checkpoints").glob("checkpoint-*"))
-    with pytest.raises(InvalidInput, match="holds checkpoints of a training that was stopped; go on"):
+    with pytest.raises(InvalidInput, match="holds checkpoints of an interrupted training; continue"):
         finetune(model, training, tmp_path / "model", settings, **options)
     other = replace(settings, objective="late", lora_rank=3, learning_rate=1e-4)
-    message = r"another objective \('hybrid' before, 'late' now\), lora_rank \(.*\), learning_rate \(.*\); go on with"
+    message = r"another objective \('hybrid' before, 'late' now\), lora_rank \(.*\), learning_rate \(.*\); resume with"
     with pytest.raises(InvalidInput, match=message):
         finetune(model, training, tmp_path / "model", other, **options, resume=True)
     others = {**options, "held_out": some_data(20)}
-    with pytest.raises(InvalidInput, match="with another data, held_out; go on"):
+    with pytest.raises(InvalidInput, match="with another data, held_out; resume with"):
         finetune(model, some_data(100), tmp_path / "model", settings, **others, resume=True)
     another = tiny_models.bert(tmp_path / "bert", pooling="cls")
-    with pytest.raises(InvalidInput, match="with another model; go on"):
+    with pytest.raises(InvalidInput, match="with another model; resume with"):
         finetune(another, training, tmp_path / "model", settings, **options, resume=True)
-    # A checkpoint that was being written when it stopped.
+    # A checkpoint that was not complete when the training was interrupted.
     (tmp_path / "model" / "checkpoints" / "checkpoint-99").mkdir()
     report = finetune(model, training, tmp_path / "model", settings, **options, resume=True)
     assert report.history == whole.history
@@ -169,7 +168,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(lora_rank, mo
     assert not (tmp_path / "model" / "checkpoints").exists()
 
 
-def test_the_last_steps_are_measured_however_few_they_are(model, tmp_path):
+def test_the_last_steps_are_evaluated_even_if_they_are_few(model, tmp_path):
     training, measured = parts(80)  # five batches of 16
     for every, count in ((3, 2), (99, 1)):
         settings = FinetuneSettings(batch_size=16, evaluate_every=every)
@@ -178,7 +177,7 @@ def test_the_last_steps_are_measured_however_few_they_are(model, tmp_path):
         assert all(epoch.loss > 0 for epoch in report.history[1:])
 
 
-def test_a_checkpoint_that_was_half_written_is_passed_over(model, power_cut, tmp_path):
+def test_an_incomplete_checkpoint_is_ignored(model, power_cut, tmp_path):
     training, measured = parts(64)
     settings = FinetuneSettings(batch_size=16, evaluate_every=1)
     options = {"held_out": measured, "device": "cpu"}
@@ -190,8 +189,8 @@ def test_a_checkpoint_that_was_half_written_is_passed_over(model, power_cut, tmp
     assert (tmp_path / "model" / "modules.json").exists()
 
 
-def test_lora_trains_additions_to_the_weights_alone(model, tmp_path):
-    """Which are in the weights at the end, under the names that they had."""
+def test_lora_changes_linear_layers_by_low_rank_matrices(model, tmp_path):
+    """The additions are merged into the weights, which keep their names."""
     settings = FinetuneSettings(lora_rank=4, batch_size=16, learning_rate=5e-3)
     finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
     before, after = load_file(f"{model}/model.safetensors"), weights(tmp_path / "model")
@@ -212,7 +211,7 @@ def pages(tmp_path_factory):
 
 @pytest.mark.parametrize(("family", "profile"), [("qwen3_vl", "qwen3-vl-embedding"), ("qwen2_vl", "gme-qwen2-vl")])
 def test_lora_on_page_images(family, profile, pages, power_cut, tmp_path):
-    """A step, a stop, another; what sees is left as it is; what is saved is bit for bit what is loaded."""
+    """With an interruption. Vision layers do not change, and the folder holds the trained weights bit for bit."""
     model = getattr(tiny_vision, family)(tmp_path / "base")
     settings = FinetuneSettings(lora_rank=4, batch_size=2, mini_batch_size=1, evaluate_every=1, learning_rate=1e-2)
     options = {"held_out": 0.4, "device": "cpu", "profile": profile, "max_pixels": 64 * 64}
@@ -243,23 +242,23 @@ def test_lora_on_page_images(family, profile, pages, power_cut, tmp_path):
     changed = {name for name, of in loaded.state_dict().items() if not torch.equal(of, before.model.state_dict()[name])}
     assert changed
     assert not [name for name in changed if "visual" in name]
-    # Asked in the same way, with its profile and without: the folder has it all.
+    # The folder holds what the profile adds: it encodes the same without the profile.
     again = SmartEncoder(out, device="cpu")
     page = pages.documents[0].content(again.modalities)
     for task in ("query", "document"):
-        mine, other = (encoder.prepare([page, "bar"], task)["input_ids"] for encoder in (again, before))
+        mine, other = (encoder.trainable.prepare([page, "bar"], task)["input_ids"] for encoder in (again, before))
         assert torch.equal(mine, other)
         text = again.encode_query("bar") if task == "query" else again.encode_document("bar")
         own = (loaded.encode_query if task == "query" else loaded.encode_document)(["bar"])
         np.testing.assert_allclose(own, text.pooled, atol=1e-5)
 
 
-def test_what_cannot_be_trained(trained, model, tmp_path):
+def test_errors_before_the_work(trained, model, tmp_path):
     _, folder = trained
     data = some_data(40)
     with pytest.raises(InvalidInput, match="holds a model; choose another folder"):
         finetune(model, data, folder, device="cpu")
-    with pytest.raises(InvalidInput, match="holds no checkpoint of a training that was stopped"):
+    with pytest.raises(InvalidInput, match="holds no checkpoint of an interrupted training"):
         finetune(model, data, tmp_path / "new", device="cpu", resume=True)
     with pytest.raises(InvalidInput, match="fewer than a batch of 64"):
         finetune(model, data, tmp_path / "new", device="cpu")
@@ -272,62 +271,64 @@ def test_what_cannot_be_trained(trained, model, tmp_path):
     lamra = tiny_vision.qwen3_vl(tmp_path / "lamra", emb=True)
     with pytest.raises(EncoderError, match="pooled from the token before '<emb>'"):
         finetune(lamra, data, tmp_path / "new", device="cpu", profile="lamra-ret")
-    with pytest.raises(InvalidInput, match="lora_rank must be at most 32, the rank of the model's widest weights"):
+    with pytest.raises(InvalidInput, match="lora_rank must be at most 32"):
         finetune(model, some_data(), tmp_path / "new", FinetuneSettings(lora_rank=33), device="cpu")
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["README.md", "checkpoints/checkpoint-7/optimizer.pt", "checkpoints/mine.pt"])
-def test_no_file_of_others_is_lost(name, model, tmp_path):
-    """Neither replaced by the model's own, nor removed with our checkpoints."""
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_text("mine")
-    for resume in (False, True):
-        with pytest.raises(InvalidInput, match="holds other files, which a model might replace; choose a new folder"):
-            finetune(model, some_data(), tmp_path, SETTINGS, device="cpu", resume=resume)
-    with pytest.raises(InvalidInput, match=r"is a file, where a folder is to be"):
-        finetune(model, some_data(), tmp_path / name / "model", SETTINGS, device="cpu")
-    assert (tmp_path / name).read_text() == "mine"
+def test_files_of_others_are_not_replaced(model, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(InvalidInput, match="holds other files, which the training might replace; choose a new folder"):
+        finetune(model, some_data(), tmp_path, SETTINGS, device="cpu")
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
-def test_a_process_may_be_ahead_of_another(model, tmp_path):
-    """Of several processes of one training, the first to measure has a temporary folder among the checkpoints."""
-    (tmp_path / "checkpoints" / ".held-out-abc").mkdir(parents=True)
-    with pytest.raises(InvalidInput, match="fewer than a batch"):
-        finetune(model, some_data(40), tmp_path, FinetuneSettings(batch_size=64), held_out=0.3, device="cpu")
-
-
-def test_weights_that_became_nan_are_not_saved(model, tmp_path):
+def test_a_loss_of_nan_ends_the_training(model, tmp_path):
     settings = replace(SETTINGS, learning_rate=1e30)
-    with pytest.raises(EncoderError, match=r"the loss is nan, .*; train with a smaller learning rate"):
+    with pytest.raises(
+        EncoderError, match=r"the loss is nan, so the training cannot continue; train with a smaller learning"
+    ):
         finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
     assert not (tmp_path / "model" / "modules.json").exists()
 
 
-def test_a_best_checkpoint_that_is_lost(model, tmp_path, monkeypatch):
-    """sentence-transformers logs it, and goes on with the last; here nothing is saved as what it is not."""
+def test_a_broken_best_checkpoint_is_an_error(model, tmp_path, monkeypatch):
+    """The trainer only logs it and keeps the last weights. Here no model is saved, and the checkpoint is kept."""
+    train = SentenceTransformerTrainer.train
 
-    def gone(self, path):
-        raise OSError("no such file")
+    def train_and_break(self, **options):
+        train(self, **options)
+        (Path(self.state.best_model_checkpoint) / "model.safetensors").write_bytes(b"broken")
 
-    monkeypatch.setattr(SentenceTransformerTrainer, "_load_from_checkpoint", gone)
-    with pytest.raises(EncoderError, match=r"best checkpoint, .*checkpoint-\d+, cannot be loaded \(no such file\)"):
+    monkeypatch.setattr(SentenceTransformerTrainer, "train", train_and_break)
+    with pytest.raises(EncoderError, match=r"best checkpoint, .*checkpoint-\d+, cannot be loaded .*; the other check"):
         finetune(model, some_data(), tmp_path / "model", SETTINGS, held_out=0.3, device="cpu")
     assert list((tmp_path / "model" / "checkpoints").glob("checkpoint-*"))
     assert not (tmp_path / "model" / "modules.json").exists()
 
 
+def test_a_checkpoint_with_nan_is_an_error(model, tmp_path):
+    broken, target = (SentenceTransformer(model, device="cpu") for _ in range(2))
+    with torch.no_grad():
+        next(broken.parameters())[0, 0] = torch.nan
+    broken.save_pretrained(str(tmp_path / "checkpoint-1"))
+    with pytest.raises(
+        EncoderError, match=r"the weights in .*checkpoint-1 became NaN or infinite; train with a smaller"
+    ):
+        load_checkpoint(target, tmp_path / "checkpoint-1")
+
+
 def test_the_best_is_kept_not_the_last(model, tmp_path, monkeypatch):
-    """Whichever evaluation is told to be the best, the weights are those of then."""
-    told = iter([0.1, 0.9, 0.2, 0.3])
+    """The figures are made up, so that the first evaluation of three is the best."""
+    given = iter([0.1, 0.9, 0.2, 0.3])
     measure, seen = HeldOutEvaluator.measure, []
 
-    def tell(self):
+    def pretend(self):
         seen.append({name: of.clone() for name, of in self._encoder.model.state_dict().items()})
-        value = next(told, None)
+        value = next(given, None)
         return measure(self) if value is None else {name: np.full(4, value) for name in ("pooled", "late", "hybrid")}
 
-    monkeypatch.setattr(HeldOutEvaluator, "measure", tell)
+    monkeypatch.setattr(HeldOutEvaluator, "measure", pretend)
     monkeypatch.setattr(TrainingReport, "of", lambda *arguments: arguments)
     _, history, best, *_ = finetune(model, some_data(), tmp_path / "model", SETTINGS, held_out=0.3, device="cpu")
     assert (best, [epoch.hybrid for epoch in history]) == (1, [0.1, 0.9, 0.2, 0.3])
@@ -337,7 +338,7 @@ def test_the_best_is_kept_not_the_last(model, tmp_path, monkeypatch):
 
 
 def test_mixed_precision_is_for_training_alone(model, tmp_path, monkeypatch):
-    """The model that is measured and saved is in no autocast; its weights stay in float32."""
+    """The model is measured and saved without autocast, and its weights stay float32."""
     found = []
     measure = HeldOutEvaluator.measure
 
@@ -354,30 +355,14 @@ def test_mixed_precision_is_for_training_alone(model, tmp_path, monkeypatch):
     monkeypatch.setattr(HeldOutEvaluator, "measure", look)
     settings = FinetuneSettings(batch_size=16, epochs=1, bf16=True, learning_rate=2e-3, lora_rank=4)
     finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
-    assert found == [True, False, True]  # before, while it is trained, and at the end
+    assert found == [True, False, True]  # before, during and after the training
     assert {of.dtype for of in weights(tmp_path / "model").values()} == {torch.float32}
 
 
-def test_lora_without_peft(model, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtra, match=r"smart-rag\[train\]"):
-        finetune(model, some_data(), tmp_path / "model", FinetuneSettings(lora_rank=4), held_out=0.3, device="cpu")
-    assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"objective": "best"}, "objective must be one of pooled, late, hybrid"),
-        ({"epochs": 0}, "epochs must be"),
-        ({"lora_rank": 0}, "lora_rank must be"),
-        ({"mini_batch_size": 0}, "mini_batch_size must be"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"hard_negatives": -1}, "hard_negatives must be at least 0"),
-        ({"temperature": 0.0}, "temperature and learning_rate must be above 0"),
-        ({"learning_rate": -1.0}, "temperature and learning_rate must be above 0"),
-    ],
-)
-def test_settings_that_are_none(settings, message):
-    with pytest.raises(InvalidInput, match=message):
-        FinetuneSettings(**settings)
+def test_a_process_uses_one_gpu(tmp_path):
+    """The trainer would split a batch between the GPUs of a machine, and make it as many times as large."""
+    arguments = _arguments(torch.device("cpu"), tmp_path, SETTINGS)
+    assert arguments.n_gpu == 0
+    arguments._n_gpu = 4  # where transformers counts the GPUs of the machine
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == SETTINGS.batch_size

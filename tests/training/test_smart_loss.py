@@ -1,4 +1,4 @@
-"""The loss of fine-tuning against plain loops over models' own outputs, with gradients; and what the collator makes."""
+"""Loss of fine-tuning, with gradients, against plain loops over the models' outputs; batches of the collator."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ from helpers.some_pairs import some_data
 from torch.nn.functional import normalize
 
 from smart_rag import SmartEncoder
-from smart_rag.training.batches import alike
-from smart_rag.training.data import TrainingData, TrainingQuery
+from smart_rag.training import TrainingData
+from smart_rag.training.batches import content_groups
+from smart_rag.training.data import TrainingQuery
 from smart_rag.training.smart_loss import SmartCollator, SmartLoss
 from smart_rag.types import Document
 
@@ -18,7 +19,7 @@ ROWS = [{"position": i} for i in (3, 17, 5, 9, 30, 21)]
 
 @pytest.fixture(scope="module", params=["mean", "cls and dense", "last token"])
 def encoder(request, tmp_path_factory):
-    """A model of each kind of pooling, one with a dense layer after it, one with prompts."""
+    """An encoder for each kind of pooling. One has prompts, one has a dense layer after the pooling."""
     folder = tmp_path_factory.mktemp("model")
     prompts = {"query": "Represent this passage: ", "document": "dogs "}
     made = {
@@ -30,12 +31,12 @@ def encoder(request, tmp_path_factory):
 
 
 def collated(encoder, data, part_size=None, hard=1):
-    collator = SmartCollator(data, alike(data, {"text"}), encoder, hard, part_size)
+    collator = SmartCollator(data, content_groups(data, {"text"}), encoder, hard, part_size)
     return collator, collator(ROWS)
 
 
 def features(batch):
-    """As sentence-transformers' trainer hands them to a loss."""
+    """Return the parts of a batch, as the trainer of sentence-transformers passes them to a loss."""
     count = len({name.partition("_")[0] for name in batch if name.startswith("part")})
     return [
         {name.partition("_")[2]: value for name, value in batch.items() if name.startswith(f"part{i}_")}
@@ -44,7 +45,7 @@ def features(batch):
 
 
 def plain(encoder, text, task):
-    """Pooled and token embeddings, with gradients, of one text: all of its tokens but the special ones."""
+    """Return the pooled embedding and the token embeddings of one text, without special tokens, with gradients."""
     model = encoder.model
     inputs = model.preprocess([text], prompt=model.prompts.get(task), task=task)
     ids = inputs["input_ids"][0].tolist()
@@ -59,7 +60,7 @@ def plain(encoder, text, task):
 
 
 def expected_loss(encoder, data, collator, objective, temperature):
-    """By loops over the queries and documents of a batch, and over the tokens of each pair."""
+    """Return the loss by loops over the queries and documents of a batch and over the tokens of each pair."""
     generator = np.random.default_rng([collator.seed, collator.epoch, *(row["position"] for row in ROWS)])
     queries = [data.queries[row["position"]] for row in ROWS]
     chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]
@@ -90,7 +91,7 @@ def gradients(encoder, loss):
 @pytest.mark.parametrize("objective", ["pooled", "late", "hybrid"])
 @pytest.mark.parametrize("part_size", [None, 1, 4])
 def test_loss_and_gradients_are_those_of_plain_loops(encoder, objective, part_size):
-    """Also of a batch that is taken part by part, with its gradients cached."""
+    """Also for a batch that is cut into parts, with gradient caching."""
     data = some_data(40)
     collator, batch = collated(encoder, data, part_size)
     loss = SmartLoss(encoder, objective, 0.05, cached=part_size is not None)
@@ -104,8 +105,8 @@ def test_loss_and_gradients_are_those_of_plain_loops(encoder, objective, part_si
         torch.testing.assert_close(mine[name], of, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_cached_gradients_belong_to_the_dropout_of_their_pass(encoder):
-    """With dropout the second pass draws the numbers of the first: the gradient is that of one and the same loss."""
+def test_gradient_caching_repeats_the_dropout(encoder):
+    """Both passes drop the same numbers, so the gradients belong to the loss."""
     data = some_data(40)
     _, batch = collated(encoder, data, part_size=2)
     encoder.model.train()
@@ -123,7 +124,7 @@ def test_cached_gradients_belong_to_the_dropout_of_their_pass(encoder):
         torch.testing.assert_close(found[1][1][name], of, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_a_text_without_tokens_is_its_pooled_embedding(tmp_path):
+def test_a_text_without_tokens_has_its_pooled_embedding_as_token(tmp_path):
     encoder = SmartEncoder(tiny_models.bert(tmp_path), device="cpu")
     documents = [Document("a", "dogs bark"), Document("b", "")]
     data = TrainingData("x", documents, [TrainingQuery("", (0,)), TrainingQuery("rain", (1,))])
@@ -137,8 +138,8 @@ def test_a_text_without_tokens_is_its_pooled_embedding(tmp_path):
     assert np.array_equal(queries.tokens[0][0], queries.pooled[0])
 
 
-def test_a_batch_follows_from_the_epoch_and_the_seed(tmp_path):
-    """So a training that goes on from a checkpoint sees what it would have seen."""
+def test_a_batch_depends_on_the_epoch_and_the_seed_alone(tmp_path):
+    """So a resumed training gets the same batches."""
     encoder = SmartEncoder(tiny_models.bert(tmp_path), device="cpu")
     documents = [Document(str(i), text) for i, text in enumerate(tiny_models.SENTENCES)]
     data = TrainingData("x", documents, [TrainingQuery("cat", (0, 1, 2, 3)), TrainingQuery("dog", (4, 5), (6, 7))])
@@ -154,11 +155,11 @@ def test_a_batch_follows_from_the_epoch_and_the_seed(tmp_path):
     assert len({str(ids(0, epoch)) for epoch in range(8)}) > 2
 
 
-def test_other_answers_are_left_out(tmp_path):
+def test_labels_exclude_other_positives(tmp_path):
     encoder = SmartEncoder(tiny_models.bert(tmp_path), device="cpu")
     documents = [Document("a", "the cat sat"), Document("copy", "the cat sat"), Document("b", "dogs bark")]
     data = TrainingData(
         "x", documents, [TrainingQuery("cat", (0,)), TrainingQuery("sat", (1,)), TrainingQuery("d", (2,))]
     )
-    batch = SmartCollator(data, alike(data, {"text"}), encoder)([{"position": i} for i in range(3)])
+    batch = SmartCollator(data, content_groups(data, {"text"}), encoder)([{"position": i} for i in range(3)])
     assert batch["label"].tolist() == [[1, -1, 0], [-1, 1, 0], [0, 0, 1]]

@@ -1,17 +1,18 @@
-"""Two parts of training data: documents and queries kept apart, the same each time, and what is ranked beside."""
+"""Split of training data: the parts share nothing, the split is stable, and distractors join the held-out part."""
 
 import numpy as np
 import pytest
 from helpers.some_pairs import page_images, texts
 
 from smart_rag.errors import InvalidInput
-from smart_rag.training.data import TrainingData, TrainingQuery, load_training_data
-from smart_rag.training.split import distractors_of, split, with_distractors
+from smart_rag.training import TrainingData, load_training_data
+from smart_rag.training.data import TrainingQuery
+from smart_rag.training.split import find_distractors, hold_out, split, with_distractors
 from smart_rag.types import Document
 
 
 def random_data(count=400, seed=0):
-    """Queries with one to three positives and some negatives among half as many documents."""
+    """Return ``count`` queries with one to three positives and some negatives, and half as many documents."""
     generator = np.random.default_rng(seed)
     documents = [Document(f"d{i}", f"text {i}") for i in range(count // 2)]
     queries = []
@@ -56,25 +57,41 @@ def test_the_split_is_the_same_each_time_and_when_data_is_added():
 
 
 @pytest.mark.parametrize("held_out", [0, 1, -0.1, 1.5])
-def test_parts_that_are_none(held_out):
+def test_a_share_is_between_0_and_1(held_out):
     with pytest.raises(InvalidInput, match="between 0 and 1"):
         split(random_data(), held_out)
 
 
-def test_too_little_to_split():
+def test_a_part_without_queries_is_an_error():
     data = TrainingData("one", [Document("a", "a")], [TrainingQuery("q", (0,))])
     with pytest.raises(InvalidInput, match="of 1 query none is left"):
         split(data)
 
 
 def test_pages_keep_their_images(tmp_path):
-    """In both parts, and where pages of the other part are ranked beside."""
+    """In both parts, and as distractors."""
     data = load_training_data(page_images(tmp_path / "pages"))
     training, held_out = split(data, 0.4)
-    distractors = distractors_of(data, training, held_out)
+    distractors = find_distractors(data, training, held_out)
     both = with_distractors(training, held_out, distractors)
     assert len(training.documents) + len(held_out.documents) == len(both.documents) == 20
     for part in (training, held_out, both):
         for document in part.documents:
             i = int(document.id.removeprefix("page").removesuffix(".png"))
             assert document.image.getpixel((2 * i + 1, 10)) == (12 * i, 250 - 12 * i, 100)
+
+
+def test_distractors_answer_no_held_out_query():
+    data = random_data()
+    training, held_out, distractors = hold_out(data, 0.25)
+    positives = {query.text: {data.documents[i].id for i in query.positives} for query in data.queries}
+    answers = set().union(*(positives[query.text] for query in held_out.queries))
+    expected = [i for i, document in enumerate(training.documents) if document.id not in answers]
+    assert distractors == expected
+    assert 0 < len(distractors) < len(training.documents)
+
+
+def test_held_out_data_is_used_as_it_is():
+    data, other = random_data(), random_data(40, seed=1)
+    assert hold_out(data, other) == (data, other, [])
+    assert with_distractors(data, other, []) is other

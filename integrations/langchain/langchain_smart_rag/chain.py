@@ -1,4 +1,4 @@
-"""`answer_chain`: from a question to an answer with its passages and citations."""
+"""`answer_chain`: an answer with its passages and citations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SYSTEM = (
     "Answer the question from the numbered passages alone, and name the passages you used, like [1]. "
     "If they do not hold the answer, say so."
 )
-# For a model that is sent images.
+# Added for a model that gets images.
 _LOOK = " An image shows what the passage right before it is about, or how that page looks."
 _PROMPT = ChatPromptTemplate.from_messages(
     [
@@ -39,50 +39,50 @@ def answer_chain(
     prompt: BasePromptTemplate[Any] | None = None,
     images: int = 0,
 ) -> Runnable[str | Mapping[str, str], dict[str, Any]]:
-    """Return a chain from a question to ``question``, ``context``, ``citations`` and ``answer``.
+    """Return a chain that takes a question and returns ``question``, ``context``, ``citations`` and ``answer``.
 
     >>> chain = answer_chain(SmartRetriever(index="my.index"), llm)     # doctest: +SKIP
     >>> chain.invoke("Where are the boat keys?")["citations"][0]        # doctest: +SKIP
     {'number': 1, 'source': 'station.md', 'page': None, 'score': 1.23, 'id': 'b2'}
 
-    The passages stand in the prompt in the retriever's order, best first, numbered as the
-    citations are. ``stream`` gives the answer as the model writes it.
+    The prompt has the passages in the retriever's order, with the numbers of the citations. ``stream`` yields the
+    answer as the model writes it. A citation has a score if the retriever puts one under ``relevance_score`` in the
+    metadata, as smart_rag's retrievers do; else its score is None.
 
     Args:
-        retriever: gives the passages; with scores under ``relevance_score``, as those of
-            smart_rag do, citations have one, else None.
+        retriever: returns the passages.
         llm: a chat model or another language model.
-        prompt: one with the variables ``question`` and ``context``.
-        images: of so many passages the image is sent as well, to a model that takes images; then
-            `message_content` writes the message, and no other prompt.
+        prompt: a prompt with the variables ``question`` and ``context``.
+        images: the number of passages whose image is sent, too, to a model that takes images. `message_content` then
+            writes the message, so ``prompt`` cannot be given.
 
     Raises:
-        InvalidInput: a prompt without these variables, or along with ``images``; when called, a
-            question without text.
+        InvalidInput: ``retriever`` is not a retriever; ``prompt`` lacks one of the variables, or comes with ``images``;
+            or, when the chain is called, the question is empty.
     """
     if not callable(retriever) and not isinstance(retriever, Runnable):
         raise InvalidInput(f"expected a retriever, such as store.as_retriever(), got a {type(retriever).__name__}")
     if images and prompt is not None:
-        raise InvalidInput("images go with the prompt of message_content; leave out images or prompt")
+        raise InvalidInput("with images=, message_content writes the prompt; leave out images or prompt")
     prompt = prompt or _PROMPT
     missing = {"question", "context"} - set(prompt.input_variables)
     if missing:
-        raise InvalidInput(f"the prompt needs the variables question and context; it lacks {sorted(missing)}")
-    written = {"question": itemgetter("question"), "context": itemgetter("context") | RunnableLambda(_passages)}
-    asking: Runnable[Any, Any] = written | prompt
+        raise InvalidInput(f"the prompt must have the variables question and context; it lacks {sorted(missing)}")
+    variables = {"question": itemgetter("question"), "context": itemgetter("context") | RunnableLambda(_passages)}
+    messages: Runnable[Any, Any] = variables | prompt
 
-    def message(given: Mapping[str, Any]) -> list[BaseMessage]:
+    def with_images(given: Mapping[str, Any]) -> list[BaseMessage]:
         content: Any = message_content(given["question"], given["context"], images=images)
         return [SystemMessage(_SYSTEM + _LOOK), HumanMessage(content=content)]
 
     if images:
-        asking = RunnableLambda(message)
+        messages = RunnableLambda(with_images)
     return (
         RunnableLambda(_question)
         | RunnablePassthrough.assign(context=itemgetter("question") | retriever)
         | RunnablePassthrough.assign(
             citations=itemgetter("context") | RunnableLambda(_citations),
-            answer=asking | llm | StrOutputParser(),
+            answer=messages | llm | StrOutputParser(),
         )
     )
 
@@ -90,7 +90,7 @@ def answer_chain(
 def _question(given: str | Mapping[str, str]) -> dict[str, str]:
     question = given.get("question") if isinstance(given, Mapping) else given
     if not isinstance(question, str) or not question.strip():
-        raise InvalidInput(f"a question must be a text that is not empty, got {question!r}")
+        raise InvalidInput(f"expected a question as a str that is not empty, got {question!r}")
     return {"question": question}
 
 

@@ -1,4 +1,4 @@
-"""LangChain's documents into smart_rag's, and back."""
+"""LangChain's documents and queries as smart_rag's, and back."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from smart_rag.types import Content
 
 logger = logging.getLogger(__name__)
 
-# Where LangChain's own compressors put a score.
+# The metadata key under which LangChain's own compressors put a score.
 RELEVANCE_SCORE = "relevance_score"
-# Where a document that has an image says which file that is.
+# The metadata key for the file of a document's image.
 IMAGE_PATH = "image_path"
 
 
 def to_smart_rag(
     texts: Sequence[str], metadatas: Sequence[Mapping[str, Any] | None], ids: Sequence[str | None]
 ) -> list[smart_rag.Document]:
-    """Return documents as smart_rag takes them; where an id is None, under a new one.
+    """Return ``texts`` with their metadata and ids as documents of smart_rag's; a None among ``ids`` gets a new id.
 
     Raises:
-        InvalidInput: not as many of one as of the others.
+        InvalidInput: the three differ in length.
     """
     if not len(texts) == len(metadatas) == len(ids):
         raise InvalidInput(f"{len(texts)} texts need as many metadatas and ids, got {len(metadatas)} and {len(ids)}")
@@ -41,31 +41,31 @@ def to_smart_rag(
 
 
 def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
-    """Return what smart_rag found as the document that was added, to the last key of its metadata.
+    """Return ``found`` as a document of LangChain's, with the metadata that was added.
 
-    One with an image (`SmartIndex.has_image`) has its file under ``image_path`` besides, that of
-    `SmartIndex.image_file`; unless the image's file is gone, which is logged.
+    A document with an image (`SmartIndex.has_image`) also has ``image_path`` in its metadata: the file from
+    `SmartIndex.image_file`. If the image's file is gone, the key is missing, and a warning is logged.
     """
     metadata = dict(found.metadata)
     if index.has_image(found):
         try:
             metadata[IMAGE_PATH] = str(index.image_file(found))
         except DocumentError as error:
-            logger.warning("%r comes without its image: %s", found.id, error)
+            logger.warning("%r is returned without its image: %s", found.id, error)
     return Document(id=found.id, page_content=found.text, metadata=metadata)
 
 
 def path_of(uri: str | Path) -> Path:
-    """Return the path of an image file that is given by its path or its URL."""
+    """Return ``uri``, a path or a ``file:`` URL, as a path."""
     url = urlparse(str(uri))
     return Path(url2pathname(url.path) if url.scheme == "file" else uri)
 
 
-def asked(query: str, image: str | Path | None) -> str | Content:
-    """Return what to search by: a text, an image, or both."""
+def query_of(query: str, image: str | Path | None) -> str | Content:
+    """Return a query of smart_rag's: a text, or an image with or without one."""
     return query if image is None else Content(query, path_of(image))
 
 
-def with_relevance(document: Document, score: float) -> Document:
-    """Return a copy of ``document`` that carries ``score`` in its metadata."""
+def with_score(document: Document, score: float) -> Document:
+    """Return a copy of ``document`` with ``score`` under ``relevance_score`` in its metadata."""
     return document.model_copy(update={"metadata": {**document.metadata, RELEVANCE_SCORE: score}})

@@ -1,4 +1,4 @@
-"""`SmartEmbeddings`: a smart_rag encoder as LangChain's embeddings; and any LangChain embeddings as an encoder."""
+"""`SmartEmbeddings`: an encoder of smart_rag's as embeddings of LangChain's. `PlainEncoder` is the opposite."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.types import Content
 
-# In an index's manifest: the class of the plain embeddings that it was made with.
+# The key in an encoder's description under which `PlainEncoder` puts the class of its embeddings.
 PLAIN = "langchain_embeddings"
 # Images whose token embeddings are in memory at once.
 _IMAGES = 8
 
 
 class SmartEmbeddings(Embeddings):
-    """Embeddings of any sentence-transformers model, whose token embeddings are kept for reranking.
+    """A replacement for ``HuggingFaceEmbeddings`` that also keeps token embeddings.
 
     >>> embeddings = SmartEmbeddings("minilm", token_store="tokens")        # doctest: +SKIP
     >>> store = Chroma(embedding_function=embeddings)                       # doctest: +SKIP
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever())    # doctest: +SKIP
 
-    Stands where ``HuggingFaceEmbeddings(model_name=...)`` stood. The model is loaded when it is
-    first needed, and a pickle leaves it behind. An empty text is embedded like any other, if the
-    model can. ``encoder`` gives the token embeddings to whoever needs them.
+    The embeddings are the model's own, so an existing vector store stays valid. With ``token_store``, a text that is
+    embedded twice is encoded once, and `SmartReranker` finds its token embeddings there. The model is loaded at first
+    use, and a pickle does not hold it. The attribute ``encoder`` gives the token embeddings.
+
+    ``model_name`` has the name that it has in ``HuggingFaceEmbeddings``; `smart_rag.SmartEncoder` calls it ``model``.
 
     Args:
-        model_name: a sentence-transformers model name or folder.
-        token_store: a folder for the token embeddings of documents, kept under their content.
-        device: such as ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
-        encoder: an encoder to use instead of a model's name.
-        options: further ones of `smart_rag.SmartEncoder`, such as ``dtype`` or ``query_prompt``.
+        model_name: the name or the folder of a sentence-transformers model.
+        token_store: a folder for the token embeddings; it is made if it does not exist.
+        device: such as ``"cuda"``; by default a GPU if there is one.
+        encoder: an encoder to use instead of a model's name; a `smart_rag.CachedEncoder` brings its own token store.
+        options: further arguments of `smart_rag.SmartEncoder`, such as ``adapter`` or ``query_prompt``.
 
     Raises:
-        TypeError: an option that `smart_rag.SmartEncoder` does not have.
-        InvalidInput: ``encoder`` along with options of a model.
+        TypeError: an argument that `smart_rag.SmartEncoder` does not have.
+        InvalidInput: ``encoder`` along with arguments of a model.
     """
 
     def __init__(
@@ -57,41 +59,42 @@ class SmartEmbeddings(Embeddings):
         encoder: Encoder | None = None,
         **options: Any,
     ) -> None:
-        # Found here and not at the first text, which may come hours later.
+        # Raise TypeError now and not at the first text, which may come hours later.
         inspect.signature(SmartEncoder).bind(model_name, device=device, **options)
         if encoder is not None and (device is not None or options):
-            raise InvalidInput("an encoder is set up already; device and other options go with model_name")
+            raise InvalidInput("encoder= has its model and settings already; leave out the arguments of a model")
         self.model_name = model_name if encoder is None else str(encoder.describe().get("model"))
-        self.token_store = token_store
-        self.encoder = (
-            CachedEncoder(model_name, token_store, device=device, **options)
-            if encoder is None
-            else CachedEncoder(encoder, token_store)
-        )
+        if encoder is None:
+            self.encoder = CachedEncoder(model_name, token_store, device=device, **options)
+        elif isinstance(encoder, CachedEncoder) and token_store is None:
+            self.encoder = encoder
+        else:
+            self.encoder = CachedEncoder(encoder, token_store)
+        self.token_store = self.encoder.path
 
     def __repr__(self) -> str:
         kept = "" if self.token_store is None else f", token_store={str(self.token_store)!r}"
         return f"SmartEmbeddings({self.model_name!r}{kept})"
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return the pooled embeddings of ``texts``, and keep their token embeddings if there is a folder for them."""
+        """Return the pooled embeddings of ``texts``; with a token store, their token embeddings are kept."""
         vectors: list[list[float]] = self.encoder.encode_document(texts).pooled.tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
-        """Return the pooled embedding of ``text``, with the model's query prompt."""
+        """Return the pooled embedding of ``text`` as a query."""
         vector: list[float] = self.encoder.encode_query([text]).pooled[0].tolist()
         return vector
 
     def embed_image(self, uris: list[str]) -> list[list[float]]:
-        """Return the pooled embeddings of the image files ``uris``, and keep their token embeddings likewise.
+        """Return the pooled embeddings of the image files ``uris``; with a token store, their tokens are kept.
 
         Raises:
-            EncoderError: the model takes no images.
+            EncoderError: the model does not take images.
             DocumentError: a file cannot be read.
         """
         if "image" not in self.encoder.modalities:
-            raise EncoderError(f"{self.model_name} takes texts only; embed_image needs a model that takes images")
+            raise EncoderError(f"{self.model_name} takes texts only; images need a model that takes images")
         images = [Content(image=path_of(uri)) for uri in uris]
         vectors: list[list[float]] = []
         for start in range(0, len(images), _IMAGES):
@@ -100,7 +103,7 @@ class SmartEmbeddings(Embeddings):
 
 
 class PlainEncoder:
-    """LangChain embeddings without token states as an encoder: the pooled embedding is a text's only token."""
+    """Any embeddings of LangChain's as an encoder. Each text has one token embedding, which is the pooled one."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings
@@ -117,7 +120,7 @@ class PlainEncoder:
         kind = type(self.embeddings)
         names = [getattr(self.embeddings, attribute, None) for attribute in ("model_name", "model")]
         return {
-            # A name is a str; the text of any other object may differ from one process to the next.
+            # A str only: the repr of another object may differ between processes.
             "model": next((name for name in names if isinstance(name, str)), kind.__name__),
             PLAIN: f"{kind.__module__}.{kind.__qualname__}",
             "dimension": self.dimension,
@@ -134,5 +137,5 @@ class PlainEncoder:
 
 
 def encoder_of(embeddings: Embeddings) -> Encoder:
-    """Return the encoder behind ``embeddings``, without its cache: an index keeps token embeddings itself."""
+    """Return the encoder of ``embeddings``, without a cache, because an index keeps token embeddings itself."""
     return embeddings.encoder.encoder if isinstance(embeddings, SmartEmbeddings) else PlainEncoder(embeddings)

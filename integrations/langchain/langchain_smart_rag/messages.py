@@ -1,4 +1,4 @@
-"""`message_content`: a question and documents as a message to a model that takes images."""
+"""`message_content`: a message with a question, documents and their images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 
 from langchain_smart_rag.documents import IMAGE_PATH, path_of
 from smart_rag.config import DEFAULT_IMAGE_PIXELS
-from smart_rag.files.content import jpeg
+from smart_rag.files import jpeg
 
 
 def message_content(
@@ -22,23 +22,23 @@ def message_content(
     images: int = 4,
     image_pixels: int = DEFAULT_IMAGE_PIXELS,
 ) -> list[dict[str, Any]]:
-    """Return LangChain's standard content blocks: the numbered documents, each image after its text, and the question.
+    """Return a message as LangChain's standard content blocks: numbered documents, each with its image; the question.
 
     >>> documents = SmartRetriever(index="my.index", k=4).invoke(question)          # doctest: +SKIP
     >>> llm.invoke([HumanMessage(content=message_content(question, documents))])    # doctest: +SKIP
 
-    A document's image is the file under ``image_path`` in its metadata, where everything of this package that
-    finds documents puts it.
+    A document's image is the file under ``image_path`` in its metadata. `SmartRetriever` and `SmartVectorStore` put it
+    there.
 
     Args:
         question: the question.
-        documents: the passages, numbered in this order.
-        image: a file that belongs to the question.
-        images: of how many documents, at most, the image is sent; the others are text.
-        image_pixels: how large each image is at most.
+        documents: the passages; their numbers follow this order.
+        image: the file of an image that belongs to the question.
+        images: the largest number of documents whose image is sent; the other documents are text alone.
+        image_pixels: the largest size of each image, in pixels.
 
     Raises:
-        DocumentError: the file of an image is gone or cannot be read.
+        DocumentError: an image's file is gone or cannot be read.
     """
     blocks: list[dict[str, Any]] = []
     for number, document in enumerate(documents, start=1):

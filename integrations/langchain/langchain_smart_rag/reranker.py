@@ -1,4 +1,4 @@
-"""`SmartReranker`: documents of any retriever, ranked again by pooled cosine plus late interaction."""
+"""`SmartReranker`: documents from any retriever, ranked by pooled cosine plus late interaction."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
 
 import smart_rag
-from langchain_smart_rag.documents import IMAGE_PATH, path_of, with_relevance
+from langchain_smart_rag.documents import IMAGE_PATH, path_of, with_score
 from langchain_smart_rag.embeddings import SmartEmbeddings
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
 
 
 class SmartReranker(BaseDocumentCompressor):
-    """A document compressor that keeps the ``top_n`` best documents, best first.
+    """A document compressor that keeps the ``top_n`` best documents of any retriever, best first.
 
     >>> embeddings = SmartEmbeddings("minilm", token_store="tokens")            # doctest: +SKIP
     >>> store = Chroma(embedding_function=embeddings)                           # doctest: +SKIP
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever(search_kwargs={"k": 50}))  # doctest: +SKIP
 
-    Documents are returned as copies with their score under ``relevance_score`` in the metadata.
-    With a token store, a document is encoded once and not at every query; share the embeddings
-    with the vector store, and that once is when it is added.
+    It returns copies, with the score of `smart_rag.rerank` under ``relevance_score`` in the metadata. With a token
+    store, each document is encoded once. If the vector store has the same embeddings, that is when it is added.
 
     Args:
-        embeddings: those whose token embeddings are compared.
-        model_name, token_store: of new `SmartEmbeddings`, if none are given.
-        top_n: how many documents to keep; None keeps all.
-        weights: of the pooled and the late score.
+        embeddings: the application's `SmartEmbeddings`; their model and token store are shared. LangChain's
+            ``EmbeddingsFilter`` has this name for them.
+        model_name, token_store: of new `SmartEmbeddings`, if no ``embeddings`` are given.
+        top_n: the number of documents to keep; None keeps all. LangChain's own rerankers have this name for it.
+        weights: the weights of the pooled and of the late score.
 
     Raises:
         InvalidInput: ``embeddings`` along with ``model_name`` or ``token_store``.
@@ -56,7 +56,7 @@ class SmartReranker(BaseDocumentCompressor):
         if embeddings is None:
             embeddings = SmartEmbeddings(model_name, token_store)
         elif model_name != DEFAULT_MODEL or token_store is not None:
-            raise InvalidInput("embeddings have their model and token store; give either them or model_name")
+            raise InvalidInput("embeddings= has its model and token store; leave out model_name and token_store")
         super().__init__(**{"embeddings": embeddings, **fields})
 
     def compress_documents(
@@ -64,22 +64,23 @@ class SmartReranker(BaseDocumentCompressor):
     ) -> list[Document]:
         """Return copies of the ``top_n`` best of ``documents`` for ``query``, best first.
 
-        Where the model takes images, the file under ``image_path`` in the metadata belongs to a document.
+        If the model takes images, a document includes the image file under ``image_path`` in its metadata.
 
         Raises:
-            InvalidInput: an empty query, or a document without text.
+            InvalidInput: the query is empty.
+            DocumentError: an image's file is gone or cannot be read.
         """
-        # By position: the documents' own ids may be missing or come twice.
+        # Ids are positions, because the documents' own ids may be missing or come twice.
         width = len(str(len(documents)))
         given = [
             smart_rag.Document(f"{i:0{width}}", document.page_content, image=_image(document))
             for i, document in enumerate(documents)
         ]
         hits = smart_rag.rerank(query, given, self.embeddings.encoder, self.top_n, weights=self.weights)
-        return [with_relevance(documents[int(hit.id)], hit.score) for hit in hits]
+        return [with_score(documents[int(hit.id)], hit.score) for hit in hits]
 
     def wrap(self, retriever: RetrieverLike) -> RerankingRetriever:
-        """Return a retriever that asks ``retriever`` for documents and ranks them again."""
+        """Return a retriever that ranks the documents of ``retriever`` again."""
         return RerankingRetriever(base_retriever=retriever, reranker=self)
 
 
@@ -89,11 +90,15 @@ def _image(document: Document) -> Path | None:
 
 
 class RerankingRetriever(BaseRetriever):
-    """What `SmartReranker.wrap` returns; arguments of ``invoke`` go to the ``base_retriever``.
+    """A retriever with a `SmartReranker` behind it, as `SmartReranker.wrap` returns it.
 
     >>> retriever = RerankingRetriever(base_retriever=bm25, reranker=SmartReranker())   # doctest: +SKIP
     >>> retriever.invoke("Which animal barks?")                                         # doctest: +SKIP
     [Document(metadata={'relevance_score': 1.21}, page_content='Dogs bark at night.')]
+
+    Args:
+        base_retriever: any retriever; arguments of ``invoke`` go to it.
+        reranker: ranks its documents.
     """
 
     base_retriever: RetrieverLike

@@ -1,4 +1,4 @@
-"""`SmartRetriever`: a `SmartIndex` as LangChain's retriever."""
+"""`SmartRetriever`: a `SmartIndex` as a retriever of LangChain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
-from langchain_smart_rag.documents import asked, to_langchain, with_relevance
+from langchain_smart_rag.documents import query_of, to_langchain, with_score
 from smart_rag import SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
 
@@ -25,32 +25,34 @@ def _folder(index: SmartIndex) -> str:
 
 
 class SmartRetriever(BaseRetriever):
-    """A retriever over an index that smart_rag made, such as with ``smart-rag index`` on the command line.
+    """A retriever over an index that smart_rag made, for example with ``smart-rag index`` on the command line.
 
     >>> retriever = SmartRetriever(index="my.index", k=5)           # doctest: +SKIP
     >>> retriever.invoke("Which animal barks?", k=1)                # doctest: +SKIP
     [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
-    A page or an image comes with a file of it under ``image_path`` in its metadata, for
-    `message_content`. Every field but ``index`` and ``with_score`` can be given to ``invoke`` too, and
-    so can ``where_document`` and ``image``, a file to search by beside the text, or alone where the
-    text is empty. A pickle and ``model_dump`` hold the index's folder, not its content.
+    Documents have the scores of `SmartIndex.search`. A page or an image has its file under ``image_path`` in its
+    metadata, for `message_content`.
+
+    ``invoke`` takes every field except ``index`` and ``with_score``, too. It also takes ``where_document``, Chroma's
+    filter on texts, and ``image``, a file to search by: beside the text, or alone if the text is empty. A pickle and
+    ``model_dump`` hold the index's folder, not its content.
 
     Args:
-        index: an index, or the folder of one.
-        k: how many documents.
-        candidates: how many documents are scored.
-        first_stage: how they are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
-        weights: of the pooled and the late score; by default the index's.
-        filter: Chroma's filter on metadata.
-        with_score: put each score under ``relevance_score`` into the metadata of the document
-            returned, where citations and other LangChain parts look for it.
+        index: an open index, or the folder of one.
+        k: the number of documents to return; LangChain's name for ``top_k``.
+        candidates: the number of documents to score.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
+        weights: the weights of the pooled and of the late score; by default the index's.
+        filter: Chroma's filter on metadata; LangChain's name for ``where``.
+        with_score: put the score under ``relevance_score`` into the metadata of each document. Citations and other
+            parts of LangChain look for it there.
 
     Raises:
         IndexNotFound: the folder holds no index.
     """
 
-    # An argument that is not taken, such as `where` for `filter`, would widen the search without a word.
+    # Unknown arguments raise: a misspelt filter, such as `where=`, would silently search all documents.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     index: Annotated[SmartIndex, BeforeValidator(_opened), PlainSerializer(_folder, return_type=str)]
@@ -66,17 +68,17 @@ class SmartRetriever(BaseRetriever):
     ) -> list[Document]:
         fields = {name: getattr(self, name) for name in ("k", "candidates", "first_stage", "weights", "filter")}
         search = {**fields, **options}
-        question = asked(query, search.pop("image", None))
+        question = query_of(query, search.pop("image", None))
         hits = self.index.search(question, search.pop("k"), where=search.pop("filter"), **search)
         found = [to_langchain(hit, self.index) for hit in hits]
         if not self.with_score:
             return found
-        return [with_relevance(document, hit.score) for document, hit in zip(found, hits, strict=True)]
+        return [with_score(document, hit.score) for document, hit in zip(found, hits, strict=True)]
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        # LangChain's own does not pass options on.
+        # LangChain's default does not pass on the options.
         return await run_in_executor(
             None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
         )

@@ -1,4 +1,4 @@
-"""`SmartVectorStore`: a `SmartIndex` as LangChain's vector store."""
+"""`SmartVectorStore`: a `SmartIndex` as a vector store of LangChain."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from langchain_smart_rag.documents import asked, path_of, to_langchain, to_smart_rag
+from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES
+from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
 from smart_rag.errors import IndexMismatch, InvalidInput
-from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.types import Content
 
 Weights = tuple[float, float]
 
-# A vector alone has no tokens, and plain embeddings have none either.
+# For searches without token embeddings: by a vector, or with plain embeddings.
 _POOLED: Weights = (1.0, 0.0)
 
 
@@ -34,23 +33,26 @@ class SmartVectorStore(VectorStore):
     ...     store.add_texts(["The cat sat on the mat.", "Dogs bark at night."])
     ...     store.similarity_search("Which animal barks?", k=1, filter={"year": 2024})
 
-    A document whose id is there already is replaced. ``filter`` and ``where_document`` of the
-    searches are Chroma's filters on metadata and text; ``candidates`` and ``first_stage`` are
-    those of `SmartIndex.search`, and ``image`` is a file to search by beside the text. Scores are higher
-    for better documents. What has an image comes with a file of it under ``image_path`` in its metadata.
+    Documents that are already there are replaced. Higher scores are better. A document with an image has its file under
+    ``image_path`` in its metadata.
+
+    Searches take further arguments by name: ``filter`` and ``where_document``, Chroma's filters on metadata and texts
+    (``filter`` is LangChain's name for ``where``); ``candidates`` and ``first_stage``, instead of the store's; and
+    ``image``, a file to search by: beside the text, or alone if the text is empty.
 
     Args:
-        index: an index, or the folder of one; a folder without an index becomes one.
-        embedding: the embeddings of the index, or the name of their model; by default those it
-            was made with, for a new one the default model. Plain LangChain embeddings have no
-            token states: documents are then ranked by pooled cosine, and the embeddings must be
-            given each time.
-        candidates: how many documents are scored.
-        weights: of the pooled and the late score; by default the index's, for plain embeddings (1, 0).
+        index: an open index, or the folder of one; a folder without an index becomes one.
+        embedding: the embeddings of the index, or the name of their model. By default those of the index; a new index
+            gets the default model. Other embeddings of LangChain's have no token embeddings: documents are then ranked
+            by pooled cosine, and the embeddings must be given each time. LangChain's own stores have this name for it.
+        candidates: the number of documents to score.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
+        weights: the weights of the pooled and of the late score; by default the index's, or (1, 0) for embeddings
+            without token embeddings.
 
     Raises:
         IndexMismatch: the index was made with other embeddings.
-        IndexExists: the folder holds something that is not an index.
+        IndexExists: the folder is not empty and holds no index.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class SmartVectorStore(VectorStore):
         embedding: Embeddings | str | None = None,
         *,
         candidates: int = DEFAULT_CANDIDATES,
+        first_stage: FirstStageName = "auto",
         weights: Weights | None = None,
     ) -> None:
         if isinstance(embedding, str):
@@ -67,19 +70,20 @@ class SmartVectorStore(VectorStore):
         if isinstance(index, SmartIndex):
             if embedding is not None:
                 index.manifest.check_encoder(index.path, encoder_of(embedding))
-        elif (Path(index) / FILE_NAME).exists():
-            index = _open(Path(index), embedding)
+        elif SmartIndex.exists(index):
+            index = _open(index, embedding)
         else:
             embedding = embedding or SmartEmbeddings()
             index = SmartIndex.create(index, encoder_of(embedding))
         self.index = index
         self.candidates = candidates
-        self.weights = weights or (_POOLED if _is_plain(index.manifest) else None)
+        self.first_stage = first_stage
+        self.weights = weights or (_POOLED if _is_plain(index) else None)
         self._embedding = embedding
 
     @property
     def embeddings(self) -> Embeddings | None:
-        """The embeddings that were given, or that a new index was made with."""
+        """The embeddings that the caller passed, or with which this store made a new index."""
         return self._embedding
 
     # --- writing ----------------------------------------------------------------------------
@@ -90,13 +94,13 @@ class SmartVectorStore(VectorStore):
         """Write ``documents``, replacing those of the same id, and return their ids.
 
         Args:
-            documents: what to write.
-            ids: one for each; by default a document's own ``id``, and where that is None a new one.
-            kwargs: LangChain's indexing passes some, such as ``batch_size``; not needed here.
+            documents: the documents.
+            ids: an id for each; by default the document's own ``id``, or a new one if that is None.
+            kwargs: ignored; LangChain's indexing passes some, such as ``batch_size``.
 
         Raises:
-            InvalidInput: an id twice, a document without text, or metadata that JSON cannot
-                hold; nothing is written.
+            InvalidInput: an id comes twice, a document has no text, or JSON cannot hold its metadata. Nothing is
+                written then.
         """
         for document in documents:
             if not isinstance(document, Document):
@@ -116,21 +120,21 @@ class SmartVectorStore(VectorStore):
     ) -> list[str]:
         """Write ``texts``, replacing those of the same id, and return their ids; see `add_documents`."""
         if isinstance(texts, str):
-            raise InvalidInput("texts must be several str, got one")
+            raise InvalidInput("texts must be a list of str, got one str")
         contents = list(texts)
         return self._write(contents, metadatas or [{}] * len(contents), ids or [None] * len(contents))
 
     def add_images(
         self, uris: list[str], metadatas: list[dict[str, Any]] | None = None, ids: Sequence[str | None] | None = None
     ) -> list[str]:
-        """Write image files, replacing documents of the same id, and return their ids; the files stay where they are.
+        """Write image files, replacing documents of the same id, and return their ids. The files stay where they are.
 
         Raises:
-            InvalidInput: the model takes no images, or as `add_documents`; nothing is written.
+            InvalidInput: the model does not take images, or as in `add_documents`. Nothing is written then.
             DocumentError: a file cannot be read.
         """
         if isinstance(uris, str):
-            raise InvalidInput("uris must be several str, got one")
+            raise InvalidInput("uris must be a list of str, got one str")
         paths = [path_of(uri) for uri in uris]
         documents = to_smart_rag([""] * len(paths), metadatas or [{}] * len(paths), ids or [None] * len(paths))
         self.index.add([replace(document, image=path) for document, path in zip(documents, paths, strict=True)])
@@ -147,9 +151,13 @@ class SmartVectorStore(VectorStore):
         index: SmartIndex | str | Path | None = None,
         **options: Any,
     ) -> Self:
-        """Return a store of ``texts`` in ``index``, which must be given; ``options`` as in the constructor."""
+        """Return a store with ``texts``; ``options`` as in the constructor.
+
+        Raises:
+            InvalidInput: ``index`` is not given.
+        """
         if index is None:
-            raise InvalidInput("say where the index shall be: index=, a folder")
+            raise InvalidInput("expected index=, the folder of the index or an open index; got none")
         store = cls(index, embedding, **options)
         try:
             store.add_texts(texts, metadatas, ids=ids)
@@ -159,13 +167,13 @@ class SmartVectorStore(VectorStore):
         return store
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
-        """Remove the documents with these ids; ids that are not there do no harm.
+        """Remove the documents with these ids and return True. Unknown ids are ignored.
 
         Raises:
-            InvalidInput: no ids; to empty a store by leaving something out would be too easy.
+            InvalidInput: ``ids`` is None, so that a forgotten argument does not remove everything.
         """
         if ids is None:
-            raise InvalidInput("delete needs ids; to remove all, pass those of store.index.documents()")
+            raise InvalidInput("delete needs ids; to remove all documents, pass the ids of store.index.documents()")
         self.index.delete(ids)
         return True
 
@@ -179,7 +187,7 @@ class SmartVectorStore(VectorStore):
     # --- reading ----------------------------------------------------------------------------
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents with these ids, in this order; ids that are not there are left out."""
+        """Return the documents with these ids, in this order. Unknown ids are left out."""
         return [to_langchain(document, self.index) for document in self.index.get(ids)]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
@@ -187,37 +195,37 @@ class SmartVectorStore(VectorStore):
 
         Args:
             query: a text.
-            k: how many.
-            kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``, ``image``.
+            k: the number of documents; LangChain's name for ``top_k``.
+            kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``, ``image``; see `SmartVectorStore`.
 
         Raises:
-            InvalidInput: an empty query, ``k`` below 1, or a filter that Chroma does not take.
+            InvalidInput: the query is empty, ``k`` is below 1, or Chroma refuses a filter.
             IndexClosed: the store is closed.
         """
         return [to_langchain(hit, self.index) for hit in self._search(query, k, self.weights, **kwargs)]
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
-        """Return what `similarity_search` returns, with the weighted scores of `SmartIndex.search`."""
+        """Return the documents of `similarity_search`, each with its score by `SmartIndex.search`."""
         return [(to_langchain(hit, self.index), hit.score) for hit in self._search(query, k, self.weights, **kwargs)]
 
     def similarity_search_by_image(self, uri: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """Return the ``k`` best documents for the image file ``uri``; with a text: `similarity_search`'s ``image``."""
+        """Return the ``k`` best documents for the image file ``uri``; see also ``image`` of `similarity_search`."""
         return self.similarity_search("", k, image=uri, **kwargs)
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
-        """Return the ``k`` documents of highest pooled cosine with ``embedding``, which has no tokens."""
+        """Return the ``k`` documents whose pooled embeddings have the highest cosine with ``embedding``."""
         return [to_langchain(hit, self.index) for hit in self._search(_alone(embedding), k, _POOLED, **kwargs)]
 
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """Return ``k`` of the ``fetch_k`` best documents by maximal marginal relevance: near the query, not alike.
+        """Return ``k`` of the ``fetch_k`` best documents by maximal marginal relevance: relevant, but not alike.
 
         Args:
             query: a text.
-            k: how many.
-            fetch_k: how many to choose from.
-            lambda_mult: 1 keeps the ranking, 0 looks at difference alone.
+            k: the number of documents.
+            fetch_k: the number of documents to choose from.
+            lambda_mult: 1 ranks by relevance alone, 0 by difference alone.
             kwargs: as in `similarity_search`.
         """
         return self._diverse(query, k, fetch_k, lambda_mult, self.weights, **kwargs)
@@ -225,7 +233,7 @@ class SmartVectorStore(VectorStore):
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """Return what `max_marginal_relevance_search` returns, by pooled cosine with ``embedding``."""
+        """Do as `max_marginal_relevance_search`, with the pooled cosine to ``embedding`` as the relevance."""
         return self._diverse(_alone(embedding), k, fetch_k, lambda_mult, _POOLED, **kwargs)
 
     def _search(
@@ -235,20 +243,17 @@ class SmartVectorStore(VectorStore):
         weights: Weights | None,
         *,
         filter: dict[str, Any] | None = None,
-        candidates: int | None = None,
         image: str | Path | None = None,
         **options: Any,
     ) -> list[Hit]:
-        candidates = self.candidates if candidates is None else candidates
-        if isinstance(query, Representation):
-            if image is not None:
-                raise InvalidInput(
-                    "a search by a vector takes no image; search by the image itself, or by a text and it"
-                )
-            question: str | Content | Representation = query
+        if isinstance(query, str):
+            question: str | Content | Representation = query_of(query, image)
+        elif image is None:
+            question = query
         else:
-            question = asked(query, image)
-        return self.index.search(question, k, candidates=candidates, where=filter, weights=weights, **options)
+            raise InvalidInput("a search by a vector takes no image; search by the image, with or without a text")
+        search = {"candidates": self.candidates, "first_stage": self.first_stage, "weights": weights, **options}
+        return self.index.search(question, k, where=filter, **search)
 
     def _diverse(
         self,
@@ -267,13 +272,13 @@ class SmartVectorStore(VectorStore):
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         most = sum(self.weights or self.index.manifest.weights)
-        # Rounding takes a cosine out of [-1, 1] by a hair, and LangChain warns of it.
+        # Rounding can take a cosine slightly out of [-1, 1], and LangChain would log a warning.
         return lambda score: min(1.0, max(0.0, (score + most) / (2 * most)))
 
     # --- closing ----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the index, unless it was handed in open: then that is its owner's business."""
+        """Close the index that this store opened. An index that the caller passed stays open."""
         if self._owned:
             self.index.close()
 
@@ -286,18 +291,21 @@ class SmartVectorStore(VectorStore):
         self.close()
 
 
-def _open(path: Path, embedding: Embeddings | None) -> SmartIndex:
-    manifest = Manifest.read(path)
-    if embedding is None and manifest.encoder is not None and _is_plain(manifest):
+def _open(path: str | Path, embedding: Embeddings | None) -> SmartIndex:
+    index = SmartIndex.open(path, None if embedding is None else encoder_of(embedding))
+    if embedding is None and _is_plain(index):
+        made_with = index.manifest.encoder or {}
+        index.close()
         raise IndexMismatch(
-            f"{path}: the index was made with {manifest.encoder[PLAIN]} ({manifest.encoder['model']!r}), which cannot "
-            "be loaded from its description; pass it as embedding="
+            f"{path}: the index was made with {made_with[PLAIN]} ({made_with['model']!r}), which cannot be loaded from "
+            "its description; pass it as embedding="
         )
-    return SmartIndex.open(path, None if embedding is None else encoder_of(embedding))
+    return index
 
 
-def _is_plain(manifest: Manifest) -> bool:
-    return manifest.encoder is not None and PLAIN in manifest.encoder
+def _is_plain(index: SmartIndex) -> bool:
+    """Return whether ``index`` was made with embeddings that have no token embeddings."""
+    return PLAIN in (index.manifest.encoder or {})
 
 
 def _alone(embedding: Sequence[float]) -> Representation:

@@ -82,7 +82,7 @@ def test_where_the_file_is_gone_its_text_is_left(store, folder, caplog):
     (document,) = store.get_by_ids([f"{folder}/report.pdf#0"])
     assert document.page_content == "The boat keys hang in the hall."
     assert "image_path" not in document.metadata
-    assert "comes without its image" in caplog.text
+    assert "is returned without its image" in caplog.text
 
 
 # --- searching ----------------------------------------------------------------------------------

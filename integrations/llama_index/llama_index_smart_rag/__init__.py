@@ -1,7 +1,7 @@
-"""smart_rag for LlamaIndex.
+"""smart_rag in LlamaIndex: rank by pooled cosine plus late interaction of the embedding model you already have.
 
-Two lines for an application that keeps its vector store: `SmartEmbedding` and `SmartRerank`.
-Or take `SmartVectorStore`, or `SmartRetriever` over an index that smart_rag made, whole.
+`SmartEmbedding` and `SmartRerank` change two lines of an application, which keeps its vector store.
+`SmartVectorStore` is a vector store of its own. `SmartRetriever` searches an index that smart_rag made.
 """
 
 from llama_index_smart_rag.embedding import SmartEmbedding

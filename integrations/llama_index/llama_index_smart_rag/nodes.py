@@ -30,7 +30,7 @@ from smart_rag.types import Content, ImageSource
 
 logger = logging.getLogger(__name__)
 
-# Where `node_to_metadata_dict` puts the id of the document that a node was cut from.
+# The metadata key under which `node_to_metadata_dict` writes the id of the document that a node was cut from.
 REF_DOC_ID = "ref_doc_id"
 _NODE = "_node_content"
 
@@ -44,7 +44,8 @@ _OPERATORS = {
     FilterOperator.IN: "$in",
     FilterOperator.NIN: "$nin",
 }
-# Only what also tells of nodes without the key: Chroma's $ne and $nin take those in, its $lt and $gt do not.
+# Opposites that cover nodes without the key, too. Chroma's $ne and $nin match such nodes; $gt and $lte do not, so
+# neither negates the other.
 _OPPOSITES = {
     FilterOperator.EQ: FilterOperator.NE,
     FilterOperator.NE: FilterOperator.EQ,
@@ -54,24 +55,24 @@ _OPPOSITES = {
 
 
 def document_of(node: BaseNode, modalities: Collection[str]) -> Document:
-    """Return the document that stands for ``node``, for a model of these ``modalities``."""
+    """Return ``node`` as a document, for a model that takes these ``modalities``."""
     content = content_of(node, modalities)
     if isinstance(node, ImageNode) and content.image is not None:
-        # The file has them. A base64 among the metadata would be read with every hit, and most language models
-        # refuse the URL of a file.
+        # The image is in a file. Base64 in the metadata would be read with every hit, and most language models refuse
+        # a file's URL.
         without: dict[str, Any] = {"image": None, "image_url": None}
         node = node.model_copy(update=without if node.image is None else {**without, "image_mimetype": None})
     return Document(node.node_id, content.text, node_to_metadata_dict(node), content.image)
 
 
 def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
-    """Return what an embedding model sees of ``node``.
+    """Return the part of ``node`` that an embedding model gets.
 
-    That is its text as LlamaIndex embeds it, with metadata, and the image of an `ImageNode`. Where the model
-    takes images, one without a text of its own is its image alone.
+    That is the text as LlamaIndex embeds it, with its metadata, and the image of an `ImageNode`. If the model takes
+    images, an `ImageNode` without a text of its own is its image alone, without metadata.
 
     Raises:
-        InvalidInput: an image node without a text, whose image lies on the web or is no image.
+        InvalidInput: an image node has no text, and its image is on the web or cannot be decoded.
     """
     text = node.get_content(MetadataMode.EMBED)
     if not isinstance(node, ImageNode):
@@ -81,14 +82,14 @@ def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
     if node.image is not None and not is_file:
         try:
             image: ImageSource | None = image_of(BytesIO(base64.b64decode(node.image, validate=True)))
-        except ValueError as error:  # of base64's or of Pillow's
+        except ValueError as error:  # from base64 or from Pillow
             raise InvalidInput(f"image node {node.node_id!r}: `image` must be an image file in base64") from error
     elif node.image_path or (node.image_url or "").startswith("file:"):
         image = image_of(node.image_path or node.image_url or "")
     elif node.image_url and not has_text:
         raise InvalidInput(
-            f"image node {node.node_id!r} has no text, and {node.image_url!r} is not fetched; save the image, and give "
-            "its image_path"
+            f"image node {node.node_id!r} has no text, and {node.image_url!r} is not fetched; save the image to a file "
+            "and set image_path"
         )
     else:
         image = None
@@ -96,10 +97,13 @@ def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
 
 
 def image_of(file: str | Path | BytesIO) -> ImageSource:
-    """Return what LlamaIndex calls an image, a path, the URL of a file or an open file, as smart_rag takes it.
+    """Return an image of LlamaIndex's as one of smart_rag's.
+
+    Args:
+        file: a path, a ``file:`` URL, or an open file.
 
     Raises:
-        ValueError: an open file that is no image.
+        ValueError: an open file does not hold an image.
     """
     if isinstance(file, BytesIO):
         from PIL import Image
@@ -113,15 +117,16 @@ def image_of(file: str | Path | BytesIO) -> ImageSource:
 
 
 def query_of(bundle: QueryBundle) -> str | Content:
-    """Return what to search by: the text of ``bundle``, its image, or both."""
+    """Return the query in ``bundle``: its text, its image, or both."""
     return bundle.query_str if bundle.image_path is None else Content(bundle.query_str, image_of(bundle.image_path))
 
 
 def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
-    """Return the node that ``document`` stands for.
+    """Return the node that ``document`` was made from, or a new one.
 
-    One that was no node becomes an `ImageNode` if it has an image (`SmartIndex.has_image`), whose ``image_path`` is
-    that of `SmartIndex.image_file`, else a `TextNode`; likewise if the image's file is gone, which is logged.
+    A document that was not made from a node becomes a `TextNode`. If it has an image (`SmartIndex.has_image`), it
+    becomes an `ImageNode`, with ``image_path`` from `SmartIndex.image_file`. If the image's file is gone, it becomes a
+    `TextNode`, and a warning is logged.
     """
     if _NODE in document.metadata:
         node = metadata_dict_to_node(dict(document.metadata))
@@ -140,7 +145,7 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
         try:
             return ImageNode(**fields, image_path=str(index.image_file(document)))
         except DocumentError as error:
-            logger.warning("%r comes without its image: %s", document.id, error)
+            logger.warning("%r is returned without its image: %s", document.id, error)
     return TextNode(**fields)
 
 
@@ -148,7 +153,7 @@ def where_of(filters: MetadataFilters | None, doc_ids: list[str] | None = None) 
     """Return LlamaIndex's filters as Chroma's.
 
     Raises:
-        InvalidInput: an operator or a condition that Chroma does not have.
+        InvalidInput: Chroma does not have an operator or a condition.
     """
     parts: list[dict[str, Any]] = []
     if filters is not None and filters.filters:
@@ -173,7 +178,7 @@ def _comparison(
     where: str = "",
 ) -> dict[str, Any]:
     if isinstance(filter, MetadataFilters):
-        raise InvalidInput("Chroma has no negation of a group of filters; negate its parts")
+        raise InvalidInput("Chroma cannot negate a group of filters; negate each filter in it")
     known = _OPERATORS if opposites is None else opposites
     if filter.operator not in known:
         raise InvalidInput(
@@ -181,11 +186,11 @@ def _comparison(
             + f"; it has {', '.join(operator.value for operator in known)}"
         )
     if filter.value is None:
-        raise InvalidInput(f"filter on {filter.key!r}: Chroma cannot compare with None")
+        raise InvalidInput(f"filter on {filter.key!r}: Chroma cannot compare with None; give a value")
     operator = filter.operator if opposites is None else opposites[filter.operator]
     return {filter.key: {_OPERATORS[operator]: filter.value}}
 
 
 def _joined(operator: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return ``parts`` as one filter; Chroma refuses an operator over a single one."""
+    """Return ``parts`` as one filter. Chroma refuses ``$and`` and ``$or`` over a single part."""
     return parts[0] if len(parts) == 1 else {operator: parts}

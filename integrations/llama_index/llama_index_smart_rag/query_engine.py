@@ -1,4 +1,4 @@
-"""From a question to an answer with citations."""
+"""`query_engine`: answers with numbered sources, and `citations` to list them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smart_rag.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Citation:
-    """A passage that the language model was given: ``[number]`` in the answer."""
+    """A passage that the language model got: ``[number]`` in the answer."""
 
     number: int
     source: str | None
@@ -25,7 +25,7 @@ class Citation:
 
 
 def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: Any) -> CitationQueryEngine:
-    """Return a query engine that answers from what ``retriever`` finds, with numbered sources.
+    """Return a query engine that answers from the passages of ``retriever``, with numbered sources.
 
     >>> engine = query_engine(SmartRetriever("my.index", similarity_top_k=5), llm)      # doctest: +SKIP
     >>> response = engine.query("Where are the boat keys?")                 # doctest: +SKIP
@@ -33,10 +33,13 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
 
     Args:
         retriever: such as a `SmartRetriever`.
-        llm: by default the one of LlamaIndex's ``Settings``.
-        options: of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (a
-            `SmartRerank`), ``citation_chunk_size`` or, from LlamaIndex 0.14.23 on, ``multimodal=True``
-            for a model that is to be sent the images of `ImageNode`s.
+        llm: the language model; by default that of LlamaIndex's ``Settings``.
+        options: passed to ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (for example a
+            `SmartRerank`) or ``citation_chunk_size``. From LlamaIndex 0.14.23 on, ``multimodal=True`` sends the images
+            of `ImageNode`s to the language model.
+
+    Raises:
+        InvalidInput: ``retriever`` is not a retriever.
     """
     if not isinstance(retriever, BaseRetriever):
         raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got a {type(retriever).__name__}")
@@ -44,15 +47,15 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
 
 
 def citations(response: RESPONSE_TYPE) -> list[Citation]:
-    """Return the passages that the language model was given, in the order of their numbers."""
+    """Return the passages that the language model got, in the order of their numbers."""
     return [
         Citation(
             number=number,
-            # As smart_rag names them, or LlamaIndex's own readers.
+            # The first key is smart_rag's, the others are those of LlamaIndex's readers.
             source=next(filter(None, map(node.metadata.get, ("source", "file_path", "file_name"))), None),
             page=next(filter(None, map(node.metadata.get, ("page", "page_label"))), None),
             score=float(node.score or 0.0),
-            # As the query engine heads it for the language model.
+            # The query engine puts this heading before each passage.
             text=node.get_content().removeprefix(f"Source {number}:").strip(),
         )
         for number, node in enumerate(response.source_nodes, start=1)

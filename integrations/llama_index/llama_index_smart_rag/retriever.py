@@ -1,4 +1,4 @@
-"""`SmartRetriever`: a `SmartIndex`, such as the command line makes, as LlamaIndex's retriever."""
+"""`SmartRetriever`: a `SmartIndex` as a retriever of LlamaIndex."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName
 
 
 class SmartRetriever(BaseRetriever):
-    """Retrieves from an index, with the scores of `SmartIndex.search`; pages and images as `ImageNode`s.
+    """A retriever over an index that smart_rag made, for example with ``smart-rag index`` on the command line.
 
     >>> retriever = SmartRetriever("my.index", similarity_top_k=5)          # doctest: +SKIP
     >>> RetrieverQueryEngine.from_args(retriever, llm=llm).query("...")     # doctest: +SKIP
     >>> retriever.retrieve(QueryBundle("the same, newer", image_path="chart.png"))      # doctest: +SKIP
 
+    Nodes have the scores of `SmartIndex.search`. Pages and images are `ImageNode`s.
+
     Args:
-        index: an open index, or its folder.
-        similarity_top_k: how many nodes to return.
-        candidates: how many nodes are scored.
-        first_stage: how they are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
-        filters: which nodes to search.
-        weights: of the pooled and the late score; by default the index's.
-        options: of LlamaIndex's `BaseRetriever`.
+        index: an open index, or the folder of one.
+        similarity_top_k: the number of nodes to return; LlamaIndex's name for ``top_k``.
+        candidates: the number of nodes to score.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
+        filters: LlamaIndex's filters on metadata; LlamaIndex's name for ``where``.
+        weights: the weights of the pooled and of the late score; by default the index's.
+        options: passed to LlamaIndex's ``BaseRetriever``.
 
     Raises:
         IndexNotFound: the folder holds no index.
@@ -64,11 +66,11 @@ class SmartRetriever(BaseRetriever):
 
     @property
     def index(self) -> SmartIndex:
-        """The index."""
+        """The open index."""
         return self._index
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` makes the same retriever of."""
+        """Return a description from which `from_dict` makes the same retriever."""
         options = dict(self._options)
         return {
             "class_name": self.class_name(),
@@ -80,7 +82,7 @@ class SmartRetriever(BaseRetriever):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SmartRetriever:
-        """Return the retriever that `to_dict` described."""
+        """Return the retriever that ``data`` describes, as `to_dict` returns it."""
         values = {name: value for name, value in data.items() if name != "class_name"}
         if values["filters"] is not None:
             values["filters"] = MetadataFilters.model_validate(values["filters"])

@@ -1,4 +1,4 @@
-"""`SmartVectorStore`: a `SmartIndex` as LlamaIndex's vector store."""
+"""`SmartVectorStore`: a `SmartIndex` as a vector store of LlamaIndex."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.schema import BaseComponent, BaseNode
+from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
@@ -24,44 +24,49 @@ from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
 from smart_rag.errors import InvalidInput
-from smart_rag.index.manifest import FILE_NAME
 from smart_rag.types import Content
 
-# As many hits as this for each one wanted are what MMR chooses from; LlamaIndex's Chroma store has the same.
+# By default MMR chooses from this many hits for each hit that it returns, as in LlamaIndex's Chroma store.
 _MMR_PREFETCH = 4.0
 _MMR_LAMBDA = 0.5
 
 
 class SmartVectorStore(BasePydanticVectorStore):
-    """A vector store that ranks by pooled cosine and late interaction.
+    """A vector store that ranks by pooled cosine plus late interaction.
 
     >>> store = SmartVectorStore("my.index")                                # doctest: +SKIP
     >>> index = VectorStoreIndex.from_documents(                            # doctest: +SKIP
     ...     documents, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
     ... )
 
-    Where the model takes images, an `ImageNode` is one by its image and text, whatever embedding it comes with: the
-    index that hands it over embeds its text alone. Of a base64 image the store keeps a file.
+    Nodes that are already there are replaced. Nodes that a query finds have the scores of `SmartIndex.search`.
 
-    With `embed_model`, each text is encoded once. Another embedding of the same model works
-    too, at twice the cost; nodes with one of another model are refused. What a query returns has the
-    scores of `SmartIndex.search`.
+    With `embed_model`, each text is encoded once. Another embedding of the same model works too, at twice the cost.
+    Nodes with an embedding of another model are refused.
+
+    If the model takes images, an `ImageNode` is encoded by its image and text, and its own embedding is ignored:
+    ``VectorStoreIndex`` embeds the text alone. A base64 image is saved as a file in the index's folder.
 
     Args:
-        path: the folder of the index; one is made where there is none.
-        model_name: for a new index; for an old one, it must be the one it was made with.
-        candidates: how many nodes are scored.
-        first_stage: how they are chosen, as in `SmartIndex.search`.
-        weights: of the pooled and the late score; by default the index's.
+        index: an open index, or the folder of one; a folder without an index becomes one at first use.
+        model_name: the model of a new index, by default ``"minilm"``; an existing index must have been made with it.
+        candidates: the number of nodes to score.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
+        weights: the weights of the pooled and of the late score; by default the index's.
+        options: LlamaIndex's own, as `to_dict` writes them.
+
+    Raises:
+        TypeError: an argument that is not among these.
+        InvalidInput: ``model_name`` is not a str.
     """
 
     stores_text: bool = True
     flat_metadata: bool = False
-    path: str = Field(description="The folder of the index.")
+    path: str = Field(description="Folder of the index.")
     model_name: str | None = Field(default=None, description="Name of the embedding model.")
-    candidates: int = Field(default=DEFAULT_CANDIDATES, description="How many nodes are scored.")
-    first_stage: FirstStageName = Field(default="auto", description="How they are chosen.")
-    weights: tuple[float, float] | None = Field(default=None, description="Of the pooled and the late score.")
+    candidates: int = Field(default=DEFAULT_CANDIDATES, description="Number of nodes to score.")
+    first_stage: FirstStageName = Field(default="auto", description="How the candidates are chosen.")
+    weights: tuple[float, float] | None = Field(default=None, description="Weights of the pooled and late score.")
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
@@ -69,7 +74,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     def __init__(
         self,
-        path: str | Path,
+        index: SmartIndex | str | Path,
         model_name: str | None = None,
         *,
         candidates: int = DEFAULT_CANDIDATES,
@@ -77,16 +82,16 @@ class SmartVectorStore(BasePydanticVectorStore):
         weights: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
-        unknown = options.keys() - type(self).model_fields.keys()
+        unknown = options.keys() - type(self).model_fields.keys() | options.keys() & {"path"}
         if unknown:
-            raise TypeError(f"SmartVectorStore takes no {', '.join(sorted(unknown))}")
+            raise TypeError(f"SmartVectorStore has no argument {', '.join(sorted(unknown))}")
         if model_name is not None and not isinstance(model_name, str):
             raise InvalidInput(
-                f"model_name must be a str, got a {type(model_name).__name__}; for an encoder that is there already, "
-                "SmartVectorStore.from_index(SmartIndex.create(path, encoder))"
+                f"model_name must be a str, got a {type(model_name).__name__}; to use an encoder of your own, pass an "
+                "open index: SmartVectorStore(SmartIndex.create(path, encoder))"
             )
         fields: dict[str, Any] = {
-            "path": str(path),
+            "path": str(index.path if isinstance(index, SmartIndex) else index),
             "model_name": model_name,
             "candidates": candidates,
             "first_stage": first_stage,
@@ -94,31 +99,30 @@ class SmartVectorStore(BasePydanticVectorStore):
             **options,
         }
         super().__init__(**fields)
+        self._index = index if isinstance(index, SmartIndex) else None
         self._mutex = threading.RLock()
-
-    @classmethod
-    def from_index(cls, index: SmartIndex, **options: Any) -> SmartVectorStore:
-        """Return the store over an index that is open already; ``options`` as of the class."""
-        store = cls(index.path, **options)
-        store._index = index
-        return store
 
     @classmethod
     def class_name(cls) -> str:
         return "SmartVectorStore"
 
-    def __getstate__(self) -> dict[str, Any]:
-        # An index is files and locks: who unpickles opens it anew.
-        return {**super(BaseComponent, self).__getstate__(), "__pydantic_private__": None}
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return a description from which `from_dict` makes the same store; it holds the index's folder."""
+        described = super().to_dict(**kwargs)
+        return {"index": described.pop("path"), **described}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An open index holds files and locks, so a pickle holds the folder alone.
+        return type(self).from_dict, (self.to_dict(),)
 
     @property
     def index(self) -> SmartIndex:
-        """The index, opened or made when first asked for."""
+        """The open index; it is opened or made at first use."""
         with self._mutex:
             if self._index is None:
                 self._index = (
                     SmartIndex.open(self.path, self.model_name)
-                    if (Path(self.path) / FILE_NAME).is_file()
+                    if SmartIndex.exists(self.path)
                     else SmartIndex.create(self.path, self.model_name or DEFAULT_MODEL)
                 )
             return self._index
@@ -129,8 +133,8 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     @property
     def embed_model(self) -> SmartEmbedding:
-        """The embedding to go with this store: what it encodes is at hand when `add` needs it."""
-        return SmartEmbedding.from_encoder(self._shared_encoder)
+        """The embedding for this store: `add` uses the token embeddings that it computed."""
+        return SmartEmbedding(encoder=self._shared_encoder)
 
     @property
     def _shared_encoder(self) -> CachedEncoder:
@@ -147,7 +151,7 @@ class SmartVectorStore(BasePydanticVectorStore):
             IndexMismatch: the nodes' embeddings are of another model; nothing is written.
             DocumentError: an image cannot be read.
         """
-        modalities = self.index.manifest.modalities
+        modalities = self.index.modalities
         documents = [document_of(node, modalities) for node in nodes]
         # LlamaIndex embeds the text of an image node, which says nothing about the model.
         embedded = [
@@ -167,7 +171,11 @@ class SmartVectorStore(BasePydanticVectorStore):
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
-        """Remove the nodes that have one of ``node_ids`` and pass ``filters``, as far as either is given."""
+        """Remove the nodes that have one of ``node_ids`` and match ``filters``; each may be left out, but not both.
+
+        Raises:
+            InvalidInput: neither is given.
+        """
         if node_ids is None and filters is None:
             raise InvalidInput("delete_nodes needs node_ids or filters; clear() removes everything")
         self.index.delete([node.node_id for node in self.get_nodes(node_ids, filters)])
@@ -177,7 +185,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         self._delete_where(None)
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
-        """Return the nodes that have one of ``node_ids`` and pass ``filters``, by default all."""
+        """Return the nodes that have one of ``node_ids`` and match ``filters``; without either, all nodes."""
         where = where_of(filters)
         if node_ids is None:
             return [node_of(document, self.index) for document in self.index.documents(where)]
@@ -188,18 +196,19 @@ class SmartVectorStore(BasePydanticVectorStore):
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Return the best nodes, best first, in the modes ``default`` and ``mmr``.
 
-        The tokens are those of ``query_str``; an embedding beside it, such as HyDE's, takes the
-        place of the pooled one. Without ``query_str`` the pooled cosine alone ranks.
-        ``node_ids`` is no filter here: LlamaIndex passes the ids of image nodes in it.
+        The token embeddings are those of ``query_str``. An embedding in the query, such as HyDE's, replaces the pooled
+        one. Without ``query_str``, the pooled cosine alone ranks. ``node_ids`` does not filter, because LlamaIndex
+        passes the ids of image nodes there.
 
         Args:
-            query: as LlamaIndex makes it.
-            kwargs: ``image_path``, to search by an image as well; then the embedding is not looked at,
-                which LlamaIndex makes of the text alone. For MMR, ``mmr_threshold`` (1 ranks by
-                relevance alone) and ``mmr_prefetch_k``, from how many hits to choose.
+            query: a query of LlamaIndex's.
+            kwargs: ``image_path``, to search by an image as well; then the query's embedding is ignored, because
+                LlamaIndex embeds the text alone. For ``mmr``: ``mmr_threshold``, with which 1 ranks by relevance alone,
+                and ``mmr_prefetch_k``, the number of hits that MMR chooses from.
 
         Raises:
-            InvalidInput: another mode, a filter that Chroma does not have, or nothing to search by.
+            InvalidInput: another mode, a filter that Chroma does not have, or a query without text, embedding and
+                image.
         """
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             raise InvalidInput(f"query mode {query.mode.value!r}: SmartVectorStore has the modes 'default' and 'mmr'")
@@ -245,7 +254,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         return await asyncio.to_thread(self.query, query, **kwargs)
 
     def close(self) -> None:
-        """Close the index, which lets others write to it; the next use raises `smart_rag.errors.IndexClosed`."""
+        """Close the index, so that other programs can write to it. Later calls raise `smart_rag.errors.IndexClosed`."""
         self.index.close()
 
     def __enter__(self) -> SmartVectorStore:
@@ -269,14 +278,14 @@ class SmartVectorStore(BasePydanticVectorStore):
     def _representation(
         self, query: VectorStoreQuery, image_path: str | None
     ) -> tuple[Representation, tuple[float, float] | None]:
-        """Return what to search by, and with which weights."""
+        """Return the representation of ``query``, and the weights for it."""
         if image_path is not None:
             content = Content(query.query_str or "", image_of(image_path))
             return self._shared_encoder.encode_query([content]), self.weights
         given = None if query.query_embedding is None else Representation.from_embeddings([query.query_embedding])
         if not query.query_str:
             if given is None:
-                raise InvalidInput("the query has neither query_str nor query_embedding")
+                raise InvalidInput("the query has neither query_str nor query_embedding; give one of them")
             return given, (1.0, 0.0)
         own = self._shared_encoder.encode_query([query.query_str])
         return (own if given is None else Representation(given.pooled, own.tokens)), self.weights
@@ -298,7 +307,7 @@ class _IndexEncoder:
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset(self._index.manifest.modalities)
+        return self._index.modalities
 
     def describe(self) -> Mapping[str, Any]:
         return self._index.manifest.encoder or {}

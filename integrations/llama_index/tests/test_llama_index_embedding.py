@@ -44,7 +44,7 @@ class Counting(WordEncoder):
 
 def counting(path=None) -> tuple[SmartEmbedding, Counting]:
     encoder = Counting()
-    return SmartEmbedding.from_encoder(CachedEncoder(encoder, path, codec="exact")), encoder
+    return SmartEmbedding(encoder=CachedEncoder(encoder, path, codec="exact")), encoder
 
 
 def test_embeddings_are_the_models_own(minilm):
@@ -141,6 +141,7 @@ def test_an_embeddings_cache_is_refused():
         {},
         {"token_store": "tokens", "embed_batch_size": 7},
         {"max_length": 64, "query_instruction": "Q: ", "text_instruction": "T: ", "device": "cpu"},
+        {"query_tokens": "input", "dtype": "float64"},
     ],
 )
 def test_serialisation(options, tmp_path):
@@ -168,6 +169,19 @@ def test_it_is_a_step_of_a_pipeline():
     assert [node.embedding for node in nodes] == embedding.get_text_embedding_batch(TEXTS)
 
 
+def test_an_encoder_stands_for_the_arguments_of_a_model(tmp_path):
+    cached = CachedEncoder(WordEncoder(), tmp_path / "tokens")
+    embedding = SmartEmbedding(encoder=cached)
+    assert embedding.encoder is cached
+    assert (embedding.model_name, embedding.token_store) == ("words", str(tmp_path / "tokens"))
+    own = SmartEmbedding(encoder=WordEncoder(), token_store=tmp_path / "own")
+    assert own.encoder.path == tmp_path / "own"
+    assert own.get_text_embedding("keys") == embedding.get_text_embedding("keys")
+    for arguments in ({"device": "cpu"}, {"max_pixels": 9}):
+        with pytest.raises(InvalidInput, match="leave out"):
+            SmartEmbedding(encoder=cached, **arguments)
+
+
 def test_an_unknown_model_is_named():
     with pytest.raises(ModelNotFound, match="no/such-model"):
         SmartEmbedding("no/such-model").get_query_embedding("x")
@@ -175,7 +189,7 @@ def test_an_unknown_model_is_named():
 
 def test_images_need_a_model_that_takes_them():
     embedding, _ = counting()
-    with pytest.raises(EncoderError, match="vision-language"):
+    with pytest.raises(EncoderError, match="model that takes images"):
         embedding.get_image_embedding("page.png")
 
 
@@ -191,7 +205,7 @@ def test_image_hooks(tmp_path):
                 np.stack([np.resize(np.asarray(image).mean((0, 1)) + 1, 24) for image in images])
             )
 
-    embedding = SmartEmbedding.from_encoder(CachedEncoder(Colours()))
+    embedding = SmartEmbedding(encoder=CachedEncoder(Colours()))
     paths = []
     for colour in ("red", "blue"):
         paths.append(tmp_path / f"{colour}.png")

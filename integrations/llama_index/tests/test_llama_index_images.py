@@ -80,7 +80,7 @@ def index(tmp_path, encoder, folder):
 @pytest.fixture
 def store(tmp_path, encoder):
     with SmartIndex.create(tmp_path / "store", encoder) as index:
-        yield SmartVectorStore.from_index(index)
+        yield SmartVectorStore(index)
 
 
 # --- hits as nodes ------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_where_the_file_is_gone_its_text_is_left(index, folder, caplog):
     nodes = {node.node_id: node.node for node in SmartRetriever(index, 9).retrieve("boat keys")}
     assert type(nodes[f"{folder}/report.pdf#0"]) is type(nodes[f"{folder}/boat.png#0"]) is TextNode
     assert nodes[f"{folder}/report.pdf#0"].text == "The boat keys hang in the hall."
-    assert "comes without its image" in caplog.text
+    assert "is returned without its image" in caplog.text
     assert f"{folder}/report.pdf" in caplog.text
 
 
@@ -246,9 +246,7 @@ def test_a_file_that_is_not_there(store):
 
 def test_a_model_that_does_not_see_keeps_the_path(tmp_path, minilm, folder):
     with SmartIndex.create(tmp_path / "texts", minilm) as index:
-        SmartVectorStore.from_index(index).add(
-            [ImageNode(id_="i", text="a boat at night", image_path=str(folder / "boat.png"))]
-        )
+        SmartVectorStore(index).add([ImageNode(id_="i", text="a boat at night", image_path=str(folder / "boat.png"))])
         (node,) = SmartRetriever(index, 1).retrieve("boat")
         assert node.node.image_path == str(folder / "boat.png")
         with pytest.raises(InvalidInput, match="has an image, but the index's model takes text"):
@@ -259,7 +257,7 @@ def test_a_model_that_does_not_see_keeps_the_path(tmp_path, minilm, folder):
 
 
 def test_embeddings_of_images_are_kept_with_their_tokens(tmp_path, encoder, folder):
-    embedding = SmartEmbedding.from_encoder(CachedEncoder(encoder, tmp_path / "tokens"))
+    embedding = SmartEmbedding(encoder=CachedEncoder(encoder, tmp_path / "tokens"))
     paths = [str(folder / "boat.png"), str(folder / "chart.png")]
     vectors = embedding.get_image_embedding_batch(paths)
     assert len(encoder.documents) == 2
@@ -282,7 +280,7 @@ def test_embedding_images_is_told_to_who_listens(encoder, folder):
             if isinstance(event, EmbeddingStartEvent | EmbeddingEndEvent):
                 self.events.append(event)
 
-    embedding, listener, root = SmartEmbedding.from_encoder(CachedEncoder(encoder)), Listener(), get_dispatcher()
+    embedding, listener, root = SmartEmbedding(encoder=CachedEncoder(encoder)), Listener(), get_dispatcher()
     root.add_event_handler(listener)
     path = str(folder / "boat.png")
     try:
@@ -297,7 +295,7 @@ def test_embedding_images_is_told_to_who_listens(encoder, folder):
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_as_a_step_it_embeds_image_nodes_by_their_images(encoder, folder, is_async):
-    embedding = SmartEmbedding.from_encoder(CachedEncoder(encoder))
+    embedding = SmartEmbedding(encoder=CachedEncoder(encoder))
     nodes = [TextNode(text="Only words."), *image_nodes(folder)[:2]]
     given = asyncio.run(embedding.acall(nodes)) if is_async else embedding(nodes)
     assert given is nodes
@@ -308,7 +306,7 @@ def test_as_a_step_it_embeds_image_nodes_by_their_images(encoder, folder, is_asy
 
 
 def test_reranking_looks_at_images(tmp_path, encoder, folder):
-    embedding = SmartEmbedding.from_encoder(CachedEncoder(encoder, tmp_path / "tokens", codec="exact"))
+    embedding = SmartEmbedding(encoder=CachedEncoder(encoder, tmp_path / "tokens", codec="exact"))
     nodes = [NodeWithScore(node=node, score=0.5) for node in (*image_nodes(folder)[:2], TextNode(text="Only words."))]
     embedding([node.node for node in nodes])
     encoder.documents = []

@@ -31,7 +31,7 @@ def scored(texts=TEXTS) -> list[NodeWithScore]:
 
 
 def words(path=None, **options) -> SmartRerank:
-    return SmartRerank(SmartEmbedding.from_encoder(CachedEncoder(WordEncoder(), path, codec="exact")), **options)
+    return SmartRerank(SmartEmbedding(encoder=CachedEncoder(WordEncoder(), path, codec="exact")), **options)
 
 
 def test_scores_are_smart_rags_own_and_sorted():
@@ -129,7 +129,7 @@ def test_behind_a_retriever_of_another_embedding(tmp_path):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_serialisation(tmp_path, keep, caplog):
-    embed_model = SmartEmbedding("minilm", tmp_path / "tokens", text_instruction="passage: ")
+    embed_model = SmartEmbedding("minilm", tmp_path / "tokens", text_instruction="passage: ", query_tokens="input")
     reranker = SmartRerank(embed_model, top_n=2, weights=(1.0, 0.5), keep_retrieval_score=keep)
     expected = reranker.postprocess_nodes(scored(), query_str="dogs")
     assert reranker.class_name() == reranker.to_dict()["class_name"] == "SmartRerank"
@@ -139,6 +139,7 @@ def test_serialisation(tmp_path, keep, caplog):
     for copied in copies:
         assert copied.to_dict() == reranker.to_dict()
         assert copied.postprocess_nodes(scored(), query_str="dogs") == expected
+        assert copied.embed_model.encoder.fingerprint == embed_model.encoder.fingerprint
 
 
 def test_an_empty_node_is_ranked_like_any_other():
@@ -160,6 +161,8 @@ def test_bad_input(tmp_path):
         words(weights=(0.0, 0.0)).postprocess_nodes(scored(), query_str="x")
     with pytest.raises(InvalidInput, match="MockEmbedding"):
         SmartRerank(MockEmbedding(3))
+    with pytest.raises(InvalidInput, match="leave out model_name"):
+        SmartRerank(SmartEmbedding("minilm"), token_store=tmp_path / "tokens")
     with pytest.raises(ValueError, match="top_n"):
         words(top_n=0)
     assert reranker.postprocess_nodes([], query_str="x") == []

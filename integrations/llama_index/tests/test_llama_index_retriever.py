@@ -59,7 +59,7 @@ def test_by_default_the_weights_are_the_indexs(tmp_path):
         nodes = SmartRetriever(index, 6).retrieve("keys for boats")
         assert [node.score for node in nodes] == pytest.approx(expected, abs=1e-5)
         query = VectorStoreQuery(query_str="keys for boats", similarity_top_k=6)
-        assert SmartVectorStore.from_index(index).query(query).similarities == pytest.approx(expected, abs=1e-5)
+        assert SmartVectorStore(index).query(query).similarities == pytest.approx(expected, abs=1e-5)
 
 
 def test_filters(index):
@@ -126,7 +126,7 @@ def test_answers_come_with_citations(index):
 
 
 def test_a_query_engine_that_reranks(index):
-    embed_model = SmartEmbedding.from_encoder(CachedEncoder(WordEncoder()))
+    embed_model = SmartEmbedding(encoder=CachedEncoder(WordEncoder()))
     engine = query_engine(
         SmartRetriever(index, 6, weights=(1.0, 0.0)), MockLLM(), node_postprocessors=[SmartRerank(embed_model, top_n=2)]
     )

@@ -1,1 +1,1 @@
-"""One module for each kind of model: what it reads, and its forward pass."""
+"""One module for each kind of model, and the modules that prepare their inputs."""

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: one tower for texts, another for images, and one space for both."""
+"""`ClipModel`: CLIP and SigLIP, with one tower for texts, one for images, and one space for both."""
 
 from __future__ import annotations
 
@@ -7,110 +7,68 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from smart_rag.encoders.models.pooled import Backbone, Mask, Positions, Prepared, States
+from smart_rag.encoders.compatibility import AnyModel, center_crop, image_size, transformer_config
+from smart_rag.encoders.models.inputs import ModelInputs, Prepared
+from smart_rag.encoders.models.pooled import PooledModel, States
+from smart_rag.encoders.models.positions import Mask, Positions
 from smart_rag.encoders.profiles import OWN_FILES, Decision
 from smart_rag.errors import EncoderError
-from smart_rag.files import content as media
-from smart_rag.types import Content, Task, TokenOrigin
+from smart_rag.types import Box, Content, ImageSource, Task, TokenOrigin
 
 if TYPE_CHECKING:
     import torch
 
 
-class DualEncoder(Backbone):
-    """A model of two towers, neither of which was trained to give token embeddings.
+def _is_siglip(model: AnyModel) -> bool:
+    return str(transformer_config(model).model_type) == "siglip"
 
-    What its tower does to the pooled state is done to each token's: CLIP's projections, and SigLIP's heads, the one
-    for images with a single patch to attend to. An image is seen as the model's processor makes it, CLIP's central
-    square alone.
-    """
 
-    @property
-    def _is_siglip(self) -> bool:
-        return str(self._config.model_type) == "siglip"
-
-    @property
-    def _config(self) -> Any:
-        return getattr(self.model.transformers_model, "config", None)
+class ClipInputs(ModelInputs):
+    """Inputs of one of the two towers. The processor decides what is seen of an image: for CLIP its central square."""
 
     @cached_property
     def tokens_per_image(self) -> int:
-        vision = self._config.vision_config
+        vision = transformer_config(self.model).vision_config
         return int(vision.image_size // vision.patch_size) ** 2
-
-    def make_portable(self) -> None:
-        raise EncoderError(
-            f"{self.name} has a tower for texts and one for images, which are not trained here; train it with "
-            "sentence-transformers' own SentenceTransformerTrainer"
-        )
-
-    def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
-        self._check_last(layers)
-        there = {name: value.to(self.model.device) for name, value in prepared.features.items()}
-        pooled, hidden = self._of_images(there) if "pixel_values" in there else self._of_texts(there)
-        return States(pooled, [hidden], prepared.positions)
-
-    def _of_texts(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        model: Any = self.model.transformers_model
-        # SigLIP attends to its padding, unless its files say that the mask is one of its inputs.
-        names = self.tokenizer.model_input_names if self._is_siglip else ("input_ids", "attention_mask")
-        output = model.text_model(**{name: features[name] for name in ("input_ids", "attention_mask") if name in names})
-        if self._is_siglip:
-            return output.pooler_output, model.text_model.head(output.last_hidden_state)
-        return model.text_projection(output.pooler_output), model.text_projection(output.last_hidden_state)
-
-    def _of_images(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        model: Any = self.model.transformers_model
-        tower = model.vision_model
-        output = tower(pixel_values=features["pixel_values"].to(model.dtype))
-        states = output.last_hidden_state
-        if self._is_siglip:
-            patches = tower.head(states.reshape(-1, 1, states.shape[2])).reshape(states.shape)
-            return output.pooler_output, patches
-        patches = tower.post_layernorm(states[:, 1:])  # the model itself does that to the class token alone
-        return model.visual_projection(output.pooler_output), model.visual_projection(patches)
 
     def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
         if content.image is None:
             return super().origins(content, task)
-        return self.positions(content, task), list(self._patches_of(content))
+        return self.positions(content, task), list(self._patches_of(content.image))
 
-    def _patches_of(self, content: Content) -> Iterator[TokenOrigin]:
+    def _patches_of(self, image: ImageSource) -> Iterator[TokenOrigin]:
         """Yield the origins of the patches, in parts of the whole image, also where its margins are cut off."""
         side = int(self.tokens_per_image**0.5)
-        left, top, right, bottom = self._seen(content)
+        left, top, right, bottom = self._seen(image)
         for row, column in np.ndindex(side, side):
             xs = [left + (right - left) * x / side for x in (column, column + 1)]
             ys = [top + (bottom - top) * y / side for y in (row, row + 1)]
             yield TokenOrigin(box=(xs[0], ys[0], xs[1], ys[1]))
 
-    def _seen(self, content: Content) -> tuple[float, float, float, float]:
-        assert content.image is not None
-        processor, size = self._image_processor, self._image_size
-        if "shortest_edge" not in size or not getattr(processor, "do_center_crop", False):
+    def _seen(self, image: ImageSource) -> Box:
+        """Return the part of ``image`` that is left after its margins are cut off."""
+        crop = center_crop(self.image_processor)
+        if crop is None:
             return 0.0, 0.0, 1.0, 1.0
-        width, height = media.open_image(content.image, self.page_pixels).size
-        scale = size["shortest_edge"] / min(width, height)
-        crop = dict(processor.crop_size)
-        x = max(0.0, 1 - crop["width"] / (width * scale)) / 2
-        y = max(0.0, 1 - crop["height"] / (height * scale)) / 2
+        width, height = self.image_sizes.open(image).size
+        scale = image_size(self.image_processor)["shortest_edge"] / min(width, height)
+        x = max(0.0, 1 - crop[0] / (width * scale)) / 2
+        y = max(0.0, 1 - crop[1] / (height * scale)) / 2
         return x, y, 1 - x, 1 - y
 
-    def _decide_pooling(self) -> Decision:
-        return Decision("pooling", f"that of {self._config.model_type}", OWN_FILES)
-
-    def _preprocessed(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
+    def _preprocess(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
         if contents[0].image is not None:
-            opened = [media.open_image(content.image, self.page_pixels) for content in contents if content.image]
-            return {"pixel_values": self._image_processor(images=opened, return_tensors="pt")["pixel_values"]}
-        longest = self._config.text_config.max_position_embeddings
+            opened = self._open_images(contents)
+            return {"pixel_values": self.image_processor(images=opened, return_tensors="pt")["pixel_values"]}
+        longest = transformer_config(self.model).text_config.max_position_embeddings
         limit = min(self.model.max_seq_length or longest, longest)
         ids = self.tokenizer(
             [self.prompts[task] + content.text for content in contents], truncation=True, max_length=limit
         )["input_ids"]
         # SigLIP pools the last position, wherever the text ends: it was trained with texts of one length.
-        padding = "max_length" if self._is_siglip else "longest"
+        padding = "max_length" if _is_siglip(self.model) else "longest"
         padded = self.tokenizer.pad(
             {"input_ids": ids}, padding, longest, return_attention_mask=True, return_tensors="pt", verbose=False
         )
@@ -122,8 +80,54 @@ class DualEncoder(Backbone):
         everything = np.ones((len(contents), self.tokens_per_image), dtype=np.bool_)
         return Positions(everything.astype(np.int64) - 1, everything, ~everything, everything, ~everything, ~everything)
 
-    def _pooled_position(self, ids: Any, attended: Mask) -> Mask:
+    def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:
         pooled = np.zeros_like(attended)
-        if self._is_siglip:
+        if _is_siglip(self.model):
             pooled[:, -1] = attended[:, -1]
-        return pooled  # CLIP's is a special token, which takes no part anyway
+        return pooled  # CLIP pools a special token, which takes no part anyway
+
+
+class ClipModel(PooledModel):
+    """CLIP or SigLIP; neither was trained to give token embeddings.
+
+    Each token's state gets what the tower does to its pooled state: CLIP's layer norm and projection, or SigLIP's head.
+    SigLIP's head for images attends to patches; it gets one patch at a time.
+    """
+
+    inputs_class = ClipInputs
+
+    def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
+        self._check_last(layers)
+        features = {name: value.to(self.model.device) for name, value in prepared.features.items()}
+        pooled, hidden = self._of_images(features) if "pixel_values" in features else self._of_texts(features)
+        return States(pooled, [hidden], prepared.positions)
+
+    def _of_texts(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        model: Any = self.model.transformers_model
+        if not _is_siglip(self.model):
+            output = model.text_model(**features)
+            return model.text_projection(output.pooler_output), model.text_projection(output.last_hidden_state)
+        # SigLIP attends to its padding, unless its files name the mask as an input.
+        names = self.inputs.tokenizer.model_input_names
+        output = model.text_model(**{name: value for name, value in features.items() if name in names})
+        return output.pooler_output, model.text_model.head(output.last_hidden_state)
+
+    def _of_images(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        model: Any = self.model.transformers_model
+        tower = model.vision_model
+        output = tower(pixel_values=features["pixel_values"].to(model.dtype))
+        states = output.last_hidden_state
+        if _is_siglip(self.model):
+            patches = tower.head(states.reshape(-1, 1, states.shape[2])).reshape(states.shape)
+            return output.pooler_output, patches
+        patches = tower.post_layernorm(states[:, 1:])  # the model itself does this to the class token alone
+        return model.visual_projection(output.pooler_output), model.visual_projection(patches)
+
+    def make_portable(self) -> None:
+        raise EncoderError(
+            f"{self.name} has a tower for texts and one for images, which cannot be trained here; train it with "
+            "sentence-transformers' own SentenceTransformerTrainer"
+        )
+
+    def _decide_pooling(self) -> Decision:
+        return Decision("pooling", f"that of {transformer_config(self.model).model_type}", OWN_FILES)

@@ -1,7 +1,7 @@
-"""jina-embeddings-v4's files into a `SentenceTransformer`, without the code that comes with them.
+"""Loading of jina-embeddings-v4 from its files, without the code that comes with them.
 
-They hold Qwen2.5-VL, a projector to token embeddings, and three low-rank additions (LoRA), one for each of its tasks.
-That of the task ``retrieval`` is merged into the weights here.
+The files hold Qwen2.5-VL, a projector to token embeddings, and three low-rank additions (LoRA), one for each of its
+tasks. The one of the task ``retrieval`` is merged into the weights here.
 """
 
 from __future__ import annotations
@@ -9,19 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.util import load_file_path
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig
 
+from smart_rag.encoders.compatibility import Repository, transformer
 from smart_rag.errors import ModelNotFound
 
 _TASK = "retrieval"
@@ -29,20 +26,20 @@ _PROJECTOR = "multi_vector_projector"
 _ADAPTER_CONFIG = "adapters/adapter_config.json"
 _ADAPTER = "adapters/adapter_model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_PROMPTS = {"query": "Query: ", "document": "Passage: "}
-_MOST_TOKENS = 32_768
-# A LoRA with one of these is not W + scaling B A with one scaling.
-_UNKNOWN_KINDS = ("use_dora", "rank_pattern", "alpha_pattern")
+PROMPTS = {"query": "Query: ", "document": "Passage: "}
+_MAX_TOKENS = 32_768
+# Settings of other kinds of LoRA, whose weights are not W + scaling B A with one scaling.
+_OTHER_KINDS = ("use_dora", "rank_pattern", "alpha_pattern")
 _REMEDY = "take all files of jinaai/jina-embeddings-v4, or another revision of it by revision="
 
 
 class Head(nn.Module):
-    """What follows Qwen2.5-VL's last norm: the states (n, length, width) into the two things that the model gives.
+    """The last step of the model: states (n, length, width) of Qwen2.5-VL into pooled and token embeddings.
 
         sentence_embedding (n, width) = L2(mean of the states)
         token_embeddings (n, length, dimension) = L2(projector state), 0 where there is padding
 
-    The mean is over all tokens of a text, and over those from <|vision_start|> to <|vision_end|> of an image.
+    The mean is taken over all tokens of a text, and over those from <|vision_start|> to <|vision_end|> of an image.
     """
 
     def __init__(self, projector: nn.Linear, vision_start: int, vision_end: int) -> None:
@@ -56,60 +53,30 @@ class Head(nn.Module):
         counts = attended
         if "image_grid_thw" in features:
             first, last = ((ids == end).int().argmax(dim=1, keepdim=True) for end in self._ends)
-            place = torch.arange(ids.shape[1], device=ids.device)
-            counts = (first <= place) & (place <= last)
-        # Not a product: the state of a padded position may be NaN. A sum has the direction of the mean.
+            position = torch.arange(ids.shape[1], device=ids.device)
+            counts = (first <= position) & (position <= last)
+        # Not a product: the state of a padded position may be NaN. The sum has the direction of the mean.
         pooled = torch.where(counts.unsqueeze(2), states, 0).sum(dim=1, dtype=torch.float32)
         tokens = torch.where(attended.unsqueeze(2), functional.normalize(self.projector(states), dim=2), 0)
         return {**features, "sentence_embedding": functional.normalize(pooled, dim=1), "token_embeddings": tokens}
 
 
-@dataclass(frozen=True, slots=True)
-class _Repository:
-    """Where the files are: a folder, or a repository of the hub."""
+def load(repository: Repository, weights: Mapping[str, Any]) -> list[nn.Module]:
+    """Return the modules of the model, on the CPU: Qwen2.5-VL with the LoRA in its weights, and `Head`.
 
-    path: str
-    revision: str | None
-    local: bool
-
-    def find(self, name: str) -> Path | None:
-        found = load_file_path(self.path, name, revision=self.revision, local_files_only=self.local)
-        return None if found is None else Path(found)
-
-    def file(self, name: str) -> Path:
-        found = self.find(name)
-        if found is None:
-            raise ModelNotFound(f"{self.path!r} is jina-embeddings-v4 without its {name}; {_REMEDY}")
-        return found
-
-    def tensor(self, key: str) -> torch.Tensor:
-        """Return one of the model's weights, from the file that holds it."""
-        index = self.find(_INDEX)
-        name = "model.safetensors" if index is None else json.loads(index.read_text("utf-8"))["weight_map"].get(key)
-        if name is not None:
-            with safe_open(self.file(name), framework="pt") as tensors:
-                if key in set(tensors.keys()):
-                    found: torch.Tensor = tensors.get_tensor(key)
-                    return found
-        raise ModelNotFound(f"{self.path!r}: no {key!r} in {name or _INDEX}, expected in jina-embeddings-v4; {_REMEDY}")
-
-
-def load(path: str, device: str, weights: Mapping[str, Any], revision: str | None, local: bool) -> SentenceTransformer:
-    """Return the model on its device: Qwen2.5-VL with the LoRA in its weights, and `Head`.
-
-    ``weights`` are options of ``from_pretrained``; ``local``: nothing is downloaded.
+    ``weights`` are options of ``from_pretrained``.
 
     Raises:
         ModelNotFound: a file or a tensor is missing, is one too many, or does not fit.
     """
-    repository = _Repository(path, revision, local)
-    adapter = repository.file(_ADAPTER)
+    adapter = _file(repository, _ADAPTER)
     rank, scaling = _rank_and_scaling(repository)
-    where: dict[str, Any] = {"revision": revision, "local_files_only": local}
+    path = repository.path
+    where: dict[str, Any] = {"revision": repository.revision, "local_files_only": repository.local}
     # Its config.json names Python code for its configuration and its model, and may for its processor.
     native = {**where, "trust_remote_code": False}
     states = {"method": "forward", "method_output_name": "last_hidden_state"}
-    transformer = Transformer(
+    qwen: Any = transformer(
         path,
         model_kwargs={**weights, **native},
         processor_kwargs={**native, "config": Qwen2_5_VLConfig.from_pretrained(path, **where)},
@@ -117,8 +84,8 @@ def load(path: str, device: str, weights: Mapping[str, Any], revision: str | Non
         modality_config={"text": states, "image": states},
         module_output_name="token_embeddings",
     )
-    transformer.max_seq_length = min(transformer.max_seq_length or _MOST_TOKENS, _MOST_TOKENS)
-    model: Any = transformer.model
+    qwen.max_seq_length = min(qwen.max_seq_length or _MAX_TOKENS, _MAX_TOKENS)
+    model: Any = qwen.model
     head = Head(
         _projector(repository, model.config.text_config.hidden_size, model.dtype),
         model.config.vision_start_token_id,
@@ -130,12 +97,33 @@ def load(path: str, device: str, weights: Mapping[str, Any], revision: str | Non
         if isinstance(module, nn.Linear)
     }
     _merge(adapter, {**adapted, _PROJECTOR: head.projector}, rank, scaling)
-    return SentenceTransformer(modules=[transformer, head], device=device, prompts=dict(_PROMPTS))
+    return [qwen, head]
 
 
-def _rank_and_scaling(repository: _Repository) -> tuple[int, float]:
-    config = json.loads(repository.file(_ADAPTER_CONFIG).read_text("utf-8"))
-    for name in _UNKNOWN_KINDS:
+def _file(repository: Repository, name: str) -> Path:
+    found = repository.find(name)
+    if found is None:
+        raise ModelNotFound(f"{repository.path!r} is jina-embeddings-v4 without its {name}; {_REMEDY}")
+    return found
+
+
+def _tensor(repository: Repository, key: str) -> torch.Tensor:
+    """Return one of the model's weights, from the file that holds it."""
+    index = repository.find(_INDEX)
+    name = "model.safetensors" if index is None else json.loads(index.read_text("utf-8"))["weight_map"].get(key)
+    if name is not None:
+        with safe_open(_file(repository, name), framework="pt") as tensors:
+            if key in set(tensors.keys()):
+                found: torch.Tensor = tensors.get_tensor(key)
+                return found
+    raise ModelNotFound(
+        f"{repository.path!r}: no {key!r} in {name or _INDEX}, expected in jina-embeddings-v4; {_REMEDY}"
+    )
+
+
+def _rank_and_scaling(repository: Repository) -> tuple[int, float]:
+    config = json.loads(_file(repository, _ADAPTER_CONFIG).read_text("utf-8"))
+    for name in _OTHER_KINDS:
         if config.get(name):
             raise ModelNotFound(
                 f"{repository.path!r}: {_ADAPTER_CONFIG} has {name} = {config[name]!r}, a kind of LoRA that is not "
@@ -145,8 +133,8 @@ def _rank_and_scaling(repository: _Repository) -> tuple[int, float]:
     return rank, config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _projector(repository: _Repository, width: int, dtype: torch.dtype) -> nn.Linear:
-    weight, bias = repository.tensor(f"{_PROJECTOR}.weight"), repository.tensor(f"{_PROJECTOR}.bias")
+def _projector(repository: Repository, width: int, dtype: torch.dtype) -> nn.Linear:
+    weight, bias = (_tensor(repository, f"{_PROJECTOR}.{name}") for name in ("weight", "bias"))
     if weight.shape[1:] != (width,) or bias.shape != weight.shape[:1]:
         raise ModelNotFound(
             f"{repository.path!r}: {_PROJECTOR} has a weight of shape {tuple(weight.shape)} and a bias of "
@@ -161,8 +149,8 @@ def _projector(repository: _Repository, width: int, dtype: torch.dtype) -> nn.Li
 def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: float) -> None:
     """Add ``scaling B A`` of the task to each weight, A (rank, in) and B (out, rank), one module at a time.
 
-    In float64, where the sums of such products are exact but for their last bits: in float32 they would be rounded as
-    this machine's order of addition has it, and a digest of the weights would not be the same on another.
+    Computed in float64, whose rounding does not reach the numbers of the model. In float32, rounding depends on a
+    machine's order of addition, so a digest of the weights would differ between machines.
     """
     keys = {name: [f"base_model.model.{name}.lora_{half}.{_TASK}.weight" for half in "AB"] for name in adapted}
     with safe_open(adapter, framework="pt") as tensors:
@@ -184,7 +172,7 @@ def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: 
                     )
                 halves.append(half.double())
             merged = torch.addmm(module.weight.double(), halves[1], halves[0], alpha=scaling)
-            module.weight.copy_(merged.float())  # from there, as any weight, to the model's own precision
+            module.weight.copy_(merged.float())  # and then, like every weight, to the model's own precision
 
 
 def _some(keys: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: what smart_rag gives is what transformers' own towers, projections and heads give."""
+"""CLIP and SigLIP against the towers, projections and heads of transformers."""
 
 import functools
 
@@ -40,7 +40,7 @@ def unit(rows):
 
 @torch.inference_mode()
 def of_text(folder, name, text):
-    """The pooled embedding, and those of the tokens that are no special ones, by transformers alone."""
+    """Return the pooled embedding and those of all but special tokens, by transformers alone."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder).tokenizer
     length = {"clip": {}, "siglip": {"padding": "max_length", "max_length": 64}}[name]
     features = tokenizer(text, truncation=True, return_tensors="pt", **length)
@@ -68,7 +68,7 @@ def of_image(folder, name, image):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("name", BUILDERS)
-def test_representations_are_those_of_the_towers(folders, encoder, name, wrapped):
+def test_representations_equal_those_of_the_towers(folders, encoder, name, wrapped):
     ours = encoder(name, wrapped)
     assert ours.modalities == {"text", "image"}
     assert ours.dimension == {"clip": 24, "siglip": 32}[name]
@@ -88,43 +88,43 @@ def test_a_text_without_words_has_its_pooled_embedding(encoder, name):
 
 
 def test_a_shorter_max_length_is_not_a_shorter_text_to_siglip(folders):
-    """It is padded to what the model was trained with all the same."""
+    """It is padded to the length that the model was trained with."""
     short = SmartEncoder(folders("siglip"), max_length=20)
     text = TEXTS[2]
-    words = short._model.tokenizer(text, truncation=True, max_length=20)["input_ids"][:-1]
-    pooled, _ = of_text(folders("siglip"), "siglip", short._model.tokenizer.decode(words))
+    words = short.model.tokenizer(text, truncation=True, max_length=20)["input_ids"][:-1]
+    pooled, _ = of_text(folders("siglip"), "siglip", short.model.tokenizer.decode(words))
     np.testing.assert_allclose(short.encode_document([text]).pooled[0], pooled, rtol=0, atol=1e-5)
 
 
-def test_the_position_that_siglip_pools_from_is_no_token(tmp_path):
-    """Most tokenizers end a text in a special token; where one does not, a long text's last word is that position."""
+def test_the_position_that_siglip_pools_is_no_token(tmp_path):
+    """Most tokenizers end a text with a special token. If one does not, SigLIP pools the last word of a long text."""
     encoder = SmartEncoder(tiny_vision.siglip(tmp_path, eos=False))
     assert [len(matrix) for matrix in encoder.encode_document([TEXTS[2], TEXTS[0]]).tokens] == [63, 11]
 
 
 def test_boxes_are_parts_of_the_whole_image(encoder):
-    """CLIP cuts the margins off, and a box says where in the image it is; SigLIP squeezes all of it."""
+    """CLIP cuts the margins off, and SigLIP squeezes the image. Boxes are parts of the whole image in both cases."""
     wide = Image.new("RGB", (120, 56))
     for name, left in (("clip", (120 - 56) / 2 / 120), ("siglip", 0)):
-        boxes = [place.box for place in encoder(name).token_origins(wide)]
+        boxes = [origin.box for origin in encoder(name).token_origins(wide)]
         assert len(boxes) == 16 == len(encoder(name).encode_document([wide]).tokens[0])
         np.testing.assert_allclose([boxes[0][:2], boxes[-1][2:]], [(left, 0), (1 - left, 1)], atol=1e-9)
         np.testing.assert_allclose(boxes[1], (boxes[0][2], 0, boxes[0][2] + (1 - 2 * left) / 4, 0.25), atol=1e-9)
     # The second row of patches of a high image is below the first.
-    high = [place.box for place in encoder("clip").token_origins(Image.new("RGB", (56, 120)))]
+    high = [origin.box for origin in encoder("clip").token_origins(Image.new("RGB", (56, 120)))]
     np.testing.assert_allclose(high[4], (0, 32 / 120 + 14 / 120, 0.25, 32 / 120 + 28 / 120), atol=1e-9)
 
 
-def test_the_patch_that_changes_is_the_one_of_the_box(encoder):
-    """A spot in the image changes the input of the patch whose box it lies in, and of no other."""
+def test_a_box_holds_the_spot_that_changes_its_patch(encoder):
+    """A spot in the image changes the patch whose box holds the spot."""
     before = Image.new("RGB", (120, 56), "white")
     after = before.copy()
     after.paste("black", (60, 30, 66, 36))
     for name in BUILDERS:
-        processor = encoder(name)._backbone._image_processor
+        processor = encoder(name).model.processor.image_processor
         pixels = [processor(images=image, return_tensors="pt")["pixel_values"][0] for image in (before, after)]
         changed = (pixels[0] - pixels[1]).abs().amax(0).reshape(4, 14, 4, 14).amax((1, 3)).flatten()
-        boxes = [place.box for place in encoder(name).token_origins(before)]
+        boxes = [origin.box for origin in encoder(name).token_origins(before)]
         most = boxes[int(changed.argmax())]
         assert most[0] * 120 <= 66
         assert most[2] * 120 >= 60
@@ -135,7 +135,7 @@ def test_the_patch_that_changes_is_the_one_of_the_box(encoder):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_spans_of_texts(encoder, name):
     text = TEXTS[0]
-    assert "".join(text[slice(*place.span)] for place in encoder(name).token_origins(text)) == text
+    assert "".join(text[slice(*origin.span)] for origin in encoder(name).token_origins(text)) == text
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -151,7 +151,7 @@ def test_an_index_of_images_and_texts(encoder, tmp_path):
         assert index.search(Content(image=IMAGES[1]), top_k=1)[0].id == "c"
 
 
-def test_what_was_decided(encoder):
+def test_decisions(encoder):
     found = {decision.name: decision.value for decision in encoder("siglip").decisions}
     assert found["pooling"] == "that of siglip"
     assert encoder("siglip").tokens_per_page == 16

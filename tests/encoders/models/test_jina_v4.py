@@ -1,4 +1,4 @@
-"""jina-embeddings-v4: smart_rag gives what Qwen2.5-VL does with the LoRA beside its weights, pooled by plain loops."""
+"""jina-embeddings-v4 against Qwen2.5-VL with the LoRA beside its weights, pooled by plain loops."""
 
 import json
 import logging
@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_jina, tiny_models
-from helpers.command_line import error_of, good
+from helpers.command_line import good
 from helpers.vision_families import picture
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2_5_VLProcessor
 
 from smart_rag import CachedEncoder, Document, IndexConfig, SmartEncoder, SmartIndex
-from smart_rag.errors import InvalidInput, ModelNotFound
-from smart_rag.training.adapter_trainer import train_adapter
-from smart_rag.training.data import TrainingData
+from smart_rag.errors import InvalidInput
+from smart_rag.training import TrainingData, train_adapter
 from smart_rag.types import Content
 
 TEXTS = [*tiny_models.SENTENCES[:4], "a", "!", "8 cats", "Dogs bark. " * 40]
@@ -44,12 +43,12 @@ def reference(folder):
 
 @pytest.fixture
 def copied(folder, tmp_path):
-    """Return a copy of the folder, to be broken."""
+    """Return a copy of the folder that a test may break."""
     return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
 class Reference:
-    """The model, by transformers and what its files say: one input at a time, in float64, no weight changed."""
+    """The model by transformers, from its files: one input at a time, in float64, with unchanged weights."""
 
     def __init__(self, path):
         self.config = Qwen2_5_VLConfig.from_pretrained(path)
@@ -86,8 +85,8 @@ class Reference:
         if image is not None:
             first, last = ids.index(self.config.vision_start_token_id), ids.index(self.config.vision_end_token_id)
         mean = torch.zeros(states.shape[1], dtype=torch.float64)
-        for place in range(first, last + 1):
-            mean += states[place] / (last + 1 - first)
+        for position in range(first, last + 1):
+            mean += states[position] / (last + 1 - first)
         tokens = []
         for state in states:
             projected = self.weight @ state + self.bias + self.addition(tiny_jina.PROJECTOR, state)
@@ -104,18 +103,9 @@ def assert_same(ours, expected):
         np.testing.assert_allclose(tokens, multi, rtol=0, atol=1e-5)
 
 
-def change_adapter(path, change):
-    tensors = load_file(path / tiny_jina.ADAPTER)
-    save_file(change(tensors), path / tiny_jina.ADAPTER, {"format": "pt"})
-
-
-def without(tensors, *keys):
-    return {key: tensor for key, tensor in tensors.items() if key not in keys}
-
-
 @pytest.mark.parametrize(("task", "prefix"), [("query", "Query: "), ("document", "Passage: ")])
 def test_texts(encoder, reference, task, prefix):
-    """Every token counts, the prefix's too; batched and alone."""
+    """Every token counts, also those of the prefix, in batches and alone."""
     expected = [reference(prefix + text) for text in TEXTS]
     encode = getattr(encoder, f"encode_{task}")
     assert_same(encode(TEXTS), expected)
@@ -126,7 +116,7 @@ def test_texts(encoder, reference, task, prefix):
 
 
 def test_images(encoder, reference):
-    """The mean is over the image alone, the token embeddings are of all that the model's template says."""
+    """The mean is over the image alone. The token embeddings are those of the whole template."""
     expected = [reference(IMAGE_TEXT, image) for image in IMAGES]
     for encode in (encoder.encode_document, encoder.encode_query):
         assert_same(encode(IMAGES), expected)
@@ -140,14 +130,14 @@ def test_a_scaling_by_the_root_of_the_rank(tmp_path):
     assert_same(SmartEncoder(path).encode_query(TEXTS[:2]), [Reference(Path(path))("Query: " + t) for t in TEXTS[:2]])
 
 
-def test_it_is_cut_where_it_was_trained_to_be(tmp_path):
-    """Not where its tokenizer's files say."""
+def test_texts_are_cut_at_the_length_of_training(tmp_path):
+    """The limit in the tokenizer's files is not used."""
     path = tiny_jina.jina_v4(tmp_path, max_length=131_072)
     assert SmartEncoder(path).max_length == 32_768
 
 
-def test_the_same_in_half_precision(folder, encoder):
-    """The digest, too: the sum of a weight and its LoRA is rounded once, from float32, whatever it is then kept in."""
+def test_half_precision(folder, encoder):
+    """The digest is the same, since the sum of a weight and its LoRA is rounded to float32 first."""
     half = SmartEncoder(folder, dtype="bfloat16")
     assert half.fingerprint == encoder.fingerprint
     ours, full = half.encode_document([TEXTS[0], IMAGES[0]]), encoder.encode_document([TEXTS[0], IMAGES[0]])
@@ -155,19 +145,19 @@ def test_the_same_in_half_precision(folder, encoder):
         assert 0.98 < float(mine @ theirs) < 1
 
 
-def test_the_projector_and_the_adapter_are_of_its_weights(encoder, copied):
-    """Another encoder, where either is another."""
+def test_projector_and_adapter_are_part_of_the_fingerprint(encoder, copied):
+    """If one of them changes, it is another encoder."""
     weights, bias = tiny_jina.read_weights(copied), f"{tiny_jina.PROJECTOR}.bias"
     tiny_jina.write_weights(copied, weights | {bias: weights[bias] + 1})
     assert SmartEncoder(copied).fingerprint != encoder.fingerprint
     tiny_jina.write_weights(copied, weights)
     assert SmartEncoder(copied).fingerprint == encoder.fingerprint
-    change_adapter(copied, lambda tensors: {key: tensor * 2 for key, tensor in tensors.items()})
+    tiny_jina.change_adapter(copied, lambda tensors: {key: tensor * 2 for key, tensor in tensors.items()})
     assert SmartEncoder(copied).fingerprint != encoder.fingerprint
 
 
-def test_nothing_is_said_on_loading(folder, caplog, capfd):
-    """The projector is in the same files, but none of Qwen2.5-VL's weights; transformers would list it."""
+def test_loading_warns_of_nothing(folder, caplog, capfd):
+    """transformers would list the projector, which is in the same files and is no weight of Qwen2.5-VL."""
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:
@@ -178,7 +168,7 @@ def test_nothing_is_said_on_loading(folder, caplog, capfd):
 
 
 def test_its_code_never_runs(folder, encoder):
-    """Its configuration, its model, its processor and its files for sentence-transformers name code of its own."""
+    """Its configuration, model, processor and files for sentence-transformers name such code."""
     assert all("AssertionError" in file.read_text() for file in Path(folder).glob("*.py"))
     allowed = SmartEncoder(folder, trust_remote_code=True)
     assert allowed.describe()["trust_remote_code"] is True
@@ -186,7 +176,7 @@ def test_its_code_never_runs(folder, encoder):
 
 
 def test_one_by_one_and_together(folder, encoder):
-    """Texts and images in one call are taken apart and put in order again, on two devices, too."""
+    """Texts and images of one call are encoded apart and put in order again, also on two devices."""
     items = [TEXTS[0], IMAGES[0], TEXTS[7], IMAGES[2], TEXTS[4], IMAGES[1]]
     alone = [encoder.encode_document([item]) for item in items]
     two = SmartEncoder(folder, device=["cpu", "cpu"], batch_size=2)
@@ -198,37 +188,37 @@ def test_one_by_one_and_together(folder, encoder):
 def test_a_text_and_an_image_together_are_refused(encoder):
     with pytest.raises(InvalidInput, match="item 0 has text and image together"):
         encoder.encode_document([Content("a caption", image=IMAGES[0])])
-    assert not encoder.combines
+    assert not encoder.combines_modalities
 
 
-def test_no_other_models_profile(folder):
+def test_the_profile_of_another_model_is_refused(folder):
     with pytest.raises(InvalidInput, match="profile 'qwen3-vl-embedding' is for vision-language decoders"):
         SmartEncoder(folder, profile="qwen3-vl-embedding")
 
 
 @pytest.mark.parametrize("text", ["cat sat on the mat", "The cat, 8 dogs.", "8", " a", ""])
 @pytest.mark.parametrize("task", ["query", "document"])
-def test_which_characters_the_tokens_stand_for(encoder, text, task):
-    """A blank before the first word may be part of the word's token, or one of its own: then it is the prefix's."""
+def test_origins_in_a_text(encoder, text, task):
+    """A blank before the first word is part of the word's token, or else a token of the prefix."""
     tokens = getattr(encoder, f"encode_{task}")([text]).tokens
-    places = encoder.token_origins(text, task)
-    assert len(places) == len(tokens[0])
-    spans = [place.span for place in places if place.span]
+    origins = encoder.token_origins(text, task)
+    assert len(origins) == len(tokens[0])
+    spans = [origin.span for origin in origins if origin.span]
     assert "".join(text[slice(*span)] for span in spans) == text
     # Neither a prefix nor a blank or punctuation by itself is a word.
-    words = [place.span is not None and text[slice(*place.span)].strip() not in ("", ",", ".") for place in places]
+    words = [origin.span is not None and text[slice(*origin.span)].strip() not in ("", ",", ".") for origin in origins]
     assert (tokens.ids >= 0).tolist() == words
 
 
-def test_which_patches_the_tokens_stand_for(encoder):
-    boxes = [place.box for place in encoder.token_origins(IMAGES[0])]
+def test_origins_in_an_image(encoder):
+    boxes = [origin.box for origin in encoder.token_origins(IMAGES[0])]
     assert len(boxes) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
     boxes = [box for box in boxes if box]
     assert (len(boxes), boxes[0][:2], boxes[-1][2:]) == (4 * 3, (0, 0), (1, 1))
     assert (encoder.encode_document([IMAGES[0]]).tokens.ids == -1).all()
 
 
-def test_policies_take_away(folder, encoder):
+def test_policies_keep_fewer_tokens(folder, encoder):
     only = SmartEncoder(folder, document_tokens="patches", query_tokens="input")
     assert len(only.encode_document([IMAGES[0]]).tokens[0]) == 12
     for text in ("The cat", "8 cats"):  # the prompt's blank is part of the first word's token, or one of its own
@@ -244,14 +234,14 @@ def test_the_pixels_of_an_image(folder, encoder):
     large = picture(600, 600, 3)
 
     def patches(**options):
-        places = SmartEncoder(folder, **options).token_origins(large)
-        return sum(place.box is not None for place in places)
+        origins = SmartEncoder(folder, **options).token_origins(large)
+        return sum(origin.box is not None for origin in origins)
 
     assert (patches(max_pixels=16 * 28 * 28), patches(), patches(max_pixels=100 * 28 * 28)) == (16, 64, 100)
     assert encoder.tokens_per_page == len(encoder.encode_document([picture(210 * 2, 297 * 2)]).tokens[0])
 
 
-def test_prompts_and_length_of_the_callers(folder, encoder):
+def test_prompts_and_length_of_the_caller(folder, encoder):
     own = SmartEncoder(folder, query_prompt="Passage: ", max_length=20)
     document = encoder.encode_document(["The cat"])
     np.testing.assert_allclose(own.encode_query(["The cat"]).tokens[0], document.tokens[0], rtol=0, atol=1e-5)
@@ -280,7 +270,7 @@ def test_an_index(encoder, tmp_path):
             words = "".join(word for word, _ in explanation.words if word != "[prompt]")
             assert words == TEXTS[1].replace(" ", "")
             assert sum(share for _, share in explanation.words) == pytest.approx(hit.score, abs=1e-5)
-            assert len([place for place in explanation.origins if place.box]) == (12 if hit.id == "4" else 0)
+            assert sum(origin.box is not None for origin in explanation.origins) == (12 if hit.id == "4" else 0)
             assert explanation.picture() is not None
         assert index.search(Content(image=IMAGES[0]), top_k=1)[0].id == "4"
         with pytest.raises(InvalidInput, match=r"query 0 has text and image together, but .* pass one of them"):
@@ -288,13 +278,13 @@ def test_an_index(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-def test_a_description_reopens(encoder, trusted):
-    """Also that of an index whose manifest says that the model's code may run, as it once had to."""
+def test_a_description_makes_the_same_encoder(encoder, trusted):
+    """So does that of an older index, whose manifest allows the model's code to run."""
     again = SmartEncoder.from_description(encoder.describe() | {"trust_remote_code": trusted})
     assert again.fingerprint == encoder.fingerprint
 
 
-def test_what_was_decided(folder):
+def test_decisions(folder):
     said = good("info", "--model", folder)
     lines = {row[0]: row[1:] for row in (re.split(r"\s{2,}", line.rstrip()) for line in said.splitlines())}
     assert lines["pooling"] == ["its own single vector", "the model's own files"]
@@ -313,88 +303,7 @@ def test_an_index_of_the_command_line(folder, tmp_path):
     assert "cat" in good("search", "cat", "--db", tmp_path / "db")
 
 
-def test_files_that_are_missing(copied):
-    for name in (tiny_jina.ADAPTER_CONFIG, tiny_jina.ADAPTER, tiny_jina.SHARDS[1]):
-        hidden = copied / f"{name}.hidden"
-        (copied / name).rename(hidden)
-        with pytest.raises(ModelNotFound, match=re.escape(name)):
-            SmartEncoder(copied)
-        hidden.rename(copied / name)
-    shutil.rmtree(copied / "adapters")
-    with pytest.raises(
-        ModelNotFound, match=r"without its adapters/adapter_model\.safetensors; take all files of jinaai"
-    ):
-        SmartEncoder(copied)
-    assert "adapters/adapter_model.safetensors" in error_of("info", "--model", copied)
-
-
-LAYER = "base_model.model.model.language_model.layers.1.mlp.down_proj.lora_B.retrieval.weight"
-HEAD = "base_model.model.multi_vector_projector.lora_A.retrieval.weight"
-VISUAL = "base_model.model.model.visual.blocks.0.attn.proj.lora_A.retrieval.weight"
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda old: without(old, LAYER), f"should hold 44 tensors.*missing: '{LAYER}'; left over: none; take all"),
-        (lambda old: without(old, HEAD), f"missing: '{HEAD}'; left over: none"),
-        (lambda old: without(old, LAYER, HEAD), f"missing: '{LAYER}', '{HEAD}'; left over: none"),
-        (lambda old: old | {VISUAL: torch.zeros(4, 32)}, f"missing: none; left over: '{VISUAL}'"),
-        (lambda old: old | {LAYER: torch.zeros(64, 5)}, rf"'{LAYER}' has the shape \(64, 5\), expected \(64, 4\)"),
-        (lambda old: old | {HEAD: torch.zeros(4, 63)}, rf"'{HEAD}' has the shape \(4, 63\), expected \(4, 64\)"),
-        (
-            lambda old: {key.replace(".retrieval.", ".search."): half for key, half in old.items()},
-            "of the task 'retrieval'.*missing: .* and 42 more; left over: none",
-        ),
-    ],
-)
-def test_adapters_that_do_not_fit(copied, change, reason):
-    change_adapter(copied, change)
-    with pytest.raises(ModelNotFound, match=rf"adapters/adapter_model.safetensors\S* .*{reason}"):
-        SmartEncoder(copied)
-
-
-@pytest.mark.parametrize("setting", [{"use_dora": True}, {"rank_pattern": {"q_proj": 8}}, {"alpha_pattern": {"k": 1}}])
-def test_adapters_of_an_unknown_kind(copied, setting):
-    tiny_jina.change_json(copied / tiny_jina.ADAPTER_CONFIG, lambda old: old | setting)
-    with pytest.raises(ModelNotFound, match=f"adapter_config.json has {next(iter(setting))} = .*not known here"):
-        SmartEncoder(copied)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda old: without(old, "multi_vector_projector.weight"), "no 'multi_vector_projector.weight' in model.safe"),
-        (lambda old: without(old, "multi_vector_projector.bias"), "no 'multi_vector_projector.bias' in model.safe"),
-        (
-            lambda old: old | {"multi_vector_projector.weight": torch.zeros(16, 63)},
-            r"a weight of shape \(16, 63\) and a bias of \(16,\), expected \(dimension, 64\)",
-        ),
-        (
-            lambda old: old | {"multi_vector_projector.bias": torch.zeros(17)},
-            r"a weight of shape \(16, 64\) and a bias of \(17,\), expected \(dimension, 64\)",
-        ),
-    ],
-)
-def test_a_projector_that_is_not_there_or_does_not_fit(copied, change, reason):
-    tiny_jina.write_weights(copied, change(tiny_jina.read_weights(copied)))
-    with pytest.raises(ModelNotFound, match=reason):
-        SmartEncoder(copied)
-
-
-def test_one_file_of_weights(copied, encoder):
-    """Without shards and their index, the projector is in the only file, or nowhere."""
-    weights = tiny_jina.read_weights(copied)
-    for name in (*tiny_jina.SHARDS, tiny_jina.INDEX):
-        (copied / name).unlink()
-    save_file(weights, copied / "model.safetensors", {"format": "pt"})
-    assert SmartEncoder(copied).fingerprint == encoder.fingerprint
-    save_file(without(weights, "multi_vector_projector.bias"), copied / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelNotFound, match=r"no 'multi_vector_projector\.bias' in model\.safetensors, exp"):
-        SmartEncoder(copied)
-
-
-def test_no_adapter_is_trained_on_it(encoder, tmp_path):
+def test_no_adapter_can_be_trained(encoder, tmp_path):
     data = TrainingData("none", [], [])
     with pytest.raises(InvalidInput, match="16 dimensions beside 64 of its pooled ones"):
         train_adapter(encoder, data, tmp_path / "adapter")

@@ -1,4 +1,4 @@
-"""Models that were trained for late interaction: what smart_rag gives is what `MultiVectorEncoder` gives."""
+"""Models that were trained for late interaction, against `MultiVectorEncoder`."""
 
 import functools
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models, tiny_vision
 from helpers.vision_families import picture
+from PIL import Image
 from sentence_transformers import MultiVectorEncoder
 
 from smart_rag import CachedEncoder, IndexConfig, SmartEncoder, SmartIndex, rerank
@@ -46,7 +47,7 @@ def test_the_tokens_of_colbert(models, task):
 
 
 @pytest.mark.parametrize("name", ["colqwen2", "colpali"])
-def test_the_tokens_of_those_that_see(models, name):
+def test_the_tokens_of_vision_models(models, name):
     encoder, reference = models(name)
     assert encoder.modalities == {"text", "image"}
     assert encoder.dimension == 24
@@ -65,32 +66,38 @@ def test_text_and_image_together_are_refused(models, name):
         models(name)[0].encode_document(["a", Content("a caption", image=IMAGES[0])])
 
 
-def test_which_words_and_patches_the_tokens_stand_for(models):
+def test_an_image_that_is_too_narrow(models):
+    """Qwen's processor would raise an error that does not say which image it is."""
+    with pytest.raises(InvalidInput, match="an image of 2000 x 5 is too narrow"):
+        models("colqwen2")[0].encode_document([Image.new("RGB", (2000, 5))])
+
+
+def test_origins_in_texts_and_images(models):
     text = TEXTS[0]
     encoder = models("colbert")[0]
     for task in ("query", "document"):
-        places = encoder.token_origins(text, task)
+        origins = encoder.token_origins(text, task)
         encoded = getattr(encoder, f"encode_{task}")(text).tokens
-        assert len(places) == len(encoded[0])
-        words = [text[slice(*place.span)] for place in places if place.span and place.span[1]]
+        assert len(origins) == len(encoded[0])
+        words = [text[slice(*origin.span)] for origin in origins if origin.span and origin.span[1]]
         assert words == text.replace(".", "" if task == "document" else " .").split()
         # Neither the prompt nor a special token is a word; there are as many of them as there are ids.
         assert (encoded.ids >= 0).sum() == len(text.replace(".", "").split())
     for name, patches in (("colqwen2", 4 * 3), ("colpali", 16)):
         encoder = models(name)[0]
-        places = encoder.token_origins(IMAGES[0])
-        boxes = [place.box for place in places if place.box]
-        assert len(places) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
+        origins = encoder.token_origins(IMAGES[0])
+        boxes = [origin.box for origin in origins if origin.box]
+        assert len(origins) == len(encoder.encode_document([IMAGES[0]]).tokens[0])
         assert len(boxes) == patches
         assert (boxes[0][:2], boxes[-1][2:]) == ((0, 0), (1, 1))
         assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) == pytest.approx(1)
-        spans = [place.span for place in encoder.token_origins(text, "query") if place.span]
+        spans = [origin.span for origin in encoder.token_origins(text, "query") if origin.span]
         assert "".join(text[slice(*span)] for span in spans) == text
         # Of what the processor puts around it, no word is the content's.
         assert (encoder.encode_document([IMAGES[0]]).tokens.ids == -1).all()
 
 
-def test_policies_take_away_from_what_counts(models):
+def test_policies_keep_fewer_of_the_counted_tokens(models):
     encoder, _ = models("colqwen2")
     only = SmartEncoder(encoder.model_name, document_tokens="patches", query_tokens="input")
     assert len(only.encode_document([IMAGES[0]]).tokens[0]) == 12
@@ -98,7 +105,7 @@ def test_policies_take_away_from_what_counts(models):
     assert only.fingerprint != encoder.fingerprint
 
 
-def test_tokens_that_the_model_merges(tmp_path):
+def test_merged_tokens(tmp_path):
     folder = tiny_models.colbert(tmp_path, pool_factor=2)
     encoder, reference = SmartEncoder(folder), MultiVectorEncoder(folder, device="cpu")
     ours = encoder.encode_document(TEXTS)
@@ -149,7 +156,7 @@ def test_max_length_is_that_of_documents(models, tmp_path):
     assert unlimited.max_length == 64
 
 
-def test_what_was_decided(models):
+def test_decisions(models):
     found = {decision.name: decision for decision in models("colqwen2")[0].decisions}
     assert (found["pooling"].value, found["pooling"].source) == ("mean of the token embeddings", "general rule")
     assert found["document_tokens"].source == "the model's own files"
@@ -159,7 +166,7 @@ def test_what_was_decided(models):
 
 @pytest.mark.parametrize("name", ["colbert", "colqwen2"])
 def test_texts_of_unequal_length_together(models, name):
-    """Padding gives some models states that are no numbers; they have no part in the pooled embedding."""
+    """Padding gives some models NaN as states. They take no part in the pooled embedding."""
     encoder, _ = models(name)
     texts = ["a text that is longer than the other one", "b"]
     for encode in (encoder.encode_query, encoder.encode_document):

@@ -1,4 +1,4 @@
-"""Files of images for programs that take them, and images in `CachedEncoder`."""
+"""`SmartIndex.image_file`: a file with the image of a hit or document."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from helpers.word_encoder import SeeingEncoder
 from PIL import Image
 
-from smart_rag import CachedEncoder, Document, SmartIndex, rerank
+from smart_rag import Document, SmartIndex
 from smart_rag.demo import sample_folder
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.content import jpeg, open_image
-from smart_rag.types import Content, PdfPage
+from smart_rag.files.content import open_image
+from smart_rag.types import PdfPage
 
 
 @pytest.fixture
@@ -101,45 +101,3 @@ def test_no_image_is_an_error(index, picture):
         index.image_file(index.get(["file"])[0])
     with pytest.raises(DocumentError, match=r"gone\.pdf"):
         index.image_file(Document("gone", image=PdfPage(picture.with_name("gone.pdf"), 1)))
-
-
-def test_a_jpeg_is_as_large_as_asked(picture):
-    assert jpeg(picture, 100).startswith(b"\xff\xd8\xff")
-    assert jpeg(picture, 10_000) != jpeg(picture, 100)
-
-
-def test_an_image_is_cached_by_what_is_in_it(tmp_path, picture):
-    encoder = SeeingEncoder()
-    cached = CachedEncoder(encoder, tmp_path / "tokens")
-    assert cached.modalities == {"text", "image"}
-    contents = [Content(image=picture), "a text", Content("caption", picture), Content("a text")]
-    first = cached.encode_document(contents)
-    assert sorted(encoder.documents) == [" image", "a text", "caption image"]
-    moved = picture.rename(tmp_path / "moved.png")
-    again = cached.encode_document([Content(image=moved), "a text", Content("caption", moved), "a text"])
-    np.testing.assert_array_equal(first.pooled, again.pooled)
-    assert len(encoder.documents) == 3
-    Image.new("RGB", (3, 3)).save(moved)  # another picture under the same path
-    cached.encode_document([Content(image=moved)])
-    assert len(encoder.documents) == 4
-    assert cached.vacuum(["a text"]) == 3
-
-
-def test_a_query_with_an_image_is_cached_by_what_is_in_it(picture):
-    encoder = SeeingEncoder()
-    cached = CachedEncoder(encoder)
-    for _ in range(2):
-        cached.encode_query([Content("like", picture)])
-        cached.encode_query([Content(image=Image.new("RGB", (3, 3)))])
-    assert encoder.queries == ["like image", " image"]
-    Image.new("RGB", (3, 3)).save(picture)
-    cached.encode_query([Content("like", picture)])
-    assert len(encoder.queries) == 3
-
-
-def test_rerank_sees_images_through_a_cache(tmp_path, picture):
-    documents = [Document("words", "only words"), Document("image", image=picture)]
-    hits = rerank("image", documents, CachedEncoder(SeeingEncoder(), tmp_path / "tokens", codec="exact"))
-    expected = rerank("image", documents, SeeingEncoder())
-    assert [hit.id for hit in hits] == [hit.id for hit in expected] == ["image", "words"]
-    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=5e-3)

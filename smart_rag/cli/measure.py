@@ -1,0 +1,104 @@
+"""Commands that compare rankings: eval, tune, demo."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from smart_rag.cli import display
+from smart_rag.cli.console import check_report_file, on_terminal, out, print_json, show_figures
+from smart_rag.cli.opening import open_index
+from smart_rag.cli.options import Adapter, AsJson, Db, Device, KeptDb, LimitQueries, Model, ReportFile
+from smart_rag.cli.write import print_report
+from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
+
+
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", help="A BEIR folder.")],
+    model: Model = None,
+    adapter: Adapter = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Depth of the rankings.")] = 100,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Number of documents that the first stage chooses for scoring.")
+    ] = DEFAULT_CANDIDATES,
+    limit_queries: LimitQueries = None,
+    db: KeptDb = None,
+    device: Device = None,
+    json_file: ReportFile = None,
+) -> None:
+    """Measure the rankings of a dataset by each score and each first stage, and say which differences are noise."""
+    from smart_rag.evaluation import evaluator
+    from smart_rag.evaluation.datasets import load_dataset
+
+    check_report_file(json_file)
+    data = load_dataset(dataset, limit_queries)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        open_index(
+            db or Path(temporary) / "index", model, config=IndexConfig(), adapter=adapter, device=device
+        ) as index,
+    ):
+        result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())
+    show_figures(result, display.evaluation_tables(result), json_file)
+
+
+def tune(
+    db: Db,
+    queries: Annotated[Path, typer.Option(metavar="FILE", help="Queries, in the format of BEIR's queries.jsonl.")],
+    qrels: Annotated[Path, typer.Option(metavar="FILE", help="Judgements, in the format of BEIR's qrels.tsv.")],
+    limit_queries: LimitQueries = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report only, and do not change the index.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Save the best setting even if the difference may be noise.")
+    ] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best weights for an index from at least 30 judged queries, and save them in the index."""
+    from smart_rag.evaluation import tuner
+    from smart_rag.evaluation.datasets import load_labels
+
+    with open_index(db, device=device) as index:
+        texts, judgements = load_labels(queries, qrels, limit_queries)
+        found = tuner.tune(index, texts, judgements, show_progress_bar=on_terminal())
+        writes = not dry_run and found.choice != found.current and (force or found.is_worth_it)
+        if writes:
+            index.set_weights(found.choice.weights, found.choice.weighting)
+    if as_json:
+        print_json(display.tuning_json(found, written=writes))
+        return
+    out.print(display.tuning_table(found))
+    done = "The best setting is saved in the index." if writes else "The index is unchanged."
+    if found.choice != found.current and not (writes or dry_run):
+        done += " --force saves the best setting anyway."
+    out.print(Text(display.tuning_verdict(found) + "\n" + done), soft_wrap=True)
+
+
+def demo(db: KeptDb = None) -> None:
+    """Index the sample documents, and compare the ranking by the pooled vector alone with SMART."""
+    from smart_rag.demo import sample_folder, sample_questions
+
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        open_index(db or Path(temporary) / "index", config=IndexConfig()) as index,
+    ):
+        print_report(index.add_files([sample_folder()], show_progress_bar=on_terminal()))
+        out.print(f"{index.count()} passages of the handbook, logs and reports of a small field station.\n")
+        for question in (question for question in sample_questions() if question.demo):
+            out.print(display.comparison(index, question))
+    program = "smart-rag" if shutil.which("smart-rag") else program_name()
+    out.print(display.next_steps(program), soft_wrap=True)
+
+
+def program_name() -> str:
+    """Return how this program was started, for use in a shell."""
+    path = Path(sys.argv[0]).absolute()
+    if path.name == "__main__.py":
+        return f"{display.short_path(sys.executable)} -m smart_rag"
+    return display.short_path(str(path))

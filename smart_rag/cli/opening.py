@@ -1,0 +1,79 @@
+"""Open the index of a command, with the encoder that its options ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smart_rag.config import DEFAULT_MODEL, IndexConfig
+from smart_rag.embeddings.codec import get_codec
+from smart_rag.errors import IndexMismatch, InvalidInput
+from smart_rag.index.manifest import FILE_NAME, Manifest
+
+if TYPE_CHECKING:
+    from smart_rag.encoders.smart_encoder import SmartEncoder
+    from smart_rag.index.smart_index import SmartIndex
+
+
+def open_index(
+    db: Path, model: str | None = None, *, config: IndexConfig | None = None, **options: object
+) -> SmartIndex:
+    """Return the index in ``db``.
+
+    Args:
+        db: the folder of the index.
+        model: a model to use instead of the index's, which must give the same embeddings.
+        config: if there is no index, create one with these settings. By default that is an error.
+        options: arguments of `SmartEncoder`. An option that is None or False is as it was when the index was created.
+
+    Raises:
+        IndexNotFound: there is no index, and no ``config``.
+        IndexMismatch: the index needs another encoder.
+    """
+    from smart_rag.encoders.smart_encoder import SmartEncoder
+    from smart_rag.index.smart_index import SmartIndex
+
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None and value is not False}
+    if config is not None and not (db / FILE_NAME).exists():
+        return SmartIndex.create(db, SmartEncoder(model or DEFAULT_MODEL, **given), config=config)
+    if model is None and not given:
+        return SmartIndex.open(db)
+    description = Manifest.read(db).encoder or {}
+    if "weights" not in description:  # the encoder of the index is not a SmartEncoder
+        return SmartIndex.open(db, model)
+    return SmartIndex.open(db, _encoder(db, description, model, given))
+
+
+def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given: Mapping[str, Any]) -> SmartEncoder:
+    """Return the encoder of an index, with another ``model`` if there is one, and with the options ``given``."""
+    from smart_rag.encoders.smart_encoder import SmartEncoder
+
+    settings = {name: value for name, value in given.items() if name != "device"}
+    if model is None:
+        return SmartEncoder.from_description({**description, **settings}, given.get("device"))
+    # The index trusts the code of its own model only.
+    moved = {"model": model, "revision": None, "trust_remote_code": False}
+    try:
+        return SmartEncoder.from_description({**description, **moved, **settings}, given.get("device"))
+    except InvalidInput as error:  # for example, the settings allow more tokens than this model takes
+        raise IndexMismatch(
+            f"{db}: the index was made with {description['model']!r} and cannot be used with {model!r}: {error}"
+        ) from error
+
+
+def config_with_codec(name: str, db: Path) -> IndexConfig:
+    """Return the settings of an index with the codec ``name``.
+
+    Raises:
+        InvalidInput: there is no such codec.
+        IndexMismatch: there is an index in ``db``, and it has another codec.
+    """
+    wanted = get_codec(name).name
+    found = Manifest.read(db).config.codec if (db / FILE_NAME).exists() else wanted
+    if found != wanted:
+        raise IndexMismatch(
+            f"{db}: the index has the codec {found!r}, but --codec {name} asks for {wanted!r}; the codec of an index "
+            "cannot change: index the documents into another folder"
+        )
+    return IndexConfig(codec=wanted)

@@ -1,0 +1,259 @@
+"""Commands that read an index: search, ask, info."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smart_rag.cli import display
+from smart_rag.cli.console import note, out, print_json
+from smart_rag.cli.opening import open_index
+from smart_rag.cli.options import Adapter, AsJson, Db, Device, MovedModel, QueryImage, Trusted, Where
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_CONTEXT_TOKENS,
+    DEFAULT_PASSAGES,
+    DEFAULT_TIMEOUT,
+    DEFAULT_TOP_K,
+    FirstStageName,
+)
+from smart_rag.errors import DocumentError, EncoderError, InvalidInput
+from smart_rag.types import Content, Hit, Span
+
+if TYPE_CHECKING:
+    from smart_rag.answer import Answer
+    from smart_rag.index.smart_index import SmartIndex
+
+
+def search(
+    db: Db,
+    query: Annotated[
+        str | None,
+        typer.Argument(metavar="QUERY", help="A text. It may be left out if there is --image.", show_default=False),
+    ] = None,
+    image: QueryImage = None,
+    top_k: Annotated[int, typer.Option("-k", "--top-k", help="Number of passages.")] = DEFAULT_TOP_K,
+    candidates: Annotated[
+        int, typer.Option(help="Number of passages that the first stage chooses for scoring.")
+    ] = DEFAULT_CANDIDATES,
+    where: Where = None,
+    first_stage: Annotated[
+        FirstStageName, typer.Option(help="How candidates are chosen; exhaustive scores all passages.")
+    ] = "auto",
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw into this file what matched in the first passage, such as why.png."),
+    ] = None,
+    model: MovedModel = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search by a text, an image or both. The words of each passage that matched best are emphasised."""
+    if query is None and image is None:
+        raise typer.BadParameter("give a QUERY, an image with --image, or both")
+    _check_picture(explain)
+    with open_index(db, model, adapter=adapter, device=device, trust_remote_code=trust_remote_code) as index:
+        hits = index.search(
+            _query(query or "", image), top_k, candidates=candidates, where=_where(where), first_stage=first_stage
+        )
+        if as_json:
+            print_json([display.hit_json(hit) for hit in hits])
+        else:
+            _show_hits(index, hits)
+        if explain is not None and hits:  # after the hits, because the file of the image may be gone
+            _write_picture(hits[0], explain)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    db: Db,
+    llm_url: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="SMART_RAG_LLM_URL",
+            help="Base URL of an OpenAI-compatible endpoint, such as http://localhost:11434/v1.",
+        ),
+    ],
+    llm_model: Annotated[
+        str, typer.Option(metavar="M", envvar="SMART_RAG_LLM_MODEL", help="Name of the language model there.")
+    ],
+    top_k: Annotated[int, typer.Option("-k", "--top-k", help="Number of passages, at most.")] = DEFAULT_PASSAGES,
+    where: Where = None,
+    image: QueryImage = None,
+    images: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Send the images of N passages and of the question, to a language model with vision."
+        ),
+    ] = 0,
+    context_tokens: Annotated[
+        int, typer.Option(help="Number of tokens that the passages may have together.")
+    ] = DEFAULT_CONTEXT_TOKENS,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Number of tokens that the answer may have; by default the endpoint decides.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece.")] = DEFAULT_TIMEOUT,
+    model: MovedModel = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question with a language model from the passages that a search finds, and show the sources.
+
+    If the endpoint needs a key, set the environment variable OPENAI_API_KEY.
+    """
+    from smart_rag import answer
+
+    with open_index(db, model, adapter=adapter, device=device, trust_remote_code=trust_remote_code) as index:
+        reply = answer.ask(
+            index,
+            _query(question, image),
+            llm_url=llm_url,
+            llm_model=llm_model,
+            top_k=top_k,
+            where=_where(where),
+            context_tokens=context_tokens,
+            images=images,
+            max_tokens=max_tokens,
+            timeout=timeout,
+        )
+    if as_json:
+        _print_answer_json(reply)
+    elif reply.sources:
+        _print_answer(reply)
+    else:
+        out.print("nothing found")
+
+
+def info(
+    db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Folder of the index.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="M", help="Show how this model is used, and why.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="With --model: use it as a model of this family.")
+    ] = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the contents, the model and the size of an index; or how a model is used."""
+    if (db is None) == (model is None) or ((profile or device or trust_remote_code) and model is None):
+        raise typer.BadParameter(
+            "give an index with --db, or a model with --model, and only with it --profile, --device and "
+            "--trust-remote-code"
+        )
+    if model is not None:
+        from smart_rag.encoders.smart_encoder import SmartEncoder
+
+        encoder = SmartEncoder(model, device=device, profile=profile, trust_remote_code=trust_remote_code)
+        if as_json:
+            print_json(display.model_json(encoder))
+        else:
+            out.print(display.model_table(encoder))
+    elif db is not None:
+        with open_index(db) as index:
+            found = index.info()
+        if as_json:
+            print_json(asdict(found))
+        else:
+            out.print(display.index_table(found))
+
+
+def _query(text: str, image: Path | None) -> str | Content:
+    return text if image is None else Content(text, image)
+
+
+def _where(text: str | None) -> Mapping[str, Any] | None:
+    """Return the filter that ``--where`` gives as JSON."""
+    if text is None:
+        return None
+    try:
+        where = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f'--where must be JSON, such as {{"page": 3}}: {error}') from error
+    if not isinstance(where, dict):
+        raise typer.BadParameter(f'--where must be a JSON object, such as {{"page": 3}}, got {text}')
+    return where
+
+
+def _show_hits(index: SmartIndex, hits: Sequence[Hit]) -> None:
+    """Print ``hits``, with the words that matched best if the model and the files allow to find them."""
+    if not hits:
+        out.print("nothing found")
+    try:
+        words = [_words(index, hit) for hit in hits]
+    except (EncoderError, DocumentError) as error:
+        note(f"no words are emphasised: {error}", "dim")
+        words = [[] for _ in hits]
+    for hit, spans in zip(hits, words, strict=True):
+        out.print(display.hit_text(hit, index.manifest.weights, spans))
+
+
+def _words(index: SmartIndex, hit: Hit) -> list[Span]:
+    """Return the spans of the words in ``hit`` that matched best."""
+    from smart_rag.index.explanation import emphasis
+    from smart_rag.index.queries import as_documents
+
+    (document,) = as_documents([hit])
+    if not document.content(index.manifest.modalities).text:
+        return []  # the text was not encoded; to explain the hit would open its image in vain
+    return emphasis(hit.text, hit.explain().matches)
+
+
+def _check_picture(path: Path | None) -> None:
+    """Check, before the work begins, that a picture can be written to ``path``.
+
+    Raises:
+        InvalidInput: the suffix is not that of an image, or the folder does not exist.
+    """
+    from smart_rag.files.images import SUFFIXES
+
+    if path is None:
+        return
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidInput(f"--explain {path}: expected the name of an image, which ends in {', '.join(SUFFIXES)}")
+    if not path.absolute().parent.is_dir():
+        raise InvalidInput(f"--explain {path}: the folder {path.parent} does not exist")
+
+
+def _write_picture(hit: Hit, path: Path) -> None:
+    picture = hit.explain().picture()
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise InvalidInput(f"--explain {path}: cannot be written ({error.strerror})") from error
+    note(f"what matched in the first passage: {path}")
+
+
+def _print_answer_json(reply: Answer) -> None:
+    text = "".join(reply) if reply.sources else None
+    sources = [display.hit_json(hit) for hit in reply.sources]
+    print_json({"answer": text, "finish_reason": reply.finish_reason, "sources": sources})
+
+
+def _print_answer(reply: Answer) -> None:
+    """Print each piece of an answer as it arrives, then its sources."""
+    try:
+        for piece in reply:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:
+        sys.stdout.write("\n" if reply.text else "")  # so that an error begins a new line
+    if reply.finish_reason is None:
+        note("the endpoint did not say whether the answer is complete", "dim")
+    if reply.finish_reason == "length":
+        note("the answer was cut off at the limit of the endpoint or of --max-tokens", "dim")
+    out.print()
+    for hit in reply.sources:
+        out.print(display.source_line(hit), soft_wrap=True)

@@ -1,0 +1,117 @@
+"""Commands that write to an index: index, delete, verify."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smart_rag.cli import display
+from smart_rag.cli.console import note, on_terminal, out
+from smart_rag.cli.opening import config_with_codec, open_index
+from smart_rag.cli.options import Adapter, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
+from smart_rag.config import IndexConfig
+from smart_rag.types import AddReport
+from smart_rag.wording import number
+
+
+def index(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.")],
+    db: Db,
+    model: Model = None,
+    adapter: Adapter = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help='Take only files that match, such as "*.md".')
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Leave out files that match.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove the passages of files that no longer exist.")] = False,
+    codec: Codec = None,
+    profile: ProfileName = None,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
+) -> None:
+    """Index files and folders. A second run adds what is new and replaces what has changed."""
+    from smart_rag.files.reader import find
+
+    # A wrong path is an error before a model is loaded or a folder is made. The model's modalities are not known yet.
+    find(paths, include or (), exclude or (), ("text", "image", "video"))
+    config = IndexConfig() if codec is None else config_with_codec(codec, db)
+    is_new = not db.exists()
+    with open_index(
+        db,
+        model,
+        config=config,
+        adapter=adapter,
+        profile=profile,
+        max_pixels=max_pixels,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    ) as opened:
+        report = opened.add_files(
+            paths, include=include or (), exclude=exclude or (), prune=prune, show_progress_bar=on_terminal()
+        )
+        count = opened.count()
+    print_report(report)
+    if is_new and not count:
+        shutil.rmtree(db, ignore_errors=True)
+    else:
+        out.print(f"{number(count, 'passage')} in {db}")
+    if report.failed and report == AddReport(failed=report.failed):
+        raise SystemExit(1)
+
+
+def delete(
+    db: Db,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of passages.")] = None,
+    source: Annotated[list[Path] | None, typer.Option(metavar="PATH", help="All passages of this file.")] = None,
+) -> None:
+    """Remove passages by their ids, or all passages of a file."""
+    if not ids and not source:
+        raise typer.BadParameter("give ids, or files with --source")
+    with open_index(db) as opened:
+        removed = [(f"no passage {id!r}", opened.delete([id])) for id in dict.fromkeys(ids or [])]
+        removed += [(f"no passage of the file {path}", opened.delete_source(path)) for path in source or []]
+    total = sum(count for _, count in removed)
+    out.print(f"{number(total, 'passage')} removed")
+    for absent in (message for message, count in removed if not count):
+        note(f"{absent} in {db}")
+    if not total:
+        raise SystemExit(1)
+
+
+def verify(
+    db: Db,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Encode broken passages again, and remove token embeddings of no passage."),
+    ] = False,
+) -> None:
+    """Read the whole index, and report token embeddings that are missing or damaged."""
+    with open_index(db) as opened:
+        report = opened.verify(repair=repair)
+        if repair:
+            opened.vacuum()
+        count = opened.count()
+    if report.sound and not report.orphans:
+        out.print(f"all {number(count, 'passage')} are sound")
+        return
+    out.print(
+        f"{number(len(report.missing), 'passage')} without token embeddings, {len(report.damaged)} with damaged ones, "
+        f"{number(report.orphans, 'entry')} of no passage" + ("; repaired" if repair else "")
+    )
+    if not report.sound and not repair:
+        raise SystemExit(1)
+
+
+def print_report(report: AddReport) -> None:
+    """Print the counts of ``report``, and to standard error the files that were left out."""
+    counts = {name: getattr(report, name) for name in ("added", "replaced", "unchanged", "removed")}
+    out.print("passages: " + (", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"))
+    if report.failed:
+        were = "was" if len(report.failed) == 1 else "were"
+        note(f"{number(len(report.failed), 'file')} {were} left out:", "bold yellow")
+        for failed in report.failed:
+            note(f"  {display.short_path(str(failed.path))}: {failed.reason}")

@@ -1,0 +1,290 @@
+"""Names of other packages that their documentation does not promise: each is used here and nowhere else.
+
+A release of sentence-transformers, transformers or huggingface_hub may rename them. Then
+``tests/encoders/test_compatibility.py`` says which name is gone, and the mend belongs into this module.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.types import Task
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+
+AnyModel: TypeAlias = Union["SentenceTransformer", "MultiVectorEncoder"]
+
+# Weights that transformers reports as unused. An embedding needs no head that predicts words, and the projector of
+# jina-embeddings-v4 is loaded by `smart_rag.encoders.models.jina_v4_weights`.
+_UNUSED_WEIGHTS = ("lm_head.", "multi_vector_projector.")
+# Settings of modules that change numbers without being weights. Other settings come and go between releases.
+_SETTINGS = (
+    *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
+    *("skiplist_words", "skiplist_tasks", "keep_only_token_ids", "pool_factor", "num_protected_tokens"),
+)
+
+
+# --- files of a repository ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The files of a model: a folder or a repository of the hub. With ``local``, nothing is downloaded."""
+
+    path: str
+    revision: str | None
+    local: bool
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file, None if there is no such file."""
+        from sentence_transformers.util import load_file_path
+
+        file = load_file_path(self.path, name, revision=self.revision, local_files_only=self.local)
+        return None if file is None else Path(file)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file, nothing if there is no such file."""
+        file = self.find(name)
+        return {} if file is None else dict(json.loads(file.read_text(encoding="utf-8")))
+
+    @property
+    def has_modules_file(self) -> bool:
+        """Whether the model's modules are listed for sentence-transformers."""
+        from sentence_transformers.util import is_sentence_transformer_model
+
+        return is_sentence_transformer_model(self.path, revision=self.revision, local_files_only=self.local)
+
+
+# --- modules of a model -------------------------------------------------------------------------
+
+
+def transformer(path: str, **options: Any) -> torch.nn.Module:
+    """Return the module that runs the transformers model in ``path``; ``options`` are those of ``Transformer``."""
+    from sentence_transformers.base.modules import Transformer
+
+    module: torch.nn.Module = Transformer(path, **options)
+    return module
+
+
+def last_token_pooling(transformer: Any) -> list[torch.nn.Module]:
+    """Return the modules that make a unit vector of the last token's state."""
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return [Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken"), Normalize()]
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """The step from token states to one vector.
+
+    ``modes`` are its names, such as ``"mean"``; the vectors of several modes stand side by side. ``include_prompt``
+    tells whether the prompt's tokens take part. ``after`` are the modules that follow.
+    """
+
+    modes: tuple[str, ...] = ("unknown",)
+    include_prompt: bool = True
+    after: Sequence[torch.nn.Module] = ()
+
+
+def pooling_of(model: AnyModel) -> Pooling:
+    """Return how ``model`` pools; the modes are ``("unknown",)`` if it has no module for that."""
+    modules = list(model)
+    for i, module in enumerate(modules):
+        if type(module).__name__ == "Pooling":
+            mode: Any = getattr(module, "pooling_mode", "unknown")
+            modes = (mode,) if isinstance(mode, str) else tuple(mode)
+            return Pooling(modes, bool(getattr(module, "include_prompt", True)), modules[i + 1 :])
+    return Pooling()
+
+
+def module_settings(model: AnyModel) -> list[Any]:
+    """Return the settings of the modules after the transformer, such as pooling and dense layers, as JSON values."""
+    settings = []
+    for module in list(model)[1:]:
+        found: dict[str, Any] = getattr(module, "get_config_dict", dict)()
+        settings.append([type(module).__name__, {name: str(found[name]) for name in _SETTINGS if name in found}])
+    return settings
+
+
+def keep_texts_in_rows(model: AnyModel) -> None:
+    """Make ``model`` pad its texts.
+
+    With flash attention, sentence-transformers would join the texts of a batch in one row, where a token's text is
+    unknown.
+    """
+    first: Any = model[0]
+    if getattr(first, "can_flatten_inputs", False):
+        first.unpad_inputs = False
+
+
+def document_length(model: AnyModel) -> int | None:
+    """Return the number of tokens after which a late interaction model cuts a document."""
+    length = getattr(model[0], "document_length", None)
+    return model.max_seq_length if length is None else int(length)
+
+
+def set_document_length(model: AnyModel, length: int) -> None:
+    """Make a late interaction model cut texts after ``length`` tokens."""
+    first: Any = model[0]
+    model.max_seq_length = length
+    if getattr(first, "document_length", None) is not None:
+        first.document_length = length
+
+
+def counted_tokens(model: AnyModel, features: Mapping[str, Any], task: Task) -> NDArray[np.bool_]:
+    """Return the positions (n, length) that a late interaction model scores, by its own mask."""
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    names = ("input_ids", "attention_mask", "query_expansion_positions")
+    masked = {name: features[name] for name in names if name in features}
+    for module in model:
+        if isinstance(module, MultiVectorMask):
+            masked = module(masked, task=task)
+    counted: NDArray[np.bool_] = masked["attention_mask"].bool().cpu().numpy()
+    return counted
+
+
+def merges_tokens(model: AnyModel, task: Task) -> bool:
+    """Return whether a late interaction model merges several token embeddings into one."""
+    from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling
+
+    return any(isinstance(module, BaseTokenPooling) and module.applies_to(task) for module in model)
+
+
+# --- a forward pass -----------------------------------------------------------------------------
+
+
+def to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return ``features`` with their tensors on ``device``."""
+    from sentence_transformers.util import batch_to_device
+
+    return batch_to_device(features, device)
+
+
+@contextmanager
+def returning_all_layers(model: AnyModel) -> Iterator[dict[str, bool]]:
+    """Make the transformer return the states after every layer; yield the features that ask for them."""
+    config = transformer_config(model)
+    before = getattr(config, "output_hidden_states", False)
+    config.output_hidden_states = True  # sentence-transformers reads the configuration, the model its arguments
+    try:
+        yield {"output_hidden_states": True}
+    finally:
+        config.output_hidden_states = before
+
+
+def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
+    """Return the states (n, length, width) after each layer, those of the embeddings first."""
+    return features.get("all_layer_embeddings") or ()
+
+
+def prompt_length(features: Mapping[str, Any]) -> int:
+    """Return the number of tokens of the prompt, where pooling is to leave them out; else 0."""
+    return int(features.get("prompt_length", 0))
+
+
+# --- configuration, tokenizer and processor -----------------------------------------------------
+
+
+def transformer_config(model: AnyModel) -> Any:
+    """Return the configuration of the transformers model, None if there is no such model."""
+    return getattr(model.transformers_model, "config", None)
+
+
+def image_processor_of(model: AnyModel) -> Any:
+    """Return what makes pixel values of images, None if the model reads no images."""
+    return getattr(getattr(model[0], "processor", None), "image_processor", None)
+
+
+def image_size(image_processor: Any) -> dict[str, int]:
+    """Return the size of images for ``image_processor``, under names such as ``"height"`` and ``"longest_edge"``."""
+    size = getattr(image_processor, "size", None) or {}
+    return {name: int(value) for name, value in dict(size).items() if value is not None}
+
+
+def merged_patches(image_processor: Any) -> int:
+    """Return how many patches, along each side of a square, become one token."""
+    return int(getattr(image_processor, "merge_size", 1))
+
+
+def center_crop(image_processor: Any) -> tuple[int, int] | None:
+    """Return the width and the height that an image is cut to at its margins, None if nothing is cut off."""
+    if "shortest_edge" not in image_size(image_processor) or not getattr(image_processor, "do_center_crop", False):
+        return None
+    crop = dict(image_processor.crop_size)
+    return crop["width"], crop["height"]
+
+
+def placeholder_ids(model: AnyModel, *kinds: str) -> NDArray[np.int64]:
+    """Return the token ids that stand for a patch of an ``"image"`` or a ``"video"``."""
+    processor = getattr(model[0], "processor", None)
+    homes = (transformer_config(model), processor)
+    found: set[int | None] = {getattr(home, f"{kind}_token_id", None) for home in homes for kind in kinds}
+    tokens = [getattr(processor, f"{kind}_token", None) for kind in kinds]
+    found |= {model.tokenizer.convert_tokens_to_ids(token) for token in tokens if isinstance(token, str)}
+    return np.asarray(sorted(id for id in found if id is not None), dtype=np.int64)
+
+
+def is_placeholder_error(error: ValueError) -> bool:
+    """Return whether a processor raised ``error`` because an image or a video has more tokens than fit."""
+    return "token count" in str(error)
+
+
+def set_chat_template(model: AnyModel, template: str | None, options: Mapping[str, Any]) -> None:
+    """Make ``model`` render chats by ``template`` (None: its own) with ``options``, also after it was saved."""
+    first: Any = model[0]
+    first.processing_kwargs = {**first.processing_kwargs, "chat_template": dict(options)}
+    if template is not None:
+        first.processor.chat_template = template
+
+
+# --- progress bars and reports ------------------------------------------------------------------
+
+
+@contextmanager
+def no_loading_bar() -> Iterator[None]:
+    """Hide the progress bars of transformers, and restore the user's setting afterwards."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # This switches off the hub's bars as well. A download can take minutes, so its bar is shown.
+    if downloads_shown:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        if not downloads_shown:
+            disable_progress_bars()
+
+
+@contextmanager
+def no_report_of_unused_weights() -> Iterator[None]:
+    """Suppress the warning of transformers about unused weights, if it lists only weights that we do not use."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        lines = record.getMessage().splitlines()
+        rows = [line for line in lines if " | " in line and not line.startswith("Key ")]
+        return not rows or not all(row.startswith(_UNUSED_WEIGHTS) and "UNEXPECTED" in row for row in rows)
+
+    reports = logging.getLogger("transformers.modeling_utils")
+    reports.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        reports.removeFilter(is_wanted)

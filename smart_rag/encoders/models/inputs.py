@@ -1,0 +1,411 @@
+"""`ModelInputs`: what a model reads of texts, images and videos, and what stands at each position of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.config import check_count
+from smart_rag.encoders.compatibility import (
+    image_processor_of,
+    is_placeholder_error,
+    merged_patches,
+    placeholder_ids,
+    pooling_of,
+    prompt_length,
+    transformer_config,
+)
+from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
+from smart_rag.encoders.models.messages import VideoMetadata, chat
+from smart_rag.encoders.models.positions import (
+    Mask,
+    Positions,
+    ids_and_attended,
+    patch_origins,
+    pooled_position,
+    position_before,
+    special_ids,
+)
+from smart_rag.encoders.profiles import Profile
+from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.files import images
+from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unicode
+
+NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
+# Tokenizers and models without a limit to the length of a text state numbers such as 1e30.
+UNLIMITED = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The inputs of one forward pass: ``features`` of the model, on the CPU, and their ``positions``."""
+
+    features: dict[str, Any]
+    positions: Positions
+    task: Task
+
+
+class ModelInputs:
+    """The preparation of texts, images and videos for a model.
+
+    Args:
+        loaded: the model, whose tokenizer and processor are used.
+        profile: settings of the model's family.
+        prompts: of queries and of documents.
+        max_pixels: of an image, None for the profile's or the model's own limit.
+
+    Raises:
+        EncoderError: the model has no tokenizer, or pools in several ways at once.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, profile: Profile, prompts: Mapping[Task, str], max_pixels: int | None
+    ) -> None:
+        self.name = name = loaded.name
+        self.model = model = loaded.model
+        self.profile = profile
+        self.prompts = prompts
+        # Whether the model's files say how it renders a chat.
+        self.has_own_files = loaded.has_own_files
+        self.tokenizer = model.tokenizer
+        if not callable(self.tokenizer):
+            raise EncoderError(NO_TOKENS.format(model=name))
+        self.has_chat_template = "message" in model.modalities
+        self.pooling = pooling_of(model)
+        if len(self.pooling.modes) > 1:
+            raise EncoderError(
+                f"{name} pools {' and '.join(self.pooling.modes)} side by side, which is wider than its tokens; late "
+                "interaction needs both in one space; use a model with one kind of pooling"
+            )
+        self.image_processor = image_processor_of(model)
+        self.image_sizes = ImageSizes(profile, self.image_processor, max_pixels)
+        self.special_ids = special_ids(self.tokenizer)
+        self.visual_ids = placeholder_ids(model, "image", "video")
+        self._template_lengths: dict[tuple[Task, bool, bool], tuple[int, int]] = {}
+
+    @property
+    def max_length(self) -> int | None:
+        """The number of tokens after which a document is cut."""
+        return self.model.max_seq_length
+
+    def limit_length(self, max_length: int) -> None:
+        """Cut texts after ``max_length`` tokens, special tokens included.
+
+        Raises:
+            InvalidInput: the model cannot read texts of this length.
+        """
+        check_count("max_length", max_length)
+        most = getattr(transformer_config(self.model), "max_position_embeddings", None) or UNLIMITED
+        least = 1 + len(self.tokenizer("", verbose=False)["input_ids"])
+        if not least <= max_length <= most:
+            raise InvalidInput(f"max_length must be {least} to {most:,} for {self.name}, got {max_length}")
+        self._set_max_length(max_length)
+
+    def _set_max_length(self, max_length: int) -> None:
+        self.model.max_seq_length = max_length
+
+    @property
+    def wraps_content(self) -> bool:
+        """Whether the model's processor puts words of its own around a content."""
+        return self.has_chat_template
+
+    @property
+    def combines_modalities(self) -> bool:
+        """Whether the model reads a text and an image together, and texts beside images in one batch."""
+        return self.has_chat_template
+
+    @cached_property
+    def modalities(self) -> frozenset[str]:
+        """The kinds of content that the model reads, of ``"text"``, ``"image"`` and ``"video"``."""
+        found = {modality for modality in self.model.modalities if isinstance(modality, str)}
+        if self.profile.middle_frame and "image" in found:
+            found.add("video")
+        if not self.profile.has_video:
+            found.discard("video")
+        return frozenset(found & {"text", "image", "video"})
+
+    @property
+    def _reads_messages(self) -> bool:
+        # A model of texts alone gets texts. sentence-transformers makes messages of them where the model needs that.
+        return self.has_chat_template and self.modalities > {"text"}
+
+    @cached_property
+    def tokens_per_image(self) -> int:
+        """The number of tokens of the largest image, with those around it."""
+        if "image" not in self.modalities:
+            return 0
+        features = self._preprocess([Content(image=images.blank(self.image_sizes.max_pixels))], "document")
+        return int(features["attention_mask"].sum())
+
+    # --- contents ---
+
+    def contents_of(self, items: Sequence[Encodable], task: Task) -> list[Content]:
+        """Return ``items`` as contents that the model can read.
+
+        Raises:
+            InvalidInput: an item is of another type, is not Unicode, or has a modality that the model does not read.
+        """
+        kind = "query" if task == "query" else "item"
+        contents = []
+        for i, item in enumerate(items):
+            try:
+                contents.append(Content.of(item))
+            except InvalidInput as error:
+                raise InvalidInput(f"{kind} {i} is {error}") from None
+            self._check(contents[-1], f"{kind} {i}")
+        return contents
+
+    def _check(self, content: Content, named: str) -> None:
+        if not is_unicode(content.text):
+            raise InvalidInput(f"{named} holds a lone surrogate; expected Unicode")
+        found = content.modality.split("+") if content.modality else []
+        for modality in found:
+            if modality not in self.modalities:
+                raise InvalidInput(
+                    f"{named} has {'an image' if modality == 'image' else f'a {modality}'}, but {self.name} takes "
+                    f"{', '.join(sorted(self.modalities))}; use a model that takes {modality}s"
+                )
+        if len(found) > 1 and not self.combines_modalities:
+            raise InvalidInput(
+                f"{named} has {' and '.join(found)} together, but {self.name} represents each by itself; pass one of "
+                "them"
+            )
+
+    def lengths(self, contents: Sequence[Content], task: Task) -> NDArray[np.int64]:
+        """Return about how many tokens each of ``contents`` has in a forward pass.
+
+        Raises:
+            InvalidInput: a text has no token at all, so that the model has nothing to pool.
+        """
+        texts = [self.prompts[task] + content.text for content in contents]
+        encoded = self.tokenizer(texts, truncation=False, verbose=False)
+        most = min(self.max_length or UNLIMITED, UNLIMITED)
+        lengths = np.minimum([len(ids) for ids in encoded["input_ids"]], most)
+        is_empty = (lengths == 0) & [content.image is None for content in contents]
+        if is_empty.any() and not self.has_chat_template:
+            first = int(np.argmax(is_empty))
+            raise InvalidInput(
+                f"text {first} ({contents[first].text!r}) gives {self.name} no token at all; leave such texts out"
+            )
+        return lengths + [self._visual_tokens(content) for content in contents]
+
+    def _visual_tokens(self, content: Content) -> int:
+        """Return about how many tokens the image and the video of ``content`` have at most."""
+        count = 0
+        most_pixels = self.image_sizes.max_pixels
+        if content.image is not None:
+            size = getattr(content.image, "size", None)  # known of an image in memory
+            part = 1.0 if size is None else min(1.0, size[0] * size[1] / most_pixels)
+            count += int(self.tokens_per_image * part)
+        if content.video is not None:
+            most = self.profile.frames[1]
+            pixels = self.profile.video_pixels(most) or (0, most * most_pixels)
+            # Two frames share a patch.
+            as_images = 1 if self.profile.middle_frame else pixels[1] / most_pixels / 2
+            count += int(self.tokens_per_image * as_images)
+        return count
+
+    def prepare(self, contents: Sequence[Content], task: Task) -> Prepared:
+        """Return the inputs of one forward pass: images opened, texts cut and made tokens.
+
+        Raises:
+            DocumentError: the file of an image or a video cannot be read.
+            EncoderError: an image or a video has more tokens than the model can read.
+        """
+        contents = [self._shortened(content, task) for content in contents]
+        features = self._preprocess(contents, task)
+        return Prepared(features, self._positions(features, contents, task), task)
+
+    def _shortened(self, content: Content, task: Task) -> Content:
+        """Return ``content`` with as much of its text as fits beside its image, its video and the template.
+
+        The processor itself would cut the end of the template first, and with it the position that is pooled; and it
+        cannot cut an image. The text keeps a quarter of the model's tokens in any case.
+        """
+        text, longest = content.text, self.model.max_seq_length
+        # A text has at most one token for each byte.
+        if not self._reads_messages or longest is None or len(text.encode()) <= longest // 4:
+            return content
+        most = max(longest - sum(self._template_ends(content, task)) - self._visual_tokens(content), longest // 4)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if len(encoded["input_ids"]) <= most:
+            return content
+        return replace(content, text=text[: encoded["offset_mapping"][most - 1][1]])
+
+    # --- features ---
+
+    def _preprocess(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
+        if not self.has_chat_template and contents[0].image is not None:
+            opened = self._open_images(contents)
+            return dict(self.model.preprocess(opened, task=task, processing_kwargs=self._processing(())))
+        if not self._reads_messages:
+            texts = [content.text for content in contents]
+            return dict(self.model.preprocess(texts, prompt=self.prompts[task] or None, task=task))
+        return self._preprocess_messages(contents, task)
+
+    def _open_images(self, contents: Sequence[Content]) -> list[Any]:
+        return [self.image_sizes.open(content.image) for content in contents if content.image is not None]
+
+    def _preprocess_messages(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
+        messages, metadata = [], []
+        for content in contents:
+            message, of_video = chat(content, task, self.prompts[task], self.profile, self.image_sizes)
+            messages.append(message)
+            metadata += of_video
+        try:
+            return dict(self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata)))
+        except ValueError as error:
+            if not is_placeholder_error(error):
+                raise
+            raise EncoderError(
+                f"an image or a video does not fit into the {self.model.max_seq_length} tokens of {self.name}; pass "
+                "max_pixels= for smaller ones, or a greater max_length="
+            ) from error
+
+    def _processing(self, metadata: Sequence[VideoMetadata]) -> dict[str, Any]:
+        """Return what replaces the processor's own settings."""
+        options: dict[str, Any] = {"text": {"truncation": False}}  # `_shortened` cuts texts
+        if not self.has_own_files:
+            options["chat_template"] = {"add_generation_prompt": self.profile.generation_prompt}
+        if self.profile.template is not None:
+            options["chat_template"]["chat_template"] = self.profile.template
+        if self.image_sizes.limits is not None:
+            options["image"] = {"size": size_option(self.image_sizes.limits)}
+        if metadata:
+            options["video"] = {"video_metadata": list(metadata), "do_sample_frames": False}
+            pixels = self.profile.video_pixels(len(metadata[0]["frames_indices"]))
+            if pixels is not None:  # the limits of a frame are part of it
+                options["video"] |= {"size": size_option(pixels), "cap_pixels_per_frame": False}
+        return options
+
+    # --- positions ---
+
+    def positions(self, content: Content, task: Task) -> Positions:
+        """Return the positions (1, length) of one content."""
+        return self._positions(self._preprocess([content], task), [content], task)
+
+    def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
+        ids, attended = ids_and_attended(features)
+        visual = np.isin(ids, self.visual_ids)
+        special = np.isin(ids, self.special_ids) & ~visual
+        ordinal = np.cumsum(attended, axis=1)  # 1 at the first attended position, also with padding on the left
+        template = attended & (ordinal <= prompt_length(features))
+        if not self.pooling.include_prompt:
+            attended = attended & ~template
+        if self.wraps_content:
+            for i, content in enumerate(contents):
+                template[i] = self._template(attended[i] & ~visual[i], content, task)
+                if content.image is None and self.profile.blank_image is not None:
+                    template[i] |= visual[i]
+        return Positions(ids, attended, special, visual, template, self._pooled_position(ids, attended))
+
+    def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:
+        mark = self.profile.pooled_before
+        if mark is None:
+            return pooled_position(attended, self.pooling.modes[0])
+        try:
+            return position_before(ids, attended, self.tokenizer.convert_tokens_to_ids(mark))
+        except ValueError:
+            raise EncoderError(
+                f"{self.name}: no {mark!r} in an input; its tokenizer does not have this token, or the text fills all "
+                f"{self.model.max_seq_length} positions; use the tokenizer of the model, or pass shorter texts"
+            ) from None
+
+    def _template(self, words: Mask, content: Content, task: Task) -> Mask:
+        """Return those of the ``words`` (length), the positions without patches, that are not the content's text."""
+        where = np.flatnonzero(words)
+        template: Mask = words.copy()
+        if content.text:
+            before, after = self._template_ends(content, task)
+            count = len(self.tokenizer(content.text, add_special_tokens=False, verbose=False)["input_ids"])
+            stop = len(where) - after
+            template[where[max(before, stop - count) : stop]] = False
+        return template
+
+    def _template_ends(self, content: Content, task: Task) -> tuple[int, int]:
+        """Return how many tokens the template puts before and after the text of such a content."""
+        structure = (task, content.image is not None, content.video is not None)
+        if structure not in self._template_lengths:
+            image = images.blank(1 << 14) if content.image is not None else None
+            rows = []
+            # Two texts without a common token: some tokenizers join a letter with the blank before it, but no digit.
+            for text in ("A", "8"):
+                # A video is left out. Its own words, the times, stand at the front; nothing after the text changes.
+                features = self._preprocess([Content(text, image)], task)
+                ids, attended = ids_and_attended(features)
+                rows.append(ids[0][attended[0] & ~np.isin(ids[0], self.visual_ids)])
+            length = min(map(len, rows))
+            before = int(np.argmin(rows[0][:length] == rows[1][:length]))
+            after = int(np.argmin(rows[0][::-1][:length] == rows[1][::-1][:length]))
+            self._template_lengths[structure] = (0 if content.video is not None else before, after)
+        return self._template_lengths[structure]
+
+    # --- origins ---
+
+    def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
+        """Return the positions (1, length) of one content, and the origin of each.
+
+        Raises:
+            EncoderError: the model's tokenizer does not know where its tokens come from.
+        """
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise EncoderError(f"the tokenizer of {self.name} gives no character offsets; use a model with a fast one")
+        content = self._shortened(content, task)
+        features = self._preprocess([content], task)
+        positions = self._positions(features, [content], task)
+        origins = [TokenOrigin()] * positions.ids.shape[1]
+        for i, span in self._spans(content.text, positions, task):
+            origins[i] = TokenOrigin(span=span)
+        for i, origin in self._patches(features, positions):
+            origins[i] = origin
+        return positions, origins
+
+    def _spans(self, text: str, positions: Positions, task: Task) -> Iterator[tuple[int, Span]]:
+        """Yield the positions of the text's tokens, and the characters that each stands for."""
+        where: Sequence[int]
+        if self.wraps_content:
+            spans = self._offsets(text)
+            where = np.flatnonzero((positions.attended & ~positions.template & ~positions.visual)[0]).tolist()
+        else:
+            prompt = self.prompts[task]
+            spans = [
+                (max(start - len(prompt), 0), max(stop - len(prompt), 0))
+                for start, stop in self._offsets(prompt + text, add_special_tokens=True)
+            ]
+            where = range(positions.ids.shape[1])
+        for i, span in zip(where, spans, strict=False):  # a text that is too long was cut
+            if not positions.template[0, i]:
+                yield i, span
+
+    def _offsets(self, text: str, add_special_tokens: bool = False) -> list[Span]:
+        if not text and not add_special_tokens:
+            return []
+        encoded = self.tokenizer(
+            text,
+            return_offsets_mapping=True,
+            add_special_tokens=add_special_tokens,
+            truncation=True,
+            max_length=self.model.max_seq_length,
+            verbose=False,
+        )
+        return [(start, stop) for start, stop in encoded["offset_mapping"]]
+
+    def _patches(self, features: Mapping[str, Any], positions: Positions) -> Iterator[tuple[int, TokenOrigin]]:
+        """Yield the positions of patches, and the part of the image or of the frame that each stands for."""
+        merged = merged_patches(self.image_processor)
+        for kind in ("image", "video"):
+            where = np.flatnonzero(np.isin(positions.ids[0], placeholder_ids(self.model, kind))).tolist()
+            grid = features.get(f"{kind}_grid_thw")
+            if grid is None and where:  # all images are equally large, and square
+                side = math.isqrt(len(where)) * merged
+                grid = [[1, side, side]]
+            if grid is not None:
+                merged_grid = np.asarray(grid) // [1, merged, merged]
+                yield from zip(where, patch_origins(merged_grid, is_video=kind == "video"), strict=True)

@@ -1,0 +1,93 @@
+"""`Positions`: the meaning of each position in a model's input, such as padding, patch or template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.encoders.profiles import TokenPolicy
+from smart_rag.types import TokenOrigin
+
+Mask = NDArray[np.bool_]
+
+# Special tokens that some tokenizers of vision-language models do not list as special.
+_CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The meaning of each position of n inputs; all arrays are (n, length).
+
+    ``ids`` are vocabulary ids. The others are True for: ``attended``, all but padding; ``special``, tokens without
+    content; ``visual``, patches of images and videos; ``template``, tokens that do not depend on the content;
+    ``pooled``, the position that the pooled embedding is taken from, if it is taken from one.
+    """
+
+    ids: NDArray[np.int64]
+    attended: Mask
+    special: Mask
+    visual: Mask
+    template: Mask
+    pooled: Mask
+
+    def kept(self, policy: TokenPolicy) -> Mask:
+        """Return the positions (n, length) that take part in late interaction."""
+        keep = self.attended & ~self.special & ~self.pooled
+        if policy == "text":
+            return keep & ~self.visual
+        if policy == "input":
+            return keep & ~self.template
+        if policy == "patches":
+            return keep & self.visual & ~self.template
+        return keep
+
+
+def ids_and_attended(features: Mapping[str, Any]) -> tuple[NDArray[np.int64], Mask]:
+    """Return the vocabulary ids (n, length) of a model's inputs, and where they are no padding (n, length)."""
+    return features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
+
+
+def pooled_position(attended: Mask, mode: str) -> Mask:
+    """Return the position that pooling in this ``mode`` reads (n, length); nothing is True if it reads several."""
+    ordinal = np.cumsum(attended, axis=1)
+    if mode == "cls":
+        return np.asarray(attended & (ordinal == 1))
+    if mode == "lasttoken":
+        return np.asarray(attended & (ordinal == ordinal[:, -1:]))
+    return np.zeros(attended.shape, dtype=np.bool_)
+
+
+def position_before(ids: NDArray[np.int64], attended: Mask, mark: int) -> Mask:
+    """Return the position before the first id ``mark`` (n, length).
+
+    Raises:
+        ValueError: an input has no such id.
+    """
+    marks = attended & (ids == mark)
+    if not marks.any(axis=1).all():
+        raise ValueError(f"no id {mark} in an input")
+    return np.asarray(np.arange(ids.shape[1])[None] == marks.argmax(axis=1)[:, None] - 1)
+
+
+def patch_origins(grids: NDArray[np.int64], is_video: bool) -> Iterator[TokenOrigin]:
+    """Yield the origins of patches, row by row; ``grids`` are (frames, rows, columns) of each image or video."""
+    for frames, height, width in grids.tolist():
+        for frame, row, column in np.ndindex(frames, height, width):
+            box = (column / width, row / height, (column + 1) / width, (row + 1) / height)
+            yield TokenOrigin(box=box, frame=frame if is_video else None)
+
+
+def special_ids(tokenizer: Any) -> NDArray[np.int64]:
+    """Return the ids of tokens without content. An unknown word has content: its state is the model's guess of it."""
+    ids = set(getattr(tokenizer, "all_special_ids", []))
+    vocabulary = tokenizer.get_vocab()
+    ids.update(vocabulary[token] for token in _CONTROL_TOKENS if token in vocabulary)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    others = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep", "pad", "mask")]
+    if unknown not in others:
+        ids.discard(unknown)
+    return np.asarray(sorted(ids), dtype=np.int64)

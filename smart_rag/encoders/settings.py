@@ -1,0 +1,102 @@
+"""`ModelSettings`: decisions on how a model is used, from arguments, its own files, its profile and general rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from smart_rag.config import check_choice
+from smart_rag.encoders.compatibility import AnyModel
+from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy
+from smart_rag.errors import InvalidInput
+from smart_rag.types import Task
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The decisions on profile, prompts, token policies and length of a model, each with its source.
+
+    ``max_length`` has the value None where the model's own length holds.
+    """
+
+    profile: Decision
+    prompt_decisions: tuple[Decision, Decision]
+    policy_decisions: tuple[Decision, Decision]
+    max_length: Decision
+
+    @classmethod
+    def decide(
+        cls,
+        loaded: LoadedModel,
+        profile_decision: Decision,
+        prompts: Mapping[Task, str | None],
+        policies: Mapping[Task, TokenPolicy | None],
+        max_length: int | None,
+    ) -> ModelSettings:
+        """Decide how ``loaded`` is used. None stands for an argument that the caller left out.
+
+        Raises:
+            InvalidInput: the profile is for another kind of model, or there is no such policy.
+        """
+        _check_profile(profile_decision, loaded)
+        profile: Profile = profile_decision.value
+        length = Decision.first(
+            "max_length",
+            (max_length, ARGUMENT),
+            (None if loaded.has_own_files else profile.max_length, profile.source),
+            (None, OWN_FILES),
+        )
+        return cls(
+            profile_decision,
+            (
+                _decide_prompt("query", prompts["query"], loaded.model, profile),
+                _decide_prompt("document", prompts["document"], loaded.model, profile),
+            ),
+            (
+                _decide_policy("query", policies["query"], loaded, profile),
+                _decide_policy("document", policies["document"], loaded, profile),
+            ),
+            length,
+        )
+
+    @property
+    def prompts(self) -> dict[Task, str]:
+        """The prompts of queries and of documents."""
+        query, document = self.prompt_decisions
+        return {"query": query.value, "document": document.value}
+
+    @property
+    def policies(self) -> dict[Task, TokenPolicy]:
+        """The tokens of queries and of documents that take part in late interaction."""
+        query, document = self.policy_decisions
+        return {"query": query.value, "document": document.value}
+
+
+def _check_profile(profile: Decision, loaded: LoadedModel) -> None:
+    """Raise `InvalidInput` if the caller named a profile of vision-language decoders for another kind of model."""
+    is_decoder = loaded.kind == "pooled" and "image" in loaded.model.modalities
+    if profile.source == ARGUMENT and profile.value.models and not is_decoder:
+        raise InvalidInput(
+            f"profile {profile.value.name!r} is for vision-language decoders, which {loaded.name!r} is not; leave "
+            "profile out"
+        )
+
+
+def _decide_prompt(task: Task, given: str | None, model: AnyModel, profile: Profile) -> Decision:
+    """Decide on a prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
+    # A default prompt is for neither queries nor documents; sentence-transformers leaves it out here as well.
+    names = ("query",) if task == "query" else ("document", "passage", "corpus")
+    own = next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), None)
+    return Decision.first(
+        f"{task}_prompt", (given, ARGUMENT), (own, OWN_FILES), (profile.prompts[task], profile.source)
+    )
+
+
+def _decide_policy(task: Task, given: TokenPolicy | None, loaded: LoadedModel, profile: Profile) -> Decision:
+    # A model that was trained for late interaction knows which of its tokens count.
+    own = "content" if loaded.kind in ("multi-vector", "jina-v4") else None
+    of_profile = profile.query_tokens if task == "query" else profile.document_tokens
+    decision = Decision.first(f"{task}_tokens", (given, ARGUMENT), (own, OWN_FILES), (of_profile, profile.source))
+    check_choice(decision.name, decision.value, TokenPolicy)
+    return decision

@@ -1,0 +1,68 @@
+"""`TrainableModel`: the parts of a `SmartEncoder` from which a training computes its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from smart_rag.encoders.compatibility import AnyModel
+from smart_rag.encoders.models.pooled import PooledModel
+from smart_rag.encoders.profiles import TokenPolicy
+from smart_rag.types import Encodable, Task
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TrainableModel:
+    """A model with its inputs and its embeddings as tensors, so that gradients reach the weights.
+
+    Get it from `SmartEncoder.trainable`. `SmartEncoder.encode_query` and `SmartEncoder.encode_document` do the same
+    steps, without gradients and in batches.
+    """
+
+    def __init__(self, pooled_model: PooledModel, policies: Mapping[Task, TokenPolicy]) -> None:
+        self._pooled_model = pooled_model
+        self._policies = policies
+
+    @property
+    def model(self) -> AnyModel:
+        """The model of sentence-transformers whose weights are trained."""
+        return self._pooled_model.model
+
+    def prepare(self, items: Sequence[Encodable], task: Task) -> dict[str, Any]:
+        """Return the inputs of one forward pass over ``items`` (n), as tensors on the CPU.
+
+        Two entries are not for the model: ``keep`` (n, length), True for tokens that take part in late interaction,
+        and ``task``.
+
+        Raises:
+            InvalidInput: the model does not read such an item.
+            DocumentError: the file of an image or a video cannot be read.
+        """
+        import torch
+
+        inputs = self._pooled_model.inputs
+        prepared = inputs.prepare(inputs.contents_of(items, task), task)
+        keep = torch.from_numpy(prepared.positions.kept(self._policies[task]))
+        return {**prepared.features, "keep": keep, "task": task}
+
+    def to_embeddings(self, pooled: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pooled vectors (n, dimension) and token states (tokens, width) as embeddings of one space.
+
+        Both are L2-normalised, in float32.
+
+        Raises:
+            EncoderError: tokens and pooled vectors are not of one width.
+        """
+        pooled, tokens = self._pooled_model.to_embeddings(pooled, [states])
+        return pooled, tokens[:, 0]
+
+    def make_portable(self) -> None:
+        """Write prompts, chat template and pixel limits into the model, so that they are saved and loaded with it.
+
+        Raises:
+            EncoderError: the model is of a kind that cannot be trained here, or a folder of sentence-transformers
+                cannot hold all its settings.
+        """
+        self._pooled_model.make_portable()

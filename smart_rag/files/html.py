@@ -1,0 +1,24 @@
+"""HTML, as a browser shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from smart_rag.errors import MissingExtra
+from smart_rag.files.page import Page
+from smart_rag.files.text import decode
+
+
+def read_html(path: Path) -> Iterator[Page]:
+    """Yield the visible text of an HTML file as one page.
+
+    Raises:
+        DocumentError: the file holds binary data.
+        MissingExtra: inscriptis is not installed.
+    """
+    try:
+        from inscriptis import get_text
+    except ImportError as error:
+        raise MissingExtra("inscriptis", "html", f"reading {path.name}") from error
+    yield Page(get_text(decode(path)))

@@ -1,0 +1,16 @@
+"""Page of a file: the unit that a format is read into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smart_rag.types import ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A text. If the format has pages, also the 1-based number of the page and its image."""
+
+    text: str
+    number: int | None = None
+    image: ImageSource | None = None

@@ -1,0 +1,18 @@
+"""Check that a file can be read before parsing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smart_rag.errors import DocumentError
+
+
+def check_readable(path: Path) -> None:
+    """Raise `DocumentError` unless ``path`` is a file that can be opened and is not empty."""
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
+        raise DocumentError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if empty:
+        raise DocumentError(path, "the file is empty")

@@ -1,0 +1,137 @@
+"""``smart-rag index``, ``delete`` and ``verify``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lmdb
+import pytest
+from helpers.command_line import Terminal, error_of, good, run
+from helpers.word_encoder import WordEncoder
+
+from smart_rag import Document, SmartIndex
+
+
+def test_a_second_run_adds_new_files_and_replaces_changed_ones(folder, tmp_path):
+    db = tmp_path / "index"
+    assert good("index", folder / "cats.txt", "--db", db) == f"passages: 1 added\n1 passage in {db}\n"
+    assert good("index", folder, "--db", db) == f"passages: 3 added, 1 unchanged\n4 passages in {db}\n"
+    (folder / "cats.txt").write_text("The walrus slept on the ice.")
+    (folder / "dogs.md").unlink()
+    assert good("index", folder, "--db", db) == f"passages: 1 replaced, 2 unchanged\n4 passages in {db}\n"
+    assert good("index", folder, "--db", db, "--prune") == f"passages: 3 unchanged, 1 removed\n3 passages in {db}\n"
+    assert "walrus" in good("search", "cat", "--db", db)
+
+
+def test_a_run_without_prune_warns_of_missing_files(folder, tmp_path, caplog):
+    good("index", folder, "--db", tmp_path / "index")
+    (folder / "dogs.md").unlink()
+    output = good("index", folder, "--db", tmp_path / "index")
+    assert output == f"passages: 3 unchanged\n4 passages in {tmp_path / 'index'}\n"
+    (warning,) = [record for record in caplog.records if record.name.startswith("smart_rag")]
+    assert warning.getMessage().startswith("1 file is no longer there; --prune (prune=True) removes")
+
+
+def test_patterns(folder, tmp_path):
+    db = tmp_path / "index"
+    (folder / "deep").mkdir()
+    (folder / "deep" / "birds.md").write_text("Birds sing.")
+    good("index", folder, "--db", db, "--include", "*.md", "--include", "*.txt", "--exclude", "deep/*")
+    hits = json.loads(good("search", "animals", "--db", db, "--json"))
+    assert {Path(hit["source"]).name for hit in hits} == {"cats.txt", "dogs.md"}
+
+
+def test_some_broken_files_are_listed_and_the_rest_is_indexed(folder, tmp_path, monkeypatch):
+    (folder / "photo.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    (folder / "scan.pdf").write_bytes(b"%PDF-1.7")
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = run("index", "docs", "--db", "index")
+    assert (code, output) == (0, "passages: 4 added\n4 passages in index\n")
+    assert "2 files were left out:\n  docs/photo.txt: binary data, not text\n  docs/scan.pdf: not a sound PDF" in errors
+
+
+def test_only_broken_files_are_an_error(tmp_path):
+    (tmp_path / "photo.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    code, output, errors = run("index", tmp_path / "photo.txt", "--db", tmp_path / "index")
+    assert (code, output) == (1, "passages: none\n")
+    assert errors.startswith("1 file was left out:\n")
+    assert "photo.txt: binary data, not text" in errors
+    assert not (tmp_path / "index").exists()
+
+
+def test_only_broken_files_are_an_error_in_an_index_that_holds_something(folder, tmp_path):
+    good("index", folder / "cats.txt", "--db", tmp_path / "index")
+    (folder / "photo.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    assert run("index", folder / "photo.txt", "--db", tmp_path / "index")[0] == 1
+    assert json.loads(good("info", "--db", tmp_path / "index", "--json"))["documents"] == 1
+
+
+def test_progress_is_shown_to_people_only(folder, tmp_path):
+    assert run("index", folder, "--db", tmp_path / "index")[2] == ""
+    assert "indexing" in run("index", folder, "--db", tmp_path / "another", stream=Terminal)[2]
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [("gone", "gone does not exist; expected a file or a folder"), ("empty", "no documents found in ")],
+)
+def test_nothing_to_index_makes_no_index(tmp_path, named, says):
+    (tmp_path / "empty").mkdir()
+    assert says in error_of("index", tmp_path / named, "--db", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_second_writer_is_refused(tmp_path, folder, minilm):
+    """It changes nothing, and works when the first is done. tests/index/test_processes.py has real processes."""
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add([Document("mine", "Written first.")])
+        said = error_of("index", folder / "cats.txt", "--db", tmp_path / "index")
+        assert said == (
+            f"error: {tmp_path / 'index'}: another writer has the index open; close it there, or wait until it is "
+            "done\n"
+        )
+        assert [document.id for document in index.documents()] == ["mine"]
+        assert "Written first." in good("search", "first", "--db", tmp_path / "index")  # a reader is welcome
+    assert "2 passages in" in good("index", folder / "cats.txt", "--db", tmp_path / "index")
+
+
+@pytest.fixture
+def tiny_db(tmp_path):
+    """An index of three documents, two of one file, that a test may change; no model is needed."""
+    with SmartIndex.create(tmp_path / "tiny", WordEncoder()) as index:
+        source = str((tmp_path / "notes.txt").resolve())
+        index.add([Document(name, f"Text {name}.", {"source": source} if name != "c" else {}) for name in "abc"])
+    return tmp_path / "tiny"
+
+
+def test_delete_by_id_and_by_file(tiny_db, tmp_path, monkeypatch):
+    absent = f"no passage 'nobody' in {tiny_db}\n"
+    assert run("delete", "--db", tiny_db, "c", "nobody", "c") == (0, "1 passage removed\n", absent)
+    assert run("delete", "nobody", "--db", tiny_db) == (1, "0 passages removed\n", absent)
+    monkeypatch.chdir(tmp_path)
+    absent = f"no passage of the file gone.txt in {tiny_db}\n"
+    options = ["--source", "notes.txt", "--source", "gone.txt"]
+    assert run("delete", "--db", tiny_db, *options) == (0, "2 passages removed\n", absent)
+    assert json.loads(good("info", "--db", tiny_db, "--json"))["documents"] == 0
+
+
+def test_verify_finds_and_repairs(folder, tmp_path):
+    db = tmp_path / "index"
+    good("index", folder, "--db", db)
+    sound = "all 4 passages are sound\n"
+    assert good("verify", "--db", db) == good("verify", "--repair", "--db", db) == sound
+    with lmdb.open(str(db / "tokens"), max_dbs=1) as environment:
+        places = environment.open_db(b"places")
+        with environment.begin(places, write=True) as transaction:
+            (first, _), (second, place), *_ = transaction.cursor()
+            transaction.delete(first)
+            transaction.put(second, place[:-1] + bytes([place[-1] ^ 1]))
+            transaction.put(b"nobody names me!", place)
+    code, output, errors = run("verify", "--db", db)
+    assert (code, errors) == (1, "")
+    assert output.startswith("1 passage without token embeddings, 1 with damaged ones, 1 entry of no passage")
+    assert "encode them again with" in error_of("search", "cat", "--db", db)
+    assert "; repaired" in good("verify", "--db", db, "--repair")
+    assert good("verify", "--db", db) == sound
+    assert len(json.loads(good("search", "cat", "--db", db, "--json"))) == 4

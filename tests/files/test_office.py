@@ -1,0 +1,57 @@
+"""Word documents: paragraphs and tables are read in their order, broken files are refused."""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+
+import pytest
+from helpers.text_files import refused, text_of, word_file, write
+
+from smart_rag.errors import MissingExtra
+from smart_rag.files.office import read_docx
+
+
+def test_a_docx_gives_paragraphs_and_tables_in_their_order(tmp_path):
+    assert text_of(word_file(tmp_path / "a.docx")).split("\n\n") == [
+        "Spare parts",
+        "They are kept in the workshop.",
+        "part | drawer",
+        "bearing | four",
+        "Ask Tobias for the key.",
+    ]
+
+
+def test_what_is_no_word_file_is_refused(tmp_path):
+    reason = "not a sound .docx file"
+    assert refused(write(tmp_path / "a.docx", b"not a zip")) == reason
+    sound = word_file(tmp_path / "sound.docx").read_bytes()
+    assert refused(write(tmp_path / "cut.docx", sound[: len(sound) // 2])) == reason
+    with zipfile.ZipFile(tmp_path / "other.docx", "w") as other:
+        other.writestr("hello.txt", "a zip of something else")
+    assert refused(tmp_path / "other.docx") == reason
+
+
+@pytest.mark.parametrize("damage", ["deflate", "xml", "no body"])
+def test_a_damaged_word_file_is_refused(tmp_path, damage):
+    path = word_file(tmp_path / "a.docx")
+    data = path.read_bytes()
+    if damage == "deflate":  # within the compressed bytes of the first member
+        path.write_bytes(data[:100] + b"\xff" * 300 + data[400:])
+    else:
+        with zipfile.ZipFile(path) as sound:
+            members = {name: sound.read(name) for name in sound.namelist()}
+        main = members["word/document.xml"]
+        members["word/document.xml"] = main[:50] if damage == "xml" else re.sub(rb"(?s)<w:body>.*</w:body>", b"", main)
+        with zipfile.ZipFile(path, "w") as damaged:
+            for name, member in members.items():
+                damaged.writestr(name, member)
+    assert "not a sound .docx file" in refused(path)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    path = word_file(tmp_path / "a.docx")
+    monkeypatch.setitem(sys.modules, "docx", None)
+    with pytest.raises(MissingExtra, match=r"reading a.docx needs the package 'python-docx'.*smart-rag\[docx\]"):
+        list(read_docx(path))

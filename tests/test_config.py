@@ -1,0 +1,49 @@
+"""Settings are checked when they are made."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from smart_rag.config import FirstStageName, IndexConfig, check_choice, check_count, check_weights
+from smart_rag.errors import InvalidInput
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, "1", True, None])
+def test_a_count_is_a_whole_number_of_at_least_1(value):
+    check_count("top_k", 1)
+    with pytest.raises(InvalidInput, match=rf"top_k must be a whole number of at least 1, got {value!r}"):
+        check_count("top_k", value)
+
+
+def test_a_choice_is_one_of_a_literal():
+    check_choice("first_stage", "terms", FirstStageName)
+    with pytest.raises(InvalidInput, match="first_stage must be one of auto, terms, pooled, exhaustive, got 'all'"):
+        check_choice("first_stage", "all", FirstStageName)
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, 2, 3), (-1, 1), (0, 0), (math.nan, 1), (math.inf, 1), ("a", 1), 1])
+def test_weights_are_two_numbers(weights):
+    assert check_weights([1, 0]) == (1.0, 0.0)
+    with pytest.raises(InvalidInput, match=r"weights must be two numbers \(pooled, late\)"):
+        check_weights(weights)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"weighting": "tf"}, "weighting must be one of idf, none"),
+        ({"chunk_tokens": 0}, "chunk_tokens must be"),
+        ({"chunk_tokens": 10, "chunk_overlap": 10}, r"chunk_overlap must be at least 0 and below chunk_tokens \(10\)"),
+        ({"chunk_overlap": -1}, "chunk_overlap must be at least 0"),
+        ({"weights": (0, 0)}, "weights must be"),
+    ],
+)
+def test_wrong_settings_of_an_index(setting, message):
+    with pytest.raises(InvalidInput, match=message):
+        IndexConfig(**setting)
+
+
+def test_weights_from_a_manifest_become_a_tuple():
+    assert IndexConfig(weights=[1, 2]).weights == (1.0, 2.0)
