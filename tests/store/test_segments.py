@@ -164,3 +164,14 @@ def test_a_damaged_header_loses_no_neighbour(path, position):
         # The location knows the key and the length, so the entry is whole again.
         assert store.verify() == []
         assert_holds(store, [2, 3, 6, 7, *range(9, 30)])
+
+
+def test_a_damaged_entry_that_moves_stays_damaged(path):
+    """An entry keeps its checksum when its segment is rewritten, so that damage can still be found."""
+    with opened(path) as store:
+        put(store, range(30))
+    damage(path, "segments", bytes(4), flipped(2 * (HEADER.size + 48) + HEADER.size))
+    with opened(path) as store:
+        store.delete([key(0), key(1), key(4), key(5), key(8)])
+        assert 0 not in segment_numbers(store)
+        assert store.verify() == [key(2)]
