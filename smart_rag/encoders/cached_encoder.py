@@ -227,7 +227,7 @@ def _contents(documents: Iterable[Encodable]) -> list[Content]:
         try:
             contents.append(Content.of(document))
         except InvalidInput as error:
-            raise InvalidInput(f"text {i} is {error}") from None
+            raise InvalidInput(f"text {i}: {error}") from None
     return contents
 
 

@@ -66,7 +66,7 @@ class SmartEncoder:
     A forked process can use its parent's encoder on a CPU; torch then uses one thread. On a GPU, torch refuses.
 
     Args:
-        model_name_or_path: a sentence-transformers model, or its folder. ``"minilm"`` is the bundled all-MiniLM-L6-v2
+        model: a sentence-transformers model, or its folder. ``"minilm"`` is the bundled all-MiniLM-L6-v2
             of the ``demo`` extra, which needs no network.
         device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. With several, such as
             ``["cuda:0", "cuda:1"]``, each has the model, and they take batches in turn.
@@ -97,7 +97,7 @@ class SmartEncoder:
 
     def __init__(
         self,
-        model_name_or_path: str | Path = DEFAULT_MODEL,
+        model: str | Path = DEFAULT_MODEL,
         *,
         device: str | torch.device | Sequence[str] | None = None,
         dtype: str | None = None,
@@ -119,7 +119,7 @@ class SmartEncoder:
         check_count("batch_tokens", batch_tokens)
         if max_pixels is not None:
             check_count("max_pixels", max_pixels)
-        self.model_name = str(model_name_or_path)
+        self.model_name = str(model)
         self.revision = revision
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels

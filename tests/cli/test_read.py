@@ -92,7 +92,7 @@ def test_nothing_found(db):
         (["dogs", "-k", "-3"], "top_k must be a whole number of at least 1, got -3"),
         (["dogs", "--candidates", "0"], "candidates must be a whole number of at least 1, got 0"),
         (["dogs", "--where", '{"page": {"$near": 3}}'], "got $near"),
-        (["dogs", "--where", '{"page": {"$in": []}}'], "Chroma does not take this"),
+        (["dogs", "--where", '{"page": {"$in": []}}'], "Chroma does not accept this"),
     ],
 )
 def test_wrong_arguments_of_a_search(db, arguments, says):

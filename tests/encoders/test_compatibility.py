@@ -5,7 +5,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-import huggingface_hub.utils.tqdm
+import huggingface_hub.utils
 import numpy as np
 import pytest
 import sentence_transformers.base.modules
@@ -117,8 +117,8 @@ def test_each_name_still_exists(model, late):
             transformers.utils.logging,
             ("is_progress_bar_enabled", "enable_progress_bar", "disable_progress_bar"),
         ),
-        "huggingface_hub.utils.tqdm": (
-            huggingface_hub.utils.tqdm,
+        "huggingface_hub.utils": (
+            huggingface_hub.utils,
             ("are_progress_bars_disabled", "enable_progress_bars", "disable_progress_bars"),
         ),
     }

@@ -141,6 +141,13 @@ def samples(minilm):
     return minilm.encode_query(questions).tokens, minilm.encode_document(paragraphs).tokens
 
 
+def assert_ranked_as(exact, scores):
+    """Check that ``scores`` rank the ten best first, in the order of ``exact``, each up to 1e-4."""
+    ranked = exact[ranking.ranking(scores, [f"{i:03}" for i in range(len(scores))], 10)]
+    assert (ranked[:-1] >= ranked[1:] - 1e-4).all()
+    assert ranked[-1] >= np.sort(exact)[-10] - 1e-4
+
+
 @pytest.mark.parametrize("name", CODECS)
 def test_kernels_rank_alike(samples, name):
     """On real vectors, all kernels rank the documents in one order but for near ties."""
@@ -148,12 +155,19 @@ def test_kernels_rank_alike(samples, name):
     assert len(documents) > 20
     scores = {kind: late_by(kind, queries, documents) for kind in KERNELS}
     for q in range(len(queries)):
-        exact = scores["floats"][q]
         for kind in ("levels", "integers", "chosen"):
-            order = ranking.ranking(scores[kind][q], [f"{i:03}" for i in range(len(documents))], 10)
-            ranked = exact[order]
-            assert (ranked[:-1] >= ranked[1:] - 1e-4).all()
-            assert ranked[-1] >= np.sort(exact)[-10] - 1e-4
+            assert_ranked_as(scores["floats"][q], scores[kind][q])
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("name", ROTATED)
+def test_rankings_equal_the_loops(kind, name):
+    """Every kernel ranks documents in the order of the loop's scores, but for near ties."""
+    rng = np.random.default_rng(0)
+    queries, documents = batch(rng, [4, 2], 96), encoded(batch(rng, [1, 3, 2] * 10, 96), name)
+    exact, found = loop_late(queries, documents.decode()), late_by(kind, queries, documents)
+    for q in range(len(queries)):
+        assert_ranked_as(exact[q], found[q])
 
 
 @pytest.mark.parametrize("bits", ["float16", "int8", "2bit"])
@@ -312,7 +326,7 @@ from smart_rag.scoring import products
 assert not products.integers_are_fast()
 raise SystemExit(pytest.main(sys.argv[1:]))
 """
-    tests = "wide_codes or rank_alike or cannot_be_written or on_each_device"
+    tests = "wide_codes or rankings_equal or cannot_be_written or on_each_device"
     command = [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", "-k", tests, __file__]
     run = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -264,7 +264,9 @@ def test_errors_before_the_work(trained, model, tmp_path):
         finetune(model, data, tmp_path / "new", device="cpu")
     with pytest.raises(EncoderError, match="trained for late interaction; train it with sentence-transformers' own"):
         finetune(tiny_models.colbert(tmp_path / "colbert"), data, tmp_path / "new", device="cpu")
-    with pytest.raises(EncoderError, match="adapters and a projector, which no folder of sentence-transformers' has"):
+    with pytest.raises(
+        EncoderError, match="a folder of sentence-transformers cannot hold its adapters and its projector"
+    ):
         finetune(tiny_jina.jina_v4(tmp_path / "jina"), data, tmp_path / "new", device="cpu")
     with pytest.raises(EncoderError, match="a tower for texts and one for images"):
         finetune(tiny_vision.clip(tmp_path / "clip"), data, tmp_path / "new", device="cpu")

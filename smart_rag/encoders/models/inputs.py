@@ -158,7 +158,7 @@ class ModelInputs:
             try:
                 contents.append(Content.of(item))
             except InvalidInput as error:
-                raise InvalidInput(f"{kind} {i} is {error}") from None
+                raise InvalidInput(f"{kind} {i}: {error}") from None
             self._check(contents[-1], f"{kind} {i}")
         return contents
 
