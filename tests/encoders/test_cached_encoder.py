@@ -279,7 +279,7 @@ def test_rerank_bad_input():
 
 def test_bad_texts_and_folders(tmp_path, monkeypatch):
     cached = CachedEncoder(WordEncoder(), tmp_path / "tokens", codec="exact")
-    with pytest.raises(InvalidInput, match="text 1: expected a str, .* got NoneType"):
+    with pytest.raises(InvalidInput, match=r"text 1: expected a str, .* got NoneType"):
         cached.encode_document(["a", None])
     same(cached.encode_document("dogs bark"), WordEncoder().encode_document(["dogs bark"]))
     (tmp_path / "file").write_text("not a folder")

@@ -50,7 +50,7 @@ def test_gradients_reach_every_layer(models):
 
 
 def test_items_are_checked(models):
-    with pytest.raises(InvalidInput, match="query 1: expected a str, .* got NoneType"):
+    with pytest.raises(InvalidInput, match=r"query 1: expected a str, .* got NoneType"):
         models("mean").encoder.trainable.prepare(["a", None], "query")
 
 
