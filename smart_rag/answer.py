@@ -1,4 +1,4 @@
-"""Answers by a language model: the passages that an index finds go into a prompt, and the answer is streamed."""
+"""Answers by a language model: the passages that an index finds are put into a prompt, and the answer is streamed."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ _ADVICE = {
 
 
 class Answer:
-    """An answer in pieces. To iterate over it calls the endpoint; each iteration calls it again.
+    """An answer in pieces. Each iteration over the answer calls the endpoint anew.
 
-    Without ``sources`` there are no pieces, and the endpoint is not called.
+    If there are no ``sources``, there are no pieces, and the endpoint is not called.
 
     Attributes:
         sources: the passages in the prompt. A ``[1]`` in the answer cites ``sources[0]``.
         messages: the prompt.
         text: the part of the answer that has arrived so far.
-        finish_reason: None until the end. Then ``"stop"``, or ``"length"`` if the answer was cut off, or None if the
-            endpoint does not say, which may also mean that the connection broke.
+        finish_reason: None until the end. Then ``"stop"``, or ``"length"`` if the answer was cut off. It stays None if
+            the endpoint does not send a reason; then the connection may also have broken.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Answer:
                     yield from self._pieces(chunk)
         # openai does not check what the endpoint sends: hence the last three.
         except (openai.APIError, httpx.RequestError, httpx.InvalidURL, ValueError, TypeError, AttributeError) as error:
-            # Without the cause, whose message may contain the key.
+            # No `from error`: the message of the cause may contain the key.
             raise LanguageModelError(self._message(error)) from None
         if not self.text:
             raise LanguageModelError(self._message_without_text())
@@ -306,8 +306,8 @@ def _cut_passage(hit: Hit, context_tokens: int, count_tokens: Callable[[str], in
         return count_tokens(_passage(1, hit, text))
 
     # The splitter does not measure a text with fewer bytes than its capacity, because it assumes that such a text fits.
-    # With a heading that is wrong. So the capacity is 1, and the size is 0 for a text that fits and 3 for any other;
-    # it stops early at sizes above 2.
+    # With a heading, this assumption is wrong. So the capacity is 1. The size is 0 for a text that fits, and 3 for any
+    # other text. The splitter stops early at sizes above 2.
     chunks = TextSplitter.from_callback(lambda text: 0 if length(text) <= context_tokens else 3, 1).chunks(hit.text)
     beginning = chunks[0] if chunks else ""  # an image has no text
     if length(beginning) > context_tokens:

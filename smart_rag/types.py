@@ -140,21 +140,21 @@ class Match:
 
 
 class Explanation(Protocol):
-    """What `Hit.explain` returns; `smart_rag.index.explanation` has the one that there is."""
+    """Result of `Hit.explain`. The only implementation is in `smart_rag.index.explanation`."""
 
     @property
     def query(self) -> Content:
-        """What was searched for."""
+        """The query of the search."""
         ...
 
     @property
     def hit(self) -> Hit:
-        """What was found."""
+        """The hit that is explained."""
         ...
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Of the pooled and the late score in the hit's score."""
+        """The weights of the pooled and the late score in the hit's score."""
         ...
 
     @property
@@ -164,12 +164,12 @@ class Explanation(Protocol):
 
     @property
     def shares(self) -> tuple[float, float]:
-        """What the pooled and the late score give to the hit's score, which is their sum."""
+        """The parts of the hit's score that come from the pooled and from the late score. Their sum is the score."""
         ...
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order, each with what it gives to the hit's score by way of the late score."""
+        """The query's words in their order, each with the number that it adds to the hit's score."""
         ...
 
     def similarity_map(self, token: int | None = None, frame: int | None = None) -> NDArray[np.float32]:
@@ -182,7 +182,7 @@ class Explanation(Protocol):
 
 
 class Explainer(Protocol):
-    """What a hit keeps of its search; `smart_rag.index.explainer` has the one that there is."""
+    """The state of a search that explains its hits. The only implementation is in `smart_rag.index.explainer`."""
 
     def explain(self, hit: Hit) -> Explanation:
         """Return why ``hit`` was found."""
@@ -190,7 +190,7 @@ class Explainer(Protocol):
 
 
 class _Explainable:
-    """Holds a hit's explainer. A slot, not a field: so it is not compared, shown, pickled or part of `asdict`."""
+    """Holds a hit's explainer in a slot. It is not a field, so it is not compared, shown, pickled or in `asdict`."""
 
     __slots__ = ("_explainer",)
     _explainer: Explainer | None
@@ -202,7 +202,7 @@ class Hit(_Explainable):
 
     ``score`` = w_pooled * ``pooled_score`` + w_late * ``late_score``; both parts are cosines
     or means of cosines, so each lies in [-1, 1]. ``rank`` starts at 1. ``image`` and ``video``
-    are where the document's are.
+    are those of the document.
     """
 
     id: str
@@ -217,29 +217,29 @@ class Hit(_Explainable):
 
     @property
     def source(self) -> str | None:
-        """Where the text comes from: ``metadata["source"]``, if it is there."""
+        """The origin of the text, ``metadata["source"]``; None if it is not there."""
         source = self.metadata.get("source")
         return None if source is None else str(source)
 
     @property
     def page(self) -> int | None:
-        """The 1-based page: ``metadata["page"]``, if it is a whole number."""
+        """The 1-based page, ``metadata["page"]``; None if it is not a whole number."""
         page = self.metadata.get("page")
         return page if isinstance(page, int) and not isinstance(page, bool) else None
 
     def explain(self) -> Explanation:
-        """Return what of this hit matched what of the query, and how much that gave to the score.
+        """Return which part of this hit matched each part of the query, and how much each match added to the score.
 
         Raises:
-            InvalidInput: the hit is not from an index, or was copied or pickled since; or the query was
-                given as a `Representation`.
+            InvalidInput: the hit is not from an index, or was copied or pickled; or the query was a
+                `Representation`.
             IndexClosed: the hit's index is closed.
-            EncoderError: the index's encoder does not know what a token stands for.
+            EncoderError: the index's encoder does not know which part of a text or an image a token stands for.
         """
         explainer = explainer_of(self)
         if explainer is None:
             raise InvalidInput(
-                f"the hit {self.id!r} does not know its query: hits of a SmartIndex do, until they are copied or "
+                f"the hit {self.id!r} does not know its query: it is not from a SmartIndex, or it was copied or "
                 "pickled; search again, or give it to SmartIndex.rerank"
             )
         return explainer.explain(self)
@@ -327,7 +327,7 @@ class VerifyReport:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether ``text`` can be encoded as UTF-8, which is not so if it has a lone surrogate."""
+    """Return whether ``text`` can be encoded as UTF-8. A text with a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Evaluation on labelled queries: figures of every ranking, and score weights that fit the labels."""
+"""Evaluation on labelled queries: quality of every ranking, and tuning of the score weights."""
 
 from __future__ import annotations
 

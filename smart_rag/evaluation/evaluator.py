@@ -25,10 +25,10 @@ from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import ranking
 from smart_rag.types import IndexInfo
 
-# Documents that a first stage should find: the best ones of the exhaustive hybrid ranking.
+# Number of documents that a first stage should find: the best of the exhaustive hybrid ranking.
 _BEST = 10
 _STEPS = ("encode", "candidates", "gather", "score", "total")
-# Queries in one exhaustive scan. Their scores of one block of documents are in memory.
+# Number of queries in one exhaustive scan. It is limited because their scores of one block of documents are in memory.
 _QUERIES_PER_SCAN = 2_000
 _PAPER: tuple[float, float] = (1.0, 1.0)  # arXiv 2605.24938, section 3, with equal weights of all query tokens
 
@@ -72,7 +72,7 @@ def evaluate(
     ingested, seconds = _ingest(dataset, index, show_progress_bar)
 
     automatic = automatic_first_stage(index.count())
-    # An exhaustive search for each query takes long; only indexes that are searched so by default are timed so.
+    # An exhaustive search for each query takes long. It is timed only if it is the default for this index.
     stages: list[FirstStageName] = ["terms", "pooled"]
     if automatic == "exhaustive":
         stages.append("exhaustive")
@@ -128,7 +128,7 @@ def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tup
     """Add the documents that the index's model can encode. Return how many were new, and the seconds."""
     started = time.perf_counter()
     modalities = index.manifest.modalities
-    # A page without text has nothing for a model of texts. It stays in the qrels, as a document that is not found.
+    # A text model cannot encode a page without text. The page stays in the qrels, as a document that is not found.
     documents = [document for document in dataset.documents if document.content(modalities).modality]
     report = index.add(documents, show_progress_bar=show_progress_bar)
     return report.added + report.replaced, time.perf_counter() - started
@@ -192,7 +192,7 @@ def _searches(
         with encoding.measure("encode"):
             query = index.encode_queries([text])
         [encode] = encoding.milliseconds["encode"]
-        # In turn, each stage equally often first, so that a busy minute slows all of them alike.
+        # Take the stages in turn, each equally often first, so that a busy minute slows all of them equally.
         first = i % len(stages)
         for stage in stages[first:] + stages[:first]:
             found, stopwatch = searched[stage], Stopwatch()

@@ -22,8 +22,8 @@ from smart_rag.scoring import ranking
 # Ratios pooled : late, from late interaction alone to the pooled cosine alone.
 RATIOS = ((0, 1), (1, 8), (1, 5), (1, 4), (1, 3), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (1, 0))
 
-# Documents that a setting ranks for each query: all of a small index, else as many from the first stage, which does
-# not depend on the weights.
+# Number of documents that each setting ranks for a query. A small index gives all documents, another index the
+# candidates of the first stage. These do not depend on the weights.
 _CANDIDATES = EXHAUSTIVE_DOCUMENTS
 _DEPTH = 10  # of nDCG
 _QUERIES_AT_ONCE = 32  # the texts of their candidates are in memory
@@ -78,7 +78,7 @@ def tune(
 ) -> Tuning:
     """Compare weights and weightings on ``queries`` by their ``qrels``. The index does not change.
 
-    Every setting ranks the same candidates: all documents of a small index, else the 500 that the first stage finds.
+    Every setting ranks the same candidates: all documents of a small index, else the 500 candidates of the first stage.
     The queries are divided into ``folds``. The queries of each fold are ranked by the setting that is best on the
     other folds, and the result is compared with the current setting. `SmartIndex.set_weights` takes the choice.
 
@@ -201,5 +201,5 @@ def _settings(current: Setting) -> list[Setting]:
 
 
 def _best(values: NDArray[np.float64]) -> int:
-    """Return the position of the setting with the best mean; of means that are equal but for rounding, the first."""
+    """Return the position of the setting with the best mean. If means differ only by rounding, the first one wins."""
     return int(np.argmax(np.round(values.mean(axis=1), 9)))

@@ -1,8 +1,8 @@
 """`FirstStage`: choose the documents that are worth scoring.
 
 `FirstStage.pooled` takes the documents with the highest pooled cosine. `FirstStage.terms` takes half of its candidates
-in that way, and half by the rare tokens that they share with the query. Rare names and numbers are what a pooled
-embedding loses first, and a document that matches them by late interaction nearly always contains them.
+in that way, and half by the rare tokens that they share with the query. A pooled embedding loses rare names and numbers
+first. A document that matches them by late interaction nearly always contains them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FirstStage:
     def terms(self, queries: Representation) -> list[list[Candidate]]:
         """Return for each query the best documents by pooled cosine and the best by shared terms, in turn.
 
-        Queries without vocabulary ids get what `pooled` returns.
+        A query without vocabulary ids gets the same result as from `pooled`.
         """
         tokens = queries.tokens
         by_pooled = self.pooled(queries)

@@ -1,4 +1,4 @@
-"""`Explainer`: what a hit keeps of its search, so that it can be explained later."""
+"""`Explainer`: the state of a search, which a hit keeps, so that it can be explained later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smart_rag.types import Content, Document, Hit
 
 @dataclass(frozen=True, eq=False)
 class Explainer:
-    """The query of a search and what it was answered from; all hits of one query share it."""
+    """The query of a search, with the store and the encoder that answered it. All hits of one query share it."""
 
     query: str | Content | Representation
     search: Search
@@ -55,8 +55,8 @@ def vectors_of(
 ) -> Representation:
     """Return the vectors of ``documents``, in their order.
 
-    Those of a document whose id is in ``stored`` come from the disk if its content is the same there. The others are
-    encoded.
+    If the id of a document is in ``stored`` and its content there is the same, its vectors come from the disk. The
+    other documents are encoded.
     """
     found = search.store.vectors([document for document in documents if document.id in stored])
     rest = [document.content(encoder.modalities) for document in documents if document.id not in found]

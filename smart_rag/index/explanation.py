@@ -1,4 +1,4 @@
-"""`Explanation`: which parts of a document matched which parts of a query, as numbers, words and pictures."""
+"""`Explanation`: the matches between parts of a document and of a query, as numbers, words and pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _WORD = re.compile(r"\w+")
-# By rounding, a mean of equal numbers can exceed them by this.
+# Because of rounding, the mean of equal numbers can be greater than the numbers, by at most this.
 _ROUNDING = 1e-9
 _PIXELS = 1_000_000
 _WORDS = 16  # in a legend, at most
@@ -33,7 +33,7 @@ _IMAGE, _VIDEO, _PROMPT = "[image]", "[video]", "[prompt]"
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
-    """Why a hit was found: which of its tokens matched which query token, and what each match adds to the score.
+    """Reason why a hit was found: the token that matched each query token, and how much each match adds to the score.
 
     >>> explanation = index.search("seawater pump")[0].explain()       # doctest: +SKIP
     >>> explanation.words                                              # doctest: +SKIP
@@ -41,10 +41,11 @@ class Explanation:
     >>> explanation.picture().save("why.png")                          # doctest: +SKIP
 
     Attributes:
-        query, hit: what was searched for, and what was found.
+        query, hit: the query of the search, and the hit that is explained.
         weights: the weights of the pooled and the late score in the hit's score.
         matches: the best match of each query token, in the query's order. The sum of weight x similarity is the hit's
-            late score. It is only close to it if the index pools tokens, or if documents were added since the search.
+            late score. If the index pools tokens, or if documents were added since the search, the sum is only close
+            to the late score.
         query_origins: the origin of each query token (q).
         origins: the origin of each document token (n).
         similarities: the cosine of each query token with each document token, (q, n) float32.
@@ -68,10 +69,11 @@ class Explanation:
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order, each with what it adds to the hit's score.
+        """The query's words in their order, each with the number that it adds to the hit's score.
 
-        All patches of the query's image count as one word ``[image]``, those of its video as ``[video]``, the tokens
-        of the model's prompt as ``[prompt]``. The sum is the late score's part in the score.
+        All patches of the query's image count as one word ``[image]``. The patches of its video count as ``[video]``,
+        and the tokens of the model's prompt as ``[prompt]``. The sum is the part of the score that comes from the late
+        score.
         """
         shares: dict[Span | str, float] = {}
         for match in self.matches:
@@ -83,11 +85,11 @@ class Explanation:
         """Return how similar each patch of the hit's image is to the query, (rows, columns) float32.
 
         The similarity is the weighted mean of the patch's cosines with the query tokens; negative cosines count as 0.
-        Tokens of the prompt are left out, since they are the same in every query. A patch whose token took no part
-        has 0.
+        Tokens of the prompt are left out, because they are the same in every query. If the token of a patch took no
+        part in late interaction, the patch has 0.
 
         Args:
-            token: the position of a query token, to get its cosines alone.
+            token: the position of a query token. Then the map shows the cosines of this token alone.
             frame: the number of a video's frame, as in `TokenOrigin.frame`; by default the frame with the most
                 similar patch.
 
@@ -144,7 +146,7 @@ class Explanation:
         for value, origin in zip(mean.tolist(), self.origins, strict=True):
             if origin.box is not None:
                 left, top, right, bottom = origin.box
-                # From a patch's size, not from the number of patches: some patches may have taken no part.
+                # Computed from the size of a patch, not from the number of patches, because some patches may be left out.
                 columns, rows = round(1 / (right - left)), round(1 / (bottom - top))
                 grid = maps.setdefault(origin.frame, np.zeros((rows, columns), dtype=np.float32))
                 grid[round(top * rows), round(left * columns)] = value
@@ -237,8 +239,8 @@ class Question:
 def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
     """Return the words of ``text`` that matched best, in their order, without punctuation.
 
-    A matched word is taken if its similarity is at least the mean similarity, and its weight x similarity at least
-    the mean of that. If no word is both, the words with enough weight x similarity are taken.
+    A matched word is taken if its similarity is at least the mean similarity, and its weight x similarity is at least
+    the mean of all weight x similarity. If no word fulfils both conditions, the second one is enough.
     """
     origins = [(match, match.document.span) for match in found]
     words = [(match, word) for match, span in origins if span and (word := _word_around(text, *span))]

@@ -1,4 +1,4 @@
-"""The folder of an index: what must hold for a new one, and the stores in it."""
+"""The folder of an index: check that a new index can be made there, and open the stores in it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> Doc
     """Return the stores of the index in the folder ``path``.
 
     Raises:
-        IndexMismatch: the index needs a Chroma client of the caller's and none is given, or the other way round.
+        IndexMismatch: the index needs a Chroma client from the caller but none is given, or it needs none but one is
+            given.
         IndexNotFound: the pooled embeddings are missing.
     """
     if manifest.own_chroma != (client is None):

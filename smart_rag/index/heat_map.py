@@ -1,7 +1,8 @@
-"""Pictures of what matched: a heat map over an image, marks in a text, and a legend. Pillow draws them.
+"""Pictures of the matches: a heat map over an image, marks in a text, and a legend. Pillow draws them.
 
-Heat is a number from 0 to 1. Heat 0 changes no pixel. Then comes yellow, and at last a red on which black letters can
-be read. More heat is always darker, also in grey and for people who do not see red.
+Heat is a number from 0 to 1. Heat 0 changes no pixel. More heat gives yellow, and the most heat a red on which black
+letters can be read. More heat is always darker, so the order can be seen in grey, too, and by people who do not see
+red.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def mark_boxes(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.
 def draw_marked_text(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:
     """Return a picture of ``text`` with each span of ``marks`` under its heat.
 
-    Of a text of many lines, it shows the consecutive lines with the most marks.
+    If the text has too many lines, the picture shows the consecutive lines with the most marks.
     """
     lines = list(_lines(text))
     begins = [sum(start <= mark[0] < stop for mark, _ in marks) for start, stop in lines]

@@ -1,4 +1,4 @@
-"""`IndexEncoder`: the encoder of one index, and what the index checks of it."""
+"""`IndexEncoder`: the encoder of one index, and the checks of its vectors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# One text gives two pooled embeddings with at least this cosine on two devices or in two precisions.
+# The pooled embeddings of one text, from two devices or in two precisions, have at least this cosine.
 _SAME_MODEL = 0.98
 # The bytes of the vectors that `encode_ahead` keeps, at most.
 _BYTES_AHEAD = 1 << 30
@@ -38,7 +38,7 @@ class IndexEncoder:
 
     Args:
         path: the folder of the index, for messages.
-        manifest: what the index was made with.
+        manifest: the settings and the model that the index was made with.
         encoder: an encoder that fits the manifest; None to load the one that the manifest describes.
         bytes_ahead: the size of the vectors that `encode_ahead` keeps, at most.
     """
@@ -56,7 +56,7 @@ class IndexEncoder:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        """The kinds of content that the encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
         return tuple(self._manifest.modalities)
 
     @property
@@ -93,7 +93,7 @@ class IndexEncoder:
         return encoder
 
     def key(self, content: Content, file_digest: str | None = None) -> Key:
-        """Return the storage key of ``content``; ``file_digest`` is that of its file, where it is known."""
+        """Return the storage key of ``content``; ``file_digest`` is the digest of its file, if it is known."""
         fingerprint, codec = self._manifest.fingerprint or "", self._manifest.config.codec
         return content_key(fingerprint, codec, identity(content, file_digest))
 
@@ -101,7 +101,7 @@ class IndexEncoder:
         """Return the representation of ``queries``, in their order.
 
         Raises:
-            InvalidInput: a query is empty or not one that the encoder takes, or the index has no encoder.
+            InvalidInput: a query is empty, the encoder does not take it, or the index has no encoder.
         """
         if self.loaded is None and self._manifest.encoder is None:
             raise InvalidInput(
@@ -114,7 +114,7 @@ class IndexEncoder:
         return vectors
 
     def encode_documents(self, contents: Sequence[Content]) -> Representation:
-        """Return the representation of ``contents``, in their order, tokens coded where the encoder can do that."""
+        """Return the representation of ``contents``, in their order. Tokens are coded if the encoder can do this."""
         vectors = encode_for_store(self.load(), [content.plain for content in contents], self._codec)
         self.check(vectors)
         return vectors
@@ -122,7 +122,7 @@ class IndexEncoder:
     def encode_ahead(self, contents: Sequence[Content]) -> Representation:
         """Return the representation of ``contents``, and keep it until `encode_rows` asks for it.
 
-        What does not fit into the memory for that is encoded again.
+        The memory for this is limited. Vectors that do not fit are computed again when they are needed.
         """
         keys = list(map(self.key, contents))
         vectors = self.encode_documents(contents)

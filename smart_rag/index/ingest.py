@@ -1,4 +1,4 @@
-"""`Ingest`: documents and files into a `DocumentStore`. New contents are encoded, stored ones are left alone.
+"""`Ingest`: write documents and files into a `DocumentStore`. New contents are encoded, stored contents are skipped.
 
 A stream is read in windows. A window is sorted by length and committed in batches. So memory holds one window of texts
 and one batch of token embeddings.
@@ -30,7 +30,7 @@ OnCommit = Callable[[Sequence[str]], None]
 OnRows = Callable[[Sequence["Row"]], object]
 
 _WINDOW = 2_048
-# Smaller for files: the next run leaves a file alone only after its window was committed.
+# The window is smaller for files: the next run skips a file only if the window of the file was committed.
 _FILE_WINDOW = 256
 _BATCH = 128
 # A page of 1,800 tokens with 2,048 dimensions takes 15 MB, and encoding and writing keep several copies of it.
@@ -39,10 +39,10 @@ _VISUAL_BATCH = 4
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """State of one call that writes: the target store, the encoder, and who is told of the progress.
+    """State of one call that writes: the target store, the encoder, and the callbacks.
 
-    ``on_progress`` gets numbers of documents that are done; in `add_files`, of pages and of files without pages.
-    ``on_commit`` gets the ids of documents that are on disk.
+    ``on_progress`` gets numbers of finished documents. In `add_files`, it gets numbers of finished pages; a file
+    without pages counts as one. ``on_commit`` gets the ids of documents that are on disk.
     """
 
     store: DocumentStore
@@ -51,7 +51,7 @@ class Ingest:
     on_commit: OnCommit | None = None
 
     def add(self, documents: Iterable[Document]) -> AddReport:
-        """Write ``documents``; in a sequence an id may come once, in a stream the last document of an id counts."""
+        """Write ``documents``. A sequence must not have an id twice. In a stream, the last document of an id counts."""
         checked = isinstance(documents, Sequence)
         if checked:
             check_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ class Ingest:
         return Row(document, key, stamp, content.modality)
 
     def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
-        """Write the documents of ``files``; a file whose bytes are in the index is left alone."""
+        """Write the documents of ``files``. A file is skipped if the index has the same bytes already."""
         report = AddReport()
         rows: list[Row] = []
         stale: list[str] = []
@@ -124,12 +124,12 @@ class Ingest:
         return AddReport(removed=self.store.delete(list(ids)))
 
     def repair(self, ids: Sequence[str]) -> None:
-        """Encode the documents with these ``ids`` again, whose tokens are missing or damaged."""
+        """Encode the documents with these ``ids`` again, because their tokens are missing or damaged."""
         for batch in _batches(list(self.store.pooled.get(ids).values())):
             self.store.repair(batch, self._encode(batch))
 
     def _file(self, path: Path, reader: Reader) -> tuple[list[Row], list[str]]:
-        """Return the rows of a file, none if it has not changed, and the ids of its documents in the index."""
+        """Return the rows of a file and the ids of its documents in the index. An unchanged file has no rows."""
         source = str(path)
         digest = digest_of_file(path)
         before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
@@ -193,7 +193,7 @@ class Ingest:
         return report
 
     def _readable(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Representation | FailedFile]]:
-        """Yield ``rows`` with their vectors, and each row of a file that cannot be read with the reason."""
+        """Yield ``rows`` with their vectors. If the file of a row cannot be read, yield the reason instead."""
         try:
             yield rows, self._encode(rows)
             return
@@ -249,7 +249,7 @@ def check_documents(documents: Sequence[Document], modalities: Collection[str] =
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield ``rows`` in parts that are committed together; images and videos, with many tokens, in small ones."""
+    """Yield ``rows`` in parts to commit together. Images and videos have many tokens, so their parts are small."""
     start = 0
     while start < len(rows):
         size = _BATCH if rows[start].modality == "text" else _VISUAL_BATCH

@@ -32,9 +32,9 @@ class Manifest:
     """The identity of an index.
 
     ``encoder`` describes the encoder, and is None if the caller brings vectors. ``dimension`` is the width of the
-    pooled embeddings. ``token_dimension`` is the width of the token embeddings; old manifests lack it, and then it is
-    ``dimension``. ``modalities`` are what the encoder takes. With ``"image"`` among them, a page of a PDF was encoded
-    as an image.
+    pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it; then the
+    width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is among
+    them, pages of PDFs were encoded as images.
     """
 
     format_version: int = FORMAT_VERSION
@@ -65,7 +65,7 @@ class Manifest:
         collection: str,
         own_chroma: bool,
     ) -> Manifest:
-        """Return the manifest of a new index; the dimensions are those of the caller's vectors, without an encoder.
+        """Return the manifest of a new index. Without an encoder, the dimensions are those of the caller's vectors.
 
         Raises:
             InvalidInput: there is no encoder, and ``dimension`` is not a whole number of at least 1.
@@ -94,7 +94,7 @@ class Manifest:
         return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into ``folder``; a crash leaves the old file or the new one, never a part."""
+        """Write the manifest into ``folder``. After a crash, the file is the old one or the new one, never a part."""
         temporary = folder / f"{FILE_NAME}.new"
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -111,7 +111,7 @@ class Manifest:
 
         Raises:
             IndexNotFound: there is no manifest, or the file is not a manifest of smart_rag.
-            IndexMismatch: this version of smart_rag does not read its format.
+            IndexMismatch: this version of smart_rag does not read the index's format.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -137,7 +137,7 @@ class Manifest:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest with the folders of ``encoder``, where a model's or adapter's folder in it is gone."""
+        """Return the manifest with new folders: if the folder of a model or adapter is gone, that of ``encoder``."""
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]

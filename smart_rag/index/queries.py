@@ -1,4 +1,4 @@
-"""What a caller asks with: queries for an encoder, and texts or hits to rank, checked."""
+"""Check the input of a search: queries for an encoder, and texts or hits to rank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from smart_rag.types import Content, Document, Hit, is_unicode
 
 
 def checked_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
-    """Return ``queries`` as an encoder of these ``modalities`` takes them.
+    """Return ``queries`` in the form that an encoder of these ``modalities`` takes.
 
     Raises:
         InvalidInput: a query is empty, is neither a text nor a `Content`, or has a part that the encoder does not take.

@@ -1,4 +1,4 @@
-"""`Search`: one search of a store, from candidates over scores to hits; and `rerank` without an index."""
+"""`Search`: one search of a store: candidates, then scores, then hits. Also `rerank` without an index."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Where
 from smart_rag.types import Content, Document, Hit, explainer_of, with_explainer
 
-# Documents whose tokens are in memory at once during an exhaustive scan.
+# Number of documents whose tokens are in memory at the same time during an exhaustive scan.
 _SCAN = 256
 
 
@@ -127,7 +127,7 @@ class Search:
 
 
 def scoring_device(device: str) -> str:
-    """Return the device to score on where the model runs on ``device``: a GPU of CUDA, or else the CPU."""
+    """Return the device to score on: ``device``, the device of the model, if it is a CUDA GPU, or else the CPU."""
     return device if device.startswith("cuda") else "cpu"
 
 
@@ -154,7 +154,7 @@ def rerank(
         weights: the weights of the pooled and the late score; by default those that suit the encoder.
 
     Raises:
-        InvalidInput: the query is empty, ``documents`` has something else among it, or ``top_k`` is below 1.
+        InvalidInput: the query is empty, an item of ``documents`` has another type, or ``top_k`` is below 1.
     """
     if top_k is not None:
         check_count("top_k", top_k)

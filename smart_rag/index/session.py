@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class Session:
     """The time from opening the index at ``path`` to closing it.
 
-    The first write takes a lock on the folder, which other processes respect until `close`. Threads of this process
-    take turns.
+    The first write takes a lock on the folder. Until `close`, no other process can write. Threads of this process take
+    turns.
 
     Args:
         path: the folder of the index.
@@ -44,7 +44,7 @@ class Session:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the index for writing: against other threads in the block, against other processes until `close`.
+        """Keep others from writing: other threads while the block runs, other processes until `close`.
 
         Raises:
             IndexClosed: `close` was called.
@@ -69,9 +69,9 @@ class Session:
             ) from None
 
     def close(self, release: Callable[[], object]) -> None:
-        """End the session: call ``release``, then give the lock back. Later calls do nothing.
+        """End the session: call ``release``, then release the lock. Later calls do nothing.
 
-        In a forked process nothing is done: everything belongs to the parent.
+        In a forked process, this does nothing, because everything belongs to the parent.
         """
         if self._process != os.getpid():
             return

@@ -1,4 +1,4 @@
-"""`SmartIndex`: an index in a folder, and the search over it. This module conducts the others."""
+"""`SmartIndex`: an index in a folder, and its search. This module calls the other modules of this folder."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Vectors that the caller brings are committed this many documents at a time.
+# Number of documents in one commit, if the caller brings the vectors.
 _BATCH = 128
-# Nobody knows what the caller's own vectors were made of.
+# The modalities are unknown if the caller brings the vectors.
 _ALL_MODALITIES = ("text", "image", "video")
 
 
@@ -201,8 +201,8 @@ class SmartIndex:
 
         Raises:
             InvalidInput: a document has no text, its metadata cannot be stored, or an id comes twice. Then no document
-                of a sequence is written. An iterator is read a few thousand documents at a time: those read before are
-                written, and an id that comes again replaces the earlier document.
+                of a sequence is written. An iterator is read in parts of a few thousand documents. The documents of
+                earlier parts are written. If an id comes again in a later part, it replaces the earlier document.
             IndexLocked: another process writes to the index.
         """
         total = len(documents) if isinstance(documents, Sequence) else None
@@ -356,8 +356,8 @@ class SmartIndex:
     def has_image(self, found: Hit | Document) -> bool:
         """Return whether a hit or a document should be shown as an image.
 
-        A page of a PDF that was found by its text should not: drawing it takes longer than a search. `image_file`
-        draws it on request.
+        If a page of a PDF was found by its text, the result is False, because drawing the page takes longer than a
+        search. `image_file` can still draw it.
         """
         return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
 
@@ -446,7 +446,7 @@ class SmartIndex:
         weighting: Weighting | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
-        """Return what `search` returns for each of ``queries``; an exhaustive search reads the index once for all."""
+        """Return the hits of `search` for each of ``queries``. An exhaustive search reads the index only once."""
         self._session.check_open()
         check_count("top_k", top_k)
         check_count("candidates", candidates)
@@ -507,9 +507,9 @@ class SmartIndex:
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-        The relevance of a hit is its score, divided by the sum of the ``weights`` that made it. Its redundancy is the
-        highest pooled cosine with a hit that was chosen before. ``mmr_lambda`` 1 keeps the ranking, 0 considers
-        redundancy alone. The scores stay; the ranks are new.
+        The relevance of a hit is its score, divided by the sum of ``weights``, the weights of this score. Its
+        redundancy is the highest pooled cosine with a hit that was chosen before. ``mmr_lambda`` 1 keeps the ranking,
+        0 considers redundancy alone. The scores do not change; the ranks are new.
 
         Raises:
             InvalidInput: ``mmr_lambda`` is not from 0 to 1, or a hit is no longer in the index.
@@ -538,17 +538,17 @@ class SmartIndex:
     def encode_documents(self, items: Sequence[Encodable]) -> Representation:
         """Return the representation of texts or images, and keep it until documents of the same content are added.
 
-        Programs that need embeddings before they hand over documents encode nothing twice in this way. Up to 1 GiB is
-        kept. Token embeddings may come as codes, as the index stores them.
+        A program may need embeddings before it adds the documents. With this method, nothing is encoded twice. Up to
+        1 GiB is kept. Token embeddings may be codes, the form in which the index stores them.
         """
         self._session.check_open()
         return self._encoder.encode_ahead([Content.of(item) for item in items])
 
     def check_embeddings(self, documents: Sequence[Document], embeddings: ArrayLike) -> None:
-        """Raise unless ``embeddings`` (n, dimension) can be those of ``documents`` by this index's model.
+        """Raise unless this index's model can have made ``embeddings`` (n, dimension) from ``documents``.
 
-        The first embedding is compared with the model's own. Another program's embeddings are checked so before its
-        documents are added.
+        Use it to check the embeddings of another program before adding its documents. The first embedding is compared
+        with the model's own.
 
         Raises:
             IndexMismatch: another model made the embeddings.
@@ -582,7 +582,7 @@ class SmartIndex:
 
         Raises:
             InvalidInput: the index was made for vectors that the caller brings.
-            IndexMismatch: the index was made with an encoder that only its maker can bring, or the model has changed.
+            IndexMismatch: the index was made with an encoder of the caller's own, or the model has changed.
         """
         return self._encoder.load()
 
@@ -601,7 +601,7 @@ class SmartIndex:
         )
 
     def close(self) -> None:
-        """Release files and locks. A second call does nothing; any other method raises `IndexClosed` from then on."""
+        """Release files and locks. A second call does nothing. All other methods then raise `IndexClosed`."""
         self._session.close(self._store.close)
 
     def __repr__(self) -> str:
@@ -632,7 +632,7 @@ class SmartIndex:
             yield Ingest(self._store, self._encoder, progress.update, on_commit)
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
-        """Return ``hits`` of ``search`` that know their ``query``, so that they can be explained."""
+        """Return ``hits`` of ``search`` with an explainer for ``query``."""
         explainer = Explainer(query, search, self._encoder, self._session)
         return [with_explainer(hit, explainer) for hit in hits]
 
@@ -650,7 +650,7 @@ class SmartIndex:
         )
 
     def _keep_locations(self) -> None:
-        """Write down where the model is that the index was opened with, if the folder it was made with is gone."""
+        """Write the new folder of the model into the manifest, if the old folder is gone."""
         if self._encoder.loaded is None:
             return
         manifest = Manifest.read(self.path)
