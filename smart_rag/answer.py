@@ -95,7 +95,7 @@ class Answer:
             with self._client(key) as client, self._stream(client) as stream:
                 for chunk in stream:
                     yield from self._pieces(chunk)
-        # openai does not check what the endpoint sends: hence the last three.
+        # The last three: openai does not check the data of the endpoint.
         except (openai.APIError, httpx.RequestError, httpx.InvalidURL, ValueError, TypeError, AttributeError) as error:
             # No `from error`: the message of the cause may contain the key.
             raise LanguageModelError(self._message(error)) from None

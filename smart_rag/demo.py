@@ -15,7 +15,7 @@ class SampleQuestion:
         question: the question.
         source: the name of the file that answers it.
         page: the 1-based page of the answer, if the file has pages.
-        answer: a part of the text that answers it.
+        answer: the part of the text that answers the question.
         demo: whether ``smart-rag demo`` asks it.
     """
 

@@ -313,7 +313,7 @@ def _ratio(weights: tuple[float, float]) -> str:
 
 
 def training_tables(report: TrainingReport) -> Group:
-    """Return the figures of a training: the base model, SMART on the frozen and on the trained model, differences."""
+    """Return the figures of a training: the base model, SMART before and after the training, and the differences."""
     queries, documents = number(report.held_out_queries, "held-out query"), number(report.documents, "document")
     quality = Table(title=f"nDCG@10 of {queries} among {documents}")
     for column in ("", "pooled", "late", "hybrid"):

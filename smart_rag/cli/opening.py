@@ -23,9 +23,9 @@ def open_index(
 
     Args:
         db: the folder of the index.
-        model: a model to use instead of the index's, which must give the same embeddings.
-        config: if there is no index, create one with these settings. By default that is an error.
-        options: arguments of `SmartEncoder`. An option that is None or False is as it was when the index was created.
+        model: a model to use instead of the index's model. It must give the same embeddings.
+        config: if there is no index, create one with these settings. Without ``config``, a missing index is an error.
+        options: arguments of `SmartEncoder`. If an option is None or False, its value is taken from the index.
 
     Raises:
         IndexNotFound: there is no index, and no ``config``.
@@ -46,7 +46,7 @@ def open_index(
 
 
 def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given: Mapping[str, Any]) -> SmartEncoder:
-    """Return the encoder of an index, with another ``model`` if there is one, and with the options ``given``."""
+    """Return the encoder of an index, with the options ``given``, and with ``model`` instead of its own if given."""
     from smart_rag.encoders.smart_encoder import SmartEncoder
 
     settings = {name: value for name, value in given.items() if name != "device"}

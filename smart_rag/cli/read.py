@@ -188,7 +188,7 @@ def _where(text: str | None) -> Mapping[str, Any] | None:
 
 
 def _show_hits(index: SmartIndex, hits: Sequence[Hit]) -> None:
-    """Print ``hits``, with the words that matched best if the model and the files allow to find them."""
+    """Print ``hits``. Emphasise the words that matched best, if the model and the files make it possible."""
     if not hits:
         out.print("nothing found")
     try:
@@ -233,7 +233,7 @@ def _write_picture(hit: Hit, path: Path) -> None:
         picture.save(path)
     except OSError as error:
         raise InvalidInput(f"--explain {path}: cannot be written ({error.strerror})") from error
-    note(f"what matched in the first passage: {path}")
+    note(f"picture of the matches in the first passage: {path}")
 
 
 def _print_answer_json(reply: Answer) -> None:

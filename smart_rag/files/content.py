@@ -32,7 +32,7 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
 
 
 def jpeg(source: ImageSource, max_pixels: int) -> bytes:
-    """Return ``source`` as the bytes of a JPEG file, which is small and which every language model takes.
+    """Return ``source`` as the bytes of a JPEG file. JPEG is small, and every language model with vision takes it.
 
     The image and the errors are those of `open_image`.
     """
@@ -59,7 +59,7 @@ def identity(content: Content, file_digest: str | None = None) -> str:
         parts["image"] = _image_identity(content.image, file_digest)
     if content.video is not None:
         parts["video"] = file_digest or digest_of_file(Path(content.video))
-    # The NUL keeps it apart from a text that looks the same.
+    # The NUL makes it different from a text that looks the same.
     return "\0" + json.dumps(parts, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""Images of any format, mode, orientation and size to upright RGB images."""
+"""Convert images of any format, mode, orientation and size to upright RGB images."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from smart_rag.files.readable import check_readable
 from smart_rag.wording import one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# An image with more pixels in its header is not decoded. This many take 0.7 GB in Pillow: an A2 page
-# at 600 dpi and more. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
+# An image is not decoded if its header states more pixels than this. Pillow needs 0.7 GB for so many pixels, which is
+# more than an A2 page at 600 dpi. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
 MAX_SOURCE_PIXELS = 170_000_000
 
 # Pillow reads other formats too, but some start a program (EPS) or only refer to other files.
@@ -43,18 +43,17 @@ _WARNINGS = threading.RLock()
 def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """Return an image as RGB, upright, on white if it is transparent, with at most ``max_pixels``.
 
-    A larger image is shrunk and keeps its aspect ratio; none is enlarged. An animation in a file gives its first
-    frame, an animation in memory its current frame. 16-bit greyscale keeps its range. Other numbers than bytes
-    (32 bits, floats) are scaled from black at their smallest to white at their largest value. ``source`` is not
-    changed.
+    A larger image is shrunk and keeps its aspect ratio. No image is enlarged. An animation in a file gives its first
+    frame, an animation in memory its current frame. 16-bit greyscale keeps its range. Values of 32 bits and floats are
+    scaled: their smallest value becomes black, their largest value white. ``source`` is not changed.
 
     Args:
         source: the path of a file, or an image in memory.
         max_pixels: by default the image keeps its size.
 
     Raises:
-        DocumentError: a file cannot be read, is not an image with one of `SUFFIXES`' formats, is broken or truncated,
-            or has more than `MAX_SOURCE_PIXELS`, which is checked before decoding.
+        DocumentError: a file cannot be read, is not in one of the formats of `SUFFIXES`, is broken or truncated, or
+            has more than `MAX_SOURCE_PIXELS`. The pixels are counted before decoding.
         InvalidInput: an image in memory cannot be loaded or has too many pixels, or ``source`` is neither.
     """
     if max_pixels is not None:
@@ -100,9 +99,10 @@ def digest(image: Image.Image) -> str:
 
 
 def fit(width: float, height: float, max_pixels: int, max_scale: float = 1.0) -> tuple[int, int]:
-    """Return the largest (width, height) with the same aspect ratio, at most ``max_pixels`` and ``max_scale`` times.
+    """Return the largest (width, height) with the same aspect ratio, within ``max_pixels`` and ``max_scale``.
 
-    Both are whole numbers of at least 1. If rounding up to 1 would exceed ``max_pixels``, the other side is cut.
+    Both are whole numbers of at least 1. If rounding one side up to 1 would exceed ``max_pixels``, the other is cut.
+    ``max_scale`` limits the ratio of the new size to the old one.
     """
     scale = min(max_scale, math.sqrt(max_pixels / (width * height)))
     columns = min(max(1, int(width * scale)), max_pixels)
@@ -141,7 +141,7 @@ def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | I
 
 
 def _converted(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """Return ``image`` as `open_image` does; it may be changed, since it is our own."""
+    """Return ``image`` in the form of `open_image`. It may change ``image``, because it is our own copy."""
     size = fit(*image.size, max_pixels or MAX_SOURCE_PIXELS)
     # A JPEG can be decoded at 1/8, 1/4 or 1/2 of its size. Twice the wanted size keeps it sharp.
     draft = image.draft(None, (2 * size[0], 2 * size[1])) if size != image.size else None
@@ -174,7 +174,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return a greyscale image of larger numbers as bytes, scaled. Pillow would clip them at 255."""
+    """Return a greyscale image of larger numbers, scaled to bytes. Pillow would clip the numbers at 255."""
     values = np.asarray(image).astype(np.float32)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

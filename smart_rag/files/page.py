@@ -1,4 +1,4 @@
-"""Page of a file: the unit that a format is read into."""
+"""Page of a file: every format is read as one or more pages."""
 
 from __future__ import annotations
 

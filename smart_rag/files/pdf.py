@@ -1,8 +1,8 @@
 """PDF: the text layer and the image of each page, and the position of its words.
 
-pdfium is not thread-safe, not even for two documents. So every call of it holds one lock for the whole process, and no
-pdfium page is returned. Each method opens its page and closes it. The document is reopened now and then, so that a
-long PDF needs no more memory than a short one.
+pdfium is not thread-safe, not even for two different documents. So every call to pdfium holds one lock of the whole
+process, and no method returns a pdfium page. Each method opens its page and closes it. The document is reopened from
+time to time, so that a long PDF needs no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ class Pdf:
 def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[float, float, float, float]]:
     """Yield the lines of ``text[start:stop]`` as (left, bottom, right, top) in points.
 
-    pdfium counts characters in another way. So this searches for the part, past all its earlier occurrences.
+    pdfium counts characters in another way. So this function searches for the part itself, and skips its earlier
+    occurrences.
     """
     if not text[start:stop]:
         return
@@ -233,7 +234,7 @@ def _open(path: str | Path) -> Pdf:
 
 @lru_cache(maxsize=2)
 def _cached(path: Path, mtime: int, size: int) -> Pdf:
-    """Return an open PDF. A file that has changed since is opened again, as its ``mtime`` or ``size`` differs."""
+    """Return an open PDF. If the file has changed, its ``mtime`` or ``size`` differs, so it is opened again."""
     pdf = Pdf(path)
     _close_at_exit()
     return pdf
@@ -241,5 +242,5 @@ def _cached(path: Path, mtime: int, size: int) -> Pdf:
 
 @lru_cache(maxsize=1)
 def _close_at_exit() -> None:
-    """Close the cached files before pypdfium2's own exit handler, which would complain of open files."""
+    """Close the cached files before pypdfium2's own exit handler, which would report open files."""
     atexit.register(_cached.cache_clear)

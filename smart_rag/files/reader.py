@@ -54,14 +54,14 @@ def find(
 ) -> list[Path]:
     """Return the files at and below ``paths``: absolute paths without links, sorted, each once.
 
-    A file that ``paths`` names is always in the result. A folder gives the files whose suffix belongs to
-    ``modalities``, see `suffixes`, without hidden ones. A warning counts the images and videos that the folder holds
-    and that are left out because ``modalities`` lacks them.
+    A file that ``paths`` names is always in the result. From a folder come the files whose suffix belongs to
+    ``modalities`` (see `suffixes`), without hidden files. If ``modalities`` lacks images or videos, a warning counts
+    those in the folder that are left out.
 
     Args:
         paths: files and folders.
-        include: patterns such as ``"*.md"`` or ``"drafts/*"``. A folder gives only files that match one of them; their
-            suffixes do not matter. A pattern is compared with the name of a file and with its path below the folder.
+        include: patterns such as ``"*.md"`` or ``"drafts/*"``. From a folder come only files that match a pattern, with
+            any suffix. A pattern is compared with the name of a file and with its path below the folder.
         exclude: patterns of files to leave out of folders.
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
 
@@ -187,7 +187,7 @@ class Reader:
             yield from self._documents_of_text(path)
 
     def count_pages(self, path: Path) -> int:
-        """Return the number of pages that `documents` makes documents of; 1 if there are none, or it is unknown."""
+        """Return the number of pages that become documents in `documents`; 1 if there are no pages, or on an error."""
         if not self._is_paged(path):
             return 1
         try:
@@ -224,5 +224,5 @@ def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> 
 
 
 def source_of(id: str) -> str:
-    """Return the path of the file that the document with this id was made from; meaningless for ids of the caller."""
+    """Return the path of the file that a document was made from, by its id. Ids of the caller give a wrong result."""
     return id.rpartition("#")[0]

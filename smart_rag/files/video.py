@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
-# FFmpeg reads other formats too, but some of them list other files or addresses, which it would load.
+# FFmpeg reads other formats, too. But some of these list other files or web addresses, and FFmpeg would load them.
 _OPTIONS = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
 
 
@@ -44,8 +44,8 @@ def read_frames(
 ) -> Frames:
     """Return frames of a video, spread evenly from the first to the last, as Qwen's own reader chooses them.
 
-    The file is read twice: first to learn the times of all frames, which not every format states, then to decode it up
-    to the last frame that is needed. Only the frames that are returned stay in memory.
+    The file is read twice. The first pass finds the times of all frames, because not every format states them. The
+    second pass decodes the file up to the last frame that is needed. Only the returned frames stay in memory.
 
     Args:
         path: the video.
@@ -91,7 +91,7 @@ def middle_frame(path: str | Path, max_pixels: int | None = None) -> Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video and its first video stream. The cover image of a song is not one."""
+    """Open a video and its first video stream. The cover image of a song does not count as a video stream."""
     try:
         import av
         import av.stream
@@ -99,7 +99,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise MissingExtra("av", "video", f"reading {path.name}") from error
     check_readable(path)
     try:
-        # FFmpeg would take the part of a relative path before a colon for a protocol.
+        # In a relative path, FFmpeg would read the part before a colon as a protocol.
         with av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container:
             for stream in container.streams.video:
                 if not stream.disposition & av.stream.Disposition.attached_pic:

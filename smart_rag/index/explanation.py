@@ -146,7 +146,7 @@ class Explanation:
         for value, origin in zip(mean.tolist(), self.origins, strict=True):
             if origin.box is not None:
                 left, top, right, bottom = origin.box
-                # Computed from the size of a patch, not from the number of patches, because some patches may be left out.
+                # Computed from the size of a patch, not from the number of patches: some patches may be left out.
                 columns, rows = round(1 / (right - left)), round(1 / (bottom - top))
                 grid = maps.setdefault(origin.frame, np.zeros((rows, columns), dtype=np.float32))
                 grid[round(top * rows), round(left * columns)] = value

@@ -44,7 +44,7 @@ def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
     for item in documents:
         if not isinstance(item, str | Document | Hit):
             raise InvalidInput(f"expected texts, documents or hits, got a {type(item).__name__}")
-    width = len(str(len(documents) - 1))  # ties go by id: ids of one width sort as numbers do
+    width = len(str(len(documents) - 1))  # ties are ordered by id, and ids of equal width sort like numbers
     return [
         Document(f"{i:0{width}}", item)
         if isinstance(item, str)

@@ -51,7 +51,7 @@ class Session:
             UseAfterFork: the index was opened before this process was forked.
             IndexLocked: another process, or another session of this one, holds the lock.
         """
-        self.check_open()  # before the mutex, which another thread of a forked process's parent may have held
+        self.check_open()  # before the mutex: in a forked process, a thread of the parent may have held it
         with self._mutex:
             self.check_open()
             if not self._lock.is_locked:

@@ -240,9 +240,9 @@ class SmartIndex:
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         found = files.find(paths, include, exclude, self.manifest.modalities)
-        own = self.path.resolve()  # the index may lie in a folder that it indexes, and it stores images
+        own = self.path.resolve()  # the index may be inside a folder that it indexes, and holds images
         found = [path for path in found if not path.is_relative_to(own)]
-        with self._session.writing():  # before a model is loaded, which is in vain if another process writes
+        with self._session.writing():  # before a model is loaded: if another process writes, that is a waste of time
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             has_vision = "image" in self.manifest.modalities
             total = sum(map(reader.count_pages, found)) if has_vision and show_progress_bar else len(found)
@@ -329,7 +329,7 @@ class SmartIndex:
         if weighting is not None:
             check_choice("weighting", weighting, Weighting)
         with self._session.writing():
-            manifest = Manifest.read(self.path)  # another process may have written it since this one opened the index
+            manifest = Manifest.read(self.path)  # another process may have changed the manifest in the meantime
             config = replace(manifest.config, weights=values, weighting=weighting or manifest.config.weighting)
             manifest = replace(manifest, config=config)
             manifest.write(self.path)

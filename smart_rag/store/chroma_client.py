@@ -46,7 +46,7 @@ _POLL_SECONDS = 0.001
 
 
 class GivenClient:
-    """Chroma client that the caller brings. Its own server or process has to order reads and writes."""
+    """Chroma client that the caller brings. We do no locking here: its server or process must order reads and writes."""
 
     def __init__(self, client: ClientAPI) -> None:
         self._client = client
@@ -97,7 +97,7 @@ class FolderClient:
 
     @classmethod
     def at(cls, path: Path) -> FolderClient:
-        """Return the client for the folder ``path``, for one more user; call `release` when it is no longer needed.
+        """Return the client for the folder ``path``, and count one more user. Each user calls `release` at the end.
 
         Raises:
             UseAfterFork: the parent of this process has used Chroma.
@@ -112,7 +112,7 @@ class FolderClient:
             return folder
 
     def release(self) -> None:
-        """Count one user less. The last one closes the client. A forked process leaves that to its parent."""
+        """Count one user less. The last user closes the client. A forked process does nothing: its parent closes it."""
         if self._process != os.getpid():
             return
         with self._registry:

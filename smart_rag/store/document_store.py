@@ -77,7 +77,7 @@ class DocumentStore:
     def retry_unless_writing(self, read: Callable[[], T]) -> T:
         """Return ``read()``. If tokens are missing, lock out writers and read again.
 
-        The first attempt may find a row and then lose its tokens, because another process deletes the document.
+        The first attempt may find a row but not its tokens, because another process has just deleted the document.
         """
         try:
             return read()

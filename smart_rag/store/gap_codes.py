@@ -1,9 +1,9 @@
-"""Sorted numbers, coded as the gaps between them. Where numbers are close together, most take one byte instead of four.
+"""Sorted numbers, coded as the gaps between them. If numbers are close together, most take one byte instead of four.
 
-A gap is the sum of one or more bytes. A byte below 128 adds its value and ends the gap. A byte b from 128 on adds
+A gap is the sum of one or more bytes. A byte below 128 adds its value and ends the gap. A byte b of at least 128 adds
 128 * (b - 127), which is 128 to 16,384, and the gap continues. So a running sum over all bytes decodes a whole list.
-A gap below 128 takes one byte, a gap below 16,512 takes two, and each further 16,384 takes one more. The gaps of a list
-add up to its greatest number, so a list has at most one such further byte for each 16,384 in that number.
+A gap below 128 takes one byte. A gap below 16,512 takes two bytes. Each further 16,384 takes one more byte. The gaps of
+a list add up to its greatest number. So a list has at most one of these further bytes for each 16,384 in this number.
 
 >>> codes, starts = encode(np.array([5, 127, 128, 16_511, 16_512]), starts=np.array([0, 3, 5]))
 >>> codes.tolist()
@@ -51,8 +51,8 @@ def encode(gaps: NDArray[np.integer[Any]], starts: Offsets) -> tuple[GapCodes, O
 
 
 def sums(codes: GapCodes) -> NDArray[np.int64]:
-    """Return, for each gap in ``codes``, its sum with all gaps before it: the numbers of the list."""
-    # The longest lists are dense and have only gaps of one byte: for these a plain running sum is enough.
+    """Return the running sums of the gaps in ``codes``, which are the numbers of the list."""
+    # The longest lists are dense and have only gaps of one byte. For them, a plain running sum is enough.
     if codes.max(initial=0) < _STEP:
         return np.cumsum(codes, dtype=np.int64)
     return np.cumsum(_STEPS.take(codes), dtype=np.int64)[codes < _STEP]

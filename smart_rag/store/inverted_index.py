@@ -1,8 +1,8 @@
 """Inverted index in memory: the documents that contain each vocabulary id.
 
-It answers two questions: how rare the tokens of a query are, and which documents contain the rare ones. Each distinct
-id of a document takes one or two bytes. The index follows a `TermStore`, also when another process writes to it: each
-call first reads the changes since the last one.
+It answers two questions: how rare the tokens of a query are, and which documents contain the rare tokens. Each distinct
+id of a document takes one or two bytes. The index follows a `TermStore`, even if another process writes to the store:
+each call first reads the changes since the last call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smart_rag.store.term_store import Changes, TermStore
 
 # A pair of a term and a document's position is one number: term * _TERM + position.
 _TERM = 1 << 32
-# Removed documents stay in the lists until they are more than this part of all.
+# Removed documents stay in the lists until they are more than this part of all documents.
 _MAX_REMOVED = 0.25
 
 
@@ -43,7 +43,7 @@ class _Lists:
     def of(cls, pairs: NDArray[np.int64]) -> _Lists:
         """Return the lists of ``pairs``: sorted numbers, each ``term * _TERM + position``."""
         gaps: NDArray[np.integer[Any]] = np.diff(pairs, prepend=-_TERM // 2)
-        # Gaps between terms always exceed gaps within one.
+        # Gaps between terms are always greater than gaps within a term.
         firsts = np.flatnonzero(gaps >= _TERM // 2)
         gaps[firsts] = pairs[firsts] % _TERM
         gaps = gaps.astype(np.int32)  # halves the memory of encoding
@@ -54,7 +54,7 @@ class _Lists:
     def pairs(self) -> NDArray[np.int64]:
         """Return all pairs, sorted: the inverse of `of`."""
         positions = gap_codes.sums(self.codes)
-        # The running sum continues from one term to the next: subtract its value at the end of the term before.
+        # The running sum continues from one term to the next. So subtract its value at the end of the previous term.
         before = positions[np.cumsum(self.counts) - self.counts - 1]
         before[:1] = 0
         positions -= np.repeat(before, self.counts)
@@ -76,7 +76,7 @@ class _Lists:
         return gap_codes.sums(self.codes[self.starts[start] : self.starts[end]])
 
     def _bounds(self, term: np.int32) -> tuple[np.intp, np.intp]:
-        """Return the range of indices that holds ``term``; it is empty where no document contains it."""
+        """Return the range of indices that holds ``term``; it is empty if no document contains ``term``."""
         return np.searchsorted(self.terms, term), np.searchsorted(self.terms, term, "right")
 
     def without_removed(self, live: NDArray[np.bool_]) -> _Lists:
@@ -101,14 +101,14 @@ class InvertedIndex:
         self._hashes = np.empty(0, dtype=np.uint64)
         self._live = np.empty(0, dtype=np.bool_)
         self._count = 0
-        # Each is more than twice as long as the next: new documents are cheap to add, and there are few to read.
+        # Each item is more than twice as long as the next. So it is cheap to add documents, and there are few items.
         self._lists: list[_Lists] = []
 
     def weights(self, ids: TokenIds) -> NDArray[np.float32] | None:
         """Return the inverse document frequencies (n) float32 of a query's tokens, from their vocabulary ids (n).
 
-        A token without an id (-1) counts as a token that every document contains. None if no token of the query has
-        an id, or if no document has terms.
+        A token without an id (-1) counts as a token that every document contains. The result is None if no token of
+        the query has an id, or if no document has terms.
         """
         if (ids < 0).all():
             return None

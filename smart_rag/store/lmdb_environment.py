@@ -32,7 +32,7 @@ class Environment:
     close the environment of its parent, because that would end the reads of the parent: it raises an error.
     """
 
-    # By device and inode of the file, because two paths may lead to one file, and one path to two files in turn.
+    # The keys are device and inode of the file: two paths may lead to one file, and one path to two files in turn.
     _open: ClassVar[dict[tuple[int, int], Environment]] = {}
     _registry = threading.Lock()
 
@@ -70,7 +70,7 @@ class Environment:
 
     @classmethod
     def at(cls, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int = _FIRST_MAP_BYTES) -> Environment:
-        """Return the environment in the folder ``path``, for one more user; call `release` when it is no longer needed.
+        """Return the environment in the folder ``path``, and count one more user. Each user calls `release` at the end.
 
         Args:
             path: the folder, made if it is missing.
@@ -123,7 +123,7 @@ class Environment:
         return self._page * sum(int(stat[f"{kind}_pages"]) for stat in stats for kind in ("branch", "leaf", "overflow"))
 
     def release(self) -> None:
-        """Count one user less. The last one closes the environment, once no thread reads or writes.
+        """Count one user less. The last user closes the environment, as soon as no thread reads or writes.
 
         In a forked process, do nothing: the environment is the parent's.
         """
@@ -139,7 +139,7 @@ class Environment:
 
     @contextmanager
     def read(self, buffers: bool = True) -> Iterator[Any]:
-        """Yield a read transaction. Keys and values are buffers, valid inside the block, or else bytes.
+        """Yield a read transaction. Keys and values are buffers, which are valid inside the block, or copies as bytes.
 
         Raises:
             IndexClosed: the last user has released the environment.
@@ -177,8 +177,8 @@ class Environment:
     def write(self, action: Callable[[Any], None], size: int = 0) -> None:
         """Run ``action(transaction)`` and commit. If it raises, undo all of it.
 
-        ``size`` is about the number of bytes that the action adds; the map grows for them first. If the map is still
-        too small, it grows again and the action runs again.
+        ``size`` is the approximate number of bytes that the action adds. The map first grows by so much. If it is
+        still too small, it grows again, and the action runs again.
 
         Raises:
             StorageFull: the disk is full; nothing was written.

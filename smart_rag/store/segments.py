@@ -23,10 +23,10 @@ LAYOUT = b"2"
 # Names of the databases on disk. "places" holds the locations.
 DATABASES = ("places", "segments", "usage")
 # A segment of this length takes no more entries. Rounding to pages costs 2 % of the disk with 128 KiB and 1 % with 256.
-# With 1 MiB, small writes are five times as slow, because each of them writes the whole segment again.
+# With 1 MiB, small writes are five times as slow, because each write writes the whole segment again.
 SEGMENT_BYTES = 1 << 18
-# A segment is rewritten when less than this part of it is live. With 1/2, documents that are replaced one by one take
-# 134 bytes for a token of 97 bytes; with 3/4 they take 111. Both take the same time, which is the disk's sync.
+# A segment is rewritten when less than this part of it is live. We measured documents that are replaced one by one. A
+# token of 97 bytes takes 134 bytes on disk with 1/2, and 111 with 3/4. The time is the same: the disk's sync.
 _MIN_LIVE = 0.75
 
 # Header of an entry in a segment: its key and the number of bytes of its codes.
@@ -81,7 +81,7 @@ class Usage(NamedTuple):
     tokens: int
 
 
-# Stand for values that cannot be read.
+# Replacements for values that cannot be read.
 _NOWHERE = EntryLocation((1 << 32) - 1, 0, 0, 0, 0, 0, 0)
 _UNKNOWN = Usage(0, 0, 0)
 
@@ -187,7 +187,7 @@ class Segments:
 
 
 class _SegmentWriter:
-    """Appends entries to the last segment, or to a new one where that is full or must be rewritten itself."""
+    """Appends entries to the last segment, or to a new one if the last is full or must be rewritten itself."""
 
     def __init__(self, transaction: Any, segments: Segments, sparse: Collection[int]) -> None:
         self._transaction = transaction

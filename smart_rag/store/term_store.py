@@ -39,9 +39,9 @@ _CHECKSUM_BYTES = 8
 class Changes:
     """Documents that were added to a store, and whether some were removed, since an earlier `TermStore.changes`.
 
-    Of the n documents that were added, ``slots`` (n) int64 are their slots, ascending; ``hashes`` (n) uint64 the hashes
-    of their ids; ``terms[offsets[i] : offsets[i + 1]]`` the terms of document i. ``live`` are all slots in the store,
-    or None if no document was removed. ``version`` is to be passed to the next call.
+    n documents were added. ``slots`` (n) int64 are their slots, ascending. ``hashes`` (n) uint64 are the hashes of
+    their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` are all slots in the store,
+    or None if no document was removed. Pass ``version`` to the next call.
     """
 
     version: int
@@ -69,9 +69,10 @@ class TermStore:
         return self._shared
 
     def put(self, revisions: Sequence[Revision], terms: Sequence[TokenIds | None]) -> None:
-        """Write the terms of n ``revisions``, and replace what they had before.
+        """Write the terms of n ``revisions``, and replace their earlier terms.
 
-        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids: it has no entry.
+        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. Then it has no
+        entry.
         """
         values = {
             revision: None if of_one is None else _packed(revision[0], of_one)
@@ -124,7 +125,7 @@ class TermStore:
                 return None
             database = self._environment.databases["terms"]
             slots, hashes, lengths = bytearray(), array("Q"), array("q")
-            # One buffer, not a list of many small arrays, whose memory the process would never give back.
+            # Use one buffer. With a list of many small arrays, the process would never give the memory back.
             terms = bytearray()
             cursor = transaction.cursor(database)
             if cursor.set_range(_SLOT.pack(last + 1)):

@@ -80,7 +80,7 @@ class TokenStore:
         return self._shared
 
     def put(self, keys: Sequence[Key], tokens: Tokens) -> None:
-        """Write the tokens of n texts under n ``keys``, and replace what these keys held before.
+        """Write the tokens of n texts under n ``keys``, and replace earlier entries under these keys.
 
         `TokenCodes` of this store's codec are written as they are. All other tokens are pooled and encoded first.
 
@@ -219,7 +219,7 @@ class TokenStore:
             environment.release()
 
     def _faults(self, locations: EntryLocations) -> Iterator[tuple[int, str]]:
-        """Yield the position of each entry that this codec did not write, and what is wrong with it."""
+        """Yield the position of each entry that this codec did not write, and a description of the fault."""
         dimensions = locations["dimension"]
         expected = locations["tokens"].astype(np.int64)
         for dimension in set(dimensions.tolist()):

@@ -1,4 +1,4 @@
-"""Batches of training data: a check that there is enough for one, and the documents of each batch."""
+"""Batches of training data: check that the data fills a batch, and choose the documents of each batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
     Each process of a distributed training, as ``torchrun`` starts it, needs a batch of its own.
 
     Raises:
-        InvalidInput: there are fewer queries than that, or ``encoder`` cannot encode any document.
+        InvalidInput: there are too few queries, or ``encoder`` cannot encode any document.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if len(data.queries) < batch_size * processes:
@@ -38,7 +38,7 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
     if not can_encode:
         raise InvalidInput(
             f"{data.name}: the model encodes {', '.join(sorted(modalities))}, and no document has that; use a model "
-            "that encodes these documents, for example a vision-language model for page images"
+            "that can encode the documents, for example a vision-language model for page images"
         )
 
 
@@ -82,7 +82,8 @@ def make_batch(
     """Return the batch of the queries at ``positions``.
 
     One positive and up to ``hard_negatives`` hard negatives of each query are drawn at random. All other documents of
-    the batch are its in-batch negatives, except its other positives and documents of their `content_groups`.
+    the batch are its in-batch negatives, except its other positives and documents with the same content as a positive
+    (`content_groups`).
     """
     queries = [data.queries[i] for i in positions]
     chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]

@@ -2,7 +2,7 @@
 
     loss = mean over queries q of -log softmax_d(score(q, d) / temperature)[positive of q]
 
-d runs over the documents of the batch, without those that are excluded for q (van den Oord, Li and Vinyals, 2018,
+d runs over the documents of the batch, except the documents that are excluded for q (van den Oord, Li and Vinyals, 2018,
 "Representation learning with contrastive predictive coding"). `smart_rag.scoring.maxsim` computes the same scores
 without gradients, and faster.
 """
@@ -29,9 +29,9 @@ def late_scores(
 ) -> torch.Tensor:
     """Return the late interaction scores (n_queries, n_documents), float32, with gradients.
 
-    The token embeddings of all texts follow one another without padding: ``states[mask]`` makes them from padded
-    states, ``mask.sum(dim=1)`` the lengths. For the gradients, one number is kept for each query token and document,
-    not every similarity.
+    The token embeddings of all texts follow one another without padding. From padded states, ``states[mask]`` gives
+    these embeddings, and ``mask.sum(dim=1)`` gives the lengths. For the gradients, only one number is kept for each
+    query token and document, not every similarity.
 
     Args:
         queries: token embeddings of all queries (query tokens, dimension).

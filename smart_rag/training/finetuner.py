@@ -56,7 +56,7 @@ def finetune(
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return the report.
 
     ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model; it holds the prompts and a model
-    card. The weights are those of the evaluation that is best by ``objective``. Texts and images are encoded as
+    card. The weights that were best by ``objective`` in an evaluation are kept. Texts and images are encoded as
     `SmartEncoder` encodes them with the same ``profile`` and ``max_pixels``.
 
     Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches.
@@ -77,9 +77,9 @@ def finetune(
         show_progress_bar: whether to show progress bars.
 
     Raises:
-        InvalidInput: ``out`` holds other files; it holds checkpoints and ``resume`` is False, or none and ``resume``
-            is True; they are of another model, other data or other settings; there are too few queries for a batch;
-            the model cannot encode the documents.
+        InvalidInput: ``out`` holds other files; ``out`` holds checkpoints and ``resume`` is False; it holds no
+            checkpoints and ``resume`` is True; the checkpoints belong to another model, other data or other settings;
+            there are too few queries for a batch; the model cannot encode the documents.
         EncoderError: the loss is not finite, the best checkpoint cannot be loaded, or a sentence-transformers folder
             cannot describe how this model makes its pooled embedding.
         MissingExtra: ``lora_rank`` is set and peft is not installed.
@@ -164,8 +164,8 @@ def _record(
 def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
     """Load the weights of ``checkpoint`` into ``model``, in place.
 
-    The trainer has done so already. But where that fails it logs an error and continues with the last weights, so
-    this function does it again and raises.
+    The trainer has already tried to load the checkpoint. If this failed, it only logged an error and kept the last
+    weights. So this function loads the checkpoint again, and raises if it fails.
 
     Raises:
         EncoderError: the checkpoint cannot be loaded, or its weights are not finite.
@@ -216,7 +216,7 @@ class HeldOutEvaluator(BaseEvaluator):
         return means
 
     def add_results_to_card(self, model: SentenceTransformer, frozen: ByRanking, trained: ByRanking) -> None:
-        """Replace the results in the model card: those of the model that is kept, and those before the training."""
+        """Replace the results in the model card by those of the kept model and those before the training."""
         both = {"": trained, ", before training": frozen}
         model.model_card_data.eval_results_dict = {
             self: {_METRIC.format(name) + when: float(by[name].mean()) for when, by in both.items() for name in by}
@@ -255,8 +255,8 @@ class _Progress(TrainerCallback):
 class _Arguments(SentenceTransformerTrainingArguments):
     """Training arguments for one GPU in each process.
 
-    On a machine with several GPUs, a single process would otherwise split a batch between them. Its rows are parts of
-    queries and documents that must stay together.
+    On a machine with several GPUs, a single process would otherwise split a batch between the GPUs. But the rows of a
+    batch are parts of queries and documents, which must stay together.
     """
 
     @property
@@ -333,7 +333,7 @@ def _arguments(device: torch.device, checkpoints: Path, settings: FinetuneSettin
 
 
 def _add_settings_to_card(model: SentenceTransformer, settings: FinetuneSettings) -> None:
-    """Add the settings to the model card that the trainer does not know."""
+    """Add the settings that the trainer does not know to the model card."""
     names = ("lora_rank", "mini_batch_size", "hard_negatives")
     added = {name: getattr(settings, name) for name in names if getattr(settings, name)}
     model.model_card_data.non_default_hyperparameters |= added

@@ -21,8 +21,8 @@ def mine_negatives(
 ) -> TrainingData:
     """Return ``data`` with up to ``count`` hard negatives for each query.
 
-    The negatives that a query already has come first. The others are the best hits of `SmartIndex.search` that are
-    no positives and do not have the text of one.
+    The negatives that a query already has come first. The others are the best hits of `SmartIndex.search` that are not
+    positives and do not have the text of a positive.
 
     Raises:
         InvalidInput: ``encoder`` cannot encode a document.

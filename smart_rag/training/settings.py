@@ -93,8 +93,8 @@ class FinetuneSettings(TrainingSettings):
         lora_rank: rank of low-rank additions to the linear layers of the language model; they are merged into its
             weights at the end. None trains all weights.
         lora_alpha: scale of the additions, None for twice the rank.
-        mini_batch_size: texts in one forward pass, so that memory does not limit ``batch_size`` (gradient caching).
-            Each text then takes two passes. None takes the whole batch at once.
+        mini_batch_size: number of texts in one forward pass. With it, memory does not limit ``batch_size``, but each
+            text takes two passes (gradient caching). None takes the whole batch at once.
         learning_rate: peak learning rate, None for 2e-5 for all weights and 1e-4 for LoRA.
         temperature: divisor of the scores in the loss.
         evaluate_every: steps between two evaluations, each with a checkpoint; None evaluates after each epoch.

@@ -32,9 +32,10 @@ class SmartCollator:
     """Collator: makes a batch of model inputs from rows that hold positions of queries.
 
     Queries and documents are each sorted by length and cut into parts of ``part_size``. Each part is one forward
-    pass. Without ``part_size`` they are one part each. The batch has labels (queries, documents): 1 for the positive
-    of a query, 0 for a negative, -1 for neither. The choice of positives and negatives depends on ``seed``, ``epoch``
-    and the positions alone, so a training that is resumed gets the batches of one that was never interrupted.
+    pass. Without ``part_size``, all queries are one part, and all documents are one part. The batch has labels
+    (queries, documents): 1 for the positive of a query, 0 for a negative, -1 for neither. The choice of positives and
+    negatives depends only on ``seed``, ``epoch`` and the positions. So a resumed training gets the same batches as a
+    training without interruption.
     """
 
     # Required by the trainer: the columns that are not inputs.
@@ -176,7 +177,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         return keep.sum(dim=1).clamp(min=1)
 
     def _rows(self, part: Mapping[str, Any]) -> torch.Tensor:
-        """Return the embeddings of ``part`` (rows, dimension): of each text the pooled one, then those of its tokens.
+        """Return the embeddings of ``part`` (rows, dimension): for each text its pooled one, then its token embeddings.
 
         A text without tokens has its pooled embedding as its only token embedding.
         """

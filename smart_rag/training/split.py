@@ -18,8 +18,8 @@ _MOST_RANKED = 2_000
 def hold_out(data: TrainingData, held_out: TrainingData | float) -> tuple[TrainingData, TrainingData, list[int]]:
     """Return the training part, the held-out part, and the positions of distractors in the training part.
 
-    Training data as ``held_out`` is the held-out part as it is, without distractors. A number is the share that
-    `split` holds out of ``data``.
+    If ``held_out`` is training data, it is the held-out part, and there are no distractors. If it is a number, `split`
+    holds out this share of ``data``.
     """
     if isinstance(held_out, TrainingData):
         return data, held_out, []
@@ -51,7 +51,7 @@ def split(data: TrainingData, held_out: float = DEFAULT_HELD_OUT, seed: int = 0)
 
 
 def find_distractors(data: TrainingData, training: TrainingData, held_out: TrainingData) -> list[int]:
-    """Return positions in ``training`` of documents that are no positive of any held-out query.
+    """Return positions in ``training`` of documents that are not a positive of any held-out query.
 
     Together with the documents of ``held_out`` they are at most 2,000.
     """

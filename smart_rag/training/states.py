@@ -1,4 +1,4 @@
-"""States of training data: token embeddings of chosen layers, encoded once and kept on disk, and nDCG@10 from them."""
+"""States of training data: token embeddings of chosen layers, encoded once and kept on disk. Also nDCG@10 by them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from smart_rag.training.report import NDCG, ByRanking
 from smart_rag.training.settings import AdapterSettings
 
 _DEPTH = 10  # of nDCG
-# Texts to encode before they are written, and documents whose tokens are in memory while they are ranked.
+# Number of texts to encode before they are written, and of documents whose tokens are in memory during the ranking.
 _BATCH = 128
 
 
@@ -56,7 +56,7 @@ class TextStates:
         return DocumentFrequencies.of(self.ids)
 
     def append(self, batch: Representation) -> None:
-        """Add texts after those that are there."""
+        """Add the texts of ``batch`` after the existing texts."""
         tokens = batch.tokens
         assert isinstance(tokens, TokenBatch)
         assert tokens.ids is not None  # SmartEncoder always returns ids
@@ -89,7 +89,7 @@ class DocumentFrequencies:
         return cls(np.bincount(np.concatenate([np.unique(ids[ids >= 0]) for ids in texts]), minlength=1), len(texts))
 
     def inverse(self, ids: TokenIds) -> NDArray[np.float32]:
-        """Return the inverse document frequency of each token (n). A token without an id counts as in every text."""
+        """Return the inverse document frequency of each token (n), as if every text had the tokens without an id."""
         known = np.where(ids < len(self.counts), self.counts[np.minimum(ids, len(self.counts) - 1)], 0)
         return maxsim.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
 
@@ -135,7 +135,7 @@ class CachedStates:
             return replace(tokens, embeddings=embeddings.cpu().numpy())
 
     def sample(self, count: int, seed: int, layers: Sequence[int]) -> torch.Tensor:
-        """Return the states (tokens, layers, width) of random documents, as many as ``count`` tokens take."""
+        """Return the states (tokens, layers, width) of random documents with about ``count`` tokens together."""
         order = np.random.default_rng(seed).permutation(len(self.documents)).tolist()
         lengths = np.cumsum([len(self.documents.ids[i]) for i in order])
         enough = int(np.searchsorted(lengths, count)) + 1
@@ -147,8 +147,8 @@ class CachedStates:
         """Return nDCG@10 of each query (n_queries) by the rankings ``pooled``, ``late`` and ``hybrid``.
 
         Scores are those of `SmartIndex.search` by default: query tokens weighted by inverse document frequency, and
-        the default weights in ``hybrid``. Each query ranks all documents, and those at the positions ``distractors``
-        of ``others``.
+        the default weights in ``hybrid``. Each query ranks all documents, and also the documents at the positions
+        ``distractors`` of ``others``.
         """
         rankings = {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": DEFAULT_WEIGHTS}
         corpus = [(self.documents, "", list(range(len(self.documents))))]
