@@ -52,7 +52,7 @@ def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given:
     settings = {name: value for name, value in given.items() if name != "device"}
     if model is None:
         return SmartEncoder.from_description({**description, **settings}, given.get("device"))
-    # The index trusts the code of its own model only.
+    # The permission to run code holds for the index's own model only.
     moved = {"model": model, "revision": None, "trust_remote_code": False}
     try:
         return SmartEncoder.from_description({**description, **moved, **settings}, given.get("device"))

@@ -233,7 +233,7 @@ def _write_picture(hit: Hit, path: Path) -> None:
         picture.save(path)
     except OSError as error:
         raise InvalidInput(f"--explain {path}: cannot be written ({error.strerror})") from error
-    note(f"picture of the matches in the first passage: {path}")
+    note(f"what matched in the first passage: {path}")
 
 
 def _print_answer_json(reply: Answer) -> None:

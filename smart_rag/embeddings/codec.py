@@ -49,9 +49,9 @@ class FloatCodec:
         return codes.view(self.dtype)
 
 
-# Distance between levels by bits. It gives the least squared error for a standard normal distribution (Max, 1960,
-# "Quantizing for minimum distortion"). With 2 bits, even steps have 1 % more error than free levels, but with even
-# steps a similarity is a product of integers.
+# Distance between levels, by number of bits. It gives the least squared error for a standard normal distribution (Max,
+# 1960, "Quantizing for minimum distortion"). With 2 bits, equal steps have 1 % more error than free levels. But with
+# equal steps, a similarity is a product of integers.
 _STEPS = {8: 0.0308, 4: 0.3352, 2: 0.9957, 1: 1.5958}
 
 
@@ -115,7 +115,7 @@ def rotate(embeddings: torch.Tensor) -> torch.Tensor:
     """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`, in float32 on their device."""
     import torch
 
-    # With torch, not NumPy: the threads of the two would wait for each other's cores.
+    # We use torch and not NumPy, because the threads of both would wait for each other's cores.
     with torch.autocast(embeddings.device.type, enabled=False):  # in 16 bits, the codes would differ
         return embeddings.float() @ _rotation_on(embeddings.shape[1], embeddings.device).T
 
@@ -144,9 +144,10 @@ def rotation(dimension: int) -> NDArray[np.float32]:
     """Return the rotation (dimension, dimension) float32, read-only. It is the same on every machine.
 
     Each of four rounds flips signs at random, applies a Walsh-Hadamard transform, and shuffles the coordinates. The
-    transform needs a power of two. For any other dimension it is applied twice: to the first coordinates, as many as
-    the greatest power of two, and to as many of the last ones. The two blocks overlap, so each has its own signs: with
-    equal signs, the second transform would undo the first. Where the blocks overlap little, the shuffle mixes them.
+    transform needs a power of two. For any other dimension, let h be the greatest power of two below it. The transform
+    is then applied twice: to the first h coordinates, and to the last h. The two blocks overlap, so each has its own
+    signs. With equal signs, the second transform would undo the first. If the overlap is small, the shuffle mixes the
+    blocks.
     """
     block = 1 << (dimension.bit_length() - 1)
     starts = [0] if block == dimension else [0, dimension - block]

@@ -95,8 +95,8 @@ class TokenBatch(_Ragged):
             is L2-normalised; the constructor does not check that.
         offsets: (n + 1) int64, from 0 to total. The rows of text i are ``offsets[i]:offsets[i + 1]``, at least one.
         ids: (total) int32, the id of each token in the model's vocabulary, or -1 for a token that is no word, such as a
-            patch of an image. None if the ids are unknown: a search then cannot weight tokens by their rarity, nor find
-            documents by equal tokens.
+            patch of an image. None if the ids are unknown. A search then cannot weight tokens by their rarity, and it
+            cannot find documents by equal tokens.
 
     Raises:
         InvalidInput: the shapes or dtypes do not fit together.
@@ -262,8 +262,8 @@ class Representation:
     Attributes:
         pooled: (n, dimension) float32. Each row is L2-normalised; the constructor does not check that.
         tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes; it comes
-            from a store, or from an encoder that was given a codec. The dimension of the tokens differs from that of
-            ``pooled`` where an adapter changes it.
+            from a store, or from an encoder that was given a codec. The tokens may have another dimension than
+            ``pooled``, for example with an adapter.
 
     Raises:
         InvalidInput: ``pooled`` is not a matrix with one row for each text.
@@ -329,8 +329,8 @@ class Representation:
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
         """Return a copy of the texts of all ``parts``, in one representation. There must be at least one part.
 
-        The tokens are `TokenCodes` if those of all parts are, with one codec; otherwise they are decoded to a
-        `TokenBatch`. They have ids if those of all parts do.
+        If the tokens of all parts are `TokenCodes` of one codec, the result has `TokenCodes`. Otherwise, the tokens
+        are decoded to a `TokenBatch`. The result has ids if all parts have ids.
 
         Raises:
             DimensionMismatch: the token embeddings of the parts have different dimensions.

@@ -36,7 +36,8 @@ def _pooled(embeddings: FloatArray, factor: int) -> FloatArray:
     rows, columns = np.triu_indices(count, 1)
     # |a - b|^2 = 2 - 2ab for unit vectors. This needs no array with a row of differences for each pair.
     distances = np.sqrt(np.maximum(2.0 - 2.0 * (matrix @ matrix.T)[rows, columns].astype(np.float64), 0.0))
-    # Apply the first merges, as many as needed. A limit on their height would merge all or none of equal distances.
+    # Apply as many of the first merges as needed. With a limit on the height of merges, merges of equal height would
+    # be applied all or not at all.
     merges = linkage(distances, "ward")[: count - clusters, :2].astype(np.int64)
     labels = np.arange(count + len(merges))
     for i in reversed(range(len(merges))):

@@ -1,4 +1,4 @@
-"""`Adapter`: token states of a frozen model in, trained token embeddings for late interaction out.
+"""`Adapter`: makes trained token embeddings for late interaction from the token states of a frozen model.
 
 An adapter is a folder of two files: ``adapter.safetensors``, its weights in float32, and ``adapter.json``, which names
 the model and the layers that it was trained for.
@@ -25,7 +25,8 @@ FORMAT_VERSION = 1
 _WEIGHTS = "adapter.safetensors"
 _CONFIG = "adapter.json"
 _CONFIG_KEYS = ("format_version", "width", "dimension", "layers", "model", "model_weights")
-# Far below the mean square of a unit vector's coordinates, so that the length of a state does not change the result.
+# Epsilon of all normalisations. It is far below the mean square of a unit vector's coordinates, so that the length of a
+# state does not change the result.
 _EPSILON = 1e-12
 
 
@@ -41,8 +42,8 @@ class Adapter(nn.Module):
     where rms divides by the root of the mean square (arXiv 2605.24938, section 3).
 
     Args:
-        width: of the states.
-        dimension: of the token embeddings, at most ``width``; a smaller one makes the token store smaller.
+        width: the width of the states.
+        dimension: the dimension of the token embeddings, at most ``width``. A smaller one makes the store smaller.
         layers: the layers of the model whose states are used, -1 for the last.
         model, model_weights: the name of the model that the adapter is for, and the digest of its weights.
 
@@ -93,8 +94,9 @@ class Adapter(nn.Module):
     def start_at_frozen(self, states: torch.Tensor) -> None:
         """Start the projection so that it keeps the geometry of frozen ``states`` (n, layers, width).
 
-        It becomes the identity if the token embeddings are as wide as the states, else the principal components of the
-        states. From a random projection, training would have to find again what the model knows already.
+        If the token embeddings are as wide as the states, the projection becomes the identity. Otherwise, it becomes
+        the principal components of the states. With a random projection, the training would first have to learn again
+        the geometry that the model already has.
         """
         if self.dimension == self.width:
             self.projection.weight.copy_(torch.eye(self.width))
@@ -106,7 +108,7 @@ class Adapter(nn.Module):
 
     @property
     def digest(self) -> str:
-        """A digest of all that changes a token embedding: weights, widths and layers."""
+        """A digest of everything that changes a token embedding: weights, widths and layers."""
         digest = hashlib.blake2b(json.dumps([self.width, self.dimension, self.layers]).encode(), digest_size=16)
         for _, weights in sorted(self.state_dict().items()):
             digest.update(weights.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())

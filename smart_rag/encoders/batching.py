@@ -1,4 +1,4 @@
-"""`BatchEncoder`: contents through a model in batches, on one device or on several."""
+"""`BatchEncoder`: encodes contents with a model in batches, on one device or on several."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What to return for each token: its embedding, its states after ``layers`` side by side, or codes by ``codec``."""
+    """Result for each token: its embedding, its states after ``layers`` side by side, or codes by ``codec``."""
 
     layers: Sequence[int] | None = None
     codec: Codec | None = None
@@ -43,7 +43,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The numbers of n inputs, on the CPU.
+    """Pooled embeddings, token embeddings and vocabulary ids of n inputs, on the CPU.
 
     ``pooled`` is (n, dimension) float32. ``tokens`` and ``ids`` have one entry for each input: its token embeddings or
     codes, one row for each token, and its vocabulary ids.
@@ -55,11 +55,11 @@ class Batch:
 
 
 class BatchEncoder:
-    """Forward passes over many contents, and the choice of the token embeddings that are kept.
+    """Runs forward passes over many contents, and chooses the token embeddings to keep.
 
     Args:
         models: the same model on each of its devices. They take batches in turn.
-        policies: which tokens of queries and of documents are kept.
+        policies: the policies that choose the tokens of queries and of documents to keep.
         batch_size: contents in one forward pass, at most. It shrinks when a GPU runs out of memory.
         batch_tokens: tokens in one forward pass, padding included, at most.
     """
@@ -81,7 +81,7 @@ class BatchEncoder:
         self._vocabulary = Vocabulary(self._inputs.tokenizer.decode)
 
     def use_adapter(self, adapter: Adapter) -> None:
-        """Make token embeddings by ``adapter`` from now on."""
+        """Use ``adapter`` for token embeddings from now on."""
         self._adapter = adapter
         devices = {model.model.device for model in self.models}
         self._adapters = {device: copy.deepcopy(adapter).to(device) for device in devices}
@@ -165,7 +165,7 @@ class BatchEncoder:
         return positions.kept(self._policies[task])
 
     def _batches(self, contents: Sequence[Content], task: Task, batch_size: int) -> Iterator[list[int]]:
-        """Yield indices of contents of like length, longest first, so that memory runs out at once or never."""
+        """Yield indices of contents of similar length. The longest come first, so memory runs out early or never."""
         lengths = self._inputs.lengths(contents, task)
         is_apart = not self._inputs.combines_modalities
         is_image = np.asarray([is_apart and content.image is not None for content in contents])
@@ -193,7 +193,7 @@ class BatchEncoder:
             len(batch) >= batch_size
             or (len(batch) + 1) * lengths[first] > self.batch_tokens
             or bool(is_image[i] != is_image[first])
-            # A video has a size of its own, which all contents of its batch would get.
+            # A video has its own frame size, and all contents of a batch would get this size.
             or any(contents[j].video is not None for j in (i, first))
         )
 
@@ -203,7 +203,7 @@ class BatchEncoder:
         return prepared, self._vocabulary_ids(prepared.positions)
 
     def _vocabulary_ids(self, positions: Positions) -> TokenIds:
-        """Return the vocabulary ids (n, length), -1 for punctuation and for what is not the content's text."""
+        """Return the vocabulary ids (n, length), -1 for punctuation and for tokens outside the content's text."""
         words = self._vocabulary.ids(positions.ids)
         words[positions.visual | positions.template] = -1
         return words
@@ -216,7 +216,7 @@ class BatchEncoder:
         output: Output,
         ready: tuple[Prepared, TokenIds] | None = None,
     ) -> Batch:
-        """Return the numbers of ``contents``; when a GPU runs out of memory, first of one half, then of the other."""
+        """Return the results for ``contents``. If a GPU runs out of memory, encode one half first, then the other."""
         import torch
 
         try:
@@ -265,9 +265,9 @@ class BatchEncoder:
 
 
 def _unit_states(model: PooledModel, states: States, keep: Mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return unit vectors: pooled (n, dimension), of kept tokens (total, layers, width), and the fallbacks.
+    """Return unit vectors: pooled (n, dimension), states of kept tokens (total, layers, width), and the fallbacks.
 
-    A fallback (n, layers, width) is the only token of a content of which no token is kept.
+    If no token of a content is kept, its fallback (n, layers, width) is its only token.
     """
     import torch
     from torch.nn.functional import normalize
@@ -283,7 +283,7 @@ def _to_cpu(rows: torch.Tensor) -> NDArray[np.float32]:
 
 
 def _use_one_thread() -> None:
-    """Make torch use one thread in a forked process, which has none of its parent's threads to wait for."""
+    """Make torch use one thread in a forked process, because the threads of its parent do not exist there."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

@@ -30,9 +30,9 @@ from smart_rag.files.content import identity
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import Content, Encodable, Key, Task, TokenOrigin
 
-# Queries in memory: a retriever and then a reranker encode the same query.
+# Number of queries in memory. A retriever and then a reranker encode the same query.
 _MAX_QUERIES = 128
-# Documents that are encoded before they are written. An image can have a thousand tokens.
+# Number of documents that are encoded before they are written. An image can have a thousand tokens.
 _BATCH_SIZE = 256
 _VISUAL_BATCH_SIZE = 8
 
@@ -44,19 +44,19 @@ class CachedEncoder:
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
     Representation(texts=1, dimension=384, tokens=7)
 
-    Several models and several processes can share one folder. The last queries are kept in memory; without a folder,
-    nothing else is kept. The model is loaded and the folder is opened on first use. A pickle holds their names only,
-    neither weights nor embeddings.
-    `close` it before a fork: in the child, a folder that the parent has open raises `UseAfterFork`.
+    Several models and several processes can share one folder. The last queries are kept in memory. Without a folder,
+    nothing else is kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
+    the model and the folder, without weights and embeddings. Before a fork, call `close`: in the child, a folder that
+    the parent has open raises `UseAfterFork`.
 
     Args:
         encoder: an encoder, or the name of a model.
         path: the folder, which is created if it does not exist.
-        codec: of the token embeddings; pooled embeddings are kept in float32.
-        options: of `SmartEncoder`, if ``encoder`` is a name.
+        codec: the codec of the token embeddings. Pooled embeddings are kept in float32.
+        options: arguments of `SmartEncoder`, if ``encoder`` is a name.
 
     Raises:
-        InvalidInput: ``options`` are given with an encoder that is no name, or there is no such codec.
+        InvalidInput: ``options`` are given but ``encoder`` is not a name, or there is no such codec.
     """
 
     def __init__(
@@ -146,14 +146,14 @@ class CachedEncoder:
         return self.encoder.describe()
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
-        """Return the number of tokens of each text; of words, with a warning, if the encoder cannot count tokens."""
+        """Return the number of tokens of each text. If the encoder cannot count tokens, count words and warn."""
         return list(map(token_counter(self.encoder), [texts] if isinstance(texts, str) else texts))
 
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
         """Return the origin of each token embedding of ``item``.
 
         Raises:
-            EncoderError: the wrapped encoder does not know it.
+            EncoderError: the wrapped encoder does not know the origins.
         """
         return token_origins_of(self.encoder, item, task)
 
@@ -201,11 +201,11 @@ class CachedEncoder:
         for start in range(0, len(new), size):
             part = dict(new[start : start + size])
             stores.put(list(part), encode_for_store(self.encoder, list(part.values()), get_codec(self._codec)))
-        # New entries are read back as well: the codec rounds, and a text must have one score, not two.
+        # New entries are read back, too: the codec rounds numbers, and a text must always get the same score.
         return stores.gather(keys, [str(item)[:80] for item in items])
 
     def vacuum(self, documents: Iterable[Encodable]) -> int:
-        """Remove all from the folder except ``documents`` by this model, and return how many entries were removed."""
+        """Remove all entries except those of ``documents`` by this model, and return how many were removed."""
         stores = self._stores
         return 0 if stores is None else stores.vacuum(set(self._keys(_contents(documents))))
 

@@ -1,7 +1,7 @@
-"""Names of other packages that their documentation does not promise: each is used here and nowhere else.
+"""Undocumented names of other packages. They are used only in this module.
 
 A release of sentence-transformers, transformers or huggingface_hub may rename them. Then
-``tests/encoders/test_compatibility.py`` says which name is gone, and the mend belongs into this module.
+``tests/encoders/test_compatibility.py`` says which name is gone, and only this module must be repaired.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AnyModel: TypeAlias = Union["SentenceTransformer", "MultiVectorEncoder"]
 # Weights that transformers reports as unused. An embedding needs no head that predicts words, and the projector of
 # jina-embeddings-v4 is loaded by `smart_rag.encoders.models.jina_v4_weights`.
 _UNUSED_WEIGHTS = ("lm_head.", "multi_vector_projector.")
-# Settings of modules that change numbers without being weights. Other settings come and go between releases.
+# Settings of modules that are not weights but change the embeddings. Other settings come and go between releases.
 _SETTINGS = (
     *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
     *("skiplist_words", "skiplist_tasks", "keep_only_token_ids", "pool_factor", "num_protected_tokens"),
@@ -121,8 +121,8 @@ def module_settings(model: AnyModel) -> list[Any]:
 def keep_texts_in_rows(model: AnyModel) -> None:
     """Make ``model`` pad its texts.
 
-    With flash attention, sentence-transformers would join the texts of a batch in one row, where a token's text is
-    unknown.
+    With flash attention, sentence-transformers would join the texts of a batch in one row. Then we could not know which
+    text a token belongs to.
     """
     first: Any = model[0]
     if getattr(first, "can_flatten_inputs", False):
@@ -191,7 +191,7 @@ def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
 
 
 def prompt_length(features: Mapping[str, Any]) -> int:
-    """Return the number of tokens of the prompt, where pooling is to leave them out; else 0."""
+    """Return the number of tokens of the prompt if pooling leaves them out, else 0."""
     return int(features.get("prompt_length", 0))
 
 
@@ -204,7 +204,7 @@ def transformer_config(model: AnyModel) -> Any:
 
 
 def image_processor_of(model: AnyModel) -> Any:
-    """Return what makes pixel values of images, None if the model reads no images."""
+    """Return the image processor of the model, None if the model reads no images."""
     return getattr(getattr(model[0], "processor", None), "image_processor", None)
 
 
@@ -243,7 +243,7 @@ def is_placeholder_error(error: ValueError) -> bool:
 
 
 def set_chat_template(model: AnyModel, template: str | None, options: Mapping[str, Any]) -> None:
-    """Make ``model`` render chats by ``template`` (None: its own) with ``options``, also after it was saved."""
+    """Make ``model`` render chats by ``template`` (None: its own) with ``options``. A saved model keeps both."""
     first: Any = model[0]
     first.processing_kwargs = {**first.processing_kwargs, "chat_template": dict(options)}
     if template is not None:

@@ -1,4 +1,4 @@
-"""The identity of an encoder: a digest of its weights, and a fingerprint of all that changes a document's numbers."""
+"""Identity of an encoder: a digest of its weights, and a fingerprint of all that changes a document's embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# Entries of a description that change no number of a document, or that another entry repeats.
+# Entries of a description that do not change the embeddings of a document, or that repeat another entry.
 _NOT_IN_FINGERPRINT = (
     "model",
     "revision",
@@ -25,7 +25,7 @@ _NOT_IN_FINGERPRINT = (
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:
-    """Return a digest of those entries of an encoder's description that change the numbers of a document."""
+    """Return a digest of the entries in an encoder's description that change the embeddings of a document."""
     numbers = {key: value for key, value in description.items() if key not in _NOT_IN_FINGERPRINT}
     return hashlib.blake2b(json.dumps(numbers, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -33,9 +33,9 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
 def weights_digest(model: torch.nn.Module, values: int = 1024) -> str:
     """Return a digest of ``values`` evenly spaced numbers of every weight.
 
-    It differs for a fine-tuned model. It is the same for the same model under another name or path, and in another
-    precision, since values are compared in bfloat16. Names of parameters are left out, since they change between
-    releases of transformers.
+    A fine-tuned model has another digest. The same model under another name or path has the same digest. Another
+    precision does not change it either, because the numbers are first rounded to bfloat16. The names of parameters do
+    not matter, because they change between releases of transformers.
     """
     import torch
 

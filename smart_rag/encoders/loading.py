@@ -35,8 +35,8 @@ class LoadedModel:
     """A model on its device, and the name that the caller gave.
 
     ``has_own_files`` tells whether its repository has files for sentence-transformers, which say how it pools. ``kind``
-    names what it makes: one vector of token states, ``"pooled"``; token embeddings, ``"multi-vector"``; a vector of a
-    text or of an image, each by a tower of its own, ``"clip"``; or one vector and token embeddings, ``"jina-v4"``.
+    tells which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``: token embeddings.
+    ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector and token embeddings.
     """
 
     name: str
@@ -55,8 +55,8 @@ def load(
 ) -> LoadedModel:
     """Return the model on its device.
 
-    A vision-language decoder without sentence-transformers files is pooled from the last token, as those who trained
-    such models did. sentence-transformers itself would average.
+    A vision-language decoder without sentence-transformers files is pooled from the last token, because such models
+    were trained in this way. sentence-transformers itself would take the mean.
 
     Raises:
         ModelNotFound: the model cannot be loaded.
@@ -171,7 +171,7 @@ def _is_clip(model: AnyModel) -> bool:
 
 
 def _hub_answers(model: str) -> bool:
-    """Return whether the hub can be reached: without it, each file of a model would be retried for half a minute."""
+    """Return whether the hub can be reached. If not, each file of a model would be retried for half a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

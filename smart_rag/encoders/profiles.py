@@ -1,7 +1,7 @@
-"""Profiles: what differs between families of embedding models, such as prompts, templates and sizes of images.
+"""Profiles: settings that differ between families of embedding models, such as prompts, templates and image sizes.
 
-A model's own sentence-transformers files come first. A profile adds what they do not say. A model whose name matches no
-profile has the profile `GENERAL`.
+A model's own sentence-transformers files come first. A profile adds the settings that these files lack. A model whose
+name matches no profile has the profile `GENERAL`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ _FIND_PAGE = "Find a document image that matches the given query."
 _ABOUT_PAGE = "Understand the content of the provided document image."
 
 # The start of every template: it collects the parts of the message in `it`, and the system message in `it.prompt`.
-# Jinja removes a line's end after a block and at the end of a template, so none stands there.
+# Jinja removes a line break after a block and at the end of a template, so the templates have none there.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
     "{% for message in messages %}{% for part in message['content'] %}"

@@ -1,7 +1,7 @@
-"""The contract of an encoder: members that smart_rag requires, and members that an encoder may offer.
+"""The protocol of an encoder: members that smart_rag requires, and members that an encoder may offer.
 
-`Encoder` is required. Every other protocol here is optional. An encoder offers one by having its members; it inherits
-nothing. Code asks by the functions below, never by the protocols, so that each fallback stands in one place:
+`Encoder` is required. Every other protocol here is optional. An encoder offers a protocol by having its members; it
+inherits nothing. Other code uses the functions below, never the protocols, so each fallback is in one place:
 
 =====================  ==============================  ===================================================
 Protocol               Asked by                        Without it
@@ -15,11 +15,11 @@ Protocol               Asked by                        Without it
 `ExplainsTokens`       `token_origins_of`              `Hit.explain` raises `EncoderError`
 =====================  ==============================  ===================================================
 
-Vocabulary ids are part of the contract, too. ``Representation.tokens.ids`` holds one int32 for each token embedding:
-the token's id in the model's vocabulary, or -1 for a token that is no word, such as punctuation, an image patch or a
-prompt. `smart_rag.encoders.vocabulary.Vocabulary` makes them. They weight rare query tokens and find candidates that
-share them. Without ids, all query tokens count the same and candidates are found by pooled cosine alone; a warning
-says so once.
+Vocabulary ids are part of the protocol, too. ``Representation.tokens.ids`` holds one int32 for each token embedding:
+the token's id in the model's vocabulary, or -1 for a token that is not a word, such as punctuation, an image patch or a
+prompt. `smart_rag.encoders.vocabulary.Vocabulary` makes the ids. With ids, rare query tokens get more weight, and a
+search finds candidates that share rare tokens. Without ids, all query tokens count the same, and candidates are found
+by pooled cosine alone; a warning says so once.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 class _StaticLookup(type(Protocol)):  # type: ignore[misc]  # typing gives the metaclass no public name
-    """Make `isinstance` look members up without evaluating properties, some of which load a model.
+    """Make `isinstance` look up members without evaluating properties, because some properties load a model.
 
-    Python does so by itself from 3.12 on.
+    From 3.12 on, Python does this by itself.
     """
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -66,11 +66,11 @@ class Encoder(Protocol, metaclass=_StaticLookup):
 
     @property
     def fingerprint(self) -> str:
-        """A name for everything that changes a document's embeddings: equal fingerprints mean equal numbers."""
+        """A str that changes whenever a document's embeddings change. Equal fingerprints mean equal embeddings."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what the index's manifest keeps of the encoder, as JSON values; ``"model"`` is the model's name."""
+        """Return the description for the index's manifest, as JSON values; ``"model"`` is the model's name."""
         ...
 
     def encode_query(self, queries: Sequence[Any]) -> Representation:
@@ -91,7 +91,7 @@ class HasModalities(Protocol):
 
     @property
     def modalities(self) -> frozenset[str]:
-        """The kinds of content that it reads, of ``"text"``, ``"image"`` and ``"video"``."""
+        """The kinds of content that the encoder reads, of ``"text"``, ``"image"`` and ``"video"``."""
         ...
 
 
@@ -105,7 +105,7 @@ class HasTokenDimension(Protocol):
 
 
 class HasDefaultWeights(Protocol):
-    """An encoder whose scores are best combined in a way of its own."""
+    """An encoder that needs its own weights to combine the pooled and the late score."""
 
     @property
     def default_weights(self) -> tuple[float, float]:
@@ -134,7 +134,7 @@ class CodesTokens(Protocol):
     """An encoder that can code token embeddings on the device that computes them."""
 
     def encode_document(self, documents: Sequence[Any], *, codec: str | None = None) -> Representation:
-        """Return what `Encoder.encode_document` does; with a codec's name, ``tokens`` are `TokenCodes`."""
+        """Do the same as `Encoder.encode_document`. With the name of a codec, ``tokens`` are `TokenCodes`."""
         ...
 
 
@@ -183,7 +183,7 @@ def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[Toke
     """Return the origin of each token embedding of ``item``.
 
     Raises:
-        EncoderError: ``encoder`` is not one that `ExplainsTokens`.
+        EncoderError: ``encoder`` does not have the protocol `ExplainsTokens`.
     """
     origins: Callable[[Encodable, Task], list[TokenOrigin]] | None = getattr(encoder, "token_origins", None)
     if origins is None:
@@ -196,7 +196,7 @@ def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[Toke
 
 def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:
     """Return the representation of ``documents``, with tokens coded by ``codec`` if ``encoder`` can do that."""
-    # A codec that merges tokens does so on the CPU, while the encoder goes on.
+    # A codec that merges tokens is applied later, on the CPU, while the encoder continues.
     if codec.pool_factor == 1 and _has_codec_argument(encoder.encode_document):
         coding: Any = encoder
         vectors: Representation = coding.encode_document(documents, codec=codec.name)

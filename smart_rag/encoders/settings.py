@@ -17,7 +17,7 @@ from smart_rag.types import Task
 class ModelSettings:
     """The decisions on profile, prompts, token policies and length of a model, each with its source.
 
-    ``max_length`` has the value None where the model's own length holds.
+    ``max_length`` has the value None if the model's own length is used.
     """
 
     profile: Decision
@@ -85,7 +85,7 @@ def _check_profile(profile: Decision, loaded: LoadedModel) -> None:
 
 def _decide_prompt(task: Task, given: str | None, model: AnyModel, profile: Profile) -> Decision:
     """Decide on a prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
-    # A default prompt is for neither queries nor documents; sentence-transformers leaves it out here as well.
+    # A default prompt is neither for queries nor for documents. sentence-transformers does not use it here either.
     names = ("query",) if task == "query" else ("document", "passage", "corpus")
     own = next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), None)
     return Decision.first(

@@ -1,8 +1,8 @@
-"""`SmartEncoder`: texts, images and videos in, `Representation` out, one forward pass.
+"""`SmartEncoder`: makes a `Representation` from texts, images and videos in one forward pass.
 
 sentence-transformers knows each model's prompts, pooling, normalisation and dense layers.
-`smart_rag.encoders.settings` decides how the model is used, `smart_rag.encoders.models` computes one forward pass, and
-`smart_rag.encoders.batching` many.
+`smart_rag.encoders.settings` decides how the model is used. `smart_rag.encoders.models` computes one forward pass.
+`smart_rag.encoders.batching` runs the passes for many items.
 """
 
 from __future__ import annotations
@@ -57,36 +57,37 @@ class SmartEncoder:
 
     Token embeddings are the last hidden states. The model's own dense layers, if it has any, bring them into the space
     of the pooled embedding. They are L2-normalised in float32. Special tokens and padding take no part in late
-    interaction. Nor does the position that a CLS or last-token model pools (arXiv 2605.24938, section 3). Where no
-    token is left, the pooled embedding is the only token embedding.
+    interaction. The position that a CLS or last-token model pools takes no part either (arXiv 2605.24938, section 3).
+    If no token is left, the pooled embedding is the only token embedding.
 
-    An ``adapter`` makes token embeddings of the last states, or of the states after other layers. Where no token is
-    left, it makes one of the pooled embedding. It does not change pooled embeddings.
+    An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
+    left, it makes one token embedding from the pooled embedding. It does not change pooled embeddings.
 
     A forked process can use its parent's encoder on a CPU; torch then uses one thread. On a GPU, torch refuses.
 
     Args:
         model: a sentence-transformers model, or its folder. ``"minilm"`` is the bundled all-MiniLM-L6-v2
             of the ``demo`` extra, which needs no network.
-        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. With several, such as
-            ``["cuda:0", "cuda:1"]``, each has the model, and they take batches in turn.
-        dtype: of the weights, such as ``"bfloat16"``; by default float32 on a CPU, and the type of the model's files on
-            a GPU.
+        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. With several devices, such as
+            ``["cuda:0", "cuda:1"]``, each holds a copy of the model, and they take batches in turn.
+        dtype: the type of the weights, such as ``"bfloat16"``; by default float32 on a CPU, and the type of the model's
+            files on a GPU.
         attn_implementation: how transformers computes attention, such as ``"flash_attention_2"`` where that is
             installed (for weights of 16 bits on a GPU); by default transformers' own choice, mostly ``"sdpa"``.
         batch_size: inputs in one forward pass, at most.
         batch_tokens: tokens in one forward pass, padding included, at most.
-        revision: of the model in its hub repository.
+        revision: the revision of the model in its hub repository.
         trust_remote_code: run code that comes with the model.
-        query_prompt, document_prompt: put before each text, or the system message of a chat model; by default the
-            model's own, or its profile's.
+        query_prompt, document_prompt: the text before each item, or the system message of a chat model. By default the
+            prompt of the model, or of its profile.
         max_length: tokens after which a text is cut, special tokens included; by default the model's own. Images and
             videos are never cut.
-        profile: the name of one in `smart_rag.encoders.profiles`; by default the one for the model's name.
-        query_tokens, document_tokens: which tokens take part in late interaction; by default the profile's, most often
-            ``"content"``, all but special tokens. ``"text"``: these without image patches. ``"input"``: these without
-            prompt and chat template. ``"patches"``: image patches alone. See docs/models.md.
-        max_pixels: of an image, at most; by default the profile's or the model's own.
+        profile: the name of a profile in `smart_rag.encoders.profiles`; by default it follows from the model's name.
+        query_tokens, document_tokens: the policy that chooses the tokens for late interaction; by default the
+            profile's, most often ``"content"``: all but special tokens. ``"text"``: content without image patches.
+            ``"input"``: content without prompt and chat template. ``"patches"``: image patches alone. See
+            docs/models.md.
+        max_pixels: the maximum number of pixels of an image; by default the limit of the profile or the model.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
 
     Raises:
@@ -268,7 +269,7 @@ class SmartEncoder:
         return fingerprint_of(self.describe())
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies this encoder and its numbers, as JSON values."""
+        """Return a description that identifies this encoder and its embeddings, as JSON values."""
         if self._description is None:
             self._description = self._describe()
         return dict(self._description)
@@ -352,9 +353,9 @@ class SmartEncoder:
     ) -> Representation:
         """Return the representation of ``items`` from which an adapter is trained.
 
-        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension), L2-normalised,
-        each layer as long as the others. Those of the last layer alone are the token embeddings of an encoder without
-        an adapter.
+        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension), L2-normalised.
+        All layers have the same norm. With the last layer alone, they are the token embeddings of an encoder without an
+        adapter.
 
         Raises:
             EncoderError: the model has no such layer.
@@ -372,7 +373,7 @@ class SmartEncoder:
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
         """Return the origin of each token embedding of ``item``: characters of its text, or a patch of its image.
 
-        Tokens of a prompt or a chat template have neither.
+        Tokens of a prompt or a chat template have no origin.
 
         Raises:
             EncoderError: the model's tokenizer does not know where its tokens come from.

@@ -58,7 +58,7 @@ class Pdf:
     def _load(self) -> Any:
         """Return the file as a document of pdfium. The caller holds the lock."""
         raw = self._pdfium.raw
-        # PdfDocument(path) would report the error of the previous file for a file without pages.
+        # For a file without pages, PdfDocument(path) would report the error of the previous file.
         handle = raw.FPDF_LoadDocument(os.fsencode(self.path), None)
         if not handle:
             encrypted = raw.FPDF_GetLastError() == raw.FPDF_ERR_PASSWORD

@@ -198,7 +198,7 @@ class Ingest:
             yield rows, self._encode(rows)
             return
         except DocumentError as error:
-            if any(row.stamp is None for row in rows):  # the caller passed this document itself, so the caller gets the error
+            if any(row.stamp is None for row in rows):  # a document from the caller: the caller gets the error
                 raise
             reason = error
         if len(rows) == 1:

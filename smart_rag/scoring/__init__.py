@@ -1,1 +1,1 @@
-"""Two sets of embeddings into scores, and scores into a ranking."""
+"""Compute scores from two sets of embeddings, and a ranking from scores."""

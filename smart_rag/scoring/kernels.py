@@ -1,7 +1,7 @@
 """The loops over token codes that neither NumPy nor torch can do in one pass, compiled by Numba.
 
-They release the GIL and use one core: after a forward pass torch's other threads still wait, spinning,
-on the rest. The first call compiles; Numba keeps the result on disk.
+They release the GIL and use one core. After a forward pass, torch's own threads still keep the other cores
+busy with waiting. The first call compiles the loops; Numba keeps the result on disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Codes, Offsets
 
-# The lower of the two planes of a query counts so much less than the upper.
+# The lower plane of a query counts less than the upper plane, by this factor.
 _PLANE = 254
 
 _compiled = njit(nogil=True, cache=True, error_model="numpy")
@@ -29,7 +29,7 @@ _1 = np.uint64(1)
 def unpack(codes: Codes, bits: int, dimension: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return packed rotated codes (n, width) as one byte for each dimension, and the norms of their levels.
 
-    The bytes are (n, width * 8 // bits), those beyond ``dimension`` 0; the norms (n) float32 are in steps.
+    The bytes are (n, width * 8 // bits); bytes beyond ``dimension`` are 0. The norms (n) float32 are in steps.
     """
     wide = np.empty((len(codes), codes.shape[1] * (8 // bits)), dtype=np.uint8)
     norms = np.empty(len(codes), dtype=np.float32)
@@ -103,8 +103,8 @@ def query_planes(
 ) -> None:
     """Write ``queries`` (n, dimension) as integers: query = ``scale`` * (upper + lower / 254).
 
-    ``planes`` (2 n, width) takes all upper ones, then all lower ones, and ``bias`` (n) what
-    codes that stand for 0 at ``zero`` have too much in their products.
+    ``planes`` (2 n, width) gets all upper planes, then all lower planes. Codes stand for 0 at ``zero``, so their
+    products are too high by a constant. ``bias`` (n) gets this constant.
     """
     count, dimension = queries.shape
     for i in range(count):
@@ -134,7 +134,7 @@ def best_of_planes(
 ) -> None:
     """Write into ``best`` (n, queries) each document's highest cosine with each query token.
 
-    ``products`` (tokens, 2 * queries) are those of codes with a query's upper and lower plane;
+    ``products`` (tokens, 2 * queries) are the products of codes with a query's upper and lower plane;
     cosine = (scale * (upper + lower / 254) - bias) / norm.
     """
     queries = len(scale)

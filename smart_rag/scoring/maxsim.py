@@ -25,15 +25,15 @@ from smart_rag.embeddings.representation import FloatArray, Offsets, Tokens
 from smart_rag.errors import DimensionMismatch
 from smart_rag.scoring.products import product_for
 
-# The bytes of a block of document tokens and its similarities, at most. On a CPU, they are then still in the cache when
-# the next step reads them; blocks of half the size take a tenth more time for long documents. A GPU just needs enough
+# Maximum bytes of a block of document tokens and its similarities. On a CPU, the block is then still in the cache when
+# the next step reads it. Blocks of half the size take a tenth more time for long documents. A GPU only needs enough
 # work.
 _BLOCK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}
 # A block takes at most this part of a GPU's free memory. Unpacking codes needs up to three times its size, and other
 # programs need memory, too. If almost nothing is free, torch's own error says so.
 _FREE_PARTS = 8
 _LEAST_BLOCK_BYTES = 1 << 24
-# So few blocks are scored in one thread: after a forward pass, torch's own threads still spin on the other cores.
+# Up to this number of blocks, one thread scores: after a forward pass, torch's own threads still use the other cores.
 _BLOCKS_ALONE = 4
 _BLOCK_QUERY_TOKENS = 1024
 
@@ -119,8 +119,8 @@ def shares(offsets: Offsets, token_weights: NDArray[np.float32] | None = None) -
 def inverse_document_frequency(frequencies: NDArray[np.int64], documents: int) -> NDArray[np.float32]:
     """Return ``log(1 + documents / frequency)`` for each frequency; a frequency of 0 counts as 1.
 
-    It is positive for every token, also for one that is in all documents. With formulas that give such tokens 0, some
-    queries would lose all their tokens.
+    It is positive for every token, even for a token that is in all documents. With a formula that gives such tokens 0,
+    some queries would lose all their tokens.
 
     >>> inverse_document_frequency(np.array([1, 100, 0]), 100)
     array([4.6151204, 0.6931472, 4.6151204], dtype=float32)
@@ -149,7 +149,7 @@ def _cores() -> ThreadPoolExecutor:
 
 
 def _forget_threads() -> None:
-    """Do without the parent's threads in a forked process, where they do not exist."""
+    """Forget the parent's threads in a forked process, because they do not exist there."""
     _cores.cache_clear()
     torch.set_num_threads(1)
 
@@ -163,7 +163,7 @@ def _block_bytes(device: torch.device) -> int:
     most = _BLOCK_BYTES[device.type]
     if device.type == "cpu":
         return most
-    # What torch keeps for itself and does not use is free to us.
+    # Memory that torch has reserved but does not use is free for us.
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(most, max(free // _FREE_PARTS, _LEAST_BLOCK_BYTES))
 

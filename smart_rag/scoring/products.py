@@ -18,7 +18,7 @@ from smart_rag.embeddings.representation import FloatArray, Offsets, TokenCodes,
 
 logger = logging.getLogger(__name__)
 
-# Two int8 matrices (n, k) and (k, m) into their product (n, m) int32.
+# Function that multiplies two int8 matrices (n, k) and (k, m) to an int32 matrix (n, m).
 Multiply: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -42,7 +42,7 @@ def product_for(documents: Tokens, device: str) -> TokenProduct:
     codec = documents.codec if isinstance(documents, TokenCodes) else None
     if not isinstance(codec, RotatedCodec):
         return FloatProduct(device)
-    # Of matrices one number wide, torch 2.13 multiplies some other memory as integers.
+    # If a matrix has a width of 1, torch 2.13 multiplies integers from the wrong memory.
     multiply = integer_product()
     if torch.device(device).type == "cpu" and documents.dimension > 1 and multiply is not None and integers_are_fast():
         return IntegerProduct(codec, multiply)

@@ -1,4 +1,4 @@
-"""Scores into rankings: the hybrid score, the best documents, maximal marginal relevance."""
+"""Rankings from scores: the hybrid score, the best documents, maximal marginal relevance."""
 
 from __future__ import annotations
 

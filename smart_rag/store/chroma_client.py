@@ -46,7 +46,7 @@ _POLL_SECONDS = 0.001
 
 
 class GivenClient:
-    """Chroma client that the caller brings. We do no locking here: its server or process must order reads and writes."""
+    """Chroma client that the caller brings. It has no lock: its server or process must order reads and writes."""
 
     def __init__(self, client: ClientAPI) -> None:
         self._client = client

@@ -172,7 +172,7 @@ class InvertedIndex:
             return
         try:
             self._apply(changes)
-        except BaseException:  # also an interrupt: else the next call would apply half of the changes twice
+        except BaseException:  # also after an interrupt, or the next call would apply half of the changes twice
             self._clear()
             raise
 

@@ -2,7 +2,7 @@
 
     loss = mean over queries q of -log softmax_d(score(q, d) / temperature)[positive of q]
 
-d runs over the documents of the batch, except the documents that are excluded for q (van den Oord, Li and Vinyals, 2018,
+d runs over the documents of the batch that are not excluded for q (van den Oord, Li and Vinyals, 2018,
 "Representation learning with contrastive predictive coding"). `smart_rag.scoring.maxsim` computes the same scores
 without gradients, and faster.
 """

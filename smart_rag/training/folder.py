@@ -37,7 +37,7 @@ class TrainingFolder:
         """Return the checkpoint to resume from, None for a new training.
 
         Raises:
-            InvalidInput: the folder holds a model or files of others; or it holds checkpoints and ``resume`` is False;
+            InvalidInput: the folder holds a model or other files; or it holds checkpoints and ``resume`` is False;
                 or it holds none and ``resume`` is True.
         """
         check_folder(self.path)

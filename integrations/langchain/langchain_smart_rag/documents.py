@@ -1,4 +1,4 @@
-"""LangChain's documents and queries as smart_rag's, and back."""
+"""Convert LangChain's documents and queries to smart_rag's, and back."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def path_of(uri: str | Path) -> Path:
 
 
 def query_of(query: str, image: str | Path | None) -> str | Content:
-    """Return a query of smart_rag's: a text, or an image with or without one."""
+    """Return a query for smart_rag: a text, an image, or both."""
     return query if image is None else Content(query, path_of(image))
 
 

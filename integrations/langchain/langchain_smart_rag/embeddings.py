@@ -1,4 +1,4 @@
-"""`SmartEmbeddings`: an encoder of smart_rag's as embeddings of LangChain's. `PlainEncoder` is the opposite."""
+"""`SmartEmbeddings`: an encoder of smart_rag as embeddings of LangChain. `PlainEncoder` is the opposite."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class SmartEmbeddings(Embeddings):
 
 
 class PlainEncoder:
-    """Any embeddings of LangChain's as an encoder. Each text has one token embedding, which is the pooled one."""
+    """Any embeddings of LangChain as an encoder. The only token embedding of a text is its pooled embedding."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings

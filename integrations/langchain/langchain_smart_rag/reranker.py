@@ -26,12 +26,12 @@ class SmartReranker(BaseDocumentCompressor):
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever(search_kwargs={"k": 50}))  # doctest: +SKIP
 
     It returns copies, with the score of `smart_rag.rerank` under ``relevance_score`` in the metadata. With a token
-    store, each document is encoded once. If the vector store has the same embeddings, that is when it is added.
+    store, each document is encoded once. If the vector store has the same embeddings, it is encoded when it is added.
 
     Args:
         embeddings: the application's `SmartEmbeddings`; their model and token store are shared. LangChain's
             ``EmbeddingsFilter`` has this name for them.
-        model_name, token_store: of new `SmartEmbeddings`, if no ``embeddings`` are given.
+        model_name, token_store: arguments of new `SmartEmbeddings`, if no ``embeddings`` are given.
         top_n: the number of documents to keep; None keeps all. LangChain's own rerankers have this name for it.
         weights: the weights of the pooled and of the late score.
 

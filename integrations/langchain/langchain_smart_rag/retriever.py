@@ -34,9 +34,9 @@ class SmartRetriever(BaseRetriever):
     Documents have the scores of `SmartIndex.search`. A page or an image has its file under ``image_path`` in its
     metadata, for `message_content`.
 
-    ``invoke`` takes every field except ``index`` and ``with_score``, too. It also takes ``where_document``, Chroma's
-    filter on texts, and ``image``, a file to search by: beside the text, or alone if the text is empty. A pickle and
-    ``model_dump`` hold the index's folder, not its content.
+    ``invoke`` also takes every field except ``index`` and ``with_score``. It takes ``where_document``, Chroma's filter
+    on texts, and ``image``, an image file as a query. The image is used together with the text, or alone if the text
+    is empty. A pickle and ``model_dump`` hold the index's folder, not its content.
 
     Args:
         index: an open index, or the folder of one.

@@ -36,15 +36,15 @@ class SmartVectorStore(VectorStore):
     Documents that are already there are replaced. Higher scores are better. A document with an image has its file under
     ``image_path`` in its metadata.
 
-    Searches take further arguments by name: ``filter`` and ``where_document``, Chroma's filters on metadata and texts
-    (``filter`` is LangChain's name for ``where``); ``candidates`` and ``first_stage``, instead of the store's; and
-    ``image``, a file to search by: beside the text, or alone if the text is empty.
+    Searches take further arguments by name. ``filter`` and ``where_document`` are Chroma's filters on metadata and
+    texts (``filter`` is LangChain's name for ``where``). ``candidates`` and ``first_stage`` replace those of the store.
+    ``image`` is an image file as a query, used together with the text, or alone if the text is empty.
 
     Args:
         index: an open index, or the folder of one; a folder without an index becomes one.
         embedding: the embeddings of the index, or the name of their model. By default those of the index; a new index
-            gets the default model. Other embeddings of LangChain's have no token embeddings: documents are then ranked
-            by pooled cosine, and the embeddings must be given each time. LangChain's own stores have this name for it.
+            gets the default model. Other embeddings of LangChain have no token embeddings. Documents are then ranked by
+            pooled cosine, and the embeddings must be passed each time. LangChain's own stores use this name, too.
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
         weights: the weights of the pooled and of the late score; by default the index's, or (1, 0) for embeddings
@@ -83,7 +83,7 @@ class SmartVectorStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings | None:
-        """The embeddings that the caller passed, or with which this store made a new index."""
+        """The embeddings that the caller passed, or the embeddings of the new index that this store made."""
         return self._embedding
 
     # --- writing ----------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class SmartVectorStore(VectorStore):
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """Do as `max_marginal_relevance_search`, with the pooled cosine to ``embedding`` as the relevance."""
+        """Do the same as `max_marginal_relevance_search`, with the pooled cosine to ``embedding`` as relevance."""
         return self._diverse(_alone(embedding), k, fetch_k, lambda_mult, _POOLED, **kwargs)
 
     def _search(

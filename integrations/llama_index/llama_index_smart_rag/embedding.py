@@ -53,14 +53,14 @@ class SmartEmbedding(MultiModalEmbedding):
         trust_remote_code: run code that comes with the model.
         embed_batch_size: the number of texts that LlamaIndex passes at once.
         encoder_options: further arguments of `smart_rag.SmartEncoder`, as `to_dict` writes them.
-        options: the same, by name, such as ``adapter`` or ``max_pixels``; and LlamaIndex's own, such as
-            ``num_workers``.
+        options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``max_pixels``, and
+            arguments of LlamaIndex, such as ``num_workers``.
 
     Raises:
         TypeError: an argument that neither `smart_rag.SmartEncoder` nor LlamaIndex has.
-        InvalidInput: ``encoder`` along with arguments of a model; or ``embeddings_cache``, which keeps vectors by
-            text alone: a query would get the vector of an equal text, and no token embeddings would be kept.
-            ``token_store`` caches both correctly.
+        InvalidInput: ``encoder`` along with arguments of a model; or ``embeddings_cache``. This cache keeps vectors by
+            text alone, so a query would get the vector of an equal text, and no token embeddings would be kept.
+            ``token_store`` caches both kinds of embeddings correctly.
     """
 
     token_store: str | None = Field(default=None, description="Folder of the token embeddings.")
@@ -169,14 +169,14 @@ class SmartEmbedding(MultiModalEmbedding):
         return embeddings
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Set the embedding of each of ``nodes``, of an `ImageNode` by its image, and return them."""
+        """Set the embedding of each of ``nodes``, and return the nodes. An `ImageNode` is embedded by its image."""
         texts = self._embed_image_nodes(nodes)
         if texts:
             super().__call__(texts, **kwargs)
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Do what ``__call__`` does, off the event loop."""
+        """Do the same as ``__call__``, outside of the event loop."""
         texts = await asyncio.to_thread(self._embed_image_nodes, nodes)
         if texts:
             await super().acall(texts, **kwargs)

@@ -1,4 +1,4 @@
-"""LlamaIndex's nodes and filters as smart_rag's documents and filters, and back."""
+"""Convert LlamaIndex's nodes and filters to smart_rag's documents and filters, and back."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def document_of(node: BaseNode, modalities: Collection[str]) -> Document:
 def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
     """Return the part of ``node`` that an embedding model gets.
 
-    That is the text as LlamaIndex embeds it, with its metadata, and the image of an `ImageNode`. If the model takes
-    images, an `ImageNode` without a text of its own is its image alone, without metadata.
+    The part is the text as LlamaIndex embeds it, with its metadata, and the image of an `ImageNode`. If the model takes
+    images and an `ImageNode` has no text of its own, the part is only the image, without metadata.
 
     Raises:
         InvalidInput: an image node has no text, and its image is on the web or cannot be decoded.
@@ -97,7 +97,7 @@ def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
 
 
 def image_of(file: str | Path | BytesIO) -> ImageSource:
-    """Return an image of LlamaIndex's as one of smart_rag's.
+    """Return an image of LlamaIndex in the form that smart_rag takes.
 
     Args:
         file: a path, a ``file:`` URL, or an open file.

@@ -30,13 +30,13 @@ class SmartRerank(BaseNodePostprocessor):
     ... )
 
     The token embeddings of a node are looked up by its text, and by the image of an `ImageNode` if the model takes
-    images. Missing ones are encoded, and kept if there is a token store. The score of a node is that of
+    images. Missing token embeddings are computed, and kept if there is a token store. The score of a node comes from
     `smart_rag.rerank`. Nodes of equal score stay in the retriever's order.
 
     Args:
         embed_model: the application's `SmartEmbedding`; its model and its token store are shared.
         top_n: the number of nodes to return; the name that LlamaIndex's own rerankers have for it.
-        model_name, token_store: of a new `SmartEmbedding`, if no ``embed_model`` is given.
+        model_name, token_store: arguments of a new `SmartEmbedding`, if no ``embed_model`` is given.
         weights: the weights of the pooled and of the late score.
         keep_retrieval_score: put the retriever's score into the metadata, under ``retrieval_score``.
 

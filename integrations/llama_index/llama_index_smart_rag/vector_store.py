@@ -171,7 +171,7 @@ class SmartVectorStore(BasePydanticVectorStore):
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
-        """Remove the nodes that have one of ``node_ids`` and match ``filters``; each may be left out, but not both.
+        """Remove the nodes that have one of ``node_ids`` and match ``filters``. At least one of the two must be given.
 
         Raises:
             InvalidInput: neither is given.
@@ -196,15 +196,15 @@ class SmartVectorStore(BasePydanticVectorStore):
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Return the best nodes, best first, in the modes ``default`` and ``mmr``.
 
-        The token embeddings are those of ``query_str``. An embedding in the query, such as HyDE's, replaces the pooled
-        one. Without ``query_str``, the pooled cosine alone ranks. ``node_ids`` does not filter, because LlamaIndex
-        passes the ids of image nodes there.
+        The token embeddings come from ``query_str``. An embedding in the query, such as HyDE's, replaces the pooled
+        embedding. Without ``query_str``, only the pooled cosine ranks. ``node_ids`` is not a filter, because LlamaIndex
+        passes the ids of image nodes in it.
 
         Args:
             query: a query of LlamaIndex's.
-            kwargs: ``image_path``, to search by an image as well; then the query's embedding is ignored, because
-                LlamaIndex embeds the text alone. For ``mmr``: ``mmr_threshold``, with which 1 ranks by relevance alone,
-                and ``mmr_prefetch_k``, the number of hits that MMR chooses from.
+            kwargs: ``image_path`` adds an image to the query. Then the query's embedding is ignored, because LlamaIndex
+                embeds the text alone. For ``mmr``: ``mmr_threshold`` (1 ranks by relevance alone), and
+                ``mmr_prefetch_k``, the number of hits that MMR chooses from.
 
         Raises:
             InvalidInput: another mode, a filter that Chroma does not have, or a query without text, embedding and
@@ -292,7 +292,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
 
 class _IndexEncoder:
-    """The encoder of an index; what it encodes as a document is kept for the `add` that follows."""
+    """The encoder of an index. Its embeddings of documents are kept for the `add` that follows."""
 
     def __init__(self, index: SmartIndex) -> None:
         self._index = index

@@ -26,7 +26,7 @@ def _is_siglip(model: AnyModel) -> bool:
 
 
 class ClipInputs(ModelInputs):
-    """Inputs of one of the two towers. The processor decides what is seen of an image: for CLIP its central square."""
+    """Inputs of one of the two towers. The processor may cut off margins of an image: CLIP reads its central square."""
 
     @cached_property
     def tokens_per_image(self) -> int:
@@ -39,7 +39,7 @@ class ClipInputs(ModelInputs):
         return self.positions(content, task), list(self._patches_of(content.image))
 
     def _patches_of(self, image: ImageSource) -> Iterator[TokenOrigin]:
-        """Yield the origins of the patches, in parts of the whole image, also where its margins are cut off."""
+        """Yield the origins of the patches, as fractions of the whole image, even if its margins are cut off."""
         side = int(self.tokens_per_image**0.5)
         left, top, right, bottom = self._seen(image)
         for row, column in np.ndindex(side, side):
@@ -88,10 +88,10 @@ class ClipInputs(ModelInputs):
 
 
 class ClipModel(PooledModel):
-    """CLIP or SigLIP; neither was trained to give token embeddings.
+    """CLIP or SigLIP. They were not trained to give token embeddings.
 
-    Each token's state gets what the tower does to its pooled state: CLIP's layer norm and projection, or SigLIP's head.
-    SigLIP's head for images attends to patches; it gets one patch at a time.
+    A tower applies a last step to its pooled state: CLIP's layer norm and projection, or SigLIP's head. Here the same
+    step is applied to each token's state. SigLIP's head for images attends to patches; it gets one patch at a time.
     """
 
     inputs_class = ClipInputs

@@ -1,4 +1,4 @@
-"""`ImageSizes`: how large the images are that a model reads."""
+"""`ImageSizes`: limits on the size of the images that a model reads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from smart_rag.types import ImageSource, PdfPage
 if TYPE_CHECKING:
     from PIL import Image
 
-# The most pixels of an image where no profile says more: the limit of Qwen3-VL-Embedding.
+# Maximum number of pixels of an image, unless a profile sets another: the limit of Qwen3-VL-Embedding.
 _MAX_PIXELS = 1800 * 32 * 32
 # Under "longest_edge", Qwen's processors state a number of pixels and others the length of a side. Numbers above this
 # one are pixels.
 _LONGEST_SIDE = 10_000
 # Qwen's processors refuse images whose sides differ by a greater factor.
 _MAX_ASPECT = 200
-# Where the processor makes all images equally large, an image is opened with this many times the pixels.
+# If the processor makes all images equally large, an image is opened with this many times the pixels.
 _OVERSAMPLING = 4
 
 
@@ -30,7 +30,7 @@ class ImageSizes:
     """Pixel limits of the images that a model reads.
 
     Args:
-        profile: of the model; its limits come before those of the processor.
+        profile: the profile of the model. Its limits come before those of the processor.
         processor: the model's image processor, None if the model reads no images.
         max_pixels: the caller's limit, which comes first.
     """

@@ -1,4 +1,4 @@
-"""`ModelInputs`: what a model reads of texts, images and videos, and what stands at each position of it."""
+"""`ModelInputs`: turns texts, images and videos into inputs of a model, and tells the meaning of each position."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from smart_rag.files import images
 from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unicode
 
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
-# Tokenizers and models without a limit to the length of a text state numbers such as 1e30.
+# A tokenizer or model without a limit on the length of a text states a number such as 1e30.
 UNLIMITED = 1_000_000
 
 
@@ -58,8 +58,8 @@ class ModelInputs:
     Args:
         loaded: the model, whose tokenizer and processor are used.
         profile: settings of the model's family.
-        prompts: of queries and of documents.
-        max_pixels: of an image, None for the profile's or the model's own limit.
+        prompts: the prompts of queries and of documents.
+        max_pixels: the maximum number of pixels of an image, None for the limit of the profile or the model.
 
     Raises:
         EncoderError: the model has no tokenizer, or pools in several ways at once.
@@ -179,7 +179,7 @@ class ModelInputs:
             )
 
     def lengths(self, contents: Sequence[Content], task: Task) -> NDArray[np.int64]:
-        """Return about how many tokens each of ``contents`` has in a forward pass.
+        """Return the approximate number of tokens of each of ``contents`` in a forward pass.
 
         Raises:
             InvalidInput: a text has no token at all, so that the model has nothing to pool.
@@ -197,7 +197,7 @@ class ModelInputs:
         return lengths + [self._visual_tokens(content) for content in contents]
 
     def _visual_tokens(self, content: Content) -> int:
-        """Return about how many tokens the image and the video of ``content`` have at most."""
+        """Return the approximate maximum number of tokens of the image and the video of ``content``."""
         count = 0
         most_pixels = self.image_sizes.max_pixels
         if content.image is not None:
@@ -213,7 +213,7 @@ class ModelInputs:
         return count
 
     def prepare(self, contents: Sequence[Content], task: Task) -> Prepared:
-        """Return the inputs of one forward pass: images opened, texts cut and made tokens.
+        """Return the inputs of one forward pass: open images, cut texts and split them into tokens.
 
         Raises:
             DocumentError: the file of an image or a video cannot be read.
@@ -226,8 +226,8 @@ class ModelInputs:
     def _shortened(self, content: Content, task: Task) -> Content:
         """Return ``content`` with as much of its text as fits beside its image, its video and the template.
 
-        The processor itself would cut the end of the template first, and with it the position that is pooled; and it
-        cannot cut an image. The text keeps a quarter of the model's tokens in any case.
+        The processor itself would first cut the end of the template, and so the position that is pooled. It cannot cut
+        an image. The text always keeps a quarter of the model's tokens.
         """
         text, longest = content.text, self.model.max_seq_length
         # A text has at most one token for each byte.
@@ -270,7 +270,7 @@ class ModelInputs:
             ) from error
 
     def _processing(self, metadata: Sequence[VideoMetadata]) -> dict[str, Any]:
-        """Return what replaces the processor's own settings."""
+        """Return the settings that replace the processor's own."""
         options: dict[str, Any] = {"text": {"truncation": False}}  # `_shortened` cuts texts
         if not self.has_own_files:
             options["chat_template"] = {"add_generation_prompt": self.profile.generation_prompt}
@@ -319,7 +319,7 @@ class ModelInputs:
             ) from None
 
     def _template(self, words: Mask, content: Content, task: Task) -> Mask:
-        """Return those of the ``words`` (length), the positions without patches, that are not the content's text."""
+        """Return the positions among ``words`` (length) that are not the content's text. ``words`` have no patches."""
         where = np.flatnonzero(words)
         template: Mask = words.copy()
         if content.text:
@@ -335,7 +335,7 @@ class ModelInputs:
         if structure not in self._template_lengths:
             image = images.blank(1 << 14) if content.image is not None else None
             rows = []
-            # Two texts without a common token: some tokenizers join a letter with the blank before it, but no digit.
+            # Two texts without a common token: some tokenizers join a blank with a following letter, but not with a digit.
             for text in ("A", "8"):
                 # A video is left out. Its own words, the times, stand at the front; nothing after the text changes.
                 features = self._preprocess([Content(text, image)], task)

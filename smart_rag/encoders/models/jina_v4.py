@@ -61,8 +61,8 @@ class JinaV4Inputs(ModelInputs):
 class JinaV4Model(PooledModel):
     """jina-embeddings-v4: Qwen2.5-VL with the `Head` of `jina_v4_weights`.
 
-    Every token counts, those of prefix and chat template too. The pooled embedding is the model's own single vector,
-    which is wider than its token embeddings. Both were trained side by side, each to be ranked by itself.
+    Every token counts, also the tokens of prefix and chat template. The pooled embedding is the model's own single
+    vector, which is wider than its token embeddings. Both were trained together, but each for a ranking of its own.
     """
 
     inputs_class = JinaV4Inputs

@@ -34,7 +34,7 @@ _REMEDY = "take all files of jinaai/jina-embeddings-v4, or another revision of i
 
 
 class Head(nn.Module):
-    """The last step of the model: states (n, length, width) of Qwen2.5-VL into pooled and token embeddings.
+    """The last step of the model: makes pooled and token embeddings from states (n, length, width) of Qwen2.5-VL.
 
         sentence_embedding (n, width) = L2(mean of the states)
         token_embeddings (n, length, dimension) = L2(projector state), 0 where there is padding
@@ -67,7 +67,7 @@ def load(repository: Repository, weights: Mapping[str, Any]) -> list[nn.Module]:
     ``weights`` are options of ``from_pretrained``.
 
     Raises:
-        ModelNotFound: a file or a tensor is missing, is one too many, or does not fit.
+        ModelNotFound: a file or a tensor is missing, does not belong there, or does not fit.
     """
     adapter = _file(repository, _ADAPTER)
     rank, scaling = _rank_and_scaling(repository)
@@ -149,8 +149,8 @@ def _projector(repository: Repository, width: int, dtype: torch.dtype) -> nn.Lin
 def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: float) -> None:
     """Add ``scaling B A`` of the task to each weight, A (rank, in) and B (out, rank), one module at a time.
 
-    Computed in float64, whose rounding does not reach the numbers of the model. In float32, rounding depends on a
-    machine's order of addition, so a digest of the weights would differ between machines.
+    The sum is computed in float64, where rounding is too small to change the numbers of the model. In float32, the
+    result depends on a machine's order of addition, so a digest of the weights would differ between machines.
     """
     keys = {name: [f"base_model.model.{name}.lora_{half}.{_TASK}.weight" for half in "AB"] for name in adapted}
     with safe_open(adapter, framework="pt") as tensors:

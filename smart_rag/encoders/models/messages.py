@@ -56,7 +56,7 @@ def _visual_parts(
 
 
 def _metadata(frames: video.Frames) -> VideoMetadata:
-    """Return the times of ``frames`` as transformers expects them; it counts frames, and here one frame is a second."""
+    """Return the times of ``frames`` for transformers. It counts frames, so here one frame lasts one second."""
     return {
         "total_num_frames": len(frames.images),
         "fps": 1.0,

@@ -48,7 +48,7 @@ class MultiVectorInputs(ModelInputs):
     def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         positions = super()._positions(features, contents, task)
         counted = counted_tokens(self.model, features, task)
-        # Special tokens count here, a query's mask tokens among them. They are no words of the content.
+        # Special tokens count here, also the mask tokens of a query. They are not words of the content.
         template = counted & (positions.template | positions.special)
         nothing = np.zeros_like(counted)
         return replace(positions, attended=counted, special=nothing, template=template, pooled=nothing)
@@ -57,8 +57,8 @@ class MultiVectorInputs(ModelInputs):
 class MultiVectorModel(PooledModel):
     """A `MultiVectorEncoder`, with its own token embeddings.
 
-    The pooled embedding is the mean of the token embeddings that count. It serves the first stage of a search; the
-    model was not trained to be ranked by it.
+    The pooled embedding is the mean of the token embeddings that count. It is for the first stage of a search. The
+    model was not trained for a ranking by it.
     """
 
     inputs_class = MultiVectorInputs
@@ -92,6 +92,6 @@ class MultiVectorModel(PooledModel):
 
 
 def _merged_positions(counted: Mask) -> Positions:
-    """Return the positions of merged tokens: it is known which count, and nothing else."""
+    """Return the positions of merged tokens. Only ``counted`` is known of them."""
     nothing = np.zeros_like(counted)
     return Positions(nothing.astype(np.int64), counted, nothing, nothing, counted, nothing)

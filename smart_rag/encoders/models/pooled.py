@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class States:
     """The result of one forward pass, on the device.
 
-    ``pooled`` is (n, dimension). ``hidden`` holds the states (n, length, width) after each layer that was asked for.
-    ``fallback`` (n, width) is the token embedding of an input of which no token is kept; None for ``pooled``.
+    ``pooled`` is (n, dimension). ``hidden`` holds the states (n, length, width) after each requested layer. If no token
+    of an input is kept, its row in ``fallback`` (n, width) is its token embedding; None means ``pooled``.
     """
 
     pooled: torch.Tensor
@@ -48,17 +48,17 @@ class PooledModel:
     Args:
         loaded: the model.
         profile: settings of the model's family; the model's own files come first.
-        prompts: of queries and of documents.
-        max_pixels: of an image, None for the profile's or the model's own limit.
+        prompts: the prompts of queries and of documents.
+        max_pixels: the maximum number of pixels of an image, None for the limit of the profile or the model.
 
     Raises:
-        EncoderError: the model gives no token embeddings, or none in the space of its pooled ones.
+        EncoderError: the model gives no token embeddings, or they are not in the space of its pooled embeddings.
     """
 
     inputs_class: type[ModelInputs] = ModelInputs
-    # Whether the model was trained for late interaction, so that its token embeddings alone rank best.
+    # Whether the model was trained for late interaction. Then its token embeddings alone give the best ranking.
     is_late_interaction = False
-    # The width of the token embeddings, None if it is that of the pooled ones.
+    # The width of the token embeddings, None if it is the width of the pooled embeddings.
     token_dimension: int | None = None
 
     def __init__(
@@ -122,7 +122,7 @@ class PooledModel:
     def to_embeddings(self, pooled: torch.Tensor, states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pooled and token embeddings in one space, L2-normalised, in float32.
 
-        Gradients flow through. Both are as wide as the model's own truncation leaves them.
+        Gradients flow through. If the model truncates its embeddings, both are truncated to the same width.
 
         Args:
             pooled: the model's pooled vectors (n, dimension).

@@ -47,12 +47,12 @@ class Positions:
 
 
 def ids_and_attended(features: Mapping[str, Any]) -> tuple[NDArray[np.int64], Mask]:
-    """Return the vocabulary ids (n, length) of a model's inputs, and where they are no padding (n, length)."""
+    """Return the vocabulary ids (n, length) of a model's inputs, and True for all but padding (n, length)."""
     return features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
 
 
 def pooled_position(attended: Mask, mode: str) -> Mask:
-    """Return the position that pooling in this ``mode`` reads (n, length); nothing is True if it reads several."""
+    """Return the position (n, length) that pooling in this ``mode`` reads. If it reads several, nothing is True."""
     ordinal = np.cumsum(attended, axis=1)
     if mode == "cls":
         return np.asarray(attended & (ordinal == 1))
@@ -82,7 +82,7 @@ def patch_origins(grids: NDArray[np.int64], is_video: bool) -> Iterator[TokenOri
 
 
 def special_ids(tokenizer: Any) -> NDArray[np.int64]:
-    """Return the ids of tokens without content. An unknown word has content: its state is the model's guess of it."""
+    """Return the ids of tokens without content. The token of an unknown word has content: the model's guess of it."""
     ids = set(getattr(tokenizer, "all_special_ids", []))
     vocabulary = tokenizer.get_vocab()
     ids.update(vocabulary[token] for token in _CONTROL_TOKENS if token in vocabulary)
