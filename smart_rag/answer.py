@@ -141,7 +141,7 @@ class Answer:
         )
 
     def _message(self, error: Exception) -> str:
-        """Return what went wrong at the endpoint and what to do, without the key."""
+        """Return a message that describes the error of the endpoint and the remedy, without the key."""
         import httpx
         import openai
 

@@ -5,7 +5,7 @@ SmartRagError
 │   └── DimensionMismatch              vectors have another width than expected
 ├── DocumentError                      a file cannot be read; has ``path`` and ``reason``
 ├── ModelNotFound                      a model name or folder cannot be loaded
-├── EncoderError                       a model does not give what smart_rag needs
+├── EncoderError                       a model lacks something that smart_rag needs
 ├── IndexNotFound (FileNotFoundError)  a folder holds no index
 ├── IndexExists (FileExistsError)      a folder is not free for a new index
 ├── IndexMismatch                      an index has another model, other settings or another format
@@ -64,7 +64,7 @@ class DocumentError(SmartRagError):
 
     Attributes:
         path: the file.
-        reason: one line that says what is wrong with it.
+        reason: one line that describes the problem.
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
@@ -78,7 +78,7 @@ class ModelNotFound(SmartRagError):
 
 
 class EncoderError(SmartRagError):
-    """A model does not give what smart_rag needs, such as token embeddings."""
+    """A model lacks something that smart_rag needs, such as token embeddings."""
 
 
 class IndexNotFound(SmartRagError, FileNotFoundError):
@@ -102,14 +102,14 @@ class IndexClosed(SmartRagError):
 
 
 class UseAfterFork(SmartRagError):
-    """An index or a store that was opened before ``os.fork`` and is used or opened again in the child.
+    """An index or a store was opened before ``os.fork``, and then used or opened again in the child.
 
-    Chroma's threads are only in the parent: the child would wait for them for ever.
+    Chroma's threads exist only in the parent. The child would wait for them for ever.
     """
 
     @classmethod
     def of(cls, subject: str) -> UseAfterFork:
-        """Return the error for what is called ``subject``."""
+        """Return the error for ``subject``, a name for the message such as ``"my.index: the index"``."""
         return cls(
             f"{subject} was opened before this process was forked, and works only in the parent; start processes with "
             "multiprocessing.get_context('spawn'), or fork before it is first opened"

@@ -207,7 +207,7 @@ def _words(index: SmartIndex, hit: Hit) -> list[Span]:
 
     (document,) = as_documents([hit])
     if not document.content(index.manifest.modalities).text:
-        return []  # the text was not encoded; to explain the hit would open its image in vain
+        return []  # the text was not encoded; `explain` would only open the image
     return emphasis(hit.text, hit.explain().matches)
 
 

@@ -33,7 +33,7 @@ def index(
     device: Device = None,
     trust_remote_code: Trusted = False,
 ) -> None:
-    """Index files and folders. A second run adds what is new and replaces what has changed."""
+    """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files.reader import find
 
     # A wrong path is an error before a model is loaded or a folder is made. The model's modalities are not known yet.

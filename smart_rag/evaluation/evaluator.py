@@ -184,7 +184,7 @@ def _searches(
 
     count = index.count()
     searched = {stage: _Searched({}, [], Stopwatch()) for stage in stages}
-    for stage in stages:  # the first search loads what is loaded lazily
+    for stage in stages:  # the first search loads everything that is lazy
         index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
     queries = tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress_bar)
     for i, (id, text) in enumerate(queries):

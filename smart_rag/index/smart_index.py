@@ -219,7 +219,7 @@ class SmartIndex:
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
-        """Cut the files at and below ``paths`` into documents, write them, and return what was done.
+        """Cut the files at and below ``paths`` into documents, write the documents, and return a report.
 
         A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
         cannot be read is listed in ``failed``, and its earlier documents stay. Each document has the metadata
@@ -336,7 +336,7 @@ class SmartIndex:
             self.manifest = manifest
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Read every entry back and return what is wrong; with ``repair``, encode the documents concerned again."""
+        """Read every entry back, and report missing and damaged ones. ``repair`` encodes their documents again."""
         self._session.check_open()
         report = self._store.verify()
         broken = [*report.missing, *report.damaged]

@@ -154,7 +154,7 @@ def _unpacked(codes: torch.Tensor, bits: int, dimension: int) -> torch.Tensor:
 def integers_are_fast() -> bool:
     """Return whether this CPU has instructions for products of int8 (VNNI), and torch's products are exact here.
 
-    This asks what the CPU can do and does not measure time, so that equal machines give equal scores.
+    This checks the instructions of the CPU. It does not measure time, so equal machines give equal scores.
     """
     multiply = integer_product()
     if multiply is None or not has_vnni():

@@ -69,7 +69,7 @@ class Leaders:
         late: NDArray[np.float32],
         weights: tuple[float, float],
     ) -> None:
-        """Keep the ``top_k`` best of what was kept and a block (n) of further documents."""
+        """Keep the ``top_k`` best among the documents kept so far and a block (n) of further documents."""
         all_ids = [*self.ids, *ids]
         all_pooled = np.concatenate([self.pooled, pooled])
         all_late = np.concatenate([self.late, late])

@@ -118,7 +118,7 @@ class ModelInputs:
 
     @property
     def combines_modalities(self) -> bool:
-        """Whether the model reads a text and an image together, and texts beside images in one batch."""
+        """Whether the model reads a text and an image together, and texts and images in the same batch."""
         return self.has_chat_template
 
     @cached_property
@@ -335,7 +335,7 @@ class ModelInputs:
         if structure not in self._template_lengths:
             image = images.blank(1 << 14) if content.image is not None else None
             rows = []
-            # Two texts without a common token: some tokenizers join a blank with a following letter, but not with a digit.
+            # Two texts without a common token: some tokenizers join a blank to the next letter, but not to a digit.
             for text in ("A", "8"):
                 # A video is left out. Its own words, the times, stand at the front; nothing after the text changes.
                 features = self._preprocess([Content(text, image)], task)
