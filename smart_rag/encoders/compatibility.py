@@ -256,7 +256,7 @@ def set_chat_template(model: AnyModel, template: str | None, options: Mapping[st
 @contextmanager
 def no_loading_bar() -> Iterator[None]:
     """Hide the progress bars of transformers, and restore the user's setting afterwards."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()

@@ -140,8 +140,8 @@ class SmartEncoder:
         if self._settings.max_length.value is not None:
             self._model.inputs.limit_length(self._settings.max_length.value)
         copies = [copy.deepcopy(self._model) for _ in others]
-        for model, name in zip(copies, others, strict=True):
-            model.model.to(name)
+        for copied, name in zip(copies, others, strict=True):
+            copied.model.to(name)
         self._batches = BatchEncoder([self._model, *copies], self._settings.policies, batch_size, batch_tokens)
         self._adapter: Adapter | None = None
         self._adapter_path: str | None = None
