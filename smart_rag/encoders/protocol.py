@@ -202,10 +202,11 @@ def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -
         vectors: Representation = coding.encode_document(documents, codec=codec.name)
     else:
         vectors = encoder.encode_document(documents)
-    if vectors.tokens.ids is None:
+    if vectors.tokens.ids is None and len(vectors):
         warn_once(
             f"{type(encoder).__name__} gives no vocabulary ids: query tokens all count the same, and candidates are "
-            "found by pooled cosine alone; give Representation.from_embeddings ids= (see smart_rag.Vocabulary)"
+            "found by pooled cosine alone; give Representation.from_embeddings ids= (see smart_rag.Vocabulary), and use "
+            "a CachedEncoder without its folder, which stores no ids"
         )
     return vectors
 

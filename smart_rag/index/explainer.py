@@ -60,5 +60,5 @@ def vectors_of(
     """
     found = search.store.vectors([document for document in documents if document.id in stored])
     rest = [document.content(encoder.modalities) for document in documents if document.id not in found]
-    encoded = iter(encoder.encode_documents(rest)) if rest else iter(())
+    encoded = iter(encoder.encode_exactly(rest)) if rest else iter(())
     return Representation.concatenate([found.get(document.id) or next(encoded) for document in documents])

@@ -36,20 +36,22 @@ def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> Document
     return store
 
 
-def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
-    """Return the stores of the index in the folder ``path``.
-
-    Raises:
-        IndexMismatch: the index needs a Chroma client from the caller but none is given, or it needs none but one is
-            given.
-        IndexNotFound: the pooled embeddings are missing.
-    """
+def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> None:
+    """Raise `IndexMismatch` unless a Chroma client is given to an index that needs one, and to no other."""
     if manifest.own_chroma != (client is None):
         raise IndexMismatch(
             f"{path}: the pooled embeddings lie in the folder; open it without client="
             if manifest.own_chroma
             else f"{path}: the pooled embeddings lie in a Chroma client of your own; pass it as client="
         )
+
+
+def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
+    """Return the stores of the index in the folder ``path``.
+
+    Raises:
+        IndexNotFound: the pooled embeddings are missing.
+    """
     return _with_sidecars(path, manifest, PooledStore.open(path / "chroma", client, manifest.collection))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class IndexEncoder:
         self._manifest = manifest
         self._codec = get_codec(manifest.config.codec)
         self._mutex = threading.RLock()
+        self._encoding = threading.Lock()
         self._ahead: dict[Key, Representation] = {}
         self._bytes_ahead = bytes_ahead
 
@@ -114,8 +115,21 @@ class IndexEncoder:
         return vectors
 
     def encode_documents(self, contents: Sequence[Content]) -> Representation:
-        """Return the representation of ``contents``, in their order. Tokens are coded if the encoder can do this."""
-        vectors = encode_for_store(self.load(), [content.plain for content in contents], self._codec)
+        """Return the representation of ``contents`` for the store, in their order.
+
+        Tokens are coded if the encoder can do this. Threads take turns: a tokenizer works for one thread at a time.
+        """
+        encoder = self.load()
+        with self._encoding:
+            vectors = encode_for_store(encoder, [content.plain for content in contents], self._codec)
+        self.check(vectors)
+        return vectors
+
+    def encode_exactly(self, contents: Sequence[Content]) -> Representation:
+        """Return the representation of ``contents`` with token embeddings as the encoder gives them, not coded."""
+        encoder = self.load()
+        with self._encoding:
+            vectors = encoder.encode_document([content.plain for content in contents])
         self.check(vectors)
         return vectors
 
@@ -127,9 +141,16 @@ class IndexEncoder:
         keys = list(map(self.key, contents))
         vectors = self.encode_documents(contents)
         with self._mutex:
-            self._ahead.update(zip(keys, vectors, strict=True))
+            # Copies: a slice would keep the memory of the whole batch.
+            self._ahead.update((key, vectors.take([i])) for i, key in enumerate(keys))
             self._forget_oldest()
         return vectors
+
+    def forget(self, keys: Iterable[Key] | None = None) -> None:
+        """Forget the vectors that `encode_ahead` kept under ``keys``, by default all of them."""
+        with self._mutex:
+            for key in list(self._ahead if keys is None else keys):
+                self._ahead.pop(key, None)
 
     def encode_rows(self, contents: Mapping[Key, Content]) -> Representation:
         """Return the representation of ``contents`` by their keys, in their order; each is encoded at most once."""

@@ -159,6 +159,7 @@ class Ingest:
                 unchanged.append(row)
             else:
                 changed.append(row)
+        self.encoder.forget(row.key for row in [*unchanged, *changed])
         report = AddReport(unchanged=len(unchanged))
         on_rows(unchanged)
         if changed:  # in their metadata alone

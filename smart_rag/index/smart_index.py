@@ -29,7 +29,6 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch
 from smart_rag.encoders.protocol import (
     Encoder,
-    device_of,
     token_counter,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
@@ -162,6 +161,7 @@ class SmartIndex:
         """
         path = Path(path)
         manifest = Manifest.read(path)
+        folder.check_client(path, manifest, client)  # before a model is loaded
         if isinstance(encoder, str):
             encoder = SmartEncoder(encoder)
         if encoder is not None:
@@ -317,6 +317,7 @@ class SmartIndex:
     def vacuum(self) -> int:
         """Remove token embeddings and images that no document uses; return the number of removed token entries."""
         with self._session.writing():
+            self._encoder.forget()
             return self._store.vacuum()
 
     def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
@@ -494,7 +495,7 @@ class SmartIndex:
         documents = as_documents(hits)
         vectors = vectors_of(documents, {hit.id for hit in hits if isinstance(hit, Hit)}, search, self._encoder)
         token_weights = search.token_weights(encoded)
-        ranked = rank(encoded, documents, vectors, search.weights, top_k, search.device, token_weights)
+        ranked = rank(encoded, documents, vectors, search.weights, top_k, self._encoder.device, token_weights)
         return self._explainable(ranked, query, search)
 
     def diversify(
@@ -584,6 +585,7 @@ class SmartIndex:
             InvalidInput: the index was made for vectors that the caller brings.
             IndexMismatch: the index was made with an encoder of the caller's own, or the model has changed.
         """
+        self._session.check_open()
         return self._encoder.load()
 
     def info(self) -> IndexInfo:
@@ -602,7 +604,7 @@ class SmartIndex:
 
     def close(self) -> None:
         """Release files and locks. A second call does nothing. All other methods then raise `IndexClosed`."""
-        self._session.close(self._store.close)
+        self._session.close(self._release)
 
     def __repr__(self) -> str:
         return f"SmartIndex({str(self.path)!r})"
@@ -617,6 +619,10 @@ class SmartIndex:
 
     # --- private ----------------------------------------------------------------------------
 
+    def _release(self) -> None:
+        self._encoder.forget()
+        self._store.close()
+
     @contextmanager
     def _ingest(
         self, total: int | None, unit: str, show_progress_bar: bool, on_commit: OnCommit | None
@@ -624,7 +630,8 @@ class SmartIndex:
         from tqdm.auto import tqdm
 
         progress: tqdm[Any]
-        where = "" if self._encoder.loaded is None else f" on {device_of(self._encoder.loaded)}"
+        device = getattr(self._encoder.loaded, "device", None)
+        where = "" if device is None else f" on {device}"
         with (
             self._session.writing(),
             tqdm(total=total, desc=f"indexing{where}", unit=unit, disable=not show_progress_bar) as progress,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.word_encoder import CountingEncoder, WordEncoder
 
-from smart_rag import Document, SmartIndex
+from smart_rag import Document, IndexConfig, SmartIndex, rerank
 from smart_rag.embeddings.representation import TokenCodes
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexMismatch, InvalidInput
 from smart_rag.index.index_encoder import IndexEncoder
@@ -65,6 +65,35 @@ def test_a_document_that_comes_again_takes_its_old_tokens_along(index):
     assert index.add([Document("cat", "walrus sleep")]).replaced == 1
     assert index.verify().orphans == 0
     assert index.search("walrus", 1)[0].id == "cat"
+
+
+def test_what_need_not_be_encoded_is_forgotten(index):
+    """Documents that are in the index already, and what is never added, once the index is vacuumed or closed."""
+    index.add(DOCUMENTS)
+    index.encode_documents(list(TEXTS.values()))
+    index.add([*DOCUMENTS[:2], Document("tax", TEXTS["tax"], {"year": 2020})])
+    assert index._encoder._ahead == {}
+    for forget in (index.vacuum, index.close):
+        index.encode_documents(["never added"])
+        assert len(index._encoder._ahead) == 1
+        forget()
+        assert index._encoder._ahead == {}
+
+
+def test_one_kept_text_does_not_keep_its_batch(index):
+    index.encode_documents(list(TEXTS.values()))
+    for vectors in index._encoder._ahead.values():
+        assert vectors.pooled.base is None
+        assert vectors.tokens.embeddings.base is None
+
+
+def test_texts_are_reranked_as_the_encoder_gives_them(tmp_path, minilm):
+    """Not as the index would store them, in two bits."""
+    query = "Which animal barks?"
+    with SmartIndex.create(tmp_path / "index", minilm, config=IndexConfig(weighting="none")) as index:
+        found = {hit.text: hit.late_score for hit in index.rerank(query, list(TEXTS.values()))}
+    wanted = {hit.text: hit.late_score for hit in rerank(query, list(TEXTS.values()), minilm)}
+    assert found == pytest.approx(wanted, abs=1e-6)
 
 
 def test_what_is_never_added_leaves_nothing_on_disk(index):
