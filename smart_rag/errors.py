@@ -48,7 +48,7 @@ __all__ = [
 
 
 class SmartRagError(Exception):
-    """Base class of all errors that smart_rag raises."""
+    """Base class of all errors that smart_rag raises. Each can be pickled, so it also comes back from another process."""
 
 
 class InvalidInput(SmartRagError, ValueError):
@@ -71,6 +71,9 @@ class DocumentError(SmartRagError):
         super().__init__(f"{path}: {reason}")
         self.path = Path(path)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
 
 
 class ModelNotFound(SmartRagError):
@@ -131,6 +134,9 @@ class MissingTokens(CorruptStore):
         super().__init__(message)
         self.ids = tuple(ids)
 
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]]]:
+        return type(self), (str(self), self.ids)
+
 
 class StorageFull(SmartRagError):
     """The disk that holds the index is full."""
@@ -159,3 +165,7 @@ class MissingExtra(SmartRagError, ImportError):
         )
         self.package = package
         self.extra = extra
+        self._purpose = purpose
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.package, self.extra, self._purpose)

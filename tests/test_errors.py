@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,24 @@ def test_an_error_carries_its_details():
     assert str(extra) == (
         "reading a.mp4 needs the package 'av', which is not installed; install it with: pip install 'smart-rag[video]'"
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.DocumentError("a.pdf", "no pages in it"),
+        errors.MissingTokens("gone", ["a", "b"]),
+        errors.MissingExtra("av", "video", "reading a.mp4"),
+        errors.UseAfterFork.of("my.index: the index"),
+        errors.IndexNotFound("my.index: no index"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_comes_back_from_another_process(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
 
 
 def test_the_tree_is_that_of_the_classes():

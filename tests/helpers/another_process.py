@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import textwrap
 
 from helpers.word_encoder import TESTS
 
 WRITER = """
 import sys
+import textwrap
 sys.path.insert(0, sys.argv[2])
 from smart_rag import SmartIndex
 from helpers import word_encoder
@@ -48,3 +50,13 @@ def another_process(path, encoder="WordEncoder"):
             yield Writer(process)
         finally:
             process.kill()
+
+
+def python(code, *arguments):
+    """Run ``code`` in a new process."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )

@@ -1,0 +1,152 @@
+"""`SmartIndex` with two writers, lost tokens, a killed process and a full disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from helpers.another_process import python
+from helpers.five_texts import TEXTS, documents
+from helpers.word_encoder import TESTS, LetterEncoder
+
+from smart_rag import Document, SmartIndex, TokenBatch, errors
+
+
+def test_two_writers_at_once(index):
+    """A second writer is told, in this process or another; readers go on."""
+    with SmartIndex.open(index.path, LetterEncoder()) as second:
+        assert second.search("Dogs bark", 1)[0].id == "dog"
+        with pytest.raises(errors.IndexLocked, match="another writer has the index open"):
+            second.add([Document("new", "some text")])
+    code = """
+        import sys
+        from smart_rag import SmartIndex, errors
+        with SmartIndex.open(sys.argv[1]) as index:
+            print(index.count())
+            try:
+                index.delete(["cat"])
+            except errors.IndexLocked as error:
+                print("locked")
+    """
+    assert python(code, index.path).stdout.split() == ["5", "locked"]
+    assert index.count() == 5
+
+
+def test_the_lock_goes_with_the_index(tmp_path):
+    first = SmartIndex.create(tmp_path / "index", LetterEncoder())
+    first.add(documents())
+    first.close()
+    with SmartIndex.open(tmp_path / "index", LetterEncoder()) as second:
+        second.delete(["cat"])
+
+
+def test_lost_and_damaged_tokens_are_named_and_repaired(index):
+    """Search says whose tokens are gone; verify lists them; repair encodes the texts again."""
+    expected = index.search("The dog and the carp", 5)
+    tokens = index._store.tokens
+    keys = {row.document.id: row.key for row in index._store.pooled.select()}
+    tokens.delete([keys["cat"]])
+    places = tokens._environment.databases["places"]
+    with tokens._environment.read() as transaction:
+        place = bytearray(transaction.get(keys["dog"], db=places))
+    place[-1] ^= 1
+    tokens._environment.write(lambda transaction: transaction.put(keys["dog"], bytes(place), db=places))
+
+    with pytest.raises(errors.MissingTokens, match=r"'cat'.*repair") as caught:
+        index.search("The dog and the carp", 5)
+    assert caught.value.ids == ("cat",)
+    report = index.verify()
+    assert (report.missing, report.damaged, report.sound) == (("cat",), ("dog",), False)
+    index.verify(repair=True)
+    assert index.verify().sound
+    assert index.search("The dog and the carp", 5) == expected
+
+
+def test_adding_again_heals_what_is_lost(index):
+    keys = {row.document.id: row.key for row in index._store.pooled.select()}
+    index._store.tokens.delete([keys["cat"]])
+    report = index.add(documents())
+    assert (report.replaced, report.unchanged) == (1, 4)
+    assert index.verify().sound
+
+
+def test_orphans_are_vacuumed(index):
+    """Tokens whose row was never written, as a crash between the two leaves them."""
+    index._store.tokens.put([b"x" * 16], TokenBatch.from_list([np.ones((2, 8), dtype=np.float32)]))
+    assert index.verify().orphans == 1
+    assert index.vacuum() == 1
+    assert index.verify().orphans == 0
+    assert len(index.search("The dog", 5)) == 5
+
+
+def test_killed_while_adding(tmp_path):
+    """Every acknowledged document is found after SIGKILL; the same add goes on; nothing is doubled."""
+    code = """
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        import smart_rag.index.ingest
+        smart_rag.index.ingest._BATCH = 8
+        from smart_rag import Document, SmartIndex
+        from helpers.word_encoder import LetterEncoder
+        index = SmartIndex.create(sys.argv[1], LetterEncoder())
+        index.add(
+            [Document(f"d{i}", f"text number {i}") for i in range(100_000)],
+            on_commit=lambda ids: print(*ids, flush=True),
+        )
+    """
+    path = tmp_path / "index"
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(path), TESTS],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    acknowledged = [name for _ in range(20) for name in process.stdout.readline().split()]
+    os.kill(process.pid, signal.SIGKILL)
+    acknowledged += process.stdout.read().split()  # what was on its way
+    process.stdout.close()
+    process.wait()
+    assert len(acknowledged) >= 160
+    with SmartIndex.open(path, LetterEncoder()) as index:
+        assert {document.id for document in index.get(acknowledged)} == set(acknowledged)
+        assert index.verify().sound
+        hits = index.search(f"text number {acknowledged[0][1:]}", 3)
+        assert hits[0].id == acknowledged[0]
+        wanted = [Document(name, f"text number {name[1:]}") for name in [*acknowledged, "d99999"]]
+        report = index.add(wanted)
+        assert report.unchanged == len(acknowledged)
+        index.vacuum()
+        assert len({document.id for document in index.documents()}) == index.count()
+        assert index.verify().orphans == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_loses_nothing(tmp_path):
+    """The add that does not fit says so; once there is room, what was acknowledged is there and can be searched."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    try:
+        with SmartIndex.create(mount / "index", LetterEncoder()) as index:
+            index.add(documents())
+            acknowledged: list[str] = []
+            with pytest.raises(errors.StorageFull, match="no space left"):
+                index.add(
+                    (Document(f"d{i}", f"text {i} " + "word " * 400) for i in range(20_000)),
+                    on_commit=acknowledged.extend,
+                )
+        subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
+        with SmartIndex.open(mount / "index", LetterEncoder()) as index:
+            assert {document.id for document in index.get([*TEXTS, *acknowledged])} == {*TEXTS, *acknowledged}
+            assert index.verify().sound
+            assert index.search("Dogs bark", 1)[0].id == "dog"
+            index.add([Document("after", "there is room again")])
+            assert index.search("there is room again", 1)[0].id == "after"
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
