@@ -48,7 +48,7 @@ __all__ = [
 
 
 class SmartRagError(Exception):
-    """Base class of all errors that smart_rag raises. Each can be pickled, so it also comes back from another process."""
+    """Base class of all errors that smart_rag raises. They can be pickled, so other processes can send them."""
 
 
 class InvalidInput(SmartRagError, ValueError):
