@@ -190,9 +190,22 @@ def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     return features.get("all_layer_embeddings") or ()
 
 
-def prompt_length(features: Mapping[str, Any]) -> int:
-    """Return the number of tokens of the prompt if pooling leaves them out, else 0."""
+def unpooled_length(features: Mapping[str, Any]) -> int:
+    """Return the number of tokens at the start that are not pooled if the prompt is left out; 0 without a prompt.
+
+    sentence-transformers splits the prompt alone. In front of a text, some tokenizers make one token less of it. So
+    this number may include the first word of the text.
+    """
     return int(features.get("prompt_length", 0))
+
+
+def character_spans(features: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    """Return the characters (n, length, 2) that each token stands for; None if the tokenizer does not know them.
+
+    The numbers are those of the text with its prompt. A special token stands for no character.
+    """
+    encodings = getattr(features, "encodings", None)
+    return np.asarray([encoding.offsets for encoding in encodings]) if encodings else None
 
 
 # --- configuration, tokenizer and processor -----------------------------------------------------

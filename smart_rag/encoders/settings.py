@@ -85,11 +85,13 @@ def _check_profile(profile: Decision, loaded: LoadedModel) -> None:
 
 def _decide_prompt(task: Task, given: str | None, model: AnyModel, profile: Profile) -> Decision:
     """Decide on a prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
-    # A default prompt is neither for queries nor for documents. sentence-transformers does not use it here either.
+    # This is the rule of `encode_query` and `encode_document` in sentence-transformers. A default prompt is neither for
+    # queries nor for documents. The first of the names that exists counts, even if its prompt is empty.
     names = ("query",) if task == "query" else ("document", "passage", "corpus")
-    own = next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), None)
+    prompts = model.prompts or {}
+    own = next((prompts[name] for name in names if name in prompts), "")
     return Decision.first(
-        f"{task}_prompt", (given, ARGUMENT), (own, OWN_FILES), (profile.prompts[task], profile.source)
+        f"{task}_prompt", (given, ARGUMENT), (own or None, OWN_FILES), (profile.prompts[task], profile.source)
     )
 
 
