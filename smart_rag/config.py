@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from smart_rag.errors import InvalidInput
+from smart_rag.wording import nearest
 
 DEFAULT_MODEL = "minilm"
 DEFAULT_TOP_K = 10
@@ -33,6 +35,19 @@ DEFAULT_TIMEOUT = 300.0  # seconds
 # Size of an image for a language model: an A4 page at 125 dpi, so that small print is legible. Most models shrink
 # larger images.
 DEFAULT_IMAGE_PIXELS = 1_500_000
+# Arguments of `SentenceTransformer` that `SmartEncoder` takes in ``model_options``.
+MODEL_OPTIONS = (
+    *(
+        "prompts",
+        "default_prompt_name",
+        "cache_folder",
+        "local_files_only",
+        "token",
+        "model_kwargs",
+        "processor_kwargs",
+    ),
+    *("tokenizer_kwargs", "config_kwargs", "similarity_fn_name", "truncate_dim", "backend"),
+)
 
 
 def check_count(name: str, value: int) -> None:
@@ -45,6 +60,17 @@ def check_choice(name: str, value: str, choices: object) -> None:
     """Raise `InvalidInput` unless ``value`` is one of the strings of ``choices``, a Literal."""
     if value not in get_args(choices):
         raise InvalidInput(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def check_model_options(options: Mapping[str, Any], name: str = "model_options") -> None:
+    """Raise `InvalidInput` unless every one of ``options``, the argument ``name``, is among `MODEL_OPTIONS`."""
+    for option, value in options.items():
+        if option in ("device", "revision", "trust_remote_code"):
+            raise InvalidInput(f"{name} has {option!r}, which is an argument of its own; pass {option}=")
+        if option not in MODEL_OPTIONS:
+            raise InvalidInput(f"{name} has {option!r}; {nearest(option, MODEL_OPTIONS)}")
+        if option == "backend" and value not in (None, "torch"):
+            raise InvalidInput(f"backend {value!r} gives no token embeddings yet; leave it out, then torch is used")
 
 
 def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
