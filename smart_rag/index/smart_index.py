@@ -252,12 +252,12 @@ class SmartIndex:
                 if prune:
                     report += ingest.remove(id for ids in gone.values() for id in ids)
         if gone and not prune:
-            are, them = ("is", "it") if len(gone) == 1 else ("are", "them")
+            exist, their = ("exists", "its") if len(gone) == 1 else ("exist", "their")
             logger.warning(
-                "%s %s no longer there; --prune (prune=True) removes what the index has of %s",
+                "%s of the index no longer %s; the option prune removes %s passages",
                 number(len(gone), "file"),
-                are,
-                them,
+                exist,
+                their,
             )
         return report
 
@@ -302,9 +302,13 @@ class SmartIndex:
         return AddReport(added=len(rows) - replaced, replaced=replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids and return how many existed."""
-        if isinstance(ids, str):
-            raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
+        """Remove the documents with these ids and return how many existed.
+
+        Raises:
+            InvalidInput: ``ids`` is a single str.
+            IndexLocked: another process writes to the index.
+        """
+        _check_ids(ids)
         with self._session.writing():
             return self._store.delete(list(dict.fromkeys(ids)))
 
@@ -349,8 +353,13 @@ class SmartIndex:
     # --- read -------------------------------------------------------------------------------
 
     def get(self, ids: Sequence[str]) -> list[Document]:
-        """Return the documents with these ids, in this order; ids that are not in the index are left out."""
+        """Return the documents with these ids, in this order. Ids that are not in the index are left out.
+
+        Raises:
+            InvalidInput: ``ids`` is a single str.
+        """
         self._session.check_open()
+        _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         return [rows[id].document for id in ids if id in rows]
 
@@ -527,9 +536,10 @@ class SmartIndex:
         """Return the stored token embeddings of the documents with these ids, in this order.
 
         Raises:
-            InvalidInput: an id is not in the index.
+            InvalidInput: an id is not in the index, or ``ids`` is a single str.
         """
         self._session.check_open()
+        _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         absent = [id for id in ids if id not in rows]
         if absent:
@@ -671,6 +681,11 @@ def _check_given(documents: Sequence[Document], vectors: Representation) -> None
     check_documents(documents, _ALL_MODALITIES)
     if len(documents) != len(vectors):
         raise InvalidInput(f"{len(documents)} documents with the vectors of {len(vectors)}")
+
+
+def _check_ids(ids: Sequence[str]) -> None:
+    if isinstance(ids, str):
+        raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
 
 
 def _bytes(tokens: NDArray[Any]) -> bytes:
