@@ -68,8 +68,8 @@ class IndexConfig:
 
     Attributes:
         codec: codec of the token embeddings: a preset, ``"exact"`` (float16), ``"balanced"`` (2 bits for each
-            dimension) or ``"compact"`` (2 bits for each dimension, and two tokens become one). `get_codec` of
-            `smart_rag.embeddings.codec` lists the other names.
+            dimension) or ``"compact"`` (2 bits for each dimension, and two tokens become one), or another name
+            that `smart_rag.embeddings.codec.get_codec` knows.
         weights: weights of the pooled and of the late score. None means the default of the encoder: `DEFAULT_WEIGHTS`,
             or the late score alone for a model that was trained for late interaction.
         weighting: weights of the query tokens: ``"idf"``, the inverse document frequency of each token in this index,
