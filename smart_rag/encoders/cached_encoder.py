@@ -46,7 +46,7 @@ class CachedEncoder:
     Representation(texts=1, dimension=384, tokens=7)
 
     Several models and several processes can share one folder. The last queries are kept in memory. Without a folder,
-    nothing else is kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
+    documents are not kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
     the model and the folder, without weights and embeddings. Before a fork, call `close`: in the child, a folder that
     the parent has open raises `UseAfterFork`.
 

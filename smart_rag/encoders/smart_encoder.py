@@ -57,8 +57,8 @@ class SmartEncoder:
 
     Token embeddings are the last hidden states. The model's own dense layers, if it has any, bring them into the space
     of the pooled embedding. They are L2-normalised in float32. Special tokens and padding take no part in late
-    interaction. The position that a CLS or last-token model pools takes no part either (arXiv 2605.24938, section 3).
-    If no token is left, the pooled embedding is the only token embedding.
+    interaction. If the model pools the CLS token or the last token, this token takes no part either (arXiv 2605.24938,
+    section 3). If no token is left, the pooled embedding is the only token embedding.
 
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
     left, it makes one token embedding from the pooled embedding. It does not change pooled embeddings.
@@ -349,8 +349,8 @@ class SmartEncoder:
         computes them, and then copied to the CPU. ``batch_size`` replaces that of the encoder for this call.
 
         Raises:
-            InvalidInput: the model does not read such a document; or the codec does not exist, or merges tokens, which
-                only a store does.
+            InvalidInput: the model does not read such a document, or the codec does not exist. A codec that merges
+                tokens is refused, too, because only a store merges tokens.
             DocumentError: the file of an image or a video cannot be read.
         """
         output = Output(codec=None if codec is None else get_codec(codec, pooling=False))
@@ -366,9 +366,9 @@ class SmartEncoder:
     ) -> Representation:
         """Return the representation of ``items`` from which an adapter is trained.
 
-        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension), L2-normalised.
-        All layers have the same norm. With the last layer alone, they are the token embeddings of an encoder without an
-        adapter.
+        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row is
+        L2-normalised, and each layer has the same norm in it. With the last layer alone, the rows are the token
+        embeddings of an encoder without an adapter.
 
         Raises:
             EncoderError: the model has no such layer.
