@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field
 
 import smart_rag
 from langchain_smart_rag.documents import IMAGE_PATH, path_of, with_score
-from langchain_smart_rag.embeddings import SmartEmbeddings
-from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
+from langchain_smart_rag.embeddings import SmartEmbeddings, one_line
+from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import InvalidInput
 
 
@@ -33,7 +33,7 @@ class SmartReranker(BaseDocumentCompressor):
             ``EmbeddingsFilter`` has this name for them.
         model_name, token_store: arguments of new `SmartEmbeddings`, if no ``embeddings`` are given.
         top_n: the number of documents to keep; None keeps all. LangChain's own rerankers have this name for it.
-        weights: the weights of the pooled and of the late score.
+        weights: the weights of the pooled and of the late score; by default those that suit the model.
 
     Raises:
         InvalidInput: ``embeddings`` along with ``model_name`` or ``token_store``.
@@ -43,7 +43,7 @@ class SmartReranker(BaseDocumentCompressor):
 
     embeddings: SmartEmbeddings
     top_n: int | None = Field(default=5, gt=0)
-    weights: tuple[float, float] = DEFAULT_WEIGHTS
+    weights: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class SmartReranker(BaseDocumentCompressor):
         # Ids are positions, because the documents' own ids may be missing or come twice.
         width = len(str(len(documents)))
         given = [
-            smart_rag.Document(f"{i:0{width}}", document.page_content, image=_image(document))
+            smart_rag.Document(f"{i:0{width}}", one_line(document.page_content), image=_image(document))
             for i, document in enumerate(documents)
         ]
-        hits = smart_rag.rerank(query, given, self.embeddings.encoder, self.top_n, weights=self.weights)
+        hits = smart_rag.rerank(one_line(query), given, self.embeddings.encoder, self.top_n, weights=self.weights)
         return [with_score(documents[int(hit.id)], hit.score) for hit in hits]
 
     def wrap(self, retriever: RetrieverLike) -> RerankingRetriever:

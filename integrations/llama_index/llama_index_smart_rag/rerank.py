@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama_index.core import Settings
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
@@ -16,7 +17,7 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBun
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import content_of, query_of
 from smart_rag import Document, rerank
-from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS
+from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import InvalidInput
 
 dispatcher = get_dispatcher(__name__)
@@ -34,10 +35,11 @@ class SmartRerank(BaseNodePostprocessor):
     `smart_rag.rerank`. Nodes of equal score stay in the retriever's order.
 
     Args:
-        embed_model: the application's `SmartEmbedding`; its model and its token store are shared.
+        embed_model: the application's `SmartEmbedding`; its model and its token store are shared. By default that of
+            LlamaIndex's ``Settings``, if it is a `SmartEmbedding`.
         top_n: the number of nodes to return; the name that LlamaIndex's own rerankers have for it.
-        model_name, token_store: arguments of a new `SmartEmbedding`, if no ``embed_model`` is given.
-        weights: the weights of the pooled and of the late score.
+        model_name, token_store: arguments of a new `SmartEmbedding`, instead of ``embed_model``.
+        weights: the weights of the pooled and of the late score; by default those that suit the model.
         keep_retrieval_score: put the retriever's score into the metadata, under ``retrieval_score``.
 
     Raises:
@@ -46,7 +48,7 @@ class SmartRerank(BaseNodePostprocessor):
 
     embed_model: SmartEmbedding = Field(description="Embedding whose token embeddings are compared.")
     top_n: int = Field(default=5, gt=0, description="Number of nodes to return.")
-    weights: tuple[float, float] = Field(default=DEFAULT_WEIGHTS, description="Weights of the pooled and late score.")
+    weights: tuple[float, float] | None = Field(default=None, description="Weights of the pooled and late score.")
     keep_retrieval_score: bool = Field(default=False, description="Keep the retriever's score in the metadata.")
 
     def __init__(
@@ -54,15 +56,17 @@ class SmartRerank(BaseNodePostprocessor):
         embed_model: SmartEmbedding | Mapping[str, Any] | None = None,
         *,
         top_n: int = 5,
-        model_name: str = DEFAULT_MODEL,
+        model_name: str | None = None,
         token_store: str | Path | None = None,
-        weights: tuple[float, float] = DEFAULT_WEIGHTS,
+        weights: tuple[float, float] | None = None,
         keep_retrieval_score: bool = False,
         callback_manager: CallbackManager | None = None,
     ) -> None:
+        is_named = model_name is not None or token_store is not None
         if embed_model is None:
-            embed_model = SmartEmbedding(model_name, token_store)
-        elif model_name != DEFAULT_MODEL or token_store is not None:
+            shared = None if is_named else _of_settings()
+            embed_model = shared or SmartEmbedding(model_name or DEFAULT_MODEL, token_store)
+        elif is_named:
             raise InvalidInput("embed_model= has its model and token store; leave out model_name and token_store")
         elif isinstance(embed_model, Mapping):  # as `to_dict` writes it
             embed_model = SmartEmbedding.from_dict(dict(embed_model))
@@ -126,3 +130,10 @@ class SmartRerank(BaseNodePostprocessor):
             return NodeWithScore(node=node.node, score=score)
         metadata = {**node.node.metadata, "retrieval_score": node.score}
         return NodeWithScore(node=node.node.model_copy(update={"metadata": metadata}), score=score)
+
+
+def _of_settings() -> SmartEmbedding | None:
+    """Return the `SmartEmbedding` that the application has set in LlamaIndex's ``Settings``, if there is one."""
+    # The public attribute would make an embedding of OpenAI's if none was set.
+    embed_model = Settings._embed_model
+    return embed_model if isinstance(embed_model, SmartEmbedding) else None

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from helpers.word_encoder import WordEncoder, plain_scores
-from llama_index.core import VectorStoreIndex
+from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -44,6 +44,43 @@ def test_scores_are_smart_rags_own_and_sorted():
         assert node.score == pytest.approx(expected[int(node.node_id[1:])], abs=1e-5)
     hits = rerank("keys for boats", texts, WordEncoder())
     assert [node.score for node in result] == pytest.approx([hit.score for hit in hits], abs=1e-6)
+
+
+class LateEncoder(WordEncoder):
+    """An encoder that was trained for late interaction alone."""
+
+    default_weights = (0.0, 1.0)
+
+
+def test_weights_are_those_of_the_model():
+    reranked = SmartRerank(SmartEmbedding(encoder=LateEncoder()), top_n=6).postprocess_nodes(scored(), query_str="keys")
+    texts = [node.node.get_content(MetadataMode.EMBED) for node in scored()]
+    hits = rerank("keys", texts, LateEncoder())
+    assert [node.score for node in reranked] == pytest.approx([hit.score for hit in hits], abs=1e-6)
+    assert reranked[0].score <= 1 + 1e-6
+
+
+def test_the_embedding_of_the_settings_is_taken(monkeypatch):
+    """A model that is named, or another class in the settings, makes a new embedding."""
+    shared = SmartEmbedding(encoder=WordEncoder())
+    monkeypatch.setattr(Settings, "_embed_model", shared)
+    assert SmartRerank(top_n=2).embed_model is shared
+    assert SmartRerank(model_name="minilm").embed_model is not shared
+    monkeypatch.setattr(Settings, "_embed_model", MockEmbedding(3))
+    assert SmartRerank().embed_model.model_name == "minilm"
+
+
+ARGUMENTS = {"top_n": 3, "weights": (0.5, 2.0), "keep_retrieval_score": True}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_argument_survives(name, tmp_path):
+    reranker = SmartRerank(SmartEmbedding("minilm", tmp_path / "tokens", max_length=9), **{name: ARGUMENTS[name]})
+    copies = [SmartRerank.from_dict(reranker.to_dict()), pickle.loads(pickle.dumps(reranker)), copy.deepcopy(reranker)]
+    for other in copies:
+        assert getattr(other, name) == ARGUMENTS[name]
+        assert other.to_dict() == reranker.to_dict()
+        assert other.embed_model.encoder.path == tmp_path / "tokens"
 
 
 def test_stored_tokens_give_the_same_scores(tmp_path):

@@ -4,7 +4,7 @@ import pickle
 from copy import deepcopy
 
 import pytest
-from helpers.word_encoder import CountingEncoder
+from helpers.word_encoder import CountingEncoder, WordEncoder
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
@@ -46,6 +46,27 @@ def test_scores_are_smart_rags_on_copies(embeddings, minilm, documents, top_n, w
             id=before.id,
             metadata={**before.metadata, "relevance_score": document.metadata["relevance_score"]},
         )
+
+
+class LateEncoder(WordEncoder):
+    """An encoder that was trained for late interaction alone."""
+
+    default_weights = (0.0, 1.0)
+
+
+def test_weights_are_those_of_the_model(documents):
+    found = SmartReranker(SmartEmbeddings(encoder=LateEncoder())).compress_documents(documents, "dogs bark")
+    hits = rerank("dogs bark", [d.page_content for d in documents], LateEncoder(), 5)
+    scores = [document.metadata["relevance_score"] for document in found]
+    assert scores == pytest.approx([hit.score for hit in hits], abs=1e-6)
+    assert max(scores) <= 1 + 1e-6
+
+
+def test_every_setting_survives(tmp_path):
+    reranker = SmartReranker(SmartEmbeddings("minilm", tmp_path / "tokens"), top_n=3, weights=(0.5, 2.0))
+    for other in (pickle.loads(pickle.dumps(reranker)), deepcopy(reranker)):
+        assert other.model_dump() == reranker.model_dump()
+        assert other.embeddings.encoder.path == tmp_path / "tokens"
 
 
 def test_equal_documents_without_ids_stay_in_order(embeddings):
