@@ -20,7 +20,7 @@ from smart_rag.encoders.protocol import token_counter
 from smart_rag.errors import InvalidInput, LanguageModelError, MissingExtra
 from smart_rag.files.content import jpeg
 from smart_rag.index.smart_index import SmartIndex
-from smart_rag.store.pooled_store import Where
+from smart_rag.store.where import Where
 from smart_rag.types import Content, Hit, ImageSource
 from smart_rag.wording import one_line
 
