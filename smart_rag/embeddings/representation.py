@@ -292,8 +292,8 @@ class Representation:
         All vectors are copied to float32 and L2-normalised here.
 
         Args:
-            pooled: (n, dimension) numbers; for one text, (dimension) will do. Tensors may be of any floating dtype, on a
-                GPU, or with gradients.
+            pooled: (n, dimension) numbers; for one text, (dimension) will do. Tensors may be of any floating dtype, on
+                a GPU, or with gradients.
             tokens: n matrices (n_i, token_dimension) of numbers, each with at least one row. By default, the only
                 token embedding of a text is its pooled embedding.
             ids: n sequences of n_i vocabulary ids, -1 for a token that is no word. `smart_rag.Vocabulary` makes them.

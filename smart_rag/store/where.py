@@ -166,14 +166,16 @@ def _equal_none(key: str, values: Sequence[Any]) -> dict[str, Any]:
 
 def _by_type(values: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
     """Return ``values`` in lists of one type, each with the numbers that Chroma would take for equal to them."""
-    groups: dict[tuple[type, bool], list[Any]] = {}
+    groups: dict[tuple[type, bool], tuple[list[Any], list[Any]]] = {}
     for value in values:
-        number = value if isinstance(value, str | bool) else stored_number(value)
-        is_exact = isinstance(value, str | bool) or _counterpart(number) is None
-        groups.setdefault((type(number), is_exact), []).append(number)
-    return [
-        (same, [] if is_exact else [_counterpart(number) for number in same]) for (_, is_exact), same in groups.items()
-    ]
+        is_number = not isinstance(value, str | bool)
+        stored = stored_number(value) if is_number else value
+        other = _counterpart(stored) if is_number else None
+        same_type, counterparts = groups.setdefault((type(stored), other is None), ([], []))
+        same_type.append(stored)
+        if other is not None:
+            counterparts.append(other)
+    return list(groups.values())
 
 
 def _ordered(key: str, operator: str, value: int | float) -> dict[str, Any]:
