@@ -20,7 +20,7 @@ from smart_rag.encoders.protocol import token_counter
 from smart_rag.errors import InvalidInput, LanguageModelError, MissingExtra
 from smart_rag.files.content import jpeg
 from smart_rag.index.smart_index import SmartIndex
-from smart_rag.store.pooled_store import Where
+from smart_rag.store.where import Where
 from smart_rag.types import Content, Hit, ImageSource
 from smart_rag.wording import one_line
 
@@ -175,6 +175,7 @@ def ask(
     llm_model: str,
     top_k: int = DEFAULT_PASSAGES,
     where: Where | None = None,
+    where_document: Where | None = None,
     context_tokens: int = DEFAULT_CONTEXT_TOKENS,
     images: int = 0,
     image_pixels: int = DEFAULT_IMAGE_PIXELS,
@@ -194,7 +195,7 @@ def ask(
             ``OPENAI_API_KEY``.
         llm_model: the name of the language model there.
         top_k: the number of passages, at most.
-        where: a filter on metadata, as in `SmartIndex.search`.
+        where, where_document: filters on metadata and on texts, as in `SmartIndex.search`.
         context_tokens: the number of tokens that all passages may have together, counted by the tokenizer of the index.
         images: the number of passages whose images are sent, together with the image of the question. The language
             model must take images; endpoints do not say whether it does. By default only text is sent.
@@ -218,13 +219,13 @@ def ask(
         raise InvalidInput(f"timeout must be a number of seconds above 0, got {timeout!r}")
     if isinstance(images, bool) or not isinstance(images, int) or images < 0:
         raise InvalidInput(f"images must be a whole number of at least 0, got {images!r}")
-    check_count("context_tokens", context_tokens)
-    check_count("image_pixels", image_pixels)
+    context_tokens = check_count("context_tokens", context_tokens)
+    image_pixels = check_count("image_pixels", image_pixels)
     if max_tokens is not None:
-        check_count("max_tokens", max_tokens)
+        max_tokens = check_count("max_tokens", max_tokens)
     if isinstance(question, Content) and not question.text.strip():
         raise InvalidInput("the question has no text; expected a text, with or without an image")
-    hits = index.search(question, top_k, where=where)
+    hits = index.search(question, top_k, where=where, where_document=where_document)
     count_tokens = token_counter(index.encoder)
     messages, sources = prompt(question, hits, context_tokens, count_tokens, images, image_pixels)
     return Answer(sources, messages, llm_url=llm_url, llm_model=llm_model, max_tokens=max_tokens, timeout=timeout)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from smart_rag.errors import InvalidInput
+from smart_rag.values import plain_value
 
 DEFAULT_MODEL = "minilm"
 DEFAULT_TOP_K = 10
@@ -61,10 +62,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise `InvalidInput` unless ``value`` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def check_count(name: str, value: int) -> int:
+    """Return ``value`` as an int. A whole number of numpy is accepted, too.
+
+    Raises:
+        InvalidInput: it is not a whole number of at least 1.
+    """
+    count = plain_value(value, name) if isinstance(value, np.integer) else value
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}")
+    return count
+
+
+def check_fraction(name: str, value: float) -> float:
+    """Return ``value`` as a float. A number of numpy is accepted, too.
+
+    Raises:
+        InvalidInput: it is not a number from 0 to 1.
+    """
+    number = plain_value(value, name) if isinstance(value, np.number) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
+        raise InvalidInput(f"{name} must be between 0 and 1, got {value!r}")
+    return float(number)
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
@@ -92,7 +111,7 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
     """
     try:
         values = tuple(float(weight) for weight in weights)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = ()
     if len(values) != 2 or not np.isfinite(values).all() or min(values) < 0 or max(values) == 0:
         raise InvalidInput(f"weights must be two numbers (pooled, late), none negative and not both 0; got {weights!r}")
@@ -131,9 +150,12 @@ class IndexConfig:
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights))  # a manifest has a list
         check_choice("weighting", self.weighting, Weighting)
-        check_count("chunk_tokens", self.chunk_tokens)
-        if not 0 <= self.chunk_overlap < self.chunk_tokens:
+        for name in ("chunk_tokens", "hnsw_max_neighbors", "hnsw_ef_construction", "hnsw_ef_search"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        overlap = plain_value(self.chunk_overlap, "chunk_overlap")
+        object.__setattr__(self, "chunk_overlap", overlap)
+        if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < self.chunk_tokens:
             raise InvalidInput(
-                f"chunk_overlap must be at least 0 and below chunk_tokens ({self.chunk_tokens}), "
+                f"chunk_overlap must be a whole number, at least 0 and below chunk_tokens ({self.chunk_tokens}), "
                 f"got {self.chunk_overlap}"
             )

@@ -18,6 +18,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 # Each row may import the rows above it. What stands in one row does not import its neighbours.
 ROWS = (
     ("errors",),
+    ("values",),
     ("types", "config", "wording", "_version"),
     ("embeddings",),
     ("files", "scoring"),
@@ -53,7 +54,9 @@ LONG = {
     "smart_rag.index.smart_index": "the interface of an index in one class; half of it is signatures and docstrings"
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
-PUBLIC_MODULES = {"smart_rag", "smart_rag.errors", "smart_rag.types", "smart_rag.config", "smart_rag.answer"}
+PUBLIC_MODULES = {
+    *("smart_rag", "smart_rag.errors", "smart_rag.types", "smart_rag.values", "smart_rag.config", "smart_rag.answer")
+}
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
 
 

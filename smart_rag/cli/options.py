@@ -59,5 +59,9 @@ Trusted = Annotated[
     typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read that code before."),
 ]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Filter on metadata, such as {"page": 3}.')]
+WhereDocument = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help='Filter on texts, such as {"$contains": "pump"} or {"$regex": "pumps?"}.'),
+]
 LimitQueries = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N queries.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -14,7 +14,7 @@ import typer
 from smart_rag.cli import display
 from smart_rag.cli.console import note, out, print_json
 from smart_rag.cli.opening import open_index
-from smart_rag.cli.options import Adapter, AsJson, Db, Device, MovedModel, QueryImage, Trusted, Where
+from smart_rag.cli.options import Adapter, AsJson, Db, Device, MovedModel, QueryImage, Trusted, Where, WhereDocument
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_CONTEXT_TOKENS,
@@ -43,6 +43,7 @@ def search(
         int, typer.Option(help="Number of passages that the first stage chooses for scoring.")
     ] = DEFAULT_CANDIDATES,
     where: Where = None,
+    where_document: WhereDocument = None,
     first_stage: Annotated[
         FirstStageName, typer.Option(help="How candidates are chosen; exhaustive scores all passages.")
     ] = "auto",
@@ -62,7 +63,12 @@ def search(
     _check_picture(explain)
     with open_index(db, model, adapter=adapter, device=device, trust_remote_code=trust_remote_code) as index:
         hits = index.search(
-            _query(query or "", image), top_k, candidates=candidates, where=_where(where), first_stage=first_stage
+            _query(query or "", image),
+            top_k,
+            candidates=candidates,
+            where=_filter("--where", where, '{"page": 3}'),
+            where_document=_filter("--where-document", where_document, '{"$contains": "pump"}'),
+            first_stage=first_stage,
         )
         if as_json:
             print_json([display.hit_json(hit) for hit in hits])
@@ -88,6 +94,7 @@ def ask(
     ],
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="Number of passages, at most.")] = DEFAULT_PASSAGES,
     where: Where = None,
+    where_document: WhereDocument = None,
     image: QueryImage = None,
     images: Annotated[
         int,
@@ -121,7 +128,8 @@ def ask(
             llm_url=llm_url,
             llm_model=llm_model,
             top_k=top_k,
-            where=_where(where),
+            where=_filter("--where", where, '{"page": 3}'),
+            where_document=_filter("--where-document", where_document, '{"$contains": "pump"}'),
             context_tokens=context_tokens,
             images=images,
             max_tokens=max_tokens,
@@ -174,16 +182,16 @@ def _query(text: str, image: Path | None) -> str | Content:
     return text if image is None else Content(text, image)
 
 
-def _where(text: str | None) -> Mapping[str, Any] | None:
-    """Return the filter that ``--where`` gives as JSON."""
+def _filter(option: str, text: str | None, example: str) -> Mapping[str, Any] | None:
+    """Return the filter that ``option`` gives as JSON."""
     if text is None:
         return None
     try:
         where = json.loads(text)
     except json.JSONDecodeError as error:
-        raise typer.BadParameter(f'--where must be JSON, such as {{"page": 3}}: {error}') from error
+        raise typer.BadParameter(f"{option} must be JSON, such as {example}: {error}") from error
     if not isinstance(where, dict):
-        raise typer.BadParameter(f'--where must be a JSON object, such as {{"page": 3}}, got {text}')
+        raise typer.BadParameter(f"{option} must be a JSON object, such as {example}, got {text}")
     return where
 
 

@@ -297,7 +297,8 @@ class Representation:
         All vectors are copied to float32 and L2-normalised here.
 
         Args:
-            pooled: (n, dimension) numbers; for one text, (dimension) will do.
+            pooled: (n, dimension) numbers; for one text, (dimension) will do. Tensors may be of any floating dtype, on
+                a GPU, or with gradients.
             tokens: n matrices (n_i, token_dimension) of numbers, each with at least one row. By default, the only
                 token embedding of a text is its pooled embedding.
             ids: n sequences of n_i vocabulary ids, -1 for a token that is no word. `smart_rag.Vocabulary` makes them.
@@ -307,13 +308,13 @@ class Representation:
             InvalidInput: a vector is zero or contains NaN or inf, an id is not a 32-bit integer, or the shapes do not
                 fit together.
         """
-        rows = np.atleast_2d(np.asarray(pooled, dtype=np.float64))
+        rows = np.atleast_2d(_array(pooled, "pooled"))
         if tokens is None:
             if ids is not None:
                 raise InvalidInput("ids= are the ids of token embeddings; pass tokens= as well")
             vectors = normalised(rows, "pooled embedding")
             return cls(vectors, TokenBatch(vectors, np.arange(len(vectors) + 1)))
-        matrices = [np.asarray(matrix, dtype=np.float64) for matrix in tokens]
+        matrices = [_array(matrix, f"the token embeddings of text {i}") for i, matrix in enumerate(tokens)]
         for i, matrix in enumerate(matrices):
             if matrix.ndim != 2 or not len(matrix) or matrix.shape[1] != matrices[0].shape[1]:
                 raise InvalidInput(
@@ -397,6 +398,25 @@ def _check_one_dimension(dimensions: Iterable[int]) -> None:
         raise DimensionMismatch(f"the token embeddings must all have one dimension, got {found}")
 
 
+def _array(values: Any, name: str) -> NDArray[np.float64]:
+    """Return numbers, a tensor, or a sequence of them as an array.
+
+    Raises:
+        InvalidInput: they are not an array of numbers.
+    """
+    try:
+        if isinstance(values, list | tuple) and any(hasattr(row, "detach") for row in values):
+            values = [_without_gradient(row) for row in values]
+        return np.asarray(_without_gradient(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} must be an array of numbers, with rows of equal length: {error}") from error
+
+
+def _without_gradient(values: Any) -> Any:
+    """Return a tensor as an array. numpy has no bfloat16, and refuses tensors with gradients or on a GPU."""
+    return values.detach().cpu().double().numpy() if hasattr(values, "detach") else values
+
+
 def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
     """Return the vocabulary ids of all tokens in one array (total) int32.
 
@@ -407,7 +427,7 @@ def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
     if len(ids) != len(lengths):
         raise InvalidInput(f"ids must be one sequence for each of the {len(lengths)} texts, got {len(ids)}")
     limits = np.iinfo(np.int32)
-    arrays = list(map(np.asarray, ids))
+    arrays = [np.asarray(row.detach().cpu() if hasattr(row, "detach") else row) for row in ids]
     for i, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
         if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
             raise InvalidInput(

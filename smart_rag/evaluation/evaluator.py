@@ -62,8 +62,7 @@ def evaluate(
         InvalidInput: the index holds a document that is not in the dataset, or an argument is not valid.
         MissingExtra: ir-measures is not installed.
     """
-    check_count("top_k", top_k)
-    check_count("candidates", candidates)
+    top_k, candidates = check_count("top_k", top_k), check_count("candidates", candidates)
     weights = index.manifest.weights if weights is None else check_weights(weights)
     weighting = index.manifest.config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.errors import IndexExists, IndexMismatch
-from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.pooled_store import PooledStore
@@ -52,7 +52,9 @@ def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> Doc
     Raises:
         IndexNotFound: the pooled embeddings are missing.
     """
-    return _with_sidecars(path, manifest, PooledStore.open(path / "chroma", client, manifest.collection))
+    pooled = PooledStore.open(path / "chroma", client, manifest.collection)
+    pooled.has_lists = manifest.format_version >= FORMAT_VERSION
+    return _with_sidecars(path, manifest, pooled)
 
 
 def _with_sidecars(path: Path, manifest: Manifest, pooled: PooledStore) -> DocumentStore:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,9 @@ from smart_rag.files.content import digest_of_file
 from smart_rag.files.reader import Reader, source_of
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.row import FileStamp, Row, check_metadata
+from smart_rag.store.row import FileStamp, Row, plain_metadata
 from smart_rag.types import AddReport, Document, FailedFile, PdfPage, is_unicode
+from smart_rag.values import plain_dict
 
 OnCommit = Callable[[Sequence[str]], None]
 OnRows = Callable[[Sequence["Row"]], object]
@@ -54,13 +55,13 @@ class Ingest:
         """Write ``documents``. A sequence must not have an id twice. In a stream, the last document of an id counts."""
         checked = isinstance(documents, Sequence)
         if checked:
-            check_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]
+            documents = checked_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]
         report = AddReport()
         stream = iter(documents)
         while window := list(islice(stream, _WINDOW)):
             latest = list({document.id: document for document in window}.values())
             if not checked:
-                check_documents(latest, self.encoder.modalities)
+                latest = checked_documents(latest, self.encoder.modalities)
             rows = [self._row(document) for document in latest]
             report += self._write(rows, lambda part: self.on_progress(len(part)))
             self.on_progress(len(window) - len(latest))
@@ -226,8 +227,13 @@ def _pages(rows: Sequence[Row]) -> int:
     return sum(isinstance(row.document.image, PdfPage) for row in rows)
 
 
-def check_documents(documents: Sequence[Document], modalities: Collection[str] = ("text",)) -> None:
-    """Raise `InvalidInput` unless every document can be stored and encoded, and no id comes twice."""
+def checked_documents(documents: Sequence[Document], modalities: Collection[str] = ("text",)) -> list[Document]:
+    """Return ``documents`` with plain metadata (`plain_metadata`).
+
+    Raises:
+        InvalidInput: a document cannot be stored or encoded, or an id comes twice.
+    """
+    checked = []
     for document in documents:
         if not isinstance(document, Document):
             raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
@@ -243,10 +249,11 @@ def check_documents(documents: Sequence[Document], modalities: Collection[str] =
             )
         if not is_unicode(document.id) or not is_unicode(document.text):
             raise InvalidInput(f"document {document.id!r}: id and text must be Unicode without lone surrogates")
-        check_metadata(document)
+        checked.append(replace(document, metadata=plain_metadata(document)))
     twice = [name for name, times in Counter(document.id for document in documents).items() if times > 1]
     if twice:
         raise InvalidInput(f"{len(twice)} ids come more than once in one call, the first is {twice[0]!r}")
+    return checked
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -273,10 +280,11 @@ def documents_of_texts(
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise InvalidInput(f"text {i} must be a str that is not empty, got {text!r}")
-    names = ids if ids is not None else list(map(_content_id, texts, metadatas))
-    return list(map(Document, names, texts, metadatas))
+    plain = [plain_dict(metadata, f"the metadata of text {i}") for i, metadata in enumerate(metadatas)]
+    names = ids if ids is not None else list(map(_content_id, texts, plain))
+    return list(map(Document, names, texts, plain))
 
 
 def _content_id(text: str, metadata: Mapping[str, Any]) -> str:
-    content = json.dumps([text, dict(metadata)], sort_keys=True, default=str)
+    content = json.dumps([text, metadata], sort_keys=True)
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

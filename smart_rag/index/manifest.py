@@ -18,7 +18,10 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# The oldest format that can be read. In format 2, lists have no column that a filter can search.
+_OLDEST_VERSION = 2
+_READABLE = f"{_OLDEST_VERSION} to {FORMAT_VERSION}"
 FILE_NAME = "manifest.json"
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
@@ -126,12 +129,12 @@ class Manifest:
             version = values["format_version"]
             if isinstance(version, int) and version > FORMAT_VERSION:
                 raise IndexMismatch(
-                    f"{path}: the index has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
+                    f"{path}: the index has format {version}, this smart_rag reads formats {_READABLE}; "
                     "upgrade with: pip install -U smart-rag"
                 )
-            if isinstance(version, int) and version < FORMAT_VERSION:
+            if isinstance(version, int) and version < _OLDEST_VERSION:
                 raise IndexMismatch(
-                    f"{path}: the index has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
+                    f"{path}: the index has format {version}, this smart_rag reads formats {_READABLE}; "
                     "index the documents again into another folder"
                 )
             return cls(**{**values, "config": IndexConfig(**values["config"])})

@@ -26,7 +26,7 @@ from smart_rag.index.queries import as_documents, checked_queries
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.pooled_store import Where
+from smart_rag.store.where import Where
 from smart_rag.types import Content, Document, Hit, explainer_of, with_explainer
 
 # Number of documents whose tokens are in memory at the same time during an exhaustive scan.
@@ -157,7 +157,7 @@ def rerank(
         InvalidInput: the query is empty, an item of ``documents`` has another type, or ``top_k`` is below 1.
     """
     if top_k is not None:
-        check_count("top_k", top_k)
+        top_k = check_count("top_k", top_k)
     if not isinstance(encoder, Encoder):
         raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got {type(encoder).__name__}")
     weights = check_weights(default_weights_of(encoder) if weights is None else weights)

@@ -23,6 +23,7 @@ from smart_rag.config import (
     Weighting,
     check_choice,
     check_count,
+    check_fraction,
     check_weights,
 )
 from smart_rag.embeddings.codec import get_codec
@@ -38,16 +39,16 @@ from smart_rag.index import folder
 from smart_rag.index.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
 from smart_rag.index.index_encoder import IndexEncoder
-from smart_rag.index.ingest import Ingest, OnCommit, check_documents, documents_of_texts
-from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts
+from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.index.queries import as_documents
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.pooled_store import Where
 from smart_rag.store.row import Row
 from smart_rag.store.token_store import content_key
+from smart_rag.store.where import Where
 from smart_rag.types import (
     AddReport,
     Content,
@@ -173,7 +174,7 @@ class SmartIndex:
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
         """Return a new index of ``documents`` with vectors that the caller brings; ``options`` as in `create`."""
-        _check_given(documents, representation)  # first, so that a refusal leaves no folder behind
+        _checked_given(documents, representation)  # first, so that a refusal leaves no folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
         index = cls.create(path, None, **widths, **options)
         index.add_embeddings(documents, representation)
@@ -286,7 +287,7 @@ class SmartIndex:
             DimensionMismatch: the vectors are not as wide as those of the index.
             InvalidInput: a document cannot be stored (see `add`), or a vector is not finite.
         """
-        _check_given(documents, representation)
+        documents = _checked_given(documents, representation)
         self._encoder.check(representation)
         rows = []
         for document, tokens in zip(documents, representation.tokens, strict=True):
@@ -319,9 +320,16 @@ class SmartIndex:
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
     def vacuum(self) -> int:
-        """Remove token embeddings and images that no document uses; return the number of removed token entries."""
+        """Remove token embeddings and images that no document uses; return the number of removed token entries.
+
+        An index of an older format also gets the present one, so that filters can look into lists.
+        """
         with self._session.writing():
             self._encoder.forget()
+            if self.manifest.format_version < FORMAT_VERSION:
+                self._store.pooled.rewrite()
+                self.manifest = replace(self.manifest, format_version=FORMAT_VERSION)
+                self.manifest.write(self.path)
             return self._store.vacuum()
 
     def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
@@ -382,17 +390,17 @@ class SmartIndex:
             DocumentError: the image's file is gone or cannot be read.
         """
         self._session.check_open()
-        check_count("max_pixels", max_pixels)
+        max_pixels = check_count("max_pixels", max_pixels)
         if found.image is None:
             raise InvalidInput(
                 f"{self.path}: the document {found.id!r} has no image; ask only for documents whose image is not None"
             )
         return self._store.images.file_of(found.image, max_pixels)
 
-    def documents(self, where: Where | None = None) -> Iterator[Document]:
-        """Yield the documents that pass the filter ``where``, by default all."""
+    def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
+        """Yield the documents that pass the filters of `search`, by default all."""
         self._session.check_open()
-        return (row.document for row in self._store.pooled.select(where))
+        return (row.document for row in self._store.pooled.select(where, where_document))
 
     def count(self) -> int:
         """Return the number of documents in the index."""
@@ -421,13 +429,15 @@ class SmartIndex:
             first_stage: how the candidates are chosen. ``"terms"``: half of them by pooled cosine, half by the rare
                 tokens that they share with the query. ``"pooled"``: by pooled cosine alone. ``"exhaustive"``: every
                 document is scored, as in the paper. ``"auto"``: exhaustive in a small index, else terms.
-            where, where_document: Chroma's filters on metadata and on texts.
+            where: a filter on metadata, such as ``{"year": {"$gte": 2020}}`` or ``{"tags": {"$contains": "pump"}}`` for
+                a list. It has Chroma's form; `docs/filters.md` says what each operator finds.
+            where_document: a filter on texts: ``$contains``, ``$regex`` or their opposites.
             weights: the weights of the pooled and the late score; by default those of the index.
             weighting: the weighting of query tokens, ``"idf"`` or ``"none"``; by default that of the index.
             stopwatch: gets the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
 
         Raises:
-            InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or Chroma refuses a filter.
+            InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or a filter is not valid.
             MissingTokens: a candidate's token embeddings are missing; `verify` with ``repair`` encodes them again.
         """
         queries = query if isinstance(query, Representation) else [query]
@@ -458,12 +468,10 @@ class SmartIndex:
     ) -> list[list[Hit]]:
         """Return the hits of `search` for each of ``queries``. An exhaustive search reads the index only once."""
         self._session.check_open()
-        check_count("top_k", top_k)
-        check_count("candidates", candidates)
         check_choice("first_stage", first_stage, FirstStageName)
         search = replace(
-            self._search(top_k, weights, weighting),
-            candidates=candidates,
+            self._search(check_count("top_k", top_k), weights, weighting),
+            candidates=check_count("candidates", candidates),
             first_stage=first_stage,
             where=where,
             where_document=where_document,
@@ -496,7 +504,7 @@ class SmartIndex:
         """
         self._session.check_open()
         if top_k is not None:
-            check_count("top_k", top_k)
+            top_k = check_count("top_k", top_k)
         search = self._search(top_k or 1, weights, weighting)
         encoded = query if isinstance(query, Representation) else self.encode_queries([query])
         if not hits:
@@ -530,12 +538,9 @@ class SmartIndex:
             InvalidInput: ``mmr_lambda`` is not from 0 to 1, or a hit is no longer in the index.
         """
         self._session.check_open()
-        check_count("top_k", top_k)
-        if not 0 <= mmr_lambda <= 1:
-            raise InvalidInput(f"mmr_lambda must be between 0 and 1, got {mmr_lambda!r}")
-        if not hits:
-            return []
-        return diversify(self._store, hits, top_k, mmr_lambda, check_weights(weights or self.manifest.weights))
+        top_k, mmr_lambda = check_count("top_k", top_k), check_fraction("mmr_lambda", mmr_lambda)
+        weights = self.manifest.weights if weights is None else check_weights(weights)
+        return diversify(self._store, hits, top_k, mmr_lambda, weights) if hits else []
 
     def tokens(self, ids: Sequence[str]) -> TokenBatch:
         """Return the stored token embeddings of the documents with these ids, in this order.
@@ -573,7 +578,7 @@ class SmartIndex:
                 document cannot be stored (see `add`).
         """
         self._session.check_open()
-        check_documents(documents, self.manifest.modalities)
+        documents = checked_documents(documents, self.manifest.modalities)
         if documents:
             given = Representation.from_embeddings(embeddings)
             if len(given) != len(documents):
@@ -684,10 +689,11 @@ class SmartIndex:
             self.manifest = now
 
 
-def _check_given(documents: Sequence[Document], vectors: Representation) -> None:
-    check_documents(documents, _ALL_MODALITIES)
-    if len(documents) != len(vectors):
-        raise InvalidInput(f"{len(documents)} documents with the vectors of {len(vectors)}")
+def _checked_given(documents: Sequence[Document], vectors: Representation) -> list[Document]:
+    checked = checked_documents(documents, _ALL_MODALITIES)
+    if len(checked) != len(vectors):
+        raise InvalidInput(f"{len(checked)} documents with the vectors of {len(vectors)}")
+    return checked
 
 
 def _check_ids(ids: Sequence[str]) -> None:

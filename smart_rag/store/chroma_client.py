@@ -34,6 +34,7 @@ from smart_rag.errors import (
     StorageFull,
     UseAfterFork,
 )
+from smart_rag.wording import one_line
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -252,9 +253,9 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
         raise DimensionMismatch(str(error)) from error
     except InvalidArgumentError as error:
         kind = DimensionMismatch if "dimension" in str(error) else InvalidInput
-        raise kind(f"Chroma does not accept {what}: {error}") from error
+        raise kind(f"Chroma does not accept {what}: {one_line(error)}") from error
     except (ValueError, TypeError) as error:
-        raise InvalidInput(f"Chroma does not accept {what}: {error}") from error
+        raise InvalidInput(f"Chroma does not accept {what}: {one_line(error)}") from error
     except Exception as error:  # such as ChromaError, OSError, or an error of an HTTP client
         # Chroma hides the error of the operating system, so look whether the disk is full.
         if folder is not None and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:

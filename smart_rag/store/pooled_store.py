@@ -6,7 +6,7 @@ rest of the library uses similarities, where higher is better; Chroma's distance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from smart_rag.config import IndexConfig
 from smart_rag.errors import IndexExists, IndexNotFound
 from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
-from smart_rag.store.row import KEY, Row, from_chroma, to_chroma
+from smart_rag.store.row import Row, from_chroma, to_chroma
+from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
-
-Where = Mapping[str, Any]
 
 _PAGE_ROWS = 2_000
 # Maximum number of rows in one answer, because SQLite refuses statements with more than 32,766 variables.
@@ -53,6 +52,8 @@ class PooledStore:
     def __init__(
         self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None, root: Path
     ) -> None:
+        # Whether filters can look into lists. They cannot if an older smart_rag wrote rows; see `rewrite`.
+        self.has_lists = True
         self._chroma = chroma
         self._collection = collection
         self._part_rows = part_rows  # number of rows in one call to Chroma
@@ -173,12 +174,14 @@ class PooledStore:
         """Return the ids of the rows that match the filters."""
         # This is one call, because Chroma would filter all rows again for each page. It takes 0.24 s for 50,000 of
         # 100,000 rows. The alternative, to ask which of a hundred ids match in each call, took 4 s.
-        result = self._read("get", where=_filter(where), where_document=_filter(where_document), include=[])
+        result = self._read(
+            "get", where=self._where(where), where_document=chroma_where_document(where_document), include=[]
+        )
         return list(result["ids"])
 
-    def select(self, where: Where | None = None) -> Iterator[Row]:
-        """Yield every row that matches ``where``."""
-        for result in self._pages(where, None, ["metadatas", "documents"]):
+    def select(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Row]:
+        """Yield every row that matches the filters."""
+        for result in self._pages(where, where_document, ["metadatas", "documents"]):
             yield from self._rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
@@ -205,8 +208,8 @@ class PooledStore:
                 "query",
                 query_embeddings=pooled[start : start + step],
                 n_results=limit,
-                where=_filter(where),
-                where_document=_filter(where_document),
+                where=self._where(where),
+                where_document=chroma_where_document(where_document),
                 include=["distances"] if limit > _QUERY_ROWS else ["distances", "metadatas", "documents"],
             )
             found += self._many_candidates(result) if limit > _QUERY_ROWS else self._candidates(result)
@@ -228,6 +231,22 @@ class PooledStore:
             where = {KEY: {"$in": [key.hex() for key in keys[part]]}}
             used.update(row.key for row in self.select(where))
         return used
+
+    def rewrite(self) -> None:
+        """Write the metadata of every row again, so that filters find all that rows of an older smart_rag hold."""
+        ids = self.ids()
+        for part in self._parts(len(ids)):
+            found = self._read("get", ids=ids[part], include=["metadatas", "documents"])
+            old = {name: metadata for name, metadata in zip(found["ids"], found["metadatas"], strict=True) if metadata}
+            new = {row.document.id: to_chroma(row, self._root) for row in self._rows(found)}
+            changed = {
+                name: {**dict.fromkeys(old[name].keys() - metadata.keys()), **metadata}
+                for name, metadata in new.items()
+                if old[name] != metadata
+            }
+            if changed:
+                self._write("update", ids=list(changed), metadatas=list(changed.values()))
+        self.has_lists = True
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the rows with these ids. Unknown ids are skipped."""
@@ -271,6 +290,9 @@ class PooledStore:
             for query in queries
         ]
 
+    def _where(self, where: Where | None) -> dict[str, Any] | None:
+        return chroma_where(where, has_lists=self.has_lists)
+
     def _read(self, method: str, **arguments: Any) -> Any:
         has_filter = arguments.get("where") or arguments.get("where_document")
         with chroma_errors(self._folder, "the filter" if has_filter else "this"):
@@ -290,8 +312,8 @@ class PooledStore:
         while True:
             result = self._read(
                 "get",
-                where=_filter(where),
-                where_document=_filter(where_document),
+                where=self._where(where),
+                where_document=chroma_where_document(where_document),
                 limit=_PAGE_ROWS,
                 offset=offset,
                 include=include,
@@ -301,9 +323,3 @@ class PooledStore:
             if len(result["ids"]) < _PAGE_ROWS:
                 return
             offset += _PAGE_ROWS
-
-
-def _filter(where: Where | None) -> dict[str, Any] | None:
-    """Return the filter in Chroma's form, where an empty filter is None."""
-    with chroma_errors():
-        return dict(where) if where else None

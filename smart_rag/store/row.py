@@ -8,25 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from smart_rag.errors import InvalidInput
+from smart_rag.store.where import KEY, RESERVED, item_text, list_column, stored_number
 from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
+from smart_rag.values import plain_dict
 
-# Metadata keys with this prefix are our own; they are removed from results.
-_RESERVED = "_smart_rag."
-KEY = _RESERVED + "key"
-_FILE_HASH = _RESERVED + "file_hash"
-_FILE_CHUNKS = _RESERVED + "file_chunks"
-_MODALITY = _RESERVED + "modality"
-_IMAGE = _RESERVED + "image"
-_IMAGE_PAGE = _RESERVED + "image_page"
-_VIDEO = _RESERVED + "video"
-# Values that Chroma cannot store (None, lists, dicts) or stores inexactly (floats), as one JSON object.
-_JSON = _RESERVED + "json"
+_FILE_HASH = RESERVED + "file_hash"
+_FILE_CHUNKS = RESERVED + "file_chunks"
+_MODALITY = RESERVED + "modality"
+_IMAGE = RESERVED + "image"
+_IMAGE_PAGE = RESERVED + "image_page"
+_VIDEO = RESERVED + "video"
+# Values that Chroma cannot store (None, lists, dicts, large integers) or stores inexactly (floats), as one JSON object.
+# Filters do not read it, so lists and large integers are also stored in a form that filters find.
+_JSON = RESERVED + "json"
 
 # Prefixes that a caller's metadata key must not have: our own, and those that Chroma refuses.
-_REFUSED_PREFIXES = (_RESERVED, "chroma:", "#", "$")
+_REFUSED_PREFIXES = (RESERVED, "chroma:", "#", "$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +50,35 @@ class Row:
         return self.document.id, self.key
 
 
-def check_metadata(document: Document) -> None:
-    """Raise `InvalidInput` if the document's metadata cannot be stored and read back unchanged."""
-    for key, value in document.metadata.items():
-        if not isinstance(key, str) or not key or key.startswith(_REFUSED_PREFIXES) or not is_unicode(key):
+def plain_metadata(document: Document) -> dict[str, Any]:
+    """Return the metadata of ``document`` as plain values, which can be stored and read back unchanged.
+
+    Raises:
+        InvalidInput: a key or a value cannot be stored.
+    """
+    owner = f"document {document.id!r}: metadata"
+    metadata = plain_dict(document.metadata, owner)
+    for key, value in metadata.items():
+        if not key or key.startswith(_REFUSED_PREFIXES) or not is_unicode(key):
             raise InvalidInput(
-                f"document {document.id!r}: metadata key {key!r} must be a str, not empty, that begins with none of "
-                f"{', '.join(_REFUSED_PREFIXES)}"
+                f"{owner} key {key!r} must be a str, not empty, that begins with none of {', '.join(_REFUSED_PREFIXES)}"
             )
         if isinstance(value, str) and not is_unicode(value):
-            raise InvalidInput(
-                f"document {document.id!r}: metadata {key!r} contains a lone surrogate; expected Unicode"
-            )
-        if not _is_scalar(value):
-            try:
-                same = json.loads(json.dumps(value)) == value
-            except (TypeError, ValueError):
-                same = False
-            if not same:
-                raise InvalidInput(
-                    f"document {document.id!r}: metadata {key!r} is a {type(value).__name__} that JSON cannot "
-                    "store; use str, int, float, bool, None, or lists and dicts of them"
-                )
-
-
-def _is_scalar(value: Any) -> bool:
-    if isinstance(value, float):
-        return bool(np.isfinite(value))
-    # Chroma stores integers of 64 bits.
-    return isinstance(value, str | bool) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+            raise InvalidInput(f"{owner} {key!r} contains a lone surrogate; expected Unicode")
+    return metadata
 
 
 def to_chroma(row: Row, root: Path) -> dict[str, Any]:
     """Return Chroma's metadata for ``row``. Paths inside ``root``, the index's folder, are stored relative to it."""
-    metadata: dict[str, Any] = {key: value for key, value in row.document.metadata.items() if _is_scalar(value)}
-    rest = {
-        key: value for key, value in row.document.metadata.items() if key not in metadata or isinstance(value, float)
-    }
+    metadata: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for key, value in row.document.metadata.items():
+        if isinstance(value, str | bool | int | float):
+            metadata[key] = value if isinstance(value, str | bool) else stored_number(value)
+        elif isinstance(value, list) and (texts := [text for item in value if (text := item_text(item)) is not None]):
+            metadata[list_column(key)] = list(dict.fromkeys(texts))
+        if not isinstance(value, str | bool | int) or type(metadata[key]) is not type(value):
+            rest[key] = value
     if rest:
         metadata[_JSON] = json.dumps(rest)
     if row.stamp is not None:
@@ -111,7 +101,7 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
 
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
     """Return the row whose metadata `to_chroma` returned: its inverse."""
-    own = {key: value for key, value in metadata.items() if not key.startswith(_RESERVED)}
+    own = {key: value for key, value in metadata.items() if not key.startswith(RESERVED)}
     if _JSON in metadata:
         own.update(json.loads(metadata[_JSON]))
     stamp = FileStamp(metadata[_FILE_HASH], metadata[_FILE_CHUNKS]) if _FILE_HASH in metadata else None

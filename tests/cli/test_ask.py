@@ -209,6 +209,7 @@ def test_url_and_model_may_come_from_the_environment(db, monkeypatch):
         monkeypatch.setenv("SMART_RAG_LLM_URL", server.url)
         monkeypatch.setenv("SMART_RAG_LLM_MODEL", "tiny")
         assert good("ask", QUESTION, "--db", db, "--where", '{"page": 1}').splitlines()[0] == "Yes."
+        assert good("ask", QUESTION, "--db", db, "--where-document", '{"$contains": "no such"}') == "nothing found\n"
     assert server.requests[0][2]["model"] == "tiny"
 
 

@@ -76,6 +76,9 @@ def test_the_options_of_search(db, documents):
     assert sources("--where", json.dumps({"source": str((documents / "cats.txt").resolve())})) == ["cats.txt"]
     assert sources("--first-stage", "exhaustive", "--where", '{"page": {"$gte": 1}}') == ["report.pdf", "report.pdf"]
     assert sources("--first-stage", "exhaustive") == sources()
+    assert sources("--where-document", '{"$contains": "bearings"}') == ["report.pdf"]
+    assert sources("--where-document", '{"$contains": "bearings"}', "--where", '{"page": 1}') == []
+    assert sources("--where", '{"page": {"$in": []}}') == []
 
 
 def test_nothing_found(db):
@@ -91,8 +94,9 @@ def test_nothing_found(db):
         (["dogs", "-k", "0"], "top_k must be a whole number of at least 1, got 0"),
         (["dogs", "-k", "-3"], "top_k must be a whole number of at least 1, got -3"),
         (["dogs", "--candidates", "0"], "candidates must be a whole number of at least 1, got 0"),
-        (["dogs", "--where", '{"page": {"$near": 3}}'], "got $near"),
-        (["dogs", "--where", '{"page": {"$in": []}}'], "Chroma does not accept the filter"),
+        (["dogs", "--where", '{"page": {"$near": 3}}'], "filter on 'page': there is no operator '$near'"),
+        (["dogs", "--where-document", '{"$near": "a"}'], "the filter on texts has the operator '$near'"),
+        (["dogs", "--where-document", '{"$regex": "["}'], "unclosed character class"),
     ],
 )
 def test_wrong_arguments_of_a_search(db, arguments, says):
@@ -102,14 +106,15 @@ def test_wrong_arguments_of_a_search(db, arguments, says):
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        ("{page: 3}", '--where must be JSON, such as {"page": 3}: '),
-        ("", '--where must be JSON, such as {"page": 3}: '),
-        ("[1]", "--where must be a JSON object"),
-        ("3", "--where must be a JSON object"),
+        ("{page: 3}", 'must be JSON, such as {"'),
+        ("", 'must be JSON, such as {"'),
+        ("[1]", "must be a JSON object"),
+        ("3", "must be a JSON object"),
     ],
 )
-def test_a_filter_must_be_a_json_object(db, where, says):
-    assert says in usage_error_of("search", "dogs", "--db", db, "--where", where)
+@pytest.mark.parametrize("option", ["--where", "--where-document"])
+def test_a_filter_must_be_a_json_object(db, option, where, says):
+    assert f"{option} {says}" in usage_error_of("search", "dogs", "--db", db, option, where)
 
 
 def test_a_long_passage_is_cut_to_where_the_matches_are(tmp_path):

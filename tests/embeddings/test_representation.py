@@ -436,3 +436,31 @@ def test_ids_of_ones_own_that_cannot_be_used(ids, message):
 def test_ids_without_tokens_are_refused():
     with pytest.raises(InvalidInput, match="pass tokens= as well"):
         Representation.from_embeddings(np.eye(2), ids=[[1], [2]])
+
+
+# --- tensors ------------------------------------------------------------------------------
+
+
+def test_tensors_of_any_kind():
+    """Tensors with gradients and of bfloat16 become numbers, and keep their gradients."""
+    torch = pytest.importorskip("torch")
+    pooled = torch.tensor([[1.0, 2.0], [3.0, -4.0]], requires_grad=True)
+    matrices = [torch.tensor([[1.0, 0.5]], dtype=torch.bfloat16), torch.tensor([[2.0, 1.0]], dtype=torch.float16)]
+    expected = Representation.from_embeddings(
+        pooled.tolist(), [matrix.double().numpy() for matrix in matrices], ids=[[1], [2]]
+    )
+    of_rows = [row.to(torch.bfloat16) for row in pooled]
+    for tensor in (pooled, pooled.to(torch.bfloat16), of_rows):
+        made = Representation.from_embeddings(tensor, matrices, ids=[torch.tensor([1]), torch.tensor([2])])
+        np.testing.assert_array_equal(made.pooled, expected.pooled)
+        np.testing.assert_array_equal(made.tokens.embeddings, expected.tokens.embeddings)
+        np.testing.assert_array_equal(made.tokens.ids, expected.tokens.ids)
+    assert pooled.requires_grad
+
+
+@pytest.mark.parametrize("pooled", [[[1.0], [1.0, 2.0]], "abc", [["a"]], [{"a": 1}], object()])
+def test_what_is_no_array_of_numbers(pooled):
+    with pytest.raises(InvalidInput, match="pooled must be an array of numbers, with rows of equal length"):
+        Representation.from_embeddings(pooled)
+    with pytest.raises(InvalidInput, match="the token embeddings of text 0 must be an array of numbers"):
+        Representation.from_embeddings([[1.0]], [pooled])

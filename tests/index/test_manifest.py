@@ -23,9 +23,9 @@ MANIFEST = Manifest(
     own_chroma=True,
     config=IndexConfig(codec="float32", chunk_tokens=64, chunk_overlap=7, hnsw_ef_search=55),
 )
-# A file of format 2 as it lies on users' disks.
+# A file of format 3 as it lies on users' disks.
 GOLDEN = """{
-  "format_version": 2,
+  "format_version": 3,
   "created_with": "0.1.0",
   "dimension": 384,
   "encoder": {"model": "modèle 😀", "prompts": {"query": null}, "layers": [1, 2]},
@@ -48,8 +48,9 @@ GOLDEN = """{
   "modalities": ["text"],
   "token_dimension": 384
 }"""
-# What was written before adapters, and before models could see.
-OLD = GOLDEN.replace(
+# What was written before filters could look into lists, before adapters, and before models could see.
+FORMAT_2 = GOLDEN.replace('"format_version": 3', '"format_version": 2')
+OLD = FORMAT_2.replace(
     """,
   "token_dimension": 384""",
     "",
@@ -83,14 +84,14 @@ def test_round_trip(tmp_path, manifest):
 
 
 def test_golden_file(tmp_path):
-    """The file of format 2 is this JSON, in UTF-8, and can be read for ever."""
+    """The file of format 3 is this JSON, in UTF-8, and can be read for ever."""
     MANIFEST.write(tmp_path)
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text) == json.loads(GOLDEN)
     assert "modèle 😀" in text
-    for kept in (GOLDEN, OLD, OLDER):
+    for kept, version in ((GOLDEN, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
         (tmp_path / "manifest.json").write_text(kept, encoding="utf-8")
-        assert Manifest.read(tmp_path) == MANIFEST
+        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version)
 
 
 def test_writing_leaves_one_file(tmp_path):
@@ -117,7 +118,7 @@ def test_newer_format(tmp_path):
     path.write_text(json.dumps({"format_version": FORMAT_VERSION + 1, "what": "nobody knows"}))
     message = (
         f"{re.escape(str(path))}: the index has format {FORMAT_VERSION + 1}, "
-        f"this smart_rag reads format {FORMAT_VERSION}; upgrade with: pip install"
+        f"this smart_rag reads formats 2 to 3; upgrade with: pip install"
     )
     with pytest.raises(IndexMismatch, match=message):
         Manifest.read(tmp_path)
@@ -129,7 +130,7 @@ def test_an_older_format(tmp_path, version):
     path = tmp_path / FILE_NAME
     path.write_text(json.dumps({**json.loads(GOLDEN), "format_version": version}))
     message = (
-        f"{re.escape(str(path))}: the index has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
+        f"{re.escape(str(path))}: the index has format {version}, this smart_rag reads formats 2 to 3; "
         "index the documents again into another folder"
     )
     with pytest.raises(IndexMismatch, match=message):

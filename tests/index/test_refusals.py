@@ -66,9 +66,9 @@ def test_an_empty_index_finds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("first_stage", STAGES)
-@pytest.mark.parametrize("where", [{"a": {"$foo": 1}}, {"$and": []}, {"a": None}])
-def test_a_filter_that_chroma_does_not_take(index, where, first_stage):
-    with pytest.raises(errors.InvalidInput, match="Chroma does not accept the filter"):
+@pytest.mark.parametrize("where", [{"a": {"$foo": 1}}, {"$and": {}}, {"a": None}])
+def test_a_wrong_filter(index, where, first_stage):
+    with pytest.raises(errors.InvalidInput, match="filter"):
         index.search("The dog", where=where, first_stage=first_stage)
 
 
@@ -164,7 +164,7 @@ def test_a_newer_format(tmp_path):
     SmartIndex.create(tmp_path / "index", LetterEncoder()).close()
     path = tmp_path / "index" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(errors.IndexMismatch, match="format 99, this smart_rag reads format 2"):
+    with pytest.raises(errors.IndexMismatch, match="format 99, this smart_rag reads formats 2 to 3"):
         SmartIndex.open(tmp_path / "index", LetterEncoder())
 
 

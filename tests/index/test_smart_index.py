@@ -354,8 +354,13 @@ def test_a_chroma_server(tmp_path):
             assert index.search("Dogs bark", 1, where={"length": {"$gt": 0}})[0].id == "dog"
             assert index.search("Dogs bark", 1, first_stage="exhaustive")[0].id == "dog"
             assert index.delete(["cat"]) == 1
+            index.add([Document("tagged", "a boat", {"tags": ["x", 2.5], "n": 2})])
+            for where in ({"tags": {"$contains": 2.5}}, {"n": {"$lt": 2.5}}, {"n": {"$in": [2.0, "x"]}}):
+                assert [hit.id for hit in index.search("boat", where=where)] == ["tagged"]
+            assert index.search("boat", where={"n": 2.5}) == []
+            assert index.search("boat", where={"$and": [{"n": {"$gte": 2.5}}, {"tags": {"$contains": "x"}}]}) == []
             with pytest.raises(errors.InvalidInput, match="Chroma does not accept the filter"):
-                index.search("Dogs bark", where={"a": {"$foo": 1}})
+                index.search("Dogs bark", where_document={"$regex": "["})
             server.terminate()
             server.wait()
             with pytest.raises(errors.ChromaFailure, match="ConnectError"):

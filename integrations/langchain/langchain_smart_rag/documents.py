@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # The metadata key under which LangChain's own compressors put a score.
 RELEVANCE_SCORE = "relevance_score"
+# Number of documents that one warning names.
+_NAMED = 10
 # The metadata key for the file of a document's image.
 IMAGE_PATH = "image_path"
 
@@ -38,6 +40,27 @@ def to_smart_rag(
         smart_rag.Document(str(uuid.uuid4()) if name is None else name, text, metadata or {})
         for text, metadata, name in zip(texts, metadatas, ids, strict=True)
     ]
+
+
+def with_text(documents: Sequence[smart_rag.Document]) -> list[smart_rag.Document]:
+    """Return ``documents`` without those that have no text, such as a blank page of a PDF. A warning names them."""
+    blank = {i for i, document in enumerate(documents) if isinstance(document.text, str) and not document.text.strip()}
+    if blank:
+        names = [_name(i, documents[i].metadata) for i in sorted(blank)]
+        logger.warning(
+            "%d of %d documents have no text and were left out: %s%s",
+            len(blank),
+            len(documents),
+            "; ".join(names[:_NAMED]),
+            f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else "",
+        )
+    return [document for i, document in enumerate(documents) if i not in blank]
+
+
+def _name(position: int, metadata: Mapping[str, Any]) -> str:
+    """Return what a person knows of a document: where it comes from, and its position in the call."""
+    parts = [f"{key} {metadata[key]}" for key in ("source", "page") if key in metadata]
+    return ", ".join([*parts, f"position {position}"])
 
 
 def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:

@@ -34,9 +34,9 @@ class SmartRetriever(BaseRetriever):
     Documents have the scores of `SmartIndex.search`. A page or an image has its file under ``image_path`` in its
     metadata, for `message_content`.
 
-    ``invoke`` also takes every field except ``index`` and ``with_score``. It takes ``where_document``, Chroma's filter
-    on texts, and ``image``, an image file as a query. The image is used together with the text, or alone if the text
-    is empty. A pickle and ``model_dump`` hold the index's folder, not its content.
+    ``invoke`` also takes every field except ``index`` and ``with_score``, and ``image``, an image file as a query. The
+    image is used together with the text, or alone if the text is empty. A pickle and ``model_dump`` hold the index's
+    folder, not its content.
 
     Args:
         index: an open index, or the folder of one.
@@ -44,7 +44,8 @@ class SmartRetriever(BaseRetriever):
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
         weights: the weights of the pooled and of the late score; by default the index's.
-        filter: Chroma's filter on metadata; LangChain's name for ``where``.
+        filter: the filter on metadata of `SmartIndex.search`; LangChain's name for ``where``.
+        where_document: its filter on texts, such as ``{"$contains": "pump"}``.
         with_score: put the score under ``relevance_score`` into the metadata of each document. Citations and other
             parts of LangChain look for it there.
 
@@ -61,13 +62,14 @@ class SmartRetriever(BaseRetriever):
     first_stage: FirstStageName = "auto"
     weights: tuple[float, float] | None = None
     filter: dict[str, Any] | None = None
+    where_document: dict[str, Any] | None = None
     with_score: bool = True
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        fields = {name: getattr(self, name) for name in ("k", "candidates", "first_stage", "weights", "filter")}
-        search = {**fields, **options}
+        names = ("k", "candidates", "first_stage", "weights", "filter", "where_document")
+        search = {**{name: getattr(self, name) for name in names}, **options}
         question = query_of(query, search.pop("image", None))
         hits = self.index.search(question, search.pop("k"), where=search.pop("filter"), **search)
         found = [to_langchain(hit, self.index) for hit in hits]

@@ -13,10 +13,10 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag
+from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag, with_text
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
+from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, check_weights
 from smart_rag.errors import IndexMismatch, InvalidInput
 from smart_rag.types import Content
 
@@ -36,9 +36,9 @@ class SmartVectorStore(VectorStore):
     Documents that are already there are replaced. Higher scores are better. A document with an image has its file under
     ``image_path`` in its metadata.
 
-    Searches take further arguments by name. ``filter`` and ``where_document`` are Chroma's filters on metadata and
-    texts (``filter`` is LangChain's name for ``where``). ``candidates`` and ``first_stage`` replace those of the store.
-    ``image`` is an image file as a query, used together with the text, or alone if the text is empty.
+    Searches take further arguments by name. ``filter`` and ``where_document`` are the filters of `SmartIndex.search` on
+    metadata and texts (``filter`` is LangChain's name for ``where``). ``candidates`` and ``first_stage`` replace those
+    of the store. ``image`` is an image file as a query, used together with the text, or alone if the text is empty.
 
     Args:
         index: an open index, or its folder. If there is no index in the folder, one is made there.
@@ -79,7 +79,8 @@ class SmartVectorStore(VectorStore):
         self.index = index
         self.candidates = candidates
         self.first_stage = first_stage
-        self.weights = weights or (_POOLED if _is_plain(index) else None)
+        default = _POOLED if _is_plain(index) else None
+        self.weights = default if weights is None else check_weights(weights)
         self._embedding = embedding
 
     @property
@@ -92,7 +93,10 @@ class SmartVectorStore(VectorStore):
     def add_documents(
         self, documents: list[Document], ids: Sequence[str | None] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Write ``documents``, replacing those of the same id, and return their ids.
+        """Write ``documents``, replacing those of the same id, and return the ids of those written, in order.
+
+        A document without text, such as a blank page of a PDF, is left out, so the result can be shorter than
+        ``documents``. A warning names its source, page and position.
 
         Args:
             documents: the documents.
@@ -100,8 +104,7 @@ class SmartVectorStore(VectorStore):
             kwargs: ignored; LangChain's indexing passes some, such as ``batch_size``.
 
         Raises:
-            InvalidInput: an id comes twice, a document has no text, or JSON cannot hold its metadata. Nothing is
-                written then.
+            InvalidInput: an id comes twice, or JSON cannot hold the metadata of a document. Nothing is written then.
         """
         for document in documents:
             if not isinstance(document, Document):
@@ -119,7 +122,7 @@ class SmartVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Write ``texts``, replacing those of the same id, and return their ids; see `add_documents`."""
+        """Write ``texts``, replacing those of the same id, and return the ids of those written; see `add_documents`."""
         if isinstance(texts, str):
             raise InvalidInput("texts must be a list of str, got one str")
         contents = list(texts)
@@ -181,7 +184,7 @@ class SmartVectorStore(VectorStore):
     def _write(
         self, texts: Sequence[str], metadatas: Sequence[Mapping[str, Any]], ids: Sequence[str | None]
     ) -> list[str]:
-        documents = to_smart_rag(texts, metadatas, ids)
+        documents = with_text(to_smart_rag(texts, metadatas, ids))
         self.index.add(documents)
         return [document.id for document in documents]
 
@@ -200,7 +203,7 @@ class SmartVectorStore(VectorStore):
             kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``, ``image``; see `SmartVectorStore`.
 
         Raises:
-            InvalidInput: the query is empty, ``k`` is below 1, or Chroma refuses a filter.
+            InvalidInput: the query is empty, ``k`` is below 1, or a filter is not valid.
             IndexClosed: the store is closed.
         """
         return [to_langchain(hit, self.index) for hit in self._search(query, k, self.weights, **kwargs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import mimetypes
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from smart_rag import Document, Hit, SmartIndex
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.types import Content, ImageSource
+from smart_rag.values import plain_dict
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 REF_DOC_ID = "ref_doc_id"
 _NODE = "_node_content"
 
+# LlamaIndex's name of each operator, with Chroma's. Those of `_ANY` and `_ALL` take a list, and are a group of filters.
 _OPERATORS = {
     FilterOperator.EQ: "$eq",
     FilterOperator.NE: "$ne",
@@ -43,26 +45,38 @@ _OPERATORS = {
     FilterOperator.LTE: "$lte",
     FilterOperator.IN: "$in",
     FilterOperator.NIN: "$nin",
+    FilterOperator.CONTAINS: "$contains",
+    FilterOperator.ANY: "$contains",
+    FilterOperator.ALL: "$contains",
 }
 # Opposites that cover nodes without the key, too. Chroma's $ne and $nin match such nodes; $gt and $lte do not, so
 # neither negates the other.
 _OPPOSITES = {
-    FilterOperator.EQ: FilterOperator.NE,
-    FilterOperator.NE: FilterOperator.EQ,
-    FilterOperator.IN: FilterOperator.NIN,
-    FilterOperator.NIN: FilterOperator.IN,
+    FilterOperator.EQ: "$ne",
+    FilterOperator.NE: "$eq",
+    FilterOperator.IN: "$nin",
+    FilterOperator.NIN: "$in",
+    FilterOperator.CONTAINS: "$not_contains",
+    FilterOperator.ANY: "$not_contains",
+    FilterOperator.ALL: "$not_contains",
 }
+# `node_to_metadata_dict` writes the text "None" under these keys if the node has no source.
+_SOURCE_KEYS = ("document_id", "doc_id", REF_DOC_ID)
 
 
 def document_of(node: BaseNode, modalities: Collection[str]) -> Document:
     """Return ``node`` as a document, for a model that takes these ``modalities``."""
     content = content_of(node, modalities)
+    # LlamaIndex cannot serialise values of numpy.
+    update: dict[str, Any] = {"metadata": plain_dict(node.metadata, f"node {node.node_id!r}: metadata")}
     if isinstance(node, ImageNode) and content.image is not None:
         # The image is in a file. Base64 in the metadata would be read with every hit, and most language models refuse
         # a file's URL.
-        without: dict[str, Any] = {"image": None, "image_url": None}
-        node = node.model_copy(update=without if node.image is None else {**without, "image_mimetype": None})
-    return Document(node.node_id, content.text, node_to_metadata_dict(node), content.image)
+        update |= {"image": None, "image_url": None} | ({} if node.image is None else {"image_mimetype": None})
+    metadata = node_to_metadata_dict(node.model_copy(update=update))
+    if node.ref_doc_id is None:
+        metadata = {key: value for key, value in metadata.items() if key not in _SOURCE_KEYS}
+    return Document(node.node_id, content.text, metadata, content.image)
 
 
 def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
@@ -150,47 +164,56 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
 
 
 def where_of(filters: MetadataFilters | None, doc_ids: list[str] | None = None) -> dict[str, Any] | None:
-    """Return LlamaIndex's filters as Chroma's.
+    """Return LlamaIndex's filters as smart_rag's, None if every node passes.
+
+    Without any filter, every node passes, as in LlamaIndex's own stores. An inner group ``or`` without filters, and
+    ``in``, ``any`` and ``doc_ids`` without values, find nothing.
 
     Raises:
-        InvalidInput: Chroma does not have an operator or a condition.
+        InvalidInput: smart_rag does not have an operator or a condition, or a value does not suit the operator.
     """
-    parts: list[dict[str, Any]] = []
-    if filters is not None and filters.filters:
-        parts.append(_group(filters))
+    parts = [_group(filters)] if filters is not None and filters.filters else []
     if doc_ids is not None:
         parts.append({REF_DOC_ID: {"$in": list(doc_ids)}})
-    return _joined("$and", parts) if parts else None
+    return _joined("$and", parts)
 
 
-def _group(filters: MetadataFilters) -> dict[str, Any]:
+def _group(filters: MetadataFilters) -> dict[str, Any] | None:
     if filters.condition == FilterCondition.NOT:
-        return _joined("$and", [_comparison(filter, _OPPOSITES, "under `not`") for filter in filters.filters])
+        return _joined("$and", [_comparison(filter, is_negated=True) for filter in filters.filters])
     parts = [
         _group(filter) if isinstance(filter, MetadataFilters) else _comparison(filter) for filter in filters.filters
     ]
     return _joined("$or" if filters.condition == FilterCondition.OR else "$and", parts)
 
 
-def _comparison(
-    filter: MetadataFilter | MetadataFilters,
-    opposites: Mapping[FilterOperator, FilterOperator] | None = None,
-    where: str = "",
-) -> dict[str, Any]:
+def _comparison(filter: MetadataFilter | MetadataFilters, *, is_negated: bool = False) -> dict[str, Any] | None:
     if isinstance(filter, MetadataFilters):
-        raise InvalidInput("Chroma cannot negate a group of filters; negate each filter in it")
-    known = _OPERATORS if opposites is None else opposites
-    if filter.operator not in known:
+        raise InvalidInput("`not` cannot negate a group of filters; negate each filter in it")
+    key, value, operator = filter.key, filter.value, filter.operator
+    known = _OPPOSITES if is_negated else _OPERATORS
+    if operator not in known:
         raise InvalidInput(
-            f"filter on {filter.key!r}: Chroma has no operator {filter.operator.value!r} {where}".rstrip()
-            + f"; it has {', '.join(operator.value for operator in known)}"
+            f"filter on {key!r}: there is no operator {operator.value!r}{' under `not`' if is_negated else ''}; use "
+            + ", ".join(other.value for other in known)
         )
-    if filter.value is None:
-        raise InvalidInput(f"filter on {filter.key!r}: Chroma cannot compare with None; give a value")
-    operator = filter.operator if opposites is None else opposites[filter.operator]
-    return {filter.key: {_OPERATORS[operator]: filter.value}}
+    if value is None:
+        raise InvalidInput(f"filter on {key!r}: nothing can be compared with None; give a value")
+    if operator in (FilterOperator.ANY, FilterOperator.ALL):
+        if not isinstance(value, list):
+            raise InvalidInput(f"filter on {key!r}: {operator.value!r} needs a list of values, got {value!r}")
+        is_any = (operator == FilterOperator.ANY) != is_negated
+        return _joined("$or" if is_any else "$and", [{key: {known[operator]: item}} for item in value])
+    if value == [] and known[operator] == "$nin":
+        return None
+    return {key: {known[operator]: value}}
 
 
-def _joined(operator: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return ``parts`` as one filter. Chroma refuses ``$and`` and ``$or`` over a single part."""
-    return parts[0] if len(parts) == 1 else {operator: parts}
+def _joined(operator: str, parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return ``parts`` as one filter. None stands for a filter that every node passes."""
+    if operator == "$or" and None in parts:
+        return None
+    filters = [part for part in parts if part is not None]
+    if operator == "$and" and not filters:
+        return None
+    return filters[0] if len(filters) == 1 else {operator: filters}

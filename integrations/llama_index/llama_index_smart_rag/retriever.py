@@ -13,7 +13,7 @@ from llama_index.core.vector_stores import MetadataFilters
 
 from llama_index_smart_rag.nodes import node_of, query_of, where_of
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName, check_count, check_weights
 
 
 class SmartRetriever(BaseRetriever):
@@ -31,6 +31,7 @@ class SmartRetriever(BaseRetriever):
         candidates: the number of nodes to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
         filters: LlamaIndex's filters on metadata; LlamaIndex's name for ``where``.
+        where_document: a filter on texts, such as ``{"$contains": "pump"}``; see `SmartIndex.search`.
         weights: the weights of the pooled and of the late score; by default the index's.
         options: passed to LlamaIndex's ``BaseRetriever``.
 
@@ -46,6 +47,7 @@ class SmartRetriever(BaseRetriever):
         candidates: int = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         filters: MetadataFilters | None = None,
+        where_document: dict[str, Any] | None = None,
         weights: tuple[float, float] | None = None,
         callback_manager: CallbackManager | None = None,
         **options: Any,
@@ -53,10 +55,11 @@ class SmartRetriever(BaseRetriever):
         self._index = index if isinstance(index, SmartIndex) else SmartIndex.open(index)
         self._filters = filters
         self._options: dict[str, Any] = {
-            "top_k": similarity_top_k,
-            "candidates": candidates,
+            "top_k": check_count("similarity_top_k", similarity_top_k),
+            "candidates": check_count("candidates", candidates),
             "first_stage": first_stage,
-            "weights": weights,
+            "where_document": where_document,
+            "weights": None if weights is None else check_weights(weights),
         }
         super().__init__(callback_manager=callback_manager, **options)
 

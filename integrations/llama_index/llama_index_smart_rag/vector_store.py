@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName, check_count, check_weights
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Content
 
@@ -93,9 +93,9 @@ class SmartVectorStore(BasePydanticVectorStore):
         fields: dict[str, Any] = {
             "path": str(index.path if isinstance(index, SmartIndex) else index),
             "model_name": model_name,
-            "candidates": candidates,
+            "candidates": check_count("candidates", candidates),
             "first_stage": first_stage,
-            "weights": weights,
+            "weights": None if weights is None else check_weights(weights),
             **options,
         }
         super().__init__(**fields)
@@ -166,7 +166,9 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Remove the nodes of the document ``ref_doc_id``."""
-        self._delete_where({REF_DOC_ID: ref_doc_id})
+        nodes = [node_of(document, self.index) for document in self.index.documents({REF_DOC_ID: ref_doc_id})]
+        # Older versions wrote the text "None" for a node without a source.
+        self.index.delete([node.node_id for node in nodes if node.ref_doc_id == ref_doc_id])
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
@@ -174,15 +176,16 @@ class SmartVectorStore(BasePydanticVectorStore):
         """Remove the nodes that have one of ``node_ids`` and match ``filters``. At least one of the two must be given.
 
         Raises:
-            InvalidInput: neither is given.
+            InvalidInput: neither is given, or ``filters`` holds no filter, so that every node would match.
         """
-        if node_ids is None and filters is None:
-            raise InvalidInput("delete_nodes needs node_ids or filters; clear() removes everything")
+        if node_ids is None and where_of(filters) is None:
+            given = "neither" if filters is None else "filters that every node passes"
+            raise InvalidInput(f"delete_nodes needs node_ids or filters, got {given}; clear() removes everything")
         self.index.delete([node.node_id for node in self.get_nodes(node_ids, filters)])
 
     def clear(self) -> None:
         """Remove every node."""
-        self._delete_where(None)
+        self.index.delete([document.id for document in self.index.documents()])
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Return the nodes that have one of ``node_ids`` and match ``filters``; without either, all nodes."""
@@ -202,25 +205,30 @@ class SmartVectorStore(BasePydanticVectorStore):
 
         Args:
             query: a query of LlamaIndex's.
-            kwargs: ``image_path`` adds an image to the query. Then the query's embedding is ignored, because LlamaIndex
-                embeds the text alone. For ``mmr``: ``mmr_threshold`` (1 ranks by relevance alone), and
-                ``mmr_prefetch_k``, the number of hits that MMR chooses from.
+            kwargs: ``where_document`` is a filter on texts, such as ``{"$contains": "pump"}``; see
+                `SmartIndex.search`. ``image_path`` adds an image to the query. Then the query's embedding is ignored,
+                because LlamaIndex embeds the text alone. For ``mmr``: ``mmr_threshold`` (1 ranks by relevance alone),
+                and ``mmr_prefetch_k``, the number of hits that MMR chooses from.
 
         Raises:
-            InvalidInput: another mode, a filter that Chroma does not have, or a query without text, embedding and
+            InvalidInput: another mode, a filter that smart_rag does not have, or a query without text, embedding and
                 image.
         """
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             raise InvalidInput(f"query mode {query.mode.value!r}: SmartVectorStore has the modes 'default' and 'mmr'")
         representation, weights = self._representation(query, kwargs.get("image_path"))
-        where = where_of(query.filters, query.doc_ids)
+        search = {
+            "where": where_of(query.filters, query.doc_ids),
+            "where_document": kwargs.get("where_document"),
+            "weights": weights,
+        }
         if query.mode is VectorStoreQueryMode.DEFAULT:
-            hits = self._search(representation, query.similarity_top_k, where, weights)
+            hits = self._search(representation, query.similarity_top_k, **search)
         else:
             threshold = kwargs.get("mmr_threshold", query.mmr_threshold)
             fetch = int(kwargs.get("mmr_prefetch_k") or _MMR_PREFETCH * query.similarity_top_k)
             hits = self.index.diversify(
-                self._search(representation, max(fetch, query.similarity_top_k), where, weights),
+                self._search(representation, max(fetch, query.similarity_top_k), **search),
                 query.similarity_top_k,
                 mmr_lambda=_MMR_LAMBDA if threshold is None else threshold,
                 weights=weights,
@@ -265,15 +273,8 @@ class SmartVectorStore(BasePydanticVectorStore):
     ) -> None:
         self.close()
 
-    def _delete_where(self, where: Mapping[str, Any] | None) -> None:
-        self.index.delete([document.id for document in self.index.documents(where)])
-
-    def _search(
-        self, query: Representation, top_k: int, where: Mapping[str, Any] | None, weights: tuple[float, float] | None
-    ) -> list[Hit]:
-        return self.index.search(
-            query, top_k, candidates=self.candidates, first_stage=self.first_stage, where=where, weights=weights
-        )
+    def _search(self, query: Representation, top_k: int, **options: Any) -> list[Hit]:
+        return self.index.search(query, top_k, candidates=self.candidates, first_stage=self.first_stage, **options)
 
     def _representation(
         self, query: VectorStoreQuery, image_path: str | None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 
+import numpy as np
 import pytest
 from helpers.word_encoder import WordEncoder
 from llama_index.core.llms import MockLLM
@@ -102,3 +104,17 @@ def test_in_a_query_engine_of_the_frameworks_own(index):
     engine = RetrieverQueryEngine.from_args(SmartRetriever(index, 2), llm=MockLLM())
     response = engine.query("keys")
     assert [node.node_id for node in response.source_nodes] == [hit.id for hit in index.search("keys", 2)]
+
+
+def test_a_filter_on_texts_and_numbers_of_numpy(index):
+    """They are in the description, too, from which another process makes the same retriever."""
+    text = next(iter(index.documents())).text
+    retriever = SmartRetriever(
+        index, np.int64(9), candidates=np.int64(9), weights=np.ones(2), where_document={"$contains": text}
+    )
+    expected = {document.id for document in index.documents() if text in document.text}
+    assert {found.node_id for found in retriever.retrieve("keys")} == expected
+    assert len(expected) < index.count()
+    described = json.loads(json.dumps(retriever.to_dict()))
+    assert described["where_document"] == {"$contains": text}
+    assert SmartRetriever.from_dict({**described, "index": index}).retrieve("keys") == retriever.retrieve("keys")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import json
 import logging
 import pickle
 
+import numpy as np
 import pytest
 from helpers.llama_index_nodes import WORDS, ids, nodes_of
 from helpers.word_encoder import WordEncoder
@@ -14,13 +17,18 @@ from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import TokenTextSplitter
-from llama_index.core.schema import ImageNode, QueryBundle, TextNode
+from llama_index.core.schema import ImageNode, NodeRelationship, QueryBundle, RelatedNodeInfo, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
 
+import smart_rag
 from smart_rag.errors import IndexClosed, IndexMismatch, InvalidInput
+
+# The metadata of a node without a source, as older versions wrote them.
+OLD_NODE = node_to_metadata_dict(TextNode(id_="old", text="rain"))
 
 
 def tokens_kept(store) -> int:
@@ -155,10 +163,64 @@ def test_each_way_of_removing_takes_the_tokens_along(store, way):
         store.index.search("cats", 10)
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [],
+        [MetadataFilters(filters=[])],
+        [MetadataFilter(key="n", value=[], operator="nin")],
+        [MetadataFilter(key="n", value=[], operator="all")],
+        [MetadataFilter(key="n", value=0), MetadataFilters(filters=[])],
+    ],
+)
+@pytest.mark.parametrize("condition", ["and", "or", "not"])
+def test_filters_that_filter_nothing_delete_nothing(store, filters, condition):
+    """A delete with nothing to select is refused; with something to select, it removes no more than that."""
+    store.add(nodes_of())
+    wanted = MetadataFilters(filters=filters, condition=condition)
+    with contextlib.suppress(InvalidInput):
+        store.delete_nodes(filters=wanted)
+    assert store.index.count() >= 5
+    store.delete_nodes(["doc-1"], MetadataFilters(filters=[]))
+    assert store.index.count() >= 4
+    assert store.index.get(["doc-1"]) == []
+
+
+def test_nodes_without_a_source_have_no_source(store):
+    """LlamaIndex writes the text "None" as the source of such a node."""
+    named = TextNode(id_="named", text="keys", relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id="None")})
+    store.add([TextNode(id_="a", text="boats"), named])
+    store.index.add([smart_rag.Document("old", "rain", {**OLD_NODE, "ref_doc_id": "None"})])
+    assert ids(store, top_k=9, doc_ids=["None"]) == ["named", "old"]
+    store.delete("None")
+    assert {document.id for document in store.index.documents()} == {"a", "old"}
+
+
+def test_a_filter_on_texts(store):
+    store.add(nodes_of())
+    query = VectorStoreQuery(query_str="keys", similarity_top_k=6)
+    for mode in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
+        query.mode = mode
+        assert set(store.query(query, where_document={"$regex": "(rain|cats) is"}).ids) == {"doc-0", "doc-5"}
+    retriever = VectorStoreIndex.from_vector_store(store, store.embed_model).as_retriever(
+        similarity_top_k=6, vector_store_kwargs={"where_document": {"$contains": "boats is"}}
+    )
+    assert [found.node_id for found in retriever.retrieve("keys")] == ["doc-2"]
+
+
+def test_numbers_of_numpy(store):
+    store = SmartVectorStore(store.index, candidates=np.int64(5), weights=np.asarray([1.0, 2.0]))
+    store.add(nodes_of())
+    assert SmartVectorStore.from_dict(json.loads(json.dumps(store.to_dict()))).weights == (1.0, 2.0)
+    assert len(ids(store, top_k=np.int64(2))) == 2
+
+
 def test_delete_nodes_without_anything_is_refused(store):
     store.add(nodes_of())
-    with pytest.raises(InvalidInput, match=r"clear\(\)"):
+    with pytest.raises(InvalidInput, match=r"got neither; clear\(\)"):
         store.delete_nodes()
+    with pytest.raises(InvalidInput, match=r"got filters that every node passes; clear\(\)"):
+        store.delete_nodes(filters=MetadataFilters(filters=[]))
     assert store.index.count() == 6
 
 

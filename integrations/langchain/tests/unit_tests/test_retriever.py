@@ -106,3 +106,15 @@ def test_arguments_that_are_not_taken_are_refused(index):
     for wrong in ({"where": {"n": 1}}, {"top_k": 4}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SmartRetriever(index=index, **wrong)
+
+
+def test_a_filter_on_texts(filled):
+    """It is a field, which `invoke` can replace."""
+    retriever = SmartRetriever(index=filled, k=99, where_document={"$contains": "Dogs"})
+    assert {document.id for document in retriever.invoke("cats")} == {"d1", "d11"}
+    assert {document.id for document in pickle.loads(pickle.dumps(retriever)).invoke("cats")} == {"d1", "d11"}
+    assert {document.id for document in retriever.invoke("cats", where_document={"$regex": "^The (cat|boat)"})} == {
+        *("d0", "d10")
+    }
+    with pytest.raises(InvalidInput, match="the filter on texts has the operator"):
+        retriever.invoke("cats", where_document={"$near": "a"})

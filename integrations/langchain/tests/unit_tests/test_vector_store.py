@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from copy import deepcopy
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,8 +212,8 @@ def test_from_documents(tmp_path, embeddings, documents):
         assert store.index.count() == 4
     with pytest.raises(InvalidInput, match="index="):
         SmartVectorStore.from_documents(mixed, embeddings)
-    with pytest.raises(InvalidInput, match="no text"):
-        SmartVectorStore.from_texts([""], embeddings, index=tmp_path / "bad")
+    with pytest.raises(InvalidInput, match="is NaN"):
+        SmartVectorStore.from_texts(["a"], embeddings, [{"x": float("nan")}], index=tmp_path / "bad")
     SmartVectorStore.from_texts(["a"], embeddings, index=tmp_path / "bad").close()  # nobody holds it open
 
 
@@ -251,14 +253,12 @@ def test_other_embeddings_are_refused(store, tmp_path, plain, embeddings):
     "bad",
     [
         lambda store: store.add_texts(["a", "b"], ids=["same", "same"]),
-        lambda store: store.add_texts(["good", " "]),
         lambda store: store.add_texts(["good", None]),
         lambda store: store.add_texts("good"),
         lambda store: store.add_texts(["good", "better"], ids=["1"]),
         lambda store: store.add_texts(["good", "better"], [{}]),
         lambda store: store.add_texts(["good", "better"], [{}, {"what": object()}]),
         lambda store: store.add_documents(["good"]),
-        lambda store: store.add_documents([Document("good"), Document("")]),
         lambda store: store.add_documents([Document("good")], ids=["1", "2"]),
         lambda store: store.add_documents([Document("good")], ids=[""]),
         lambda store: store.delete(),
@@ -332,3 +332,43 @@ def test_a_filled_index_of_the_command_line(index):
         assert store.embeddings is None
         assert store.similarity_search("dogs") == [Document("Dogs bark.", id="d", metadata={"source": "dogs.txt"})]
         assert isinstance(store.index, SmartIndex)
+
+
+def test_a_blank_page_is_left_out(store, caplog):
+    """One warning names it by what the caller knows; the other pages are written."""
+    pages = [
+        Document(text, metadata={"source": "report.pdf", "page": page})
+        for page, text in enumerate(["The boat house is locked.", " \n", "Dogs bark at night."])
+    ]
+    before = [page.model_copy(deep=True) for page in pages]
+    count = store.index.count()
+    written = store.add_documents(pages)
+    assert [found.metadata["page"] for found in store.get_by_ids(written)] == [0, 2]
+    assert store.index.count() == count + 2
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "1 of 3 documents have no text and were left out: source report.pdf, page 1, position 1"
+    )
+    assert pages == before
+    caplog.clear()
+    assert store.add_texts(["", "Interest rates rose.", "  "], ids=["x", "y", "z"]) == ["y"]
+    assert store.add_texts([""] * 12) == []
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        "position 0; position 2",
+        f"{'; '.join(f'position {i}' for i in range(10))}; and 2 more",
+    ]
+
+
+def test_values_that_are_not_plain(store):
+    """They are stored and compared as plain values, and the document keeps its own."""
+    metadata = {"n": np.int64(3), "day": date(2026, 11, 5), "tags": ("a", "b"), "path": Path("a.pdf")}
+    document = Document("Dogs bark.", id="d", metadata=dict(metadata))
+    store.add_documents([document])
+    assert document.metadata == metadata
+    plain = {"n": 3, "day": "2026-11-05", "tags": ["a", "b"], "path": "a.pdf"}
+    for filter in ({"n": np.int64(3)}, {"day": date(2026, 11, 5)}, {"tags": {"$contains": "a"}}, {"n": {"$gt": 2.5}}):
+        (found,) = store.similarity_search("dogs", k=np.int64(1), filter=filter)
+        assert found.metadata == plain
+    assert store.max_marginal_relevance_search("dogs", k=np.int64(1), lambda_mult=np.float32(0.5))
+    weighted = SmartVectorStore(store.index, weights=np.asarray([1.0, 2.0]))
+    assert weighted.similarity_search_with_relevance_scores("dogs", k=1)

@@ -1,0 +1,248 @@
+"""Filters in the form that Chroma answers correctly.
+
+A filter of smart_rag reads like one of Chroma's and means what Python means:
+
+- A number equals a number of the same value, whether it is an int or a float. A bool equals only a bool.
+- ``$gt``, ``$gte``, ``$lt``, ``$lte`` compare numbers. They find no document whose value is missing or no number.
+- ``$ne``, ``$nin``, ``$not_contains`` find the documents that ``$eq``, ``$in``, ``$contains`` do not find. So they also
+  find those without the key.
+- ``$contains`` finds lists with an item that equals the value.
+- ``$and`` of no filter finds everything; ``$or`` of no filter and ``$in`` of no value find nothing.
+
+Chroma 1.5 differs in these points:
+
+- It cuts off the fraction of a float before it compares it with an int, and limits it to 64 bits: 2.5 equals 2. See
+  `_counterpart`.
+- It has no lists of mixed types, and reads floats inexactly. So a list has a second column, with the text of each item:
+  `list_column`, `item_text`.
+- It refuses groups and lists that are empty, groups of one, and values of different types together.
+
+It rounds floats of more than 15 digits when they are stored, and rounds a filter's floats in the same way. So equal
+floats stay equal, but floats that differ by less than 2 units in the last place may be taken for equal. Integers of
+more than 64 bits, and infinity, are stored and compared as the nearest finite float.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smart_rag.errors import InvalidInput
+from smart_rag.values import plain_value
+
+Where = Mapping[str, Any]
+
+# Metadata keys with this prefix are our own; they are removed from results.
+RESERVED = "_smart_rag."
+# Every row has this key, and its value is never empty.
+KEY = RESERVED + "key"
+_LIST = RESERVED + "list."
+
+_EVERYTHING = {KEY: {"$ne": ""}}
+_NOTHING = {KEY: {"$eq": ""}}
+
+_GROUPS = ("$and", "$or")
+_COMPARISONS = ("$gt", "$gte", "$lt", "$lte")
+_ON_LISTS = ("$contains", "$not_contains")
+_OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", *_ON_LISTS)
+_ON_TEXTS = ("$contains", "$not_contains", "$regex", "$not_regex")
+
+_LARGEST, _SMALLEST = 2**63 - 1, -(2**63)  # the integers that Chroma stores
+
+
+def chroma_where(where: Where | None, *, has_lists: bool = True) -> dict[str, Any] | None:
+    """Return the filter on metadata for Chroma, None if there is no filter.
+
+    Args:
+        where: the caller's filter.
+        has_lists: whether every list in the collection has its column (`list_column`).
+
+    Raises:
+        InvalidInput: the filter is not valid, or it asks for items of lists that have no columns.
+    """
+    if where is None or (isinstance(where, Mapping) and not where):
+        return None
+    return _where(where, has_lists)
+
+
+def chroma_where_document(where: Where | None) -> dict[str, Any] | None:
+    """Return the filter on texts for Chroma, None if there is no filter.
+
+    Raises:
+        InvalidInput: the filter is not valid.
+    """
+    if where is None or (isinstance(where, Mapping) and not where):
+        return None
+    return _where_document(where)
+
+
+def list_column(key: str) -> str:
+    """Return the key of the column for the items of the list under the metadata key ``key``."""
+    return _LIST + key
+
+
+def item_text(value: Any) -> str | None:
+    """Return the text of an item of a list. Equal items have equal texts. An item that is no scalar has none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value) if isinstance(value, str | bool | int | float) else None
+
+
+def stored_number(value: int | float) -> int | float:
+    """Return the number nearest to ``value`` that Chroma can store and compare."""
+    if isinstance(value, int) and _SMALLEST <= value <= _LARGEST:
+        return value
+    largest = sys.float_info.max
+    # Python compares an int with a float exactly, and `float` raises on larger ints.
+    return float(min(max(value, -largest), largest))
+
+
+def _where(where: Any, has_lists: bool) -> dict[str, Any]:
+    key, value = _only_item(where, 'a filter must be a dict with one key, such as {"page": 3}; join several by "$and"')
+    if key in _GROUPS:
+        return _group(key, [_where(part, has_lists) for part in _parts(key, value)])
+    if key.startswith(("$", "#")):
+        raise InvalidInput(
+            f"the filter has the key {key!r}; expected a metadata key, {' or '.join(_GROUPS)}"
+            + ("; to filter texts, use where_document" if key == "#document" or key in _ON_TEXTS else "")
+        )
+    if not isinstance(value, Mapping):
+        return _comparison(key, "$eq", value, has_lists)
+    expected = f"filter on {key!r}: expected one operator, such as {{'$gte': 3}}"
+    return _comparison(key, *_only_item(value, expected), has_lists)
+
+
+def _comparison(key: str, operator: str, value: Any, has_lists: bool) -> dict[str, Any]:
+    if operator not in _OPERATORS:
+        raise InvalidInput(f"filter on {key!r}: there is no operator {operator!r}; use {', '.join(_OPERATORS)}")
+    name = f"filter on {key!r}: the value of {operator!r}"
+    value = plain_value(value, name)
+    if operator in ("$in", "$nin"):
+        if not isinstance(value, list):
+            raise InvalidInput(f"{name} must be a list, got {value!r}")
+        scalars = [_scalar(item, f"{name}, item {i},") for i, item in enumerate(value)]
+        return _equal_any(key, scalars) if operator == "$in" else _equal_none(key, scalars)
+    if operator in _COMPARISONS:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInput(f"{name} must be a number, got {value!r}; only numbers can be compared")
+        return _ordered(key, operator, stored_number(value))
+    scalar = _scalar(value, name)
+    if operator in _ON_LISTS:
+        if not has_lists:
+            raise InvalidInput(
+                f"filter on {key!r}: {operator!r} cannot search this index, because an older smart_rag made it; "
+                "call SmartIndex.vacuum() or `smart-rag verify --repair` once, which encodes nothing again"
+            )
+        return {list_column(key): {operator: item_text(scalar)}}
+    return _equal_any(key, [scalar]) if operator == "$eq" else _equal_none(key, [scalar])
+
+
+def _scalar(value: Any, name: str) -> Any:
+    if not isinstance(value, str | bool | int | float):
+        hint = "; a document without the key passes '$ne' of any value" if value is None else ""
+        raise InvalidInput(f"{name} must be a str, a number or a bool, got {value!r}{hint}")
+    return value
+
+
+def _equal_any(key: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Return a filter that finds the documents whose value is one of ``values``."""
+    parts = []
+    for same_type, counterparts in _by_type(values):
+        found = {key: {"$in": same_type}}
+        parts.append(_group("$and", [found, {key: {"$nin": counterparts}}]) if counterparts else found)
+    return _group("$or", parts)
+
+
+def _equal_none(key: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Return a filter that finds the documents whose value is none of ``values``: all that `_equal_any` leaves out."""
+    parts = []
+    for same_type, counterparts in _by_type(values):
+        found = {key: {"$nin": same_type}}
+        parts.append(_group("$or", [found, {key: {"$in": counterparts}}]) if counterparts else found)
+    return _group("$and", parts)
+
+
+def _by_type(values: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
+    """Return ``values`` in lists of one type, each with the numbers that Chroma would take for equal to them."""
+    groups: dict[tuple[type, bool], tuple[list[Any], list[Any]]] = {}
+    for value in values:
+        is_number = not isinstance(value, str | bool)
+        stored = stored_number(value) if is_number else value
+        other = _counterpart(stored) if is_number else None
+        same_type, counterparts = groups.setdefault((type(stored), other is None), ([], []))
+        same_type.append(stored)
+        if other is not None:
+            counterparts.append(other)
+    return list(groups.values())
+
+
+def _ordered(key: str, operator: str, value: int | float) -> dict[str, Any]:
+    """Return a filter that compares numbers with ``value``."""
+    found = {key: {operator: value}}
+    other = _counterpart(value)
+    if other is None:
+        return found
+    # Numbers of the other type are compared with `other` instead of `value`, so Chroma is wrong about `other` itself.
+    if (operator == "$lt" and other < value) or (operator == "$gt" and other > value):
+        return _group("$or", [found, {key: {"$eq": other}}])
+    if (operator == "$gte" and other < value) or (operator == "$lte" and other > value):
+        return _group("$and", [found, {key: {"$ne": other}}])
+    return found
+
+
+def _counterpart(value: int | float) -> int | float | None:
+    """Return the number of the other type that Chroma uses in the place of ``value``, None if it is the same number.
+
+    Chroma compares an int with a float by making both ints, or both floats, as the type of the stored number is.
+    """
+    other = _converted(value)
+    return None if _converted(other) == value else other
+
+
+def _converted(value: int | float) -> int | float:
+    return float(value) if isinstance(value, int) else min(max(int(value), _SMALLEST), _LARGEST)
+
+
+def _where_document(where: Any) -> dict[str, Any]:
+    expected = (
+        'a filter on texts must be a dict with one operator, such as {"$contains": "pump"}; join several by "$and"'
+    )
+    operator, value = _only_item(where, expected)
+    if operator in _GROUPS:
+        parts = [_where_document(part) for part in _parts(operator, value)]
+        return _group(operator, parts, everything={"$regex": "(?s).*"}, nothing={"$not_regex": "(?s).*"})
+    if operator not in _ON_TEXTS:
+        raise InvalidInput(
+            f"the filter on texts has the operator {operator!r}; use {', '.join((*_ON_TEXTS, *_GROUPS))}"
+        )
+    value = plain_value(value, f"the filter on texts: the value of {operator!r}")
+    if not isinstance(value, str) or not value:
+        raise InvalidInput(f"the filter on texts: {operator!r} needs a str that is not empty, got {value!r}")
+    return {operator: value}
+
+
+def _only_item(where: Any, expected: str) -> tuple[str, Any]:
+    if not isinstance(where, Mapping) or len(where) != 1 or not isinstance(next(iter(where)), str):
+        raise InvalidInput(f"{expected}; got {where!r}")
+    ((key, value),) = where.items()
+    return key, value
+
+
+def _parts(operator: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise InvalidInput(f"{operator!r} needs a list of filters, got {value!r}")
+    return value
+
+
+def _group(
+    operator: str,
+    parts: list[dict[str, Any]],
+    everything: dict[str, Any] = _EVERYTHING,
+    nothing: dict[str, Any] = _NOTHING,
+) -> dict[str, Any]:
+    """Return ``parts`` as one filter. Chroma refuses groups of less than two."""
+    if not parts:
+        return everything if operator == "$and" else nothing
+    return parts[0] if len(parts) == 1 else {operator: parts}
