@@ -19,6 +19,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 ROWS = (
     ("errors",),
     ("types", "config", "wording", "_version"),
+    ("paths",),
     ("embeddings",),
     ("files", "scoring"),
     ("store",),
@@ -53,7 +54,7 @@ LONG = {
     "smart_rag.index.smart_index": "the interface of an index in one class; half of it is signatures and docstrings"
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
-PUBLIC_MODULES = {"smart_rag", "smart_rag.errors", "smart_rag.types", "smart_rag.config", "smart_rag.answer"}
+PUBLIC_MODULES = {"smart_rag"} | {f"smart_rag.{name}" for name in ("errors", "types", "config", "paths", "answer")}
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
 
 

@@ -13,12 +13,13 @@ from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import config_with_codec, open_index
 from smart_rag.cli.options import Adapter, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
 from smart_rag.config import IndexConfig
+from smart_rag.paths import absolute
 from smart_rag.types import AddReport
 from smart_rag.wording import number
 
 
 def index(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=absolute, help="Files and folders.")],
     db: Db,
     model: Model = None,
     adapter: Adapter = None,
@@ -58,7 +59,7 @@ def index(
     if is_new and not count:
         shutil.rmtree(db, ignore_errors=True)
     else:
-        out.print(f"{number(count, 'passage')} in {db}")
+        out.print(f"{number(count, 'passage')} in {display.short_path(str(db))}")
     if report.failed and report == AddReport(failed=report.failed):
         raise SystemExit(1)
 
@@ -77,7 +78,7 @@ def delete(
     total = sum(count for _, count in removed)
     out.print(f"{number(total, 'passage')} removed")
     for absent in (message for message, count in removed if not count):
-        note(f"{absent} in {db}")
+        note(f"{absent} in {display.short_path(str(db))}")
     if not total:
         raise SystemExit(1)
 

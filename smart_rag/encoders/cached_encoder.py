@@ -27,6 +27,7 @@ from smart_rag.encoders.protocol import (
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
+from smart_rag.paths import absolute, model_location
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import Content, Encodable, Key, Task, TokenOrigin
 
@@ -72,11 +73,13 @@ class CachedEncoder:
                 f"{', '.join(options)}: expected only with the name of a model, got a {type(encoder).__name__}; pass "
                 "these to the encoder itself"
             )
-        self._given = encoder
+        # Full paths, since the program may change its working directory before the first use.
+        self._given = model_location(encoder) if isinstance(encoder, str) else encoder
         self._options = options
+        if options.get("adapter") is not None:
+            self._options["adapter"] = absolute(options["adapter"])
         self._codec = get_codec(codec).name
-        # Absolute, since the program may change its working directory before the first use.
-        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.path = None if path is None else absolute(path)
         self._start()
 
     def _start(self) -> None:

@@ -44,6 +44,7 @@ from smart_rag.index.queries import as_documents
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
+from smart_rag.paths import absolute
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Where
 from smart_rag.store.row import Row
@@ -126,7 +127,7 @@ class SmartIndex:
             InvalidInput: a setting cannot be used.
             ModelNotFound: the model cannot be loaded.
         """
-        path = Path(path)
+        path = absolute(path)
         check_free(path)
         get_codec((config or IndexConfig()).codec)  # before a model is loaded and a folder is made
         if isinstance(encoder, str):
@@ -144,7 +145,7 @@ class SmartIndex:
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Return whether the folder ``path`` holds an index."""
-        return (Path(path) / FILE_NAME).is_file()
+        return (absolute(path) / FILE_NAME).is_file()
 
     @classmethod
     def open(
@@ -159,7 +160,7 @@ class SmartIndex:
             IndexNotFound: there is no index in the folder.
             IndexMismatch: the index was made with another model than ``encoder``, or has another format.
         """
-        path = Path(path)
+        path = absolute(path)
         manifest = Manifest.read(path)
         folder.check_client(path, manifest, client)  # before a model is loaded
         if isinstance(encoder, str):
@@ -311,7 +312,7 @@ class SmartIndex:
     def delete_source(self, path: str | Path) -> int:
         """Remove every document whose metadata ``source`` is ``path`` and return how many existed."""
         self._session.check_open()
-        sources = list(dict.fromkeys([str(path), str(Path(path).resolve())]))
+        sources = list(dict.fromkeys([str(path), str(absolute(path).resolve())]))
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
     def vacuum(self) -> int:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Offsets, TokenIds
 from smart_rag.errors import CorruptStore, IndexClosed
+from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import Environment
 from smart_rag.types import Revision
 
@@ -59,7 +60,7 @@ class TermStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES)
 
     @property

@@ -24,6 +24,7 @@ from smart_rag.errors import (
     InvalidInput,
     MissingTokens,
 )
+from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import Environment
 from smart_rag.store.segments import DATABASES, LAYOUT, SEGMENT_BYTES, Entry, EntryLocations, Segments
 from smart_rag.types import Key
@@ -68,7 +69,7 @@ class TokenStore:
     """
 
     def __init__(self, path: str | Path, codec: Codec, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         self.codec = codec
         self._shared: Environment | None = Environment.at(self.path, LAYOUT, DATABASES)
         self._segments = Segments(self._shared.databases, segment_bytes)

@@ -24,6 +24,7 @@ from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
 from smart_rag.errors import InvalidInput
+from smart_rag.paths import absolute, model_location
 from smart_rag.types import Content
 
 # By default MMR chooses from this many hits for each hit that it returns, as in LlamaIndex's Chroma store.
@@ -91,8 +92,8 @@ class SmartVectorStore(BasePydanticVectorStore):
                 "open index: SmartVectorStore(SmartIndex.create(path, encoder))"
             )
         fields: dict[str, Any] = {
-            "path": str(index.path if isinstance(index, SmartIndex) else index),
-            "model_name": model_name,
+            "path": str(index.path if isinstance(index, SmartIndex) else absolute(index)),
+            "model_name": None if model_name is None else model_location(model_name),
             "candidates": candidates,
             "first_stage": first_stage,
             "weights": weights,

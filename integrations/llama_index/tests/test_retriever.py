@@ -102,3 +102,9 @@ def test_in_a_query_engine_of_the_frameworks_own(index):
     engine = RetrieverQueryEngine.from_args(SmartRetriever(index, 2), llm=MockLLM())
     response = engine.query("keys")
     assert [node.node_id for node in response.source_nodes] == [hit.id for hit in index.search("keys", 2)]
+
+
+def test_a_description_holds_the_full_path(index, monkeypatch):
+    monkeypatch.chdir(index.path.parent)
+    with SmartIndex.open("index", WordEncoder()) as opened:
+        assert SmartRetriever(opened).to_dict()["index"] == str(index.path)

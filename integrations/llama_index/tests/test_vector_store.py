@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import pickle
+from pathlib import Path
 
 import pytest
 from helpers.llama_index_nodes import WORDS, ids, nodes_of
@@ -20,6 +21,7 @@ from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
 
+from smart_rag import SmartIndex
 from smart_rag.errors import IndexClosed, IndexMismatch, InvalidInput
 
 
@@ -360,3 +362,18 @@ def test_after_close_another_store_can_write(tmp_path):
     with SmartVectorStore(tmp_path / "index") as again:
         again.add(nodes_of(["owls"]))
         assert again.index.count() == 6
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    """The index is opened at first use, when the working directory may be another one."""
+    (tmp_path / "elsewhere").mkdir()
+    SmartIndex.create(tmp_path / "index", WordEncoder()).close()
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store, new = SmartVectorStore("index"), SmartVectorStore("new", "model")
+    monkeypatch.chdir("elsewhere")
+    assert store.index.count() == 0
+    store.close()
+    assert (store.to_dict()["index"], store.path) == (str(tmp_path / "index"),) * 2
+    assert new.to_dict()["model_name"] == str(tmp_path / "model")
+    assert SmartVectorStore("~/index").path == str(Path.home() / "index")

@@ -106,3 +106,13 @@ def test_arguments_that_are_not_taken_are_refused(index):
     for wrong in ({"where": {"n": 1}}, {"top_k": 4}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SmartRetriever(index=index, **wrong)
+
+
+def test_a_description_holds_the_full_path(filled, monkeypatch):
+    """A link stays a link, as in `SmartIndex.path`."""
+    link = filled.path.with_name("link")
+    link.symlink_to(filled.path)
+    monkeypatch.chdir(link.parent)
+    retriever = SmartRetriever(index="link")
+    assert retriever.model_dump()["index"] == str(link)
+    retriever.index.close()
