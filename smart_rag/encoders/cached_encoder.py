@@ -48,7 +48,7 @@ class CachedEncoder:
     Several models and several processes can share one folder. The last queries are kept in memory. Without a folder,
     nothing else is kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
     the model and the folder, without weights and embeddings. Before a fork, call `close`: in the child, a folder that
-    the parent has open raises `UseAfterFork`.
+    the parent has open raises `UseAfterFork`. A folder that was deleted is made again.
 
     Args:
         encoder: an encoder, or the name of a model.
@@ -110,6 +110,9 @@ class CachedEncoder:
     @property
     def _stores(self) -> _Stores | None:
         with self._mutex:
+            opened = self.__dict__.get("_folder")
+            if opened is not None and not opened.is_same():
+                self.close()  # the folder was deleted or replaced; what is there now is opened
             return self._folder
 
     @property
@@ -243,8 +246,12 @@ class _Stores:
             self.tokens = TokenStore(path / "tokens", get_codec(codec_name))
             # A pooled embedding is stored as a text with one token.
             self.pooled = TokenStore(path / "pooled", get_codec("float32"))
-        except IndexMismatch as error:
-            raise IndexMismatch(f"{error}, or delete {path}; it is filled again as texts are encoded") from error
+        except (CorruptStore, IndexMismatch) as error:
+            raise type(error)(f"{error}, or delete {path}; it is filled again as texts are encoded") from error
+
+    def is_same(self) -> bool:
+        """Return whether the path still leads to the folder that was opened."""
+        return self.tokens.place.is_same() and self.pooled.place.is_same()
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
         """Return the positions of the keys for which a token or a pooled embedding is not stored."""

@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName
+from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute, model_location
 from smart_rag.types import Content
@@ -121,11 +121,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         """The open index; it is opened or made at first use."""
         with self._mutex:
             if self._index is None:
-                self._index = (
-                    SmartIndex.open(self.path, self.model_name)
-                    if SmartIndex.exists(self.path)
-                    else SmartIndex.create(self.path, self.model_name or DEFAULT_MODEL)
-                )
+                self._index = SmartIndex.open_or_create(self.path, self.model_name)
             return self._index
 
     @property
