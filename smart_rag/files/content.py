@@ -64,6 +64,13 @@ def identity(content: Content, file_digest: str | None = None) -> str:
     return "\0" + json.dumps(parts, sort_keys=True)
 
 
+def full_source(source: ImageSource | None) -> ImageSource | None:
+    """Return ``source`` with the full path of its file, for a later use in another working directory."""
+    if isinstance(source, PdfPage):
+        return PdfPage(absolute(source.path), source.page)
+    return absolute(source) if isinstance(source, str | Path) else source
+
+
 def digest_of_file(path: Path) -> str:
     """Return a digest of the bytes of a file, as 32 hexadecimal digits.
 

@@ -40,7 +40,7 @@ from smart_rag.index.folder import check_free
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.ingest import Ingest, OnCommit, check_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, Manifest
-from smart_rag.index.queries import as_documents
+from smart_rag.index.queries import as_documents, with_full_paths
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
@@ -690,7 +690,7 @@ class SmartIndex:
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
         """Return ``hits`` of ``search`` with an explainer for ``query``."""
-        explainer = Explainer(query, search, self._encoder, self._session)
+        explainer = Explainer(with_full_paths(query), search, self._encoder, self._session)
         return [with_explainer(hit, explainer) for hit in hits]
 
     def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:

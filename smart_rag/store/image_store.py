@@ -24,14 +24,10 @@ class ImageStore:
 
     def with_saved_images(self, document: Document) -> Document:
         """Return ``document`` with absolute paths. An image in memory is saved as a file first."""
-        image, video = document.image, document.video
+        image, video = media.full_source(document.image), document.video
         if image is None and video is None:
             return document
-        if isinstance(image, PdfPage):
-            image = PdfPage(absolute(image.path), image.page)
-        elif isinstance(image, str | Path):
-            image = absolute(image)
-        elif image is not None:
+        if not isinstance(image, Path | PdfPage | None):
             image = self._file(images.digest(image), image)
         return replace(document, image=image, video=None if video is None else absolute(video))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import chromadb
 import lmdb
@@ -211,6 +213,26 @@ def test_a_creation_on_a_full_disk(tmp_path):
         with pytest.raises((StorageFull, ChromaFailure)):
             SmartIndex.create(disk / "index", LetterEncoder())
         assert list((disk / "index").iterdir()) == []
+
+
+def test_creations_at_the_same_time(tmp_path):
+    """One makes the index. The others are told, and do not remove it."""
+    for i in range(5):
+        path, start = tmp_path / str(i), threading.Barrier(4)
+
+        def attempt(_, path=path, start=start):
+            start.wait()
+            try:
+                return SmartIndex.create(path, LetterEncoder())
+            except IndexExists:
+                return None
+
+        with ThreadPoolExecutor(4) as threads:
+            made = [index for index in threads.map(attempt, range(4)) if index is not None]
+        assert len(made) == 1
+        made[0].add_texts(["one"], ["a"])
+        assert ids(made[0]) == ["a"]
+        made[0].close()
 
 
 def test_vectors_that_are_not_finite_leave_no_folder(tmp_path):
