@@ -22,4 +22,4 @@ def model_location(model: str | Path) -> str:
     if model == DEFAULT_MODEL:
         return DEFAULT_MODEL
     is_folder = isinstance(model, Path) or model.startswith("~") or Path(model).exists()
-    return str(absolute(model)) if is_folder else model
+    return str(absolute(model) if is_folder else model)

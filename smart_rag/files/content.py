@@ -64,7 +64,7 @@ def identity(content: Content, file_digest: str | None = None) -> str:
     return "\0" + json.dumps(parts, sort_keys=True)
 
 
-def full_source(source: ImageSource | None) -> ImageSource | None:
+def full_source(source: ImageSource | None) -> Path | PdfPage | Image.Image | None:
     """Return ``source`` with the full path of its file, for a later use in another working directory."""
     if isinstance(source, PdfPage):
         return PdfPage(absolute(source.path), source.page)
