@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from smart_rag.errors import InvalidInput
+from smart_rag.wording import nearest
 
 DEFAULT_MODEL = "minilm"
 DEFAULT_TOP_K = 10
@@ -33,6 +35,19 @@ DEFAULT_TIMEOUT = 300.0  # seconds
 # Size of an image for a language model: an A4 page at 125 dpi, so that small print is legible. Most models shrink
 # larger images.
 DEFAULT_IMAGE_PIXELS = 1_500_000
+# Arguments of `SentenceTransformer` that `SmartEncoder` takes in ``model_options``.
+MODEL_OPTIONS = (
+    *(
+        "prompts",
+        "default_prompt_name",
+        "cache_folder",
+        "local_files_only",
+        "token",
+        "model_kwargs",
+        "processor_kwargs",
+    ),
+    *("tokenizer_kwargs", "config_kwargs", "similarity_fn_name", "truncate_dim", "backend"),
+)
 
 
 def check_count(name: str, value: int) -> None:
@@ -45,6 +60,17 @@ def check_choice(name: str, value: str, choices: object) -> None:
     """Raise `InvalidInput` unless ``value`` is one of the strings of ``choices``, a Literal."""
     if value not in get_args(choices):
         raise InvalidInput(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def check_model_options(options: Mapping[str, Any], name: str = "model_options") -> None:
+    """Raise `InvalidInput` unless every one of ``options``, the argument ``name``, is among `MODEL_OPTIONS`."""
+    for option, value in options.items():
+        if option in ("device", "revision", "trust_remote_code"):
+            raise InvalidInput(f"{name} has {option!r}, which is an argument of its own; pass {option}=")
+        if option not in MODEL_OPTIONS:
+            raise InvalidInput(f"{name} has {option!r}; {nearest(option, MODEL_OPTIONS)}")
+        if option == "backend" and value not in (None, "torch"):
+            raise InvalidInput(f"backend {value!r} gives no token embeddings yet; leave it out, then torch is used")
 
 
 def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
@@ -68,17 +94,17 @@ class IndexConfig:
 
     Attributes:
         codec: codec of the token embeddings: a preset, ``"exact"`` (float16), ``"balanced"`` (2 bits for each
-            dimension) or ``"compact"`` (2 bits, and each two tokens merged), or any name that
-            `smart_rag.embeddings.codec.get_codec` takes.
+            dimension) or ``"compact"`` (2 bits for each dimension, and two tokens become one), or another name
+            that `smart_rag.embeddings.codec.get_codec` knows.
         weights: weights of the pooled and of the late score. None means the default of the encoder: `DEFAULT_WEIGHTS`,
             or the late score alone for a model that was trained for late interaction.
         weighting: weights of the query tokens: ``"idf"``, the inverse document frequency of each token in this index,
             or ``"none"``, equal weights.
         chunk_tokens: number of tokens of a chunk, at most.
         chunk_overlap: number of tokens that neighbouring chunks share, at most.
-        hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of Chroma's HNSW graph, which it reads only
-            when a collection is created. With the defaults, 400 candidates of 20,000 random vectors are found with a
-            recall of .998; with Chroma's own defaults, .65.
+        hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of the graph (HNSW) in which Chroma searches.
+            Chroma reads them only when a collection is created. In a search for 400 of 20,000 random vectors, the
+            recall is .998 with the defaults here, and .65 with Chroma's own defaults.
     """
 
     codec: str = "balanced"

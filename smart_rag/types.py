@@ -71,7 +71,10 @@ class Content:
 
     @property
     def plain(self) -> str | Content:
-        """The text as a str if there is nothing else, else ``self``. So an encoder of texts never gets a `Content`."""
+        """The text as a str if there is no image and no video, else ``self``.
+
+        So an encoder that reads only texts never gets a `Content`.
+        """
         return self.text if self.image is None and self.video is None else self
 
     @property
@@ -198,11 +201,14 @@ class _Explainable:
 
 @dataclass(frozen=True, slots=True)
 class Hit(_Explainable):
-    """One search result; higher scores are better.
+    """One search result. Higher scores are better.
 
-    ``score`` = w_pooled * ``pooled_score`` + w_late * ``late_score``; both parts are cosines
-    or means of cosines, so each lies in [-1, 1]. ``rank`` starts at 1. ``image`` and ``video``
-    are those of the document.
+    Attributes:
+        id, text, metadata, image, video: those of the document.
+        score: w_pooled * ``pooled_score`` + w_late * ``late_score``, with the weights of the search.
+        pooled_score: cosine of the pooled embeddings, in [-1, 1].
+        late_score: weighted mean of the cosines of the matches, in [-1, 1].
+        rank: position in the ranking, from 1 on.
     """
 
     id: str

@@ -11,6 +11,7 @@ from helpers.some_pairs import some_data
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Document, Representation, SmartEncoder, SmartIndex
+from smart_rag.encoders.loading import with_full_paths
 from smart_rag.errors import InvalidInput, ModelNotFound
 from smart_rag.evaluation import load_dataset
 from smart_rag.paths import absolute, model_location
@@ -99,6 +100,16 @@ def test_a_model_and_an_adapter_that_are_loaded_later(home, monkeypatch):
     assert SmartEncoder("~/model", adapter="~/adapter").fingerprint == loaded.fingerprint
     with pytest.raises(ModelNotFound, match=f"there is no model folder {home / 'gone'}"):
         SmartEncoder("~/gone")
+
+
+def test_the_folder_of_downloaded_models(home):
+    options = {"cache_folder": "~/models", "local_files_only": True}
+    assert with_full_paths(options) == {**options, "cache_folder": str(home / "models")}
+    assert with_full_paths({"cache_folder": None}) == {"cache_folder": None}
+    with pytest.raises(ModelNotFound):
+        SmartEncoder("owner/model", model_options=options)
+    with pytest.raises(ModelNotFound):
+        CachedEncoder("owner/model", model_options=options).describe()
 
 
 def test_a_folder_with_the_name_of_the_bundled_model(home, monkeypatch):

@@ -155,13 +155,23 @@ def index_table(info: IndexInfo) -> Table:
         "token embeddings, terms": size_text(info.token_bytes),
         "pooled embeddings, texts": "in Chroma" if info.pooled_bytes is None else size_text(info.pooled_bytes),
         "total size": size_text(info.token_bytes + (info.pooled_bytes or 0)),
-        "bytes per token": f"{info.token_bytes / info.tokens:,.0f}" if info.tokens else "-",
+        "bytes per token": _bytes_per_token(info),
         "bytes per document": f"{info.token_bytes / info.documents:,.0f}" if info.documents else "-",
         "format": f"{info.manifest['format_version']}, made with smart-rag {info.manifest['created_with']}",
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
+
+
+def _bytes_per_token(info: IndexInfo) -> str:
+    if not info.tokens:
+        return "-"
+    codes = get_codec(info.manifest["config"]["codec"]).bytes_per_token(info.manifest["token_dimension"])
+    taken = info.token_bytes / info.tokens
+    # A database of LMDB takes whole pages, even for a few tokens.
+    why = f" ({codes:,} for codes; a small index has more overhead)" if taken > 2 * codes else ""
+    return f"{taken:,.0f}{why}"
 
 
 def model_json(encoder: SmartEncoder) -> dict[str, Any]:
@@ -283,7 +293,7 @@ def tuning_table(found: Tuning) -> Table:
         table.add_column(column, justify="right")
     rows: dict[tuple[float, float], dict[str, Text]] = {}
     for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
-        mark = " best" if setting == found.choice else " current" if setting == found.current else ""
+        mark = " current" if setting == found.current else " best" if setting == found.choice else ""
         cell = Text(f"{found.scores[setting]:.4f}{mark:<8}", style="bold" if mark else "")
         rows.setdefault(setting.weights, {})[setting.weighting] = cell
     for weights, cells in rows.items():
@@ -294,7 +304,7 @@ def tuning_table(found: Tuning) -> Table:
 def tuning_verdict(found: Tuning) -> str:
     """Return the conclusion of `tune`."""
     if found.choice == found.current:
-        return f"The current setting of the index, {_setting(found.current)}, is the best."
+        return f"No setting is better than the current setting of the index, {_setting(found.current)}."
     held_out = found.held_out
     is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
     return (
@@ -312,8 +322,11 @@ def _ratio(weights: tuple[float, float]) -> str:
     return f"{weights[0]:g} : {weights[1]:g}"
 
 
-def training_tables(report: TrainingReport) -> Group:
-    """Return the figures of a training: the base model, SMART before and after the training, and the differences."""
+def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
+    """Return the figures of a training: the base model, SMART before and after the training, and the differences.
+
+    ``unit`` names what the evaluations follow: ``"epoch"``, or ``"evaluation"`` if they come more often.
+    """
     queries, documents = number(report.held_out_queries, "held-out query"), number(report.documents, "document")
     quality = Table(title=f"nDCG@10 of {queries} among {documents}")
     for column in ("", "pooled", "late", "hybrid"):
@@ -326,7 +339,7 @@ def training_tables(report: TrainingReport) -> Group:
     quality.add_row("SMART, frozen", "", *frozen[1:])
     if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change it
         trained[0] = ""
-    quality.add_row(f"trained, {report.best_epoch} of {len(report.history) - 1}", *trained)
+    quality.add_row(f"trained, {unit} {report.best_epoch} of {len(report.history) - 1}", *trained)
     differences = Table(title="differences")
     for column in ("", "mean", "95 % interval", ""):
         differences.add_column(column, justify="right" if column else "left")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.errors import IndexMismatch, InvalidInput
+from smart_rag.errors import IndexMismatch, InvalidInput, ModelNotFound
 from smart_rag.index.manifest import FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def open_index(
     Raises:
         IndexNotFound: there is no index, and no ``config``.
         IndexMismatch: the index needs another encoder.
+        ModelNotFound: the model cannot be loaded.
     """
     from smart_rag.encoders.smart_encoder import SmartEncoder
     from smart_rag.index.smart_index import SmartIndex
@@ -59,6 +60,12 @@ def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given:
     except InvalidInput as error:  # for example, the settings allow more tokens than this model takes
         raise IndexMismatch(
             f"{db}: the index was made with {description['model']!r} and cannot be used with {model!r}: {error}"
+        ) from error
+    except ModelNotFound as error:  # the reason may be the network, but the user may have named a wrong model
+        if model == description["model"]:
+            raise
+        raise ModelNotFound(
+            f"{db}: the index was made with {description['model']!r} (leave out --model to use that); {error}"
         ) from error
 
 

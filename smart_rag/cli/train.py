@@ -200,7 +200,8 @@ def finetune_command(
         next_step = "there is no checkpoint yet" if last is None else f"add --resume to continue from {last.name}"
         err.print(f"\ninterrupted; {next_step}")
         raise typer.Exit(130) from None
-    _show_training(report, f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`", plot, json_file)
+    done = f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`"
+    _show_training(report, done, plot, json_file, "epoch" if evaluate_every is None else "evaluation")
 
 
 def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
@@ -214,13 +215,18 @@ def _training_data(data: Path, limit_queries: int | None, plot: Path | None, jso
     return load_training_data(data, limit_queries)
 
 
-def _show_training(report: TrainingReport, done: str, plot: Path | None, json_file: str | None) -> None:
-    """Show the figures of a training, the line ``done`` and the report's warning; write the plot."""
+def _show_training(
+    report: TrainingReport, done: str, plot: Path | None, json_file: str | None, unit: str = "epoch"
+) -> None:
+    """Show the figures of a training, the line ``done`` and the report's warning. Write the plot.
+
+    ``unit`` is that of `display.training_tables`.
+    """
     if os.environ.get("RANK", "0") != "0":  # only the first of several processes prints
         return
     if plot is not None:
         report.save_plot(plot)
-    show_figures(report.as_json(), display.training_tables(report), json_file)
+    show_figures(report.as_json(), display.training_tables(report, unit), json_file)
     if json_file != "-":
         out.print(Text(done), soft_wrap=True)
     if report.warning:

@@ -13,6 +13,7 @@ from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import config_with_codec, open_index
 from smart_rag.cli.options import Adapter, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
 from smart_rag.config import IndexConfig
+from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
 from smart_rag.types import AddReport
 from smart_rag.wording import number
@@ -75,12 +76,12 @@ def delete(
     with open_index(db) as opened:
         removed = [(f"no passage {id!r}", opened.delete([id])) for id in dict.fromkeys(ids or [])]
         removed += [(f"no passage of the file {path}", opened.delete_source(path)) for path in source or []]
-    total = sum(count for _, count in removed)
-    out.print(f"{number(total, 'passage')} removed")
-    for absent in (message for message, count in removed if not count):
-        note(f"{absent} in {display.short_path(str(db))}")
-    if not total:
-        raise SystemExit(1)
+    absent = [message for message, count in removed if not count]
+    if len(absent) == len(removed):
+        raise InvalidInput(f"{', '.join(absent)} in {db}; nothing was removed")
+    out.print(f"{number(sum(count for _, count in removed), 'passage')} removed")
+    for message in absent:
+        note(f"{message} in {display.short_path(str(db))}")
 
 
 def verify(

@@ -264,15 +264,20 @@ class Representation:
         tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes; it comes
             from a store, or from an encoder that was given a codec. The tokens may have another dimension than
             ``pooled``, for example with an adapter.
+        norms: (n) float32, the norms of the pooled embeddings before they were normalised; None if they are unknown.
+            ``pooled * norms[:, None]`` is what the model itself gives. Not every model normalises.
 
     Raises:
-        InvalidInput: ``pooled`` is not a matrix with one row for each text.
+        InvalidInput: ``pooled`` is not a matrix with one row for each text, or ``norms`` has another length.
     """
 
     pooled: NDArray[np.float32]
     tokens: Tokens
+    norms: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
+        if self.norms is not None and self.norms.shape != (len(self.pooled),):
+            raise InvalidInput(f"expected a norm for each of {len(self.pooled)} texts, got shape {self.norms.shape}")
         if self.pooled.ndim != 2 or len(self.pooled) != len(self.tokens):
             raise InvalidInput(
                 f"pooled embeddings must be a matrix with one row for each of the {len(self.tokens)} texts; "
@@ -330,12 +335,17 @@ class Representation:
         """Return a copy of the texts of all ``parts``, in one representation. There must be at least one part.
 
         If the tokens of all parts are `TokenCodes` of one codec, the result has `TokenCodes`. Otherwise, the tokens
-        are decoded to a `TokenBatch`. The result has ids if all parts have ids.
+        are decoded to a `TokenBatch`. The result has ids if all parts have ids, and norms if all parts have norms.
 
         Raises:
             DimensionMismatch: the token embeddings of the parts have different dimensions.
         """
-        return cls(np.concatenate([part.pooled for part in parts]), _concatenated([part.tokens for part in parts]))
+        norms = [part.norms for part in parts if part.norms is not None]
+        return cls(
+            np.concatenate([part.pooled for part in parts]),
+            _concatenated([part.tokens for part in parts]),
+            np.concatenate(norms) if len(norms) == len(parts) else None,
+        )
 
     def __repr__(self) -> str:
         tokens = self.tokens.offsets[-1]
@@ -355,7 +365,8 @@ class Representation:
     def slice(self, start: int, stop: int) -> Representation:
         """Return the texts ``start:stop``. They share memory with this representation."""
         stop = min(stop, len(self))
-        return Representation(self.pooled[start:stop], self.tokens.slice(start, stop))
+        norms = None if self.norms is None else self.norms[start:stop]
+        return Representation(self.pooled[start:stop], self.tokens.slice(start, stop), norms)
 
     def take(self, texts: Sequence[int]) -> Representation:
         """Return a copy of the texts at these positions, in this order. There must be at least one.
@@ -363,7 +374,8 @@ class Representation:
         Raises:
             IndexError: there is no text at a position.
         """
-        return Representation(self.pooled[list(texts)], self.tokens.take(texts))
+        norms = None if self.norms is None else self.norms[list(texts)]
+        return Representation(self.pooled[list(texts)], self.tokens.take(texts), norms)
 
 
 def _concatenated(parts: Sequence[Tokens]) -> Tokens:

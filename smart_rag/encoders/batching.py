@@ -45,11 +45,13 @@ class Output:
 class Batch:
     """Pooled embeddings, token embeddings and vocabulary ids of n inputs, on the CPU.
 
-    ``pooled`` is (n, dimension) float32. ``tokens`` and ``ids`` have one entry for each input: its token embeddings or
-    codes, one row for each token, and its vocabulary ids.
+    ``pooled`` is (n, dimension) float32, and ``norms`` (n) are the norms that the model's own vectors have. ``tokens``
+    and ``ids`` have one entry for each input: its token embeddings or codes, one row for each token, and its vocabulary
+    ids.
     """
 
     pooled: NDArray[np.float32]
+    norms: NDArray[np.float32]
     tokens: list[NDArray[Any]]
     ids: list[TokenIds]
 
@@ -105,6 +107,7 @@ class BatchEncoder:
 
         started = time.perf_counter()
         pooled: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(contents)
+        norms = np.empty(len(contents), dtype=np.float32)
         tokens: list[NDArray[Any]] = [*pooled]
         ids: list[TokenIds] = [np.empty(0, dtype=np.int32)] * len(contents)
         device = self.models[0].model.device
@@ -115,6 +118,7 @@ class BatchEncoder:
             for indices, batch in self._run(contents, task, output, batch_size or self.batch_size):
                 for i, *numbers in zip(indices, batch.pooled, batch.tokens, batch.ids, strict=True):
                     pooled[i], tokens[i], ids[i] = numbers
+                norms[indices] = batch.norms
                 progress.update(len(indices))
         seconds = time.perf_counter() - started
         logger.info(
@@ -122,7 +126,7 @@ class BatchEncoder:
             *(number(len(contents), f"{task} {unit}"), number(sum(map(len, tokens)), "token")),
             *(device, seconds, len(contents) / seconds, unit),
         )
-        return Batch(np.stack(pooled), tokens, ids)
+        return Batch(np.stack(pooled), norms, tokens, ids)
 
     def _run(
         self, contents: Sequence[Content], task: Task, output: Output, batch_size: int
@@ -236,6 +240,7 @@ class BatchEncoder:
         halves = [self._encode_batch(model, half, task, output) for half in (contents[:middle], contents[middle:])]
         return Batch(
             np.concatenate([half.pooled for half in halves]),
+            np.concatenate([half.norms for half in halves]),
             [matrix for half in halves for matrix in half.tokens],
             [ids for half in halves for ids in half.ids],
         )
@@ -259,6 +264,7 @@ class BatchEncoder:
         # A copy for each content, so that keeping one in memory keeps no other.
         return Batch(
             pooled.cpu().numpy(),
+            model.norms(states.pooled).cpu().numpy(),
             [row.copy() if len(row) else instead[i : i + 1].copy() for i, row in enumerate(rows)],
             [row.copy() if len(row) else no_word for row in ids],
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Representation, TokenBatch
+from smart_rag.embeddings.representation import Codec, Representation, TokenBatch
+from smart_rag.encoders.loading import with_full_paths
 from smart_rag.encoders.protocol import (
     Encoder,
     default_weights_of,
@@ -46,7 +48,7 @@ class CachedEncoder:
     Representation(texts=1, dimension=384, tokens=7)
 
     Several models and several processes can share one folder. The last queries are kept in memory. Without a folder,
-    nothing else is kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
+    documents are not kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
     the model and the folder, without weights and embeddings. Before a fork, call `close`: in the child, a folder that
     the parent has open raises `UseAfterFork`. A folder that was deleted is made again.
 
@@ -78,6 +80,8 @@ class CachedEncoder:
         self._options = options
         if options.get("adapter") is not None:
             self._options["adapter"] = absolute(options["adapter"])
+        if options.get("model_options") is not None:
+            self._options["model_options"] = with_full_paths(options["model_options"])
         self._codec = get_codec(codec).name
         self.path = None if path is None else absolute(path)
         self._start()
@@ -178,11 +182,14 @@ class CachedEncoder:
                     self._queries.popitem(last=False)
         return known
 
-    def encode_document(self, documents: Sequence[Encodable], *, codec: str | None = None) -> Representation:
+    def encode_document(
+        self, documents: Sequence[Encodable], *, codec: str | None = None, show_progress_bar: bool = False
+    ) -> Representation:
         """Return the representation of ``documents``, in their order. Those not yet in the folder are encoded.
 
         An image or a video is recognised by the content of its file, not by its path. With a folder, token embeddings
         are coded by the folder's codec, and ``codec`` is not used. Without one, ``codec`` goes to the wrapped encoder.
+        ``show_progress_bar`` shows how many were encoded.
 
         Raises:
             CorruptStore: an entry of the folder cannot be read back.
@@ -193,22 +200,25 @@ class CachedEncoder:
         coded = None if codec is None else get_codec(codec, pooling=False)
         items = [content.plain for content in contents]
         stores = self._stores
+        if stores is None and (not show_progress_bar or not items):
+            return self._encode(items, coded)
         if stores is None:
-            if coded is None:
-                return self.encoder.encode_document(items)
-            return encode_for_store(self.encoder, items, coded)
+            return Representation.concatenate([self._encode(part, coded) for part in _parts(items, show_progress_bar)])
         if not items:
             none = np.zeros((0, self.dimension), dtype=np.float32)
             no_tokens = np.zeros((0, self.token_dimension), dtype=np.float32)
             return Representation(none, TokenBatch(no_tokens, np.zeros(1, dtype=np.int64)))
         keys = self._keys(contents)
         new = list({keys[i]: items[i] for i in stores.missing(keys)}.items())
-        size = _BATCH_SIZE if all(isinstance(item, str) for _, item in new) else _VISUAL_BATCH_SIZE
-        for start in range(0, len(new), size):
-            part = dict(new[start : start + size])
-            stores.put(list(part), encode_for_store(self.encoder, list(part.values()), get_codec(self._codec)))
+        keys_of_new = iter([key for key, _ in new])
+        for part in _parts([item for _, item in new], show_progress_bar):
+            vectors = encode_for_store(self.encoder, part, get_codec(self._codec))
+            stores.put(list(islice(keys_of_new, len(part))), vectors)
         # New entries are read back, too: the codec rounds numbers, and a text must always get the same score.
         return stores.gather(keys, [str(item)[:80] for item in items])
+
+    def _encode(self, items: Sequence[Encodable], codec: Codec | None) -> Representation:
+        return self.encoder.encode_document(items) if codec is None else encode_for_store(self.encoder, items, codec)
 
     def vacuum(self, documents: Iterable[Encodable]) -> int:
         """Remove all entries except those of ``documents`` by this model, and return how many were removed."""
@@ -237,6 +247,18 @@ def _contents(documents: Iterable[Encodable]) -> list[Content]:
     return contents
 
 
+def _parts(items: Sequence[Encodable], show_progress_bar: bool) -> Iterator[Sequence[Encodable]]:
+    """Yield parts of ``items`` that are small enough to be in memory with their token embeddings."""
+    from tqdm.auto import tqdm
+
+    size = _BATCH_SIZE if all(isinstance(item, str) for item in items) else _VISUAL_BATCH_SIZE
+    with tqdm(total=len(items), desc="encoding", unit="item", disable=not show_progress_bar) as progress:
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            yield part
+            progress.update(len(part))
+
+
 class _Stores:
     """A `TokenStore` for token embeddings and one for pooled embeddings, with the same keys."""
 
@@ -244,8 +266,8 @@ class _Stores:
         self.path = path
         try:
             self.tokens = TokenStore(path / "tokens", get_codec(codec_name))
-            # A pooled embedding is stored as a text with one token.
-            self.pooled = TokenStore(path / "pooled", get_codec("float32"))
+            # A pooled embedding is stored as a text with one token. It is the model's own vector, not normalised.
+            self.pooled = TokenStore(path / "vectors", get_codec("float32"))
         except (CorruptStore, IndexMismatch) as error:
             raise type(error)(f"{error}, or delete {path}; it is filled again as texts are encoded") from error
 
@@ -259,12 +281,15 @@ class _Stores:
 
     def put(self, keys: Sequence[Key], vectors: Representation) -> None:
         self.tokens.put(keys, vectors.tokens)
-        self.pooled.put(keys, TokenBatch(vectors.pooled, np.arange(len(keys) + 1)))
+        pooled = vectors.pooled if vectors.norms is None else vectors.pooled * vectors.norms[:, None]
+        self.pooled.put(keys, TokenBatch(pooled, np.arange(len(keys) + 1)))
 
     def gather(self, keys: Sequence[Key], names: Sequence[str]) -> Representation:
         try:
-            pooled = np.asarray(self.pooled.gather(keys, names).embeddings, dtype=np.float32)
-            return Representation(pooled, self.tokens.gather(keys, names))
+            pooled = np.array(self.pooled.gather(keys, names).embeddings, dtype=np.float32)
+            norms = np.linalg.norm(pooled, axis=1)
+            pooled /= np.where(norms, norms, 1)[:, None]
+            return Representation(pooled, self.tokens.gather(keys, names), norms)
         except CorruptStore as error:
             raise CorruptStore(f"{error}; delete {self.path}, it is filled again as texts are encoded") from error
 

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -40,17 +40,21 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """The files of a model: a folder or a repository of the hub. With ``local``, nothing is downloaded."""
+    """The files of a model: a folder or a repository of the hub. With ``local``, nothing is downloaded.
+
+    ``access`` are arguments of `SentenceTransformer` for the hub: ``token`` and ``cache_folder``.
+    """
 
     path: str
     revision: str | None
     local: bool
+    access: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, name: str) -> Path | None:
         """Return the path of a file, None if there is no such file."""
         from sentence_transformers.util import load_file_path
 
-        file = load_file_path(self.path, name, revision=self.revision, local_files_only=self.local)
+        file = load_file_path(self.path, name, revision=self.revision, local_files_only=self.local, **self.access)
         return None if file is None else Path(file)
 
     def json(self, name: str) -> dict[str, Any]:
@@ -63,7 +67,9 @@ class Repository:
         """Whether the model's modules are listed for sentence-transformers."""
         from sentence_transformers.util import is_sentence_transformer_model
 
-        return is_sentence_transformer_model(self.path, revision=self.revision, local_files_only=self.local)
+        return is_sentence_transformer_model(
+            self.path, revision=self.revision, local_files_only=self.local, **self.access
+        )
 
 
 # --- modules of a model -------------------------------------------------------------------------
@@ -190,9 +196,22 @@ def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     return features.get("all_layer_embeddings") or ()
 
 
-def prompt_length(features: Mapping[str, Any]) -> int:
-    """Return the number of tokens of the prompt if pooling leaves them out, else 0."""
+def unpooled_length(features: Mapping[str, Any]) -> int:
+    """Return the number of tokens at the start that are not pooled if the prompt is left out; 0 without a prompt.
+
+    sentence-transformers splits the prompt alone. In front of a text, some tokenizers make one token less of it. So
+    this number may include the first word of the text.
+    """
     return int(features.get("prompt_length", 0))
+
+
+def character_spans(features: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    """Return the characters (n, length, 2) that each token stands for; None if the tokenizer does not know them.
+
+    The numbers are those of the text with its prompt. A special token stands for no character.
+    """
+    encodings = getattr(features, "encodings", None)
+    return np.asarray([encoding.offsets for encoding in encodings]) if encodings else None
 
 
 # --- configuration, tokenizer and processor -----------------------------------------------------

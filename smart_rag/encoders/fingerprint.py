@@ -21,6 +21,7 @@ _NOT_IN_FINGERPRINT = (
     "profile",
     "max_pixels",
     "adapter",
+    "model_options",
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from smart_rag.encoders.compatibility import (
     transformer_config,
 )
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
+from smart_rag.paths import absolute
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +54,9 @@ def load(
     revision: str | None,
     trust_remote_code: bool,
     attn_implementation: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
-    """Return the model on its device.
+    """Return the model on its device. ``options`` are further arguments of `SentenceTransformer`.
 
     A vision-language decoder without sentence-transformers files is pooled from the last token, because such models
     were trained in this way. sentence-transformers itself would take the mean.
@@ -64,6 +67,7 @@ def load(
     """
     import torch
 
+    further = {name: value for name, value in (options or {}).items() if value is not None and name != "backend"}
     path = _bundled() if model == DEFAULT_MODEL else model
     if Path(path).is_absolute() and not Path(path).exists():
         raise ModelNotFound(
@@ -72,14 +76,22 @@ def load(
         )
     if device is None:
         device = _best_device()
-    if dtype is None and torch.device(device).type == "cpu":
+    if (
+        dtype is None
+        and torch.device(device).type == "cpu"
+        and not {"dtype", "torch_dtype"} & set(further.get("model_kwargs") or {})
+    ):
         dtype = "float32"
-    weights = {"dtype": dtype or "auto"}
+    weights = dict(further.pop("model_kwargs", None) or {})
+    if "torch_dtype" in weights:  # the name that transformers had for it
+        weights.setdefault("dtype", weights.pop("torch_dtype"))
+    if dtype not in (None, "auto") or "dtype" not in weights:
+        weights["dtype"] = dtype or "auto"
     if attn_implementation is not None:
         weights["attn_implementation"] = attn_implementation
     try:
         with no_loading_bar(), no_report_of_unused_weights():
-            loaded = _load(model, path, device, weights, revision, trust_remote_code)
+            loaded = _load(model, path, device, weights, revision, trust_remote_code, further)
             keep_texts_in_rows(loaded.model)
             return loaded
     except (torch.OutOfMemoryError, ModelNotFound):
@@ -96,23 +108,33 @@ def load(
 
 
 def _load(
-    name: str, path: str, device: str, weights: dict[str, Any], revision: str | None, trust_remote_code: bool
+    name: str,
+    path: str,
+    device: str,
+    weights: dict[str, Any],
+    revision: str | None,
+    trust_remote_code: bool,
+    further: Mapping[str, Any],
 ) -> LoadedModel:
-    files = Repository(path, revision, local=Path(path).exists() or not _hub_answers(path))
+    local = bool(further.get("local_files_only")) or Path(path).exists() or not _hub_answers(path)
+    access = {name: further[name] for name in ("token", "cache_folder") if name in further}
+    files = Repository(path, revision, local, access)
+    further = {name: value for name, value in further.items() if name != "local_files_only"}
     if _is_jina_v4(files):  # its files for sentence-transformers give the single vector alone
         from smart_rag.encoders.models import jina_v4_weights
 
         modules = jina_v4_weights.load(files, weights)
-        model = _construct(files, device, modules=modules, prompts=dict(jina_v4_weights.PROMPTS))
+        of_model = {"prompts": dict(jina_v4_weights.PROMPTS), **further}
+        model = _construct(files, device, modules=modules, **of_model)
         return LoadedModel(name, model, has_own_files=True, kind="jina-v4")
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "model_kwargs": weights}
+    options: dict[str, Any] = {**further, "trust_remote_code": trust_remote_code, "model_kwargs": weights}
     if _is_multi_vector(files):
         model = _construct(files, device, is_multi_vector=True, **options)
         return LoadedModel(name, model, has_own_files=True, kind="multi-vector")
     has_own_files = files.has_modules_file
     if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
         modules = _decoder_modules(files, weights, trust_remote_code)
-        return LoadedModel(name, _construct(files, device, modules=modules), has_own_files=False)
+        return LoadedModel(name, _construct(files, device, modules=modules, **further), has_own_files=False)
     model = _construct(files, device, **options)
     return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled")
 
@@ -143,7 +165,49 @@ def _decoder_modules(files: Repository, weights: dict[str, Any], trust_remote_co
 
 
 def _from_pretrained_options(files: Repository, trust_remote_code: bool) -> dict[str, Any]:
-    return {"revision": files.revision, "trust_remote_code": trust_remote_code, "local_files_only": files.local}
+    access = dict(files.access)
+    if "cache_folder" in access:
+        access["cache_dir"] = access.pop("cache_folder")
+    return {
+        **access,
+        "revision": files.revision,
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": files.local,
+    }
+
+
+def with_full_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `SentenceTransformer` with the full path of the folder where models are stored."""
+    cache = options.get("cache_folder")
+    return dict(options) if cache is None else {**options, "cache_folder": str(absolute(cache))}
+
+
+def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of ``options`` that an index keeps to load its model again: JSON values, and no secret.
+
+    A warning names what is left out.
+    """
+    kept = {}
+    for name, value in options.items():
+        if value is None or name in ("token", "prompts", "default_prompt_name", "backend"):
+            continue  # the prompts in use are kept themselves
+        try:
+            kept[name] = json.loads(json.dumps(value, default=_of_torch))
+        except TypeError:
+            logger.warning(
+                "an index cannot keep model_options[%r], %s; open it with an encoder that has this option",
+                *(name, f"{value!r:.80}"),
+            )
+    return kept
+
+
+def _of_torch(value: object) -> str:
+    """Return the name of a dtype such as ``torch.float16``, as transformers reads it."""
+    import torch
+
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    raise TypeError
 
 
 def _is_vision_language_decoder(files: Repository, trust_remote_code: bool) -> bool:

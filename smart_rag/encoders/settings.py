@@ -11,6 +11,7 @@ from smart_rag.encoders.loading import LoadedModel
 from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
+from smart_rag.wording import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,14 @@ class ModelSettings:
         loaded: LoadedModel,
         profile_decision: Decision,
         prompts: Mapping[Task, str | None],
+        prompt_names: Mapping[Task, str | None] | None,
         policies: Mapping[Task, TokenPolicy | None],
         max_length: int | None,
     ) -> ModelSettings:
         """Decide how ``loaded`` is used. None stands for an argument that the caller left out.
 
         Raises:
-            InvalidInput: the profile is for another kind of model, or there is no such policy.
+            InvalidInput: the profile is for another kind of model, or there is no such policy or prompt.
         """
         _check_profile(profile_decision, loaded)
         profile: Profile = profile_decision.value
@@ -50,8 +52,8 @@ class ModelSettings:
         return cls(
             profile_decision,
             (
-                _decide_prompt("query", prompts["query"], loaded.model, profile),
-                _decide_prompt("document", prompts["document"], loaded.model, profile),
+                _decide_prompt("query", prompts["query"], prompt_names, loaded, profile),
+                _decide_prompt("document", prompts["document"], prompt_names, loaded, profile),
             ),
             (
                 _decide_policy("query", policies["query"], loaded, profile),
@@ -83,14 +85,43 @@ def _check_profile(profile: Decision, loaded: LoadedModel) -> None:
         )
 
 
-def _decide_prompt(task: Task, given: str | None, model: AnyModel, profile: Profile) -> Decision:
+def _decide_prompt(
+    task: Task,
+    given: str | None,
+    names: Mapping[Task, str | None] | None,
+    loaded: LoadedModel,
+    profile: Profile,
+) -> Decision:
     """Decide on a prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
-    # A default prompt is neither for queries nor for documents. sentence-transformers does not use it here either.
-    names = ("query",) if task == "query" else ("document", "passage", "corpus")
-    own = next((prompt for prompt in map((model.prompts or {}).get, names) if prompt), None)
+    own = _retrieval_prompt(task, loaded.model) if names is None else _named_prompt(names.get(task), loaded)
     return Decision.first(
-        f"{task}_prompt", (given, ARGUMENT), (own, OWN_FILES), (profile.prompts[task], profile.source)
+        f"{task}_prompt",
+        (given, ARGUMENT),
+        (own, OWN_FILES if names is None else ARGUMENT),
+        (profile.prompts[task], profile.source),
     )
+
+
+def _retrieval_prompt(task: Task, model: AnyModel) -> str | None:
+    """Return the prompt by the rule of `encode_query` and `encode_document` in sentence-transformers.
+
+    A default prompt is neither for queries nor for documents. The first of the names that exists counts, even if its
+    prompt is empty.
+    """
+    prompts = model.prompts or {}
+    names = ("query",) if task == "query" else ("document", "passage", "corpus")
+    return next((prompts[name] for name in names if name in prompts), None) or None
+
+
+def _named_prompt(name: str | None, loaded: LoadedModel) -> str | None:
+    """Return the prompt by the rule of `SentenceTransformer.encode`: the one with this ``name``, or the default one."""
+    prompts = loaded.model.prompts or {}
+    if name is not None and name not in prompts:
+        raise InvalidInput(f"{loaded.name} has no prompt {name!r}; {nearest(name, prompts)}")
+    chosen = loaded.model.default_prompt_name if name is None else name
+    prompt = "" if chosen is None else prompts[chosen] or ""
+    # A model without own files needs the prompt of its profile.
+    return prompt if loaded.has_own_files else prompt or None
 
 
 def _decide_policy(task: Task, given: TokenPolicy | None, loaded: LoadedModel, profile: Profile) -> Decision:

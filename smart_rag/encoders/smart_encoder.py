@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count
+from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count, check_model_options
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
 from smart_rag.encoders import loading
@@ -58,8 +58,8 @@ class SmartEncoder:
 
     Token embeddings are the last hidden states. The model's own dense layers, if it has any, bring them into the space
     of the pooled embedding. They are L2-normalised in float32. Special tokens and padding take no part in late
-    interaction. The position that a CLS or last-token model pools takes no part either (arXiv 2605.24938, section 3).
-    If no token is left, the pooled embedding is the only token embedding.
+    interaction. If the model pools the CLS token or the last token, this token takes no part either (arXiv 2605.24938,
+    section 3). If no token is left, the pooled embedding is the only token embedding.
 
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
     left, it makes one token embedding from the pooled embedding. It does not change pooled embeddings.
@@ -81,6 +81,9 @@ class SmartEncoder:
         trust_remote_code: run code that comes with the model.
         query_prompt, document_prompt: the text before each item, or the system message of a chat model. By default the
             prompt of the model, or of its profile.
+        prompt_names: names of the model's own prompts, such as ``{"query": "search", "document": "text"}``. None
+            stands for the default prompt, as in `SentenceTransformer.encode`. By default the model's own prompts are
+            chosen as in its ``encode_query`` and ``encode_document``.
         max_length: tokens after which a text is cut, special tokens included; by default the model's own. Images and
             videos are never cut.
         profile: the name of a profile in `smart_rag.encoders.profiles`; by default it follows from the model's name.
@@ -90,6 +93,7 @@ class SmartEncoder:
             docs/models.md.
         max_pixels: the maximum number of pixels of an image; by default the limit of the profile or the model.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
+        model_options: further arguments of `SentenceTransformer`, such as ``{"truncate_dim": 256, "token": "hf_..."}``.
 
     Raises:
         ModelNotFound: the model cannot be loaded.
@@ -110,29 +114,37 @@ class SmartEncoder:
         trust_remote_code: bool = False,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        prompt_names: Mapping[Task, str | None] | None = None,
         max_length: int | None = None,
         profile: str | None = None,
         query_tokens: TokenPolicy | None = None,
         document_tokens: TokenPolicy | None = None,
         max_pixels: int | None = None,
         adapter: str | Path | None = None,
+        model_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_count("batch_size", batch_size)
         check_count("batch_tokens", batch_tokens)
         if max_pixels is not None:
             check_count("max_pixels", max_pixels)
+        check_model_options(model_options or {})
+        model_options = loading.with_full_paths(model_options or {})
         self.model_name = model_location(model)
         self.revision = revision
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels
         chosen = profile_of(self.model_name, profile)
         first, *others = loading.device_names(device)
-        loaded = loading.load(self.model_name, first, dtype, revision, trust_remote_code, attn_implementation)
+        loaded = loading.load(
+            self.model_name, first, dtype, revision, trust_remote_code, attn_implementation, model_options
+        )
+        self._model_options = loading.portable_options(model_options)
         loaded.model.eval()
         self._settings = ModelSettings.decide(
             loaded,
             chosen,
             {"query": query_prompt, "document": document_prompt},
+            prompt_names,
             {"query": query_tokens, "document": document_tokens},
             max_length,
         )
@@ -167,7 +179,7 @@ class SmartEncoder:
     ) -> SmartEncoder:
         """Return the encoder that `describe` described. The manifest of an index keeps such a description."""
         names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length")
-        later = ("profile", "query_tokens", "document_tokens", "max_pixels", "adapter")
+        later = ("profile", "query_tokens", "document_tokens", "max_pixels", "adapter", "model_options")
         options = {name: description[name] for name in names}
         options |= {name: description[name] for name in later if name in description}
         return cls(description["model"], device=device, **options)
@@ -301,6 +313,8 @@ class SmartEncoder:
                 "adapter": self._adapter_path,
                 "token_dimension": self.token_dimension,
             }
+        if self._model_options:
+            description["model_options"] = self._model_options
         if "image" in self.modalities:
             description["images"] = self._model.describe_images()
         return description
@@ -335,8 +349,8 @@ class SmartEncoder:
         computes them, and then copied to the CPU. ``batch_size`` replaces that of the encoder for this call.
 
         Raises:
-            InvalidInput: the model does not read such a document; or the codec does not exist, or merges tokens, which
-                only a store does.
+            InvalidInput: the model does not read such a document, or the codec does not exist. A codec that merges
+                tokens is refused, too, because only a store merges tokens.
             DocumentError: the file of an image or a video cannot be read.
         """
         output = Output(codec=None if codec is None else get_codec(codec, pooling=False))
@@ -352,9 +366,9 @@ class SmartEncoder:
     ) -> Representation:
         """Return the representation of ``items`` from which an adapter is trained.
 
-        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension), L2-normalised.
-        All layers have the same norm. With the last layer alone, they are the token embeddings of an encoder without an
-        adapter.
+        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row is
+        L2-normalised, and each layer has the same norm in it. With the last layer alone, the rows are the token
+        embeddings of an encoder without an adapter.
 
         Raises:
             EncoderError: the model has no such layer.
@@ -402,10 +416,10 @@ class SmartEncoder:
             tokens = TokenBatch.from_list(batch.tokens, batch.ids)
         else:
             tokens = TokenCodes.from_list(batch.tokens, self.token_dimension, output.codec, batch.ids)
-        return Representation(batch.pooled, tokens)
+        return Representation(batch.pooled, tokens, batch.norms)
 
     def _empty(self, output: Output) -> Representation:
         """Return the representation of no items."""
         width = self.token_dimension if output.layers is None else self._state_width * len(output.layers)
         no_tokens = TokenBatch(np.zeros((0, width), dtype=np.float32), np.zeros(1, dtype=np.int64))
-        return Representation(np.zeros((0, self.dimension), dtype=np.float32), no_tokens)
+        return Representation(np.zeros((0, self.dimension), dtype=np.float32), no_tokens, np.zeros(0, np.float32))

@@ -80,7 +80,8 @@ def tune(
 
     Every setting ranks the same candidates: all documents of a small index, else the 500 candidates of the first stage.
     The queries are divided into ``folds``. The queries of each fold are ranked by the setting that is best on the
-    other folds, and the result is compared with the current setting. `SmartIndex.set_weights` takes the choice.
+    other folds. This ranking is compared with the ranking by the current setting. To use the choice, pass it to
+    `SmartIndex.set_weights`.
 
     Args:
         index: index to tune.

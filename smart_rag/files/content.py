@@ -35,7 +35,7 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
 def jpeg(source: ImageSource, max_pixels: int) -> bytes:
     """Return ``source`` as the bytes of a JPEG file. JPEG is small, and every language model with vision takes it.
 
-    The image and the errors are those of `open_image`.
+    The image is the one that `open_image` returns, and the same errors are raised.
     """
     data = io.BytesIO()
     # No chroma subsampling: it would blur coloured print.

@@ -39,7 +39,7 @@ class Pdf:
     """An open PDF, for use in a ``with`` statement; ``len(pdf)`` is the number of pages.
 
     Raises:
-        DocumentError: the file cannot be read, is encrypted, is not a sound PDF or has no pages.
+        DocumentError: the file cannot be read, is encrypted, is damaged, is not a PDF or has no pages.
         MissingExtra: pypdfium2 is not installed.
     """
 
@@ -63,7 +63,9 @@ class Pdf:
         handle = raw.FPDF_LoadDocument(os.fsencode(self.path), None)
         if not handle:
             encrypted = raw.FPDF_GetLastError() == raw.FPDF_ERR_PASSWORD
-            raise DocumentError(self.path, "encrypted; save it without a password" if encrypted else "not a sound PDF")
+            raise DocumentError(
+                self.path, "encrypted; save it without a password" if encrypted else "damaged, or not a PDF"
+            )
         document = self._pdfium.PdfDocument(handle)
         if len(document) < 1:
             document.close()

@@ -148,7 +148,7 @@ def _parse(path: Path) -> Iterator[Page]:
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        raise DocumentError(path, f"not a sound {path.suffix} file") from error
+        raise DocumentError(path, f"damaged, or not a {path.suffix} file") from error
 
 
 class Reader:

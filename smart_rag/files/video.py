@@ -109,7 +109,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                     return
             raise DocumentError(path, "no video in it")
     except av.FFmpegError as error:
-        raise DocumentError(path, f"not a sound video ({error.strerror or one_line(error)})") from error
+        raise DocumentError(path, f"damaged, or not a video ({error.strerror or one_line(error)})") from error
 
 
 def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tuple[NDArray[np.int64], Fraction, float]:

@@ -85,8 +85,8 @@ class Explanation:
         """Return how similar each patch of the hit's image is to the query, (rows, columns) float32.
 
         The similarity is the weighted mean of the patch's cosines with the query tokens; negative cosines count as 0.
-        Tokens of the prompt are left out, because they are the same in every query. If the token of a patch took no
-        part in late interaction, the patch has 0.
+        Tokens of the prompt are left out, because they are the same in every query. A patch whose token takes no part
+        in late interaction has the similarity 0.
 
         Args:
             token: the position of a query token. Then the map shows the cosines of this token alone.

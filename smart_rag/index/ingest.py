@@ -235,7 +235,7 @@ def check_documents(documents: Sequence[Document], modalities: Collection[str] =
         if not isinstance(document.id, str) or not document.id:
             raise InvalidInput(f"a document's id must be a str that is not empty, got {document.id!r}")
         if not isinstance(document.text, str):
-            raise InvalidInput(f"document {document.id!r}: text must be a str, got a {type(document.text).__name__}")
+            raise InvalidInput(f"document {document.id!r}: text must be a str, got {type(document.text).__name__}")
         if not document.content(modalities).modality:
             held = " and ".join(name for name in ("image", "video") if getattr(document, name) is not None)
             raise InvalidInput(

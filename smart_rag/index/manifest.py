@@ -25,6 +25,8 @@ _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
     *("document_tokens", "max_pixels", "adapter"),
 )
+# The settings of an encoder that its adapter decides.
+_OF_ADAPTER = {"adapter", "layer", "token_dimension"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +168,19 @@ class Manifest:
         if self.fingerprint != encoder.fingerprint:
             made_with = self.encoder["model"] if self.encoder else "vectors of the caller's own"
             mine, other = self.encoder or {}, encoder.describe()
+            theirs = json.loads(json.dumps(other))  # as the manifest gives it back
+            differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(
                     f"{folder}: the model in {made_with!r}{_with(mine)} has changed since the index was made; put the "
                     "old one back, or index the documents again into another folder"
                 )
-            theirs = json.loads(json.dumps(other))  # as the manifest gives it back
-            differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
+            if mine.get("model") == other.get("model") and "adapter" in differ and _OF_ADAPTER.issuperset(differ):
+                advice = "leave the adapter out" if mine.get("adapter") is None else "use the adapter of the index"
+                raise IndexMismatch(
+                    f"{folder}: the index was made with {made_with!r}{_adapter(mine)} and cannot be used"
+                    f"{_adapter(other)}; {advice}, or index the documents again into another folder"
+                )
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r}{_with(mine)} and cannot be used with "
                 f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differ) or 'numbers'}); "
@@ -181,5 +189,9 @@ class Manifest:
 
 
 def _with(description: Mapping[str, Any]) -> str:
+    return "" if description.get("adapter") is None else _adapter(description)
+
+
+def _adapter(description: Mapping[str, Any]) -> str:
     adapter = description.get("adapter")
-    return "" if adapter is None else f" with the adapter {adapter!r}"
+    return " without an adapter" if adapter is None else f" with the adapter {adapter!r}"

@@ -26,7 +26,7 @@ def checked_queries(queries: Sequence[str | Content], modalities: Collection[str
     for i, query in enumerate(queries):
         which = f"query {i}" if len(queries) > 1 else "the query"
         if not isinstance(query, str | Content):
-            raise InvalidInput(f"{which} is a {type(query).__name__}; expected a text or a Content")
+            raise InvalidInput(f"{which} is of type {type(query).__name__}; expected a text or a Content")
         content = Content(query) if isinstance(query, str) else query
         if not content.modality:
             raise InvalidInput(
@@ -57,7 +57,7 @@ def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
     documents = list(documents)
     for item in documents:
         if not isinstance(item, str | Document | Hit):
-            raise InvalidInput(f"expected texts, documents or hits, got a {type(item).__name__}")
+            raise InvalidInput(f"expected texts, documents or hits, got {type(item).__name__}")
     width = len(str(len(documents) - 1))  # ties are ordered by id, and ids of equal width sort like numbers
     return [
         Document(f"{i:0{width}}", item)

@@ -159,7 +159,7 @@ def rerank(
     if top_k is not None:
         check_count("top_k", top_k)
     if not isinstance(encoder, Encoder):
-        raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got a {type(encoder).__name__}")
+        raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got {type(encoder).__name__}")
     weights = check_weights(default_weights_of(encoder) if weights is None else weights)
     given = as_documents(documents)
     if not isinstance(query, Representation):

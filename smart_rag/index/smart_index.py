@@ -302,12 +302,12 @@ class SmartIndex:
                 if prune:
                     report += ingest.remove(id for ids in gone.values() for id in ids)
         if gone and not prune:
-            are, them = ("is", "it") if len(gone) == 1 else ("are", "them")
+            exist, their = ("exists", "its") if len(gone) == 1 else ("exist", "their")
             logger.warning(
-                "%s %s no longer there; --prune (prune=True) removes what the index has of %s",
+                "%s of the index no longer %s; the option prune removes %s passages",
                 number(len(gone), "file"),
-                are,
-                them,
+                exist,
+                their,
             )
         return report
 
@@ -334,7 +334,7 @@ class SmartIndex:
 
         Raises:
             DimensionMismatch: the vectors are not as wide as those of the index.
-            InvalidInput: as for `add`, or a vector is not finite.
+            InvalidInput: a document cannot be stored (see `add`), or a vector is not finite.
         """
         _check_given(documents, representation)
         self._encoder.check(representation)
@@ -352,9 +352,13 @@ class SmartIndex:
         return AddReport(added=len(rows) - replaced, replaced=replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids and return how many existed."""
-        if isinstance(ids, str):
-            raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
+        """Remove the documents with these ids and return how many existed.
+
+        Raises:
+            InvalidInput: ``ids`` is a single str.
+            IndexLocked: another process writes to the index.
+        """
+        _check_ids(ids)
         with self._session.writing():
             return self._store.delete(list(dict.fromkeys(ids)))
 
@@ -373,7 +377,7 @@ class SmartIndex:
     def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
         """Set the score weights (pooled, late) of the index and, if given, its ``weighting``; see `IndexConfig`.
 
-        Later searches use them; another process does so after it opens the index again.
+        Later searches use these weights. Another process uses them after it opens the index again.
         `smart_rag.evaluation.tune` finds the best weights for labelled queries.
         """
         values = check_weights(weights)
@@ -399,24 +403,29 @@ class SmartIndex:
     # --- read -------------------------------------------------------------------------------
 
     def get(self, ids: Sequence[str]) -> list[Document]:
-        """Return the documents with these ids, in this order; ids that are not in the index are left out."""
+        """Return the documents with these ids, in this order. Ids that are not in the index are left out.
+
+        Raises:
+            InvalidInput: ``ids`` is a single str.
+        """
         self._session.check_open()
+        _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         return [rows[id].document for id in ids if id in rows]
 
     def has_image(self, found: Hit | Document) -> bool:
         """Return whether a hit or a document should be shown as an image.
 
-        If a page of a PDF was found by its text, the result is False, because drawing the page takes longer than a
-        search. `image_file` can still draw it.
+        A page of a PDF that was found by its text should not, because to draw the page takes longer than a search.
+        `image_file` can still draw it.
         """
         return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
 
     def image_file(self, found: Hit | Document, max_pixels: int = DEFAULT_IMAGE_PIXELS) -> Path:
         """Return a file with the image of a hit or a document, for programs that take images by their path.
 
-        It is the image's own file. A page of a PDF is drawn with at most ``max_pixels`` into the index's folder, where
-        the drawing stays until `vacuum`.
+        If the image comes from a file, this file is returned. A page of a PDF is drawn, with at most ``max_pixels``,
+        into a file in the index's folder. `vacuum` removes this file.
 
         Raises:
             InvalidInput: ``found`` has no image.
@@ -426,7 +435,7 @@ class SmartIndex:
         check_count("max_pixels", max_pixels)
         if found.image is None:
             raise InvalidInput(
-                f"{self.path}: the document {found.id!r} has no image; take those whose image is not None"
+                f"{self.path}: the document {found.id!r} has no image; ask only for documents whose image is not None"
             )
         return self._store.images.file_of(found.image, max_pixels)
 
@@ -558,9 +567,14 @@ class SmartIndex:
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-        The relevance of a hit is its score, divided by the sum of ``weights``, the weights of this score. Its
-        redundancy is the highest pooled cosine with a hit that was chosen before. ``mmr_lambda`` 1 keeps the ranking,
-        0 considers redundancy alone. The scores do not change; the ranks are new.
+        The relevance of a hit is its score, divided by the sum of the weights. The redundancy of a hit is the highest
+        pooled cosine with a hit that was chosen before. The scores of the hits do not change. Their ranks are new.
+
+        Args:
+            hits: the hits of a search.
+            top_k: how many to return.
+            mmr_lambda: 1 keeps the ranking, 0 considers redundancy alone.
+            weights: the weights with which the hits were scored; by default those of the index.
 
         Raises:
             InvalidInput: ``mmr_lambda`` is not from 0 to 1, or a hit is no longer in the index.
@@ -577,9 +591,10 @@ class SmartIndex:
         """Return the stored token embeddings of the documents with these ids, in this order.
 
         Raises:
-            InvalidInput: an id is not in the index.
+            InvalidInput: an id is not in the index, or ``ids`` is a single str.
         """
         self._session.check_open()
+        _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         absent = [id for id in ids if id not in rows]
         if absent:
@@ -589,8 +604,8 @@ class SmartIndex:
     def encode_documents(self, items: Sequence[Encodable]) -> Representation:
         """Return the representation of texts or images, and keep it until documents of the same content are added.
 
-        A program may need embeddings before it adds the documents. With this method, nothing is encoded twice. Up to
-        1 GiB is kept. Token embeddings may be codes, the form in which the index stores them.
+        Use it if a program needs the embeddings before it adds the documents. Then nothing is encoded twice. Up to
+        1 GiB is kept. The tokens may be `TokenCodes`, which the index stores as they are.
         """
         self._session.check_open()
         return self._encoder.encode_ahead([Content.of(item) for item in items])
@@ -599,11 +614,13 @@ class SmartIndex:
         """Raise unless this index's model can have made ``embeddings`` (n, dimension) from ``documents``.
 
         Use it to check the embeddings of another program before adding its documents. The first embedding is compared
-        with the model's own.
+        with the embedding that the index's model makes of the first document.
 
         Raises:
             IndexMismatch: another model made the embeddings.
-            InvalidInput: their number or their width is wrong, a number is not finite, or as for `add`.
+            DimensionMismatch: the embeddings are not as wide as those of the index.
+            InvalidInput: the number of embeddings is not that of the documents, an embedding is not finite, or a
+                document cannot be stored (see `add`).
         """
         self._session.check_open()
         check_documents(documents, self.manifest.modalities)
@@ -721,6 +738,11 @@ def _check_given(documents: Sequence[Document], vectors: Representation) -> None
     check_documents(documents, _ALL_MODALITIES)
     if len(documents) != len(vectors):
         raise InvalidInput(f"{len(documents)} documents with the vectors of {len(vectors)}")
+
+
+def _check_ids(ids: Sequence[str]) -> None:
+    if isinstance(ids, str):
+        raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
 
 
 def _bytes(tokens: NDArray[Any]) -> bytes:

@@ -254,8 +254,12 @@ def _persistent(path: Path) -> ClientAPI:
 
 
 @contextmanager
-def chroma_errors(folder: Path | None = None) -> Iterator[None]:
-    """Turn Chroma's errors into ours. ``folder`` is Chroma's folder, if it is on this machine.
+def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[None]:
+    """Turn Chroma's errors into ours.
+
+    Args:
+        folder: Chroma's folder, if it is on this machine.
+        what: what Chroma was given, for messages.
 
     Raises:
         DimensionMismatch: a vector has another dimension than the collection.
@@ -273,9 +277,9 @@ def chroma_errors(folder: Path | None = None) -> Iterator[None]:
         raise DimensionMismatch(str(error)) from error
     except InvalidArgumentError as error:
         kind = DimensionMismatch if "dimension" in str(error) else InvalidInput
-        raise kind(f"Chroma does not accept this: {error}") from error
+        raise kind(f"Chroma does not accept {what}: {error}") from error
     except (ValueError, TypeError) as error:
-        raise InvalidInput(f"Chroma does not accept this: {error}") from error
+        raise InvalidInput(f"Chroma does not accept {what}: {error}") from error
     except Exception as error:  # such as ChromaError, OSError, or an error of an HTTP client
         # Chroma hides the error of the operating system, so look whether the disk is full.
         if folder is not None and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:

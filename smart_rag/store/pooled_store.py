@@ -278,7 +278,8 @@ class PooledStore:
         ]
 
     def _read(self, method: str, **arguments: Any) -> Any:
-        with chroma_errors(self._folder):
+        has_filter = arguments.get("where") or arguments.get("where_document")
+        with chroma_errors(self._folder, "the filter" if has_filter else "this"):
             return self._chroma.read(self._collection, method, arguments)
 
     def _write(self, method: str, **arguments: Any) -> None:

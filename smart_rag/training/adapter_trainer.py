@@ -53,13 +53,13 @@ def train_adapter(
         out: folder of the adapter. It must not hold one.
         settings: settings of the training, by default `AdapterSettings()`.
         held_out: data to measure with after each epoch, or the share of ``data`` that `split` holds out. With a
-            share, documents of the training part that answer no held-out query are ranked, too, up to 2,000
-            documents in all.
+            share, the held-out queries also rank training documents that answer none of them. In all, they rank up to
+            2,000 documents.
         show_progress_bar: whether to show progress bars.
 
     Raises:
-        InvalidInput: ``out`` holds an adapter, ``encoder`` has one or has trained token embeddings, there are too few
-            queries for a batch, or the model cannot encode the documents.
+        InvalidInput: ``out`` already holds an adapter, ``encoder`` already has an adapter or trained token embeddings,
+            there are fewer queries than a batch needs, or the model cannot encode the documents.
         EncoderError: the loss is not finite.
         MissingExtra: ir-measures is not installed.
     """

@@ -25,9 +25,9 @@ class TrainingSettings:
 
     Attributes:
         epochs: number of passes over the training queries.
-        batch_size: queries in a batch, at least 2. The other queries' positives are a query's in-batch negatives.
+        batch_size: queries in a batch, at least 2. The positives of the other queries are negatives of a query.
         weight_decay: weight decay of AdamW.
-        hard_negatives: hard negatives of each query in a batch. They are mined where the data has fewer.
+        hard_negatives: hard negatives of each query in a batch. If the data has fewer, the rest is mined.
         seed: seed of everything that is random, except the split.
     """
 
@@ -54,7 +54,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings(TrainingSettings):
-    """Settings of `train_adapter`. All defaults but ``start`` and ``epochs`` are the paper's (arXiv 2605.24938).
+    """Settings of `train_adapter`. All defaults except ``start`` and ``epochs`` are the paper's (arXiv 2605.24938).
 
     Attributes:
         dimension: width of the new token embeddings, None for the model's width.
@@ -90,15 +90,16 @@ class FinetuneSettings(TrainingSettings):
 
     Attributes:
         objective: score to train. ``"hybrid"`` is the sum of pooled cosine and late interaction.
-        lora_rank: rank of low-rank additions to the linear layers of the language model; they are merged into its
-            weights at the end. None trains all weights.
-        lora_alpha: scale of the additions, None for twice the rank.
-        mini_batch_size: number of texts in one forward pass. With it, memory does not limit ``batch_size``, but each
-            text takes two passes (gradient caching). None takes the whole batch at once.
-        learning_rate: peak learning rate, None for 2e-5 for all weights and 1e-4 for LoRA.
+        lora_rank: rank of the low-rank additions (LoRA) to the linear layers of the language model. They are merged
+            into its weights at the end. If it is None, all weights are trained.
+        lora_alpha: scale of the additions; by default twice the rank.
+        mini_batch_size: number of texts in one forward pass. Then memory does not limit ``batch_size``, but each text
+            is encoded twice (gradient caching). By default, the whole batch is one forward pass.
+        learning_rate: peak learning rate; by default 2e-5 for all weights and 1e-4 for LoRA.
         temperature: divisor of the scores in the loss.
-        evaluate_every: steps between two evaluations, each with a checkpoint; None evaluates after each epoch.
-        bf16: whether to train in mixed precision, None to do so on a GPU that supports bfloat16.
+        evaluate_every: number of steps after which the model is evaluated and a checkpoint is saved; by default an
+            epoch.
+        bf16: whether to train in mixed precision; by default on a GPU that supports bfloat16.
     """
 
     objective: Objective = "hybrid"

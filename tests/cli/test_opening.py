@@ -46,6 +46,12 @@ def test_an_index_of_another_model_is_refused(documents, db, other_model):
     assert other_model in said
 
 
+def test_another_model_that_cannot_be_loaded(documents, db):
+    """The reason may be the network, but the model of the index is there."""
+    said = error_of("index", documents, "--db", db, "--model", "no/such-model")
+    assert said.startswith(f"error: {db}: the index was made with 'minilm' (leave out --model to use that); cannot ")
+
+
 def test_a_model_that_has_changed_in_its_folder(documents, tmp_path):
     from helpers.tiny_models import bert  # which takes seconds to import
 

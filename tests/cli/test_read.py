@@ -92,7 +92,7 @@ def test_nothing_found(db):
         (["dogs", "-k", "-3"], "top_k must be a whole number of at least 1, got -3"),
         (["dogs", "--candidates", "0"], "candidates must be a whole number of at least 1, got 0"),
         (["dogs", "--where", '{"page": {"$near": 3}}'], "got $near"),
-        (["dogs", "--where", '{"page": {"$in": []}}'], "Chroma does not accept this"),
+        (["dogs", "--where", '{"page": {"$in": []}}'], "Chroma does not accept the filter"),
     ],
 )
 def test_wrong_arguments_of_a_search(db, arguments, says):
@@ -261,6 +261,7 @@ def test_info(db):
     assert int(lines["tokens"]) > 40
     assert lines["score"] == "1 x pooled + 2 x late, weighting idf"
     assert set(lines) >= {"token embeddings, terms", "bytes per token", "bytes per document", "format"}
+    assert re.fullmatch(r"[\d,]+ \(96 for codes; a small index has more overhead\)", lines["bytes per token"])
     assert lines["total size"].endswith("kB")
     stored, rows, total = (
         float(lines[line].split()[0]) for line in ("token embeddings, terms", "pooled embeddings, texts", "total size")

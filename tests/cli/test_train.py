@@ -57,7 +57,7 @@ def test_a_training_prints_and_writes_its_figures(trained, model):
     for name, value in report["ndcg"].items():
         assert f"{value:.4f}" in output, name
     assert "SMART, frozen" in output
-    assert f"trained, {report['best_epoch']} of 2" in output
+    assert f"trained, epoch {report['best_epoch']} of 2" in output
     for name, found in report["differences"].items():
         assert f"{found['low']:+.4f} to {found['high']:+.4f}" in output, name
     assert f"--db DIR --model {model} --adapter {folder / 'adapter'}`" in output
@@ -92,7 +92,11 @@ def test_an_index_with_the_adapter(trained, model, tmp_path):
     good("index", tmp_path / "cats.txt", "--db", db, "--model", model)  # with the index's adapter
     good("index", tmp_path / "cats.txt", "--db", tmp_path / "plain", "--model", model)
     said = error_of("search", "cat", "--db", tmp_path / "plain", "--adapter", folder / "adapter")
-    assert f"with the adapter '{folder / 'adapter'}' as it is set up here" in said
+    assert (
+        f"made with {str(model)!r} without an adapter and cannot be used with the adapter '{folder / 'adapter'}';"
+        in said
+    )
+    assert "leave the adapter out, or index the documents again into another folder" in said
     moved = shutil.copytree(folder / "adapter", tmp_path / "moved")
     (folder / "adapter").rename(folder / "away")
     try:
@@ -151,7 +155,7 @@ def test_fine_tuning(pairs, model, tmp_path):
     assert report["objective"] == "hybrid"
     for name in ("trained pooled", "trained late", "trained hybrid"):
         assert f"{report['ndcg'][name]:.4f}" in output, name
-    assert f"trained, {report['best_epoch']} of 2" in output
+    assert f"trained, epoch {report['best_epoch']} of 2" in output
     assert f"--model {to}" in output
     with Image.open(tmp_path / "plot.png") as plot:
         assert plot.width > 800

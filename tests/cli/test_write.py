@@ -30,7 +30,9 @@ def test_a_run_without_prune_warns_of_missing_files(folder, tmp_path, caplog):
     output = good("index", folder, "--db", tmp_path / "index")
     assert output == f"passages: 3 unchanged\n4 passages in {tmp_path / 'index'}\n"
     (warning,) = [record for record in caplog.records if record.name.startswith("smart_rag")]
-    assert warning.getMessage().startswith("1 file is no longer there; --prune (prune=True) removes")
+    assert warning.getMessage().startswith(
+        "1 file of the index no longer exists; the option prune removes its passages"
+    )
 
 
 def test_patterns(folder, tmp_path):
@@ -48,7 +50,10 @@ def test_some_broken_files_are_listed_and_the_rest_is_indexed(folder, tmp_path, 
     monkeypatch.chdir(tmp_path)
     code, output, errors = run("index", "docs", "--db", "index")
     assert (code, output) == (0, "passages: 4 added\n4 passages in index\n")
-    assert "2 files were left out:\n  docs/photo.txt: binary data, not text\n  docs/scan.pdf: not a sound PDF" in errors
+    assert (
+        "2 files were left out:\n  docs/photo.txt: binary data, not text\n  docs/scan.pdf: damaged, or not a PDF"
+        in errors
+    )
 
 
 def test_only_broken_files_are_an_error(tmp_path):
@@ -108,7 +113,9 @@ def tiny_db(tmp_path):
 def test_delete_by_id_and_by_file(tiny_db, tmp_path, monkeypatch):
     absent = f"no passage 'nobody' in {tiny_db}\n"
     assert run("delete", "--db", tiny_db, "c", "nobody", "c") == (0, "1 passage removed\n", absent)
-    assert run("delete", "nobody", "--db", tiny_db) == (1, "0 passages removed\n", absent)
+    assert run("delete", "nobody", "--db", tiny_db) == (1, "", f"error: {absent[:-1]}; nothing was removed\n")
+    said = error_of("delete", "nobody", "--source", "gone.txt", "--db", tiny_db)
+    assert said == f"error: no passage 'nobody', no passage of the file gone.txt in {tiny_db}; nothing was removed\n"
     monkeypatch.chdir(tmp_path)
     absent = f"no passage of the file gone.txt in {tiny_db.name}\n"
     options = ["--source", "notes.txt", "--source", "gone.txt"]

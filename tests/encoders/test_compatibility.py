@@ -98,7 +98,7 @@ def test_each_name_still_exists(model, late):
         "Transformer of ColBERT": (late[0], ("document_length",)),
         "Pooling": (pooling, ("pooling_mode", "include_prompt", "get_config_dict")),
         "Dense": (dense, ("get_config_dict",)),
-        "features of preprocess": (prompted, ("input_ids", "attention_mask", "prompt_length")),
+        "features of preprocess": (prompted, ("input_ids", "attention_mask", "prompt_length", "encodings")),
         "features of forward": (features, ("token_embeddings", "sentence_embedding", "all_layer_embeddings")),
         "config": (model.transformers_model.config, ("output_hidden_states", "max_position_embeddings")),
         "Qwen2VLImageProcessor": (images, ("size", "merge_size")),

@@ -50,12 +50,23 @@ def test_default_prompt_is_not_one_for_queries_or_documents(tmp_path):
         np.testing.assert_allclose(encode(encoder, ["the cat"], task).pooled, theirs, rtol=0, atol=1e-5)
 
 
-def test_passage_prompt_is_one_for_documents(tmp_path):
-    """Many models have it under this name."""
-    path = tiny_models.bert(tmp_path, prompts={"query": "query: ", "passage": "passage: "})
-    theirs = SentenceTransformer(path, device="cpu").encode(TEXTS, prompt="passage: ", normalize_embeddings=True)
-    ours = SmartEncoder(path, device="cpu").encode_document(TEXTS).pooled
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"query": "query: ", "passage": "passage: "},
+        {"query": "query: ", "document": "document: ", "passage": "passage: "},
+        {"query": "query: ", "document": "", "corpus": "corpus: "},
+        {"passage": "passage: "},
+    ],
+    ids=str,
+)
+def test_prompts_are_those_of_sentence_transformers(tmp_path, prompts):
+    """Its ``encode_document`` takes the first of document, passage and corpus; a document prompt always exists."""
+    path = tiny_models.bert(tmp_path, prompts=prompts)
+    encoder, model = SmartEncoder(path, device="cpu"), SentenceTransformer(path, device="cpu")
+    for task in TASKS:
+        theirs = reference_encode(model, TEXTS, task, normalize_embeddings=True)
+        np.testing.assert_allclose(encode(encoder, TEXTS, task).pooled, theirs, rtol=0, atol=1e-5)
 
 
 def test_max_length_cuts(models):

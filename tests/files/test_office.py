@@ -24,7 +24,7 @@ def test_a_docx_gives_paragraphs_and_tables_in_their_order(tmp_path):
 
 
 def test_what_is_no_word_file_is_refused(tmp_path):
-    reason = "not a sound .docx file"
+    reason = "damaged, or not a .docx file"
     assert refused(write(tmp_path / "a.docx", b"not a zip")) == reason
     sound = word_file(tmp_path / "sound.docx").read_bytes()
     assert refused(write(tmp_path / "cut.docx", sound[: len(sound) // 2])) == reason
@@ -47,7 +47,7 @@ def test_a_damaged_word_file_is_refused(tmp_path, damage):
         with zipfile.ZipFile(path, "w") as damaged:
             for name, member in members.items():
                 damaged.writestr(name, member)
-    assert "not a sound .docx file" in refused(path)
+    assert "damaged, or not a .docx file" in refused(path)
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):

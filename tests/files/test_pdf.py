@@ -138,7 +138,7 @@ def test_flipped_bytes_raise_no_other_error(tmp_path, data, flips, length):
 def test_each_reason(tmp_path):
     for name, data, expected in (
         ("empty.pdf", b"", "the file is empty"),
-        ("noise.pdf", b"noise", "not a sound PDF"),
+        ("noise.pdf", b"noise", "damaged, or not a PDF"),
         ("secret.pdf", fpdf_pages("Secret.", password="sesame"), "encrypted; save it without a password"),
         ("none.pdf", raw_pdf(CATALOG, b"<</Type/Pages/Kids[]/Count 0>>"), "no pages in it"),
     ):
@@ -220,7 +220,7 @@ def test_a_pdf_that_only_its_owner_may_change_can_be_read(tmp_path):
 def test_a_truncated_pdf_is_refused(tmp_path, part):
     data = fpdf_pages("A page.", "Another page.")
     path = written(tmp_path, data[: int(len(data) * part)])
-    assert reason(path, lambda: list(read_pdf(path))) == "not a sound PDF"
+    assert reason(path, lambda: list(read_pdf(path))) == "damaged, or not a PDF"
 
 
 def test_a_reopened_document_gives_the_same(tmp_path):

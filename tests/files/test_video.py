@@ -193,7 +193,7 @@ def test_other_files_are_refused(tmp_path):
     assert refused(sound_only(tmp_path / "album.mp4", cover=True)) == "no video in it"
     for data in (NOISE, b"words", saved(noise_image("RGB", (8, 8)), "PNG")):
         (tmp_path / "a.mp4").write_bytes(data)
-        assert refused(tmp_path / "a.mp4").startswith("not a sound video (")
+        assert refused(tmp_path / "a.mp4").startswith("damaged, or not a video (")
     (tmp_path / "a.mp4").write_bytes(b"")
     assert refused(tmp_path / "a.mp4") == "the file is empty"
 
@@ -203,8 +203,8 @@ def test_a_list_of_other_files_is_refused(tmp_path):
     video(tmp_path / "a.mp4")
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
     (tmp_path / "list.mkv").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.mp4\n#EXT-X-ENDLIST\n")
-    assert refused(tmp_path / "list.mp4").startswith("not a sound video")
-    assert refused(tmp_path / "list.mkv").startswith("not a sound video")
+    assert refused(tmp_path / "list.mp4").startswith("damaged, or not a video")
+    assert refused(tmp_path / "list.mkv").startswith("damaged, or not a video")
 
 
 def test_a_name_may_have_a_colon(tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ def test_a_name_may_have_a_colon(tmp_path, monkeypatch):
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.7, 0.9])
 def test_a_truncated_mp4_is_refused(tmp_path, part):
     """If the list of frames is at the end, the file cannot be opened. If it is at the start, frames are missing."""
-    for options, reason in (({}, "not a sound video"), ({"movflags": "faststart"}, "truncated: ")):
+    for options, reason in (({}, "damaged, or not a video"), ({"movflags": "faststart"}, "truncated: ")):
         path = video(tmp_path / "a.mp4", frames=250, **options)
         data = path.read_bytes()
         start = data.index(b"mdat")

@@ -99,9 +99,51 @@ def byte_bpe(
     )
 
 
+def sentencepiece(kind: str = "unigram", scheme: str = "always") -> PreTrainedTokenizerFast:
+    """A tokenizer of words with their blanks, as of multilingual-e5 (``"unigram"``) or Gemma (``"bpe"``).
+
+    ``scheme`` says where a blank is put before a text: ``"always"``, ``"first"`` or ``"never"``.
+    """
+    names = ["<pad>", "<s>", "</s>", "<unk>"]
+    words = sorted({word for sentence in SENTENCES for word in re.findall(r"\w+", sentence)})
+    letters = sorted({*string.printable[:95], *"".join(words)} - {" "})
+    whole = [f"▁{word}" for word in words] + words
+    if kind == "unigram":
+        pieces = [(name, 0.0) for name in names] + [("▁", -3.0)]
+        pieces += [(piece, -5.0) for piece in dict.fromkeys(whole)] + [(letter, -9.0) for letter in letters]
+        known = {name for name, _ in pieces[:5]}
+        pieces = pieces[:5] + [piece for piece in dict(reversed(pieces[5:])).items() if piece[0] not in known]
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    else:  # the blank is put there by the normalizer, as in files that were converted from sentencepiece
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+        prepend = [normalizers.Prepend("▁")] if scheme != "never" else []
+        tokenizer.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=names, initial_alphabet=[*letters, "▁"], show_progress_bar=False
+        )
+        tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(name, tokenizer.token_to_id(name)) for name in names[1:3]]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+    )
+
+
 def bert(
     folder: Path,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     pooling: str | tuple[str, ...] = "mean",
     include_prompt: bool = True,
     specials: bool = True,
@@ -113,7 +155,7 @@ def bert(
     seed: int = 0,
 ) -> str:
     """Two layers of BERT, pooled as asked, then ``dense`` outputs with a tanh, then unit length."""
-    tokenizer = wordpiece(specials)
+    tokenizer = tokenizer or wordpiece(specials)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         transformer = _transformer(BertModel(_bert_config(tokenizer)), tokenizer, folder)

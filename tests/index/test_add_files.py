@@ -283,16 +283,14 @@ def test_a_file_that_vanished_stays_unless_pruned(index, folder, caplog):
     (folder / "cats.txt").unlink()
     assert index.add_files([folder]) == AddReport(unchanged=3)
     assert len(texts(index, folder / "cats.txt")) == 3
-    gone = "1 file is no longer there; --prune (prune=True) removes what the index has of it"
+    gone = "1 file of the index no longer exists; the option prune removes its passages"
     assert caplog.messages == [gone]
     (folder / "tax.html").unlink()
     for path in (folder / "deep", folder / "deep" / "dogs.md"):
         index.add_files([path])  # nothing is gone there
     assert caplog.messages == [gone]
     index.add_files([folder])
-    assert caplog.messages[1:] == [
-        "2 files are no longer there; --prune (prune=True) removes what the index has of them"
-    ]
+    assert caplog.messages[1:] == ["2 files of the index no longer exist; the option prune removes their passages"]
     assert index.add_files([folder], prune=True) == AddReport(unchanged=2, removed=4)
     assert texts(index, folder / "cats.txt") == []
     assert_whole(index)

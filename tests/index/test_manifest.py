@@ -201,6 +201,30 @@ def test_a_model_of_the_same_name(tmp_path, chosen, message):
         replace(MANIFEST, encoder={"model": "m1", "weights": "old"}).check_encoder(tmp_path, encoder)
 
 
+@pytest.mark.parametrize(
+    ("mine", "other", "says"),
+    [
+        (None, "b", "with 'm1' without an adapter and cannot be used with the adapter 'b'; leave the adapter out, or"),
+        ("a", None, "with 'm1' with the adapter 'a' and cannot be used without an adapter; use the adapter of the"),
+        ("a", "b", "with 'm1' with the adapter 'a' and cannot be used with the adapter 'b'; use the adapter of the"),
+    ],
+)
+def test_another_adapter_of_the_same_model(tmp_path, mine, other, says):
+    """The message names the adapters alone, unless another setting differs, too."""
+
+    def described(adapter):
+        return {"model": "m1", "layer": f"of {adapter}"} | ({} if adapter is None else {"adapter": adapter})
+
+    encoder = SomeEncoder("beef")
+    encoder.describe = lambda: described(other)
+    manifest = replace(MANIFEST, encoder=described(mine))
+    with pytest.raises(IndexMismatch, match=says):
+        manifest.check_encoder(tmp_path, encoder)
+    encoder.describe = lambda: {**described(other), "max_length": 64}
+    with pytest.raises(IndexMismatch, match=r"as it is set up here \(other (adapter, )?layer, max_length\)"):
+        manifest.check_encoder(tmp_path, encoder)
+
+
 def test_the_encoder_of_the_index(tmp_path):
     """The encoder that the index was made with is accepted."""
     MANIFEST.check_encoder(tmp_path, SomeEncoder("f00d"))

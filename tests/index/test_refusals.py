@@ -25,17 +25,17 @@ def test_an_empty_query_is_refused(index, query):
         index.search(query)
     with pytest.raises(errors.InvalidInput, match="query 1 is empty"):
         index.search_many(["The dog", query])
-    with pytest.raises(errors.InvalidInput, match="query 1 is a NoneType; expected a text"):
+    with pytest.raises(errors.InvalidInput, match="query 1 is of type NoneType; expected a text"):
         index.search_many(["The dog", None])
 
 
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        (None, "the query is a NoneType"),
-        (5, "the query is a int"),
-        (b"dogs", "the query is a bytes"),
-        (["dogs", "cats"], "the query is a list"),
+        (None, "the query is of type NoneType"),
+        (5, "the query is of type int"),
+        (b"dogs", "the query is of type bytes"),
+        (["dogs", "cats"], "the query is of type list"),
         ("dogs\udce9", "the query holds a lone surrogate"),
     ],
 )
@@ -68,7 +68,7 @@ def test_an_empty_index_finds_nothing(tmp_path):
 @pytest.mark.parametrize("first_stage", STAGES)
 @pytest.mark.parametrize("where", [{"a": {"$foo": 1}}, {"$and": []}, {"a": None}])
 def test_a_filter_that_chroma_does_not_take(index, where, first_stage):
-    with pytest.raises(errors.InvalidInput, match="Chroma does not accept this"):
+    with pytest.raises(errors.InvalidInput, match="Chroma does not accept the filter"):
         index.search("The dog", where=where, first_stage=first_stage)
 
 
@@ -119,6 +119,13 @@ def test_vectors_that_do_not_fit(index):
         index.add([Document("new", "a text")])
     with pytest.raises(errors.InvalidInput, match="NaN"):
         index.search("The dog")
+    assert index.count() == 5
+
+
+def test_one_id_instead_of_several(index):
+    for method in (index.get, index.tokens, index.delete):
+        with pytest.raises(errors.InvalidInput, match="ids must be a sequence of str, got the str 'cat'"):
+            method("cat")
     assert index.count() == 5
 
 

@@ -61,7 +61,7 @@ def answer_chain(
             or, when the chain is called, the question is empty.
     """
     if not callable(retriever) and not isinstance(retriever, Runnable):
-        raise InvalidInput(f"expected a retriever, such as store.as_retriever(), got a {type(retriever).__name__}")
+        raise InvalidInput(f"expected a retriever, such as store.as_retriever(), got {type(retriever).__name__}")
     if images and prompt is not None:
         raise InvalidInput("with images=, message_content writes the prompt; leave out images or prompt")
     prompt = prompt or _PROMPT

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from langchain_smart_rag.arguments import check_names, encoder_arguments
 from langchain_smart_rag.documents import path_of
-from smart_rag import CachedEncoder, Encoder, Representation, SmartEncoder
+from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.types import Content
@@ -25,52 +26,108 @@ PLAIN = "langchain_embeddings"
 _IMAGES = 8
 
 
-class SmartEmbeddings(Embeddings):
+class SmartEmbeddings(BaseModel, Embeddings):
     """A replacement for ``HuggingFaceEmbeddings`` that also keeps token embeddings.
 
     >>> embeddings = SmartEmbeddings("minilm", token_store="tokens")        # doctest: +SKIP
     >>> store = Chroma(embedding_function=embeddings)                       # doctest: +SKIP
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever())    # doctest: +SKIP
 
-    The embeddings are the model's own, so an existing vector store stays valid. With ``token_store``, a text that is
-    embedded twice is encoded once, and `SmartReranker` finds its token embeddings there. The model is loaded at first
-    use, and a pickle does not hold it. The attribute ``encoder`` gives the token embeddings.
+    For the same arguments, it gives the vectors that ``HuggingFaceEmbeddings`` gives, so an existing vector store stays
+    valid: they are normalised only if the model or ``encode_kwargs`` says so, and the prompt is the model's default
+    prompt, or the one in ``encode_kwargs``. As there, a line break counts as a blank.
+
+    With ``token_store``, a text that is embedded twice is encoded once, and `SmartReranker` finds its token embeddings
+    there. The model is loaded at first use, and a pickle does not hold it. The attribute ``encoder`` gives the token
+    embeddings.
 
     ``model_name`` has the name that it has in ``HuggingFaceEmbeddings``; `smart_rag.SmartEncoder` calls it ``model``.
 
     Args:
-        model_name: the name or the folder of a sentence-transformers model.
+        model_name: the name or the folder of a sentence-transformers model; ``model`` is the same.
         token_store: a folder for the token embeddings; it is made if it does not exist.
-        device: such as ``"cuda"``; by default a GPU if there is one.
+        device: such as ``"cuda"``; by default that of ``model_kwargs``, or a GPU if there is one.
         encoder: an encoder to use instead of a model's name; a `smart_rag.CachedEncoder` brings its own token store.
-        options: further arguments of `smart_rag.SmartEncoder`, such as ``adapter`` or ``query_prompt``.
+        model_kwargs: arguments of ``SentenceTransformer``, such as ``revision``, ``prompts`` or ``truncate_dim``.
+        encode_kwargs: arguments of ``SentenceTransformer.encode``: ``prompt``, ``prompt_name``, ``batch_size``,
+            ``normalize_embeddings`` and ``truncate_dim``.
+        query_encode_kwargs: the same for queries; if it is empty, queries are encoded with ``encode_kwargs``.
+        cache_folder: where models are stored.
+        show_progress: show a progress bar.
+        multi_process: use every GPU, unless ``device`` names some.
+        encoder_options: further arguments of `smart_rag.SmartEncoder`, as they are stored in this object.
+        options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``query_prompt``.
 
     Raises:
         TypeError: an argument that `smart_rag.SmartEncoder` does not have.
-        InvalidInput: ``encoder`` along with arguments of a model.
+        InvalidInput: ``encoder`` along with arguments of a model; or an argument in ``model_kwargs`` or
+            ``encode_kwargs`` that does not exist, or for which smart_rag has something else.
     """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+
+    model_name: str = DEFAULT_MODEL
+    token_store: Path | None = None
+    cache_folder: str | None = None
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    encode_kwargs: dict[str, Any] = Field(default_factory=dict)
+    query_encode_kwargs: dict[str, Any] = Field(default_factory=dict)
+    show_progress: bool = False
+    multi_process: bool = False
+    encoder_options: dict[str, Any] = Field(default_factory=dict)
+
+    _encoder: CachedEncoder = PrivateAttr()
 
     def __init__(
         self,
-        model_name: str = DEFAULT_MODEL,
+        model_name: str | Path = DEFAULT_MODEL,
         token_store: str | Path | None = None,
         *,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         encoder: Encoder | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        encode_kwargs: Mapping[str, Any] | None = None,
+        query_encode_kwargs: Mapping[str, Any] | None = None,
+        cache_folder: str | None = None,
+        show_progress: bool = False,
+        multi_process: bool = False,
+        encoder_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        # Raise TypeError now and not at the first text, which may come hours later.
-        inspect.signature(SmartEncoder).bind(model_name, device=device, **options)
-        if encoder is not None and (device is not None or options):
-            raise InvalidInput("encoder= has its model and settings already; leave out the arguments of a model")
-        self.model_name = model_name if encoder is None else str(encoder.describe().get("model"))
+        model_name = options.pop("model", model_name)
+        further = {**(encoder_options or {}), **options}
+        if device is not None:
+            further["device"] = device
+        # Raise now and not at the first text, which may come hours later.
+        check_names(further, type(self).model_fields)
+        arguments = encoder_arguments(
+            further, model_kwargs or {}, encode_kwargs or {}, query_encode_kwargs or {}, cache_folder, multi_process
+        )
         if encoder is None:
-            self.encoder = CachedEncoder(model_name, token_store, device=device, **options)
-        elif isinstance(encoder, CachedEncoder) and token_store is None:
-            self.encoder = encoder
+            cached = CachedEncoder(str(model_name), token_store, **arguments)
+        elif further or model_kwargs or cache_folder or multi_process:
+            raise InvalidInput("encoder= has its model and settings already; leave out the arguments of a model")
         else:
-            self.encoder = CachedEncoder(encoder, token_store)
-        self.token_store = self.encoder.path
+            is_cached = isinstance(encoder, CachedEncoder) and token_store is None
+            cached = encoder if is_cached else CachedEncoder(encoder, token_store)  # type: ignore[assignment]
+            model_name = str(encoder.describe().get("model"))
+        super().__init__(
+            model_name=str(model_name),
+            token_store=cached.path,
+            cache_folder=cache_folder,
+            model_kwargs=dict(model_kwargs or {}),
+            encode_kwargs=dict(encode_kwargs or {}),
+            query_encode_kwargs=dict(query_encode_kwargs or {}),
+            show_progress=show_progress,
+            multi_process=multi_process,
+            encoder_options=further,
+        )
+        self._encoder = cached
+
+    @property
+    def encoder(self) -> CachedEncoder:
+        """The encoder, for callers that need token embeddings, too."""
+        return self._encoder
 
     def __repr__(self) -> str:
         kept = "" if self.token_store is None else f", token_store={str(self.token_store)!r}"
@@ -78,13 +135,13 @@ class SmartEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the pooled embeddings of ``texts``; with a token store, their token embeddings are kept."""
-        vectors: list[list[float]] = self.encoder.encode_document(texts).pooled.tolist()
-        return vectors
+        vectors = self.encoder.encode_document([one_line(text) for text in texts], show_progress_bar=self.show_progress)
+        return _as_lists(vectors, self.encode_kwargs)
 
     def embed_query(self, text: str) -> list[float]:
         """Return the pooled embedding of ``text`` as a query."""
-        vector: list[float] = self.encoder.encode_query([text]).pooled[0].tolist()
-        return vector
+        vectors = self.encoder.encode_query([one_line(text)])
+        return _as_lists(vectors, self.query_encode_kwargs or self.encode_kwargs)[0]
 
     def embed_image(self, uris: list[str]) -> list[list[float]]:
         """Return the pooled embeddings of the image files ``uris``; with a token store, their tokens are kept.
@@ -98,8 +155,22 @@ class SmartEmbeddings(Embeddings):
         images = [Content(image=path_of(uri)) for uri in uris]
         vectors: list[list[float]] = []
         for start in range(0, len(images), _IMAGES):
-            vectors += self.encoder.encode_document(images[start : start + _IMAGES]).pooled.tolist()
+            vectors += _as_lists(self.encoder.encode_document(images[start : start + _IMAGES]), self.encode_kwargs)
         return vectors
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with blanks for its line breaks, as ``HuggingFaceEmbeddings`` embeds it."""
+    return text.replace("\n", " ")
+
+
+def _as_lists(vectors: Representation, encode_kwargs: Mapping[str, Any]) -> list[list[float]]:
+    """Return pooled embeddings as lists, with the norms of the model's own vectors unless they are to be normalised."""
+    pooled = vectors.pooled
+    if vectors.norms is not None and not encode_kwargs.get("normalize_embeddings"):
+        pooled = pooled * vectors.norms[:, None]
+    lists: list[list[float]] = pooled.tolist()
+    return lists
 
 
 class PlainEncoder:

@@ -41,10 +41,11 @@ class SmartVectorStore(VectorStore):
     ``image`` is an image file as a query, used together with the text, or alone if the text is empty.
 
     Args:
-        index: an open index, or the folder of one; a folder without an index becomes one.
-        embedding: the embeddings of the index, or the name of their model. By default those of the index; a new index
-            gets the default model. Other embeddings of LangChain have no token embeddings. Documents are then ranked by
-            pooled cosine, and the embeddings must be passed each time. LangChain's own stores use this name, too.
+        index: an open index, or its folder. If there is no index in the folder, one is made there.
+        embedding: the embeddings of the index, or the name of their model. The default is the model of the index, and
+            for a new index `DEFAULT_MODEL`. Other embeddings of LangChain have no token embeddings. With them,
+            documents are ranked by pooled cosine, and the embeddings must be passed each time that the index is
+            opened. LangChain's own stores also name this argument ``embedding``.
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
         weights: the weights of the pooled and of the late score; by default the index's, or (1, 0) for embeddings
@@ -95,7 +96,7 @@ class SmartVectorStore(VectorStore):
 
         Args:
             documents: the documents.
-            ids: an id for each; by default the document's own ``id``, or a new one if that is None.
+            ids: an id for each document; by default the document's own ``id``, or a new id if that is None.
             kwargs: ignored; LangChain's indexing passes some, such as ``batch_size``.
 
         Raises:

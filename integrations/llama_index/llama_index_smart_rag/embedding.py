@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +15,9 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.schema import BaseNode, ImageNode, ImageType
 
+from llama_index_smart_rag.arguments import arguments_of, check_names, encoder_arguments, every_gpu
 from llama_index_smart_rag.nodes import content_of, image_of
-from smart_rag import CachedEncoder, Encoder, SmartEncoder
+from smart_rag import CachedEncoder, Encoder, Representation, SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.types import Content
@@ -34,14 +34,13 @@ class SmartEmbedding(MultiModalEmbedding):
     >>> embed_model = SmartEmbedding("minilm", token_store="tokens")        # doctest: +SKIP
     >>> VectorStoreIndex.from_documents(documents, embed_model=embed_model)     # doctest: +SKIP
 
-    The embeddings are the model's own, so an existing vector store stays valid. With ``token_store``, a text that is
-    embedded twice is encoded once, and `SmartRerank` finds its token embeddings there. The model is loaded at first
-    use.
+    For the same arguments, it gives the vectors that ``HuggingFaceEmbedding`` gives, so an existing vector store stays
+    valid. As there, the prompts in the model's files are not used: an instruction comes from the arguments, or from the
+    model's name (BGE, Instructor).
 
-    A vision-language model embeds images, too. As a step of a pipeline it embeds an `ImageNode` by its image.
-
-    ``model_name``, ``query_instruction`` and ``text_instruction`` have the names that they have in
-    ``HuggingFaceEmbedding``; `smart_rag.SmartEncoder` calls them ``model``, ``query_prompt`` and ``document_prompt``.
+    With ``token_store``, a text that is embedded twice is encoded once, and `SmartRerank` finds its token embeddings
+    there. The model is loaded at first use. A vision-language model embeds images, too. As a step of a pipeline it
+    embeds an `ImageNode` by its image.
 
     Args:
         model_name: the name or the folder of a sentence-transformers model.
@@ -49,15 +48,21 @@ class SmartEmbedding(MultiModalEmbedding):
         encoder: an encoder to use instead of a model's name; a `smart_rag.CachedEncoder` brings its own token store.
         device: such as ``"cuda"``; by default a GPU if there is one.
         max_length: the number of tokens after which a text is cut; by default the model's own.
-        query_instruction, text_instruction: put before each query and each text; by default the model's own.
+        query_instruction, text_instruction: put before each query and each text.
+        normalize: give unit vectors; otherwise those that the model gives.
+        cache_folder: where models are stored.
         trust_remote_code: run code that comes with the model.
+        show_progress_bar: show a progress bar.
+        parallel_process: use every GPU, or ``target_devices``. On a CPU one process uses all cores.
+        target_devices: the devices for ``parallel_process``, such as ``["cuda:0", "cuda:1"]``.
         embed_batch_size: the number of texts that LlamaIndex passes at once.
-        encoder_options: further arguments of `smart_rag.SmartEncoder`, as `to_dict` writes them.
-        options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``max_pixels``, and
-            arguments of LlamaIndex, such as ``num_workers``.
+        encoder_options: further arguments, as `to_dict` writes them.
+        options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``max_pixels``; of
+            ``SentenceTransformer``, such as ``truncate_dim`` or ``model_kwargs``; and of LlamaIndex, such as
+            ``num_workers``.
 
     Raises:
-        TypeError: an argument that neither `smart_rag.SmartEncoder` nor LlamaIndex has.
+        TypeError: an argument that exists nowhere.
         InvalidInput: ``encoder`` along with arguments of a model; or ``embeddings_cache``. This cache keeps vectors by
             text alone, so a query would get the vector of an equal text, and no token embeddings would be kept.
             ``token_store`` caches both kinds of embeddings correctly.
@@ -68,8 +73,14 @@ class SmartEmbedding(MultiModalEmbedding):
     max_length: int | None = Field(default=None, description="Number of tokens after which a text is cut.")
     query_instruction: str | None = Field(default=None, description="Put before each query.")
     text_instruction: str | None = Field(default=None, description="Put before each text.")
+    normalize: bool = Field(default=True, description="Give unit vectors.")
+    cache_folder: str | None = Field(default=None, description="Where models are stored.")
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
+    show_progress_bar: bool = Field(default=False, description="Show a progress bar.")
+    parallel_process: bool = Field(default=False, description="Use every GPU, or the target devices.")
+    target_devices: list[str] | None = Field(default=None, description="Devices for parallel_process.", exclude=True)
     encoder_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of SmartEncoder.")
+    encoder_class: str | None = Field(default=None, description="Class of an encoder that has no model's name.")
 
     _encoder: CachedEncoder = PrivateAttr()
 
@@ -83,10 +94,16 @@ class SmartEmbedding(MultiModalEmbedding):
         max_length: int | None = None,
         query_instruction: str | None = None,
         text_instruction: str | None = None,
+        normalize: bool = True,
+        cache_folder: str | None = None,
         trust_remote_code: bool = False,
+        show_progress_bar: bool = False,
+        parallel_process: bool = False,
+        target_devices: list[str] | None = None,
         embed_batch_size: int = 128,
         callback_manager: CallbackManager | None = None,
         encoder_options: Mapping[str, Any] | None = None,
+        encoder_class: str | None = None,
         **options: Any,
     ) -> None:
         fields = {name: options.pop(name) for name in options.keys() & type(self).model_fields.keys()}
@@ -95,35 +112,52 @@ class SmartEmbedding(MultiModalEmbedding):
                 "embeddings_cache keeps vectors by text alone, so that a query gets the vector of an equal text, and "
                 "no token embeddings; pass a folder as token_store= instead, it caches both"
             )
-        arguments: dict[str, Any] = {
-            "device": device,
-            "max_length": max_length,
-            "query_prompt": query_instruction,
-            "document_prompt": text_instruction,
-            "trust_remote_code": trust_remote_code,
-        }
+        check_names(options, own=list(type(self).model_fields))
         further = {**(encoder_options or {}), **options}
-        # Raise TypeError now and not at the first text, which may come hours later.
-        inspect.signature(SmartEncoder).bind(model_name, **arguments, **further)
+        of_model = {"max_length": max_length, "trust_remote_code": trust_remote_code}
+        # Raise now and not at the first text, which may come hours later.
+        arguments = of_model | encoder_arguments(
+            str(model_name),
+            further,
+            query_instruction=query_instruction,
+            text_instruction=text_instruction,
+            cache_folder=cache_folder,
+        )
         if encoder is None:
-            cached = CachedEncoder(str(model_name), token_store, **arguments, **further)
+            if encoder_class is not None:
+                raise InvalidInput(
+                    f"this SmartEmbedding was made with an encoder of the class {encoder_class}, which is not stored "
+                    "with it; make it anew with encoder="
+                )
+            devices = (target_devices or every_gpu()) if parallel_process else device
+            cached = CachedEncoder(str(model_name), token_store, **arguments, device=devices)
         else:
-            if further or any(arguments.values()):
+            given = (device, max_length, query_instruction, text_instruction, cache_folder, target_devices, further)
+            if any(given) or trust_remote_code or parallel_process:
                 raise InvalidInput("encoder= has its model and settings already; leave out the arguments of a model")
             is_cached = isinstance(encoder, CachedEncoder) and token_store is None
             cached = encoder if is_cached else CachedEncoder(encoder, token_store)  # type: ignore[assignment]
-            further = _arguments_of(encoder)
-            model_name = further.pop("model", None)
-            arguments = {name: further.pop(name, None) for name in arguments}
+            model_name = str(encoder.describe().get("model"))
+            wrapped = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+            if isinstance(wrapped, SmartEncoder):
+                further = arguments_of(wrapped)
+            else:
+                encoder_class = f"{type(wrapped).__module__}.{type(wrapped).__qualname__}"
         fields |= {
             "model_name": str(model_name),
             "token_store": None if cached.path is None else str(cached.path),
-            "device": arguments["device"],
-            "max_length": arguments["max_length"],
-            "query_instruction": arguments["query_prompt"],
-            "text_instruction": arguments["document_prompt"],
-            "trust_remote_code": bool(arguments["trust_remote_code"]),
+            "device": device,
+            "max_length": max_length,
+            "query_instruction": query_instruction,
+            "text_instruction": text_instruction,
+            "normalize": normalize,
+            "cache_folder": cache_folder,
+            "trust_remote_code": trust_remote_code,
+            "show_progress_bar": show_progress_bar,
+            "parallel_process": parallel_process,
+            "target_devices": target_devices,
             "encoder_options": {name: str(v) if isinstance(v, Path) else v for name, v in further.items()},
+            "encoder_class": encoder_class,
             "embed_batch_size": embed_batch_size,
             "callback_manager": callback_manager or CallbackManager([]),
         }
@@ -140,14 +174,20 @@ class SmartEmbedding(MultiModalEmbedding):
         return self._encoder
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        embedding: list[float] = self._encoder.encode_query([query]).pooled[0].tolist()
-        return embedding
+        return self._as_lists(self._encoder.encode_query([query]))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        embeddings: list[list[float]] = self._encoder.encode_document(texts).pooled.tolist()
+        return self._as_lists(self._encoder.encode_document(texts, show_progress_bar=self.show_progress_bar))
+
+    def _as_lists(self, vectors: Representation) -> list[list[float]]:
+        """Return pooled embeddings as lists, with the norms of the model's own vectors if they are wanted."""
+        pooled = vectors.pooled
+        if vectors.norms is not None and not self.normalize:
+            pooled = pooled * vectors.norms[:, None]
+        embeddings: list[list[float]] = pooled.tolist()
         return embeddings
 
     def _get_image_embedding(self, img_file_path: ImageType) -> list[float]:
@@ -164,7 +204,7 @@ class SmartEmbedding(MultiModalEmbedding):
         dispatcher.event(EmbeddingStartEvent(model_dict=self.to_dict()))
         embeddings: list[list[float]] = []
         for start in range(0, len(contents), _IMAGES):
-            embeddings += self._encoder.encode_document(contents[start : start + _IMAGES]).pooled.tolist()
+            embeddings += self._as_lists(self._encoder.encode_document(contents[start : start + _IMAGES]))
         dispatcher.event(EmbeddingEndEvent(chunks=names, embeddings=embeddings))
         return embeddings
 
@@ -209,9 +249,3 @@ class SmartEmbedding(MultiModalEmbedding):
 
     async def _aget_image_embeddings(self, img_file_paths: list[ImageType]) -> list[list[float]]:
         return await asyncio.to_thread(self._get_image_embeddings, img_file_paths)
-
-
-def _arguments_of(encoder: Encoder) -> dict[str, Any]:
-    """Return the arguments that `smart_rag.SmartEncoder` needs to make ``encoder`` again, by its description."""
-    described = encoder.describe()
-    return {name: described[name] for name in inspect.signature(SmartEncoder).parameters if name in described}

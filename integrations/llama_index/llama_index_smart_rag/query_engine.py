@@ -42,7 +42,7 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
         InvalidInput: ``retriever`` is not a retriever.
     """
     if not isinstance(retriever, BaseRetriever):
-        raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got a {type(retriever).__name__}")
+        raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got {type(retriever).__name__}")
     return CitationQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
 
 

@@ -88,7 +88,7 @@ class SmartVectorStore(BasePydanticVectorStore):
             raise TypeError(f"SmartVectorStore has no argument {', '.join(sorted(unknown))}")
         if model_name is not None and not isinstance(model_name, str):
             raise InvalidInput(
-                f"model_name must be a str, got a {type(model_name).__name__}; to use an encoder of your own, pass an "
+                f"model_name must be a str, got {type(model_name).__name__}; to use an encoder of your own, pass an "
                 "open index: SmartVectorStore(SmartIndex.create(path, encoder))"
             )
         fields: dict[str, Any] = {

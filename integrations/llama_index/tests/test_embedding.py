@@ -16,7 +16,7 @@ from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index_smart_rag import SmartEmbedding
 
-from smart_rag import CachedEncoder
+from smart_rag import CachedEncoder, SmartEncoder
 from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 
 TEXTS = ["The boat keys hang in the hall.", "Taxes are due in April.", "Dogs bark at night."]
@@ -113,6 +113,17 @@ def test_serialisation(options, tmp_path):
         assert copy.to_dict() == embedding.to_dict()
         assert copy.get_query_embedding("keys") == vector
     assert copies[1].device == embedding.device
+
+
+def test_serialisation_of_an_encoder(minilm):
+    """A `SmartEncoder` is described by its arguments. Another class is not stored, and that is said."""
+    prompted = SmartEncoder("minilm", device="cpu", document_prompt="text: ", query_prompt="")
+    embedding = SmartEmbedding(encoder=prompted)
+    copy = SmartEmbedding.from_dict(embedding.to_dict())
+    assert copy.get_text_embedding("keys") == embedding.get_text_embedding("keys")
+    assert copy.get_query_embedding("keys") == embedding.get_query_embedding("keys")
+    with pytest.raises(InvalidInput, match="WordEncoder"):
+        SmartEmbedding.from_dict(SmartEmbedding(encoder=WordEncoder()).to_dict())
 
 
 def test_the_device_does_not_change_the_hash_of_a_pipeline():

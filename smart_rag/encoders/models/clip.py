@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ class ClipInputs(ModelInputs):
         )
         return {name: padded[name] for name in ("input_ids", "attention_mask")}
 
-    def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
+    def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         if "input_ids" in features:
             return super()._positions(features, contents, task)
         everything = np.ones((len(contents), self.tokens_per_image), dtype=np.bool_)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from smart_rag.config import check_count
 from smart_rag.encoders.compatibility import (
+    character_spans,
     image_processor_of,
     is_placeholder_error,
     merged_patches,
     placeholder_ids,
     pooling_of,
-    prompt_length,
     transformer_config,
+    unpooled_length,
 )
 from smart_rag.encoders.loading import LoadedModel
 from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
@@ -41,6 +42,8 @@ from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unic
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
 # A tokenizer or model without a limit on the length of a text states a number such as 1e30.
 UNLIMITED = 1_000_000
+# Two texts without a common token: some tokenizers join a blank to the next letter, but not to a digit.
+_UNLIKE = ("A", "8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class ModelInputs:
         self.special_ids = special_ids(self.tokenizer)
         self.visual_ids = placeholder_ids(model, "image", "video")
         self._template_lengths: dict[tuple[Task, bool, bool], tuple[int, int]] = {}
+        self._prompt_lengths: dict[Task, int] = {}
 
     @property
     def max_length(self) -> int | None:
@@ -221,7 +225,7 @@ class ModelInputs:
         """
         contents = [self._shortened(content, task) for content in contents]
         features = self._preprocess(contents, task)
-        return Prepared(features, self._positions(features, contents, task), task)
+        return Prepared(dict(features), self._positions(features, contents, task), task)
 
     def _shortened(self, content: Content, task: Task) -> Content:
         """Return ``content`` with as much of its text as fits beside its image, its video and the template.
@@ -241,26 +245,26 @@ class ModelInputs:
 
     # --- features ---
 
-    def _preprocess(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
+    def _preprocess(self, contents: Sequence[Content], task: Task) -> Mapping[str, Any]:
         if not self.has_chat_template and contents[0].image is not None:
             opened = self._open_images(contents)
-            return dict(self.model.preprocess(opened, task=task, processing_kwargs=self._processing(())))
+            return self.model.preprocess(opened, task=task, processing_kwargs=self._processing(()))
         if not self._reads_messages:
             texts = [content.text for content in contents]
-            return dict(self.model.preprocess(texts, prompt=self.prompts[task] or None, task=task))
+            return self.model.preprocess(texts, prompt=self.prompts[task] or None, task=task)
         return self._preprocess_messages(contents, task)
 
     def _open_images(self, contents: Sequence[Content]) -> list[Any]:
         return [self.image_sizes.open(content.image) for content in contents if content.image is not None]
 
-    def _preprocess_messages(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
+    def _preprocess_messages(self, contents: Sequence[Content], task: Task) -> Mapping[str, Any]:
         messages, metadata = [], []
         for content in contents:
             message, of_video = chat(content, task, self.prompts[task], self.profile, self.image_sizes)
             messages.append(message)
             metadata += of_video
         try:
-            return dict(self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata)))
+            return self.model.preprocess(messages, task=task, processing_kwargs=self._processing(metadata))
         except ValueError as error:
             if not is_placeholder_error(error):
                 raise
@@ -291,20 +295,43 @@ class ModelInputs:
         """Return the positions (1, length) of one content."""
         return self._positions(self._preprocess([content], task), [content], task)
 
-    def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
+    def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         ids, attended = ids_and_attended(features)
         visual = np.isin(ids, self.visual_ids)
         special = np.isin(ids, self.special_ids) & ~visual
-        ordinal = np.cumsum(attended, axis=1)  # 1 at the first attended position, also with padding on the left
-        template = attended & (ordinal <= prompt_length(features))
-        if not self.pooling.include_prompt:
+        ordinal = np.cumsum(
+            attended, axis=1, dtype=np.int64
+        )  # 1 at the first attended position, also with padding on the left
+        template = self._of_prompt(features, ordinal, task) & attended
+        if self.pooling.include_prompt:
+            pooled = self._pooled_position(ids, attended)
+        else:
+            pooled = self._pooled_position(ids, attended & (ordinal > unpooled_length(features)))
             attended = attended & ~template
         if self.wraps_content:
             for i, content in enumerate(contents):
                 template[i] = self._template(attended[i] & ~visual[i], content, task)
                 if content.image is None and self.profile.blank_image is not None:
                     template[i] |= visual[i]
-        return Positions(ids, attended, special, visual, template, self._pooled_position(ids, attended))
+        return Positions(ids, attended, special, visual, template, pooled)
+
+    def _of_prompt(self, features: Mapping[str, Any], ordinal: NDArray[np.int64], task: Task) -> Mask:
+        """Return the positions (n, length) of the tokens of a prompt in front of a text."""
+        if not unpooled_length(features):
+            return np.zeros(ordinal.shape, dtype=np.bool_)
+        spans = character_spans(features)
+        if spans is None:
+            return np.asarray(ordinal <= self._prompt_length(task))
+        start, stop = spans[..., 0], spans[..., 1]
+        # One token may stand for the blank at the end of the prompt and the first word. It belongs to the text.
+        return np.asarray((start < stop) & (stop <= len(self.prompts[task])))
+
+    def _prompt_length(self, task: Task) -> int:
+        """Return the number of tokens of the prompt in front of a text, and of special tokens before it."""
+        if task not in self._prompt_lengths:
+            rows = [self.tokenizer(self.prompts[task] + text, verbose=False)["input_ids"] for text in _UNLIKE]
+            self._prompt_lengths[task] = _common_prefix(*map(np.asarray, rows))
+        return self._prompt_lengths[task]
 
     def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:
         mark = self.profile.pooled_before
@@ -335,15 +362,12 @@ class ModelInputs:
         if structure not in self._template_lengths:
             image = images.blank(1 << 14) if content.image is not None else None
             rows = []
-            # Two texts without a common token: some tokenizers join a blank to the next letter, but not to a digit.
-            for text in ("A", "8"):
+            for text in _UNLIKE:
                 # A video is left out. Its own words, the times, stand at the front; nothing after the text changes.
                 features = self._preprocess([Content(text, image)], task)
                 ids, attended = ids_and_attended(features)
                 rows.append(ids[0][attended[0] & ~np.isin(ids[0], self.visual_ids)])
-            length = min(map(len, rows))
-            before = int(np.argmin(rows[0][:length] == rows[1][:length]))
-            after = int(np.argmin(rows[0][::-1][:length] == rows[1][::-1][:length]))
+            before, after = _common_prefix(*rows), _common_prefix(*(row[::-1] for row in rows))
             self._template_lengths[structure] = (0 if content.video is not None else before, after)
         return self._template_lengths[structure]
 
@@ -409,3 +433,9 @@ class ModelInputs:
             if grid is not None:
                 merged_grid = np.asarray(grid) // [1, merged, merged]
                 yield from zip(where, patch_origins(merged_grid, is_video=kind == "video"), strict=True)
+
+
+def _common_prefix(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
+    """Return the number of ids at the start of both; the two must differ somewhere."""
+    length = min(len(one), len(other))
+    return int(np.argmin(one[:length] == other[:length]))

@@ -41,7 +41,7 @@ class JinaV4Inputs(ModelInputs):
             )
         )
 
-    def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
+    def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         ids, attended = ids_and_attended(features)
         visual = np.isin(ids, self.visual_ids)
         template = attended & ~visual

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ class MultiVectorInputs(ModelInputs):
             )
         return super().origins(content, task)
 
-    def _positions(self, features: dict[str, Any], contents: Sequence[Content], task: Task) -> Positions:
+    def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         positions = super()._positions(features, contents, task)
         counted = counted_tokens(self.model, features, task)
         # Special tokens count here, also the mask tokens of a query. They are not words of the content.

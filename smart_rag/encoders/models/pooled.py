@@ -143,10 +143,19 @@ class PooledModel:
                 f"{self.name} pools {self.pooling} into {pooled.shape[1]} dimensions, but its tokens "
                 f"have {tokens.shape[2]}; late interaction needs both in one space; use a model where both are as wide"
             )
-        width = getattr(self.model, "truncate_dim", None)
-        if width is not None:
-            pooled, tokens = pooled[:, :width], tokens[:, :, :width]
+        pooled, tokens = pooled[:, : self._width], tokens[:, :, : self._width]
         return normalize(pooled.float(), dim=1), normalize(tokens.float(), dim=2)
+
+    def norms(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the norms (n) of the model's own pooled vectors, truncated if the model truncates its embeddings."""
+        norms: torch.Tensor = pooled[:, : self._width].float().norm(dim=1)
+        return norms
+
+    @property
+    def _width(self) -> int | None:
+        """The width that embeddings are truncated to, None if they keep theirs."""
+        width: int | None = getattr(self.model, "truncate_dim", None)
+        return width
 
     def _to_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
         """Return token states (n, width) after the modules that follow pooling, (n, dimension)."""

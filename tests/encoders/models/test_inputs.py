@@ -66,6 +66,42 @@ def test_spans_of_prompts_and_pooled_positions(models, name, words):
     assert [text[start:stop] for start, stop in spans_of(models(name).encoder, text)] == words
 
 
+TOKENIZERS = {
+    "wordpiece": tiny_models.wordpiece,
+    "byte-level BPE": lambda: tiny_models.byte_bpe(bos=True, eos=True),
+    "unigram": tiny_models.sentencepiece,
+    "unigram, a blank at the start alone": lambda: tiny_models.sentencepiece(scheme="first"),
+    "unigram, no blank": lambda: tiny_models.sentencepiece(scheme="never"),
+    "sentencepiece BPE": lambda: tiny_models.sentencepiece("bpe"),
+    "sentencepiece BPE, no blank": lambda: tiny_models.sentencepiece("bpe", "never"),
+}
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("prompt", ["query: ", "query:", "Represent this passage:\n", "A: B\t"])
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_the_first_word_after_a_prompt_is_a_word(tmp_path, tokenizer, prompt, include_prompt):
+    """The prompt alone may be one token more than it is in front of a text."""
+    folder = tiny_models.bert(
+        tmp_path, tokenizer=TOKENIZERS[tokenizer](), prompts={"query": prompt}, include_prompt=include_prompt
+    )
+    encoder = SmartEncoder(folder, device="cpu", query_tokens="input")
+    for text in ("Vienna", "river flows", "8 dogs"):
+        found = encoder.encode_query(["a longer query, so that the others are padded", text])[1].tokens
+        decode = encoder.model.tokenizer.decode
+        assert "".join(decode([id]) for id in found.ids if id >= 0).replace(" ", "").lower() == (
+            text.replace(" ", "").lower()
+        )
+        spans = [text[start:stop] for start, stop in spans_of(encoder, text, "query")]
+        assert "".join(spans).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_prompt_of_a_tokenizer_in_python(models):
+    """It gives no offsets: the prompt is what two unlike texts begin with."""
+    encoder = SmartEncoder(models("byt5").path, device="cpu", query_prompt="query: ", query_tokens="input")
+    assert len(encoder.encode_query(["Wien"]).tokens[0]) == 4
+
+
 def test_spans_follow_the_task(models):
     """A query has the prompt of queries."""
     encoder = models("prompts").fresh(query_prompt="the passage says: ")
