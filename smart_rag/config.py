@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from smart_rag.errors import InvalidInput
-from smart_rag.wording import nearest
 
 DEFAULT_MODEL = "minilm"
 DEFAULT_TOP_K = 10
@@ -48,6 +48,17 @@ MODEL_OPTIONS = (
     ),
     *("tokenizer_kwargs", "config_kwargs", "similarity_fn_name", "truncate_dim", "backend"),
 )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question for the name in ``known`` that is most like ``name``, or all of them if none is.
+
+    >>> nearest("top_kk", ["top_k", "where"]), nearest("limit", ["top_k", "where"])
+    ("did you mean 'top_k'?", 'expected one of top_k, where')
+    """
+    names = sorted(known)
+    close = get_close_matches(name, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
 
 
 def check_count(name: str, value: int) -> None:

@@ -1,9 +1,6 @@
-"""Wording of messages: pluralise a noun for a count, shorten an error to one line, correct a name."""
+"""Wording of messages: pluralise a noun for a count, shorten an error to one line."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 def number(count: int, noun: str) -> str:
@@ -24,14 +21,3 @@ def one_line(error: BaseException) -> str:
     ('bad header, byte 3', 'ValueError')
     """
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a question for the name in ``known`` that is most like ``name``, or all of them if none is.
-
-    >>> nearest("top_kk", ["top_k", "where"]), nearest("limit", ["top_k", "where"])
-    ("did you mean 'top_k'?", 'expected one of top_k, where')
-    """
-    names = sorted(known)
-    close = get_close_matches(name, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smart_rag.config import check_choice
+from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
 from smart_rag.encoders.loading import LoadedModel
 from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
-from smart_rag.wording import nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from smart_rag import SmartEncoder
-from smart_rag.config import check_model_options
+from smart_rag.config import check_model_options, nearest
 from smart_rag.errors import InvalidInput
-from smart_rag.wording import nearest
 
 # Arguments of `SmartEncoder` that LangChain puts into ``model_kwargs``.
 _OWN = ("device", "revision", "trust_remote_code")

@@ -6,9 +6,8 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from smart_rag import SmartEncoder
-from smart_rag.config import MODEL_OPTIONS, check_model_options
-from smart_rag.wording import nearest
+from smart_rag import Encoder, SmartEncoder
+from smart_rag.config import MODEL_OPTIONS, check_model_options, nearest
 
 # Instructions that ``HuggingFaceEmbedding`` puts before queries (and texts) of these models.
 _SIZES = ("small", "base", "large")
@@ -87,9 +86,14 @@ def check_names(options: Iterable[str], own: Sequence[str]) -> None:
             raise TypeError(f"SmartEmbedding has no argument {name!r}; {nearest(name, {*known, *MODEL_OPTIONS, *own})}")
 
 
-def arguments_of(encoder: SmartEncoder) -> dict[str, Any]:
-    """Return the arguments with which `SmartEncoder` makes ``encoder`` again, except the model, by its description."""
+def arguments_of(encoder: Encoder) -> dict[str, Any] | None:
+    """Return the arguments, except the model, with which `SmartEncoder` makes ``encoder`` again, by its description.
+
+    The result is None if the description is that of another class.
+    """
     described = encoder.describe()
+    if "weights" not in described:
+        return None
     names = inspect.signature(SmartEncoder).parameters.keys() & described.keys() - {"model"}
     return {name: described[name] for name in sorted(names)}
 

@@ -17,7 +17,7 @@ from llama_index.core.schema import BaseNode, ImageNode, ImageType
 
 from llama_index_smart_rag.arguments import arguments_of, check_names, encoder_arguments, every_gpu
 from llama_index_smart_rag.nodes import content_of, image_of
-from smart_rag import CachedEncoder, Encoder, Representation, SmartEncoder
+from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.types import Content
@@ -137,12 +137,11 @@ class SmartEmbedding(MultiModalEmbedding):
                 raise InvalidInput("encoder= has its model and settings already; leave out the arguments of a model")
             is_cached = isinstance(encoder, CachedEncoder) and token_store is None
             cached = encoder if is_cached else CachedEncoder(encoder, token_store)  # type: ignore[assignment]
-            model_name = str(encoder.describe().get("model"))
-            wrapped = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
-            if isinstance(wrapped, SmartEncoder):
-                further = arguments_of(wrapped)
-            else:
+            model_name, described = str(encoder.describe().get("model")), arguments_of(encoder)
+            if described is None:
+                wrapped = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
                 encoder_class = f"{type(wrapped).__module__}.{type(wrapped).__qualname__}"
+            further = described or {}
         fields |= {
             "model_name": str(model_name),
             "token_store": None if cached.path is None else str(cached.path),
