@@ -20,6 +20,7 @@ ROWS = (
     ("errors",),
     ("values",),
     ("types", "config", "wording", "_version"),
+    ("paths",),
     ("embeddings",),
     ("files", "scoring"),
     ("store",),
@@ -54,8 +55,8 @@ LONG = {
     "smart_rag.index.smart_index": "the interface of an index in one class; half of it is signatures and docstrings"
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
-PUBLIC_MODULES = {
-    *("smart_rag", "smart_rag.errors", "smart_rag.types", "smart_rag.values", "smart_rag.config", "smart_rag.answer")
+PUBLIC_MODULES = {"smart_rag"} | {
+    f"smart_rag.{name}" for name in ("errors", "types", "values", "config", "paths", "answer")
 }
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
 

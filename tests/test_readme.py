@@ -20,17 +20,19 @@ VALUES = re.compile(r"^(index\..*?) +# ('.*'|\d+)$", re.MULTILINE)
 def test_the_first_example_prints_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, output = BLOCKS[0]
-    exec(code, {})
-    assert capsys.readouterr().out == output
+    for _ in range(2):  # as a cell of a notebook
+        exec(code, {})
+        assert capsys.readouterr().out == output
     assert len(output.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("block", "values"), [(1, 3), (2, 1)])
-def test_the_other_examples_are_true(tmp_path, monkeypatch, block, values):
+@pytest.mark.parametrize(("block", "values", "times"), [(1, 3, 2), (2, 1, 1)])
+def test_the_other_examples_are_true(tmp_path, monkeypatch, block, values, times):
     monkeypatch.chdir(tmp_path)
     code, _ = BLOCKS[block]
     assert len(VALUES.findall(code)) == values
-    exec(VALUES.sub(r"assert \1 == \2, \1", code), {})
+    for _ in range(times):
+        exec(VALUES.sub(r"assert \1 == \2, \1", code), {})
 
 
 def test_the_encoder_of_docs_models_is_an_encoder(tmp_path, monkeypatch, capsys):

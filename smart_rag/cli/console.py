@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from smart_rag.errors import InvalidInput
+from smart_rag.paths import absolute
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -37,8 +37,8 @@ def check_report_file(path: str | None) -> None:
     Raises:
         InvalidInput: the folder of the file does not exist.
     """
-    if path not in (None, "-") and not Path(path).absolute().parent.is_dir():
-        raise InvalidInput(f"--json {path}: the folder {Path(path).parent} does not exist")
+    if path not in (None, "-") and not absolute(path).parent.is_dir():
+        raise InvalidInput(f"--json {path}: the folder {absolute(path).parent} does not exist")
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
@@ -48,4 +48,4 @@ def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
         return
     out.print(shown)
     if path:
-        Path(path).write_text(json.dumps(figures, indent=2), encoding="utf-8")
+        absolute(path).write_text(json.dumps(figures, indent=2), encoding="utf-8")

@@ -17,10 +17,11 @@ from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import Adapter, AsJson, Db, Device, KeptDb, LimitQueries, Model, ReportFile
 from smart_rag.cli.write import print_report
 from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
+from smart_rag.paths import absolute
 
 
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", help="A BEIR folder.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", parser=absolute, help="A BEIR folder.")],
     model: Model = None,
     adapter: Adapter = None,
     top_k: Annotated[int, typer.Option(min=1, help="Depth of the rankings.")] = 100,
@@ -50,8 +51,12 @@ def evaluate(
 
 def tune(
     db: Db,
-    queries: Annotated[Path, typer.Option(metavar="FILE", help="Queries, in the format of BEIR's queries.jsonl.")],
-    qrels: Annotated[Path, typer.Option(metavar="FILE", help="Judgements, in the format of BEIR's qrels.tsv.")],
+    queries: Annotated[
+        Path, typer.Option(metavar="FILE", parser=absolute, help="Queries, in the format of BEIR's queries.jsonl.")
+    ],
+    qrels: Annotated[
+        Path, typer.Option(metavar="FILE", parser=absolute, help="Judgements, in the format of BEIR's qrels.tsv.")
+    ],
     limit_queries: LimitQueries = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report only, and do not change the index.")] = False,
     force: Annotated[

@@ -9,10 +9,14 @@ import typer
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import PRESETS
+from smart_rag.paths import absolute
 
-Db = Annotated[Path, typer.Option("--db", metavar="DIR", help="Folder of the index.")]
+Db = Annotated[Path, typer.Option("--db", metavar="DIR", parser=absolute, help="Folder of the index.")]
 KeptDb = Annotated[
-    Path | None, typer.Option("--db", metavar="DIR", help="Keep the index in this folder; by default it is deleted.")
+    Path | None,
+    typer.Option(
+        "--db", metavar="DIR", parser=absolute, help="Keep the index in this folder; by default it is deleted."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -39,11 +43,19 @@ Device = Annotated[
     typer.Option("--device", metavar="D", help="Device of the model, such as cpu or cuda:0; by default a GPU, if any."),
 ]
 QueryImage = Annotated[
-    Path | None, typer.Option("--image", metavar="FILE", help="Search by this image too, if the model takes images.")
+    Path | None,
+    typer.Option(
+        "--image", metavar="FILE", parser=absolute, help="Search by this image too, if the model takes images."
+    ),
 ]
 Adapter = Annotated[
     Path | None,
-    typer.Option("--adapter", metavar="DIR", help="Folder of an adapter from `train adapter`; by default the index's."),
+    typer.Option(
+        "--adapter",
+        metavar="DIR",
+        parser=absolute,
+        help="Folder of an adapter from `train adapter`; by default the index's.",
+    ),
 ]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="Family of the model, if its name does not show it.")

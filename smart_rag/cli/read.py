@@ -24,6 +24,7 @@ from smart_rag.config import (
     FirstStageName,
 )
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
+from smart_rag.paths import absolute
 from smart_rag.types import Content, Hit, Span
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def search(
     ] = "auto",
     explain: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw into this file what matched in the first passage, such as why.png."),
+        typer.Option(
+            metavar="FILE",
+            parser=absolute,
+            help="Draw into this file what matched in the first passage, such as why.png.",
+        ),
     ] = None,
     model: MovedModel = None,
     adapter: Adapter = None,
@@ -144,7 +149,9 @@ def ask(
 
 
 def info(
-    db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Folder of the index.")] = None,
+    db: Annotated[
+        Path | None, typer.Option("--db", metavar="DIR", parser=absolute, help="Folder of the index.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="M", help="Show how this model is used, and why.")
     ] = None,
@@ -231,7 +238,7 @@ def _check_picture(path: Path | None) -> None:
         return
     if path.suffix.lower() not in SUFFIXES:
         raise InvalidInput(f"--explain {path}: expected the name of an image, which ends in {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
+    if not path.parent.is_dir():
         raise InvalidInput(f"--explain {path}: the folder {path.parent} does not exist")
 
 
@@ -241,7 +248,7 @@ def _write_picture(hit: Hit, path: Path) -> None:
         picture.save(path)
     except OSError as error:
         raise InvalidInput(f"--explain {path}: cannot be written ({error.strerror})") from error
-    note(f"what matched in the first passage: {path}")
+    note(f"what matched in the first passage: {display.short_path(str(path))}")
 
 
 def _print_answer_json(reply: Answer) -> None:

@@ -14,6 +14,7 @@ from smart_rag.cli import display
 from smart_rag.cli.console import check_report_file, err, on_terminal, out, show_figures
 from smart_rag.cli.options import Device, LimitQueries, MaxPixels, ProfileName, ReportFile, Trusted
 from smart_rag.config import DEFAULT_MODEL, AdapterObjective, Objective
+from smart_rag.paths import absolute
 from smart_rag.training.settings import (
     DEFAULT_HELD_OUT,
     FULL_LEARNING_RATE,
@@ -43,7 +44,9 @@ def _check_positive(value: float | None) -> float | None:
 Data = Annotated[
     Path,
     typer.Option(
-        metavar="DATA", help="A .jsonl file of pairs, a BEIR folder, or a dataset folder of Hugging Face datasets."
+        metavar="DATA",
+        parser=absolute,
+        help="A .jsonl file of pairs, a BEIR folder, or a dataset folder of Hugging Face datasets.",
     ),
 ]
 TrainedModel = Annotated[
@@ -62,14 +65,15 @@ HeldOut = Annotated[
 Temperature = Annotated[float, typer.Option(callback=_check_positive, help="Divisor of the scores in the loss.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random, except the split.")]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE.png", help="Draw the loss and the held-out nDCG@10 into this file.")
+    Path | None,
+    typer.Option(metavar="FILE.png", parser=absolute, help="Draw the loss and the held-out nDCG@10 into this file."),
 ]
 
 
 @app.command("adapter")
 def train_adapter_command(
     data: Data,
-    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the adapter.")],
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", parser=absolute, help="Folder of the adapter.")],
     model: TrainedModel = DEFAULT_MODEL,
     dimension: Annotated[
         int | None, typer.Option(min=1, help="Width of the token embeddings; by default the model's width.")
@@ -122,7 +126,7 @@ def train_adapter_command(
 @app.command("finetune")
 def finetune_command(
     data: Data,
-    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the model.")],
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", parser=absolute, help="Folder of the model.")],
     model: TrainedModel = DEFAULT_MODEL,
     objective: Annotated[Objective, typer.Option(help="Score to train.")] = FinetuneSettings.objective,
     lora_rank: Annotated[

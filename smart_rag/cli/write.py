@@ -14,12 +14,13 @@ from smart_rag.cli.opening import config_with_codec, open_index
 from smart_rag.cli.options import Adapter, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
 from smart_rag.config import IndexConfig
 from smart_rag.errors import InvalidInput
+from smart_rag.paths import absolute
 from smart_rag.types import AddReport
 from smart_rag.wording import number
 
 
 def index(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=absolute, help="Files and folders.")],
     db: Db,
     model: Model = None,
     adapter: Adapter = None,
@@ -59,7 +60,7 @@ def index(
     if is_new and not count:
         shutil.rmtree(db, ignore_errors=True)
     else:
-        out.print(f"{number(count, 'passage')} in {db}")
+        out.print(f"{number(count, 'passage')} in {display.short_path(str(db))}")
     if report.failed and report == AddReport(failed=report.failed):
         raise SystemExit(1)
 
@@ -80,7 +81,7 @@ def delete(
         raise InvalidInput(f"{', '.join(absent)} in {db}; nothing was removed")
     out.print(f"{number(sum(count for _, count in removed), 'passage')} removed")
     for message in absent:
-        note(f"{message} in {db}")
+        note(f"{message} in {display.short_path(str(db))}")
 
 
 def verify(

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from smart_rag.config import check_count
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.paths import absolute
 
 FORMAT_VERSION = 1
 _WEIGHTS = "adapter.safetensors"
@@ -116,7 +117,7 @@ class Adapter(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter into ``folder``, which is created if it does not exist."""
-        folder = Path(folder)
+        folder = absolute(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: of.detach().float().cpu().contiguous() for name, of in self.state_dict().items()}
         save_file(weights, folder / _WEIGHTS)
@@ -131,7 +132,7 @@ class Adapter(nn.Module):
         Raises:
             EncoderError: the folder holds no adapter, or one that cannot be read.
         """
-        folder = Path(folder)
+        folder = absolute(folder)
         config = _read_config(folder)
         try:
             adapter = cls(**{name: config[name] for name in _CONFIG_KEYS[1:]})

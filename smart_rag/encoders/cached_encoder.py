@@ -15,6 +15,7 @@ import numpy as np
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Codec, Representation, TokenBatch
+from smart_rag.encoders.loading import with_full_paths
 from smart_rag.encoders.protocol import (
     Encoder,
     default_weights_of,
@@ -28,6 +29,7 @@ from smart_rag.encoders.protocol import (
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
+from smart_rag.paths import absolute, model_location
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import Content, Encodable, Key, Task, TokenOrigin
 
@@ -48,7 +50,7 @@ class CachedEncoder:
     Several models and several processes can share one folder. The last queries are kept in memory. Without a folder,
     documents are not kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
     the model and the folder, without weights and embeddings. Before a fork, call `close`: in the child, a folder that
-    the parent has open raises `UseAfterFork`.
+    the parent has open raises `UseAfterFork`. A folder that was deleted is made again.
 
     Args:
         encoder: an encoder, or the name of a model.
@@ -73,11 +75,15 @@ class CachedEncoder:
                 f"{', '.join(options)}: expected only with the name of a model, got a {type(encoder).__name__}; pass "
                 "these to the encoder itself"
             )
-        self._given = encoder
+        # Full paths, since the program may change its working directory before the first use.
+        self._given = model_location(encoder) if isinstance(encoder, str) else encoder
         self._options = options
+        if options.get("adapter") is not None:
+            self._options["adapter"] = absolute(options["adapter"])
+        if options.get("model_options") is not None:
+            self._options["model_options"] = with_full_paths(options["model_options"])
         self._codec = get_codec(codec).name
-        # Absolute, since the program may change its working directory before the first use.
-        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.path = None if path is None else absolute(path)
         self._start()
 
     def _start(self) -> None:
@@ -108,6 +114,9 @@ class CachedEncoder:
     @property
     def _stores(self) -> _Stores | None:
         with self._mutex:
+            opened = self.__dict__.get("_folder")
+            if opened is not None and not opened.is_same():
+                self.close()  # the folder was deleted or replaced; what is there now is opened
             return self._folder
 
     @property
@@ -259,8 +268,12 @@ class _Stores:
             self.tokens = TokenStore(path / "tokens", get_codec(codec_name))
             # A pooled embedding is stored as a text with one token. It is the model's own vector, not normalised.
             self.pooled = TokenStore(path / "vectors", get_codec("float32"))
-        except IndexMismatch as error:
-            raise IndexMismatch(f"{error}, or delete {path}; it is filled again as texts are encoded") from error
+        except (CorruptStore, IndexMismatch) as error:
+            raise type(error)(f"{error}, or delete {path}; it is filled again as texts are encoded") from error
+
+    def is_same(self) -> bool:
+        """Return whether the path still leads to the folder that was opened."""
+        return self.tokens.place.is_same() and self.pooled.place.is_same()
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
         """Return the positions of the keys for which a token or a pooled embedding is not stored."""

@@ -22,6 +22,7 @@ from smart_rag.encoders.compatibility import (
     transformer_config,
 )
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
+from smart_rag.paths import absolute
 
 if TYPE_CHECKING:
     import torch
@@ -173,6 +174,12 @@ def _from_pretrained_options(files: Repository, trust_remote_code: bool) -> dict
         "trust_remote_code": trust_remote_code,
         "local_files_only": files.local,
     }
+
+
+def with_full_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `SentenceTransformer` with the full path of the folder where models are stored."""
+    cache = options.get("cache_folder")
+    return dict(options) if cache is None else {**options, "cache_folder": str(absolute(cache))}
 
 
 def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy, profil
 from smart_rag.encoders.settings import ModelSettings
 from smart_rag.encoders.trainable import TrainableModel
 from smart_rag.files import images
+from smart_rag.paths import absolute, model_location
 from smart_rag.types import Content, Encodable, PdfPage, Task, TokenOrigin
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class SmartEncoder:
         if max_pixels is not None:
             check_count("max_pixels", max_pixels)
         check_model_options(model_options or {})
-        self.model_name = str(model)
+        model_options = loading.with_full_paths(model_options or {})
+        self.model_name = model_location(model)
         self.revision = revision
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels
@@ -136,7 +138,7 @@ class SmartEncoder:
         loaded = loading.load(
             self.model_name, first, dtype, revision, trust_remote_code, attn_implementation, model_options
         )
-        self._model_options = loading.portable_options(model_options or {})
+        self._model_options = loading.portable_options(model_options)
         loaded.model.eval()
         self._settings = ModelSettings.decide(
             loaded,
@@ -160,7 +162,7 @@ class SmartEncoder:
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
         self._description: dict[str, Any] | None = None
         if adapter is not None:
-            self._load_adapter(Path(adapter))
+            self._load_adapter(absolute(adapter))
 
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter
@@ -169,7 +171,7 @@ class SmartEncoder:
         adapter.check_model(self.model_name, self.dimension, weights_digest(self.model))
         self._adapter = adapter.requires_grad_(False)
         self._batches.use_adapter(self._adapter)
-        self._adapter_path = str(folder.expanduser().absolute())
+        self._adapter_path = str(folder)
 
     @classmethod
     def from_description(
@@ -287,10 +289,8 @@ class SmartEncoder:
 
     def _describe(self) -> dict[str, Any]:
         prompts, policies = self._settings.prompts, self._settings.policies
-        # An index may be opened from another working directory, so a folder is named in full.
-        is_folder = Path(self.model_name).is_dir()
         description = {
-            "model": str(Path(self.model_name).absolute()) if is_folder else self.model_name,
+            "model": self.model_name,
             "revision": self.revision,
             "trust_remote_code": self._trust_remote_code,
             "weights": weights_digest(self.model),

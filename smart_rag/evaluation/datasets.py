@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from smart_rag.errors import InvalidInput
+from smart_rag.paths import absolute
 from smart_rag.types import Document, ImageSource, PdfPage
 from smart_rag.wording import number
 
@@ -48,7 +49,7 @@ def load_dataset(
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, or no document has a text or an image.
     """
-    folder = Path(folder)
+    folder = absolute(folder)
     candidates = [folder / "qrels.tsv", folder / "qrels" / "test.tsv"]
     qrels_file = qrels_file or next((path for path in candidates if path.is_file()), candidates[0])
     queries, qrels = load_labels(folder / "queries.jsonl", qrels_file, limit_queries)
@@ -76,7 +77,7 @@ def load_labels(
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, no query is judged, or one is empty.
     """
-    queries_file, qrels_file = Path(queries_file), Path(qrels_file)
+    queries_file, qrels_file = absolute(queries_file), absolute(qrels_file)
     all_qrels = _qrels(qrels_file)
     texts = {str(row["_id"]): row["text"] for row in _jsonl(queries_file)}
     judged = [id for id in texts if id in all_qrels][:limit_queries]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.errors import DocumentError
 from smart_rag.files import images, pdf
+from smart_rag.paths import absolute
 from smart_rag.types import Content, ImageSource, PdfPage
 
 if TYPE_CHECKING:
@@ -58,9 +59,16 @@ def identity(content: Content, file_digest: str | None = None) -> str:
     if content.image is not None:
         parts["image"] = _image_identity(content.image, file_digest)
     if content.video is not None:
-        parts["video"] = file_digest or digest_of_file(Path(content.video))
+        parts["video"] = file_digest or digest_of_file(absolute(content.video))
     # The NUL makes it different from a text that looks the same.
     return "\0" + json.dumps(parts, sort_keys=True)
+
+
+def full_source(source: ImageSource | None) -> Path | PdfPage | Image.Image | None:
+    """Return ``source`` with the full path of its file, for a later use in another working directory."""
+    if isinstance(source, PdfPage):
+        return PdfPage(absolute(source.path), source.page)
+    return absolute(source) if isinstance(source, str | Path) else source
 
 
 def digest_of_file(path: Path) -> str:
@@ -83,5 +91,5 @@ def _image_identity(source: ImageSource, file_digest: str | None) -> list[Any]:
     if isinstance(source, PdfPage):
         return [file_digest or digest_of_file(source.path), source.page]
     if isinstance(source, str | Path):
-        return [file_digest or digest_of_file(Path(source))]
+        return [file_digest or digest_of_file(absolute(source))]
     return [images.digest(source)]

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.readable import check_readable
+from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -64,7 +65,7 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
             return _converted(source.copy(), max_pixels)
     if not isinstance(source, str | Path):
         raise InvalidInput(f"an image must be a path or a PIL image, got {type(source).__name__}")
-    path = Path(source)
+    path = absolute(source)
     check_readable(path)
     with _loading(path), Image.open(path, formats=_PILLOW_FORMATS) as image:
         _check_size(image.size)

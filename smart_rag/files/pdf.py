@@ -22,6 +22,7 @@ from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files.images import fit
 from smart_rag.files.page import Page
 from smart_rag.files.readable import check_readable
+from smart_rag.paths import absolute
 from smart_rag.types import Box, PdfPage, Span
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Pdf:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         try:
             import pypdfium2
         except ImportError as error:
@@ -228,10 +229,10 @@ def text(path: str | Path, number: int) -> str:
 
 
 def _open(path: str | Path) -> Pdf:
-    path = Path(path)
+    path = absolute(path)
     check_readable(path)
     state = path.stat()
-    return _cached(path.absolute(), state.st_mtime_ns, state.st_size)
+    return _cached(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=2)

@@ -22,6 +22,7 @@ from smart_rag.files.page import Page
 from smart_rag.files.pdf import Pdf, read_pdf
 from smart_rag.files.readable import check_readable
 from smart_rag.files.text import read_text
+from smart_rag.paths import absolute
 from smart_rag.types import Document
 from smart_rag.wording import number
 
@@ -70,7 +71,7 @@ def find(
     """
     found: set[Path] = set()
     unusable: set[Path] = set()
-    given = [Path(path).expanduser() for path in paths]
+    given = [absolute(path) for path in paths]
     for path in given:
         if path.is_file():
             found.add(path.resolve())

@@ -17,6 +17,7 @@ from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files.images import MAX_SOURCE_PIXELS, fit
 from smart_rag.files.readable import check_readable
+from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def read_frames(
     check_count("max_frames", max_frames)
     if max_pixels is not None:
         check_count("max_pixels", max_pixels)
-    path = Path(path)
+    path = absolute(path)
     with _opened(path) as (container, stream):
         stamps, tick, duration = _timetable(path, container, stream)
     count = min(max(int(duration * fps + 1e-6), min_frames), max_frames, len(stamps))
@@ -79,7 +80,7 @@ def read_frames(
 
 def middle_frame(path: str | Path, max_pixels: int | None = None) -> Image:
     """Return the frame in the middle of a video; the arguments and errors are those of `read_frames`."""
-    path = Path(path)
+    path = absolute(path)
     with _opened(path) as (container, stream):
         stamps = _timetable(path, container, stream)[0]
     with _opened(path) as (container, stream):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,11 @@ from smart_rag.store.token_store import TokenStore
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
+_TOKENS = "tokens"
+# What to do about missing and damaged token embeddings, in an index with and without an encoder.
+_REPAIR = "encode them again with index.verify(repair=True) or `smart-rag verify --repair`"
+_ADD_AGAIN = "add the documents that index.verify() names again with their vectors"
+
 
 def check_free(path: Path) -> None:
     """Raise `IndexExists` unless a new index can be made at ``path``: no folder, or an empty one."""
@@ -28,12 +35,39 @@ def check_free(path: Path) -> None:
 
 
 def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
-    """Return the stores of a new index in the folder ``path``, which is made if it does not exist."""
+    """Return the stores of a new index in the folder ``path``, which is made if it does not exist.
+
+    If it fails, the folder is again as it was before.
+
+    Raises:
+        IndexExists: another process is making an index there.
+    """
+    is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    pooled = PooledStore.create(path / "chroma", manifest.config, client, manifest.collection)
-    store = _with_sidecars(path, manifest, pooled)
-    manifest.write(path)  # last, so that a folder with a manifest is complete
+    try:
+        (path / _TOKENS).mkdir()  # in one process alone, to which the contents of the folder then belong
+    except FileExistsError:
+        raise IndexExists(f"{path}: another process is making an index there; open it with SmartIndex.open") from None
+    with ExitStack() as undo:
+        undo.callback(clear, path, is_new)
+        pooled = PooledStore.create(path / "chroma", manifest.config, client, manifest.collection)
+        undo.callback(pooled.drop)
+        store = _with_sidecars(path, manifest, pooled)
+        undo.callback(store.close)
+        manifest.write(path)  # last, so that a folder with a manifest is complete
+        undo.pop_all()
     return store
+
+
+def clear(path: Path, with_folder: bool) -> None:
+    """Remove what is in the folder ``path``, and also the folder itself if ``with_folder``."""
+    for child in path.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+    if with_folder:
+        path.rmdir()
 
 
 def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> None:
@@ -58,5 +92,12 @@ def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> Doc
 
 
 def _with_sidecars(path: Path, manifest: Manifest, pooled: PooledStore) -> DocumentStore:
-    tokens = TokenStore(path / "tokens", get_codec(manifest.config.codec))
-    return DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageStore(path / "images"))
+    """Return the stores of an index. If one cannot be opened, the others are closed, also ``pooled``."""
+    with ExitStack() as opened:
+        opened.callback(pooled.close)
+        advice = _ADD_AGAIN if manifest.encoder is None else _REPAIR
+        tokens = TokenStore(path / _TOKENS, get_codec(manifest.config.codec), advice=advice)
+        opened.callback(tokens.close)
+        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageStore(path / "images"))
+        opened.pop_all()
+    return store

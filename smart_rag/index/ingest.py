@@ -22,6 +22,7 @@ from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.reader import Reader, source_of
 from smart_rag.index.index_encoder import IndexEncoder
+from smart_rag.paths import absolute
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import FileStamp, Row, plain_metadata
 from smart_rag.types import AddReport, Document, FailedFile, PdfPage, is_unicode
@@ -103,7 +104,7 @@ class Ingest:
 
     def gone(self, paths: Iterable[str | Path]) -> dict[str, list[str]]:
         """Return the indexed files below ``paths`` that no longer exist, with the ids of their documents."""
-        roots = [root for path in paths if (root := Path(path).expanduser().resolve()).is_dir()]
+        roots = [root for path in paths if (root := absolute(path).resolve()).is_dir()]
         if not roots:
             return {}
 

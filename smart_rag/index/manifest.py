@@ -141,6 +141,21 @@ class Manifest:
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
 
+    def check_settings(self, folder: Path, config: IndexConfig | None, asked: Mapping[str, Any]) -> None:
+        """Raise `IndexMismatch` unless the index in ``folder`` has the settings of ``config`` and ``asked``.
+
+        A value that is None asks for nothing. ``weights`` and ``weighting`` are not compared, because they can change.
+        """
+        if config is not None:
+            asked = {**asked, **asdict(config), "codec": get_codec(config.codec).name}
+        own = {**asdict(self), **asdict(self.config)}
+        for name, value in asked.items():
+            if name not in ("weights", "weighting") and value is not None and value != own[name]:
+                raise IndexMismatch(
+                    f"{folder}: the index was made with {name}={own[name]!r}, but {name}={value!r} is asked for; open "
+                    "it with SmartIndex.open, or choose another folder for an index with this setting"
+                )
+
     def found_again(self, encoder: Encoder) -> Manifest:
         """Return the manifest with new folders: if the folder of a model or adapter is gone, that of ``encoder``."""
         known, now = self.encoder or {}, encoder.describe()

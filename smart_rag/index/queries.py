@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
+from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
+from smart_rag.files.content import full_source
+from smart_rag.paths import absolute
 from smart_rag.types import Content, Document, Hit, is_unicode
+
+Query = str | Content | Representation
 
 
 def checked_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
@@ -34,6 +40,14 @@ def checked_queries(queries: Sequence[str | Content], modalities: Collection[str
             raise InvalidInput(f"{which} holds a lone surrogate; expected Unicode")
         contents.append(content.plain)
     return contents
+
+
+def with_full_paths(query: Query) -> Query:
+    """Return ``query`` with the full paths of its files, for a later use in another working directory."""
+    if not isinstance(query, Content):
+        return query
+    video = None if query.video is None else absolute(query.video)
+    return replace(query, image=full_source(query.image), video=video)
 
 
 def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:

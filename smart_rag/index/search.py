@@ -219,7 +219,7 @@ def diversify(
     found = store.pooled.embeddings([hit.id for hit in hits])
     gone = [hit.id for hit in hits if hit.id not in found]
     if gone:
-        raise InvalidInput(f"the hit {gone[0]!r} is not in the index any more; search again")
+        raise InvalidInput(f"{store.place.folder}: the hit {gone[0]!r} is not in the index any more; search again")
     pooled = np.stack([found[hit.id] for hit in hits])
     relevance = np.asarray([hit.score for hit in hits], dtype=np.float32) / sum(weights)
     chosen = ranking.marginal_relevance(relevance, maxsim.pooled_similarity(pooled, pooled), top_k, mmr_lambda)

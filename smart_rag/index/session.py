@@ -7,11 +7,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import ClassVar
 
 from filelock import FileLock, Timeout
 
 from smart_rag.errors import IndexClosed, IndexLocked, UseAfterFork
+from smart_rag.store.place import Identity, Place
 
 logger = logging.getLogger(__name__)
 
@@ -23,32 +24,41 @@ class Session:
     turns.
 
     Args:
-        path: the folder of the index.
+        place: the folder of the index.
         on_first_write: called once, as soon as the lock is held.
     """
 
-    def __init__(self, path: Path, on_first_write: Callable[[], object]) -> None:
-        self.path = path
+    _writing: ClassVar[set[Identity | None]] = set()  # indexes that this process writes to
+
+    def __init__(self, place: Place, on_first_write: Callable[[], object]) -> None:
+        self.path = place.folder
+        self._place = place
         self._on_first_write = on_first_write
         self._mutex = threading.RLock()
-        self._lock = FileLock(path / "write.lock", timeout=0, thread_local=False)
+        self._lock = FileLock(self.path / "write.lock", timeout=0, thread_local=False)
         self._closed = False
         self._process = os.getpid()
 
     def check_open(self) -> None:
-        """Raise `IndexClosed` if `close` was called, and `UseAfterFork` in a process that was forked since."""
+        """Raise an error unless the index can be used.
+
+        Raises:
+            UseAfterFork: this process was forked after the index was opened.
+            IndexClosed: `close` was called.
+            IndexNotFound: the folder was deleted, moved or replaced.
+        """
         if self._process != os.getpid():
             raise UseAfterFork.of(f"{self.path}: the index")
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
+        self._place.check()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Keep others from writing: other threads while the block runs, other processes until `close`.
 
         Raises:
-            IndexClosed: `close` was called.
-            UseAfterFork: the index was opened before this process was forked.
+            IndexClosed, IndexNotFound, UseAfterFork: as in `check_open`.
             IndexLocked: another process, or another session of this one, holds the lock.
         """
         self.check_open()  # before the mutex: in a forked process, a thread of the parent may have held it
@@ -64,9 +74,13 @@ class Session:
         try:
             self._lock.acquire()
         except Timeout:
-            raise IndexLocked(
-                f"{self.path}: another writer has the index open; close it there, or wait until it is done"
-            ) from None
+            advice = (
+                "it is a SmartIndex of this process: close that one first, or write with it"
+                if self._place.identity in self._writing
+                else "close it there, or wait until it is done"
+            )
+            raise IndexLocked(f"{self.path}: another writer has the index open; {advice}") from None
+        self._writing.add(self._place.identity)
 
     def close(self, release: Callable[[], object]) -> None:
         """End the session: call ``release``, then release the lock. Later calls do nothing.
@@ -79,4 +93,6 @@ class Session:
             if not self._closed:
                 self._closed = True
                 release()
-                self._lock.release()
+                if self._lock.is_locked:
+                    self._writing.discard(self._place.identity)
+                    self._lock.release()

@@ -41,10 +41,11 @@ from smart_rag.index.folder import check_free
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
-from smart_rag.index.queries import as_documents
+from smart_rag.index.queries import as_documents, with_full_paths
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
+from smart_rag.paths import absolute
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import Row
 from smart_rag.store.token_store import content_key
@@ -72,18 +73,21 @@ logger = logging.getLogger(__name__)
 _BATCH = 128
 # The modalities are unknown if the caller brings the vectors.
 _ALL_MODALITIES = ("text", "image", "video")
+_COLLECTION = "smart_rag"
 
 
 class SmartIndex:
     """An index in one folder. The folder can be moved, copied and opened elsewhere.
 
-    >>> with SmartIndex.create("my.index", encoder="minilm") as index:    # doctest: +SKIP
+    >>> with SmartIndex.open_or_create("my.index", "minilm") as index:    # doctest: +SKIP
     ...     index.add_texts(["The cat sat on the mat.", "Dogs bark at night."])
     ...     index.search("Which animal barks?", top_k=1)[0].text
     'Dogs bark at night.'
 
-    Get one from `create`, `open` or `from_embeddings`. Any number of processes may search. One process at a time may
-    write, from its first write until it closes the index. Threads may share an index.
+    Get one from `open_or_create`, `create`, `open` or `from_embeddings`. Any number of processes may search. One
+    process at a time may write, from its first write until it closes the index. Threads may share an index.
+
+    If the folder is deleted, moved or replaced while an index is open, all methods but `close` raise `IndexNotFound`.
 
     A process that was forked after an index was opened cannot use or open any index: `UseAfterFork` is raised. Start
     processes with ``multiprocessing.get_context("spawn")``, or fork before.
@@ -94,7 +98,7 @@ class SmartIndex:
         self.manifest = manifest
         self._store = store
         self._encoder = IndexEncoder(path, manifest, encoder)
-        self._session = Session(path, self._keep_locations)
+        self._session = Session(store.place, self._keep_locations)
 
     # --- create and open --------------------------------------------------------------------
 
@@ -108,7 +112,7 @@ class SmartIndex:
         token_dimension: int | None = None,
         config: IndexConfig | None = None,
         client: ClientAPI | None = None,
-        collection: str = "smart_rag",
+        collection: str = _COLLECTION,
     ) -> SmartIndex:
         """Return a new, empty index in the folder ``path``.
 
@@ -127,7 +131,7 @@ class SmartIndex:
             InvalidInput: a setting cannot be used.
             ModelNotFound: the model cannot be loaded.
         """
-        path = Path(path)
+        path = absolute(path)
         check_free(path)
         get_codec((config or IndexConfig()).codec)  # before a model is loaded and a folder is made
         if isinstance(encoder, str):
@@ -145,7 +149,7 @@ class SmartIndex:
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Return whether the folder ``path`` holds an index."""
-        return (Path(path) / FILE_NAME).is_file()
+        return (absolute(path) / FILE_NAME).is_file()
 
     @classmethod
     def open(
@@ -160,7 +164,7 @@ class SmartIndex:
             IndexNotFound: there is no index in the folder.
             IndexMismatch: the index was made with another model than ``encoder``, or has another format.
         """
-        path = Path(path)
+        path = absolute(path)
         manifest = Manifest.read(path)
         folder.check_client(path, manifest, client)  # before a model is loaded
         if isinstance(encoder, str):
@@ -170,14 +174,60 @@ class SmartIndex:
         return cls(path, manifest, folder.open_stores(path, manifest, client), encoder)
 
     @classmethod
+    def open_or_create(
+        cls,
+        path: str | Path,
+        encoder: Encoder | str | None = None,
+        *,
+        dimension: int | None = None,
+        token_dimension: int | None = None,
+        config: IndexConfig | None = None,
+        client: ClientAPI | None = None,
+        collection: str | None = None,
+    ) -> SmartIndex:
+        """Return the index in the folder ``path``. If there is none, create it. The same call can be made again.
+
+        The arguments are those of `create`. If there is an index, each argument that is given must agree with it. Only
+        ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. Then the index keeps
+        its own. Without ``encoder``, an index keeps its own encoder, and a new one gets the default model, or none if
+        ``dimension`` is given.
+
+        Raises:
+            IndexMismatch: the index was made with another model or with other settings. It is not changed.
+            IndexExists: the folder is not empty and holds no index.
+            InvalidInput, ModelNotFound: as in `create`.
+        """
+        path = absolute(path)
+        if not cls.exists(path):
+            return cls.create(
+                path,
+                DEFAULT_MODEL if encoder is None and dimension is None else encoder,
+                dimension=dimension,
+                token_dimension=token_dimension,
+                config=config,
+                client=client,
+                collection=_COLLECTION if collection is None else collection,
+            )
+        asked = {"dimension": dimension, "token_dimension": token_dimension, "collection": collection}
+        Manifest.read(path).check_settings(path, config, asked)  # before a model is loaded
+        return cls.open(path, encoder, client=client)
+
+    @classmethod
     def from_embeddings(
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
         """Return a new index of ``documents`` with vectors that the caller brings; ``options`` as in `create`."""
         _checked_given(documents, representation)  # first, so that a refusal leaves no folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
+        is_new = not absolute(path).exists()
         index = cls.create(path, None, **widths, **options)
-        index.add_embeddings(documents, representation)
+        try:
+            index.add_embeddings(documents, representation)
+        except BaseException:
+            index._store.pooled.drop()
+            index.close()
+            folder.clear(index.path, is_new)
+            raise
         return index
 
     # --- write ------------------------------------------------------------------------------
@@ -316,7 +366,7 @@ class SmartIndex:
     def delete_source(self, path: str | Path) -> int:
         """Remove every document whose metadata ``source`` is ``path`` and return how many existed."""
         self._session.check_open()
-        sources = list(dict.fromkeys([str(path), str(Path(path).resolve())]))
+        sources = list(dict.fromkeys([str(path), str(absolute(path).resolve())]))
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
     def vacuum(self) -> int:
@@ -662,7 +712,7 @@ class SmartIndex:
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
         """Return ``hits`` of ``search`` with an explainer for ``query``."""
-        explainer = Explainer(query, search, self._encoder, self._session)
+        explainer = Explainer(with_full_paths(query), search, self._encoder, self._session)
         return [with_explainer(hit, explainer) for hit in hits]
 
     def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:

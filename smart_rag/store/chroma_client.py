@@ -6,7 +6,8 @@ because it applies and purges its log. So we keep two files beside Chroma's own:
 - `smart_rag.lock` is locked during each write and while Chroma is opened. So an opening never sees half a write, and
   two processes never write at the same time.
 - `smart_rag.writes` gets one byte longer with each write. Each read compares its length with the known one. If they
-  differ, Chroma is opened again. (Chroma's own files do not show this: opening alone changes them.)
+  differ, Chroma is opened again. (Chroma's own files do not show this: opening alone changes them.) It also is the
+  identity of the folder, see `Place`.
 
 A forked process has none of Chroma's threads. Some of these threads serve all clients of a process (the global pool of
 Rayon). So a new client would also wait for ever in the child, even if the parent has closed its own.
@@ -34,6 +35,7 @@ from smart_rag.errors import (
     StorageFull,
     UseAfterFork,
 )
+from smart_rag.store.place import Place, identity_of
 from smart_rag.wording import one_line
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class FolderClient:
         self._thread_lock = threading.RLock()
         self._process_lock = FileLock(path / "smart_rag.lock", thread_local=False)
         self._writes = path / "smart_rag.writes"
-        self._writes.touch()
+        self._counter = self._writes.open("ab", buffering=0)
+        self._place = Place(path, self._writes, identity_of(self._writes))
         self._known = -1  # number of writes that the open client has seen
         self._client: Any = None
         self._collections: dict[str, Collection] = {}
@@ -107,7 +110,12 @@ class FolderClient:
         cls._check_process(path)
         cls._process = os.getpid()
         with cls._registry:
-            folder = cls._open.get(path) or cls(path)
+            folder = cls._open.get(path)
+            if folder is not None and not folder._place.is_same():
+                # Chroma would find its old client by the path, and use it for the new folder.
+                folder._shut()
+                folder = None
+            folder = folder or cls(path)
             cls._open[path] = folder
             folder._users += 1
             return folder
@@ -119,10 +127,16 @@ class FolderClient:
         with self._registry:
             self._users -= 1
             if self._users == 0:
-                del self._open[self._path]
-                with self._thread_lock, self._alone():
-                    self._closed = True
-                    self._close()
+                if self._open.get(self._path) is self:
+                    del self._open[self._path]
+                self._shut()
+                self._counter.close()
+
+    def _shut(self) -> None:
+        """Close Chroma for good."""
+        with self._thread_lock, self._alone():
+            self._closed = True
+            self._close()
 
     @contextmanager
     def write_lock(self) -> Iterator[ClientAPI]:
@@ -130,9 +144,11 @@ class FolderClient:
 
         Raises:
             IndexClosed: the last user has released the client.
+            IndexNotFound: the folder was deleted, moved or replaced.
             UseAfterFork: this process was forked after Chroma was opened.
         """
         self._check_process(self._path)  # first: a forked process may wait for ever for any lock
+        self._place.check()  # before the lock, which is a file in the folder
         with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL_SECONDS):
             if self._closed:
                 raise IndexClosed(f"{self._path}: the pooled store is closed; open it again")
@@ -159,8 +175,7 @@ class FolderClient:
         """Call a method of the collection ``name`` that writes."""
         with self.write_lock():
             # Bump the counter before writing, so that readers notice a crashed write too.
-            with self._writes.open("ab") as file:
-                file.write(b".")
+            self._counter.write(b".")
             self._known = self._written()
             self._call(name, method, arguments)
 
@@ -190,6 +205,7 @@ class FolderClient:
 
     def _written(self) -> int:
         """Return the number of writes so far, by all processes."""
+        self._place.check()
         return self._writes.stat().st_size
 
     def _close(self) -> None:
@@ -224,9 +240,18 @@ if hasattr(os, "register_at_fork"):
 
 def _persistent(path: Path) -> ClientAPI:
     import chromadb
+    from chromadb.api.shared_system_client import SharedSystemClient
     from chromadb.config import Settings
 
-    return chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
+    systems, name = SharedSystemClient._identifier_to_system, str(path)
+    is_shared = name in systems  # with a client of the caller
+    try:
+        return chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
+    except BaseException:
+        # Chroma keeps a system that failed to start, and would use it for the next client on this path.
+        if not is_shared:
+            systems.pop(name, None)
+        raise
 
 
 @contextmanager

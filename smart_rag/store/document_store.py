@@ -7,12 +7,13 @@ return has its tokens. A crash may leave entries that no row names; `DocumentSto
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from smart_rag.embeddings.representation import Codec, Representation, TokenCodes
-from smart_rag.errors import CorruptStore, MissingTokens
+from smart_rag.errors import MissingTokens
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.inverted_index import InvertedIndex
 from smart_rag.store.pooled_store import PooledStore
@@ -33,6 +34,8 @@ class DocumentStore:
         self.images = images
         self.terms = InvertedIndex(terms)
         self._terms = terms
+        # Identity of the index, see `smart_rag.store.place`.
+        self.place = replace(tokens.place, folder=tokens.path.parent)
 
     @property
     def codec(self) -> Codec:
@@ -66,13 +69,7 @@ class DocumentStore:
             MissingTokens: some keys are not stored.
             CorruptStore: some entries cannot be read back as they were written.
         """
-        try:
-            return self.tokens.gather(keys, ids)
-        except CorruptStore as error:
-            message = f"{error}; encode them again with index.verify(repair=True) or `smart-rag verify --repair`"
-            raise (
-                MissingTokens(message, error.ids) if isinstance(error, MissingTokens) else CorruptStore(message)
-            ) from error
+        return self.tokens.gather(keys, ids)
 
     def retry_unless_writing(self, read: Callable[[], T]) -> T:
         """Return ``read()``. If tokens are missing, lock out writers and read again.

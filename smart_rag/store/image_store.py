@@ -12,6 +12,7 @@ from pathlib import Path
 from smart_rag.files import content as media
 from smart_rag.files import images
 from smart_rag.files.readable import check_readable
+from smart_rag.paths import absolute
 from smart_rag.types import Document, ImageSource, PdfPage
 
 
@@ -19,20 +20,16 @@ class ImageStore:
     """Folder of PNG files. The name of a file is a hash of its image, so equal images share one file."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        self.path = absolute(path)
 
     def with_saved_images(self, document: Document) -> Document:
         """Return ``document`` with absolute paths. An image in memory is saved as a file first."""
-        image, video = document.image, document.video
+        image, video = media.full_source(document.image), document.video
         if image is None and video is None:
             return document
-        if isinstance(image, PdfPage):
-            image = PdfPage(image.path.absolute(), image.page)
-        elif isinstance(image, str | Path):
-            image = Path(image).expanduser().absolute()
-        elif image is not None:
+        if not isinstance(image, Path | PdfPage | None):
             image = self._file(images.digest(image), image)
-        return replace(document, image=image, video=None if video is None else Path(video).expanduser().absolute())
+        return replace(document, image=image, video=None if video is None else absolute(video))
 
     def file_of(self, image: ImageSource, max_pixels: int) -> Path:
         """Return the path of a file with ``image``. A page of a PDF is drawn as a PNG of at most ``max_pixels`` first.
@@ -41,7 +38,7 @@ class ImageStore:
             DocumentError: the file does not exist, or its page cannot be drawn.
         """
         if isinstance(image, str | Path):
-            path = Path(image)
+            path = absolute(image)
             check_readable(path)
             return path
         if isinstance(image, PdfPage):

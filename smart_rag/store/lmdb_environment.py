@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 import lmdb
 
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch, SmartRagError, StorageFull, UseAfterFork
+from smart_rag.store.place import Identity, identity_of
 
+FILE_NAME = "data.mdb"
 # Key of the layout in the unnamed database.
 _LAYOUT = b"layout"
 _FIRST_MAP_BYTES = 1 << 26
@@ -32,8 +34,8 @@ class Environment:
     close the environment of its parent, because that would end the reads of the parent: it raises an error.
     """
 
-    # The keys are device and inode of the file: two paths may lead to one file, and one path to two files in turn.
-    _open: ClassVar[dict[tuple[int, int], Environment]] = {}
+    # Two paths may lead to one file, and one path to two files in turn.
+    _open: ClassVar[dict[Identity | None, Environment]] = {}
     _registry = threading.Lock()
 
     def __init__(self, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int) -> None:
@@ -47,20 +49,20 @@ class Environment:
         self._closed = False
         self._condition = threading.Condition()
         self._writer = threading.RLock()
-        file = path / "data.mdb"
+        file = path / FILE_NAME
         with _lmdb_errors(path):
             size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
             # Readahead is on, LMDB's default. With cold caches, one gather of 100 random documents from 300 MB took
             # 250 ms and ten such gathers 400 ms. Without readahead, they took 350 and 2000 ms.
             self._lmdb: Any = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
             self._page = int(self._lmdb.stat()["psize"])
-        stat = file.stat()
-        self._identity = (stat.st_dev, stat.st_ino)
+        self.identity = identity_of(file)
         try:
-            if self._used() > stat.st_size + _SLACK_PAGES * self._page:
+            found = file.stat().st_size
+            if self._used() > found + _SLACK_PAGES * self._page:
                 # Reading beyond the end of the file would kill the process.
                 raise CorruptStore(
-                    f"{file}: expected {self._used():,} bytes, found {stat.st_size:,}; the file was cut short, copy it "
+                    f"{file}: expected {self._used():,} bytes, found {found:,}; the file was cut short, copy it "
                     "again or index the documents again"
                 )
             self.databases = self._open_databases(layout, databases)
@@ -84,13 +86,13 @@ class Environment:
             UseAfterFork: it was open already when this process was forked.
         """
         with cls._registry:
-            file = path / "data.mdb"
-            stat = file.stat() if file.exists() else None
-            environment = cls._open.get((stat.st_dev, stat.st_ino)) if stat else None
+            identity = identity_of(path / FILE_NAME)
+            environment = None if identity is None else cls._open.get(identity)
             if environment is None:
                 environment = cls(path, layout, databases, map_bytes)
-                cls._open[environment._identity] = environment
+                cls._open[environment.identity] = environment
             environment._check_process()
+            environment._path = path  # it may have been moved since it was opened
             environment._users += 1
             return environment
 
@@ -132,7 +134,7 @@ class Environment:
         with self._registry:
             self._users -= 1
             if self._users == 0:
-                del self._open[self._identity]
+                del self._open[self.identity]
                 with self._writer, self._alone():
                     self._closed = True
                     self._lmdb.close()

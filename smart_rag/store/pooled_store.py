@@ -268,6 +268,12 @@ class PooledStore:
                 stack.enter_context(self._chroma.write_lock())
             yield
 
+    def drop(self) -> None:
+        """Remove the collection from the caller's client. In a folder, the caller removes the folder instead."""
+        if self._folder is None:
+            with chroma_errors(), self._chroma.write_lock() as client:
+                client.delete_collection(self._collection)
+
     def close(self) -> None:
         """Close the files, unless the caller brought the client. A second call does nothing."""
         if not self._closed:

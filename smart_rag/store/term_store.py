@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Offsets, TokenIds
 from smart_rag.errors import CorruptStore, IndexClosed
-from smart_rag.store.lmdb_environment import Environment
+from smart_rag.paths import absolute
+from smart_rag.store.lmdb_environment import FILE_NAME, Environment
+from smart_rag.store.place import Place
 from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"
@@ -59,13 +61,15 @@ class TermStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES)
+        self.place = Place(self.path, self.path / FILE_NAME, self._shared.identity)
 
     @property
     def _environment(self) -> Environment:
         if self._shared is None:
             raise IndexClosed(f"{self.path}: the term store is closed; open it again")
+        self.place.check()
         return self._shared
 
     def put(self, revisions: Sequence[Revision], terms: Sequence[TokenIds | None]) -> None:

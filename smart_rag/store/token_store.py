@@ -24,7 +24,9 @@ from smart_rag.errors import (
     InvalidInput,
     MissingTokens,
 )
-from smart_rag.store.lmdb_environment import Environment
+from smart_rag.paths import absolute
+from smart_rag.store.lmdb_environment import FILE_NAME, Environment
+from smart_rag.store.place import Place
 from smart_rag.store.segments import DATABASES, LAYOUT, SEGMENT_BYTES, Entry, EntryLocations, Segments
 from smart_rag.types import Key
 
@@ -61,22 +63,26 @@ class TokenStore:
         path: folder of the store, made if it is missing.
         codec: how the token embeddings are written.
         segment_bytes: length from which a segment takes no more entries, see `segments`.
+        advice: what to do about missing and damaged entries, for error messages.
 
     >>> store = TokenStore(path, get_codec("float16"))             # doctest: +SKIP
     >>> store.put([key], TokenBatch.from_list([tokens]))           # doctest: +SKIP
     >>> store.gather([key])[0]                                     # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path, codec: Codec, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, codec: Codec, segment_bytes: int = SEGMENT_BYTES, advice: str = "") -> None:
+        self.path = absolute(path)
         self.codec = codec
+        self._advice = f"; {advice}" if advice else ""
         self._shared: Environment | None = Environment.at(self.path, LAYOUT, DATABASES)
+        self.place = Place(self.path, self.path / FILE_NAME, self._shared.identity)
         self._segments = Segments(self._shared.databases, segment_bytes)
 
     @property
     def _environment(self) -> Environment:
         if self._shared is None:
             raise IndexClosed(f"{self.path}: the token store is closed; open it again")
+        self.place.check()
         return self._shared
 
     def put(self, keys: Sequence[Key], tokens: Tokens) -> None:
@@ -145,7 +151,7 @@ class TokenStore:
             target = flat.data
             for i, codes in self._segments.read(transaction, locations):
                 if codes is None:
-                    raise CorruptStore(f"{self.path}: the entry of {names[i]!r} fails its checksum")
+                    raise CorruptStore(f"{self.path}: the entry of {names[i]!r} fails its checksum{self._advice}")
                 target[starts[i] : starts[i + 1]] = codes
         dimensions = set(locations["dimension"].tolist())
         if len(dimensions) > 1:
@@ -163,11 +169,11 @@ class TokenStore:
             absent = [names[i] for i in self._segments.missing(transaction, keys)]
             raise MissingTokens(
                 f"{self.path}: no token embeddings for {len(absent)} of {len(keys)} documents, the first is "
-                f"{absent[0]!r}",
+                f"{absent[0]!r}{self._advice}",
                 absent,
             )
         for i, fault in self._faults(locations):
-            raise CorruptStore(f"{self.path}: the entry of {names[i]!r} {fault}")
+            raise CorruptStore(f"{self.path}: the entry of {names[i]!r} {fault}{self._advice}")
         return locations
 
     def delete(self, keys: Iterable[Key]) -> int:

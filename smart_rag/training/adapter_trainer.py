@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
+from smart_rag.paths import absolute
 from smart_rag.scoring import maxsim
 from smart_rag.training.batches import Batch, check_trainable, make_batch
 from smart_rag.training.contrastive import contrastive_loss, late_scores
@@ -63,7 +64,7 @@ def train_adapter(
         MissingExtra: ir-measures is not installed.
     """
     settings = settings or AdapterSettings()
-    out = Path(out)
+    out = absolute(out)
     _check(encoder, out)
     training, measured, distractors = hold_out(data, held_out)
     check_trainable(training, encoder, settings.batch_size)

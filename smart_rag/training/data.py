@@ -23,6 +23,7 @@ from smart_rag.config import check_count
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.datasets import load_dataset
 from smart_rag.files.images import image_from_bytes
+from smart_rag.paths import absolute
 from smart_rag.types import Document
 
 _EXPECTED = (
@@ -67,7 +68,7 @@ def load_training_data(path: str | Path, limit_queries: int | None = None) -> Tr
         InvalidInput: there is no training data at ``path``, or a line or row cannot be read.
         MissingExtra: ``path`` is a dataset folder and the extra ``train`` is not installed.
     """
-    path = Path(path)
+    path = absolute(path)
     if limit_queries is not None:
         check_count("limit_queries", limit_queries)
     if path.is_file():

@@ -25,6 +25,7 @@ from smart_rag.config import Objective
 from smart_rag.encoders.compatibility import no_loading_bar
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError
+from smart_rag.paths import absolute
 from smart_rag.training import lora
 from smart_rag.training.batches import check_trainable, content_groups
 from smart_rag.training.data import TrainingData, digest
@@ -85,7 +86,7 @@ def finetune(
         MissingExtra: ``lora_rank`` is set and peft is not installed.
     """
     settings = settings or FinetuneSettings()
-    folder = TrainingFolder(Path(out))
+    folder = TrainingFolder(absolute(out))
     checkpoint = folder.check(resume)
     encoder = SmartEncoder(
         model,

@@ -15,6 +15,7 @@ from smart_rag.config import Objective
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.bootstrap import Difference
+from smart_rag.paths import absolute
 from smart_rag.wording import number
 
 NDCG = "ndcg@10"
@@ -116,7 +117,7 @@ class TrainingReport:
             MissingExtra: matplotlib is not installed.
             InvalidInput: the folder does not exist, or matplotlib has no format of this ending.
         """
-        path = Path(path)
+        path = absolute(path)
         check_plot_file(path)
         from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
 
@@ -149,7 +150,8 @@ def check_plot_file(path: Path) -> None:
     from matplotlib.backend_bases import FigureCanvasBase
 
     formats = FigureCanvasBase.get_supported_filetypes()
-    if not path.absolute().parent.is_dir():
+    path = absolute(path)
+    if not path.parent.is_dir():
         raise InvalidInput(f"{path}: the folder {path.parent} does not exist; create it, or choose another folder")
     if path.suffix.lstrip(".").lower() not in formats:
         raise InvalidInput(

@@ -71,7 +71,7 @@ def test_an_unknown_model_is_an_error_with_advice(documents, tmp_path, monkeypat
     code, output, errors = run("index", documents, "--db", "index", "--model", model)
     assert (code, output) == (1, "")
     assert errors.startswith("error: cannot load the model ")
-    assert f"{model!r}" in errors
+    assert f"{model}'" in errors
     assert "pip install 'smart-rag[demo]'" in errors
     assert "Traceback" not in errors
     assert not Path("index").exists()

@@ -93,8 +93,8 @@ def test_a_second_writer_is_refused(tmp_path, folder, minilm):
         index.add([Document("mine", "Written first.")])
         said = error_of("index", folder / "cats.txt", "--db", tmp_path / "index")
         assert said == (
-            f"error: {tmp_path / 'index'}: another writer has the index open; close it there, or wait until it is "
-            "done\n"
+            f"error: {tmp_path / 'index'}: another writer has the index open; it is a SmartIndex of this process: "
+            "close that one first, or write with it\n"
         )
         assert [document.id for document in index.documents()] == ["mine"]
         assert "Written first." in good("search", "first", "--db", tmp_path / "index")  # a reader is welcome
@@ -117,7 +117,7 @@ def test_delete_by_id_and_by_file(tiny_db, tmp_path, monkeypatch):
     said = error_of("delete", "nobody", "--source", "gone.txt", "--db", tiny_db)
     assert said == f"error: no passage 'nobody', no passage of the file gone.txt in {tiny_db}; nothing was removed\n"
     monkeypatch.chdir(tmp_path)
-    absent = f"no passage of the file gone.txt in {tiny_db}\n"
+    absent = f"no passage of the file gone.txt in {tiny_db.name}\n"
     options = ["--source", "notes.txt", "--source", "gone.txt"]
     assert run("delete", "--db", tiny_db, *options) == (0, "2 passages removed\n", absent)
     assert json.loads(good("info", "--db", tiny_db, "--json"))["documents"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -229,6 +230,33 @@ def test_a_folder_of_an_older_layout_says_what_to_do(tmp_path):
     with lmdb.open(str(tmp_path / "tokens")) as environment, environment.begin(write=True) as transaction:
         transaction.put(bytes(16), bytes(28))
     with pytest.raises(IndexMismatch, match=rf"layout 1, .* or delete {tmp_path}; it is filled again"):
+        CachedEncoder(WordEncoder(), tmp_path).encode_document(TEXTS)
+
+
+def test_a_folder_that_was_deleted_is_made_again(tmp_path):
+    """The encoder does not write into deleted files, and not under what is in another folder on the path now."""
+    expected = WordEncoder().encode_document(TEXTS)
+    cached = CachedEncoder(WordEncoder(), tmp_path / "tokens", codec="exact")
+    other = CachedEncoder(WordEncoder(), tmp_path / "other", codec="exact")
+    other.encode_document(TEXTS[:1])
+    other.close()
+    same(cached.encode_document(TEXTS), expected)
+    shutil.rmtree(tmp_path / "tokens")
+    same(cached.encode_document(TEXTS), expected)
+    assert cached.vacuum(TEXTS[:1]) == len(TEXTS) - 1
+    shutil.rmtree(tmp_path / "tokens")
+    (tmp_path / "other").rename(tmp_path / "tokens")
+    same(cached.encode_document(TEXTS), expected)
+    cached.close()
+    reopened = CachedEncoder(WordEncoder(), tmp_path / "tokens", codec="exact")
+    assert reopened.vacuum([]) == len(TEXTS)
+    reopened.close()
+
+
+def test_a_file_that_is_no_database_says_what_to_do(tmp_path):
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "data.mdb").write_bytes(b"no database" * 1000)
+    with pytest.raises(CorruptStore, match=rf"not an LMDB file.*, or delete {tmp_path}; it is filled again"):
         CachedEncoder(WordEncoder(), tmp_path).encode_document(TEXTS)
 
 

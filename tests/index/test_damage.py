@@ -67,6 +67,23 @@ def test_lost_and_damaged_tokens_are_named_and_repaired(index):
     assert index.search("The dog and the carp", 5) == expected
 
 
+def test_lost_tokens_of_an_index_without_an_encoder(tmp_path):
+    """They cannot be encoded again, so the advice is another one."""
+    texts = [Document("a", "one"), Document("b", "two")]
+    vectors = LetterEncoder().encode_document(["one", "two"])
+    with SmartIndex.from_embeddings(tmp_path / "own", texts, vectors) as index:
+        index._store.tokens.vacuum(())
+        with pytest.raises(
+            errors.MissingTokens, match=r"the first is '.'; add the documents that index\.verify"
+        ) as caught:
+            index.search(vectors[0])
+        assert "repair" not in str(caught.value)
+        assert index.verify().missing == ("a", "b")
+        index.add_embeddings(texts, vectors)
+        assert index.verify().sound
+        assert index.search(vectors[0])[0].id == "a"
+
+
 def test_adding_again_heals_what_is_lost(index):
     keys = {row.document.id: row.key for row in index._store.pooled.select()}
     index._store.tokens.delete([keys["cat"]])

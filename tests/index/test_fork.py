@@ -109,6 +109,7 @@ def child():
         opened,
         lambda: SmartIndex.create(folder / "another", VocabularyEncoder()),
     )
+    assert not (folder / "another").exists()
     index.close()
     index._store.close()
     refused(index.count, opened)

@@ -189,7 +189,7 @@ def test_diversify_bad_input(index):
     assert index.diversify([], 2) == []
     assert len(index.diversify(hits, 10)) == 3
     index.delete(["dog"])
-    with pytest.raises(InvalidInput, match="'dog' is not in the index any more"):
+    with pytest.raises(InvalidInput, match=f"{index.path}: the hit 'dog' is not in the index any more"):
         index.diversify(hits, 2)
     index.close()
     with pytest.raises(IndexClosed):

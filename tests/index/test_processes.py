@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,3 +218,18 @@ def test_threads_that_read_while_another_process_writes(path, writer):
         assert_shows(index, texts)
         assert_shows(second, texts)
         assert index.verify().sound
+
+
+def test_a_relative_path_and_another_working_directory(tmp_path, monkeypatch):
+    """The lock of the index stays where the index is, so only one process writes."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with SmartIndex.create("index", WordEncoder()) as index, another_process(tmp_path / "index") as writer:
+        monkeypatch.chdir("elsewhere")
+        writer.run("index.add_texts(['bearings'], ['a'])")
+        with pytest.raises(IndexLocked):
+            index.add_texts(["not now"])
+        writer.run("index.close()")
+        index.add_texts(["boat keys"], ["b"])
+        assert [document.id for document in index.get(["a", "b"])] == ["a", "b"]
+    assert list(Path.cwd().iterdir()) == []

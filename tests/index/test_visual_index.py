@@ -301,3 +301,14 @@ def test_the_command_line_takes_a_profile_and_pictures_alone(tmp_path, encoder, 
     assert code == 1
     assert "other fingerprint" not in errors
     assert "images" in errors
+
+
+def test_a_query_from_another_working_directory(index, folder, monkeypatch):
+    """A hit is explained later than it is found; the file of the query is then opened again."""
+    index.add_files([folder / "photo.png"])
+    monkeypatch.chdir(folder)
+    (hit,) = index.search(Content(image="photo.png"))
+    (again,) = index.rerank(Content(image=PdfPage(Path("report.pdf"), 1)), [hit])
+    monkeypatch.chdir(folder.parent)
+    assert hit.explain().query.image == folder / "photo.png"
+    assert again.explain().query.image == PdfPage(folder / "report.pdf", 1)

@@ -20,7 +20,7 @@ from smart_rag.types import Document, VerifyReport
 def store(tmp_path):
     store = DocumentStore(
         create(tmp_path / "chroma"),
-        TokenStore(tmp_path / "tokens", get_codec("float16")),
+        TokenStore(tmp_path / "tokens", get_codec("float16"), advice="encode it again"),
         TermStore(tmp_path / "terms"),
         ImageStore(tmp_path / "images"),
     )
@@ -129,10 +129,10 @@ def test_missing_and_damaged_entries_are_repaired(store):
         transaction.put(keys[1], bytes(location), db=places)
 
     environment.write(flip)
-    with pytest.raises(MissingTokens, match=r"'a'; encode them again with index.verify\(repair=True\)") as error:
+    with pytest.raises(MissingTokens, match=r"'a'; encode it again") as error:
         store.gather(keys, ["a", "b", "c"])
     assert error.value.ids == ("a",)
-    with pytest.raises(CorruptStore, match=r"'b' fails its checksum; encode them again with index.verify\(rep"):
+    with pytest.raises(CorruptStore, match=r"'b' fails its checksum; encode it again"):
         store.gather(keys[1:], ["b", "c"])
     assert store.verify() == VerifyReport(("a",), ("b",), 0)
     store.repair(rows, vectors(3))

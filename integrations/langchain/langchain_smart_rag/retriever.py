@@ -21,7 +21,7 @@ def _opened(index: Any) -> Any:
 
 
 def _folder(index: SmartIndex) -> str:
-    return str(index.path.resolve())
+    return str(index.path)
 
 
 class SmartRetriever(BaseRetriever):

@@ -22,8 +22,9 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, FirstStageName, check_count, check_weights
+from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, check_count, check_weights
 from smart_rag.errors import InvalidInput
+from smart_rag.paths import absolute, model_location
 from smart_rag.types import Content
 
 # By default MMR chooses from this many hits for each hit that it returns, as in LlamaIndex's Chroma store.
@@ -91,8 +92,8 @@ class SmartVectorStore(BasePydanticVectorStore):
                 "open index: SmartVectorStore(SmartIndex.create(path, encoder))"
             )
         fields: dict[str, Any] = {
-            "path": str(index.path if isinstance(index, SmartIndex) else index),
-            "model_name": model_name,
+            "path": str(index.path if isinstance(index, SmartIndex) else absolute(index)),
+            "model_name": None if model_name is None else model_location(model_name),
             "candidates": check_count("candidates", candidates),
             "first_stage": first_stage,
             "weights": None if weights is None else check_weights(weights),
@@ -120,11 +121,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         """The open index; it is opened or made at first use."""
         with self._mutex:
             if self._index is None:
-                self._index = (
-                    SmartIndex.open(self.path, self.model_name)
-                    if SmartIndex.exists(self.path)
-                    else SmartIndex.create(self.path, self.model_name or DEFAULT_MODEL)
-                )
+                self._index = SmartIndex.open_or_create(self.path, self.model_name)
             return self._index
 
     @property

@@ -118,3 +118,9 @@ def test_a_filter_on_texts_and_numbers_of_numpy(index):
     described = json.loads(json.dumps(retriever.to_dict()))
     assert described["where_document"] == {"$contains": text}
     assert SmartRetriever.from_dict({**described, "index": index}).retrieve("keys") == retriever.retrieve("keys")
+
+
+def test_a_description_holds_the_full_path(index, monkeypatch):
+    monkeypatch.chdir(index.path.parent)
+    with SmartIndex.open("index", WordEncoder()) as opened:
+        assert SmartRetriever(opened).to_dict()["index"] == str(index.path)

@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
 
 import smart_rag
+from smart_rag import SmartIndex
 from smart_rag.errors import IndexClosed, IndexMismatch, InvalidInput
 
 # The metadata of a node without a source, as older versions wrote them.
@@ -422,3 +424,18 @@ def test_after_close_another_store_can_write(tmp_path):
     with SmartVectorStore(tmp_path / "index") as again:
         again.add(nodes_of(["owls"]))
         assert again.index.count() == 6
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    """The index is opened at first use, when the working directory may be another one."""
+    (tmp_path / "elsewhere").mkdir()
+    SmartIndex.create(tmp_path / "index", WordEncoder()).close()
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store, new = SmartVectorStore("index"), SmartVectorStore("new", "model")
+    monkeypatch.chdir("elsewhere")
+    assert store.index.count() == 0
+    store.close()
+    assert (store.to_dict()["index"], store.path) == (str(tmp_path / "index"),) * 2
+    assert new.to_dict()["model_name"] == str(tmp_path / "model")
+    assert SmartVectorStore("~/index").path == str(Path.home() / "index")

@@ -118,3 +118,13 @@ def test_a_filter_on_texts(filled):
     }
     with pytest.raises(InvalidInput, match="the filter on texts has the operator"):
         retriever.invoke("cats", where_document={"$near": "a"})
+
+
+def test_a_description_holds_the_full_path(filled, monkeypatch):
+    """A link stays a link, as in `SmartIndex.path`."""
+    link = filled.path.with_name("link")
+    link.symlink_to(filled.path)
+    monkeypatch.chdir(link.parent)
+    retriever = SmartRetriever(index="link")
+    assert retriever.model_dump()["index"] == str(link)
+    retriever.index.close()

@@ -1,0 +1,25 @@
+"""Paths and model names that a caller gives. They become absolute once, where they enter the library."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from smart_rag.config import DEFAULT_MODEL
+
+
+def absolute(path: str | Path) -> Path:
+    """Return ``path`` in full. It names the same file after the program changes its working directory.
+
+    ``~`` is the home folder. Links are kept. If no user has the name after ``~``, it is the name of a file: Word makes
+    files such as ``~$report.docx``.
+    """
+    return Path(os.path.expanduser(path)).absolute()
+
+
+def model_location(model: str | Path) -> str:
+    """Return the full path of a model's folder. Return the name of a model as it is."""
+    if model == DEFAULT_MODEL:
+        return DEFAULT_MODEL
+    is_folder = isinstance(model, Path) or model.startswith("~") or Path(model).exists()
+    return str(absolute(model) if is_folder else model)

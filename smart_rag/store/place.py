@@ -1,0 +1,48 @@
+"""`Place`: a folder that is open, to notice that its path leads to another folder now.
+
+A notebook may delete the folder of an open index and make a new index there. What is open must then neither read nor
+write the new one. So the identity of a folder is not its path. It is device and inode of a file in it, as long as the
+file is open. (A file system gives the inode of a deleted file to a new one, but not while the deleted file is open.)
+A moved folder keeps its identity. A copy has another one.
+
+The identity of an index is that of ``tokens/data.mdb``, which LMDB keeps open. `DocumentStore.place` has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from smart_rag.errors import IndexNotFound
+
+Identity = tuple[int, int]
+
+
+def identity_of(file: Path) -> Identity | None:
+    """Return device and inode of ``file``, None if there is no such file."""
+    try:
+        stat = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder, and the identity of a ``file`` in it that is open as long as the folder is in use."""
+
+    folder: Path
+    file: Path
+    identity: Identity | None
+
+    def is_same(self) -> bool:
+        """Return whether the path still leads to the folder that was opened."""
+        return identity_of(self.file) == self.identity
+
+    def check(self) -> None:
+        """Raise `IndexNotFound` unless the path still leads to the folder that was opened."""
+        if not self.is_same():
+            raise IndexNotFound(
+                f"{self.folder}: the folder that was opened here has been deleted, moved or replaced by another; close "
+                "this object, and open again what is there now, an index with SmartIndex.open"
+            )
