@@ -38,7 +38,7 @@ from transformers import (
 )
 
 from smart_rag.config import IndexConfig
-from smart_rag.embeddings.representation import TokenCodes
+from smart_rag.embeddings.tokens import TokenCodes
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.types import Content
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import TokenCodes
+from smart_rag.embeddings.tokens import TokenCodes
 from smart_rag.scoring.maxsim import late_interaction
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"

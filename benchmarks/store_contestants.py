@@ -16,7 +16,7 @@ import numpy as np
 
 from smart_rag import TokenBatch
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Codes, FloatArray
+from smart_rag.embeddings.tokens import Codes, FloatArray
 from smart_rag.scoring import maxsim
 from smart_rag.store.token_store import TokenStore
 

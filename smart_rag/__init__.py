@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from smart_rag import errors
 from smart_rag._version import __version__
 from smart_rag.config import IndexConfig
-from smart_rag.embeddings.representation import Representation, TokenBatch
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.types import AddReport, Content, Document, Hit, IndexInfo, Match, PdfPage, VerifyReport
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import Codec, Codes, FloatArray
+from smart_rag.embeddings.tokens import Codec, Codes, FloatArray
 from smart_rag.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from itertools import repeat
 
 import numpy as np
 
-from smart_rag.embeddings.representation import FloatArray, TokenBatch, Tokens
+from smart_rag.embeddings.tokens import FloatArray, TokenBatch, Tokens
 
 
 def pool_tokens(tokens: Tokens, factor: int) -> Tokens:

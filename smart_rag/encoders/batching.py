@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import Codec, TokenIds
+from smart_rag.embeddings.tokens import Codec, TokenIds
 from smart_rag.encoders.models.inputs import Prepared
 from smart_rag.encoders.models.pooled import PooledModel, States
 from smart_rag.encoders.models.positions import Mask, Positions

@@ -14,7 +14,8 @@ import numpy as np
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Codec, Representation, TokenBatch
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import Codec, TokenBatch
 from smart_rag.encoders.loading import with_full_paths
 from smart_rag.encoders.protocol import (
     Encoder,

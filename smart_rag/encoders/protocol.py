@@ -31,7 +31,8 @@ from inspect import Parameter, getattr_static, signature
 from typing import Any, Protocol, runtime_checkable
 
 from smart_rag.config import DEFAULT_WEIGHTS
-from smart_rag.embeddings.representation import Codec, Representation
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import Codec
 from smart_rag.errors import EncoderError
 from smart_rag.types import Encodable, Task, TokenOrigin
 

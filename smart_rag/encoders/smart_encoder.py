@@ -16,7 +16,8 @@ import numpy as np
 
 from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count, check_model_options
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
 from smart_rag.encoders import loading
 from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import AnyModel, module_settings

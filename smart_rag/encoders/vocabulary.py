@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from smart_rag.embeddings.representation import TokenIds
+from smart_rag.embeddings.tokens import TokenIds
 
 
 class Vocabulary:

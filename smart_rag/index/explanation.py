@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import FloatArray
+from smart_rag.embeddings.tokens import FloatArray
 from smart_rag.encoders.protocol import Encoder, token_origins_of
 from smart_rag.errors import InvalidInput
 from smart_rag.files import content as media

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from smart_rag.embeddings.codec import RotatedCodec, get_codec
-from smart_rag.embeddings.representation import FloatArray, Representation, TokenCodes
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import FloatArray, TokenCodes
 from smart_rag.encoders.protocol import Encoder, device_of, encode_for_store
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexMismatch, InvalidInput

@@ -27,7 +27,8 @@ from smart_rag.config import (
     check_weights,
 )
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Representation, TokenBatch
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.encoders.protocol import (
     Encoder,
     token_counter,

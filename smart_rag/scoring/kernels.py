@@ -13,7 +13,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import Codes, Offsets
+from smart_rag.embeddings.tokens import Codes, Offsets
 
 # The lower plane of a query counts less than the upper plane, by this factor.
 _PLANE = 254

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from smart_rag.embeddings.representation import FloatArray, Offsets, Tokens
+from smart_rag.embeddings.tokens import FloatArray, Offsets, Tokens
 from smart_rag.errors import DimensionMismatch
 from smart_rag.scoring.products import product_for
 
@@ -62,7 +62,7 @@ def late_interaction(
     integers if the CPU is fast at that. The query then has 15 bits a dimension, and each similarity is within 1e-4 of
     float arithmetic on the decoded tokens.
 
-    >>> from smart_rag.embeddings.representation import TokenBatch
+    >>> from smart_rag.embeddings.tokens import TokenBatch
     >>> query = TokenBatch.from_list([np.float32([[1, 0], [0, 1]])])
     >>> late_interaction(query, TokenBatch.from_list([np.float32([[0.5, 0.25]]), np.float32([[1, 0], [-1, 0]])]))
     array([[0.375, 0.5  ]], dtype=float32)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from smart_rag.embeddings.codec import RotatedCodec, rotate
-from smart_rag.embeddings.representation import FloatArray, Offsets, TokenCodes, Tokens
+from smart_rag.embeddings.tokens import FloatArray, Offsets, TokenCodes, Tokens
 
 logger = logging.getLogger(__name__)
 

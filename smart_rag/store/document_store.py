@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from smart_rag.embeddings.representation import Codec, Representation, TokenCodes
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import Codec, TokenCodes
 from smart_rag.errors import MissingTokens
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.inverted_index import InvertedIndex

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import Offsets
+from smart_rag.embeddings.tokens import Offsets
 
 GapCodes = NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import Offsets, TokenIds
+from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.scoring.maxsim import inverse_document_frequency
 from smart_rag.store import gap_codes
 from smart_rag.store.gap_codes import GapCodes

@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.representation import Offsets, TokenIds
+from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import FILE_NAME, Environment

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag.embeddings.representation import Codec, Codes, Offsets, TokenCodes, Tokens
 from smart_rag.embeddings.token_pooling import pool_tokens
+from smart_rag.embeddings.tokens import Codec, Codes, Offsets, TokenCodes, Tokens
 from smart_rag.errors import (
     CorruptStore,
     DimensionMismatch,

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Representation, TokenBatch, TokenIds
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import TokenBatch, TokenIds
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.evaluation.metrics import Metrics, Run

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Representation, TokenBatch, TokenCodes
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
 from smart_rag.errors import DimensionMismatch, InvalidInput
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from smart_rag.embeddings.representation import TokenBatch
 from smart_rag.embeddings.token_pooling import pool_tokens
+from smart_rag.embeddings.tokens import TokenBatch
 
 
 def unit_rows(n, dimension, seed=0, dtype=np.float32):

@@ -11,7 +11,7 @@ from helpers import tiny_models
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Document, IndexConfig, Representation, SmartEncoder, SmartIndex
-from smart_rag.embeddings.representation import TokenBatch
+from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.fingerprint import weights_digest
 from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import CachedEncoder, Document, Hit, IndexConfig, SmartIndex, TokenBatch, rerank
-from smart_rag.embeddings.representation import TokenCodes
+from smart_rag.embeddings.tokens import TokenCodes
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput, SmartRagError
 
 TEXTS = ["the cat sat on the mat", "dogs bark at night", "taxes are due in april", "keys hang in the hall"]

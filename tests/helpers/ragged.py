@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from smart_rag.embeddings.representation import TokenBatch
+from smart_rag.embeddings.tokens import TokenBatch
 
 
 def unit_rows(rng, n, dimension, dtype=np.float32):

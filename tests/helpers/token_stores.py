@@ -8,7 +8,7 @@ import struct
 import lmdb
 import numpy as np
 
-from smart_rag.embeddings.representation import TokenBatch
+from smart_rag.embeddings.tokens import TokenBatch
 
 HEADER = struct.Struct("<16sI")
 LOCATION = struct.Struct("<IIIIHHQ")

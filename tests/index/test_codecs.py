@@ -14,7 +14,7 @@ from helpers.word_encoder import LetterEncoder, VocabularyEncoder
 from smart_rag import Document, IndexConfig, Representation, SmartIndex, errors
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import TokenCodes
+from smart_rag.embeddings.tokens import TokenCodes
 
 
 @pytest.fixture(scope="module")

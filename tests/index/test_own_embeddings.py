@@ -9,7 +9,7 @@ import pytest
 from helpers.word_encoder import CountingEncoder, WordEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex, rerank
-from smart_rag.embeddings.representation import TokenCodes
+from smart_rag.embeddings.tokens import TokenCodes
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexMismatch, InvalidInput
 from smart_rag.index.index_encoder import IndexEncoder
 

@@ -9,7 +9,7 @@ from helpers.ragged import batch, dot, loop_late, ragged_pairs, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.embeddings.representation import TokenBatch
+from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import DimensionMismatch
 from smart_rag.scoring import maxsim, products
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from smart_rag.demo import sample_folder, sample_questions
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import TokenBatch, TokenCodes
+from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
 from smart_rag.scoring import maxsim, products, ranking
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -207,7 +207,7 @@ from smart_rag import TokenBatch
 from smart_rag.scoring import maxsim
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.config import check_weights
-from smart_rag.embeddings.representation import TokenCodes
+from smart_rag.embeddings.tokens import TokenCodes
 rng = np.random.default_rng(0)
 tokens = TokenBatch.from_list([rng.standard_normal((4, 32), dtype=np.float32) for _ in range(40)])
 codes = TokenCodes(get_codec("2bit").encode(tokens.embeddings), tokens.offsets, 32, get_codec("2bit"))

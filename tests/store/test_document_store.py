@@ -7,7 +7,8 @@ import pytest
 from helpers.rows import create, row, unit_rows
 
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import Representation, TokenBatch
+from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import CorruptStore, MissingTokens
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore

@@ -18,7 +18,7 @@ from helpers.token_stores import (
 )
 
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import TokenBatch
+from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.store.lmdb_environment import Environment
 from smart_rag.store.segments import DATABASES, LAYOUT, Entry, EntryLocation, Segments
 from smart_rag.store.token_store import StoreStats, TokenStore

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.embeddings.representation import TokenBatch, TokenCodes
 from smart_rag.embeddings.token_pooling import pool_tokens
+from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
 from smart_rag.errors import CorruptStore, DimensionMismatch, IndexClosed, InvalidInput, MissingTokens
 from smart_rag.store.segments import SEGMENT_BYTES
 from smart_rag.store.token_store import StoreStats, TokenStore, content_key

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from smart_rag.embeddings.representation import TokenBatch
+from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.scoring.maxsim import late_interaction
 from smart_rag.training.contrastive import contrastive_loss, late_scores
