@@ -31,9 +31,9 @@ class SmartRerank(BaseNodePostprocessor):
     ... )
 
     The token embeddings of a node are looked up by its text, and by the image of an `ImageNode` if the model takes
-    images. Missing token embeddings are computed, and kept if there is a token store. `SmartEmbedding.backfill` computes
-    those of a whole store. The score of a node comes from
-    `smart_rag.rerank`. Nodes of equal score stay in the retriever's order.
+    images. Missing token embeddings are computed, and kept if there is a token store. `SmartEmbedding.backfill` does
+    that for a whole store. The score of a node comes from `smart_rag.rerank`. Nodes of equal score stay in the
+    retriever's order.
 
     Args:
         embed_model: the application's `SmartEmbedding`; its model and its token store are shared. By default that of
