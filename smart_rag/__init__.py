@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from smart_rag.encoders.smart_encoder import SmartEncoder
     from smart_rag.encoders.vocabulary import Vocabulary
     from smart_rag.index.explanation import Explanation
-    from smart_rag.index.search import rerank
+    from smart_rag.index.search import arerank, rerank
     from smart_rag.index.smart_index import SmartIndex
 
 # Loaded when first asked for: `import smart_rag` loads neither torch nor chromadb.
@@ -34,6 +34,7 @@ _HOMES = {
     "SmartEncoder": "encoders.smart_encoder",
     "SmartIndex": "index.smart_index",
     "Vocabulary": "encoders.vocabulary",
+    "arerank": "index.search",
     "rerank": "index.search",
 }
 
@@ -56,6 +57,7 @@ __all__ = [
     "VerifyReport",
     "Vocabulary",
     "__version__",
+    "arerank",
     "errors",
     "rerank",
 ]

@@ -27,6 +27,7 @@ from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.where import Where
+from smart_rag.threads import in_reader_thread
 from smart_rag.types import Content, Document, Hit, explainer_of, with_explainer
 
 # Number of documents whose tokens are in memory at the same time during an exhaustive scan.
@@ -169,6 +170,23 @@ def rerank(
     takes = modalities_of(encoder)
     vectors = encoder.encode_document([document.content(takes).plain for document in given])
     return rank(query, given, vectors, weights, top_k, scoring_device(device_of(encoder)))
+
+
+async def arerank(
+    query: str | Content | Representation,
+    documents: Iterable[str | Document | Hit],
+    encoder: Encoder,
+    top_k: int | None = None,
+    *,
+    weights: tuple[float, float] | None = None,
+) -> list[Hit]:
+    """Do the same as `rerank`, without blocking the event loop.
+
+    The call runs in one of a few threads, see `smart_rag.threads.in_reader_thread`. If more calls come at once, they
+    wait for their turn. If the caller is cancelled, a call that waits is dropped, and a call that runs goes on to its
+    end.
+    """
+    return await in_reader_thread(rerank, query, documents, encoder, top_k, weights=weights)
 
 
 def rank(

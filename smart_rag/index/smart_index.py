@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -51,6 +53,7 @@ from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import Row
 from smart_rag.store.token_store import content_key
 from smart_rag.store.where import Where
+from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import (
     AddReport,
     Content,
@@ -260,6 +263,33 @@ class SmartIndex:
         total = len(documents) if isinstance(documents, Sequence) else None
         with self._ingest(total, "document", show_progress_bar, on_commit) as ingest:
             return ingest.add(documents)
+
+    async def aadd(
+        self,
+        documents: Iterable[Document],
+        *,
+        show_progress_bar: bool = False,
+        on_commit: OnCommit | None = None,
+    ) -> AddReport:
+        """Do the same as `add`, without blocking the event loop.
+
+        The call runs in a thread that all async writers of this process share, one after the other. ``documents`` is
+        read and ``on_commit`` is called in this thread. If the caller is cancelled, the thread stops after the batch
+        that it is writing. The batches before stay, so the call can be made again.
+        """
+        stop = threading.Event()
+
+        def committed(ids: Sequence[str]) -> None:
+            if on_commit is not None:
+                on_commit(ids)
+            if stop.is_set():
+                raise asyncio.CancelledError
+
+        try:
+            return await in_writer_thread(self.add, documents, show_progress_bar=show_progress_bar, on_commit=committed)
+        except asyncio.CancelledError:
+            stop.set()
+            raise
 
     def add_files(
         self,
@@ -504,6 +534,17 @@ class SmartIndex:
             stopwatch=stopwatch,
         )[0]
 
+    async def asearch(
+        self, query: str | Content | Representation, top_k: int = DEFAULT_TOP_K, **options: Any
+    ) -> list[Hit]:
+        """Do the same as `search`, with the same ``options``, without blocking the event loop.
+
+        The call runs in one of a few threads (`smart_rag.threads.in_reader_thread`). If more calls come at once, they
+        wait for their turn. If the caller is cancelled, a call that waits is dropped, and a search that runs goes on to
+        its end.
+        """
+        return await in_reader_thread(self.search, query, top_k, **options)
+
     def search_many(
         self,
         queries: Sequence[str | Content] | Representation,
@@ -565,6 +606,16 @@ class SmartIndex:
         token_weights = search.token_weights(encoded)
         ranked = rank(encoded, documents, vectors, search.weights, top_k, self._encoder.device, token_weights)
         return self._explainable(ranked, query, search)
+
+    async def arerank(
+        self,
+        query: str | Content | Representation,
+        hits: Sequence[Hit | str],
+        top_k: int | None = None,
+        **options: Any,
+    ) -> list[Hit]:
+        """Do the same as `rerank`, with the same ``options``, without blocking the event loop; see `asearch`."""
+        return await in_reader_thread(self.rerank, query, hits, top_k, **options)
 
     def diversify(
         self,

@@ -21,6 +21,7 @@ from langchain_smart_rag.stored import stored_documents
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import BackfillReport, Content
 
 if TYPE_CHECKING:
@@ -148,6 +149,12 @@ class SmartEmbeddings(BaseModel, Embeddings):
         """Return the pooled embedding of ``text`` as a query."""
         vectors = self.encoder.encode_query([one_line(text)])
         return _as_lists(vectors, self.query_encode_kwargs or self.encode_kwargs)[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        return await in_writer_thread(self.embed_documents, texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        return await in_reader_thread(self.embed_query, text)
 
     def embed_image(self, uris: list[str]) -> list[list[float]]:
         """Return the pooled embeddings of the image files ``uris``; with a token store, their tokens are kept.

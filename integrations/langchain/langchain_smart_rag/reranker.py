@@ -16,6 +16,7 @@ from langchain_smart_rag.documents import one_line, ranked_document, with_score
 from langchain_smart_rag.embeddings import SmartEmbeddings
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import InvalidInput
+from smart_rag.threads import in_reader_thread
 
 
 class SmartReranker(BaseDocumentCompressor):
@@ -76,6 +77,11 @@ class SmartReranker(BaseDocumentCompressor):
         given = [ranked_document(f"{i:0{width}}", document) for i, document in enumerate(documents)]
         hits = smart_rag.rerank(one_line(query), given, self.embeddings.encoder, self.top_n, weights=self.weights)
         return [with_score(documents[int(hit.id)], hit.score) for hit in hits]
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        return await in_reader_thread(self.compress_documents, documents, query, callbacks)
 
     def wrap(self, retriever: RetrieverLike) -> RerankingRetriever:
         """Return a retriever that ranks the documents of ``retriever`` again."""

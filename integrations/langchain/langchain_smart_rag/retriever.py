@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import run_in_executor
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from langchain_smart_rag.documents import query_of, to_langchain, with_score
 from smart_rag import SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
+from smart_rag.threads import in_reader_thread
 
 
 def _opened(index: Any) -> Any:
@@ -81,8 +81,8 @@ class SmartRetriever(BaseRetriever):
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         # LangChain's default does not pass on the options.
-        return await run_in_executor(
-            None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
+        return await in_reader_thread(
+            self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
         )
 
     def __getstate__(self) -> dict[Any, Any]:

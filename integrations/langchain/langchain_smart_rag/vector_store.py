@@ -13,11 +13,13 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+import smart_rag
 from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag, with_text
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, check_weights
 from smart_rag.errors import IndexMismatch, InvalidInput
+from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import Content
 
 Weights = tuple[float, float]
@@ -106,13 +108,7 @@ class SmartVectorStore(VectorStore):
         Raises:
             InvalidInput: an id comes twice, or JSON cannot hold the metadata of a document. Nothing is written then.
         """
-        for document in documents:
-            if not isinstance(document, Document):
-                raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
-        names = [document.id for document in documents] if ids is None else ids
-        return self._write(
-            [document.page_content for document in documents], [document.metadata for document in documents], names
-        )
+        return self._write(_of_documents(documents, ids))
 
     def add_texts(
         self,
@@ -123,10 +119,7 @@ class SmartVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Write ``texts``, replacing those of the same id, and return the ids of those written; see `add_documents`."""
-        if isinstance(texts, str):
-            raise InvalidInput("texts must be a list of str, got one str")
-        contents = list(texts)
-        return self._write(contents, metadatas or [{}] * len(contents), ids or [None] * len(contents))
+        return self._write(_of_texts(texts, metadatas, ids))
 
     def add_images(
         self, uris: list[str], metadatas: list[dict[str, Any]] | None = None, ids: Sequence[str | None] | None = None
@@ -181,12 +174,35 @@ class SmartVectorStore(VectorStore):
         self.index.delete(ids)
         return True
 
-    def _write(
-        self, texts: Sequence[str], metadatas: Sequence[Mapping[str, Any]], ids: Sequence[str | None]
-    ) -> list[str]:
-        documents = with_text(to_smart_rag(texts, metadatas, ids))
+    def _write(self, documents: Sequence[smart_rag.Document]) -> list[str]:
         self.index.add(documents)
         return [document.id for document in documents]
+
+    # The async methods run in smart_rag's threads, see `smart_rag.threads`.
+
+    async def aadd_documents(
+        self, documents: list[Document], ids: Sequence[str | None] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Do the same as `add_documents`. If the caller is cancelled, the batches that were written stay."""
+        return await self._awrite(_of_documents(documents, ids))
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Do the same as `add_texts`. If the caller is cancelled, the batches that were written stay."""
+        return await self._awrite(_of_texts(texts, metadatas, ids))
+
+    async def _awrite(self, documents: Sequence[smart_rag.Document]) -> list[str]:
+        await self.index.aadd(documents)
+        return [document.id for document in documents]
+
+    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        return await in_writer_thread(self.delete, ids, **kwargs)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -239,6 +255,31 @@ class SmartVectorStore(VectorStore):
     ) -> list[Document]:
         """Do the same as `max_marginal_relevance_search`, with the pooled cosine to ``embedding`` as relevance."""
         return self._diverse(_alone(embedding), k, fetch_k, lambda_mult, _POOLED, **kwargs)
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        return await in_reader_thread(self.get_by_ids, ids)
+
+    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        return await in_reader_thread(self.similarity_search, query, k, **kwargs)
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return await in_reader_thread(self.similarity_search_with_score, query, k, **kwargs)
+
+    async def asimilarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
+        return await in_reader_thread(self.similarity_search_by_vector, embedding, k, **kwargs)
+
+    async def amax_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        return await in_reader_thread(self.max_marginal_relevance_search, query, k, fetch_k, lambda_mult, **kwargs)
+
+    async def amax_marginal_relevance_search_by_vector(
+        self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        search = self.max_marginal_relevance_search_by_vector
+        return await in_reader_thread(search, embedding, k, fetch_k, lambda_mult, **kwargs)
 
     def _search(
         self,
@@ -310,6 +351,24 @@ def _open(path: str | Path, embedding: Embeddings | None) -> SmartIndex:
 def _is_plain(index: SmartIndex) -> bool:
     """Return whether ``index`` was made with embeddings that have no token embeddings."""
     return PLAIN in (index.manifest.encoder or {})
+
+
+def _of_documents(documents: Sequence[Document], ids: Sequence[str | None] | None) -> list[smart_rag.Document]:
+    for document in documents:
+        if not isinstance(document, Document):
+            raise InvalidInput(f"expected a Document, got {type(document).__name__}; add_texts takes texts")
+    texts = [document.page_content for document in documents]
+    names = [document.id for document in documents] if ids is None else ids
+    return with_text(to_smart_rag(texts, [document.metadata for document in documents], names))
+
+
+def _of_texts(
+    texts: Iterable[str], metadatas: Sequence[Mapping[str, Any]] | None, ids: Sequence[str | None] | None
+) -> list[smart_rag.Document]:
+    if isinstance(texts, str):
+        raise InvalidInput("texts must be a list of str, got one str")
+    contents = list(texts)
+    return with_text(to_smart_rag(contents, metadatas or [{}] * len(contents), ids or [None] * len(contents)))
 
 
 def _alone(embedding: Sequence[float]) -> Representation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +22,7 @@ from llama_index_smart_rag.stored import stored_nodes, to_rank
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import BackfillReport, Content
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class SmartEmbedding(MultiModalEmbedding):
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Do the same as ``__call__``, outside of the event loop."""
-        texts = await asyncio.to_thread(self._embed_image_nodes, nodes)
+        texts = await in_writer_thread(self._embed_image_nodes, nodes)
         if texts:
             await super().acall(texts, **kwargs)
         return nodes
@@ -268,16 +268,16 @@ class SmartEmbedding(MultiModalEmbedding):
     # By default LlamaIndex runs each of these on the event loop.
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return await in_reader_thread(self._get_query_embedding, query)
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        return await in_writer_thread(self._get_text_embedding, text)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        return await in_writer_thread(self._get_text_embeddings, texts)
 
     async def _aget_image_embedding(self, img_file_path: ImageType) -> list[float]:
-        return await asyncio.to_thread(self._get_image_embedding, img_file_path)
+        return await in_writer_thread(self._get_image_embedding, img_file_path)
 
     async def _aget_image_embeddings(self, img_file_paths: list[ImageType]) -> list[list[float]]:
-        return await asyncio.to_thread(self._get_image_embeddings, img_file_paths)
+        return await in_writer_thread(self._get_image_embeddings, img_file_paths)

@@ -19,6 +19,7 @@ from llama_index_smart_rag.nodes import query_of, ranked_document
 from smart_rag import Document, rerank
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import InvalidInput
+from smart_rag.threads import in_reader_thread
 
 dispatcher = get_dispatcher(__name__)
 
@@ -114,6 +115,11 @@ class SmartRerank(BaseNodePostprocessor):
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
         return reranked
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return await in_reader_thread(self._postprocess_nodes, nodes, query_bundle)
 
     def _document(self, id: str, node: BaseNode) -> Document:
         modalities = self.embed_model.encoder.modalities

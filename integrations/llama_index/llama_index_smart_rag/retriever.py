@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from llama_index.core.vector_stores import MetadataFilters
 from llama_index_smart_rag.nodes import node_of, query_of, where_of
 from smart_rag import SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName, check_count, check_weights
+from smart_rag.threads import in_reader_thread
 
 
 class SmartRetriever(BaseRetriever):
@@ -99,4 +99,4 @@ class SmartRetriever(BaseRetriever):
         return [NodeWithScore(node=node_of(hit, self._index), score=hit.score) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+        return await in_reader_thread(self._retrieve, query_bundle)

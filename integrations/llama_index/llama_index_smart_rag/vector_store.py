@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
-from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
+from smart_rag import CachedEncoder, Document, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, check_count, check_weights
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute, model_location
+from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import Content
 
 # By default MMR chooses from this many hits for each hit that it returns, as in LlamaIndex's Chroma store.
@@ -148,6 +148,12 @@ class SmartVectorStore(BasePydanticVectorStore):
             IndexMismatch: the nodes' embeddings are of another model; nothing is written.
             DocumentError: an image cannot be read.
         """
+        documents = self._documents_of(nodes)
+        self.index.add(documents)
+        return [document.id for document in documents]
+
+    def _documents_of(self, nodes: Sequence[BaseNode]) -> list[Document]:
+        """Return ``nodes`` as documents, after a check of their embeddings."""
         modalities = self.index.modalities
         documents = [document_of(node, modalities) for node in nodes]
         # LlamaIndex embeds the text of an image node, which says nothing about the model.
@@ -158,8 +164,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         ]
         if embedded:
             self.index.check_embeddings([document for document, _ in embedded], [vector for _, vector in embedded])
-        self.index.add(documents)
-        return [document.id for document in documents]
+        return documents
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Remove the nodes of the document ``ref_doc_id``."""
@@ -237,26 +242,28 @@ class SmartVectorStore(BasePydanticVectorStore):
         )
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        return await asyncio.to_thread(self.add, nodes, **kwargs)
+        documents = await in_writer_thread(self._documents_of, nodes)
+        await self.index.aadd(documents)
+        return [document.id for document in documents]
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
-        await asyncio.to_thread(self.delete, ref_doc_id, **delete_kwargs)
+        await in_writer_thread(self.delete, ref_doc_id, **delete_kwargs)
 
     async def adelete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
-        await asyncio.to_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
+        await in_writer_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
 
     async def aclear(self) -> None:
-        await asyncio.to_thread(self.clear)
+        await in_writer_thread(self.clear)
 
     async def aget_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
-        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+        return await in_reader_thread(self.get_nodes, node_ids, filters)
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        return await asyncio.to_thread(self.query, query, **kwargs)
+        return await in_reader_thread(self.query, query, **kwargs)
 
     def close(self) -> None:
         """Close the index, so that other programs can write to it. Later calls raise `smart_rag.errors.IndexClosed`."""
