@@ -229,3 +229,22 @@ child()
 """,
         OMP_NUM_THREADS="2",
     )
+
+
+def test_an_async_rerank_in_a_forked_process(tmp_path):
+    """The threads of the parent are not there, so the child has its own."""
+    code = """
+import asyncio
+from smart_rag import arerank
+from helpers.word_encoder import WordEncoder
+
+async def work():
+    return await asyncio.gather(*(arerank("keys", ["cats", "keys"], WordEncoder(), 1) for _ in range(16)))
+
+def action():
+    assert {hits[0].text for hits in asyncio.run(work())} == {"keys"}
+
+action()
+forked(action)
+"""
+    subprocess.run([sys.executable, "-c", PRELUDE + code, str(tmp_path), TESTS], check=True)

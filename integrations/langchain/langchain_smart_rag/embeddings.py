@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from langchain_smart_rag.arguments import check_names, encoder_arguments
 from langchain_smart_rag.documents import one_line, path_of, ranked_document
-from langchain_smart_rag.stored import stored_documents
+from langchain_smart_rag.stored import stored_documents, stored_vector
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 PLAIN = "langchain_embeddings"
 # Images whose token embeddings are in memory at once.
 _IMAGES = 8
+# The cosine of two vectors of one text by one model; types and devices make small differences.
+_SAME_MODEL = 0.98
+
+logger = logging.getLogger(__name__)
 
 
 class SmartEmbeddings(BaseModel, Embeddings):
@@ -178,7 +183,8 @@ class SmartEmbeddings(BaseModel, Embeddings):
 
         Call it once after the swap. Without it, a document is encoded when a query first finds it. The store is read in
         pages, and nothing is written to it. Documents that the token store has are skipped, so an interrupted call can
-        be made again. Documents without text are left out. A warning counts and names them.
+        be made again. Documents without text are left out. A warning counts and names them. Another warning says that
+        the vectors of a Chroma store are not those of this model, which may be a mistake.
 
         Args:
             store: a ``Chroma`` store, a collection of Chroma, an ``InMemoryVectorStore``, or any documents.
@@ -191,8 +197,28 @@ class SmartEmbeddings(BaseModel, Embeddings):
             InvalidInput: there is no token store, or the documents of ``store`` cannot be listed.
         """
         documents, total = stored_documents(store)
+        self._check_model(store)
         ranked = (ranked_document(document.id or f"position {i}", document) for i, document in enumerate(documents))
         return self.encoder.add(ranked, total=total, show_progress_bar=show_progress_bar)
+
+    def _check_model(self, store: Any) -> None:
+        """Log a warning if another model, or one with other settings, made the vectors of ``store``."""
+        first = stored_vector(store)
+        if first is None or not first[0].page_content.strip():
+            return
+        document, vector = first
+        # Not `embed_documents`, which would write to the token store before the documents are counted.
+        (own,) = self.encoder.encoder.encode_document([one_line(document.page_content)]).pooled
+        norm = float(np.linalg.norm(vector))
+        cosine = float(np.dot(own, vector)) / norm if len(own) == len(vector) and norm else 0.0
+        if cosine < _SAME_MODEL:
+            logger.warning(
+                "%s does not make the vectors of this store: the cosine of its vector of %r and the stored one is "
+                "%.2f; backfill with the embeddings that the reranker has",
+                self.model_name,
+                document.id,
+                cosine,
+            )
 
 
 def _as_lists(vectors: Representation, encode_kwargs: Mapping[str, Any]) -> list[list[float]]:

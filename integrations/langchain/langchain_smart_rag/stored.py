@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 from langchain_core.documents import Document
@@ -23,8 +23,8 @@ def stored_documents(store: Any) -> tuple[Iterator[Document], int | None]:
     """
     if isinstance(store, InMemoryVectorStore):
         return _of_memory(store), len(store.store)
-    get = getattr(store, "get", None)
-    if get is not None and {"limit", "offset", "include"} <= inspect.signature(get).parameters.keys():
+    get = _get_of(store)
+    if get is not None:
         count = getattr(getattr(store, "_collection", store), "count", None)
         return _of_chroma(get), None if count is None else count()
     if isinstance(store, Iterable) and not isinstance(store, VectorStore | str):
@@ -33,6 +33,23 @@ def stored_documents(store: Any) -> tuple[Iterator[Document], int | None]:
         f"the documents of a {type(store).__name__} cannot be listed; expected a Chroma store, a collection of Chroma, "
         "an InMemoryVectorStore, or documents, such as store.get_by_ids(ids)"
     )
+
+
+def stored_vector(store: Any) -> tuple[Document, Sequence[float]] | None:
+    """Return the first document of a Chroma store and its vector, None if there is none, or for another store."""
+    get = None if isinstance(store, InMemoryVectorStore) else _get_of(store)
+    page = {} if get is None else get(limit=1, offset=0, include=["documents", "metadatas", "embeddings"])
+    if not page.get("ids") or page["embeddings"] is None:
+        return None
+    (id,), (text,), (metadata,), (vector,) = (page[key] for key in ("ids", "documents", "metadatas", "embeddings"))
+    return Document(text or "", id=id, metadata=metadata or {}), vector
+
+
+def _get_of(store: Any) -> Callable[..., Any] | None:
+    """Return the method ``get`` of a Chroma store or of a collection of Chroma."""
+    get: Callable[..., Any] | None = getattr(store, "get", None)
+    is_chromas = callable(get) and {"limit", "offset", "include"} <= inspect.signature(get).parameters.keys()
+    return get if is_chromas else None
 
 
 def _of_memory(store: InMemoryVectorStore) -> Iterator[Document]:

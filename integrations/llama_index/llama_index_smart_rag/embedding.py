@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.indices import VectorStoreIndex
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
-from llama_index.core.schema import BaseNode, ImageNode, ImageType
+from llama_index.core.schema import BaseNode, ImageNode, ImageType, MetadataMode
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from llama_index_smart_rag.arguments import arguments_of, check_names, encoder_arguments, every_gpu
 from llama_index_smart_rag.nodes import content_of, image_of
-from llama_index_smart_rag.stored import stored_nodes, to_rank
+from llama_index_smart_rag.stored import stored_nodes, stored_vector, to_rank
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
@@ -32,6 +34,10 @@ dispatcher = get_dispatcher(__name__)
 
 # Images whose token embeddings are in memory at once.
 _IMAGES = 8
+# The cosine of two vectors of one text by one model; types and devices make small differences.
+_SAME_MODEL = 0.98
+
+logger = logging.getLogger(__name__)
 
 
 class SmartEmbedding(MultiModalEmbedding):
@@ -248,7 +254,8 @@ class SmartEmbedding(MultiModalEmbedding):
 
         Call it once after the swap. Without it, a node is encoded when a query first finds it. The store is read in
         pages, and nothing is written to it. Nodes that the token store has are skipped, so an interrupted call can be
-        made again. Nodes without text and image are left out. A warning counts and names them.
+        made again. Nodes without text and image are left out. A warning counts and names them. Another warning says
+        that the vectors of a Chroma store are not those of this model, which may be a mistake.
 
         Args:
             store: a ``VectorStoreIndex``, a ``ChromaVectorStore``, a collection of Chroma, or any nodes.
@@ -261,9 +268,32 @@ class SmartEmbedding(MultiModalEmbedding):
             InvalidInput: there is no token store, or the nodes of ``store`` cannot be listed.
         """
         nodes, total = stored_nodes(store)
+        self._check_model(store)
         modalities = self._encoder.modalities
         ranked = (to_rank(node, modalities) for node in nodes)
         return self._encoder.add(ranked, total=total, show_progress_bar=show_progress_bar)
+
+    def _check_model(self, store: Any) -> None:
+        """Log a warning if another model, or one with other settings, made the vectors of ``store``."""
+        first = stored_vector(store)
+        if first is None or isinstance(first[0], ImageNode):
+            return
+        node, vector = first
+        text = node.get_content(MetadataMode.EMBED)
+        if not text.strip():
+            return
+        # Without the token store, which would be written to before the nodes are counted.
+        (own,) = self._encoder.encoder.encode_document([text]).pooled
+        norm = float(np.linalg.norm(vector))
+        cosine = float(np.dot(own, vector)) / norm if len(own) == len(vector) and norm else 0.0
+        if cosine < _SAME_MODEL:
+            logger.warning(
+                "%s does not make the vectors of this store: the cosine of its vector of %r and the stored one is "
+                "%.2f; backfill with the embedding that the reranker has",
+                self.model_name,
+                node.node_id,
+                cosine,
+            )
 
     # By default LlamaIndex runs each of these on the event loop.
 

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # Nodes of the store that are in memory at once.
 _PAGE = 256
+# The first entry of a collection.
+_FIRST = {"limit": 1, "offset": 0, "include": ["documents", "metadatas", "embeddings"]}
 
 
 def stored_nodes(store: Any) -> tuple[Iterator[BaseNode], int | None]:
@@ -29,11 +31,9 @@ def stored_nodes(store: Any) -> tuple[Iterator[BaseNode], int | None]:
         InvalidInput: LlamaIndex has no way to list the nodes of ``store`` in pages.
     """
     vectors = store.vector_store if isinstance(store, VectorStoreIndex) else store
-    # LlamaIndex's Chroma store has the collection as its client.
-    for collection in (vectors, getattr(vectors, "client", None)):
-        get = getattr(collection, "get", None)
-        if get is not None and {"limit", "offset", "include"} <= inspect.signature(get).parameters.keys():
-            return _of_chroma(get), collection.count()
+    collection = _collection_of(vectors)
+    if collection is not None:
+        return _of_chroma(collection.get), collection.count()
     if isinstance(store, VectorStoreIndex) and store.index_struct.nodes_dict:
         ids = list(dict.fromkeys(store.index_struct.nodes_dict.values()))
         return _of_docstore(store.docstore, ids), len(ids)
@@ -52,6 +52,25 @@ def to_rank(node: BaseNode, modalities: Collection[str]) -> Document:
     except InvalidInput as error:
         logger.info("%s", error)
         return Document(node.node_id)
+
+
+def stored_vector(store: Any) -> tuple[BaseNode, Sequence[float]] | None:
+    """Return the first node of a Chroma store and its vector, None if there is none, or for another store."""
+    collection = _collection_of(store.vector_store if isinstance(store, VectorStoreIndex) else store)
+    page = {} if collection is None else collection.get(**_FIRST)
+    if not page.get("ids") or page["embeddings"] is None:
+        return None
+    (id,), (text,), (metadata,), (vector,) = (page[key] for key in ("ids", "documents", "metadatas", "embeddings"))
+    return _node_of(id, text, metadata or {}), vector
+
+
+def _collection_of(store: Any) -> Any:
+    """Return ``store`` if it is a collection of Chroma, or else the collection that it has as its client."""
+    for collection in (store, getattr(store, "client", None)):
+        get = getattr(collection, "get", None)
+        if callable(get) and {"limit", "offset", "include"} <= inspect.signature(get).parameters.keys():
+            return collection
+    return None
 
 
 def _of_chroma(get: Callable[..., Any]) -> Iterator[BaseNode]:

@@ -8,6 +8,7 @@ import io
 import pytest
 from helpers.word_encoder import CountingEncoder, SeeingEncoder, WordEncoder
 from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.schema import ImageNode, IndexNode, NodeWithScore, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartVectorStore
@@ -45,7 +46,7 @@ def collection_of(folder):
     return chromadb.PersistentClient(path=str(folder)).get_or_create_collection("old")
 
 
-def before(folder, given=None):
+def before(folder, given=None, embed_model=None):
     """Return a Chroma store as an application has it, filled before the swap."""
     from llama_index.vector_stores.chroma import ChromaVectorStore
 
@@ -53,7 +54,7 @@ def before(folder, given=None):
     VectorStoreIndex(
         nodes() if given is None else given,
         storage_context=StorageContext.from_defaults(vector_store=store),
-        embed_model=SmartEmbedding(encoder=WordEncoder()),
+        embed_model=embed_model or SmartEmbedding(encoder=WordEncoder()),
     )
     return store
 
@@ -70,7 +71,7 @@ def test_a_rerank_encodes_no_node_after_it(tmp_path):
     index = VectorStoreIndex.from_vector_store(store, embed_model=embed_model)
     assert embed_model.backfill(index) == BackfillReport(added=604)
     assert embed_model.backfill(index) == BackfillReport(unchanged=604)
-    assert len(encoder.documents) == 604
+    assert len(encoder.documents) == 604 + 2  # in both calls, the first is compared with its stored vector
     encoder.documents.clear()
     found = index.as_retriever(similarity_top_k=604).retrieve("boats")
     assert len(found) == 604
@@ -106,6 +107,17 @@ def test_each_kind_of_store(kind, tmp_path):
     assert encoder.documents == []
 
 
+def test_a_store_of_another_model_is_taken_with_a_warning(tmp_path, caplog):
+    embed_model = SmartEmbedding(encoder=WordEncoder(), token_store=tmp_path / "tokens")
+    embed_model.backfill(before(tmp_path))
+    assert "does not make the vectors" not in caplog.text
+    for size in (24, 8):
+        store = before(tmp_path / str(size), nodes()[:3], MockEmbedding(size))
+        caplog.clear()
+        assert embed_model.backfill(store).left_out == 0
+        assert "words does not make the vectors of this store: the cosine of its vector of 'n0'" in caplog.text
+
+
 def test_the_store_is_read_in_pages(tmp_path):
     collection = before(tmp_path).client
     encoder = CountingEncoder()
@@ -120,8 +132,8 @@ def test_the_store_is_read_in_pages(tmp_path):
             return collection.count()
 
     SmartEmbedding(encoder=encoder, token_store=tmp_path / "tokens").backfill(Watched())
-    assert [call[:2] for call in calls] == [(256, 0), (256, 256), (256, 512), (256, 604)]
-    assert [call[2] for call in calls] == [0, 256, 512, 512]  # a page is encoded before the next one is read
+    assert [call[:2] for call in calls] == [(1, 0), (256, 0), (256, 256), (256, 512), (256, 604)]
+    assert [call[2] for call in calls] == [0, 1, 257, 513, 513]  # a page is encoded before the next one is read
 
 
 def test_entries_of_other_programs_and_without_text(tmp_path, caplog):

@@ -48,7 +48,9 @@ def test_a_rerank_encodes_no_document_after_it(tmp_path):
     store, embeddings = after(tmp_path, encoder)
     assert embeddings.backfill(store) == BackfillReport(added=601)
     assert embeddings.backfill(store) == BackfillReport(unchanged=601)
-    assert sorted(encoder.documents) == sorted(text.replace("\n", " ") for text in TEXTS)
+    # In both calls, the first is compared with its stored vector.
+    first, texts = encoder.documents[0], [text.replace("\n", " ") for text in TEXTS]
+    assert sorted(encoder.documents) == sorted([*texts, first, first])
     encoder.documents.clear()
     retriever = SmartReranker(embeddings, top_n=10).wrap(store.as_retriever(search_kwargs={"k": 601}))
     assert "boats" in retriever.invoke("boats")[0].page_content
@@ -84,6 +86,21 @@ def test_each_kind_of_store(kind, tmp_path):
     assert encoder.documents == []
 
 
+def test_a_store_of_another_model_is_taken_with_a_warning(tmp_path, caplog):
+    from langchain_core.embeddings import DeterministicFakeEmbedding
+
+    store = before(tmp_path)
+    embeddings = SmartEmbeddings(encoder=WordEncoder(), token_store=tmp_path / "tokens")
+    embeddings.backfill(store)
+    assert "does not make the vectors" not in caplog.text
+    for size in (24, 8):
+        other = type(store)("other", DeterministicFakeEmbedding(size=size), persist_directory=str(tmp_path / str(size)))
+        other.add_documents(documents(["cats", "dogs"]))
+        caplog.clear()
+        assert embeddings.backfill(other).left_out == 0
+        assert "words does not make the vectors of this store: the cosine of its vector of 'd" in caplog.text
+
+
 def test_the_store_is_read_in_pages(tmp_path):
     from langchain_chroma import Chroma
 
@@ -98,8 +115,8 @@ def test_the_store_is_read_in_pages(tmp_path):
     encoder = CountingEncoder()
     embeddings = SmartEmbeddings(encoder=encoder, token_store=tmp_path / "tokens")
     embeddings.backfill(Watched("old", embeddings, persist_directory=str(tmp_path)))
-    assert [call[:2] for call in calls] == [(256, 0), (256, 256), (256, 512), (256, 601)]
-    assert [call[2] for call in calls] == [0, 256, 512, 512]  # a page is encoded before the next one is read
+    assert [call[:2] for call in calls] == [(1, 0), (256, 0), (256, 256), (256, 512), (256, 601)]
+    assert [call[2] for call in calls] == [0, 1, 257, 513, 513]  # a page is encoded before the next one is read
 
 
 def test_entries_without_text_are_left_out(tmp_path, caplog):
