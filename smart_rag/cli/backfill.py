@@ -14,7 +14,7 @@ from smart_rag.cli import display
 from smart_rag.cli.console import on_terminal, out
 from smart_rag.cli.options import Device, Trusted
 from smart_rag.errors import InvalidInput, MissingExtra
-from smart_rag.paths import absolute, model_location
+from smart_rag.paths import absolute
 from smart_rag.wording import number
 
 Framework = Literal["langchain", "llama-index"]
@@ -58,7 +58,7 @@ def backfill(
         logging.getLogger("smart_rag.encoders.backfill").setLevel(logging.INFO)
     with existing_collection(chroma, collection) as found:
         try:
-            embeddings = embedding(model_location(model), tokens, **arguments)
+            embeddings = embedding(model, tokens, **arguments)
         except TypeError as error:  # an argument that the class does not have
             raise InvalidInput(f"--options: {error}") from error
         report = embeddings.backfill(found, show_progress_bar=on_terminal())
