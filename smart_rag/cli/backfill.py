@@ -45,7 +45,11 @@ def backfill(
     device: Device = None,
     trust_remote_code: Trusted = False,
 ) -> None:
-    """Encode the documents of a Chroma store before the first query after a swap. The store is not changed."""
+    """Encode the documents of a Chroma store before the first query after a swap.
+
+    The documents and vectors of the store are not changed. Stop the application first: Chroma tidies its own files
+    whenever a program opens them, also for reading.
+    """
     from smart_rag.store.chroma_client import existing_collection
 
     arguments = _arguments(options)

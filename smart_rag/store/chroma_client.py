@@ -256,9 +256,10 @@ def _persistent(path: Path) -> ClientAPI:
 
 @contextmanager
 def existing_collection(folder: Path, name: str | None = None) -> Iterator[Collection]:
-    """Yield the collection ``name`` of another program's Chroma in ``folder``. Nothing is created.
+    """Yield the collection ``name`` of another program's Chroma in ``folder``, to read it. Nothing is created.
 
-    Without ``name``, it is the only collection.
+    Without ``name``, it is the only collection. Chroma itself may write to its files when it is opened, because it
+    applies and purges its log.
 
     Raises:
         InvalidInput: the folder is not one of Chroma's, or it has no such collection, or several and no ``name``.

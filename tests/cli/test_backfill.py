@@ -56,11 +56,11 @@ def arguments(framework, chroma, tokens, *more):
 
 
 def stored(tokens):
-    """The number of entries that a token store in ``tokens`` has."""
+    """The number of documents in the folder ``tokens``; their pooled embeddings are written last."""
     from smart_rag.embeddings.codec import get_codec
     from smart_rag.store.token_store import TokenStore
 
-    store = TokenStore(tokens / "tokens", get_codec("balanced"))
+    store = TokenStore(tokens / "vectors", get_codec("float32"))
     try:
         return len(store)
     finally:
@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     command = [sys.executable, "-m", "smart_rag", *map(str, arguments("langchain", chroma, tokens))]
     process = subprocess.Popen(command)
     try:
-        while not (tokens / "tokens").exists() or not stored(tokens):
+        while not (tokens / "vectors").exists() or not stored(tokens):
             assert process.poll() is None
             time.sleep(0.1)
     finally:
