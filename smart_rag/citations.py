@@ -13,7 +13,7 @@ Blanks do not matter. A number has at most three digits, so ``[1998]`` is a year
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 # A number that no passage has is marked, so that nobody looks for the passage: [9?].
 MARK = "?"
@@ -91,6 +91,14 @@ class Marker:
     def mark(self, pieces: Iterable[str]) -> Iterator[str]:
         """Yield ``pieces`` with marks."""
         for piece in pieces:
+            if shown := self.feed(piece):
+                yield shown
+        if rest := self.rest():
+            yield rest
+
+    async def amark(self, pieces: AsyncIterable[str]) -> AsyncIterator[str]:
+        """Do the same as `mark`, for pieces that come from an event loop."""
+        async for piece in pieces:
             if shown := self.feed(piece):
                 yield shown
         if rest := self.rest():
