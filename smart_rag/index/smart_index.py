@@ -607,14 +607,25 @@ class SmartIndex:
             raise InvalidInput(f"{self.path}: no document {absent[0]!r} in the index ({len(absent)} ids are not)")
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
-    def encode_documents(self, items: Sequence[Encodable]) -> Representation:
+    def encode_documents(self, items: Sequence[Encodable], *, reuse_stored: bool = False) -> Representation:
         """Return the representation of texts or images, and keep it until documents of the same content are added.
 
         Use it if a program needs the embeddings before it adds the documents. Then nothing is encoded twice. Up to
         1 GiB is kept. The tokens may be `TokenCodes`, which the index stores as they are.
+
+        With ``reuse_stored``, the vectors of contents that the index already holds are read from the disk, without
+        vocabulary ids. Nothing is written.
         """
         self._session.check_open()
-        return self._encoder.encode_ahead([Content.of(item) for item in items])
+        contents = [Content.of(item) for item in items]
+        if not reuse_stored:
+            return self._encoder.encode_ahead(contents)
+        keys = [self._encoder.key(content) for content in contents]
+        known = self._store.retry_unless_writing(lambda: self._store.vectors_of_keys(keys))
+        rest = {key: content for key, content in zip(keys, contents, strict=True) if key not in known}
+        if rest:
+            known.update(zip(rest, self._encoder.encode_ahead(list(rest.values())), strict=True))
+        return Representation.concatenate([known[key] for key in keys]) if keys else self._encoder.encode_ahead([])
 
     def check_embeddings(self, documents: Sequence[Document], embeddings: ArrayLike) -> None:
         """Raise unless this index's model can have made ``embeddings`` (n, dimension) from ``documents``.

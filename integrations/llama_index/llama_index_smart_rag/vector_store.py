@@ -314,4 +314,4 @@ class _IndexEncoder:
         return self._index.encode_queries(queries)
 
     def encode_document(self, documents: Sequence[str | Content]) -> Representation:
-        return self._index.encode_documents(documents)
+        return self._index.encode_documents(documents, reuse_stored=True)

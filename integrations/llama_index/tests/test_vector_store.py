@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.llama_index_nodes import WORDS, ids, nodes_of
-from helpers.word_encoder import WordEncoder
+from helpers.word_encoder import CountingEncoder, WordEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
@@ -23,7 +23,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
-from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
+from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartVectorStore
 
 import smart_rag
 from smart_rag import SmartIndex
@@ -399,6 +399,25 @@ def test_a_closed_index_says_so(store):
     ):
         with pytest.raises(IndexClosed):
             use()
+
+
+def test_its_own_nodes_are_reranked_from_the_disk(tmp_path):
+    """A query encodes no node again, and takes no lock on the index."""
+    encoder = CountingEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index, SmartVectorStore(index) as store:
+        VectorStoreIndex(
+            nodes_of(), storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
+        )
+    encoder.documents.clear()
+    with SmartIndex.open(tmp_path / "index", encoder) as index, SmartVectorStore(index) as store:
+        retriever = VectorStoreIndex.from_vector_store(store, store.embed_model).as_retriever(similarity_top_k=9)
+        found = retriever.retrieve(WORDS[0])
+        reranked = SmartRerank(store.embed_model, top_n=9).postprocess_nodes(found, query_str=WORDS[0])
+        assert encoder.documents == []
+        assert [node.node_id for node in reranked] == [node.node_id for node in found]
+        with SmartIndex.open(tmp_path / "index", encoder) as writer:
+            assert writer.delete([found[0].node_id]) == 1
+        assert index.verify().orphans == 0
 
 
 def test_its_embedding_can_be_made_again(tmp_path):
