@@ -143,7 +143,7 @@ class Match:
 
 
 class Explanation(Protocol):
-    """Result of `Hit.explain`. The only implementation is in `smart_rag.index.explanation`."""
+    """Result of `Hit.explain`. The only implementation is in `smart_rag.index.explain.explanation`."""
 
     @property
     def query(self) -> Content:
@@ -185,7 +185,7 @@ class Explanation(Protocol):
 
 
 class Explainer(Protocol):
-    """The state of a search that explains its hits. The only implementation is in `smart_rag.index.explainer`."""
+    """The state of a search that explains its hits. The only implementation is in `smart_rag.index.explain.explainer`."""
 
     def explain(self, hit: Hit) -> Explanation:
         """Return why ``hit`` was found."""

@@ -217,7 +217,7 @@ def _show_hits(index: SmartIndex, hits: Sequence[Hit]) -> None:
 
 def _words(index: SmartIndex, hit: Hit) -> list[Span]:
     """Return the spans of the words in ``hit`` that matched best."""
-    from smart_rag.index.explanation import emphasis
+    from smart_rag.index.explain.explanation import emphasis
     from smart_rag.index.queries import as_documents
 
     (document,) = as_documents([hit])

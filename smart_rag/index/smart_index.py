@@ -37,7 +37,7 @@ from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
 from smart_rag.files import reader as files
 from smart_rag.index import folder
-from smart_rag.index.explainer import Explainer, vectors_of
+from smart_rag.index.explain.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts

@@ -9,7 +9,7 @@ from functools import cached_property
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
-from smart_rag.index.explanation import Explanation, Question
+from smart_rag.index.explain.explanation import Explanation, Question
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.queries import as_documents, checked_queries
 from smart_rag.index.search import Search
