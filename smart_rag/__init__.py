@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CachedEncoder": "encoders.cached_encoder",
     "Encoder": "encoders.protocol",
-    "Explanation": "index.explanation",
+    "Explanation": "index.explain.explanation",
     "SmartEncoder": "encoders.smart_encoder",
     "SmartIndex": "index.smart_index",
     "Vocabulary": "encoders.vocabulary",
