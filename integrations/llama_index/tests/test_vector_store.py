@@ -458,3 +458,15 @@ def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
     assert (store.to_dict()["index"], store.path) == (str(tmp_path / "index"),) * 2
     assert new.to_dict()["model_name"] == str(tmp_path / "model")
     assert SmartVectorStore("~/index").path == str(Path.home() / "index")
+
+
+def test_relevance_is_the_similarity_if_it_is_asked_for(tmp_path):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        store = SmartVectorStore(index, with_relevance=True)
+        store.add(nodes_of())
+        hits = index.search(WORDS[0], 3)
+        result = store.query(VectorStoreQuery(query_str=WORDS[0], similarity_top_k=3))
+        assert result.similarities == [hit.relevance for hit in hits]
+        assert SmartVectorStore.from_dict(store.to_dict()).with_relevance
+        with pytest.raises(InvalidInput, match="image"):
+            store.query(VectorStoreQuery(query_str=WORDS[0], similarity_top_k=3), image_path="a.png")
