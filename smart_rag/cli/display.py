@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,14 @@ def source_line(hit: Hit) -> Text:
     """Return a source of an answer on one line: its number, its score and its file."""
     return Text.assemble(
         (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")
+    )
+
+
+def unknown_citations(numbers: Sequence[int], sources: int) -> str:
+    """Return a warning of citations of sources that the language model did not get."""
+    return (
+        f"the answer cites {', '.join(map(str, numbers))}, but the language model got {number(sources, 'source')}; "
+        f"such citations have a question mark, like [{numbers[0]}?]"
     )
 
 

@@ -275,12 +275,20 @@ def _write_picture(hit: Hit, path: Path) -> None:
 
 def _print_answer_json(reply: Answer) -> None:
     text = "".join(reply) if reply.sources else None
-    sources = [display.hit_json(hit) for hit in reply.sources]
-    print_json({"answer": text, "finish_reason": reply.finish_reason, "sources": sources})
+    cited = {hit.rank for hit in reply.cited}
+    sources = [{**display.hit_json(hit), "cited": hit.rank in cited} for hit in reply.sources]
+    print_json(
+        {
+            "answer": text,
+            "finish_reason": reply.finish_reason,
+            "sources": sources,
+            "unknown_citations": reply.unknown_citations,
+        }
+    )
 
 
 def _print_answer(reply: Answer) -> None:
-    """Print each piece of an answer as it arrives, then its sources."""
+    """Print each piece of an answer as it arrives, then the sources that it cites, then the others."""
     try:
         for piece in reply:
             sys.stdout.write(piece)
@@ -291,6 +299,14 @@ def _print_answer(reply: Answer) -> None:
         note("the endpoint did not say whether the answer is complete", "dim")
     if reply.finish_reason == "length":
         note("the answer was cut off at the limit of the endpoint or of --max-tokens", "dim")
+    if reply.unknown_citations:
+        note(display.unknown_citations(reply.unknown_citations, len(reply.sources)), "yellow")
     out.print()
-    for hit in reply.sources:
+    for hit in reply.cited:
         out.print(display.source_line(hit), soft_wrap=True)
+    cited = {hit.rank for hit in reply.cited}
+    others = [hit for hit in reply.sources if hit.rank not in cited]
+    if others:
+        out.print("found, but not cited:", style="dim")
+    for hit in others:
+        out.print(display.source_line(hit), soft_wrap=True, style="dim")

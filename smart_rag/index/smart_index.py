@@ -18,9 +18,12 @@ from smart_rag.config import (
     DEFAULT_IMAGE_PIXELS,
     DEFAULT_MODEL,
     DEFAULT_TOP_K,
+    Count,
     FirstStageName,
     IndexConfig,
+    Number,
     Weighting,
+    Weights,
     check_choice,
     check_count,
     check_fraction,
@@ -110,7 +113,7 @@ class SmartIndex:
     def create(
         cls,
         path: str | Path,
-        encoder: Encoder | str | None = DEFAULT_MODEL,
+        encoder: Encoder | str | Path | None = DEFAULT_MODEL,
         *,
         dimension: int | None = None,
         token_dimension: int | None = None,
@@ -122,10 +125,11 @@ class SmartIndex:
 
         Args:
             path: a folder that does not exist or is empty.
-            encoder: an encoder, or the name of a model. None if the caller brings the vectors (`add_embeddings`).
+            encoder: an encoder, or the name or the folder of a model. None if the caller brings the vectors
+                (`add_embeddings`).
             dimension: the width of the caller's pooled embeddings.
             token_dimension: the width of the caller's token embeddings; by default ``dimension``.
-            config: the settings of the index.
+            config: the settings of the index, such as ``IndexConfig(codec="compact")``.
             client: a Chroma client that stores the pooled embeddings, such as ``chromadb.HttpClient()``; by default
                 they are stored in the folder.
             collection: the name of the collection in Chroma.
@@ -138,7 +142,7 @@ class SmartIndex:
         path = absolute(path)
         check_free(path)
         get_codec((config or IndexConfig()).codec)  # before a model is loaded and a folder is made
-        if isinstance(encoder, str):
+        if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
         manifest = Manifest.new(
             encoder,
@@ -157,7 +161,7 @@ class SmartIndex:
 
     @classmethod
     def open(
-        cls, path: str | Path, encoder: Encoder | str | None = None, *, client: ClientAPI | None = None
+        cls, path: str | Path, encoder: Encoder | str | Path | None = None, *, client: ClientAPI | None = None
     ) -> SmartIndex:
         """Return the index in the folder ``path``.
 
@@ -171,7 +175,7 @@ class SmartIndex:
         path = absolute(path)
         manifest = Manifest.read(path)
         folder.check_client(path, manifest, client)  # before a model is loaded
-        if isinstance(encoder, str):
+        if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
         if encoder is not None:
             manifest.check_encoder(path, encoder)
@@ -181,7 +185,7 @@ class SmartIndex:
     def open_or_create(
         cls,
         path: str | Path,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | Path | None = None,
         *,
         dimension: int | None = None,
         token_dimension: int | None = None,
@@ -386,7 +390,7 @@ class SmartIndex:
                 self.manifest.write(self.path)
             return self._store.vacuum()
 
-    def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
+    def set_weights(self, weights: Weights, weighting: Weighting | None = None) -> None:
         """Set the score weights (pooled, late) of the index and, if given, its ``weighting``; see `IndexConfig`.
 
         Later searches use these weights. Another process uses them after it opens the index again.
@@ -494,13 +498,13 @@ class SmartIndex:
     def search(
         self,
         query: str | Content | Representation,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: Count = DEFAULT_TOP_K,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         where: Where | None = None,
         where_document: Where | None = None,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         weighting: Weighting | None = None,
         min_relevance: float | None = None,
         stopwatch: Stopwatch | None = None,
@@ -543,13 +547,13 @@ class SmartIndex:
     def search_many(
         self,
         queries: Sequence[str | Content] | Representation,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: Count = DEFAULT_TOP_K,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         where: Where | None = None,
         where_document: Where | None = None,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         weighting: Weighting | None = None,
         min_relevance: float | None = None,
         stopwatch: Stopwatch | None = None,
@@ -581,9 +585,9 @@ class SmartIndex:
         self,
         query: str | Content | Representation,
         hits: Sequence[Hit | str],
-        top_k: int | None = None,
+        top_k: Count | None = None,
         *,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         weighting: Weighting | None = None,
     ) -> list[Hit]:
         """Return ``hits`` scored for ``query``, best first.
@@ -610,10 +614,10 @@ class SmartIndex:
     def diversify(
         self,
         hits: Sequence[Hit],
-        top_k: int = DEFAULT_TOP_K,
+        top_k: Count = DEFAULT_TOP_K,
         *,
-        mmr_lambda: float = 0.5,
-        weights: tuple[float, float] | None = None,
+        mmr_lambda: Number = 0.5,
+        weights: Weights | None = None,
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
@@ -768,7 +772,7 @@ class SmartIndex:
         explainer = Explainer(with_full_paths(query), search, self._encoder, self._session, self._calibration)
         return [with_explainer(hit, explainer) for hit in hits]
 
-    def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:
+    def _search(self, top_k: int, weights: Weights | None, weighting: Weighting | None) -> Search:
         """Return a search with the given weights and weighting, or those of the index."""
         config = self.manifest.config
         weighting = config.weighting if weighting is None else weighting

@@ -41,7 +41,7 @@ def answer_chain(
 ) -> Runnable[str | Mapping[str, str], dict[str, Any]]:
     """Return a chain that takes a question and returns ``question``, ``context``, ``citations`` and ``answer``.
 
-    >>> chain = answer_chain(SmartRetriever(index="my.index"), llm)     # doctest: +SKIP
+    >>> chain = answer_chain(SmartRetriever("my.index"), llm)           # doctest: +SKIP
     >>> chain.invoke("Where are the boat keys?")["citations"][0]        # doctest: +SKIP
     {'number': 1, 'source': 'station.md', 'page': None, 'score': 1.23, 'id': 'b2'}
 
@@ -72,8 +72,8 @@ def answer_chain(
     messages: Runnable[Any, Any] = variables | prompt
 
     def with_images(given: Mapping[str, Any]) -> list[BaseMessage]:
-        content: Any = message_content(given["question"], given["context"], images=images)
-        return [SystemMessage(_SYSTEM + _LOOK), HumanMessage(content=content)]
+        blocks = message_content(given["question"], given["context"], images=images)
+        return [SystemMessage(_SYSTEM + _LOOK), HumanMessage(content_blocks=blocks)]
 
     if images:
         messages = RunnableLambda(with_images)

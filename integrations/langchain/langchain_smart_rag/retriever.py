@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from langchain_smart_rag.documents import query_of, to_langchain, with_score
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
+from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights
 
 
 def _opened(index: Any) -> Any:
@@ -27,7 +27,7 @@ def _folder(index: SmartIndex) -> str:
 class SmartRetriever(BaseRetriever):
     """A retriever over an index that smart_rag made, for example with ``smart-rag index`` on the command line.
 
-    >>> retriever = SmartRetriever(index="my.index", k=5)           # doctest: +SKIP
+    >>> retriever = SmartRetriever("my.index", k=5)                 # doctest: +SKIP
     >>> retriever.invoke("Which animal barks?", k=1)                # doctest: +SKIP
     [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
@@ -49,9 +49,11 @@ class SmartRetriever(BaseRetriever):
         min_relevance: leave out documents of a lower `smart_rag.Hit.relevance`, from 0 to 1.
         with_score: put the score under ``relevance_score`` into the metadata of each document. Citations and other
             parts of LangChain look for it there.
+        options: LangChain's own, such as ``tags``, ``metadata`` and ``name``.
 
     Raises:
         IndexNotFound: the folder holds no index.
+        InvalidInput: ``k``, ``candidates`` or ``weights`` are out of range.
     """
 
     # Unknown arguments raise: a misspelt filter, such as `where=`, would silently search all documents.
@@ -66,6 +68,32 @@ class SmartRetriever(BaseRetriever):
     where_document: dict[str, Any] | None = None
     min_relevance: float | None = None
     with_score: bool = True
+
+    # Without it, type checkers would take the types of the fields for those of the arguments, and refuse a folder.
+    def __init__(
+        self,
+        index: SmartIndex | str | Path,
+        *,
+        k: Count = 4,
+        candidates: Count = DEFAULT_CANDIDATES,
+        first_stage: FirstStageName = "auto",
+        weights: Weights | None = None,
+        filter: dict[str, Any] | None = None,
+        where_document: dict[str, Any] | None = None,
+        with_score: bool = True,
+        **options: Any,
+    ) -> None:
+        fields: dict[str, Any] = {
+            "index": index,
+            "k": check_count("k", k),
+            "candidates": check_count("candidates", candidates),
+            "first_stage": first_stage,
+            "weights": None if weights is None else check_weights(weights),
+            "filter": filter,
+            "where_document": where_document,
+            "with_score": with_score,
+        }
+        super().__init__(**fields, **options)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any

@@ -13,7 +13,15 @@ from llama_index.core.vector_stores import MetadataFilters
 
 from llama_index_smart_rag.nodes import node_of, query_of, where_of
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName, check_count, check_weights
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_TOP_K,
+    Count,
+    FirstStageName,
+    Weights,
+    check_count,
+    check_weights,
+)
 
 
 class SmartRetriever(BaseRetriever):
@@ -44,13 +52,13 @@ class SmartRetriever(BaseRetriever):
     def __init__(
         self,
         index: SmartIndex | str | Path,
-        similarity_top_k: int = DEFAULT_TOP_K,
+        similarity_top_k: Count = DEFAULT_TOP_K,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         filters: MetadataFilters | None = None,
         where_document: dict[str, Any] | None = None,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         min_relevance: float | None = None,
         with_relevance: bool = False,
         callback_manager: CallbackManager | None = None,

