@@ -311,6 +311,23 @@ class AddReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """Result of `CachedEncoder.add`: numbers of documents, and why some were left out.
+
+    Attributes:
+        added: number of documents that were encoded and stored.
+        unchanged: number of documents whose content was stored before, also by this call.
+        left_out: number of documents that cannot be encoded.
+        reasons: the id and the reason of the first ten of these.
+    """
+
+    added: int = 0
+    unchanged: int = 0
+    left_out: int = 0
+    reasons: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class IndexInfo:
     """Contents and size of an index.
 
