@@ -28,7 +28,7 @@ def stored_nodes(store: Any) -> tuple[Iterator[BaseNode], int | None]:
     Raises:
         InvalidInput: LlamaIndex has no way to list the nodes of ``store`` in pages.
     """
-    vectors = store.vector_store if isinstance(store, VectorStoreIndex) else store
+    vectors: Any = store.vector_store if isinstance(store, VectorStoreIndex) else store
     # LlamaIndex's Chroma store has the collection as its client.
     for collection in (vectors, getattr(vectors, "client", None)):
         get = getattr(collection, "get", None)
