@@ -28,9 +28,10 @@ def stored_nodes(store: Any) -> tuple[Iterator[BaseNode], int | None]:
     Raises:
         InvalidInput: LlamaIndex has no way to list the nodes of ``store`` in pages.
     """
-    vectors: Any = store.vector_store if isinstance(store, VectorStoreIndex) else store
+    vectors = store.vector_store if isinstance(store, VectorStoreIndex) else store
     # LlamaIndex's Chroma store has the collection as its client.
-    for collection in (vectors, getattr(vectors, "client", None)):
+    collections: tuple[Any, ...] = (vectors, getattr(vectors, "client", None))
+    for collection in collections:
         get = getattr(collection, "get", None)
         if get is not None and {"limit", "offset", "include"} <= inspect.signature(get).parameters.keys():
             return _of_chroma(get), collection.count()
