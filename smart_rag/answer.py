@@ -201,6 +201,7 @@ def ask(
     top_k: Count = DEFAULT_PASSAGES,
     where: Where | None = None,
     where_document: Where | None = None,
+    min_relevance: float | None = None,
     context_tokens: Count = DEFAULT_CONTEXT_TOKENS,
     images: int = 0,
     image_pixels: Count = DEFAULT_IMAGE_PIXELS,
@@ -221,6 +222,7 @@ def ask(
         llm_model: the name of the language model there.
         top_k: the number of passages, at most.
         where, where_document: filters on metadata and on texts, as in `SmartIndex.search`.
+        min_relevance: leave out passages of a lower relevance, as in `SmartIndex.search`.
         context_tokens: the number of tokens that all passages may have together, counted by the tokenizer of the index.
         images: the number of passages whose images are sent, together with the image of the question. The language
             model must take images; endpoints do not say whether it does. By default only text is sent.
@@ -250,7 +252,7 @@ def ask(
         max_tokens = check_count("max_tokens", max_tokens)
     if isinstance(question, Content) and not question.text.strip():
         raise InvalidInput("the question has no text; expected a text, with or without an image")
-    hits = index.search(question, top_k, where=where, where_document=where_document)
+    hits = index.search(question, top_k, where=where, where_document=where_document, min_relevance=min_relevance)
     count_tokens = token_counter(index.encoder)
     messages, sources = prompt(question, hits, context_tokens, count_tokens, images, image_pixels)
     return Answer(sources, messages, llm_url=llm_url, llm_model=llm_model, max_tokens=max_tokens, timeout=timeout)

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from smart_rag._version import __version__
 from smart_rag.cli import measure, read, train, write
+from smart_rag.cli.backfill import backfill
 from smart_rag.cli.console import err, out
 from smart_rag.errors import SmartRagError
 
@@ -27,7 +28,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             advice = "; finished work is kept, run the same command again to continue"
-            err.print("\ninterrupted" + (advice if ctx.invoked_subcommand == "index" else ""))
+            err.print("\ninterrupted" + (advice if ctx.invoked_subcommand in ("index", "backfill") else ""))
             raise typer.Exit(130) from None
 
 
@@ -47,6 +48,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "info": read.info,
     "delete": write.delete,
     "verify": write.verify,
+    "backfill": backfill,
     "demo": measure.demo,
 }
 for _name, _command in _COMMANDS.items():

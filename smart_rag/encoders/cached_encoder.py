@@ -16,6 +16,7 @@ from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenBatch
+from smart_rag.encoders.backfill import Backfill
 from smart_rag.encoders.loading import with_full_paths
 from smart_rag.encoders.protocol import (
     Encoder,
@@ -32,7 +33,7 @@ from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
 from smart_rag.paths import absolute, model_location
 from smart_rag.store.token_store import TokenStore, content_key
-from smart_rag.types import Content, Encodable, Key, Task, TokenOrigin
+from smart_rag.types import BackfillReport, Content, Document, Encodable, Key, Task, TokenOrigin
 
 # Number of queries in memory. A retriever and then a reranker encode the same query.
 _MAX_QUERIES = 128
@@ -213,13 +214,54 @@ class CachedEncoder:
         new = list({keys[i]: items[i] for i in stores.missing(keys)}.items())
         keys_of_new = iter([key for key, _ in new])
         for part in _parts([item for _, item in new], show_progress_bar):
-            vectors = encode_for_store(self.encoder, part, get_codec(self._codec))
-            stores.put(list(islice(keys_of_new, len(part))), vectors)
+            self._put(list(islice(keys_of_new, len(part))), part)
         # New entries are read back, too: the codec rounds numbers, and a text must always get the same score.
         return stores.gather(keys, [str(item)[:80] for item in items])
 
     def _encode(self, items: Sequence[Encodable], codec: Codec | None) -> Representation:
         return self.encoder.encode_document(items) if codec is None else encode_for_store(self.encoder, items, codec)
+
+    def _put(self, keys: Sequence[Key], items: Sequence[Encodable]) -> None:
+        """Encode ``items``, and write them to the folder under ``keys``."""
+        vectors = encode_for_store(self.encoder, items, get_codec(self._codec))
+        self._opened().put(keys, vectors)
+
+    def add(
+        self,
+        documents: Iterable[Encodable | Document],
+        *,
+        total: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> BackfillReport:
+        """Encode ``documents`` and write them to the folder, so that later calls find them there.
+
+        Use it before the first queries, for documents that another store holds. Documents that are in the folder are
+        skipped, and documents without content are left out and named in a warning. Each batch is written at once, so an
+        interrupted call can be made again. An iterator of any length is read in bounded memory.
+
+        Args:
+            documents: what `encode_document` or `smart_rag.rerank` will get: texts, images or documents. The id of a
+                document is only for messages.
+            total: the number of documents, if ``documents`` has no length.
+            show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
+
+        Raises:
+            InvalidInput: this encoder has no folder, or an item is neither a document nor a content.
+        """
+        self._opened()
+        backfill = Backfill(
+            self.modalities,
+            lambda content: self._keys([content])[0],
+            lambda keys: self._opened().missing(keys),
+            self._put,
+        )
+        return backfill.add(documents, total, show_progress_bar)
+
+    def _opened(self) -> _Stores:
+        stores = self._stores
+        if stores is None:
+            raise InvalidInput("this CachedEncoder keeps no documents; give it a folder: CachedEncoder(encoder, path)")
+        return stores
 
     def vacuum(self, documents: Iterable[Encodable]) -> int:
         """Remove all entries except those of ``documents`` by this model, and return how many were removed."""

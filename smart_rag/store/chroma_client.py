@@ -255,6 +255,31 @@ def _persistent(path: Path) -> ClientAPI:
 
 
 @contextmanager
+def existing_collection(folder: Path, name: str | None = None) -> Iterator[Collection]:
+    """Yield the collection ``name`` of another program's Chroma in ``folder``. Nothing is created.
+
+    Without ``name``, it is the only collection.
+
+    Raises:
+        InvalidInput: the folder is not one of Chroma's, or it has no such collection, or several and no ``name``.
+    """
+    if not (folder / "chroma.sqlite3").is_file():
+        raise InvalidInput(f"{folder}: expected a folder of Chroma, with a file chroma.sqlite3; there is none")
+    with chroma_errors(folder):
+        client = _persistent(folder)
+    try:
+        with chroma_errors(folder):
+            names = sorted(found.name for found in client.list_collections())
+            if name not in names if name is not None else len(names) != 1:
+                wanted = "a single collection" if name is None else f"the collection {name!r}"
+                raise InvalidInput(f"{folder}: expected {wanted}, found {', '.join(names) or 'none'}; name one of them")
+            collection = client.get_collection(name or names[0], embedding_function=None)
+        yield collection
+    finally:
+        client.close()  # type: ignore[attr-defined]
+
+
+@contextmanager
 def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[None]:
     """Turn Chroma's errors into ours.
 

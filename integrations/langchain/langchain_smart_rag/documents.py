@@ -78,6 +78,19 @@ def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.Sma
     return Document(id=found.id, page_content=found.text, metadata=metadata)
 
 
+def one_line(text: str) -> str:
+    """Return ``text`` with blanks for its line breaks, as ``HuggingFaceEmbeddings`` embeds it."""
+    return text.replace("\n", " ")
+
+
+def ranked_document(id: str, document: Document) -> smart_rag.Document:
+    """Return what `SmartReranker` ranks of ``document``: its text, and the image file in its metadata."""
+    image = document.metadata.get(IMAGE_PATH)
+    return smart_rag.Document(
+        id, one_line(document.page_content), image=path_of(image) if isinstance(image, str) else None
+    )
+
+
 def path_of(uri: str | Path) -> Path:
     """Return ``uri``, a path or a ``file:`` URL, as a path."""
     url = urlparse(str(uri))

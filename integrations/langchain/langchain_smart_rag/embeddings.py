@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from langchain_smart_rag.arguments import check_names, encoder_arguments
-from langchain_smart_rag.documents import path_of
+from langchain_smart_rag.documents import one_line, path_of, ranked_document
+from langchain_smart_rag.stored import stored_documents
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.types import Content
+from smart_rag.types import BackfillReport, Content
+
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
 
 # The key in an encoder's description under which `PlainEncoder` puts the class of its embeddings.
 PLAIN = "langchain_embeddings"
@@ -159,10 +165,28 @@ class SmartEmbeddings(BaseModel, Embeddings):
             vectors += _as_lists(self.encoder.encode_document(images[start : start + _IMAGES]), self.encode_kwargs)
         return vectors
 
+    def backfill(
+        self, store: VectorStore | Collection | Iterable[Document], *, show_progress_bar: bool = False
+    ) -> BackfillReport:
+        """Encode the documents that are in ``store``, so that `SmartReranker` finds their token embeddings.
 
-def one_line(text: str) -> str:
-    """Return ``text`` with blanks for its line breaks, as ``HuggingFaceEmbeddings`` embeds it."""
-    return text.replace("\n", " ")
+        Call it once after the swap. Without it, a document is encoded when a query first finds it. The store is read in
+        pages, and nothing is written to it. Documents that the token store has are skipped, so an interrupted call can
+        be made again. Documents without text are left out. A warning counts and names them.
+
+        Args:
+            store: a ``Chroma`` store, a collection of Chroma, an ``InMemoryVectorStore``, or any documents.
+            show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
+
+        Returns:
+            The numbers of documents that were added, were there already (``unchanged``) and were left out.
+
+        Raises:
+            InvalidInput: there is no token store, or the documents of ``store`` cannot be listed.
+        """
+        documents, total = stored_documents(store)
+        ranked = (ranked_document(document.id or f"position {i}", document) for i, document in enumerate(documents))
+        return self.encoder.add(ranked, total=total, show_progress_bar=show_progress_bar)
 
 
 def _as_lists(vectors: Representation, encode_kwargs: Mapping[str, Any]) -> list[list[float]]:

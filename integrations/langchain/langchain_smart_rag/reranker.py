@@ -12,8 +12,8 @@ from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
 
 import smart_rag
-from langchain_smart_rag.documents import IMAGE_PATH, path_of, with_score
-from langchain_smart_rag.embeddings import SmartEmbeddings, one_line
+from langchain_smart_rag.documents import one_line, ranked_document, with_score
+from langchain_smart_rag.embeddings import SmartEmbeddings
 from smart_rag.config import DEFAULT_MODEL, Count, Weights
 from smart_rag.errors import InvalidInput
 
@@ -27,6 +27,7 @@ class SmartReranker(BaseDocumentCompressor):
 
     It returns copies, with the score of `smart_rag.rerank` under ``relevance_score`` in the metadata. With a token
     store, each document is encoded once. If the vector store has the same embeddings, it is encoded when it is added.
+    `SmartEmbeddings.backfill` encodes the documents that were in the vector store before.
 
     Args:
         embeddings: the application's `SmartEmbeddings`; their model and token store are shared. LangChain's
@@ -74,21 +75,13 @@ class SmartReranker(BaseDocumentCompressor):
         """
         # Ids are positions, because the documents' own ids may be missing or come twice.
         width = len(str(len(documents)))
-        given = [
-            smart_rag.Document(f"{i:0{width}}", one_line(document.page_content), image=_image(document))
-            for i, document in enumerate(documents)
-        ]
+        given = [ranked_document(f"{i:0{width}}", document) for i, document in enumerate(documents)]
         hits = smart_rag.rerank(one_line(query), given, self.embeddings.encoder, self.top_n, weights=self.weights)
         return [with_score(documents[int(hit.id)], hit.score) for hit in hits]
 
     def wrap(self, retriever: RetrieverLike) -> RerankingRetriever:
         """Return a retriever that ranks the documents of ``retriever`` again."""
         return RerankingRetriever(base_retriever=retriever, reranker=self)
-
-
-def _image(document: Document) -> Path | None:
-    path = document.metadata.get(IMAGE_PATH)
-    return path_of(path) if isinstance(path, str) else None
 
 
 class RerankingRetriever(BaseRetriever):

@@ -46,6 +46,7 @@ class SmartRetriever(BaseRetriever):
         weights: the weights of the pooled and of the late score; by default the index's.
         filter: the filter on metadata of `SmartIndex.search`; LangChain's name for ``where``.
         where_document: its filter on texts, such as ``{"$contains": "pump"}``.
+        min_relevance: leave out documents of a lower `smart_rag.Hit.relevance`, from 0 to 1.
         with_score: put the score under ``relevance_score`` into the metadata of each document. Citations and other
             parts of LangChain look for it there.
         options: LangChain's own, such as ``tags``, ``metadata`` and ``name``.
@@ -65,6 +66,7 @@ class SmartRetriever(BaseRetriever):
     weights: tuple[float, float] | None = None
     filter: dict[str, Any] | None = None
     where_document: dict[str, Any] | None = None
+    min_relevance: float | None = None
     with_score: bool = True
 
     # Without it, type checkers would take the types of the fields for those of the arguments, and refuse a folder.
@@ -96,7 +98,7 @@ class SmartRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        names = ("k", "candidates", "first_stage", "weights", "filter", "where_document")
+        names = ("k", "candidates", "first_stage", "weights", "filter", "where_document", "min_relevance")
         search = {**{name: getattr(self, name) for name in names}, **options}
         question = query_of(query, search.pop("image", None))
         hits = self.index.search(question, search.pop("k"), where=search.pop("filter"), **search)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
 from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag, with_text
@@ -273,10 +274,26 @@ class SmartVectorStore(VectorStore):
             for hit in self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)
         ]
 
-    def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        most = sum(self.weights or self.index.manifest.weights)
-        # Rounding can take a cosine slightly out of [-1, 1], and LangChain would log a warning.
-        return lambda score: min(1.0, max(0.0, (score + most) / (2 * most)))
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """Return the documents of `similarity_search`, each with its `smart_rag.Hit.relevance`, from 0 to 1.
+
+        LangChain calls it for ``similarity_search_with_relevance_scores``, and for retrievers with the search type
+        ``"similarity_score_threshold"``.
+        """
+        kwargs.pop("score_threshold", None)  # LangChain itself applies it
+        found = []
+        for hit in self._search(query, k, self.weights, **kwargs):
+            if hit.relevance is None:
+                raise InvalidInput("a query with an image has scores, but no relevance; search without a threshold")
+            found.append((to_langchain(hit, self.index), hit.relevance))
+        return found
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return await run_in_executor(None, self._similarity_search_with_relevance_scores, query, k, **kwargs)
 
     # --- closing ----------------------------------------------------------------------------
 

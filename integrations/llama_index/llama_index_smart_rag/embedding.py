@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.embeddings import MultiModalEmbedding
+from llama_index.core.indices import VectorStoreIndex
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.schema import BaseNode, ImageNode, ImageType
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from llama_index_smart_rag.arguments import arguments_of, check_names, encoder_arguments, every_gpu
 from llama_index_smart_rag.nodes import content_of, image_of
+from llama_index_smart_rag.stored import stored_nodes, to_rank
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
-from smart_rag.types import Content
+from smart_rag.types import BackfillReport, Content
+
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
 
 dispatcher = get_dispatcher(__name__)
 
@@ -232,6 +238,33 @@ class SmartEmbedding(MultiModalEmbedding):
         for i, embedding in zip(with_image, embeddings, strict=True):
             nodes[i].embedding = embedding
         return [node for node, content in zip(nodes, contents, strict=True) if content.image is None]
+
+    def backfill(
+        self,
+        store: VectorStoreIndex | BasePydanticVectorStore | Collection | Iterable[BaseNode],
+        *,
+        show_progress_bar: bool = False,
+    ) -> BackfillReport:
+        """Encode the nodes that are in ``store``, so that `SmartRerank` finds their token embeddings.
+
+        Call it once after the swap. Without it, a node is encoded when a query first finds it. The store is read in
+        pages, and nothing is written to it. Nodes that the token store has are skipped, so an interrupted call can be
+        made again. Nodes without text and image are left out. A warning counts and names them.
+
+        Args:
+            store: a ``VectorStoreIndex``, a ``ChromaVectorStore``, a collection of Chroma, or any nodes.
+            show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
+
+        Returns:
+            The numbers of nodes that were added, were there already (``unchanged``) and were left out.
+
+        Raises:
+            InvalidInput: there is no token store, or the nodes of ``store`` cannot be listed.
+        """
+        nodes, total = stored_nodes(store)
+        modalities = self._encoder.modalities
+        ranked = (to_rank(node, modalities) for node in nodes)
+        return self._encoder.add(ranked, total=total, show_progress_bar=show_progress_bar)
 
     # By default LlamaIndex runs each of these on the event loop.
 

@@ -110,6 +110,16 @@ def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
     return Content("" if image is not None and "image" in modalities and not has_text else text, image)
 
 
+def ranked_document(id: str, node: BaseNode, modalities: Collection[str]) -> Document:
+    """Return what `SmartRerank` ranks of ``node``, for a model that takes these ``modalities``.
+
+    Raises:
+        InvalidInput: as `content_of`.
+    """
+    content = content_of(node, modalities)
+    return Document(id, content.text, image=content.image)
+
+
 def image_of(file: str | Path | BytesIO) -> ImageSource:
     """Return an image of LlamaIndex in the form that smart_rag takes.
 

@@ -15,7 +15,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBundle
 
 from llama_index_smart_rag.embedding import SmartEmbedding
-from llama_index_smart_rag.nodes import content_of, query_of
+from llama_index_smart_rag.nodes import query_of, ranked_document
 from smart_rag import Document, rerank
 from smart_rag.config import DEFAULT_MODEL, Count, Weights
 from smart_rag.errors import InvalidInput
@@ -31,8 +31,9 @@ class SmartRerank(BaseNodePostprocessor):
     ... )
 
     The token embeddings of a node are looked up by its text, and by the image of an `ImageNode` if the model takes
-    images. Missing token embeddings are computed, and kept if there is a token store. The score of a node comes from
-    `smart_rag.rerank`. Nodes of equal score stay in the retriever's order.
+    images. Missing token embeddings are computed, and kept if there is a token store. `SmartEmbedding.backfill` does
+    that for a whole store. The score of a node comes from `smart_rag.rerank`. Nodes of equal score stay in the
+    retriever's order.
 
     Args:
         embed_model: the application's `SmartEmbedding`; its model and its token store are shared. By default that of
@@ -116,13 +117,13 @@ class SmartRerank(BaseNodePostprocessor):
 
     def _document(self, id: str, node: BaseNode) -> Document:
         modalities = self.embed_model.encoder.modalities
-        content = content_of(node, modalities)
-        if isinstance(node, ImageNode) and not content.text.strip() and "image" not in modalities:
+        document = ranked_document(id, node, modalities)
+        if isinstance(node, ImageNode) and not document.text.strip() and "image" not in modalities:
             raise InvalidInput(
                 f"image node {node.node_id!r} has no text, and {self.embed_model.model_name} takes texts only; give "
                 "the node a text, or use a model that takes images"
             )
-        return Document(id, content.text, image=content.image)
+        return document
 
     def _with_score(self, node: NodeWithScore, score: float) -> NodeWithScore:
         """Return a copy of ``node`` with another score; the caller's node stays as it is."""

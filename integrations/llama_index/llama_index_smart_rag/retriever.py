@@ -41,6 +41,8 @@ class SmartRetriever(BaseRetriever):
         filters: LlamaIndex's filters on metadata; LlamaIndex's name for ``where``.
         where_document: a filter on texts, such as ``{"$contains": "pump"}``; see `SmartIndex.search`.
         weights: the weights of the pooled and of the late score; by default the index's.
+        min_relevance: leave out nodes of a lower `smart_rag.Hit.relevance`, from 0 to 1.
+        with_relevance: give the relevance as the score of a node, for a ``SimilarityPostprocessor``.
         options: passed to LlamaIndex's ``BaseRetriever``.
 
     Raises:
@@ -57,6 +59,8 @@ class SmartRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         where_document: dict[str, Any] | None = None,
         weights: Weights | None = None,
+        min_relevance: float | None = None,
+        with_relevance: bool = False,
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
@@ -68,7 +72,9 @@ class SmartRetriever(BaseRetriever):
             "first_stage": first_stage,
             "where_document": where_document,
             "weights": None if weights is None else check_weights(weights),
+            "min_relevance": min_relevance,
         }
+        self._with_relevance = with_relevance
         super().__init__(callback_manager=callback_manager, **options)
 
     @classmethod
@@ -88,6 +94,7 @@ class SmartRetriever(BaseRetriever):
             "index": str(self._index.path),
             "similarity_top_k": options.pop("top_k"),
             "filters": None if self._filters is None else self._filters.model_dump(mode="json"),
+            "with_relevance": self._with_relevance,
             **options,
         }
 
@@ -104,7 +111,10 @@ class SmartRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = self._index.search(query_of(query_bundle), where=where_of(self._filters), **self._options)
-        return [NodeWithScore(node=node_of(hit, self._index), score=hit.score) for hit in hits]
+        scores = [hit.relevance if self._with_relevance else hit.score for hit in hits]
+        return [
+            NodeWithScore(node=node_of(hit, self._index), score=score) for hit, score in zip(hits, scores, strict=True)
+        ]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)

@@ -54,6 +54,8 @@ class SmartVectorStore(BasePydanticVectorStore):
         candidates: the number of nodes to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
         weights: the weights of the pooled and of the late score; by default the index's.
+        with_relevance: give the `smart_rag.Hit.relevance`, from 0 to 1, as the similarity of a node, for a
+            ``SimilarityPostprocessor``.
         options: LlamaIndex's own, as `to_dict` writes them.
 
     Raises:
@@ -68,6 +70,7 @@ class SmartVectorStore(BasePydanticVectorStore):
     candidates: int = Field(default=DEFAULT_CANDIDATES, description="Number of nodes to score.")
     first_stage: FirstStageName = Field(default="auto", description="How the candidates are chosen.")
     weights: tuple[float, float] | None = Field(default=None, description="Weights of the pooled and late score.")
+    with_relevance: bool = Field(default=False, description="Give the relevance as the similarity of a node.")
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
@@ -81,6 +84,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         weights: Weights | None = None,
+        with_relevance: bool = False,
         **options: Any,
     ) -> None:
         unknown = options.keys() - type(self).model_fields.keys() | options.keys() & {"path"}
@@ -97,6 +101,7 @@ class SmartVectorStore(BasePydanticVectorStore):
             "candidates": check_count("candidates", candidates),
             "first_stage": first_stage,
             "weights": None if weights is None else check_weights(weights),
+            "with_relevance": with_relevance,
             **options,
         }
         super().__init__(**fields)
@@ -213,6 +218,8 @@ class SmartVectorStore(BasePydanticVectorStore):
         """
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             raise InvalidInput(f"query mode {query.mode.value!r}: SmartVectorStore has the modes 'default' and 'mmr'")
+        if self.with_relevance and kwargs.get("image_path") is not None:
+            raise InvalidInput("a query with an image has scores, but no relevance; leave out with_relevance=True")
         representation, weights = self._representation(query, kwargs.get("image_path"))
         search = {
             "where": where_of(query.filters, query.doc_ids),
@@ -230,9 +237,12 @@ class SmartVectorStore(BasePydanticVectorStore):
                 mmr_lambda=_MMR_LAMBDA if threshold is None else threshold,
                 weights=weights,
             )
+        scores = [hit.score for hit in hits]
+        if self.with_relevance:
+            scores = [hit.relevance for hit in hits if hit.relevance is not None]
         return VectorStoreQueryResult(
             nodes=[node_of(hit, self.index) for hit in hits],
-            similarities=[hit.score for hit in hits],
+            similarities=scores,
             ids=[hit.id for hit in hits],
         )
 
@@ -314,4 +324,4 @@ class _IndexEncoder:
         return self._index.encode_queries(queries)
 
     def encode_document(self, documents: Sequence[str | Content]) -> Representation:
-        return self._index.encode_documents(documents)
+        return self._index.encode_documents(documents, reuse_stored=True)

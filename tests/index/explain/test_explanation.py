@@ -24,7 +24,7 @@ from smart_rag.demo import sample_folder
 from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
 from smart_rag.files import pdf
 from smart_rag.index import heat_map
-from smart_rag.index.explanation import emphasis
+from smart_rag.index.explain.explanation import emphasis
 from smart_rag.types import Match, TokenOrigin
 
 TEXTS = {
