@@ -16,6 +16,7 @@ from smart_rag.config import (
     DEFAULT_PASSAGES,
     DEFAULT_TIMEOUT,
     Count,
+    Number,
     check_count,
 )
 from smart_rag.encoders.protocol import token_counter
@@ -201,7 +202,7 @@ def ask(
     top_k: Count = DEFAULT_PASSAGES,
     where: Where | None = None,
     where_document: Where | None = None,
-    min_relevance: float | None = None,
+    min_relevance: Number | None = None,
     context_tokens: Count = DEFAULT_CONTEXT_TOKENS,
     images: int = 0,
     image_pixels: Count = DEFAULT_IMAGE_PIXELS,

@@ -506,7 +506,7 @@ class SmartIndex:
         where_document: Where | None = None,
         weights: Weights | None = None,
         weighting: Weighting | None = None,
-        min_relevance: float | None = None,
+        min_relevance: Number | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[Hit]:
         """Return the ``top_k`` best documents for ``query``, best first; ties go by id.
@@ -555,7 +555,7 @@ class SmartIndex:
         where_document: Where | None = None,
         weights: Weights | None = None,
         weighting: Weighting | None = None,
-        min_relevance: float | None = None,
+        min_relevance: Number | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
         """Return the hits of `search` for each of ``queries``. An exhaustive search reads the index only once."""

@@ -13,7 +13,16 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from langchain_smart_rag.documents import query_of, to_langchain, with_score
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    Count,
+    FirstStageName,
+    Number,
+    Weights,
+    check_count,
+    check_fraction,
+    check_weights,
+)
 
 
 def _opened(index: Any) -> Any:
@@ -53,7 +62,7 @@ class SmartRetriever(BaseRetriever):
 
     Raises:
         IndexNotFound: the folder holds no index.
-        InvalidInput: ``k``, ``candidates`` or ``weights`` are out of range.
+        InvalidInput: ``k``, ``candidates``, ``weights`` or ``min_relevance`` are out of range.
     """
 
     # Unknown arguments raise: a misspelt filter, such as `where=`, would silently search all documents.
@@ -80,6 +89,7 @@ class SmartRetriever(BaseRetriever):
         weights: Weights | None = None,
         filter: dict[str, Any] | None = None,
         where_document: dict[str, Any] | None = None,
+        min_relevance: Number | None = None,
         with_score: bool = True,
         **options: Any,
     ) -> None:
@@ -91,6 +101,7 @@ class SmartRetriever(BaseRetriever):
             "weights": None if weights is None else check_weights(weights),
             "filter": filter,
             "where_document": where_document,
+            "min_relevance": None if min_relevance is None else check_fraction("min_relevance", min_relevance),
             "with_score": with_score,
         }
         super().__init__(**fields, **options)

@@ -18,8 +18,10 @@ from smart_rag.config import (
     DEFAULT_TOP_K,
     Count,
     FirstStageName,
+    Number,
     Weights,
     check_count,
+    check_fraction,
     check_weights,
 )
 
@@ -59,7 +61,7 @@ class SmartRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         where_document: dict[str, Any] | None = None,
         weights: Weights | None = None,
-        min_relevance: float | None = None,
+        min_relevance: Number | None = None,
         with_relevance: bool = False,
         callback_manager: CallbackManager | None = None,
         **options: Any,
@@ -72,7 +74,7 @@ class SmartRetriever(BaseRetriever):
             "first_stage": first_stage,
             "where_document": where_document,
             "weights": None if weights is None else check_weights(weights),
-            "min_relevance": min_relevance,
+            "min_relevance": None if min_relevance is None else check_fraction("min_relevance", min_relevance),
         }
         self._with_relevance = with_relevance
         super().__init__(callback_manager=callback_manager, **options)

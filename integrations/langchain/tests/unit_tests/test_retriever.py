@@ -95,7 +95,7 @@ def test_over_a_folder(filled):
 def test_bad_input(filled, tmp_path):
     with pytest.raises(IndexNotFound):
         SmartRetriever(index=tmp_path / "nowhere")
-    for wrong in ({"k": 0}, {"candidates": 0}, {"weights": (0, 0)}):
+    for wrong in ({"k": 0}, {"candidates": 0}, {"weights": (0, 0)}, {"min_relevance": 2}):
         with pytest.raises(InvalidInput, match=next(iter(wrong))):
             SmartRetriever(filled, **wrong)
     retriever = SmartRetriever(index=filled)
