@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from smart_rag.encoders.protocol import Encoder
     from smart_rag.encoders.smart_encoder import SmartEncoder
     from smart_rag.encoders.vocabulary import Vocabulary
-    from smart_rag.index.explanation import Explanation
+    from smart_rag.index.explain.explanation import Explanation
     from smart_rag.index.search import arerank, rerank
     from smart_rag.index.smart_index import SmartIndex
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CachedEncoder": "encoders.cached_encoder",
     "Encoder": "encoders.protocol",
-    "Explanation": "index.explanation",
+    "Explanation": "index.explain.explanation",
     "SmartEncoder": "encoders.smart_encoder",
     "SmartIndex": "index.smart_index",
     "Vocabulary": "encoders.vocabulary",

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smart_rag.citations import Marker, cited_numbers, unknown_numbers
 from smart_rag.config import (
     DEFAULT_CONTEXT_TOKENS,
     DEFAULT_IMAGE_PIXELS,
     DEFAULT_PASSAGES,
     DEFAULT_TIMEOUT,
+    Count,
+    Number,
     check_count,
 )
 from smart_rag.encoders.protocol import token_counter
@@ -49,7 +52,8 @@ _ADVICE = {
 class Answer:
     """An answer in pieces. Each iteration over the answer calls the endpoint anew.
 
-    If there are no ``sources``, there are no pieces, and the endpoint is not called.
+    If there are no ``sources``, there are no pieces, and the endpoint is not called. A number that the model cites
+    although no passage has it gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a citation.
 
     Attributes:
         sources: the passages in the prompt. A ``[1]`` in the answer cites ``sources[0]``.
@@ -78,27 +82,42 @@ class Answer:
         self.text = ""
         self.finish_reason: str | None = None
 
+    @property
+    def cited(self) -> list[Hit]:
+        """The sources that ``text`` cites, in the order of their numbers."""
+        numbers = set(cited_numbers(self.text))
+        return [hit for number, hit in enumerate(self.sources, start=1) if number in numbers]
+
+    @property
+    def unknown_citations(self) -> list[int]:
+        """The numbers that ``text`` cites although no source has them."""
+        return unknown_numbers(self.text, len(self.sources))
+
     def __iter__(self) -> Iterator[str]:
         """Yield the pieces of the answer as they arrive.
 
         Raises:
             LanguageModelError: the endpoint cannot be reached, refuses, or sends no complete answer.
         """
-        import httpx
-        import openai
-
         self.text, self.finish_reason = "", None
         if not self.sources:
             return
         key = _key()
+        marker = Marker(len(self.sources))
+        failure: str | None = None
+        has_begun = False
         try:
             with self._client(key) as client, self._stream(client) as stream:
+                has_begun = True
                 for chunk in stream:
-                    yield from self._pieces(chunk)
-        # The last three: openai does not check the data of the endpoint.
-        except (openai.APIError, httpx.RequestError, httpx.InvalidURL, ValueError, TypeError, AttributeError) as error:
-            # No `from error`: the message of the cause may contain the key.
-            raise LanguageModelError(self._message(error)) from None
+                    for piece in self._pieces(chunk):
+                        yield from self._shown(marker.feed(piece))
+        # Everything: openai 3 raises other classes than openai 2, and neither checks the data of the endpoint.
+        except Exception as error:
+            failure = self._message(error, has_begun)
+        yield from self._shown(marker.rest())
+        if failure is not None:  # not in the `except`: the message of the cause may contain the key
+            raise LanguageModelError(failure)
         if not self.text:
             raise LanguageModelError(self._message_without_text())
 
@@ -126,8 +145,12 @@ class Answer:
         for choice in chunk.choices:
             self.finish_reason = choice.finish_reason or self.finish_reason
             if choice.delta.content:
-                self.text += choice.delta.content
                 yield choice.delta.content
+
+    def _shown(self, text: str) -> Iterator[str]:
+        if text:
+            self.text += text
+            yield text
 
     def _message_without_text(self) -> str:
         if self.finish_reason is None:
@@ -140,23 +163,26 @@ class Answer:
             f"(finish_reason {self.finish_reason!r}); allow more tokens, or use another model"
         )
 
-    def _message(self, error: Exception) -> str:
-        """Return a message that describes the error of the endpoint and the remedy, without the key."""
-        import httpx
+    def _message(self, error: Exception, has_begun: bool) -> str:
+        """Return a message that describes the error of the endpoint and the remedy, without the key.
+
+        ``has_begun`` says whether the endpoint has begun to answer. openai 3 raises the same error before and after it.
+        """
         import openai
 
         quote = _quote(error)
-        timed_out = isinstance(error, openai.APITimeoutError | httpx.TimeoutException)
-        if timed_out and not isinstance(error.__cause__, httpx.ConnectTimeout):
+        timed_out = isinstance(error, openai.APITimeoutError) or _is_a(error, "TimeoutException")
+        if timed_out and not _is_a(error.__cause__, "ConnectTimeout"):
             return f"{self.llm_url} sent nothing for {self.timeout:g} seconds; raise timeout, or use a smaller model"
         if isinstance(error, openai.APIStatusError):
             return self._refusal(error.status_code, quote)
-        if isinstance(error, openai.APIConnectionError | httpx.InvalidURL):
+        is_unreachable = isinstance(error, openai.APIConnectionError) and not has_begun
+        if is_unreachable or _is_a(error, "InvalidURL"):
             return (
                 f"no connection to {self.llm_url} ({quote}); expected an OpenAI-compatible endpoint: is it running "
                 "there?"
             )
-        if isinstance(error, openai.APIError | httpx.RequestError):
+        if isinstance(error, openai.APIError) or _is_a(error, "RequestError"):
             return f"{self.llm_url} broke off before the end of the answer ({quote}); ask again"
         return f"{self.llm_url} did not send an OpenAI-compatible stream ({quote}); is it such an endpoint?"
 
@@ -173,13 +199,14 @@ def ask(
     *,
     llm_url: str,
     llm_model: str,
-    top_k: int = DEFAULT_PASSAGES,
+    top_k: Count = DEFAULT_PASSAGES,
     where: Where | None = None,
     where_document: Where | None = None,
-    context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+    min_relevance: Number | None = None,
+    context_tokens: Count = DEFAULT_CONTEXT_TOKENS,
     images: int = 0,
-    image_pixels: int = DEFAULT_IMAGE_PIXELS,
-    max_tokens: int | None = None,
+    image_pixels: Count = DEFAULT_IMAGE_PIXELS,
+    max_tokens: Count | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Answer:
     """Search ``index`` for ``question`` and return the answer of a language model, to be iterated over.
@@ -196,6 +223,7 @@ def ask(
         llm_model: the name of the language model there.
         top_k: the number of passages, at most.
         where, where_document: filters on metadata and on texts, as in `SmartIndex.search`.
+        min_relevance: leave out passages of a lower relevance, as in `SmartIndex.search`.
         context_tokens: the number of tokens that all passages may have together, counted by the tokenizer of the index.
         images: the number of passages whose images are sent, together with the image of the question. The language
             model must take images; endpoints do not say whether it does. By default only text is sent.
@@ -225,7 +253,7 @@ def ask(
         max_tokens = check_count("max_tokens", max_tokens)
     if isinstance(question, Content) and not question.text.strip():
         raise InvalidInput("the question has no text; expected a text, with or without an image")
-    hits = index.search(question, top_k, where=where, where_document=where_document)
+    hits = index.search(question, top_k, where=where, where_document=where_document, min_relevance=min_relevance)
     count_tokens = token_counter(index.encoder)
     messages, sources = prompt(question, hits, context_tokens, count_tokens, images, image_pixels)
     return Answer(sources, messages, llm_url=llm_url, llm_model=llm_model, max_tokens=max_tokens, timeout=timeout)
@@ -325,6 +353,11 @@ def _key() -> str:
     if not (key.isascii() and key.isprintable()):
         raise InvalidInput(f"the environment variable {KEY} holds characters that no key has; set it again")
     return key
+
+
+def _is_a(error: BaseException | None, name: str) -> bool:
+    """Return whether ``error`` is of a class ``name``: openai 2 raises errors of httpx, openai 3 those of httpx2."""
+    return name in (kind.__name__ for kind in type(error).__mro__)
 
 
 def _quote(error: BaseException) -> str:

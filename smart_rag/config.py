@@ -28,6 +28,11 @@ Objective = Literal["pooled", "late", "hybrid"]
 AdapterObjective = Literal["late", "hybrid"]
 FirstStageName = Literal["auto", "terms", "pooled", "exhaustive"]
 
+# Numbers that a caller may give. Numbers of numpy become Python's own.
+Count = int | np.integer[Any]
+Number = float | np.floating[Any] | np.integer[Any]
+Weights = tuple[Number, Number]  # of the pooled and of the late score
+
 # Defaults of `ask`. Small language models can read a prompt of this size. A large one on a CPU may need minutes to
 # begin its answer.
 DEFAULT_PASSAGES = 8
@@ -62,7 +67,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
 
 
-def check_count(name: str, value: int) -> int:
+def check_count(name: str, value: Count) -> int:
     """Return ``value`` as an int. A whole number of numpy is accepted, too.
 
     Raises:
@@ -74,7 +79,7 @@ def check_count(name: str, value: int) -> int:
     return count
 
 
-def check_fraction(name: str, value: float) -> float:
+def check_fraction(name: str, value: Number) -> float:
     """Return ``value`` as a float. A number of numpy is accepted, too.
 
     Raises:
@@ -103,7 +108,7 @@ def check_model_options(options: Mapping[str, Any], name: str = "model_options")
             raise InvalidInput(f"backend {value!r} gives no token embeddings yet; leave it out, then torch is used")
 
 
-def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
+def check_weights(weights: Weights) -> tuple[float, float]:
     """Return ``weights`` (pooled, late) as floats.
 
     Raises:
@@ -120,7 +125,12 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """Settings of an index. Only ``weights`` and ``weighting`` can change later, by `SmartIndex.set_weights`.
+    """Settings of an index. Pass them to `SmartIndex.create`, `open_or_create` or `from_embeddings`.
+
+    >>> config = IndexConfig(codec="compact", chunk_tokens=150)
+    >>> index = SmartIndex.create("small.index", "minilm", config=config)       # doctest: +SKIP
+
+    Only ``weights`` and ``weighting`` can change later, by `SmartIndex.set_weights`.
 
     Attributes:
         codec: codec of the token embeddings: a preset, ``"exact"`` (float16), ``"balanced"`` (2 bits for each

@@ -143,7 +143,7 @@ class Match:
 
 
 class Explanation(Protocol):
-    """Result of `Hit.explain`. The only implementation is in `smart_rag.index.explanation`."""
+    """Result of `Hit.explain`. The only implementation is in `smart_rag.index.explain.explanation`."""
 
     @property
     def query(self) -> Content:
@@ -185,10 +185,14 @@ class Explanation(Protocol):
 
 
 class Explainer(Protocol):
-    """The state of a search that explains its hits. The only implementation is in `smart_rag.index.explainer`."""
+    """The state of a search that explains its hits. `smart_rag.index.explain.explainer` implements it."""
 
     def explain(self, hit: Hit) -> Explanation:
         """Return why ``hit`` was found."""
+        ...
+
+    def relevance(self, hit: Hit) -> float | None:
+        """Return the relevance of ``hit``, from 0 to 1, None if it is unknown."""
         ...
 
 
@@ -232,6 +236,21 @@ class Hit(_Explainable):
         """The 1-based page, ``metadata["page"]``; None if it is not a whole number."""
         page = self.metadata.get("page")
         return page if isinstance(page, int) and not isinstance(page, bool) else None
+
+    @property
+    def relevance(self) -> float | None:
+        """The relevance of this hit, from 0 to 1: how far its score is above those of questions without an answer.
+
+        It has the order of the scores. A relevance of .5 is reached by the best hit of 1 in 20 questions from other
+        fields. A high relevance does not mean that the hit answers the query: if the answer is missing in an index of
+        the right field, the best hit is relevant nevertheless.
+
+        It is None if the hit does not come from an index, or was copied or pickled; if the query has an image or a
+        video; or if the index has no encoder. If `SmartIndex.calibrate` was not called, the first hit that is asked
+        takes seconds.
+        """
+        explainer = explainer_of(self)
+        return None if explainer is None else explainer.relevance(self)
 
     def explain(self) -> Explanation:
         """Return which part of this hit matched each part of the query, and how much each match added to the score.

@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 from helpers.command_line import run
-from helpers.endpoint import DOCUMENTS, QUESTION, endpoint, head, parts_of, says
+from helpers.endpoint import DOCUMENTS, QUESTION, endpoint, event, head, parts_of, piece, says
 from helpers.word_encoder import SeeingEncoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -238,6 +238,38 @@ def test_an_answer_can_be_iterated_over_twice(index):
         answer = ask(index, QUESTION, llm_url=server.url, llm_model="tiny")
         assert list(answer) == list(answer) == ["Yes", "."]
     assert (answer.text, answer.finish_reason, len(server.requests)) == ("Yes.", "stop", 2)
+
+
+def test_cited_sources_and_unknown_numbers(index):
+    """They follow the text that has arrived. A citation may be split over pieces, and an answer may end within one."""
+    with endpoint(says("It is [", "2", "], or [", "1-2, 9", "]", ". [")) as server:
+        answer = ask(index, QUESTION, llm_url=server.url, llm_model="tiny", top_k=3)
+        assert (answer.cited, answer.unknown_citations) == ([], [])
+        seen = []
+        for piece in answer:
+            seen.append((piece, [hit.rank for hit in answer.cited], answer.unknown_citations))
+    assert seen == [
+        ("It is ", [], []),
+        ("[2], or ", [2], []),
+        ("[1-2, 9?]", [1, 2], [9]),
+        (". ", [1, 2], [9]),
+        ("[", [1, 2], [9]),
+    ]
+    assert answer.text == "".join(piece for piece, _, _ in seen)
+    assert answer.cited == answer.sources[:2]
+
+
+def test_what_arrived_before_an_error_is_shown(index):
+    def respond(handler, body):
+        head(handler)
+        piece(handler, "It is [1")
+        event(handler, "hello")
+
+    with endpoint(respond) as server:
+        answer = ask(index, QUESTION, llm_url=server.url, llm_model="tiny")
+        with pytest.raises(LanguageModelError):
+            list(answer)
+    assert answer.text == "It is [1"
 
 
 # --- the key --------------------------------------------------------------------------------

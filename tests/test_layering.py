@@ -19,7 +19,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 ROWS = (
     ("errors",),
     ("values",),
-    ("types", "config", "wording", "threads", "_version"),
+    ("types", "config", "wording", "citations", "threads", "_version"),
     ("paths",),
     ("embeddings",),
     ("files", "scoring"),
@@ -56,7 +56,7 @@ LONG = {
 }
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
 PUBLIC_MODULES = {"smart_rag"} | {
-    f"smart_rag.{name}" for name in ("errors", "types", "values", "config", "paths", "threads", "answer")
+    f"smart_rag.{name}" for name in ("errors", "types", "values", "config", "paths", "citations", "threads", "answer")
 }
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
 

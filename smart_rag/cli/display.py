@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 _PASSAGE_LENGTH = 420  # characters of a passage that are shown
 
 
-def hit_json(hit: Hit) -> dict[str, Any]:
-    """Return a hit as JSON values."""
+def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
+    """Return a hit as JSON values. Its relevance is null unless the scale of the index is known."""
     return {
         "rank": hit.rank,
         "id": hit.id,
         "score": hit.score,
+        "relevance": hit.relevance if has_relevance else None,
         "pooled_score": hit.pooled_score,
         "late_score": hit.late_score,
         "source": hit.source,
@@ -62,13 +63,16 @@ def short_path(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def hit_text(hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]]) -> Group:
-    """Return the score of a hit, the parts of the score with their weights, the source and the passage."""
+def hit_text(
+    hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]], relevance: float | None = None
+) -> Group:
+    """Return the score of a hit, its parts with their weights, the relevance, the source and the passage."""
     parts = zip(weights, (hit.pooled_score, hit.late_score), ("pooled", "late"), strict=True)
     head = Text.assemble(
         (f"{hit.rank:>2}  ", "bold"),
         (f"{hit.score:.3f}", "bold green"),
         (f" = {' + '.join(f'{weight:g} x {score:.3f} {name}' for weight, score, name in parts)}  ", "dim"),
+        ("" if relevance is None else f"relevance {relevance:.2f}  ", "dim"),
         (source_label(hit), "cyan"),
     )
     medium = "[image]" if hit.video is None else "[video]"
@@ -80,6 +84,14 @@ def source_line(hit: Hit) -> Text:
     """Return a source of an answer on one line: its number, its score and its file."""
     return Text.assemble(
         (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")
+    )
+
+
+def unknown_citations(numbers: Sequence[int], sources: int) -> str:
+    """Return a warning of citations of sources that the language model did not get."""
+    return (
+        f"the answer cites {', '.join(map(str, numbers))}, but the language model got {number(sources, 'source')}; "
+        f"such citations have a question mark, like [{numbers[0]}?]"
     )
 
 

@@ -75,6 +75,8 @@ def tune(
         writes = not dry_run and found.choice != found.current and (force or found.is_worth_it)
         if writes:
             index.set_weights(found.choice.weights, found.choice.weighting)
+        if not dry_run:
+            index.calibrate(tuner.relevant_scores(index, texts, judgements))
     if as_json:
         print_json(display.tuning_json(found, written=writes))
         return

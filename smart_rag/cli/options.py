@@ -71,6 +71,12 @@ Trusted = Annotated[
     typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read that code before."),
 ]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Filter on metadata, such as {"page": 3}.')]
+MinRelevance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="R", help="Leave out passages of a lower relevance, from 0 to 1; .5 is a good value to begin with."
+    ),
+]
 WhereDocument = Annotated[
     str | None,
     typer.Option(metavar="JSON", help='Filter on texts, such as {"$contains": "pump"} or {"$regex": "pumps?"}.'),

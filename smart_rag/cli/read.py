@@ -14,7 +14,18 @@ import typer
 from smart_rag.cli import display
 from smart_rag.cli.console import note, out, print_json
 from smart_rag.cli.opening import open_index
-from smart_rag.cli.options import Adapter, AsJson, Db, Device, MovedModel, QueryImage, Trusted, Where, WhereDocument
+from smart_rag.cli.options import (
+    Adapter,
+    AsJson,
+    Db,
+    Device,
+    MinRelevance,
+    MovedModel,
+    QueryImage,
+    Trusted,
+    Where,
+    WhereDocument,
+)
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_CONTEXT_TOKENS,
@@ -45,6 +56,7 @@ def search(
     ] = DEFAULT_CANDIDATES,
     where: Where = None,
     where_document: WhereDocument = None,
+    min_relevance: MinRelevance = None,
     first_stage: Annotated[
         FirstStageName, typer.Option(help="How candidates are chosen; exhaustive scores all passages.")
     ] = "auto",
@@ -74,11 +86,15 @@ def search(
             where=_filter("--where", where, '{"page": 3}'),
             where_document=_filter("--where-document", where_document, '{"$contains": "pump"}'),
             first_stage=first_stage,
+            min_relevance=min_relevance,
         )
+        is_calibrated = index.is_calibrated
         if as_json:
-            print_json([display.hit_json(hit) for hit in hits])
+            print_json([display.hit_json(hit, is_calibrated) for hit in hits])
         else:
-            _show_hits(index, hits)
+            _show_hits(
+                index, hits, is_calibrated, "nothing found" if min_relevance is None else "nothing relevant found"
+            )
         if explain is not None and hits:  # after the hits, because the file of the image may be gone
             _write_picture(hits[0], explain)
 
@@ -100,6 +116,7 @@ def ask(
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="Number of passages, at most.")] = DEFAULT_PASSAGES,
     where: Where = None,
     where_document: WhereDocument = None,
+    min_relevance: MinRelevance = None,
     image: QueryImage = None,
     images: Annotated[
         int,
@@ -135,6 +152,7 @@ def ask(
             top_k=top_k,
             where=_filter("--where", where, '{"page": 3}'),
             where_document=_filter("--where-document", where_document, '{"$contains": "pump"}'),
+            min_relevance=min_relevance,
             context_tokens=context_tokens,
             images=images,
             max_tokens=max_tokens,
@@ -145,7 +163,7 @@ def ask(
     elif reply.sources:
         _print_answer(reply)
     else:
-        out.print("nothing found")
+        out.print(_nothing(min_relevance))
 
 
 def info(
@@ -185,6 +203,10 @@ def info(
             out.print(display.index_table(found))
 
 
+def _nothing(min_relevance: float | None) -> str:
+    return "nothing found" if min_relevance is None else "nothing relevant found"
+
+
 def _query(text: str, image: Path | None) -> str | Content:
     return text if image is None else Content(text, image)
 
@@ -202,22 +224,22 @@ def _filter(option: str, text: str | None, example: str) -> Mapping[str, Any] | 
     return where
 
 
-def _show_hits(index: SmartIndex, hits: Sequence[Hit]) -> None:
-    """Print ``hits``. Emphasise the words that matched best, if the model and the files make it possible."""
+def _show_hits(index: SmartIndex, hits: Sequence[Hit], has_relevance: bool, nothing: str) -> None:
+    """Print ``hits``, or ``nothing``. Emphasise the words that matched best, if the model and the files allow it."""
     if not hits:
-        out.print("nothing found")
+        out.print(nothing)
     try:
         words = [_words(index, hit) for hit in hits]
     except (EncoderError, DocumentError) as error:
         note(f"no words are emphasised: {error}", "dim")
         words = [[] for _ in hits]
     for hit, spans in zip(hits, words, strict=True):
-        out.print(display.hit_text(hit, index.manifest.weights, spans))
+        out.print(display.hit_text(hit, index.manifest.weights, spans, hit.relevance if has_relevance else None))
 
 
 def _words(index: SmartIndex, hit: Hit) -> list[Span]:
     """Return the spans of the words in ``hit`` that matched best."""
-    from smart_rag.index.explanation import emphasis
+    from smart_rag.index.explain.explanation import emphasis
     from smart_rag.index.queries import as_documents
 
     (document,) = as_documents([hit])
@@ -253,12 +275,20 @@ def _write_picture(hit: Hit, path: Path) -> None:
 
 def _print_answer_json(reply: Answer) -> None:
     text = "".join(reply) if reply.sources else None
-    sources = [display.hit_json(hit) for hit in reply.sources]
-    print_json({"answer": text, "finish_reason": reply.finish_reason, "sources": sources})
+    cited = {hit.rank for hit in reply.cited}
+    sources = [{**display.hit_json(hit), "cited": hit.rank in cited} for hit in reply.sources]
+    print_json(
+        {
+            "answer": text,
+            "finish_reason": reply.finish_reason,
+            "sources": sources,
+            "unknown_citations": reply.unknown_citations,
+        }
+    )
 
 
 def _print_answer(reply: Answer) -> None:
-    """Print each piece of an answer as it arrives, then its sources."""
+    """Print each piece of an answer as it arrives, then the sources that it cites, then the others."""
     try:
         for piece in reply:
             sys.stdout.write(piece)
@@ -269,6 +299,14 @@ def _print_answer(reply: Answer) -> None:
         note("the endpoint did not say whether the answer is complete", "dim")
     if reply.finish_reason == "length":
         note("the answer was cut off at the limit of the endpoint or of --max-tokens", "dim")
+    if reply.unknown_citations:
+        note(display.unknown_citations(reply.unknown_citations, len(reply.sources)), "yellow")
     out.print()
-    for hit in reply.sources:
+    for hit in reply.cited:
         out.print(display.source_line(hit), soft_wrap=True)
+    cited = {hit.rank for hit in reply.cited}
+    others = [hit for hit in reply.sources if hit.rank not in cited]
+    if others:
+        out.print("found, but not cited:", style="dim")
+    for hit in others:
+        out.print(display.source_line(hit), soft_wrap=True, style="dim")

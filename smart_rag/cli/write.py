@@ -18,6 +18,9 @@ from smart_rag.paths import absolute
 from smart_rag.types import AddReport
 from smart_rag.wording import number
 
+# An index with fewer documents is calibrated in a moment.
+_WORTH_CALIBRATING = 200
+
 
 def index(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=absolute, help="Files and folders.")],
@@ -56,6 +59,9 @@ def index(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress_bar=on_terminal()
         )
         count = opened.count()
+        # A vision-language model would take long, and a small index is calibrated by the first search that needs it.
+        if count >= _WORTH_CALIBRATING and opened.modalities == {"text"} and not opened.is_calibrated:
+            opened.calibrate()
     print_report(report)
     if is_new and not count:
         shutil.rmtree(db, ignore_errors=True)

@@ -55,7 +55,7 @@ class CachedEncoder:
     the parent has open raises `UseAfterFork`. A folder that was deleted is made again.
 
     Args:
-        encoder: an encoder, or the name of a model.
+        encoder: an encoder, or the name or the folder of a model.
         path: the folder, which is created if it does not exist.
         codec: the codec of the token embeddings. Pooled embeddings are kept in float32.
         options: arguments of `SmartEncoder`, if ``encoder`` is a name.
@@ -66,19 +66,19 @@ class CachedEncoder:
 
     def __init__(
         self,
-        encoder: Encoder | str = DEFAULT_MODEL,
+        encoder: Encoder | str | Path = DEFAULT_MODEL,
         path: str | Path | None = None,
         *,
         codec: str = IndexConfig().codec,
         **options: Any,
     ) -> None:
-        if options and not isinstance(encoder, str):
+        if options and not isinstance(encoder, str | Path):
             raise InvalidInput(
                 f"{', '.join(options)}: expected only with the name of a model, got a {type(encoder).__name__}; pass "
                 "these to the encoder itself"
             )
         # Full paths, since the program may change its working directory before the first use.
-        self._given = model_location(encoder) if isinstance(encoder, str) else encoder
+        self._given = model_location(encoder) if isinstance(encoder, str | Path) else encoder
         self._options = options
         if options.get("adapter") is not None:
             self._options["adapter"] = absolute(options["adapter"])

@@ -74,7 +74,7 @@ class Encoder(Protocol, metaclass=_StaticLookup):
         """Return the description for the index's manifest, as JSON values; ``"model"`` is the model's name."""
         ...
 
-    def encode_query(self, queries: Sequence[Any]) -> Representation:
+    def encode_query(self, queries: Sequence[Any], /) -> Representation:
         """Return the representation of ``queries`` (n items), in their order.
 
         ``pooled`` is (n, ``dimension``) float32, L2-normalised. ``tokens`` holds at least one L2-normalised row for
@@ -82,7 +82,7 @@ class Encoder(Protocol, metaclass=_StaticLookup):
         """
         ...
 
-    def encode_document(self, documents: Sequence[Any]) -> Representation:
+    def encode_document(self, documents: Sequence[Any], /) -> Representation:
         """Return the representation of ``documents`` (n items), in their order, as `encode_query` does."""
         ...
 
@@ -126,7 +126,7 @@ class HasDevice(Protocol):
 class CountsTokens(Protocol):
     """An encoder that can measure a text before it encodes it."""
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Sequence[str], /) -> list[int]:
         """Return the number of tokens of each text, without special tokens and prompts, nothing cut off."""
         ...
 
@@ -134,7 +134,7 @@ class CountsTokens(Protocol):
 class CodesTokens(Protocol):
     """An encoder that can code token embeddings on the device that computes them."""
 
-    def encode_document(self, documents: Sequence[Any], *, codec: str | None = None) -> Representation:
+    def encode_document(self, documents: Sequence[Any], /, *, codec: str | None = None) -> Representation:
         """Do the same as `Encoder.encode_document`. With the name of a codec, ``tokens`` are `TokenCodes`."""
         ...
 
@@ -142,7 +142,7 @@ class CodesTokens(Protocol):
 class ExplainsTokens(Protocol):
     """An encoder that knows which part of an item each token embedding comes from."""
 
-    def token_origins(self, item: Encodable, task: Task) -> list[TokenOrigin]:
+    def token_origins(self, item: Encodable, task: Task, /) -> list[TokenOrigin]:
         """Return the origin of each token embedding of ``item`` when it is encoded as a query or as a document."""
         ...
 

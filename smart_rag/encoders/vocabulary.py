@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +24,7 @@ class Vocabulary:
         decode: returns the text of a list of ids, as ``tokenizer.decode`` does.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[list[int]], str | list[str]]) -> None:
         self._decode = decode
         self._punctuation: dict[int, bool] = {}
 
@@ -40,6 +40,6 @@ class Vocabulary:
 
     def _is_punctuation(self, id: int) -> bool:
         if id not in self._punctuation:
-            text = self._decode([id]).strip()
+            text = "".join(self._decode([id])).strip()
             self._punctuation[id] = all(unicodedata.category(letter).startswith("P") for letter in text)
         return self._punctuation[id]

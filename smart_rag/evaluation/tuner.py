@@ -132,6 +132,13 @@ def tune(
     )
 
 
+def relevant_scores(index: SmartIndex, queries: Mapping[str, str], qrels: Qrels) -> list[float]:
+    """Return the score of the best hit of each query whose best hit is relevant, for `SmartIndex.calibrate`."""
+    found = index.search_many(list(queries.values()), 1)
+    best = [(id, hits[0]) for id, hits in zip(queries, found, strict=True) if hits]
+    return [hit.score for id, hit in best if qrels.get(id, {}).get(hit.id, 0) > 0]
+
+
 def cross_validated(values: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.float64]:
     """Return for each query (n_queries) the value of the setting that is best on the other folds.
 

@@ -57,6 +57,11 @@ class IndexEncoder:
         self._bytes_ahead = bytes_ahead
 
     @property
+    def exists(self) -> bool:
+        """Whether the index has an encoder; otherwise the caller brings the vectors."""
+        return self.loaded is not None or self._manifest.encoder is not None
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """The kinds of content that the encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
         return tuple(self._manifest.modalities)
@@ -105,7 +110,7 @@ class IndexEncoder:
         Raises:
             InvalidInput: a query is empty, the encoder does not take it, or the index has no encoder.
         """
-        if self.loaded is None and self._manifest.encoder is None:
+        if not self.exists:
             raise InvalidInput(
                 f"{self.path}: this index has no encoder, its vectors are the caller's own; search it from Python, "
                 "with a Representation as the query"

@@ -39,7 +39,8 @@ class Manifest:
     ``encoder`` describes the encoder, and is None if the caller brings vectors. ``dimension`` is the width of the
     pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it; then the
     width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is among
-    them, pages of PDFs were encoded as images.
+    them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, as
+    `smart_rag.index.relevance.Calibration` records it.
     """
 
     format_version: int = FORMAT_VERSION
@@ -52,6 +53,7 @@ class Manifest:
     config: IndexConfig
     modalities: Sequence[str] = ("text",)
     token_dimension: int = 0
+    relevance: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_dimension", self.token_dimension or self.dimension)

@@ -13,8 +13,10 @@ from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_WEIGHTS,
     EXHAUSTIVE_DOCUMENTS,
+    Count,
     FirstStageName,
     Weighting,
+    Weights,
     check_count,
     check_weights,
 )
@@ -141,9 +143,9 @@ def rerank(
     query: str | Content | Representation,
     documents: Iterable[str | Document | Hit],
     encoder: Encoder,
-    top_k: int | None = None,
+    top_k: Count | None = None,
     *,
-    weights: tuple[float, float] | None = None,
+    weights: Weights | None = None,
 ) -> list[Hit]:
     """Return ``documents`` from any source, scored for ``query``, best first.
 

@@ -20,9 +20,12 @@ from smart_rag.config import (
     DEFAULT_IMAGE_PIXELS,
     DEFAULT_MODEL,
     DEFAULT_TOP_K,
+    Count,
     FirstStageName,
     IndexConfig,
+    Number,
     Weighting,
+    Weights,
     check_choice,
     check_count,
     check_fraction,
@@ -39,16 +42,18 @@ from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
 from smart_rag.files import reader as files
 from smart_rag.index import folder
-from smart_rag.index.explainer import Explainer, vectors_of
+from smart_rag.index.explain.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.index.queries import as_documents, with_full_paths
+from smart_rag.index.relevance import Calibration, relevant_hits
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.paths import absolute
+from smart_rag.scoring.relevance import Scale
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import Row
 from smart_rag.store.token_store import content_key
@@ -103,6 +108,7 @@ class SmartIndex:
         self._store = store
         self._encoder = IndexEncoder(path, manifest, encoder)
         self._session = Session(store.place, self._keep_locations)
+        self._calibration = Calibration(self._encoder, manifest.relevance)
 
     # --- create and open --------------------------------------------------------------------
 
@@ -110,7 +116,7 @@ class SmartIndex:
     def create(
         cls,
         path: str | Path,
-        encoder: Encoder | str | None = DEFAULT_MODEL,
+        encoder: Encoder | str | Path | None = DEFAULT_MODEL,
         *,
         dimension: int | None = None,
         token_dimension: int | None = None,
@@ -122,10 +128,11 @@ class SmartIndex:
 
         Args:
             path: a folder that does not exist or is empty.
-            encoder: an encoder, or the name of a model. None if the caller brings the vectors (`add_embeddings`).
+            encoder: an encoder, or the name or the folder of a model. None if the caller brings the vectors
+                (`add_embeddings`).
             dimension: the width of the caller's pooled embeddings.
             token_dimension: the width of the caller's token embeddings; by default ``dimension``.
-            config: the settings of the index.
+            config: the settings of the index, such as ``IndexConfig(codec="compact")``.
             client: a Chroma client that stores the pooled embeddings, such as ``chromadb.HttpClient()``; by default
                 they are stored in the folder.
             collection: the name of the collection in Chroma.
@@ -138,7 +145,7 @@ class SmartIndex:
         path = absolute(path)
         check_free(path)
         get_codec((config or IndexConfig()).codec)  # before a model is loaded and a folder is made
-        if isinstance(encoder, str):
+        if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
         manifest = Manifest.new(
             encoder,
@@ -157,7 +164,7 @@ class SmartIndex:
 
     @classmethod
     def open(
-        cls, path: str | Path, encoder: Encoder | str | None = None, *, client: ClientAPI | None = None
+        cls, path: str | Path, encoder: Encoder | str | Path | None = None, *, client: ClientAPI | None = None
     ) -> SmartIndex:
         """Return the index in the folder ``path``.
 
@@ -171,7 +178,7 @@ class SmartIndex:
         path = absolute(path)
         manifest = Manifest.read(path)
         folder.check_client(path, manifest, client)  # before a model is loaded
-        if isinstance(encoder, str):
+        if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
         if encoder is not None:
             manifest.check_encoder(path, encoder)
@@ -181,7 +188,7 @@ class SmartIndex:
     def open_or_create(
         cls,
         path: str | Path,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | Path | None = None,
         *,
         dimension: int | None = None,
         token_dimension: int | None = None,
@@ -413,7 +420,7 @@ class SmartIndex:
                 self.manifest.write(self.path)
             return self._store.vacuum()
 
-    def set_weights(self, weights: tuple[float, float], weighting: Weighting | None = None) -> None:
+    def set_weights(self, weights: Weights, weighting: Weighting | None = None) -> None:
         """Set the score weights (pooled, late) of the index and, if given, its ``weighting``; see `IndexConfig`.
 
         Later searches use these weights. Another process uses them after it opens the index again.
@@ -428,6 +435,36 @@ class SmartIndex:
             manifest = replace(manifest, config=config)
             manifest.write(self.path)
             self.manifest = manifest
+
+    def calibrate(self, relevant: Sequence[float] | None = None) -> None:
+        """Find the scale of `Hit.relevance` and keep it in the index, so that no search must find it.
+
+        Some hundred questions that no index answers are asked, which takes seconds. Searches notice when the index has
+        grown much since, and then find the scale again.
+
+        Args:
+            relevant: the scores of best hits that are known to be relevant, by the weights of the index. Then a
+                relevance of .5 separates them best from the best hits of the questions. `smart_rag.evaluation.tune`
+                finds such scores.
+
+        Raises:
+            InvalidInput: the index has no encoder or no documents.
+        """
+        with self._session.writing():
+            search = self._search(1, None, None)
+            if not self._encoder.exists or not self.count():
+                raise InvalidInput(f"{self.path}: relevance needs an index with an encoder and with documents")
+            foreign = self._calibration.foreign_scores(search)
+            scale = Scale.fit(foreign, relevant) if relevant else Scale.of(foreign)
+            manifest = replace(Manifest.read(self.path), relevance=self._calibration.set(search, scale))
+            manifest.write(self.path)
+            self.manifest = manifest
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the scale of `Hit.relevance` is known, and the index has not grown much since it was found."""
+        self._session.check_open()
+        return self._calibration.is_current(self._search(1, None, None))
 
     def verify(self, repair: bool = False) -> VerifyReport:
         """Read every entry back, and report missing and damaged ones. ``repair`` encodes their documents again."""
@@ -491,14 +528,15 @@ class SmartIndex:
     def search(
         self,
         query: str | Content | Representation,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: Count = DEFAULT_TOP_K,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         where: Where | None = None,
         where_document: Where | None = None,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         weighting: Weighting | None = None,
+        min_relevance: Number | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[Hit]:
         """Return the ``top_k`` best documents for ``query``, best first; ties go by id.
@@ -515,6 +553,7 @@ class SmartIndex:
             where_document: a filter on texts: ``$contains``, ``$regex`` or their opposites.
             weights: the weights of the pooled and the late score; by default those of the index.
             weighting: the weighting of query tokens, ``"idf"`` or ``"none"``; by default that of the index.
+            min_relevance: leave out hits of a lower `Hit.relevance`, from 0 to 1; .5 is a good value to begin with.
             stopwatch: gets the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
 
         Raises:
@@ -531,6 +570,7 @@ class SmartIndex:
             where_document=where_document,
             weights=weights,
             weighting=weighting,
+            min_relevance=min_relevance,
             stopwatch=stopwatch,
         )[0]
 
@@ -548,19 +588,22 @@ class SmartIndex:
     def search_many(
         self,
         queries: Sequence[str | Content] | Representation,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: Count = DEFAULT_TOP_K,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         where: Where | None = None,
         where_document: Where | None = None,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         weighting: Weighting | None = None,
+        min_relevance: Number | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
         """Return the hits of `search` for each of ``queries``. An exhaustive search reads the index only once."""
         self._session.check_open()
         check_choice("first_stage", first_stage, FirstStageName)
+        if min_relevance is not None:
+            min_relevance = check_fraction("min_relevance", min_relevance)
         search = replace(
             self._search(check_count("top_k", top_k), weights, weighting),
             candidates=check_count("candidates", candidates),
@@ -574,16 +617,18 @@ class SmartIndex:
         with search.stopwatch.measure("encode"):
             encoded = queries if isinstance(queries, Representation) else self.encode_queries(queries)
         self._encoder.check(encoded)
-        found = zip(queries, search.hits(encoded), strict=True)
-        return [self._explainable(hits, query, search) for query, hits in found]
+        found = [
+            self._explainable(hits, query, search) for query, hits in zip(queries, search.hits(encoded), strict=True)
+        ]
+        return found if min_relevance is None else [relevant_hits(hits, min_relevance, self.path) for hits in found]
 
     def rerank(
         self,
         query: str | Content | Representation,
         hits: Sequence[Hit | str],
-        top_k: int | None = None,
+        top_k: Count | None = None,
         *,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         weighting: Weighting | None = None,
     ) -> list[Hit]:
         """Return ``hits`` scored for ``query``, best first.
@@ -620,10 +665,10 @@ class SmartIndex:
     def diversify(
         self,
         hits: Sequence[Hit],
-        top_k: int = DEFAULT_TOP_K,
+        top_k: Count = DEFAULT_TOP_K,
         *,
-        mmr_lambda: float = 0.5,
-        weights: tuple[float, float] | None = None,
+        mmr_lambda: Number = 0.5,
+        weights: Weights | None = None,
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
@@ -658,14 +703,25 @@ class SmartIndex:
             raise InvalidInput(f"{self.path}: no document {absent[0]!r} in the index ({len(absent)} ids are not)")
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
-    def encode_documents(self, items: Sequence[Encodable]) -> Representation:
+    def encode_documents(self, items: Sequence[Encodable], *, reuse_stored: bool = False) -> Representation:
         """Return the representation of texts or images, and keep it until documents of the same content are added.
 
         Use it if a program needs the embeddings before it adds the documents. Then nothing is encoded twice. Up to
         1 GiB is kept. The tokens may be `TokenCodes`, which the index stores as they are.
+
+        With ``reuse_stored``, the vectors of contents that the index already holds are read from the disk, without
+        vocabulary ids. Nothing is written.
         """
         self._session.check_open()
-        return self._encoder.encode_ahead([Content.of(item) for item in items])
+        contents = [Content.of(item) for item in items]
+        if not reuse_stored:
+            return self._encoder.encode_ahead(contents)
+        keys = [self._encoder.key(content) for content in contents]
+        known = self._store.retry_unless_writing(lambda: self._store.vectors_of_keys(keys))
+        rest = {key: content for key, content in zip(keys, contents, strict=True) if key not in known}
+        if rest:
+            known.update(zip(rest, self._encoder.encode_ahead(list(rest.values())), strict=True))
+        return Representation.concatenate([known[key] for key in keys]) if keys else self._encoder.encode_ahead([])
 
     def check_embeddings(self, documents: Sequence[Document], embeddings: ArrayLike) -> None:
         """Raise unless this index's model can have made ``embeddings`` (n, dimension) from ``documents``.
@@ -764,10 +820,10 @@ class SmartIndex:
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
         """Return ``hits`` of ``search`` with an explainer for ``query``."""
-        explainer = Explainer(with_full_paths(query), search, self._encoder, self._session)
+        explainer = Explainer(with_full_paths(query), search, self._encoder, self._session, self._calibration)
         return [with_explainer(hit, explainer) for hit in hits]
 
-    def _search(self, top_k: int, weights: tuple[float, float] | None, weighting: Weighting | None) -> Search:
+    def _search(self, top_k: int, weights: Weights | None, weighting: Weighting | None) -> Search:
         """Return a search with the given weights and weighting, or those of the index."""
         config = self.manifest.config
         weighting = config.weighting if weighting is None else weighting

@@ -102,6 +102,18 @@ class DocumentStore:
             if name in pooled
         }
 
+    def vectors_of_keys(self, keys: Sequence[Key]) -> dict[Key, Representation]:
+        """Return, by key, the vectors that are stored under ``keys``, without vocabulary ids.
+
+        Keys of which the tokens or the row is missing are left out.
+        """
+        missing = set(self.tokens.missing(keys))
+        held = list(dict.fromkeys(key for i, key in enumerate(keys) if i not in missing))
+        pooled = self.pooled.embeddings_of_keys(held)
+        held = [key for key in held if key in pooled]
+        tokens = self.gather(held, [key.hex() for key in held])
+        return {key: Representation(pooled[key][None], tokens.slice(i, i + 1)) for i, key in enumerate(held)}
+
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the documents with these ids and return how many there were."""
         rows = self.pooled.get(ids)

@@ -232,6 +232,14 @@ class PooledStore:
             used.update(row.key for row in self.select(where))
         return used
 
+    def embeddings_of_keys(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Return, by key, the pooled embedding (dimension) of a row that names it. Keys without a row are left out."""
+        found: dict[bytes, NDArray[np.float32]] = {}
+        for part in self._parts(len(keys)):
+            for block in self.scan({KEY: {"$in": [key.hex() for key in keys[part]]}}):
+                found.update(zip(block.keys, block.pooled, strict=True))
+        return found
+
     def rewrite(self) -> None:
         """Write the metadata of every row again, so that filters find all that rows of an older smart_rag hold."""
         ids = self.ids()

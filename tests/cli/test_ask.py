@@ -138,6 +138,7 @@ def test_a_served_model_answers_from_the_passages(served, chat_model, db, index)
     assert errors.startswith("the answer was cut off")
     hits = index.search(QUESTION, 3)
     assert [hit.id for hit in hits] == ["p2", "stock", "p1"]
+    assert answer.cited == answer.sources  # it begins with the prompt
     assert output == f"{answer.text}\n\n" + "".join(
         f"[{hit.rank}]  {hit.score:.3f}  {place}\n"
         for hit, place in zip(
@@ -255,11 +256,43 @@ def test_the_answer_as_json(db, index):
     ]
 
 
+def test_sources_that_are_cited_come_first(db, index):
+    """And a number that no source has is marked."""
+    hits = index.search(QUESTION, 3)
+    with endpoint(says("They are red [", "3", "] and new [1, ", "9].")) as server:
+        code, output, errors = run("ask", QUESTION, "--db", db, *options(server, "-k", 3))
+        answer = json.loads(good("ask", QUESTION, "--db", db, *options(server, "-k", 3, "--json")))
+    assert code == 0
+    text, cited, others = re.split(r"\n\n|found, but not cited:\n", output)
+    assert text == answer["answer"] == "They are red [3] and new [1, 9?]."
+    assert re.findall(r"^\[(\d)\]  ([\d.]+)  ", cited, re.MULTILINE) == [
+        (number, f"{hits[int(number) - 1].score:.3f}") for number in "13"
+    ]
+    assert re.findall(r"^\[(\d)\]", others, re.MULTILINE) == ["2"]
+    assert errors == (
+        "the answer cites 9, but the language model got 3 sources; such citations have a question mark, like [9?]\n"
+    )
+    assert [(source["rank"], source["cited"]) for source in answer["sources"]] == [(1, True), (2, False), (3, True)]
+    assert answer["unknown_citations"] == [9]
+
+
+def test_if_every_source_is_cited_none_is_left_over(db):
+    with endpoint(says("They are red [1-2].")) as server:
+        code, output, errors = run("ask", QUESTION, "--db", db, *options(server, "-k", 2))
+    assert (code, errors) == (0, "")
+    assert "not cited" not in output
+
+
 def test_the_endpoint_is_not_called_if_nothing_is_found(db, index):
     with endpoint(says("I make it up.")) as server:
         arguments = ("ask", QUESTION, "--db", db, *options(server, "--where", '{"page": 7}'))
         assert good(*arguments) == "nothing found\n"
-        assert json.loads(good(*arguments, "--json")) == {"answer": None, "finish_reason": None, "sources": []}
+        assert json.loads(good(*arguments, "--json")) == {
+            "answer": None,
+            "finish_reason": None,
+            "sources": [],
+            "unknown_citations": [],
+        }
         assert list(ask(index, QUESTION, llm_url=server.url, llm_model="tiny", where={"page": 7})) == []
     assert server.requests == []
 
@@ -339,6 +372,30 @@ def test_a_missing_endpoint_is_an_error(db, index, url, expected):
     said = error_of("ask", QUESTION, "--db", db, "--llm-url", url, "--llm-model", "tiny")
     assert f"error: no connection to {url} (" in said
     assert "expected an OpenAI-compatible endpoint: is it running there?" in said
+
+
+@pytest.mark.parametrize("package", ["httpx", "httpx2"])
+def test_the_errors_of_either_client_are_understood(index, monkeypatch, package):
+    """openai 2 raises errors of httpx, openai 3 those of httpx2, and neither package needs the other."""
+    import openai
+
+    errors = pytest.importorskip(package)
+    raised = {
+        "no connection to http://x/v1 .Invalid port": errors.InvalidURL("Invalid port: 'port'"),
+        "broke off before the end of the answer": errors.ReadError("gone"),
+        "sent nothing for 300 seconds": errors.ReadTimeout("late"),
+        "did not send an OpenAI-compatible stream .odd": RuntimeError("odd"),
+    }
+    monkeypatch.setitem(sys.modules, {"httpx": "httpx2", "httpx2": "httpx"}[package], None)
+    for expected, error in raised.items():
+
+        def client(error=error, **arguments):
+            raise error
+
+        monkeypatch.setattr(openai, "OpenAI", client)
+        with pytest.raises(LanguageModelError, match=expected) as found:
+            list(ask(index, QUESTION, llm_url="http://x/v1", llm_model="tiny"))
+        assert "\n" not in str(found.value)
 
 
 def test_a_url_without_http_is_an_error(db, index):

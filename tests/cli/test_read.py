@@ -54,7 +54,7 @@ def test_search_as_json(db, documents):
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
     for hit in hits:
         assert set(hit) == {
-            *("rank", "id", "score", "pooled_score", "late_score"),
+            *("rank", "id", "score", "relevance", "pooled_score", "late_score"),
             *("source", "page", "text", "image", "video", "metadata"),
         }
         assert hit["score"] == pytest.approx(hit["pooled_score"] + 2 * hit["late_score"], abs=1e-5)
@@ -315,3 +315,13 @@ def test_info_of_an_unknown_profile():
 def test_info_of_an_empty_index(tmp_path):
     SmartIndex.create(tmp_path / "index", WordEncoder()).close()
     assert re.search(r"bytes per token +-", good("info", "--db", tmp_path / "index"))
+
+
+def test_min_relevance(db):
+    output = good("search", "Which spices are in a green curry?", "--db", db, "--min-relevance", "0.5")
+    assert output == "nothing relevant found\n"
+    (hit, *_) = json.loads(
+        good("search", "Which animal barks at night?", "--db", db, "--min-relevance", "0.5", "--json")
+    )
+    assert 0.5 <= hit["relevance"] <= 1
+    assert json.loads(good("search", "Which animal barks?", "--db", db, "--json"))[0]["relevance"] is None

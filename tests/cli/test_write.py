@@ -142,3 +142,13 @@ def test_verify_finds_and_repairs(folder, tmp_path):
     assert "; repaired" in good("verify", "--db", db, "--repair")
     assert good("verify", "--db", db) == sound
     assert len(json.loads(good("search", "cat", "--db", db, "--json"))) == 4
+
+
+def test_a_large_index_is_calibrated(tmp_path):
+    """Then a search shows the relevance of its hits, and asks no question first."""
+    (tmp_path / "docs").mkdir()
+    for i in range(220):
+        (tmp_path / "docs" / f"{i}.txt").write_text(f"Boat {i} is moored at pier {i * 7 % 31}.")
+    good("index", tmp_path / "docs", "--db", tmp_path / "index")
+    assert json.loads(good("info", "--db", tmp_path / "index", "--json"))["manifest"]["relevance"]["documents"] == 220
+    assert "  relevance 1.00  " in good("search", "Where is boat 12 moored?", "--db", tmp_path / "index", "-k", 1)

@@ -27,11 +27,11 @@ DOCUMENTS = [
 
 
 class Recorder(BaseHTTPRequestHandler):
-    """Keeps each request, then answers as the server's ``respond`` does."""
+    """Keeps each request, then answers as the server's ``respond`` does. The names of headers may have any case."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append((self.path, dict(self.headers), json.loads(body)))
+        self.server.requests.append((self.path, self.headers, json.loads(body)))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who has seen enough hangs up
             self.server.respond(self, body)
 

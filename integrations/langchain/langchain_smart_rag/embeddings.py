@@ -100,13 +100,14 @@ class SmartEmbeddings(BaseModel, Embeddings):
         model_kwargs: Mapping[str, Any] | None = None,
         encode_kwargs: Mapping[str, Any] | None = None,
         query_encode_kwargs: Mapping[str, Any] | None = None,
-        cache_folder: str | None = None,
+        cache_folder: str | Path | None = None,
         show_progress: bool = False,
         multi_process: bool = False,
         encoder_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         model_name = options.pop("model", model_name)
+        cache_folder = None if cache_folder is None else str(cache_folder)
         further = {**(encoder_options or {}), **options}
         if device is not None:
             further["device"] = device

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from langchain_core.documents import Document
+from langchain_core.messages.content import ContentBlock, ImageContentBlock, TextContentBlock
 
 from langchain_smart_rag.documents import IMAGE_PATH, path_of
 from smart_rag.config import DEFAULT_IMAGE_PIXELS
@@ -21,11 +21,11 @@ def message_content(
     image: str | Path | None = None,
     images: int = 4,
     image_pixels: int = DEFAULT_IMAGE_PIXELS,
-) -> list[dict[str, Any]]:
+) -> list[ContentBlock]:
     """Return a message as LangChain's standard content blocks: numbered documents, each with its image; the question.
 
-    >>> documents = SmartRetriever(index="my.index", k=4).invoke(question)          # doctest: +SKIP
-    >>> llm.invoke([HumanMessage(content=message_content(question, documents))])    # doctest: +SKIP
+    >>> documents = SmartRetriever("my.index", k=4).invoke(question)                       # doctest: +SKIP
+    >>> llm.invoke([HumanMessage(content_blocks=message_content(question, documents))])    # doctest: +SKIP
 
     A document's image is the file under ``image_path`` in its metadata. `SmartRetriever` and `SmartVectorStore` put it
     there.
@@ -40,7 +40,7 @@ def message_content(
     Raises:
         DocumentError: an image's file is gone or cannot be read.
     """
-    blocks: list[dict[str, Any]] = []
+    blocks: list[ContentBlock] = []
     for number, document in enumerate(documents, start=1):
         blocks.append(_text(f"[{number}] {document.page_content}"))
         path = document.metadata.get(IMAGE_PATH)
@@ -53,10 +53,10 @@ def message_content(
     return blocks
 
 
-def _text(text: str) -> dict[str, Any]:
+def _text(text: str) -> TextContentBlock:
     return {"type": "text", "text": text}
 
 
-def _image(file: str | Path, max_pixels: int) -> dict[str, Any]:
+def _image(file: str | Path, max_pixels: int) -> ImageContentBlock:
     data = base64.b64encode(jpeg(path_of(file), max_pixels)).decode()
     return {"type": "image", "base64": data, "mime_type": "image/jpeg"}

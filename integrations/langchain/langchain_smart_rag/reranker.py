@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 import smart_rag
 from langchain_smart_rag.documents import one_line, ranked_document, with_score
 from langchain_smart_rag.embeddings import SmartEmbeddings
-from smart_rag.config import DEFAULT_MODEL
+from smart_rag.config import DEFAULT_MODEL, Count, Weights
 from smart_rag.errors import InvalidInput
 from smart_rag.threads import in_reader_thread
 
@@ -51,15 +51,17 @@ class SmartReranker(BaseDocumentCompressor):
         self,
         embeddings: SmartEmbeddings | None = None,
         *,
-        model_name: str = DEFAULT_MODEL,
+        model_name: str | Path = DEFAULT_MODEL,
         token_store: str | Path | None = None,
-        **fields: Any,
+        top_n: Count | None = 5,
+        weights: Weights | None = None,
     ) -> None:
         if embeddings is None:
             embeddings = SmartEmbeddings(model_name, token_store)
         elif model_name != DEFAULT_MODEL or token_store is not None:
             raise InvalidInput("embeddings= has its model and token store; leave out model_name and token_store")
-        super().__init__(**{"embeddings": embeddings, **fields})
+        fields: dict[str, Any] = {"embeddings": embeddings, "top_n": top_n, "weights": weights}
+        super().__init__(**fields)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

@@ -12,7 +12,16 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from langchain_smart_rag.documents import query_of, to_langchain, with_score
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    Count,
+    FirstStageName,
+    Number,
+    Weights,
+    check_count,
+    check_fraction,
+    check_weights,
+)
 from smart_rag.threads import in_reader_thread
 
 
@@ -27,7 +36,7 @@ def _folder(index: SmartIndex) -> str:
 class SmartRetriever(BaseRetriever):
     """A retriever over an index that smart_rag made, for example with ``smart-rag index`` on the command line.
 
-    >>> retriever = SmartRetriever(index="my.index", k=5)           # doctest: +SKIP
+    >>> retriever = SmartRetriever("my.index", k=5)                 # doctest: +SKIP
     >>> retriever.invoke("Which animal barks?", k=1)                # doctest: +SKIP
     [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
@@ -46,11 +55,14 @@ class SmartRetriever(BaseRetriever):
         weights: the weights of the pooled and of the late score; by default the index's.
         filter: the filter on metadata of `SmartIndex.search`; LangChain's name for ``where``.
         where_document: its filter on texts, such as ``{"$contains": "pump"}``.
+        min_relevance: leave out documents of a lower `smart_rag.Hit.relevance`, from 0 to 1.
         with_score: put the score under ``relevance_score`` into the metadata of each document. Citations and other
             parts of LangChain look for it there.
+        options: LangChain's own, such as ``tags``, ``metadata`` and ``name``.
 
     Raises:
         IndexNotFound: the folder holds no index.
+        InvalidInput: ``k``, ``candidates``, ``weights`` or ``min_relevance`` are out of range.
     """
 
     # Unknown arguments raise: a misspelt filter, such as `where=`, would silently search all documents.
@@ -63,12 +75,41 @@ class SmartRetriever(BaseRetriever):
     weights: tuple[float, float] | None = None
     filter: dict[str, Any] | None = None
     where_document: dict[str, Any] | None = None
+    min_relevance: float | None = None
     with_score: bool = True
+
+    # Without it, type checkers would take the types of the fields for those of the arguments, and refuse a folder.
+    def __init__(
+        self,
+        index: SmartIndex | str | Path,
+        *,
+        k: Count = 4,
+        candidates: Count = DEFAULT_CANDIDATES,
+        first_stage: FirstStageName = "auto",
+        weights: Weights | None = None,
+        filter: dict[str, Any] | None = None,
+        where_document: dict[str, Any] | None = None,
+        min_relevance: Number | None = None,
+        with_score: bool = True,
+        **options: Any,
+    ) -> None:
+        fields: dict[str, Any] = {
+            "index": index,
+            "k": check_count("k", k),
+            "candidates": check_count("candidates", candidates),
+            "first_stage": first_stage,
+            "weights": None if weights is None else check_weights(weights),
+            "filter": filter,
+            "where_document": where_document,
+            "min_relevance": None if min_relevance is None else check_fraction("min_relevance", min_relevance),
+            "with_score": with_score,
+        }
+        super().__init__(**fields, **options)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        names = ("k", "candidates", "first_stage", "weights", "filter", "where_document")
+        names = ("k", "candidates", "first_stage", "weights", "filter", "where_document", "min_relevance")
         search = {**{name: getattr(self, name) for name in names}, **options}
         question = query_of(query, search.pop("image", None))
         hits = self.index.search(question, search.pop("k"), where=search.pop("filter"), **search)

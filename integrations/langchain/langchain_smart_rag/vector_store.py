@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +17,13 @@ import smart_rag
 from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag, with_text
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, check_weights
+from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights
 from smart_rag.errors import IndexMismatch, InvalidInput
 from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import Content
 
-Weights = tuple[float, float]
-
 # For searches without token embeddings: by a vector, or with plain embeddings.
-_POOLED: Weights = (1.0, 0.0)
+_POOLED = (1.0, 0.0)
 
 
 class SmartVectorStore(VectorStore):
@@ -44,9 +42,9 @@ class SmartVectorStore(VectorStore):
 
     Args:
         index: an open index, or its folder. If there is no index in the folder, one is made there.
-        embedding: the embeddings of the index, or the name of their model. The default is the model of the index, and
-            for a new index `DEFAULT_MODEL`. Other embeddings of LangChain have no token embeddings. With them,
-            documents are ranked by pooled cosine, and the embeddings must be passed each time that the index is
+        embedding: the embeddings of the index, or the name or the folder of their model. The default is the model of
+            the index, and for a new index `DEFAULT_MODEL`. Other embeddings of LangChain have no token embeddings. With
+            them, documents are ranked by pooled cosine, and the embeddings must be passed each time that the index is
             opened. LangChain's own stores also name this argument ``embedding``.
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
@@ -56,18 +54,22 @@ class SmartVectorStore(VectorStore):
     Raises:
         IndexMismatch: the index was made with other embeddings.
         IndexExists: the folder is not empty and holds no index.
+        InvalidInput: ``candidates`` or ``weights`` are out of range.
     """
 
     def __init__(
         self,
         index: SmartIndex | str | Path,
-        embedding: Embeddings | str | None = None,
+        embedding: Embeddings | str | Path | None = None,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         weights: Weights | None = None,
     ) -> None:
-        if isinstance(embedding, str):
+        self.candidates = check_count("candidates", candidates)
+        self.first_stage = first_stage
+        own_weights = None if weights is None else check_weights(weights)
+        if isinstance(embedding, str | Path):
             embedding = SmartEmbeddings(embedding)
         self._owned = not isinstance(index, SmartIndex)
         if isinstance(index, SmartIndex):
@@ -79,10 +81,7 @@ class SmartVectorStore(VectorStore):
             embedding = embedding or SmartEmbeddings()
             index = SmartIndex.create(index, encoder_of(embedding))
         self.index = index
-        self.candidates = candidates
-        self.first_stage = first_stage
-        default = _POOLED if _is_plain(index) else None
-        self.weights = default if weights is None else check_weights(weights)
+        self.weights = _POOLED if own_weights is None and _is_plain(index) else own_weights
         self._embedding = embedding
 
     @property
@@ -315,10 +314,26 @@ class SmartVectorStore(VectorStore):
             for hit in self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)
         ]
 
-    def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        most = sum(self.weights or self.index.manifest.weights)
-        # Rounding can take a cosine slightly out of [-1, 1], and LangChain would log a warning.
-        return lambda score: min(1.0, max(0.0, (score + most) / (2 * most)))
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """Return the documents of `similarity_search`, each with its `smart_rag.Hit.relevance`, from 0 to 1.
+
+        LangChain calls it for ``similarity_search_with_relevance_scores``, and for retrievers with the search type
+        ``"similarity_score_threshold"``.
+        """
+        kwargs.pop("score_threshold", None)  # LangChain itself applies it
+        found = []
+        for hit in self._search(query, k, self.weights, **kwargs):
+            if hit.relevance is None:
+                raise InvalidInput("a query with an image has scores, but no relevance; search without a threshold")
+            found.append((to_langchain(hit, self.index), hit.relevance))
+        return found
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return await in_reader_thread(self._similarity_search_with_relevance_scores, query, k, **kwargs)
 
     # --- closing ----------------------------------------------------------------------------
 

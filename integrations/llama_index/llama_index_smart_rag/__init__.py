@@ -5,7 +5,7 @@
 """
 
 from llama_index_smart_rag.embedding import SmartEmbedding
-from llama_index_smart_rag.query_engine import Citation, citations, query_engine
+from llama_index_smart_rag.query_engine import Citation, citations, query_engine, unknown_citations
 from llama_index_smart_rag.rerank import SmartRerank
 from llama_index_smart_rag.retriever import SmartRetriever
 from llama_index_smart_rag.vector_store import SmartVectorStore
@@ -18,4 +18,5 @@ __all__ = [
     "SmartVectorStore",
     "citations",
     "query_engine",
+    "unknown_citations",
 ]

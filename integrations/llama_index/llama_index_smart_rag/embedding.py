@@ -98,7 +98,7 @@ class SmartEmbedding(MultiModalEmbedding):
 
     def __init__(
         self,
-        model_name: str = DEFAULT_MODEL,
+        model_name: str | Path = DEFAULT_MODEL,
         token_store: str | Path | None = None,
         *,
         encoder: Encoder | None = None,
@@ -107,7 +107,7 @@ class SmartEmbedding(MultiModalEmbedding):
         query_instruction: str | None = None,
         text_instruction: str | None = None,
         normalize: bool = True,
-        cache_folder: str | None = None,
+        cache_folder: str | Path | None = None,
         trust_remote_code: bool = False,
         show_progress_bar: bool = False,
         parallel_process: bool = False,
@@ -124,6 +124,7 @@ class SmartEmbedding(MultiModalEmbedding):
                 "embeddings_cache keeps vectors by text alone, so that a query gets the vector of an equal text, and "
                 "no token embeddings; pass a folder as token_store= instead, it caches both"
             )
+        cache_folder = None if cache_folder is None else str(cache_folder)
         check_names(options, own=list(type(self).model_fields))
         further = {**(encoder_options or {}), **options}
         of_model = {"max_length": max_length, "trust_remote_code": trust_remote_code}

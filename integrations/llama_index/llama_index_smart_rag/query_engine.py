@@ -6,22 +6,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    Response,
+    StreamingResponse,
+)
 from llama_index.core.llms import LLM
 from llama_index.core.query_engine import CitationQueryEngine
+from llama_index.core.schema import QueryBundle
+from llama_index.core.types import TokenAsyncGen, TokenGen
 
+from smart_rag.citations import Marker, cited_numbers, mark_unknown, unknown_numbers
 from smart_rag.errors import InvalidInput
 
 
 @dataclass(frozen=True)
 class Citation:
-    """A passage that the language model got: ``[number]`` in the answer."""
+    """A passage that the language model got: ``[number]`` in the answer.
+
+    ``cited`` says whether the answer cites it. Read a streamed answer to its end first; before that, it may be None.
+    """
 
     number: int
     source: str | None
     page: int | str | None
     score: float
     text: str
+    cited: bool | None
 
 
 def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: Any) -> CitationQueryEngine:
@@ -30,6 +42,9 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     >>> engine = query_engine(SmartRetriever("my.index", similarity_top_k=5), llm)      # doctest: +SKIP
     >>> response = engine.query("Where are the boat keys?")                 # doctest: +SKIP
     >>> citations(response)[0].source                                       # doctest: +SKIP
+
+    A number that the answer cites although no source has it gets a question mark: ``[9?]``. `smart_rag.citations` says
+    what counts as a citation.
 
     Args:
         retriever: such as a `SmartRetriever`.
@@ -43,11 +58,13 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     """
     if not isinstance(retriever, BaseRetriever):
         raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got {type(retriever).__name__}")
-    return CitationQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
+    return _MarkingQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
 
 
 def citations(response: RESPONSE_TYPE) -> list[Citation]:
     """Return the passages that the language model got, in the order of their numbers."""
+    text = _text(response)
+    cited = None if text is None else set(cited_numbers(text))
     return [
         Citation(
             number=number,
@@ -57,6 +74,62 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
             score=float(node.score or 0.0),
             # The query engine puts this heading before each passage.
             text=node.get_content().removeprefix(f"Source {number}:").strip(),
+            cited=None if cited is None else number in cited,
         )
         for number, node in enumerate(response.source_nodes, start=1)
     ]
+
+
+def unknown_citations(response: RESPONSE_TYPE) -> list[int]:
+    """Return the numbers that the answer cites although no source has them; of a streamed answer, at its end."""
+    return unknown_numbers(_text(response) or "", len(response.source_nodes))
+
+
+def _text(response: RESPONSE_TYPE) -> str | None:
+    """Return the answer; None if it is streamed and has not been read yet."""
+    if isinstance(response, StreamingResponse | AsyncStreamingResponse):
+        return response.response_txt
+    return str(response)
+
+
+class _MarkingQueryEngine(CitationQueryEngine):
+    """A `CitationQueryEngine` that marks citations of sources that do not exist."""
+
+    def synthesize(self, *args: Any, **kwargs: Any) -> RESPONSE_TYPE:
+        return _marked(super().synthesize(*args, **kwargs))
+
+    async def asynthesize(self, *args: Any, **kwargs: Any) -> RESPONSE_TYPE:
+        return _marked(await super().asynthesize(*args, **kwargs))
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        return _marked(super()._query(query_bundle))
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        return _marked(await super()._aquery(query_bundle))
+
+
+def _marked(response: RESPONSE_TYPE) -> RESPONSE_TYPE:
+    """Return ``response`` with marks in its answer. A stream is marked while it is read."""
+    if isinstance(response, StreamingResponse):
+        response.response_gen = _stream(response, response.response_gen)
+    elif isinstance(response, AsyncStreamingResponse):
+        response.response_gen = _astream(response, response.response_gen)
+    elif isinstance(response, Response) and response.response is not None:
+        response.response = mark_unknown(response.response, len(response.source_nodes))
+    return response
+
+
+def _stream(response: StreamingResponse, pieces: TokenGen) -> TokenGen:
+    text = ""
+    for piece in Marker(len(response.source_nodes)).mark(pieces):
+        text += piece
+        yield piece
+    response.response_txt = text  # for `citations`; LlamaIndex keeps it only if it reads the stream itself
+
+
+async def _astream(response: AsyncStreamingResponse, pieces: TokenAsyncGen) -> TokenAsyncGen:
+    text = ""
+    async for piece in Marker(len(response.source_nodes)).amark(pieces):
+        text += piece
+        yield piece
+    response.response_txt = text

@@ -17,7 +17,7 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBun
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import query_of, ranked_document
 from smart_rag import Document, rerank
-from smart_rag.config import DEFAULT_MODEL
+from smart_rag.config import DEFAULT_MODEL, Count, Weights
 from smart_rag.errors import InvalidInput
 from smart_rag.threads import in_reader_thread
 
@@ -57,10 +57,10 @@ class SmartRerank(BaseNodePostprocessor):
         self,
         embed_model: SmartEmbedding | Mapping[str, Any] | None = None,
         *,
-        top_n: int = 5,
-        model_name: str | None = None,
+        top_n: Count = 5,
+        model_name: str | Path | None = None,
         token_store: str | Path | None = None,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
         keep_retrieval_score: bool = False,
         callback_manager: CallbackManager | None = None,
     ) -> None:

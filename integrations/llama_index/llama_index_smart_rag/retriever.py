@@ -12,7 +12,17 @@ from llama_index.core.vector_stores import MetadataFilters
 
 from llama_index_smart_rag.nodes import node_of, query_of, where_of
 from smart_rag import SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_TOP_K, FirstStageName, check_count, check_weights
+from smart_rag.config import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_TOP_K,
+    Count,
+    FirstStageName,
+    Number,
+    Weights,
+    check_count,
+    check_fraction,
+    check_weights,
+)
 from smart_rag.threads import in_reader_thread
 
 
@@ -33,6 +43,8 @@ class SmartRetriever(BaseRetriever):
         filters: LlamaIndex's filters on metadata; LlamaIndex's name for ``where``.
         where_document: a filter on texts, such as ``{"$contains": "pump"}``; see `SmartIndex.search`.
         weights: the weights of the pooled and of the late score; by default the index's.
+        min_relevance: leave out nodes of a lower `smart_rag.Hit.relevance`, from 0 to 1.
+        with_relevance: give the relevance as the score of a node, for a ``SimilarityPostprocessor``.
         options: passed to LlamaIndex's ``BaseRetriever``.
 
     Raises:
@@ -42,13 +54,15 @@ class SmartRetriever(BaseRetriever):
     def __init__(
         self,
         index: SmartIndex | str | Path,
-        similarity_top_k: int = DEFAULT_TOP_K,
+        similarity_top_k: Count = DEFAULT_TOP_K,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         filters: MetadataFilters | None = None,
         where_document: dict[str, Any] | None = None,
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
+        min_relevance: Number | None = None,
+        with_relevance: bool = False,
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
@@ -60,7 +74,9 @@ class SmartRetriever(BaseRetriever):
             "first_stage": first_stage,
             "where_document": where_document,
             "weights": None if weights is None else check_weights(weights),
+            "min_relevance": None if min_relevance is None else check_fraction("min_relevance", min_relevance),
         }
+        self._with_relevance = with_relevance
         super().__init__(callback_manager=callback_manager, **options)
 
     @classmethod
@@ -80,6 +96,7 @@ class SmartRetriever(BaseRetriever):
             "index": str(self._index.path),
             "similarity_top_k": options.pop("top_k"),
             "filters": None if self._filters is None else self._filters.model_dump(mode="json"),
+            "with_relevance": self._with_relevance,
             **options,
         }
 
@@ -96,7 +113,10 @@ class SmartRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = self._index.search(query_of(query_bundle), where=where_of(self._filters), **self._options)
-        return [NodeWithScore(node=node_of(hit, self._index), score=hit.score) for hit in hits]
+        scores = [hit.relevance if self._with_relevance else hit.score for hit in hits]
+        return [
+            NodeWithScore(node=node_of(hit, self._index), score=score) for hit, score in zip(hits, scores, strict=True)
+        ]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await in_reader_thread(self._retrieve, query_bundle)

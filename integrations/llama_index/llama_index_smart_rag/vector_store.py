@@ -21,7 +21,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Document, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, check_count, check_weights
+from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute, model_location
 from smart_rag.threads import in_reader_thread, in_writer_thread
@@ -54,11 +54,13 @@ class SmartVectorStore(BasePydanticVectorStore):
         candidates: the number of nodes to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
         weights: the weights of the pooled and of the late score; by default the index's.
+        with_relevance: give the `smart_rag.Hit.relevance`, from 0 to 1, as the similarity of a node, for a
+            ``SimilarityPostprocessor``.
         options: LlamaIndex's own, as `to_dict` writes them.
 
     Raises:
         TypeError: an argument that is not among these.
-        InvalidInput: ``model_name`` is not a str.
+        InvalidInput: ``model_name`` is not a str or a path.
     """
 
     stores_text: bool = True
@@ -68,6 +70,7 @@ class SmartVectorStore(BasePydanticVectorStore):
     candidates: int = Field(default=DEFAULT_CANDIDATES, description="Number of nodes to score.")
     first_stage: FirstStageName = Field(default="auto", description="How the candidates are chosen.")
     weights: tuple[float, float] | None = Field(default=None, description="Weights of the pooled and late score.")
+    with_relevance: bool = Field(default=False, description="Give the relevance as the similarity of a node.")
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
@@ -76,20 +79,21 @@ class SmartVectorStore(BasePydanticVectorStore):
     def __init__(
         self,
         index: SmartIndex | str | Path,
-        model_name: str | None = None,
+        model_name: str | Path | None = None,
         *,
-        candidates: int = DEFAULT_CANDIDATES,
+        candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
-        weights: tuple[float, float] | None = None,
+        weights: Weights | None = None,
+        with_relevance: bool = False,
         **options: Any,
     ) -> None:
         unknown = options.keys() - type(self).model_fields.keys() | options.keys() & {"path"}
         if unknown:
             raise TypeError(f"SmartVectorStore has no argument {', '.join(sorted(unknown))}")
-        if model_name is not None and not isinstance(model_name, str):
+        if model_name is not None and not isinstance(model_name, str | Path):
             raise InvalidInput(
-                f"model_name must be a str, got {type(model_name).__name__}; to use an encoder of your own, pass an "
-                "open index: SmartVectorStore(SmartIndex.create(path, encoder))"
+                f"model_name must be a str or a path, got {type(model_name).__name__}; to use an encoder of your own, "
+                "pass an open index: SmartVectorStore(SmartIndex.create(path, encoder))"
             )
         fields: dict[str, Any] = {
             "path": str(index.path if isinstance(index, SmartIndex) else absolute(index)),
@@ -97,6 +101,7 @@ class SmartVectorStore(BasePydanticVectorStore):
             "candidates": check_count("candidates", candidates),
             "first_stage": first_stage,
             "weights": None if weights is None else check_weights(weights),
+            "with_relevance": with_relevance,
             **options,
         }
         super().__init__(**fields)
@@ -218,6 +223,8 @@ class SmartVectorStore(BasePydanticVectorStore):
         """
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             raise InvalidInput(f"query mode {query.mode.value!r}: SmartVectorStore has the modes 'default' and 'mmr'")
+        if self.with_relevance and kwargs.get("image_path") is not None:
+            raise InvalidInput("a query with an image has scores, but no relevance; leave out with_relevance=True")
         representation, weights = self._representation(query, kwargs.get("image_path"))
         search = {
             "where": where_of(query.filters, query.doc_ids),
@@ -235,9 +242,12 @@ class SmartVectorStore(BasePydanticVectorStore):
                 mmr_lambda=_MMR_LAMBDA if threshold is None else threshold,
                 weights=weights,
             )
+        scores = [hit.score for hit in hits]
+        if self.with_relevance:
+            scores = [hit.relevance for hit in hits if hit.relevance is not None]
         return VectorStoreQueryResult(
             nodes=[node_of(hit, self.index) for hit in hits],
-            similarities=[hit.score for hit in hits],
+            similarities=scores,
             ids=[hit.id for hit in hits],
         )
 
@@ -321,4 +331,4 @@ class _IndexEncoder:
         return self._index.encode_queries(queries)
 
     def encode_document(self, documents: Sequence[str | Content]) -> Representation:
-        return self._index.encode_documents(documents)
+        return self._index.encode_documents(documents, reuse_stored=True)

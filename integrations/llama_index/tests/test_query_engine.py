@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 from helpers.word_encoder import WordEncoder
-from llama_index.core.llms import MockLLM
-from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartRetriever, citations, query_engine
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata, MockLLM
+from llama_index.core.schema import QueryBundle
+from llama_index_smart_rag import (
+    SmartEmbedding,
+    SmartRerank,
+    SmartRetriever,
+    citations,
+    query_engine,
+    unknown_citations,
+)
 
 from smart_rag import CachedEncoder, Document, SmartIndex
 from smart_rag.errors import InvalidInput
@@ -36,6 +46,57 @@ def test_answers_come_with_citations(index):
         (i, hit.source, hit.page, hit.text) for i, hit in enumerate(hits, start=1)
     ]
     assert [c.score for c in found] == pytest.approx([hit.score for hit in hits])
+
+
+class Writer(CustomLLM):
+    """Always gives the same answer, in pieces if it is asked for a stream."""
+
+    pieces: list[str]
+
+    @property
+    def metadata(self):
+        return LLMMetadata()
+
+    def complete(self, prompt, formatted=False, **kwargs):
+        return CompletionResponse(text="".join(self.pieces))
+
+    def stream_complete(self, prompt, formatted=False, **kwargs):
+        texts = accumulate(self.pieces)
+        return (CompletionResponse(text=text, delta=piece) for text, piece in zip(texts, self.pieces, strict=True))
+
+
+@pytest.mark.asyncio
+async def test_cited_sources_and_unknown_numbers(index):
+    """In a stream, a citation comes in pieces."""
+    llm = Writer(pieces=["Keys [", "3", "], boats [1, ", "9] and [", "0]."])
+    pieces = ["Keys ", "[3], boats ", "[1, 9?] and ", "[0?]."]
+
+    def check(response):
+        assert str(response) == "".join(pieces)
+        assert [(c.number, c.cited) for c in citations(response)] == [(1, True), (2, False), (3, True)]
+        assert unknown_citations(response) == [0, 9]
+
+    engine = query_engine(SmartRetriever(index, 3), llm)
+    check(engine.query("keys for boats"))
+    check(await engine.aquery("keys for boats"))
+    nodes = engine.retrieve(QueryBundle("keys for boats"))
+    check(engine.synthesize(QueryBundle("keys for boats"), nodes))
+    check(await engine.asynthesize(QueryBundle("keys for boats"), nodes))
+
+    streaming = query_engine(SmartRetriever(index, 3), llm, streaming=True)
+    check(streaming.query("keys for boats"))
+    response = streaming.query("keys for boats")
+    assert [c.cited for c in citations(response)] == [None] * 3
+    assert unknown_citations(response) == []
+    assert list(response.response_gen) == pieces
+    check(response)
+    response = await streaming.aquery("keys for boats")
+    assert [c.cited for c in citations(response)] == [None] * 3
+    assert [piece async for piece in response.async_response_gen()] == pieces
+    check(response)
+    response = await streaming.aquery("keys for boats")
+    assert [piece async for piece in response.response_gen] == pieces
+    check(response)
 
 
 def test_a_query_engine_that_reranks(index):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.word_encoder import WordEncoder
 from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index_smart_rag import (
@@ -124,3 +125,16 @@ def test_a_description_holds_the_full_path(index, monkeypatch):
     monkeypatch.chdir(index.path.parent)
     with SmartIndex.open("index", WordEncoder()) as opened:
         assert SmartRetriever(opened).to_dict()["index"] == str(index.path)
+
+
+def test_relevance_is_the_score_if_it_is_asked_for(index):
+    """Then a cutoff of LlamaIndex's works, and the description says so."""
+    hits = index.search("keys", 3)
+    retriever = SmartRetriever(index, 3, with_relevance=True)
+    found = retriever.retrieve("keys")
+    assert [node.score for node in found] == [hit.relevance for hit in hits]
+    assert retriever.to_dict()["with_relevance"]
+    kept = SimilarityPostprocessor(similarity_cutoff=hits[1].relevance).postprocess_nodes(found)
+    assert [node.node_id for node in kept] == [hit.id for hit in hits if hit.relevance >= hits[1].relevance]
+    fewer = SmartRetriever(index, 3, min_relevance=hits[1].relevance).retrieve("keys")
+    assert [node.node_id for node in fewer] == [node.node_id for node in kept]

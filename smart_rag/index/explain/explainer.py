@@ -9,9 +9,10 @@ from functools import cached_property
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
-from smart_rag.index.explanation import Explanation, Question
+from smart_rag.index.explain.explanation import Explanation, Question
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.queries import as_documents, checked_queries
+from smart_rag.index.relevance import Calibration
 from smart_rag.index.search import Search
 from smart_rag.index.session import Session
 from smart_rag.scoring.maxsim import shares
@@ -26,6 +27,7 @@ class Explainer:
     search: Search
     encoder: IndexEncoder
     session: Session
+    calibration: Calibration
 
     def explain(self, hit: Hit) -> Explanation:
         """Return why ``hit`` was found; see `Hit.explain`."""
@@ -36,6 +38,14 @@ class Explainer:
         keeps_each_token = get_codec(self.search.store.codec.name).pool_factor == 1
         tokens = vectors_of([document], {hit.id} if keeps_each_token else set(), self.search, self.encoder).tokens[0]
         return self._question.explanation(hit, content, tokens, self.search.weights, self.encoder.load())
+
+    def relevance(self, hit: Hit) -> float | None:
+        """Return the relevance of ``hit``; see `Hit.relevance`."""
+        if isinstance(self.query, Content) and self.query.modality != "text":
+            return None  # the foreign questions are texts
+        self.session.check_open()
+        scale = self.calibration.scale(self.search)
+        return None if scale is None else scale.relevance(hit.score)
 
     @cached_property
     def _question(self) -> Question:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from smart_rag import Document, IndexConfig, Representation, SmartEncoder, SmartIndex, TokenBatch
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.index.explanation import emphasis
+from smart_rag.index.explain.explanation import emphasis
 from smart_rag.types import Content, PdfPage, TokenOrigin
 
 PIXELS = 80 * 32 * 32

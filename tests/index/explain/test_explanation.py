@@ -23,8 +23,8 @@ from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, re
 from smart_rag.demo import sample_folder
 from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
 from smart_rag.files import pdf
-from smart_rag.index import heat_map
-from smart_rag.index.explanation import emphasis
+from smart_rag.index.explain import heat_map
+from smart_rag.index.explain.explanation import emphasis
 from smart_rag.types import Match, TokenOrigin
 
 TEXTS = {

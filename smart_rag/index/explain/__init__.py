@@ -1,0 +1,1 @@
+"""Why a hit was found: its matches, and pictures of them."""

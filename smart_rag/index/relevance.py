@@ -1,0 +1,132 @@
+"""`Calibration`: the scale of relevance of one index, from questions that no index answers.
+
+The questions are about many subjects, in many languages, of many lengths, and some are nonsense. The score of the best
+hit of such a question is what a hit without relevance reaches in this index with this model. No labels are needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from smart_rag.config import DEFAULT_CANDIDATES, Weighting
+from smart_rag.errors import InvalidInput
+from smart_rag.index.index_encoder import IndexEncoder
+from smart_rag.index.search import Search
+from smart_rag.scoring.relevance import Scale
+from smart_rag.types import Hit
+from smart_rag.wording import number
+
+logger = logging.getLogger(__name__)
+
+# The more documents an index has, the better the best hit of any question. After this growth, questions are asked anew.
+_MUCH = 1.5
+_QUERIES_AT_ONCE = 64
+
+_Setting = tuple[tuple[float, float], Weighting]
+
+
+class Calibration:
+    """The scales of relevance of the index that ``encoder`` belongs to, one for each setting of a search.
+
+    Args:
+        encoder: the encoder of the index.
+        saved: a scale from the manifest, as `record` gave it; None if there is none.
+    """
+
+    def __init__(self, encoder: IndexEncoder, saved: Mapping[str, Any] | None) -> None:
+        self._encoder = encoder
+        self._mutex = threading.Lock()
+        self._scales: dict[_Setting, tuple[int, Scale]] = {}
+        if saved is not None:
+            setting = (tuple(saved["weights"]), saved["weighting"])
+            self._scales[setting] = saved["documents"], Scale(saved["median"], saved["half"])
+
+    def scale(self, search: Search) -> Scale | None:
+        """Return the scale for hits of ``search``; None if the index has no encoder or no documents.
+
+        The questions are asked when a scale is first needed, and again when the index has grown much.
+        """
+        if not self._encoder.exists:
+            return None
+        documents = search.store.pooled.count()
+        with self._mutex:
+            known, scale = self._scales.get(_setting(search), (0, None))
+            if scale is None or not _fits(known, documents):
+                foreign = self.foreign_scores(search)
+                scale = Scale.of(foreign) if foreign else None
+                if scale is not None:
+                    self._scales[_setting(search)] = documents, scale
+            return scale
+
+    def is_current(self, search: Search) -> bool:
+        """Return whether a scale for hits of ``search`` is known and the index has not grown much since."""
+        known = self._scales[_setting(search)][0] if _setting(search) in self._scales else 0
+        return _fits(known, search.store.pooled.count())
+
+    def foreign_scores(self, search: Search) -> list[float]:
+        """Return the score of the best hit of each foreign question."""
+        started = time.perf_counter()
+        asking = replace(
+            search, top_k=1, candidates=DEFAULT_CANDIDATES, first_stage="auto", where=None, where_document=None
+        )
+        scores = []
+        questions = foreign_questions()
+        for start in range(0, len(questions), _QUERIES_AT_ONCE):
+            part = self._encoder.encode_queries(questions[start : start + _QUERIES_AT_ONCE])
+            scores += [hits[0].score for hits in asking.hits(part) if hits]
+        logger.info(
+            "calibrated the relevance of hits by %s in %.1f s",
+            *(number(len(scores), "question"), time.perf_counter() - started),
+        )
+        return scores
+
+    def set(self, search: Search, scale: Scale) -> dict[str, Any]:
+        """Use ``scale`` for hits of ``search`` from now on, and return the record of it for the manifest."""
+        documents = search.store.pooled.count()
+        with self._mutex:
+            self._scales[_setting(search)] = documents, scale
+        weights, weighting = _setting(search)
+        return {"documents": documents, "weights": list(weights), "weighting": weighting, **asdict(scale)}
+
+
+def relevant_hits(hits: Sequence[Hit], min_relevance: float, path: Path) -> list[Hit]:
+    """Return the ``hits`` with at least this relevance, all from one query of the index at ``path``.
+
+    Raises:
+        InvalidInput: the relevance of a hit is unknown.
+    """
+    kept = []
+    for hit in hits:
+        relevance = hit.relevance
+        if relevance is None:
+            raise InvalidInput(
+                f"{path}: min_relevance needs a query without image and video, and an index with an encoder; leave it "
+                "out for this search"
+            )
+        if relevance < min_relevance:
+            break  # the hits are in the order of their relevance
+        kept.append(hit)
+    return kept
+
+
+@cache
+def foreign_questions() -> Sequence[str]:
+    """Return the questions that no index answers."""
+    text = Path(__file__).with_name("foreign_questions.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def _fits(known: int, documents: int) -> bool:
+    """Return whether a scale that was found with ``known`` documents fits an index of so many documents."""
+    return known / _MUCH < documents < known * _MUCH
+
+
+def _setting(search: Search) -> _Setting:
+    return search.weights, search.weighting

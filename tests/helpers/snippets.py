@@ -1,0 +1,50 @@
+"""The Python snippets of a page of Markdown, as one module that a type checker can read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# What a page says in words only: the first line of its module.
+_CHAT_MODEL = (
+    "from typing import cast; from langchain_core.language_models import BaseChatModel; llm = cast(BaseChatModel, ...)"
+)
+_LLAMA = (
+    "from typing import cast; from llama_index.core import Document, StorageContext; "
+    "from llama_index.core.llms import LLM; llm = cast(LLM, ...); documents = cast(list[Document], ...); "
+    "storage_context = cast(StorageContext, ...)"
+)
+_PREAMBLES = {"integrations_langchain_readme": _CHAT_MODEL, "integrations_llama_index_readme": _LLAMA}
+_SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def pages():
+    """The pages that have Python snippets."""
+    found = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "integrations").glob("*/README.md")]
+    return sorted(page for page in found if _SNIPPET.search(page.read_text(encoding="utf-8")))
+
+
+def name_of(page):
+    """The name of the module of ``page``."""
+    return re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix(""))).lower()
+
+
+def module_of(page):
+    """The snippets of ``page`` as one module. Each line has the number that it has on the page."""
+    text = page.read_text(encoding="utf-8")
+    lines = [""] * (text.count("\n") + 1)
+    lines[0] = _PREAMBLES.get(name_of(page), "")
+    for snippet in _SNIPPET.finditer(text):
+        start = text.count("\n", 0, snippet.start(1))
+        code = snippet[1].splitlines()
+        lines[start : start + len(code)] = code
+    return "\n".join(lines) + "\n"
+
+
+def write(folder):
+    """Write a module for each page into ``folder``, and return their files."""
+    files = [folder / f"{name_of(page)}.py" for page in pages()]
+    for file, page in zip(files, pages(), strict=True):
+        file.write_text(module_of(page), encoding="utf-8")
+    return files

@@ -1,0 +1,149 @@
+"""The relevance of hits: from 0 to 1 in the order of the ranking, found without labels and kept in the index."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from helpers.word_encoder import CountingEncoder, SeeingEncoder, VocabularyEncoder
+from PIL import Image
+
+from smart_rag import Content, Document, Representation, SmartIndex, errors
+from smart_rag.errors import InvalidInput
+from smart_rag.index.relevance import foreign_questions
+
+FACTS = [f"Boat number {i} is moored at pier {i * 7 % 31} and was built in {1900 + i}." for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def boats(tmp_path_factory, minilm):
+    with SmartIndex.create(tmp_path_factory.mktemp("boats") / "index", minilm) as index:
+        index.add_texts(FACTS, [str(i) for i in range(len(FACTS))])
+        yield index
+
+
+def test_questions_are_many_and_various():
+    questions = foreign_questions()
+    assert len(questions) == len(set(questions)) > 250
+    assert all(question == question.strip() for question in questions)
+    assert min(map(len, questions)) < 6
+    assert max(map(len, questions)) > 150
+    assert sum(not question.isascii() for question in questions) > 15
+
+
+def test_a_hit_has_its_relevance_in_the_order_of_the_scores(boats):
+    hits = boats.search("At which pier is boat number 12 moored?", 10)
+    relevances = [hit.relevance for hit in hits]
+    assert relevances == sorted(relevances, reverse=True)
+    assert 0.5 < relevances[0] <= 1
+    foreign = [hits[0].relevance for hits in boats.search_many(list(foreign_questions()), 1)]
+    assert np.mean(np.asarray(foreign) >= 0.5) == pytest.approx(0.05, abs=0.01)
+
+
+def test_min_relevance_leaves_out_what_is_below(boats):
+    question = "At which pier is boat number 12 moored?"
+    hits = boats.search(question, 10)
+    threshold = hits[4].relevance
+    assert [hit.id for hit in boats.search(question, 10, min_relevance=threshold)] == [
+        hit.id for hit in hits if hit.relevance >= threshold
+    ]
+    assert boats.search("Which spices are in a green curry?", min_relevance=0.5) == []
+    for wrong in (-0.1, 1.1, "a"):
+        with pytest.raises(InvalidInput, match="min_relevance"):
+            boats.search(question, min_relevance=wrong)
+
+
+def test_relevance_needs_an_index_and_a_text(boats, tmp_path):
+    hits = boats.search("pier", 2)
+    assert pickle.loads(pickle.dumps(hits[0])).relevance is None
+    vectors = Representation.from_embeddings(np.eye(3))
+    with SmartIndex.from_embeddings(tmp_path / "own", [Document(i, i) for i in "abc"], vectors) as own:
+        assert own.search(vectors[0])[0].relevance is None
+        with pytest.raises(InvalidInput, match="encoder"):
+            own.search(vectors[0], min_relevance=0.5)
+        with pytest.raises(InvalidInput, match="encoder"):
+            own.calibrate()
+    with SmartIndex.create(tmp_path / "seen", SeeingEncoder()) as seen:
+        seen.add_texts(["a red image"])
+        (hit,) = seen.search(Content("red", Image.new("RGB", (8, 8))))
+        assert hit.relevance is None
+        assert seen.search("red")[0].relevance is not None
+
+
+def test_the_scale_is_kept_and_no_question_is_asked_again(tmp_path):
+    encoder = CountingEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        with pytest.raises(InvalidInput, match="documents"):
+            index.calibrate()
+        index.add_texts(FACTS)
+        assert not index.is_calibrated
+        index.calibrate()
+        assert index.is_calibrated
+        expected = index.search(FACTS[3])[0].relevance
+    with SmartIndex.open(tmp_path / "index", encoder) as index:
+        assert index.is_calibrated
+        encoder.queries.clear()
+        assert index.search(FACTS[3])[0].relevance == expected
+        assert encoder.queries == [FACTS[3]]
+        record = json.loads((tmp_path / "index" / "manifest.json").read_text())["relevance"]
+        assert record["documents"] == 60
+        assert record["weights"] == [1.0, 2.0]
+        assert record["median"] < record["half"]
+
+
+def test_reading_finds_the_scale_and_writes_nothing(tmp_path):
+    encoder = CountingEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        index.add_texts(FACTS)
+    manifest = (tmp_path / "index" / "manifest.json").read_bytes()
+    with SmartIndex.open(tmp_path / "index", encoder) as index:
+        assert index.search(FACTS[3])[0].relevance is not None
+        asked = len(encoder.queries)
+        assert index.search(FACTS[4])[0].relevance is not None
+        assert len(encoder.queries) == asked + 1
+        with SmartIndex.open(tmp_path / "index", encoder) as writer:
+            writer.delete(["a"])  # no lock was taken
+    assert (tmp_path / "index" / "manifest.json").read_bytes() == manifest
+
+
+def test_an_index_that_has_grown_much_is_calibrated_again(tmp_path):
+    encoder = CountingEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        index.add_texts(FACTS[:20])
+        index.calibrate()
+        index.add_texts(FACTS[:25])
+        assert index.is_calibrated
+        index.add_texts(FACTS)
+        assert not index.is_calibrated
+        encoder.queries.clear()
+        assert index.search(FACTS[3])[0].relevance is not None
+        assert len(encoder.queries) == 1 + len(foreign_questions())
+        assert index.is_calibrated
+
+
+def test_other_weights_have_a_scale_of_their_own(tmp_path):
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add_texts(FACTS)
+        index.calibrate()
+        for weights in ((1.0, 0.0), (0.0, 1.0)):
+            foreign = [hits[0].relevance for hits in index.search_many(list(foreign_questions()), 1, weights=weights)]
+            assert np.mean(np.asarray(foreign) >= 0.5) == pytest.approx(0.05, abs=0.01)
+        index.set_weights((1.0, 1.0))
+        assert not index.is_calibrated
+
+
+def test_labels_move_the_threshold(boats):
+    scores = [hits[0].score for hits in boats.search_many(FACTS[:20], 1)]
+    boats.calibrate(scores)
+    assert min(boats.search(text, 1)[0].relevance for text in FACTS[:20]) >= 0.5
+    boats.calibrate()
+
+
+def test_a_closed_index_has_no_relevance(tmp_path):
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add_texts(FACTS)
+        (hit,) = index.search(FACTS[0], 1)
+    with pytest.raises(errors.IndexClosed):
+        _ = hit.relevance
