@@ -52,15 +52,15 @@ _ADVICE = {
 class Answer:
     """An answer in pieces. Each iteration over the answer calls the endpoint anew.
 
-    If there are no ``sources``, there are no pieces, and the endpoint is not called. A number that the model cites
-    although no passage has it gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a citation.
+    If there are no ``sources``, there are no pieces, and the endpoint is not called. If the model cites a number that
+    no passage has, the number gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a citation.
 
     Attributes:
         sources: the passages in the prompt. A ``[1]`` in the answer cites ``sources[0]``.
         messages: the prompt.
         text: the part of the answer that has arrived so far.
         finish_reason: None until the end. Then ``"stop"``, or ``"length"`` if the answer was cut off. It stays None if
-            the endpoint does not send a reason; then the connection may also have broken.
+            the endpoint does not send a reason. In this case, the connection may have broken.
     """
 
     def __init__(

@@ -47,9 +47,9 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     what counts as a citation.
 
     Args:
-        retriever: such as a `SmartRetriever`.
-        llm: the language model; by default that of LlamaIndex's ``Settings``.
-        options: passed to ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (for example a
+        retriever: any retriever, such as a `SmartRetriever`.
+        llm: the language model; by default the one in LlamaIndex's ``Settings``.
+        options: arguments of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (for example a
             `SmartRerank`) or ``citation_chunk_size``. From LlamaIndex 0.14.23 on, ``multimodal=True`` sends the images
             of `ImageNode`s to the language model.
 
