@@ -2,7 +2,7 @@
 
     score(query, document) = pooled cosine + late interaction of the frozen last hidden states
 
-See `SmartIndex` for an index in a folder and `SmartEncoder` for representations alone.
+Use `SmartIndex` for an index in a folder. Use `SmartEncoder` if you only need representations.
 """
 
 from __future__ import annotations

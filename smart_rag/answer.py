@@ -52,15 +52,15 @@ _ADVICE = {
 class Answer:
     """An answer in pieces. Each iteration over the answer calls the endpoint anew.
 
-    If there are no ``sources``, there are no pieces, and the endpoint is not called. A number that the model cites
-    although no passage has it gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a citation.
+    If there are no ``sources``, there are no pieces, and the endpoint is not called. If the model cites a number that
+    no passage has, the number gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a citation.
 
     Attributes:
         sources: the passages in the prompt. A ``[1]`` in the answer cites ``sources[0]``.
         messages: the prompt.
         text: the part of the answer that has arrived so far.
         finish_reason: None until the end. Then ``"stop"``, or ``"length"`` if the answer was cut off. It stays None if
-            the endpoint does not send a reason; then the connection may also have broken.
+            the endpoint does not send a reason. In this case, the connection may have broken.
     """
 
     def __init__(
@@ -217,19 +217,19 @@ def ask(
 
     Args:
         index: the index with the passages.
-        question: the question. An image in a `Content` is part of the query too.
+        question: the question. If it is a `Content` with an image, the image is part of the query, too.
         llm_url: the base URL of any OpenAI-compatible endpoint. If it needs a key, set the environment variable
             ``OPENAI_API_KEY``.
-        llm_model: the name of the language model there.
-        top_k: the number of passages, at most.
+        llm_model: the name of the language model at this endpoint.
+        top_k: the maximum number of passages.
         where, where_document: filters on metadata and on texts, as in `SmartIndex.search`.
-        min_relevance: leave out passages of a lower relevance, as in `SmartIndex.search`.
+        min_relevance: leave out passages whose relevance is lower than this number, as in `SmartIndex.search`.
         context_tokens: the number of tokens that all passages may have together, counted by the tokenizer of the index.
         images: the number of passages whose images are sent, together with the image of the question. The language
-            model must take images; endpoints do not say whether it does. By default only text is sent.
-        image_pixels: the number of pixels of each image, at most.
-        max_tokens: the number of tokens of the answer, at most; by default the endpoint decides.
-        timeout: seconds to wait for the next piece.
+            model must take images. Endpoints do not say whether it does. By default, only text is sent.
+        image_pixels: the maximum number of pixels of each image.
+        max_tokens: the maximum number of tokens of the answer; by default the endpoint decides.
+        timeout: the number of seconds to wait for the next piece of the answer.
 
     Raises:
         MissingExtra: the package openai is not installed.

@@ -133,15 +133,16 @@ class IndexConfig:
     Only ``weights`` and ``weighting`` can change later, by `SmartIndex.set_weights`.
 
     Attributes:
-        codec: codec of the token embeddings: a preset, ``"exact"`` (float16), ``"balanced"`` (2 bits for each
-            dimension) or ``"compact"`` (2 bits for each dimension, and two tokens become one), or another name
-            that `smart_rag.embeddings.codec.get_codec` knows.
-        weights: weights of the pooled and of the late score. None means the default of the encoder: `DEFAULT_WEIGHTS`,
-            or the late score alone for a model that was trained for late interaction.
-        weighting: weights of the query tokens: ``"idf"``, the inverse document frequency of each token in this index,
-            or ``"none"``, equal weights.
-        chunk_tokens: number of tokens of a chunk, at most.
-        chunk_overlap: number of tokens that neighbouring chunks share, at most.
+        codec: codec of the token embeddings. Usually one of three presets: ``"exact"`` (float16), ``"balanced"`` (2
+            bits for each dimension), or ``"compact"`` (2 bits for each dimension, and every two tokens are merged). Any
+            other name that `smart_rag.embeddings.codec.get_codec` knows also works.
+        weights: weights of the pooled and of the late score. None means the default of the encoder. This is
+            `DEFAULT_WEIGHTS`, except for a model that was trained for late interaction: there, only the late score
+            counts.
+        weighting: how query tokens are weighted. With ``"idf"``, the weight is the inverse document frequency of the
+            token in this index. With ``"none"``, all weights are equal.
+        chunk_tokens: maximum number of tokens of a chunk.
+        chunk_overlap: maximum number of tokens that neighbouring chunks share.
         hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of the graph (HNSW) in which Chroma searches.
             Chroma reads them only when a collection is created. In a search for 400 of 20,000 random vectors, the
             recall is .998 with the defaults here, and .65 with Chroma's own defaults.

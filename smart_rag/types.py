@@ -88,8 +88,8 @@ class Content:
 class Document:
     """A unit of retrieval: a text, an image, a video, or several of them, with an id and metadata.
 
-    An encoder with vision encodes the text and the image together. For a page of a PDF it encodes only the image, which
-    shows the text. An encoder without vision encodes the text.
+    An encoder with vision encodes the text and the image together. For a page of a PDF, it encodes only the image,
+    because the image shows the text. An encoder without vision encodes the text.
 
     A `Hit` shows the metadata ``source`` (a file) and ``page`` (counted from 1). The caller may add any other key.
     """
@@ -115,7 +115,7 @@ class TokenOrigin:
     All attributes are None for a token that has no such origin, such as a token of a prompt.
 
     Attributes:
-        span: (start, stop) in the characters of the text.
+        span: (start, stop), positions of characters in the text.
         box: (left, top, right, bottom) as fractions of the image or frame.
         frame: number of the frame, among those that the encoder takes from the video.
     """
@@ -208,7 +208,7 @@ class Hit(_Explainable):
     """One search result. Higher scores are better.
 
     Attributes:
-        id, text, metadata, image, video: those of the document.
+        id, text, metadata, image, video: the attributes of the document.
         score: w_pooled * ``pooled_score`` + w_late * ``late_score``, with the weights of the search.
         pooled_score: cosine of the pooled embeddings, in [-1, 1].
         late_score: weighted mean of the cosines of the matches, in [-1, 1].
@@ -227,7 +227,7 @@ class Hit(_Explainable):
 
     @property
     def source(self) -> str | None:
-        """The origin of the text, ``metadata["source"]``; None if it is not there."""
+        """The origin of the text, ``metadata["source"]``; None if the metadata has no such key."""
         source = self.metadata.get("source")
         return None if source is None else str(source)
 
@@ -239,15 +239,15 @@ class Hit(_Explainable):
 
     @property
     def relevance(self) -> float | None:
-        """The relevance of this hit, from 0 to 1: how far its score is above those of questions without an answer.
+        """The relevance of this hit, from 0 to 1. It compares the score with those of questions without an answer.
 
-        It has the order of the scores. A relevance of .5 is reached by the best hit of 1 in 20 questions from other
-        fields. A high relevance does not mean that the hit answers the query: if the answer is missing in an index of
-        the right field, the best hit is relevant nevertheless.
+        Relevance has the same order as the scores. Of the questions from other fields, only 1 in 20 has a best hit with
+        a relevance of .5 or more. A high relevance does not mean that the hit answers the query. If the index covers
+        the right field but has no answer, its best hit still has a high relevance.
 
-        It is None if the hit does not come from an index, or was copied or pickled; if the query has an image or a
-        video; or if the index has no encoder. If `SmartIndex.calibrate` was not called, the first hit that is asked
-        takes seconds.
+        The relevance is None if the hit does not come from an index, or was copied or pickled. It is also None if the
+        query has an image or a video, or if the index has no encoder. If `SmartIndex.calibrate` was not called, this
+        property takes seconds when it is first read.
         """
         explainer = explainer_of(self)
         return None if explainer is None else explainer.relevance(self)
@@ -316,9 +316,9 @@ class BackfillReport:
 
     Attributes:
         added: number of documents that were encoded and stored.
-        unchanged: number of documents whose content was stored before, also by this call.
+        unchanged: number of documents whose content was already stored, before this call or earlier in this call.
         left_out: number of documents that cannot be encoded.
-        reasons: the id and the reason of the first ten of these.
+        reasons: for the first ten documents that were left out, the id and the reason.
     """
 
     added: int = 0
@@ -336,7 +336,7 @@ class IndexInfo:
         documents: number of documents.
         tokens: number of token embeddings.
         token_bytes: bytes on disk of the token embeddings and of the term index.
-        pooled_bytes: bytes on disk of the pooled embeddings and texts, None if they are in a Chroma client of the user.
+        pooled_bytes: bytes on disk of the pooled embeddings and texts. None if a Chroma client of the user stores them.
         manifest: the settings of the index, as JSON values.
     """
 
@@ -369,7 +369,7 @@ class VerifyReport:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether ``text`` can be encoded as UTF-8. A text with a lone surrogate cannot."""
+    """Return whether ``text`` can be encoded as UTF-8. A text with a lone surrogate cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

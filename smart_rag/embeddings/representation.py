@@ -21,11 +21,11 @@ class Representation:
 
     Attributes:
         pooled: (n, dimension) float32. Each row is L2-normalised; the constructor does not check that.
-        tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes; it comes
+        tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes. It comes
             from a store, or from an encoder that was given a codec. The tokens may have another dimension than
             ``pooled``, for example with an adapter.
         norms: (n) float32, the norms of the pooled embeddings before they were normalised; None if they are unknown.
-            ``pooled * norms[:, None]`` is what the model itself gives. Not every model normalises.
+            ``pooled * norms[:, None]`` are the embeddings as the model gives them, because not every model normalises.
 
     Raises:
         InvalidInput: ``pooled`` is not a matrix with one row for each text, or ``norms`` has another length.
@@ -57,12 +57,13 @@ class Representation:
         All vectors are copied to float32 and L2-normalised here.
 
         Args:
-            pooled: (n, dimension) numbers; for one text, (dimension) will do. Tensors may be of any floating dtype, on
-                a GPU, or with gradients.
+            pooled: (n, dimension) numbers. For one text, (dimension) numbers are enough. Tensors may have any floating
+                dtype and gradients, and may be on a GPU.
             tokens: n matrices (n_i, token_dimension) of numbers, each with at least one row. By default, the only
                 token embedding of a text is its pooled embedding.
-            ids: n sequences of n_i vocabulary ids, -1 for a token that is no word. `smart_rag.Vocabulary` makes them.
-                Without ids, a search can neither weight tokens by their rarity nor find documents by equal tokens.
+            ids: n sequences of n_i vocabulary ids. A token that is no word has the id -1. `smart_rag.Vocabulary` makes
+                them. Without ids, a search can neither weight tokens by their rarity nor find documents by equal
+                tokens.
 
         Raises:
             InvalidInput: a vector is zero or contains NaN or inf, an id is not a 32-bit integer, or the shapes do not

@@ -88,15 +88,15 @@ class _Ragged:
 class TokenBatch(_Ragged):
     """Token embeddings of n texts in one matrix, without padding.
 
-    ``batch[i]`` is the matrix (n_i, dimension) of text i, and ``len(batch)`` the number of texts.
+    ``batch[i]`` is the matrix (n_i, dimension) of text i, and ``len(batch)`` is the number of texts.
 
     Attributes:
         embeddings: (total, dimension), float32 or float16, where total is the number of tokens of all texts. Each row
             is L2-normalised; the constructor does not check that.
         offsets: (n + 1) int64, from 0 to total. The rows of text i are ``offsets[i]:offsets[i + 1]``, at least one.
         ids: (total) int32, the id of each token in the model's vocabulary, or -1 for a token that is no word, such as a
-            patch of an image. None if the ids are unknown. A search then cannot weight tokens by their rarity, and it
-            cannot find documents by equal tokens.
+            patch of an image. None if the ids are unknown. Without ids, a search cannot weight tokens by their rarity,
+            and it cannot find documents by equal tokens.
 
     Raises:
         InvalidInput: the shapes or dtypes do not fit together.
@@ -115,7 +115,9 @@ class TokenBatch(_Ragged):
 
     @classmethod
     def from_list(cls, matrices: Sequence[FloatArray], ids: Sequence[TokenIds] | None = None) -> TokenBatch:
-        """Return a batch of n texts, copied from one (n_i, dimension) matrix and, if given, (n_i) int32 ids for each.
+        """Return a batch of n texts. ``matrices`` has a matrix (n_i, dimension) for each text.
+
+        ``ids``, if given, has n_i int32 ids for each text. Both are copied.
 
         Raises:
             DimensionMismatch: the matrices have different dimensions.
@@ -143,7 +145,7 @@ class TokenBatch(_Ragged):
 
 
 class Codec(Protocol):
-    """Codec: token embeddings to bytes and back. Each token takes the same number of bytes."""
+    """A codec, which turns token embeddings into bytes and back. Each token takes the same number of bytes."""
 
     @property
     def name(self) -> str:
@@ -167,7 +169,7 @@ class Codec(Protocol):
     def encode(self, embeddings: FloatArray | torch.Tensor) -> Codes:
         """Return the codes (n, bytes_per_token) uint8 of ``embeddings`` (n, dimension).
 
-        A tensor is encoded on its own device; only the codes are copied to the CPU.
+        A tensor is encoded on its own device. Only the codes are copied to the CPU.
 
         Raises:
             InvalidInput: the codec cannot store these numbers.
@@ -183,7 +185,7 @@ class Codec(Protocol):
 class TokenCodes(_Ragged):
     """Token embeddings of n texts as codes, the form in which a store keeps them.
 
-    It has the interface of a `TokenBatch`: ``embeddings`` and ``codes[i]`` decode when they are asked for.
+    It has the interface of a `TokenBatch`. ``embeddings`` and ``codes[i]`` are decoded when they are first used.
 
     Attributes:
         codes: (total, bytes_per_token) uint8, where total is the number of tokens of all texts, after pooling.
@@ -215,9 +217,9 @@ class TokenCodes(_Ragged):
     def from_list(
         cls, matrices: Sequence[Codes], dimension: int, codec: Codec, ids: Sequence[TokenIds] | None = None
     ) -> TokenCodes:
-        """Return the codes of n texts, copied from one (n_i, bytes_per_token) uint8 matrix for each. n is at least 1.
+        """Return the codes of n texts, at least one. For each text, a matrix (n_i, bytes_per_token) uint8 is copied.
 
-        ``ids`` are (n_i) int32 for each text.
+        ``ids``, if given, has n_i int32 ids for each text.
 
         Raises:
             InvalidInput: the codes or ids do not fit.

@@ -43,16 +43,19 @@ _VISUAL_BATCH_SIZE = 8
 
 
 class CachedEncoder:
-    """A wrapper around another encoder, which keeps the representations of documents in a folder, by their content.
+    """A wrapper around another encoder, which stores what that encoder computes for documents in a folder.
+
+    A document with the same content is looked up there.
 
     >>> encoder = CachedEncoder("minilm", "tokens")                     # doctest: +SKIP
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
     Representation(texts=1, dimension=384, tokens=7)
 
-    Several models and several processes can share one folder. The last queries are kept in memory. Without a folder,
-    documents are not kept. The model is loaded and the folder is opened on first use. A pickle holds only the names of
-    the model and the folder, without weights and embeddings. Before a fork, call `close`: in the child, a folder that
-    the parent has open raises `UseAfterFork`. A folder that was deleted is made again.
+    Several models and several processes can share one folder. The encoder keeps the last queries in memory. Without a
+    folder, it does not keep documents. The model is loaded and the folder is opened on first use. A pickle holds only
+    the names of the model and the folder, without weights and embeddings. Call `close` before a fork. If the parent
+    still has the folder open, the child gets `UseAfterFork` when it uses the folder. A folder that was deleted is made
+    again.
 
     Args:
         encoder: an encoder, or the name or the folder of a model.
@@ -187,16 +190,18 @@ class CachedEncoder:
     def encode_document(
         self, documents: Sequence[Encodable], *, codec: str | None = None, show_progress_bar: bool = False
     ) -> Representation:
-        """Return the representation of ``documents``, in their order. Those not yet in the folder are encoded.
+        """Return the representation of ``documents``, in their order.
 
-        An image or a video is recognised by the content of its file, not by its path. With a folder, token embeddings
-        are coded by the folder's codec, and ``codec`` is not used. Without one, ``codec`` goes to the wrapped encoder.
-        ``show_progress_bar`` shows how many were encoded.
+        Documents that are not yet in the folder are encoded.
+
+        An image or a video is recognised by the content of its file, not by its path. If there is a folder, token
+        embeddings are coded by the folder's codec, and ``codec`` is not used. If there is none, ``codec`` goes to the
+        wrapped encoder. ``show_progress_bar`` shows how many documents were encoded.
 
         Raises:
             CorruptStore: an entry of the folder cannot be read back.
             DocumentError: the file of an image or a video cannot be read.
-            InvalidInput: there is no such codec, or it merges tokens, which only a store does.
+            InvalidInput: there is no such codec, or the codec merges tokens, which only a store does.
         """
         contents = _contents([documents] if isinstance(documents, str) else documents)
         coded = None if codec is None else get_codec(codec, pooling=False)
@@ -235,7 +240,7 @@ class CachedEncoder:
     ) -> BackfillReport:
         """Encode ``documents`` and write them to the folder, so that later calls find them there.
 
-        Use it before the first queries, for documents that another store holds. Documents that are in the folder are
+        Call it before the first queries, for documents that another store holds. Documents that are in the folder are
         skipped, and documents without content are left out and named in a warning. Each batch is written at once, so an
         interrupted call can be made again. An iterator of any length is read in bounded memory.
 
@@ -264,7 +269,10 @@ class CachedEncoder:
         return stores
 
     def vacuum(self, documents: Iterable[Encodable]) -> int:
-        """Remove all entries except those of ``documents`` by this model, and return how many were removed."""
+        """Keep only the entries that this model made for ``documents``.
+
+        Remove all others, also those of other models, and return their number.
+        """
         stores = self._stores
         return 0 if stores is None else stores.vacuum(set(self._keys(_contents(documents))))
 

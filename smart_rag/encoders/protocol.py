@@ -1,7 +1,8 @@
 """The protocol of an encoder: members that smart_rag requires, and members that an encoder may offer.
 
 `Encoder` is required. Every other protocol here is optional. An encoder offers a protocol by having its members; it
-inherits nothing. Other code uses the functions below, never the protocols, so each fallback is in one place:
+inherits nothing. Other code uses the functions below, never the protocols. So each fallback is in one place. The table
+lists the fallbacks:
 
 =====================  ==============================  ===================================================
 Protocol               Asked by                        Without it
@@ -19,7 +20,7 @@ Vocabulary ids are part of the protocol, too. ``Representation.tokens.ids`` hold
 the token's id in the model's vocabulary, or -1 for a token that is not a word, such as punctuation, an image patch or a
 prompt. `smart_rag.encoders.vocabulary.Vocabulary` makes the ids. With ids, rare query tokens get more weight, and a
 search finds candidates that share rare tokens. Without ids, all query tokens count the same, and candidates are found
-by pooled cosine alone; a warning says so once.
+by pooled cosine alone. A warning says so once.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ class _StaticLookup(type(Protocol)):  # type: ignore[misc]  # typing gives the m
 
 @runtime_checkable
 class Encoder(Protocol, metaclass=_StaticLookup):
-    """A model that gives pooled and token embeddings. Implement it to bring a model of your own.
+    """A model that gives pooled and token embeddings. Implement this protocol to use a model of your own.
 
-    An item is a str. An encoder that also has `HasModalities` gets a `smart_rag.Content` where there is an image or a
-    video.
+    An item is a str. An encoder that also has `HasModalities` gets a `smart_rag.Content` for each item with an image or
+    a video.
     """
 
     @property
@@ -71,14 +72,15 @@ class Encoder(Protocol, metaclass=_StaticLookup):
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Return the description for the index's manifest, as JSON values; ``"model"`` is the model's name."""
+        """Return the description for the index's manifest, as JSON values. ``"model"`` is the model's name."""
         ...
 
     def encode_query(self, queries: Sequence[Any], /) -> Representation:
         """Return the representation of ``queries`` (n items), in their order.
 
         ``pooled`` is (n, ``dimension``) float32, L2-normalised. ``tokens`` holds at least one L2-normalised row for
-        each item, and vocabulary ids. `Representation.from_embeddings` makes both from vectors of any norm.
+        each item, and vocabulary ids. `Representation.from_embeddings` makes ``pooled`` and ``tokens`` from vectors of
+        any norm.
         """
         ...
 
@@ -127,7 +129,10 @@ class CountsTokens(Protocol):
     """An encoder that can measure a text before it encodes it."""
 
     def count_tokens(self, texts: Sequence[str], /) -> list[int]:
-        """Return the number of tokens of each text, without special tokens and prompts, nothing cut off."""
+        """Return the number of tokens of each full text, even if it is too long for the model.
+
+        Special tokens and prompts do not count.
+        """
         ...
 
 
@@ -135,7 +140,7 @@ class CodesTokens(Protocol):
     """An encoder that can code token embeddings on the device that computes them."""
 
     def encode_document(self, documents: Sequence[Any], /, *, codec: str | None = None) -> Representation:
-        """Do the same as `Encoder.encode_document`. With the name of a codec, ``tokens`` are `TokenCodes`."""
+        """Do the same as `Encoder.encode_document`. If ``codec`` names a codec, ``tokens`` are `TokenCodes`."""
         ...
 
 

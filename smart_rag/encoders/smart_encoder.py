@@ -63,35 +63,37 @@ class SmartEncoder:
     section 3). If no token is left, the pooled embedding is the only token embedding.
 
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
-    left, it makes one token embedding from the pooled embedding. It does not change pooled embeddings.
+    left, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled embeddings.
 
-    A forked process can use its parent's encoder on a CPU; torch then uses one thread. On a GPU, torch refuses.
+    On a CPU, a forked process can use its parent's encoder. torch then uses one thread. On a GPU, torch refuses to work
+    in a forked process.
 
     Args:
         model: a sentence-transformers model, or its folder. ``"minilm"`` is the bundled all-MiniLM-L6-v2
             of the ``demo`` extra, which needs no network.
-        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. With several devices, such as
-            ``["cuda:0", "cuda:1"]``, each holds a copy of the model, and they take batches in turn.
+        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. If you give several devices, such
+            as ``["cuda:0", "cuda:1"]``, each device holds a copy of the model, and the devices take batches in turn.
         dtype: the type of the weights, such as ``"bfloat16"``; by default float32 on a CPU, and the type of the model's
             files on a GPU.
-        attn_implementation: how transformers computes attention, such as ``"flash_attention_2"`` where that is
-            installed (for weights of 16 bits on a GPU); by default transformers' own choice, mostly ``"sdpa"``.
-        batch_size: inputs in one forward pass, at most.
-        batch_tokens: tokens in one forward pass, padding included, at most.
+        attn_implementation: how transformers computes attention. ``"flash_attention_2"`` must be installed, and needs
+            weights of 16 bits on a GPU. By default, transformers chooses, mostly ``"sdpa"``.
+        batch_size: maximum number of inputs in one forward pass.
+        batch_tokens: maximum number of tokens in one forward pass, including padding.
         revision: the revision of the model in its hub repository.
         trust_remote_code: run code that comes with the model.
         query_prompt, document_prompt: the text before each item, or the system message of a chat model. By default the
             prompt of the model, or of its profile.
-        prompt_names: names of the model's own prompts, such as ``{"query": "search", "document": "text"}``. None
-            stands for the default prompt, as in `SentenceTransformer.encode`. By default the model's own prompts are
-            chosen as in its ``encode_query`` and ``encode_document``.
-        max_length: tokens after which a text is cut, special tokens included; by default the model's own. Images and
-            videos are never cut.
-        profile: the name of a profile in `smart_rag.encoders.profiles`; by default it follows from the model's name.
-        query_tokens, document_tokens: the policy that chooses the tokens for late interaction; by default the
-            profile's, most often ``"content"``: all but special tokens. ``"text"``: content without image patches.
-            ``"input"``: content without prompt and chat template. ``"patches"``: image patches alone. See
-            docs/models.md.
+        prompt_names: names of the model's own prompts, such as ``{"query": "search", "document": "text"}``. A value of
+            None in this dict means the model's default prompt, as in `SentenceTransformer.encode`. Without
+            ``prompt_names``, the prompts are chosen as in the model's own ``encode_query`` and ``encode_document``.
+        max_length: number of tokens after which a text is cut, including special tokens; by default the model's own
+            limit. Images and videos are never cut.
+        profile: the name of a profile in `smart_rag.encoders.profiles`; by default the profile that matches the model's
+            name.
+        query_tokens, document_tokens: the policy that chooses the tokens for late interaction; by default that of the
+            profile, which is most often ``"content"``. ``"content"`` means all tokens except special tokens. ``"text"``
+            leaves out image patches, too. ``"input"`` leaves out the prompt and the chat template. ``"patches"`` means
+            image patches alone. See docs/models.md.
         max_pixels: the maximum number of pixels of an image; by default the limit of the profile or the model.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
         model_options: further arguments of `SentenceTransformer`, such as ``{"truncate_dim": 256, "token": "hf_..."}``.
@@ -201,7 +203,7 @@ class SmartEncoder:
 
     @property
     def token_dimension(self) -> int:
-        """The width of the token embeddings: that of the pooled ones, except with an adapter or jina-embeddings-v4."""
+        """The width of the token embeddings. Pooled ones are as wide, except with an adapter or jina-embeddings-v4."""
         return self._state_width if self._adapter is None else self._adapter.dimension
 
     @property
@@ -211,12 +213,12 @@ class SmartEncoder:
 
     @property
     def device(self) -> str:
-        """The device of the model, such as ``"cpu"`` or ``"cuda:0"``; the first of several."""
+        """The device of the model, such as ``"cpu"`` or ``"cuda:0"``. If there are several, it is the first."""
         return str(self.model.device)
 
     @property
     def batch_size(self) -> int:
-        """The inputs in one forward pass, at most; fewer after a GPU ran out of memory."""
+        """The maximum number of inputs in one forward pass. It is lowered when a GPU runs out of memory."""
         return self._batches.batch_size
 
     @batch_size.setter
@@ -226,7 +228,7 @@ class SmartEncoder:
 
     @property
     def batch_tokens(self) -> int:
-        """The tokens in one forward pass, padding included, at most."""
+        """The maximum number of tokens in one forward pass, including padding."""
         return self._batches.batch_tokens
 
     @batch_tokens.setter
@@ -236,7 +238,7 @@ class SmartEncoder:
 
     @property
     def max_length(self) -> int | None:
-        """The tokens after which a text is cut, special tokens included; None if there is no limit."""
+        """The number of tokens after which a text is cut, including special tokens. None if there is no limit."""
         length = self._model.inputs.max_length
         return None if length is None or length > UNLIMITED else int(length)
 
@@ -247,12 +249,12 @@ class SmartEncoder:
 
     @property
     def combines_modalities(self) -> bool:
-        """Whether the model represents a text and an image together; otherwise it takes one of them at a time."""
+        """Whether the model represents a text and an image together. If not, it takes one of them at a time."""
         return self._model.inputs.combines_modalities
 
     @property
     def default_weights(self) -> tuple[float, float]:
-        """The weights (pooled, late) of a new index: late alone for a model that was trained for late interaction."""
+        """The weights (pooled, late) of a new index. For a model trained for late interaction, only late counts."""
         return (0.0, 1.0) if self._model.is_late_interaction else DEFAULT_WEIGHTS
 
     @property
@@ -329,7 +331,7 @@ class SmartEncoder:
     ) -> Representation:
         """Return the representation of ``queries`` with the model's query prompt, in their order.
 
-        ``batch_size`` replaces that of the encoder for this call.
+        For this call, ``batch_size`` replaces the encoder's ``batch_size``.
 
         Raises:
             InvalidInput: the model does not read such a query.
@@ -347,7 +349,7 @@ class SmartEncoder:
         """Return the representation of ``documents`` with the model's document prompt, in their order.
 
         With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`. They are coded on the device that
-        computes them, and then copied to the CPU. ``batch_size`` replaces that of the encoder for this call.
+        computes them, and then copied to the CPU. For this call, ``batch_size`` replaces the encoder's ``batch_size``.
 
         Raises:
             InvalidInput: the model does not read such a document, or the codec does not exist. A codec that merges
@@ -367,9 +369,9 @@ class SmartEncoder:
     ) -> Representation:
         """Return the representation of ``items`` from which an adapter is trained.
 
-        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row is
-        L2-normalised, and each layer has the same norm in it. With the last layer alone, the rows are the token
-        embeddings of an encoder without an adapter.
+        Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row has
+        length 1. The parts of a row that come from different layers have equal norms. With the last layer alone, the
+        rows are the token embeddings of an encoder without an adapter.
 
         Raises:
             EncoderError: the model has no such layer.
@@ -377,7 +379,10 @@ class SmartEncoder:
         return self._encode(items, task, Output(layers), None, show_progress_bar)
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
-        """Return the number of tokens of each text, without special tokens and prompts, nothing cut off."""
+        """Return the number of tokens of each full text, even if it is too long for the model.
+
+        Special tokens and prompts do not count.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             return []

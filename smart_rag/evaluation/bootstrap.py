@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Verdict on the first system: better or worse than the second; noise if the interval contains zero."""
+        """Whether the first system is better or worse than the second. It is noise if the interval contains zero."""
         if self.queries < FEWEST_QUERIES:
             return "too few queries"
         if self.low <= 0 <= self.high:
@@ -56,8 +56,8 @@ def difference(
 ) -> Difference:
     """Return the mean of ``first - second`` with its percentile interval.
 
-    Both hold one value for each query (n). A resample draws n queries with replacement, and takes both values of each.
-    ``draws_at_once`` limits the memory: so many queries are drawn at a time.
+    ``first`` and ``second`` hold one value for each query (n). A resample draws n queries with replacement. Each drawn
+    query brings both of its values. To limit the memory, ``draws_at_once`` queries are drawn at a time.
 
     Raises:
         InvalidInput: ``first - second`` is empty or not one-dimensional.

@@ -41,10 +41,10 @@ def load_dataset(
 ) -> Dataset:
     """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
-    A document's text is its title, a space, and its text. A visual document also has the key ``image`` (a file), or
-    ``pdf`` (a file) and ``page`` (counted from 0); the files are relative to ``folder``. Queries that are not judged
-    are left out, and so are documents with neither text nor image. ``qrels_file`` is by default ``qrels.tsv`` or
-    ``qrels/test.tsv``.
+    A document's text is its title, a space, and its text. A visual document also has the key ``image`` (a file), or the
+    keys ``pdf`` (a file) and ``page`` (counted from 0). The paths of the files are relative to ``folder``. Queries that
+    are not judged are left out, and so are documents with neither text nor image. By default, ``qrels_file`` is
+    ``qrels.tsv`` or ``qrels/test.tsv``.
 
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, or no document has a text or an image.

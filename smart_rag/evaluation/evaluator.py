@@ -45,17 +45,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Add the documents of ``dataset`` to ``index``, rank them in several ways, and return the figures as JSON values.
 
-    The runs are ``pooled``, ``late``, ``hybrid`` and ``paper``, which rank every document, and
-    ``search_<first stage>``, one `SmartIndex.search` for each query, with the time of each step.
-    ``docs/evaluation.md`` explains every key of the result.
+    The runs ``pooled``, ``late``, ``hybrid`` and ``paper`` rank every document. A run ``search_<first stage>`` calls
+    `SmartIndex.search` once for each query, and measures the time of each step. ``docs/evaluation.md`` explains every
+    key of the result.
 
     Args:
         dataset: documents, queries and qrels.
-        index: index to evaluate. It holds no other documents than those of ``dataset``.
+        index: index to evaluate. It must hold no documents except those of ``dataset``.
         top_k: number of documents in a ranking.
-        candidates: candidates of the first stage.
-        weights: weights (pooled, late) of the hybrid score, None for those of the index.
-        weighting: weighting of query tokens, None for that of the index.
+        candidates: number of candidates of the first stage.
+        weights: weights (pooled, late) of the hybrid score. None means the weights of the index.
+        weighting: weighting of query tokens. None means the weighting of the index.
         show_progress_bar: whether to show progress bars.
 
     Raises:

@@ -20,7 +20,7 @@ class Metrics:
 
     Args:
         qrels: graded relevance by query id and document id.
-        names: measures to compute, of `MEASURES`.
+        names: names of the measures to compute, from `MEASURES`.
 
     Raises:
         MissingExtra: ir-measures is not installed.

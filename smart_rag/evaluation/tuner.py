@@ -37,7 +37,7 @@ class Setting:
     weighting: Weighting
 
     def ranks_as(self, other: Setting) -> bool:
-        """Return whether both settings always give the same ranking: equal ratios of weights, equal late scores."""
+        """Return whether both settings always give the same ranking, because their ratios and late scores are equal."""
         (a, b), (c, d) = self.weights, other.weights
         return a * d == b * c and (self.weighting == other.weighting or b == 0)
 
@@ -78,9 +78,9 @@ def tune(
 ) -> Tuning:
     """Compare weights and weightings on ``queries`` by their ``qrels``. The index does not change.
 
-    Every setting ranks the same candidates: all documents of a small index, else the 500 candidates of the first stage.
-    The queries are divided into ``folds``. The queries of each fold are ranked by the setting that is best on the
-    other folds. This ranking is compared with the ranking by the current setting. To use the choice, pass it to
+    Every setting ranks the same candidates. In a small index, they are all documents. In a larger one, the first stage
+    chooses 500. The queries are divided into ``folds``. The queries of each fold are ranked by the setting that is best
+    on the other folds. This ranking is compared with the ranking by the current setting. To use the choice, pass it to
     `SmartIndex.set_weights`.
 
     Args:

@@ -44,13 +44,14 @@ _WARNINGS = threading.RLock()
 def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """Return an image as RGB, upright, on white if it is transparent, with at most ``max_pixels``.
 
-    A larger image is shrunk and keeps its aspect ratio. No image is enlarged. An animation in a file gives its first
-    frame, an animation in memory its current frame. 16-bit greyscale keeps its range. Values of 32 bits and floats are
-    scaled: their smallest value becomes black, their largest value white. ``source`` is not changed.
+    A larger image is shrunk and keeps its aspect ratio. No image is enlarged. Of an animation in a file, the first
+    frame is used. Of an animation in memory, the current frame is used. 16-bit greyscale keeps its range. Values of 32
+    bits and floats are scaled: their smallest value becomes black, their largest value white. ``source`` is not
+    changed.
 
     Args:
         source: the path of a file, or an image in memory.
-        max_pixels: by default the image keeps its size.
+        max_pixels: the maximum number of pixels; by default the image keeps its size.
 
     Raises:
         DocumentError: a file cannot be read, is not in one of the formats of `SUFFIXES`, is broken or truncated, or

@@ -122,7 +122,7 @@ class Pdf:
         return image
 
     def boxes(self, number: int, spans: Sequence[Span]) -> list[list[Box]]:
-        """Return the boxes of each of ``spans`` on page ``number``; a span that is not found has no boxes.
+        """Return the boxes of each of ``spans`` on page ``number``. A span that is not found has no boxes.
 
         Args:
             number: the page, counted from 1.

@@ -55,14 +55,15 @@ def find(
 ) -> list[Path]:
     """Return the files at and below ``paths``: absolute paths without links, sorted, each once.
 
-    A file that ``paths`` names is always in the result. From a folder come the files whose suffix belongs to
-    ``modalities`` (see `suffixes`), without hidden files. If ``modalities`` lacks images or videos, a warning counts
-    those in the folder that are left out.
+    A file that ``paths`` names is always in the result. A folder adds the files whose suffix belongs to ``modalities``
+    (see `suffixes`), but no hidden files. If ``modalities`` lacks images or videos, a warning counts the images or
+    videos that are left out.
 
     Args:
         paths: files and folders.
-        include: patterns such as ``"*.md"`` or ``"drafts/*"``. From a folder come only files that match a pattern, with
-            any suffix. A pattern is compared with the name of a file and with its path below the folder.
+        include: patterns such as ``"*.md"`` or ``"drafts/*"``. If they are given, a folder adds only files that match a
+            pattern, whatever their suffix. A pattern is compared with the name of a file and with its path below the
+            folder.
         exclude: patterns of files to leave out of folders.
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
 
@@ -118,7 +119,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
 
     Args:
         path: a file.
-        pages_without_text: yield numbered pages without text as well, such as scanned pages of a PDF.
+        pages_without_text: also yield numbered pages that have no text, such as scanned pages of a PDF.
 
     Raises:
         DocumentError: the file cannot be read, has no text, or its format is unknown.

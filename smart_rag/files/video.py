@@ -53,7 +53,7 @@ def read_frames(
         fps: frames for each second of the video.
         max_frames: the most frames to return.
         max_pixels: frames are shrunk to this many pixels; by default they are shrunk only above `MAX_SOURCE_PIXELS`.
-        min_frames: the fewest frames to return, if the video has so many.
+        min_frames: the fewest frames to return, if the video has that many frames.
 
     Raises:
         DocumentError: the file cannot be read, is truncated or broken, or has no video in it.

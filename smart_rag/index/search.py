@@ -151,9 +151,10 @@ def rerank(
 
     Args:
         query: a text, a `Content`, or its representation.
-        documents: texts, documents or hits. The id of a text is its position, such as ``"07"`` of a hundred.
-        encoder: a `CachedEncoder` with a folder encodes no document twice.
-        top_k: how many to return; by default all.
+        documents: texts, documents or hits. A text gets its position as id, padded with zeros: with 100 texts, the ids
+            are ``"00"`` to ``"99"``.
+        encoder: the encoder. If it is a `CachedEncoder` with a folder, no document is encoded twice.
+        top_k: the number of hits to return; by default all.
         weights: the weights of the pooled and the late score; by default those that suit the encoder.
 
     Raises:

@@ -93,13 +93,14 @@ class SmartIndex:
     ...     index.search("Which animal barks?", top_k=1)[0].text
     'Dogs bark at night.'
 
-    Get one from `open_or_create`, `create`, `open` or `from_embeddings`. Any number of processes may search. One
-    process at a time may write, from its first write until it closes the index. Threads may share an index.
+    Get one from `open_or_create`, `create`, `open` or `from_embeddings`. Any number of processes may search. Only one
+    process at a time may write. It holds the right to write from its first write until it closes the index. Threads may
+    share an index.
 
     If the folder is deleted, moved or replaced while an index is open, all methods but `close` raise `IndexNotFound`.
 
-    A process that was forked after an index was opened cannot use or open any index: `UseAfterFork` is raised. Start
-    processes with ``multiprocessing.get_context("spawn")``, or fork before.
+    A process that was forked after an index was opened cannot use or open any index. If it tries to, `UseAfterFork` is
+    raised. Start processes with ``multiprocessing.get_context("spawn")``, or fork before you open an index.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -128,7 +129,7 @@ class SmartIndex:
 
         Args:
             path: a folder that does not exist or is empty.
-            encoder: an encoder, or the name or the folder of a model. None if the caller brings the vectors
+            encoder: an encoder, or the name or the folder of a model. It is None if the caller brings the vectors
                 (`add_embeddings`).
             dimension: the width of the caller's pooled embeddings.
             token_dimension: the width of the caller's token embeddings; by default ``dimension``.
@@ -168,8 +169,8 @@ class SmartIndex:
     ) -> SmartIndex:
         """Return the index in the folder ``path``.
 
-        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. An index that
-        was created with a ``client`` needs one here, too.
+        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. If the index was
+        created with a ``client``, a ``client`` is also needed here.
 
         Raises:
             IndexNotFound: there is no index in the folder.
@@ -196,12 +197,13 @@ class SmartIndex:
         client: ClientAPI | None = None,
         collection: str | None = None,
     ) -> SmartIndex:
-        """Return the index in the folder ``path``. If there is none, create it. The same call can be made again.
+        """Return the index in the folder ``path``. If there is none, create one. The same call can be made again.
 
-        The arguments are those of `create`. If there is an index, each argument that is given must agree with it. Only
-        ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. Then the index keeps
-        its own. Without ``encoder``, an index keeps its own encoder, and a new one gets the default model, or none if
-        ``dimension`` is given.
+        The arguments are those of `create`. If there is an index, each argument that is given must agree with the
+        index. Only ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. In that
+        case, the weights and the weighting that are stored in the index are used. Without ``encoder``, an existing
+        index uses its own encoder. A new index uses the default model. If ``dimension`` is given, a new index has no
+        encoder.
 
         Raises:
             IndexMismatch: the index was made with another model or with other settings. It is not changed.
@@ -227,7 +229,10 @@ class SmartIndex:
     def from_embeddings(
         cls, path: str | Path, documents: Sequence[Document], representation: Representation, **options: Any
     ) -> SmartIndex:
-        """Return a new index of ``documents`` with vectors that the caller brings; ``options`` as in `create`."""
+        """Return a new index of ``documents`` with vectors that the caller brings.
+
+        ``options`` are those of `create`.
+        """
         _checked_given(documents, representation)  # first, so that a refusal leaves no folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
         is_new = not absolute(path).exists()
@@ -262,9 +267,10 @@ class SmartIndex:
             on_commit: called with the ids of each batch as soon as they are on disk.
 
         Raises:
-            InvalidInput: a document has no text, its metadata cannot be stored, or an id comes twice. Then no document
-                of a sequence is written. An iterator is read in parts of a few thousand documents. The documents of
-                earlier parts are written. If an id comes again in a later part, it replaces the earlier document.
+            InvalidInput: a document has no text, its metadata cannot be stored, or an id comes twice. If ``documents``
+                is a sequence, nothing is written in these cases. If it is an iterator, it is read in parts of a few
+                thousand documents, and the parts before the error have already been written. If an id comes again in a
+                later part of an iterator, the later document replaces the earlier one.
             IndexLocked: another process writes to the index.
         """
         total = len(documents) if isinstance(documents, Sequence) else None
@@ -318,8 +324,8 @@ class SmartIndex:
             paths: files and folders; `smart_rag.files.FORMATS` lists the formats.
             include: patterns of the files to take from folders, such as ``"*.md"``.
             exclude: patterns of the files to leave out.
-            prune: remove the documents of files below the folders ``paths`` that no longer exist. Without it, a
-                warning counts these files.
+            prune: if an indexed file below one of the folders no longer exists, remove its documents. Without
+                ``prune``, a warning counts these files.
             show_progress_bar: show a progress bar.
             on_commit: as in `add`.
 
@@ -358,7 +364,7 @@ class SmartIndex:
         *,
         show_progress_bar: bool = False,
     ) -> list[str]:
-        """Write ``texts`` and return their ids; without ``ids``, an id is a hash of the text and its metadata."""
+        """Write ``texts`` and return their ids. Without ``ids``, an id is a hash of the text and its metadata."""
         documents = documents_of_texts(texts, ids, metadatas)
         names = [document.id for document in documents]
         # Without ids, equal texts with equal metadata are one document. With ids, an id that comes twice is an error.
@@ -408,9 +414,9 @@ class SmartIndex:
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
     def vacuum(self) -> int:
-        """Remove token embeddings and images that no document uses; return the number of removed token entries.
+        """Remove token embeddings and images that no document uses. Return the number of removed token entries.
 
-        An index of an older format also gets the present one, so that filters can look into lists.
+        An index of an older format is also converted to the current format. After that, filters can look into lists.
         """
         with self._session.writing():
             self._encoder.forget()
@@ -421,7 +427,7 @@ class SmartIndex:
             return self._store.vacuum()
 
     def set_weights(self, weights: Weights, weighting: Weighting | None = None) -> None:
-        """Set the score weights (pooled, late) of the index and, if given, its ``weighting``; see `IndexConfig`.
+        """Set the score weights (pooled, late) of the index and, if given, its ``weighting``. See `IndexConfig`.
 
         Later searches use these weights. Another process uses them after it opens the index again.
         `smart_rag.evaluation.tune` finds the best weights for labelled queries.
@@ -437,15 +443,15 @@ class SmartIndex:
             self.manifest = manifest
 
     def calibrate(self, relevant: Sequence[float] | None = None) -> None:
-        """Find the scale of `Hit.relevance` and keep it in the index, so that no search must find it.
+        """Find the scale of `Hit.relevance`, and store it in the index, so that searches need not find it.
 
-        Some hundred questions that no index answers are asked, which takes seconds. Searches notice when the index has
-        grown much since, and then find the scale again.
+        The index is searched for a few hundred questions that no index answers. This takes seconds. If the index has
+        grown a lot since the scale was found, searches notice this and find the scale again.
 
         Args:
-            relevant: the scores of best hits that are known to be relevant, by the weights of the index. Then a
-                relevance of .5 separates them best from the best hits of the questions. `smart_rag.evaluation.tune`
-                finds such scores.
+            relevant: the scores of best hits that are known to be relevant, computed with the weights of the index. If
+                they are given, .5 becomes the relevance that best separates these hits from the best hits of the
+                questions. `smart_rag.evaluation.tune` finds such scores.
 
         Raises:
             InvalidInput: the index has no encoder or no documents.
@@ -462,12 +468,15 @@ class SmartIndex:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the scale of `Hit.relevance` is known, and the index has not grown much since it was found."""
+        """Whether the scale of `Hit.relevance` is known and still fits the size of the index."""
         self._session.check_open()
         return self._calibration.is_current(self._search(1, None, None))
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Read every entry back, and report missing and damaged ones. ``repair`` encodes their documents again."""
+        """Read every entry back, and report missing and damaged ones.
+
+        ``repair`` encodes the documents of such entries again.
+        """
         self._session.check_open()
         report = self._store.verify()
         broken = [*report.missing, *report.damaged]
@@ -492,8 +501,8 @@ class SmartIndex:
     def has_image(self, found: Hit | Document) -> bool:
         """Return whether a hit or a document should be shown as an image.
 
-        A page of a PDF that was found by its text should not, because to draw the page takes longer than a search.
-        `image_file` can still draw it.
+        For a PDF page that was found by its text, the result is False, because drawing a page takes longer than a
+        search. `image_file` can still draw the page.
         """
         return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
 
@@ -516,7 +525,7 @@ class SmartIndex:
         return self._store.images.file_of(found.image, max_pixels)
 
     def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
-        """Yield the documents that pass the filters of `search`, by default all."""
+        """Yield the documents that pass the filters, or all documents. The filters are those of `search`."""
         self._session.check_open()
         return (row.document for row in self._store.pooled.select(where, where_document))
 
@@ -539,26 +548,30 @@ class SmartIndex:
         min_relevance: Number | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[Hit]:
-        """Return the ``top_k`` best documents for ``query``, best first; ties go by id.
+        """Return the ``top_k`` best documents for ``query``, best first.
+
+        Documents of equal score are in the order of their ids.
 
         Args:
             query: a text, a `Content` with an image if the model takes images, or the representation of one query.
             top_k: the number of documents to return.
             candidates: the number of documents to score.
-            first_stage: how the candidates are chosen. ``"terms"``: half of them by pooled cosine, half by the rare
-                tokens that they share with the query. ``"pooled"``: by pooled cosine alone. ``"exhaustive"``: every
-                document is scored, as in the paper. ``"auto"``: exhaustive in a small index, else terms.
+            first_stage: how the candidates are chosen. ``"terms"`` chooses half of them by pooled cosine, and half by
+                the rare tokens that they share with the query. ``"pooled"`` chooses all of them by pooled cosine.
+                ``"exhaustive"`` scores every document, as in the paper. ``"auto"`` means ``"exhaustive"`` in a small
+                index, and ``"terms"`` otherwise.
             where: a filter on metadata, such as ``{"year": {"$gte": 2020}}`` or ``{"tags": {"$contains": "pump"}}`` for
-                a list. It has Chroma's form; `docs/filters.md` says what each operator finds.
+                a list. It is written like Chroma's filters. `docs/filters.md` says what each operator finds.
             where_document: a filter on texts: ``$contains``, ``$regex`` or their opposites.
             weights: the weights of the pooled and the late score; by default those of the index.
             weighting: the weighting of query tokens, ``"idf"`` or ``"none"``; by default that of the index.
-            min_relevance: leave out hits of a lower `Hit.relevance`, from 0 to 1; .5 is a good value to begin with.
+            min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Begin with .5.
             stopwatch: gets the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
 
         Raises:
             InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or a filter is not valid.
-            MissingTokens: a candidate's token embeddings are missing; `verify` with ``repair`` encodes them again.
+            MissingTokens: a candidate's token embeddings are missing. Call `verify` with ``repair`` to encode them
+                again.
         """
         queries = query if isinstance(query, Representation) else [query]
         return self.search_many(
@@ -635,8 +648,8 @@ class SmartIndex:
 
         Args:
             query: as in `search`.
-            hits: hits or texts. A text is encoded, and its id is its position.
-            top_k: how many to return; by default all.
+            hits: hits or texts. A text is encoded. Its id is its position, padded with zeros.
+            top_k: the number of hits to return; by default all.
             weights, weighting: as in `search`.
         """
         self._session.check_open()
@@ -673,11 +686,11 @@ class SmartIndex:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
         The relevance of a hit is its score, divided by the sum of the weights. The redundancy of a hit is the highest
-        pooled cosine with a hit that was chosen before. The scores of the hits do not change. Their ranks are new.
+        pooled cosine with a hit that was chosen before. The scores of the hits do not change, but their ranks do.
 
         Args:
             hits: the hits of a search.
-            top_k: how many to return.
+            top_k: the number of hits to return.
             mmr_lambda: 1 keeps the ranking, 0 considers redundancy alone.
             weights: the weights with which the hits were scored; by default those of the index.
 
@@ -706,8 +719,8 @@ class SmartIndex:
     def encode_documents(self, items: Sequence[Encodable], *, reuse_stored: bool = False) -> Representation:
         """Return the representation of texts or images, and keep it until documents of the same content are added.
 
-        Use it if a program needs the embeddings before it adds the documents. Then nothing is encoded twice. Up to
-        1 GiB is kept. The tokens may be `TokenCodes`, which the index stores as they are.
+        Use this method if your program needs the embeddings before it adds the documents. Nothing is then encoded
+        twice. Up to 1 GiB is kept. The tokens may be `TokenCodes`, which the index stores as they are.
 
         With ``reuse_stored``, the vectors of contents that the index already holds are read from the disk, without
         vocabulary ids. Nothing is written.
@@ -724,16 +737,17 @@ class SmartIndex:
         return Representation.concatenate([known[key] for key in keys]) if keys else self._encoder.encode_ahead([])
 
     def check_embeddings(self, documents: Sequence[Document], embeddings: ArrayLike) -> None:
-        """Raise unless this index's model can have made ``embeddings`` (n, dimension) from ``documents``.
+        """Check that ``embeddings`` (n, dimension) of ``documents`` come from the model of this index.
 
-        Use it to check the embeddings of another program before adding its documents. The first embedding is compared
-        with the embedding that the index's model makes of the first document.
+        If they do not, an error is raised. Use this method to check the embeddings of another program before you add
+        its documents. The first embedding is compared with the embedding that the index's model makes of the first
+        document.
 
         Raises:
             IndexMismatch: another model made the embeddings.
             DimensionMismatch: the embeddings are not as wide as those of the index.
-            InvalidInput: the number of embeddings is not that of the documents, an embedding is not finite, or a
-                document cannot be stored (see `add`).
+            InvalidInput: there are more or fewer embeddings than documents, an embedding is not finite, or a document
+                cannot be stored (see `add`).
         """
         self._session.check_open()
         documents = checked_documents(documents, self.manifest.modalities)
@@ -744,7 +758,7 @@ class SmartIndex:
             self._encoder.check_same_model(documents[0], given.pooled[0])
 
     def encode_queries(self, queries: Sequence[str | Content]) -> Representation:
-        """Return the representation of ``queries``, by the index's encoder.
+        """Return the representation that the index's encoder makes of ``queries``.
 
         Raises:
             InvalidInput: a query is empty, or the index has no encoder.
@@ -759,7 +773,7 @@ class SmartIndex:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of the index, loaded when first asked for.
+        """The encoder of the index. It is loaded when it is first needed.
 
         Raises:
             InvalidInput: the index was made for vectors that the caller brings.

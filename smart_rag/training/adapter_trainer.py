@@ -52,9 +52,9 @@ def train_adapter(
         data: training data.
         out: folder of the adapter. It must not hold one.
         settings: settings of the training, by default `AdapterSettings()`.
-        held_out: data to measure with after each epoch, or the share of ``data`` that `split` holds out. With a
-            share, the held-out queries also rank training documents that answer none of them. In all, they rank up to
-            2,000 documents.
+        held_out: data to measure with after each epoch, or the share of ``data`` that `split` holds out. If it is a
+            share, training documents that answer no held-out query are ranked, too. In all, up to 2,000 documents are
+            ranked.
         show_progress_bar: whether to show progress bars.
 
     Raises:

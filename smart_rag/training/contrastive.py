@@ -39,7 +39,7 @@ def late_scores(
         documents: token embeddings of all documents (document tokens, dimension).
         document_lengths: number of tokens of each document (n_documents).
         token_weights: positive weights (query tokens) for the mean over a query's tokens; None for equal weights.
-        documents_at_once: documents to score at a time. It limits the memory and does not change the result.
+        documents_at_once: number of documents to score at a time. It limits the memory and does not change the result.
 
     Raises:
         InvalidInput: the lengths do not add up to the number of token embeddings, or a text has no token.

@@ -48,7 +48,7 @@ class TrainingQuery:
 class TrainingData:
     """Queries with their positives and negatives among ``documents``.
 
-    ``documents`` may be a lazy sequence that reads each document when it is used; page images are read in this way.
+    ``documents`` may be a lazy sequence that reads each document when it is used. Page images are read in this way.
     """
 
     name: str
@@ -62,7 +62,7 @@ class TrainingData:
 def load_training_data(path: str | Path, limit_queries: int | None = None) -> TrainingData:
     """Return the training data at ``path``, in any format of this module, with its first ``limit_queries`` queries.
 
-    Documents of equal text become one document. Queries of equal text become one query with the positives of all.
+    Documents of equal text become one document. Queries of equal text become one query, which gets all their positives.
 
     Raises:
         InvalidInput: there is no training data at ``path``, or a line or row cannot be read.

@@ -1,4 +1,4 @@
-"""Fine-tuning of a model by its SMART scores, all weights or LoRA, into a sentence-transformers folder."""
+"""Fine-tuning of all weights or of LoRA by the model's SMART scores. The result is a sentence-transformers folder."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def finetune(
 ) -> TrainingReport:
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return the report.
 
-    ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model; it holds the prompts and a model
-    card. The weights that were best by ``objective`` in an evaluation are kept. Texts and images are encoded as
-    `SmartEncoder` encodes them with the same ``profile`` and ``max_pixels``.
+    ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model. The folder also holds the prompts
+    and a model card. The weights that were best by ``objective`` in an evaluation are kept. Texts and images are
+    encoded as `SmartEncoder` encodes them with the same ``profile`` and ``max_pixels``.
 
     Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches.
 
@@ -67,9 +67,9 @@ def finetune(
         data: training data.
         out: folder of the result. It must be new, or hold only checkpoints of this training.
         settings: settings of the training, by default `FinetuneSettings()`.
-        held_out: data to measure with, or the share of ``data`` that `split` holds out. With a share, documents of
-            the training part that answer no held-out query are ranked, too, up to 2,000 documents in all.
-        device: torch device, None for the best one.
+        held_out: data to measure with, or the share of ``data`` that `split` holds out. If it is a share, training
+            documents that answer no held-out query are ranked, too. In all, up to 2,000 documents are ranked.
+        device: torch device. None means the best one.
         profile: as for `SmartEncoder`.
         max_pixels: as for `SmartEncoder`.
         trust_remote_code: as for `SmartEncoder`.
@@ -78,9 +78,9 @@ def finetune(
         show_progress_bar: whether to show progress bars.
 
     Raises:
-        InvalidInput: ``out`` holds other files; ``out`` holds checkpoints and ``resume`` is False; it holds no
-            checkpoints and ``resume`` is True; the checkpoints belong to another model, other data or other settings;
-            there are too few queries for a batch; the model cannot encode the documents.
+        InvalidInput: ``out`` holds other files. Or ``out`` holds checkpoints and ``resume`` is False. Or ``out`` holds
+            no checkpoints and ``resume`` is True. Or the checkpoints belong to another model, other data or other
+            settings. Or there are too few queries for a batch. Or the model cannot encode the documents.
         EncoderError: the loss is not finite, the best checkpoint cannot be loaded, or a sentence-transformers folder
             cannot describe how this model makes its pooled embedding.
         MissingExtra: ``lora_rank`` is set and peft is not installed.

@@ -26,7 +26,7 @@ ByRanking = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One evaluation: the mean loss since the evaluation before, and mean nDCG@10 of the held-out queries.
+    """One evaluation: the mean loss since the previous one, and the mean nDCG@10 of the held-out queries.
 
     ``loss`` is None for the model before the first step. An adapter does not change ``pooled``.
     """
@@ -55,7 +55,7 @@ class TrainingReport:
             their figures favour the trained model a little.
         ndcg: mean nDCG@10 of the held-out queries, by ``"frozen pooled"``, ``"frozen late"``, ``"frozen hybrid"``,
             and by the same three names with ``"trained"``.
-        differences: differences between two of these, such as ``"trained late - frozen late"``.
+        differences: differences between two of these rankings, such as ``"trained late - frozen late"``.
         objective: score that was trained.
     """
 

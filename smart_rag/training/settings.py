@@ -25,9 +25,10 @@ class TrainingSettings:
 
     Attributes:
         epochs: number of passes over the training queries.
-        batch_size: queries in a batch, at least 2. The positives of the other queries are negatives of a query.
+        batch_size: number of queries in a batch, at least 2. For each query, the positives of the other queries in the
+            batch serve as negatives.
         weight_decay: weight decay of AdamW.
-        hard_negatives: hard negatives of each query in a batch. If the data has fewer, the rest is mined.
+        hard_negatives: number of hard negatives of each query in a batch. If the data has fewer, the rest is mined.
         seed: seed of everything that is random, except the split.
     """
 
@@ -57,7 +58,7 @@ class AdapterSettings(TrainingSettings):
     """Settings of `train_adapter`. All defaults except ``start`` and ``epochs`` are the paper's (arXiv 2605.24938).
 
     Attributes:
-        dimension: width of the new token embeddings, None for the model's width.
+        dimension: width of the new token embeddings. None means the model's width.
         layers: layers of the model whose states the adapter reads.
         objective: score to train, ``"late"`` or ``"hybrid"``.
         weighting: weights of the query tokens in that score, as in `IndexConfig`.
@@ -86,19 +87,20 @@ class AdapterSettings(TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(TrainingSettings):
-    """Settings of `finetune`. ``temperature`` is the one with which the paper (arXiv 2605.24938) fine-tunes LamRA.
+    """Settings of `finetune`. ``temperature`` is that of the paper (arXiv 2605.24938) for LamRA.
 
     Attributes:
         objective: score to train. ``"hybrid"`` is the sum of pooled cosine and late interaction.
         lora_rank: rank of the low-rank additions (LoRA) to the linear layers of the language model. They are merged
             into its weights at the end. If it is None, all weights are trained.
         lora_alpha: scale of the additions; by default twice the rank.
-        mini_batch_size: number of texts in one forward pass. Then memory does not limit ``batch_size``, but each text
-            is encoded twice (gradient caching). By default, the whole batch is one forward pass.
+        mini_batch_size: number of texts in one forward pass. If this is set, gradients are cached: ``batch_size`` can
+            be larger than memory allows otherwise, but each text is encoded twice. By default, the whole batch is one
+            forward pass.
         learning_rate: peak learning rate; by default 2e-5 for all weights and 1e-4 for LoRA.
         temperature: divisor of the scores in the loss.
-        evaluate_every: number of steps after which the model is evaluated and a checkpoint is saved; by default an
-            epoch.
+        evaluate_every: number of steps after which the model is evaluated and a checkpoint is saved; by default the
+            steps of an epoch.
         bf16: whether to train in mixed precision; by default on a GPU that supports bfloat16.
     """
 

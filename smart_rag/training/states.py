@@ -186,7 +186,7 @@ def cached_states(
     *,
     show_progress_bar: bool = False,
 ) -> Iterator[CachedStates]:
-    """Encode ``data`` once. The states are in a temporary folder in ``folder`` until the block ends.
+    """Encode ``data`` once. Until the block ends, the states are in a temporary folder in ``folder``.
 
     Raises:
         MissingExtra: ir-measures is not installed.

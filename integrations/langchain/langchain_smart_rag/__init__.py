@@ -1,4 +1,4 @@
-"""smart_rag in LangChain: rank by pooled cosine plus late interaction of the embedding model you already have.
+"""smart_rag for LangChain: ranking by pooled cosine plus late interaction with your present embedding model.
 
 `SmartEmbeddings` and `SmartReranker` change two lines of an application, which keeps its vector store.
 `SmartVectorStore` is a vector store of its own. `SmartRetriever` searches an index that smart_rag made.

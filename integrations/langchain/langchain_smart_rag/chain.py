@@ -50,25 +50,25 @@ def answer_chain(
     |---|---|
     | ``question`` | the question |
     | ``context`` | the passages: documents in the retriever's order, as in the prompt |
-    | ``citations`` | a dict for each passage: how the answer can cite it |
-    | ``answer`` | the answer. A number that it cites although no passage has it gets a question mark: ``[9?]`` |
+    | ``citations`` | a dict for each passage, with its number and its source |
+    | ``answer`` | the answer. A number that no passage has gets a question mark: ``[9?]`` |
     | ``cited`` | those of ``citations`` that the answer cites |
-    | ``unknown_citations`` | the numbers that the answer cites although no passage has them |
+    | ``unknown_citations`` | the numbers in the answer that no passage has |
 
-    ``stream`` yields the answer as the model writes it, and the last two keys at its end. `smart_rag.citations` says
-    what counts as a citation. A citation has a score if the retriever puts one under ``relevance_score`` in the
-    metadata, as smart_rag's retrievers do; else its score is None.
+    ``stream`` yields the answer as the model writes it. At the end, it yields the last two keys. `smart_rag.citations`
+    says what counts as a citation. A citation has a score if the retriever puts one under ``relevance_score`` in the
+    metadata, as smart_rag's retrievers do. Otherwise, the score of the citation is None.
 
     Args:
         retriever: returns the passages.
         llm: a chat model or another language model.
         prompt: a prompt with the variables ``question`` and ``context``.
-        images: the number of passages whose image is sent, too, to a model that takes images. `message_content` then
-            writes the message, so ``prompt`` cannot be given.
+        images: the number of passages whose images are sent, too. The model must take images. If this is set,
+            `message_content` writes the message, so ``prompt`` cannot be given.
 
     Raises:
-        InvalidInput: ``retriever`` is not a retriever; ``prompt`` lacks one of the variables, or comes with ``images``;
-            or, when the chain is called, the question is empty.
+        InvalidInput: ``retriever`` is not a retriever, ``prompt`` lacks one of the variables, or ``prompt`` is given
+            along with ``images``. When the chain is called: the question is empty.
     """
     if not callable(retriever) and not isinstance(retriever, Runnable):
         raise InvalidInput(f"expected a retriever, such as store.as_retriever(), got {type(retriever).__name__}")

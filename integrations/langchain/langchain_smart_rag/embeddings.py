@@ -45,35 +45,37 @@ class SmartEmbeddings(BaseModel, Embeddings):
     >>> store = Chroma(embedding_function=embeddings)                       # doctest: +SKIP
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever())    # doctest: +SKIP
 
-    For the same arguments, it gives the vectors that ``HuggingFaceEmbeddings`` gives, so an existing vector store stays
-    valid: they are normalised only if the model or ``encode_kwargs`` says so, and the prompt is the model's default
-    prompt, or the one in ``encode_kwargs``. As there, a line break counts as a blank.
+    For the same arguments, it gives the same vectors as ``HuggingFaceEmbeddings``, so an existing vector store stays
+    valid. Vectors are normalised only if the model or ``encode_kwargs`` says so. The prompt is the model's default
+    prompt, or the one in ``encode_kwargs``. Like ``HuggingFaceEmbeddings``, it replaces a line break by a blank.
 
-    With ``token_store``, a text that is embedded twice is encoded once, and `SmartReranker` finds its token embeddings
-    there. The model is loaded at first use, and a pickle does not hold it. The attribute ``encoder`` gives the token
-    embeddings.
+    With ``token_store``, embeddings are kept in a folder. If the same text comes again, the model does not run again.
+    `SmartReranker` reads the token embeddings from this folder. The model is loaded at first use. A pickle does not
+    hold the model. The attribute ``encoder`` gives the token embeddings.
 
-    ``model_name`` has the name that it has in ``HuggingFaceEmbeddings``; `smart_rag.SmartEncoder` calls it ``model``.
+    The argument ``model_name`` is named as in ``HuggingFaceEmbeddings``. `smart_rag.SmartEncoder` calls it ``model``.
 
     Args:
-        model_name: the name or the folder of a sentence-transformers model; ``model`` is the same.
-        token_store: a folder for the token embeddings; it is made if it does not exist.
-        device: such as ``"cuda"``; by default that of ``model_kwargs``, or a GPU if there is one.
-        encoder: an encoder to use instead of a model's name; a `smart_rag.CachedEncoder` brings its own token store.
+        model_name: the name or the folder of a sentence-transformers model. You can also call this argument ``model``.
+        token_store: a folder for the token embeddings. It is made if it does not exist.
+        device: such as ``"cuda"``; by default the device in ``model_kwargs``, or a GPU if there is one.
+        encoder: an encoder to use instead of a model's name. A `smart_rag.CachedEncoder` brings its own token store.
         model_kwargs: arguments of ``SentenceTransformer``, such as ``revision``, ``prompts`` or ``truncate_dim``.
         encode_kwargs: arguments of ``SentenceTransformer.encode``: ``prompt``, ``prompt_name``, ``batch_size``,
             ``normalize_embeddings`` and ``truncate_dim``.
-        query_encode_kwargs: the same for queries; if it is empty, queries are encoded with ``encode_kwargs``.
+        query_encode_kwargs: the same arguments, but for queries. If it is empty, queries are encoded with
+            ``encode_kwargs``.
         cache_folder: where models are stored.
         show_progress: show a progress bar.
         multi_process: use every GPU, unless ``device`` names some.
-        encoder_options: further arguments of `smart_rag.SmartEncoder`, as they are stored in this object.
+        encoder_options: the same arguments as ``options``, but as one dict. This object stores them in this form.
+            Normally, you do not pass it.
         options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``query_prompt``.
 
     Raises:
-        TypeError: an argument that `smart_rag.SmartEncoder` does not have.
-        InvalidInput: ``encoder`` along with arguments of a model; or an argument in ``model_kwargs`` or
-            ``encode_kwargs`` that does not exist, or for which smart_rag has something else.
+        TypeError: an argument is not one of `smart_rag.SmartEncoder`.
+        InvalidInput: ``encoder`` is given along with arguments of a model. Or an argument in ``model_kwargs`` or
+            ``encode_kwargs`` does not exist, or smart_rag has something else for it.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
@@ -147,7 +149,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
         return f"SmartEmbeddings({self.model_name!r}{kept})"
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return the pooled embeddings of ``texts``; with a token store, their token embeddings are kept."""
+        """Return the pooled embeddings of ``texts``. With a token store, their token embeddings are kept."""
         vectors = self.encoder.encode_document([one_line(text) for text in texts], show_progress_bar=self.show_progress)
         return _as_lists(vectors, self.encode_kwargs)
 
@@ -163,7 +165,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
         return await in_reader_thread(self.embed_query, text)
 
     def embed_image(self, uris: list[str]) -> list[list[float]]:
-        """Return the pooled embeddings of the image files ``uris``; with a token store, their tokens are kept.
+        """Return the pooled embeddings of the image files ``uris``. With a token store, their tokens are kept.
 
         Raises:
             EncoderError: the model does not take images.
@@ -182,17 +184,18 @@ class SmartEmbeddings(BaseModel, Embeddings):
     ) -> BackfillReport:
         """Encode the documents that are in ``store``, so that `SmartReranker` finds their token embeddings.
 
-        Call it once after the swap. Without it, a document is encoded when a query first finds it. The store is read in
-        pages, and nothing is written to it. Documents that the token store has are skipped, so an interrupted call can
-        be made again. Documents without text are left out. A warning counts and names them. Another warning says that
-        the vectors of a Chroma store are not those of this model, which may be a mistake.
+        Call it once, after you have replaced your embeddings by `SmartEmbeddings`. Without it, a document is encoded
+        when a query first finds it. The store is read in pages, and nothing is written to it. Documents that the token
+        store already has are skipped, so an interrupted call can be made again. Documents without text are left out. A
+        warning counts and names them. Another warning says that the vectors of a Chroma store are not those of this
+        model.
 
         Args:
             store: a ``Chroma`` store, a collection of Chroma, an ``InMemoryVectorStore``, or any documents.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Returns:
-            The numbers of documents that were added, were there already (``unchanged``) and were left out.
+            The numbers of documents that were added, that were already there (``unchanged``), and that were left out.
 
         Raises:
             InvalidInput: there is no token store, or the documents of ``store`` cannot be listed.

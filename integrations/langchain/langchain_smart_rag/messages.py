@@ -22,20 +22,20 @@ def message_content(
     images: int = 4,
     image_pixels: int = DEFAULT_IMAGE_PIXELS,
 ) -> list[ContentBlock]:
-    """Return a message as LangChain's standard content blocks: numbered documents, each with its image; the question.
+    """Return a message as LangChain's standard content blocks: numbered documents with images, then the question.
 
     >>> documents = SmartRetriever("my.index", k=4).invoke(question)                       # doctest: +SKIP
     >>> llm.invoke([HumanMessage(content_blocks=message_content(question, documents))])    # doctest: +SKIP
 
-    A document's image is the file under ``image_path`` in its metadata. `SmartRetriever` and `SmartVectorStore` put it
-    there.
+    A document's image is the file under ``image_path`` in its metadata. `SmartRetriever` and `SmartVectorStore` add
+    this key to the metadata.
 
     Args:
         question: the question.
-        documents: the passages; their numbers follow this order.
+        documents: the passages. They are numbered in this order.
         image: the file of an image that belongs to the question.
-        images: the largest number of documents whose image is sent; the other documents are text alone.
-        image_pixels: the largest size of each image, in pixels.
+        images: the largest number of documents whose image is sent. Of the other documents, only the text is sent.
+        image_pixels: the maximum number of pixels of each image.
 
     Raises:
         DocumentError: an image's file is gone or cannot be read.

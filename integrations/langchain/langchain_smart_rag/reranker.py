@@ -27,18 +27,19 @@ class SmartReranker(BaseDocumentCompressor):
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever(search_kwargs={"k": 50}))  # doctest: +SKIP
 
     It returns copies, with the score of `smart_rag.rerank` under ``relevance_score`` in the metadata. With a token
-    store, each document is encoded once. If the vector store has the same embeddings, it is encoded when it is added.
-    `SmartEmbeddings.backfill` encodes the documents that were in the vector store before.
+    store, each document is encoded once. If the vector store uses the same `SmartEmbeddings` object, a document is
+    encoded when you add it to the store. `SmartEmbeddings.backfill` encodes the documents that were in the vector store
+    before.
 
     Args:
-        embeddings: the application's `SmartEmbeddings`; their model and token store are shared. LangChain's
-            ``EmbeddingsFilter`` has this name for them.
+        embeddings: the application's `SmartEmbeddings`, whose model and token store are shared. The argument is named
+            as in LangChain's ``EmbeddingsFilter``.
         model_name, token_store: arguments of new `SmartEmbeddings`, if no ``embeddings`` are given.
-        top_n: the number of documents to keep; None keeps all. LangChain's own rerankers have this name for it.
+        top_n: the number of documents to keep. None keeps all. The argument is named as in LangChain's own rerankers.
         weights: the weights of the pooled and of the late score; by default those that suit the model.
 
     Raises:
-        InvalidInput: ``embeddings`` along with ``model_name`` or ``token_store``.
+        InvalidInput: ``embeddings`` is given along with ``model_name`` or ``token_store``.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -68,7 +69,7 @@ class SmartReranker(BaseDocumentCompressor):
     ) -> list[Document]:
         """Return copies of the ``top_n`` best of ``documents`` for ``query``, best first.
 
-        If the model takes images, a document includes the image file under ``image_path`` in its metadata.
+        If the model takes images, the image file under ``image_path`` in the metadata is part of a document.
 
         Raises:
             InvalidInput: the query is empty.
@@ -98,8 +99,8 @@ class RerankingRetriever(BaseRetriever):
     [Document(metadata={'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
     Args:
-        base_retriever: any retriever; arguments of ``invoke`` go to it.
-        reranker: ranks its documents.
+        base_retriever: any retriever. It gets the arguments of ``invoke``.
+        reranker: ranks the documents that the retriever finds.
     """
 
     base_retriever: RetrieverLike

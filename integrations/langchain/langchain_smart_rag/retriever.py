@@ -40,25 +40,25 @@ class SmartRetriever(BaseRetriever):
     >>> retriever.invoke("Which animal barks?", k=1)                # doctest: +SKIP
     [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
-    Documents have the scores of `SmartIndex.search`. A page or an image has its file under ``image_path`` in its
-    metadata, for `message_content`.
+    Documents have the scores of `SmartIndex.search`. If a document is a page or an image, ``image_path`` in its
+    metadata is its file, which `message_content` uses.
 
-    ``invoke`` also takes every field except ``index`` and ``with_score``, and ``image``, an image file as a query. The
-    image is used together with the text, or alone if the text is empty. A pickle and ``model_dump`` hold the index's
-    folder, not its content.
+    You can pass every field except ``index`` and ``with_score`` to ``invoke``, too. ``invoke`` also has an argument
+    ``image``: an image file to search with. The image is used together with the text, or alone if the text is empty. A
+    pickle and ``model_dump`` hold the path of the index's folder, not its content.
 
     Args:
         index: an open index, or the folder of one.
-        k: the number of documents to return; LangChain's name for ``top_k``.
+        k: the number of documents to return. smart_rag calls it ``top_k``.
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
-        weights: the weights of the pooled and of the late score; by default the index's.
-        filter: the filter on metadata of `SmartIndex.search`; LangChain's name for ``where``.
-        where_document: its filter on texts, such as ``{"$contains": "pump"}``.
-        min_relevance: leave out documents of a lower `smart_rag.Hit.relevance`, from 0 to 1.
+        weights: the weights of the pooled and of the late score; by default those of the index.
+        filter: the filter on metadata of `SmartIndex.search`, which calls it ``where``.
+        where_document: the filter on texts of `SmartIndex.search`, such as ``{"$contains": "pump"}``.
+        min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
         with_score: put the score under ``relevance_score`` into the metadata of each document. Citations and other
-            parts of LangChain look for it there.
-        options: LangChain's own, such as ``tags``, ``metadata`` and ``name``.
+            parts of LangChain look for the score there.
+        options: LangChain's own arguments, such as ``tags``, ``metadata`` and ``name``.
 
     Raises:
         IndexNotFound: the folder holds no index.

@@ -33,23 +33,24 @@ class SmartVectorStore(VectorStore):
     ...     store.add_texts(["The cat sat on the mat.", "Dogs bark at night."])
     ...     store.similarity_search("Which animal barks?", k=1, filter={"year": 2024})
 
-    Documents that are already there are replaced. Higher scores are better. A document with an image has its file under
-    ``image_path`` in its metadata.
+    Documents that are already there are replaced. Higher scores are better. If a document has an image, ``image_path``
+    in its metadata is the image's file.
 
     Searches take further arguments by name. ``filter`` and ``where_document`` are the filters of `SmartIndex.search` on
     metadata and texts (``filter`` is LangChain's name for ``where``). ``candidates`` and ``first_stage`` replace those
-    of the store. ``image`` is an image file as a query, used together with the text, or alone if the text is empty.
+    of the store. ``image`` is an image file to search with. It is used together with the text, or alone if the text is
+    empty.
 
     Args:
         index: an open index, or its folder. If there is no index in the folder, one is made there.
         embedding: the embeddings of the index, or the name or the folder of their model. The default is the model of
-            the index, and for a new index `DEFAULT_MODEL`. Other embeddings of LangChain have no token embeddings. With
-            them, documents are ranked by pooled cosine, and the embeddings must be passed each time that the index is
-            opened. LangChain's own stores also name this argument ``embedding``.
+            the index. For a new index, it is `DEFAULT_MODEL`. Other embeddings of LangChain have no token embeddings.
+            With such embeddings, documents are ranked by pooled cosine, and you must pass the embeddings each time you
+            open the index. The argument is named as in LangChain's own stores.
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
-        weights: the weights of the pooled and of the late score; by default the index's, or (1, 0) for embeddings
-            without token embeddings.
+        weights: the weights of the pooled and of the late score; by default those of the index, or (1, 0) for
+            embeddings without token embeddings.
 
     Raises:
         IndexMismatch: the index was made with other embeddings.
@@ -101,11 +102,13 @@ class SmartVectorStore(VectorStore):
 
         Args:
             documents: the documents.
-            ids: an id for each document; by default the document's own ``id``, or a new id if that is None.
-            kwargs: ignored; LangChain's indexing passes some, such as ``batch_size``.
+            ids: an id for each document; by default the document's own ``id``. If this is None, the document gets a new
+                id.
+            kwargs: ignored. LangChain's indexing passes some arguments, such as ``batch_size``.
 
         Raises:
-            InvalidInput: an id comes twice, or JSON cannot hold the metadata of a document. Nothing is written then.
+            InvalidInput: an id comes twice, or JSON cannot hold the metadata of a document. In these cases, nothing is
+                written.
         """
         return self._write(_of_documents(documents, ids))
 
@@ -126,7 +129,7 @@ class SmartVectorStore(VectorStore):
         """Write image files, replacing documents of the same id, and return their ids. The files stay where they are.
 
         Raises:
-            InvalidInput: the model does not take images, or as in `add_documents`. Nothing is written then.
+            InvalidInput: the model does not take images, or as in `add_documents`. In these cases, nothing is written.
             DocumentError: a file cannot be read.
         """
         if isinstance(uris, str):
@@ -147,7 +150,7 @@ class SmartVectorStore(VectorStore):
         index: SmartIndex | str | Path | None = None,
         **options: Any,
     ) -> Self:
-        """Return a store with ``texts``; ``options`` as in the constructor.
+        """Return a store with ``texts``. ``options`` are the arguments of the constructor.
 
         Raises:
             InvalidInput: ``index`` is not given.
@@ -214,7 +217,7 @@ class SmartVectorStore(VectorStore):
 
         Args:
             query: a text.
-            k: the number of documents; LangChain's name for ``top_k``.
+            k: the number of documents. smart_rag calls it ``top_k``.
             kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``, ``image``; see `SmartVectorStore`.
 
         Raises:
@@ -228,7 +231,7 @@ class SmartVectorStore(VectorStore):
         return [(to_langchain(hit, self.index), hit.score) for hit in self._search(query, k, self.weights, **kwargs)]
 
     def similarity_search_by_image(self, uri: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """Return the ``k`` best documents for the image file ``uri``; see also ``image`` of `similarity_search`."""
+        """Return the ``k`` best documents for the image file ``uri``. See also ``image`` of `similarity_search`."""
         return self.similarity_search("", k, image=uri, **kwargs)
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
@@ -252,7 +255,7 @@ class SmartVectorStore(VectorStore):
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """Do the same as `max_marginal_relevance_search`, with the pooled cosine to ``embedding`` as relevance."""
+        """Do the same as `max_marginal_relevance_search`. The relevance is the pooled cosine with ``embedding``."""
         return self._diverse(_alone(embedding), k, fetch_k, lambda_mult, _POOLED, **kwargs)
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:

@@ -46,38 +46,39 @@ class SmartEmbedding(MultiModalEmbedding):
     >>> embed_model = SmartEmbedding("minilm", token_store="tokens")        # doctest: +SKIP
     >>> VectorStoreIndex.from_documents(documents, embed_model=embed_model)     # doctest: +SKIP
 
-    For the same arguments, it gives the vectors that ``HuggingFaceEmbedding`` gives, so an existing vector store stays
-    valid. As there, the prompts in the model's files are not used: an instruction comes from the arguments, or from the
-    model's name (BGE, Instructor).
+    For the same arguments, it gives the same vectors as ``HuggingFaceEmbedding``, so an existing vector store stays
+    valid. Like ``HuggingFaceEmbedding``, it ignores the prompts in the model's files. You pass instructions as
+    arguments. For BGE and Instructor models, the default instructions are chosen by the model's name.
 
-    With ``token_store``, a text that is embedded twice is encoded once, and `SmartRerank` finds its token embeddings
-    there. The model is loaded at first use. A vision-language model embeds images, too. As a step of a pipeline it
-    embeds an `ImageNode` by its image.
+    With ``token_store``, embeddings are kept in a folder. If the same text comes again, the model does not run again.
+    `SmartRerank` reads the token embeddings from this folder. The model is loaded at first use. A vision-language model
+    embeds images, too. In an ``IngestionPipeline``, this class embeds an `ImageNode` by its image.
 
     Args:
         model_name: the name or the folder of a sentence-transformers model.
-        token_store: a folder for the token embeddings; it is made if it does not exist.
-        encoder: an encoder to use instead of a model's name; a `smart_rag.CachedEncoder` brings its own token store.
+        token_store: a folder for the token embeddings. It is made if it does not exist.
+        encoder: an encoder to use instead of a model's name. A `smart_rag.CachedEncoder` brings its own token store.
         device: such as ``"cuda"``; by default a GPU if there is one.
         max_length: the number of tokens after which a text is cut; by default the model's own.
-        query_instruction, text_instruction: put before each query and each text.
-        normalize: give unit vectors; otherwise those that the model gives.
+        query_instruction, text_instruction: the texts that are put before each query and before each text.
+        normalize: give vectors of length 1. If it is False, give vectors as the model gives them.
         cache_folder: where models are stored.
         trust_remote_code: run code that comes with the model.
         show_progress_bar: show a progress bar.
-        parallel_process: use every GPU, or ``target_devices``. On a CPU one process uses all cores.
+        parallel_process: use every GPU, or ``target_devices``. On a CPU, one process uses all cores.
         target_devices: the devices for ``parallel_process``, such as ``["cuda:0", "cuda:1"]``.
         embed_batch_size: the number of texts that LlamaIndex passes at once.
-        encoder_options: further arguments, as `to_dict` writes them.
-        options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``max_pixels``; of
-            ``SentenceTransformer``, such as ``truncate_dim`` or ``model_kwargs``; and of LlamaIndex, such as
-            ``num_workers``.
+        encoder_options: the same arguments as ``options``, but as one dict. `to_dict` writes them in this form.
+            Normally, you do not pass it.
+        options: further arguments by name. They can be arguments of `smart_rag.SmartEncoder`, such as ``adapter`` or
+            ``max_pixels``, of ``SentenceTransformer``, such as ``truncate_dim`` or ``model_kwargs``, and of LlamaIndex,
+            such as ``num_workers``.
 
     Raises:
-        TypeError: an argument that exists nowhere.
-        InvalidInput: ``encoder`` along with arguments of a model; or ``embeddings_cache``. This cache keeps vectors by
-            text alone, so a query would get the vector of an equal text, and no token embeddings would be kept.
-            ``token_store`` caches both kinds of embeddings correctly.
+        TypeError: an argument is not known to any of these.
+        InvalidInput: ``encoder`` is given along with arguments of a model, or ``embeddings_cache`` is given. This cache
+            finds vectors by the text alone, so a query would get the vector of a document with the same text. It would
+            not keep token embeddings either. Use ``token_store``, which caches both kinds of embeddings.
     """
 
     token_store: str | None = Field(default=None, description="Folder of the token embeddings.")
@@ -253,17 +254,18 @@ class SmartEmbedding(MultiModalEmbedding):
     ) -> BackfillReport:
         """Encode the nodes that are in ``store``, so that `SmartRerank` finds their token embeddings.
 
-        Call it once after the swap. Without it, a node is encoded when a query first finds it. The store is read in
-        pages, and nothing is written to it. Nodes that the token store has are skipped, so an interrupted call can be
-        made again. Nodes without text and image are left out. A warning counts and names them. Another warning says
-        that the vectors of a Chroma store are not those of this model, which may be a mistake.
+        Call it once, after you have replaced your embeddings by `SmartEmbedding`. Without it, a node is encoded when a
+        query first finds it. The store is read in pages, and nothing is written to it. Nodes that the token store
+        already has are skipped, so an interrupted call can be made again. Nodes without text and image are left out. A
+        warning counts and names them. Another warning says that the vectors of a Chroma store are not those of this
+        model.
 
         Args:
             store: a ``VectorStoreIndex``, a ``ChromaVectorStore``, a collection of Chroma, or any nodes.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Returns:
-            The numbers of nodes that were added, were there already (``unchanged``) and were left out.
+            The numbers of nodes that were added, that were already there (``unchanged``), and that were left out.
 
         Raises:
             InvalidInput: there is no token store, or the nodes of ``store`` cannot be listed.

@@ -176,8 +176,8 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
 def where_of(filters: MetadataFilters | None, doc_ids: list[str] | None = None) -> dict[str, Any] | None:
     """Return LlamaIndex's filters as smart_rag's, None if every node passes.
 
-    Without any filter, every node passes, as in LlamaIndex's own stores. An inner group ``or`` without filters, and
-    ``in``, ``any`` and ``doc_ids`` without values, find nothing.
+    Without any filter, every node passes, as in LlamaIndex's own stores. These find nothing: an inner ``or`` without a
+    filter, and ``in``, ``any`` or ``doc_ids`` with an empty list.
 
     Raises:
         InvalidInput: smart_rag does not have an operator or a condition, or a value does not suit the operator.

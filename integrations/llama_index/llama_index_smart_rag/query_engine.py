@@ -23,9 +23,10 @@ from smart_rag.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Citation:
-    """A passage that the language model got: ``[number]`` in the answer.
+    """A passage that the language model got. The answer cites it as ``[number]``.
 
-    ``cited`` says whether the answer cites it. Read a streamed answer to its end first; before that, it may be None.
+    ``cited`` says whether the answer cites the passage. Read a streamed answer to its end first. Before the end,
+    ``cited`` may be None.
     """
 
     number: int
@@ -43,13 +44,13 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     >>> response = engine.query("Where are the boat keys?")                 # doctest: +SKIP
     >>> citations(response)[0].source                                       # doctest: +SKIP
 
-    A number that the answer cites although no source has it gets a question mark: ``[9?]``. `smart_rag.citations` says
-    what counts as a citation.
+    If the answer cites a number that no source has, the number gets a question mark: ``[9?]``. `smart_rag.citations`
+    says what counts as a citation.
 
     Args:
-        retriever: such as a `SmartRetriever`.
-        llm: the language model; by default that of LlamaIndex's ``Settings``.
-        options: passed to ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (for example a
+        retriever: any retriever, such as a `SmartRetriever`.
+        llm: the language model; by default the one in LlamaIndex's ``Settings``.
+        options: arguments of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (for example a
             `SmartRerank`) or ``citation_chunk_size``. From LlamaIndex 0.14.23 on, ``multimodal=True`` sends the images
             of `ImageNode`s to the language model.
 
@@ -81,7 +82,7 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
 
 
 def unknown_citations(response: RESPONSE_TYPE) -> list[int]:
-    """Return the numbers that the answer cites although no source has them; of a streamed answer, at its end."""
+    """Return the numbers in the answer that no source has. Read a streamed answer to its end first."""
     return unknown_numbers(_text(response) or "", len(response.source_nodes))
 
 

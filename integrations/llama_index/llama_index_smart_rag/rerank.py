@@ -32,20 +32,21 @@ class SmartRerank(BaseNodePostprocessor):
     ... )
 
     The token embeddings of a node are looked up by its text, and by the image of an `ImageNode` if the model takes
-    images. Missing token embeddings are computed, and kept if there is a token store. `SmartEmbedding.backfill` does
-    that for a whole store. The score of a node comes from `smart_rag.rerank`. Nodes of equal score stay in the
-    retriever's order.
+    images. Missing token embeddings are computed. If there is a token store, they are kept in it.
+    `SmartEmbedding.backfill` computes the token embeddings for a whole vector store. The score of a node comes from
+    `smart_rag.rerank`. Nodes of equal score stay in the retriever's order.
 
     Args:
-        embed_model: the application's `SmartEmbedding`; its model and its token store are shared. By default that of
-            LlamaIndex's ``Settings``, if it is a `SmartEmbedding`.
-        top_n: the number of nodes to return; the name that LlamaIndex's own rerankers have for it.
+        embed_model: the application's `SmartEmbedding`, whose model and token store are shared. The default is the
+            embedding in LlamaIndex's ``Settings``, if it is a `SmartEmbedding`.
+        top_n: the number of nodes to return. LlamaIndex's own rerankers use the same name.
         model_name, token_store: arguments of a new `SmartEmbedding`, instead of ``embed_model``.
         weights: the weights of the pooled and of the late score; by default those that suit the model.
-        keep_retrieval_score: put the retriever's score into the metadata, under ``retrieval_score``.
+        keep_retrieval_score: store the retriever's score in the metadata, under ``retrieval_score``.
 
     Raises:
-        InvalidInput: ``embed_model`` is not a `SmartEmbedding`, or comes with ``model_name`` or ``token_store``.
+        InvalidInput: ``embed_model`` is not a `SmartEmbedding`, or is given along with ``model_name`` or
+            ``token_store``.
     """
 
     embed_model: SmartEmbedding = Field(description="Embedding whose token embeddings are compared.")

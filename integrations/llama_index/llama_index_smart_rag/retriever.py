@@ -37,15 +37,15 @@ class SmartRetriever(BaseRetriever):
 
     Args:
         index: an open index, or the folder of one.
-        similarity_top_k: the number of nodes to return; LlamaIndex's name for ``top_k``.
+        similarity_top_k: the number of nodes to return. smart_rag calls it ``top_k``.
         candidates: the number of nodes to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
-        filters: LlamaIndex's filters on metadata; LlamaIndex's name for ``where``.
-        where_document: a filter on texts, such as ``{"$contains": "pump"}``; see `SmartIndex.search`.
-        weights: the weights of the pooled and of the late score; by default the index's.
-        min_relevance: leave out nodes of a lower `smart_rag.Hit.relevance`, from 0 to 1.
-        with_relevance: give the relevance as the score of a node, for a ``SimilarityPostprocessor``.
-        options: passed to LlamaIndex's ``BaseRetriever``.
+        filters: LlamaIndex's filters on metadata. smart_rag calls them ``where``.
+        where_document: a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
+        weights: the weights of the pooled and of the late score; by default those of the index.
+        min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
+        with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it.
+        options: arguments of LlamaIndex's ``BaseRetriever``.
 
     Raises:
         IndexNotFound: the folder holds no index.

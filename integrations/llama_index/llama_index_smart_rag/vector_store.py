@@ -42,24 +42,25 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     Nodes that are already there are replaced. Nodes that a query finds have the scores of `SmartIndex.search`.
 
-    With `embed_model`, each text is encoded once. Another embedding of the same model works too, at twice the cost.
-    Nodes with an embedding of another model are refused.
+    With `embed_model`, each text is encoded once. Another embedding object with the same model also works, but encodes
+    each text twice. Nodes with an embedding of another model are refused.
 
-    If the model takes images, an `ImageNode` is encoded by its image and text, and its own embedding is ignored:
-    ``VectorStoreIndex`` embeds the text alone. A base64 image is saved as a file in the index's folder.
+    If the model takes images, an `ImageNode` is encoded by its image and text. The node's own embedding is ignored,
+    because ``VectorStoreIndex`` embeds the text alone. A base64 image is saved as a file in the index's folder.
 
     Args:
-        index: an open index, or the folder of one; a folder without an index becomes one at first use.
-        model_name: the model of a new index, by default ``"minilm"``; an existing index must have been made with it.
+        index: an open index, or the folder of one. If there is no index in the folder, one is made there at first use.
+        model_name: the model of a new index, by default ``"minilm"``. An existing index must have been made with this
+            model.
         candidates: the number of nodes to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
-        weights: the weights of the pooled and of the late score; by default the index's.
-        with_relevance: give the `smart_rag.Hit.relevance`, from 0 to 1, as the similarity of a node, for a
-            ``SimilarityPostprocessor``.
-        options: LlamaIndex's own, as `to_dict` writes them.
+        weights: the weights of the pooled and of the late score; by default those of the index.
+        with_relevance: use the `smart_rag.Hit.relevance`, from 0 to 1, as the similarity of a node, so that a
+            ``SimilarityPostprocessor`` can use it.
+        options: arguments of LlamaIndex's base class. `to_dict` writes them. Normally, you do not pass them.
 
     Raises:
-        TypeError: an argument that is not among these.
+        TypeError: an argument is not one of these.
         InvalidInput: ``model_name`` is not a str or a path.
     """
 
@@ -113,7 +114,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         return "SmartVectorStore"
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Return a description from which `from_dict` makes the same store; it holds the index's folder."""
+        """Return a description from which `from_dict` makes the same store. It holds the path of the index's folder."""
         described = super().to_dict(**kwargs)
         return {"index": described.pop("path"), **described}
 
@@ -123,7 +124,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     @property
     def index(self) -> SmartIndex:
-        """The open index; it is opened or made at first use."""
+        """The open index. It is opened or made at first use."""
         with self._mutex:
             if self._index is None:
                 self._index = SmartIndex.open_or_create(self.path, self.model_name)
@@ -135,7 +136,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     @property
     def embed_model(self) -> SmartEmbedding:
-        """The embedding for this store: `add` uses the token embeddings that it computed."""
+        """The embedding for this store. `add` uses the token embeddings that this object computed."""
         return SmartEmbedding(encoder=self._shared_encoder)
 
     @property
@@ -149,8 +150,8 @@ class SmartVectorStore(BasePydanticVectorStore):
         """Write ``nodes``, replacing those of the same id, and return their ids.
 
         Raises:
-            InvalidInput: a node without text or image, or an id twice; nothing is written.
-            IndexMismatch: the nodes' embeddings are of another model; nothing is written.
+            InvalidInput: a node has neither text nor image, or an id comes twice. Nothing is written.
+            IndexMismatch: the nodes' embeddings come from another model. Nothing is written.
             DocumentError: an image cannot be read.
         """
         documents = self._documents_of(nodes)
@@ -183,7 +184,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         """Remove the nodes that have one of ``node_ids`` and match ``filters``. At least one of the two must be given.
 
         Raises:
-            InvalidInput: neither is given, or ``filters`` holds no filter, so that every node would match.
+            InvalidInput: neither of the two is given, or ``filters`` holds no filter, so that every node would match.
         """
         if node_ids is None and where_of(filters) is None:
             given = "neither" if filters is None else "filters that every node passes"
@@ -212,14 +213,14 @@ class SmartVectorStore(BasePydanticVectorStore):
 
         Args:
             query: a query of LlamaIndex's.
-            kwargs: ``where_document`` is a filter on texts, such as ``{"$contains": "pump"}``; see
-                `SmartIndex.search`. ``image_path`` adds an image to the query. Then the query's embedding is ignored,
-                because LlamaIndex embeds the text alone. For ``mmr``: ``mmr_threshold`` (1 ranks by relevance alone),
-                and ``mmr_prefetch_k``, the number of hits that MMR chooses from.
+            kwargs: ``where_document`` is a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
+                ``image_path`` adds an image to the query. If there is an image, the query's embedding is ignored,
+                because LlamaIndex embeds the text alone. The mode ``mmr`` has two arguments. With ``mmr_threshold`` 1,
+                it ranks by relevance alone. ``mmr_prefetch_k`` is the number of hits that it chooses from.
 
         Raises:
-            InvalidInput: another mode, a filter that smart_rag does not have, or a query without text, embedding and
-                image.
+            InvalidInput: the mode is another one, smart_rag does not have a filter, or the query has no text, no
+                embedding and no image.
         """
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             raise InvalidInput(f"query mode {query.mode.value!r}: SmartVectorStore has the modes 'default' and 'mmr'")

@@ -43,9 +43,9 @@ class Explanation:
     Attributes:
         query, hit: the query of the search, and the hit that is explained.
         weights: the weights of the pooled and the late score in the hit's score.
-        matches: the best match of each query token, in the query's order. The sum of weight x similarity is the hit's
-            late score. If the index pools tokens, or if documents were added since the search, the sum is only close
-            to the late score.
+        matches: the best match of each query token, in the query's order. The sum of weight x similarity over all
+            matches is the hit's late score. If the index pools tokens, or if documents were added after the search, the
+            sum is only close to the late score.
         query_origins: the origin of each query token (q).
         origins: the origin of each document token (n).
         similarities: the cosine of each query token with each document token, (q, n) float32.
@@ -72,8 +72,8 @@ class Explanation:
         """The query's words in their order, each with the number that it adds to the hit's score.
 
         All patches of the query's image count as one word ``[image]``. The patches of its video count as ``[video]``,
-        and the tokens of the model's prompt as ``[prompt]``. The sum is the part of the score that comes from the late
-        score.
+        and the tokens of the model's prompt as ``[prompt]``. All these numbers add up to the part of the score that
+        comes from late interaction.
         """
         shares: dict[Span | str, float] = {}
         for match in self.matches:
@@ -89,7 +89,7 @@ class Explanation:
         in late interaction has the similarity 0.
 
         Args:
-            token: the position of a query token. Then the map shows the cosines of this token alone.
+            token: the position of a query token. If it is given, the map shows the cosines of this token alone.
             frame: the number of a video's frame, as in `TokenOrigin.frame`; by default the frame with the most
                 similar patch.
 
