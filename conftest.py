@@ -7,6 +7,8 @@ import shutil
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Chroma refuses two clients of one folder with different settings; a framework's own client has those of this variable.
+os.environ["ANONYMIZED_TELEMETRY"] = "False"
 # What the command line prints is as wide as the tests say, not as whoever runs them has it.
 os.environ.pop("COLUMNS", None)
 # Where transformers copies the code that comes with a model: not into the home of whoever runs the tests.

@@ -28,7 +28,7 @@ _EMBEDDINGS = {
 def backfill(
     framework: Annotated[Framework, typer.Option("--for", help="The framework of the application.")],
     chroma: Annotated[Path, typer.Option(metavar="DIR", parser=absolute, help="Folder of the application's Chroma.")],
-    tokens: Annotated[
+    token_store: Annotated[
         Path, typer.Option(metavar="DIR", parser=absolute, help="The application's token_store; it is made if missing.")
     ],
     model: Annotated[str, typer.Option("--model", metavar="M", help="The application's model: name or folder.")],
@@ -62,14 +62,14 @@ def backfill(
         logging.getLogger("smart_rag.encoders.backfill").setLevel(logging.INFO)
     with existing_collection(chroma, collection) as found:
         try:
-            embeddings = embedding(model, tokens, **arguments)
+            embeddings = embedding(model, token_store, **arguments)
         except TypeError as error:  # an argument that the class does not have
             raise InvalidInput(f"--options: {error}") from error
         report = embeddings.backfill(found, show_progress_bar=on_terminal())
     counts = {"added": report.added, "unchanged": report.unchanged, "left out": report.left_out}
     out.print("documents: " + (", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"))
     count = report.added + report.unchanged
-    out.print(f"{display.short_path(str(tokens))} has the token embeddings of {number(count, 'document')}")
+    out.print(f"{display.short_path(str(token_store))} has the token embeddings of {number(count, 'document')}")
 
 
 def _arguments(options: str | None) -> dict[str, Any]:

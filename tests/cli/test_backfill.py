@@ -52,7 +52,7 @@ def hashes(folder):
 
 
 def arguments(framework, chroma, tokens, *more):
-    return ("backfill", "--for", framework, "--chroma", chroma, "--tokens", tokens, "--model", "minilm", *more)
+    return ("backfill", "--for", framework, "--chroma", chroma, "--token-store", tokens, "--model", "minilm", *more)
 
 
 def stored(tokens):

@@ -12,11 +12,13 @@ from helpers.command_line import good
 from smart_rag.cli.app import app
 
 # Options of the command line alone: where the index is, what is printed or drawn, and what is changed.
-OWN = {"db", "json", "help", "explain", "source", "dry_run", "force", "plot"}
+OWN = {"db", "json", "help", "explain", "source", "dry_run", "force", "plot", "for", "chroma", "collection", "options"}
 
 
 def library(command):
     """Return the functions and classes of the library that a command calls."""
+    from llama_index_smart_rag import SmartEmbedding
+
     from smart_rag import Content, IndexConfig, SmartEncoder, SmartIndex, answer, training
     from smart_rag.evaluation import evaluator, tuner
     from smart_rag.evaluation.datasets import load_dataset, load_labels
@@ -31,6 +33,7 @@ def library(command):
         "delete": [SmartIndex.delete],
         "verify": [SmartIndex.verify],
         "demo": [],
+        "backfill": [SmartEncoder, SmartEmbedding],
         "train adapter": [
             SmartEncoder,
             training.train_adapter,
