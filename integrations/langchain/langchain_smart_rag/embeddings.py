@@ -201,27 +201,37 @@ class SmartEmbeddings(BaseModel, Embeddings):
             InvalidInput: there is no token store, or the documents of ``store`` cannot be listed.
         """
         documents, total = stored_documents(store)
-        self._check_model(store)
+        # Without the token store, which would be written to before the documents are counted.
+        self.warn_of_another_model(store, self.encoder.encoder)
         ranked = (ranked_document(document.id or f"position {i}", document) for i, document in enumerate(documents))
         return self.encoder.add(ranked, total=total, show_progress_bar=show_progress_bar)
 
-    def _check_model(self, store: Any) -> None:
-        """Log a warning if another model, or one with other settings, made the vectors of ``store``."""
+    def warn_of_another_model(self, store: Any, encoder: Encoder | None = None) -> None:
+        """Log a warning if another model, or one with other settings, made the vectors of ``store``.
+
+        The first vector of a Chroma store is compared with the one that these embeddings make of its text. Other stores
+        do not show their vectors. ``encoder`` is used instead of the one with the token store.
+        """
         first = stored_vector(store)
         if first is None or not first[0].page_content.strip():
             return
-        document, vector = first
-        # Not `embed_documents`, which would write to the token store before the documents are counted.
-        (own,) = self.encoder.encoder.encode_document([one_line(document.page_content)]).pooled
-        norm = float(np.linalg.norm(vector))
-        cosine = float(np.dot(own, vector)) / norm if len(own) == len(vector) and norm else 0.0
+        document, vector = first[0], np.asarray(first[1])
+        vectors = (encoder or self.encoder).encode_document([one_line(document.page_content)])
+        own = np.asarray(_as_lists(vectors, self.encode_kwargs)[0])
+        norm, own_norm = float(np.linalg.norm(vector)), float(np.linalg.norm(own))
+        fits = len(own) == len(vector) and norm > 0 and own_norm > 0
+        cosine = float(np.dot(own, vector)) / norm / own_norm if fits else 0.0
         if cosine < _SAME_MODEL:
             logger.warning(
                 "%s does not make the vectors of this store: the cosine of its vector of %r and the stored one is "
-                "%.2f; backfill with the embeddings that the reranker has",
-                self.model_name,
-                document.id,
-                cosine,
+                "%.2f; use the embeddings that the store was made with, or add its documents again",
+                *(self.model_name, document.id, cosine),
+            )
+        elif not _SAME_MODEL < norm / own_norm < 1 / _SAME_MODEL:
+            logger.warning(
+                "%s makes vectors of another length than those of this store: its vector of %r has the norm %.3f, the "
+                "stored one %.3f; set encode_kwargs={'normalize_embeddings': ...} as when the store was made",
+                *(self.model_name, document.id, own_norm, norm),
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 
 import smart_rag
 from langchain_smart_rag.documents import one_line, ranked_document, with_score
@@ -98,6 +98,9 @@ class RerankingRetriever(BaseRetriever):
     >>> retriever.invoke("Which animal barks?")                                         # doctest: +SKIP
     [Document(metadata={'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
+    If the retriever is that of a Chroma store, the first query compares one of its vectors with the model's own. A
+    warning says if another model made it.
+
     Args:
         base_retriever: any retriever. It gets the arguments of ``invoke``.
         reranker: ranks the documents that the retriever finds.
@@ -106,14 +109,25 @@ class RerankingRetriever(BaseRetriever):
     base_retriever: RetrieverLike
     reranker: SmartReranker
 
+    _is_checked: bool = PrivateAttr(default=False)
+
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         found = self.base_retriever.invoke(query, config={"callbacks": run_manager.get_child()}, **options)
+        self._check_store()
         return self.reranker.compress_documents(found, query, callbacks=run_manager.get_child())
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         found = await self.base_retriever.ainvoke(query, config={"callbacks": run_manager.get_child()}, **options)
+        await in_reader_thread(self._check_store)
         return list(await self.reranker.acompress_documents(found, query, callbacks=run_manager.get_child()))
+
+    def _check_store(self) -> None:
+        """Compare a vector of the store with the model's own, once."""
+        store = getattr(self.base_retriever, "vectorstore", None)
+        if not self._is_checked and store is not None:
+            self._is_checked = True
+            self.reranker.embeddings.warn_of_another_model(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.model_kinds import KINDS, QUERIES, TEXTS, build
-from langchain_smart_rag import SmartEmbeddings
+from langchain_smart_rag import SmartEmbeddings, SmartReranker
 
 from smart_rag.errors import InvalidInput
 
@@ -54,6 +54,30 @@ def test_a_store_of_the_old_class_serves_the_new_one(model, kind, monkeypatch, t
         np.testing.assert_allclose(new.embed_query(query), old.embed_query(query), rtol=1e-6, atol=1e-6)
         found = [document.id for document in store.similarity_search(query, k=10)]
         assert [document.id for document in again.similarity_search(query, k=10)] == found
+
+
+def test_a_store_of_another_model_is_noticed_at_the_first_query(model, monkeypatch, tmp_path, caplog):
+    """Vectors of the same width, but of another model or of another length."""
+    from langchain_chroma import Chroma
+    from langchain_huggingface import HuggingFaceEmbeddings
+
+    old = HuggingFaceEmbeddings(model_name=model("not normalised", monkeypatch))
+    store = Chroma("documents", old, persist_directory=str(tmp_path / "chroma"))
+    store.add_texts(TEXTS)
+    same = SmartEmbeddings(model_name=old.model_name)
+    longer = SmartEmbeddings(model_name=old.model_name, encode_kwargs={"normalize_embeddings": True})
+    other = SmartEmbeddings(model_name=model("cls, not normalised", monkeypatch))
+    for embeddings, says in (
+        (same, None),
+        (longer, "another length"),
+        (other, "does not make the vectors of this store"),
+    ):
+        caplog.clear()
+        retriever = SmartReranker(embeddings).wrap(Chroma("documents", embeddings, client=store._client).as_retriever())
+        for _ in range(2):
+            retriever.invoke("dogs")
+        assert [says] * (says is not None) == [says for record in caplog.records if says and says in record.message]
+        assert len(caplog.records) == (says is not None)
 
 
 @pytest.mark.parametrize("kind", ["not normalised", "a default prompt", "SentencePiece"])
