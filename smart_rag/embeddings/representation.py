@@ -25,7 +25,8 @@ class Representation:
             from a store, or from an encoder that was given a codec. The tokens may have another dimension than
             ``pooled``, for example with an adapter.
         norms: (n) float32, the norms of the pooled embeddings before they were normalised; None if they are unknown.
-            ``pooled * norms[:, None]`` are the embeddings as the model gives them, because not every model normalises.
+            Not every model normalises its embeddings. ``pooled * norms[:, None]`` gives the embeddings as they came
+            from the model.
 
     Raises:
         InvalidInput: ``pooled`` is not a matrix with one row for each text, or ``norms`` has another length.

@@ -43,9 +43,10 @@ _VISUAL_BATCH_SIZE = 8
 
 
 class CachedEncoder:
-    """A wrapper around another encoder, which stores what that encoder computes for documents in a folder.
+    """A wrapper around another encoder.
 
-    A document with the same content is looked up there.
+    It keeps the embeddings that this encoder computes for documents in a folder of its own. A document with the same
+    content is looked up there.
 
     >>> encoder = CachedEncoder("minilm", "tokens")                     # doctest: +SKIP
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP

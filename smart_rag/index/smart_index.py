@@ -450,8 +450,8 @@ class SmartIndex:
 
         Args:
             relevant: the scores of best hits that are known to be relevant, computed with the weights of the index. If
-                they are given, .5 becomes the relevance that best separates these hits from the best hits of the
-                questions. `smart_rag.evaluation.tune` finds such scores.
+                they are given, the relevance .5 is given to the score that best separates these hits from the best hits
+                of the questions. `smart_rag.evaluation.tune` finds such scores.
 
         Raises:
             InvalidInput: the index has no encoder or no documents.

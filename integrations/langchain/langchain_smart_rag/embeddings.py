@@ -187,8 +187,8 @@ class SmartEmbeddings(BaseModel, Embeddings):
         Call it once, after you have replaced your embeddings by `SmartEmbeddings`. Without it, a document is encoded
         when a query first finds it. The store is read in pages, and nothing is written to it. Documents that the token
         store already has are skipped, so an interrupted call can be made again. Documents without text are left out. A
-        warning counts and names them. Another warning says that the vectors of a Chroma store are not those of this
-        model.
+        warning counts and names them. If the vectors in a Chroma store were made by another model, another warning says
+        so.
 
         Args:
             store: a ``Chroma`` store, a collection of Chroma, an ``InMemoryVectorStore``, or any documents.
@@ -210,7 +210,8 @@ class SmartEmbeddings(BaseModel, Embeddings):
         """Log a warning if another model, or one with other settings, made the vectors of ``store``.
 
         The first vector of a Chroma store is compared with the one that these embeddings make of its text. Other stores
-        do not show their vectors. ``encoder`` is used instead of the one with the token store.
+        do not show their vectors. If ``encoder`` is given, it makes the vector to compare. Otherwise, these embeddings'
+        own encoder makes it.
         """
         first = stored_vector(store)
         if first is None or not first[0].page_content.strip():

@@ -98,8 +98,9 @@ class RerankingRetriever(BaseRetriever):
     >>> retriever.invoke("Which animal barks?")                                         # doctest: +SKIP
     [Document(metadata={'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
-    If the retriever is that of a Chroma store, the first query compares one of its vectors with the model's own. A
-    warning says if another model made it.
+    If the retriever searches a Chroma store, the first call checks one vector of the store: it compares it with the
+    vector that the reranker's model makes of the same text. If another model made the stored vector, a warning is
+    logged.
 
     Args:
         base_retriever: any retriever. It gets the arguments of ``invoke``.

@@ -44,9 +44,9 @@ class SmartVectorStore(VectorStore):
     Args:
         index: an open index, or its folder. If there is no index in the folder, one is made there.
         embedding: the embeddings of the index, or the name or the folder of their model. The default is the model of
-            the index. For a new index, it is `DEFAULT_MODEL`. Other embeddings of LangChain have no token embeddings.
-            With such embeddings, documents are ranked by pooled cosine, and you must pass the embeddings each time you
-            open the index. The argument is named as in LangChain's own stores.
+            the index. For a new index, it is `DEFAULT_MODEL`. Embeddings of LangChain that are not `SmartEmbeddings`
+            have no token embeddings. With such embeddings, documents are ranked by pooled cosine, and you must pass the
+            embeddings each time you open the index. The argument is named as in LangChain's own stores.
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
         weights: the weights of the pooled and of the late score; by default those of the index, or (1, 0) for

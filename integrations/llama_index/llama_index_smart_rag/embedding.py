@@ -257,8 +257,8 @@ class SmartEmbedding(MultiModalEmbedding):
         Call it once, after you have replaced your embeddings by `SmartEmbedding`. Without it, a node is encoded when a
         query first finds it. The store is read in pages, and nothing is written to it. Nodes that the token store
         already has are skipped, so an interrupted call can be made again. Nodes without text and image are left out. A
-        warning counts and names them. Another warning says that the vectors of a Chroma store are not those of this
-        model.
+        warning counts and names them. If the vectors in a Chroma store were made by another model, another warning says
+        so.
 
         Args:
             store: a ``VectorStoreIndex``, a ``ChromaVectorStore``, a collection of Chroma, or any nodes.
