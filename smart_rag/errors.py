@@ -9,7 +9,7 @@ SmartRagError
 ├── IndexNotFound (FileNotFoundError)  a folder holds no index
 ├── IndexExists (FileExistsError)      a folder is not free for a new index
 ├── IndexMismatch                      an index has another model, other settings or another format
-├── IndexLocked                        another writer has the index open
+├── IndexLocked                        another process writes to the index
 ├── IndexClosed                        an index was used after ``close``
 ├── UseAfterFork                       an index was opened before ``os.fork`` and used in the child
 ├── CorruptStore                       stored token embeddings cannot be read
@@ -97,7 +97,7 @@ class IndexMismatch(SmartRagError):
 
 
 class IndexLocked(SmartRagError):
-    """Another process or another `SmartIndex` has the index open for writing."""
+    """Another process has the index open for writing."""
 
 
 class IndexClosed(SmartRagError):

@@ -7,7 +7,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
+from weakref import WeakSet, WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
@@ -17,27 +19,44 @@ from smart_rag.store.place import Identity, Place
 logger = logging.getLogger(__name__)
 
 
+class _WriteLock:
+    """The lock of one index in this process: ``file`` keeps other processes out, ``mutex`` makes threads take turns.
+
+    ``holders`` are the sessions that write. The last one to close releases ``file``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = FileLock(folder / "write.lock", timeout=0, thread_local=False)
+        self.mutex = threading.RLock()
+        self.holders: WeakSet[Session] = WeakSet()
+
+
 class Session:
     """The time from opening the index at ``path`` to closing it.
 
     The first write takes a lock on the folder. Until `close`, no other process can write. Threads of this process take
-    turns.
+    turns. So do several sessions of this process, because a notebook cell that runs twice opens its index twice.
 
     Args:
         place: the folder of the index.
         on_first_write: called once, as soon as the lock is held.
     """
 
-    _writing: ClassVar[set[Identity | None]] = set()  # indexes that this process writes to
+    # By the identity of an index and by its folder, because an index that is moved has its lock in another place. A
+    # session that is dropped without `close` takes its lock with it.
+    _locks: ClassVar[WeakValueDictionary[tuple[Identity | None, Path], _WriteLock]] = WeakValueDictionary()
+    _registry: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, place: Place, on_first_write: Callable[[], object]) -> None:
         self.path = place.folder
         self._place = place
         self._on_first_write = on_first_write
-        self._mutex = threading.RLock()
-        self._lock = FileLock(self.path / "write.lock", timeout=0, thread_local=False)
         self._closed = False
         self._process = os.getpid()
+        key = place.identity, self.path.resolve()
+        with self._registry:
+            self._lock = self._locks.get(key) or _WriteLock(self.path)
+            self._locks[key] = self._lock
 
     def check_open(self) -> None:
         """Raise an error unless the index can be used.
@@ -59,40 +78,39 @@ class Session:
 
         Raises:
             IndexClosed, IndexNotFound, UseAfterFork: as in `check_open`.
-            IndexLocked: another process, or another session of this one, holds the lock.
+            IndexLocked: another process holds the lock.
         """
         self.check_open()  # before the mutex: in a forked process, a thread of the parent may have held it
-        with self._mutex:
+        with self._lock.mutex:
             self.check_open()
-            if not self._lock.is_locked:
+            if self not in self._lock.holders:
                 self._take_lock()
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
                 self._on_first_write()
             yield
 
     def _take_lock(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout:
-            advice = (
-                "it is a SmartIndex of this process: close that one first, or write with it"
-                if self._place.identity in self._writing
-                else "close it there, or wait until it is done"
-            )
-            raise IndexLocked(f"{self.path}: another writer has the index open; {advice}") from None
-        self._writing.add(self._place.identity)
+        if not self._lock.file.is_locked:
+            try:
+                self._lock.file.acquire()
+            except Timeout:
+                raise IndexLocked(
+                    f"{self.path}: another process has the index open for writing; close it there, or wait until it is "
+                    "done"
+                ) from None
+        self._lock.holders.add(self)
 
     def close(self, release: Callable[[], object]) -> None:
-        """End the session: call ``release``, then release the lock. Later calls do nothing.
+        """End the session: call ``release``, and release the lock after the last session. Later calls do nothing.
 
         In a forked process, this does nothing, because everything belongs to the parent.
         """
         if self._process != os.getpid():
             return
-        with self._mutex:
+        with self._lock.mutex:
             if not self._closed:
                 self._closed = True
                 release()
-                if self._lock.is_locked:
-                    self._writing.discard(self._place.identity)
-                    self._lock.release()
+                self._lock.holders.discard(self)
+                if not self._lock.holders:
+                    self._lock.file.release()

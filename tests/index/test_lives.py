@@ -20,7 +20,6 @@ from smart_rag.errors import (
     ChromaFailure,
     IndexClosed,
     IndexExists,
-    IndexLocked,
     IndexMismatch,
     IndexNotFound,
     InvalidInput,
@@ -324,15 +323,35 @@ def test_open_or_create_for_own_vectors(tmp_path):
             assert index.count() == 1
 
 
-def test_a_second_writer_in_one_process_is_told_so(tmp_path):
-    """A notebook cell that opens an index, and runs again, has two of them."""
+def test_a_cell_that_runs_twice_writes_twice(tmp_path):
+    """A notebook cell that opens an index, and runs again, has two of them, and hits that hold the first."""
+    index = SmartIndex.open_or_create(tmp_path / "index", WordEncoder())
+    index.add_texts(["keys"], ["a"])
+    kept = index.search("keys")
+    for count in (2, 3):
+        index = SmartIndex.open_or_create(tmp_path / "index", WordEncoder())
+        index.add_texts(["keys", f"text {count}"], ["a", str(count)])
+        assert index.count() == count
+    with another_process(tmp_path / "index") as other, pytest.raises(AssertionError):  # it ends with IndexLocked
+        other.run("index.delete(['a'])")
+    assert kept[0].relevance is not None
+    index.close()
+
+
+def test_two_writers_of_one_process_take_turns(tmp_path):
+    """In threads, and with what the other has just written; the last one to close lets other processes write."""
     first = make(tmp_path / "index")
-    with SmartIndex.open_or_create(tmp_path / "index", WordEncoder()) as second:
-        with pytest.raises(IndexLocked, match="another writer has the index open; it is a SmartIndex of this process"):
-            second.add_texts(["not now"])
-        first.close()
-        second.add_texts(["now"])
-    with another_process(tmp_path / "index") as writer, SmartIndex.open(tmp_path / "index", WordEncoder()) as index:
-        writer.run("index.delete([])")
-        with pytest.raises(IndexLocked, match="another writer has the index open; close it there"):
-            index.add_texts(["not now"])
+    second = SmartIndex.open(tmp_path / "index", WordEncoder())
+    with ThreadPoolExecutor(2) as threads:
+        for i in range(20):
+            for index, name in ((first, "a"), (second, "b")):
+                threads.submit(index.add_texts, [f"text {i} of {name}"], [f"{name}{i}"])
+    assert first.count() == second.count() == 41
+    assert {hit.id for hit in first.search("text 7 of b", 2)} & {"b7"}
+    assert second.verify().sound
+    first.close()
+    with another_process(tmp_path / "index") as other, pytest.raises(AssertionError):
+        other.run("index.delete(['a0'])")
+    second.close()
+    with another_process(tmp_path / "index") as other:
+        other.run("index.delete(['a0'])")

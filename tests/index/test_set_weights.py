@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from helpers.another_process import another_process
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex
@@ -51,6 +52,9 @@ def test_invalid_weights_change_nothing(index, weights, weighting):
     assert index.manifest.config.weights == (2, 1)
 
 
-def test_only_the_writer_can_set_weights(index):
-    with SmartIndex.open(index.path, WordEncoder()) as other, pytest.raises(IndexLocked):
-        other.set_weights((1, 1))
+def test_only_the_writing_process_can_set_weights(index):
+    index.close()
+    with another_process(index.path) as writer, SmartIndex.open(index.path, WordEncoder()) as other:
+        writer.run("index.delete([])")
+        with pytest.raises(IndexLocked):
+            other.set_weights((1, 1))
