@@ -243,8 +243,9 @@ class Hit(_Explainable):
 
         Relevance has the same order as the scores. smart_rag searches the index for a few hundred questions that it
         cannot answer, and compares this hit's score with the scores of their best hits. Only 1 in 20 of these questions
-        has a best hit with a relevance of .5 or more, unless `SmartIndex.calibrate` was given labelled scores. A high relevance does not mean that the hit answers the query. If
-        the index covers the right field but has no answer, its best hit still has a high relevance.
+        has a best hit with a relevance of .5 or more, unless `SmartIndex.calibrate` was given labelled scores. A high
+        relevance does not mean that the hit answers the query. If the index covers the right field but has no answer,
+        its best hit still has a high relevance.
 
         The relevance is None if the hit does not come from an index, or was copied or pickled. It is also None if the
         query has an image or a video, or if the index has no encoder. If `SmartIndex.calibrate` was not called, this
