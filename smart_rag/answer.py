@@ -24,7 +24,7 @@ from smart_rag.errors import InvalidInput, LanguageModelError, MissingExtra
 from smart_rag.files.content import jpeg
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.store.where import Where
-from smart_rag.types import Content, Hit, ImageSource
+from smart_rag.types import Content, Hit, ImageSource, explainer_of, with_explainer
 from smart_rag.wording import one_line
 
 if TYPE_CHECKING:
@@ -285,7 +285,10 @@ def prompt(
             "language model with vision: images=4, or --images 4"
         )
     passages = _fitting_passages(usable, context_tokens, count_tokens)
-    sources = [replace(hit, rank=number) for number, hit in enumerate(usable[: len(passages)], start=1)]
+    sources = [
+        with_explainer(replace(hit, rank=number), explainer_of(hit))
+        for number, hit in enumerate(usable[: len(passages)], start=1)
+    ]
     parts: list[tuple[str, ImageSource | None]] = [
         (passage, hit.image if hit.id in with_image else None) for passage, hit in zip(passages, sources, strict=True)
     ]

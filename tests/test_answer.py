@@ -311,3 +311,12 @@ def test_an_endpoint_may_need_no_key(index):
     with endpoint(says("Yes.")) as server:
         assert "".join(ask(index, QUESTION, llm_url=server.url, llm_model="tiny")) == "Yes."
     assert server.requests[0][1]["Authorization"] == "Bearer none"
+
+
+def test_sources_can_be_explained(index):
+    """They are hits with new ranks, and know their query."""
+    with endpoint(says("Yes.")) as server:
+        answer = ask(index, QUESTION, llm_url=server.url, llm_model="tiny")
+        assert "".join(answer) == "Yes."
+    assert answer.sources[0].relevance > 0.5
+    assert answer.sources[0].explain().matches

@@ -182,6 +182,7 @@ class CachedEncoder:
             known = self._queries.get(name)
         if known is None:
             known = self.encoder.encode_query(queries)
+            known.pooled.setflags(write=False)  # every caller gets this array
             with self._mutex:
                 self._queries[name] = known
                 while len(self._queries) > _MAX_QUERIES:

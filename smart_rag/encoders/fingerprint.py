@@ -23,11 +23,15 @@ _NOT_IN_FINGERPRINT = (
     "adapter",
     "model_options",
 )
+# Options of a model that change its embeddings and that no other entry repeats.
+_OPTIONS = ("config_kwargs", "processor_kwargs", "tokenizer_kwargs")
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:
     """Return a digest of the entries in an encoder's description that change the embeddings of a document."""
     numbers = {key: value for key, value in description.items() if key not in _NOT_IN_FINGERPRINT}
+    options = description.get("model_options") or {}
+    numbers |= {name: options[name] for name in _OPTIONS if name in options}
     return hashlib.blake2b(json.dumps(numbers, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,21 @@ def check_free(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         found = "is not empty and holds no index" if path.is_dir() else "is not a folder"
         raise IndexExists(f"{path} {found}; choose another folder")
+
+
+def wait_until_made(path: Path, seconds: float = 30) -> None:
+    """Wait until another thread or process has made the index in the folder ``path``.
+
+    Raises:
+        IndexExists: the folder holds other files, or nobody finishes the index in time.
+    """
+    end = time.monotonic() + seconds
+    # A creation makes the folder of the tokens first, and the manifest last.
+    while not (path / FILE_NAME).is_file():
+        if not (path / "tokens").is_dir() or time.monotonic() > end:
+            check_free(path)
+            return
+        time.sleep(0.05)
 
 
 def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:

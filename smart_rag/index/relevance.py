@@ -7,9 +7,10 @@ hit of such a question is what a hit without relevance reaches in this index wit
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -44,9 +45,16 @@ class Calibration:
         self._encoder = encoder
         self._mutex = threading.Lock()
         self._scales: dict[_Setting, tuple[int, Scale]] = {}
+        self._is_labelled = False
         if saved is not None:
-            setting = (tuple(saved["weights"]), saved["weighting"])
-            self._scales[setting] = saved["documents"], Scale(saved["median"], saved["half"])
+            try:
+                pooled, late = map(float, saved["weights"])
+                scale = Scale(float(saved["median"]), float(saved["half"]))
+                self._scales[(pooled, late), str(saved["weighting"])] = int(saved["documents"]), scale  # type: ignore[index]
+                self._is_labelled = bool(saved.get("labelled"))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._scales.clear()
+                logger.warning("the scale of relevance in the manifest cannot be read (%r); it is found again", error)
 
     def scale(self, search: Search) -> Scale | None:
         """Return the scale for hits of ``search``; None if the index has no encoder or no documents.
@@ -59,6 +67,12 @@ class Calibration:
         with self._mutex:
             known, scale = self._scales.get(_setting(search), (0, None))
             if scale is None or not _fits(known, documents):
+                if scale is not None and self._is_labelled:
+                    self._is_labelled = False
+                    logger.warning(
+                        "the index has grown much since its relevance was fitted to labelled queries, which no longer "
+                        "holds; run `smart-rag tune`, or SmartIndex.calibrate with their scores, again"
+                    )
                 foreign = self.foreign_scores(search)
                 scale = Scale.of(foreign) if foreign else None
                 if scale is not None:
@@ -87,13 +101,38 @@ class Calibration:
         )
         return scores
 
-    def set(self, search: Search, scale: Scale) -> dict[str, Any]:
-        """Use ``scale`` for hits of ``search`` from now on, and return the record of it for the manifest."""
+    def set(self, search: Search, scale: Scale, is_labelled: bool) -> dict[str, Any]:
+        """Use ``scale`` for hits of ``search`` from now on, and return the record of it for the manifest.
+
+        ``is_labelled`` tells whether the scale was fitted to labelled queries.
+        """
         documents = search.store.pooled.count()
         with self._mutex:
             self._scales[_setting(search)] = documents, scale
+            self._is_labelled = is_labelled
         weights, weighting = _setting(search)
-        return {"documents": documents, "weights": list(weights), "weighting": weighting, **asdict(scale)}
+        return {
+            "documents": documents,
+            "weights": list(weights),
+            "weighting": weighting,
+            "labelled": is_labelled,
+            **asdict(scale),
+        }
+
+
+def checked_scores(scores: Iterable[float] | None) -> list[float]:
+    """Return ``scores`` as a list of finite numbers; no scores if they are None.
+
+    Raises:
+        InvalidInput: they are not finite numbers.
+    """
+    try:
+        values = [float(score) for score in ([] if scores is None else scores)]
+    except (TypeError, ValueError):
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise InvalidInput(f"the scores of relevant hits must be finite numbers, got {scores!r:.80}")
+    return values
 
 
 def relevant_hits(hits: Sequence[Hit], min_relevance: float, path: Path) -> list[Hit]:

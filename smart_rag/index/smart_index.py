@@ -39,7 +39,7 @@ from smart_rag.encoders.protocol import (
     token_counter,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import IndexExists, InvalidInput
 from smart_rag.files import reader as files
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
@@ -48,7 +48,7 @@ from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.index.queries import as_documents, with_full_paths
-from smart_rag.index.relevance import Calibration, relevant_hits
+from smart_rag.index.relevance import Calibration, checked_scores, relevant_hits
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
@@ -212,15 +212,18 @@ class SmartIndex:
         """
         path = absolute(path)
         if not cls.exists(path):
-            return cls.create(
-                path,
-                DEFAULT_MODEL if encoder is None and dimension is None else encoder,
-                dimension=dimension,
-                token_dimension=token_dimension,
-                config=config,
-                client=client,
-                collection=_COLLECTION if collection is None else collection,
-            )
+            try:
+                return cls.create(
+                    path,
+                    DEFAULT_MODEL if encoder is None and dimension is None else encoder,
+                    dimension=dimension,
+                    token_dimension=token_dimension,
+                    config=config,
+                    client=client,
+                    collection=_COLLECTION if collection is None else collection,
+                )
+            except IndexExists:
+                folder.wait_until_made(path)  # by another thread or process, which was faster
         asked = {"dimension": dimension, "token_dimension": token_dimension, "collection": collection}
         Manifest.read(path).check_settings(path, config, asked)  # before a model is loaded
         return cls.open(path, encoder, client=client)
@@ -442,7 +445,7 @@ class SmartIndex:
             manifest.write(self.path)
             self.manifest = manifest
 
-    def calibrate(self, relevant: Sequence[float] | None = None) -> None:
+    def calibrate(self, relevant: Iterable[float] | None = None) -> None:
         """Find the scale of `Hit.relevance`, and store it in the index, so that searches need not find it.
 
         The index is searched for a few hundred questions that no index answers. This takes seconds. If the index has
@@ -456,13 +459,15 @@ class SmartIndex:
         Raises:
             InvalidInput: the index has no encoder or no documents.
         """
+        labelled = checked_scores(relevant)
         with self._session.writing():
             search = self._search(1, None, None)
             if not self._encoder.exists or not self.count():
                 raise InvalidInput(f"{self.path}: relevance needs an index with an encoder and with documents")
             foreign = self._calibration.foreign_scores(search)
-            scale = Scale.fit(foreign, relevant) if relevant else Scale.of(foreign)
-            manifest = replace(Manifest.read(self.path), relevance=self._calibration.set(search, scale))
+            scale = Scale.fit(foreign, labelled) if labelled else Scale.of(foreign)
+            record = self._calibration.set(search, scale, bool(labelled))
+            manifest = replace(Manifest.read(self.path), relevance=record)
             manifest.write(self.path)
             self.manifest = manifest
 

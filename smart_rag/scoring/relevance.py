@@ -29,6 +29,10 @@ class Scale:
     median: float
     half: float
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.median) and math.isfinite(self.half) and self.median <= self.half):
+            raise ValueError(f"expected finite numbers, median <= half; got {self.median} and {self.half}")
+
     @classmethod
     def of(cls, foreign: Sequence[float]) -> Scale:
         """Return the scale for the scores of the best hits of ``foreign`` questions, at least one."""
@@ -48,7 +52,8 @@ class Scale:
         lost = np.searchsorted(high, middles, side="left") / len(high)
         passed = 1 - np.searchsorted(low, middles, side="left") / len(low)
         best = middles[np.isclose(lost + passed, (lost + passed).min())]
-        return cls(known.median, float(best[np.abs(best - known.half).argmin()]))
+        half = float(best[np.abs(best - known.half).argmin()])
+        return cls(known.median if half > known.median else half - (known.half - known.median), half)
 
     def relevance(self, score: float) -> float:
         """Return the relevance of a hit with this ``score``; it grows with the score."""

@@ -49,7 +49,34 @@ _ON_LISTS = ("$contains", "$not_contains")
 _OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", *_ON_LISTS)
 _ON_TEXTS = ("$contains", "$not_contains", "$regex", "$not_regex")
 
+# SQLite, in which Chroma filters, takes expressions and statements up to a size; a larger one may end the process.
+_WIDEST, _DEEPEST, _MOST_VALUES = 500, 50, 10_000
+
 _LARGEST, _SMALLEST = 2**63 - 1, -(2**63)  # the integers that Chroma stores
+
+
+def _check_size(where: Any, depth: int = 0) -> int:
+    """Return the number of comparisons and values in a filter.
+
+    Raises:
+        InvalidInput: there are more, or they are nested more deeply, than Chroma can take.
+    """
+    if depth > _DEEPEST:
+        raise InvalidInput(f"a filter may be nested {_DEEPEST} times, this one is nested more deeply")
+    if isinstance(where, Mapping):
+        size = sum(_check_size(value, depth + 1) for value in where.values())
+        if len(where.get("$or", ())) > _WIDEST or len(where.get("$and", ())) > _WIDEST:
+            raise InvalidInput(f"a group of a filter may have {_WIDEST} parts; use $in for many values of one key")
+    elif isinstance(where, list | tuple):
+        size = sum(_check_size(value, depth + 1) for value in where)
+    else:
+        return 2 if isinstance(where, float) else 1  # a float is compared as a float and as an integer
+    if size > _MOST_VALUES:
+        raise InvalidInput(
+            f"a filter may have {_MOST_VALUES:,} values (a float counts twice), this one has {size:,}; filter in several "
+            "searches"
+        )
+    return size
 
 
 def chroma_where(where: Where | None, *, has_lists: bool = True) -> dict[str, Any] | None:
@@ -64,6 +91,7 @@ def chroma_where(where: Where | None, *, has_lists: bool = True) -> dict[str, An
     """
     if where is None or (isinstance(where, Mapping) and not where):
         return None
+    _check_size(where)
     return _where(where, has_lists)
 
 
@@ -75,6 +103,7 @@ def chroma_where_document(where: Where | None) -> dict[str, Any] | None:
     """
     if where is None or (isinstance(where, Mapping) and not where):
         return None
+    _check_size(where)
     return _where_document(where)
 
 

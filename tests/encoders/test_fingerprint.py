@@ -97,3 +97,21 @@ def test_the_fingerprint_of_the_bundled_model_never_changes(minilm):
         "profile": "general",
         "max_pixels": None,
     }
+
+
+def test_options_that_change_the_embeddings_change_the_fingerprint(tmp_path):
+    """A shared token store would give one encoder the embeddings of the other."""
+    from helpers import tiny_models
+
+    folder = tiny_models.bert(tmp_path)
+    of = {
+        str(options): SmartEncoder(folder, device="cpu", model_options=options).fingerprint
+        for options in (
+            None,
+            {"local_files_only": True},
+            {"config_kwargs": {"layer_norm_eps": 1.0}},
+            {"processor_kwargs": {"truncation_side": "left"}},
+        )
+    }
+    assert of["None"] == of["{'local_files_only': True}"]
+    assert len(set(of.values())) == 3

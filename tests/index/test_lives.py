@@ -355,3 +355,13 @@ def test_two_writers_of_one_process_take_turns(tmp_path):
     second.close()
     with another_process(tmp_path / "index") as other:
         other.run("index.delete(['a0'])")
+
+
+def test_whoever_comes_second_opens_what_the_first_makes(tmp_path):
+    """Several workers that start together all get the index."""
+    with ThreadPoolExecutor(6) as threads:
+        opened = list(threads.map(lambda _: SmartIndex.open_or_create(tmp_path / "index", WordEncoder()), range(6)))
+    opened[0].add_texts(["keys"], ["a"])
+    assert {index.count() for index in opened} == {1}
+    for index in opened:
+        index.close()

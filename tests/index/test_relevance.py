@@ -147,3 +147,54 @@ def test_a_closed_index_has_no_relevance(tmp_path):
         (hit,) = index.search(FACTS[0], 1)
     with pytest.raises(errors.IndexClosed):
         _ = hit.relevance
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        [],
+        "x",
+        {"documents": "x", "weights": [1, 2], "weighting": "idf", "median": 0.5, "half": 1.0},
+        {"documents": 60, "weights": None, "weighting": "idf", "median": 0.5, "half": 1.0},
+        {"documents": 60, "weights": [1, 2], "weighting": "idf", "median": None, "half": 1.0},
+        {"documents": 60, "weights": [1, 2], "weighting": "idf", "median": 1.5, "half": 1.0},
+        {"documents": 60, "weights": [1, 2], "weighting": "idf", "median": float("nan"), "half": 1.0},
+    ],
+    ids=str,
+)
+def test_a_broken_scale_in_the_manifest_is_named_and_found_again(tmp_path, caplog, record):
+    with SmartIndex.create(tmp_path / "index", CountingEncoder()) as index:
+        index.add_texts(FACTS)
+        expected = index.search(FACTS[3])[0].relevance
+    path = tmp_path / "index" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "relevance": record}))
+    with SmartIndex.open(tmp_path / "index", CountingEncoder()) as index:
+        assert "the scale of relevance in the manifest cannot be read" in caplog.text
+        assert not index.is_calibrated
+        assert index.search(FACTS[3])[0].relevance == expected
+        index.calibrate()
+        assert index.is_calibrated
+
+
+@pytest.mark.parametrize("scores", [[float("nan")], [float("inf")], [None], 3, "abc"])
+def test_scores_that_are_no_numbers_are_refused(boats, scores):
+    with pytest.raises(InvalidInput, match="finite numbers"):
+        boats.calibrate(scores)
+
+
+def test_scores_may_be_an_array_or_low(boats):
+    boats.calibrate(np.asarray([2.0, 2.1]))
+    boats.calibrate(iter([-5.0]))
+    assert boats.search("pier", 1)[0].relevance > 0.5
+    boats.calibrate()
+
+
+def test_lost_labels_are_told(tmp_path, caplog):
+    with SmartIndex.create(tmp_path / "index", CountingEncoder()) as index:
+        index.add_texts(FACTS[:20])
+        index.calibrate([1.0, 1.1])
+        index.add_texts(FACTS)
+        for _ in range(2):
+            assert index.search(FACTS[3])[0].relevance is not None
+    assert caplog.text.count("fitted to labelled queries") == 1

@@ -78,6 +78,12 @@ def encoder_arguments(
     return {**arguments, **options}
 
 
+def of_calls(*encode_kwargs: Mapping[str, Any] | None) -> bool:
+    """Return whether these arguments of ``SentenceTransformer.encode`` concern calls alone, and not the model."""
+    names = {name for kwargs in encode_kwargs for name in kwargs or {}}
+    return names <= {"normalize_embeddings", "show_progress_bar", *_WITHOUT_EFFECT}
+
+
 def _check_encode(argument: str, kwargs: Mapping[str, Any]) -> None:
     for name, value in kwargs.items():
         if name in _SAME:

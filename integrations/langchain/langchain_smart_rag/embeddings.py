@@ -16,7 +16,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from langchain_smart_rag.arguments import check_names, encoder_arguments
+from langchain_smart_rag.arguments import check_names, encoder_arguments, of_calls
 from langchain_smart_rag.documents import one_line, path_of, ranked_document
 from langchain_smart_rag.stored import stored_documents, stored_vector
 from smart_rag import CachedEncoder, Encoder, Representation
@@ -120,7 +120,9 @@ class SmartEmbeddings(BaseModel, Embeddings):
         )
         if encoder is None:
             cached = CachedEncoder(str(model_name), token_store, **arguments)
-        elif further or model_kwargs or cache_folder or multi_process:
+        elif (
+            further or model_kwargs or cache_folder or multi_process or not of_calls(encode_kwargs, query_encode_kwargs)
+        ):
             raise InvalidInput("encoder= has its model and settings already; leave out the arguments of a model")
         else:
             is_cached = isinstance(encoder, CachedEncoder) and token_store is None

@@ -169,7 +169,8 @@ class SmartEmbedding(MultiModalEmbedding):
             "show_progress_bar": show_progress_bar,
             "parallel_process": parallel_process,
             "target_devices": target_devices,
-            "encoder_options": {name: str(v) if isinstance(v, Path) else v for name, v in further.items()},
+            # A token is a secret. It is not stored; the environment variable HF_TOKEN has it on another machine.
+            "encoder_options": {n: str(v) if isinstance(v, Path) else v for n, v in further.items() if n != "token"},
             "encoder_class": encoder_class,
             "embed_batch_size": embed_batch_size,
             "callback_manager": callback_manager or CallbackManager([]),

@@ -21,12 +21,13 @@ from llama_index.core.vector_stores.types import (
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
 from smart_rag import CachedEncoder, Document, Hit, Representation, SmartIndex
-from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights
+from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights, nearest
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute, model_location
 from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import Content
 
+_OF_QUERY = ("where_document", "image_path", "mmr_threshold", "mmr_prefetch_k", "mmr_prefetch_factor")
 # By default MMR chooses from this many hits for each hit that it returns, as in LlamaIndex's Chroma store.
 _MMR_PREFETCH = 4.0
 _MMR_LAMBDA = 0.5
@@ -215,13 +216,17 @@ class SmartVectorStore(BasePydanticVectorStore):
             query: a query of LlamaIndex's.
             kwargs: ``where_document`` is a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
                 ``image_path`` adds an image to the query. If there is an image, the query's embedding is ignored,
-                because LlamaIndex embeds the text alone. The mode ``mmr`` has two arguments. With ``mmr_threshold`` 1,
-                it ranks by relevance alone. ``mmr_prefetch_k`` is the number of hits that it chooses from.
+                because LlamaIndex embeds the text alone. The mode ``mmr`` has more arguments. With ``mmr_threshold``
+                1, it ranks by relevance alone. ``mmr_prefetch_k`` is the number of hits that it chooses from.
+                ``mmr_prefetch_factor`` gives this number as a multiple of the hits to return.
 
         Raises:
+            TypeError: another argument, such as a filter with a misspelt name.
             InvalidInput: the mode is another one, smart_rag does not have a filter, or the query has no text, no
                 embedding and no image.
         """
+        for name in kwargs.keys() - set(_OF_QUERY):
+            raise TypeError(f"SmartVectorStore.query has no argument {name!r}; {nearest(name, _OF_QUERY)}")
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             raise InvalidInput(f"query mode {query.mode.value!r}: SmartVectorStore has the modes 'default' and 'mmr'")
         if self.with_relevance and kwargs.get("image_path") is not None:
@@ -236,7 +241,8 @@ class SmartVectorStore(BasePydanticVectorStore):
             hits = self._search(representation, query.similarity_top_k, **search)
         else:
             threshold = kwargs.get("mmr_threshold", query.mmr_threshold)
-            fetch = int(kwargs.get("mmr_prefetch_k") or _MMR_PREFETCH * query.similarity_top_k)
+            factor = kwargs.get("mmr_prefetch_factor") or _MMR_PREFETCH
+            fetch = int(kwargs.get("mmr_prefetch_k") or factor * query.similarity_top_k)
             hits = self.index.diversify(
                 self._search(representation, max(fetch, query.similarity_top_k), **search),
                 query.similarity_top_k,

@@ -211,3 +211,9 @@ def test_images_need_a_model_that_takes_them():
     embedding, _ = counting()
     with pytest.raises(EncoderError, match="model that takes images"):
         embedding.get_image_embedding("page.png")
+
+
+def test_a_token_of_the_hub_is_not_shown():
+    embedding = SmartEmbedding("minilm", token="hf_secret", device="cpu")
+    assert "hf_secret" not in f"{embedding.to_dict()} {embedding!r} {embedding.model_dump_json()}"
+    assert embedding.encoder._options["model_options"]["token"] == "hf_secret"

@@ -477,3 +477,12 @@ def test_a_model_may_be_named_by_its_folder(tmp_path):
     with SmartVectorStore(tmp_path / "index", Path(get_model_path())) as store:
         assert store.index.manifest.encoder["model"] == str(get_model_path())
         assert store.to_dict()["model_name"] == str(get_model_path())
+
+
+def test_a_misspelt_argument_of_a_query_is_refused(tmp_path):
+    """It was ignored, so that a filter let everything pass."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        store = SmartVectorStore(index)
+        store.add(nodes_of())
+        with pytest.raises(TypeError, match="did you mean 'where_document'"):
+            store.query(VectorStoreQuery(query_str=WORDS[0], similarity_top_k=3), where_documnet={"$contains": "a"})

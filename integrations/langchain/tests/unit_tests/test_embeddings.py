@@ -103,6 +103,15 @@ def test_wrong_options_are_found_at_once(minilm):
         SmartEmbeddings(encoder=minilm, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"encode_kwargs": {"prompt": "x: "}}, {"query_encode_kwargs": {"prompt": "x: "}}], ids=str
+)
+def test_arguments_of_a_model_do_not_go_with_an_encoder(minilm, arguments):
+    with pytest.raises(InvalidInput, match="leave out"):
+        SmartEmbeddings(encoder=minilm, **arguments)
+    SmartEmbeddings(encoder=minilm, encode_kwargs={"normalize_embeddings": True})
+
+
 def test_images_need_a_model_that_takes_them(embeddings):
     with pytest.raises(EncoderError, match="texts only"):
         embeddings.embed_image(["red.png"])
