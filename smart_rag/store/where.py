@@ -73,8 +73,8 @@ def _check_size(where: Any, depth: int = 0) -> int:
         return 2 if isinstance(where, float) else 1  # a float is compared as a float and as an integer
     if size > _MOST_VALUES:
         raise InvalidInput(
-            f"a filter may have {_MOST_VALUES:,} values (a float counts twice), this one has {size:,}; filter in several "
-            "searches"
+            f"a filter may have {_MOST_VALUES:,} values (a float counts twice), this one has {size:,}; filter in "
+            "several searches"
         )
     return size
 
