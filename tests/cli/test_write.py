@@ -95,8 +95,8 @@ def test_a_second_writer_is_refused(tmp_path, folder, minilm):
     with FileLock(tmp_path / "index" / "write.lock"):  # as another process holds it
         said = error_of("index", folder / "cats.txt", "--db", tmp_path / "index")
         assert said == (
-            f"error: {tmp_path / 'index'}: another process has the index open for writing; close it there, or wait until "
-            "it is done\n"
+            f"error: {tmp_path / 'index'}: another process has the index open for writing; close it there, or wait "
+            "until it is done\n"
         )
         assert "Written first." in good("search", "first", "--db", tmp_path / "index")  # a reader is welcome
     assert "2 passages in" in good("index", folder / "cats.txt", "--db", tmp_path / "index")
