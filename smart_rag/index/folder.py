@@ -44,7 +44,7 @@ def wait_until_made(path: Path, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     # A creation makes the folder of the tokens first, and the manifest last.
     while not (path / FILE_NAME).is_file():
-        if not (path / "tokens").is_dir() or time.monotonic() > end:
+        if not (path / _TOKENS).is_dir() or time.monotonic() > end:
             check_free(path)
             return
         time.sleep(0.05)

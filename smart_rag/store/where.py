@@ -50,7 +50,7 @@ _OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", *_ON_LISTS)
 _ON_TEXTS = ("$contains", "$not_contains", "$regex", "$not_regex")
 
 # SQLite, in which Chroma filters, takes expressions and statements up to a size; a larger one may end the process.
-_WIDEST, _DEEPEST, _MOST_VALUES = 500, 50, 10_000
+_WIDEST, _DEEPEST, _MOST_VALUES = 500, 30, 10_000
 
 _LARGEST, _SMALLEST = 2**63 - 1, -(2**63)  # the integers that Chroma stores
 
@@ -64,8 +64,9 @@ def _check_size(where: Any, depth: int = 0) -> int:
     if depth > _DEEPEST:
         raise InvalidInput(f"a filter may be nested {_DEEPEST} times, this one is nested more deeply")
     if isinstance(where, Mapping):
-        size = sum(_check_size(value, depth + 1) for value in where.values())
-        if len(where.get("$or", ())) > _WIDEST or len(where.get("$and", ())) > _WIDEST:
+        size = sum(_check_size(value, depth) for value in where.values())
+        groups = [where[name] for name in _GROUPS if isinstance(where.get(name), list | tuple)]
+        if any(len(parts) > _WIDEST for parts in groups):
             raise InvalidInput(f"a group of a filter may have {_WIDEST} parts; use $in for many values of one key")
     elif isinstance(where, list | tuple):
         size = sum(_check_size(value, depth + 1) for value in where)

@@ -204,6 +204,13 @@ def test_a_filter_that_is_too_large_is_refused(index, where):
         index.search("The dog", where=where)
 
 
+@pytest.mark.parametrize("where", [{"$or": 5}, {"$and": "abc"}, {"$or": None}, {"a": {"$in": 5}}], ids=str)
+def test_a_group_that_is_no_list_is_refused(index, where):
+    with pytest.raises(errors.InvalidInput, match="filter"):
+        index.search("The dog", where=where)
+
+
 def test_a_large_filter_is_taken(index):
+    assert index.search("The dog", where=nested(29)) == []
     lengths = [*range(10_000, 17_000), *(len(text) for text in TEXTS.values())]
     assert len(index.search("The dog", where={"length": {"$in": lengths}})) == len(TEXTS)
