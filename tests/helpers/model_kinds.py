@@ -66,9 +66,17 @@ TEXTS = [
 QUERIES = ["Which river flows through Vienna?", "dogs at\nnight", "interest rates", "a", "10 €"]
 
 
-def build(kind: str, folder: Path) -> str:
-    """Make the model ``kind`` in ``folder``, which is the working directory, and return the name to load it by."""
-    wanted = folder / KINDS[kind].name
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    Path(KINDS[kind].build(folder / "build")).rename(wanted)
-    return KINDS[kind].name
+def models_in(tmp_path_factory):
+    """Return a function that makes a model of a kind once, makes its folder the working directory, and names it."""
+    folders = {}
+
+    def named(kind, monkeypatch):
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp("model")
+            wanted = folders[kind] / KINDS[kind].name
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            Path(KINDS[kind].build(folders[kind] / "build")).rename(wanted)
+        monkeypatch.chdir(folders[kind])
+        return KINDS[kind].name
+
+    return named

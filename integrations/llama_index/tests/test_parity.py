@@ -5,7 +5,7 @@ from __future__ import annotations
 import chromadb
 import numpy as np
 import pytest
-from helpers.model_kinds import KINDS, QUERIES, TEXTS, build
+from helpers.model_kinds import KINDS, QUERIES, TEXTS, models_in
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.schema import TextNode
 from llama_index_smart_rag import SmartEmbedding
@@ -29,18 +29,7 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Return a function that makes a model of a kind once, and makes its folder the working directory."""
-    folders = {}
-
-    def made(kind, monkeypatch):
-        if kind not in folders:
-            folder = tmp_path_factory.mktemp("model")
-            folders[kind] = folder
-            build(kind, folder)
-        monkeypatch.chdir(folders[kind])
-        return KINDS[kind].name
-
-    return made
+    return models_in(tmp_path_factory)
 
 
 def assert_equal(new, old, query):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.model_kinds import KINDS, QUERIES, TEXTS, build
+from helpers.model_kinds import KINDS, QUERIES, TEXTS, models_in
 from langchain_smart_rag import SmartEmbeddings, SmartReranker
 
 from smart_rag.errors import InvalidInput
@@ -24,18 +24,7 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Return a function that makes a model of a kind once, and makes its folder the working directory."""
-    folders = {}
-
-    def made(kind, monkeypatch):
-        if kind not in folders:
-            folder = tmp_path_factory.mktemp("model")
-            folders[kind] = folder
-            build(kind, folder)
-        monkeypatch.chdir(folders[kind])
-        return KINDS[kind].name
-
-    return made
+    return models_in(tmp_path_factory)
 
 
 @pytest.mark.parametrize("kind", KINDS)
