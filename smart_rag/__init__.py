@@ -18,24 +18,24 @@ from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.types import AddReport, Content, Document, Hit, IndexInfo, Match, PdfPage, VerifyReport
 
 if TYPE_CHECKING:
-    from smart_rag.encoders.cached_encoder import CachedEncoder
+    from smart_rag.encoders.cached.cached_encoder import CachedEncoder
     from smart_rag.encoders.protocol import Encoder
     from smart_rag.encoders.smart_encoder import SmartEncoder
     from smart_rag.encoders.vocabulary import Vocabulary
     from smart_rag.index.explain.explanation import Explanation
-    from smart_rag.index.search import arerank, rerank
+    from smart_rag.index.reranking import arerank, rerank
     from smart_rag.index.smart_index import SmartIndex
 
 # Loaded when first asked for: `import smart_rag` loads neither torch nor chromadb.
 _HOMES = {
-    "CachedEncoder": "encoders.cached_encoder",
+    "CachedEncoder": "encoders.cached.cached_encoder",
     "Encoder": "encoders.protocol",
     "Explanation": "index.explain.explanation",
     "SmartEncoder": "encoders.smart_encoder",
     "SmartIndex": "index.smart_index",
     "Vocabulary": "encoders.vocabulary",
-    "arerank": "index.search",
-    "rerank": "index.search",
+    "arerank": "index.reranking",
+    "rerank": "index.reranking",
 }
 
 __all__ = [

@@ -247,8 +247,9 @@ class Hit(_Explainable):
         relevance does not mean that the hit answers the query. If the index covers the right field but has no answer,
         its best hit still has a high relevance.
 
-        The relevance is None if the hit does not come from an index, or was copied or pickled. It is also None if the
-        query has an image or a video, or if the index has no encoder. If `SmartIndex.calibrate` was not called, this
+        The relevance is None if the query has an image or a video, if the index has no encoder, or if the hit was
+        copied or pickled. A hit of `smart_rag.rerank` has one only if its encoder is a `CachedEncoder` that
+        `CachedEncoder.add` has calibrated. If `SmartIndex.calibrate` was not called, this
         property takes seconds when it is first read.
         """
         explainer = explainer_of(self)

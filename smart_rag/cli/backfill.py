@@ -59,17 +59,18 @@ def backfill(
         arguments["trust_remote_code"] = True
     embedding = _embedding_class(framework)
     if not on_terminal():  # without a progress bar, the progress is logged
-        logging.getLogger("smart_rag.encoders.backfill").setLevel(logging.INFO)
+        logging.getLogger("smart_rag.encoders.cached.backfill").setLevel(logging.INFO)
     with existing_collection(chroma, collection) as found:
         try:
             embeddings = embedding(model, token_store, **arguments)
         except TypeError as error:  # an argument that the class does not have
             raise InvalidInput(f"--options: {error}") from error
-        report = embeddings.backfill(found, show_progress_bar=on_terminal())
+        report = embeddings.backfill(found, calibrate=True, show_progress_bar=on_terminal())
     counts = {"added": report.added, "unchanged": report.unchanged, "left out": report.left_out}
     out.print("documents: " + (", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"))
     count = report.added + report.unchanged
-    out.print(f"{display.short_path(str(token_store))} has the token embeddings of {number(count, 'document')}")
+    scale = ", and the scale of relevance" if count else ""
+    out.print(f"{display.short_path(str(token_store))} has the token embeddings of {number(count, 'document')}{scale}")
 
 
 def _arguments(options: str | None) -> dict[str, Any]:

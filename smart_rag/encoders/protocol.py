@@ -14,6 +14,7 @@ Protocol               Asked by                        Without it
 `CountsTokens`         `token_counter`                 texts are measured in words; a warning says so once
 `CodesTokens`          `encode_for_store`              token embeddings are coded after they were computed
 `ExplainsTokens`       `token_origins_of`              `Hit.explain` raises `EncoderError`
+`HasScale`             `scale_of`                      `Hit.relevance` of hits of `smart_rag.rerank` is None
 =====================  ==============================  ===================================================
 
 Vocabulary ids are part of the protocol, too. ``Representation.tokens.ids`` holds one int32 for each token embedding:
@@ -35,6 +36,7 @@ from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec
 from smart_rag.errors import EncoderError
+from smart_rag.scoring.relevance import Scale
 from smart_rag.types import Encodable, Task, TokenOrigin
 
 logger = logging.getLogger(__name__)
@@ -152,6 +154,14 @@ class ExplainsTokens(Protocol):
         ...
 
 
+class HasScale(Protocol):
+    """An encoder that knows which scores documents without relevance get. `CachedEncoder.add` can find this out."""
+
+    def relevance_scale(self, weights: tuple[float, float], /) -> Scale | None:
+        """Return the scale of relevance for scores with these ``weights``, None if it is unknown."""
+        ...
+
+
 def modalities_of(encoder: Encoder) -> frozenset[str]:
     """Return the kinds of content that ``encoder`` reads, of ``"text"``, ``"image"`` and ``"video"``."""
     return frozenset(getattr(encoder, "modalities", ("text",)))
@@ -198,6 +208,12 @@ def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[Toke
             "token_origins(item, task) -> list[TokenOrigin], as SmartEncoder has it"
         )
     return list(origins(item, task))
+
+
+def scale_of(encoder: Encoder, weights: tuple[float, float]) -> Scale | None:
+    """Return the scale of relevance for scores with these ``weights``, None if ``encoder`` knows none."""
+    scale: Callable[[tuple[float, float]], Scale | None] | None = getattr(encoder, "relevance_scale", None)
+    return None if scale is None else scale(weights)
 
 
 def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:

@@ -12,15 +12,13 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from smart_rag.config import DEFAULT_CANDIDATES, Weighting
 from smart_rag.errors import InvalidInput
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.search import Search
-from smart_rag.scoring.relevance import Scale
+from smart_rag.scoring.relevance import Scale, foreign_questions
 from smart_rag.types import Hit
 from smart_rag.wording import number
 
@@ -135,31 +133,21 @@ def checked_scores(scores: Iterable[float] | None) -> list[float]:
     return values
 
 
-def relevant_hits(hits: Sequence[Hit], min_relevance: float, path: Path) -> list[Hit]:
-    """Return the ``hits`` with at least this relevance, all from one query of the index at ``path``.
+def relevant_hits(hits: Sequence[Hit], min_relevance: float, needed: str) -> list[Hit]:
+    """Return the ``hits`` with at least this relevance, all from one query.
 
     Raises:
-        InvalidInput: the relevance of a hit is unknown.
+        InvalidInput: the relevance of a hit is unknown. ``needed`` says what it needs.
     """
     kept = []
     for hit in hits:
         relevance = hit.relevance
         if relevance is None:
-            raise InvalidInput(
-                f"{path}: min_relevance needs a query without image and video, and an index with an encoder; leave it "
-                "out for this search"
-            )
+            raise InvalidInput(f"min_relevance needs a query without image and video, and {needed}")
         if relevance < min_relevance:
             break  # the hits are in the order of their relevance
         kept.append(hit)
     return kept
-
-
-@cache
-def foreign_questions() -> Sequence[str]:
-    """Return the questions that no index answers."""
-    text = Path(__file__).with_name("foreign_questions.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
 
 
 def _fits(known: int, documents: int) -> bool:

@@ -1,8 +1,8 @@
-"""`Search`: one search of a store: candidates, then scores, then hits. Also `rerank` without an index."""
+"""`Search`: one search of a store: candidates, then scores, then hits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -13,24 +13,17 @@ from smart_rag.config import (
     DEFAULT_CANDIDATES,
     DEFAULT_WEIGHTS,
     EXHAUSTIVE_DOCUMENTS,
-    Count,
     FirstStageName,
     Weighting,
-    Weights,
-    check_count,
-    check_weights,
 )
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.protocol import Encoder, default_weights_of, device_of, modalities_of
 from smart_rag.errors import InvalidInput
 from smart_rag.index.candidates import FirstStage
-from smart_rag.index.queries import as_documents, checked_queries
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.where import Where
-from smart_rag.threads import in_reader_thread
-from smart_rag.types import Content, Document, Hit, explainer_of, with_explainer
+from smart_rag.types import Document, Hit, explainer_of, with_explainer
 
 # Number of documents whose tokens are in memory at the same time during an exhaustive scan.
 _SCAN = 256
@@ -137,59 +130,6 @@ def scoring_device(device: str) -> str:
 def automatic_first_stage(documents: int) -> FirstStageName:
     """Return the first stage that ``"auto"`` stands for in an index of so many documents."""
     return "exhaustive" if documents <= EXHAUSTIVE_DOCUMENTS else "terms"
-
-
-def rerank(
-    query: str | Content | Representation,
-    documents: Iterable[str | Document | Hit],
-    encoder: Encoder,
-    top_k: Count | None = None,
-    *,
-    weights: Weights | None = None,
-) -> list[Hit]:
-    """Return ``documents`` from any source, scored for ``query``, best first.
-
-    Args:
-        query: a text, a `Content`, or its representation.
-        documents: texts, documents or hits. A text gets its position as id, padded with zeros: with 100 texts, the ids
-            are ``"00"`` to ``"99"``.
-        encoder: the encoder. If it is a `CachedEncoder` with a folder, no document is encoded twice.
-        top_k: the number of hits to return; by default all.
-        weights: the weights of the pooled and the late score; by default those that suit the encoder.
-
-    Raises:
-        InvalidInput: the query is empty, an item of ``documents`` has another type, or ``top_k`` is below 1.
-    """
-    if top_k is not None:
-        top_k = check_count("top_k", top_k)
-    if not isinstance(encoder, Encoder):
-        raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got {type(encoder).__name__}")
-    weights = check_weights(default_weights_of(encoder) if weights is None else weights)
-    given = as_documents(documents)
-    if not isinstance(query, Representation):
-        query = encoder.encode_query(checked_queries([query], modalities_of(encoder)))
-    if not given:
-        return []
-    takes = modalities_of(encoder)
-    vectors = encoder.encode_document([document.content(takes).plain for document in given])
-    return rank(query, given, vectors, weights, top_k, scoring_device(device_of(encoder)))
-
-
-async def arerank(
-    query: str | Content | Representation,
-    documents: Iterable[str | Document | Hit],
-    encoder: Encoder,
-    top_k: int | None = None,
-    *,
-    weights: tuple[float, float] | None = None,
-) -> list[Hit]:
-    """Do the same as `rerank`, without blocking the event loop.
-
-    The call runs in one of a few threads, see `smart_rag.threads.in_reader_thread`. If more calls come at once, they
-    wait for their turn. If the caller is cancelled, a call that waits is dropped, and a call that runs goes on to its
-    end.
-    """
-    return await in_reader_thread(rerank, query, documents, encoder, top_k, weights=weights)
 
 
 def rank(

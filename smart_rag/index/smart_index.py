@@ -638,7 +638,10 @@ class SmartIndex:
         found = [
             self._explainable(hits, query, search) for query, hits in zip(queries, search.hits(encoded), strict=True)
         ]
-        return found if min_relevance is None else [relevant_hits(hits, min_relevance, self.path) for hits in found]
+        if min_relevance is None:
+            return found
+        needed = f"an index with an encoder; leave it out for this search of {self.path}"
+        return [relevant_hits(hits, min_relevance, needed) for hits in found]
 
     def rerank(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -60,3 +62,10 @@ class Scale:
         spread = max(self.half - self.median, 1e-6)  # an index of one document gives every question nearly one score
         odds = _LOG_ODDS * (score - self.half) / spread
         return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
+
+
+@cache
+def foreign_questions() -> Sequence[str]:
+    """Return the questions that no index answers."""
+    text = Path(__file__).with_name("foreign_questions.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())

@@ -19,10 +19,10 @@ from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
 from smart_rag.scoring import maxsim
 from smart_rag.training.batches import Batch, check_trainable, make_batch
-from smart_rag.training.contrastive import contrastive_loss, late_scores
 from smart_rag.training.data import TrainingData
 from smart_rag.training.folder import check_folder
 from smart_rag.training.hard_negatives import mine_negatives
+from smart_rag.training.losses import contrastive_loss, late_scores
 from smart_rag.training.report import ByRanking, Epoch, TrainingReport
 from smart_rag.training.settings import DEFAULT_HELD_OUT, WARM_UP, AdapterSettings
 from smart_rag.training.split import hold_out

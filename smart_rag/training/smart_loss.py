@@ -20,8 +20,8 @@ from torch import nn
 from smart_rag.config import Objective
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.training.batches import make_batch
-from smart_rag.training.contrastive import contrastive_loss, late_scores
 from smart_rag.training.data import TrainingData
+from smart_rag.training.losses import contrastive_loss, late_scores
 from smart_rag.types import Content, Encodable, Task
 
 # Labels of a batch (queries, documents).

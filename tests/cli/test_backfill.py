@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import subprocess
 import sys
-import time
 
 import chromadb
 import pytest
@@ -47,6 +45,9 @@ def llama_index(tmp_path_factory):
     return folder
 
 
+SCALE = ", and the scale of relevance"
+
+
 def hashes(folder):
     return {path: hashlib.blake2b(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.*"))}
 
@@ -74,10 +75,10 @@ def test_for_langchain(langchain, tmp_path, caplog):
     before = hashes(langchain)
     tokens = tmp_path / "tokens"
     output = good(*arguments("langchain", langchain, tokens, "--collection", "documents"))
-    assert output == f"documents: 3 added, 1 left out\n{tokens} has the token embeddings of 3 documents\n"
+    assert output == f"documents: 3 added, 1 left out\n{tokens} has the token embeddings of 3 documents{SCALE}\n"
     assert "1 document was left out: blank: no text" in caplog.messages
     output = good(*arguments("langchain", langchain, tokens))
-    assert output == f"documents: 3 unchanged, 1 left out\n{tokens} has the token embeddings of 3 documents\n"
+    assert output == f"documents: 3 unchanged, 1 left out\n{tokens} has the token embeddings of 3 documents{SCALE}\n"
     assert hashes(langchain) == before
     embeddings = SmartEmbeddings("minilm", tokens)
     store = Chroma("documents", embeddings, persist_directory=str(langchain))
@@ -85,6 +86,8 @@ def test_for_langchain(langchain, tmp_path, caplog):
     found = SmartReranker(embeddings).wrap(retriever).invoke("Where are the keys?")
     assert len(found) == 3
     assert found[0].id == "c"
+    reranker = SmartReranker(embeddings, min_relevance=0.5)
+    assert [found.id for found in reranker.wrap(retriever).invoke("Where are the keys?")] == ["c"]
     embeddings.encoder.close()
     assert stored(tokens) == 3
 
@@ -96,7 +99,7 @@ def test_for_llama_index(llama_index, tmp_path):
 
     tokens = tmp_path / "tokens"
     output = good(*arguments("llama-index", llama_index, tokens))
-    assert output == f"documents: 3 added\n{tokens} has the token embeddings of 3 documents\n"
+    assert output == f"documents: 3 added\n{tokens} has the token embeddings of 3 documents{SCALE}\n"
     embed_model = SmartEmbedding("minilm", tokens)
     collection = chromadb.PersistentClient(str(llama_index)).get_collection("nodes")
     index = VectorStoreIndex.from_vector_store(ChromaVectorStore(chroma_collection=collection), embed_model)
@@ -115,11 +118,11 @@ def test_options_are_those_of_the_application(langchain, tmp_path):
 
 
 def test_progress(langchain, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("smart_rag.encoders.backfill._LOG_SECONDS", 0.0)
+    monkeypatch.setattr("smart_rag.encoders.cached.backfill._LOG_SECONDS", 0.0)
     code, _, errors = run(*arguments("langchain", langchain, tmp_path / "one"), stream=Terminal)
     assert code == 0
     assert "4/4" in errors
-    with caplog.at_level(logging.NOTSET, "smart_rag.encoders.backfill"):  # puts the level back afterwards
+    with caplog.at_level(logging.NOTSET, "smart_rag.encoders.cached.backfill"):  # puts the level back afterwards
         code, _, errors = run(*arguments("langchain", langchain, tmp_path / "two"))
     assert (code, errors) == (0, "")
     assert any(message.startswith("4 of 4 documents done, ") for message in caplog.messages)
@@ -150,27 +153,3 @@ def test_a_framework_that_is_not_installed(langchain, tmp_path, monkeypatch):
     message = error_of(*arguments("langchain", langchain, tmp_path / "tokens"))
     assert "--for langchain needs the package 'langchain_smart_rag'" in message
     assert "pip install 'smart-rag[langchain]'" in message
-
-
-def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    chroma, tokens = tmp_path / "chroma", tmp_path / "tokens"
-    collection = chromadb.PersistentClient(str(chroma)).create_collection("documents")
-    ids = [str(i) for i in range(1_000)]
-    texts = [f"passage {i} is about cats and dogs. " * 2 for i in ids]
-    collection.add(ids, embeddings=[[1.0, 0.0]] * len(ids), documents=texts)
-    command = [sys.executable, "-m", "smart_rag", *map(str, arguments("langchain", chroma, tokens))]
-    process = subprocess.Popen(command)
-    try:
-        while not (tokens / "vectors").exists() or not stored(tokens):
-            assert process.poll() is None
-            time.sleep(0.1)
-    finally:
-        process.kill()
-        process.wait()
-    there = stored(tokens)
-    assert 256 <= there < 1_000
-    (line, _) = good(*arguments("langchain", chroma, tokens)).splitlines()
-    added, unchanged = (int(part.split()[0].replace(",", "")) for part in line.removeprefix("documents: ").split(", "))
-    assert added + unchanged == 1_000
-    assert unchanged >= 256
-    assert stored(tokens) == 1_000

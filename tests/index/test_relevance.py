@@ -12,7 +12,7 @@ from PIL import Image
 
 from smart_rag import Content, Document, Representation, SmartIndex, errors
 from smart_rag.errors import InvalidInput
-from smart_rag.index.relevance import foreign_questions
+from smart_rag.scoring.relevance import foreign_questions
 
 FACTS = [f"Boat number {i} is moored at pier {i * 7 % 31} and was built in {1900 + i}." for i in range(60)]
 

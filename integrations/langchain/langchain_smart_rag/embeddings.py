@@ -182,7 +182,11 @@ class SmartEmbeddings(BaseModel, Embeddings):
         return vectors
 
     def backfill(
-        self, store: VectorStore | Collection | Iterable[Document], *, show_progress_bar: bool = False
+        self,
+        store: VectorStore | Collection | Iterable[Document],
+        *,
+        calibrate: bool = False,
+        show_progress_bar: bool = False,
     ) -> BackfillReport:
         """Encode the documents that are in ``store``, so that `SmartReranker` finds their token embeddings.
 
@@ -194,6 +198,8 @@ class SmartEmbeddings(BaseModel, Embeddings):
 
         Args:
             store: a ``Chroma`` store, a collection of Chroma, an ``InMemoryVectorStore``, or any documents.
+            calibrate: also find the scale of relevance, so that `SmartReranker` takes ``min_relevance``. It is kept in
+                the token store. ``store`` should be the whole store.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Returns:
@@ -206,7 +212,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
         # Without the token store, which would be written to before the documents are counted.
         self.warn_of_another_model(store, self.encoder.encoder)
         ranked = (ranked_document(document.id or f"position {i}", document) for i, document in enumerate(documents))
-        return self.encoder.add(ranked, total=total, show_progress_bar=show_progress_bar)
+        return self.encoder.add(ranked, total=total, calibrate=calibrate, show_progress_bar=show_progress_bar)
 
     def warn_of_another_model(self, store: Any, encoder: Encoder | None = None) -> None:
         """Log a warning if another model, or one with other settings, made the vectors of ``store``.

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 import smart_rag
 from langchain_smart_rag.documents import one_line, ranked_document, with_score
 from langchain_smart_rag.embeddings import SmartEmbeddings
-from smart_rag.config import DEFAULT_MODEL, Count, Weights
+from smart_rag.config import DEFAULT_MODEL, Count, Number, Weights, check_fraction
 from smart_rag.errors import InvalidInput
 from smart_rag.threads import in_reader_thread
 
@@ -37,6 +37,8 @@ class SmartReranker(BaseDocumentCompressor):
         model_name, token_store: arguments of new `SmartEmbeddings`, if no ``embeddings`` are given.
         top_n: the number of documents to keep. None keeps all. The argument is named as in LangChain's own rerankers.
         weights: the weights of the pooled and of the late score; by default those that suit the model.
+        min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1. Call
+            ``embeddings.backfill(store, calibrate=True)`` once before.
 
     Raises:
         InvalidInput: ``embeddings`` is given along with ``model_name`` or ``token_store``.
@@ -47,6 +49,7 @@ class SmartReranker(BaseDocumentCompressor):
     embeddings: SmartEmbeddings
     top_n: int | None = Field(default=5, gt=0)
     weights: tuple[float, float] | None = None
+    min_relevance: float | None = Field(default=None, ge=0, le=1)
 
     def __init__(
         self,
@@ -56,12 +59,14 @@ class SmartReranker(BaseDocumentCompressor):
         token_store: str | Path | None = None,
         top_n: Count | None = 5,
         weights: Weights | None = None,
+        min_relevance: Number | None = None,
     ) -> None:
         if embeddings is None:
             embeddings = SmartEmbeddings(model_name, token_store)
         elif model_name != DEFAULT_MODEL or token_store is not None:
             raise InvalidInput("embeddings= has its model and token store; leave out model_name and token_store")
         fields: dict[str, Any] = {"embeddings": embeddings, "top_n": top_n, "weights": weights}
+        fields["min_relevance"] = None if min_relevance is None else check_fraction("min_relevance", min_relevance)
         super().__init__(**fields)
 
     def compress_documents(
@@ -72,13 +77,20 @@ class SmartReranker(BaseDocumentCompressor):
         If the model takes images, the image file under ``image_path`` in the metadata is part of a document.
 
         Raises:
-            InvalidInput: the query is empty.
+            InvalidInput: the query is empty. Or ``min_relevance`` is set, but the token store was not calibrated.
             DocumentError: an image's file is gone or cannot be read.
         """
         # Ids are positions, because the documents' own ids may be missing or come twice.
         width = len(str(len(documents)))
         given = [ranked_document(f"{i:0{width}}", document) for i, document in enumerate(documents)]
-        hits = smart_rag.rerank(one_line(query), given, self.embeddings.encoder, self.top_n, weights=self.weights)
+        hits = smart_rag.rerank(
+            one_line(query),
+            given,
+            self.embeddings.encoder,
+            self.top_n,
+            weights=self.weights,
+            min_relevance=self.min_relevance,
+        )
         return [with_score(documents[int(hit.id)], hit.score) for hit in hits]
 
     async def acompress_documents(

@@ -251,6 +251,7 @@ class SmartEmbedding(MultiModalEmbedding):
         self,
         store: VectorStoreIndex | BasePydanticVectorStore | Collection | Iterable[BaseNode],
         *,
+        calibrate: bool = False,
         show_progress_bar: bool = False,
     ) -> BackfillReport:
         """Encode the nodes that are in ``store``, so that `SmartRerank` finds their token embeddings.
@@ -263,6 +264,8 @@ class SmartEmbedding(MultiModalEmbedding):
 
         Args:
             store: a ``VectorStoreIndex``, a ``ChromaVectorStore``, a collection of Chroma, or any nodes.
+            calibrate: also find the scale of relevance, so that `SmartRerank` takes ``min_relevance`` and
+                ``with_relevance``. It is kept in the token store. ``store`` should be the whole store.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Returns:
@@ -275,7 +278,7 @@ class SmartEmbedding(MultiModalEmbedding):
         self._check_model(store)
         modalities = self._encoder.modalities
         ranked = (to_rank(node, modalities) for node in nodes)
-        return self._encoder.add(ranked, total=total, show_progress_bar=show_progress_bar)
+        return self._encoder.add(ranked, total=total, calibrate=calibrate, show_progress_bar=show_progress_bar)
 
     def _check_model(self, store: Any) -> None:
         """Log a warning if another model, or one with other settings, made the vectors of ``store``."""

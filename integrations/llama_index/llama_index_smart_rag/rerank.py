@@ -17,7 +17,7 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBun
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import query_of, ranked_document
 from smart_rag import Document, rerank
-from smart_rag.config import DEFAULT_MODEL, Count, Weights
+from smart_rag.config import DEFAULT_MODEL, Count, Number, Weights, check_fraction
 from smart_rag.errors import InvalidInput
 from smart_rag.threads import in_reader_thread
 
@@ -43,6 +43,10 @@ class SmartRerank(BaseNodePostprocessor):
         model_name, token_store: arguments of a new `SmartEmbedding`, instead of ``embed_model``.
         weights: the weights of the pooled and of the late score; by default those that suit the model.
         keep_retrieval_score: store the retriever's score in the metadata, under ``retrieval_score``.
+        min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1. Call
+            ``embed_model.backfill(store, calibrate=True)`` once before.
+        with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it. It
+            needs the same call.
 
     Raises:
         InvalidInput: ``embed_model`` is not a `SmartEmbedding`, or is given along with ``model_name`` or
@@ -53,6 +57,8 @@ class SmartRerank(BaseNodePostprocessor):
     top_n: int = Field(default=5, gt=0, description="Number of nodes to return.")
     weights: tuple[float, float] | None = Field(default=None, description="Weights of the pooled and late score.")
     keep_retrieval_score: bool = Field(default=False, description="Keep the retriever's score in the metadata.")
+    min_relevance: float | None = Field(default=None, ge=0, le=1, description="Leave out nodes that are less relevant.")
+    with_relevance: bool = Field(default=False, description="Use the relevance as the score of a node.")
 
     def __init__(
         self,
@@ -63,6 +69,8 @@ class SmartRerank(BaseNodePostprocessor):
         token_store: str | Path | None = None,
         weights: Weights | None = None,
         keep_retrieval_score: bool = False,
+        min_relevance: Number | None = None,
+        with_relevance: bool = False,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         is_named = model_name is not None or token_store is not None
@@ -83,6 +91,8 @@ class SmartRerank(BaseNodePostprocessor):
             "top_n": top_n,
             "weights": weights,
             "keep_retrieval_score": keep_retrieval_score,
+            "min_relevance": None if min_relevance is None else check_fraction("min_relevance", min_relevance),
+            "with_relevance": with_relevance,
             "callback_manager": callback_manager or CallbackManager([]),
         }
         super().__init__(**fields)
@@ -111,8 +121,13 @@ class SmartRerank(BaseNodePostprocessor):
             width = len(str(len(nodes)))
             documents = [self._document(f"{i:0{width}}", node.node) for i, node in enumerate(nodes)]
             encoder = self.embed_model.encoder
-            hits = rerank(query_of(query_bundle), documents, encoder, self.top_n, weights=self.weights)
-            reranked = [self._with_score(nodes[int(hit.id)], hit.score) for hit in hits]
+            # To use the relevance as a score is to need it: 0 leaves out nothing, but raises if there is none.
+            least = 0 if self.with_relevance and self.min_relevance is None else self.min_relevance
+            hits = rerank(
+                query_of(query_bundle), documents, encoder, self.top_n, weights=self.weights, min_relevance=least
+            )
+            scores = [hit.relevance if self.with_relevance else hit.score for hit in hits]
+            reranked = [self._with_score(nodes[int(hit.id)], score) for hit, score in zip(hits, scores, strict=True)]
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
         return reranked
@@ -132,7 +147,7 @@ class SmartRerank(BaseNodePostprocessor):
             )
         return document
 
-    def _with_score(self, node: NodeWithScore, score: float) -> NodeWithScore:
+    def _with_score(self, node: NodeWithScore, score: float | None) -> NodeWithScore:
         """Return a copy of ``node`` with another score; the caller's node stays as it is."""
         if not self.keep_retrieval_score:
             return NodeWithScore(node=node.node, score=score)

@@ -70,7 +70,13 @@ def test_the_embedding_of_the_settings_is_taken(monkeypatch):
     assert SmartRerank().embed_model.model_name == "minilm"
 
 
-ARGUMENTS = {"top_n": 3, "weights": (0.5, 2.0), "keep_retrieval_score": True}
+ARGUMENTS = {
+    "top_n": 3,
+    "weights": (0.5, 2.0),
+    "keep_retrieval_score": True,
+    "min_relevance": 0.3,
+    "with_relevance": True,
+}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -81,6 +87,22 @@ def test_every_argument_survives(name, tmp_path):
         assert getattr(other, name) == ARGUMENTS[name]
         assert other.to_dict() == reranker.to_dict()
         assert other.embed_model.encoder.path == tmp_path / "tokens"
+
+
+def test_relevance(tmp_path):
+    embed_model = SmartEmbedding("minilm", tmp_path / "tokens")
+    for options in ({"min_relevance": 0.5}, {"with_relevance": True}):
+        with pytest.raises(InvalidInput, match="calibrate=True"):
+            SmartRerank(embed_model, **options).postprocess_nodes(scored(), query_str="keys")
+    nodes = [node.node for node in scored()]
+    embed_model.backfill(nodes, calibrate=True)
+    scores = [node.score for node in SmartRerank(embed_model, top_n=9).postprocess_nodes(scored(), query_str="keys")]
+    scale = embed_model.encoder.relevance_scale(embed_model.encoder.default_weights)
+    rated = SmartRerank(embed_model, top_n=9, with_relevance=True).postprocess_nodes(scored(), query_str="keys")
+    assert [node.score for node in rated] == [scale.relevance(score) for score in scores]
+    kept = SmartRerank(embed_model, top_n=9, min_relevance=rated[1].score).postprocess_nodes(scored(), query_str="keys")
+    assert [node.score for node in kept] == scores[: len(kept)]
+    assert 2 <= len(kept) < len(scores)
 
 
 def test_stored_tokens_give_the_same_scores(tmp_path):

@@ -39,6 +39,7 @@ def mean_ndcg(application) -> float:
 
 
 @pytest.mark.newest
+@pytest.mark.slow  # notebooks show the same
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_ranks_better_after_the_swap(tmp_path):
     before, after = mean_ndcg(opened("before", tmp_path / "before")), mean_ndcg(opened("after", tmp_path / "after"))

@@ -23,7 +23,7 @@ from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, re
 from smart_rag.demo import sample_folder
 from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
 from smart_rag.files import pdf
-from smart_rag.index.explain import heat_map
+from smart_rag.index.explain import pictures
 from smart_rag.index.explain.explanation import emphasis
 from smart_rag.types import Match, TokenOrigin
 
@@ -288,8 +288,11 @@ def test_what_a_hit_knows_is_no_part_of_its_value(index):
 
 
 def test_a_hit_of_no_index_does_not_know_its_query(minilm):
+    (hit,) = rerank("words", ["Words."], minilm)
+    with pytest.raises(InvalidInput, match=r"comes from smart_rag\.rerank"):
+        hit.explain()
     with pytest.raises(InvalidInput, match="does not know its query"):
-        rerank("words", ["Words."], minilm)[0].explain()
+        pickle.loads(pickle.dumps(hit)).explain()
 
 
 def test_a_query_of_numbers_has_no_words(index, minilm):
@@ -352,7 +355,7 @@ def test_a_texts_picture_has_its_words_marked(index):
     marks = coloured(image)
     assert 0 < marks.mean() < 0.2
     # The marks are where the words are drawn: in the first line, "bearings" behind "The ".
-    before, word = heat_map._width("The "), heat_map._width("bearings")
+    before, word = pictures._width("The "), pictures._width("bearings")
     columns = np.flatnonzero(marks[: image.height // 3].any(axis=0))
     assert columns.min() == pytest.approx(12 + before, abs=4)
     assert marks[20, int(12 + before + 4) : int(12 + before + word - 4)].mean() > 0.5
@@ -366,7 +369,7 @@ def test_one_token_alone(index):
     alone, whole = (coloured(explanation.picture(token, legend=False)) for token in (token, None))
     assert 0 < alone.sum() < whole.sum()
     left, right = (
-        12 + heat_map._width(text) for text in ("The bearings of the seawater ", "The bearings of the seawater pump")
+        12 + pictures._width(text) for text in ("The bearings of the seawater ", "The bearings of the seawater pump")
     )
     columns = np.flatnonzero(alone.any(axis=0))
     assert (columns.min(), columns.max()) == pytest.approx((left, right), abs=4)
@@ -395,12 +398,12 @@ def test_a_text_has_no_map(index):
 @given(st.lists(st.tuples(st.sampled_from("aW \n\r\t.猫\x0b"), st.integers(1, 150)), max_size=8))
 def test_lines_hold_every_letter_once_and_fit(runs):
     text = "".join(letter * count for letter, count in runs)
-    lines = list(heat_map._lines(text))
+    lines = list(pictures._lines(text))
     at = 0
     for start, stop in lines:
         assert text[at:start].strip() == ""
         assert start <= stop
-        assert heat_map._fits(text[start:stop].rstrip()) or stop == start + 1
+        assert pictures._fits(text[start:stop].rstrip()) or stop == start + 1
         at = stop
     assert text[at:].strip() == ""
 
@@ -409,20 +412,20 @@ def test_of_a_long_text_the_part_with_the_marks_is_drawn():
     filler = "Nothing of note is in this sentence.\n" * 300
     text = filler + "The walrus sleeps.\n" + filler
     at = text.index("walrus")
-    image = heat_map.draw_marked_text(text, [((at, at + 6), 1.0)])
+    image = pictures.draw_marked_text(text, [((at, at + 6), 1.0)])
     assert image.height < 2000
     assert coloured(image).any()
-    assert not coloured(heat_map.draw_marked_text(text, [])).any()
+    assert not coloured(pictures.draw_marked_text(text, [])).any()
 
 
 def test_a_word_without_end_is_drawn_at_once():
     started = time.perf_counter()
-    heat_map.draw_marked_text("猫" * 20_000, [((10_000, 10_002), 1.0)])
+    pictures.draw_marked_text("猫" * 20_000, [((10_000, 10_002), 1.0)])
     assert time.perf_counter() - started < 60  # each letter measured with all before it would take hours
 
 
 def test_an_empty_text_is_drawn():
-    assert heat_map.draw_marked_text("", []).height > 0
+    assert pictures.draw_marked_text("", []).height > 0
 
 
 def test_words_are_marked_on_the_page_they_stand_on(minilm, tmp_path):

@@ -46,6 +46,7 @@ def mean_ndcg(application, passages):
 
 
 @pytest.mark.newest
+@pytest.mark.slow  # notebooks show the same
 def test_it_ranks_better_after_the_swap(passages, tmp_path):
     before, after = opened("before", tmp_path / "before"), opened("after", tmp_path / "after")
     assert before.add(passages) == after.add(passages) == [passage.id for passage in passages]

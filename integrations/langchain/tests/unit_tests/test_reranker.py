@@ -63,7 +63,9 @@ def test_weights_are_those_of_the_model(documents):
 
 
 def test_every_setting_survives(tmp_path):
-    reranker = SmartReranker(SmartEmbeddings("minilm", tmp_path / "tokens"), top_n=3, weights=(0.5, 2.0))
+    reranker = SmartReranker(
+        SmartEmbeddings("minilm", tmp_path / "tokens"), top_n=3, weights=(0.5, 2.0), min_relevance=0.3
+    )
     for other in (pickle.loads(pickle.dumps(reranker)), deepcopy(reranker)):
         assert other.model_dump() == reranker.model_dump()
         assert other.embeddings.encoder.path == tmp_path / "tokens"
@@ -74,6 +76,21 @@ def test_equal_documents_without_ids_stay_in_order(embeddings):
     found = SmartReranker(embeddings, top_n=None).compress_documents([Document("Rain falls."), *alike], "dogs")
     assert [document.metadata.get("n") for document in found] == [*range(12), None]
     assert SmartReranker(embeddings).compress_documents([], "dogs") == []
+
+
+def test_min_relevance(documents, tmp_path):
+    embeddings = SmartEmbeddings("minilm", tmp_path / "tokens")
+    reranker = SmartReranker(embeddings, min_relevance=0.5)
+    with pytest.raises(InvalidInput, match="calibrate=True"):
+        reranker.compress_documents(documents, "dogs bark")
+    assert embeddings.backfill(documents, calibrate=True).unchanged == len(documents)  # the query has encoded them
+    hits = rerank("dogs bark", [document.page_content for document in documents], embeddings.encoder)
+    wanted = [hit.text for hit in hits if hit.relevance >= 0.5]
+    assert 0 < len(wanted) < len(documents)
+    assert [found.page_content for found in reranker.compress_documents(documents, "dogs bark")] == wanted[:5]
+    assert reranker.compress_documents(documents, "Which spices are in a green curry?") == []
+    with pytest.raises(InvalidInput, match="min_relevance"):
+        SmartReranker(embeddings, min_relevance=2)
 
 
 def test_bad_input(embeddings, documents):

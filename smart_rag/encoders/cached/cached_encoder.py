@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
-from smart_rag.embeddings.tokens import Codec, TokenBatch
-from smart_rag.encoders.backfill import Backfill
+from smart_rag.embeddings.tokens import Codec, TokenBatch, TokenCodes
+from smart_rag.encoders.cached.backfill import Backfill
+from smart_rag.encoders.cached.foreign_hits import ForeignHits
 from smart_rag.encoders.loading import with_full_paths
 from smart_rag.encoders.protocol import (
     Encoder,
@@ -24,14 +27,17 @@ from smart_rag.encoders.protocol import (
     device_of,
     encode_for_store,
     modalities_of,
+    scale_of,
     token_counter,
     token_dimension_of,
     token_origins_of,
+    warn_once,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
 from smart_rag.paths import absolute, model_location
+from smart_rag.scoring.relevance import Scale, foreign_questions
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import BackfillReport, Content, Document, Encodable, Key, Task, TokenOrigin
 
@@ -40,6 +46,11 @@ _MAX_QUERIES = 128
 # Number of documents that are encoded before they are written. An image can have a thousand tokens.
 _BATCH_SIZE = 256
 _VISUAL_BATCH_SIZE = 8
+_QUERIES_AT_ONCE = 64
+# The more documents there are, the better the best hit of any question. After this growth, a warning is logged.
+_MUCH = 1.5
+
+logger = logging.getLogger(__name__)
 
 
 class CachedEncoder:
@@ -238,6 +249,7 @@ class CachedEncoder:
         documents: Iterable[Encodable | Document],
         *,
         total: int | None = None,
+        calibrate: bool = False,
         show_progress_bar: bool = False,
     ) -> BackfillReport:
         """Encode ``documents`` and write them to the folder, so that later calls find them there.
@@ -250,19 +262,64 @@ class CachedEncoder:
             documents: what `encode_document` or `smart_rag.rerank` will get: texts, images or documents. The id of a
                 document is only for messages.
             total: the number of documents, if ``documents`` has no length.
+            calibrate: find the scale of `smart_rag.Hit.relevance` for hits of `smart_rag.rerank`, and write it to the
+                folder. ``documents`` should be all the documents that queries will be ranked against. A few hundred
+                questions that they do not answer are scored, which takes seconds.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Raises:
             InvalidInput: this encoder has no folder, or an item is neither a document nor a content.
         """
         self._opened()
-        backfill = Backfill(
-            self.modalities,
-            lambda content: self._keys([content])[0],
-            lambda keys: self._opened().missing(keys),
-            self._put,
+        asked: dict[Key, None] = {}  # in their order
+
+        def missing(keys: Sequence[Key]) -> list[int]:
+            if calibrate:
+                asked.update(dict.fromkeys(keys))
+            return self._opened().missing(keys)
+
+        backfill = Backfill(self.modalities, lambda content: self._keys([content])[0], missing, self._put)
+        report = backfill.add(documents, total, show_progress_bar)
+        if calibrate:
+            self._calibrate(list(asked))
+        return report
+
+    def _calibrate(self, keys: Sequence[Key]) -> None:
+        """Score foreign questions against the documents under ``keys``, those that could be encoded."""
+        stores = self._opened()
+        absent = set(stores.missing(keys))
+        kept = [key for i, key in enumerate(keys) if i not in absent]
+        if not kept:
+            logger.warning("%s: there are no documents, so the relevance of hits stays unknown", self.path)
+            return
+        texts = foreign_questions()
+        parts = [
+            self.encoder.encode_query(texts[start : start + _QUERIES_AT_ONCE])
+            for start in range(0, len(texts), _QUERIES_AT_ONCE)
+        ]
+        found = ForeignHits.find(
+            Representation.concatenate(parts), kept, len(stores.tokens), stores.pooled_of, stores.vectors_of
         )
-        return backfill.add(documents, total, show_progress_bar)
+        found.write(self._foreign_hits_file(stores.path))
+
+    def relevance_scale(self, weights: tuple[float, float]) -> Scale | None:
+        """Return the scale of relevance for scores with these ``weights``.
+
+        If `add` has found none, it is the wrapped encoder's scale, or None.
+        """
+        found = None if self.path is None else ForeignHits.read(self._foreign_hits_file(self.path))
+        if found is None:
+            return scale_of(self.encoder, weights)
+        entries = len(self._opened().tokens)
+        if entries > _MUCH * found.entries:
+            warn_once(
+                f"{self.path} has grown from {found.entries:,} to {entries:,} entries since the relevance of hits was "
+                "calibrated; calibrate again"
+            )
+        return found.scale(weights)
+
+    def _foreign_hits_file(self, folder: Path) -> Path:
+        return folder / "relevance" / f"{content_key(self.fingerprint, self._codec, '').hex()}.json"
 
     def _opened(self) -> _Stores:
         stores = self._stores
@@ -339,12 +396,16 @@ class _Stores:
 
     def gather(self, keys: Sequence[Key], names: Sequence[str]) -> Representation:
         try:
-            pooled = np.array(self.pooled.gather(keys, names).embeddings, dtype=np.float32)
-            norms = np.linalg.norm(pooled, axis=1)
-            pooled /= np.where(norms, norms, 1)[:, None]
+            pooled, norms = _normalised(self.pooled.gather(keys, names))
             return Representation(pooled, self.tokens.gather(keys, names), norms)
         except CorruptStore as error:
             raise CorruptStore(f"{error}; delete {self.path}, it is filled again as texts are encoded") from error
+
+    def pooled_of(self, keys: Sequence[Key]) -> NDArray[np.float32]:
+        return _normalised(self.pooled.gather(keys))[0]
+
+    def vectors_of(self, keys: Sequence[Key]) -> Representation:
+        return self.gather(keys, [key.hex() for key in keys])
 
     def vacuum(self, live: set[Key]) -> int:
         self.pooled.vacuum(live)
@@ -353,3 +414,11 @@ class _Stores:
     def close(self) -> None:
         self.tokens.close()
         self.pooled.close()
+
+
+def _normalised(vectors: TokenCodes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return unit vectors, and the norms that ``vectors`` have."""
+    pooled = np.array(vectors.embeddings, dtype=np.float32)
+    norms: NDArray[np.float32] = np.linalg.norm(pooled, axis=1)
+    pooled /= np.where(norms, norms, 1)[:, None]
+    return pooled, norms

@@ -7,7 +7,7 @@ import torch
 from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.scoring.maxsim import late_interaction
-from smart_rag.training.contrastive import contrastive_loss, late_scores
+from smart_rag.training.losses import contrastive_loss, late_scores
 
 QUERY_LENGTHS, DOCUMENT_LENGTHS = [3, 1, 5], [4, 9, 1, 2, 6]
 

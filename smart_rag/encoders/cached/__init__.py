@@ -1,0 +1,1 @@
+"""`CachedEncoder`: an encoder that keeps what it has encoded in a folder."""

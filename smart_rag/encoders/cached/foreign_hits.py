@@ -1,0 +1,127 @@
+"""`ForeignHits`: the best hits of foreign questions in a folder of embeddings, for the relevance of reranked documents.
+
+`smart_rag.rerank` has no index, so it cannot ask the foreign questions itself. A `CachedEncoder` asks them once, of the
+documents that an application has. Then the folder of the encoder knows which scores a document without relevance gets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.embeddings.representation import Representation
+from smart_rag.errors import CorruptStore
+from smart_rag.scoring import maxsim
+from smart_rag.scoring.ranking import hybrid
+from smart_rag.scoring.relevance import Scale
+from smart_rag.types import Key
+
+# Documents that are scored by late interaction for one question. A retriever gives a reranker about as many.
+_CANDIDATES = 50
+# Pooled embeddings that are in memory at once.
+_AT_ONCE = 4096
+
+Pooled = Callable[[Sequence[Key]], NDArray[np.float32]]
+Vectors = Callable[[Sequence[Key]], Representation]
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignHits:
+    """The scores that the documents of a folder get for foreign questions.
+
+    For each question, only hits are kept that are the best hit for some weights: no other hit has both a higher pooled
+    and a higher late score. So the scale can be found for any weights later.
+
+    Attributes:
+        documents: number of documents that were asked.
+        entries: number of entries in the folder at that time.
+        best: for each question, the pairs of pooled and late score.
+    """
+
+    documents: int
+    entries: int
+    best: tuple[tuple[tuple[float, float], ...], ...]
+
+    @classmethod
+    def find(
+        cls, questions: Representation, keys: Sequence[Key], entries: int, pooled_of: Pooled, vectors_of: Vectors
+    ) -> ForeignHits:
+        """Ask ``questions`` of the documents under ``keys``, at least one.
+
+        ``pooled_of`` returns the pooled embeddings of documents, (n, dimension) and L2-normalised. ``vectors_of``
+        returns all their vectors.
+        """
+        best = []
+        for question, candidates in zip(questions, _candidates(questions, keys, pooled_of), strict=True):
+            vectors = vectors_of(candidates)
+            pooled = maxsim.pooled_similarity(question.pooled, vectors.pooled)[0]
+            best.append(_front(pooled, maxsim.late_interaction(question.tokens, vectors.tokens, "cpu")[0]))
+        return cls(len(keys), entries, tuple(best))
+
+    def scale(self, weights: tuple[float, float]) -> Scale:
+        """Return the scale of relevance for scores with these ``weights``."""
+        pairs = [np.asarray(hits, dtype=np.float32) for hits in self.best]
+        return Scale.of([float(hybrid(hits[:, 0], hits[:, 1], weights).max()) for hits in pairs])
+
+    def write(self, path: Path) -> None:
+        """Write the scores to ``path``. After a crash, the file is the old one or the new one, never a part."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(asdict(self), file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: Path) -> ForeignHits | None:
+        """Return the scores that were written to ``path``, None if there is no such file.
+
+        Raises:
+            CorruptStore: the file does not hold such scores.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            values = {}
+        try:
+            best = tuple(tuple((float(pooled), float(late)) for pooled, late in hits) for hits in values["best"])
+            found = cls(int(values["documents"]), int(values["entries"]), best)
+            found.scale((1.0, 1.0))
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, RecursionError) as error:
+            raise CorruptStore(f"{path} is damaged; delete it, and calibrate again") from error
+        return found
+
+
+def _candidates(questions: Representation, keys: Sequence[Key], pooled_of: Pooled) -> list[list[Key]]:
+    """Return the keys of the documents with the highest pooled scores, for each of ``questions``."""
+    scores: NDArray[np.float32] = np.zeros((len(questions), 0), dtype=np.float32)
+    positions: NDArray[np.int64] = np.zeros((len(questions), 0), dtype=np.int64)
+    for start in range(0, len(keys), _AT_ONCE):
+        new = maxsim.pooled_similarity(questions.pooled, pooled_of(keys[start : start + _AT_ONCE]))
+        scores = np.hstack([scores, new])
+        positions = np.hstack([positions, np.broadcast_to(start + np.arange(new.shape[1]), new.shape)])
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :_CANDIDATES]
+        scores, positions = np.take_along_axis(scores, best, 1), np.take_along_axis(positions, best, 1)
+    return [[keys[i] for i in row] for row in positions.tolist()]
+
+
+def _front(pooled: NDArray[np.float32], late: NDArray[np.float32]) -> tuple[tuple[float, float], ...]:
+    """Return the pairs of scores of which no other is better in both."""
+    front: list[tuple[float, float]] = []
+    for i in np.lexsort((-late, -pooled)).tolist():
+        if not front or late[i] > front[-1][1]:
+            front.append((float(pooled[i]), float(late[i])))
+    return tuple(front)

@@ -1,0 +1,113 @@
+"""`rerank`: documents from any source, ranked without an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from smart_rag.config import Count, Number, Weights, check_count, check_fraction, check_weights
+from smart_rag.embeddings.representation import Representation
+from smart_rag.encoders.protocol import Encoder, default_weights_of, device_of, modalities_of, scale_of
+from smart_rag.errors import InvalidInput
+from smart_rag.index.explain.explanation import Explanation
+from smart_rag.index.queries import as_documents, checked_queries
+from smart_rag.index.relevance import relevant_hits
+from smart_rag.index.search import rank, scoring_device
+from smart_rag.scoring.relevance import Scale
+from smart_rag.threads import in_reader_thread
+from smart_rag.types import Content, Document, Hit, with_explainer
+
+_NEEDED = (
+    "a calibrated token store: call CachedEncoder.add(documents, calibrate=True) once, or backfill(store, "
+    "calibrate=True) of the application's embeddings"
+)
+
+
+def rerank(
+    query: str | Content | Representation,
+    documents: Iterable[str | Document | Hit],
+    encoder: Encoder,
+    top_k: Count | None = None,
+    *,
+    weights: Weights | None = None,
+    min_relevance: Number | None = None,
+) -> list[Hit]:
+    """Return ``documents`` from any source, scored for ``query``, best first.
+
+    Args:
+        query: a text, a `Content`, or its representation.
+        documents: texts, documents or hits. A text gets its position as id, padded with zeros: with 100 texts, the ids
+            are ``"00"`` to ``"99"``.
+        encoder: the encoder. If it is a `CachedEncoder` with a folder, no document is encoded twice.
+        top_k: the number of hits to return; by default all.
+        weights: the weights of the pooled and the late score; by default those that suit the encoder.
+        min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. It needs a
+            `CachedEncoder` that `CachedEncoder.add` has calibrated.
+
+    Raises:
+        InvalidInput: the query is empty, an item of ``documents`` has another type, ``top_k`` is below 1, or
+            ``min_relevance`` is given but the relevance of hits is unknown.
+    """
+    if top_k is not None:
+        top_k = check_count("top_k", top_k)
+    if not isinstance(encoder, Encoder):
+        raise InvalidInput(f"encoder must be one, such as CachedEncoder('minilm'), got {type(encoder).__name__}")
+    if min_relevance is not None:
+        min_relevance = check_fraction("min_relevance", min_relevance)
+    weights = check_weights(default_weights_of(encoder) if weights is None else weights)
+    given = as_documents(documents)
+    takes = modalities_of(encoder)
+    if isinstance(query, Representation):
+        vectors_of_query = query
+    else:
+        vectors_of_query = encoder.encode_query(checked_queries([query], takes))
+    if not given:
+        return []
+    vectors = encoder.encode_document([document.content(takes).plain for document in given])
+    hits = rank(vectors_of_query, given, vectors, weights, top_k, scoring_device(device_of(encoder)))
+    if not isinstance(query, Content) or query.modality == "text":  # the questions that a scale comes from are texts
+        explainer = _Reranking(encoder, weights)
+        hits = [with_explainer(hit, explainer) for hit in hits]
+    return hits if min_relevance is None else relevant_hits(hits, min_relevance, _NEEDED)
+
+
+async def arerank(
+    query: str | Content | Representation,
+    documents: Iterable[str | Document | Hit],
+    encoder: Encoder,
+    top_k: int | None = None,
+    *,
+    weights: tuple[float, float] | None = None,
+    min_relevance: Number | None = None,
+) -> list[Hit]:
+    """Do the same as `rerank`, without blocking the event loop.
+
+    The call runs in one of a few threads, see `smart_rag.threads.in_reader_thread`. If more calls come at once, they
+    wait for their turn. If the caller is cancelled, a call that waits is dropped, and a call that runs goes on to its
+    end.
+    """
+    return await in_reader_thread(
+        rerank, query, documents, encoder, top_k, weights=weights, min_relevance=min_relevance
+    )
+
+
+@dataclass(frozen=True)
+class _Reranking:
+    """The state of one call of `rerank`, which its hits share. It knows their relevance, but cannot explain them."""
+
+    encoder: Encoder
+    weights: tuple[float, float]
+
+    def explain(self, hit: Hit) -> Explanation:
+        raise InvalidInput(
+            f"the hit {hit.id!r} comes from smart_rag.rerank, which keeps no query to explain it by; give it to "
+            "SmartIndex.rerank of an index with this document"
+        )
+
+    def relevance(self, hit: Hit) -> float | None:
+        return None if self._scale is None else self._scale.relevance(hit.score)
+
+    @cached_property
+    def _scale(self) -> Scale | None:
+        return scale_of(self.encoder, self.weights)
