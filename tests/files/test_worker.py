@@ -30,13 +30,14 @@ from smart_rag.files.worker import call
 from smart_rag.types import PdfPage
 
 PATH = Path("/a.pdf")
+CONFIG = IndexConfig()
 posix = pytest.mark.skipif(os.name != "posix", reason="there is no worker on this system")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="this system has no /proc")
 pytestmark = posix
 
 
 def texts(path, *modalities):
-    reader = Reader(modalities or ("text",), lambda text: len(text.split()), IndexConfig())
+    reader = Reader(modalities or ("text",), lambda text: len(text.split()), CONFIG)
     return [document.text for document in reader.documents(path)]
 
 
@@ -91,18 +92,6 @@ def test_a_pdf_of_200_million_characters(tmp_path):
     with limits(file_memory=0.3):
         assert "more than 0.3 GB of memory" in reason(lambda: texts(path))
         check_the_next_file(tmp_path)
-
-
-def test_a_file_that_is_counted_draws_no_error(tmp_path):
-    """`Reader.count_pages` counts in the worker, too."""
-    path = write(tmp_path / "a.pdf", fpdf_pages("One.", "Two."))
-    reader = Reader(("image",), len, IndexConfig())
-    assert reader.count_pages(path) == 2
-    before = call(bad_parsers.process, PATH)
-    with pytest.raises(DocumentError):
-        call(bad_parsers.abort, PATH)
-    assert reader.count_pages(write(tmp_path / "b.pdf", b"noise")) == 1
-    assert call(bad_parsers.process, PATH) != before
 
 
 # --- parsers that fail ----------------------------------------------------------------------
@@ -268,8 +257,12 @@ def test_a_worker_that_cannot_be_started(executable):
     before = multiprocessing.spawn.get_executable()
     multiprocessing.spawn.set_executable(executable)
     try:
-        with limits(file_seconds=61), pytest.raises(SmartRagError, match=r"cannot be started.*file_memory=None"):
-            call(bad_parsers.process, PATH)
+        for question in (
+            lambda: call(bad_parsers.process, PATH),
+            lambda: Reader(("image",), len, CONFIG).count_pages(PATH),
+        ):
+            with limits(file_seconds=61), pytest.raises(SmartRagError, match=r"cannot be started.*file_memory=None"):
+                question()
     finally:
         multiprocessing.spawn.set_executable(before)
 
@@ -334,9 +327,9 @@ except KeyboardInterrupt:
 def test_ctrl_c_of_a_terminal_is_not_for_the_worker(tmp_path):
     """A terminal sends the signal to all processes of the group."""
     program = """
+os.setpgrp()
 print(call(bad_parsers.process, path))
 signal.signal(signal.SIGINT, lambda *_: print("told"))
-os.setpgrp()
 os.killpg(0, signal.SIGINT)
 print(call(bad_parsers.process, path))
 """
@@ -344,10 +337,11 @@ print(call(bad_parsers.process, path))
     assert (word, first) == ("told", second)
 
 
-@pytest.mark.parametrize("parser", [None, "sleep", "hold_the_interpreter"])
-def test_a_worker_ends_with_a_killed_parent(tmp_path, parser):
+@pytest.mark.parametrize(("parser", "limit"), [(None, 100), ("sleep", 100), ("hold_the_interpreter", 8)])
+def test_a_worker_ends_with_a_killed_parent(tmp_path, parser, limit):
+    """If the parser lets no other thread run, the worker ends soon after the limit."""
     program = f"""
-with limits(file_seconds=8):
+with limits(file_seconds={limit}):
     print(call(bad_parsers.process, path), flush=True)
     call(bad_parsers.{parser or "sleep"}, path, *{[] if parser else [0]})
     print("idle", flush=True)
@@ -370,11 +364,16 @@ def test_a_forked_process_has_its_own_worker(tmp_path):
 import warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 print(call(bad_parsers.process, path), flush=True)
+thread = threading.Thread(target=call, args=(bad_parsers.sleep, path, 1))  # it holds the lock during the fork
+thread.start()
+time.sleep(0.3)
 child = os.fork()
 if not child:
+    signal.alarm(30)
     print(call(bad_parsers.process, path), flush=True)
     sys.exit()
 assert os.waitpid(child, 0)[1] == 0
+thread.join()
 print(call(bad_parsers.process, path))
 """
     first, second, third = output(tmp_path, program)
