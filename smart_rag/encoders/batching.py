@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -149,15 +150,16 @@ class BatchEncoder:
         """Prepare the next batches while others are in a forward pass."""
         devices = len(self.models)
         parts = [[contents[i] for i in batch] for batch in batches]
+        context = copy_context()  # the caller's limits for reading files hold there, too
         # One thread prepares, not more: a tokenizer can be used by one at a time.
         with ThreadPoolExecutor(1, "smart_rag") as preparer, ThreadPoolExecutor(devices, "smart_rag") as runner:
-            preparing = deque(preparer.submit(self._prepare, part, task) for part in parts[:devices])
+            preparing = deque(preparer.submit(context.run, self._prepare, part, task) for part in parts[:devices])
             running: deque[Future[Batch]] = deque()
             finished = iter(batches)
             for i, part in enumerate(parts):
                 ready = preparing.popleft().result()
                 if i + devices < len(parts):
-                    preparing.append(preparer.submit(self._prepare, parts[i + devices], task))
+                    preparing.append(preparer.submit(context.run, self._prepare, parts[i + devices], task))
                 running.append(runner.submit(self._encode_batch, self.models[i % devices], part, task, output, ready))
                 if len(running) == devices:
                     yield next(finished), running.popleft().result()
