@@ -108,18 +108,24 @@ def check_model_options(options: Mapping[str, Any], name: str = "model_options")
             raise InvalidInput(f"backend {value!r} gives no token embeddings yet; leave it out, then torch is used")
 
 
+# A score with larger weights would lose the differences between documents, and then overflow.
+_MAX_WEIGHT = 1e6
+
+
 def check_weights(weights: Weights) -> tuple[float, float]:
     """Return ``weights`` (pooled, late) as floats.
 
     Raises:
-        InvalidInput: they are not two finite numbers, one is negative, or both are 0.
+        InvalidInput: they are not two numbers, one is negative or too large, or both are 0.
     """
     try:
         values = tuple(float(weight) for weight in weights)
     except (TypeError, ValueError, OverflowError):
         values = ()
-    if len(values) != 2 or not np.isfinite(values).all() or min(values) < 0 or max(values) == 0:
-        raise InvalidInput(f"weights must be two numbers (pooled, late), none negative and not both 0; got {weights!r}")
+    if len(values) != 2 or not all(0 <= value <= _MAX_WEIGHT for value in values) or max(values) == 0:
+        raise InvalidInput(
+            f"weights must be two numbers (pooled, late) from 0 to {_MAX_WEIGHT:,.0f}, not both 0; got {weights!r:.80}"
+        )
     return values[0], values[1]
 
 
@@ -158,6 +164,8 @@ class IndexConfig:
     hnsw_ef_search: int = 1000
 
     def __post_init__(self) -> None:
+        if not isinstance(self.codec, str):
+            raise InvalidInput(f"codec must be the name of a codec, got {self.codec!r:.80}")
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights))  # a manifest has a list
         check_choice("weighting", self.weighting, Weighting)

@@ -5,6 +5,7 @@ SmartRagError
 │   └── DimensionMismatch              vectors have another width than expected
 ├── DocumentError                      a file cannot be read; has ``path`` and ``reason``
 ├── ModelNotFound                      a model name or folder cannot be loaded
+├── NotTrusted                         an index from somebody else would read, write or run what the user has not named
 ├── EncoderError                       a model lacks something that smart_rag needs
 ├── IndexNotFound (FileNotFoundError)  a folder holds no index
 ├── IndexExists (FileExistsError)      a folder is not free for a new index
@@ -41,6 +42,7 @@ __all__ = [
     "MissingExtra",
     "MissingTokens",
     "ModelNotFound",
+    "NotTrusted",
     "SmartRagError",
     "StorageFull",
     "UseAfterFork",
@@ -78,6 +80,10 @@ class DocumentError(SmartRagError):
 
 class ModelNotFound(SmartRagError):
     """A model name or folder cannot be loaded."""
+
+
+class NotTrusted(SmartRagError):
+    """An index would read, write or run something that its user has not named. See ``docs/security.md``."""
 
 
 class EncoderError(SmartRagError):

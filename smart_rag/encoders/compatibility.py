@@ -62,6 +62,12 @@ class Repository:
         file = self.find(name)
         return {} if file is None else dict(json.loads(file.read_text(encoding="utf-8")))
 
+    def modules(self) -> list[dict[str, Any]]:
+        """Return the modules that ``modules.json`` lists, none if there is no such file."""
+        file = self.find("modules.json")
+        found = [] if file is None else json.loads(file.read_text(encoding="utf-8"))
+        return [module for module in found if isinstance(module, dict)]
+
     @property
     def has_modules_file(self) -> bool:
         """Whether the model's modules are listed for sentence-transformers."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Where the classes of modules are, by their names in ``modules.json``. sentence-transformers also has those of PyLate.
+_MODULES = ("sentence_transformers.", "pylate.")
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
@@ -119,6 +121,8 @@ def _load(
     local = bool(further.get("local_files_only")) or Path(path).exists() or not _hub_answers(path)
     access = {name: further[name] for name in ("token", "cache_folder") if name in further}
     files = Repository(path, revision, local, access)
+    if not trust_remote_code:
+        _check_modules(files)
     further = {name: value for name, value in further.items() if name != "local_files_only"}
     if _is_jina_v4(files):  # its files for sentence-transformers give the single vector alone
         from smart_rag.encoders.models import jina_v4_weights
@@ -137,6 +141,21 @@ def _load(
         return LoadedModel(name, _construct(files, device, modules=modules, **further), has_own_files=False)
     model = _construct(files, device, **options)
     return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled")
+
+
+def _check_modules(files: Repository) -> None:
+    """Raise `ModelNotFound` if a module of the model is not one of sentence-transformers.
+
+    sentence-transformers does not run such code either, but may import the module to look at its class.
+    """
+    for module in files.modules():
+        kind = str(module.get("type"))
+        if not kind.startswith(_MODULES):
+            raise ModelNotFound(
+                f"the model {files.path!r} has the module {kind!r}, which is not part of sentence-transformers, and "
+                "runs the model's own code; read that code, and if you trust it, pass trust_remote_code=True, on the "
+                "command line --trust-remote-code"
+            )
 
 
 def _construct(

@@ -18,7 +18,7 @@ from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count, check_
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
-from smart_rag.encoders import loading
+from smart_rag.encoders import known_models, loading
 from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import AnyModel, module_settings
 from smart_rag.encoders.fingerprint import fingerprint_of, weights_digest
@@ -166,6 +166,14 @@ class SmartEncoder:
         self._description: dict[str, Any] | None = None
         if adapter is not None:
             self._load_adapter(absolute(adapter))
+        known_models.remember(
+            {
+                "model": self.model_name,
+                "revision": revision,
+                "adapter": self._adapter_path,
+                "model_options": self._model_options,
+            }
+        )
 
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter

@@ -18,7 +18,7 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.scoring import maxsim
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Candidate
-from smart_rag.store.term_store import id_hash
+from smart_rag.store.terms.term_store import id_hash
 from smart_rag.store.where import Where
 
 

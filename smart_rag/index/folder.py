@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.pooled_store import PooledStore
-from smart_rag.store.term_store import TermStore
+from smart_rag.store.sources import Sources
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
 
 if TYPE_CHECKING:
@@ -96,24 +98,30 @@ def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> No
         )
 
 
-def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
-    """Return the stores of the index in the folder ``path``.
+def open_stores(
+    path: Path, manifest: Manifest, client: ClientAPI | None, sources: Iterable[str | Path] = ()
+) -> DocumentStore:
+    """Return the stores of the index in the folder ``path``, which may also read ``sources``.
 
     Raises:
         IndexNotFound: the pooled embeddings are missing.
     """
     pooled = PooledStore.open(path / "chroma", client, manifest.collection)
     pooled.has_lists = manifest.format_version >= FORMAT_VERSION
-    return _with_sidecars(path, manifest, pooled)
+    return _with_sidecars(path, manifest, pooled, sources)
 
 
-def _with_sidecars(path: Path, manifest: Manifest, pooled: PooledStore) -> DocumentStore:
+def _with_sidecars(
+    path: Path, manifest: Manifest, pooled: PooledStore, sources: Iterable[str | Path] = ()
+) -> DocumentStore:
     """Return the stores of an index. If one cannot be opened, the others are closed, also ``pooled``."""
     with ExitStack() as opened:
         opened.callback(pooled.close)
         advice = _ADD_AGAIN if manifest.encoder is None else _REPAIR
         tokens = TokenStore(path / _TOKENS, get_codec(manifest.config.codec), advice=advice)
         opened.callback(tokens.close)
-        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageStore(path / "images"))
+        pooled.sources = Sources(path, manifest.id, sources)
+        images = ImageStore(path / "images", pooled.sources)
+        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), images)
         opened.pop_all()
     return store

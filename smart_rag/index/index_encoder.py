@@ -19,6 +19,7 @@ from smart_rag.files.content import identity
 from smart_rag.index.manifest import Manifest
 from smart_rag.index.queries import checked_queries
 from smart_rag.index.search import scoring_device
+from smart_rag.index.trust import check_model
 from smart_rag.scoring.maxsim import pooled_similarity
 from smart_rag.store.token_store import content_key
 from smart_rag.types import Content, Document, Key
@@ -76,6 +77,7 @@ class IndexEncoder:
 
         Raises:
             InvalidInput: the index was made for vectors that the caller brings.
+            NotTrusted: the user has never named the model of the index on this machine, or it runs its own code.
             IndexMismatch: the manifest does not say how to load the encoder, or the model has changed.
         """
         with self._mutex:
@@ -95,6 +97,7 @@ class IndexEncoder:
                 f"{self.path}: the index was made with an encoder of your own ({described.get('model')!r}), which "
                 "cannot be loaded from its description; open the index with encoder="
             )
+        check_model(self.path, described)
         encoder = SmartEncoder.from_description(described)
         self._manifest.check_encoder(self.path, encoder)
         return encoder

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,22 @@ FORMAT_VERSION = 3
 _OLDEST_VERSION = 2
 _READABLE = f"{_OLDEST_VERSION} to {FORMAT_VERSION}"
 FILE_NAME = "manifest.json"
+# A larger file is not read. The largest manifests that smart_rag writes have some ten thousand bytes.
+_MAX_BYTES = 1 << 20
+_TYPES: dict[str, tuple[type, ...]] = {
+    "format_version": (int,),
+    "created_with": (str,),
+    "dimension": (int,),
+    "token_dimension": (int,),
+    "encoder": (dict, type(None)),
+    "fingerprint": (str, type(None)),
+    "collection": (str,),
+    "own_chroma": (bool,),
+    "config": (dict,),
+    "modalities": (list,),
+    "relevance": (dict, type(None)),
+    "id": (str, type(None)),
+}
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
@@ -40,7 +57,8 @@ class Manifest:
     pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it; then the
     width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is among
     them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, as
-    `smart_rag.index.relevance.Calibration` records it.
+    `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name that no other index has, except copies;
+    indexes of older versions have none.
     """
 
     format_version: int = FORMAT_VERSION
@@ -54,8 +72,10 @@ class Manifest:
     modalities: Sequence[str] = ("text",)
     token_dimension: int = 0
     relevance: Mapping[str, Any] | None = None
+    id: str | None = None
 
     def __post_init__(self) -> None:
+        check_count("dimension", self.dimension)
         object.__setattr__(self, "token_dimension", self.token_dimension or self.dimension)
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
         if self.config.weights is None:
@@ -86,6 +106,7 @@ class Manifest:
         # A preset may mean another codec in a later release; the index keeps the codec that it was made with.
         codec, weights = get_codec(config.codec).name, config.weights or default_weights_of(encoder)
         return cls(
+            id=secrets.token_hex(16),
             created_with=__version__,
             dimension=dimension,
             token_dimension=token_dimension or dimension,
@@ -129,20 +150,20 @@ class Manifest:
                 f"no index at {folder}: the folder {found}; make one with SmartIndex.create or `smart-rag index`"
             )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = _checked(path)
             version = values["format_version"]
-            if isinstance(version, int) and version > FORMAT_VERSION:
+            if version > FORMAT_VERSION:
                 raise IndexMismatch(
                     f"{path}: the index has format {version}, this smart_rag reads formats {_READABLE}; "
                     "upgrade with: pip install -U smart-rag"
                 )
-            if isinstance(version, int) and version < _OLDEST_VERSION:
+            if version < _OLDEST_VERSION:
                 raise IndexMismatch(
                     f"{path}: the index has format {version}, this smart_rag reads formats {_READABLE}; "
                     "index the documents again into another folder"
                 )
             return cls(**{**values, "config": IndexConfig(**values["config"])})
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
 
     def check_settings(self, folder: Path, config: IndexConfig | None, asked: Mapping[str, Any]) -> None:
@@ -159,6 +180,10 @@ class Manifest:
                     f"{folder}: the index was made with {name}={own[name]!r}, but {name}={value!r} is asked for; open "
                     "it with SmartIndex.open, or choose another folder for an index with this setting"
                 )
+
+    def with_id(self) -> Manifest:
+        """Return the manifest with a new id."""
+        return replace(self, id=secrets.token_hex(16))
 
     def found_again(self, encoder: Encoder) -> Manifest:
         """Return the manifest with new folders: if the folder of a model or adapter is gone, that of ``encoder``."""
@@ -193,6 +218,28 @@ class Manifest:
                 f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differ) or 'numbers'}); "
                 "use the model that it was made with, or index the documents again into another folder"
             )
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """Return the values in the file ``path``.
+
+    Raises:
+        ValueError: the file is too large, is not JSON, or a value has another type.
+    """
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("it holds no JSON object")
+    if "format_version" in values and values["format_version"] not in range(_OLDEST_VERSION, FORMAT_VERSION + 1):
+        types = {"format_version": _TYPES["format_version"]}  # another format may have other types
+    else:
+        types = _TYPES
+    for name, allowed in types.items():
+        if name in values and type(values[name]) not in allowed:
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+            raise ValueError(f"{name}: expected {expected}, found {values[name]!r:.80}")
+    return values
 
 
 def _with(description: Mapping[str, Any]) -> str:

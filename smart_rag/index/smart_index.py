@@ -52,6 +52,7 @@ from smart_rag.index.relevance import Calibration, checked_scores, relevant_hits
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
+from smart_rag.index.trust import check_links
 from smart_rag.paths import absolute
 from smart_rag.scoring.relevance import Scale
 from smart_rag.store.document_store import DocumentStore
@@ -108,7 +109,7 @@ class SmartIndex:
         self.manifest = manifest
         self._store = store
         self._encoder = IndexEncoder(path, manifest, encoder)
-        self._session = Session(store.place, self._keep_locations)
+        self._session = Session(store.place, self._update_manifest)
         self._calibration = Calibration(self._encoder, manifest.relevance)
 
     # --- create and open --------------------------------------------------------------------
@@ -165,25 +166,40 @@ class SmartIndex:
 
     @classmethod
     def open(
-        cls, path: str | Path, encoder: Encoder | str | Path | None = None, *, client: ClientAPI | None = None
+        cls,
+        path: str | Path,
+        encoder: Encoder | str | Path | None = None,
+        *,
+        client: ClientAPI | None = None,
+        sources: Iterable[str | Path] = (),
     ) -> SmartIndex:
         """Return the index in the folder ``path``.
 
-        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. If the index was
-        created with a ``client``, a ``client`` is also needed here.
+        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. You must have
+        used its model on this machine before, see ``docs/security.md``.
+
+        Args:
+            path: the folder of the index.
+            encoder: an encoder that fits the index, or the name or the folder of its model.
+            client: the Chroma client that the index was created with, if it was created with one.
+            sources: files and folders whose images and videos the index may read. What was added to the index on this
+                machine needs no mention.
 
         Raises:
+            NotTrusted: there is a link in the folder.
             IndexNotFound: there is no index in the folder.
             IndexMismatch: the index was made with another model than ``encoder``, or has another format.
         """
         path = absolute(path)
+        if path.is_dir():
+            check_links(path)
         manifest = Manifest.read(path)
         folder.check_client(path, manifest, client)  # before a model is loaded
         if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
         if encoder is not None:
             manifest.check_encoder(path, encoder)
-        return cls(path, manifest, folder.open_stores(path, manifest, client), encoder)
+        return cls(path, manifest, folder.open_stores(path, manifest, client, sources), encoder)
 
     @classmethod
     def open_or_create(
@@ -340,6 +356,7 @@ class SmartIndex:
         found = files.find(paths, include, exclude, self.manifest.modalities)
         own = self.path.resolve()  # the index may be inside a folder that it indexes, and holds images
         found = [path for path in found if not path.is_relative_to(own)]
+        self._store.images.sources.name(map(Path, paths))
         with self._session.writing():  # before a model is loaded: if another process writes, that is a waste of time
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             has_vision = "image" in self.manifest.modalities
@@ -858,12 +875,13 @@ class SmartIndex:
             weighting=weighting,
         )
 
-    def _keep_locations(self) -> None:
-        """Write the new folder of the model into the manifest, if the old folder is gone."""
-        if self._encoder.loaded is None:
-            return
+    def _update_manifest(self) -> None:
+        """Write the new folder of the model into the manifest, if the old folder is gone, and an id, if it has none."""
         manifest = Manifest.read(self.path)
-        now = manifest.found_again(self._encoder.loaded)
+        now = manifest if self._encoder.loaded is None else manifest.found_again(self._encoder.loaded)
+        if now.id is None:
+            now = now.with_id()
+            self._store.images.sources.remember(now.id)
         if now != manifest:
             now.write(self.path)
             self.manifest = now

@@ -16,10 +16,10 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenCodes
 from smart_rag.errors import MissingTokens
 from smart_rag.store.image_store import ImageStore
-from smart_rag.store.inverted_index import InvertedIndex
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
-from smart_rag.store.term_store import TermStore
+from smart_rag.store.terms.inverted_index import InvertedIndex
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
 from smart_rag.types import Document, Key, VerifyReport
 

@@ -6,9 +6,10 @@ rest of the library uses similarities, where higher is better; Chroma's distance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 from smart_rag.config import IndexConfig
 from smart_rag.errors import IndexExists, IndexNotFound
 from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
-from smart_rag.store.row import Row, from_chroma, to_chroma
+from smart_rag.store.row import FILE_COLUMNS, Row, files_of, from_chroma, to_chroma
+from smart_rag.store.sources import Sources
 from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
+
+logger = logging.getLogger(__name__)
 
 _PAGE_ROWS = 2_000
 # Maximum number of rows in one answer, because SQLite refuses statements with more than 32,766 variables.
@@ -54,6 +58,9 @@ class PooledStore:
     ) -> None:
         # Whether filters can look into lists. They cannot if an older smart_rag wrote rows; see `rewrite`.
         self.has_lists = True
+        # The files that rows may name. An index that is opened replaces it by its own.
+        self.sources = Sources(root)
+        self._has_warned = False
         self._chroma = chroma
         self._collection = collection
         self._part_rows = part_rows  # number of rows in one call to Chroma
@@ -247,6 +254,8 @@ class PooledStore:
             found = self._read("get", ids=ids[part], include=["metadatas", "documents"])
             old = {name: metadata for name, metadata in zip(found["ids"], found["metadatas"], strict=True) if metadata}
             new = {row.document.id: to_chroma(row, self._root) for row in self._rows(found)}
+            for name, metadata in new.items():  # a row that has lost its image here keeps it on disk
+                metadata.update({column: old[name][column] for column in FILE_COLUMNS & old[name].keys()})
             changed = {
                 name: {**dict.fromkeys(old[name].keys() - metadata.keys()), **metadata}
                 for name, metadata in new.items()
@@ -290,14 +299,29 @@ class PooledStore:
 
     def _rows(self, result: Any) -> list[Row]:
         parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
-        return [from_chroma(*part, self._root) for part in parts if part[-1] is not None]
+        return [self._row(*part) for part in parts if part[-1] is not None]
+
+    def _row(self, id: str, text: str | None, metadata: Mapping[str, Any]) -> Row:
+        """Return a row. It loses its image and video if the index must not read their files."""
+        row = from_chroma(id, text, metadata, self._root)
+        refused = [file for file in files_of(row.document) if not self.sources.admits(file)]
+        if not refused:
+            return row
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: the document %r shows %s, which you have not added to this index on this machine, so this and "
+                "other such files are not read; to read them, open the index with sources=[%r]",
+                *(self._root, id, refused[0], str(refused[0].parent)),
+            )
+        return replace(row, document=replace(row.document, image=None, video=None))
 
     def _candidates(self, result: Any) -> list[list[Candidate]]:
         queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
         return [
             # A row that was deleted after its vector was found has no metadata.
             [
-                Candidate(from_chroma(name, text, metadata, self._root), 1.0 - distance)
+                Candidate(self._row(name, text, metadata), 1.0 - distance)
                 for name, text, metadata, distance in zip(*query, strict=True)
                 if metadata is not None
             ]

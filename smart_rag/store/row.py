@@ -19,6 +19,8 @@ _MODALITY = RESERVED + "modality"
 _IMAGE = RESERVED + "image"
 _IMAGE_PAGE = RESERVED + "image_page"
 _VIDEO = RESERVED + "video"
+# Columns with the files of a document.
+FILE_COLUMNS = {_IMAGE, _IMAGE_PAGE, _VIDEO}
 # Values that Chroma cannot store (None, lists, dicts, large integers) or stores inexactly (floats), as one JSON object.
 # Filters do not read it, so lists and large integers are also stored in a form that filters find.
 _JSON = RESERVED + "json"
@@ -111,6 +113,13 @@ def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Pa
     video = root / metadata[_VIDEO] if _VIDEO in metadata else None
     document = Document(id, text or "", own, image, video)
     return Row(document, bytes.fromhex(metadata[KEY]), stamp, metadata.get(_MODALITY, "text"))
+
+
+def files_of(document: Document) -> list[Path]:
+    """Return the files of the image and the video of ``document``. An image in memory has no file."""
+    image, video = document.image, document.video
+    files = [image.path if isinstance(image, PdfPage) else image, video]
+    return [Path(file) for file in files if isinstance(file, str | Path)]
 
 
 def _stored_path(path: Path, root: Path) -> str:

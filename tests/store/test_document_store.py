@@ -12,7 +12,7 @@ from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import CorruptStore, MissingTokens
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
-from smart_rag.store.term_store import TermStore
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
 from smart_rag.types import Document, VerifyReport
 

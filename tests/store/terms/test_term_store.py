@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch
-from smart_rag.store.term_store import TermStore, id_hash
+from smart_rag.store.terms.term_store import TermStore, id_hash
 from smart_rag.store.token_store import TokenStore
 
 

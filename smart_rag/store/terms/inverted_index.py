@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.scoring.maxsim import inverse_document_frequency
-from smart_rag.store import gap_codes
-from smart_rag.store.gap_codes import GapCodes
-from smart_rag.store.term_store import Changes, TermStore
+from smart_rag.store.terms import gap_codes
+from smart_rag.store.terms.gap_codes import GapCodes
+from smart_rag.store.terms.term_store import Changes, TermStore
 
 # A pair of a term and a document's position is one number: term * _TERM + position.
 _TERM = 1 << 32

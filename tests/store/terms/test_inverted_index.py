@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smart_rag.errors import CorruptStore, IndexClosed
-from smart_rag.store.inverted_index import InvertedIndex
-from smart_rag.store.term_store import TermStore, id_hash
+from smart_rag.store.terms.inverted_index import InvertedIndex
+from smart_rag.store.terms.term_store import TermStore, id_hash
 
 KEY = b"k" * 16
 
