@@ -1,4 +1,4 @@
-"""Paths and model names that a caller gives. They become absolute once, where they enter the library."""
+"""Paths and model names from the caller. The library makes paths absolute as soon as it gets them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from smart_rag.config import DEFAULT_MODEL
 
 
 def absolute(path: str | Path) -> Path:
-    """Return ``path`` in full. It names the same file after the program changes its working directory.
+    """Return ``path`` in full, so that it stays valid if the program changes its working directory.
 
-    ``~`` is the home folder. Links are kept. If no user has the name after ``~``, it is the name of a file: Word makes
-    files such as ``~$report.docx``.
+    ``~`` is the home folder. Links are not resolved. If no user has the name after ``~``, the path is taken as it is,
+    because Word makes files such as ``~$report.docx``.
     """
     return Path(os.path.expanduser(path)).absolute()
 

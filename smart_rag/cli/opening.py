@@ -28,7 +28,7 @@ def open_index(
         options: arguments of `SmartEncoder`. If an option is None or False, its value is taken from the index.
 
     Raises:
-        IndexNotFound: there is no index, and no ``config``.
+        IndexNotFound: there is no index, and ``config`` is None.
         IndexMismatch: the index needs another encoder.
         ModelNotFound: the model cannot be loaded.
     """
@@ -47,13 +47,13 @@ def open_index(
 
 
 def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given: Mapping[str, Any]) -> SmartEncoder:
-    """Return the encoder of an index, with the options ``given``, and with ``model`` instead of its own if given."""
+    """Return the encoder of an index, with the options ``given``. If ``model`` is given, it replaces the index's."""
     from smart_rag.encoders.smart_encoder import SmartEncoder
 
     settings = {name: value for name, value in given.items() if name != "device"}
     if model is None:
         return SmartEncoder.from_description({**description, **settings}, given.get("device"))
-    # The permission to run code holds for the index's own model only.
+    # The permission to run code is only for the index's own model.
     moved = {"model": model, "revision": None, "trust_remote_code": False}
     try:
         return SmartEncoder.from_description({**description, **moved, **settings}, given.get("device"))
@@ -61,7 +61,7 @@ def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given:
         raise IndexMismatch(
             f"{db}: the index was made with {description['model']!r} and cannot be used with {model!r}: {error}"
         ) from error
-    except ModelNotFound as error:  # the reason may be the network, but the user may have named a wrong model
+    except ModelNotFound as error:  # the network may be the reason, but the user may also have named a wrong model
         if model == description["model"]:
             raise
         raise ModelNotFound(
