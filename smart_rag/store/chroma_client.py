@@ -309,7 +309,7 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"Chroma does not accept {what}: {one_line(error)}") from error
     except Exception as error:  # such as ChromaError, OSError, or an error of an HTTP client
-            # Chroma hides the error of the operating system, so check whether the disk is full.
+        # Chroma hides the error of the operating system, so check whether the disk is full.
         if folder is not None and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
             raise StorageFull(
                 f"{folder}: no space left on the disk; make room and open the index again; "

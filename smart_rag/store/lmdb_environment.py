@@ -142,7 +142,7 @@ class Environment:
 
     @contextmanager
     def read(self, buffers: bool = True) -> Iterator[Any]:
-        """Yield a read transaction. With ``buffers``, values are buffers, valid inside the block. Otherwise, bytes.
+        """Yield a read transaction. Its values are bytes, or with ``buffers`` views that are valid inside the block.
 
         Raises:
             IndexClosed: the last user has released the environment.

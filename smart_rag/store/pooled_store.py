@@ -172,9 +172,8 @@ class PooledStore:
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
         """Return the ids of the rows that match the filters."""
-            # This is one call, because Chroma would filter all rows again for each page. If 50,000 of 100,000 rows
-            # match,
-            # the call takes 0.24 s. We also tried calls that each ask which of a hundred ids match. They took 4 s.
+        # This is one call, because Chroma would filter all rows again for each page. If 50,000 of 100,000 rows match,
+        # it takes 0.24 s. We also tried calls that each ask which of a hundred ids match. They took 4 s.
         result = self._read(
             "get", where=self._where(where), where_document=chroma_where_document(where_document), include=[]
         )
