@@ -1,4 +1,4 @@
-"""`Manifest`: ``manifest.json``, the settings and the model that an index was made with.
+"""`Manifest`: ``manifest.json``, with the settings and the model that an index was made with.
 
 An index is opened with the settings of its manifest. An argument that contradicts them is an error.
 """
@@ -19,11 +19,11 @@ from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 
 FORMAT_VERSION = 3
-# The oldest format that can be read. In format 2, lists have no column that a filter can search.
+# The oldest format that can be read. Format 2 has no columns for lists, so filters cannot search lists.
 _OLDEST_VERSION = 2
 _READABLE = f"{_OLDEST_VERSION} to {FORMAT_VERSION}"
 FILE_NAME = "manifest.json"
-# The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
+# The settings of an encoder that a caller chooses. If all of them are equal, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
     *("document_tokens", "max_pixels", "adapter"),
@@ -36,10 +36,10 @@ _OF_ADAPTER = {"adapter", "layer", "token_dimension"}
 class Manifest:
     """The identity of an index.
 
-    ``encoder`` describes the encoder, and is None if the caller brings vectors. ``dimension`` is the width of the
-    pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it; then the
-    width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is among
-    them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, as
+    ``encoder`` describes the encoder. It is None if the caller brings the vectors. ``dimension`` is the width of the
+    pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it. In this
+    case, the width is ``dimension``. ``modalities`` are the kinds of content that the encoder reads. If ``"image"`` is
+    one of them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, as
     `smart_rag.index.relevance.Calibration` records it.
     """
 
@@ -81,7 +81,7 @@ class Manifest:
             dimension, token_dimension = encoder.dimension, token_dimension_of(encoder)
         if dimension is None or dimension < 1:
             raise InvalidInput(f"without an encoder, the dimension of the vectors must be given, got {dimension}")
-        # A preset may mean another codec in a later release; the index keeps the codec that it was made with.
+        # A preset may mean another codec in a later release, but the index keeps the codec that it was made with.
         codec, weights = get_codec(config.codec).name, config.weights or default_weights_of(encoder)
         return cls(
             created_with=__version__,
@@ -101,7 +101,7 @@ class Manifest:
         return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into ``folder``. After a crash, the file is the old one or the new one, never a part."""
+        """Write the manifest into ``folder``. After a crash, the file is the old or the new one, never half of it."""
         temporary = folder / f"{FILE_NAME}.new"
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -118,7 +118,7 @@ class Manifest:
 
         Raises:
             IndexNotFound: there is no manifest, or the file is not a manifest of smart_rag.
-            IndexMismatch: this version of smart_rag does not read the index's format.
+            IndexMismatch: this version of smart_rag cannot read the index's format.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -146,7 +146,7 @@ class Manifest:
     def check_settings(self, folder: Path, config: IndexConfig | None, asked: Mapping[str, Any]) -> None:
         """Raise `IndexMismatch` unless the index in ``folder`` has the settings of ``config`` and ``asked``.
 
-        A value that is None asks for nothing. ``weights`` and ``weighting`` are not compared, because they can change.
+        Values that are None are not compared. Nor are ``weights`` and ``weighting``, because they can change.
         """
         if config is not None:
             asked = {**asked, **asdict(config), "codec": get_codec(config.codec).name}
@@ -159,7 +159,7 @@ class Manifest:
                 )
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest with new folders: if the folder of a model or adapter is gone, that of ``encoder``."""
+        """Return the manifest. If the folder of its model or adapter no longer exists, use that of ``encoder``."""
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]
@@ -169,11 +169,11 @@ class Manifest:
         return replace(self, encoder={**known, **gone}) if gone else self
 
     def check_encoder(self, folder: Path, encoder: Encoder) -> None:
-        """Raise `IndexMismatch` unless ``encoder`` is the one that the index in ``folder`` was made with."""
+        """Raise `IndexMismatch` unless the index in ``folder`` was made with ``encoder``."""
         if self.fingerprint != encoder.fingerprint:
             made_with = self.encoder["model"] if self.encoder else "vectors of the caller's own"
             mine, other = self.encoder or {}, encoder.describe()
-            theirs = json.loads(json.dumps(other))  # as the manifest gives it back
+            theirs = json.loads(json.dumps(other))  # in the form in which the manifest stores it
             differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(
