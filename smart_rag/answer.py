@@ -50,7 +50,7 @@ _ADVICE = {
 
 
 class Answer:
-    """An answer in pieces. Each iteration over the answer calls the endpoint anew.
+    """An answer in pieces. Each iteration over the answer calls the endpoint again.
 
     If there are no ``sources``, there are no pieces, and the endpoint is not called. If the model cites a number that
     belongs to no passage, the number gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a

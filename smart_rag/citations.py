@@ -41,7 +41,7 @@ def cited_numbers(text: str) -> list[int]:
 
 
 def unknown_numbers(text: str, passages: int) -> list[int]:
-    """Return the numbers that ``text`` cites but that do not exist. ``passages`` is the number of passages.
+    """Return the cited numbers in ``text`` that belong to no passage. ``passages`` is the number of passages.
 
     >>> unknown_numbers("The pump [2] needs oil [9?].", 8)
     [9]
@@ -50,7 +50,9 @@ def unknown_numbers(text: str, passages: int) -> list[int]:
 
 
 def mark_unknown(text: str, passages: int) -> str:
-    """Return ``text`` with a mark behind each cited number above ``passages``, the number of passages, and behind 0.
+    """Return ``text`` with a mark behind each cited number that belongs to no passage.
+
+    ``passages`` is the number of passages.
 
     >>> mark_unknown("The pump [2] needs oil [1, 9].", 8)
     'The pump [2] needs oil [1, 9?].'

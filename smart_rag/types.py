@@ -172,7 +172,7 @@ class Explanation(Protocol):
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order. The number of each word is what it adds to the hit's score."""
+        """The query's words in their order, each with the part of the hit's score that comes from it."""
         ...
 
     def similarity_map(self, token: int | None = None, frame: int | None = None) -> NDArray[np.float32]:

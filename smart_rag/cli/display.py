@@ -96,7 +96,10 @@ def unknown_citations(numbers: Sequence[int], sources: int) -> str:
 
 
 def _passage(text: str, words: list[tuple[int, int]]) -> Text:
-    """Return the part of ``text`` that has the most of ``words``, with these words emphasised, a line per paragraph."""
+    """Return the part of ``text`` that has the most of ``words``.
+
+    These words are emphasised. Each paragraph is on one line.
+    """
     starts = [0, *(text.rfind(" ", 0, start) + 1 for start, _ in words)]
     start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE_LENGTH for a, b in words))
     stop = len(text) if start + _PASSAGE_LENGTH >= len(text) else text.rfind(" ", start, start + _PASSAGE_LENGTH)

@@ -234,7 +234,7 @@ def image_size(image_processor: Any) -> dict[str, int]:
 
 
 def merged_patches(image_processor: Any) -> int:
-    """Return the side of the square of patches that become one token, as a number of patches."""
+    """Return the number of patches along one side of the square that becomes one token."""
     return int(getattr(image_processor, "merge_size", 1))
 
 

@@ -133,7 +133,7 @@ def tune(
 
 
 def relevant_scores(index: SmartIndex, queries: Mapping[str, str], qrels: Qrels) -> list[float]:
-    """Return the scores of best hits that are relevant, one for each query with such a hit. See `calibrate`."""
+    """Return scores for `SmartIndex.calibrate`: those of the best hits, for all queries whose best hit is relevant."""
     found = index.search_many(list(queries.values()), 1)
     best = [(id, hits[0]) for id, hits in zip(queries, found, strict=True) if hits]
     return [hit.score for id, hit in best if qrels.get(id, {}).get(hit.id, 0) > 0]

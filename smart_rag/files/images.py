@@ -176,7 +176,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return a greyscale image with values above 255 as one of 8 bits, scaled. Pillow would clip the values at 255."""
+    """Convert a greyscale image with larger values to 8 bits by scaling. Pillow would clip the values at 255."""
     values = np.asarray(image).astype(np.float32)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

@@ -140,7 +140,7 @@ def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tu
 def _decode(
     container: InputContainer, stream: VideoStream, wanted: NDArray[np.int64], max_pixels: int
 ) -> tuple[list[Image], list[int]]:
-    """Return a frame for each wanted time stamp, and the frame's own time stamp. It is the first not before the wanted.
+    """Return a frame for each wanted time stamp, and its own time stamp. It is the first frame at or after that time.
 
     Some packets are never shown. If the frames end before the last wanted time stamp, the last frame is used, but not
     twice.

@@ -104,7 +104,7 @@ def late_interaction(
 
 
 def shares(offsets: Offsets, token_weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return the share (total) of each token in the mean over its query: its weight, divided by the query's weights.
+    """Return each token's share (total) of its query's mean: its weight, divided by the sum of the query's weights.
 
     >>> shares(np.array([0, 2, 3]), np.float32([1, 3, 5]))
     array([0.25, 0.75, 1.  ], dtype=float32)

@@ -187,7 +187,7 @@ def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
 
 
 class HeldOutEvaluator(BaseEvaluator):
-    """Evaluator: nDCG@10 of the held-out queries by each ranking, with `SmartIndex.search`'s default scores."""
+    """Evaluator: nDCG@10 of the held-out queries by each ranking, with the default scores of `SmartIndex.search`."""
 
     def __init__(self, encoder: SmartEncoder, data: TrainingData, folder: Path, objective: Objective) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -289,7 +289,7 @@ def _trainer(
         train_dataset=Dataset.from_dict({"position": list(range(len(training.queries)))}),
         loss=loss,
         evaluator=evaluator,
-        data_collator=collator,  # type: ignore[arg-type]  # it has all that the trainer uses of one
+        data_collator=collator,  # type: ignore[arg-type]  # it has all members that the trainer uses
         callbacks=[_Progress(collator, encoder.device, show_progress_bar)],
     )
     trainer.remove_callback(PrinterCallback)

@@ -172,14 +172,14 @@ class SmartLoss(CachedLossMixin, nn.Module):
             return self._rows(sentence_feature), before
 
     def _lengths(self, part: Mapping[str, Any]) -> torch.Tensor:
-        """Return the number of token embeddings of each text in ``part`` (n). It is 0 to train ``"pooled"``."""
+        """Return the number of token embeddings of each text in ``part`` (n). It is 0 if tokens are not trained."""
         keep: torch.Tensor = part["keep"]
         if self.objective == "pooled":
             return torch.zeros(len(keep), dtype=torch.int64, device=keep.device)
         return keep.sum(dim=1).clamp(min=1)
 
     def _rows(self, part: Mapping[str, Any]) -> torch.Tensor:
-        """Return the embeddings of ``part`` (rows, dimension). Each text has its pooled embedding, then its tokens'.
+        """Return the embeddings of ``part`` (rows, dimension). A text's pooled one comes before those of its tokens.
 
         A text without tokens has its pooled embedding as its only token embedding.
         """

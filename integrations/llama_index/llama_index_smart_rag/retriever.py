@@ -102,7 +102,7 @@ class SmartRetriever(BaseRetriever):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SmartRetriever:
-        """Return the retriever that ``data`` describes. `to_dict` returned ``data``."""
+        """Return the retriever that ``data`` describes. ``data`` is a result of `to_dict`."""
         values = {name: value for name, value in data.items() if name != "class_name"}
         if values["filters"] is not None:
             values["filters"] = MetadataFilters.model_validate(values["filters"])

@@ -40,7 +40,7 @@ from smart_rag.files import images
 from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unicode
 
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
-# If a tokenizer or model has no limit on the length of a text, it states a number such as 1e30. This is the border.
+# If a tokenizer or model has no limit on the length of a text, it states a number such as 1e30. Above this number, there is none.
 UNLIMITED = 1_000_000
 # Two texts without a common token. They are a letter and a digit, because some tokenizers join a blank to a letter
 # only.

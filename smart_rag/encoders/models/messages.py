@@ -56,7 +56,10 @@ def _visual_parts(
 
 
 def _metadata(frames: video.Frames) -> VideoMetadata:
-    """Return the times of ``frames`` for transformers. It wants numbers of frames. At 1 fps, these are the seconds."""
+    """Return the times of ``frames`` for transformers.
+
+    transformers expects frame numbers. At 1 frame per second, a frame number equals the time in seconds.
+    """
     return {
         "total_num_frames": len(frames.images),
         "fps": 1.0,

@@ -69,7 +69,7 @@ class Explanation:
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order. The number of each word is what it adds to the hit's score.
+        """The query's words in their order, each with the part of the hit's score that comes from it.
 
         All patches of the query's image count as one word, ``[image]``. The patches of its video count as ``[video]``,
         and the tokens of the model's prompt as ``[prompt]``. The sum of all these numbers is the part of the score that
