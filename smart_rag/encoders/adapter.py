@@ -27,8 +27,7 @@ _WEIGHTS = "adapter.safetensors"
 _CONFIG = "adapter.json"
 _CONFIG_KEYS = ("format_version", "width", "dimension", "layers", "model", "model_weights")
 # Epsilon of all normalisations. It is far below the mean square of a unit vector's coordinates. So the length of a
-# state
-# does not change the result.
+# state does not change the result.
 _EPSILON = 1e-12
 
 

@@ -1,9 +1,8 @@
 """The protocol of an encoder: members that smart_rag requires, and members that an encoder may offer.
 
 `Encoder` is required. Every other protocol here is optional. An encoder has a protocol if it has the protocol's
-members.
-It inherits nothing. Other code uses the functions below, never the protocols. So each fallback is in one place. The
-table lists the fallbacks:
+members. It inherits nothing. Other code uses the functions below, never the protocols. So each fallback is in one
+place. The table lists the fallbacks:
 
 =====================  ==============================  ===================================================
 Protocol               Asked by                        Without it
@@ -21,9 +20,8 @@ Protocol               Asked by                        Without it
 Vocabulary ids are part of the protocol, too. ``Representation.tokens.ids`` holds one int32 for each token embedding:
 the token's id in the model's vocabulary. The id is -1 for a token that is not a word, such as punctuation, an image
 patch or a prompt. `smart_rag.encoders.vocabulary.Vocabulary` makes the ids. With ids, rare query tokens get more
-weight,
-and a search finds candidates that share rare tokens. Without ids, all query tokens count the same, and only the pooled
-cosine finds candidates. A warning says so once.
+weight, and a search finds candidates that share rare tokens. Without ids, all query tokens count the same, and only the
+pooled cosine finds candidates. A warning says so once.
 """
 
 from __future__ import annotations

@@ -42,9 +42,8 @@ def load_dataset(
     """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
     The text of a document is its title, a space, and its text. A visual document also has the key ``image`` (a file),
-    or
-    the keys ``pdf`` (a file) and ``page`` (counted from 0). The paths of the files are relative to ``folder``. Queries
-    that are not judged are left out. Documents with neither text nor image are left out, too. By default,
+    or the keys ``pdf`` (a file) and ``page`` (counted from 0). The paths of the files are relative to ``folder``.
+    Queries that are not judged are left out. Documents with neither text nor image are left out, too. By default,
     ``qrels_file`` is ``qrels.tsv`` or ``qrels/test.tsv``.
 
     Raises:

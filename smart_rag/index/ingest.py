@@ -76,7 +76,7 @@ class Ingest:
         return Row(document, key, stamp, content.modality)
 
     def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
-        """Write the documents of ``files``. A file is skipped if the index already has its documents, byte by byte."""
+        """Write the documents of ``files``. A file is skipped if its bytes have not changed."""
         report = AddReport()
         rows: list[Row] = []
         stale: list[str] = []

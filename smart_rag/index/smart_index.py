@@ -94,9 +94,8 @@ class SmartIndex:
     'Dogs bark at night.'
 
     To get one, use `open_or_create`, `create`, `open` or `from_embeddings`. Any number of processes may search. Only
-    one
-    process at a time may write. It may write from its first write until it closes the index. Threads may share an
-    index.
+    one process at a time may write. It keeps the right to write from its first write until it closes the index. Threads
+    may share an index.
 
     If the folder is deleted, moved or replaced while an index is open, all methods except `close` raise
     `IndexNotFound`.

@@ -68,8 +68,7 @@ def _unpack_2_bits(
     words: NDArray[np.unsignedinteger], dimension: int, wide: NDArray[np.unsignedinteger], norms: NDArray[np.float32]
 ) -> None:
     # The norms are computed while the row is in the nearest cache. The squares are 1/4 for codes 1 and 2, whose two
-    # bits
-    # differ, and 9/4 for 0 and 3. Padding has code 0.
+    # bits differ, and 9/4 for 0 and 3. Padding has code 0.
     for i in range(len(words)):
         row = words[i]
         for plane in range(4):

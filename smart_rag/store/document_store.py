@@ -75,7 +75,7 @@ class DocumentStore:
     def retry_unless_writing(self, read: Callable[[], T]) -> T:
         """Return ``read()``. If tokens are missing, call ``read`` again while no other thread or process may write.
 
-        At the first call, the row may still exist while its tokens do not, because another process is deleting them.
+        The first call may find a row while another process deletes the document, and then not find its tokens.
         """
         try:
             return read()

@@ -43,9 +43,8 @@ class Changes:
     """Changes in a store since an earlier call of `TermStore.changes`.
 
     n documents were added. ``slots`` (n) int64 are their slots, in ascending order. ``hashes`` (n) uint64 are the
-    hashes
-    of their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` has all slots in the
-    store. It is None if no document was removed. Pass ``version`` to the next call.
+    hashes of their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` has all slots in
+    the store. It is None if no document was removed. Pass ``version`` to the next call.
     """
 
     version: int

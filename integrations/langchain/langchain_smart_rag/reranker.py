@@ -28,8 +28,7 @@ class SmartReranker(BaseDocumentCompressor):
 
     It returns copies. Their metadata has the score of `smart_rag.rerank` under ``relevance_score``. With a token store,
     each document is encoded once. If the vector store uses the same `SmartEmbeddings` object, a document is encoded
-    when
-    you add it to the store. `SmartEmbeddings.backfill` encodes the documents that the vector store already holds.
+    when you add it to the store. `SmartEmbeddings.backfill` encodes the documents that the vector store already holds.
 
     Args:
         embeddings: the application's `SmartEmbeddings`. The reranker uses its model and token store. LangChain's

@@ -51,8 +51,7 @@ _OPERATORS = {
     FilterOperator.ALL: "$contains",
 }
 # Opposites. An operator and its opposite together find all nodes, even nodes without the key. Chroma's $ne and $nin
-# find
-# such nodes. $gt and $lte do not, so they are not opposites.
+# find such nodes. $gt and $lte do not, so they are not opposites.
 _OPPOSITES = {
     FilterOperator.EQ: "$ne",
     FilterOperator.NE: "$eq",

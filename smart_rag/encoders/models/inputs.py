@@ -40,7 +40,8 @@ from smart_rag.files import images
 from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unicode
 
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
-# If a tokenizer or model has no limit on the length of a text, it states a number such as 1e30. Above this number, there is none.
+# A tokenizer or model without a limit on the length of a text states a number such as 1e30. We take numbers above this
+# one for no limit.
 UNLIMITED = 1_000_000
 # Two texts without a common token. They are a letter and a digit, because some tokenizers join a blank to a letter
 # only.

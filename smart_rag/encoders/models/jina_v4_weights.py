@@ -1,8 +1,7 @@
 """Loading of jina-embeddings-v4 from its files, without the code that comes with them.
 
 The files hold Qwen2.5-VL, a projector to token embeddings, and three low-rank additions (LoRA), one for each task of
-the
-model. This module merges the LoRA of the task ``retrieval`` into the weights.
+the model. This module merges the LoRA of the task ``retrieval`` into the weights.
 """
 
 from __future__ import annotations
