@@ -4,7 +4,7 @@
 |---|---|
 | ``[2]`` | 2 |
 | ``[1][3]`` | 1 and 3 |
-| ``[1, 3]``, ``[1; 3]`` | 1 and 3 |
+| ``[1, 3]``, ``[1; 3]``, ``[1 and 3]`` | 1 and 3 |
 | ``[1-3]``, also with a longer dash | 1, 2 and 3 |
 
 Blanks do not matter. A number has at most three digits, so ``[1998]`` is a year.
@@ -17,13 +17,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 # Mark behind a number that belongs to no passage, so that nobody looks for the passage: [9?].
 MARK = "?"
-_DASH = "[-\u2010-\u2014]"
-_SEPARATOR = "[,;\u3001\uff0c]"  # also those of Chinese and Japanese
+_DASH = "[-\u2010-\u2015\u2212]"
+_SEPARATOR = r"(?:[,;&\u3001\uff0c](?:\s*and\b)?|and\b)"  # also those of Chinese and Japanese
 _NUMBER = r"(?<![0-9])[0-9]{1,3}(?![0-9])\??"
 _PART = rf"{_NUMBER}(?:\s*{_DASH}\s*{_NUMBER})?"
 _CITATION = re.compile(rf"\[\s*{_PART}(?:\s*{_SEPARATOR}\s*{_PART})*\s*\]")
 # The end of a piece, if it may be the beginning of a citation.
-_BEGINNING = re.compile(rf"\[(?:[0-9?\s]|{_DASH}|{_SEPARATOR})*\Z")
+_BEGINNING = re.compile(rf"\[(?:[0-9?\s]|{_DASH}|{_SEPARATOR})*(?:an?)?\Z")
 
 
 def cited_numbers(text: str) -> list[int]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from smart_rag.config import DEFAULT_MODEL
+from smart_rag.errors import InvalidInput
 
 
 def absolute(path: str | Path) -> Path:
@@ -13,7 +14,12 @@ def absolute(path: str | Path) -> Path:
 
     ``~`` is the home folder. Links are not resolved. If no user has the name after ``~``, the path is taken as it is,
     because Word makes files such as ``~$report.docx``.
+
+    Raises:
+        InvalidInput: the path has a NUL character, which no file name has.
     """
+    if "\0" in str(path):
+        raise InvalidInput(f"a path with a NUL character cannot exist: {str(path)!r}")
     return Path(os.path.expanduser(path)).absolute()
 
 

@@ -38,6 +38,8 @@ def test_absolute(home, monkeypatch):
     assert absolute("~$report.docx") == here / "~$report.docx"
     (home / "link").symlink_to(here)
     assert absolute(home / "link") == home / "link"
+    with pytest.raises(InvalidInput, match="NUL"):
+        absolute("a\0b")
 
 
 def test_the_location_of_a_model(home, monkeypatch):

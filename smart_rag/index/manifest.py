@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag._version import __version__
-from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig
+from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig, check_count
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
@@ -79,8 +79,10 @@ class Manifest:
         """
         if encoder is not None:
             dimension, token_dimension = encoder.dimension, token_dimension_of(encoder)
-        if dimension is None or dimension < 1:
-            raise InvalidInput(f"without an encoder, the dimension of the vectors must be given, got {dimension}")
+        if dimension is None:
+            raise InvalidInput("without an encoder, the dimension of the vectors must be given")
+        dimension = check_count("dimension", dimension)
+        token_dimension = None if token_dimension is None else check_count("token_dimension", token_dimension)
         # A preset may mean another codec in a later release, but the index keeps the codec that it was made with.
         codec, weights = get_codec(config.codec).name, config.weights or default_weights_of(encoder)
         return cls(
