@@ -50,17 +50,19 @@ _ADVICE = {
 
 
 class Answer:
-    """An answer in pieces. Each iteration over the answer calls the endpoint anew.
+    """An answer in pieces. Each iteration over the answer calls the endpoint again.
 
     If there are no ``sources``, there are no pieces, and the endpoint is not called. If the model cites a number that
-    no passage has, the number gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a citation.
+    belongs to no passage, the number gets a question mark: ``[9?]``. `smart_rag.citations` says what counts as a
+    citation.
 
     Attributes:
         sources: the passages in the prompt. A ``[1]`` in the answer cites ``sources[0]``.
         messages: the prompt.
         text: the part of the answer that has arrived so far.
-        finish_reason: None until the end. Then ``"stop"``, or ``"length"`` if the answer was cut off. It stays None if
-            the endpoint does not send a reason. In this case, the connection may have broken.
+        finish_reason: the endpoint's reason for the end of the answer. It is None until the end. Then it is ``"stop"``,
+            or ``"length"`` if the answer was cut off. It stays None if the endpoint sends no reason. Then the
+            connection may have broken.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Answer:
 
     @property
     def unknown_citations(self) -> list[int]:
-        """The numbers that ``text`` cites although no source has them."""
+        """The numbers that ``text`` cites although they belong to no source."""
         return unknown_numbers(self.text, len(self.sources))
 
     def __iter__(self) -> Iterator[str]:
@@ -112,11 +114,11 @@ class Answer:
                 for chunk in stream:
                     for piece in self._pieces(chunk):
                         yield from self._shown(marker.feed(piece))
-        # Everything: openai 3 raises other classes than openai 2, and neither checks the data of the endpoint.
+        # All exceptions: openai 3 raises other classes than openai 2. Neither checks the data of the endpoint.
         except Exception as error:
             failure = self._message(error, has_begun)
         yield from self._shown(marker.rest())
-        if failure is not None:  # not in the `except`: the message of the cause may contain the key
+        if failure is not None:  # raised outside of `except`, because the message of the cause may contain the key
             raise LanguageModelError(failure)
         if not self.text:
             raise LanguageModelError(self._message_without_text())
@@ -126,7 +128,7 @@ class Answer:
 
         return openai.OpenAI(
             base_url=self.llm_url,
-            api_key=key or "none",  # the client requires a key, endpoints such as Ollama do not
+            api_key=key or "none",  # the client needs a key, but endpoints such as Ollama do not
             timeout=openai.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
             max_retries=0,
         )
@@ -164,9 +166,9 @@ class Answer:
         )
 
     def _message(self, error: Exception, has_begun: bool) -> str:
-        """Return a message that describes the error of the endpoint and the remedy, without the key.
+        """Return a message that describes the endpoint's error and says what to do. It does not contain the key.
 
-        ``has_begun`` says whether the endpoint has begun to answer. openai 3 raises the same error before and after it.
+        ``has_begun`` says whether the endpoint has begun to answer. In both cases, openai 3 raises the same error.
         """
         import openai
 
@@ -189,7 +191,7 @@ class Answer:
     def _refusal(self, status: int, quote: str) -> str:
         other = "the server failed; see its log" if status >= 500 else "the request was refused"
         advice = _ADVICE.get(status, other).format(model=self.llm_model)
-        # Hosted endpoints repeat parts of the key with status 401.
+        # With status 401, hosted endpoints repeat parts of the key.
         return f"{self.llm_url} answered {status}: {advice}" + (f" ({quote})" if quote and status != 401 else "")
 
 
@@ -209,7 +211,7 @@ def ask(
     max_tokens: Count | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Answer:
-    """Search ``index`` for ``question`` and return the answer of a language model, to be iterated over.
+    """Search ``index`` for ``question`` and return the answer of a language model. Iterate over it to get its pieces.
 
     >>> url = "http://localhost:11434/v1"
     >>> for piece in ask(index, "Who has the keys?", llm_url=url, llm_model="m"):  # doctest: +SKIP
@@ -224,17 +226,17 @@ def ask(
         top_k: the maximum number of passages.
         where, where_document: filters on metadata and on texts, as in `SmartIndex.search`.
         min_relevance: leave out passages whose relevance is lower than this number, as in `SmartIndex.search`.
-        context_tokens: the number of tokens that all passages may have together, counted by the tokenizer of the index.
-        images: the number of passages whose images are sent, together with the image of the question. The language
-            model must take images. Endpoints do not say whether it does. By default, only text is sent.
+        context_tokens: the maximum number of tokens of all passages together, counted by the tokenizer of the index.
+        images: the number of passages whose images are sent. The image of the question is then sent, too. The language
+            model must be able to read images. Endpoints do not say whether it is. By default, only text is sent.
         image_pixels: the maximum number of pixels of each image.
-        max_tokens: the maximum number of tokens of the answer; by default the endpoint decides.
+        max_tokens: the maximum number of tokens of the answer. By default, the endpoint decides.
         timeout: the number of seconds to wait for the next piece of the answer.
 
     Raises:
         MissingExtra: the package openai is not installed.
-        InvalidInput: an argument of `SmartIndex.search` or of this function is wrong, ``context_tokens`` is too small
-            for one passage, or nothing that was found has a text or an image to send.
+        InvalidInput: an argument of `SmartIndex.search` or of this function is wrong; ``context_tokens`` is too small
+            for one passage; or no hit has a text or an image to send.
         DocumentError: the file of an image to send does not exist or cannot be read.
     """
     try:
@@ -267,10 +269,11 @@ def prompt(
     images: int = 0,
     image_pixels: int = DEFAULT_IMAGE_PIXELS,
 ) -> tuple[list[ChatCompletionMessageParam], list[Hit]]:
-    """Return the messages for a language model, and the hits that are in them, with ranks equal to their numbers.
+    """Return the messages for a language model, and the hits that they contain. A hit's rank is its number there.
 
-    The first hits are used, as many as fit into ``context_tokens`` with their headings. If the first one alone does not
-    fit, its text is cut, at a sentence if possible. Hits with neither a text nor an image to send are left out.
+    The first hits are used, as many as fit into ``context_tokens`` with their headings. If even the first hit does not
+    fit, its text is cut, at the end of a sentence if possible. Hits with neither a text nor an image to send are left
+    out.
 
     Raises:
         InvalidInput: not even the beginning of one passage fits into ``context_tokens``, or all hits were left out.
@@ -297,7 +300,7 @@ def prompt(
 
 
 def _fitting_passages(hits: Sequence[Hit], context_tokens: int, count_tokens: Callable[[str], int]) -> list[str]:
-    """Return the passages of the first hits that fit; at least one, which may be cut."""
+    """Return the passages of the first hits that fit. There is at least one passage, which may be cut."""
     passages: list[str] = []
     for number, hit in enumerate(hits, start=1):
         passage = _passage(number, hit, hit.text)
@@ -359,12 +362,12 @@ def _key() -> str:
 
 
 def _is_a(error: BaseException | None, name: str) -> bool:
-    """Return whether ``error`` is of a class ``name``: openai 2 raises errors of httpx, openai 3 those of httpx2."""
+    """Return whether ``error`` is of a class ``name``. openai 2 raises errors of httpx, openai 3 raises httpx2's."""
     return name in (kind.__name__ for kind in type(error).__mro__)
 
 
 def _quote(error: BaseException) -> str:
-    """Return the endpoint's own message, or that of the innermost cause, on one short line without the key."""
+    """Return the endpoint's message on one short line without the key. If it sent none, use the innermost cause."""
     body = getattr(error, "body", None)
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body

@@ -2,7 +2,7 @@
 
 SmartRagError
 ├── InvalidInput (ValueError)          an argument or a document cannot be used
-│   └── DimensionMismatch              vectors have another width than expected
+│   └── DimensionMismatch              vectors have a different width than expected
 ├── DocumentError                      a file cannot be read; has ``path`` and ``reason``
 ├── ModelNotFound                      a model name or folder cannot be loaded
 ├── NotTrusted                         an index from somebody else would read, write or run what the user has not named
@@ -50,7 +50,7 @@ __all__ = [
 
 
 class SmartRagError(Exception):
-    """Base class of all errors that smart_rag raises. They can be pickled, so other processes can send them."""
+    """Base class of all errors that smart_rag raises. They can be pickled, so processes can send them to others."""
 
 
 class InvalidInput(SmartRagError, ValueError):
@@ -58,7 +58,7 @@ class InvalidInput(SmartRagError, ValueError):
 
 
 class DimensionMismatch(InvalidInput):
-    """Vectors have another width than expected."""
+    """Vectors have a different width than expected."""
 
 
 class DocumentError(SmartRagError):

@@ -15,10 +15,10 @@ from smart_rag.errors import InvalidInput
 
 
 def absolute(path: str | Path) -> Path:
-    """Return ``path`` in full. It names the same file after the program changes its working directory.
+    """Return ``path`` in full, so that it stays valid if the program changes its working directory.
 
-    ``~`` is the home folder. Links are kept. If no user has the name after ``~``, it is the name of a file: Word makes
-    files such as ``~$report.docx``.
+    ``~`` is the home folder. Links are not resolved. If no user has the name after ``~``, the path is taken as it is,
+    because Word makes files such as ``~$report.docx``.
 
     Raises:
         InvalidInput: the path has a NUL character, which no file name has.

@@ -27,7 +27,7 @@ def print_json(value: Any) -> None:
 
 
 def note(message: str, style: str = "") -> None:
-    """Print ``message`` to standard error, as it is: markup and line breaks are left alone."""
+    """Print ``message`` to standard error, exactly as it is: without markup, and with its own line breaks."""
     err.print(Text(message, style=style), soft_wrap=True)
 
 

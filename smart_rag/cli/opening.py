@@ -30,7 +30,7 @@ def open_index(
         options: arguments of `SmartEncoder`. If an option is None or False, its value is taken from the index.
 
     Raises:
-        IndexNotFound: there is no index, and no ``config``.
+        IndexNotFound: there is no index, and ``config`` is None.
         IndexMismatch: the index needs another encoder.
         ModelNotFound: the model cannot be loaded.
     """
@@ -49,7 +49,7 @@ def open_index(
 
 
 def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given: Mapping[str, Any]) -> SmartEncoder:
-    """Return the encoder of an index, with the options ``given``, and with ``model`` instead of its own if given."""
+    """Return the encoder of an index, with the options ``given``. If ``model`` is given, it replaces the index's."""
     from smart_rag.encoders.smart_encoder import SmartEncoder
 
     settings = {name: value for name, value in given.items() if name != "device"}
@@ -69,7 +69,7 @@ def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given:
         raise IndexMismatch(
             f"{db}: the index was made with {description['model']!r} and cannot be used with {model!r}: {error}"
         ) from error
-    except ModelNotFound as error:  # the reason may be the network, but the user may have named a wrong model
+    except ModelNotFound as error:  # the network may be the reason, but the user may also have named a wrong model
         if model == description["model"]:
             raise
         raise ModelNotFound(

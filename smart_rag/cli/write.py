@@ -18,7 +18,7 @@ from smart_rag.paths import absolute
 from smart_rag.types import AddReport
 from smart_rag.wording import number
 
-# An index with fewer documents is calibrated in a moment.
+# The first search calibrates a smaller index in a moment.
 _WORTH_CALIBRATING = 200
 
 
@@ -41,7 +41,7 @@ def index(
     """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files.reader import find
 
-    # A wrong path is an error before a model is loaded or a folder is made. The model's modalities are not known yet.
+    # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
     find(paths, include or (), exclude or (), ("text", "image", "video"))
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
@@ -59,7 +59,8 @@ def index(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress_bar=on_terminal()
         )
         count = opened.count()
-        # A vision-language model would take long, and a small index is calibrated by the first search that needs it.
+        # With a vision-language model, this would take long. A small index is calibrated by the first search that needs
+        # it.
         if count >= _WORTH_CALIBRATING and opened.modalities == {"text"} and not opened.is_calibrated:
             opened.calibrate()
     print_report(report)
@@ -115,7 +116,7 @@ def verify(
 
 
 def print_report(report: AddReport) -> None:
-    """Print the counts of ``report``, and to standard error the files that were left out."""
+    """Print the counts of ``report`` to standard output, and the files that were left out to standard error."""
     counts = {name: getattr(report, name) for name in ("added", "replaced", "unchanged", "removed")}
     out.print("passages: " + (", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"))
     if report.failed:

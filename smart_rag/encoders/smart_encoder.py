@@ -2,7 +2,7 @@
 
 sentence-transformers knows each model's prompts, pooling, normalisation and dense layers.
 `smart_rag.encoders.settings` decides how the model is used. `smart_rag.encoders.models` computes one forward pass.
-`smart_rag.encoders.batching` runs the passes for many items.
+`smart_rag.encoders.batching` runs many forward passes.
 """
 
 from __future__ import annotations
@@ -57,44 +57,44 @@ class SmartEncoder:
 
     A vision-language model also reads images, pages of PDFs and videos, alone or with a text: see `Content`.
 
-    Token embeddings are the last hidden states. The model's own dense layers, if it has any, bring them into the space
-    of the pooled embedding. They are L2-normalised in float32. Special tokens and padding take no part in late
-    interaction. If the model pools the CLS token or the last token, this token takes no part either (arXiv 2605.24938,
-    section 3). If no token is left, the pooled embedding is the only token embedding.
+    Token embeddings are the last hidden states, L2-normalised in float32. If the model has dense layers, they bring the
+    states into the space of the pooled embedding. Special tokens and padding take no part in late interaction. If the
+    model pools the CLS token or the last token, this token takes no part either (arXiv 2605.24938, section 3). If no
+    token is left, the pooled embedding is the only token embedding.
 
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
     left, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled embeddings.
 
-    On a CPU, a forked process can use its parent's encoder. torch then uses one thread. On a GPU, torch refuses to work
-    in a forked process.
+    In a forked process, the parent's encoder works on a CPU, but torch then uses only one thread. On a GPU, torch
+    refuses to work in a forked process.
 
     Args:
-        model: a sentence-transformers model, or its folder. ``"minilm"`` is the bundled all-MiniLM-L6-v2
-            of the ``demo`` extra, which needs no network.
-        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. If you give several devices, such
+        model: the name of a sentence-transformers model, or its folder. ``"minilm"`` is the all-MiniLM-L6-v2 that the
+            extra ``demo`` installs. It needs no network.
+        device: such as ``"cpu"`` or ``"cuda:0"``. By default, a GPU if there is one. If you give several devices, such
             as ``["cuda:0", "cuda:1"]``, each device holds a copy of the model, and the devices take batches in turn.
-        dtype: the type of the weights, such as ``"bfloat16"``; by default float32 on a CPU, and the type of the model's
-            files on a GPU.
+        dtype: the type of the weights, such as ``"bfloat16"``. By default, float32 on a CPU, and on a GPU the type in
+            the model's files.
         attn_implementation: how transformers computes attention. ``"flash_attention_2"`` must be installed, and needs
-            weights of 16 bits on a GPU. By default, transformers chooses, mostly ``"sdpa"``.
+            weights of 16 bits on a GPU. By default, transformers chooses. Mostly it chooses ``"sdpa"``.
         batch_size: maximum number of inputs in one forward pass.
         batch_tokens: maximum number of tokens in one forward pass, including padding.
         revision: the revision of the model in its hub repository.
         trust_remote_code: run code that comes with the model.
-        query_prompt, document_prompt: the text before each item, or the system message of a chat model. By default the
-            prompt of the model, or of its profile.
+        query_prompt, document_prompt: the text before each item, or the system message of a chat model. By default, the
+            prompt of the model or of its profile.
         prompt_names: names of the model's own prompts, such as ``{"query": "search", "document": "text"}``. A value of
             None in this dict means the model's default prompt, as in `SentenceTransformer.encode`. Without
             ``prompt_names``, the prompts are chosen as in the model's own ``encode_query`` and ``encode_document``.
-        max_length: number of tokens after which a text is cut, including special tokens; by default the model's own
+        max_length: number of tokens after which a text is cut, including special tokens. By default, the model's own
             limit. Images and videos are never cut.
-        profile: the name of a profile in `smart_rag.encoders.profiles`; by default the profile that matches the model's
-            name.
-        query_tokens, document_tokens: the policy that chooses the tokens for late interaction; by default that of the
+        profile: the name of a profile in `smart_rag.encoders.profiles`. By default, the profile that matches the
+            model's name.
+        query_tokens, document_tokens: the policy that chooses the tokens for late interaction. By default, that of the
             profile, which is most often ``"content"``. ``"content"`` means all tokens except special tokens. ``"text"``
-            leaves out image patches, too. ``"input"`` leaves out the prompt and the chat template. ``"patches"`` means
-            image patches alone. See docs/models.md.
-        max_pixels: the maximum number of pixels of an image; by default the limit of the profile or the model.
+            also leaves out image patches. ``"input"`` leaves out the prompt and the chat template. ``"patches"`` means
+            only image patches. See docs/models.md.
+        max_pixels: the maximum number of pixels of an image. By default, the limit of the profile or the model.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
         model_options: further arguments of `SentenceTransformer`, such as ``{"truncate_dim": 256, "token": "hf_..."}``.
 
@@ -188,7 +188,7 @@ class SmartEncoder:
     def from_description(
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
-        """Return the encoder that `describe` described. The manifest of an index keeps such a description."""
+        """Return the encoder that `describe` described. The manifest of an index holds such a description."""
         names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length")
         later = ("profile", "query_tokens", "document_tokens", "max_pixels", "adapter", "model_options")
         options = {name: description[name] for name in names}
@@ -202,7 +202,7 @@ class SmartEncoder:
 
     @property
     def trainable(self) -> TrainableModel:
-        """The model as a training needs it: inputs and embeddings as tensors, with gradients."""
+        """The model in the form that a training needs: inputs and embeddings as tensors, with gradients."""
         return TrainableModel(self._model, self._settings.policies)
 
     @property
@@ -211,7 +211,7 @@ class SmartEncoder:
 
     @property
     def token_dimension(self) -> int:
-        """The width of the token embeddings. Pooled ones are as wide, except with an adapter or jina-embeddings-v4."""
+        """The width of the token embeddings. It differs from ``dimension`` with an adapter or jina-embeddings-v4."""
         return self._state_width if self._adapter is None else self._adapter.dimension
 
     @property
@@ -221,7 +221,7 @@ class SmartEncoder:
 
     @property
     def device(self) -> str:
-        """The device of the model, such as ``"cpu"`` or ``"cuda:0"``. If there are several, it is the first."""
+        """The device of the model, such as ``"cpu"`` or ``"cuda:0"``. With several devices, the first one."""
         return str(self.model.device)
 
     @property
@@ -252,22 +252,22 @@ class SmartEncoder:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """The kinds of content that the model reads, of ``"text"``, ``"image"`` and ``"video"``."""
+        """The kinds of content that the model reads: some of ``"text"``, ``"image"`` and ``"video"``."""
         return self._model.inputs.modalities
 
     @property
     def combines_modalities(self) -> bool:
-        """Whether the model represents a text and an image together. If not, it takes one of them at a time."""
+        """Whether the model represents a text and an image together. Otherwise, it reads only one of them at a time."""
         return self._model.inputs.combines_modalities
 
     @property
     def default_weights(self) -> tuple[float, float]:
-        """The weights (pooled, late) of a new index. For a model trained for late interaction, only late counts."""
+        """The weights (pooled, late) of a new index: (0, 1) for a model that was trained for late interaction."""
         return (0.0, 1.0) if self._model.is_late_interaction else DEFAULT_WEIGHTS
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """The settings of the model, each with its source: an argument, the model's own files, a profile or a rule."""
+        """The settings of the model. The source of each is an argument, the model's own files, a profile or a rule."""
         settings, token_dimension = self._settings, self._model.token_dimension
         return (
             Decision("profile", settings.profile.value.name, settings.profile.source),
@@ -281,7 +281,7 @@ class SmartEncoder:
 
     @property
     def tokens_per_page(self) -> int:
-        """The number of token embeddings of an upright A4 page as a document; 0 if the model reads no images."""
+        """The number of token embeddings of an upright A4 page as a document. It is 0 if the model reads no images."""
         if "image" not in self.modalities:
             return 0
         inputs = self._model.inputs
@@ -337,12 +337,12 @@ class SmartEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> Representation:
-        """Return the representation of ``queries`` with the model's query prompt, in their order.
+        """Return the representation of ``queries`` in their order, with the model's query prompt.
 
         For this call, ``batch_size`` replaces the encoder's ``batch_size``.
 
         Raises:
-            InvalidInput: the model does not read such a query.
+            InvalidInput: the model cannot read such a query.
         """
         return self._encode(queries, "query", Output(), batch_size, show_progress_bar)
 
@@ -354,14 +354,15 @@ class SmartEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> Representation:
-        """Return the representation of ``documents`` with the model's document prompt, in their order.
+        """Return the representation of ``documents`` in their order, with the model's document prompt.
 
-        With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`. They are coded on the device that
-        computes them, and then copied to the CPU. For this call, ``batch_size`` replaces the encoder's ``batch_size``.
+        With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`. The device that computes them also
+        codes them. Then they are copied to the CPU. For this call, ``batch_size`` replaces the encoder's
+        ``batch_size``.
 
         Raises:
-            InvalidInput: the model does not read such a document, or the codec does not exist. A codec that merges
-                tokens is refused, too, because only a store merges tokens.
+            InvalidInput: the model cannot read such a document, or the codec does not exist. A codec that merges tokens
+                is refused, too, because only a store merges tokens.
             DocumentError: the file of an image or a video cannot be read.
         """
         output = Output(codec=None if codec is None else get_codec(codec, pooling=False))
@@ -378,7 +379,7 @@ class SmartEncoder:
         """Return the representation of ``items`` from which an adapter is trained.
 
         Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row has
-        length 1. The parts of a row that come from different layers have equal norms. With the last layer alone, the
+        length 1. The parts of a row that come from different layers have equal norms. With only the last layer, the
         rows are the token embeddings of an encoder without an adapter.
 
         Raises:
@@ -387,7 +388,7 @@ class SmartEncoder:
         return self._encode(items, task, Output(layers), None, show_progress_bar)
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
-        """Return the number of tokens of each full text, even if it is too long for the model.
+        """Return the number of tokens of each full text, even if the text is too long for the model.
 
         Special tokens and prompts do not count.
         """
@@ -403,7 +404,7 @@ class SmartEncoder:
         Tokens of a prompt or a chat template have no origin.
 
         Raises:
-            EncoderError: the model's tokenizer does not know where its tokens come from.
+            EncoderError: the model's tokenizer does not know which characters its tokens come from.
         """
         content = self._model.inputs.contents_of([item], task)[0]
         positions, origins = self._model.inputs.origins(content, task)

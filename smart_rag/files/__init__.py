@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from smart_rag.files.content import jpeg
     from smart_rag.files.reader import FORMATS
 
-# Loaded when first asked for, as in `smart_rag`.
+# Loaded on first use, as in `smart_rag`.
 _HOMES = {"FORMATS": "reader", "jpeg": "content"}
 
 __all__ = ["FORMATS", "jpeg"]

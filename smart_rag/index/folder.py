@@ -1,4 +1,4 @@
-"""The folder of an index: check that a new index can be made there, and open the stores in it."""
+"""The folder of an index. This module checks that a new index can be made there, and opens the stores in it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 _TOKENS = "tokens"
-# What to do about missing and damaged token embeddings, in an index with and without an encoder.
+# Advice about missing and damaged token embeddings, for an index with an encoder and for one without.
 _REPAIR = "encode them again with index.verify(repair=True) or `smart-rag verify --repair`"
 _ADD_AGAIN = "add the documents that index.verify() names again with their vectors"
 
 
 def check_free(path: Path) -> None:
-    """Raise `IndexExists` unless a new index can be made at ``path``: no folder, or an empty one."""
+    """Raise `IndexExists` unless a new index can be made at ``path``: there must be no folder, or an empty one."""
     if (path / FILE_NAME).exists():
         raise IndexExists(f"{path} holds an index; open it with SmartIndex.open, or choose another folder")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -41,10 +41,10 @@ def wait_until_made(path: Path, seconds: float = 30) -> None:
     """Wait until another thread or process has made the index in the folder ``path``.
 
     Raises:
-        IndexExists: the folder holds other files, or nobody finishes the index in time.
+        IndexExists: the folder holds other files, or the index is not complete in time.
     """
     end = time.monotonic() + seconds
-    # A creation makes the folder of the tokens first, and the manifest last.
+    # A new index first gets the folder of the tokens, and last the manifest.
     while not (path / FILE_NAME).is_file():
         if not (path / _TOKENS).is_dir() or time.monotonic() > end:
             check_free(path)
@@ -53,17 +53,17 @@ def wait_until_made(path: Path, seconds: float = 30) -> None:
 
 
 def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
-    """Return the stores of a new index in the folder ``path``, which is made if it does not exist.
+    """Return the stores of a new index in the folder ``path``. The folder is made if it does not exist.
 
-    If it fails, the folder is again as it was before.
+    If this fails, the folder is restored to its earlier state.
 
     Raises:
-        IndexExists: another process is making an index there.
+        IndexExists: another process is making an index in this folder.
     """
     is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
-        (path / _TOKENS).mkdir()  # in one process alone, to which the contents of the folder then belong
+        (path / _TOKENS).mkdir()  # this succeeds in only one process, which then owns the contents of the folder
     except FileExistsError:
         raise IndexExists(f"{path}: another process is making an index there; open it with SmartIndex.open") from None
     with ExitStack() as undo:
@@ -72,13 +72,13 @@ def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> Document
         undo.callback(pooled.drop)
         store = _with_sidecars(path, manifest, pooled)
         undo.callback(store.close)
-        manifest.write(path)  # last, so that a folder with a manifest is complete
+        manifest.write(path)  # last, so that an index with a manifest is complete
         undo.pop_all()
     return store
 
 
 def clear(path: Path, with_folder: bool) -> None:
-    """Remove what is in the folder ``path``, and also the folder itself if ``with_folder``."""
+    """Remove everything in the folder ``path``. If ``with_folder`` is True, also remove the folder itself."""
     for child in path.iterdir():
         if child.is_dir():
             shutil.rmtree(child)
@@ -89,7 +89,7 @@ def clear(path: Path, with_folder: bool) -> None:
 
 
 def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> None:
-    """Raise `IndexMismatch` unless a Chroma client is given to an index that needs one, and to no other."""
+    """Raise `IndexMismatch` if the index needs a Chroma client and there is none, or if it needs none but gets one."""
     if manifest.own_chroma != (client is None):
         raise IndexMismatch(
             f"{path}: the pooled embeddings lie in the folder; open it without client="

@@ -27,22 +27,22 @@ from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# The pooled embeddings of one text, from two devices or in two precisions, have at least this cosine.
+# If two devices or two precisions give pooled embeddings of the same text, their cosine is at least this.
 _SAME_MODEL = 0.98
-# The bytes of the vectors that `encode_ahead` keeps, at most.
+# Maximum number of bytes of the vectors that `encode_ahead` keeps.
 _BYTES_AHEAD = 1 << 30
 
 
 class IndexEncoder:
     """The encoder of the index at ``path``.
 
-    It is loaded when it is first needed, unless it is given. Its vectors are checked against the manifest.
+    If no encoder is given, it is loaded when it is first needed. Its vectors are checked against the manifest.
 
     Args:
         path: the folder of the index, for messages.
         manifest: the settings and the model that the index was made with.
-        encoder: an encoder that fits the manifest; None to load the one that the manifest describes.
-        bytes_ahead: the size of the vectors that `encode_ahead` keeps, at most.
+        encoder: an encoder that fits the manifest. With None, the encoder that the manifest describes is loaded.
+        bytes_ahead: maximum size of the vectors that `encode_ahead` keeps.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class IndexEncoder:
 
     @property
     def exists(self) -> bool:
-        """Whether the index has an encoder; otherwise the caller brings the vectors."""
+        """Whether the index has an encoder. If not, the caller brings the vectors."""
         return self.loaded is not None or self._manifest.encoder is not None
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The kinds of content that the encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        """The kinds of content that the encoder reads: some of ``"text"``, ``"image"``, ``"video"``."""
         return tuple(self._manifest.modalities)
 
     @property
     def device(self) -> str:
-        """The device to score on: the encoder's GPU, if it is loaded and runs on one."""
+        """The device to score on: the encoder's GPU if the encoder is loaded and uses one, otherwise the CPU."""
         return scoring_device(device_of(self.loaded))
 
     def load(self) -> Encoder:
@@ -103,7 +103,7 @@ class IndexEncoder:
         return encoder
 
     def key(self, content: Content, file_digest: str | None = None) -> Key:
-        """Return the storage key of ``content``; ``file_digest`` is the digest of its file, if it is known."""
+        """Return the storage key of ``content``. ``file_digest`` is the digest of its file, if the caller knows it."""
         fingerprint, codec = self._manifest.fingerprint or "", self._manifest.config.codec
         return content_key(fingerprint, codec, identity(content, file_digest))
 
@@ -111,7 +111,7 @@ class IndexEncoder:
         """Return the representation of ``queries``, in their order.
 
         Raises:
-            InvalidInput: a query is empty, the encoder does not take it, or the index has no encoder.
+            InvalidInput: a query is empty, the encoder cannot read it, or the index has no encoder.
         """
         if not self.exists:
             raise InvalidInput(
@@ -126,7 +126,7 @@ class IndexEncoder:
     def encode_documents(self, contents: Sequence[Content]) -> Representation:
         """Return the representation of ``contents`` for the store, in their order.
 
-        Tokens are coded if the encoder can do this. Threads take turns: a tokenizer works for one thread at a time.
+        If the encoder can do so, it codes the tokens. Threads take turns, because only one can use the tokenizer.
         """
         encoder = self.load()
         with self._encoding:
@@ -135,7 +135,7 @@ class IndexEncoder:
         return vectors
 
     def encode_exactly(self, contents: Sequence[Content]) -> Representation:
-        """Return the representation of ``contents`` with token embeddings as the encoder gives them, not coded."""
+        """Return the representation of ``contents``. Its token embeddings are those of the encoder, not coded."""
         encoder = self.load()
         with self._encoding:
             vectors = encoder.encode_document([content.plain for content in contents])
@@ -143,26 +143,26 @@ class IndexEncoder:
         return vectors
 
     def encode_ahead(self, contents: Sequence[Content]) -> Representation:
-        """Return the representation of ``contents``, and keep it until `encode_rows` asks for it.
+        """Return the representation of ``contents``, and keep it until `encode_rows` needs it.
 
-        The memory for this is limited. Vectors that do not fit are computed again when they are needed.
+        The memory for kept vectors is limited. If vectors do not fit, they are computed again when they are needed.
         """
         keys = list(map(self.key, contents))
         vectors = self.encode_documents(contents)
         with self._mutex:
-            # Copies: a slice would keep the memory of the whole batch.
+            # These are copies, because a slice would keep the memory of the whole batch.
             self._ahead.update((key, vectors.take([i])) for i, key in enumerate(keys))
             self._forget_oldest()
         return vectors
 
     def forget(self, keys: Iterable[Key] | None = None) -> None:
-        """Forget the vectors that `encode_ahead` kept under ``keys``, by default all of them."""
+        """Forget the vectors that `encode_ahead` keeps under ``keys``. By default, forget all of them."""
         with self._mutex:
             for key in list(self._ahead if keys is None else keys):
                 self._ahead.pop(key, None)
 
     def encode_rows(self, contents: Mapping[Key, Content]) -> Representation:
-        """Return the representation of ``contents`` by their keys, in their order; each is encoded at most once."""
+        """Return the representation of ``contents`` in their order. Vectors that `encode_ahead` keeps are used."""
         with self._mutex:
             known = {key: self._ahead.pop(key) for key in contents if key in self._ahead}
         new = [key for key in contents if key not in known]
@@ -186,15 +186,15 @@ class IndexEncoder:
             )
 
     def check(self, vectors: Representation) -> None:
-        """Raise unless ``vectors`` can be stored in the index.
+        """Check that ``vectors`` can be stored in the index.
 
         Raises:
-            DimensionMismatch: they are not as wide as the vectors of the index.
+            DimensionMismatch: the vectors are wider or narrower than those of the index.
             InvalidInput: a number is NaN or infinite.
         """
         tokens = vectors.tokens
         self._check_rows("pooled", vectors.pooled, self._manifest.dimension)
-        if isinstance(tokens, TokenCodes) and isinstance(tokens.codec, RotatedCodec):  # these codes have no NaN
+        if isinstance(tokens, TokenCodes) and isinstance(tokens.codec, RotatedCodec):  # such codes cannot be NaN
             self._check_width("token", tokens.dimension, self._manifest.token_dimension)
         else:
             self._check_rows("token", tokens.embeddings, self._manifest.token_dimension)

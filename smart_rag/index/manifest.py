@@ -1,4 +1,4 @@
-"""`Manifest`: ``manifest.json``, the settings and the model that an index was made with.
+"""`Manifest`: ``manifest.json``, with the settings and the model that an index was made with.
 
 An index is opened with the settings of its manifest. An argument that contradicts them is an error.
 """
@@ -20,7 +20,7 @@ from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 
 FORMAT_VERSION = 3
-# The oldest format that can be read. In format 2, lists have no column that a filter can search.
+# The oldest format that can be read. Format 2 has no columns for lists, so filters cannot search lists.
 _OLDEST_VERSION = 2
 _READABLE = f"{_OLDEST_VERSION} to {FORMAT_VERSION}"
 FILE_NAME = "manifest.json"
@@ -103,7 +103,7 @@ class Manifest:
             raise InvalidInput("without an encoder, the dimension of the vectors must be given")
         dimension = check_count("dimension", dimension)
         token_dimension = None if token_dimension is None else check_count("token_dimension", token_dimension)
-        # A preset may mean another codec in a later release; the index keeps the codec that it was made with.
+        # A preset may mean another codec in a later release, but the index keeps the codec that it was made with.
         codec, weights = get_codec(config.codec).name, config.weights or default_weights_of(encoder)
         return cls(
             id=secrets.token_hex(16),
@@ -124,7 +124,7 @@ class Manifest:
         return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into ``folder``. After a crash, the file is the old one or the new one, never a part."""
+        """Write the manifest into ``folder``. After a crash, the file is the old or the new one, never half of it."""
         temporary = folder / f"{FILE_NAME}.new"
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -141,7 +141,7 @@ class Manifest:
 
         Raises:
             IndexNotFound: there is no manifest, or the file is not a manifest of smart_rag.
-            IndexMismatch: this version of smart_rag does not read the index's format.
+            IndexMismatch: this version of smart_rag cannot read the index's format.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -169,7 +169,7 @@ class Manifest:
     def check_settings(self, folder: Path, config: IndexConfig | None, asked: Mapping[str, Any]) -> None:
         """Raise `IndexMismatch` unless the index in ``folder`` has the settings of ``config`` and ``asked``.
 
-        A value that is None asks for nothing. ``weights`` and ``weighting`` are not compared, because they can change.
+        Values that are None are not compared. Nor are ``weights`` and ``weighting``, because they can change.
         """
         if config is not None:
             asked = {**asked, **asdict(config), "codec": get_codec(config.codec).name}
@@ -186,7 +186,7 @@ class Manifest:
         return replace(self, id=secrets.token_hex(16))
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest with new folders: if the folder of a model or adapter is gone, that of ``encoder``."""
+        """Return the manifest. If the folder of its model or adapter no longer exists, use that of ``encoder``."""
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]
@@ -196,11 +196,11 @@ class Manifest:
         return replace(self, encoder={**known, **gone}) if gone else self
 
     def check_encoder(self, folder: Path, encoder: Encoder) -> None:
-        """Raise `IndexMismatch` unless ``encoder`` is the one that the index in ``folder`` was made with."""
+        """Raise `IndexMismatch` unless the index in ``folder`` was made with ``encoder``."""
         if self.fingerprint != encoder.fingerprint:
             made_with = self.encoder["model"] if self.encoder else "vectors of the caller's own"
             mine, other = self.encoder or {}, encoder.describe()
-            theirs = json.loads(json.dumps(other))  # as the manifest gives it back
+            theirs = json.loads(json.dumps(other))  # in the form in which the manifest stores it
             differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(

@@ -1,7 +1,7 @@
 """Documents with all their vectors: Chroma rows, token embeddings and terms.
 
-Tokens and terms are written before the row that names them, and removed after it. So every document that a search can
-return has its tokens. A crash may leave entries that no row names; `DocumentStore.vacuum` removes them.
+Tokens and terms are written before the row that names them, and removed after the row. So every document that a search
+can return has its tokens. A crash may leave entries that no row names. `DocumentStore.vacuum` removes them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class DocumentStore:
         return self.tokens.codec
 
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
-        """Write n ``rows`` with the vectors of n texts. Return how many rows replaced one with the same id."""
+        """Write n ``rows`` with the vectors of n texts. Return how many old rows with the same ids were replaced."""
         self.tokens.put([row.key for row in rows], vectors.tokens)
         revisions = [row.revision for row in rows]
         self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))])
@@ -54,28 +54,28 @@ class DocumentStore:
         return len(replaced)
 
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
-        """Write tokens and terms of ``rows`` again."""
+        """Write the tokens and terms of ``rows`` again."""
         self.tokens.put([row.key for row in rows], vectors.tokens)
         self._terms.put([row.revision for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
-        """Write ``rows`` whose vectors are stored already, to change their metadata."""
+        """Write ``rows`` to change their metadata. Their vectors must be stored already."""
         pooled = self.pooled.embeddings([row.document.id for row in rows])
         self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]))
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenCodes:
-        """Return the token embeddings of n ``keys``, in their order. ``ids`` are the documents' names in errors.
+        """Return the token embeddings of n ``keys``, in their order. Errors name the documents by ``ids``.
 
         Raises:
             MissingTokens: some keys are not stored.
-            CorruptStore: some entries cannot be read back as they were written.
+            CorruptStore: some entries have changed since they were written.
         """
         return self.tokens.gather(keys, ids)
 
     def retry_unless_writing(self, read: Callable[[], T]) -> T:
-        """Return ``read()``. If tokens are missing, lock out writers and read again.
+        """Return ``read()``. If tokens are missing, call ``read`` again while no other thread or process may write.
 
-        The first attempt may find a row but not its tokens, because another process has just deleted the document.
+        The first call may find a row while another process deletes the document, and then not find its tokens.
         """
         try:
             return read()
@@ -84,7 +84,7 @@ class DocumentStore:
                 return read()
 
     def vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
-        """Return, by id, the vectors of the ``documents`` that are stored with the same content."""
+        """Return the vectors of those ``documents`` that are stored with the same content, by id."""
         return self.retry_unless_writing(lambda: self._vectors(documents))
 
     def _vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
@@ -103,9 +103,9 @@ class DocumentStore:
         }
 
     def vectors_of_keys(self, keys: Sequence[Key]) -> dict[Key, Representation]:
-        """Return, by key, the vectors that are stored under ``keys``, without vocabulary ids.
+        """Return the vectors that are stored under ``keys``, by key, without vocabulary ids.
 
-        Keys of which the tokens or the row is missing are left out.
+        If the tokens or the row of a key is missing, the key is left out.
         """
         missing = set(self.tokens.missing(keys))
         held = list(dict.fromkeys(key for i, key in enumerate(keys) if i not in missing))
@@ -115,7 +115,7 @@ class DocumentStore:
         return {key: Representation(pooled[key][None], tokens.slice(i, i + 1)) for i, key in enumerate(held)}
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids and return how many there were."""
+        """Remove the documents with these ids, and return the number of documents that were removed."""
         rows = self.pooled.get(ids)
         self.pooled.delete(list(rows))
         self._terms.delete([row.revision for row in rows.values()])
@@ -123,14 +123,14 @@ class DocumentStore:
         return len(rows)
 
     def vacuum(self) -> int:
-        """Remove tokens, terms and images that no row names. Return how many entries of tokens were removed."""
+        """Remove tokens, terms and images that no row names. Return the number of token entries that were removed."""
         rows = list(self.pooled.select())
         self.images.vacuum(row.document.image for row in rows)
         self._terms.vacuum({row.revision for row in rows})
         return self.tokens.vacuum({row.key for row in rows})
 
     def verify(self) -> VerifyReport:
-        """Read every entry back. Return the documents whose entries are missing or damaged, and count orphans."""
+        """Check every entry. Return the documents whose entries are missing or damaged, and count orphans."""
         rows = list(self.pooled.select())
         keys = [row.key for row in rows]
         names = [row.document.id for row in rows]
@@ -145,7 +145,7 @@ class DocumentStore:
         )
 
     def sidecar_bytes(self) -> int:
-        """Return the bytes in use on disk for token embeddings and terms."""
+        """Return the number of bytes that token embeddings and terms use on disk."""
         return self.tokens.stats().used_bytes + self._terms.used_bytes()
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class DocumentStore:
         self.pooled.close()
 
     def _drop(self, keys: Sequence[Key]) -> None:
-        """Remove the tokens of ``keys``, except those that some row still names."""
+        """Remove the tokens of ``keys``. A key that a row still names is kept."""
         if keys:
             self.tokens.delete(set(keys) - self.pooled.keys_in_use(list(keys)))
 

@@ -1,4 +1,4 @@
-"""Image files of an index: images that came from memory, and pages of PDFs that were drawn as files."""
+"""Image files of an index: images that came from memory, and pages of PDFs that were drawn into files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ImageStore:
         return document
 
     def file_of(self, image: ImageSource, max_pixels: int) -> Path:
-        """Return the path of a file with ``image``. A page of a PDF is drawn as a PNG of at most ``max_pixels`` first.
+        """Return the path of a file with ``image``. First draw a page of a PDF as a PNG of at most ``max_pixels``.
 
         Raises:
             DocumentError: the file does not exist, or its page cannot be drawn.
@@ -62,7 +62,7 @@ class ImageStore:
         return self._file(hashlib.blake2b(source.encode(), digest_size=16).hexdigest(), image, max_pixels)
 
     def vacuum(self, live: Iterable[ImageSource | None]) -> None:
-        """Remove every file that is not in ``live``. Drawings of pages are made again when they are needed."""
+        """Remove every file that is not in ``live``. Drawn pages are drawn again when they are needed."""
         kept = {image for image in live if isinstance(image, Path)}
         if self.path.is_dir() and not self.path.is_symlink():
             for file in self.path.iterdir():
@@ -73,7 +73,7 @@ class ImageStore:
         path = self.path / f"{name}.png"
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            # A unique name, because another process or thread may write the same image.
+            # The name is unique, because another process or thread may write the same image at the same time.
             temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
             media.open_image(image, max_pixels).save(temporary, "PNG")
             temporary.replace(path)  # atomic: readers never see half a file

@@ -1,7 +1,7 @@
 """Pooled embeddings, texts and metadata, as rows in Chroma.
 
 One document is one row. A row contains the key of its token embeddings, so writing the row commits the document. The
-rest of the library uses similarities, where higher is better; Chroma's distances are converted here.
+rest of the library uses similarities, where higher is better. Chroma uses distances, which are converted here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PAGE_ROWS = 2_000
-# Maximum number of rows in one answer, because SQLite refuses statements with more than 32,766 variables.
+# Maximum number of rows in one answer. SQLite refuses statements with more than 32,766 variables.
 _QUERY_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Row that the first stage found, with the cosine of its pooled embedding and the query's."""
+    """Row that the first stage found, with the cosine of its pooled embedding and that of the query."""
 
     row: Row
     pooled_score: float
@@ -43,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PooledBlock:
-    """Part of a scan: ids of n rows, keys of their token embeddings, and pooled embeddings (n, dimension) float32."""
+    """Part of a scan: the ids of n rows, the keys of their token embeddings, and pooled embeddings (n, dimension)."""
 
     ids: list[str]
     keys: list[bytes]
@@ -56,7 +56,7 @@ class PooledStore:
     def __init__(
         self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None, root: Path
     ) -> None:
-        # Whether filters can look into lists. They cannot if an older smart_rag wrote rows; see `rewrite`.
+        # Whether filters can search lists. They cannot if an older smart_rag wrote the rows; see `rewrite`.
         self.has_lists = True
         # The files that rows may name. An index that is opened replaces it by its own.
         self.sources = Sources(root)
@@ -73,7 +73,7 @@ class PooledStore:
         """Return a new, empty store in the folder ``path``, or in the caller's ``client``.
 
         Raises:
-            IndexExists: the client has such a collection already.
+            IndexExists: the client already has a collection of this name.
             InvalidInput: Chroma does not accept the name of the collection.
         """
 
@@ -134,12 +134,12 @@ class PooledStore:
         return cls(chroma, collection, part_rows, path if client is None else None, path.absolute().parent)
 
     def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> list[Row]:
-        """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows with the same ids."""
+        """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows that had the same ids."""
         before = self.get([row.document.id for row in rows])
         metadatas = [to_chroma(row, self._root) for row in rows]
         for row, metadata in zip(rows, metadatas, strict=True):
             if row.document.id in before:
-                # Chroma merges metadata. None removes a key.
+                # Chroma merges the new metadata with the old. The value None removes a key.
                 gone = to_chroma(before[row.document.id], self._root).keys() - metadata.keys()
                 metadata.update(dict.fromkeys(gone))
         for part in self._parts(len(rows)):
@@ -179,8 +179,8 @@ class PooledStore:
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
         """Return the ids of the rows that match the filters."""
-        # This is one call, because Chroma would filter all rows again for each page. It takes 0.24 s for 50,000 of
-        # 100,000 rows. The alternative, to ask which of a hundred ids match in each call, took 4 s.
+        # This is one call, because Chroma would filter all rows again for each page. If 50,000 of 100,000 rows match,
+        # it takes 0.24 s. We also tried calls that each ask which of a hundred ids match. They took 4 s.
         result = self._read(
             "get", where=self._where(where), where_document=chroma_where_document(where_document), include=[]
         )
@@ -192,7 +192,7 @@ class PooledStore:
             yield from self._rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
-        """Yield every row that matches the filters, in blocks, with its pooled embedding."""
+        """Yield every row that matches the filters, with its pooled embedding. The rows come in blocks."""
         for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
             keys = [bytes.fromhex(metadata[KEY]) for metadata in result["metadatas"]]
             yield PooledBlock(result["ids"], keys, np.asarray(result["embeddings"], dtype=np.float32))
@@ -204,9 +204,9 @@ class PooledStore:
         where: Where | None = None,
         where_document: Where | None = None,
     ) -> list[list[Candidate]]:
-        """Return, for each of n queries, the ``limit`` rows with the highest cosine, best first.
+        """Return for each of n queries the ``limit`` rows with the highest cosine, best first.
 
-        ``pooled`` are the queries (n, dimension). The search is approximate.
+        ``pooled`` (n, dimension) are the embeddings of the queries. The search is approximate.
         """
         step = max(1, _QUERY_ROWS // limit)
         found: list[list[Candidate]] = []
@@ -223,7 +223,7 @@ class PooledStore:
         return found
 
     def _many_candidates(self, result: Any) -> list[list[Candidate]]:
-        """Return the candidates of a long answer. It has ids and distances alone; the rows are read in parts."""
+        """Return the candidates of a long answer. It has only ids and distances, so the rows are read in parts."""
         found = []
         for ids, distances in zip(result["ids"], result["distances"], strict=True):
             rows = self.get(ids)
@@ -232,7 +232,7 @@ class PooledStore:
         return found
 
     def keys_in_use(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Return the ``keys`` that at least one row names."""
+        """Return those of ``keys`` that at least one row names."""
         used: set[bytes] = set()
         for part in self._parts(len(keys)):
             where = {KEY: {"$in": [key.hex() for key in keys[part]]}}
@@ -240,7 +240,7 @@ class PooledStore:
         return used
 
     def embeddings_of_keys(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Return, by key, the pooled embedding (dimension) of a row that names it. Keys without a row are left out."""
+        """Return the pooled embedding (dimension) of a row that names a key, by key. Leave out keys without a row."""
         found: dict[bytes, NDArray[np.float32]] = {}
         for part in self._parts(len(keys)):
             for block in self.scan({KEY: {"$in": [key.hex() for key in keys[part]]}}):
@@ -248,7 +248,7 @@ class PooledStore:
         return found
 
     def rewrite(self) -> None:
-        """Write the metadata of every row again, so that filters find all that rows of an older smart_rag hold."""
+        """Write the metadata of every row again, so that filters also find the lists that an older smart_rag wrote."""
         ids = self.ids()
         for part in self._parts(len(ids)):
             found = self._read("get", ids=ids[part], include=["metadatas", "documents"])
@@ -266,7 +266,7 @@ class PooledStore:
         self.has_lists = True
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove the rows with these ids. Unknown ids are skipped."""
+        """Remove the rows with these ids. Unknown ids are ignored."""
         for part in self._parts(len(ids)):
             self._write("delete", ids=list(ids[part]))
 
@@ -278,7 +278,7 @@ class PooledStore:
     def write_lock(self) -> Iterator[None]:
         """Keep other threads and processes from writing rows while the block runs.
 
-        There is no such lock if the caller brought the client.
+        If the caller brought the client, there is no such lock.
         """
         with ExitStack() as stack:
             with chroma_errors(self._folder):
@@ -319,7 +319,7 @@ class PooledStore:
     def _candidates(self, result: Any) -> list[list[Candidate]]:
         queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
         return [
-            # A row that was deleted after its vector was found has no metadata.
+            # If a row is deleted after its vector was found, it has no metadata.
             [
                 Candidate(self._row(name, text, metadata), 1.0 - distance)
                 for name, text, metadata, distance in zip(*query, strict=True)
@@ -341,7 +341,7 @@ class PooledStore:
             self._chroma.write(self._collection, method, arguments)
 
     def _parts(self, rows: int) -> Iterator[slice]:
-        """Yield slices of so many rows that Chroma accepts each in one call."""
+        """Yield slices of ``rows`` rows. Each slice is short enough for one call to Chroma."""
         size = self._part_rows
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 

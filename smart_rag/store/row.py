@@ -1,4 +1,4 @@
-"""`Row`: a document as the index stores it, to Chroma's metadata and back."""
+"""`Row`: a document as the index stores it. This module converts rows to Chroma's metadata and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE_COLUMNS = {_IMAGE, _IMAGE_PAGE, _VIDEO}
 # Filters do not read it, so lists and large integers are also stored in a form that filters find.
 _JSON = RESERVED + "json"
 
-# Prefixes that a caller's metadata key must not have: our own, and those that Chroma refuses.
+# Prefixes that the caller's metadata keys must not have: our own prefix, and those that Chroma refuses.
 _REFUSED_PREFIXES = (RESERVED, "chroma:", "#", "$")
 
 
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def revision(self) -> Revision:
-        """The document's id and key: another content of the same document is another revision."""
+        """The document's id and key. If the content of the document changes, so does the revision."""
         return self.document.id, self.key
 
 
@@ -102,7 +102,7 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
 
 
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
-    """Return the row whose metadata `to_chroma` returned: its inverse."""
+    """Return the row from which `to_chroma` made this metadata."""
     own = {key: value for key, value in metadata.items() if not key.startswith(RESERVED)}
     if _JSON in metadata:
         own.update(json.loads(metadata[_JSON]))

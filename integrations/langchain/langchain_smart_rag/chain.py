@@ -1,4 +1,4 @@
-"""`answer_chain`: an answer with its passages and citations."""
+"""`answer_chain`: a chain that returns an answer with its passages and citations."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def answer_chain(
     | ``question`` | the question |
     | ``context`` | the passages: documents in the retriever's order, as in the prompt |
     | ``citations`` | a dict for each passage, with its number and its source |
-    | ``answer`` | the answer. A number that no passage has gets a question mark: ``[9?]`` |
+    | ``answer`` | the answer. A number that belongs to no passage gets a question mark: ``[9?]`` |
     | ``cited`` | those of ``citations`` that the answer cites |
-    | ``unknown_citations`` | the numbers in the answer that no passage has |
+    | ``unknown_citations`` | the numbers in the answer that belong to no passage |
 
-    ``stream`` yields the answer as the model writes it. At the end, it yields the last two keys. `smart_rag.citations`
-    says what counts as a citation. A citation has a score if the retriever puts one under ``relevance_score`` in the
-    metadata, as smart_rag's retrievers do. Otherwise, the score of the citation is None.
+    ``stream`` yields the answer while the model writes it. At the end, it yields the last two keys.
+    `smart_rag.citations` says what counts as a citation. The score of a citation comes from ``relevance_score`` in the
+    metadata of its passage. smart_rag's retrievers write this key. Without it, the score is None.
 
     Args:
         retriever: returns the passages.
         llm: a chat model or another language model.
         prompt: a prompt with the variables ``question`` and ``context``.
-        images: the number of passages whose images are sent, too. The model must take images. If this is set,
-            `message_content` writes the message, so ``prompt`` cannot be given.
+        images: the number of passages whose images are sent, too. The model must be able to read images. With images,
+            `message_content` writes the message, so ``prompt`` must not be given.
 
     Raises:
         InvalidInput: ``retriever`` is not a retriever, ``prompt`` lacks one of the variables, or ``prompt`` is given
-            along with ``images``. When the chain is called: the question is empty.
+            together with ``images``. When the chain is called: the question is empty.
     """
     if not callable(retriever) and not isinstance(retriever, Runnable):
         raise InvalidInput(f"expected a retriever, such as store.as_retriever(), got {type(retriever).__name__}")
@@ -124,7 +124,7 @@ def _citations(documents: Sequence[Document]) -> list[dict[str, Any]]:
 
 
 def _marks(passages: int) -> Runnable[str, str]:
-    """Return a runnable that marks unknown citations in an answer, also in its pieces."""
+    """Return a runnable that marks unknown citations in an answer, even if the answer comes in pieces."""
 
     def mark(pieces: Iterator[str]) -> Iterator[str]:
         yield from Marker(passages).mark(pieces)

@@ -1,4 +1,4 @@
-"""`message_content`: a message with a question, documents and their images."""
+"""`message_content`: a message with a question, and with documents and their images."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def message_content(
         question: the question.
         documents: the passages. They are numbered in this order.
         image: the file of an image that belongs to the question.
-        images: the largest number of documents whose image is sent. Of the other documents, only the text is sent.
+        images: the maximum number of documents whose images are sent. Of the other documents, only the text is sent.
         image_pixels: the maximum number of pixels of each image.
 
     Raises:
-        DocumentError: an image's file is gone or cannot be read.
+        DocumentError: the file of an image does not exist or cannot be read.
     """
     blocks: list[ContentBlock] = []
     for number, document in enumerate(documents, start=1):

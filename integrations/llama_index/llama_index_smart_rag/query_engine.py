@@ -1,4 +1,4 @@
-"""`query_engine`: answers with numbered sources, and `citations` to list them."""
+"""`query_engine`: answers questions with numbered sources. `citations` lists the sources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from smart_rag.errors import InvalidInput
 class Citation:
     """A passage that the language model got. The answer cites it as ``[number]``.
 
-    ``cited`` says whether the answer cites the passage. Read a streamed answer to its end first. Before the end,
+    ``cited`` says whether the answer cites the passage. If an answer is streamed, first read it to its end. Until then,
     ``cited`` may be None.
     """
 
@@ -44,12 +44,12 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     >>> response = engine.query("Where are the boat keys?")                 # doctest: +SKIP
     >>> citations(response)[0].source                                       # doctest: +SKIP
 
-    If the answer cites a number that no source has, the number gets a question mark: ``[9?]``. `smart_rag.citations`
-    says what counts as a citation.
+    If the answer cites a number that belongs to no source, the number gets a question mark: ``[9?]``.
+    `smart_rag.citations` says what counts as a citation.
 
     Args:
         retriever: any retriever, such as a `SmartRetriever`.
-        llm: the language model; by default the one in LlamaIndex's ``Settings``.
+        llm: the language model. By default, the one in LlamaIndex's ``Settings``.
         options: arguments of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (for example a
             `SmartRerank`) or ``citation_chunk_size``. From LlamaIndex 0.14.23 on, ``multimodal=True`` sends the images
             of `ImageNode`s to the language model.
@@ -82,12 +82,12 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
 
 
 def unknown_citations(response: RESPONSE_TYPE) -> list[int]:
-    """Return the numbers in the answer that no source has. Read a streamed answer to its end first."""
+    """Return the numbers in the answer that belong to no source. If it is streamed, first read it to its end."""
     return unknown_numbers(_text(response) or "", len(response.source_nodes))
 
 
 def _text(response: RESPONSE_TYPE) -> str | None:
-    """Return the answer; None if it is streamed and has not been read yet."""
+    """Return the answer. Return None if the answer is streamed and has not been read yet."""
     if isinstance(response, StreamingResponse | AsyncStreamingResponse):
         return response.response_txt
     return str(response)
@@ -125,7 +125,7 @@ def _stream(response: StreamingResponse, pieces: TokenGen) -> TokenGen:
     for piece in Marker(len(response.source_nodes)).mark(pieces):
         text += piece
         yield piece
-    response.response_txt = text  # for `citations`; LlamaIndex keeps it only if it reads the stream itself
+    response.response_txt = text  # for `citations`, because LlamaIndex keeps it only if it reads the stream itself
 
 
 async def _astream(response: AsyncStreamingResponse, pieces: TokenAsyncGen) -> TokenAsyncGen:

@@ -36,13 +36,13 @@ class SmartRetriever(BaseRetriever):
     Nodes have the scores of `SmartIndex.search`. Pages and images are `ImageNode`s.
 
     Args:
-        index: an open index, or the folder of one.
+        index: an open index, or the folder of an index.
         similarity_top_k: the number of nodes to return. smart_rag calls it ``top_k``.
         candidates: the number of nodes to score.
-        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`. ``"exhaustive"`` scores every node.
         filters: LlamaIndex's filters on metadata. smart_rag calls them ``where``.
         where_document: a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
-        weights: the weights of the pooled and of the late score; by default those of the index.
+        weights: the weights of the pooled and of the late score. By default, those of the index.
         min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
         with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it.
         options: arguments of LlamaIndex's ``BaseRetriever``.
@@ -102,7 +102,7 @@ class SmartRetriever(BaseRetriever):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SmartRetriever:
-        """Return the retriever that ``data`` describes, as `to_dict` returns it."""
+        """Return the retriever that ``data`` describes. ``data`` is a result of `to_dict`."""
         values = {name: value for name, value in data.items() if name != "class_name"}
         if values["filters"] is not None:
             values["filters"] = MetadataFilters.model_validate(values["filters"])

@@ -1,9 +1,10 @@
 """Terms of each document on disk, in LMDB. An `InvertedIndex` is built from them.
 
 The *terms* of a document are the distinct vocabulary ids of its tokens. They are stored under a *slot*, a number that
-is never used again. So a reader that knows all slots up to some number finds new documents in the slots after it, and
-removed documents by the slots that are missing. Two revisions of a document have two slots: the new one is written
-before the document's row, and the old one is removed after it. ``docs/format.md`` describes the bytes.
+is never used again. Suppose that a reader knows all slots up to a number. Then it finds new documents in the slots
+after this number. If a known slot is missing, its document was removed. When a document changes, its new revision gets
+another slot than the old one. The new slot is written before the document's row, and the old slot is removed after it.
+``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from smart_rag.types import Revision
 _LAYOUT = b"terms 1"
 _DATABASES = ("terms", "slots")
 _SLOT = struct.Struct(">Q")  # big-endian, so that LMDB sorts slots by number
-# Key of the next free slot. No revision has this key, because their keys are 16 bytes long.
+# Key of the next free slot. It differs from the key of every revision, because those keys have 16 bytes.
 _NEXT = b"next"
-# Checksum of the rest, length of the document's id in bytes, bytes of each vocabulary id.
+# Checksum of the rest of the entry, length of the document's id in bytes, number of bytes of a vocabulary id.
 _HEADER = struct.Struct("<QIB")
 _CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Documents that were added to a store, and whether some were removed, since an earlier `TermStore.changes`.
+    """Changes in a store since an earlier call of `TermStore.changes`.
 
-    n documents were added. ``slots`` (n) int64 are their slots, ascending. ``hashes`` (n) uint64 are the hashes of
-    their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` are all slots in the store,
-    or None if no document was removed. Pass ``version`` to the next call.
+    n documents were added. ``slots`` (n) int64 are their slots, in ascending order. ``hashes`` (n) uint64 are the
+    hashes of their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` has all slots in
+    the store. It is None if no document was removed. Pass ``version`` to the next call.
     """
 
     version: int
@@ -55,9 +56,9 @@ class Changes:
 
 
 class TermStore:
-    """Terms by revision of a document: ``put``, ``delete``, ``changes``, ``vacuum``.
+    """Terms of each revision of a document: ``put``, ``delete``, ``changes``, ``vacuum``.
 
-    Each call is one transaction: all of it happens or none of it, and it is on disk when the call returns.
+    Each call is one transaction. Either all of it happens, or nothing. When a write returns, it is on disk.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -75,8 +76,8 @@ class TermStore:
     def put(self, revisions: Sequence[Revision], terms: Sequence[TokenIds | None]) -> None:
         """Write the terms of n ``revisions``, and replace their earlier terms.
 
-        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. Then it has no
-        entry.
+        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. Then no entry is
+        written.
         """
         values = {
             revision: None if of_one is None else _packed(revision[0], of_one)
@@ -92,7 +93,7 @@ class TermStore:
             following = transaction.get(_NEXT, db=slots)
             first = 0 if following is None else _SLOT.unpack(following)[0]
             for slot, (revision, value) in enumerate(new.items(), first):
-                # Slots ascend, so LMDB may append: its pages are then full.
+                # Slots ascend, so LMDB can append. The pages are then full.
                 transaction.put(_SLOT.pack(slot), value, append=True, db=self._environment.databases["terms"])
                 transaction.put(_revision_key(revision), _SLOT.pack(slot), db=slots)
             transaction.put(_NEXT, _SLOT.pack(first + len(new)), db=slots)
@@ -117,9 +118,9 @@ class TermStore:
         """Return the changes since ``version``, or None if there are none.
 
         Args:
-            version: ``Changes.version`` of the last call; -1 returns all documents.
-            last: greatest slot that the caller knows, -1 if it knows none.
-            count: number of slots that the caller knows and that were not removed.
+            version: ``Changes.version`` of the last call. With -1, all documents are returned.
+            last: greatest slot that the caller knows, or -1 if the caller knows none.
+            count: number of slots that the caller knows and that are not removed.
 
         Raises:
             CorruptStore: a new entry fails its checksum.
@@ -129,7 +130,7 @@ class TermStore:
                 return None
             database = self._environment.databases["terms"]
             slots, hashes, lengths = bytearray(), array("Q"), array("q")
-            # Use one buffer. With a list of many small arrays, the process would never give the memory back.
+            # This is one buffer. After a list of many small arrays, the process would never give the memory back.
             terms = bytearray()
             cursor = transaction.cursor(database)
             if cursor.set_range(_SLOT.pack(last + 1)):
@@ -161,7 +162,7 @@ class TermStore:
             return [self._unpacked(value)[0] for value in values if value is not None]
 
     def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
-        """Return the revisions among ``revisions`` whose terms cannot be read back as they were written."""
+        """Return those of ``revisions`` whose terms have changed since they were written, or cannot be read."""
         found = []
         with self._environment.read(buffers=False) as transaction:
             databases = self._environment.databases
@@ -233,7 +234,7 @@ def id_hash(id: str) -> int:
 
 
 def _revision_key(revision: Revision) -> bytes:
-    # A hash, because LMDB limits the length of a key.
+    # The key is a hash, because LMDB limits the length of a key.
     id, key = revision
     return hashlib.blake2b(key + id.encode(), digest_size=16).digest()
 
