@@ -13,7 +13,7 @@ SmartRagError
 ├── IndexLocked                        another process writes to the index
 ├── IndexClosed                        an index was used after ``close``
 ├── UseAfterFork                       an index was opened before ``os.fork`` and used in the child
-├── CorruptStore                       stored token embeddings cannot be read
+├── CorruptStore                       stored data is damaged or lost
 │   └── MissingTokens                  stored token embeddings are missing; has ``ids``
 ├── StorageFull                        the disk is full
 ├── ChromaFailure                      Chroma raised an error, which is the cause

@@ -355,19 +355,23 @@ class VerifyReport:
     """Result of `SmartIndex.verify`.
 
     Attributes:
-        missing: ids of documents whose token embeddings are missing.
-        damaged: ids of documents whose token embeddings are damaged.
+        missing: ids of documents whose token embeddings or terms are missing. ``repair`` encodes these documents again.
+        damaged: ids of documents whose token embeddings or terms are damaged. ``repair`` encodes these documents again.
         orphans: number of stored token embeddings that belong to no document.
+        altered: ids of documents whose text is not the text that was added. The old text is lost.
+        lost: ids of documents whose row in Chroma is lost or cannot be read. Their texts are lost.
     """
 
     missing: tuple[str, ...]
     damaged: tuple[str, ...]
     orphans: int
+    altered: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
-        """Whether every document has its token embeddings."""
-        return not self.missing and not self.damaged
+        """Whether every document is complete."""
+        return not (self.missing or self.damaged or self.altered or self.lost)
 
 
 def is_unicode(text: str) -> bool:

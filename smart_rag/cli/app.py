@@ -48,6 +48,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "info": read.info,
     "delete": write.delete,
     "verify": write.verify,
+    "vacuum": write.vacuum,
     "backfill": backfill,
     "demo": measure.demo,
 }

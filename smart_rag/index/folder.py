@@ -122,6 +122,6 @@ def _with_sidecars(
         opened.callback(tokens.close)
         pooled.sources = Sources(path, manifest.id, sources)
         images = ImageStore(path / "images", pooled.sources)
-        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), images)
+        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), images, manifest.fingerprint)
         opened.pop_all()
     return store

@@ -57,7 +57,12 @@ class Search:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def hits(self, queries: Representation) -> list[list[Hit]]:
-        """Return the ``top_k`` best documents for each query, best first."""
+        """Return the ``top_k`` best documents for each query, best first.
+
+        Raises:
+            CorruptStore: a part of the index is damaged or lost.
+        """
+        self.store.check_counts()
         first_stage = self.first_stage
         if first_stage == "auto":
             first_stage = automatic_first_stage(self.store.pooled.count())
@@ -81,6 +86,8 @@ class Search:
                 weights = self.token_weights(query)
                 late = maxsim.late_interaction(query.tokens, tokens, self.device, weights)[0] if documents else pooled
                 results.append(hits(documents, pooled, late, self.weights, self.top_k))
+            best = {hit.id for hit in results[-1]}
+            self.store.check_texts(candidate.row for candidate in candidates if candidate.row.document.id in best)
         return results
 
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
@@ -90,6 +97,7 @@ class Search:
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
         rows = self.store.pooled.get(list({name for leader in leaders for name in leader.ids}))
+        self.store.check_texts(rows.values())
         results = []
         for leader in leaders:
             documents = [rows[name].document for name in leader.ids if name in rows]

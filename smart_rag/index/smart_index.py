@@ -110,7 +110,7 @@ class SmartIndex:
         self.manifest = manifest
         self._store = store
         self._encoder = IndexEncoder(path, manifest, encoder)
-        self._session = Session(store.place, self._update_manifest)
+        self._session = Session(store.place, self._before_first_write)
         self._calibration = Calibration(self._encoder, manifest.relevance)
 
     # --- create and open --------------------------------------------------------------------
@@ -502,11 +502,15 @@ class SmartIndex:
         With ``repair``, the documents of these entries are encoded again.
         """
         self._session.check_open()
-        report = self._store.verify()
-        broken = [*report.missing, *report.damaged]
-        if repair and broken:
+        report = found = self._store.verify()
+        for _ in range(_REPAIRS if repair else 0):
+            broken = [*found.missing, *found.damaged]
+            if not broken:
+                break
             with self._ingest(len(broken), "document", False, None) as ingest:
                 ingest.repair(broken)
+                self._store.remove_unused_terms()
+            found = self._store.verify()
         return report
 
     # --- read -------------------------------------------------------------------------------
@@ -875,6 +879,11 @@ class SmartIndex:
             weights=self.manifest.weights if weights is None else check_weights(weights),
             weighting=weighting,
         )
+
+    def _before_first_write(self) -> None:
+        """Finish what a writer that died has left, and bring the manifest up to date."""
+        self._store.settle()
+        self._update_manifest()
 
     def _update_manifest(self) -> None:
         """Write the new folder of the model into the manifest, if the old folder is gone, and an id, if it has none."""

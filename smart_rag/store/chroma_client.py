@@ -68,6 +68,9 @@ class GivenClient:
 
     write = read
 
+    def version(self) -> None:
+        """Return None: other programs may write, and nobody counts their writes."""
+
     def release(self) -> None:
         """Do nothing: the caller closes the client."""
 
@@ -178,6 +181,10 @@ class FolderClient:
             self._counter.write(b".")
             self._known = self._written()
             self._call(name, method, arguments)
+
+    def version(self) -> int:
+        """Return the number of writes so far, by all processes."""
+        return self._written()
 
     @classmethod
     def _check_process(cls, path: Path) -> None:

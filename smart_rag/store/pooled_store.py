@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import IndexExists, IndexNotFound
+from smart_rag.errors import CorruptStore, IndexExists, IndexNotFound
 from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
-from smart_rag.store.row import FILE_COLUMNS, Row, files_of, from_chroma, to_chroma
+from smart_rag.store.row import FILE_COLUMNS, Row, files_of, from_chroma, key_of, to_chroma
 from smart_rag.store.sources import Sources
 from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document
 
@@ -133,9 +133,18 @@ class PooledStore:
                 raise
         return cls(chroma, collection, part_rows, path if client is None else None, path.absolute().parent)
 
-    def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> list[Row]:
-        """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows that had the same ids."""
-        before = self.get([row.document.id for row in rows])
+    def version(self) -> int | None:
+        """Return a number that changes with each write. With a client of the caller, nobody knows it: None."""
+        return self._chroma.version()
+
+    def upsert(
+        self, rows: Sequence[Row], pooled: NDArray[np.float32], before: Mapping[str, Row] | None = None
+    ) -> list[Row]:
+        """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows with the same ids.
+
+        ``before`` are these old rows by id, if the caller knows them.
+        """
+        before = self.get([row.document.id for row in rows]) if before is None else before
         metadatas = [to_chroma(row, self._root) for row in rows]
         for row, metadata in zip(rows, metadatas, strict=True):
             if row.document.id in before:
@@ -187,15 +196,20 @@ class PooledStore:
         return list(result["ids"])
 
     def select(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Row]:
-        """Yield every row that matches the filters."""
+        """Yield every row that matches the filters. A row is left out if it is removed before its part is read."""
         for result in self._pages(where, where_document, ["metadatas", "documents"]):
             yield from self._rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
         """Yield every row that matches the filters, with its pooled embedding. The rows come in blocks."""
         for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
-            keys = [bytes.fromhex(metadata[KEY]) for metadata in result["metadatas"]]
-            yield PooledBlock(result["ids"], keys, np.asarray(result["embeddings"], dtype=np.float32))
+            keys = [
+                self._key(name, metadata) for name, metadata in zip(result["ids"], result["metadatas"], strict=True)
+            ]
+            own = [i for i, key in enumerate(keys) if key is not None]
+            if own:
+                pooled = np.asarray(result["embeddings"], dtype=np.float32)[own]
+                yield PooledBlock([result["ids"][i] for i in own], [key for key in keys if key is not None], pooled)
 
     def query(
         self,
@@ -299,31 +313,49 @@ class PooledStore:
 
     def _rows(self, result: Any) -> list[Row]:
         parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
-        return [self._row(*part) for part in parts if part[-1] is not None]
+        return [row for part in parts if (row := self._row(*part)) is not None]
 
-    def _row(self, id: str, text: str | None, metadata: Mapping[str, Any]) -> Row:
-        """Return a row. It loses its image and video if the index must not read their files."""
-        row = from_chroma(id, text, metadata, self._root)
+    def _key(self, id: str, metadata: Mapping[str, Any] | None) -> bytes | None:
+        """Return the key of the tokens of a row; None for a row that smart_rag did not write, or that is damaged."""
+        try:
+            return key_of(metadata or {})
+        except CorruptStore as error:
+            self._warn(f"the row {id!r} {error}; it is left out, `smart-rag verify` lists all such rows")
+            return None
+
+    def _row(self, id: str, text: str | None, metadata: Mapping[str, Any] | None) -> Row | None:
+        """Return a row; None if smart_rag did not write it, or if it is damaged.
+
+        It loses its image and video if the index must not read their files.
+        """
+        try:
+            row = from_chroma(id, text, metadata or {}, self._root)
+        except CorruptStore as error:
+            self._warn(f"the row {id!r} {error}; it is left out, `smart-rag verify` lists all such rows")
+            return None
         refused = [file for file in files_of(row.document) if not self.sources.admits(file)]
         if not refused:
             return row
+        self._warn(
+            f"the document {id!r} shows {refused[0]}, which you have not added to this index on this machine, so this "
+            f"and other such files are not read; to read them, open the index with sources=[{str(refused[0].parent)!r}]"
+        )
+        return replace(row, document=replace(row.document, image=None, video=None))
+
+    def _warn(self, message: str) -> None:
+        """Log ``message``, but only the first such message of this store."""
         if not self._has_warned:
             self._has_warned = True
-            logger.warning(
-                "%s: the document %r shows %s, which you have not added to this index on this machine, so this and "
-                "other such files are not read; to read them, open the index with sources=[%r]",
-                *(self._root, id, refused[0], str(refused[0].parent)),
-            )
-        return replace(row, document=replace(row.document, image=None, video=None))
+            logger.warning("%s: %s", self._root, message)
 
     def _candidates(self, result: Any) -> list[list[Candidate]]:
         queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
         return [
-            # If a row is deleted after its vector was found, it has no metadata.
             [
-                Candidate(self._row(name, text, metadata), 1.0 - distance)
+                Candidate(row, 1.0 - distance)
                 for name, text, metadata, distance in zip(*query, strict=True)
-                if metadata is not None
+                # A row that was removed after its vector was found has no metadata.
+                if metadata is not None and (row := self._row(name, text, metadata)) is not None
             ]
             for query in queries
         ]
@@ -346,18 +378,12 @@ class PooledStore:
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
     def _pages(self, where: Where | None, where_document: Where | None, include: list[str]) -> Iterator[Any]:
-        offset = 0
-        while True:
-            result = self._read(
-                "get",
-                where=self._where(where),
-                where_document=chroma_where_document(where_document),
-                limit=_PAGE_ROWS,
-                offset=offset,
-                include=include,
-            )
+        """Yield all matching rows in parts, each row once, even if others write or remove rows meanwhile.
+
+        All ids come from one call. With offsets, a row that was removed would move all later rows by one.
+        """
+        ids = self.ids(where, where_document)
+        for part in self._parts(len(ids)):
+            result = self._read("get", ids=ids[part], include=include)
             if result["ids"]:
                 yield result
-            if len(result["ids"]) < _PAGE_ROWS:
-                return
-            offset += _PAGE_ROWS

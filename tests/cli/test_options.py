@@ -32,6 +32,7 @@ def library(command):
         "info": [SmartEncoder],
         "delete": [SmartIndex.delete],
         "verify": [SmartIndex.verify],
+        "vacuum": [SmartIndex.vacuum],
         "demo": [],
         "backfill": [SmartEncoder, SmartEmbedding],
         "train adapter": [

@@ -8,6 +8,7 @@ call first reads the changes since the last call.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from smart_rag.scoring.maxsim import inverse_document_frequency
 from smart_rag.store.terms import gap_codes
 from smart_rag.store.terms.gap_codes import GapCodes
 from smart_rag.store.terms.term_store import Changes, TermStore
+from smart_rag.types import Revision
 
 # The pair of a term and the position of a document is stored as one number: term * _TERM + position.
 _TERM = 1 << 32
@@ -89,10 +91,23 @@ class _Lists:
 
 
 class InvertedIndex:
-    """Posting lists of all documents in a `TermStore`. Threads may share one index."""
+    """Posting lists of all documents in a `TermStore`. Threads may share one index.
 
-    def __init__(self, store: TermStore) -> None:
+    Args:
+        store: the terms.
+        existing: a function that returns those of some revisions that have a row. It is asked for revisions in doubt.
+        rows_version: a function that returns a number that changes when rows change. None means that nobody knows.
+    """
+
+    def __init__(
+        self,
+        store: TermStore,
+        existing: Callable[[Collection[Revision]], Collection[Revision]],
+        rows_version: Callable[[], int | None],
+    ) -> None:
         self._store = store
+        self._existing = existing
+        self._rows_version = rows_version
         self._mutex = threading.Lock()
         self._clear()
 
@@ -100,8 +115,12 @@ class InvertedIndex:
         self._version = -1
         self._slots = np.empty(0, dtype=np.int64)
         self._hashes = np.empty(0, dtype=np.uint64)
-        self._live = np.empty(0, dtype=np.bool_)
+        self._live = np.empty(0, dtype=np.bool_)  # not removed
+        self._shown = self._live  # neither removed, nor in doubt and without a row
+        self._known = 0
         self._count = 0
+        self._doubtful: Mapping[Revision, int] = {}
+        self._seen_rows: int | None = None
         # Each item is more than twice as long as the next one. So it is cheap to add documents, and there are few
         # items.
         self._lists: list[_Lists] = []
@@ -157,7 +176,7 @@ class InvertedIndex:
 
     def _frequency(self, term: np.int32) -> int:
         """Return the number of live documents that contain ``term``."""
-        if self._count == len(self._live):
+        if self._count == len(self._shown):
             return sum(lists.frequency(term) for lists in self._lists)
         return len(self._positions(term))
 
@@ -165,16 +184,20 @@ class InvertedIndex:
         """Return the positions of the live documents that contain ``term``."""
         positions = [lists.positions(term) for lists in self._lists]
         found = np.concatenate(positions) if positions else np.empty(0, dtype=np.int64)
-        return found if self._count == len(self._live) else found[self._live[found]]
+        return found if self._count == len(self._shown) else found[self._shown[found]]
 
     def _refresh(self) -> None:
         """Apply the changes in the store since the last call."""
+        rows = self._rows_version()  # before they are read, so that a later change is noticed
         last = int(self._slots[-1]) if len(self._slots) else -1
-        changes = self._store.changes(self._version, last, self._count)
-        if changes is None:
+        changes = self._store.changes(self._version, last, self._known)
+        if changes is None and (not self._doubtful or (rows is not None and rows == self._seen_rows)):
             return
         try:
-            self._apply(changes)
+            if changes is not None:
+                self._apply(changes)
+            self._hide_without_row()
+            self._seen_rows = rows
         except BaseException:  # also after an interrupt, because the next call would apply some changes twice
             self._clear()
             raise
@@ -183,12 +206,22 @@ class InvertedIndex:
         self._append(changes)
         if changes.live is not None:
             self._live &= np.isin(self._slots, changes.live)
-        self._count = int(self._live.sum())
+        self._known = int(self._live.sum())
         self._version = changes.version
-        if self._count < (1 - _MAX_REMOVED) * len(self._live):
+        self._doubtful = changes.doubtful
+        if self._known < (1 - _MAX_REMOVED) * len(self._live):
             self._lists = [lists.without_removed(self._live) for lists in self._lists]
             self._slots, self._hashes = self._slots[self._live], self._hashes[self._live]
-            self._live = np.ones(self._count, dtype=np.bool_)
+            self._live = np.ones(self._known, dtype=np.bool_)
+
+    def _hide_without_row(self) -> None:
+        """Leave out documents that are in doubt and have no row. A process has died before it wrote their rows."""
+        self._shown = self._live
+        if self._doubtful:
+            existing = set(self._existing(self._doubtful))
+            hidden = [slot for revision, slot in self._doubtful.items() if revision not in existing]
+            self._shown = self._live & ~np.isin(self._slots, np.asarray(hidden, dtype=np.int64))
+        self._count = int(self._shown.sum())
 
     def _append(self, changes: Changes) -> None:
         if not len(changes.slots):
