@@ -45,7 +45,7 @@ def backfill(
     device: Device = None,
     trust_remote_code: Trusted = False,
 ) -> None:
-    """Encode the documents of a Chroma store before the first query after a swap.
+    """Encode the documents of an application's Chroma store, so that the first queries need not wait for this.
 
     The documents and vectors of the store are not changed. Stop the application first, because Chroma tidies its own
     files whenever a program opens them, even to read.

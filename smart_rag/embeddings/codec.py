@@ -59,9 +59,10 @@ _STEPS = {8: 0.0308, 4: 0.3352, 2: 0.9957, 1: 1.5958}
 class RotatedCodec:
     """Codec for L2-normalised vectors: rotate, then round each coordinate to ``bits``. Decoded vectors have norm 1.
 
-    A code c of a coordinate means c - ``zero`` steps. The code of dimension i is in byte i % width, at bit
-    (i // width) * ``bits``. The width is the number of bytes of a token. With this order, one shift and one mask decode
-    many neighbouring dimensions.
+    A code c stands for the value (c - `zero`) * step. A step is the distance between two neighbouring levels.
+
+    The code of dimension i is in byte i % width, at bit (i // width) * ``bits``. The width is the number of bytes of a
+    token. With this order, one shift and one mask decode many neighbouring dimensions.
     """
 
     name: str

@@ -203,7 +203,8 @@ def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
 
 
 def unpooled_length(features: Mapping[str, Any]) -> int:
-    """Return the number of tokens at the start that are not pooled if the prompt is left out. It is 0 without a prompt.
+    """Some models do not pool the tokens of the prompt. Return the number of these tokens. It is 0 if there is no
+    prompt.
 
     sentence-transformers splits the prompt alone into tokens. If a text follows the prompt, some tokenizers make one
     token fewer of the prompt. So this number may include the first word of the text.

@@ -1,4 +1,4 @@
-"""The models that this user has named on this machine, so that an index may have one of them loaded.
+"""The models that this user has named on this machine. The model of an index is loaded only if it is one of these.
 
 An index names its model. If somebody else made the index, loading this model can harm: its files may come from a
 stranger, and a name or a path can make this machine talk to another one. So a model is loaded from an index only if the
@@ -53,7 +53,9 @@ def is_known(description: Mapping[str, Any]) -> bool:
 
 
 def _identity(description: Mapping[str, Any]) -> str | None:
-    """Return all that decides which files are loaded and how, as JSON; None for the bundled model alone."""
+    """Return all that decides which files are loaded and how, as JSON; None for the bundled model without revision,
+    adapter and options.
+    """
     options = {name: value for name, value in (description.get("model_options") or {}).items() if name not in _HARMLESS}
     chosen = {
         "model": description.get("model"),

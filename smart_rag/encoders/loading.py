@@ -147,7 +147,8 @@ def _load(
 def _check_modules(files: Repository) -> None:
     """Raise `ModelNotFound` if a module of the model is not one of sentence-transformers.
 
-    sentence-transformers does not run such code either, but may import the module to look at its class.
+    Such a module brings its own code. sentence-transformers also refuses to run it. But it may first import it to
+    look at its class, and the import already runs code.
     """
     for module in files.modules():
         kind = str(module.get("type"))

@@ -155,7 +155,7 @@ class ExplainsTokens(Protocol):
 
 
 class HasScale(Protocol):
-    """An encoder that knows the scores of documents without relevance. `CachedEncoder.add` can find these scores."""
+    """An encoder that knows how high irrelevant documents score. `CachedEncoder.add` can find these scores."""
 
     def relevance_scale(self, weights: tuple[float, float], /) -> Scale | None:
         """Return the scale of relevance for scores with these ``weights``. Return None if it is unknown."""

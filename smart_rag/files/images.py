@@ -45,7 +45,8 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
     """Return an image as RGB, upright, with at most ``max_pixels``. The background of a transparent image is white.
 
     A larger image is shrunk and keeps its aspect ratio. No image is enlarged. If an animation comes from a file, its
-    first frame is used. If it is in memory, its current frame is used. 16-bit greyscale keeps its range. 32-bit values
+    first frame is used. If it is in memory, its current frame is used. In 16-bit greyscale, 0 becomes black and 65535
+    becomes white, whatever values occur. 32-bit values
     and floats are scaled: their smallest value becomes black, and their largest value becomes white. ``source`` is not
     changed.
 

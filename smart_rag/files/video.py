@@ -142,8 +142,8 @@ def _decode(
 ) -> tuple[list[Image], list[int]]:
     """Return a frame for each wanted time stamp, and its own time stamp. It is the first frame at or after that time.
 
-    Some packets are never shown. If the frames end before the last wanted time stamp, the last frame is used, but not
-    twice.
+    Some packets have a time stamp but give no frame, so the frames may end before the last wanted time stamp. Then
+    the last frame is added, unless the result already has it.
     """
     from av.video.reformatter import VideoReformatter
 

@@ -37,7 +37,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "own_chroma": (bool,),
     "config": (dict,),
     "modalities": (list,),
-    "relevance": (dict, type(None)),
     "id": (str, type(None)),
 }
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.

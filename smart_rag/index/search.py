@@ -1,4 +1,4 @@
-"""`Search`: one search of a store. It finds candidates, then scores, and then hits."""
+"""`Search`: one search of a store. It finds candidates, computes their scores, and returns the best as hits."""
 
 from __future__ import annotations
 

@@ -81,6 +81,8 @@ logger = logging.getLogger(__name__)
 
 # Number of documents in one commit if the caller brings the vectors.
 _BATCH = 128
+# Rounds of a repair: what replaces a damaged entry may take an entry of another document with it.
+_REPAIRS = 3
 # If the caller brings the vectors, the modalities are unknown.
 _ALL_MODALITIES = ("text", "image", "video")
 _COLLECTION = "smart_rag"
@@ -276,8 +278,8 @@ class SmartIndex:
     ) -> AddReport:
         """Write ``documents``, and return how many were added, replaced and left unchanged.
 
-        A document replaces the document with the same id. If the index already has a document with the same content
-        and metadata, the document is left unchanged. So you can repeat an interrupted call. Documents are committed in
+        A document replaces the document with the same id. If the stored document with this id also has the same
+        content and metadata, it is left unchanged. So you can repeat an interrupted call. Documents are committed in
         batches, but not in the given order. An iterator of any length is read in bounded memory.
 
         Args:
@@ -497,9 +499,10 @@ class SmartIndex:
         return self._calibration.is_current(self._search(1, None, None))
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Check every entry, and report missing and damaged entries.
+        """Check every entry, and report what is missing, damaged, altered or lost.
 
-        With ``repair``, the documents of these entries are encoded again.
+        With ``repair``, documents whose token embeddings or terms are missing or damaged are encoded again. A text that
+        is altered or lost cannot be repaired.
         """
         self._session.check_open()
         report = found = self._store.verify()

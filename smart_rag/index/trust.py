@@ -1,4 +1,4 @@
-"""What an index may do that somebody else has made: `check_links` for its folder, `check_model` for its model."""
+"""Limits for an index that somebody else has made: `check_links` for its folder, `check_model` for its model."""
 
 from __future__ import annotations
 

@@ -46,8 +46,9 @@ class Scale:
     def fit(cls, foreign: Sequence[float], relevant: Sequence[float]) -> Scale:
         """Return the scale on which .5 separates ``foreign`` from ``relevant`` scores best.
 
-        Some relevant scores are below .5, and some foreign scores are not. The sum of both shares is made as small as
-        possible. If several scores are equally good for .5, the one nearest to that of `of` is taken.
+        Some relevant hits get a relevance below .5, and some foreign hits get .5 or more. The scale is chosen so that
+        these two shares have the smallest sum. If several scores are equally good for .5, the one nearest to that of
+        `of` is taken.
         """
         known = cls.of(foreign)
         low, high = np.sort(foreign), np.sort(relevant)

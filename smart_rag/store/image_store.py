@@ -44,7 +44,8 @@ class ImageStore:
         return document
 
     def file_of(self, image: ImageSource, max_pixels: int) -> Path:
-        """Return the path of a file with ``image``. First draw a page of a PDF as a PNG of at most ``max_pixels``.
+        """Return the path of a file with ``image``. If ``image`` is a page of a PDF, first draw it as a PNG of at
+        most ``max_pixels``.
 
         Raises:
             DocumentError: the file does not exist, or its page cannot be drawn.

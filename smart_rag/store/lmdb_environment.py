@@ -142,7 +142,8 @@ class Environment:
 
     @contextmanager
     def read(self, buffers: bool = True) -> Iterator[Any]:
-        """Yield a read transaction. Its values are bytes, or with ``buffers`` views that are valid inside the block.
+        """Yield a read transaction. Its values are bytes. With ``buffers``, they are views that are valid only inside
+        the block.
 
         Raises:
             IndexClosed: the last user has released the environment.

@@ -38,7 +38,9 @@ class Sources:
         self.remember(id)
 
     def remember(self, id: str | None) -> None:
-        """From now on, remember what is named under the ``id`` of the index, and admit what was named before."""
+        """From now on, record each named path under the ``id`` of the index. Also admit the paths that were recorded
+        before.
+        """
         if id is None or not _ID.fullmatch(id):
             return
         self._record = user_folder() / "sources" / f"{id}.txt"
@@ -47,7 +49,7 @@ class Sources:
             self._named |= {Path(line) for line in lines if line}
 
     def name(self, paths: Iterable[Path]) -> None:
-        """Admit ``paths``, which the caller of the index names, now and later."""
+        """Admit ``paths`` now and in later sessions. The caller of the index has named them."""
         new = {_real(path) for path in map(absolute, paths) if not self.admits(path)}
         if not new:
             return

@@ -90,7 +90,9 @@ class DocumentFrequencies:
         return cls(np.bincount(np.concatenate([np.unique(ids[ids >= 0]) for ids in texts]), minlength=1), len(texts))
 
     def inverse(self, ids: TokenIds) -> NDArray[np.float32]:
-        """Return the inverse document frequency of each token (n). A token without an id counts as in every text."""
+        """Return the inverse document frequency of each token (n). A token without an id counts as a token that every
+        text contains.
+        """
         known = np.where(ids < len(self.counts), self.counts[np.minimum(ids, len(self.counts) - 1)], 0)
         return maxsim.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
 

@@ -171,7 +171,7 @@ class SmartVectorStore(VectorStore):
         """Remove the documents with these ids and return True. Unknown ids are ignored.
 
         Raises:
-            InvalidInput: ``ids`` is None. Otherwise, a forgotten argument would remove everything.
+            InvalidInput: ``ids`` is None. This is an error so that a forgotten argument does not remove everything.
         """
         if ids is None:
             raise InvalidInput("delete needs ids; to remove all documents, pass the ids of store.index.documents()")

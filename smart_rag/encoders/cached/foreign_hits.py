@@ -1,5 +1,6 @@
-"""`ForeignHits`: scores of documents for foreign questions. They give reranked documents their relevance.
+"""`ForeignHits`: the scores of documents for *foreign questions*, which are questions that no document answers.
 
+These scores give reranked documents their relevance.
 `smart_rag.rerank` has no index that it could search for the foreign questions. So a `CachedEncoder` scores the
 documents of an application once, and writes the scores of the best documents to its folder.
 """
