@@ -25,8 +25,9 @@ _READERS = max(2, min(4, (os.cpu_count() or 1) // 2))
 async def in_reader_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run ``function`` in one of a few threads, and return its result.
 
-    Use it for functions that search or that encode queries. The function sees the context variables of the caller. If all threads are busy, a call waits for its turn. If the
-    caller is cancelled, a waiting call is dropped. A running call goes on to its end, and its result is lost.
+    Use it for functions that search or that encode queries. The function sees the context variables of the caller. If
+    all threads are busy, a call waits for its turn. If the caller is cancelled, a waiting call is dropped. A running
+    call goes on to its end, and its result is lost.
     """
     return await _in_pool(_readers(os.getpid()), function, *args, **kwargs)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.jina_v4 import JinaV4Model
 from smart_rag.encoders.models.multi_vector import MultiVectorModel
 from smart_rag.encoders.models.pooled import PooledModel
+from smart_rag.encoders.pickling import made_again
 from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy, profile_of
 from smart_rag.encoders.settings import ModelSettings
 from smart_rag.encoders.trainable import TrainableModel
@@ -65,8 +67,8 @@ class SmartEncoder:
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
     left, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled embeddings.
 
-    In a forked process, the parent's encoder works on a CPU, but torch then uses only one thread. On a GPU, torch
-    refuses to work in a forked process.
+    On a CPU, a forked process can use its parent's encoder. torch then uses one thread. On a GPU, torch refuses to work
+    in a forked process. A pickle holds the arguments, without weights and without a token of the hub. So does a copy.
 
     Args:
         model: the name of a sentence-transformers model, or its folder. ``"minilm"`` is the all-MiniLM-L6-v2 that the
@@ -136,6 +138,7 @@ class SmartEncoder:
         self.revision = revision
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels
+        self._device, self._dtype, self._attn_implementation = device, dtype, attn_implementation
         chosen = profile_of(self.model_name, profile)
         first, *others = loading.device_names(device)
         loaded = loading.load(
@@ -188,12 +191,23 @@ class SmartEncoder:
     def from_description(
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
-        """Return the encoder that `describe` described. The manifest of an index holds such a description."""
-        names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length")
-        later = ("profile", "query_tokens", "document_tokens", "max_pixels", "adapter", "model_options")
-        options = {name: description[name] for name in names}
-        options |= {name: description[name] for name in later if name in description}
-        return cls(description["model"], device=device, **options)
+        """Return the encoder that `describe` described. The manifest of an index keeps such a description."""
+        return cls(**_arguments_in(description), device=device)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that make this encoder again, as JSON values, without its device and a token of the hub."""
+        return {
+            **_arguments_in(self.describe()),
+            "dtype": self._dtype,
+            "attn_implementation": self._attn_implementation,
+            "batch_size": self.batch_size,
+            "batch_tokens": self.batch_tokens,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fingerprint = fingerprint_of(self._describe())  # of the weights as they are now
+        return made_again, (type(self), {**self.arguments, "device": self._device}, fingerprint)
 
     @property
     def model(self) -> AnyModel:
@@ -438,3 +452,8 @@ class SmartEncoder:
         width = self.token_dimension if output.layers is None else self._state_width * len(output.layers)
         no_tokens = TokenBatch(np.zeros((0, width), dtype=np.float32), np.zeros(1, dtype=np.int64))
         return Representation(np.zeros((0, self.dimension), dtype=np.float32), no_tokens, np.zeros(0, np.float32))
+
+
+def _arguments_in(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those entries of the ``description`` of an encoder that are arguments of `SmartEncoder`."""
+    return {name: description[name] for name in signature(SmartEncoder).parameters if name in description}

@@ -49,6 +49,7 @@ class IndexEncoder:
         self, path: Path, manifest: Manifest, encoder: Encoder | None, *, bytes_ahead: int = _BYTES_AHEAD
     ) -> None:
         self.path = path
+        self.given = encoder
         self.loaded = encoder
         self._manifest = manifest
         self._codec = get_codec(manifest.config.codec)

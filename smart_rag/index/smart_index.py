@@ -34,6 +34,7 @@ from smart_rag.config import (
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch
+from smart_rag.encoders.pickling import check_pickles
 from smart_rag.encoders.protocol import (
     Encoder,
     token_counter,
@@ -56,7 +57,7 @@ from smart_rag.index.trust import check_links
 from smart_rag.paths import absolute
 from smart_rag.scoring.relevance import Scale
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.row import Row
+from smart_rag.store.row import VECTORS, Row
 from smart_rag.store.token_store import content_key
 from smart_rag.store.where import Where
 from smart_rag.threads import in_reader_thread, in_writer_thread
@@ -103,8 +104,11 @@ class SmartIndex:
     If the folder is deleted, moved or replaced while an index is open, all methods except `close` raise
     `IndexNotFound`.
 
-    If a process was forked after an index was opened, it cannot use or open any index. It gets `UseAfterFork` if it
-    tries. Start processes with ``multiprocessing.get_context("spawn")``, or fork before you open an index.
+    A process that was forked after an index was opened cannot use or open any index. If it tries to, `UseAfterFork` is
+    raised. Start processes with ``multiprocessing.get_context("spawn")``, or fork before you open an index.
+
+    A pickle holds the path of the folder and the encoder that the caller gave. The index is opened when the pickle is
+    read, also if it was closed. A copy opens it, too, and shares the encoder.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -410,7 +414,7 @@ class SmartIndex:
         for document, tokens in zip(documents, representation.tokens, strict=True):
             key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
             saved = self._store.images.with_saved_images(document)
-            rows.append(Row(saved, key, modality=saved.content(_ALL_MODALITIES).modality))
+            rows.append(Row(saved, key, modality=VECTORS))
         replaced = 0
         with self._session.writing():
             for start in range(0, len(rows), _BATCH):
@@ -836,6 +840,20 @@ class SmartIndex:
     def __repr__(self) -> str:
         return f"SmartIndex({str(self.path)!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        encoder, client = self._encoder.given, self._store.pooled.given_client
+        for given, name, argument in ((encoder, "encoder", "encoder"), (client, "Chroma client", "client")):
+            if given is not None and not isinstance(given, SmartEncoder):
+                advice = f"open the index where it is needed, with SmartIndex.open({str(self.path)!r}, {argument}=...)"
+                check_pickles(given, name, advice)
+        return _opened_again, (self.path, encoder, client, self._store.images.sources.given)
+
+    def __copy__(self) -> SmartIndex:
+        return _opened_again(self.path, self._encoder.loaded, self._store.pooled.given_client)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SmartIndex:
+        return self.__copy__()
+
     def __enter__(self) -> SmartIndex:
         return self
 
@@ -905,6 +923,12 @@ def _checked_given(documents: Sequence[Document], vectors: Representation) -> li
     if len(checked) != len(vectors):
         raise InvalidInput(f"{len(checked)} documents with the vectors of {len(vectors)}")
     return checked
+
+
+def _opened_again(
+    path: Path, encoder: Encoder | None, client: ClientAPI | None, sources: Sequence[Path] = ()
+) -> SmartIndex:
+    return SmartIndex.open(path, encoder, client=client, sources=sources)
 
 
 def _check_ids(ids: Sequence[str]) -> None:

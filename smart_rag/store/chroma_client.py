@@ -52,18 +52,18 @@ class GivenClient:
     """Chroma client that the caller brings. It has no lock: the caller's server or process must order the writes."""
 
     def __init__(self, client: ClientAPI) -> None:
-        self._client = client
+        self.client = client
         self._collections: dict[str, Collection] = {}
 
     @contextmanager
     def write_lock(self) -> Iterator[ClientAPI]:
-        """Yield the client. There is no lock, so other programs may write at the same time."""
-        yield self._client
+        """Yield the client. There is no lock: other programs may write to it."""
+        yield self.client
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection ``name``."""
         if name not in self._collections:
-            self._collections[name] = self._client.get_collection(name, embedding_function=None)
+            self._collections[name] = self.client.get_collection(name, embedding_function=None)
         return getattr(self._collections[name], method)(**arguments)
 
     write = read

@@ -131,7 +131,8 @@ class DocumentStore:
 
     def _is_altered(self, row: Row) -> bool:
         """Return whether the text of ``row`` does not fit its key. Only the key of a text is a hash of the text."""
-        if self._fingerprint is None or row.modality != "text":
+        # Older versions wrote the modality "text" also for vectors that the caller brought.
+        if self._fingerprint is None or row.modality != "text" or not self._terms.is_complete:
             return False
         return content_key(self._fingerprint, self.codec.name, row.document.text) != row.key
 

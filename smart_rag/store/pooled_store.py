@@ -133,6 +133,11 @@ class PooledStore:
                 raise
         return cls(chroma, collection, part_rows, path if client is None else None, path.absolute().parent)
 
+    @property
+    def given_client(self) -> ClientAPI | None:
+        """The client that the caller brought; None if the rows are in a folder."""
+        return self._chroma.client if isinstance(self._chroma, GivenClient) else None
+
     def version(self) -> int | None:
         """Return a number that changes with each write. With a client of the caller, nobody knows it: None."""
         return self._chroma.version()

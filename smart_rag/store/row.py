@@ -33,6 +33,10 @@ _KEY = re.compile("[0-9a-f]{32}")
 _REFUSED_PREFIXES = (RESERVED, "chroma:", "#", "$")
 
 
+# The modality of a row whose vectors the caller brought. Its key is a hash of these vectors, and not of its content.
+VECTORS = "vectors"
+
+
 @dataclass(frozen=True, slots=True)
 class FileStamp:
     """Version of the file that a document comes from: a hash of its bytes, and the number of its documents."""

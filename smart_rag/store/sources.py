@@ -33,7 +33,8 @@ class Sources:
 
     def __init__(self, folder: Path, id: str | None = None, given: Iterable[str | Path] = ()) -> None:
         self._folder = folder
-        self._named = {_real(folder), *(_real(absolute(path)) for path in given)}
+        self.given = tuple(map(absolute, given))
+        self._named = {_real(folder), *map(_real, self.given)}
         self._record: Path | None = None
         self.remember(id)
 

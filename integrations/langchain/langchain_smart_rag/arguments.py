@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from smart_rag import SmartEncoder
+from smart_rag import CachedEncoder, Encoder, SmartEncoder
 from smart_rag.config import check_model_options, nearest
 from smart_rag.errors import InvalidInput
 
@@ -102,6 +102,17 @@ def _every_gpu() -> list[str] | None:
 
     count = torch.cuda.device_count()
     return [f"cuda:{i}" for i in range(count)] if count > 1 else None
+
+
+def arguments_of(encoder: Encoder) -> dict[str, Any] | None:
+    """Return the arguments, except the model and the device, with which `SmartEncoder` makes ``encoder`` again.
+
+    The result is None if the encoder is of another class.
+    """
+    given = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    if not isinstance(given, SmartEncoder):
+        return None
+    return {name: value for name, value in given.arguments.items() if name != "model"}
 
 
 def check_names(options: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from langchain_smart_rag.arguments import check_names, encoder_arguments, of_calls
+from langchain_smart_rag.arguments import arguments_of, check_names, encoder_arguments, of_calls
 from langchain_smart_rag.documents import one_line, path_of, ranked_document
 from langchain_smart_rag.stored import stored_documents, stored_vector
 from smart_rag import CachedEncoder, Encoder, Representation
@@ -70,12 +70,14 @@ class SmartEmbeddings(BaseModel, Embeddings):
         multi_process: use every GPU, unless ``device`` names devices.
         encoder_options: the same arguments as ``options``, but as one dict. This object stores them in this form.
             Normally, you do not pass it.
+        encoder_class: the class of an ``encoder`` that is not a `smart_rag.SmartEncoder`. ``model_dump`` writes it, so
+            that an object without this encoder is refused. Normally, you do not pass it.
         options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``query_prompt``.
 
     Raises:
         TypeError: an argument is not one of `smart_rag.SmartEncoder`.
-        InvalidInput: ``encoder`` is given together with arguments of a model. Or an argument in ``model_kwargs`` or
-            ``encode_kwargs`` does not exist, or smart_rag has a different argument for it.
+        InvalidInput: ``encoder`` is given along with arguments of a model, or ``encoder_class`` is given without it. Or
+            an argument in ``model_kwargs`` or ``encode_kwargs`` does not exist, or smart_rag has something else for it.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
@@ -89,6 +91,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
     show_progress: bool = False
     multi_process: bool = False
     encoder_options: dict[str, Any] = Field(default_factory=dict)
+    encoder_class: str | None = None
 
     _encoder: CachedEncoder = PrivateAttr()
 
@@ -106,6 +109,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
         show_progress: bool = False,
         multi_process: bool = False,
         encoder_options: Mapping[str, Any] | None = None,
+        encoder_class: str | None = None,
         **options: Any,
     ) -> None:
         model_name = options.pop("model", model_name)
@@ -118,6 +122,11 @@ class SmartEmbeddings(BaseModel, Embeddings):
         arguments = encoder_arguments(
             further, model_kwargs or {}, encode_kwargs or {}, query_encode_kwargs or {}, cache_folder, multi_process
         )
+        if encoder is None and encoder_class is not None:
+            raise InvalidInput(
+                f"these SmartEmbeddings were made with an encoder of the class {encoder_class}, which a description "
+                "does not hold; pass it as encoder=, or use pickle"
+            )
         if encoder is None:
             cached = CachedEncoder(str(model_name), token_store, **arguments)
         elif (
@@ -127,7 +136,10 @@ class SmartEmbeddings(BaseModel, Embeddings):
         else:
             is_cached = isinstance(encoder, CachedEncoder) and token_store is None
             cached = encoder if is_cached else CachedEncoder(encoder, token_store)  # type: ignore[assignment]
-            model_name = str(encoder.describe().get("model"))
+            model_name, known = str(encoder.describe().get("model")), arguments_of(encoder)
+            kind = type(cached.encoder)
+            encoder_class = f"{kind.__module__}.{kind.__qualname__}" if known is None else None
+            further = known or {}
         super().__init__(
             model_name=str(model_name),
             token_store=cached.path,
@@ -138,6 +150,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
             show_progress=show_progress,
             multi_process=multi_process,
             encoder_options=further,
+            encoder_class=encoder_class,
         )
         self._encoder = cached
 

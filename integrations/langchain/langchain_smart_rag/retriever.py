@@ -125,11 +125,3 @@ class SmartRetriever(BaseRetriever):
         return await in_reader_thread(
             self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
         )
-
-    def __getstate__(self) -> dict[Any, Any]:
-        state = super().__getstate__()
-        return {**state, "__dict__": {**state["__dict__"], "index": _folder(self.index)}}
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        fields = state["__dict__"]
-        super().__setstate__({**state, "__dict__": {**fields, "index": _opened(fields["index"])}})

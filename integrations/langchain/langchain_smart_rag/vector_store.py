@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,9 @@ class SmartVectorStore(VectorStore):
     `SmartIndex.search` on metadata and texts (``filter`` is LangChain's name for ``where``). ``candidates`` and
     ``first_stage`` replace those of the store. ``image`` is an image file to search with. It is used together with the
     text, or alone if the text is empty.
+
+    A pickle holds the arguments and the path of the index's folder. The index is opened when the pickle is read. A deep
+    copy opens it, too, and shares the embeddings.
 
     Args:
         index: an open index, or its folder. If there is no index in the folder, one is made there.
@@ -339,6 +343,30 @@ class SmartVectorStore(VectorStore):
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         return await in_reader_thread(self._similarity_search_with_relevance_scores, query, k, **kwargs)
+
+    # --- pickle and copy --------------------------------------------------------------------
+
+    # An index that is opened again belongs to the new store alone, which closes it.
+
+    def __getstate__(self) -> dict[str, Any]:
+        # With the path, the new index shares the model of the new embeddings.
+        shares = self._owned and isinstance(self._embedding, SmartEmbeddings)
+        return {**self.__dict__, "index": self.index.path if shares else self.index, "_owned": True}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not isinstance(self.index, SmartIndex):
+            self.index = _open(self.index, self._embedding)
+
+    def __copy__(self) -> Self:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__, _owned=False)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = self.__copy__()
+        copied.index, copied._owned = deepcopy(self.index, memo), True
+        return copied
 
     # --- closing ----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from smart_rag import Encoder, SmartEncoder
+from smart_rag import CachedEncoder, Encoder, SmartEncoder
 from smart_rag.config import MODEL_OPTIONS, check_model_options, nearest
 
 # Names of models before whose queries (and texts) ``HuggingFaceEmbedding`` puts instructions, and the instructions.
@@ -87,15 +87,19 @@ def check_names(options: Iterable[str], own: Sequence[str]) -> None:
 
 
 def arguments_of(encoder: Encoder) -> dict[str, Any] | None:
-    """Return the arguments with which `SmartEncoder` makes ``encoder`` again, except the name of the model.
+    """Return the arguments, except the model and the device, with which `SmartEncoder` makes ``encoder`` again.
 
-    They come from the description of ``encoder``. If another class made the description, the result is None.
+    The result is None if the encoder is of another class.
     """
-    described = encoder.describe()
+    given = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    if isinstance(given, SmartEncoder):
+        return {name: value for name, value in given.arguments.items() if name != "model"}
+    described = given.describe()
     if "weights" not in described:
         return None
+    # The encoder of an index, which may not be loaded yet; it has the default type of weights.
     names = inspect.signature(SmartEncoder).parameters.keys() & described.keys() - {"model"}
-    return {name: described[name] for name in sorted(names)}
+    return {"dtype": None, **{name: described[name] for name in sorted(names)}}
 
 
 def every_gpu() -> list[str] | None:

@@ -20,6 +20,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from llama_index_smart_rag.arguments import arguments_of, check_names, encoder_arguments, every_gpu
 from llama_index_smart_rag.nodes import content_of, image_of
+from llama_index_smart_rag.pickling import Pickled
 from llama_index_smart_rag.stored import stored_nodes, stored_vector, to_rank
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
@@ -40,7 +41,7 @@ _SAME_MODEL = 0.98
 logger = logging.getLogger(__name__)
 
 
-class SmartEmbedding(MultiModalEmbedding):
+class SmartEmbedding(Pickled, MultiModalEmbedding):
     """A replacement for ``HuggingFaceEmbedding`` that also keeps token embeddings.
 
     >>> embed_model = SmartEmbedding("minilm", token_store="tokens")        # doctest: +SKIP

@@ -16,6 +16,7 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBun
 
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import query_of, ranked_document
+from llama_index_smart_rag.pickling import Pickled
 from smart_rag import Document, rerank
 from smart_rag.config import DEFAULT_MODEL, Count, Number, Weights, check_fraction
 from smart_rag.errors import InvalidInput
@@ -24,7 +25,7 @@ from smart_rag.threads import in_reader_thread
 dispatcher = get_dispatcher(__name__)
 
 
-class SmartRerank(BaseNodePostprocessor):
+class SmartRerank(Pickled, BaseNodePostprocessor):
     """A node postprocessor that keeps the ``top_n`` best nodes of any retriever, best first.
 
     >>> index.as_query_engine(                                              # doctest: +SKIP

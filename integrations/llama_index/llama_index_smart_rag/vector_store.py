@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
+from llama_index_smart_rag.pickling import Lock, Pickled
 from smart_rag import CachedEncoder, Document, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights, nearest
 from smart_rag.errors import InvalidInput
@@ -33,7 +33,7 @@ _MMR_PREFETCH = 4.0
 _MMR_LAMBDA = 0.5
 
 
-class SmartVectorStore(BasePydanticVectorStore):
+class SmartVectorStore(Pickled, BasePydanticVectorStore):
     """A vector store that ranks by pooled cosine plus late interaction.
 
     >>> store = SmartVectorStore("my.index")                                # doctest: +SKIP
@@ -76,7 +76,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
-    _mutex: Any = PrivateAttr()
+    _mutex: Lock = PrivateAttr(default_factory=Lock)
 
     def __init__(
         self,
@@ -108,7 +108,6 @@ class SmartVectorStore(BasePydanticVectorStore):
         }
         super().__init__(**fields)
         self._index = index if isinstance(index, SmartIndex) else None
-        self._mutex = threading.RLock()
 
     @classmethod
     def class_name(cls) -> str:
@@ -118,10 +117,6 @@ class SmartVectorStore(BasePydanticVectorStore):
         """Return a description from which `from_dict` makes the same store. It has the path of the index's folder."""
         described = super().to_dict(**kwargs)
         return {"index": described.pop("path"), **described}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An open index holds files and locks, so a pickle has only the path of its folder.
-        return type(self).from_dict, (self.to_dict(),)
 
     @property
     def index(self) -> SmartIndex:

@@ -21,6 +21,7 @@ from smart_rag.embeddings.tokens import Codec, TokenBatch, TokenCodes
 from smart_rag.encoders.cached.backfill import Backfill
 from smart_rag.encoders.cached.foreign_hits import ForeignHits
 from smart_rag.encoders.loading import with_full_paths
+from smart_rag.encoders.pickling import check_pickles
 from smart_rag.encoders.protocol import (
     Encoder,
     default_weights_of,
@@ -63,12 +64,11 @@ class CachedEncoder:
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
     Representation(texts=1, dimension=384, tokens=7)
 
-    Several models and several processes can share one folder. The encoder also keeps the last queries in memory.
-    Without
-    a folder, it does not keep documents. The model is loaded and the folder is opened on first use. A pickle holds only
-    the names of the model and the folder, without weights and embeddings. Call `close` before a fork. If the folder is
-    still open in the parent, the child gets `UseAfterFork` when it uses the folder. If the folder was deleted, it is
-    made again.
+    Several models and several processes can share one folder. The encoder keeps the last queries in memory. Without a
+    folder, it does not keep documents. The model is loaded and the folder is opened on first use. A pickle holds only
+    the names of the model and the folder, or an encoder of your own, without embeddings. A copy shares the encoder
+    that is loaded. Call `close` before a fork. If the parent still has the folder open, the child gets `UseAfterFork`
+    when it uses the folder. A folder that was deleted is made again.
 
     Args:
         encoder: an encoder, or the name or the folder of a model.
@@ -109,7 +109,22 @@ class CachedEncoder:
         self._queries: OrderedDict[str, Representation] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
+        if not isinstance(self._given, str):
+            check_pickles(self._given, "encoder", "make the CachedEncoder again in the other process")
+        return self._settings()
+
+    def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("_given", "_options", "_codec", "path")}
+
+    def __copy__(self) -> CachedEncoder:
+        copied = object.__new__(type(self))
+        copied.__setstate__(self._settings())
+        if "_encoder" in self.__dict__:
+            copied.__dict__["_encoder"] = self._encoder
+        return copied
+
+    def __deepcopy__(self, memo: object) -> CachedEncoder:
+        return self.__copy__()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
