@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from smart_rag.cli.console import printable
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.types import Hit, ImageSource, PdfPage
@@ -53,7 +54,7 @@ def _file(source: ImageSource | None) -> str | None:
 
 def source_label(hit: Hit) -> str:
     """Return the file and the page of a hit, or its id if it has no file."""
-    name = short_path(hit.source) if hit.source else hit.id
+    name = printable(short_path(hit.source) if hit.source else hit.id).replace("\n", "\ufffd")  # one line
     return f"{name}, page {hit.page}" if hit.page is not None else name
 
 
@@ -104,7 +105,7 @@ def _passage(text: str, words: list[tuple[int, int]]) -> Text:
     start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE_LENGTH for a, b in words))
     stop = len(text) if start + _PASSAGE_LENGTH >= len(text) else text.rfind(" ", start, start + _PASSAGE_LENGTH)
     stop = stop if stop > start else start + _PASSAGE_LENGTH
-    passage = Text(text)
+    passage = Text(printable(text))  # of the same length, whereas rich would leave out some characters
     for a, b in words:
         passage.stylize("bold yellow", a, b)
     passage = passage[start:stop]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smart_rag.cli import display
-from smart_rag.cli.console import note, out, print_json
+from smart_rag.cli.console import note, out, print_json, printable
 from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
     Adapter,
@@ -291,7 +291,7 @@ def _print_answer(reply: Answer) -> None:
     """Print each piece of an answer as it arrives. Then print the sources that it cites, and then the others."""
     try:
         for piece in reply:
-            sys.stdout.write(piece)
+            sys.stdout.write(printable(piece))
             sys.stdout.flush()
     finally:
         sys.stdout.write("\n" if reply.text else "")  # so that an error begins a new line

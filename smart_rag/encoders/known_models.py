@@ -24,13 +24,11 @@ logger = logging.getLogger(__name__)
 _HARMLESS = {"truncate_dim", "similarity_fn_name"}
 
 
-def remember(description: Mapping[str, Any]) -> None:
-    """Record that the user has named the model of ``description``, as `SmartEncoder.describe` returns it.
-
-    The model is then known with its adapter and without.
-    """
-    for known in (description, {**description, "adapter": None}):
-        identity = _identity(known)
+def remember(model: str, revision: str | None, adapter: str | None, model_options: Mapping[str, Any]) -> None:
+    """Record that the user has named this ``model``. It is then known with this ``adapter``, and without an adapter."""
+    for one in (adapter, None):
+        named = {"model": model, "revision": revision, "adapter": one, "model_options": model_options}
+        identity = _identity(named)
         if identity is not None and not _file(identity).exists():
             _write(identity)
 

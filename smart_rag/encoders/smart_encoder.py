@@ -169,14 +169,7 @@ class SmartEncoder:
         self._description: dict[str, Any] | None = None
         if adapter is not None:
             self._load_adapter(absolute(adapter))
-        known_models.remember(
-            {
-                "model": self.model_name,
-                "revision": revision,
-                "adapter": self._adapter_path,
-                "model_options": self._model_options,
-            }
-        )
+        known_models.remember(self.model_name, revision, self._adapter_path, self._model_options)
 
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter
@@ -192,13 +185,17 @@ class SmartEncoder:
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
         """Return the encoder that `describe` described. The manifest of an index keeps such a description."""
-        return cls(**_arguments_in(description), device=device)
+        return cls(**cls._arguments_in(description), device=device)
+
+    @classmethod
+    def _arguments_in(cls, description: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: description[name] for name in signature(cls).parameters if name in description}
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that make this encoder again, as JSON values, without its device and a token of the hub."""
         return {
-            **_arguments_in(self.describe()),
+            **self._arguments_in(self.describe()),
             "dtype": self._dtype,
             "attn_implementation": self._attn_implementation,
             "batch_size": self.batch_size,
@@ -452,8 +449,3 @@ class SmartEncoder:
         width = self.token_dimension if output.layers is None else self._state_width * len(output.layers)
         no_tokens = TokenBatch(np.zeros((0, width), dtype=np.float32), np.zeros(1, dtype=np.int64))
         return Representation(np.zeros((0, self.dimension), dtype=np.float32), no_tokens, np.zeros(0, np.float32))
-
-
-def _arguments_in(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those entries of the ``description`` of an encoder that are arguments of `SmartEncoder`."""
-    return {name: description[name] for name in signature(SmartEncoder).parameters if name in description}

@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from smart_rag.errors import InvalidInput
 from smart_rag.values import plain_value
@@ -50,35 +52,46 @@ _ON_LISTS = ("$contains", "$not_contains")
 _OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", *_ON_LISTS)
 _ON_TEXTS = ("$contains", "$not_contains", "$regex", "$not_regex")
 
-# Chroma filters with SQLite, which limits the size of expressions and statements. Larger ones may end the process.
-_WIDEST, _DEEPEST, _MOST_VALUES = 500, 30, 10_000
+# The limits of a filter. A comparison with texts reads all of them, and takes as long as ten others.
+_DEEPEST, _MOST_COMPARISONS, _MOST_TEXTS, _MOST_VALUES = 30, 10_000, 1_000, 100_000
+_LONGEST_TEXT = 24_999  # bytes; SQLite takes patterns of 50,000, and a byte may need another one before it
+# The limits of one call. SQLite, in which Chroma filters, takes 32,766 variables and trees of 1,000 comparisons. A tree
+# of 10,000 ends the process.
+_COMPARISONS_IN_ONE, _VARIABLES_IN_ONE = 400, 30_000
 
 _LARGEST, _SMALLEST = 2**63 - 1, -(2**63)  # the integers that Chroma stores
 
 
-def _check_size(where: Any, depth: int = 0) -> int:
-    """Return the number of comparisons and values in a filter.
+def _check_size(where: Any, most: int, name: str, advice: str) -> None:
+    """Raise InvalidInput if a filter is too large.
 
-    Raises:
-        InvalidInput: there are too many of them for Chroma, or they are nested too deeply.
+    Args:
+        where: the caller's filter.
+        most: the maximum number of comparisons.
+        name, advice: the name of the filter and what to do, for messages.
     """
+    comparisons = values = 0
+    for size in _sizes(where):
+        comparisons, values = comparisons + 1, values + size
+        if comparisons > most:
+            raise InvalidInput(f"a filter on {name} may have {most:,} comparisons, this one has more; {advice}")
+        if values > _MOST_VALUES:
+            raise InvalidInput(
+                f"a filter may have {_MOST_VALUES:,} values, this one has more; filter in several searches"
+            )
+
+
+def _sizes(where: Any, depth: int = 0) -> Iterator[int]:
+    """Yield the number of values of each comparison in a filter, and 0 for an empty group."""
     if depth > _DEEPEST:
         raise InvalidInput(f"a filter may be nested {_DEEPEST} times, this one is nested more deeply")
-    if isinstance(where, Mapping):
-        size = sum(_check_size(value, depth) for value in where.values())
-        groups = [where[name] for name in _GROUPS if isinstance(where.get(name), list | tuple)]
-        if any(len(parts) > _WIDEST for parts in groups):
-            raise InvalidInput(f"a group of a filter may have {_WIDEST} parts; use $in for many values of one key")
-    elif isinstance(where, list | tuple):
-        size = sum(_check_size(value, depth + 1) for value in where)
-    else:
-        return 2 if isinstance(where, float) else 1  # a float is compared twice: as a float and as an integer
-    if size > _MOST_VALUES:
-        raise InvalidInput(
-            f"a filter may have {_MOST_VALUES:,} values (a float counts twice), this one has {size:,}; filter in "
-            "several searches"
-        )
-    return size
+    for key, part in where.items() if isinstance(where, Mapping) else [(None, where)]:
+        if key in _GROUPS and isinstance(part, list | tuple) and part:
+            for inner in part:
+                yield from _sizes(inner, depth + 1)
+        else:
+            values = list(part.values()) if isinstance(part, Mapping) else [part]
+            yield sum(len(value) if isinstance(value, list | tuple) else int(np.size(value)) for value in values)
 
 
 def chroma_where(where: Where | None, *, has_lists: bool = True) -> dict[str, Any] | None:
@@ -93,7 +106,7 @@ def chroma_where(where: Where | None, *, has_lists: bool = True) -> dict[str, An
     """
     if where is None or (isinstance(where, Mapping) and not where):
         return None
-    _check_size(where)
+    _check_size(where, _MOST_COMPARISONS, "metadata", "use $in for many values of one key")
     return _where(where, has_lists)
 
 
@@ -105,8 +118,41 @@ def chroma_where_document(where: Where | None) -> dict[str, Any] | None:
     """
     if where is None or (isinstance(where, Mapping) and not where):
         return None
-    _check_size(where)
+    _check_size(where, _MOST_TEXTS, "texts", "join many texts by | in one $regex")
     return _where_document(where)
+
+
+def fits(*filters: dict[str, Any] | None) -> bool:
+    """Return whether Chroma can take these filters, as `chroma_where` returns them, together in one call."""
+    sizes = [len(values) for where in filters if where is not None for values in _comparisons(where)]
+    # A comparison has a variable for its key. A number has two, because Chroma compares it with ints and with floats.
+    return len(sizes) <= _COMPARISONS_IN_ONE and len(sizes) + 2 * sum(sizes) <= _VARIABLES_IN_ONE
+
+
+def _comparisons(where: dict[str, Any]) -> Iterator[Sequence[Any]]:
+    """Yield the values of each comparison in a filter for Chroma."""
+    ((key, value),) = where.items()
+    if key in _GROUPS:
+        for part in value:
+            yield from _comparisons(part)
+    else:
+        operand = next(iter(value.values())) if isinstance(value, dict) else value
+        yield operand if isinstance(operand, list) else [operand]
+
+
+def halves(where: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the operator ``$and`` or ``$or`` and two filters. Joined by it, they find what ``where`` finds.
+
+    ``where`` is a filter for Chroma that is too large for one call: a group, or a comparison with many values.
+    """
+    ((key, value),) = where.items()
+    if key in _GROUPS:
+        middle = len(value) // 2
+        return key, _group(key, value[:middle]), _group(key, value[middle:])
+    ((operator, values),) = value.items()
+    middle = len(values) // 2
+    joined = "$or" if operator == "$in" else "$and"
+    return joined, {key: {operator: values[:middle]}}, {key: {operator: values[middle:]}}
 
 
 def list_column(key: str) -> str:
@@ -251,6 +297,11 @@ def _where_document(where: Any) -> dict[str, Any]:
     value = plain_value(value, f"the filter on texts: the value of {operator!r}")
     if not isinstance(value, str) or not value:
         raise InvalidInput(f"the filter on texts: {operator!r} needs a str that is not empty, got {value!r}")
+    if operator in _ON_LISTS and len(value.encode(errors="surrogatepass")) > _LONGEST_TEXT:
+        raise InvalidInput(
+            f"the filter on texts: the str of {operator!r} may have {_LONGEST_TEXT:,} bytes, it has more; use the "
+            "beginning of the text"
+        )
     return {operator: value}
 
 

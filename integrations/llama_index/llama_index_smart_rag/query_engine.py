@@ -14,9 +14,10 @@ from llama_index.core.base.response.schema import (
 )
 from llama_index.core.llms import LLM
 from llama_index.core.query_engine import CitationQueryEngine
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
+from llama_index_smart_rag.sources import SourcePacker, fence_sources, prompt_templates, text_of
 from smart_rag.citations import Marker, cited_numbers, mark_unknown, unknown_numbers
 from smart_rag.errors import InvalidInput
 
@@ -47,6 +48,9 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     If the answer cites a number that belongs to no source, the number gets a question mark: ``[9?]``.
     `smart_rag.citations` says what counts as a citation.
 
+    In the prompt, the text and the metadata of each source stand in a fence (`smart_rag.fences`). So no text can pass
+    for another source or for the query. If you pass a prompt template of your own, say in it that such text is quoted.
+
     Args:
         retriever: any retriever, such as a `SmartRetriever`.
         llm: the language model. By default, the one in LlamaIndex's ``Settings``.
@@ -59,7 +63,12 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     """
     if not isinstance(retriever, BaseRetriever):
         raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got {type(retriever).__name__}")
-    return _MarkingQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
+    options = {**prompt_templates(bool(options.get("multimodal"))), **options}
+    engine = _MarkingQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
+    if options.get("response_synthesizer") is None:
+        synthesizer = engine._response_synthesizer
+        synthesizer._prompt_helper = SourcePacker.like(synthesizer._prompt_helper)
+    return engine
 
 
 def citations(response: RESPONSE_TYPE) -> list[Citation]:
@@ -73,8 +82,7 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
             source=next(filter(None, map(node.metadata.get, ("source", "file_path", "file_name"))), None),
             page=next(filter(None, map(node.metadata.get, ("page", "page_label"))), None),
             score=float(node.score or 0.0),
-            # The query engine puts this heading before each passage.
-            text=node.get_content().removeprefix(f"Source {number}:").strip(),
+            text=text_of(node.get_content()),
             cited=None if cited is None else number in cited,
         )
         for number, node in enumerate(response.source_nodes, start=1)
@@ -94,7 +102,12 @@ def _text(response: RESPONSE_TYPE) -> str | None:
 
 
 class _MarkingQueryEngine(CitationQueryEngine):
-    """A `CitationQueryEngine` that marks citations of sources that do not exist."""
+    """A `CitationQueryEngine` with fences around its sources. It marks citations of sources that do not exist."""
+
+    def _create_citation_nodes(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
+        created = super()._create_citation_nodes(nodes)
+        fence_sources(created)
+        return created
 
     def synthesize(self, *args: Any, **kwargs: Any) -> RESPONSE_TYPE:
         return _marked(super().synthesize(*args, **kwargs))
