@@ -128,10 +128,9 @@ class SmartEncoder:
         adapter: str | Path | None = None,
         model_options: Mapping[str, Any] | None = None,
     ) -> None:
-        check_count("batch_size", batch_size)
-        check_count("batch_tokens", batch_tokens)
-        if max_pixels is not None:
-            check_count("max_pixels", max_pixels)
+        for name, count in (("batch_size", batch_size), ("batch_tokens", batch_tokens), ("max_pixels", max_pixels)):
+            if count is not None:
+                check_count(name, count)
         check_model_options(model_options or {})
         model_options = loading.with_full_paths(model_options or {})
         self.model_name = model_location(model)
@@ -208,7 +207,7 @@ class SmartEncoder:
 
     @property
     def model(self) -> AnyModel:
-        """The model of sentence-transformers, on the first of its devices."""
+        """The model of sentence-transformers, on the first device."""
         return self._model.model
 
     @property
