@@ -41,6 +41,10 @@ DEFAULT_TIMEOUT = 300.0  # seconds
 # Pixels of an image for a language model. An A4 page then has 125 dpi, so small print is legible. Most models shrink
 # larger images.
 DEFAULT_IMAGE_PIXELS = 1_500_000
+# What reading a file or drawing a page may take: seconds, and gigabytes of memory. In this time, pdfium reads the text
+# of 50,000 ordinary pages.
+DEFAULT_FILE_SECONDS = 120.0
+DEFAULT_FILE_MEMORY = 2.0
 # Arguments of `SentenceTransformer` that `SmartEncoder` takes in ``model_options``.
 MODEL_OPTIONS = (
     *(

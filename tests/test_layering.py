@@ -204,7 +204,7 @@ PUBLIC = {
         "rerank",
     ],
     "smart_rag.evaluation": ["Dataset", "evaluate", "load_dataset", "tune"],
-    "smart_rag.files": ["FORMATS", "jpeg"],
+    "smart_rag.files": ["FORMATS", "jpeg", "limits"],
     "smart_rag.training": [
         "AdapterSettings",
         "FinetuneSettings",

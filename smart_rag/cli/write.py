@@ -13,7 +13,7 @@ from smart_rag.cli import display
 from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import config_with_codec, open_index
 from smart_rag.cli.options import Adapter, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
-from smart_rag.config import IndexConfig
+from smart_rag.config import DEFAULT_FILE_MEMORY, DEFAULT_FILE_SECONDS, IndexConfig
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
 from smart_rag.types import AddReport
@@ -35,6 +35,12 @@ def index(
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Leave out files that match.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove the passages of files that no longer exist.")] = False,
+    file_seconds: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Leave out a file if reading it takes longer; 0 for no limit.")
+    ] = DEFAULT_FILE_SECONDS,
+    file_memory: Annotated[
+        float, typer.Option(min=0, metavar="GB", help="Leave out a file if reading it takes more; 0 for no limit.")
+    ] = DEFAULT_FILE_MEMORY,
     codec: Codec = None,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
@@ -42,22 +48,26 @@ def index(
     trust_remote_code: Trusted = False,
 ) -> None:
     """Index files and folders. A second run adds new files and replaces changed files."""
+    from smart_rag.files import limits
     from smart_rag.files.reader import find
 
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
     find(paths, include or (), exclude or (), ("text", "image", "video"))
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
-    with open_index(
-        db,
-        model,
-        config=config,
-        adapter=adapter,
-        profile=profile,
-        max_pixels=max_pixels,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    ) as opened:
+    with (
+        limits(file_seconds=file_seconds or None, file_memory=file_memory or None),
+        open_index(
+            db,
+            model,
+            config=config,
+            adapter=adapter,
+            profile=profile,
+            max_pixels=max_pixels,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        ) as opened,
+    ):
         report = opened.add_files(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress_bar=on_terminal()
         )

@@ -128,9 +128,9 @@ class SmartEncoder:
         adapter: str | Path | None = None,
         model_options: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, count in (("batch_size", batch_size), ("batch_tokens", batch_tokens), ("max_pixels", max_pixels)):
-            if count is not None:
-                check_count(name, count)
+        check_count("batch_size", batch_size)
+        check_count("batch_tokens", batch_tokens)
+        check_count("max_pixels", 1 if max_pixels is None else max_pixels)
         check_model_options(model_options or {})
         model_options = loading.with_full_paths(model_options or {})
         self.model_name = model_location(model)

@@ -1,6 +1,7 @@
 """Files to text, pages, images and frames.
 
-`FORMATS` lists the suffixes that can be read as text. `jpeg` returns an image as the bytes of a JPEG file.
+`FORMATS` lists the suffixes that can be read as text. `jpeg` returns an image as the bytes of a JPEG file. `limits`
+changes what reading a file may take.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smart_rag.files.content import jpeg
     from smart_rag.files.reader import FORMATS
+    from smart_rag.files.worker import limits
 
-# Loaded on first use, as in `smart_rag`.
-_HOMES = {"FORMATS": "reader", "jpeg": "content"}
+# Loaded when first asked for, as in `smart_rag`.
+_HOMES = {"FORMATS": "reader", "jpeg": "content", "limits": "worker"}
 
-__all__ = ["FORMATS", "jpeg"]
+__all__ = ["FORMATS", "jpeg", "limits"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,20 +1,25 @@
-"""Images and videos of a `Content`. They are opened when they are encoded, and identified by their bytes."""
+"""Images and videos of a `Content`: open them when they are encoded, identify them by their bytes.
+
+Pages of PDFs are drawn and searched in the worker process (`smart_rag.files.worker`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from PIL import Image
+
+from smart_rag.config import check_count
 from smart_rag.errors import DocumentError
 from smart_rag.files import images, pdf
+from smart_rag.files.worker import call
 from smart_rag.paths import absolute
-from smart_rag.types import Content, ImageSource, PdfPage
-
-if TYPE_CHECKING:
-    from PIL import Image
+from smart_rag.types import Box, Content, ImageSource, PdfPage, Span
 
 
 def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Image.Image:
@@ -28,8 +33,24 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
         MissingExtra: ``source`` is a page of a PDF, and pypdfium2 is not installed.
     """
     if isinstance(source, PdfPage):
-        return pdf.render(source.path, source.page, max_pixels)
+        return _drawn(source, max_pixels)
     return images.open_image(source, max_pixels)
+
+
+def page_text(page: PdfPage) -> str:
+    """Return the text layer of a page of a PDF.
+
+    Raises:
+        DocumentError: the file or the page cannot be read.
+        MissingExtra: pypdfium2 is not installed.
+    """
+    return call(pdf.text, absolute(page.path), _number(page), task=f"reading page {page.page}")
+
+
+def page_boxes(page: PdfPage, spans: Sequence[Span]) -> list[list[Box]]:
+    """Return the boxes of each of ``spans`` of `page_text`; see `Pdf.boxes`. The errors are those of `page_text`."""
+    found = call(pdf.boxes, absolute(page.path), _number(page), list(spans), task=f"reading page {page.page}")
+    return [[(left, top, right, bottom) for left, top, right, bottom in boxes] for boxes in found]
 
 
 def jpeg(source: ImageSource, max_pixels: int) -> bytes:
@@ -85,6 +106,22 @@ def digest_of_file(path: Path) -> str:
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror})") from error
     return digest.hexdigest()
+
+
+def _drawn(page: PdfPage, max_pixels: int) -> Image.Image:
+    arguments = _number(page), check_count("max_pixels", max_pixels)
+    size, pixels = call(_pixels, absolute(page.path), *arguments, task=f"drawing page {page.page}")
+    return Image.frombytes("RGB", size, pixels)
+
+
+def _pixels(path: str, number: int, max_pixels: int) -> tuple[tuple[int, int], bytes]:
+    """Return the size of a page in pixels, and its pixels, as the worker process can send them."""
+    image = pdf.render(path, number, max_pixels)
+    return image.size, image.tobytes()
+
+
+def _number(page: PdfPage) -> int:
+    return check_count("page", page.page)
 
 
 def _image_identity(source: ImageSource, file_digest: str | None) -> list[Any]:

@@ -27,5 +27,17 @@ def read_docx(path: Path) -> Iterator[Page]:
 def _lines(block: Any) -> list[str]:
     """Return the text of a paragraph, or the text of each row of a table."""
     if hasattr(block, "rows"):
-        return [" | ".join(cell.text for cell in row.cells) for row in block.rows]
+        return [" | ".join(_cells(row)) for row in block.rows]
     return [block.text]
+
+
+def _cells(row: Any) -> Iterator[str]:
+    """Yield the text of each cell of a row that has its own.
+
+    ``row.cells`` repeats a cell for each column that it spans. A damaged file may state millions of columns.
+    """
+    from docx.table import _Cell
+
+    for cell in row._tr.tc_lst:
+        if cell.vMerge != "continue":
+            yield _Cell(cell, row.table).text

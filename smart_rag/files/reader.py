@@ -1,6 +1,7 @@
 """Documents from files: find files, read the text of each file, and split it into chunks.
 
-If a file cannot be read, `DocumentError` is raised. Its reason is one line.
+A file that cannot be read raises `DocumentError`, whose reason is one line. Files that need a parser are read in the
+worker process (`smart_rag.files.worker`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from smart_rag.files.page import Page
 from smart_rag.files.pdf import Pdf, read_pdf
 from smart_rag.files.readable import check_readable
 from smart_rag.files.text import read_text
+from smart_rag.files.worker import call
 from smart_rag.paths import absolute
-from smart_rag.types import Document
+from smart_rag.types import Document, PdfPage
 from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
     ".pdf": read_pdf,
     ".docx": read_docx,
 }
+# Read in this process: bytes need no parser to become text.
+_PLAIN = (".txt", ".md")
 
 _ALL_MODALITIES = ("text", "image", "video")
 
@@ -144,12 +148,31 @@ def _parse(path: Path) -> Iterator[Page]:
     """Yield all pages of a file. If a parser raises any error, raise `DocumentError` with this error as the cause."""
     try:
         yield from FORMATS[path.suffix.lower()](path)
-    except SmartRagError:
+    except (SmartRagError, MemoryError):
         raise
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:
         raise DocumentError(path, f"damaged, or not a {path.suffix} file") from error
+
+
+def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
+    """Do the same as `read`, in the worker process if the format needs a parser."""
+    if path.suffix.lower() not in FORMATS or path.suffix.lower() in _PLAIN:
+        yield from read(path, pages_without_text)
+        return
+    for text, page in call(_texts_and_numbers, path, pages_without_text):
+        yield Page(text, page, None if page is None else PdfPage(path, page))
+
+
+def _texts_and_numbers(path: str, pages_without_text: bool) -> list[tuple[str, int | None]]:
+    """Return the pages of a file as the worker process can send them."""
+    return [(page.text, page.number) for page in read(Path(path), pages_without_text)]
+
+
+def _count_pages(path: str) -> int:
+    with Pdf(path) as pdf:
+        return len(pdf)
 
 
 class Reader:
@@ -193,14 +216,13 @@ class Reader:
         if not self._is_paged(path):
             return 1
         try:
-            with Pdf(path) as pdf:
-                return len(pdf)
-        except DocumentError:  # `documents` raises this error again, and `add_files` reports it
+            return call(_count_pages, path)
+        except DocumentError:  # `documents` raises it again, and `add_files` reports it
             return 1
 
     def _documents_of_text(self, path: Path) -> Iterator[Document]:
         paged = self._is_paged(path)
-        pages = read(path, pages_without_text=True) if paged else self._chunker.split(read(path))
+        pages = _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path))
         empty = True
         for chunk, page in enumerate(pages):
             empty = False

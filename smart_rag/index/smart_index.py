@@ -341,10 +341,10 @@ class SmartIndex:
     ) -> AddReport:
         """Cut the files at and below ``paths`` into documents, write the documents, and return a report.
 
-        If a file has not changed, its documents are left unchanged. If it has changed, its new documents replace the
-        earlier ones. If it cannot be read, it is listed in ``failed``, and its earlier documents stay. Each document
-        has the metadata ``source`` (the file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format
-        has pages.
+        A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
+        cannot be read is listed in ``failed``, and its earlier documents stay. So is a file that takes too much time or
+        memory; `smart_rag.files.limits` changes what a file may take. Each document has the metadata ``source`` (the
+        file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
 
         Args:
             paths: files and folders. `smart_rag.files.FORMATS` lists the formats.

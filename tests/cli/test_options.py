@@ -22,9 +22,10 @@ def library(command):
     from smart_rag import Content, IndexConfig, SmartEncoder, SmartIndex, answer, training
     from smart_rag.evaluation import evaluator, tuner
     from smart_rag.evaluation.datasets import load_dataset, load_labels
+    from smart_rag.files import limits
 
     return {
-        "index": [SmartEncoder, SmartIndex.add_files, IndexConfig],
+        "index": [SmartEncoder, SmartIndex.add_files, IndexConfig, limits],
         "search": [SmartEncoder, SmartIndex.search, Content],
         "ask": [SmartEncoder, answer.ask, Content],
         "eval": [SmartEncoder, evaluator.evaluate, load_dataset],

@@ -8,7 +8,8 @@ from pathlib import Path
 import lmdb
 import pytest
 from filelock import FileLock
-from helpers.command_line import Terminal, error_of, good, run
+from helpers.command_line import Terminal, error_of, good, run, usage_error_of
+from helpers.hostile_files import nested_forms
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import Document, SmartIndex
@@ -55,6 +56,18 @@ def test_some_broken_files_are_listed_and_the_rest_is_indexed(folder, tmp_path, 
         "2 files were left out:\n  docs/photo.txt: binary data, not text\n  docs/scan.pdf: damaged, or not a PDF"
         in errors
     )
+
+
+def test_limits_for_files(folder, tmp_path):
+    nested_forms(folder / "forms.pdf")
+    arguments = ("index", folder, "--db", tmp_path / "index", "--file-seconds")
+    code, output, errors = run(*arguments, 0.5, "--file-memory", 0)
+    assert (code, output.splitlines()[0]) == (0, "passages: 4 added")
+    assert "1 file was left out:\n" in errors
+    assert "forms.pdf: reading it takes more than 0.5 seconds; " in errors
+    _, _, errors = run(*arguments, 0, "--file-memory", 0.3)
+    assert "forms.pdf: reading it takes more than 0.3 GB of memory; " in errors
+    assert "--file-memory" in usage_error_of(*arguments, 1, "--file-memory", -1)
 
 
 def test_only_broken_files_are_an_error(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import pytest
+from helpers.hostile_files import wide_table
 from helpers.text_files import refused, text_of, word_file, write
 
 from smart_rag.errors import MissingExtra
@@ -20,6 +21,29 @@ def test_a_docx_gives_paragraphs_and_tables_in_their_order(tmp_path):
         "part | drawer",
         "bearing | four",
         "Ask Tobias for the key.",
+    ]
+
+
+@pytest.mark.parametrize("columns", [2, 30_000_000])
+def test_a_cell_over_many_columns_is_read_once(tmp_path, columns):
+    """In a second, and in the memory of a small file."""
+    assert text_of(wide_table(tmp_path / "a.docx", columns)) == "Before.\n\nwide | narrow\n\nAfter."
+
+
+def test_merged_cells_are_read_once(tmp_path):
+    import docx
+
+    made = docx.Document()
+    table = made.add_table(3, 3)
+    for i in range(9):
+        table.cell(i // 3, i % 3).text = f"cell {i}"
+    table.cell(0, 0).merge(table.cell(0, 1)).text = "two columns"
+    table.cell(0, 2).merge(table.cell(2, 2)).text = "three rows"
+    made.save(str(tmp_path / "a.docx"))
+    assert text_of(tmp_path / "a.docx").split("\n\n") == [
+        "two columns | three rows",
+        "cell 3 | cell 4",
+        "cell 6 | cell 7",
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,16 @@ import docx
 import numpy as np
 import pytest
 from fpdf import FPDF
+from helpers import bad_parsers
+from helpers.hostile_files import nested_forms
+from helpers.odd_files import fpdf_pages
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.encoders.protocol import Encoder, token_counter
 from smart_rag.errors import InvalidInput
+from smart_rag.files import limits
 from smart_rag.files.reader import Reader, find
+from smart_rag.files.worker import call
 from smart_rag.types import AddReport
 
 CONFIG = IndexConfig(chunk_tokens=6, chunk_overlap=0)
@@ -390,6 +397,38 @@ def test_a_file_that_breaks_keeps_what_was_indexed(index, folder, prune):
         assert content(index) == before
     write(folder / "cats.txt", good)
     assert index.add_files([folder]) == AddReport(unchanged=6)
+
+
+@pytest.mark.parametrize("limit", ["file_seconds", "file_memory"])
+def test_a_file_that_exceeds_a_limit_keeps_what_was_indexed(index, folder, limit):
+    sound = fpdf_pages("Some words.", "More words.")
+    report = write(folder / "a_report.pdf", sound)
+    index.add_files([folder])
+    nested_forms(report)
+    write(folder / "zoo.md", "The zoo is closed.")
+    with limits(**{limit: 0.3}):
+        added = index.add_files([folder])
+    (failed,) = added.failed
+    assert failed.path == report.resolve()
+    assert failed.reason.startswith("reading it takes more than 0.3 ")
+    assert f"--{limit.replace('_', '-')} allows more" in failed.reason
+    assert (added.added, added.unchanged, added.removed) == (1, 6, 0)
+    assert texts(index, report) == ["Some words.", "More words."]
+    report.write_bytes(sound)
+    assert index.add_files([folder]) == AddReport(unchanged=9)
+
+
+def test_a_crash_of_a_parser_costs_one_file(index, folder):
+    """The process is killed while it reads, as the system does when memory runs out."""
+    nested_forms(folder / "a_report.pdf")
+    with limits(file_memory=None):
+        killer = threading.Timer(1.5, os.kill, (call(bad_parsers.process, folder), signal.SIGKILL))
+        killer.start()
+        added = index.add_files([folder])
+    killer.join()
+    assert added.added == 6
+    (failed,) = added.failed
+    assert "crashed the parser (SIGKILL)" in failed.reason
 
 
 # --- interruptions --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from smart_rag.embeddings.tokens import FloatArray
 from smart_rag.encoders.protocol import Encoder, token_origins_of
 from smart_rag.errors import InvalidInput
 from smart_rag.files import content as media
-from smart_rag.files import pdf, video
+from smart_rag.files import video
 from smart_rag.index.explain.pictures import add_legend, draw_heat_map, draw_marked_text, mark_boxes
 from smart_rag.scoring.maxsim import similarities as similarities_of
 from smart_rag.types import Content, Encodable, Hit, Match, PdfPage, Span, Task, TokenOrigin
@@ -180,11 +180,11 @@ class Explanation:
         page = self.hit.image
         if not isinstance(page, PdfPage):
             return None
-        start = pdf.text(page.path, page.page).find(self.hit.text)
+        start = media.page_text(page).find(self.hit.text)
         marks = self._marks(token)
         if start < 0 or not marks:
             return None
-        found = pdf.boxes(page.path, page.page, [(start + first, start + last) for (first, last), _ in marks])
+        found = media.page_boxes(page, [(start + first, start + last) for (first, last), _ in marks])
         boxes = [(box, heat) for (_, heat), those in zip(marks, found, strict=True) for box in those]
         return mark_boxes(media.open_image(page, _PIXELS), boxes) if boxes else None
 
