@@ -52,7 +52,8 @@ test-lowest: install
 WITHOUT_TORCH := $(addprefix tests/,$(addsuffix .py, \
 	test_imports test_types test_config test_errors \
 	$(addprefix files/test_,content images pdf readable text video worker_process) \
-	$(addprefix store/test_,gap_codes image_store lmdb_environment segments term_store) \
+	$(addprefix store/test_,image_store lmdb_environment segments) \
+	$(addprefix store/terms/test_,gap_codes term_store) \
 	$(addprefix evaluation/test_,bootstrap metrics) training/test_report))
 test-python:
 	$(PYTHON) --version

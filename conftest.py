@@ -13,11 +13,14 @@ os.environ["ANONYMIZED_TELEMETRY"] = "False"
 os.environ.pop("COLUMNS", None)
 # Where transformers copies the code that comes with a model: not into the home of whoever runs the tests.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="smart_rag_remote_code_")
+# What smart_rag remembers of its user: not those of whoever runs the tests.
+os.environ["SMART_RAG_HOME"] = tempfile.mkdtemp(prefix="smart_rag_home_")
 
 import pytest
 from helpers import torchvision_on_cpu  # noqa: F401
 
-atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"])
+for folder in ("HF_MODULES_CACHE", "SMART_RAG_HOME"):
+    atexit.register(shutil.rmtree, os.environ[folder], ignore_errors=True)
 
 # Applications, which tests run; there is no test in them.
 collect_ignore_glob = ["integrations/*/examples/*"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from smart_rag.index.reranking import arerank, rerank
     from smart_rag.index.smart_index import SmartIndex
 
-# Loaded when first asked for: `import smart_rag` loads neither torch nor chromadb.
+# Loaded on first use, so `import smart_rag` loads neither torch nor chromadb.
 _HOMES = {
     "CachedEncoder": "encoders.cached.cached_encoder",
     "Encoder": "encoders.protocol",

@@ -1,4 +1,4 @@
-"""``python -m smart_rag``: the command line, where its script is not on the path."""
+"""Run the command line with ``python -m smart_rag``, for shells that do not find the script ``smart-rag``."""
 
 from smart_rag.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Citations in the answer of a language model: which passages it names, and which of its numbers no passage has.
+"""Citations in the answer of a language model: the passages that it cites, and the numbers that belong to no passage.
 
 | in the answer | cites |
 |---|---|
@@ -15,14 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
-# A number that no passage has is marked, so that nobody looks for the passage: [9?].
+# Mark behind a number that belongs to no passage, so that nobody looks for the passage: [9?].
 MARK = "?"
 _DASH = "[-\u2010-\u2015\u2212]"
 _SEPARATOR = r"(?:[,;&\u3001\uff0c](?:\s*and\b)?|and\b)"  # also those of Chinese and Japanese
 _NUMBER = r"(?<![0-9])[0-9]{1,3}(?![0-9])\??"
 _PART = rf"{_NUMBER}(?:\s*{_DASH}\s*{_NUMBER})?"
 _CITATION = re.compile(rf"\[\s*{_PART}(?:\s*{_SEPARATOR}\s*{_PART})*\s*\]")
-# The end of a piece that may be the beginning of a citation.
+# The end of a piece, if it may be the beginning of a citation.
 _BEGINNING = re.compile(rf"\[(?:[0-9?\s]|{_DASH}|{_SEPARATOR})*(?:an?)?\Z")
 
 
@@ -41,7 +41,7 @@ def cited_numbers(text: str) -> list[int]:
 
 
 def unknown_numbers(text: str, passages: int) -> list[int]:
-    """Return the numbers that ``text`` cites and that none of so many ``passages`` has.
+    """Return the cited numbers in ``text`` that belong to no passage. ``passages`` is the number of passages.
 
     >>> unknown_numbers("The pump [2] needs oil [9?].", 8)
     [9]
@@ -50,7 +50,9 @@ def unknown_numbers(text: str, passages: int) -> list[int]:
 
 
 def mark_unknown(text: str, passages: int) -> str:
-    """Return ``text`` with a mark behind each cited number that none of so many ``passages`` has.
+    """Return ``text`` with a mark behind each cited number that belongs to no passage.
+
+    ``passages`` is the number of passages.
 
     >>> mark_unknown("The pump [2] needs oil [1, 9].", 8)
     'The pump [2] needs oil [1, 9?].'
@@ -64,7 +66,7 @@ def mark_unknown(text: str, passages: int) -> str:
 
 
 class Marker:
-    """Does `mark_unknown` for an answer that comes in pieces, even if a citation is split over several of them.
+    """Does `mark_unknown` for an answer that comes in pieces. A citation may be split over several pieces.
 
     >>> marker = Marker(8)
     >>> [marker.feed("Oil [1, "), marker.feed("9] and"), marker.rest()]
@@ -76,7 +78,7 @@ class Marker:
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """Return what can be shown after ``piece`` has arrived. The beginning of a citation is held back."""
+        """Return the text that can be shown after ``piece`` has arrived. The beginning of a citation is held back."""
         text = self._held + piece
         beginning = _BEGINNING.search(text)
         end = beginning.start() if beginning else len(text)
@@ -84,7 +86,7 @@ class Marker:
         return mark_unknown(text[:end], self._passages)
 
     def rest(self) -> str:
-        """Return what is still held back when the answer has ended."""
+        """Return the text that is still held back when the answer has ended."""
         rest, self._held = self._held, ""
         return rest
 
@@ -97,7 +99,7 @@ class Marker:
             yield rest
 
     async def amark(self, pieces: AsyncIterable[str]) -> AsyncIterator[str]:
-        """Do the same as `mark`, for pieces that come from an event loop."""
+        """Do the same as `mark`, for pieces that come from an asynchronous iterator."""
         async for piece in pieces:
             if shown := self.feed(piece):
                 yield shown

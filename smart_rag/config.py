@@ -15,11 +15,11 @@ from smart_rag.values import plain_value
 DEFAULT_MODEL = "minilm"
 DEFAULT_TOP_K = 10
 DEFAULT_CANDIDATES = 100
-# Weights of the pooled and of the late score, for query tokens weighted by inverse document frequency. On the mean of
-# five datasets, they are 2.7 % better than the paper's setting: (1, 1) with equal tokens (arXiv 2605.24938, section 3).
-# They are not worse on any of the five.
+# Weights of the pooled and of the late score. They are for query tokens that are weighted by inverse document
+# frequency. The paper's setting is (1, 1), with equal weights of tokens (arXiv 2605.24938, section 3). On the mean of
+# five datasets, our setting is 2.7 % better. It is not worse on any of the five.
 DEFAULT_WEIGHTS = (1.0, 2.0)
-# An index with at most this many documents is searched without a first stage: scoring all takes no longer.
+# An index with at most this many documents is searched without a first stage, because scoring all takes no longer.
 EXHAUSTIVE_DOCUMENTS = 500
 
 Weighting = Literal["idf", "none"]
@@ -28,17 +28,17 @@ Objective = Literal["pooled", "late", "hybrid"]
 AdapterObjective = Literal["late", "hybrid"]
 FirstStageName = Literal["auto", "terms", "pooled", "exhaustive"]
 
-# Numbers that a caller may give. Numbers of numpy become Python's own.
+# Numbers that a caller may give. numpy's numbers are converted to Python's.
 Count = int | np.integer[Any]
 Number = float | np.floating[Any] | np.integer[Any]
 Weights = tuple[Number, Number]  # of the pooled and of the late score
 
-# Defaults of `ask`. Small language models can read a prompt of this size. A large one on a CPU may need minutes to
-# begin its answer.
+# Defaults of `ask`. Small language models can read a prompt of this size. On a CPU, a large model may need minutes
+# before it begins to answer.
 DEFAULT_PASSAGES = 8
 DEFAULT_CONTEXT_TOKENS = 3000
 DEFAULT_TIMEOUT = 300.0  # seconds
-# Size of an image for a language model: an A4 page at 125 dpi, so that small print is legible. Most models shrink
+# Pixels of an image for a language model. An A4 page then has 125 dpi, so small print is legible. Most models shrink
 # larger images.
 DEFAULT_IMAGE_PIXELS = 1_500_000
 # What reading a file or drawing a page may take: seconds, and gigabytes of memory. In this time, pdfium reads the text
@@ -61,7 +61,7 @@ MODEL_OPTIONS = (
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a question for the name in ``known`` that is most like ``name``, or all of them if none is.
+    """Return a question that suggests the most similar name in ``known``. If none is similar, list all of them.
 
     >>> nearest("top_kk", ["top_k", "where"]), nearest("limit", ["top_k", "where"])
     ("did you mean 'top_k'?", 'expected one of top_k, where')
@@ -102,7 +102,7 @@ def check_choice(name: str, value: str, choices: object) -> None:
 
 
 def check_model_options(options: Mapping[str, Any], name: str = "model_options") -> None:
-    """Raise `InvalidInput` unless every one of ``options``, the argument ``name``, is among `MODEL_OPTIONS`."""
+    """Raise `InvalidInput` if one of ``options`` is not in `MODEL_OPTIONS`. ``name`` is their argument's name."""
     for option, value in options.items():
         if option in ("device", "revision", "trust_remote_code"):
             raise InvalidInput(f"{name} has {option!r}, which is an argument of its own; pass {option}=")
@@ -112,18 +112,24 @@ def check_model_options(options: Mapping[str, Any], name: str = "model_options")
             raise InvalidInput(f"backend {value!r} gives no token embeddings yet; leave it out, then torch is used")
 
 
+# A score with larger weights would lose the differences between documents, and then overflow.
+_MAX_WEIGHT = 1e6
+
+
 def check_weights(weights: Weights) -> tuple[float, float]:
     """Return ``weights`` (pooled, late) as floats.
 
     Raises:
-        InvalidInput: they are not two finite numbers, one is negative, or both are 0.
+        InvalidInput: they are not two numbers, one is negative or too large, or both are 0.
     """
     try:
         values = tuple(float(weight) for weight in weights)
     except (TypeError, ValueError, OverflowError):
         values = ()
-    if len(values) != 2 or not np.isfinite(values).all() or min(values) < 0 or max(values) == 0:
-        raise InvalidInput(f"weights must be two numbers (pooled, late), none negative and not both 0; got {weights!r}")
+    if len(values) != 2 or not all(0 <= value <= _MAX_WEIGHT for value in values) or max(values) == 0:
+        raise InvalidInput(
+            f"weights must be two numbers (pooled, late) from 0 to {_MAX_WEIGHT:,.0f}, not both 0; got {weights!r:.80}"
+        )
     return values[0], values[1]
 
 
@@ -139,17 +145,16 @@ class IndexConfig:
     Attributes:
         codec: codec of the token embeddings. Usually one of three presets: ``"exact"`` (float16), ``"balanced"`` (2
             bits for each dimension), or ``"compact"`` (2 bits for each dimension, and every two tokens are merged). Any
-            other name that `smart_rag.embeddings.codec.get_codec` knows also works.
-        weights: weights of the pooled and of the late score. None means the default of the encoder. This is
-            `DEFAULT_WEIGHTS`, except for a model that was trained for late interaction: there, only the late score
-            counts.
+            other name that `smart_rag.embeddings.codec.get_codec` knows works, too.
+        weights: weights of the pooled and of the late score. With None, the encoder chooses them. Most encoders choose
+            `DEFAULT_WEIGHTS`. With a model that was trained for late interaction, only the late score counts.
         weighting: how query tokens are weighted. With ``"idf"``, the weight is the inverse document frequency of the
             token in this index. With ``"none"``, all weights are equal.
         chunk_tokens: maximum number of tokens of a chunk.
         chunk_overlap: maximum number of tokens that neighbouring chunks share.
         hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of the graph (HNSW) in which Chroma searches.
-            Chroma reads them only when a collection is created. In a search for 400 of 20,000 random vectors, the
-            recall is .998 with the defaults here, and .65 with Chroma's own defaults.
+            Chroma reads them only when a collection is created. We searched 20,000 random vectors for the nearest 400.
+            The recall is .998 with the defaults here, and .65 with Chroma's own defaults.
     """
 
     codec: str = "balanced"
@@ -162,6 +167,8 @@ class IndexConfig:
     hnsw_ef_search: int = 1000
 
     def __post_init__(self) -> None:
+        if not isinstance(self.codec, str):
+            raise InvalidInput(f"codec must be the name of a codec, got {self.codec!r:.80}")
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights))  # a manifest has a list
         check_choice("weighting", self.weighting, Weighting)

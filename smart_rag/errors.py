@@ -2,9 +2,10 @@
 
 SmartRagError
 ├── InvalidInput (ValueError)          an argument or a document cannot be used
-│   └── DimensionMismatch              vectors have another width than expected
+│   └── DimensionMismatch              vectors have a different width than expected
 ├── DocumentError                      a file cannot be read; has ``path`` and ``reason``
 ├── ModelNotFound                      a model name or folder cannot be loaded
+├── NotTrusted                         an index from somebody else would read, write or run what the user has not named
 ├── EncoderError                       a model lacks something that smart_rag needs
 ├── IndexNotFound (FileNotFoundError)  a folder holds no index
 ├── IndexExists (FileExistsError)      a folder is not free for a new index
@@ -12,7 +13,7 @@ SmartRagError
 ├── IndexLocked                        another process writes to the index
 ├── IndexClosed                        an index was used after ``close``
 ├── UseAfterFork                       an index was opened before ``os.fork`` and used in the child
-├── CorruptStore                       stored token embeddings cannot be read
+├── CorruptStore                       stored data is damaged or lost
 │   └── MissingTokens                  stored token embeddings are missing; has ``ids``
 ├── StorageFull                        the disk is full
 ├── ChromaFailure                      Chroma raised an error, which is the cause
@@ -41,6 +42,7 @@ __all__ = [
     "MissingExtra",
     "MissingTokens",
     "ModelNotFound",
+    "NotTrusted",
     "SmartRagError",
     "StorageFull",
     "UseAfterFork",
@@ -48,7 +50,7 @@ __all__ = [
 
 
 class SmartRagError(Exception):
-    """Base class of all errors that smart_rag raises. They can be pickled, so other processes can send them."""
+    """Base class of all errors that smart_rag raises. They can be pickled, so processes can send them to others."""
 
 
 class InvalidInput(SmartRagError, ValueError):
@@ -56,7 +58,7 @@ class InvalidInput(SmartRagError, ValueError):
 
 
 class DimensionMismatch(InvalidInput):
-    """Vectors have another width than expected."""
+    """Vectors have a different width than expected."""
 
 
 class DocumentError(SmartRagError):
@@ -78,6 +80,10 @@ class DocumentError(SmartRagError):
 
 class ModelNotFound(SmartRagError):
     """A model name or folder cannot be loaded."""
+
+
+class NotTrusted(SmartRagError):
+    """An index would read, write or run something that its user has not named. See ``docs/security.md``."""
 
 
 class EncoderError(SmartRagError):

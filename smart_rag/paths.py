@@ -1,19 +1,24 @@
-"""Paths and model names that a caller gives. They become absolute once, where they enter the library."""
+"""Paths and model names that a caller gives. They become absolute once, where they enter the library.
+
+Also the folder in which smart_rag remembers what this user has named.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from platformdirs import user_config_path
+
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import InvalidInput
 
 
 def absolute(path: str | Path) -> Path:
-    """Return ``path`` in full. It names the same file after the program changes its working directory.
+    """Return ``path`` in full, so that it stays valid if the program changes its working directory.
 
-    ``~`` is the home folder. Links are kept. If no user has the name after ``~``, it is the name of a file: Word makes
-    files such as ``~$report.docx``.
+    ``~`` is the home folder. Links are not resolved. If no user has the name after ``~``, the path is taken as it is,
+    because Word makes files such as ``~$report.docx``.
 
     Raises:
         InvalidInput: the path has a NUL character, which no file name has.
@@ -21,6 +26,15 @@ def absolute(path: str | Path) -> Path:
     if "\0" in str(path):
         raise InvalidInput(f"a path with a NUL character cannot exist: {str(path)!r}")
     return Path(os.path.expanduser(path)).absolute()
+
+
+def user_folder() -> Path:
+    """Return the folder in which smart_rag remembers what this user has named, such as ``~/.config/smart_rag``.
+
+    The environment variable ``SMART_RAG_HOME`` names another one.
+    """
+    chosen = os.environ.get("SMART_RAG_HOME")
+    return absolute(chosen) if chosen else user_config_path("smart_rag", appauthor=False)
 
 
 def model_location(model: str | Path) -> str:

@@ -1,8 +1,8 @@
 """Threads for async callers: `in_reader_thread` and `in_writer_thread` run a function outside of the event loop.
 
-The threads are those of this process, for all indexes, encoders and event loops. There are few readers, because a model
-that many threads call at once is not faster, and can be slower. There is one writer, because writers take turns anyway,
-and because a long writing must not keep searches waiting. The default threads of asyncio stay free for the application.
+All indexes, encoders and event loops of a process share these threads. There are few reader threads, because a model is
+not faster if many threads call it at once, and can be slower. There is one writer thread, because writers take turns
+anyway, and a long write must not delay searches. The default threads of asyncio stay free for the application.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# With two cores, 2 threads search a tenth faster than 1. More are not faster, and encode documents more slowly.
+# With two cores, 2 threads search a tenth faster than 1. More threads are not faster, and encode documents more slowly.
 _READERS = max(2, min(4, (os.cpu_count() or 1) // 2))
 
 
 async def in_reader_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return the result of ``function``, which searches, or encodes queries, in one of a few threads.
+    """Run ``function`` in one of a few threads, and return its result.
 
-    The function sees the context variables of the caller. More calls than threads wait for their turn. If the caller is
-    cancelled, a call that waits is dropped. A call that runs goes on to its end in its thread, and its result is lost.
+    Use it for functions that search or that encode queries. The function sees the context variables of the caller. If
+    all threads are busy, a call waits for its turn. If the caller is cancelled, a waiting call is dropped. A running
+    call goes on to its end, and its result is lost.
     """
     return await _in_pool(_readers(os.getpid()), function, *args, **kwargs)
 
 
 async def in_writer_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do the same as `in_reader_thread`, for a function that writes or encodes documents, in the one other thread."""
+    """Do the same as `in_reader_thread`, for a function that writes or encodes documents, in the only writer thread."""
     return await _in_pool(_writer(os.getpid()), function, *args, **kwargs)
 
 
@@ -41,7 +42,7 @@ async def _in_pool(pool: ThreadPoolExecutor, function: Callable[..., T], /, *arg
     return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
-# A forked process has no threads of its parent, so it gets pools of its own.
+# The threads of a process do not exist in its forks, so each process has its own pools.
 @cache
 def _readers(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_READERS, "smart_rag_reader")

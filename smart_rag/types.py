@@ -1,4 +1,4 @@
-"""Records that pass between modules and to the user. They are frozen."""
+"""Records that modules pass to each other and to the user. They are frozen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PdfPage:
 ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
 # An item for an encoder: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
 Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
-# Role of an item. Many models have a prompt for each.
+# Role of an item. Many models have one prompt for each role.
 Task = Literal["query", "document"]
 
 
@@ -71,9 +71,9 @@ class Content:
 
     @property
     def plain(self) -> str | Content:
-        """The text as a str if there is no image and no video, else ``self``.
+        """The text as a str if there is neither an image nor a video; otherwise ``self``.
 
-        So an encoder that reads only texts never gets a `Content`.
+        With this, an encoder that reads only texts never gets a `Content`.
         """
         return self.text if self.image is None and self.video is None else self
 
@@ -101,7 +101,7 @@ class Document:
     video: str | Path | None = None
 
     def content(self, modalities: Collection[str]) -> Content:
-        """Return the parts of this document that an encoder of these ``modalities`` encodes."""
+        """Return the parts of this document that an encoder with these ``modalities`` encodes."""
         image = self.image if "image" in modalities else None
         video = self.video if "video" in modalities else None
         is_page = isinstance(image, PdfPage)
@@ -127,7 +127,7 @@ class TokenOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A query token and the document token that is most similar to it, which MaxSim uses.
+    """A query token and the document token that is most similar to it. MaxSim uses these pairs.
 
     Attributes:
         query: origin of the query token.
@@ -172,15 +172,15 @@ class Explanation(Protocol):
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order, each with the number that it adds to the hit's score."""
+        """The query's words in their order, each with the part of the hit's score that comes from it."""
         ...
 
     def similarity_map(self, token: int | None = None, frame: int | None = None) -> NDArray[np.float32]:
-        """Return how similar each patch of the hit's image is to the query, or to one ``token``: (rows, columns)."""
+        """Return the similarity of each patch of the hit's image to the query, or to one ``token``: (rows, columns)."""
         ...
 
     def picture(self, token: int | None = None, *, frame: int | None = None, legend: bool = True) -> Image.Image:
-        """Return the hit's image under a heat map, or its text with the matched words marked."""
+        """Return the hit's image under a heat map, or its text with marks on the words that matched."""
         ...
 
 
@@ -192,12 +192,12 @@ class Explainer(Protocol):
         ...
 
     def relevance(self, hit: Hit) -> float | None:
-        """Return the relevance of ``hit``, from 0 to 1, None if it is unknown."""
+        """Return the relevance of ``hit``, from 0 to 1. It is None if it is unknown."""
         ...
 
 
 class _Explainable:
-    """Holds a hit's explainer in a slot. It is not a field, so it is not compared, shown, pickled or in `asdict`."""
+    """Holds the explainer of a hit in a slot, not in a field. So it is not compared, shown, pickled or in `asdict`."""
 
     __slots__ = ("_explainer",)
     _explainer: Explainer | None
@@ -241,16 +241,15 @@ class Hit(_Explainable):
     def relevance(self) -> float | None:
         """The relevance of this hit, from 0 to 1.
 
-        Relevance has the same order as the scores. smart_rag searches the index for a few hundred questions that it
-        cannot answer, and compares this hit's score with the scores of their best hits. Only 1 in 20 of these questions
-        has a best hit with a relevance of .5 or more, unless `SmartIndex.calibrate` was given labelled scores. A high
-        relevance does not mean that the hit answers the query. If the index covers the right field but has no answer,
-        its best hit still has a high relevance.
+        Sorting by relevance gives the same order as sorting by score. smart_rag searches the index for a few hundred
+        questions that the index cannot answer, and compares this hit's score with the scores of their best hits. Only
+        for 1 in 20 of these questions, the best hit has a relevance of .5 or more. This share is different if
+        `SmartIndex.calibrate` was given labelled scores. A high relevance does not mean that the hit answers the query.
+        If the index covers the right field but has no answer, its best hit still has a high relevance.
 
         The relevance is None if the query has an image or a video, if the index has no encoder, or if the hit was
-        copied or pickled. A hit of `smart_rag.rerank` has one only if its encoder is a `CachedEncoder` that
-        `CachedEncoder.add` has calibrated. If `SmartIndex.calibrate` was not called, this
-        property takes seconds when it is first read.
+        copied or pickled. For a hit of `smart_rag.rerank`, it is None unless the encoder is a `CachedEncoder` that
+        `CachedEncoder.add` has calibrated. If `SmartIndex.calibrate` was not called, the first access takes seconds.
         """
         explainer = explainer_of(self)
         return None if explainer is None else explainer.relevance(self)
@@ -259,7 +258,7 @@ class Hit(_Explainable):
         """Return which part of this hit matched each part of the query, and how much each match added to the score.
 
         Raises:
-            InvalidInput: the hit is not from an index, or was copied or pickled; or the query was a
+            InvalidInput: the hit is not from an index, the hit was copied or pickled, or the query was a
                 `Representation`.
             IndexClosed: the hit's index is closed.
             EncoderError: the index's encoder does not know which part of a text or an image a token stands for.
@@ -274,7 +273,7 @@ class Hit(_Explainable):
 
 
 def explainer_of(hit: Hit) -> Explainer | None:
-    """Return the explainer of ``hit``; None for a hit that does not come from an index, or was copied."""
+    """Return the explainer of ``hit``. It is None if the hit does not come from an index, or if it was copied."""
     return getattr(hit, "_explainer", None)
 
 
@@ -295,7 +294,7 @@ class FailedFile:
 
 @dataclass(frozen=True, slots=True)
 class AddReport:
-    """Result of a call that writes to an index: numbers of documents, and the files that could not be read."""
+    """Result of a call that writes to an index: counts of documents, and the files that could not be read."""
 
     added: int = 0
     replaced: int = 0
@@ -315,11 +314,11 @@ class AddReport:
 
 @dataclass(frozen=True, slots=True)
 class BackfillReport:
-    """Result of `CachedEncoder.add`: numbers of documents, and why some were left out.
+    """Result of `CachedEncoder.add`: counts of documents, and the reasons why some were left out.
 
     Attributes:
         added: number of documents that were encoded and stored.
-        unchanged: number of documents whose content was already stored, before this call or earlier in this call.
+        unchanged: number of documents whose content was stored before this call, or earlier in this call.
         left_out: number of documents that cannot be encoded.
         reasons: for the first ten documents that were left out, the id and the reason.
     """
@@ -356,19 +355,23 @@ class VerifyReport:
     """Result of `SmartIndex.verify`.
 
     Attributes:
-        missing: ids of documents whose token embeddings are missing.
-        damaged: ids of documents whose token embeddings are damaged.
+        missing: ids of documents whose token embeddings or terms are missing. ``repair`` encodes these documents again.
+        damaged: ids of documents whose token embeddings or terms are damaged. ``repair`` encodes these documents again.
         orphans: number of stored token embeddings that belong to no document.
+        altered: ids of documents whose text is not the text that was added. The old text is lost.
+        lost: ids of documents whose row in Chroma is lost or cannot be read. Their texts are lost.
     """
 
     missing: tuple[str, ...]
     damaged: tuple[str, ...]
     orphans: int
+    altered: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
-        """Whether every document has its token embeddings."""
-        return not self.missing and not self.damaged
+        """Whether every document is complete."""
+        return not (self.missing or self.damaged or self.altered or self.lost)
 
 
 def is_unicode(text: str) -> bool:

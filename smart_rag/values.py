@@ -1,6 +1,6 @@
-"""Plain values: what metadata, filters and settings may hold, and how other values become plain.
+"""Plain values: the values that metadata, filters and settings may hold, and the conversion of other values to them.
 
-Programs bring values of numpy, pandas and the standard library. `plain_value` is the one rule for all of them.
+Callers bring values of numpy, pandas and the standard library. `plain_value` is the one rule for all of them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def plain_value(value: Any, name: str) -> Any:
     | a member of an Enum | its value |
 
     Raises:
-        InvalidInput: ``value`` is none of these. Its message begins with ``name``. NaN is refused, because it equals
-            nothing. ``Decimal`` is refused, because only the caller knows whether it means a number or a text.
+        InvalidInput: ``value`` is none of these. The message begins with ``name``. NaN is refused, because it equals
+            nothing. ``Decimal`` is refused, because only the caller knows whether it should be a number or a text.
     """
     try:
         return _plain(value, name)
@@ -45,7 +45,7 @@ def plain_dict(values: Any, name: str) -> dict[str, Any]:
     """Return the dict ``values`` with plain keys and values.
 
     Raises:
-        InvalidInput: ``values`` is not a dict, a key is not a str, or as for `plain_value`.
+        InvalidInput: ``values`` is not a dict, a key is not a str, or `plain_value` refuses a value.
     """
     if not isinstance(values, Mapping):
         raise InvalidInput(f"{name} must be a dict, got a {type(values).__name__}")

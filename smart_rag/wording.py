@@ -1,10 +1,10 @@
-"""Wording of messages: pluralise a noun for a count, shorten an error to one line."""
+"""Texts of messages: a count with its noun, and an error on one line."""
 
 from __future__ import annotations
 
 
 def number(count: int, noun: str) -> str:
-    """Pluralise ``noun``, given in the singular, for ``count``, and return both.
+    """Return ``count`` and ``noun``, with the noun in the plural if needed. ``noun`` is given in the singular.
 
     >>> number(1, "query"), number(2, "held-out query"), number(1200, "passage")
     ('1 query', '2 held-out queries', '1,200 passages')

@@ -21,7 +21,7 @@ from smart_rag.errors import SmartRagError
 
 
 class _Commands(TyperGroup):
-    """The group of commands. It explains an interrupt, which typer would turn into a silent exit."""
+    """The group of commands. After Ctrl-C, it prints a message. Without it, typer would exit silently."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -48,6 +48,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "info": read.info,
     "delete": write.delete,
     "verify": write.verify,
+    "vacuum": write.vacuum,
     "backfill": backfill,
     "demo": measure.demo,
 }

@@ -1,4 +1,4 @@
-"""The command backfill, for an application of LangChain or LlamaIndex that has been changed to smart_rag."""
+"""The command backfill, for an application of LangChain or LlamaIndex that now uses smart_rag."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smart_rag.paths import absolute
 from smart_rag.wording import number
 
 Framework = Literal["langchain", "llama-index"]
-# The class of each integration that embeds. It makes the texts that the integration's reranker looks up.
+# The embedding class of each integration. It makes the same texts that the integration's reranker looks up.
 _EMBEDDINGS = {
     "langchain": ("langchain_smart_rag", "SmartEmbeddings"),
     "llama-index": ("llama_index_smart_rag", "SmartEmbedding"),
@@ -45,10 +45,10 @@ def backfill(
     device: Device = None,
     trust_remote_code: Trusted = False,
 ) -> None:
-    """Encode the documents of a Chroma store before the first query after a swap.
+    """Encode the documents of an application's Chroma store, so that the first queries need not wait for this.
 
-    The documents and vectors of the store are not changed. Stop the application first: Chroma tidies its own files
-    whenever a program opens them, also for reading.
+    The documents and vectors of the store are not changed. Stop the application first, because Chroma tidies its own
+    files whenever a program opens them, even to read.
     """
     from smart_rag.store.chroma_client import existing_collection
 
@@ -84,7 +84,7 @@ def _arguments(options: str | None) -> dict[str, Any]:
 
 
 def _embedding_class(framework: Framework) -> Any:
-    """Return the class, by its name: this package does not import the integrations, which stand above it."""
+    """Return the class, imported by its name, because this package must not import the integrations."""
     module, name = _EMBEDDINGS[framework]
     try:
         return getattr(import_module(module), name)

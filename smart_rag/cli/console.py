@@ -4,16 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Characters that a terminal may obey: controls, other ends of lines, and changes of the direction of writing.
+_OBEYED = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SHOWN = dict.fromkeys(_OBEYED, "\ufffd") | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): " "}
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` without the characters that a terminal obeys, so that it can neither hide nor forge output.
+
+    The result has the same length. Ends of lines and tabs stay.
+
+    >>> printable("a\x1b[2Jb\r\n")
+    'a\ufffd[2Jb \n'
+    """
+    return text.translate(_SHOWN)
+
+
+_ESCAPED = {code: f"\\u{code:04x}" for code in _OBEYED if code >= 0x7F}  # `json.dumps` has escaped the others
+
+
+class _Console(Console):
+    """A console that prints texts of documents, of models and of errors, and obeys none of them."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 
 def on_terminal() -> bool:
@@ -22,12 +51,13 @@ def on_terminal() -> bool:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON values to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print JSON values to standard output. Characters that a terminal obeys are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    sys.stdout.write(text.translate(_ESCAPED) + "\n")
 
 
 def note(message: str, style: str = "") -> None:
-    """Print ``message`` to standard error, as it is: markup and line breaks are left alone."""
+    """Print ``message`` to standard error, exactly as it is: without markup, and with its own line breaks."""
     err.print(Text(message, style=style), soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from smart_rag.cli.console import printable
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.types import Hit, ImageSource, PdfPage
@@ -29,7 +30,7 @@ _PASSAGE_LENGTH = 420  # characters of a passage that are shown
 
 
 def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
-    """Return a hit as JSON values. Its relevance is null unless the scale of the index is known."""
+    """Return a hit as JSON values. ``has_relevance`` says whether to compute the relevance; otherwise it is null."""
     return {
         "rank": hit.rank,
         "id": hit.id,
@@ -47,18 +48,18 @@ def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
 
 
 def _file(source: ImageSource | None) -> str | None:
-    """Return the path of an image or a video; for a page of a PDF, the path of the PDF."""
+    """Return the path of an image or a video. For a page of a PDF, return the path of the PDF."""
     return None if source is None else str(source.path if isinstance(source, PdfPage) else source)
 
 
 def source_label(hit: Hit) -> str:
     """Return the file and the page of a hit, or its id if it has no file."""
-    name = short_path(hit.source) if hit.source else hit.id
+    name = printable(short_path(hit.source) if hit.source else hit.id).replace("\n", "\ufffd")  # one line
     return f"{name}, page {hit.page}" if hit.page is not None else name
 
 
 def short_path(path: str) -> str:
-    """Return a path relative to the working directory if it lies below it, else unchanged."""
+    """Return a path relative to the working directory if it lies below this directory, otherwise unchanged."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
@@ -66,7 +67,7 @@ def short_path(path: str) -> str:
 def hit_text(
     hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]], relevance: float | None = None
 ) -> Group:
-    """Return the score of a hit, its parts with their weights, the relevance, the source and the passage."""
+    """Return the hit's score, the parts of the score with their weights, the relevance, the source and the passage."""
     parts = zip(weights, (hit.pooled_score, hit.late_score), ("pooled", "late"), strict=True)
     head = Text.assemble(
         (f"{hit.rank:>2}  ", "bold"),
@@ -81,14 +82,14 @@ def hit_text(
 
 
 def source_line(hit: Hit) -> Text:
-    """Return a source of an answer on one line: its number, its score and its file."""
+    """Return one line for a source of an answer: its number, its score and its file."""
     return Text.assemble(
         (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")
     )
 
 
 def unknown_citations(numbers: Sequence[int], sources: int) -> str:
-    """Return a warning of citations of sources that the language model did not get."""
+    """Return a warning that the answer cites sources that the language model did not get."""
     return (
         f"the answer cites {', '.join(map(str, numbers))}, but the language model got {number(sources, 'source')}; "
         f"such citations have a question mark, like [{numbers[0]}?]"
@@ -96,12 +97,15 @@ def unknown_citations(numbers: Sequence[int], sources: int) -> str:
 
 
 def _passage(text: str, words: list[tuple[int, int]]) -> Text:
-    """Return the part of ``text`` with the most of ``words``, which are emphasised; each paragraph is one line."""
+    """Return the part of ``text`` that has the most of ``words``.
+
+    These words are emphasised. Each paragraph is on one line.
+    """
     starts = [0, *(text.rfind(" ", 0, start) + 1 for start, _ in words)]
     start = max(starts, key=lambda at: sum(at <= a and b <= at + _PASSAGE_LENGTH for a, b in words))
     stop = len(text) if start + _PASSAGE_LENGTH >= len(text) else text.rfind(" ", start, start + _PASSAGE_LENGTH)
     stop = stop if stop > start else start + _PASSAGE_LENGTH
-    passage = Text(text)
+    passage = Text(printable(text))  # of the same length, whereas rich would leave out some characters
     for a, b in words:
         passage.stylize("bold yellow", a, b)
     passage = passage[start:stop]
@@ -114,7 +118,7 @@ def _passage(text: str, words: list[tuple[int, int]]) -> Text:
 
 
 def comparison(index: SmartIndex, question: SampleQuestion) -> Group:
-    """Return the best hits of a question by the pooled embedding alone and by SMART, side by side."""
+    """Return the best hits for a question, side by side: by the pooled embedding alone, and by SMART."""
     table = Table(expand=True, show_edge=False, pad_edge=False)
     table.add_column("pooled vector alone", ratio=1)
     table.add_column("SMART: pooled + late interaction", ratio=1)
@@ -138,7 +142,7 @@ def _demo_cell(hit: Hit, question: SampleQuestion) -> Text:
 
 
 def next_steps(program: str) -> Text:
-    """Return the advice at the end of the demo; ``program`` is how to start the command line."""
+    """Return the advice at the end of the demo. ``program`` is the shell command that starts this program."""
     return Text.assemble(
         "One pooled vector represents a whole passage, so it can miss a detail. SMART also compares each word.\n",
         "These questions were chosen to show that. Measure on your own data with `eval`.\n\n",
@@ -187,7 +191,7 @@ def _bytes_per_token(info: IndexInfo) -> str:
 
 
 def model_json(encoder: SmartEncoder) -> dict[str, Any]:
-    """Return how a model is used, and the tokens and bytes of a page or a passage, as JSON values."""
+    """Return JSON values: how a model is used, and the number of tokens and bytes of a page or a passage."""
     unit, tokens = _unit(encoder)
     codecs = {name: get_codec(name) for name in PRESETS}
     return {
@@ -203,7 +207,7 @@ def model_json(encoder: SmartEncoder) -> dict[str, Any]:
 
 
 def model_table(encoder: SmartEncoder) -> Table:
-    """Return how a model is used: each decision with its source, and the tokens and bytes of a page or a passage."""
+    """Return a table: the decisions about a model with their sources, and the tokens and bytes of a page or passage."""
     found = model_json(encoder)
     unit, tokens = _unit(encoder)
     table = Table(box=None, pad_edge=False, show_edge=False)
@@ -226,7 +230,7 @@ def _unit(encoder: SmartEncoder) -> tuple[str, int]:
 
 
 def _value(value: object) -> str:
-    """Return the value of a decision as text; a line break in a prompt is escaped."""
+    """Return the value of a decision as text. Line breaks in a prompt are escaped."""
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):
@@ -298,7 +302,7 @@ def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
 
 
 def tuning_table(found: Tuning) -> Table:
-    """Return the score of each setting: a row for each ratio of the weights, from late alone to pooled alone."""
+    """Return the score of each setting. Each row is a ratio of the weights, from late alone to pooled alone."""
     table = Table(title=f"nDCG@10 of {found.queries:,} queries")
     table.add_column("pooled : late")
     for column in ("weighting idf", "weighting none"):
@@ -337,7 +341,7 @@ def _ratio(weights: tuple[float, float]) -> str:
 def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
     """Return the figures of a training: the base model, SMART before and after the training, and the differences.
 
-    ``unit`` names what the evaluations follow: ``"epoch"``, or ``"evaluation"`` if they come more often.
+    ``unit`` is ``"epoch"`` if the model was evaluated after each epoch, or ``"evaluation"`` if more often.
     """
     queries, documents = number(report.held_out_queries, "held-out query"), number(report.documents, "document")
     quality = Table(title=f"nDCG@10 of {queries} among {documents}")
@@ -349,7 +353,7 @@ def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
     )
     quality.add_row("base model", frozen[0], "", "")
     quality.add_row("SMART, frozen", "", *frozen[1:])
-    if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change it
+    if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change the pooled ranking
         trained[0] = ""
     quality.add_row(f"trained, {unit} {report.best_epoch} of {len(report.history) - 1}", *trained)
     differences = Table(title="differences")
@@ -362,7 +366,7 @@ def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
 
 
 def size_text(size: float) -> str:
-    """Return a number of bytes in the largest unit in which it is at least 1."""
+    """Return a number of bytes as text. The unit is the largest one in which the number is at least 1."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"

@@ -33,7 +33,7 @@ def evaluate(
     device: Device = None,
     json_file: ReportFile = None,
 ) -> None:
-    """Measure the rankings of a dataset by each score and each first stage, and say which differences are noise."""
+    """Rank a dataset by each score and with each first stage, and say which differences are noise."""
     from smart_rag.evaluation import evaluator
     from smart_rag.evaluation.datasets import load_dataset
 
@@ -88,7 +88,7 @@ def tune(
 
 
 def demo(db: KeptDb = None) -> None:
-    """Index the sample documents, and compare the ranking by the pooled vector alone with SMART."""
+    """Index the sample documents. Compare the ranking by the pooled vector alone with the ranking by SMART."""
     from smart_rag.demo import sample_folder, sample_questions
 
     with (
@@ -104,7 +104,7 @@ def demo(db: KeptDb = None) -> None:
 
 
 def program_name() -> str:
-    """Return how this program was started, for use in a shell."""
+    """Return the shell command that starts this program."""
     path = Path(sys.argv[0]).absolute()
     if path.name == "__main__.py":
         return f"{display.short_path(sys.executable)} -m smart_rag"

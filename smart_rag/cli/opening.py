@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
+from smart_rag.encoders import known_models
 from smart_rag.errors import IndexMismatch, InvalidInput, ModelNotFound
 from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.index.trust import check_model
 
 if TYPE_CHECKING:
     from smart_rag.encoders.smart_encoder import SmartEncoder
@@ -28,7 +30,7 @@ def open_index(
         options: arguments of `SmartEncoder`. If an option is None or False, its value is taken from the index.
 
     Raises:
-        IndexNotFound: there is no index, and no ``config``.
+        IndexNotFound: there is no index, and ``config`` is None.
         IndexMismatch: the index needs another encoder.
         ModelNotFound: the model cannot be loaded.
     """
@@ -47,21 +49,27 @@ def open_index(
 
 
 def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given: Mapping[str, Any]) -> SmartEncoder:
-    """Return the encoder of an index, with the options ``given``, and with ``model`` instead of its own if given."""
+    """Return the encoder of an index, with the options ``given``. If ``model`` is given, it replaces the index's."""
     from smart_rag.encoders.smart_encoder import SmartEncoder
 
     settings = {name: value for name, value in given.items() if name != "device"}
+    own = {**description, **settings}
     if model is None:
-        return SmartEncoder.from_description({**description, **settings}, given.get("device"))
-    # The permission to run code holds for the index's own model only.
-    moved = {"model": model, "revision": None, "trust_remote_code": False}
+        by_user = {"adapter": None} if "adapter" in given else {}
+        check_model(db, {**description, **by_user}, runs_code="trust_remote_code" in given)
+        return SmartEncoder.from_description(own, given.get("device"))
+    own |= {"model": model, "revision": None, "trust_remote_code": "trust_remote_code" in given}
+    # What the user types is trusted. What the index adds to it must be harmless, or known.
+    added = {**own, "model": DEFAULT_MODEL} | ({"adapter": None} if "adapter" in given else {})
+    if not known_models.is_known(description) and not known_models.is_known(added):
+        check_model(db, own, runs_code=True)
     try:
-        return SmartEncoder.from_description({**description, **moved, **settings}, given.get("device"))
+        return SmartEncoder.from_description(own, given.get("device"))
     except InvalidInput as error:  # for example, the settings allow more tokens than this model takes
         raise IndexMismatch(
             f"{db}: the index was made with {description['model']!r} and cannot be used with {model!r}: {error}"
         ) from error
-    except ModelNotFound as error:  # the reason may be the network, but the user may have named a wrong model
+    except ModelNotFound as error:  # the network may be the reason, but the user may also have named a wrong model
         if model == description["model"]:
             raise
         raise ModelNotFound(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smart_rag.cli import display
-from smart_rag.cli.console import note, out, print_json
+from smart_rag.cli.console import note, out, print_json, printable
 from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
     Adapter,
@@ -95,7 +95,7 @@ def search(
             _show_hits(
                 index, hits, is_calibrated, "nothing found" if min_relevance is None else "nothing relevant found"
             )
-        if explain is not None and hits:  # after the hits, because the file of the image may be gone
+        if explain is not None and hits:  # print the hits first, because the image file may no longer exist
             _write_picture(hits[0], explain)
 
 
@@ -180,7 +180,7 @@ def info(
     trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the contents, the model and the size of an index; or how a model is used."""
+    """Show the contents, the model and the size of an index. With --model, show how a model is used."""
     if (db is None) == (model is None) or ((profile or device or trust_remote_code) and model is None):
         raise typer.BadParameter(
             "give an index with --db, or a model with --model, and only with it --profile, --device and "
@@ -225,7 +225,7 @@ def _filter(option: str, text: str | None, example: str) -> Mapping[str, Any] | 
 
 
 def _show_hits(index: SmartIndex, hits: Sequence[Hit], has_relevance: bool, nothing: str) -> None:
-    """Print ``hits``, or ``nothing``. Emphasise the words that matched best, if the model and the files allow it."""
+    """Print ``hits``, or ``nothing``. Emphasise the words that matched best, if the model and the files allow this."""
     if not hits:
         out.print(nothing)
     try:
@@ -244,7 +244,7 @@ def _words(index: SmartIndex, hit: Hit) -> list[Span]:
 
     (document,) = as_documents([hit])
     if not document.content(index.manifest.modalities).text:
-        return []  # the text was not encoded; `explain` would only open the image
+        return []  # the text was not encoded, and `explain` would only open the image
     return emphasis(hit.text, hit.explain().matches)
 
 
@@ -288,10 +288,10 @@ def _print_answer_json(reply: Answer) -> None:
 
 
 def _print_answer(reply: Answer) -> None:
-    """Print each piece of an answer as it arrives, then the sources that it cites, then the others."""
+    """Print each piece of an answer as it arrives. Then print the sources that it cites, and then the others."""
     try:
         for piece in reply:
-            sys.stdout.write(piece)
+            sys.stdout.write(printable(piece))
             sys.stdout.flush()
     finally:
         sys.stdout.write("\n" if reply.text else "")  # so that an error begins a new line

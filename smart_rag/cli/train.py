@@ -205,7 +205,7 @@ def finetune_command(
 
 
 def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
-    """Return the training data at ``data``, after a check that the plot and the JSON file can be written."""
+    """Check that the plot and the JSON file can be written, and return the training data at ``data``."""
     from smart_rag.training import load_training_data
     from smart_rag.training.report import check_plot_file
 
@@ -220,7 +220,7 @@ def _show_training(
 ) -> None:
     """Show the figures of a training, the line ``done`` and the report's warning. Write the plot.
 
-    ``unit`` is that of `display.training_tables`.
+    ``unit`` is the same as in `display.training_tables`.
     """
     if os.environ.get("RANK", "0") != "0":  # only the first of several processes prints
         return

@@ -1,8 +1,9 @@
-"""Commands that write to an index: index, delete, verify."""
+"""Commands that write to an index: index, delete, verify, vacuum."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,10 @@ from smart_rag.paths import absolute
 from smart_rag.types import AddReport
 from smart_rag.wording import number
 
-# An index with fewer documents is calibrated in a moment.
+# The first search calibrates a smaller index in a moment.
 _WORTH_CALIBRATING = 200
+# Number of passages that a message names.
+_NAMED = 10
 
 
 def index(
@@ -48,7 +51,7 @@ def index(
     from smart_rag.files import limits
     from smart_rag.files.reader import find
 
-    # A wrong path is an error before a model is loaded or a folder is made. The model's modalities are not known yet.
+    # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
     find(paths, include or (), exclude or (), ("text", "image", "video"))
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
@@ -69,7 +72,8 @@ def index(
             paths, include=include or (), exclude=exclude or (), prune=prune, show_progress_bar=on_terminal()
         )
         count = opened.count()
-        # A vision-language model would take long, and a small index is calibrated by the first search that needs it.
+        # With a vision-language model, this would take long. A small index is calibrated by the first search that needs
+        # it.
         if count >= _WORTH_CALIBRATING and opened.modalities == {"text"} and not opened.is_calibrated:
             opened.calibrate()
     print_report(report)
@@ -107,25 +111,44 @@ def verify(
         typer.Option("--repair", help="Encode broken passages again, and remove token embeddings of no passage."),
     ] = False,
 ) -> None:
-    """Read the whole index, and report token embeddings that are missing or damaged."""
+    """Read the whole index, and report what is missing, damaged or lost."""
     with open_index(db) as opened:
         report = opened.verify(repair=repair)
-        if repair:
+        beyond_repair = [*report.altered, *report.lost]
+        if repair and not beyond_repair:
             opened.vacuum()
         count = opened.count()
     if report.sound and not report.orphans:
         out.print(f"all {number(count, 'passage')} are sound")
         return
     out.print(
-        f"{number(len(report.missing), 'passage')} without token embeddings, {len(report.damaged)} with damaged ones, "
-        f"{number(report.orphans, 'entry')} of no passage" + ("; repaired" if repair else "")
+        f"{number(len(report.missing), 'passage')} without token embeddings or terms, {len(report.damaged)} with "
+        f"damaged ones, {number(report.orphans, 'entry')} of no passage" + ("; repaired" if repair else "")
     )
-    if not report.sound and not repair:
+    if report.altered:
+        out.print(f"{number(len(report.altered), 'passage')} with another text than was added: {_some(report.altered)}")
+    if report.lost:
+        out.print(f"{number(len(report.lost), 'passage')} whose text is lost: {_some(report.lost)}")
+    if beyond_repair:
+        note("what is altered or lost cannot be repaired; restore a backup, or index these passages again")
+    if beyond_repair or not (report.sound or repair):
         raise SystemExit(1)
 
 
+def vacuum(db: Db) -> None:
+    """Remove token embeddings, terms and images that belong to no passage. An interrupted run leaves such entries."""
+    with open_index(db) as opened:
+        removed = opened.vacuum()
+    out.print(f"{number(removed, 'entry')} removed")
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(ids[:_NAMED]) + more
+
+
 def print_report(report: AddReport) -> None:
-    """Print the counts of ``report``, and to standard error the files that were left out."""
+    """Print the counts of ``report`` to standard output, and the files that were left out to standard error."""
     counts = {name: getattr(report, name) for name in ("added", "replaced", "unchanged", "removed")}
     out.print("passages: " + (", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"))
     if report.failed:

@@ -1,9 +1,9 @@
-"""Codecs: token embeddings to bytes and back.
+"""Codecs turn token embeddings into bytes and back.
 
 `FloatCodec` stores the numbers as they are. `RotatedCodec` multiplies an embedding by a fixed rotation and rounds each
 coordinate to 8, 4, 2 or 1 bits. After the rotation, the coordinates of any token embedding are close to normally
-distributed, so one set of levels fits all models. A codec learns nothing from data: later documents need no new codes.
-``docs/format.md`` describes the bytes.
+distributed, so one set of levels fits all models. A codec learns nothing from data, so new documents never change the
+codes of old ones. ``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smart_rag.errors import InvalidInput
 if TYPE_CHECKING:
     import torch
 
-# Names of codecs by purpose.
+# Presets: names that say the purpose of a codec.
 PRESETS = {"exact": "float16", "balanced": "2bit", "compact": "2bit/2"}
 
 
@@ -49,9 +49,9 @@ class FloatCodec:
         return codes.view(self.dtype)
 
 
-# Distance between levels, by number of bits. It gives the least squared error for a standard normal distribution (Max,
-# 1960, "Quantizing for minimum distortion"). With 2 bits, equal steps have 1 % more error than free levels. But with
-# equal steps, a similarity is a product of integers.
+# Distance between levels for each number of bits. It gives the least squared error for a standard normal distribution
+# (Max, 1960, "Quantizing for minimum distortion"). All steps are equal, so that a similarity is a product of integers.
+# With 2 bits, this costs 1 % more error than levels at free distances.
 _STEPS = {8: 0.0308, 4: 0.3352, 2: 0.9957, 1: 1.5958}
 
 
@@ -59,8 +59,10 @@ _STEPS = {8: 0.0308, 4: 0.3352, 2: 0.9957, 1: 1.5958}
 class RotatedCodec:
     """Codec for L2-normalised vectors: rotate, then round each coordinate to ``bits``. Decoded vectors have norm 1.
 
-    Code c of a coordinate means (c - ``zero``) steps. Dimension i is in byte i % width, at bit (i // width) * ``bits``,
-    where width is the bytes of a token. So one shift and one mask decode many neighbouring dimensions.
+    A code c stands for the value (c - `zero`) * step. A step is the distance between two neighbouring levels.
+
+    The code of dimension i is in byte i % width, at bit (i // width) * ``bits``. The width is the number of bytes of a
+    token. With this order, one shift and one mask decode many neighbouring dimensions.
     """
 
     name: str
@@ -70,7 +72,7 @@ class RotatedCodec:
 
     @property
     def zero(self) -> float:
-        """Level of the value 0; it is halfway between two codes."""
+        """Level of the value 0. It is halfway between two codes."""
         return float(2 ** (self.bits - 1)) - 0.5
 
     def bytes_per_token(self, dimension: int) -> int:
@@ -112,10 +114,10 @@ class RotatedCodec:
 
 
 def rotate(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`, in float32 on their device."""
+    """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`, float32, on the same device."""
     import torch
 
-    # We use torch and not NumPy, because the threads of both would wait for each other's cores.
+    # We use torch and not NumPy, because the threads of NumPy and torch would wait for each other's cores.
     with torch.autocast(embeddings.device.type, enabled=False):  # in 16 bits, the codes would differ
         return embeddings.float() @ _rotation_on(embeddings.shape[1], embeddings.device).T
 
@@ -131,11 +133,11 @@ def _rotation_on(dimension: int, device: torch.device) -> torch.Tensor:
 def _tensor(rows: FloatArray) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(np.require(rows, np.float32, ("C", "W")))  # torch refuses other arrays
+    return torch.from_numpy(np.require(rows, np.float32, ("C", "W")))  # torch needs contiguous, writeable arrays
 
 
 _ROUNDS = 4
-# Number of rows that are transformed together, so that they stay in the CPU's cache.
+# Number of rows that are transformed together. So few rows stay in the CPU's cache.
 _ROWS = 64
 
 
@@ -144,10 +146,10 @@ def rotation(dimension: int) -> NDArray[np.float32]:
     """Return the rotation (dimension, dimension) float32, read-only. It is the same on every machine.
 
     Each of four rounds flips signs at random, applies a Walsh-Hadamard transform, and shuffles the coordinates. The
-    transform needs a power of two. For any other dimension, let h be the greatest power of two below it. The transform
-    is then applied twice: to the first h coordinates, and to the last h. The two blocks overlap, so each has its own
-    signs. With equal signs, the second transform would undo the first. If the overlap is small, the shuffle mixes the
-    blocks.
+    transform needs a power of two. For any other dimension, let h be the greatest power of two below the dimension. The
+    transform is then applied twice: to the first h coordinates, and to the last h. The two blocks overlap, so each has
+    its own signs. With equal signs, the second transform would undo the first. If the overlap is small, the shuffle
+    mixes the blocks.
     """
     block = 1 << (dimension.bit_length() - 1)
     starts = [0] if block == dimension else [0, dimension - block]
@@ -168,7 +170,7 @@ def rotation(dimension: int) -> NDArray[np.float32]:
 
 
 def _signs(dimension: int, step: int) -> NDArray[np.float64]:
-    """Return the signs (dimension) of one step: -1 for each bit of a hash that is set, most significant bit first."""
+    """Return the signs (dimension) of one step: -1 for each set bit of a hash, most significant bit first."""
     digest = hashlib.shake_128(f"smart_rag rotation {dimension} {step}".encode()).digest(-(-dimension // 8))
     bits = np.unpackbits(np.frombuffer(digest, np.uint8))[:dimension]
     return np.asarray(1.0 - 2.0 * bits, dtype=np.float64)
@@ -205,7 +207,7 @@ def get_codec(name: str, *, pooling: bool = True) -> Codec:
 
     Args:
         name: a layout such as ``"2bit"``, a layout with a pool factor such as ``"2bit/2"``, or one of `PRESETS`.
-        pooling: False refuses pool factors, for a caller that needs one code for each token.
+        pooling: False refuses codecs with a pool factor, for a caller that needs one code for each token.
 
     Raises:
         InvalidInput: no codec has this name, or it pools tokens and ``pooling`` is False.

@@ -15,16 +15,16 @@ from smart_rag.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """SMART representation of n texts: one pooled embedding and one or more token embeddings for each text.
+    """SMART representation of n texts: each text has one pooled embedding and one or more token embeddings.
 
     ``len(representation)`` is n. ``representation[i]`` is the representation of text i alone.
 
     Attributes:
-        pooled: (n, dimension) float32. Each row is L2-normalised; the constructor does not check that.
+        pooled: (n, dimension) float32. Each row is L2-normalised. The constructor does not check this.
         tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes. It comes
             from a store, or from an encoder that was given a codec. The tokens may have another dimension than
             ``pooled``, for example with an adapter.
-        norms: (n) float32, the norms of the pooled embeddings before they were normalised; None if they are unknown.
+        norms: (n) float32, the norms of the pooled embeddings before they were normalised. None if they are unknown.
             Not every model normalises its embeddings. ``pooled * norms[:, None]`` gives the embeddings as they came
             from the model.
 
@@ -58,13 +58,13 @@ class Representation:
         All vectors are copied to float32 and L2-normalised here.
 
         Args:
-            pooled: (n, dimension) numbers. For one text, (dimension) numbers are enough. Tensors may have any floating
-                dtype and gradients, and may be on a GPU.
+            pooled: (n, dimension) numbers. For a single text, (dimension) numbers also work. Tensors may have any
+                floating dtype and gradients, and may be on a GPU.
             tokens: n matrices (n_i, token_dimension) of numbers, each with at least one row. By default, the only
                 token embedding of a text is its pooled embedding.
-            ids: n sequences of n_i vocabulary ids. A token that is no word has the id -1. `smart_rag.Vocabulary` makes
-                them. Without ids, a search can neither weight tokens by their rarity nor find documents by equal
-                tokens.
+            ids: n sequences of n_i vocabulary ids. A token that is not a word has the id -1. `smart_rag.Vocabulary`
+                makes these ids. Without ids, a search can neither weight tokens by their rarity nor find documents by
+                equal tokens.
 
         Raises:
             InvalidInput: a vector is zero or contains NaN or inf, an id is not a 32-bit integer, or the shapes do not
@@ -95,7 +95,7 @@ class Representation:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
-        """Return a copy of the texts of all ``parts``, in one representation. There must be at least one part.
+        """Return all ``parts`` as one new representation, with copies of their texts. At least one part is needed.
 
         If the tokens of all parts are `TokenCodes` of one codec, the result has `TokenCodes`. Otherwise, the tokens
         are decoded to a `TokenBatch`. The result has ids if all parts have ids, and norms if all parts have norms.
@@ -121,7 +121,7 @@ class Representation:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> Representation:
-        """Return the representation of text ``i`` alone. It shares memory with this one."""
+        """Return the representation of text ``i`` alone. It shares memory with this representation."""
         i = range(len(self))[i]
         return self.slice(i, i + 1)
 
@@ -188,9 +188,9 @@ def normalised(rows: FloatArray, what: str) -> NDArray[np.float32]:
     """Return ``rows`` (n, dimension) divided by their L2 norms, float32.
 
     Raises:
-        InvalidInput: a row is zero or contains NaN or inf; the message names the kind of vector, ``what``, and the row.
+        InvalidInput: a row is zero or contains NaN or inf. The message names ``what``, the kind of vector, and the row.
     """
-    rows = rows.astype(np.float64)  # the squares of a float32 may leave its range
+    rows = rows.astype(np.float64)  # the square of a float32 may be too large or too small for float32
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):

@@ -22,12 +22,12 @@ TokenIds = NDArray[np.int32]
 
 
 def _offsets(lengths: Sequence[int]) -> Offsets:
-    """Return the positions (n + 1) at which the rows of each of n texts begin, and the end of the last text."""
+    """Return the positions (n + 1) at which the rows of n texts begin. The last one is the end of the last text."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
 class _Ragged:
-    """Rows of n texts, one after the other: the rows of text ``i`` are ``offsets[i]:offsets[i + 1]``."""
+    """Rows of n texts, one text after the other. The rows of text ``i`` are ``offsets[i]:offsets[i + 1]``."""
 
     __slots__ = ()
 
@@ -77,7 +77,7 @@ class _Ragged:
         return self._with(np.concatenate(rows), _offsets(list(map(len, rows))))
 
     def terms(self, i: int) -> TokenIds | None:
-        """Return the distinct vocabulary ids of text ``i``, sorted int32 without -1, or None if there are no ids."""
+        """Return the distinct vocabulary ids of text ``i``: sorted int32 without -1. None if there are no ids."""
         if self.ids is None:
             return None
         ids = self.ids[self.offsets[i] : self.offsets[i + 1]]
@@ -92,11 +92,11 @@ class TokenBatch(_Ragged):
 
     Attributes:
         embeddings: (total, dimension), float32 or float16, where total is the number of tokens of all texts. Each row
-            is L2-normalised; the constructor does not check that.
+            is L2-normalised. The constructor does not check this.
         offsets: (n + 1) int64, from 0 to total. The rows of text i are ``offsets[i]:offsets[i + 1]``, at least one.
-        ids: (total) int32, the id of each token in the model's vocabulary, or -1 for a token that is no word, such as a
-            patch of an image. None if the ids are unknown. Without ids, a search cannot weight tokens by their rarity,
-            and it cannot find documents by equal tokens.
+        ids: (total) int32, the id of each token in the model's vocabulary. It is -1 for a token that is not a word,
+            such as a patch of an image. None if the ids are unknown. Without ids, a search cannot weight tokens by
+            their rarity, and it cannot find documents by equal tokens.
 
     Raises:
         InvalidInput: the shapes or dtypes do not fit together.
@@ -117,7 +117,7 @@ class TokenBatch(_Ragged):
     def from_list(cls, matrices: Sequence[FloatArray], ids: Sequence[TokenIds] | None = None) -> TokenBatch:
         """Return a batch of n texts. ``matrices`` has a matrix (n_i, dimension) for each text.
 
-        ``ids``, if given, has n_i int32 ids for each text. Both are copied.
+        ``ids``, if given, has n_i int32 ids for each text. Matrices and ids are copied.
 
         Raises:
             DimensionMismatch: the matrices have different dimensions.
@@ -145,11 +145,11 @@ class TokenBatch(_Ragged):
 
 
 class Codec(Protocol):
-    """A codec, which turns token embeddings into bytes and back. Each token takes the same number of bytes."""
+    """A codec turns token embeddings into bytes and back. Each token takes the same number of bytes."""
 
     @property
     def name(self) -> str:
-        """Name in the manifest and in every storage key."""
+        """Name of the codec. The manifest holds it, and it is part of every storage key."""
         ...
 
     @property
@@ -159,7 +159,7 @@ class Codec(Protocol):
 
     @property
     def pool_factor(self) -> int:
-        """Number of tokens that are pooled into one before they are encoded; 1 pools nothing."""
+        """Number of tokens that are pooled into one before they are encoded. With 1, nothing is pooled."""
         ...
 
     def bytes_per_token(self, dimension: int) -> int:
@@ -183,7 +183,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class TokenCodes(_Ragged):
-    """Token embeddings of n texts as codes, the form in which a store keeps them.
+    """Token embeddings of n texts as codes. This is the form in which a store keeps them.
 
     It has the interface of a `TokenBatch`. ``embeddings`` and ``codes[i]`` are decoded when they are first used.
 
@@ -192,7 +192,7 @@ class TokenCodes(_Ragged):
         offsets: (n + 1) int64, from 0 to total. The rows of text i are ``offsets[i]:offsets[i + 1]``, at least one.
         dimension: number of dimensions of a decoded token embedding.
         codec: the codec that made the codes.
-        ids: (total) int32 vocabulary ids, as in `TokenBatch`. Codes from a store have none.
+        ids: (total) int32 vocabulary ids, as in `TokenBatch`. Codes from a store have no ids.
 
     Raises:
         InvalidInput: the shapes or dtypes do not fit together.
@@ -217,9 +217,9 @@ class TokenCodes(_Ragged):
     def from_list(
         cls, matrices: Sequence[Codes], dimension: int, codec: Codec, ids: Sequence[TokenIds] | None = None
     ) -> TokenCodes:
-        """Return the codes of n texts, at least one. For each text, a matrix (n_i, bytes_per_token) uint8 is copied.
+        """Return the codes of n texts, at least one. ``matrices`` has a matrix (n_i, bytes_per_token) for each text.
 
-        ``ids``, if given, has n_i int32 ids for each text.
+        The codes are copied. ``ids``, if given, has n_i int32 ids for each text.
 
         Raises:
             InvalidInput: the codes or ids do not fit.
@@ -256,8 +256,8 @@ Tokens = TokenBatch | TokenCodes
 
 
 def concatenated(parts: Sequence[Tokens]) -> Tokens:
-    """Return a copy of the tokens of all ``parts``, at least one; see `Representation.concatenate`."""
-    parts = [part for part in parts if len(part)] or parts[:1]  # no texts may have any dimension
+    """Return the tokens of all ``parts`` as a copy. At least one part is needed; see `Representation.concatenate`."""
+    parts = [part for part in parts if len(part)] or parts[:1]  # a part without texts may have any dimension
     _check_one_dimension(part.dimension for part in parts)
     offsets = _offsets(np.concatenate([np.diff(part.offsets) for part in parts]).tolist())
     known = [part.ids for part in parts if part.ids is not None]

@@ -1,1 +1,1 @@
-"""Encoders: texts, images and videos into embeddings."""
+"""Encoders turn texts, images and videos into embeddings."""

@@ -1,7 +1,7 @@
 """`Adapter`: makes trained token embeddings for late interaction from the token states of a frozen model.
 
-An adapter is a folder of two files: ``adapter.safetensors``, its weights in float32, and ``adapter.json``, which names
-the model and the layers that it was trained for.
+An adapter is a folder of two files. ``adapter.safetensors`` holds its weights in float32. ``adapter.json`` names the
+model and the layers that it was trained for.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ FORMAT_VERSION = 1
 _WEIGHTS = "adapter.safetensors"
 _CONFIG = "adapter.json"
 _CONFIG_KEYS = ("format_version", "width", "dimension", "layers", "model", "model_weights")
-# Epsilon of all normalisations. It is far below the mean square of a unit vector's coordinates, so that the length of a
+# Epsilon of all normalisations. It is far below the mean square of a unit vector's coordinates. So the length of a
 # state does not change the result.
 _EPSILON = 1e-12
 
 
 class Adapter(nn.Module):
-    """A projection of token states, trained while the weights of the model stay frozen.
+    """A projection of token states. It is trained while the weights of the model stay frozen.
 
         token embedding = L2(projection LayerNorm(state))
 
-    The states of several layers are added up first, with learned weights that differ for each token:
+    With several layers, their states are first added up, with learned weights that differ for each token:
 
         state = sum over layers l of softmax_l(rms(h_l) . rms(layer_vector) / sqrt(width)) h_l
 
@@ -44,9 +44,9 @@ class Adapter(nn.Module):
 
     Args:
         width: the width of the states.
-        dimension: the dimension of the token embeddings, at most ``width``. A smaller one makes the store smaller.
-        layers: the layers of the model whose states are used, -1 for the last.
-        model, model_weights: the name of the model that the adapter is for, and the digest of its weights.
+        dimension: the dimension of the token embeddings, at most ``width``. With a smaller one, the store is smaller.
+        layers: the layers of the model whose states are used. -1 is the last layer.
+        model, model_weights: the name of the model that the adapter is for, and the digest of the model's weights.
 
     Raises:
         InvalidInput: ``dimension`` is greater than ``width``, or a layer is named twice.
@@ -79,7 +79,7 @@ class Adapter(nn.Module):
         self.layer_vector = nn.Parameter(0.02 * torch.randn(width)) if len(self.layers) > 1 else None
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Return token embeddings (n, dimension) of ``states`` (n, layers, width), L2-normalised, in float32."""
+        """Return the token embeddings (n, dimension) of ``states`` (n, layers, width): L2-normalised, in float32."""
         with torch.autocast(states.device.type, enabled=False):
             projected: torch.Tensor = self.projection(self.norm(self._mixed(states.float())))
             return functional.normalize(projected, dim=-1)
@@ -93,16 +93,16 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def start_at_frozen(self, states: torch.Tensor) -> None:
-        """Start the projection so that it keeps the geometry of frozen ``states`` (n, layers, width).
+        """Set the projection so that the training starts with the geometry of frozen ``states`` (n, layers, width).
 
         If the token embeddings are as wide as the states, the projection becomes the identity. Otherwise, it becomes
-        the principal components of the states. With a random projection, the training would first have to learn again
-        the geometry that the model already has.
+        the principal components of the states. If the projection were random, the training would first have to learn
+        the geometry again, although the model already has it.
         """
         if self.dimension == self.width:
             self.projection.weight.copy_(torch.eye(self.width))
             return
-        # Not centred, since late interaction compares directions from the origin.
+        # Not centred, because late interaction compares directions from the origin.
         normed = self.norm(self._mixed(states.float())).double()
         _, vectors = torch.linalg.eigh(normed.T @ normed)
         self.projection.weight.copy_(vectors[:, -self.dimension :].T.flip(0))
@@ -116,7 +116,7 @@ class Adapter(nn.Module):
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter into ``folder``, which is created if it does not exist."""
+        """Write the adapter into ``folder``. The folder is created if it does not exist."""
         folder = absolute(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: of.detach().float().cpu().contiguous() for name, of in self.state_dict().items()}
@@ -130,7 +130,7 @@ class Adapter(nn.Module):
         """Return the adapter in ``folder``, on the CPU.
 
         Raises:
-            EncoderError: the folder holds no adapter, or one that cannot be read.
+            EncoderError: the folder holds no adapter, or its adapter cannot be read.
         """
         folder = absolute(folder)
         config = _read_config(folder)
@@ -145,7 +145,7 @@ class Adapter(nn.Module):
         return adapter.eval()
 
     def check_model(self, name: str, width: int, weights: str) -> None:
-        """Raise `EncoderError` unless the adapter is for the model with this width and this digest of ``weights``."""
+        """Raise `EncoderError` unless the adapter is for this model: its width and its digest of ``weights`` match."""
         if width != self.width or (self.model_weights and weights != self.model_weights):
             raise EncoderError(
                 f"the adapter was trained on the token states of {self.model!r} ({self.width} dimensions), not on "

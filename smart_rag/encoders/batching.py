@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Result for each token: its embedding, its states after ``layers`` side by side, or codes by ``codec``."""
+    """Result for each token: its embedding, its states after ``layers`` (side by side), or its code by ``codec``."""
 
     layers: Sequence[int] | None = None
     codec: Codec | None = None
@@ -46,9 +46,9 @@ class Output:
 class Batch:
     """Pooled embeddings, token embeddings and vocabulary ids of n inputs, on the CPU.
 
-    ``pooled`` is (n, dimension) float32, and ``norms`` (n) are the norms that the model's own vectors have. ``tokens``
-    and ``ids`` have one entry for each input: its token embeddings or codes, one row for each token, and its vocabulary
-    ids.
+    ``pooled`` is (n, dimension) float32. ``norms`` (n) are the norms of the vectors as the model returns them. Each
+    input has one entry in ``tokens`` and one in ``ids``. The entry in ``tokens`` has one row for each token: its
+    embedding or its code. The entry in ``ids`` has the vocabulary ids of the tokens.
     """
 
     pooled: NDArray[np.float32]
@@ -61,10 +61,10 @@ class BatchEncoder:
     """Runs forward passes over many contents, and chooses the token embeddings to keep.
 
     Args:
-        models: the same model on each of its devices. They take batches in turn.
+        models: the same model on each of its devices. The devices take batches in turn.
         policies: the policies that choose the tokens of queries and of documents to keep.
-        batch_size: contents in one forward pass, at most. It shrinks when a GPU runs out of memory.
-        batch_tokens: tokens in one forward pass, padding included, at most.
+        batch_size: maximum number of contents in one forward pass. It shrinks when a GPU runs out of memory.
+        batch_tokens: maximum number of tokens in one forward pass, including padding.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class BatchEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> Batch:
-        """Return the numbers of ``contents``, at least one, in their order.
+        """Return the embeddings of ``contents`` in their order. There must be at least one content.
 
-        ``batch_size`` replaces the attribute for this call.
+        For this call, ``batch_size`` replaces the attribute ``batch_size``.
 
         Raises:
-            InvalidInput: a text has no token at all.
+            InvalidInput: a text has no token.
         """
         from tqdm.auto import tqdm
 
@@ -132,16 +132,16 @@ class BatchEncoder:
     def _run(
         self, contents: Sequence[Content], task: Task, output: Output, batch_size: int
     ) -> Iterator[tuple[list[int], Batch]]:
-        """Yield the indices in ``contents`` of each batch, and its numbers."""
+        """Yield each batch with the indices of its contents in ``contents``."""
         batches = list(self._batches(contents, task, batch_size))
         is_visual = any(content.plain != content.text for content in contents)
-        if is_visual and len(batches) == 1 and len(batches[0]) > 1:  # two halves can overlap, one batch cannot
+        if is_visual and len(batches) == 1 and len(batches[0]) > 1:  # two half batches can overlap in time
             middle = (len(batches[0]) + 1) // 2
             batches = [batches[0][:middle], batches[0][middle:]]
         if is_visual or len(self.models) > 1:
             yield from self._run_in_threads(batches, contents, task, output)
             return
-        for batch in batches:  # to prepare texts takes no time
+        for batch in batches:  # texts are prepared at once, so no thread is needed
             yield batch, self._encode_batch(self.models[0], [contents[i] for i in batch], task, output)
 
     def _run_in_threads(
@@ -151,7 +151,7 @@ class BatchEncoder:
         devices = len(self.models)
         parts = [[contents[i] for i in batch] for batch in batches]
         context = copy_context()  # the caller's limits for reading files hold there, too
-        # One thread prepares, not more: a tokenizer can be used by one at a time.
+        # Only one thread prepares, because two threads must not use a tokenizer at the same time.
         with ThreadPoolExecutor(1, "smart_rag") as preparer, ThreadPoolExecutor(devices, "smart_rag") as runner:
             preparing = deque(preparer.submit(context.run, self._prepare, part, task) for part in parts[:devices])
             running: deque[Future[Batch]] = deque()
@@ -167,7 +167,7 @@ class BatchEncoder:
                 yield batch, running.popleft().result()
 
     def kept(self, positions: Positions, task: Task) -> Mask:
-        """Return the positions (n, length) that take part in late interaction."""
+        """Return the positions (n, length) of the tokens that take part in late interaction."""
         return positions.kept(self._policies[task])
 
     def _batches(self, contents: Sequence[Content], task: Task, batch_size: int) -> Iterator[list[int]]:
@@ -193,13 +193,13 @@ class BatchEncoder:
         is_image: NDArray[np.bool_],
         batch_size: int,
     ) -> bool:
-        """Return whether content ``i`` has no place in ``batch``."""
+        """Return whether there is no room for content ``i`` in ``batch``."""
         first = batch[0]
         return (
             len(batch) >= batch_size
             or (len(batch) + 1) * lengths[first] > self.batch_tokens
             or bool(is_image[i] != is_image[first])
-            # A video has its own frame size, and all contents of a batch would get this size.
+            # Each video has its own frame size. All contents of a batch would get this size.
             or any(contents[j].video is not None for j in (i, first))
         )
 
@@ -209,7 +209,7 @@ class BatchEncoder:
         return prepared, self._vocabulary_ids(prepared.positions)
 
     def _vocabulary_ids(self, positions: Positions) -> TokenIds:
-        """Return the vocabulary ids (n, length), -1 for punctuation and for tokens outside the content's text."""
+        """Return the vocabulary ids (n, length). Punctuation and tokens outside the content's text have -1."""
         words = self._vocabulary.ids(positions.ids)
         words[positions.visual | positions.template] = -1
         return words
@@ -222,7 +222,7 @@ class BatchEncoder:
         output: Output,
         ready: tuple[Prepared, TokenIds] | None = None,
     ) -> Batch:
-        """Return the results for ``contents``. If a GPU runs out of memory, encode one half first, then the other."""
+        """Return the results for ``contents``. If a GPU runs out of memory, encode the two halves one by one."""
         import torch
 
         try:
@@ -231,7 +231,7 @@ class BatchEncoder:
         except torch.OutOfMemoryError:
             if len(contents) == 1:
                 raise
-        # Outside of the except clause, where the traceback would keep the failed batch in memory.
+        # This is outside of the except clause, because its traceback would keep the failed batch in memory.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         middle = (len(contents) + 1) // 2
@@ -251,7 +251,7 @@ class BatchEncoder:
         adapter = self._adapter if output.layers is None else None
         layers = output.layers or ((-1,) if adapter is None else adapter.layers)
         states = model.forward(prepared, layers)
-        if states.positions is not prepared.positions:  # tokens were merged, and are no words any more
+        if states.positions is not prepared.positions:  # tokens were merged, so they are no longer words
             words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
         keep = self.kept(states.positions, prepared.task)
         pooled, *of_layers = _unit_states(model, states, keep)
@@ -263,7 +263,7 @@ class BatchEncoder:
         starts = np.cumsum(keep.sum(axis=1))[:-1]
         rows, ids = np.split(to_cpu(tokens), starts), np.split(words[keep], starts)
         instead, no_word = to_cpu(fallbacks), np.full(1, -1, dtype=np.int32)
-        # A copy for each content, so that keeping one in memory keeps no other.
+        # Each content gets a copy. So to keep one content in memory does not keep the whole batch there.
         return Batch(
             pooled.cpu().numpy(),
             model.norms(states.pooled).cpu().numpy(),
@@ -275,7 +275,7 @@ class BatchEncoder:
 def _unit_states(model: PooledModel, states: States, keep: Mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return unit vectors: pooled (n, dimension), states of kept tokens (total, layers, width), and the fallbacks.
 
-    If no token of a content is kept, its fallback (n, layers, width) is its only token.
+    If no token of a content is kept, the content's fallback (n, layers, width) is its only token.
     """
     import torch
     from torch.nn.functional import normalize
@@ -291,7 +291,7 @@ def _to_cpu(rows: torch.Tensor) -> NDArray[np.float32]:
 
 
 def _use_one_thread() -> None:
-    """Make torch use one thread in a forked process, because the threads of its parent do not exist there."""
+    """Make torch use one thread in a forked process, because its parent's threads do not exist in this process."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

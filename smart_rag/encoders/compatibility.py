@@ -1,7 +1,7 @@
 """Undocumented names of other packages. They are used only in this module.
 
-A release of sentence-transformers, transformers or huggingface_hub may rename them. Then
-``tests/encoders/test_compatibility.py`` says which name is gone, and only this module must be repaired.
+A release of sentence-transformers, transformers or huggingface_hub may rename these names. In this case,
+``tests/encoders/test_compatibility.py`` says which name no longer exists, and only this module must be repaired.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 AnyModel: TypeAlias = Union["SentenceTransformer", "MultiVectorEncoder"]
 
-# Weights that transformers reports as unused. An embedding needs no head that predicts words, and the projector of
+# Weights that transformers reports as unused. An embedding does not need the head that predicts words. The projector of
 # jina-embeddings-v4 is loaded by `smart_rag.encoders.models.jina_v4_weights`.
 _UNUSED_WEIGHTS = ("lm_head.", "multi_vector_projector.")
-# Settings of modules that are not weights but change the embeddings. Other settings come and go between releases.
+# Settings of modules that are not weights but change the embeddings. Other settings differ between releases.
 _SETTINGS = (
     *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
     *("skiplist_words", "skiplist_tasks", "keep_only_token_ids", "pool_factor", "num_protected_tokens"),
@@ -42,7 +42,7 @@ _SETTINGS = (
 class Repository:
     """The files of a model: a folder or a repository of the hub. With ``local``, nothing is downloaded.
 
-    ``access`` are arguments of `SentenceTransformer` for the hub: ``token`` and ``cache_folder``.
+    ``access`` holds the arguments of `SentenceTransformer` for the hub: ``token`` and ``cache_folder``.
     """
 
     path: str
@@ -51,20 +51,26 @@ class Repository:
     access: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, name: str) -> Path | None:
-        """Return the path of a file, None if there is no such file."""
+        """Return the path of a file. Return None if there is no such file."""
         from sentence_transformers.util import load_file_path
 
         file = load_file_path(self.path, name, revision=self.revision, local_files_only=self.local, **self.access)
         return None if file is None else Path(file)
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return the content of a JSON file, nothing if there is no such file."""
+        """Return the content of a JSON file. Return an empty dict if there is no such file."""
         file = self.find(name)
         return {} if file is None else dict(json.loads(file.read_text(encoding="utf-8")))
 
+    def modules(self) -> list[dict[str, Any]]:
+        """Return the modules that ``modules.json`` lists, none if there is no such file."""
+        file = self.find("modules.json")
+        found = [] if file is None else json.loads(file.read_text(encoding="utf-8"))
+        return [module for module in found if isinstance(module, dict)]
+
     @property
     def has_modules_file(self) -> bool:
-        """Whether the model's modules are listed for sentence-transformers."""
+        """Whether there is a file that lists the model's modules for sentence-transformers."""
         from sentence_transformers.util import is_sentence_transformer_model
 
         return is_sentence_transformer_model(
@@ -76,7 +82,7 @@ class Repository:
 
 
 def transformer(path: str, **options: Any) -> torch.nn.Module:
-    """Return the module that runs the transformers model in ``path``; ``options`` are those of ``Transformer``."""
+    """Return the module that runs the transformers model in ``path``. ``options`` are arguments of ``Transformer``."""
     from sentence_transformers.base.modules import Transformer
 
     module: torch.nn.Module = Transformer(path, **options)
@@ -84,7 +90,7 @@ def transformer(path: str, **options: Any) -> torch.nn.Module:
 
 
 def last_token_pooling(transformer: Any) -> list[torch.nn.Module]:
-    """Return the modules that make a unit vector of the last token's state."""
+    """Return the modules that turn the state of the last token into a unit vector."""
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -95,8 +101,8 @@ def last_token_pooling(transformer: Any) -> list[torch.nn.Module]:
 class Pooling:
     """The step from token states to one vector.
 
-    ``modes`` are its names, such as ``"mean"``; the vectors of several modes stand side by side. ``include_prompt``
-    tells whether the prompt's tokens take part. ``after`` are the modules that follow.
+    ``modes`` are the names of the pooling, such as ``"mean"``. If there are several modes, their vectors stand side by
+    side. ``include_prompt`` says whether the prompt's tokens take part. ``after`` are the modules that follow.
     """
 
     modes: tuple[str, ...] = ("unknown",)
@@ -105,7 +111,7 @@ class Pooling:
 
 
 def pooling_of(model: AnyModel) -> Pooling:
-    """Return how ``model`` pools; the modes are ``("unknown",)`` if it has no module for that."""
+    """Return how ``model`` pools. If it has no module for pooling, the modes are ``("unknown",)``."""
     modules = list(model)
     for i, module in enumerate(modules):
         if type(module).__name__ == "Pooling":
@@ -127,8 +133,8 @@ def module_settings(model: AnyModel) -> list[Any]:
 def keep_texts_in_rows(model: AnyModel) -> None:
     """Make ``model`` pad its texts.
 
-    With flash attention, sentence-transformers would join the texts of a batch in one row. Then we could not know which
-    text a token belongs to.
+    With flash attention, sentence-transformers would join the texts of a batch into one row. We would then not know
+    which text a token belongs to.
     """
     first: Any = model[0]
     if getattr(first, "can_flatten_inputs", False):
@@ -181,10 +187,10 @@ def to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def returning_all_layers(model: AnyModel) -> Iterator[dict[str, bool]]:
-    """Make the transformer return the states after every layer; yield the features that ask for them."""
+    """Make the transformer return the states after every layer. Yield the features that request them."""
     config = transformer_config(model)
     before = getattr(config, "output_hidden_states", False)
-    config.output_hidden_states = True  # sentence-transformers reads the configuration, the model its arguments
+    config.output_hidden_states = True  # sentence-transformers reads this configuration. The model reads its arguments
     try:
         yield {"output_hidden_states": True}
     finally:
@@ -192,23 +198,24 @@ def returning_all_layers(model: AnyModel) -> Iterator[dict[str, bool]]:
 
 
 def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
-    """Return the states (n, length, width) after each layer, those of the embeddings first."""
+    """Return the states (n, length, width) after each layer. The first ones are those of the input embeddings."""
     return features.get("all_layer_embeddings") or ()
 
 
 def unpooled_length(features: Mapping[str, Any]) -> int:
-    """Return the number of tokens at the start that are not pooled if the prompt is left out; 0 without a prompt.
+    """Some models do not pool the tokens of the prompt. Return the number of these tokens. It is 0 if there is no
+    prompt.
 
-    sentence-transformers splits the prompt alone. In front of a text, some tokenizers make one token less of it. So
-    this number may include the first word of the text.
+    sentence-transformers splits the prompt alone into tokens. If a text follows the prompt, some tokenizers make one
+    token fewer of the prompt. So this number may include the first word of the text.
     """
     return int(features.get("prompt_length", 0))
 
 
 def character_spans(features: Mapping[str, Any]) -> NDArray[np.int64] | None:
-    """Return the characters (n, length, 2) that each token stands for; None if the tokenizer does not know them.
+    """Return the characters (n, length, 2) of each token. Return None if the tokenizer does not know them.
 
-    The numbers are those of the text with its prompt. A special token stands for no character.
+    The characters are counted in the text with its prompt. A special token has no characters.
     """
     encodings = getattr(features, "encodings", None)
     return np.asarray([encoding.offsets for encoding in encodings]) if encodings else None
@@ -218,28 +225,28 @@ def character_spans(features: Mapping[str, Any]) -> NDArray[np.int64] | None:
 
 
 def transformer_config(model: AnyModel) -> Any:
-    """Return the configuration of the transformers model, None if there is no such model."""
+    """Return the configuration of the transformers model. Return None if there is no such model."""
     return getattr(model.transformers_model, "config", None)
 
 
 def image_processor_of(model: AnyModel) -> Any:
-    """Return the image processor of the model, None if the model reads no images."""
+    """Return the image processor of the model. Return None if the model reads no images."""
     return getattr(getattr(model[0], "processor", None), "image_processor", None)
 
 
 def image_size(image_processor: Any) -> dict[str, int]:
-    """Return the size of images for ``image_processor``, under names such as ``"height"`` and ``"longest_edge"``."""
+    """Return the size of images of ``image_processor``, under names such as ``"height"`` and ``"longest_edge"``."""
     size = getattr(image_processor, "size", None) or {}
     return {name: int(value) for name, value in dict(size).items() if value is not None}
 
 
 def merged_patches(image_processor: Any) -> int:
-    """Return how many patches, along each side of a square, become one token."""
+    """Return the number of patches along one side of the square that becomes one token."""
     return int(getattr(image_processor, "merge_size", 1))
 
 
 def center_crop(image_processor: Any) -> tuple[int, int] | None:
-    """Return the width and the height that an image is cut to at its margins, None if nothing is cut off."""
+    """Return the (width, height) of an image after its margins are cut off. Return None if nothing is cut off."""
     if "shortest_edge" not in image_size(image_processor) or not getattr(image_processor, "do_center_crop", False):
         return None
     crop = dict(image_processor.crop_size)
@@ -247,7 +254,7 @@ def center_crop(image_processor: Any) -> tuple[int, int] | None:
 
 
 def placeholder_ids(model: AnyModel, *kinds: str) -> NDArray[np.int64]:
-    """Return the token ids that stand for a patch of an ``"image"`` or a ``"video"``."""
+    """Return the ids of the tokens that stand for a patch of an ``"image"`` or a ``"video"``."""
     processor = getattr(model[0], "processor", None)
     homes = (transformer_config(model), processor)
     found: set[int | None] = {getattr(home, f"{kind}_token_id", None) for home in homes for kind in kinds}
@@ -257,12 +264,12 @@ def placeholder_ids(model: AnyModel, *kinds: str) -> NDArray[np.int64]:
 
 
 def is_placeholder_error(error: ValueError) -> bool:
-    """Return whether a processor raised ``error`` because an image or a video has more tokens than fit."""
+    """Return whether a processor raised ``error`` because an image or a video has too many tokens for the model."""
     return "token count" in str(error)
 
 
 def set_chat_template(model: AnyModel, template: str | None, options: Mapping[str, Any]) -> None:
-    """Make ``model`` render chats by ``template`` (None: its own) with ``options``. A saved model keeps both."""
+    """Make ``model`` use the chat ``template`` (None: its own) with ``options``. Both are saved with the model."""
     first: Any = model[0]
     first.processing_kwargs = {**first.processing_kwargs, "chat_template": dict(options)}
     if template is not None:
@@ -280,7 +287,7 @@ def no_loading_bar() -> Iterator[None]:
 
     shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # This switches off the hub's bars as well. A download can take minutes, so its bar is shown.
+    # This also hides the progress bars of the hub. A download can take minutes, so its bar is shown again.
     if downloads_shown:
         enable_progress_bars()
     try:
@@ -294,7 +301,7 @@ def no_loading_bar() -> Iterator[None]:
 
 @contextmanager
 def no_report_of_unused_weights() -> Iterator[None]:
-    """Suppress the warning of transformers about unused weights, if it lists only weights that we do not use."""
+    """Suppress transformers' warning about unused weights if it lists only weights that we do not use."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         lines = record.getMessage().splitlines()

@@ -23,7 +23,7 @@ _NOT_IN_FINGERPRINT = (
     "adapter",
     "model_options",
 )
-# Options of a model that change its embeddings and that no other entry repeats.
+# Options of a model that change its embeddings and that are not in another entry.
 _OPTIONS = ("config_kwargs", "processor_kwargs", "tokenizer_kwargs")
 
 
@@ -38,9 +38,9 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
 def weights_digest(model: torch.nn.Module, values: int = 1024) -> str:
     """Return a digest of ``values`` evenly spaced numbers of every weight.
 
-    A fine-tuned model has another digest. The same model under another name or path has the same digest. Another
-    precision does not change it either, because the numbers are first rounded to bfloat16. The names of parameters do
-    not matter, because they change between releases of transformers.
+    A fine-tuned model has a different digest. The same model under another name or path has the same digest. Another
+    precision does not change the digest either, because the numbers are first rounded to bfloat16. The names of
+    parameters do not matter, because they differ between releases of transformers.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Loading of a model from the hub or a folder, and the devices that it can be loaded on."""
+"""Loading of a model from the hub or from a folder, and the devices for it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Where the classes of modules are, by their names in ``modules.json``. sentence-transformers also has those of PyLate.
+_MODULES = ("sentence_transformers.", "pylate.")
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on its device, and the name that the caller gave.
+    """A model on its device, and the name that the caller gave to it.
 
-    ``has_own_files`` tells whether its repository has files for sentence-transformers, which say how it pools. ``kind``
-    tells which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``: token embeddings.
-    ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector and token embeddings.
+    ``has_own_files`` says whether the model's repository has files for sentence-transformers, which define its pooling.
+    ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``: token
+    embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector and token
+    embeddings.
     """
 
     name: str
@@ -58,8 +61,8 @@ def load(
 ) -> LoadedModel:
     """Return the model on its device. ``options`` are further arguments of `SentenceTransformer`.
 
-    A vision-language decoder without sentence-transformers files is pooled from the last token, because such models
-    were trained in this way. sentence-transformers itself would take the mean.
+    If a vision-language decoder has no sentence-transformers files, its last token is pooled, because such models were
+    trained in this way. sentence-transformers itself would take the mean.
 
     Raises:
         ModelNotFound: the model cannot be loaded.
@@ -83,7 +86,7 @@ def load(
     ):
         dtype = "float32"
     weights = dict(further.pop("model_kwargs", None) or {})
-    if "torch_dtype" in weights:  # the name that transformers had for it
+    if "torch_dtype" in weights:  # the old name of this argument in transformers
         weights.setdefault("dtype", weights.pop("torch_dtype"))
     if dtype not in (None, "auto") or "dtype" not in weights:
         weights["dtype"] = dtype or "auto"
@@ -96,7 +99,7 @@ def load(
             return loaded
     except (torch.OutOfMemoryError, ModelNotFound):
         raise
-    except Exception as error:  # a model's files and its code may raise anything; it is chained
+    except Exception as error:  # the files and the code of a model may raise any error. It becomes the cause
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
             raise MissingExtra("torchvision", "vision", f"the model {model!r}, which takes images,") from error
         kind = "folder" if Path(model).exists() else "name"
@@ -119,8 +122,10 @@ def _load(
     local = bool(further.get("local_files_only")) or Path(path).exists() or not _hub_answers(path)
     access = {name: further[name] for name in ("token", "cache_folder") if name in further}
     files = Repository(path, revision, local, access)
+    if not trust_remote_code:
+        _check_modules(files)
     further = {name: value for name, value in further.items() if name != "local_files_only"}
-    if _is_jina_v4(files):  # its files for sentence-transformers give the single vector alone
+    if _is_jina_v4(files):  # with its files for sentence-transformers, it gives only the single vector
         from smart_rag.encoders.models import jina_v4_weights
 
         modules = jina_v4_weights.load(files, weights)
@@ -139,6 +144,22 @@ def _load(
     return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled")
 
 
+def _check_modules(files: Repository) -> None:
+    """Raise `ModelNotFound` if a module of the model is not one of sentence-transformers.
+
+    Such a module brings its own code. sentence-transformers also refuses to run it. But it may first import it to
+    look at its class, and the import already runs code.
+    """
+    for module in files.modules():
+        kind = str(module.get("type"))
+        if not kind.startswith(_MODULES):
+            raise ModelNotFound(
+                f"the model {files.path!r} has the module {kind!r}, which is not part of sentence-transformers, and "
+                "runs the model's own code; read that code, and if you trust it, pass trust_remote_code=True, on the "
+                "command line --trust-remote-code"
+            )
+
+
 def _construct(
     files: Repository,
     device: str,
@@ -147,7 +168,7 @@ def _construct(
     modules: Sequence[torch.nn.Module] | None = None,
     **options: Any,
 ) -> AnyModel:
-    """Return a model of sentence-transformers, from ``modules`` if they are given, else from its files."""
+    """Return a model of sentence-transformers: from ``modules`` if they are given, otherwise from the model's files."""
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
     if modules is not None:
@@ -177,20 +198,20 @@ def _from_pretrained_options(files: Repository, trust_remote_code: bool) -> dict
 
 
 def with_full_paths(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `SentenceTransformer` with the full path of the folder where models are stored."""
+    """Return arguments of `SentenceTransformer`. The path of the folder where models are stored is made absolute."""
     cache = options.get("cache_folder")
     return dict(options) if cache is None else {**options, "cache_folder": str(absolute(cache))}
 
 
 def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of ``options`` that an index keeps to load its model again: JSON values, and no secret.
+    """Return the part of ``options`` that an index keeps, to load its model again: JSON values without secrets.
 
-    A warning names what is left out.
+    A warning names the options that are left out.
     """
     kept = {}
     for name, value in options.items():
         if value is None or name in ("token", "prompts", "default_prompt_name", "backend"):
-            continue  # the prompts in use are kept themselves
+            continue  # the prompts in use are kept elsewhere
         try:
             kept[name] = json.loads(json.dumps(value, default=_of_torch))
         except TypeError:
@@ -202,7 +223,7 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_torch(value: object) -> str:
-    """Return the name of a dtype such as ``torch.float16``, as transformers reads it."""
+    """Return the name of a dtype such as ``torch.float16``, in the form that transformers reads."""
     import torch
 
     if isinstance(value, torch.dtype):
@@ -235,13 +256,13 @@ def _is_clip(model: AnyModel) -> bool:
 
 
 def _hub_answers(model: str) -> bool:
-    """Return whether the hub can be reached. If not, each file of a model would be retried for half a minute."""
+    """Return whether the hub can be reached. If not, transformers would try each file again for half a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         HfApi().model_info(model, timeout=10)
-    except (HfHubHTTPError, HFValidationError):  # an answer as well
+    except (HfHubHTTPError, HFValidationError):  # the hub has answered
         return True
     except Exception as error:  # the HTTP client decides which
         logger.info("the model hub cannot be reached (%s); looking for %s on this machine", error, model)
@@ -265,10 +286,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def device_names(device: str | torch.device | Sequence[str] | None) -> list[str | None]:
-    """Return the names of one device or of several; None in the list stands for the best device of this machine.
+    """Return the names of one or several devices. None in the list stands for the best device of this machine.
 
     Raises:
-        InvalidInput: no device is named, or one does not exist on this machine.
+        InvalidInput: the list is empty, or a device does not exist on this machine.
     """
     if device is None:
         return [None]
@@ -296,7 +317,7 @@ def check_device(device: str) -> None:
         )
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # it depends on the kind of device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the class depends on the kind of device
         raise InvalidInput(
             f"device {device!r} cannot be used on this machine: {_first_line(error)}; use for example 'cpu'"
         ) from error

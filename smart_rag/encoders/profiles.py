@@ -1,7 +1,7 @@
 """Profiles: settings that differ between families of embedding models, such as prompts, templates and image sizes.
 
-A model's own sentence-transformers files come first. A profile adds the settings that these files lack. A model whose
-name matches no profile has the profile `GENERAL`.
+A model's own sentence-transformers files come first. A profile adds the settings that these files do not have. If the
+name of a model matches no profile, its profile is `GENERAL`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from smart_rag.types import Task
 
 TokenPolicy = Literal["content", "text", "input", "patches"]
 
-# Sources of a decision. The fourth one is a profile, by its name.
+# Sources of a decision. The fourth source is a profile, by its name.
 ARGUMENT = "argument"
 OWN_FILES = "the model's own files"
 GENERAL_RULE = "general rule"
@@ -34,7 +34,7 @@ class Decision:
 
     @classmethod
     def first(cls, name: str, *options: tuple[Any, str]) -> Decision:
-        """Return the decision for the first of ``options`` (value, source) whose value is not None."""
+        """Return the decision for the first of ``options`` (value, source) that has a value other than None."""
         return cls(name, *next((option for option in options if option[0] is not None), options[-1]))
 
 
@@ -44,21 +44,22 @@ class Profile:
 
     Args:
         models: patterns of hub names, in lower case.
-        template: a chat template in Jinja, whose system message is the prompt; None for the model's own template.
-        generation_prompt: end the chat with the words that ask the model to answer.
+        template: a chat template in Jinja, whose system message is the prompt. None for the model's own template.
+        generation_prompt: whether the chat ends with the words that ask the model to answer.
         prompts: the prompts of queries and of documents.
-        prompts_for_images_only: give the prompt of documents to images and videos only, not to texts.
-        pooled_before: take the pooled embedding at the position before this token, not at the last position.
-        empty_text: the text that replaces an empty one.
-        blank_image: side and colour of a square that is added to a query without an image.
-        max_length: tokens after which a text is cut.
-        pixels: the fewest and the most pixels of an image.
-        fps: frames that are read from each second of a video.
-        frames: the fewest and the most frames of a video.
-        frame_pixels: the fewest and the most pixels of one frame, and the most of all frames; two frames share a patch.
-        middle_frame: read the middle frame of a video as an image.
+        prompts_for_images_only: whether only images and videos get the prompt of documents, and texts get none.
+        pooled_before: the token after the position that is pooled. Without it, the last position is pooled.
+        empty_text: the text that replaces an empty text.
+        blank_image: side and colour of a square image that is added to a query without an image.
+        max_length: number of tokens after which a text is cut.
+        pixels: the minimum and the maximum number of pixels of an image.
+        fps: number of frames that are read from each second of a video.
+        frames: the minimum and the maximum number of frames of a video.
+        frame_pixels: the minimum and the maximum number of pixels of one frame, and the maximum of all frames together.
+            Two frames share a patch.
+        middle_frame: whether only the middle frame of a video is read, as an image.
         has_video: whether the family reads videos.
-        query_tokens, document_tokens: which tokens take part in late interaction.
+        query_tokens, document_tokens: the policies that choose the tokens for late interaction.
     """
 
     name: str
@@ -82,11 +83,11 @@ class Profile:
 
     @property
     def source(self) -> str:
-        """The source of a decision that this profile makes."""
+        """The name of this profile as the source of a decision."""
         return f"profile {self.name}" if self.models else GENERAL_RULE
 
     def video_pixels(self, frames: int) -> tuple[int, int] | None:
-        """Return the fewest and the most pixels of ``frames`` together, None if the model's processor decides."""
+        """Return the minimum and maximum pixels of all ``frames`` together. None if the model's processor decides."""
         if self.frame_pixels is None:
             return None
         least, most, total = self.frame_pixels
@@ -98,8 +99,9 @@ class Profile:
 _FIND_PAGE = "Find a document image that matches the given query."
 _ABOUT_PAGE = "Understand the content of the provided document image."
 
-# The start of every template: it collects the parts of the message in `it`, and the system message in `it.prompt`.
-# Jinja removes a line break after a block and at the end of a template, so the templates have none there.
+# The start of every template. It collects the parts of the message in `it`, and the system message in `it.prompt`.
+# Jinja
+# removes a line break after a block and at the end of a template, so the templates have no line breaks there.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -194,12 +196,12 @@ PROFILES: tuple[Profile, ...] = (
 
 
 def profile_of(model: str, name: str | None = None) -> Decision:
-    """Choose a profile: the one called ``name``, else the one for the hub name ``model``, else `GENERAL`.
+    """Choose a profile: the one called ``name``, or the one for the hub name ``model``, or `GENERAL`.
 
-    A folder matches by its own name. A folder in the hub's cache matches by the name of the model in it.
+    For a folder, its own name decides. For a folder in the hub's cache, the name of its model decides.
 
     Raises:
-        InvalidInput: there is no profile of that name.
+        InvalidInput: there is no profile called ``name``.
     """
     if name is None:
         fitting = next((profile for profile in PROFILES if _is_model_of(model, profile)), None)
@@ -215,14 +217,14 @@ def _is_model_of(model: str, profile: Profile) -> bool:
     """Return whether the hub name or the folder ``model`` matches ``profile``."""
     if not Path(model).exists():
         return any(fnmatch(model.lower(), pattern) for pattern in profile.models)
-    # A link has a name, and so has the folder that it leads to.
+    # A link has a name, and the folder that it leads to has another one.
     folders = (Path(os.path.abspath(model)), Path(model).resolve())
     return any(_is_folder_of(folder.parts, profile) for folder in folders)
 
 
 def _is_folder_of(parts: Sequence[str], profile: Profile) -> bool:
     name, patterns = parts[-1], tuple(pattern.partition("/")[2] for pattern in profile.models)
-    # Folders of the hub's cache, models--owner--name/snapshots/revision, name the owner. Others do not.
+    # In the hub's cache, a folder (models--owner--name/snapshots/revision) has the owner in its name. Others do not.
     cached = next((part for part in parts if part.startswith("models--")), None)
     if cached is not None:
         name, patterns = cached.removeprefix("models--").replace("--", "/"), profile.models

@@ -1,27 +1,27 @@
 """The protocol of an encoder: members that smart_rag requires, and members that an encoder may offer.
 
-`Encoder` is required. Every other protocol here is optional. An encoder offers a protocol by having its members; it
-inherits nothing. Other code uses the functions below, never the protocols. So each fallback is in one place. The table
-lists the fallbacks:
+`Encoder` is required. Every other protocol here is optional. An encoder has a protocol if it has the protocol's
+members. It inherits nothing. Other code uses the functions below, never the protocols. So each fallback is in one
+place. The table lists the fallbacks:
 
 =====================  ==============================  ===================================================
 Protocol               Asked by                        Without it
 =====================  ==============================  ===================================================
-`HasModalities`        `modalities_of`                 the encoder gets texts alone
+`HasModalities`        `modalities_of`                 the encoder gets only texts
 `HasTokenDimension`    `token_dimension_of`            token embeddings are as wide as pooled embeddings
 `HasDefaultWeights`    `default_weights_of`            `smart_rag.config.DEFAULT_WEIGHTS`
 `HasDevice`            `device_of`                     scores are computed on the CPU
 `CountsTokens`         `token_counter`                 texts are measured in words; a warning says so once
-`CodesTokens`          `encode_for_store`              token embeddings are coded after they were computed
+`CodesTokens`          `encode_for_store`              token embeddings are coded later, not by the encoder
 `ExplainsTokens`       `token_origins_of`              `Hit.explain` raises `EncoderError`
 `HasScale`             `scale_of`                      `Hit.relevance` of hits of `smart_rag.rerank` is None
 =====================  ==============================  ===================================================
 
 Vocabulary ids are part of the protocol, too. ``Representation.tokens.ids`` holds one int32 for each token embedding:
-the token's id in the model's vocabulary, or -1 for a token that is not a word, such as punctuation, an image patch or a
-prompt. `smart_rag.encoders.vocabulary.Vocabulary` makes the ids. With ids, rare query tokens get more weight, and a
-search finds candidates that share rare tokens. Without ids, all query tokens count the same, and candidates are found
-by pooled cosine alone. A warning says so once.
+the token's id in the model's vocabulary. The id is -1 for a token that is not a word, such as punctuation, an image
+patch or a prompt. `smart_rag.encoders.vocabulary.Vocabulary` makes the ids. With ids, rare query tokens get more
+weight, and a search finds candidates that share rare tokens. Without ids, all query tokens count the same, and only the
+pooled cosine finds candidates. A warning says so once.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 
 
 class _StaticLookup(type(Protocol)):  # type: ignore[misc]  # typing gives the metaclass no public name
-    """Make `isinstance` look up members without evaluating properties, because some properties load a model.
+    """Make `isinstance` look for members without evaluating properties, because some properties load a model.
 
-    From 3.12 on, Python does this by itself.
+    From version 3.12 on, Python itself does so.
     """
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -96,12 +96,12 @@ class HasModalities(Protocol):
 
     @property
     def modalities(self) -> frozenset[str]:
-        """The kinds of content that the encoder reads, of ``"text"``, ``"image"`` and ``"video"``."""
+        """The kinds of content that the encoder reads: some of ``"text"``, ``"image"`` and ``"video"``."""
         ...
 
 
 class HasTokenDimension(Protocol):
-    """An encoder whose token embeddings are not as wide as its pooled embeddings."""
+    """An encoder whose token embeddings have a different width than its pooled embeddings."""
 
     @property
     def token_dimension(self) -> int:
@@ -155,15 +155,15 @@ class ExplainsTokens(Protocol):
 
 
 class HasScale(Protocol):
-    """An encoder that knows which scores documents without relevance get. `CachedEncoder.add` can find this out."""
+    """An encoder that knows how high irrelevant documents score. `CachedEncoder.add` can find these scores."""
 
     def relevance_scale(self, weights: tuple[float, float], /) -> Scale | None:
-        """Return the scale of relevance for scores with these ``weights``, None if it is unknown."""
+        """Return the scale of relevance for scores with these ``weights``. Return None if it is unknown."""
         ...
 
 
 def modalities_of(encoder: Encoder) -> frozenset[str]:
-    """Return the kinds of content that ``encoder`` reads, of ``"text"``, ``"image"`` and ``"video"``."""
+    """Return the kinds of content that ``encoder`` reads: some of ``"text"``, ``"image"`` and ``"video"``."""
     return frozenset(getattr(encoder, "modalities", ("text",)))
 
 
@@ -179,12 +179,12 @@ def token_dimension_of(encoder: Encoder) -> int:
 
 
 def device_of(encoder: Encoder | None) -> str:
-    """Return the torch device that ``encoder`` runs on, ``"cpu"`` if it names none."""
+    """Return the torch device of ``encoder``. Return ``"cpu"`` if the encoder names no device."""
     return str(getattr(encoder, "device", "cpu"))
 
 
 def token_counter(encoder: Encoder) -> Callable[[str], int]:
-    """Return a function that counts the tokens of a text, by the tokenizer of ``encoder`` if it has one."""
+    """Return a function that counts the tokens of a text: by ``encoder`` if it can, otherwise as words."""
     count: Callable[[Sequence[str]], list[int]] | None = getattr(encoder, "count_tokens", None)
     if count is None:
         warn_once(
@@ -211,14 +211,14 @@ def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[Toke
 
 
 def scale_of(encoder: Encoder, weights: tuple[float, float]) -> Scale | None:
-    """Return the scale of relevance for scores with these ``weights``, None if ``encoder`` knows none."""
+    """Return the scale of relevance for scores with these ``weights``. Return None if ``encoder`` knows no scale."""
     scale: Callable[[tuple[float, float]], Scale | None] | None = getattr(encoder, "relevance_scale", None)
     return None if scale is None else scale(weights)
 
 
 def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:
-    """Return the representation of ``documents``, with tokens coded by ``codec`` if ``encoder`` can do that."""
-    # A codec that merges tokens is applied later, on the CPU, while the encoder continues.
+    """Return the representation of ``documents``. If ``encoder`` can do so, it codes the tokens by ``codec``."""
+    # If a codec merges tokens, it is applied later, on the CPU, while the encoder goes on.
     if codec.pool_factor == 1 and _has_codec_argument(encoder.encode_document):
         coding: Any = encoder
         vectors: Representation = coding.encode_document(documents, codec=codec.name)
@@ -234,7 +234,7 @@ def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -
 
 
 def _has_codec_argument(encode: Callable[..., Any]) -> bool:
-    """Return whether ``encode`` itself has the argument ``codec``, and not only a function that it wraps."""
+    """Return whether ``encode`` itself has the argument ``codec``. A function that it wraps does not count."""
     try:
         parameter = signature(encode, follow_wrapped=False).parameters.get("codec")
     except (TypeError, ValueError):  # some callables of compiled modules have no signature

@@ -1,4 +1,4 @@
-"""`ModelSettings`: decisions on how a model is used, from arguments, its own files, its profile and general rules."""
+"""`ModelSettings`: how a model is used. Arguments, the model's files, its profile and general rules decide this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smart_rag.types import Task
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """The decisions on profile, prompts, token policies and length of a model, each with its source.
+    """The decisions on profile, prompts, token policies and length of a model. Each has a source.
 
     ``max_length`` has the value None if the model's own length is used.
     """
@@ -35,7 +35,7 @@ class ModelSettings:
         policies: Mapping[Task, TokenPolicy | None],
         max_length: int | None,
     ) -> ModelSettings:
-        """Decide how ``loaded`` is used. None stands for an argument that the caller left out.
+        """Decide how ``loaded`` is used. An argument is None if the caller left it out.
 
         Raises:
             InvalidInput: the profile is for another kind of model, or there is no such policy or prompt.
@@ -91,7 +91,7 @@ def _decide_prompt(
     loaded: LoadedModel,
     profile: Profile,
 ) -> Decision:
-    """Decide on a prompt: the one given, else the one that sentence-transformers would use, else the profile's."""
+    """Decide on a prompt: the given one, or the one that sentence-transformers would use, or that of the profile."""
     own = _retrieval_prompt(task, loaded.model) if names is None else _named_prompt(names.get(task), loaded)
     return Decision.first(
         f"{task}_prompt",
@@ -104,8 +104,8 @@ def _decide_prompt(
 def _retrieval_prompt(task: Task, model: AnyModel) -> str | None:
     """Return the prompt by the rule of `encode_query` and `encode_document` in sentence-transformers.
 
-    A default prompt is neither for queries nor for documents. The first of the names that exists counts, even if its
-    prompt is empty.
+    The model's default prompt is not used, because it is neither for queries nor for documents. The names of prompts
+    are tried in a fixed order. The first name that exists decides, even if its prompt is empty.
     """
     prompts = model.prompts or {}
     names = ("query",) if task == "query" else ("document", "passage", "corpus")
@@ -113,13 +113,13 @@ def _retrieval_prompt(task: Task, model: AnyModel) -> str | None:
 
 
 def _named_prompt(name: str | None, loaded: LoadedModel) -> str | None:
-    """Return the prompt by the rule of `SentenceTransformer.encode`: the one with this ``name``, or the default one."""
+    """Return the prompt by the rule of `SentenceTransformer.encode`: the prompt ``name``, or the default prompt."""
     prompts = loaded.model.prompts or {}
     if name is not None and name not in prompts:
         raise InvalidInput(f"{loaded.name} has no prompt {name!r}; {nearest(name, prompts)}")
     chosen = loaded.model.default_prompt_name if name is None else name
     prompt = "" if chosen is None else prompts[chosen] or ""
-    # A model without own files needs the prompt of its profile.
+    # If a model has no files of its own, it needs the prompt of its profile.
     return prompt if loaded.has_own_files else prompt or None
 
 

@@ -2,13 +2,14 @@
 
 sentence-transformers knows each model's prompts, pooling, normalisation and dense layers.
 `smart_rag.encoders.settings` decides how the model is used. `smart_rag.encoders.models` computes one forward pass.
-`smart_rag.encoders.batching` runs the passes for many items.
+`smart_rag.encoders.batching` runs many forward passes.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count, check_
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
-from smart_rag.encoders import loading
+from smart_rag.encoders import known_models, loading
 from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import AnyModel, module_settings
 from smart_rag.encoders.fingerprint import fingerprint_of, weights_digest
@@ -27,6 +28,7 @@ from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.jina_v4 import JinaV4Model
 from smart_rag.encoders.models.multi_vector import MultiVectorModel
 from smart_rag.encoders.models.pooled import PooledModel
+from smart_rag.encoders.pickling import made_again
 from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy, profile_of
 from smart_rag.encoders.settings import ModelSettings
 from smart_rag.encoders.trainable import TrainableModel
@@ -57,44 +59,44 @@ class SmartEncoder:
 
     A vision-language model also reads images, pages of PDFs and videos, alone or with a text: see `Content`.
 
-    Token embeddings are the last hidden states. The model's own dense layers, if it has any, bring them into the space
-    of the pooled embedding. They are L2-normalised in float32. Special tokens and padding take no part in late
-    interaction. If the model pools the CLS token or the last token, this token takes no part either (arXiv 2605.24938,
-    section 3). If no token is left, the pooled embedding is the only token embedding.
+    Token embeddings are the last hidden states, L2-normalised in float32. If the model has dense layers, they bring the
+    states into the space of the pooled embedding. Special tokens and padding take no part in late interaction. If the
+    model pools the CLS token or the last token, this token takes no part either (arXiv 2605.24938, section 3). If no
+    token is left, the pooled embedding is the only token embedding.
 
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
     left, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled embeddings.
 
     On a CPU, a forked process can use its parent's encoder. torch then uses one thread. On a GPU, torch refuses to work
-    in a forked process.
+    in a forked process. A pickle holds the arguments, without weights and without a token of the hub. So does a copy.
 
     Args:
-        model: a sentence-transformers model, or its folder. ``"minilm"`` is the bundled all-MiniLM-L6-v2
-            of the ``demo`` extra, which needs no network.
-        device: such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one. If you give several devices, such
+        model: the name of a sentence-transformers model, or its folder. ``"minilm"`` is the all-MiniLM-L6-v2 that the
+            extra ``demo`` installs. It needs no network.
+        device: such as ``"cpu"`` or ``"cuda:0"``. By default, a GPU if there is one. If you give several devices, such
             as ``["cuda:0", "cuda:1"]``, each device holds a copy of the model, and the devices take batches in turn.
-        dtype: the type of the weights, such as ``"bfloat16"``; by default float32 on a CPU, and the type of the model's
-            files on a GPU.
+        dtype: the type of the weights, such as ``"bfloat16"``. By default, float32 on a CPU, and on a GPU the type in
+            the model's files.
         attn_implementation: how transformers computes attention. ``"flash_attention_2"`` must be installed, and needs
-            weights of 16 bits on a GPU. By default, transformers chooses, mostly ``"sdpa"``.
+            weights of 16 bits on a GPU. By default, transformers chooses. Mostly it chooses ``"sdpa"``.
         batch_size: maximum number of inputs in one forward pass.
         batch_tokens: maximum number of tokens in one forward pass, including padding.
         revision: the revision of the model in its hub repository.
         trust_remote_code: run code that comes with the model.
-        query_prompt, document_prompt: the text before each item, or the system message of a chat model. By default the
-            prompt of the model, or of its profile.
+        query_prompt, document_prompt: the text before each item, or the system message of a chat model. By default, the
+            prompt of the model or of its profile.
         prompt_names: names of the model's own prompts, such as ``{"query": "search", "document": "text"}``. A value of
             None in this dict means the model's default prompt, as in `SentenceTransformer.encode`. Without
             ``prompt_names``, the prompts are chosen as in the model's own ``encode_query`` and ``encode_document``.
-        max_length: number of tokens after which a text is cut, including special tokens; by default the model's own
+        max_length: number of tokens after which a text is cut, including special tokens. By default, the model's own
             limit. Images and videos are never cut.
-        profile: the name of a profile in `smart_rag.encoders.profiles`; by default the profile that matches the model's
-            name.
-        query_tokens, document_tokens: the policy that chooses the tokens for late interaction; by default that of the
+        profile: the name of a profile in `smart_rag.encoders.profiles`. By default, the profile that matches the
+            model's name.
+        query_tokens, document_tokens: the policy that chooses the tokens for late interaction. By default, that of the
             profile, which is most often ``"content"``. ``"content"`` means all tokens except special tokens. ``"text"``
-            leaves out image patches, too. ``"input"`` leaves out the prompt and the chat template. ``"patches"`` means
-            image patches alone. See docs/models.md.
-        max_pixels: the maximum number of pixels of an image; by default the limit of the profile or the model.
+            also leaves out image patches. ``"input"`` leaves out the prompt and the chat template. ``"patches"`` means
+            only image patches. See docs/models.md.
+        max_pixels: the maximum number of pixels of an image. By default, the limit of the profile or the model.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
         model_options: further arguments of `SentenceTransformer`, such as ``{"truncate_dim": 256, "token": "hf_..."}``.
 
@@ -128,14 +130,14 @@ class SmartEncoder:
     ) -> None:
         check_count("batch_size", batch_size)
         check_count("batch_tokens", batch_tokens)
-        if max_pixels is not None:
-            check_count("max_pixels", max_pixels)
+        check_count("max_pixels", 1 if max_pixels is None else max_pixels)
         check_model_options(model_options or {})
         model_options = loading.with_full_paths(model_options or {})
         self.model_name = model_location(model)
         self.revision = revision
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels
+        self._device, self._dtype, self._attn_implementation = device, dtype, attn_implementation
         chosen = profile_of(self.model_name, profile)
         first, *others = loading.device_names(device)
         loaded = loading.load(
@@ -166,6 +168,7 @@ class SmartEncoder:
         self._description: dict[str, Any] | None = None
         if adapter is not None:
             self._load_adapter(absolute(adapter))
+        known_models.remember(self.model_name, revision, self._adapter_path, self._model_options)
 
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter
@@ -181,20 +184,35 @@ class SmartEncoder:
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
         """Return the encoder that `describe` described. The manifest of an index keeps such a description."""
-        names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length")
-        later = ("profile", "query_tokens", "document_tokens", "max_pixels", "adapter", "model_options")
-        options = {name: description[name] for name in names}
-        options |= {name: description[name] for name in later if name in description}
-        return cls(description["model"], device=device, **options)
+        return cls(**cls._arguments_in(description), device=device)
+
+    @classmethod
+    def _arguments_in(cls, description: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: description[name] for name in signature(cls).parameters if name in description}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that make this encoder again, as JSON values, without its device and a token of the hub."""
+        return {
+            **self._arguments_in(self.describe()),
+            "dtype": self._dtype,
+            "attn_implementation": self._attn_implementation,
+            "batch_size": self.batch_size,
+            "batch_tokens": self.batch_tokens,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fingerprint = fingerprint_of(self._describe())  # of the weights as they are now
+        return made_again, (type(self), {**self.arguments, "device": self._device}, fingerprint)
 
     @property
     def model(self) -> AnyModel:
-        """The model of sentence-transformers, on the first of its devices."""
+        """The model of sentence-transformers, on the first device."""
         return self._model.model
 
     @property
     def trainable(self) -> TrainableModel:
-        """The model as a training needs it: inputs and embeddings as tensors, with gradients."""
+        """The model in the form that a training needs: inputs and embeddings as tensors, with gradients."""
         return TrainableModel(self._model, self._settings.policies)
 
     @property
@@ -203,7 +221,7 @@ class SmartEncoder:
 
     @property
     def token_dimension(self) -> int:
-        """The width of the token embeddings. Pooled ones are as wide, except with an adapter or jina-embeddings-v4."""
+        """The width of the token embeddings. It differs from ``dimension`` with an adapter or jina-embeddings-v4."""
         return self._state_width if self._adapter is None else self._adapter.dimension
 
     @property
@@ -213,7 +231,7 @@ class SmartEncoder:
 
     @property
     def device(self) -> str:
-        """The device of the model, such as ``"cpu"`` or ``"cuda:0"``. If there are several, it is the first."""
+        """The device of the model, such as ``"cpu"`` or ``"cuda:0"``. With several devices, the first one."""
         return str(self.model.device)
 
     @property
@@ -244,22 +262,22 @@ class SmartEncoder:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """The kinds of content that the model reads, of ``"text"``, ``"image"`` and ``"video"``."""
+        """The kinds of content that the model reads: some of ``"text"``, ``"image"`` and ``"video"``."""
         return self._model.inputs.modalities
 
     @property
     def combines_modalities(self) -> bool:
-        """Whether the model represents a text and an image together. If not, it takes one of them at a time."""
+        """Whether the model represents a text and an image together. Otherwise, it reads only one of them at a time."""
         return self._model.inputs.combines_modalities
 
     @property
     def default_weights(self) -> tuple[float, float]:
-        """The weights (pooled, late) of a new index. For a model trained for late interaction, only late counts."""
+        """The weights (pooled, late) of a new index: (0, 1) for a model that was trained for late interaction."""
         return (0.0, 1.0) if self._model.is_late_interaction else DEFAULT_WEIGHTS
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """The settings of the model, each with its source: an argument, the model's own files, a profile or a rule."""
+        """The settings of the model. The source of each is an argument, the model's own files, a profile or a rule."""
         settings, token_dimension = self._settings, self._model.token_dimension
         return (
             Decision("profile", settings.profile.value.name, settings.profile.source),
@@ -273,7 +291,7 @@ class SmartEncoder:
 
     @property
     def tokens_per_page(self) -> int:
-        """The number of token embeddings of an upright A4 page as a document; 0 if the model reads no images."""
+        """The number of token embeddings of an upright A4 page as a document. It is 0 if the model reads no images."""
         if "image" not in self.modalities:
             return 0
         inputs = self._model.inputs
@@ -329,12 +347,12 @@ class SmartEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> Representation:
-        """Return the representation of ``queries`` with the model's query prompt, in their order.
+        """Return the representation of ``queries`` in their order, with the model's query prompt.
 
         For this call, ``batch_size`` replaces the encoder's ``batch_size``.
 
         Raises:
-            InvalidInput: the model does not read such a query.
+            InvalidInput: the model cannot read such a query.
         """
         return self._encode(queries, "query", Output(), batch_size, show_progress_bar)
 
@@ -346,14 +364,15 @@ class SmartEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> Representation:
-        """Return the representation of ``documents`` with the model's document prompt, in their order.
+        """Return the representation of ``documents`` in their order, with the model's document prompt.
 
-        With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`. They are coded on the device that
-        computes them, and then copied to the CPU. For this call, ``batch_size`` replaces the encoder's ``batch_size``.
+        With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`. The device that computes them also
+        codes them. Then they are copied to the CPU. For this call, ``batch_size`` replaces the encoder's
+        ``batch_size``.
 
         Raises:
-            InvalidInput: the model does not read such a document, or the codec does not exist. A codec that merges
-                tokens is refused, too, because only a store merges tokens.
+            InvalidInput: the model cannot read such a document, or the codec does not exist. A codec that merges tokens
+                is refused, too, because only a store merges tokens.
             DocumentError: the file of an image or a video cannot be read.
         """
         output = Output(codec=None if codec is None else get_codec(codec, pooling=False))
@@ -370,7 +389,7 @@ class SmartEncoder:
         """Return the representation of ``items`` from which an adapter is trained.
 
         Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row has
-        length 1. The parts of a row that come from different layers have equal norms. With the last layer alone, the
+        length 1. The parts of a row that come from different layers have equal norms. With only the last layer, the
         rows are the token embeddings of an encoder without an adapter.
 
         Raises:
@@ -379,7 +398,7 @@ class SmartEncoder:
         return self._encode(items, task, Output(layers), None, show_progress_bar)
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
-        """Return the number of tokens of each full text, even if it is too long for the model.
+        """Return the number of tokens of each full text, even if the text is too long for the model.
 
         Special tokens and prompts do not count.
         """
@@ -395,7 +414,7 @@ class SmartEncoder:
         Tokens of a prompt or a chat template have no origin.
 
         Raises:
-            EncoderError: the model's tokenizer does not know where its tokens come from.
+            EncoderError: the model's tokenizer does not know which characters its tokens come from.
         """
         content = self._model.inputs.contents_of([item], task)[0]
         positions, origins = self._model.inputs.origins(content, task)

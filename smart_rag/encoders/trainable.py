@@ -1,4 +1,4 @@
-"""`TrainableModel`: the parts of a `SmartEncoder` from which a training computes its loss."""
+"""`TrainableModel`: the parts of a `SmartEncoder` that a training needs to compute its loss."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class TrainableModel:
     def prepare(self, items: Sequence[Encodable], task: Task) -> dict[str, Any]:
         """Return the inputs of one forward pass over ``items`` (n), as tensors on the CPU.
 
-        Two entries are not for the model: ``keep`` (n, length), True for tokens that take part in late interaction,
-        and ``task``.
+        Two entries are not for the model: ``task``, and ``keep`` (n, length), which is True for tokens that take part
+        in late interaction.
 
         Raises:
             InvalidInput: the model does not read such an item.
@@ -48,12 +48,12 @@ class TrainableModel:
         return {**prepared.features, "keep": keep, "task": task}
 
     def to_embeddings(self, pooled: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return pooled vectors (n, dimension) and token states (tokens, width) as embeddings of one space.
+        """Return pooled vectors (n, dimension) and token states (tokens, width) as embeddings in the same space.
 
         Both are L2-normalised, in float32.
 
         Raises:
-            EncoderError: tokens and pooled vectors are not of one width.
+            EncoderError: tokens and pooled vectors have different widths.
         """
         pooled, tokens = self._pooled_model.to_embeddings(pooled, [states])
         return pooled, tokens[:, 0]

@@ -29,10 +29,10 @@ class Vocabulary:
         self._punctuation: dict[int, bool] = {}
 
     def ids(self, token_ids: ArrayLike) -> TokenIds:
-        """Return ``token_ids`` as int32 of the same shape, with -1 for tokens of punctuation alone.
+        """Return ``token_ids`` as int32 of the same shape. Tokens that are only punctuation get -1.
 
         Punctuation has no meaning of its own, even if it is rare in an index. Tokens that decode to nothing, such as
-        control tokens, are -1 as well.
+        control tokens, get -1, too.
         """
         unique, position = np.unique(np.asarray(token_ids), return_inverse=True)
         words = [-1 if self._is_punctuation(id) else id for id in unique.tolist()]

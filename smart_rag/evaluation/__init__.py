@@ -1,4 +1,4 @@
-"""Evaluation on labelled queries: quality of every ranking, and tuning of the score weights."""
+"""Evaluation on labelled queries: the quality of each ranking, and tuning of the score weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Paired bootstrap over queries: the interval of the mean difference between two systems.
 
-Smucker, Allan and Carterette (2007) compare such tests for retrieval. This one gives an interval.
+Smucker, Allan and Carterette (2007) compare such tests for retrieval. This module computes an interval.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from smart_rag.errors import InvalidInput
 
 Verdict = Literal["better", "worse", "noise", "too few queries"]
 
-# With fewer queries an interval means little: every resample is nearly the same set of queries.
+# With fewer queries, an interval means little, because every resample has nearly the same queries.
 FEWEST_QUERIES = 30
 _RESAMPLES = 10_000
 _LEVEL = 0.95
@@ -24,7 +24,7 @@ _DRAWS_AT_ONCE = 1 << 21
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean difference over ``queries`` queries, with the bounds of its 95 % interval."""
+    """Mean difference over ``queries`` queries, with the two ends of its 95 % interval."""
 
     mean: float
     low: float
@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the first system is better or worse than the second. It is noise if the interval contains zero."""
+        """Whether the first system is better or worse than the second. If the interval contains zero, it is noise."""
         if self.queries < FEWEST_QUERIES:
             return "too few queries"
         if self.low <= 0 <= self.high:
@@ -41,7 +41,7 @@ class Difference:
         return "better" if self.low > 0 else "worse"
 
     def as_json(self, measure: str) -> dict[str, Any]:
-        """Return the difference as JSON values; the key of the mean is ``measure``."""
+        """Return the difference as JSON values. The mean has the key ``measure``."""
         return {measure: self.mean, "low": self.low, "high": self.high, "verdict": self.verdict}
 
 
@@ -54,10 +54,10 @@ def difference(
     seed: int = 0,
     draws_at_once: int = _DRAWS_AT_ONCE,
 ) -> Difference:
-    """Return the mean of ``first - second`` with its percentile interval.
+    """Return the mean of ``first - second``, and its interval from percentiles.
 
-    ``first`` and ``second`` hold one value for each query (n). A resample draws n queries with replacement. Each drawn
-    query brings both of its values. To limit the memory, ``draws_at_once`` queries are drawn at a time.
+    ``first`` and ``second`` hold one value for each query (n). A resample draws n queries with replacement. For each
+    drawn query, both values are used. To limit the memory, at most ``draws_at_once`` queries are drawn at a time.
 
     Raises:
         InvalidInput: ``first - second`` is empty or not one-dimensional.

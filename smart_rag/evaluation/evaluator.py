@@ -25,10 +25,11 @@ from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import ranking
 from smart_rag.types import IndexInfo
 
-# Number of documents that a first stage should find: the best of the exhaustive hybrid ranking.
+# Number of best documents of the exhaustive hybrid ranking. A first stage should find them.
 _BEST = 10
 _STEPS = ("encode", "candidates", "gather", "score", "total")
-# Number of queries in one exhaustive scan. It is limited because their scores of one block of documents are in memory.
+# Number of queries in one exhaustive scan. It is limited, because the scores of all of them for one block are in
+# memory.
 _QUERIES_PER_SCAN = 2_000
 _PAPER: tuple[float, float] = (1.0, 1.0)  # arXiv 2605.24938, section 3, with equal weights of all query tokens
 
@@ -71,7 +72,7 @@ def evaluate(
     ingested, seconds = _ingest(dataset, index, show_progress_bar)
 
     automatic = automatic_first_stage(index.count())
-    # An exhaustive search for each query takes long. It is timed only if it is the default for this index.
+    # An exhaustive search for each query takes long. So it is timed only if it is the default for this index.
     stages: list[FirstStageName] = ["terms", "pooled"]
     if automatic == "exhaustive":
         stages.append("exhaustive")
@@ -106,7 +107,7 @@ def evaluate(
         "first_stages": {stage: searched[stage].figures(best) for stage in stages},
         "storage": _storage(info),
         "ingest": {
-            # None where the index already held the documents.
+            # None if the index already held the documents.
             "documents_per_s": ingested / seconds if ingested else None,
             "tokens_per_s": info.tokens / seconds if ingested == info.documents else None,
         },
@@ -124,10 +125,10 @@ def _check_documents(dataset: Dataset, index: SmartIndex) -> None:
 
 
 def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tuple[int, float]:
-    """Add the documents that the index's model can encode. Return how many were new, and the seconds."""
+    """Add the documents that the index's model can encode. Return the number of new documents, and the seconds."""
     started = time.perf_counter()
     modalities = index.manifest.modalities
-    # A text model cannot encode a page without text. The page stays in the qrels, as a document that is not found.
+    # A text model cannot encode a page without text. The page stays in the qrels, and counts as not found.
     documents = [document for document in dataset.documents if document.content(modalities).modality]
     report = index.add(documents, show_progress_bar=show_progress_bar)
     return report.added + report.replaced, time.perf_counter() - started
@@ -152,14 +153,14 @@ def _storage(info: IndexInfo) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """Searches with one first stage: the ranking of each query, the documents scored for it, and the times."""
+    """Searches with one first stage: rankings, numbers of scored documents, and the times of the steps."""
 
     ranking: Run
     scored: list[int]
     stopwatch: Stopwatch
 
     def figures(self, best: Run) -> dict[str, Any]:
-        """Return the figures of this first stage; ``best`` are the documents that it should find."""
+        """Return the figures of this first stage. ``best`` holds the documents that it should find."""
         recalls = [len(set(ids) & set(self.ranking[query])) / len(ids) for query, ids in best.items()]
         times = self.stopwatch.milliseconds
         return {
@@ -178,12 +179,12 @@ def _searches(
     weighting: Weighting,
     show_progress_bar: bool,
 ) -> Mapping[FirstStageName, _Searched]:
-    """Search each query with every first stage. Each query is encoded once; all ``limit`` candidates become hits."""
+    """Search each query with every first stage. Each query is encoded once. All ``limit`` candidates become hits."""
     from tqdm.auto import tqdm
 
     count = index.count()
     searched = {stage: _Searched({}, [], Stopwatch()) for stage in stages}
-    for stage in stages:  # the first search loads everything that is lazy
+    for stage in stages:  # the first search loads everything that is loaded on first use
         index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
     queries = tqdm(dataset.queries.items(), desc="searching", unit="query", disable=not show_progress_bar)
     for i, (id, text) in enumerate(queries):
@@ -191,7 +192,7 @@ def _searches(
         with encoding.measure("encode"):
             query = index.encode_queries([text])
         [encode] = encoding.milliseconds["encode"]
-        # Take the stages in turn, each equally often first, so that a busy minute slows all of them equally.
+        # Each stage is the first one equally often, so that a busy minute slows all stages equally.
         first = i % len(stages)
         for stage in stages[first:] + stages[:first]:
             found, stopwatch = searched[stage], Stopwatch()
@@ -225,7 +226,8 @@ def exhaustive_rankings(
 ) -> dict[str, Run]:
     """Return the best ``depth`` of all documents for each query, by ``pooled``, ``late``, ``hybrid`` and ``paper``.
 
-    All documents are read once for each weighting of query tokens and each ``queries_per_scan`` queries.
+    A scan reads all documents and scores them for up to ``queries_per_scan`` queries. If ``weighting`` is not
+    ``"none"``, there is a second scan for ``paper``, which has no weighting.
     """
     from tqdm.auto import tqdm
 

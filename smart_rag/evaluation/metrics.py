@@ -11,12 +11,12 @@ from smart_rag.evaluation.datasets import Qrels
 # Document ids by query id, best first.
 Run = dict[str, list[str]]
 
-# Our name of each measure, with its name in ir-measures and its depth.
+# Our name of each measure, its name in ir-measures, and its depth.
 MEASURES = {"ndcg@10": ("nDCG", 10), "recall@10": ("R", 10), "recall@100": ("R", 100), "mrr@10": ("RR", 10)}
 
 
 class Metrics:
-    """Measures of rankings against ``qrels``. Create it before the work, so that a missing extra is found early.
+    """Measures of rankings against ``qrels``. Create it first: then a missing extra is found before the long work.
 
     Args:
         qrels: graded relevance by query id and document id.
@@ -32,7 +32,7 @@ class Metrics:
         except ImportError as error:
             raise MissingExtra("ir-measures", "eval", "evaluation") from error
         self._positions = {query: i for i, query in enumerate(qrels)}
-        # We do not use `ir_measures.parse_measure`: it needs `ast.Num`, which Python 3.14 no longer has.
+        # We do not use `ir_measures.parse_measure`, because it needs `ast.Num`, which Python 3.14 no longer has.
         self._names = {}
         for name in names:
             measure, depth = MEASURES[name]
@@ -40,8 +40,8 @@ class Metrics:
         self._evaluator = ir_measures.evaluator(list(self._names), qrels)
 
     def by_query(self, run: Run) -> dict[str, NDArray[np.float64]]:
-        """Return each measure of every query in the qrels (n_queries), in their order. A missing query counts as 0."""
-        # ir-measures sorts by score. So we pass scores made from the ranks: they keep our order and have no ties.
+        """Return each measure for every query in the qrels (n_queries), in their order. A missing query counts as 0."""
+        # ir-measures sorts by score. So we pass scores that are made from the ranks: they keep our order, without ties.
         scored = {query: {document: -rank for rank, document in enumerate(ids)} for query, ids in run.items()}
         values = {name: np.zeros(len(self._positions)) for name in self._names.values()}
         for metric in self._evaluator.iter_calc(scored):

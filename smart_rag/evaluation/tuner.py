@@ -1,4 +1,4 @@
-"""Tuning of the score weights of an index by judged queries, with a test against chance."""
+"""Tuning of an index's score weights with judged queries, and a test whether the gain may be chance."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from smart_rag.scoring import ranking
 # Ratios pooled : late, from late interaction alone to the pooled cosine alone.
 RATIOS = ((0, 1), (1, 8), (1, 5), (1, 4), (1, 3), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (1, 0))
 
-# Number of documents that each setting ranks for a query. A small index gives all documents, another index the
-# candidates of the first stage. These do not depend on the weights.
+# Number of documents that each setting ranks for a query. In a small index, these are all documents. In a larger one,
+# they are the candidates of the first stage. The candidates do not depend on the weights.
 _CANDIDATES = EXHAUSTIVE_DOCUMENTS
-_DEPTH = 10  # of nDCG
-_QUERIES_AT_ONCE = 32  # the texts of their candidates are in memory
+_DEPTH = 10  # depth of nDCG
+_QUERIES_AT_ONCE = 32  # the texts of the candidates of these queries are in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Tuning:
         queries: number of queries.
         scores: mean nDCG@10 of each setting over all queries.
         current: setting of the index.
-        choice: best setting; ``current`` if no other is better.
-        held_out: difference in nDCG@10 between the chosen settings and ``current``, on queries that were not used to
-            choose.
+        choice: best setting. It is ``current`` if no other setting is better.
+        held_out: difference in nDCG@10 between the chosen settings and ``current``. It is measured on queries that were
+            not used for the choice.
     """
 
     queries: int
@@ -63,7 +63,7 @@ class Tuning:
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether ``choice`` is another setting than ``current`` and is better by more than chance."""
+        """Whether ``choice`` is a different setting than ``current``, and is better by more than chance."""
         return self.choice != self.current and self.held_out.verdict == "better"
 
 
@@ -78,10 +78,10 @@ def tune(
 ) -> Tuning:
     """Compare weights and weightings on ``queries`` by their ``qrels``. The index does not change.
 
-    Every setting ranks the same candidates. In a small index, they are all documents. In a larger one, the first stage
-    chooses 500. The queries are divided into ``folds``. The queries of each fold are ranked by the setting that is best
-    on the other folds. This ranking is compared with the ranking by the current setting. To use the choice, pass it to
-    `SmartIndex.set_weights`.
+    Every setting ranks the same candidates. In a small index, these are all documents. In a larger one, the first stage
+    chooses 500. The queries are divided into ``folds``. For each fold, the setting that is best on the other folds
+    ranks the queries of this fold. This ranking is compared with the ranking by the current setting. To use the chosen
+    setting, pass it to `SmartIndex.set_weights`.
 
     Args:
         index: index to tune.
@@ -133,7 +133,7 @@ def tune(
 
 
 def relevant_scores(index: SmartIndex, queries: Mapping[str, str], qrels: Qrels) -> list[float]:
-    """Return the score of the best hit of each query whose best hit is relevant, for `SmartIndex.calibrate`."""
+    """Return scores for `SmartIndex.calibrate`: those of the best hits, for all queries whose best hit is relevant."""
     found = index.search_many(list(queries.values()), 1)
     best = [(id, hits[0]) for id, hits in zip(queries, found, strict=True) if hits]
     return [hit.score for id, hit in best if qrels.get(id, {}).get(hit.id, 0) > 0]
@@ -142,7 +142,7 @@ def relevant_scores(index: SmartIndex, queries: Mapping[str, str], qrels: Qrels)
 def cross_validated(values: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.float64]:
     """Return for each query (n_queries) the value of the setting that is best on the other folds.
 
-    ``values`` is (n_settings, n_queries). Of equally good settings the first is used.
+    ``values`` is (n_settings, n_queries). If several settings are equally good, the first one is used.
     """
     count = values.shape[1]
     fold = np.random.default_rng(seed).permutation(count) % folds
@@ -169,7 +169,7 @@ class _Candidates:
 def _candidates(
     index: SmartIndex, queries: Mapping[str, str], show_progress_bar: bool
 ) -> dict[Weighting, dict[str, _Candidates]]:
-    """Return the candidates by weighting and query id."""
+    """Return the candidates, by weighting and by query id."""
     from tqdm.auto import tqdm
 
     found: dict[Weighting, dict[str, _Candidates]] = {"idf": {}, "none": {}}
@@ -191,9 +191,10 @@ def _candidates(
 
 
 def _settings(current: Setting) -> list[Setting]:
-    """Return the settings to compare: ``current``, then the others, the nearest to the defaults first.
+    """Return the settings to compare. ``current`` comes first. The others are sorted by distance to the defaults.
 
-    Of settings with the same ranking only the first is kept. Of equally good settings the first is chosen.
+    If several settings give the same ranking, only the first one is kept. If several are equally good, the first one is
+    chosen.
     """
 
     def distance(ratio: tuple[float, float]) -> float:
@@ -209,5 +210,5 @@ def _settings(current: Setting) -> list[Setting]:
 
 
 def _best(values: NDArray[np.float64]) -> int:
-    """Return the position of the setting with the best mean. If means differ only by rounding, the first one wins."""
+    """Return the position of the setting with the best mean. If means differ only by rounding, return the first."""
     return int(np.argmax(np.round(values.mean(axis=1), 9)))

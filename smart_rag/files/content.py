@@ -28,7 +28,7 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
     A page of a PDF is drawn as large as ``max_pixels`` allows. Any other image is shrunk if necessary, never enlarged.
 
     Raises:
-        DocumentError: the file cannot be read, or is not of the format that its name says.
+        DocumentError: the file cannot be read, or its format is not the one that its name says.
         InvalidInput: an image in memory cannot be used.
         MissingExtra: ``source`` is a page of a PDF, and pypdfium2 is not installed.
     """
@@ -54,18 +54,18 @@ def page_boxes(page: PdfPage, spans: Sequence[Span]) -> list[list[Box]]:
 
 
 def jpeg(source: ImageSource, max_pixels: int) -> bytes:
-    """Return ``source`` as the bytes of a JPEG file. JPEG is small, and every language model with vision takes it.
+    """Return ``source`` as the bytes of a JPEG file. JPEG is small, and every language model with vision can read it.
 
     The image is the one that `open_image` returns, and the same errors are raised.
     """
     data = io.BytesIO()
-    # No chroma subsampling: it would blur coloured print.
+    # Without chroma subsampling, which would blur coloured print.
     open_image(source, max_pixels).save(data, "JPEG", quality=90, subsampling=0)
     return data.getvalue()
 
 
 def identity(content: Content, file_digest: str | None = None) -> str:
-    """Return a string that identifies ``content`` in a storage key: the text itself, and a digest for each file.
+    """Return a string that identifies ``content`` in a storage key. It has the text, and a digest for each file.
 
     Args:
         content: a text, an image, a video, or several of them.
@@ -81,12 +81,12 @@ def identity(content: Content, file_digest: str | None = None) -> str:
         parts["image"] = _image_identity(content.image, file_digest)
     if content.video is not None:
         parts["video"] = file_digest or digest_of_file(absolute(content.video))
-    # The NUL makes it different from a text that looks the same.
+    # With the NUL, it differs from a text that has the same characters.
     return "\0" + json.dumps(parts, sort_keys=True)
 
 
 def full_source(source: ImageSource | None) -> Path | PdfPage | Image.Image | None:
-    """Return ``source`` with the full path of its file, for a later use in another working directory."""
+    """Return ``source`` with the full path of its file. It stays valid if the working directory changes."""
     if isinstance(source, PdfPage):
         return PdfPage(absolute(source.path), source.page)
     return absolute(source) if isinstance(source, str | Path) else source

@@ -1,4 +1,4 @@
-"""HTML, as a browser shows it."""
+"""HTML files, as the text that a browser shows."""
 
 from __future__ import annotations
 

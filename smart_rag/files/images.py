@@ -21,13 +21,13 @@ from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# An image is not decoded if its header states more pixels than this. Pillow needs 0.7 GB for so many pixels, which is
-# more than an A2 page at 600 dpi. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
+# An image is not decoded if its header states more pixels than this. Pillow needs 0.7 GB for this number of pixels. An
+# A2 page at 600 dpi has fewer pixels. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
 MAX_SOURCE_PIXELS = 170_000_000
 
-# Pillow reads other formats too, but some start a program (EPS) or only refer to other files.
+# Pillow reads other formats, too. But some of them start a program (EPS) or only refer to other files.
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-# Exif orientation to the operation that turns the image upright.
+# The operation that turns an image upright, for each Exif orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,26 +37,27 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Warning filters are global: two threads that change them at the same time restore the wrong ones.
+# Warning filters are global. If two threads change them at the same time, they restore the wrong filters.
 _WARNINGS = threading.RLock()
 
 
 def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) -> Image.Image:
-    """Return an image as RGB, upright, on white if it is transparent, with at most ``max_pixels``.
+    """Return an image as RGB, upright, with at most ``max_pixels``. The background of a transparent image is white.
 
-    A larger image is shrunk and keeps its aspect ratio. No image is enlarged. Of an animation in a file, the first
-    frame is used. Of an animation in memory, the current frame is used. 16-bit greyscale keeps its range. Values of 32
-    bits and floats are scaled: their smallest value becomes black, their largest value white. ``source`` is not
+    A larger image is shrunk and keeps its aspect ratio. No image is enlarged. If an animation comes from a file, its
+    first frame is used. If it is in memory, its current frame is used. In 16-bit greyscale, 0 becomes black and 65535
+    becomes white, whatever values occur. 32-bit values
+    and floats are scaled: their smallest value becomes black, and their largest value becomes white. ``source`` is not
     changed.
 
     Args:
         source: the path of a file, or an image in memory.
-        max_pixels: the maximum number of pixels; by default the image keeps its size.
+        max_pixels: the maximum number of pixels. By default, the image keeps its size.
 
     Raises:
         DocumentError: a file cannot be read, is not in one of the formats of `SUFFIXES`, is broken or truncated, or
             has more than `MAX_SOURCE_PIXELS`. The pixels are counted before decoding.
-        InvalidInput: an image in memory cannot be loaded or has too many pixels, or ``source`` is neither.
+        InvalidInput: an image in memory cannot be loaded or has too many pixels, or ``source`` is not an image or path.
     """
     if max_pixels is not None:
         check_count("max_pixels", max_pixels)
@@ -74,7 +75,7 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
 
 
 def image_from_bytes(content: bytes) -> Image.Image:
-    """Return the image in the bytes of a file. Pillow decodes its pixels when they are first used.
+    """Return the image in the bytes of a file. Pillow decodes the pixels when they are first used.
 
     Raises:
         InvalidInput: ``content`` is not an image of a known format.
@@ -84,12 +85,12 @@ def image_from_bytes(content: bytes) -> Image.Image:
 
 
 def blank(pixels: int, aspect: float = 1.0, colour: str = "white") -> Image.Image:
-    """Return an image of one ``colour`` with at most ``pixels``, ``aspect`` times as wide as high."""
+    """Return an image of one ``colour`` with at most ``pixels``. Its width is ``aspect`` times its height."""
     return Image.new("RGB", fit(aspect, 1.0, pixels, math.inf), colour)
 
 
 def digest(image: Image.Image) -> str:
-    """Return a hash of an image in memory, of its pixels and of everything that changes how they are shown.
+    """Return a hash of an image in memory: of its pixels, and of everything that changes how they are shown.
 
     Raises:
         InvalidInput: the image cannot be loaded.
@@ -103,8 +104,8 @@ def digest(image: Image.Image) -> str:
 def fit(width: float, height: float, max_pixels: int, max_scale: float = 1.0) -> tuple[int, int]:
     """Return the largest (width, height) with the same aspect ratio, within ``max_pixels`` and ``max_scale``.
 
-    Both are whole numbers of at least 1. If rounding one side up to 1 would exceed ``max_pixels``, the other is cut.
-    ``max_scale`` limits the ratio of the new size to the old one.
+    Both are whole numbers of at least 1. A very thin image has one side of 1. If the other side is then too long for
+    ``max_pixels``, it is cut. ``max_scale`` limits the ratio of the new size to the old size.
     """
     scale = min(max_scale, math.sqrt(max_pixels / (width * height)))
     columns = min(max(1, int(width * scale)), max_pixels)
@@ -122,7 +123,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 @contextmanager
 def _loading(source: Path | Image.Image | bytes) -> Iterator[None]:
-    """Ignore the warnings of Pillow, and turn its errors into ours, which name ``source``."""
+    """Ignore Pillow's warnings, and replace its errors by ours, which name ``source``."""
     try:
         with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -143,9 +144,9 @@ def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | I
 
 
 def _converted(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """Return ``image`` in the form of `open_image`. It may change ``image``, because it is our own copy."""
+    """Return ``image`` in the form of `open_image`. ``image`` is our own copy, so this function may change it."""
     size = fit(*image.size, max_pixels or MAX_SOURCE_PIXELS)
-    # A JPEG can be decoded at 1/8, 1/4 or 1/2 of its size. Twice the wanted size keeps it sharp.
+    # A JPEG can be decoded at 1/8, 1/4 or 1/2 of its size. We decode at twice the wanted size, which keeps it sharp.
     draft = image.draft(None, (2 * size[0], 2 * size[1])) if size != image.size else None
     image.load()
     turn = _UPRIGHT.get(_orientation(image))  # after load(): it turns a TIFF upright, and a PNG may state it at the end
@@ -161,7 +162,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Return a new RGB image without metadata, so that nobody applies the orientation again."""
+    """Return a new RGB image without metadata, so that its orientation is not applied a second time."""
     if image.mode[0] in "IF":
         image = _eight_bit(image)
     if image.mode == "La":
@@ -176,7 +177,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return a greyscale image of larger numbers, scaled to bytes. Pillow would clip the numbers at 255."""
+    """Convert a greyscale image with larger values to 8 bits by scaling. Pillow would clip the values at 255."""
     values = np.asarray(image).astype(np.float32)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

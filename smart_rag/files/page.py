@@ -1,4 +1,4 @@
-"""Page of a file: every format is read as one or more pages."""
+"""Page of a file. Files of every format are read as one or more pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from smart_rag.types import ImageSource
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A text. If the format has pages, also the 1-based number of the page and its image."""
+    """A text. If the format has pages, a `Page` also has the page's number, from 1 on, and its image."""
 
     text: str
     number: int | None = None

@@ -1,8 +1,8 @@
 """PDF: the text layer and the image of each page, and the position of its words.
 
-pdfium is not thread-safe, not even for two different documents. So every call to pdfium holds one lock of the whole
-process, and no method returns a pdfium page. Each method opens its page and closes it. The document is reopened from
-time to time, so that a long PDF needs no more memory than a short one.
+pdfium is not thread-safe, not even for two different documents. So every call to pdfium holds the same lock, which the
+whole process shares. No method returns a pdfium page: each method opens its page and closes it. The document is
+reopened from time to time, so that a long PDF needs no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from smart_rag.types import Box, PdfPage, Span
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_DPI = 300  # a page that was made for print shows nothing more at a higher resolution
+MAX_DPI = 300  # a page that was made for print shows no more details at a higher resolution
 _POINTS_PER_INCH = 72
-# pdfium keeps the embedded images of every page that was opened until the document is closed.
+# For every page that was opened, pdfium keeps the embedded images until the document is closed.
 _PAGES_BEFORE_REOPENING = 50
 _PDFIUM = threading.RLock()
 
@@ -91,7 +91,7 @@ class Pdf:
             self._document.close()
 
     def text(self, number: int) -> str:
-        """Return the text layer of page ``number``, counted from 1; empty if the page is only an image.
+        """Return the text layer of page ``number``, counted from 1. It is empty if the page is only an image.
 
         Raises:
             DocumentError: there is no such page, or it cannot be read.
@@ -101,7 +101,7 @@ class Pdf:
         return text.replace("\r\n", "\n").replace("\ufffe", "-\n")
 
     def render(self, number: int, max_pixels: int) -> Image:
-        """Return page ``number``, counted from 1, as an RGB image on white, rotated, with annotations and forms.
+        """Return page ``number``, counted from 1: an RGB image on white, rotated, with annotations and forms.
 
         The image is as large as ``max_pixels`` and the aspect ratio of the page allow, but at most 300 dpi.
 
@@ -122,14 +122,14 @@ class Pdf:
         return image
 
     def boxes(self, number: int, spans: Sequence[Span]) -> list[list[Box]]:
-        """Return the boxes of each of ``spans`` on page ``number``. A span that is not found has no boxes.
+        """Return the boxes of each of ``spans`` on page ``number``. If a span is not found, it has no boxes.
 
         Args:
             number: the page, counted from 1.
             spans: (start, stop) in the characters of `text`.
 
         Returns:
-            For each span the boxes of its lines: (left, top, right, bottom) as fractions of the page in `render`.
+            For each span, the boxes of its lines: (left, top, right, bottom) as fractions of the page in `render`.
 
         Raises:
             DocumentError: there is no such page, or it cannot be read.
@@ -166,8 +166,8 @@ class Pdf:
 def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[float, float, float, float]]:
     """Yield the lines of ``text[start:stop]`` as (left, bottom, right, top) in points.
 
-    pdfium counts characters in another way. So this function searches for the part itself, and skips its earlier
-    occurrences.
+    pdfium counts characters in a different way. So this function searches the page for this part of the text, and skips
+    the places where the same characters occur earlier.
     """
     if not text[start:stop]:
         return
@@ -181,7 +181,7 @@ def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[
 
 
 def _box_of(page: Any, left: float, bottom: float, right: float, top: float) -> Box:
-    """Return a rectangle in points as a box, in fractions of the page as it is shown: rotated and cropped."""
+    """Return a rectangle in points as a box: in fractions of the page as it is shown, rotated and cropped."""
     import pypdfium2
 
     x, y, scale = ctypes.c_int(), ctypes.c_int(), 10_000
@@ -212,13 +212,13 @@ def boxes(path: str | Path, number: int, spans: Sequence[Span]) -> list[list[Box
 
 
 def render(path: str | Path, number: int, max_pixels: int) -> Image:
-    """Return one page of a PDF as an image; see `Pdf.render`. The last two files stay open.
+    """Return one page of a PDF as an image; see `Pdf.render`. The two PDFs that were used last stay open.
 
     Raises:
         DocumentError: the file or the page cannot be read.
         MissingExtra: pypdfium2 is not installed.
     """
-    with _PDFIUM:  # a file that leaves the cache is closed here, so the lock must be held
+    with _PDFIUM:  # a file that leaves the cache is closed here, and closing it needs the lock
         return _open(path).render(number, max_pixels)
 
 
@@ -237,7 +237,7 @@ def _open(path: str | Path) -> Pdf:
 
 @lru_cache(maxsize=2)
 def _cached(path: Path, mtime: int, size: int) -> Pdf:
-    """Return an open PDF. If the file has changed, its ``mtime`` or ``size`` differs, so it is opened again."""
+    """Return an open PDF. If the file changes, its ``mtime`` or ``size`` changes, so the cache opens it again."""
     pdf = Pdf(path)
     _close_at_exit()
     return pdf
@@ -245,5 +245,5 @@ def _cached(path: Path, mtime: int, size: int) -> Pdf:
 
 @lru_cache(maxsize=1)
 def _close_at_exit() -> None:
-    """Close the cached files before pypdfium2's own exit handler, which would report open files."""
+    """Close the cached files before pypdfium2's exit handler runs, because it would report open files."""
     atexit.register(_cached.cache_clear)

@@ -8,7 +8,7 @@ from smart_rag.errors import DocumentError
 
 
 def check_readable(path: Path) -> None:
-    """Raise `DocumentError` unless ``path`` is a file that can be opened and is not empty."""
+    """Raise `DocumentError` unless ``path`` is a file that can be opened and that is not empty."""
     try:
         with path.open("rb") as file:
             empty = not file.read(1)

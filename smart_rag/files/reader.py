@@ -1,4 +1,4 @@
-"""Files to documents: find files, read the text of each, split it into chunks.
+"""Documents from files: find files, read the text of each file, and split it into chunks.
 
 A file that cannot be read raises `DocumentError`, whose reason is one line. Files that need a parser are read in the
 worker process (`smart_rag.files.worker`).
@@ -30,7 +30,7 @@ from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# The suffixes of files that have text, each with the function that reads its pages.
+# The suffixes of files that have text. The function of each suffix reads the pages of such a file.
 FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
     ".txt": read_text,
     ".md": read_text,
@@ -46,7 +46,7 @@ _ALL_MODALITIES = ("text", "image", "video")
 
 
 def suffixes(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
-    """Return the suffixes of the files that an encoder of these ``modalities`` can use."""
+    """Return the suffixes of the files that an encoder with these ``modalities`` can use."""
     visual = (images.SUFFIXES if "image" in modalities else ()) + (video.SUFFIXES if "video" in modalities else ())
     return (*FORMATS, *visual)
 
@@ -59,15 +59,15 @@ def find(
 ) -> list[Path]:
     """Return the files at and below ``paths``: absolute paths without links, sorted, each once.
 
-    A file that ``paths`` names is always in the result. A folder adds the files whose suffix belongs to ``modalities``
-    (see `suffixes`), but no hidden files. If ``modalities`` lacks images or videos, a warning counts the images or
-    videos that are left out.
+    A file that ``paths`` names is always in the result. Of a folder, the result has the files whose suffix belongs to
+    ``modalities`` (see `suffixes`), but no hidden files. If ``modalities`` lacks images or videos, a warning counts the
+    images or videos that are left out.
 
     Args:
         paths: files and folders.
-        include: patterns such as ``"*.md"`` or ``"drafts/*"``. If they are given, a folder adds only files that match a
-            pattern, whatever their suffix. A pattern is compared with the name of a file and with its path below the
-            folder.
+        include: patterns such as ``"*.md"`` or ``"drafts/*"``. If they are given, only files that match a pattern are
+            taken from folders, whatever their suffix. A pattern is compared with the name of a file and with its path
+            below the folder.
         exclude: patterns of files to leave out of folders.
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
 
@@ -95,7 +95,7 @@ def find(
 
 
 def _files_in(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
-    """Yield the files below ``folder`` that match the patterns, or that an encoder of any modality can use."""
+    """Yield the files below ``folder`` that match the patterns. Without patterns, yield those of any modality."""
     for file in folder.rglob("*"):
         path = file.relative_to(folder)
         hidden = any(part.startswith(".") for part in path.parts)
@@ -138,14 +138,14 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     for page in _parse(path):
         if page.text.strip() or (pages_without_text and page.number is not None):
             empty = False
-            # Some PDFs hold half of a surrogate pair, which cannot be stored.
+            # Some PDFs hold half of a surrogate pair. It cannot be stored.
             yield replace(page, text=page.text.encode("utf-8", "replace").decode())
     if empty:
         raise DocumentError(path, "no text in it (a scan needs a model that reads page images)")
 
 
 def _parse(path: Path) -> Iterator[Page]:
-    """Yield all pages of a file. Any error of a parser becomes the cause of a `DocumentError`."""
+    """Yield all pages of a file. If a parser raises any error, raise `DocumentError` with this error as the cause."""
     try:
         yield from FORMATS[path.suffix.lower()](path)
     except (SmartRagError, MemoryError):
@@ -178,8 +178,8 @@ def _count_pages(path: str) -> int:
 class Reader:
     """Makes documents from files for an encoder.
 
-    For an encoder that takes images, each page of a PDF is one document with its image and its text, and each image
-    file is one document. For an encoder that takes videos, each video file is one document. All other text is split
+    For an encoder that reads images, each page of a PDF is one document with its image and its text, and each image
+    file is one document. For an encoder that reads videos, each video file is one document. All other text is split
     into chunks.
 
     Args:
@@ -193,12 +193,12 @@ class Reader:
         self._chunker = Chunker(count_tokens, config)
 
     def documents(self, path: Path) -> Iterator[Document]:
-        """Yield the documents of a file, with the metadata ``source``, ``chunk`` and, if there are pages, ``page``.
+        """Yield the documents of a file. Their metadata has ``source``, ``chunk`` and, if there are pages, ``page``.
 
-        Images and videos are not opened here: a broken one raises `DocumentError` when it is encoded.
+        Images and videos are not opened here. A broken one raises `DocumentError` when it is encoded.
 
         Raises:
-            DocumentError: the file cannot be read, has nothing that the encoder takes, or its format is unknown.
+            DocumentError: the file cannot be read, has nothing that the encoder can read, or its format is unknown.
             MissingExtra: the package that reads its format is not installed.
         """
         suffix = path.suffix.lower()
@@ -212,7 +212,7 @@ class Reader:
             yield from self._documents_of_text(path)
 
     def count_pages(self, path: Path) -> int:
-        """Return the number of pages that become documents in `documents`; 1 if there are no pages, or on an error."""
+        """Return the number of pages that `documents` makes into documents. It is 1 without pages, or on an error."""
         if not self._is_paged(path):
             return 1
         try:
@@ -248,5 +248,5 @@ def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> 
 
 
 def source_of(id: str) -> str:
-    """Return the path of the file that a document was made from, by its id. Ids of the caller give a wrong result."""
+    """Return the path of the file of a document, from the document's id. The id must be one that `Reader` made."""
     return id.rpartition("#")[0]

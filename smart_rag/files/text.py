@@ -10,7 +10,7 @@ from smart_rag.files.page import Page
 
 
 def decode(path: Path) -> str:
-    """Return the text of a file: UTF-8, or else the encoding that charset-normalizer detects.
+    """Return the text of a file. If it is not UTF-8, charset-normalizer detects the encoding.
 
     Raises:
         DocumentError: the file holds binary data.

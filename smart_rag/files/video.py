@@ -1,4 +1,4 @@
-"""Frames of a video, spread over its whole length, each with its time."""
+"""Frames of a video, spread over its whole length. Each frame has its time."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
-# FFmpeg reads other formats, too. But some of these list other files or web addresses, and FFmpeg would load them.
+# FFmpeg reads other formats, too. But a file of some formats lists other files or web addresses, and FFmpeg loads them.
 _OPTIONS = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Frames of a video as RGB images, the time of each, and the duration of the video, both in seconds."""
+    """Frames of a video as RGB images, the time of each frame, and the duration of the video, both in seconds."""
 
     images: tuple[Image, ...]
     times: tuple[float, ...]
@@ -43,20 +43,20 @@ class Frames:
 def read_frames(
     path: str | Path, fps: float, max_frames: int, max_pixels: int | None = None, min_frames: int = 1
 ) -> Frames:
-    """Return frames of a video, spread evenly from the first to the last, as Qwen's own reader chooses them.
+    """Return frames of a video, spread evenly from the first to the last. Qwen's own reader chooses the same frames.
 
     The file is read twice. The first pass finds the times of all frames, because not every format states them. The
     second pass decodes the file up to the last frame that is needed. Only the returned frames stay in memory.
 
     Args:
         path: the video.
-        fps: frames for each second of the video.
-        max_frames: the most frames to return.
-        max_pixels: frames are shrunk to this many pixels; by default they are shrunk only above `MAX_SOURCE_PIXELS`.
-        min_frames: the fewest frames to return, if the video has that many frames.
+        max_frames: the maximum number of frames to return.
+        max_pixels: frames are shrunk to this number of pixels. By default, they are shrunk only above
+            `MAX_SOURCE_PIXELS`.
+        min_frames: the minimum number of frames to return, if the video has enough frames.
 
     Raises:
-        DocumentError: the file cannot be read, is truncated or broken, or has no video in it.
+        DocumentError: the file cannot be read, is truncated or broken, or contains no video.
         InvalidInput: an argument is out of its range.
         MissingExtra: PyAV is not installed.
     """
@@ -79,7 +79,7 @@ def read_frames(
 
 
 def middle_frame(path: str | Path, max_pixels: int | None = None) -> Image:
-    """Return the frame in the middle of a video; the arguments and errors are those of `read_frames`."""
+    """Return the frame in the middle of a video. The arguments and errors are those of `read_frames`."""
     path = absolute(path)
     with _opened(path) as (container, stream):
         stamps = _timetable(path, container, stream)[0]
@@ -100,7 +100,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise MissingExtra("av", "video", f"reading {path.name}") from error
     check_readable(path)
     try:
-        # In a relative path, FFmpeg would read the part before a colon as a protocol.
+        # In a relative path with a colon, FFmpeg would read the part before the colon as a protocol.
         with av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container:
             for stream in container.streams.video:
                 if not stream.disposition & av.stream.Disposition.attached_pic:
@@ -113,11 +113,11 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tuple[NDArray[np.int64], Fraction, float]:
-    """Return the time stamps of all frames, sorted, their unit in seconds, and the duration in seconds."""
+    """Return the sorted time stamps of all frames, the unit of the stamps in seconds, and the duration in seconds."""
     stamps, end, packets = [], 0, 0
     for packet in container.demux(stream):
         stamp = packet.dts if packet.pts is None else packet.pts  # an AVI may state only decoding times
-        if stamp is None:  # an empty packet marks the end
+        if stamp is None:  # an empty packet marks the end of the video
             continue
         packets += 1
         if not packet.is_discard:
@@ -125,7 +125,7 @@ def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tu
             end = max(end, stamp + (packet.duration or 0))
     if not stamps:
         raise DocumentError(path, "no frames in it")
-    # An MP4 lists its frames. FFmpeg reports no error if the file ends before the last one.
+    # An MP4 lists its frames. If the file ends before the last listed frame, FFmpeg reports no error.
     listed = len(stream.index_entries) if "mp4" in container.format.name else 0
     if packets < listed:
         raise DocumentError(path, f"truncated: it has {packets} of its {listed} frames")
@@ -140,13 +140,14 @@ def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tu
 def _decode(
     container: InputContainer, stream: VideoStream, wanted: NDArray[np.int64], max_pixels: int
 ) -> tuple[list[Image], list[int]]:
-    """Return, for each wanted time stamp, the first frame that is not before it, and the time stamp of that frame.
+    """Return a frame for each wanted time stamp, and its own time stamp. It is the first frame at or after that time.
 
-    Some packets are never shown. If the frames end before the last wanted time stamp, the last frame is used once.
+    Some packets have a time stamp but give no frame, so the frames may end before the last wanted time stamp. Then
+    the last frame is added, unless the result already has it.
     """
     from av.video.reformatter import VideoReformatter
 
-    reformatter = VideoReformatter()  # shared by all frames, since each one takes megabytes
+    reformatter = VideoReformatter()  # shared by all frames, because it takes megabytes
     images: list[Image] = []
     found: list[int] = []
     last: Any = None
@@ -170,6 +171,6 @@ def _image(reformatter: Any, frame: Any, max_pixels: int) -> Image:
     """Return a decoded frame as an upright RGB image."""
     width, height = fit(frame.width, frame.height, max_pixels)
     image: Image = reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA").to_image()
-    # Counter-clockwise, as in Pillow. Cameras turn by right angles only.
+    # Counter-clockwise, as in Pillow. Cameras turn only by right angles.
     turn = round(frame.rotation / 90) % 4 * 90
     return image.rotate(turn, expand=True) if turn else image

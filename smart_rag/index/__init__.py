@@ -1,1 +1,1 @@
-"""`SmartIndex` and its parts: writing, searching, explaining."""
+"""`SmartIndex` and its parts, which write, search and explain."""

@@ -1,8 +1,8 @@
 """`FirstStage`: choose the documents that are worth scoring.
 
-`FirstStage.pooled` takes the documents with the highest pooled cosine. `FirstStage.terms` takes half of its candidates
-in that way, and half by the rare tokens that they share with the query. A pooled embedding loses rare names and numbers
-first. A document that matches them by late interaction nearly always contains them.
+`FirstStage.pooled` takes the documents with the highest pooled cosine. `FirstStage.terms` takes only half of its
+candidates in this way. It takes the other half by the rare tokens that they share with the query. A pooled embedding
+loses rare names and numbers first. If a document matches them by late interaction, it nearly always contains them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.scoring import maxsim
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import Candidate
-from smart_rag.store.term_store import id_hash
+from smart_rag.store.terms.term_store import id_hash
 from smart_rag.store.where import Where
 
 
 @dataclass(frozen=True, slots=True)
 class FirstStage:
-    """Finds ``limit`` candidates among the documents of ``store`` that pass the filters; each method is a strategy."""
+    """Finds ``limit`` candidates among the documents of ``store`` that pass the filters. Each method is a strategy."""
 
     store: DocumentStore
     limit: int
@@ -32,13 +32,13 @@ class FirstStage:
     where_document: Where | None = None
 
     def pooled(self, queries: Representation) -> list[list[Candidate]]:
-        """Return for each query the documents with the highest pooled cosine, best first."""
+        """Return the documents with the highest pooled cosine for each query, best first."""
         return self.store.pooled.query(queries.pooled, self.limit, self.where, self.where_document)
 
     def terms(self, queries: Representation) -> list[list[Candidate]]:
-        """Return for each query the best documents by pooled cosine and the best by shared terms, in turn.
+        """Return for each query the best documents by pooled cosine and the best by shared terms, alternately.
 
-        A query without vocabulary ids gets the same result as from `pooled`.
+        For a query without vocabulary ids, the result is that of `pooled`.
         """
         tokens = queries.tokens
         by_pooled = self.pooled(queries)
@@ -57,13 +57,13 @@ class FirstStage:
         return found
 
     def _admitted(self) -> set[str] | None:
-        """Return the ids of all documents that pass the filters, None if there is no filter."""
+        """Return the ids of all documents that pass the filters. Return None if there is no filter."""
         if not self.where and not self.where_document:
             return None
         return set(self.store.pooled.ids(self.where, self.where_document))
 
     def _fetched(self, query: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Candidate]:
-        """Return the documents with these ids as candidates, by id; ids that are not in the store are left out."""
+        """Return the documents with these ids as candidates, by id. Ids that are not in the store are left out."""
         found = self.store.pooled.vectors(ids)
         if not found:
             return {}

@@ -1,9 +1,10 @@
-"""The folder of an index: check that a new index can be made there, and open the stores in it."""
+"""The folder of an index. This module checks that a new index can be made there, and opens the stores in it."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,20 +15,21 @@ from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.pooled_store import PooledStore
-from smart_rag.store.term_store import TermStore
+from smart_rag.store.sources import Sources
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 _TOKENS = "tokens"
-# What to do about missing and damaged token embeddings, in an index with and without an encoder.
+# Advice about missing and damaged token embeddings, for an index with an encoder and for one without.
 _REPAIR = "encode them again with index.verify(repair=True) or `smart-rag verify --repair`"
 _ADD_AGAIN = "add the documents that index.verify() names again with their vectors"
 
 
 def check_free(path: Path) -> None:
-    """Raise `IndexExists` unless a new index can be made at ``path``: no folder, or an empty one."""
+    """Raise `IndexExists` unless a new index can be made at ``path``: there must be no folder, or an empty one."""
     if (path / FILE_NAME).exists():
         raise IndexExists(f"{path} holds an index; open it with SmartIndex.open, or choose another folder")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -39,10 +41,10 @@ def wait_until_made(path: Path, seconds: float = 30) -> None:
     """Wait until another thread or process has made the index in the folder ``path``.
 
     Raises:
-        IndexExists: the folder holds other files, or nobody finishes the index in time.
+        IndexExists: the folder holds other files, or the index is not complete in time.
     """
     end = time.monotonic() + seconds
-    # A creation makes the folder of the tokens first, and the manifest last.
+    # A new index first gets the folder of the tokens, and last the manifest.
     while not (path / FILE_NAME).is_file():
         if not (path / _TOKENS).is_dir() or time.monotonic() > end:
             check_free(path)
@@ -51,17 +53,17 @@ def wait_until_made(path: Path, seconds: float = 30) -> None:
 
 
 def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
-    """Return the stores of a new index in the folder ``path``, which is made if it does not exist.
+    """Return the stores of a new index in the folder ``path``. The folder is made if it does not exist.
 
-    If it fails, the folder is again as it was before.
+    If this fails, the folder is restored to its earlier state.
 
     Raises:
-        IndexExists: another process is making an index there.
+        IndexExists: another process is making an index in this folder.
     """
     is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
-        (path / _TOKENS).mkdir()  # in one process alone, to which the contents of the folder then belong
+        (path / _TOKENS).mkdir()  # this succeeds in only one process, which then owns the contents of the folder
     except FileExistsError:
         raise IndexExists(f"{path}: another process is making an index there; open it with SmartIndex.open") from None
     with ExitStack() as undo:
@@ -70,13 +72,13 @@ def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> Document
         undo.callback(pooled.drop)
         store = _with_sidecars(path, manifest, pooled)
         undo.callback(store.close)
-        manifest.write(path)  # last, so that a folder with a manifest is complete
+        manifest.write(path)  # last, so that an index with a manifest is complete
         undo.pop_all()
     return store
 
 
 def clear(path: Path, with_folder: bool) -> None:
-    """Remove what is in the folder ``path``, and also the folder itself if ``with_folder``."""
+    """Remove everything in the folder ``path``. If ``with_folder`` is True, also remove the folder itself."""
     for child in path.iterdir():
         if child.is_dir():
             shutil.rmtree(child)
@@ -87,7 +89,7 @@ def clear(path: Path, with_folder: bool) -> None:
 
 
 def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> None:
-    """Raise `IndexMismatch` unless a Chroma client is given to an index that needs one, and to no other."""
+    """Raise `IndexMismatch` if the index needs a Chroma client and there is none, or if it needs none but gets one."""
     if manifest.own_chroma != (client is None):
         raise IndexMismatch(
             f"{path}: the pooled embeddings lie in the folder; open it without client="
@@ -96,24 +98,30 @@ def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> No
         )
 
 
-def open_stores(path: Path, manifest: Manifest, client: ClientAPI | None) -> DocumentStore:
-    """Return the stores of the index in the folder ``path``.
+def open_stores(
+    path: Path, manifest: Manifest, client: ClientAPI | None, sources: Iterable[str | Path] = ()
+) -> DocumentStore:
+    """Return the stores of the index in the folder ``path``, which may also read ``sources``.
 
     Raises:
         IndexNotFound: the pooled embeddings are missing.
     """
     pooled = PooledStore.open(path / "chroma", client, manifest.collection)
     pooled.has_lists = manifest.format_version >= FORMAT_VERSION
-    return _with_sidecars(path, manifest, pooled)
+    return _with_sidecars(path, manifest, pooled, sources)
 
 
-def _with_sidecars(path: Path, manifest: Manifest, pooled: PooledStore) -> DocumentStore:
+def _with_sidecars(
+    path: Path, manifest: Manifest, pooled: PooledStore, sources: Iterable[str | Path] = ()
+) -> DocumentStore:
     """Return the stores of an index. If one cannot be opened, the others are closed, also ``pooled``."""
     with ExitStack() as opened:
         opened.callback(pooled.close)
         advice = _ADD_AGAIN if manifest.encoder is None else _REPAIR
         tokens = TokenStore(path / _TOKENS, get_codec(manifest.config.codec), advice=advice)
         opened.callback(tokens.close)
-        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), ImageStore(path / "images"))
+        pooled.sources = Sources(path, manifest.id, sources)
+        images = ImageStore(path / "images", pooled.sources)
+        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), images, manifest.fingerprint)
         opened.pop_all()
     return store

@@ -19,6 +19,7 @@ from smart_rag.files.content import identity
 from smart_rag.index.manifest import Manifest
 from smart_rag.index.queries import checked_queries
 from smart_rag.index.search import scoring_device
+from smart_rag.index.trust import check_model
 from smart_rag.scoring.maxsim import pooled_similarity
 from smart_rag.store.token_store import content_key
 from smart_rag.types import Content, Document, Key
@@ -26,28 +27,29 @@ from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# The pooled embeddings of one text, from two devices or in two precisions, have at least this cosine.
+# If two devices or two precisions give pooled embeddings of the same text, their cosine is at least this.
 _SAME_MODEL = 0.98
-# The bytes of the vectors that `encode_ahead` keeps, at most.
+# Maximum number of bytes of the vectors that `encode_ahead` keeps.
 _BYTES_AHEAD = 1 << 30
 
 
 class IndexEncoder:
     """The encoder of the index at ``path``.
 
-    It is loaded when it is first needed, unless it is given. Its vectors are checked against the manifest.
+    If no encoder is given, it is loaded when it is first needed. Its vectors are checked against the manifest.
 
     Args:
         path: the folder of the index, for messages.
         manifest: the settings and the model that the index was made with.
-        encoder: an encoder that fits the manifest; None to load the one that the manifest describes.
-        bytes_ahead: the size of the vectors that `encode_ahead` keeps, at most.
+        encoder: an encoder that fits the manifest. With None, the encoder that the manifest describes is loaded.
+        bytes_ahead: maximum size of the vectors that `encode_ahead` keeps.
     """
 
     def __init__(
         self, path: Path, manifest: Manifest, encoder: Encoder | None, *, bytes_ahead: int = _BYTES_AHEAD
     ) -> None:
         self.path = path
+        self.given = encoder
         self.loaded = encoder
         self._manifest = manifest
         self._codec = get_codec(manifest.config.codec)
@@ -58,17 +60,17 @@ class IndexEncoder:
 
     @property
     def exists(self) -> bool:
-        """Whether the index has an encoder; otherwise the caller brings the vectors."""
+        """Whether the index has an encoder. If not, the caller brings the vectors."""
         return self.loaded is not None or self._manifest.encoder is not None
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The kinds of content that the encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        """The kinds of content that the encoder reads: some of ``"text"``, ``"image"``, ``"video"``."""
         return tuple(self._manifest.modalities)
 
     @property
     def device(self) -> str:
-        """The device to score on: the encoder's GPU, if it is loaded and runs on one."""
+        """The device to score on: the encoder's GPU if the encoder is loaded and uses one, otherwise the CPU."""
         return scoring_device(device_of(self.loaded))
 
     def load(self) -> Encoder:
@@ -76,6 +78,7 @@ class IndexEncoder:
 
         Raises:
             InvalidInput: the index was made for vectors that the caller brings.
+            NotTrusted: the user has never named the model of the index on this machine, or it runs its own code.
             IndexMismatch: the manifest does not say how to load the encoder, or the model has changed.
         """
         with self._mutex:
@@ -95,12 +98,13 @@ class IndexEncoder:
                 f"{self.path}: the index was made with an encoder of your own ({described.get('model')!r}), which "
                 "cannot be loaded from its description; open the index with encoder="
             )
+        check_model(self.path, described)
         encoder = SmartEncoder.from_description(described)
         self._manifest.check_encoder(self.path, encoder)
         return encoder
 
     def key(self, content: Content, file_digest: str | None = None) -> Key:
-        """Return the storage key of ``content``; ``file_digest`` is the digest of its file, if it is known."""
+        """Return the storage key of ``content``. ``file_digest`` is the digest of its file, if the caller knows it."""
         fingerprint, codec = self._manifest.fingerprint or "", self._manifest.config.codec
         return content_key(fingerprint, codec, identity(content, file_digest))
 
@@ -108,7 +112,7 @@ class IndexEncoder:
         """Return the representation of ``queries``, in their order.
 
         Raises:
-            InvalidInput: a query is empty, the encoder does not take it, or the index has no encoder.
+            InvalidInput: a query is empty, the encoder cannot read it, or the index has no encoder.
         """
         if not self.exists:
             raise InvalidInput(
@@ -123,7 +127,7 @@ class IndexEncoder:
     def encode_documents(self, contents: Sequence[Content]) -> Representation:
         """Return the representation of ``contents`` for the store, in their order.
 
-        Tokens are coded if the encoder can do this. Threads take turns: a tokenizer works for one thread at a time.
+        If the encoder can do so, it codes the tokens. Threads take turns, because only one can use the tokenizer.
         """
         encoder = self.load()
         with self._encoding:
@@ -132,7 +136,7 @@ class IndexEncoder:
         return vectors
 
     def encode_exactly(self, contents: Sequence[Content]) -> Representation:
-        """Return the representation of ``contents`` with token embeddings as the encoder gives them, not coded."""
+        """Return the representation of ``contents``. Its token embeddings are those of the encoder, not coded."""
         encoder = self.load()
         with self._encoding:
             vectors = encoder.encode_document([content.plain for content in contents])
@@ -140,26 +144,26 @@ class IndexEncoder:
         return vectors
 
     def encode_ahead(self, contents: Sequence[Content]) -> Representation:
-        """Return the representation of ``contents``, and keep it until `encode_rows` asks for it.
+        """Return the representation of ``contents``, and keep it until `encode_rows` needs it.
 
-        The memory for this is limited. Vectors that do not fit are computed again when they are needed.
+        The memory for kept vectors is limited. If vectors do not fit, they are computed again when they are needed.
         """
         keys = list(map(self.key, contents))
         vectors = self.encode_documents(contents)
         with self._mutex:
-            # Copies: a slice would keep the memory of the whole batch.
+            # These are copies, because a slice would keep the memory of the whole batch.
             self._ahead.update((key, vectors.take([i])) for i, key in enumerate(keys))
             self._forget_oldest()
         return vectors
 
     def forget(self, keys: Iterable[Key] | None = None) -> None:
-        """Forget the vectors that `encode_ahead` kept under ``keys``, by default all of them."""
+        """Forget the vectors that `encode_ahead` keeps under ``keys``. By default, forget all of them."""
         with self._mutex:
             for key in list(self._ahead if keys is None else keys):
                 self._ahead.pop(key, None)
 
     def encode_rows(self, contents: Mapping[Key, Content]) -> Representation:
-        """Return the representation of ``contents`` by their keys, in their order; each is encoded at most once."""
+        """Return the representation of ``contents`` in their order. Vectors that `encode_ahead` keeps are used."""
         with self._mutex:
             known = {key: self._ahead.pop(key) for key in contents if key in self._ahead}
         new = [key for key in contents if key not in known]
@@ -183,15 +187,15 @@ class IndexEncoder:
             )
 
     def check(self, vectors: Representation) -> None:
-        """Raise unless ``vectors`` can be stored in the index.
+        """Check that ``vectors`` can be stored in the index.
 
         Raises:
-            DimensionMismatch: they are not as wide as the vectors of the index.
+            DimensionMismatch: the vectors are wider or narrower than those of the index.
             InvalidInput: a number is NaN or infinite.
         """
         tokens = vectors.tokens
         self._check_rows("pooled", vectors.pooled, self._manifest.dimension)
-        if isinstance(tokens, TokenCodes) and isinstance(tokens.codec, RotatedCodec):  # these codes have no NaN
+        if isinstance(tokens, TokenCodes) and isinstance(tokens.codec, RotatedCodec):  # such codes cannot be NaN
             self._check_width("token", tokens.dimension, self._manifest.token_dimension)
         else:
             self._check_rows("token", tokens.embeddings, self._manifest.token_dimension)

@@ -1,7 +1,7 @@
-"""`Ingest`: write documents and files into a `DocumentStore`. New contents are encoded, stored contents are skipped.
+"""`Ingest`: writes documents and files into a `DocumentStore`. Contents that are stored are not encoded again.
 
-A stream is read in windows. A window is sorted by length and committed in batches. So memory holds one window of texts
-and one batch of token embeddings.
+A stream is read in windows. A window is sorted by length and committed in batches. So only one window of texts and one
+batch of token embeddings are in memory at a time.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ OnCommit = Callable[[Sequence[str]], None]
 OnRows = Callable[[Sequence["Row"]], object]
 
 _WINDOW = 2_048
-# The window is smaller for files: the next run skips a file only if the window of the file was committed.
+# Maximum number of documents in a window of files. It is small, because the next run skips only files that were
+# committed.
 _FILE_WINDOW = 256
 _BATCH = 128
-# A page of 1,800 tokens with 2,048 dimensions takes 15 MB, and encoding and writing keep several copies of it.
+# A page of 1,800 tokens with 2,048 dimensions takes 15 MB, and there are several copies during encoding and writing.
 _VISUAL_BATCH = 4
 
 
@@ -43,8 +44,8 @@ _VISUAL_BATCH = 4
 class Ingest:
     """State of one call that writes: the target store, the encoder, and the callbacks.
 
-    ``on_progress`` gets numbers of finished documents. In `add_files`, it gets numbers of finished pages; a file
-    without pages counts as one. ``on_commit`` gets the ids of documents that are on disk.
+    ``on_progress`` gets numbers of finished documents. In `add_files`, it gets numbers of finished pages. A file
+    without pages counts as one page. ``on_commit`` gets the ids of documents that are on disk.
     """
 
     store: DocumentStore
@@ -53,7 +54,7 @@ class Ingest:
     on_commit: OnCommit | None = None
 
     def add(self, documents: Iterable[Document]) -> AddReport:
-        """Write ``documents``. A sequence must not have an id twice. In a stream, the last document of an id counts."""
+        """Write ``documents``. A sequence must not have the same id twice. In a stream, the last such document wins."""
         checked = isinstance(documents, Sequence)
         if checked:
             documents = checked_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]
@@ -75,7 +76,7 @@ class Ingest:
         return Row(document, key, stamp, content.modality)
 
     def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
-        """Write the documents of ``files``. A file is skipped if the index has the same bytes already."""
+        """Write the documents of ``files``. A file is skipped if its bytes have not changed."""
         report = AddReport()
         rows: list[Row] = []
         stale: list[str] = []
@@ -113,7 +114,7 @@ class Ingest:
             path = Path(source)
             return any(map(path.is_relative_to, roots)) and not path.exists()
 
-        # By ids first: reading every row takes twenty times as long.
+        # This looks at ids first, because reading every row takes twenty times as long.
         ids = [id for id in self.store.pooled.ids() if is_gone(source_of(id))]
         found: dict[str, list[str]] = {}
         for id, row in self.store.pooled.get(ids).items():
@@ -131,7 +132,7 @@ class Ingest:
             self.store.repair(batch, self._encode(batch))
 
     def _file(self, path: Path, reader: Reader) -> tuple[list[Row], list[str]]:
-        """Return the rows of a file and the ids of its documents in the index. An unchanged file has no rows."""
+        """Return the rows of a file, and the ids of its documents in the index. An unchanged file has no rows."""
         source = str(path)
         digest = digest_of_file(path)
         before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
@@ -142,12 +143,12 @@ class Ingest:
         return [self._row(document, stamp) for document in documents], [row.document.id for row in before]
 
     def _write_files(self, rows: list[Row], stale: list[str]) -> AddReport:
-        """Write the rows of complete files, then remove the documents of their earlier versions."""
+        """Write the rows of whole files, and then remove the documents of earlier versions of these files."""
         report = self._write(rows, lambda part: self.on_progress(_pages(part)))
         return report + AddReport(removed=self.store.delete(stale))
 
     def _write(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
-        """Write rows of distinct ids in batches of similar length; only new contents are encoded."""
+        """Write rows with distinct ids, in batches of similar length. Only new contents are encoded."""
         existing = self.store.pooled.get([row.document.id for row in rows])
         lost = {rows[i].key for i in self.store.tokens.missing([row.key for row in rows])}
         unchanged: list[Row] = []
@@ -164,14 +165,14 @@ class Ingest:
         self.encoder.forget(row.key for row in [*unchanged, *changed])
         report = AddReport(unchanged=len(unchanged))
         on_rows(unchanged)
-        if changed:  # in their metadata alone
+        if changed:  # only the metadata of these rows has changed
             self.store.update_metadata(changed)
             report += self._committed(changed, len(changed), on_rows)
         new.sort(key=lambda row: (row.modality != "text", len(row.document.text)), reverse=True)
         return report + self._encode_and_commit(new, on_rows)
 
     def _encode_and_commit(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
-        """Write ``rows``; while one batch is pooled and written, the next one is encoded."""
+        """Write ``rows``. While one batch is pooled and written, the next batch is encoded."""
         report = AddReport()
         writing: list[tuple[Sequence[Row], Future[int]]] = []
 
@@ -191,7 +192,7 @@ class Ingest:
                             continue
                         finish()
                         writing.append((part, writer.submit(self.store.commit, part, vectors)))
-            finally:  # a batch that is being written is finished even if a later one fails
+            finally:  # if a later batch fails, the batch that is being written is still finished
                 finish()
         return report
 
@@ -201,7 +202,7 @@ class Ingest:
             yield rows, self._encode(rows)
             return
         except DocumentError as error:
-            if any(row.stamp is None for row in rows):  # a document from the caller: the caller gets the error
+            if any(row.stamp is None for row in rows):  # the document is from the caller, who gets the error
                 raise
             reason = error
         if len(rows) == 1:
@@ -211,7 +212,7 @@ class Ingest:
             yield from self._readable([row])
 
     def _encode(self, rows: Sequence[Row]) -> Representation:
-        """Return the vectors of ``rows``; equal contents are encoded once."""
+        """Return the vectors of ``rows``. Equal contents are encoded only once."""
         vectors = self.encoder.encode_rows({row.key: row.document.content(self.encoder.modalities) for row in rows})
         position = {key: i for i, key in enumerate(dict.fromkeys(row.key for row in rows))}
         return vectors if len(position) == len(rows) else vectors.take([position[row.key] for row in rows])
@@ -224,7 +225,7 @@ class Ingest:
 
 
 def _pages(rows: Sequence[Row]) -> int:
-    """Return how many of ``rows`` are pages of a PDF."""
+    """Return the number of ``rows`` that are pages of a PDF."""
     return sum(isinstance(row.document.image, PdfPage) for row in rows)
 
 
@@ -232,7 +233,7 @@ def checked_documents(documents: Sequence[Document], modalities: Collection[str]
     """Return ``documents`` with plain metadata (`plain_metadata`).
 
     Raises:
-        InvalidInput: a document cannot be stored or encoded, or an id comes twice.
+        InvalidInput: a document cannot be stored or encoded, or two documents have the same id.
     """
     checked = []
     for document in documents:
@@ -258,7 +259,7 @@ def checked_documents(documents: Sequence[Document], modalities: Collection[str]
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield ``rows`` in parts to commit together. Images and videos have many tokens, so their parts are small."""
+    """Yield ``rows`` in parts, each for one commit. Images and videos have many tokens, so their parts are small."""
     start = 0
     while start < len(rows):
         size = _BATCH if rows[start].modality == "text" else _VISUAL_BATCH
@@ -269,7 +270,7 @@ def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 def documents_of_texts(
     texts: Sequence[str], ids: Sequence[str] | None, metadatas: Sequence[Mapping[str, Any]] | None
 ) -> list[Document]:
-    """Return ``texts`` as documents; without ``ids``, an id is a hash of text and metadata."""
+    """Return ``texts`` as documents. Without ``ids``, an id is a hash of the text and its metadata."""
     if isinstance(texts, str):
         raise InvalidInput("texts must be a sequence of str, got one str")
     metadatas = metadatas if metadatas is not None else [{}] * len(texts)

@@ -1,4 +1,4 @@
-"""`Manifest`: ``manifest.json``, the settings and the model that an index was made with.
+"""`Manifest`: ``manifest.json``, with the settings and the model that an index was made with.
 
 An index is opened with the settings of its manifest. An argument that contradicts them is an error.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,10 +20,25 @@ from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 
 FORMAT_VERSION = 3
-# The oldest format that can be read. In format 2, lists have no column that a filter can search.
+# The oldest format that can be read. Format 2 has no columns for lists, so filters cannot search lists.
 _OLDEST_VERSION = 2
 _READABLE = f"{_OLDEST_VERSION} to {FORMAT_VERSION}"
 FILE_NAME = "manifest.json"
+# A larger file is not read. The largest manifests that smart_rag writes have some ten thousand bytes.
+_MAX_BYTES = 1 << 20
+_TYPES: dict[str, tuple[type, ...]] = {
+    "format_version": (int,),
+    "created_with": (str,),
+    "dimension": (int,),
+    "token_dimension": (int,),
+    "encoder": (dict, type(None)),
+    "fingerprint": (str, type(None)),
+    "collection": (str,),
+    "own_chroma": (bool,),
+    "config": (dict,),
+    "modalities": (list,),
+    "id": (str, type(None)),
+}
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
@@ -40,7 +56,8 @@ class Manifest:
     pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it; then the
     width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is among
     them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, as
-    `smart_rag.index.relevance.Calibration` records it.
+    `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name that no other index has, except copies;
+    indexes of older versions have none.
     """
 
     format_version: int = FORMAT_VERSION
@@ -54,8 +71,10 @@ class Manifest:
     modalities: Sequence[str] = ("text",)
     token_dimension: int = 0
     relevance: Mapping[str, Any] | None = None
+    id: str | None = None
 
     def __post_init__(self) -> None:
+        check_count("dimension", self.dimension)
         object.__setattr__(self, "token_dimension", self.token_dimension or self.dimension)
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
         if self.config.weights is None:
@@ -83,9 +102,10 @@ class Manifest:
             raise InvalidInput("without an encoder, the dimension of the vectors must be given")
         dimension = check_count("dimension", dimension)
         token_dimension = None if token_dimension is None else check_count("token_dimension", token_dimension)
-        # A preset may mean another codec in a later release; the index keeps the codec that it was made with.
+        # A preset may mean another codec in a later release, but the index keeps the codec that it was made with.
         codec, weights = get_codec(config.codec).name, config.weights or default_weights_of(encoder)
         return cls(
+            id=secrets.token_hex(16),
             created_with=__version__,
             dimension=dimension,
             token_dimension=token_dimension or dimension,
@@ -103,7 +123,7 @@ class Manifest:
         return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into ``folder``. After a crash, the file is the old one or the new one, never a part."""
+        """Write the manifest into ``folder``. After a crash, the file is the old or the new one, never half of it."""
         temporary = folder / f"{FILE_NAME}.new"
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -120,7 +140,7 @@ class Manifest:
 
         Raises:
             IndexNotFound: there is no manifest, or the file is not a manifest of smart_rag.
-            IndexMismatch: this version of smart_rag does not read the index's format.
+            IndexMismatch: this version of smart_rag cannot read the index's format.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -129,26 +149,26 @@ class Manifest:
                 f"no index at {folder}: the folder {found}; make one with SmartIndex.create or `smart-rag index`"
             )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = _checked(path)
             version = values["format_version"]
-            if isinstance(version, int) and version > FORMAT_VERSION:
+            if version > FORMAT_VERSION:
                 raise IndexMismatch(
                     f"{path}: the index has format {version}, this smart_rag reads formats {_READABLE}; "
                     "upgrade with: pip install -U smart-rag"
                 )
-            if isinstance(version, int) and version < _OLDEST_VERSION:
+            if version < _OLDEST_VERSION:
                 raise IndexMismatch(
                     f"{path}: the index has format {version}, this smart_rag reads formats {_READABLE}; "
                     "index the documents again into another folder"
                 )
             return cls(**{**values, "config": IndexConfig(**values["config"])})
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
 
     def check_settings(self, folder: Path, config: IndexConfig | None, asked: Mapping[str, Any]) -> None:
         """Raise `IndexMismatch` unless the index in ``folder`` has the settings of ``config`` and ``asked``.
 
-        A value that is None asks for nothing. ``weights`` and ``weighting`` are not compared, because they can change.
+        Values that are None are not compared. Nor are ``weights`` and ``weighting``, because they can change.
         """
         if config is not None:
             asked = {**asked, **asdict(config), "codec": get_codec(config.codec).name}
@@ -160,8 +180,12 @@ class Manifest:
                     "it with SmartIndex.open, or choose another folder for an index with this setting"
                 )
 
+    def with_id(self) -> Manifest:
+        """Return the manifest with a new id."""
+        return replace(self, id=secrets.token_hex(16))
+
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest with new folders: if the folder of a model or adapter is gone, that of ``encoder``."""
+        """Return the manifest. If the folder of its model or adapter no longer exists, use that of ``encoder``."""
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]
@@ -171,11 +195,11 @@ class Manifest:
         return replace(self, encoder={**known, **gone}) if gone else self
 
     def check_encoder(self, folder: Path, encoder: Encoder) -> None:
-        """Raise `IndexMismatch` unless ``encoder`` is the one that the index in ``folder`` was made with."""
+        """Raise `IndexMismatch` unless the index in ``folder`` was made with ``encoder``."""
         if self.fingerprint != encoder.fingerprint:
             made_with = self.encoder["model"] if self.encoder else "vectors of the caller's own"
             mine, other = self.encoder or {}, encoder.describe()
-            theirs = json.loads(json.dumps(other))  # as the manifest gives it back
+            theirs = json.loads(json.dumps(other))  # in the form in which the manifest stores it
             differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(
@@ -193,6 +217,28 @@ class Manifest:
                 f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differ) or 'numbers'}); "
                 "use the model that it was made with, or index the documents again into another folder"
             )
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """Return the values in the file ``path``.
+
+    Raises:
+        ValueError: the file is too large, is not JSON, or a value has another type.
+    """
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("it holds no JSON object")
+    if "format_version" in values and values["format_version"] not in range(_OLDEST_VERSION, FORMAT_VERSION + 1):
+        types = {"format_version": _TYPES["format_version"]}  # another format may have other types
+    else:
+        types = _TYPES
+    for name, allowed in types.items():
+        if name in values and type(values[name]) not in allowed:
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+            raise ValueError(f"{name}: expected {expected}, found {values[name]!r:.80}")
+    return values
 
 
 def _with(description: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Check the input of a search: queries for an encoder, and texts or hits to rank."""
+"""Checks of the input of a search: queries for an encoder, and texts or hits to rank."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Query = str | Content | Representation
 
 
 def checked_queries(queries: Sequence[str | Content], modalities: Collection[str]) -> list[str | Content]:
-    """Return ``queries`` in the form that an encoder of these ``modalities`` takes.
+    """Return ``queries`` in the form in which an encoder with these ``modalities`` can read them.
 
     Raises:
-        InvalidInput: a query is empty, is neither a text nor a `Content`, or has a part that the encoder does not take.
+        InvalidInput: a query is empty, is neither a text nor a `Content`, or has a part that the encoder cannot read.
     """
     if isinstance(queries, str | bytes | Content):
         raise InvalidInput(f"expected several queries, got one {type(queries).__name__}")
@@ -43,7 +43,7 @@ def checked_queries(queries: Sequence[str | Content], modalities: Collection[str
 
 
 def with_full_paths(query: Query) -> Query:
-    """Return ``query`` with the full paths of its files, for a later use in another working directory."""
+    """Return ``query`` with the full paths of its files, so that they stay valid if the working directory changes."""
     if not isinstance(query, Content):
         return query
     video = None if query.video is None else absolute(query.video)
@@ -51,14 +51,14 @@ def with_full_paths(query: Query) -> Query:
 
 
 def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:
-    """Return texts and hits as documents; a text's id is its position."""
+    """Return texts and hits as documents. The id of a text is its position."""
     if isinstance(documents, str):
         raise InvalidInput("expected several texts, documents or hits, got one str")
     documents = list(documents)
     for item in documents:
         if not isinstance(item, str | Document | Hit):
             raise InvalidInput(f"expected texts, documents or hits, got {type(item).__name__}")
-    width = len(str(len(documents) - 1))  # ties are ordered by id, and ids of equal width sort like numbers
+    width = len(str(len(documents) - 1))  # ties are sorted by id, and ids of the same width sort like numbers
     return [
         Document(f"{i:0{width}}", item)
         if isinstance(item, str)

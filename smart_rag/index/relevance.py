@@ -1,7 +1,7 @@
-"""`Calibration`: the scale of relevance of one index, from questions that no index answers.
+"""`Calibration`: the scale of relevance of one index. It comes from questions that no index answers.
 
-The questions are about many subjects, in many languages, of many lengths, and some are nonsense. The score of the best
-hit of such a question is what a hit without relevance reaches in this index with this model. No labels are needed.
+These foreign questions are about many subjects, in many languages, and of many lengths. Some are nonsense. The best
+hits of such questions show which scores a hit without relevance can have in this index. No labels are needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# The more documents an index has, the better the best hit of any question. After this growth, questions are asked anew.
+# If an index has more documents, the best hit of any question has a higher score. After this growth, ask again.
 _MUCH = 1.5
 _QUERIES_AT_ONCE = 64
 
@@ -32,11 +32,11 @@ _Setting = tuple[tuple[float, float], Weighting]
 
 
 class Calibration:
-    """The scales of relevance of the index that ``encoder`` belongs to, one for each setting of a search.
+    """The scales of relevance for the index of ``encoder``. There is one scale for each setting of a search.
 
     Args:
         encoder: the encoder of the index.
-        saved: a scale from the manifest, as `record` gave it; None if there is none.
+        saved: a scale from the manifest, as `set` returned it. None if there is no scale.
     """
 
     def __init__(self, encoder: IndexEncoder, saved: Mapping[str, Any] | None) -> None:
@@ -55,9 +55,9 @@ class Calibration:
                 logger.warning("the scale of relevance in the manifest cannot be read (%r); it is found again", error)
 
     def scale(self, search: Search) -> Scale | None:
-        """Return the scale for hits of ``search``; None if the index has no encoder or no documents.
+        """Return the scale for hits of ``search``. Return None if the index has no encoder or no documents.
 
-        The questions are asked when a scale is first needed, and again when the index has grown much.
+        The index is searched for the foreign questions when a scale is first needed, and again after much growth.
         """
         if not self._encoder.exists:
             return None
@@ -78,12 +78,12 @@ class Calibration:
             return scale
 
     def is_current(self, search: Search) -> bool:
-        """Return whether a scale for hits of ``search`` is known and the index has not grown much since."""
+        """Return whether there is a scale for hits of ``search``, and the index has not grown much since then."""
         known = self._scales[_setting(search)][0] if _setting(search) in self._scales else 0
         return _fits(known, search.store.pooled.count())
 
     def foreign_scores(self, search: Search) -> list[float]:
-        """Return the score of the best hit of each foreign question."""
+        """Return the scores of the best hits of the foreign questions."""
         started = time.perf_counter()
         asking = replace(
             search, top_k=1, candidates=DEFAULT_CANDIDATES, first_stage="auto", where=None, where_document=None
@@ -100,9 +100,9 @@ class Calibration:
         return scores
 
     def set(self, search: Search, scale: Scale, is_labelled: bool) -> dict[str, Any]:
-        """Use ``scale`` for hits of ``search`` from now on, and return the record of it for the manifest.
+        """Use ``scale`` for hits of ``search`` from now on, and return a record of the scale for the manifest.
 
-        ``is_labelled`` tells whether the scale was fitted to labelled queries.
+        ``is_labelled`` says whether the scale was fitted to labelled queries.
         """
         documents = search.store.pooled.count()
         with self._mutex:
@@ -119,10 +119,10 @@ class Calibration:
 
 
 def checked_scores(scores: Iterable[float] | None) -> list[float]:
-    """Return ``scores`` as a list of finite numbers; no scores if they are None.
+    """Return ``scores`` as a list of finite numbers. If they are None, the list is empty.
 
     Raises:
-        InvalidInput: they are not finite numbers.
+        InvalidInput: a score is not a finite number.
     """
     try:
         values = [float(score) for score in ([] if scores is None else scores)]
@@ -134,10 +134,10 @@ def checked_scores(scores: Iterable[float] | None) -> list[float]:
 
 
 def relevant_hits(hits: Sequence[Hit], min_relevance: float, needed: str) -> list[Hit]:
-    """Return the ``hits`` with at least this relevance, all from one query.
+    """Return those of ``hits`` that have at least this relevance. All hits must come from the same query.
 
     Raises:
-        InvalidInput: the relevance of a hit is unknown. ``needed`` says what it needs.
+        InvalidInput: the relevance of a hit is unknown. ``needed`` is the end of the message: what must be done first.
     """
     kept = []
     for hit in hits:
@@ -145,13 +145,13 @@ def relevant_hits(hits: Sequence[Hit], min_relevance: float, needed: str) -> lis
         if relevance is None:
             raise InvalidInput(f"min_relevance needs a query without image and video, and {needed}")
         if relevance < min_relevance:
-            break  # the hits are in the order of their relevance
+            break  # the hits are sorted by relevance
         kept.append(hit)
     return kept
 
 
 def _fits(known: int, documents: int) -> bool:
-    """Return whether a scale that was found with ``known`` documents fits an index of so many documents."""
+    """Return whether a scale that was found with ``known`` documents still fits an index with ``documents``."""
     return known / _MUCH < documents < known * _MUCH
 
 

@@ -33,16 +33,16 @@ def rerank(
     weights: Weights | None = None,
     min_relevance: Number | None = None,
 ) -> list[Hit]:
-    """Return ``documents`` from any source, scored for ``query``, best first.
+    """Score ``documents`` from any source for ``query``, and return them as hits, best first.
 
     Args:
         query: a text, a `Content`, or its representation.
-        documents: texts, documents or hits. A text gets its position as id, padded with zeros: with 100 texts, the ids
-            are ``"00"`` to ``"99"``.
+        documents: texts, documents or hits. The id of a text is its position, padded with zeros. With 100 texts, the
+            ids are ``"00"`` to ``"99"``.
         encoder: the encoder. If it is a `CachedEncoder` with a folder, no document is encoded twice.
-        top_k: the number of hits to return; by default all.
-        weights: the weights of the pooled and the late score; by default those that suit the encoder.
-        min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. It needs a
+        top_k: the number of hits to return. By default, all hits.
+        weights: the weights of the pooled and the late score. By default, the encoder's default weights.
+        min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. This needs a
             `CachedEncoder` that `CachedEncoder.add` has calibrated.
 
     Raises:
@@ -66,7 +66,7 @@ def rerank(
         return []
     vectors = encoder.encode_document([document.content(takes).plain for document in given])
     hits = rank(vectors_of_query, given, vectors, weights, top_k, scoring_device(device_of(encoder)))
-    if not isinstance(query, Content) or query.modality == "text":  # the questions that a scale comes from are texts
+    if not isinstance(query, Content) or query.modality == "text":  # the foreign questions are texts, too
         explainer = _Reranking(encoder, weights)
         hits = [with_explainer(hit, explainer) for hit in hits]
     return hits if min_relevance is None else relevant_hits(hits, min_relevance, _NEEDED)
@@ -83,9 +83,8 @@ async def arerank(
 ) -> list[Hit]:
     """Do the same as `rerank`, without blocking the event loop.
 
-    The call runs in one of a few threads, see `smart_rag.threads.in_reader_thread`. If more calls come at once, they
-    wait for their turn. If the caller is cancelled, a call that waits is dropped, and a call that runs goes on to its
-    end.
+    The call runs in one of a few threads, see `smart_rag.threads.in_reader_thread`. If all threads are busy, a call
+    waits for its turn. If the caller is cancelled, a waiting call is dropped, and a running call goes on to its end.
     """
     return await in_reader_thread(
         rerank, query, documents, encoder, top_k, weights=weights, min_relevance=min_relevance
@@ -94,7 +93,7 @@ async def arerank(
 
 @dataclass(frozen=True)
 class _Reranking:
-    """The state of one call of `rerank`, which its hits share. It knows their relevance, but cannot explain them."""
+    """The state of one call of `rerank`. Its hits share it. It knows their relevance, but cannot explain them."""
 
     encoder: Encoder
     weights: tuple[float, float]

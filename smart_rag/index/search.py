@@ -1,4 +1,4 @@
-"""`Search`: one search of a store: candidates, then scores, then hits."""
+"""`Search`: one search of a store. It finds candidates, computes their scores, and returns the best as hits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.where import Where
 from smart_rag.types import Document, Hit, explainer_of, with_explainer
 
-# Number of documents whose tokens are in memory at the same time during an exhaustive scan.
+# Number of documents whose tokens are in memory at a time during an exhaustive scan.
 _SCAN = 256
 
 
@@ -42,7 +42,7 @@ class Scores:
 class Search:
     """The settings of a search of ``store``.
 
-    ``where`` and ``where_document`` are Chroma's filters on metadata and text. ``device`` computes the scores.
+    ``where`` and ``where_document`` are filters on metadata and text, in Chroma's form. ``device`` computes the scores.
     """
 
     store: DocumentStore
@@ -57,7 +57,12 @@ class Search:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def hits(self, queries: Representation) -> list[list[Hit]]:
-        """Return the ``top_k`` best documents for each query, best first."""
+        """Return the ``top_k`` best documents for each query, best first.
+
+        Raises:
+            CorruptStore: a part of the index is damaged or lost.
+        """
+        self.store.check_counts()
         first_stage = self.first_stage
         if first_stage == "auto":
             first_stage = automatic_first_stage(self.store.pooled.count())
@@ -81,6 +86,8 @@ class Search:
                 weights = self.token_weights(query)
                 late = maxsim.late_interaction(query.tokens, tokens, self.device, weights)[0] if documents else pooled
                 results.append(hits(documents, pooled, late, self.weights, self.top_k))
+            best = {hit.id for hit in results[-1]}
+            self.store.check_texts(candidate.row for candidate in candidates if candidate.row.document.id in best)
         return results
 
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
@@ -90,6 +97,7 @@ class Search:
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
         rows = self.store.pooled.get(list({name for leader in leaders for name in leader.ids}))
+        self.store.check_texts(rows.values())
         results = []
         for leader in leaders:
             documents = [rows[name].document for name in leader.ids if name in rows]
@@ -98,7 +106,7 @@ class Search:
         return results
 
     def scan(self, queries: Representation) -> Iterator[Scores]:
-        """Yield the scores of every document that the filters admit, in blocks."""
+        """Yield the scores of every document that passes the filters, in blocks."""
         weights = self.token_weights(queries)
         for block in self.stopwatch.each("candidates", self.store.pooled.scan(self.where, self.where_document)):
             pooled = maxsim.pooled_similarity(queries.pooled, block.pooled)
@@ -111,7 +119,7 @@ class Search:
                 yield Scores(block.ids[part], pooled[:, part], late)
 
     def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:
-        """Return the weight of each query token (total), None if all count the same."""
+        """Return the weight of each query token (total). Return None if all tokens count the same."""
         tokens = queries.tokens
         if self.weighting == "none" or tokens.ids is None:
             return None
@@ -123,12 +131,12 @@ class Search:
 
 
 def scoring_device(device: str) -> str:
-    """Return the device to score on: ``device``, the device of the model, if it is a CUDA GPU, or else the CPU."""
+    """Return the device to score on: the model's ``device`` if it is a CUDA GPU, otherwise the CPU."""
     return device if device.startswith("cuda") else "cpu"
 
 
 def automatic_first_stage(documents: int) -> FirstStageName:
-    """Return the first stage that ``"auto"`` stands for in an index of so many documents."""
+    """Return the first stage that ``"auto"`` stands for. ``documents`` is the number of documents in the index."""
     return "exhaustive" if documents <= EXHAUSTIVE_DOCUMENTS else "terms"
 
 
@@ -141,7 +149,7 @@ def rank(
     device: str,
     token_weights: NDArray[np.float32] | None = None,
 ) -> list[Hit]:
-    """Return the ``top_k`` best of ``documents`` by their ``vectors``, best first."""
+    """Score ``documents`` by their ``vectors``, and return the ``top_k`` best hits, best first."""
     pooled = maxsim.pooled_similarity(query.pooled, vectors.pooled)[0]
     late = maxsim.late_interaction(query.tokens, vectors.tokens, device, token_weights)[0]
     return hits(documents, pooled, late, weights, top_k or len(documents))
@@ -154,7 +162,7 @@ def hits(
     weights: tuple[float, float],
     top_k: int,
 ) -> list[Hit]:
-    """Return the ``top_k`` best of ``documents`` (n) by their scores (n), best first."""
+    """Return the ``top_k`` best of ``documents`` (n) as hits, best first. The scores are (n)."""
     scores = ranking.hybrid(pooled, late, weights)
     best = ranking.ranking(scores, [document.id for document in documents], top_k)
     return [

@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 class _WriteLock:
-    """The lock of one index in this process: ``file`` keeps other processes out, ``mutex`` makes threads take turns.
+    """The lock of one index in this process. ``file`` locks out other processes. With ``mutex``, threads take turns.
 
-    ``holders`` are the sessions that write. The last one to close releases ``file``.
+    ``holders`` are the sessions that write. The last session to close releases ``file``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,15 +35,15 @@ class Session:
     """The time from opening the index at ``path`` to closing it.
 
     The first write takes a lock on the folder. Until `close`, no other process can write. Threads of this process take
-    turns. So do several sessions of this process, because a notebook cell that runs twice opens its index twice.
+    turns. Several sessions of this process also take turns: if a notebook cell runs twice, it opens its index twice.
 
     Args:
         place: the folder of the index.
-        on_first_write: called once, as soon as the lock is held.
+        on_first_write: a function that is called once, as soon as the session holds the lock.
     """
 
-    # By the identity of an index and by its folder, because an index that is moved has its lock in another place. A
-    # session that is dropped without `close` takes its lock with it.
+    # The keys have the identity and the folder of an index, because an index that was moved has its lock in another
+    # place. If a session is dropped without `close`, its lock is dropped with it.
     _locks: ClassVar[WeakValueDictionary[tuple[Identity | None, Path], _WriteLock]] = WeakValueDictionary()
     _registry: ClassVar[threading.Lock] = threading.Lock()
 
@@ -74,13 +74,13 @@ class Session:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep others from writing: other threads while the block runs, other processes until `close`.
+        """Lock out other writers: other threads while the block runs, and other processes until `close`.
 
         Raises:
             IndexClosed, IndexNotFound, UseAfterFork: as in `check_open`.
             IndexLocked: another process holds the lock.
         """
-        self.check_open()  # before the mutex: in a forked process, a thread of the parent may have held it
+        self.check_open()  # before the mutex, because in a forked process, a thread of the parent may hold it
         with self._lock.mutex:
             self.check_open()
             if self not in self._lock.holders:
@@ -101,9 +101,9 @@ class Session:
         self._lock.holders.add(self)
 
     def close(self, release: Callable[[], object]) -> None:
-        """End the session: call ``release``, and release the lock after the last session. Later calls do nothing.
+        """End the session: call ``release``. The last session releases the lock. Later calls do nothing.
 
-        In a forked process, this does nothing, because everything belongs to the parent.
+        In a forked process, `close` does nothing, because everything belongs to the parent.
         """
         if self._process != os.getpid():
             return

@@ -34,6 +34,7 @@ from smart_rag.config import (
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch
+from smart_rag.encoders.pickling import check_pickles
 from smart_rag.encoders.protocol import (
     Encoder,
     token_counter,
@@ -52,10 +53,11 @@ from smart_rag.index.relevance import Calibration, checked_scores, relevant_hits
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
+from smart_rag.index.trust import check_links
 from smart_rag.paths import absolute
 from smart_rag.scoring.relevance import Scale
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.row import Row
+from smart_rag.store.row import VECTORS, Row
 from smart_rag.store.token_store import content_key
 from smart_rag.store.where import Where
 from smart_rag.threads import in_reader_thread, in_writer_thread
@@ -78,9 +80,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Number of documents in one commit, if the caller brings the vectors.
+# Number of documents in one commit if the caller brings the vectors.
 _BATCH = 128
-# The modalities are unknown if the caller brings the vectors.
+# Rounds of a repair: what replaces a damaged entry may take an entry of another document with it.
+_REPAIRS = 3
+# If the caller brings the vectors, the modalities are unknown.
 _ALL_MODALITIES = ("text", "image", "video")
 _COLLECTION = "smart_rag"
 
@@ -93,14 +97,18 @@ class SmartIndex:
     ...     index.search("Which animal barks?", top_k=1)[0].text
     'Dogs bark at night.'
 
-    Get one from `open_or_create`, `create`, `open` or `from_embeddings`. Any number of processes may search. Only one
-    process at a time may write. It holds the right to write from its first write until it closes the index. Threads may
-    share an index.
+    To get one, use `open_or_create`, `create`, `open` or `from_embeddings`. Any number of processes may search. Only
+    one process at a time may write. It keeps the right to write from its first write until it closes the index. Threads
+    may share an index.
 
-    If the folder is deleted, moved or replaced while an index is open, all methods but `close` raise `IndexNotFound`.
+    If the folder is deleted, moved or replaced while an index is open, all methods except `close` raise
+    `IndexNotFound`.
 
     A process that was forked after an index was opened cannot use or open any index. If it tries to, `UseAfterFork` is
     raised. Start processes with ``multiprocessing.get_context("spawn")``, or fork before you open an index.
+
+    A pickle holds the path of the folder and the encoder that the caller gave. The index is opened when the pickle is
+    read, also if it was closed. A copy opens it, too, and shares the encoder.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -108,7 +116,7 @@ class SmartIndex:
         self.manifest = manifest
         self._store = store
         self._encoder = IndexEncoder(path, manifest, encoder)
-        self._session = Session(store.place, self._keep_locations)
+        self._session = Session(store.place, self._before_first_write)
         self._calibration = Calibration(self._encoder, manifest.relevance)
 
     # --- create and open --------------------------------------------------------------------
@@ -129,12 +137,12 @@ class SmartIndex:
 
         Args:
             path: a folder that does not exist or is empty.
-            encoder: an encoder, or the name or the folder of a model. It is None if the caller brings the vectors
+            encoder: an encoder, or the name or the folder of a model. Use None if you bring the vectors yourself
                 (`add_embeddings`).
             dimension: the width of the caller's pooled embeddings.
-            token_dimension: the width of the caller's token embeddings; by default ``dimension``.
+            token_dimension: the width of the caller's token embeddings. By default, it is ``dimension``.
             config: the settings of the index, such as ``IndexConfig(codec="compact")``.
-            client: a Chroma client that stores the pooled embeddings, such as ``chromadb.HttpClient()``; by default
+            client: a Chroma client that stores the pooled embeddings, such as ``chromadb.HttpClient()``. By default,
                 they are stored in the folder.
             collection: the name of the collection in Chroma.
 
@@ -145,7 +153,7 @@ class SmartIndex:
         """
         path = absolute(path)
         check_free(path)
-        get_codec((config or IndexConfig()).codec)  # before a model is loaded and a folder is made
+        get_codec((config or IndexConfig()).codec)  # a check before a model is loaded and a folder is made
         if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
         manifest = Manifest.new(
@@ -165,25 +173,40 @@ class SmartIndex:
 
     @classmethod
     def open(
-        cls, path: str | Path, encoder: Encoder | str | Path | None = None, *, client: ClientAPI | None = None
+        cls,
+        path: str | Path,
+        encoder: Encoder | str | Path | None = None,
+        *,
+        client: ClientAPI | None = None,
+        sources: Iterable[str | Path] = (),
     ) -> SmartIndex:
         """Return the index in the folder ``path``.
 
-        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. If the index was
-        created with a ``client``, a ``client`` is also needed here.
+        Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. You must have
+        used its model on this machine before, see ``docs/security.md``.
+
+        Args:
+            path: the folder of the index.
+            encoder: an encoder that fits the index, or the name or the folder of its model.
+            client: the Chroma client that the index was created with, if it was created with one.
+            sources: files and folders whose images and videos the index may read. What was added to the index on this
+                machine needs no mention.
 
         Raises:
+            NotTrusted: there is a link in the folder.
             IndexNotFound: there is no index in the folder.
-            IndexMismatch: the index was made with another model than ``encoder``, or has another format.
+            IndexMismatch: the index was made with a different model than ``encoder``, or has another format.
         """
         path = absolute(path)
+        if path.is_dir():
+            check_links(path)
         manifest = Manifest.read(path)
         folder.check_client(path, manifest, client)  # before a model is loaded
         if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
         if encoder is not None:
             manifest.check_encoder(path, encoder)
-        return cls(path, manifest, folder.open_stores(path, manifest, client), encoder)
+        return cls(path, manifest, folder.open_stores(path, manifest, client, sources), encoder)
 
     @classmethod
     def open_or_create(
@@ -197,16 +220,15 @@ class SmartIndex:
         client: ClientAPI | None = None,
         collection: str | None = None,
     ) -> SmartIndex:
-        """Return the index in the folder ``path``. If there is none, create one. The same call can be made again.
+        """Return the index in the folder ``path``. If there is none, create one. You can repeat the same call.
 
-        The arguments are those of `create`. If there is an index, each argument that is given must agree with the
-        index. Only ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. In that
-        case, the weights and the weighting that are stored in the index are used. Without ``encoder``, an existing
-        index uses its own encoder. A new index uses the default model. If ``dimension`` is given, a new index has no
-        encoder.
+        The arguments are those of `create`. If there is an index, each given argument must agree with the index. Only
+        ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. The index then keeps
+        its own weights and weighting. Without ``encoder``, an existing index uses its own encoder, and a new index uses
+        the default model. If ``dimension`` is given, a new index has no encoder.
 
         Raises:
-            IndexMismatch: the index was made with another model or with other settings. It is not changed.
+            IndexMismatch: the index was made with another model or with other settings. The index does not change.
             IndexExists: the folder is not empty and holds no index.
             InvalidInput, ModelNotFound: as in `create`.
         """
@@ -223,7 +245,7 @@ class SmartIndex:
                     collection=_COLLECTION if collection is None else collection,
                 )
             except IndexExists:
-                folder.wait_until_made(path)  # by another thread or process, which was faster
+                folder.wait_until_made(path)  # another thread or process was faster and is making the index
         asked = {"dimension": dimension, "token_dimension": token_dimension, "collection": collection}
         Manifest.read(path).check_settings(path, config, asked)  # before a model is loaded
         return cls.open(path, encoder, client=client)
@@ -234,9 +256,9 @@ class SmartIndex:
     ) -> SmartIndex:
         """Return a new index of ``documents`` with vectors that the caller brings.
 
-        ``options`` are those of `create`.
+        ``options`` are arguments of `create`.
         """
-        _checked_given(documents, representation)  # first, so that a refusal leaves no folder behind
+        _checked_given(documents, representation)  # first, because an error must not leave a folder behind
         widths = {"dimension": representation.pooled.shape[1], "token_dimension": representation.tokens.dimension}
         is_new = not absolute(path).exists()
         index = cls.create(path, None, **widths, **options)
@@ -258,20 +280,20 @@ class SmartIndex:
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
-        """Write ``documents``, and return how many were added, replaced and left alone.
+        """Write ``documents``, and return how many were added, replaced and left unchanged.
 
-        A document replaces the one with the same id. A document that is in the index with the same content and
-        metadata is left alone, so an interrupted call can be made again. Documents are committed in batches, not in
-        the given order. An iterator of any length is read in bounded memory.
+        A document replaces the document with the same id. If the stored document with this id also has the same
+        content and metadata, it is left unchanged. So you can repeat an interrupted call. Documents are committed in
+        batches, but not in the given order. An iterator of any length is read in bounded memory.
 
         Args:
             documents: a sequence or an iterator.
             show_progress_bar: show a progress bar.
-            on_commit: called with the ids of each batch as soon as they are on disk.
+            on_commit: a function that gets the ids of each batch as soon as the batch is on disk.
 
         Raises:
-            InvalidInput: a document has no text, its metadata cannot be stored, or an id comes twice. If ``documents``
-                is a sequence, nothing is written in these cases. If it is an iterator, it is read in parts of a few
+            InvalidInput: a document has no text, its metadata cannot be stored, or two documents have the same id. If
+                ``documents`` is a sequence, nothing is written in these cases. An iterator is read in parts of a few
                 thousand documents, and the parts before the error have already been written. If an id comes again in a
                 later part of an iterator, the later document replaces the earlier one.
             IndexLocked: another process writes to the index.
@@ -289,9 +311,9 @@ class SmartIndex:
     ) -> AddReport:
         """Do the same as `add`, without blocking the event loop.
 
-        The call runs in a thread that all async writers of this process share, one after the other. ``documents`` is
-        read and ``on_commit`` is called in this thread. If the caller is cancelled, the thread stops after the batch
-        that it is writing. The batches before stay, so the call can be made again.
+        The call runs in a thread that all async writers of this process share. The writers take turns. The thread also
+        reads ``documents`` and calls ``on_commit``. If the caller is cancelled, the thread stops after the current
+        batch. What has been written stays, so you can repeat the call.
         """
         stop = threading.Event()
 
@@ -325,7 +347,7 @@ class SmartIndex:
         file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
 
         Args:
-            paths: files and folders; `smart_rag.files.FORMATS` lists the formats.
+            paths: files and folders. `smart_rag.files.FORMATS` lists the formats.
             include: patterns of the files to take from folders, such as ``"*.md"``.
             exclude: patterns of the files to leave out.
             prune: if an indexed file below one of the folders no longer exists, remove its documents. Without
@@ -339,8 +361,9 @@ class SmartIndex:
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         found = files.find(paths, include, exclude, self.manifest.modalities)
-        own = self.path.resolve()  # the index may be inside a folder that it indexes, and holds images
+        own = self.path.resolve()  # the index holds images, and may itself be inside one of the folders
         found = [path for path in found if not path.is_relative_to(own)]
+        self._store.images.sources.name(map(Path, paths))
         with self._session.writing():  # before a model is loaded: if another process writes, that is a waste of time
             reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             has_vision = "image" in self.manifest.modalities
@@ -371,7 +394,7 @@ class SmartIndex:
         """Write ``texts`` and return their ids. Without ``ids``, an id is a hash of the text and its metadata."""
         documents = documents_of_texts(texts, ids, metadatas)
         names = [document.id for document in documents]
-        # Without ids, equal texts with equal metadata are one document. With ids, an id that comes twice is an error.
+        # Without ids, equal texts with equal metadata are one document. With ids, it is an error to use an id twice.
         self.add(
             documents if ids is not None else list(dict(zip(names, documents, strict=True)).values()),
             show_progress_bar=show_progress_bar,
@@ -382,7 +405,7 @@ class SmartIndex:
         """Write ``documents`` with vectors that the caller brings, and return how many were added and replaced.
 
         Raises:
-            DimensionMismatch: the vectors are not as wide as those of the index.
+            DimensionMismatch: the vectors are wider or narrower than those of the index.
             InvalidInput: a document cannot be stored (see `add`), or a vector is not finite.
         """
         documents = _checked_given(documents, representation)
@@ -391,7 +414,7 @@ class SmartIndex:
         for document, tokens in zip(documents, representation.tokens, strict=True):
             key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
             saved = self._store.images.with_saved_images(document)
-            rows.append(Row(saved, key, modality=saved.content(_ALL_MODALITIES).modality))
+            rows.append(Row(saved, key, modality=VECTORS))
         replaced = 0
         with self._session.writing():
             for start in range(0, len(rows), _BATCH):
@@ -401,7 +424,7 @@ class SmartIndex:
         return AddReport(added=len(rows) - replaced, replaced=replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids and return how many existed.
+        """Remove the documents with these ids, and return the number of documents that existed.
 
         Raises:
             InvalidInput: ``ids`` is a single str.
@@ -412,7 +435,7 @@ class SmartIndex:
             return self._store.delete(list(dict.fromkeys(ids)))
 
     def delete_source(self, path: str | Path) -> int:
-        """Remove every document whose metadata ``source`` is ``path`` and return how many existed."""
+        """Remove every document whose metadata ``source`` is ``path``, and return the number of these documents."""
         self._session.check_open()
         sources = list(dict.fromkeys([str(path), str(absolute(path).resolve())]))
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
@@ -420,7 +443,7 @@ class SmartIndex:
     def vacuum(self) -> int:
         """Remove token embeddings and images that no document uses. Return the number of removed token entries.
 
-        An index of an older format is also converted to the current format. After that, filters can look into lists.
+        An index of an older format is also converted to the current format. After that, filters can search lists.
         """
         with self._session.writing():
             self._encoder.forget()
@@ -449,13 +472,14 @@ class SmartIndex:
     def calibrate(self, relevant: Iterable[float] | None = None) -> None:
         """Find the scale of `Hit.relevance`, and store it in the index, so that searches need not find it.
 
-        The index is searched for a few hundred questions that no index answers. This takes seconds. If the index has
-        grown a lot since the scale was found, searches notice this and find the scale again.
+        To find the scale, the index is searched for a few hundred questions that no index answers. This takes seconds.
+        If the index grows a lot after that, searches notice this and find the scale again.
 
         Args:
-            relevant: the scores of best hits that are known to be relevant, computed with the weights of the index. If
-                they are given, the relevance .5 is given to the score that best separates these hits from the best hits
-                of the questions. `smart_rag.evaluation.tune` finds such scores.
+            relevant: the scores of best hits that are known to be relevant, computed with the weights of the index.
+                Then the score that best separates these hits from the best hits of the questions gets the relevance
+                .5. The command ``smart-rag tune`` passes such scores. To compute them yourself, call
+                `smart_rag.evaluation.tuner.relevant_scores`.
 
         Raises:
             InvalidInput: the index has no encoder or no documents.
@@ -479,16 +503,21 @@ class SmartIndex:
         return self._calibration.is_current(self._search(1, None, None))
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Read every entry back, and report missing and damaged ones.
+        """Check every entry, and report what is missing, damaged, altered or lost.
 
-        ``repair`` encodes the documents of such entries again.
+        With ``repair``, documents whose token embeddings or terms are missing or damaged are encoded again. A text that
+        is altered or lost cannot be repaired.
         """
         self._session.check_open()
-        report = self._store.verify()
-        broken = [*report.missing, *report.damaged]
-        if repair and broken:
+        report = found = self._store.verify()
+        for _ in range(_REPAIRS if repair else 0):
+            broken = [*found.missing, *found.damaged]
+            if not broken:
+                break
             with self._ingest(len(broken), "document", False, None) as ingest:
                 ingest.repair(broken)
+                self._store.remove_unused_terms()
+            found = self._store.verify()
         return report
 
     # --- read -------------------------------------------------------------------------------
@@ -507,7 +536,7 @@ class SmartIndex:
     def has_image(self, found: Hit | Document) -> bool:
         """Return whether a hit or a document should be shown as an image.
 
-        For a PDF page that was found by its text, the result is False, because drawing a page takes longer than a
+        For a PDF page that was found by its text, the result is False, because it takes longer to draw a page than to
         search. `image_file` can still draw the page.
         """
         return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
@@ -520,7 +549,7 @@ class SmartIndex:
 
         Raises:
             InvalidInput: ``found`` has no image.
-            DocumentError: the image's file is gone or cannot be read.
+            DocumentError: the image's file does not exist or cannot be read.
         """
         self._session.check_open()
         max_pixels = check_count("max_pixels", max_pixels)
@@ -556,23 +585,23 @@ class SmartIndex:
     ) -> list[Hit]:
         """Return the ``top_k`` best documents for ``query``, best first.
 
-        Documents of equal score are in the order of their ids.
+        Documents with equal scores are sorted by their ids.
 
         Args:
-            query: a text, a `Content` with an image if the model takes images, or the representation of one query.
+            query: a text, a `Content` with an image if the model reads images, or the representation of one query.
             top_k: the number of documents to return.
             candidates: the number of documents to score.
-            first_stage: how the candidates are chosen. ``"terms"`` chooses half of them by pooled cosine, and half by
-                the rare tokens that they share with the query. ``"pooled"`` chooses all of them by pooled cosine.
-                ``"exhaustive"`` scores every document, as in the paper. ``"auto"`` means ``"exhaustive"`` in a small
-                index, and ``"terms"`` otherwise.
+            first_stage: how the candidates are chosen. ``"terms"`` chooses half of them by pooled cosine, and the other
+                half by the rare tokens that they share with the query. ``"pooled"`` chooses all of them by pooled
+                cosine. ``"exhaustive"`` scores every document, as in the paper. ``"auto"`` means ``"exhaustive"`` in a
+                small index, and ``"terms"`` otherwise.
             where: a filter on metadata, such as ``{"year": {"$gte": 2020}}`` or ``{"tags": {"$contains": "pump"}}`` for
                 a list. It is written like Chroma's filters. `docs/filters.md` says what each operator finds.
             where_document: a filter on texts: ``$contains``, ``$regex`` or their opposites.
-            weights: the weights of the pooled and the late score; by default those of the index.
-            weighting: the weighting of query tokens, ``"idf"`` or ``"none"``; by default that of the index.
-            min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Begin with .5.
-            stopwatch: gets the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
+            weights: the weights of the pooled and the late score. By default, those of the index.
+            weighting: the weighting of query tokens, ``"idf"`` or ``"none"``. By default, that of the index.
+            min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Start with .5.
+            stopwatch: records the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
 
         Raises:
             InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or a filter is not valid.
@@ -598,9 +627,9 @@ class SmartIndex:
     ) -> list[Hit]:
         """Do the same as `search`, with the same ``options``, without blocking the event loop.
 
-        The call runs in one of a few threads (`smart_rag.threads.in_reader_thread`). If more calls come at once, they
-        wait for their turn. If the caller is cancelled, a call that waits is dropped, and a search that runs goes on to
-        its end.
+        The call runs in one of a few threads (`smart_rag.threads.in_reader_thread`). If all threads are busy, a call
+        waits for its turn. If the caller is cancelled, a waiting call is dropped, and a running search goes on to its
+        end.
         """
         return await in_reader_thread(self.search, query, top_k, **options)
 
@@ -618,7 +647,7 @@ class SmartIndex:
         min_relevance: Number | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
-        """Return the hits of `search` for each of ``queries``. An exhaustive search reads the index only once."""
+        """Do the same as `search` for each of ``queries``. An exhaustive search reads the index only once for all."""
         self._session.check_open()
         check_choice("first_stage", first_stage, FirstStageName)
         if min_relevance is not None:
@@ -653,12 +682,12 @@ class SmartIndex:
         weights: Weights | None = None,
         weighting: Weighting | None = None,
     ) -> list[Hit]:
-        """Return ``hits`` scored for ``query``, best first.
+        """Score ``hits`` for ``query``, and return them, best first.
 
         Args:
             query: as in `search`.
             hits: hits or texts. A text is encoded. Its id is its position, padded with zeros.
-            top_k: the number of hits to return; by default all.
+            top_k: the number of hits to return. By default, all hits.
             weights, weighting: as in `search`.
         """
         self._session.check_open()
@@ -694,14 +723,14 @@ class SmartIndex:
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-        The relevance of a hit is its score, divided by the sum of the weights. The redundancy of a hit is the highest
+        The relevance of a hit is its score, divided by the sum of the weights. The redundancy of a hit is its highest
         pooled cosine with a hit that was chosen before. The scores of the hits do not change, but their ranks do.
 
         Args:
             hits: the hits of a search.
             top_k: the number of hits to return.
-            mmr_lambda: 1 keeps the ranking, 0 considers redundancy alone.
-            weights: the weights with which the hits were scored; by default those of the index.
+            mmr_lambda: with 1, the ranking does not change. With 0, only redundancy counts.
+            weights: the weights with which the hits were scored. By default, those of the index.
 
         Raises:
             InvalidInput: ``mmr_lambda`` is not from 0 to 1, or a hit is no longer in the index.
@@ -726,12 +755,12 @@ class SmartIndex:
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
     def encode_documents(self, items: Sequence[Encodable], *, reuse_stored: bool = False) -> Representation:
-        """Return the representation of texts or images, and keep it until documents of the same content are added.
+        """Return the representation of texts or images, and keep it until documents with the same content are added.
 
-        Use this method if your program needs the embeddings before it adds the documents. Nothing is then encoded
+        Use this method if your program needs the embeddings before it adds the documents. Then nothing is encoded
         twice. Up to 1 GiB is kept. The tokens may be `TokenCodes`, which the index stores as they are.
 
-        With ``reuse_stored``, the vectors of contents that the index already holds are read from the disk, without
+        With ``reuse_stored``, the vectors of contents that the index already holds are read from the disk. They have no
         vocabulary ids. Nothing is written.
         """
         self._session.check_open()
@@ -748,15 +777,14 @@ class SmartIndex:
     def check_embeddings(self, documents: Sequence[Document], embeddings: ArrayLike) -> None:
         """Check that ``embeddings`` (n, dimension) of ``documents`` come from the model of this index.
 
-        If they do not, an error is raised. Use this method to check the embeddings of another program before you add
-        its documents. The first embedding is compared with the embedding that the index's model makes of the first
-        document.
+        Use this method before you add documents with the embeddings of another program. The first embedding is compared
+        with the embedding that the index's model makes of the first document. If they differ, an error is raised.
 
         Raises:
             IndexMismatch: another model made the embeddings.
-            DimensionMismatch: the embeddings are not as wide as those of the index.
-            InvalidInput: there are more or fewer embeddings than documents, an embedding is not finite, or a document
-                cannot be stored (see `add`).
+            DimensionMismatch: the embeddings are wider or narrower than those of the index.
+            InvalidInput: the number of embeddings is not the number of documents, an embedding is not finite, or a
+                document cannot be stored (see `add`).
         """
         self._session.check_open()
         documents = checked_documents(documents, self.manifest.modalities)
@@ -767,7 +795,7 @@ class SmartIndex:
             self._encoder.check_same_model(documents[0], given.pooled[0])
 
     def encode_queries(self, queries: Sequence[str | Content]) -> Representation:
-        """Return the representation that the index's encoder makes of ``queries``.
+        """Encode ``queries`` with the index's encoder, and return their representation.
 
         Raises:
             InvalidInput: a query is empty, or the index has no encoder.
@@ -777,7 +805,7 @@ class SmartIndex:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """The kinds of content that the index's encoder takes, of ``"text"``, ``"image"``, ``"video"``."""
+        """The kinds of content that the index's encoder reads: some of ``"text"``, ``"image"``, ``"video"``."""
         return frozenset(self.manifest.modalities)
 
     @property
@@ -785,8 +813,8 @@ class SmartIndex:
         """The encoder of the index. It is loaded when it is first needed.
 
         Raises:
-            InvalidInput: the index was made for vectors that the caller brings.
-            IndexMismatch: the index was made with an encoder of the caller's own, or the model has changed.
+            InvalidInput: the index has no encoder, because the caller brings the vectors.
+            IndexMismatch: the index was made with an encoder of your own class, or the model has changed.
         """
         self._session.check_open()
         return self._encoder.load()
@@ -811,6 +839,20 @@ class SmartIndex:
 
     def __repr__(self) -> str:
         return f"SmartIndex({str(self.path)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        encoder, client = self._encoder.given, self._store.pooled.given_client
+        for given, name, argument in ((encoder, "encoder", "encoder"), (client, "Chroma client", "client")):
+            if given is not None and not isinstance(given, SmartEncoder):
+                advice = f"open the index where it is needed, with SmartIndex.open({str(self.path)!r}, {argument}=...)"
+                check_pickles(given, name, advice)
+        return _opened_again, (self.path, encoder, client, self._store.images.sources.given)
+
+    def __copy__(self) -> SmartIndex:
+        return _opened_again(self.path, self._encoder.loaded, self._store.pooled.given_client)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SmartIndex:
+        return self.__copy__()
 
     def __enter__(self) -> SmartIndex:
         return self
@@ -859,12 +901,18 @@ class SmartIndex:
             weighting=weighting,
         )
 
-    def _keep_locations(self) -> None:
-        """Write the new folder of the model into the manifest, if the old folder is gone."""
-        if self._encoder.loaded is None:
-            return
+    def _before_first_write(self) -> None:
+        """Finish what a writer that died has left, and bring the manifest up to date."""
+        self._store.settle()
+        self._update_manifest()
+
+    def _update_manifest(self) -> None:
+        """Write the new folder of the model into the manifest, if the old folder is gone, and an id, if it has none."""
         manifest = Manifest.read(self.path)
-        now = manifest.found_again(self._encoder.loaded)
+        now = manifest if self._encoder.loaded is None else manifest.found_again(self._encoder.loaded)
+        if now.id is None:
+            now = now.with_id()
+            self._store.images.sources.remember(now.id)
         if now != manifest:
             now.write(self.path)
             self.manifest = now
@@ -875,6 +923,12 @@ def _checked_given(documents: Sequence[Document], vectors: Representation) -> li
     if len(checked) != len(vectors):
         raise InvalidInput(f"{len(checked)} documents with the vectors of {len(vectors)}")
     return checked
+
+
+def _opened_again(
+    path: Path, encoder: Encoder | None, client: ClientAPI | None, sources: Sequence[Path] = ()
+) -> SmartIndex:
+    return SmartIndex.open(path, encoder, client=client, sources=sources)
 
 
 def _check_ids(ids: Sequence[str]) -> None:
@@ -889,7 +943,7 @@ def _bytes(tokens: NDArray[Any]) -> bytes:
 def scan_scores(
     index: SmartIndex, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
 ) -> Iterator[Scores]:
-    """Yield the scores of every document of ``index`` that passes ``where``, in blocks; for evaluation."""
+    """Yield the scores of every document of ``index`` that passes ``where``, in blocks. The evaluation uses this."""
     index._session.check_open()
     index._encoder.check(queries)
     yield from replace(index._search(1, None, weighting), where=where).scan(queries)

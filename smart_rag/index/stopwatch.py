@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Milliseconds by stage, one number for each run of the stage."""
+    """Milliseconds of each stage, with one number for each run of the stage."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, list[float]] = defaultdict(list)
@@ -27,7 +27,7 @@ class Stopwatch:
             self.milliseconds[stage].append(1e3 * (time.perf_counter() - started))
 
     def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """Yield ``items``, and add the time that it takes to get each of them to ``stage``."""
+        """Yield ``items``, and add the time to get each item to ``stage``."""
         started = time.perf_counter()
         for item in items:
             self.milliseconds[stage].append(1e3 * (time.perf_counter() - started))

@@ -1,7 +1,7 @@
-"""The loops over token codes that neither NumPy nor torch can do in one pass, compiled by Numba.
+"""Loops over token codes, compiled by Numba. Neither NumPy nor torch can do them in one pass.
 
-They release the GIL and use one core. After a forward pass, torch's own threads still keep the other cores
-busy with waiting. The first call compiles the loops; Numba keeps the result on disk.
+They release the GIL and use one core, because torch's own threads keep the other cores busy for a while after a forward
+pass. The first call compiles the loops. Numba keeps the result on disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.tokens import Codes, Offsets
 
-# The lower plane of a query counts less than the upper plane, by this factor.
+# The lower plane of a query is divided by this factor.
 _PLANE = 254
 
 _compiled = njit(nogil=True, cache=True, error_model="numpy")
@@ -29,7 +29,7 @@ _1 = np.uint64(1)
 def unpack(codes: Codes, bits: int, dimension: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return packed rotated codes (n, width) as one byte for each dimension, and the norms of their levels.
 
-    The bytes are (n, width * 8 // bits); bytes beyond ``dimension`` are 0. The norms (n) float32 are in steps.
+    The bytes are (n, width * 8 // bits). Bytes beyond ``dimension`` are 0. The norms (n) float32 are in steps.
     """
     wide = np.empty((len(codes), codes.shape[1] * (8 // bits)), dtype=np.uint8)
     norms = np.empty(len(codes), dtype=np.float32)
@@ -59,7 +59,7 @@ def _unpack(words: NDArray[np.unsignedinteger], bits: int, wide: NDArray[np.unsi
 
 @intrinsic
 def _popcount(context: Any, word: Any) -> Any:
-    """Return how many bits of a word are set, by the CPU's own instruction."""
+    """Return the number of set bits in a word, by the CPU's own instruction."""
     return types.uint64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
 
 
@@ -67,8 +67,8 @@ def _popcount(context: Any, word: Any) -> Any:
 def _unpack_2_bits(
     words: NDArray[np.unsignedinteger], dimension: int, wide: NDArray[np.unsignedinteger], norms: NDArray[np.float32]
 ) -> None:
-    # Norms while the row is in the nearest cache. The squares are 1/4 for codes 1 and 2, whose two bits differ,
-    # and 9/4 for 0 and 3. Padding has code 0.
+    # The norms are computed while the row is in the nearest cache. The squares are 1/4 for codes 1 and 2, whose two
+    # bits differ, and 9/4 for 0 and 3. Padding has code 0.
     for i in range(len(words)):
         row = words[i]
         for plane in range(4):
@@ -103,8 +103,8 @@ def query_planes(
 ) -> None:
     """Write ``queries`` (n, dimension) as integers: query = ``scale`` * (upper + lower / 254).
 
-    ``planes`` (2 n, width) gets all upper planes, then all lower planes. Codes stand for 0 at ``zero``, so their
-    products are too high by a constant. ``bias`` (n) gets this constant.
+    ``planes`` (2 n, width) gets all upper planes, then all lower planes. The value 0 has the code ``zero`` and not 0.
+    So the products with codes are too high by a constant for each query. ``bias`` (n) gets this constant.
     """
     count, dimension = queries.shape
     for i in range(count):
@@ -132,9 +132,9 @@ def best_of_planes(
     offsets: Offsets,
     best: NDArray[np.float32],
 ) -> None:
-    """Write into ``best`` (n, queries) each document's highest cosine with each query token.
+    """Write the highest cosine of each document with each query token into ``best`` (n, queries).
 
-    ``products`` (tokens, 2 * queries) are the products of codes with a query's upper and lower plane;
+    ``products`` (tokens, 2 * queries) are the products of codes with the upper and the lower plane of each query:
     cosine = (scale * (upper + lower / 254) - bias) / norm.
     """
     queries = len(scale)

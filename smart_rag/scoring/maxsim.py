@@ -3,10 +3,10 @@
     score(q, d) = w_pooled * cos(pooled_q, pooled_d) + w_late * late(q, d)
     late(q, d)  = mean over the tokens i of q of max over the tokens j of d of <q_i, d_j>
 
-The mean can be weighted: with `inverse_document_frequency`, rare tokens count more.
+The mean can be weighted. With `inverse_document_frequency`, rare tokens count more.
 
-Documents have different lengths, and their tokens stand one after the other in one matrix. One matrix product and one
-segmented maximum score all of them. There is no padding, so no padding can win a maximum.
+Documents have different lengths. Their tokens stand in one matrix, one document after the other. One matrix product and
+one segmented maximum score all documents. There is no padding, so padding can never be the maximum.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from smart_rag.embeddings.tokens import FloatArray, Offsets, Tokens
 from smart_rag.errors import DimensionMismatch
 from smart_rag.scoring.products import product_for
 
-# Maximum bytes of a block of document tokens and its similarities. On a CPU, the block is then still in the cache when
-# the next step reads it. Blocks of half the size take a tenth more time for long documents. A GPU only needs enough
-# work.
+# Maximum number of bytes of a block of document tokens and its similarities. On a CPU, such a block stays in the cache
+# until the next step reads it. With blocks of half the size, long documents take a tenth more time. On a GPU, a block
+# only has to be large enough to keep the GPU busy.
 _BLOCK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}
-# A block takes at most this part of a GPU's free memory. Unpacking codes needs up to three times its size, and other
-# programs need memory, too. If almost nothing is free, torch's own error says so.
+# A block takes at most this part of a GPU's free memory. To unpack codes, up to three times the block's size is needed,
+# and other programs need memory, too. If almost nothing is free, torch raises its own error.
 _FREE_PARTS = 8
 _LEAST_BLOCK_BYTES = 1 << 24
-# Up to this number of blocks, one thread scores: after a forward pass, torch's own threads still use the other cores.
+# For at most this number of blocks, one thread scores. After a forward pass, torch's threads still use the other cores.
 _BLOCKS_ALONE = 4
 _BLOCK_QUERY_TOKENS = 1024
 
@@ -59,8 +59,8 @@ def late_interaction(
     ``token_weights`` (total query tokens) are positive weights for the mean over a query's tokens.
 
     Similarities are averaged in float32. Float tokens are multiplied in float32. Rotated codes are multiplied as
-    integers if the CPU is fast at that. The query then has 15 bits a dimension, and each similarity is within 1e-4 of
-    float arithmetic on the decoded tokens.
+    integers if this CPU multiplies integers fast. The query then has 15 bits for each dimension, and each similarity
+    differs by at most 1e-4 from float arithmetic on the decoded tokens.
 
     >>> from smart_rag.embeddings.tokens import TokenBatch
     >>> query = TokenBatch.from_list([np.float32([[1, 0], [0, 1]])])
@@ -68,7 +68,7 @@ def late_interaction(
     array([[0.375, 0.5  ]], dtype=float32)
 
     Raises:
-        DimensionMismatch: queries and documents differ in width.
+        DimensionMismatch: queries and documents have different widths.
     """
     if queries.dimension != documents.dimension:
         raise DimensionMismatch(
@@ -95,7 +95,7 @@ def late_interaction(
     row_bytes = product.number_bytes * documents.dimension + product.similarity_bytes * widest
     blocks = list(_blocks(documents.offsets, max(1, _block_bytes(torch.device(device)) // row_bytes)))
     if torch.device(device).type == "cpu" and len(blocks) > _BLOCKS_ALONE:
-        # A core takes a block through all its steps, so that it stays in that core's cache.
+        # One core does all steps of a block, so that the block stays in the cache of this core.
         list(_cores().map(lambda block: score(*block), blocks))
     else:
         for block in blocks:
@@ -104,7 +104,7 @@ def late_interaction(
 
 
 def shares(offsets: Offsets, token_weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return each token's part (total) in the mean over its query: its weight over the sum of the query's weights.
+    """Return each token's share (total) of its query's mean: its weight, divided by the sum of the query's weights.
 
     >>> shares(np.array([0, 2, 3]), np.float32([1, 3, 5]))
     array([0.25, 0.75, 1.  ], dtype=float32)
@@ -117,10 +117,10 @@ def shares(offsets: Offsets, token_weights: NDArray[np.float32] | None = None) -
 
 
 def inverse_document_frequency(frequencies: NDArray[np.int64], documents: int) -> NDArray[np.float32]:
-    """Return ``log(1 + documents / frequency)`` for each frequency; a frequency of 0 counts as 1.
+    """Return ``log(1 + documents / frequency)`` for each frequency. A frequency of 0 counts as 1.
 
-    It is positive for every token, even for a token that is in all documents. With a formula that gives such tokens 0,
-    some queries would lose all their tokens.
+    It is positive for every token, even for a token that is in all documents. If it were 0 for such tokens, some
+    queries would lose all their tokens.
 
     >>> inverse_document_frequency(np.array([1, 100, 0]), 100)
     array([4.6151204, 0.6931472, 4.6151204], dtype=float32)
@@ -129,7 +129,7 @@ def inverse_document_frequency(frequencies: NDArray[np.int64], documents: int) -
 
 
 def similarities(query: FloatArray, document: FloatArray) -> NDArray[np.float32]:
-    """Return the cosines of the query tokens (q, dimension) with the document tokens (n, dimension): (q, n).
+    """Return the cosines (q, n) of the query tokens (q, dimension) with the document tokens (n, dimension).
 
     >>> similarities(np.float32([[1, 0]]), np.float32([[0, 1], [0.8, 0.6]]))
     array([[0. , 0.8]], dtype=float32)
@@ -139,17 +139,17 @@ def similarities(query: FloatArray, document: FloatArray) -> NDArray[np.float32]
 
 @lru_cache(maxsize=1)
 def _cores() -> ThreadPoolExecutor:
-    """Return a thread for each core that torch may use; torch uses one core in each of them."""
+    """Return a thread pool with a thread for each core that torch may use. In each thread, torch uses one core."""
 
     def alone() -> None:
-        torch.get_num_threads()  # makes torch set up the thread, which would undo the limit
+        torch.get_num_threads()  # makes torch set up the thread first, because this would undo the limit
         threadpool_limits(1, user_api="openmp")
 
     return ThreadPoolExecutor(torch.get_num_threads(), "smart_rag", initializer=alone)
 
 
 def _forget_threads() -> None:
-    """Forget the parent's threads in a forked process, because they do not exist there."""
+    """Forget the parent's threads in a forked process, because they do not exist in this process."""
     _cores.cache_clear()
     torch.set_num_threads(1)
 
@@ -159,17 +159,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def _block_bytes(device: torch.device) -> int:
-    """Return how many bytes a block of document tokens and its similarities may have on ``device``."""
+    """Return the maximum number of bytes of a block of document tokens and its similarities on ``device``."""
     most = _BLOCK_BYTES[device.type]
     if device.type == "cpu":
         return most
-    # Memory that torch has reserved but does not use is free for us.
+    # Memory that torch has reserved but does not use counts as free.
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(most, max(free // _FREE_PARTS, _LEAST_BLOCK_BYTES))
 
 
 def _blocks(offsets: Offsets, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of whole texts of at most ``limit`` tokens each, or of one longer text."""
+    """Yield ranges of whole texts with at most ``limit`` tokens in all. A longer text is a range of its own."""
     start = 0
     while start < len(offsets) - 1:
         stop = int(np.searchsorted(offsets, offsets[start] + limit, side="right")) - 1

@@ -1,4 +1,4 @@
-"""Three ways to multiply query tokens with a block of document tokens: as floats, as levels of codes, as integers."""
+"""Three ways to multiply query tokens with a block of document tokens: as floats, as levels, or as integers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Multiply: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class TokenProduct(Protocol):
-    """A way to compute similarities: prepare the query tokens, prepare a block of documents, multiply both."""
+    """A way to compute similarities: prepare the query tokens, prepare a block of documents, and multiply them."""
 
     number_bytes: ClassVar[int]
     similarity_bytes: ClassVar[int]
@@ -33,7 +33,7 @@ class TokenProduct(Protocol):
     def documents(self, block: Any) -> Any: ...
 
     def best(self, queries: Any, documents: Any, offsets: Offsets) -> NDArray[np.float32]:
-        """Return the highest cosine of each query token with a token of each document, (query tokens, n)."""
+        """Return, for each query token, its highest cosine with a token of each document: (query tokens, n)."""
         ...
 
 
@@ -51,7 +51,7 @@ def product_for(documents: Tokens, device: str) -> TokenProduct:
 
 @dataclass(frozen=True, slots=True)
 class FloatProduct:
-    """Tokens as float32."""
+    """Multiplies tokens as float32."""
 
     number_bytes: ClassVar[int] = 4
     similarity_bytes: ClassVar[int] = 4
@@ -69,7 +69,7 @@ class FloatProduct:
 
 @dataclass(frozen=True, slots=True)
 class LevelProduct:
-    """Rotated codes as normalised float32 levels. The query is rotated, so that no document is rotated back."""
+    """Multiplies rotated codes as normalised float32 levels. The query is rotated, so documents need no rotation."""
 
     number_bytes: ClassVar[int] = 4
     similarity_bytes: ClassVar[int] = 4
@@ -91,10 +91,10 @@ class LevelProduct:
 
 @dataclass(frozen=True, slots=True)
 class IntegerProduct:
-    """Rotated codes as integers, without decoding them; the query consists of two planes of int8.
+    """Multiplies rotated codes as integers, without decoding them. The query consists of two planes of int8.
 
-    With a query q = scale * (high + low / 254), and codes c with zero z and norm n, cosine = (q c - z sum(q)) / n.
-    ``multiply`` returns the exact product of two int8 matrices as int32.
+    A query is q = scale * (high + low / 254). The codes c have the zero z and the norm n. Then the cosine is
+    (q c - z sum(q)) / n. ``multiply`` returns the exact product of two int8 matrices as int32.
     """
 
     number_bytes: ClassVar[int] = 1
@@ -118,7 +118,7 @@ class IntegerProduct:
 
         codes, norms = unpack(np.ascontiguousarray(block.codes), self.codec.bits, block.dimension)
         if self.codec.bits == 8:
-            codes ^= 0x80  # 0 to 255 as -128 to 127
+            codes ^= 0x80  # turns 0 to 255 into -128 to 127
         return torch.from_numpy(codes.view(np.int8)), norms
 
     def best(
@@ -132,8 +132,8 @@ class IntegerProduct:
         planes, scale, bias = queries
         codes, norms = documents
         best = np.empty((len(offsets) - 1, len(scale)), dtype=np.float32)
-        # oneDNN's prepacked product (qlinear_pointwise) is no faster on busy cores. It is compiled anew for each number
-        # of tokens, which takes milliseconds, and hardly two blocks have the same number.
+        # oneDNN's prepacked product (qlinear_pointwise) is not faster on busy cores. It is compiled again for each
+        # number of tokens, which takes milliseconds, and blocks rarely have the same number of tokens.
         best_of_planes(self.multiply(codes, planes.T).numpy(), scale, bias, norms, offsets, best)
         return np.asarray(best.T, dtype=np.float32)
 
@@ -152,14 +152,14 @@ def _unpacked(codes: torch.Tensor, bits: int, dimension: int) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def integers_are_fast() -> bool:
-    """Return whether this CPU has instructions for products of int8 (VNNI), and torch's products are exact here.
+    """Return whether this CPU has instructions for products of int8 (VNNI), and whether torch's products are exact.
 
-    This checks the instructions of the CPU. It does not measure time, so equal machines give equal scores.
+    This function checks the instructions of the CPU. It does not measure time, so equal machines give equal scores.
     """
     multiply = integer_product()
     if multiply is None or not has_vnni():
         return False
-    if importlib.util.find_spec("numba") is None:  # a machine with torch and little else, as in a GPU's container
+    if importlib.util.find_spec("numba") is None:  # a machine with few packages, such as a GPU's container
         logger.info("Numba is not installed; codes are scored in float32")
         return False
     return is_exact(multiply)
@@ -168,8 +168,8 @@ def integers_are_fast() -> bool:
 def is_exact(multiply: Multiply) -> bool:
     """Return whether ``multiply`` computes exact products of int8 matrices on this CPU.
 
-    Without VNNI, oneDNN adds pairs of products in 16 bits, where sums of large products do not fit. A CPU with VNNI
-    does the same if ``ONEDNN_MAX_CPU_ISA`` forbids VNNI.
+    Without VNNI, oneDNN adds pairs of products in 16 bits. The sum of two large products does not fit into 16 bits. If
+    ``ONEDNN_MAX_CPU_ISA`` forbids VNNI, a CPU with VNNI does the same.
     """
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-128, 128, (1024, 257), dtype=torch.int8, generator=generator)
@@ -184,7 +184,7 @@ def is_exact(multiply: Multiply) -> bool:
 
 
 def integer_product() -> Multiply | None:
-    """Return torch's product of int8 matrices, which is undocumented; None if this torch has no such function.
+    """Return torch's product of int8 matrices, which is undocumented. Return None if this torch does not have it.
 
     `integer_product` and `has_vnni` are the only places that use undocumented names of torch.
     """
@@ -193,14 +193,14 @@ def integer_product() -> Multiply | None:
 
 
 def has_vnni() -> bool:
-    """Return whether torch says that this CPU has VNNI, instructions for products of int8."""
+    """Return whether this CPU has VNNI (instructions for products of int8), as torch reports it."""
     return bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
 
 
 def segment_max(similarities: torch.Tensor, offsets: Offsets) -> NDArray[np.float32]:
-    """Return the maximum of each row of (q, total) within each segment, (q, n)."""
+    """Return the maximum of each row of (q, total) within each segment: (q, n)."""
     if similarities.device.type == "cpu":
-        # Eight times as fast as torch.segment_reduce on a CPU.
+        # On a CPU, this is eight times as fast as torch.segment_reduce.
         best: NDArray[np.float32] = np.maximum.reduceat(similarities.numpy(), offsets[:-1], axis=1)
         return best
     lengths = torch.from_numpy(np.diff(offsets)).to(similarities.device)
@@ -210,6 +210,6 @@ def segment_max(similarities: torch.Tensor, offsets: Offsets) -> NDArray[np.floa
 
 def on_device(array: NDArray[Any], device: str) -> torch.Tensor:
     """Return ``array`` as a tensor on ``device``."""
-    if not (array.flags.c_contiguous and array.flags.writeable):  # torch takes no other
+    if not (array.flags.c_contiguous and array.flags.writeable):  # torch accepts only such arrays
         array = array.copy()
     return torch.from_numpy(array).to(device)

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Scores that differ by less than float32 noise are ties.
+# Scores that differ by less than the rounding error of float32 are ties.
 _TIE_DECIMALS = 6
 
 
 def hybrid(pooled: NDArray[np.float32], late: NDArray[np.float32], weights: tuple[float, float]) -> NDArray[np.float32]:
-    """Return ``w_pooled * pooled + w_late * late``, of the same shape, float32."""
+    """Return ``w_pooled * pooled + w_late * late``, float32, of the same shape."""
     return np.asarray(weights[0] * pooled + weights[1] * late, dtype=np.float32)
 
 
 def ranking(scores: NDArray[np.float32], ids: Sequence[str], top_k: int) -> list[int]:
-    """Return the positions of the ``top_k`` best scores (n,), best first; ties go by id.
+    """Return the positions of the ``top_k`` best scores (n,), best first. Equal scores are sorted by id.
 
     >>> ranking(np.float32([0.1, 0.9, 0.9]), ["a", "c", "b"], top_k=2)
     [2, 1]
@@ -33,10 +33,10 @@ def ranking(scores: NDArray[np.float32], ids: Sequence[str], top_k: int) -> list
 def marginal_relevance(
     relevance: NDArray[np.float32], similarities: NDArray[np.float32], top_k: int, mmr_lambda: float
 ) -> list[int]:
-    """Return ``top_k`` positions by maximal marginal relevance (Carbonell and Goldstein, 1998), first choice first.
+    """Return ``top_k`` positions by maximal marginal relevance (Carbonell and Goldstein, 1998), in the order of choice.
 
     Each choice maximises ``mmr_lambda * relevance - (1 - mmr_lambda) * its highest similarity to
-    an earlier choice``; ``relevance`` is (n,), ``similarities`` (n, n).
+    an earlier choice``. ``relevance`` is (n,), and ``similarities`` is (n, n).
 
     >>> same = np.float32([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
     >>> marginal_relevance(np.float32([0.9, 0.9, 0.5]), same, top_k=2, mmr_lambda=0.5)
@@ -54,7 +54,7 @@ def marginal_relevance(
 
 
 class Leaders:
-    """The best documents of a scan so far: ``ids`` with their ``pooled`` and ``late`` scores."""
+    """The best documents that a scan has found so far: ``ids`` with their ``pooled`` and ``late`` scores."""
 
     def __init__(self, top_k: int) -> None:
         self._top_k = top_k
@@ -69,7 +69,7 @@ class Leaders:
         late: NDArray[np.float32],
         weights: tuple[float, float],
     ) -> None:
-        """Keep the ``top_k`` best among the documents kept so far and a block (n) of further documents."""
+        """Keep the ``top_k`` best documents, among those that were kept so far and a block (n) of new documents."""
         all_ids = [*self.ids, *ids]
         all_pooled = np.concatenate([self.pooled, pooled])
         all_late = np.concatenate([self.late, late])

@@ -1,4 +1,4 @@
-"""`Scale`: turns the score of a hit into its relevance, from 0 to 1, by the scores of foreign questions."""
+"""`Scale`: turns the score of a hit into its relevance, from 0 to 1. The scores of foreign questions set the scale."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-# The share of foreign questions whose best hit has a relevance below .5.
+# The percentage of foreign questions whose best hit has a relevance below .5.
 _BELOW_HALF = 95
-# log-odds of the relevance .05, which the best hit of a usual foreign question gets.
+# Log-odds of .95. At the median of the foreign scores, they are negative, which gives the relevance .05.
 _LOG_ODDS = math.log(19)
 
 
@@ -25,7 +25,8 @@ class Scale:
 
     Attributes:
         median: the median score of the best hits of foreign questions.
-        half: the score with a relevance of .5: their 95th percentile, unless labelled queries gave a better one.
+        half: the score that has the relevance .5. Usually it is the 95th percentile of the scores of these best hits.
+            With labelled queries, `fit` finds a better value.
     """
 
     median: float
@@ -37,7 +38,7 @@ class Scale:
 
     @classmethod
     def of(cls, foreign: Sequence[float]) -> Scale:
-        """Return the scale for the scores of the best hits of ``foreign`` questions, at least one."""
+        """Return the scale for ``foreign``: scores of the best hits of foreign questions. At least one is needed."""
         median, half = np.percentile(np.asarray(foreign, dtype=np.float64), [50, _BELOW_HALF]).tolist()
         return cls(median, half)
 
@@ -45,8 +46,9 @@ class Scale:
     def fit(cls, foreign: Sequence[float], relevant: Sequence[float]) -> Scale:
         """Return the scale on which .5 separates ``foreign`` from ``relevant`` scores best.
 
-        The share of relevant scores below .5 and the share of foreign scores from .5 on have the smallest sum. Of
-        equally good scores, the one nearest to that of `of` is taken.
+        Some relevant hits get a relevance below .5, and some foreign hits get .5 or more. The scale is chosen so that
+        these two shares have the smallest sum. If several scores are equally good for .5, the one nearest to that of
+        `of` is taken.
         """
         known = cls.of(foreign)
         low, high = np.sort(foreign), np.sort(relevant)
@@ -58,8 +60,8 @@ class Scale:
         return cls(known.median if half > known.median else half - (known.half - known.median), half)
 
     def relevance(self, score: float) -> float:
-        """Return the relevance of a hit with this ``score``; it grows with the score."""
-        spread = max(self.half - self.median, 1e-6)  # an index of one document gives every question nearly one score
+        """Return the relevance of a hit with this ``score``. It grows with the score."""
+        spread = max(self.half - self.median, 1e-6)  # with one document, all questions have nearly the same score
         odds = _LOG_ODDS * (score - self.half) / spread
         return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
 

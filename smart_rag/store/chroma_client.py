@@ -1,16 +1,16 @@
 """Clients of Chroma: one that the caller brings, or one for a folder. Chroma's errors become ours.
 
-Chroma caches what it reads and does not notice that another process writes. It may also write when it is opened,
+Chroma caches what it reads, and does not notice when another process writes. When Chroma is opened, it may also write,
 because it applies and purges its log. So we keep two files beside Chroma's own:
 
-- `smart_rag.lock` is locked during each write and while Chroma is opened. So an opening never sees half a write, and
-  two processes never write at the same time.
-- `smart_rag.writes` gets one byte longer with each write. Each read compares its length with the known one. If they
-  differ, Chroma is opened again. (Chroma's own files do not show this: opening alone changes them.) It also is the
-  identity of the folder, see `Place`.
+- `smart_rag.lock` is locked during each write, and while Chroma is opened. So Chroma never reads half a write when it
+  is opened, and two processes never write at the same time.
+- `smart_rag.writes` gets one byte longer with each write. Each read compares the length with the length that it knows.
+  If they differ, Chroma is opened again. (Chroma's own files do not show writes, because opening them changes them,
+  too.) This file is also the identity of the folder, see `Place`.
 
 A forked process has none of Chroma's threads. Some of these threads serve all clients of a process (the global pool of
-Rayon). So a new client would also wait for ever in the child, even if the parent has closed its own.
+Rayon). So a new client in the child would also wait for ever, even if the parent has closed its own client.
 """
 
 from __future__ import annotations
@@ -42,45 +42,48 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
-# With less free bytes than this, a failed write is reported as a full disk.
+# If fewer bytes than this are free, a failed write is reported as a full disk.
 _FULL_DISK_BYTES = 16 << 20
 # Seconds between two attempts to get a lock that another process holds.
 _POLL_SECONDS = 0.001
 
 
 class GivenClient:
-    """Chroma client that the caller brings. It has no lock: its server or process must order reads and writes."""
+    """Chroma client that the caller brings. It has no lock: the caller's server or process must order the writes."""
 
     def __init__(self, client: ClientAPI) -> None:
-        self._client = client
+        self.client = client
         self._collections: dict[str, Collection] = {}
 
     @contextmanager
     def write_lock(self) -> Iterator[ClientAPI]:
         """Yield the client. There is no lock: other programs may write to it."""
-        yield self._client
+        yield self.client
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection ``name``."""
         if name not in self._collections:
-            self._collections[name] = self._client.get_collection(name, embedding_function=None)
+            self._collections[name] = self.client.get_collection(name, embedding_function=None)
         return getattr(self._collections[name], method)(**arguments)
 
     write = read
+
+    def version(self) -> None:
+        """Return None: other programs may write, and nobody counts their writes."""
 
     def release(self) -> None:
         """Do nothing: the caller closes the client."""
 
 
 class FolderClient:
-    """Chroma client for a folder, shared by every `PooledStore` of this process on that path.
+    """Chroma client for a folder. All `PooledStore` objects of this process with this path share it.
 
-    After another process has written, the client is opened again, while no thread is in a call to it.
+    If another process has written, the client is opened again. This waits until no thread is in a call to the client.
     """
 
     _open: ClassVar[dict[Path, FolderClient]] = {}
     _registry = threading.Lock()
-    _process: ClassVar[int | None] = None  # process that first opened Chroma; forked processes inherit it
+    _process: ClassVar[int | None] = None  # process that first opened Chroma. Forked processes inherit this value
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -112,7 +115,7 @@ class FolderClient:
         with cls._registry:
             folder = cls._open.get(path)
             if folder is not None and not folder._place.is_same():
-                # Chroma would find its old client by the path, and use it for the new folder.
+                # For the new folder, Chroma would use its old client, because it finds clients by the path.
                 folder._shut()
                 folder = None
             folder = folder or cls(path)
@@ -121,7 +124,7 @@ class FolderClient:
             return folder
 
     def release(self) -> None:
-        """Count one user less. The last user closes the client. A forked process does nothing: its parent closes it."""
+        """Count one user less. The last user closes the client. A forked process does nothing: its parent does it."""
         if self._process != os.getpid():
             return
         with self._registry:
@@ -147,8 +150,8 @@ class FolderClient:
             IndexNotFound: the folder was deleted, moved or replaced.
             UseAfterFork: this process was forked after Chroma was opened.
         """
-        self._check_process(self._path)  # first: a forked process may wait for ever for any lock
-        self._place.check()  # before the lock, which is a file in the folder
+        self._check_process(self._path)  # first, because in a forked process, any lock may wait for ever
+        self._place.check()  # before the lock, because the lock is a file in the folder
         with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL_SECONDS):
             if self._closed:
                 raise IndexClosed(f"{self._path}: the pooled store is closed; open it again")
@@ -174,10 +177,14 @@ class FolderClient:
     def write(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
         """Call a method of the collection ``name`` that writes."""
         with self.write_lock():
-            # Bump the counter before writing, so that readers notice a crashed write too.
+            # Bump the counter before writing, so that readers also notice a write that crashes.
             self._counter.write(b".")
             self._known = self._written()
             self._call(name, method, arguments)
+
+    def version(self) -> int:
+        """Return the number of writes so far, by all processes."""
+        return self._written()
 
     @classmethod
     def _check_process(cls, path: Path) -> None:
@@ -190,7 +197,7 @@ class FolderClient:
             if self._known != self._written() or name not in self._collections:
                 with self.write_lock() as client:
                     found = client.get_collection(name, embedding_function=None)
-                    found.count()  # the first call makes Chroma apply its log, which needs the lock
+                    found.count()  # in the first call, Chroma applies its log, and this needs the lock
                     self._collections[name] = found
             with self._condition:
                 self._condition.wait_for(lambda: not self._reopening)
@@ -204,7 +211,7 @@ class FolderClient:
                 self._condition.notify_all()
 
     def _written(self) -> int:
-        """Return the number of writes so far, by all processes."""
+        """Return the number of writes of all processes so far."""
         self._place.check()
         return self._writes.stat().st_size
 
@@ -229,7 +236,7 @@ class FolderClient:
 
 
 def _keep_clients() -> None:
-    """Never free Chroma's clients in a forked process, because that would wait for threads of the parent."""
+    """Never free Chroma's clients in a forked process. This would wait for threads of the parent."""
     for folder in FolderClient._open.values():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(folder))
 
@@ -244,11 +251,11 @@ def _persistent(path: Path) -> ClientAPI:
     from chromadb.config import Settings
 
     systems, name = SharedSystemClient._identifier_to_system, str(path)
-    is_shared = name in systems  # with a client of the caller
+    is_shared = name in systems  # a client of the caller uses the same system
     try:
         return chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
     except BaseException:
-        # Chroma keeps a system that failed to start, and would use it for the next client on this path.
+        # Chroma keeps a system that failed to start, and would use it for the next client with this path.
         if not is_shared:
             systems.pop(name, None)
         raise
@@ -258,11 +265,12 @@ def _persistent(path: Path) -> ClientAPI:
 def existing_collection(folder: Path, name: str | None = None) -> Iterator[Collection]:
     """Yield the collection ``name`` of another program's Chroma in ``folder``, to read it. Nothing is created.
 
-    Without ``name``, it is the only collection. Chroma itself may write to its files when it is opened, because it
-    applies and purges its log.
+    Without ``name``, the folder must have only one collection. When Chroma is opened, it may write to its own files,
+    because it applies and purges its log.
 
     Raises:
-        InvalidInput: the folder is not one of Chroma's, or it has no such collection, or several and no ``name``.
+        InvalidInput: the folder is not one of Chroma's; it has no collection ``name``; or there is no ``name`` and
+            several collections.
     """
     if not (folder / "chroma.sqlite3").is_file():
         raise InvalidInput(f"{folder}: expected a folder of Chroma, with a file chroma.sqlite3; there is none")
@@ -286,10 +294,10 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
 
     Args:
         folder: Chroma's folder, if it is on this machine.
-        what: what Chroma was given, for messages.
+        what: what the caller passed to Chroma, for messages.
 
     Raises:
-        DimensionMismatch: a vector has another dimension than the collection.
+        DimensionMismatch: the dimension of a vector is not that of the collection.
         InvalidInput: Chroma does not accept an argument.
         StorageFull: Chroma failed and the disk is full.
         ChromaFailure: Chroma failed for another reason. Its own error is the cause.
@@ -308,7 +316,7 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"Chroma does not accept {what}: {one_line(error)}") from error
     except Exception as error:  # such as ChromaError, OSError, or an error of an HTTP client
-        # Chroma hides the error of the operating system, so look whether the disk is full.
+        # Chroma hides the error of the operating system, so check whether the disk is full.
         if folder is not None and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
             raise StorageFull(
                 f"{folder}: no space left on the disk; make room and open the index again; "

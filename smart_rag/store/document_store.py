@@ -1,12 +1,13 @@
 """Documents with all their vectors: Chroma rows, token embeddings and terms.
 
-Tokens and terms are written before the row that names them, and removed after it. So every document that a search can
-return has its tokens. A crash may leave entries that no row names; `DocumentStore.vacuum` removes them.
+Tokens and terms are written before the row that names them, and removed after the row. So every document that a search
+can return has its tokens. A crash may leave entries that no row names. `DocumentStore.vacuum` removes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,14 +15,20 @@ import numpy as np
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenCodes
-from smart_rag.errors import MissingTokens
+from smart_rag.errors import CorruptStore, MissingTokens
 from smart_rag.store.image_store import ImageStore
-from smart_rag.store.inverted_index import InvertedIndex
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
-from smart_rag.store.term_store import TermStore
-from smart_rag.store.token_store import TokenStore
-from smart_rag.types import Document, Key, VerifyReport
+from smart_rag.store.terms.inverted_index import InvertedIndex
+from smart_rag.store.terms.term_store import TermStore
+from smart_rag.store.token_store import TokenStore, content_key
+from smart_rag.types import Document, Key, Revision, VerifyReport
+from smart_rag.wording import number
+
+logger = logging.getLogger(__name__)
+
+# Times that the counts of rows and terms are compared, while others write.
+_ATTEMPTS = 5
 
 T = TypeVar("T")
 
@@ -29,12 +36,22 @@ T = TypeVar("T")
 class DocumentStore:
     """Rows, tokens, terms and images of one index."""
 
-    def __init__(self, pooled: PooledStore, tokens: TokenStore, terms: TermStore, images: ImageStore) -> None:
+    def __init__(
+        self,
+        pooled: PooledStore,
+        tokens: TokenStore,
+        terms: TermStore,
+        images: ImageStore,
+        fingerprint: str | None = None,
+    ) -> None:
         self.pooled = pooled
         self.tokens = tokens
         self.images = images
-        self.terms = InvertedIndex(terms)
+        self.terms = InvertedIndex(terms, self._existing, pooled.version)
         self._terms = terms
+        self._fingerprint = fingerprint
+        self._has_warned = False
+        self._foreign = 0  # rows that other programs wrote, as far as they were noticed
         # Identity of the index, see `smart_rag.store.place`.
         self.place = replace(tokens.place, folder=tokens.path.parent)
 
@@ -44,38 +61,104 @@ class DocumentStore:
         return self.tokens.codec
 
     def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
-        """Write n ``rows`` with the vectors of n texts. Return how many rows replaced one with the same id."""
-        self.tokens.put([row.key for row in rows], vectors.tokens)
+        """Write n ``rows`` with the vectors of n texts. Return how many old rows with the same ids were replaced."""
+        self.settle()
         revisions = [row.revision for row in rows]
-        self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))])
-        replaced = self.pooled.upsert(rows, vectors.pooled)
-        self._terms.delete({row.revision for row in replaced}.difference(revisions))
+        before = self.pooled.get([row.document.id for row in rows])
+        old = [row.revision for row in before.values()]
+        self.tokens.put([row.key for row in rows], vectors.tokens)
+        self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))], [*revisions, *old])
+        replaced = self.pooled.upsert(rows, vectors.pooled, before)
+        self._terms.settle(set(old).difference(revisions), revisions)
         self._drop([row.key for row in replaced])
         return len(replaced)
 
+    def settle(self) -> None:
+        """Remove the terms of documents whose rows were not written, because a process died or a write failed."""
+        doubtful = self._terms.doubtful()
+        if not doubtful:
+            return
+        existing = self._existing(doubtful)
+        self._terms.settle(set(doubtful) - existing, existing)
+
+    def _existing(self, revisions: Collection[Revision]) -> set[Revision]:
+        """Return those of ``revisions`` that have a row."""
+        rows = self.pooled.get(list({id for id, _ in revisions}))
+        return {row.revision for row in rows.values()} & set(revisions)
+
+    def check_counts(self) -> None:
+        """Raise `CorruptStore` if terms of documents are lost, because rankings would differ without a word.
+
+        If there are more terms than rows, rows may be lost. Then log a warning.
+        """
+        if not self._terms.is_complete or self._counts_fit():
+            return
+        rows = list(self.pooled.select())
+        missing = self._terms.missing([row.revision for row in rows])
+        if missing:
+            raise CorruptStore(
+                f"{self.place.folder}: the terms of {number(len(missing), 'document')} are lost, the first is "
+                f"{missing[0][0]!r}; write them again with index.verify(repair=True) or `smart-rag verify --repair`"
+            )
+        self._foreign = self.pooled.count() - len(rows)
+        lost = self._terms.lost_ids([row.revision for row in rows])
+        if lost and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: the rows of %s are lost, the first is %r; `smart-rag verify` names them",
+                *(self.place.folder, number(len(lost), "document"), lost[0]),
+            )
+
+    def _counts_fit(self) -> bool:
+        """Return whether there are as many revisions with terms as rows, but for those that are in doubt.
+
+        If not, a process may just be writing. So look several times, and then at every row.
+        """
+        for _ in range(_ATTEMPTS):
+            rows = self.pooled.count() - self._foreign
+            if rows <= self._terms.count() <= rows + len(self._terms.doubtful()) or self._has_warned:
+                return True
+        return False
+
+    def check_texts(self, rows: Iterable[Row]) -> None:
+        """Raise `CorruptStore` if the text of a row is not the text that was added. An image's text is not checked."""
+        for row in rows:
+            if self._is_altered(row):
+                raise CorruptStore(
+                    f"{self.place.folder}: the text of the document {row.document.id!r} is not the text that was added"
+                    "; restore the index from a backup, or add this document again"
+                )
+
+    def _is_altered(self, row: Row) -> bool:
+        """Return whether the text of ``row`` does not fit its key. Only the key of a text is a hash of the text."""
+        # Older versions wrote the modality "text" also for vectors that the caller brought.
+        if self._fingerprint is None or row.modality != "text" or not self._terms.is_complete:
+            return False
+        return content_key(self._fingerprint, self.codec.name, row.document.text) != row.key
+
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
-        """Write tokens and terms of ``rows`` again."""
+        """Write the tokens and terms of ``rows`` again."""
         self.tokens.put([row.key for row in rows], vectors.tokens)
         self._terms.put([row.revision for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
-        """Write ``rows`` whose vectors are stored already, to change their metadata."""
+        """Write ``rows`` to change their metadata. Their vectors must be stored already."""
         pooled = self.pooled.embeddings([row.document.id for row in rows])
         self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]))
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenCodes:
-        """Return the token embeddings of n ``keys``, in their order. ``ids`` are the documents' names in errors.
+        """Return the token embeddings of n ``keys``, in their order. Errors name the documents by ``ids``.
 
         Raises:
             MissingTokens: some keys are not stored.
-            CorruptStore: some entries cannot be read back as they were written.
+            CorruptStore: some entries have changed since they were written.
         """
         return self.tokens.gather(keys, ids)
 
     def retry_unless_writing(self, read: Callable[[], T]) -> T:
-        """Return ``read()``. If tokens are missing, lock out writers and read again.
+        """Return ``read()``. If tokens are missing, call ``read`` again while no other thread or process may write.
 
-        The first attempt may find a row but not its tokens, because another process has just deleted the document.
+        The first call may find a row while another process deletes the document, and then not find its tokens.
         """
         try:
             return read()
@@ -84,7 +167,7 @@ class DocumentStore:
                 return read()
 
     def vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
-        """Return, by id, the vectors of the ``documents`` that are stored with the same content."""
+        """Return the vectors of those ``documents`` that are stored with the same content, by id."""
         return self.retry_unless_writing(lambda: self._vectors(documents))
 
     def _vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
@@ -103,9 +186,9 @@ class DocumentStore:
         }
 
     def vectors_of_keys(self, keys: Sequence[Key]) -> dict[Key, Representation]:
-        """Return, by key, the vectors that are stored under ``keys``, without vocabulary ids.
+        """Return the vectors that are stored under ``keys``, by key, without vocabulary ids.
 
-        Keys of which the tokens or the row is missing are left out.
+        If the tokens or the row of a key is missing, the key is left out.
         """
         missing = set(self.tokens.missing(keys))
         held = list(dict.fromkeys(key for i, key in enumerate(keys) if i not in missing))
@@ -115,37 +198,92 @@ class DocumentStore:
         return {key: Representation(pooled[key][None], tokens.slice(i, i + 1)) for i, key in enumerate(held)}
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids and return how many there were."""
+        """Remove the documents with these ids, and return the number of documents that were removed."""
+        self.settle()
         rows = self.pooled.get(ids)
-        self.pooled.delete(list(rows))
-        self._terms.delete([row.revision for row in rows.values()])
+        revisions = [row.revision for row in rows.values()]
+        if rows:
+            self._terms.doubt(revisions)
+            self.pooled.delete(list(rows))
+            self._terms.settle(revisions)
         self._drop([row.key for row in rows.values()])
+        without_row = set(ids) - rows.keys()
+        if without_row and self._terms.is_complete and self._terms.count() > self.pooled.count():
+            return len(rows) + self._terms.remove_ids(without_row)
         return len(rows)
 
     def vacuum(self) -> int:
-        """Remove tokens, terms and images that no row names. Return how many entries of tokens were removed."""
+        """Remove tokens, terms and images that no row names. Return how many entries of tokens were removed.
+
+        Raises:
+            CorruptStore: rows are lost or cannot be read. What belongs to them is kept.
+        """
+        self.settle()
         rows = list(self.pooled.select())
+        revisions = {row.revision for row in rows}
+        unread = [*self._terms.lost_ids(revisions), *self._unreadable(rows)]
+        if unread:
+            raise CorruptStore(
+                f"{self.place.folder}: the rows of {number(len(unread), 'document')} are lost or damaged, the first is "
+                f"{unread[0]!r}, so nothing was removed; restore the index from a backup, or add these documents again"
+                ", or delete them by their ids"
+            )
         self.images.vacuum(row.document.image for row in rows)
-        self._terms.vacuum({row.revision for row in rows})
+        self._terms.vacuum(revisions)
         return self.tokens.vacuum({row.key for row in rows})
 
+    def remove_unused_terms(self) -> None:
+        """Remove terms that no row names. Terms of lost rows stay, because they name the lost documents."""
+        live = {row.revision for row in self.pooled.select()}
+        if not self._terms.lost_ids(live):
+            self._terms.vacuum(live)
+
+    def _unreadable(self, rows: Sequence[Row]) -> list[str]:
+        """Return the ids of the rows that are none of ``rows``: damaged ones, and those of other programs."""
+        return sorted(set(self.pooled.ids()).difference(row.document.id for row in rows))
+
     def verify(self) -> VerifyReport:
-        """Read every entry back. Return the documents whose entries are missing or damaged, and count orphans."""
+        """Read every entry back. Return the documents with lost or damaged parts, and count orphans."""
         rows = list(self.pooled.select())
-        keys = [row.key for row in rows]
-        names = [row.document.id for row in rows]
-        missing = [names[i] for i in self.tokens.missing(keys)]
         unreadable = set(self.tokens.verify())
-        damaged = {row.document.id for row in rows if row.key in unreadable}
-        damaged.update(name for name, _ in self._terms.damaged([row.revision for row in rows]))
+        suspects = self._faults(rows, unreadable)
+        if any(suspects):  # look again, because others may have written meanwhile
+            with self.pooled.write_lock():
+                ids = list(set().union(*suspects))
+                suspects = self._faults(list(self.pooled.get(ids).values()), set(self.tokens.verify()), ids)
+        missing, damaged, altered, lost = suspects
+        names = [row.document.id for row in rows]
         return VerifyReport(
-            missing=tuple(missing),
-            damaged=tuple(name for name in names if name in damaged.difference(missing)),
-            orphans=len(set(self.tokens.keys()) - set(keys)),
+            missing=tuple(name for name in names if name in missing),
+            damaged=tuple(name for name in names if name in damaged - missing),
+            altered=tuple(name for name in names if name in altered),
+            lost=tuple(sorted(lost)),
+            orphans=len(set(self.tokens.keys()) - {row.key for row in rows}),
         )
 
+    def _faults(
+        self, rows: Sequence[Row], unreadable: Collection[Key], asked: Sequence[str] | None = None
+    ) -> tuple[set[str], set[str], set[str], set[str]]:
+        """Return the ids of documents: with missing parts, with damaged parts, with another text, and without a row.
+
+        ``rows`` are those of the ids ``asked``, by default all. ``unreadable`` are keys of damaged tokens.
+        """
+        revisions = [row.revision for row in rows]
+        missing = {rows[i].document.id for i in self.tokens.missing([row.key for row in rows])}
+        missing.update(id for id, _ in self._terms.missing(revisions))
+        damaged = {row.document.id for row in rows if row.key in unreadable}
+        damaged.update(id for id, _ in self._terms.damaged(revisions))
+        altered = {row.document.id for row in rows if self._is_altered(row)}
+        if asked is None:
+            lost = {*self._terms.lost_ids(revisions), *self._unreadable(rows)}
+        else:
+            live = [row.revision for row in self.pooled.select()]
+            gone = {*self._terms.lost_ids(live), *set(self.pooled.ids()).difference(id for id, _ in live)}
+            lost = gone.intersection(asked)
+        return missing, damaged, altered, lost
+
     def sidecar_bytes(self) -> int:
-        """Return the bytes in use on disk for token embeddings and terms."""
+        """Return the number of bytes that token embeddings and terms use on disk."""
         return self.tokens.stats().used_bytes + self._terms.used_bytes()
 
     def close(self) -> None:
@@ -155,7 +293,7 @@ class DocumentStore:
         self.pooled.close()
 
     def _drop(self, keys: Sequence[Key]) -> None:
-        """Remove the tokens of ``keys``, except those that some row still names."""
+        """Remove the tokens of ``keys``. A key that a row still names is kept."""
         if keys:
             self.tokens.delete(set(keys) - self.pooled.keys_in_use(list(keys)))
 

@@ -1,9 +1,10 @@
-"""Image files of an index: images that came from memory, and pages of PDFs that were drawn as files."""
+"""Image files of an index: images that came from memory, and pages of PDFs that were drawn into files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,26 +14,38 @@ from smart_rag.files import content as media
 from smart_rag.files import images
 from smart_rag.files.readable import check_readable
 from smart_rag.paths import absolute
+from smart_rag.store.row import files_of
+from smart_rag.store.sources import Sources
 from smart_rag.types import Document, ImageSource, PdfPage
+
+# A digest, and behind it what the name of an unfinished file has.
+_OWN_NAME = re.compile(r"[0-9a-f]{32}\.(png|\d+-\d+\.new)")
 
 
 class ImageStore:
     """Folder of PNG files. The name of a file is a hash of its image, so equal images share one file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sources: Sources | None = None) -> None:
         self.path = absolute(path)
+        self.sources = sources or Sources(self.path.parent)
 
     def with_saved_images(self, document: Document) -> Document:
-        """Return ``document`` with absolute paths. An image in memory is saved as a file first."""
+        """Return ``document`` with absolute paths, whose files may be read from now on.
+
+        An image in memory is saved as a file first.
+        """
         image, video = media.full_source(document.image), document.video
         if image is None and video is None:
             return document
         if not isinstance(image, Path | PdfPage | None):
             image = self._file(images.digest(image), image)
-        return replace(document, image=image, video=None if video is None else absolute(video))
+        document = replace(document, image=image, video=None if video is None else absolute(video))
+        self.sources.name(files_of(document))
+        return document
 
     def file_of(self, image: ImageSource, max_pixels: int) -> Path:
-        """Return the path of a file with ``image``. A page of a PDF is drawn as a PNG of at most ``max_pixels`` first.
+        """Return the path of a file with ``image``. If ``image`` is a page of a PDF, first draw it as a PNG of at
+        most ``max_pixels``.
 
         Raises:
             DocumentError: the file does not exist, or its page cannot be drawn.
@@ -50,18 +63,18 @@ class ImageStore:
         return self._file(hashlib.blake2b(source.encode(), digest_size=16).hexdigest(), image, max_pixels)
 
     def vacuum(self, live: Iterable[ImageSource | None]) -> None:
-        """Remove every file that is not in ``live``. Drawings of pages are made again when they are needed."""
+        """Remove every file that is not in ``live``. Drawn pages are drawn again when they are needed."""
         kept = {image for image in live if isinstance(image, Path)}
-        if self.path.is_dir():
+        if self.path.is_dir() and not self.path.is_symlink():
             for file in self.path.iterdir():
-                if file not in kept:
+                if file not in kept and _OWN_NAME.fullmatch(file.name):
                     file.unlink(missing_ok=True)
 
     def _file(self, name: str, image: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Path:
         path = self.path / f"{name}.png"
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            # A unique name, because another process or thread may write the same image.
+            # The name is unique, because another process or thread may write the same image at the same time.
             temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
             media.open_image(image, max_pixels).save(temporary, "PNG")
             temporary.replace(path)  # atomic: readers never see half a file

@@ -1,4 +1,4 @@
-"""LMDB environment of a folder: transactions for threads and processes, a map that grows, LMDB's errors as ours."""
+"""LMDB environment of a folder: transactions for threads and processes, a map that grows, and our own errors."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ FILE_NAME = "data.mdb"
 # Key of the layout in the unnamed database.
 _LAYOUT = b"layout"
 _FIRST_MAP_BYTES = 1 << 26
-# A sound file may lack up to this number of pages at its end, because LMDB counts pages that it has freed.
+# LMDB also counts pages that it has freed. So an intact file may be shorter than LMDB says, by at most this many pages.
 _SLACK_PAGES = 64
-# With less free bytes than this, an input/output error is reported as a full disk.
+# If fewer bytes than this are free, an input/output error is reported as a full disk.
 _FULL_DISK_BYTES = 1 << 20
 
 
 class Environment:
-    """LMDB environment, shared by all stores of this process in the same folder.
+    """LMDB environment. All stores of this process in the same folder share it.
 
-    LMDB has three rules. A process may open a file only once: the stores share one environment. No transaction may run
-    while the map grows: a resize waits for the readers and keeps new ones out. A forked process must neither use nor
-    close the environment of its parent, because that would end the reads of the parent: it raises an error.
+    LMDB has three rules. First, a process may open a file only once. So the stores share one environment. Second, no
+    transaction may run while the map grows. So a resize waits for the readers, and new readers wait for the resize.
+    Third, a forked process must neither use nor close the environment of its parent, because this would end the reads
+    of the parent. So the environment raises an error in a forked process.
     """
 
-    # Two paths may lead to one file, and one path to two files in turn.
+    # Two paths may lead to the same file, and one path may lead to different files at different times.
     _open: ClassVar[dict[Identity | None, Environment]] = {}
     _registry = threading.Lock()
 
@@ -52,15 +53,15 @@ class Environment:
         file = path / FILE_NAME
         with _lmdb_errors(path):
             size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
-            # Readahead is on, LMDB's default. With cold caches, one gather of 100 random documents from 300 MB took
-            # 250 ms and ten such gathers 400 ms. Without readahead, they took 350 and 2000 ms.
+            # Readahead is on, which is LMDB's default. We measured it with cold caches and 300 MB. One gather of 100
+            # random documents took 250 ms, and ten of them took 400 ms. Without readahead, they took 350 and 2000 ms.
             self._lmdb: Any = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
             self._page = int(self._lmdb.stat()["psize"])
         self.identity = identity_of(file)
         try:
             found = file.stat().st_size
             if self._used() > found + _SLACK_PAGES * self._page:
-                # Reading beyond the end of the file would kill the process.
+                # A read beyond the end of the file would kill the process.
                 raise CorruptStore(
                     f"{file}: expected {self._used():,} bytes, found {found:,}; the file was cut short, copy it "
                     "again or index the documents again"
@@ -75,15 +76,15 @@ class Environment:
         """Return the environment in the folder ``path``, and count one more user. Each user calls `release` at the end.
 
         Args:
-            path: the folder, made if it is missing.
-            layout: version of the contents, written to a new environment and compared in an old one.
-            databases: names of the databases, made in a new environment.
+            path: the folder. It is made if it is missing.
+            layout: version of the contents. It is written to a new environment, and compared in an old one.
+            databases: names of the databases. They are made in a new environment.
             map_bytes: size of LMDB's map at first. It grows when it is too small.
 
         Raises:
             IndexMismatch: the environment has another layout.
             CorruptStore: the file is damaged.
-            UseAfterFork: it was open already when this process was forked.
+            UseAfterFork: the environment was already open when this process was forked.
         """
         with cls._registry:
             identity = identity_of(path / FILE_NAME)
@@ -92,7 +93,7 @@ class Environment:
                 environment = cls(path, layout, databases, map_bytes)
                 cls._open[environment.identity] = environment
             environment._check_process()
-            environment._path = path  # it may have been moved since it was opened
+            environment._path = path  # the folder may have been moved since it was opened
             environment._users += 1
             return environment
 
@@ -114,8 +115,8 @@ class Environment:
             for name in names:
                 databases[name] = self._lmdb.open_db(name.encode(), transaction, create=new)
 
-        # Only a write transaction can make handles that last. So opening waits for a writer in another process; reading
-        # later never waits.
+        # Only a write transaction can make handles that last. So opening waits for a writer in another process. Reads
+        # after that never wait.
         self.write(action)
         return databases
 
@@ -127,7 +128,7 @@ class Environment:
     def release(self) -> None:
         """Count one user less. The last user closes the environment, as soon as no thread reads or writes.
 
-        In a forked process, do nothing: the environment is the parent's.
+        A forked process does nothing, because the environment belongs to its parent.
         """
         if self._process != os.getpid():
             return
@@ -141,7 +142,8 @@ class Environment:
 
     @contextmanager
     def read(self, buffers: bool = True) -> Iterator[Any]:
-        """Yield a read transaction. Keys and values are buffers, which are valid inside the block, or copies as bytes.
+        """Yield a read transaction. Its values are bytes. With ``buffers``, they are views that are valid only inside
+        the block.
 
         Raises:
             IndexClosed: the last user has released the environment.
@@ -164,7 +166,7 @@ class Environment:
                 self._readers += 1
             try:
                 return self._lmdb.begin(buffers=buffers)
-            except lmdb.MapResizedError:  # another process wrote beyond the end of our map
+            except lmdb.MapResizedError:  # another process has written beyond the end of our map
                 self._leave()
                 self._resize(0)
             except BaseException:
@@ -177,20 +179,20 @@ class Environment:
             self._condition.notify_all()
 
     def write(self, action: Callable[[Any], None], size: int = 0) -> None:
-        """Run ``action(transaction)`` and commit. If it raises, undo all of it.
+        """Run ``action(transaction)`` and commit. If it raises an error, undo everything.
 
-        ``size`` is the approximate number of bytes that the action adds. The map first grows by so much. If it is
-        still too small, it grows again, and the action runs again.
+        ``size`` is the approximate number of bytes that the action adds. The map first grows by this number of bytes.
+        If the map is still too small, it grows again, and the action runs again.
 
         Raises:
-            StorageFull: the disk is full; nothing was written.
+            StorageFull: the disk is full. Nothing was written.
             IndexClosed: the last user has released the environment.
             UseAfterFork: the environment was opened before this process was forked.
         """
         self._check_process()
         with self._writer, _lmdb_errors(self._path):
             self._check_open()
-            self._lmdb.reader_check()  # frees the pages that a killed process was reading
+            self._lmdb.reader_check()  # frees the pages that a killed process has been reading
             while (needed := self._used() + 2 * size) > self._lmdb.info()["map_size"]:
                 self._resize(2 * needed)
             while True:
@@ -204,7 +206,7 @@ class Environment:
                     transaction.commit()
                     return
                 except BaseException as error:
-                    # py-lmdb must not abort while another thread is in a call.
+                    # py-lmdb must not abort a transaction while another thread is in a call.
                     with self._alone():
                         transaction.abort()
                         if not isinstance(error, lmdb.MapFullError):
@@ -216,14 +218,14 @@ class Environment:
         return (int(self._lmdb.info()["last_pgno"]) + 1) * self._page
 
     def _resize(self, size: int) -> None:
-        """Set the size of the map while no thread reads or writes; 0 makes it as large as the file."""
+        """Set the size of the map while no thread reads or writes. With 0, the map becomes as large as the file."""
         with self._writer, self._alone():
             self._check_open()
             self._lmdb.set_mapsize(size)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Wait until no thread reads, and keep new readers out while the block runs."""
+        """Wait until no thread reads. While the block runs, no thread can begin to read."""
         with self._condition:
             self._condition.wait_for(lambda: not self._resizing)
             self._resizing = True
@@ -263,7 +265,7 @@ def _lmdb_errors(path: Path) -> Iterator[None]:
         ) from error
     except (lmdb.Error, OSError) as error:
         code = getattr(error, "code", None) or getattr(error, "errno", None)
-        # A write of which only a part fits on the disk fails with EIO.
+        # If only a part of a write fits on the disk, the write fails with EIO.
         full = code == errno.EIO and shutil.disk_usage(path).free < _FULL_DISK_BYTES
         if full or code == errno.ENOSPC or "No space left" in str(error):
             raise StorageFull(

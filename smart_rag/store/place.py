@@ -1,11 +1,11 @@
-"""`Place`: a folder that is open, to notice that its path leads to another folder now.
+"""`Place` notices when the path of an open folder leads to another folder.
 
-A notebook may delete the folder of an open index and make a new index there. What is open must then neither read nor
-write the new one. So the identity of a folder is not its path. It is device and inode of a file in it, as long as the
-file is open. (A file system gives the inode of a deleted file to a new one, but not while the deleted file is open.)
-A moved folder keeps its identity. A copy has another one.
+A notebook may delete the folder of an open index, and make a new index there. Objects of the old index must then
+neither read nor write the new index. So the path is not enough to identify a folder. Its identity is the device and
+inode of a file in it that stays open. (A file system may give the inode of a deleted file to a new file, but not while
+the deleted file is open.) A moved folder keeps its identity. A copy has a different identity.
 
-The identity of an index is that of ``tokens/data.mdb``, which LMDB keeps open. `DocumentStore.place` has it.
+The identity of an index is that of ``tokens/data.mdb``, which LMDB keeps open. It is in `DocumentStore.place`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Identity = tuple[int, int]
 
 
 def identity_of(file: Path) -> Identity | None:
-    """Return device and inode of ``file``, None if there is no such file."""
+    """Return device and inode of ``file``. Return None if there is no such file."""
     try:
         stat = file.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,14 +1,15 @@
 """Pooled embeddings, texts and metadata, as rows in Chroma.
 
 One document is one row. A row contains the key of its token embeddings, so writing the row commits the document. The
-rest of the library uses similarities, where higher is better; Chroma's distances are converted here.
+rest of the library uses similarities, where higher is better. Chroma uses distances, which are converted here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import IndexExists, IndexNotFound
+from smart_rag.errors import CorruptStore, IndexExists, IndexNotFound
 from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
-from smart_rag.store.row import Row, from_chroma, to_chroma
-from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document
+from smart_rag.store.row import FILE_COLUMNS, Row, files_of, from_chroma, key_of, to_chroma
+from smart_rag.store.sources import Sources
+from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document, fits, halves
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
+logger = logging.getLogger(__name__)
+
 _PAGE_ROWS = 2_000
-# Maximum number of rows in one answer, because SQLite refuses statements with more than 32,766 variables.
+# Maximum number of rows in one answer. SQLite refuses statements with more than 32,766 variables.
 _QUERY_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Row that the first stage found, with the cosine of its pooled embedding and the query's."""
+    """Row that the first stage found, with the cosine of its pooled embedding and that of the query."""
 
     row: Row
     pooled_score: float
@@ -39,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PooledBlock:
-    """Part of a scan: ids of n rows, keys of their token embeddings, and pooled embeddings (n, dimension) float32."""
+    """Part of a scan: the ids of n rows, the keys of their token embeddings, and pooled embeddings (n, dimension)."""
 
     ids: list[str]
     keys: list[bytes]
@@ -52,8 +56,11 @@ class PooledStore:
     def __init__(
         self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None, root: Path
     ) -> None:
-        # Whether filters can look into lists. They cannot if an older smart_rag wrote rows; see `rewrite`.
+        # Whether filters can search lists. They cannot if an older smart_rag wrote the rows; see `rewrite`.
         self.has_lists = True
+        # The files that rows may name. An index that is opened replaces it by its own.
+        self.sources = Sources(root)
+        self._has_warned = False
         self._chroma = chroma
         self._collection = collection
         self._part_rows = part_rows  # number of rows in one call to Chroma
@@ -66,7 +73,7 @@ class PooledStore:
         """Return a new, empty store in the folder ``path``, or in the caller's ``client``.
 
         Raises:
-            IndexExists: the client has such a collection already.
+            IndexExists: the client already has a collection of this name.
             InvalidInput: Chroma does not accept the name of the collection.
         """
 
@@ -126,13 +133,27 @@ class PooledStore:
                 raise
         return cls(chroma, collection, part_rows, path if client is None else None, path.absolute().parent)
 
-    def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> list[Row]:
-        """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows with the same ids."""
-        before = self.get([row.document.id for row in rows])
+    @property
+    def given_client(self) -> ClientAPI | None:
+        """The client that the caller brought; None if the rows are in a folder."""
+        return self._chroma.client if isinstance(self._chroma, GivenClient) else None
+
+    def version(self) -> int | None:
+        """Return a number that changes with each write. With a client of the caller, nobody knows it: None."""
+        return self._chroma.version()
+
+    def upsert(
+        self, rows: Sequence[Row], pooled: NDArray[np.float32], before: Mapping[str, Row] | None = None
+    ) -> list[Row]:
+        """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows with the same ids.
+
+        ``before`` are these old rows by id, if the caller knows them.
+        """
+        before = self.get([row.document.id for row in rows]) if before is None else before
         metadatas = [to_chroma(row, self._root) for row in rows]
         for row, metadata in zip(rows, metadatas, strict=True):
             if row.document.id in before:
-                # Chroma merges metadata. None removes a key.
+                # Chroma merges the new metadata with the old. The value None removes a key.
                 gone = to_chroma(before[row.document.id], self._root).keys() - metadata.keys()
                 metadata.update(dict.fromkeys(gone))
         for part in self._parts(len(rows)):
@@ -172,23 +193,41 @@ class PooledStore:
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
         """Return the ids of the rows that match the filters."""
+        filters = self._filters(where, where_document)
         # This is one call, because Chroma would filter all rows again for each page. It takes 0.24 s for 50,000 of
         # 100,000 rows. The alternative, to ask which of a hundred ids match in each call, took 4 s.
-        result = self._read(
-            "get", where=self._where(where), where_document=chroma_where_document(where_document), include=[]
-        )
-        return list(result["ids"])
+        if fits(*filters.values()):
+            return self._ids(**filters)
+        matching = [self._matching(name, part) for name, part in filters.items() if part is not None]
+        admitted = set.intersection(*matching)
+        return [id for id in self._ids() if id in admitted]  # in Chroma's order
+
+    def _ids(self, **filters: Any) -> list[str]:
+        return list(self._read("get", **filters, include=[])["ids"])
+
+    def _matching(self, name: str, part: dict[str, Any]) -> set[str]:
+        """Return the ids of the rows that match a filter of any size. ``name`` is that of Chroma's argument."""
+        if fits(part):
+            return set(self._ids(**{name: part}))
+        operator, *parts = halves(part)
+        first, second = (self._matching(name, half) for half in parts)
+        return first & second if operator == "$and" else first | second
 
     def select(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Row]:
-        """Yield every row that matches the filters."""
+        """Yield every row that matches the filters. A row is left out if it is removed before its part is read."""
         for result in self._pages(where, where_document, ["metadatas", "documents"]):
             yield from self._rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
-        """Yield every row that matches the filters, in blocks, with its pooled embedding."""
+        """Yield every row that matches the filters, with its pooled embedding. The rows come in blocks."""
         for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
-            keys = [bytes.fromhex(metadata[KEY]) for metadata in result["metadatas"]]
-            yield PooledBlock(result["ids"], keys, np.asarray(result["embeddings"], dtype=np.float32))
+            keys = [
+                self._key(name, metadata) for name, metadata in zip(result["ids"], result["metadatas"], strict=True)
+            ]
+            own = [i for i, key in enumerate(keys) if key is not None]
+            if own:
+                pooled = np.asarray(result["embeddings"], dtype=np.float32)[own]
+                yield PooledBlock([result["ids"][i] for i in own], [key for key in keys if key is not None], pooled)
 
     def query(
         self,
@@ -197,10 +236,22 @@ class PooledStore:
         where: Where | None = None,
         where_document: Where | None = None,
     ) -> list[list[Candidate]]:
-        """Return, for each of n queries, the ``limit`` rows with the highest cosine, best first.
+        """Return for each of n queries the ``limit`` rows with the highest cosine, best first.
 
-        ``pooled`` are the queries (n, dimension). The search is approximate.
+        ``pooled`` (n, dimension) are the embeddings of the queries. The search is approximate.
         """
+        filters = self._filters(where, where_document)
+        if fits(*filters.values()):
+            return self._query(pooled, limit, **filters)
+        ids = self.ids(where, where_document)
+        found: list[list[Candidate]] = [[] for _ in pooled]
+        for part in self._parts(len(ids)):
+            for candidates, more in zip(found, self._query(pooled, limit, ids=ids[part]), strict=True):
+                candidates += more
+        return [sorted(candidates, key=lambda one: one.pooled_score, reverse=True)[:limit] for candidates in found]
+
+    def _query(self, pooled: NDArray[np.float32], limit: int, **selection: Any) -> list[list[Candidate]]:
+        """Do the same as `query`, among the rows that Chroma's arguments ``selection`` choose."""
         step = max(1, _QUERY_ROWS // limit)
         found: list[list[Candidate]] = []
         for start in range(0, len(pooled), step):
@@ -208,15 +259,14 @@ class PooledStore:
                 "query",
                 query_embeddings=pooled[start : start + step],
                 n_results=limit,
-                where=self._where(where),
-                where_document=chroma_where_document(where_document),
                 include=["distances"] if limit > _QUERY_ROWS else ["distances", "metadatas", "documents"],
+                **selection,
             )
             found += self._many_candidates(result) if limit > _QUERY_ROWS else self._candidates(result)
         return found
 
     def _many_candidates(self, result: Any) -> list[list[Candidate]]:
-        """Return the candidates of a long answer. It has ids and distances alone; the rows are read in parts."""
+        """Return the candidates of a long answer. It has only ids and distances, so the rows are read in parts."""
         found = []
         for ids, distances in zip(result["ids"], result["distances"], strict=True):
             rows = self.get(ids)
@@ -225,7 +275,7 @@ class PooledStore:
         return found
 
     def keys_in_use(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Return the ``keys`` that at least one row names."""
+        """Return those of ``keys`` that at least one row names."""
         used: set[bytes] = set()
         for part in self._parts(len(keys)):
             where = {KEY: {"$in": [key.hex() for key in keys[part]]}}
@@ -233,7 +283,7 @@ class PooledStore:
         return used
 
     def embeddings_of_keys(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Return, by key, the pooled embedding (dimension) of a row that names it. Keys without a row are left out."""
+        """Return the pooled embedding (dimension) of a row that names a key, by key. Leave out keys without a row."""
         found: dict[bytes, NDArray[np.float32]] = {}
         for part in self._parts(len(keys)):
             for block in self.scan({KEY: {"$in": [key.hex() for key in keys[part]]}}):
@@ -241,12 +291,14 @@ class PooledStore:
         return found
 
     def rewrite(self) -> None:
-        """Write the metadata of every row again, so that filters find all that rows of an older smart_rag hold."""
+        """Write the metadata of every row again, so that filters also find the lists that an older smart_rag wrote."""
         ids = self.ids()
         for part in self._parts(len(ids)):
             found = self._read("get", ids=ids[part], include=["metadatas", "documents"])
             old = {name: metadata for name, metadata in zip(found["ids"], found["metadatas"], strict=True) if metadata}
             new = {row.document.id: to_chroma(row, self._root) for row in self._rows(found)}
+            for name, metadata in new.items():  # a row that has lost its image here keeps it on disk
+                metadata.update({column: old[name][column] for column in FILE_COLUMNS & old[name].keys()})
             changed = {
                 name: {**dict.fromkeys(old[name].keys() - metadata.keys()), **metadata}
                 for name, metadata in new.items()
@@ -257,7 +309,7 @@ class PooledStore:
         self.has_lists = True
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove the rows with these ids. Unknown ids are skipped."""
+        """Remove the rows with these ids. Unknown ids are ignored."""
         for part in self._parts(len(ids)):
             self._write("delete", ids=list(ids[part]))
 
@@ -269,7 +321,7 @@ class PooledStore:
     def write_lock(self) -> Iterator[None]:
         """Keep other threads and processes from writing rows while the block runs.
 
-        There is no such lock if the caller brought the client.
+        If the caller brought the client, there is no such lock.
         """
         with ExitStack() as stack:
             with chroma_errors(self._folder):
@@ -290,22 +342,59 @@ class PooledStore:
 
     def _rows(self, result: Any) -> list[Row]:
         parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
-        return [from_chroma(*part, self._root) for part in parts if part[-1] is not None]
+        return [row for part in parts if (row := self._row(*part)) is not None]
+
+    def _key(self, id: str, metadata: Mapping[str, Any] | None) -> bytes | None:
+        """Return the key of the tokens of a row; None for a row that smart_rag did not write, or that is damaged."""
+        try:
+            return key_of(metadata or {})
+        except CorruptStore as error:
+            self._warn(f"the row {id!r} {error}; it is left out, `smart-rag verify` lists all such rows")
+            return None
+
+    def _row(self, id: str, text: str | None, metadata: Mapping[str, Any] | None) -> Row | None:
+        """Return a row; None if smart_rag did not write it, or if it is damaged.
+
+        It loses its image and video if the index must not read their files.
+        """
+        try:
+            row = from_chroma(id, text, metadata or {}, self._root)
+        except CorruptStore as error:
+            self._warn(f"the row {id!r} {error}; it is left out, `smart-rag verify` lists all such rows")
+            return None
+        refused = [file for file in files_of(row.document) if not self.sources.admits(file)]
+        if not refused:
+            return row
+        self._warn(
+            f"the document {id!r} shows {refused[0]}, which you have not added to this index on this machine, so this "
+            f"and other such files are not read; to read them, open the index with sources=[{str(refused[0].parent)!r}]"
+        )
+        return replace(row, document=replace(row.document, image=None, video=None))
+
+    def _warn(self, message: str) -> None:
+        """Log ``message``, but only the first such message of this store."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("%s: %s", self._root, message)
 
     def _candidates(self, result: Any) -> list[list[Candidate]]:
         queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
         return [
-            # A row that was deleted after its vector was found has no metadata.
             [
-                Candidate(from_chroma(name, text, metadata, self._root), 1.0 - distance)
+                Candidate(row, 1.0 - distance)
                 for name, text, metadata, distance in zip(*query, strict=True)
-                if metadata is not None
+                # A row that was removed after its vector was found has no metadata.
+                if metadata is not None and (row := self._row(name, text, metadata)) is not None
             ]
             for query in queries
         ]
 
-    def _where(self, where: Where | None) -> dict[str, Any] | None:
-        return chroma_where(where, has_lists=self.has_lists)
+    def _filters(self, where: Where | None, where_document: Where | None) -> dict[str, dict[str, Any] | None]:
+        """Return the filters as arguments of Chroma."""
+        return {
+            "where": chroma_where(where, has_lists=self.has_lists),
+            "where_document": chroma_where_document(where_document),
+        }
 
     def _read(self, method: str, **arguments: Any) -> Any:
         has_filter = arguments.get("where") or arguments.get("where_document")
@@ -317,23 +406,17 @@ class PooledStore:
             self._chroma.write(self._collection, method, arguments)
 
     def _parts(self, rows: int) -> Iterator[slice]:
-        """Yield slices of so many rows that Chroma accepts each in one call."""
+        """Yield slices of ``rows`` rows. Each slice is short enough for one call to Chroma."""
         size = self._part_rows
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
     def _pages(self, where: Where | None, where_document: Where | None, include: list[str]) -> Iterator[Any]:
-        offset = 0
-        while True:
-            result = self._read(
-                "get",
-                where=self._where(where),
-                where_document=chroma_where_document(where_document),
-                limit=_PAGE_ROWS,
-                offset=offset,
-                include=include,
-            )
+        """Yield all matching rows in parts, each row once, even if others write or remove rows meanwhile.
+
+        All ids come from one call. With offsets, a row that was removed would move all later rows by one.
+        """
+        ids = self.ids(where, where_document)
+        for part in self._parts(len(ids)):
+            result = self._read("get", ids=ids[part], include=include)
             if result["ids"]:
                 yield result
-            if len(result["ids"]) < _PAGE_ROWS:
-                return
-            offset += _PAGE_ROWS

@@ -1,14 +1,15 @@
-"""`Row`: a document as the index stores it, to Chroma's metadata and back."""
+"""`Row`: a document as the index stores it. This module converts rows to Chroma's metadata and back."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
 from smart_rag.store.where import KEY, RESERVED, item_text, list_column, stored_number
 from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
 from smart_rag.values import plain_dict
@@ -19,12 +20,21 @@ _MODALITY = RESERVED + "modality"
 _IMAGE = RESERVED + "image"
 _IMAGE_PAGE = RESERVED + "image_page"
 _VIDEO = RESERVED + "video"
+# Columns with the files of a document.
+FILE_COLUMNS = {_IMAGE, _IMAGE_PAGE, _VIDEO}
 # Values that Chroma cannot store (None, lists, dicts, large integers) or stores inexactly (floats), as one JSON object.
 # Filters do not read it, so lists and large integers are also stored in a form that filters find.
 _JSON = RESERVED + "json"
 
-# Prefixes that a caller's metadata key must not have: our own, and those that Chroma refuses.
+# The key of the tokens of a row, as it is written.
+_KEY = re.compile("[0-9a-f]{32}")
+
+# Prefixes that the caller's metadata keys must not have: our own prefix, and those that Chroma refuses.
 _REFUSED_PREFIXES = (RESERVED, "chroma:", "#", "$")
+
+
+# The modality of a row whose vectors the caller brought. Its key is a hash of these vectors, and not of its content.
+VECTORS = "vectors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ class Row:
 
     @property
     def revision(self) -> Revision:
-        """The document's id and key: another content of the same document is another revision."""
+        """The document's id and key. If the content of the document changes, so does the revision."""
         return self.document.id, self.key
 
 
@@ -100,17 +110,45 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
 
 
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
-    """Return the row whose metadata `to_chroma` returned: its inverse."""
-    own = {key: value for key, value in metadata.items() if not key.startswith(RESERVED)}
-    if _JSON in metadata:
-        own.update(json.loads(metadata[_JSON]))
-    stamp = FileStamp(metadata[_FILE_HASH], metadata[_FILE_CHUNKS]) if _FILE_HASH in metadata else None
-    image: ImageSource | None = root / metadata[_IMAGE] if _IMAGE in metadata else None
-    if _IMAGE_PAGE in metadata:
-        image = PdfPage(root / metadata[_IMAGE], metadata[_IMAGE_PAGE])
-    video = root / metadata[_VIDEO] if _VIDEO in metadata else None
-    document = Document(id, text or "", own, image, video)
-    return Row(document, bytes.fromhex(metadata[KEY]), stamp, metadata.get(_MODALITY, "text"))
+    """Return the row whose metadata `to_chroma` returned: its inverse.
+
+    Raises:
+        CorruptStore: `to_chroma` cannot have returned this metadata.
+    """
+    key = key_of(metadata)
+    try:
+        own = {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}
+        if _JSON in metadata:
+            own.update(json.loads(metadata[_JSON]))
+        stamp = FileStamp(str(metadata[_FILE_HASH]), int(metadata[_FILE_CHUNKS])) if _FILE_HASH in metadata else None
+        image: ImageSource | None = root / metadata[_IMAGE] if _IMAGE in metadata else None
+        if _IMAGE_PAGE in metadata:
+            image = PdfPage(root / metadata[_IMAGE], metadata[_IMAGE_PAGE])
+        video = root / metadata[_VIDEO] if _VIDEO in metadata else None
+        return Row(Document(id, text or "", own, image, video), key, stamp, str(metadata.get(_MODALITY, "text")))
+    except (TypeError, ValueError, KeyError, RecursionError, SmartRagError) as error:
+        raise CorruptStore(f"has damaged metadata ({type(error).__name__}: {error})") from error
+
+
+def key_of(metadata: Mapping[str, Any]) -> bytes:
+    """Return the key of the tokens of the row with this ``metadata``.
+
+    Raises:
+        CorruptStore: there is no such key, or it is none.
+    """
+    found = metadata.get(KEY)
+    if not isinstance(found, str) or not _KEY.fullmatch(found):
+        raise CorruptStore(
+            "was not written by smart_rag" if found is None else f"has a damaged key of its tokens ({found!r:.80})"
+        )
+    return bytes.fromhex(found)
+
+
+def files_of(document: Document) -> list[Path]:
+    """Return the files of the image and the video of ``document``. An image in memory has no file."""
+    image, video = document.image, document.video
+    files = [image.path if isinstance(image, PdfPage) else image, video]
+    return [Path(file) for file in files if isinstance(file, str | Path)]
 
 
 def _stored_path(path: Path, root: Path) -> str:

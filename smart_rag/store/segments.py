@@ -1,9 +1,9 @@
 """Entries packed into segments.
 
-LMDB rounds each value up to whole pages. So one LMDB value, a *segment*, holds many entries. An *entry* is the codes of
-one text; its *location* says in which segment its bytes are, and where. An entry that is replaced or removed leaves a
-gap. A segment with too many gaps is rewritten: its live entries move to the last segment. ``docs/format.md`` describes
-the bytes.
+LMDB rounds each value up to whole pages. So one LMDB value, a *segment*, holds many entries. An *entry* holds the codes
+of one text. The *location* of an entry says in which segment its bytes are, and where. When an entry is replaced or
+removed, it leaves a gap. A segment with too many gaps is rewritten: its live entries move to the last segment.
+``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from smart_rag.types import Key
 LAYOUT = b"2"
 # Names of the databases on disk. "places" holds the locations.
 DATABASES = ("places", "segments", "usage")
-# A segment of this length takes no more entries. Rounding to pages costs 2 % of the disk with 128 KiB and 1 % with 256.
-# With 1 MiB, small writes are five times as slow, because each write writes the whole segment again.
+# When a segment has this length, no entries are added to it. The rounding to pages costs 2 % of the disk with 128 KiB,
+# and 1 % with 256 KiB. With 1 MiB, small writes take five times as long, because each write rewrites the whole segment.
 SEGMENT_BYTES = 1 << 18
-# A segment is rewritten when less than this part of it is live. We measured documents that are replaced one by one. A
-# token of 97 bytes takes 134 bytes on disk with 1/2, and 111 with 3/4. The time is the same: the disk's sync.
+# A segment is rewritten when less than this share of it is live. We replaced documents one by one and measured a token
+# of 97 bytes. With 1/2, it takes 134 bytes on disk. With 3/4, it takes 111. Both take the same time: that of the sync.
 _MIN_LIVE = 0.75
 
 # Header of an entry in a segment: its key and the number of bytes of its codes.
 _HEADER = struct.Struct("<16sI")
 _LOCATION = struct.Struct("<IIIIHHQ")
-# The same bytes as an array of many locations. The seed of a checksum is the tokens, dimension and codec as one number.
+# The same bytes as an array of many locations. Tokens, dimension and codec together are one number: the checksum's
+# seed.
 _LOCATIONS = np.dtype(
     {
         "names": ["segment", "offset", "length", "tokens", "dimension", "codec", "checksum", "seed"],
@@ -45,12 +46,12 @@ _USAGE = struct.Struct("<QQQ")
 # Big-endian, so that LMDB sorts segments by number.
 _NUMBER = struct.Struct(">I")
 
-# Array of locations, with the fields of `EntryLocation` and the seed of each checksum.
+# Array of locations. It has the fields of `EntryLocation`, and the seed of each checksum.
 EntryLocations = NDArray[np.void]
 
 
 class Entry(NamedTuple):
-    """Codes of one text, with the number of its tokens, their dimension and the number of their codec."""
+    """Codes of one text, the number of its tokens, their dimension, and the number of their codec."""
 
     codes: Any
     tokens: int
@@ -59,9 +60,9 @@ class Entry(NamedTuple):
 
 
 class EntryLocation(NamedTuple):
-    """Bytes of an entry in a segment, what they hold, and their checksum.
+    """Location of an entry in a segment, the properties of its codes, and its checksum.
 
-    ``offset`` is where the entry's header begins; ``length`` is the number of bytes of its codes.
+    The entry's header begins at ``offset``. ``length`` is the number of bytes of its codes.
     """
 
     segment: int
@@ -74,7 +75,7 @@ class EntryLocation(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Length of a segment in bytes, how many of them are live, and the number of live tokens."""
+    """Length of a segment in bytes, number of its live bytes, and number of its live tokens."""
 
     length: int
     live: int
@@ -108,19 +109,19 @@ class Segments:
         return [bytes(key) for key in transaction.cursor(self._locations).iternext(keys=True, values=False)]
 
     def missing(self, transaction: Any, keys: Sequence[Key]) -> list[int]:
-        """Return the positions of the keys that have no entry."""
+        """Return the positions of those keys that have no entry."""
         cursor = transaction.cursor(self._locations)
         return [i for i, key in enumerate(keys) if not cursor.set_key(key)]
 
     def locate(self, transaction: Any, keys: Sequence[Key]) -> EntryLocations:
-        """Return the locations of the entries, in the order of ``keys``; keys without an entry are left out."""
+        """Return the locations of the entries, in the order of ``keys``. Keys without an entry are left out."""
         values = [transaction.get(key, db=self._locations) for key in keys]
         return _to_array([value for value in values if value is not None])
 
     def read(self, transaction: Any, locations: EntryLocations) -> Iterator[tuple[int, Any]]:
-        """Yield the position of each location and the codes there, in the order of the bytes on disk.
+        """Yield the position of each location and the codes at this location, in the order of the bytes on disk.
 
-        The codes are None where the checksum does not match. They are a buffer, valid inside the transaction.
+        If the checksum does not match, the codes are None. Otherwise they are a buffer, valid inside the transaction.
         """
         order = np.lexsort((locations["offset"], locations["segment"]))
         columns = (locations[name][order].tolist() for name in ("segment", "offset", "length", "seed", "checksum"))
@@ -133,12 +134,12 @@ class Segments:
             yield i, entry[_HEADER.size :] if xxhash.xxh3_64_intdigest(entry, seed) == checksum else None
 
     def update(self, transaction: Any, removed: Iterable[Key], added: Mapping[Key, Entry]) -> int:
-        """Remove the entries of the keys ``removed``, then add ``added``. Return how many entries were removed."""
+        """Remove the entries of the keys ``removed``, then add ``added``. Return the number of removed entries."""
         values = [transaction.pop(key, db=self._locations) for key in removed]
         gone = _to_array([value for value in values if value is not None])
         gone = gone[np.argsort(gone["segment"])]
         numbers, starts = np.unique(gone["segment"], return_index=True)
-        parts = zip(numbers.tolist(), np.split(gone, starts[1:]), strict=False)  # split gives one part even of nothing
+        parts = zip(numbers.tolist(), np.split(gone, starts[1:]), strict=False)  # split returns a part even for nothing
         sparse = [number for number, part in parts if self._mark_free(transaction, number, part)]
         if sparse or added:
             writer = _SegmentWriter(transaction, self, sparse)
@@ -154,9 +155,9 @@ class Segments:
         return len(gone)
 
     def _mark_free(self, transaction: Any, number: int, gone: EntryLocations) -> bool:
-        """Subtract the entries ``gone`` from the usage of their segment. Return whether it must be rewritten."""
+        """Subtract the entries ``gone`` from the usage of their segment. Return whether to rewrite the segment."""
         usage = _usage(transaction.get(_NUMBER.pack(number), db=self._usage))
-        if usage == _UNKNOWN:  # there is no such segment: the location was damaged
+        if usage == _UNKNOWN:  # there is no such segment, so the location was damaged
             return False
         live = max(usage.live - int(gone["length"].sum(dtype=np.int64)) - _HEADER.size * len(gone), 0)
         tokens = max(usage.tokens - int(gone["tokens"].sum(dtype=np.int64)), 0)
@@ -176,7 +177,7 @@ class Segments:
             offset += _HEADER.size + length
         usage = _usage(transaction.get(_NUMBER.pack(number), db=self._usage))
         if sum(_HEADER.size + location.length for _, location in found) != usage.live:
-            # A header is damaged. Search the locations of all segments instead, which takes longer.
+            # A header is damaged. So search the locations of all segments, which takes longer.
             entries = ((bytes(key), _location(value)) for key, value in transaction.cursor(self._locations))
             found = [(key, location) for key, location in entries if location.segment == number]
         starts = [location.offset + _HEADER.size for _, location in found]
@@ -187,7 +188,7 @@ class Segments:
 
 
 class _SegmentWriter:
-    """Appends entries to the last segment, or to a new one if the last is full or must be rewritten itself."""
+    """Appends entries to the last segment. If it is full or must itself be rewritten, begins a new segment."""
 
     def __init__(self, transaction: Any, segments: Segments, sparse: Collection[int]) -> None:
         self._transaction = transaction
@@ -209,7 +210,7 @@ class _SegmentWriter:
         self._locations: list[tuple[Key, bytes]] = []
 
     def add(self, key: Key, entry: Entry, checksum: int | None = None) -> None:
-        """Append an entry, and write the segment when it is full. An entry that moves keeps its ``checksum``."""
+        """Append an entry, and write the segment if it is full. An entry that is moved keeps its ``checksum``."""
         offset = len(self._segment)
         self._segment += _HEADER.pack(key, len(entry.codes))
         self._segment += entry.codes
@@ -232,7 +233,7 @@ class _SegmentWriter:
             usage = _USAGE.pack(len(self._segment), self._live, self._tokens)
             self._transaction.put(number, self._segment, db=self._databases._segments)
             self._transaction.put(number, usage, db=self._databases._usage)
-            for key, location in sorted(self._locations):  # sorted, so that LMDB writes neighbours together
+            for key, location in sorted(self._locations):  # sorted, because LMDB then writes to neighbouring pages
                 self._transaction.put(key, location, db=self._databases._locations)
 
 

@@ -1,7 +1,7 @@
 """Token embeddings on disk, in LMDB, under a hash of their content.
 
-The key of an entry is `content_key`: a hash of the content and of how it was encoded. So no entry can be out of date,
-equal contents share one entry, and it does no harm to write one twice. ``docs/format.md`` describes the bytes.
+The key of an entry is `content_key`, a hash of the content and of how it was encoded. So an entry can never be out of
+date, and equal contents share one entry. Writing an entry twice does no harm. ``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _MAX_DIMENSION = (1 << 16) - 1
 def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
     """Return the storage key (16 bytes): a hash of ``content`` and of the encoder and codec that encode it.
 
-    ``fingerprint`` is the encoder's and ``codec`` the codec's name. A text and its UTF-8 bytes have the same key.
+    ``fingerprint`` is that of the encoder. ``codec`` is the name of the codec. A text and its UTF-8 bytes have the same
+    key.
     """
     digest = hashlib.blake2b(f"{fingerprint}\0{codec}\0".encode(), digest_size=_KEY_BYTES)
     digest.update(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
@@ -56,14 +57,14 @@ class StoreStats:
 class TokenStore:
     """Token embeddings by key: ``put``, ``gather``, ``delete``, ``verify``, ``vacuum``.
 
-    Each call is one transaction: all of it happens or none of it, and it is on disk when the call returns.
-    Threads and other processes may read while one thread writes.
+    Each call is one transaction. Either all of it happens, or nothing. When a write returns, it is on disk. Threads and
+    other processes may read while one thread writes.
 
     Args:
-        path: folder of the store, made if it is missing.
-        codec: how the token embeddings are written.
-        segment_bytes: length from which a segment takes no more entries, see `segments`.
-        advice: what to do about missing and damaged entries, for error messages.
+        path: folder of the store. It is made if it is missing.
+        codec: the codec that encodes the token embeddings.
+        segment_bytes: when a segment has this length, no entries are added to it; see `segments`.
+        advice: what the user can do about missing and damaged entries. It is added to error messages.
 
     >>> store = TokenStore(path, get_codec("float16"))             # doctest: +SKIP
     >>> store.put([key], TokenBatch.from_list([tokens]))           # doctest: +SKIP
@@ -93,7 +94,7 @@ class TokenStore:
         Raises:
             InvalidInput: the number of keys is not the number of texts, the tokens have too many dimensions, or the
                 codec cannot store them.
-            StorageFull: the disk is full; nothing was written.
+            StorageFull: the disk is full. Nothing was written.
         """
         if len(keys) != len(tokens):
             raise InvalidInput(f"expected one key for each text, got {len(keys)} keys for {len(tokens)} texts")
@@ -128,24 +129,24 @@ class TokenStore:
             return self._segments.count(transaction)
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
-        """Return the positions of the keys that are not stored."""
+        """Return the positions of those keys that are not stored."""
         with self._environment.read() as transaction:
             return self._segments.missing(transaction, keys)
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str] | None = None) -> TokenCodes:
         """Return the codes of n texts, in the order of ``keys``, copied into one contiguous matrix.
 
-        ``ids`` are the names of the texts in errors, by default the keys in hexadecimal.
+        Errors name the texts by ``ids``, or by default by their keys in hexadecimal.
 
         Raises:
-            MissingTokens: some keys are not stored; the error names all of them.
-            CorruptStore: an entry fails its checksum, or another codec wrote it.
+            MissingTokens: some keys are not stored. The error names all of them.
+            CorruptStore: an entry fails its checksum, or was written by another codec.
             DimensionMismatch: the entries have different dimensions.
         """
         names = ids if ids is not None else [key.hex() for key in keys]
         with self._environment.read() as transaction:
             locations = self._locate(transaction, keys, names)
-            # LMDB's buffers are valid only inside the transaction, so each is copied once into the result.
+            # LMDB's buffers are valid only inside the transaction. So each buffer is copied once, into the result.
             starts = [0, *np.cumsum(locations["length"], dtype=np.int64).tolist()]
             flat: Codes = np.empty(starts[-1], dtype=np.uint8)
             target = flat.data
@@ -163,7 +164,7 @@ class TokenStore:
         return TokenCodes(matrix, offsets, dimension, self.codec)
 
     def _locate(self, transaction: Any, keys: Sequence[Key], names: Sequence[str]) -> EntryLocations:
-        """Return the location of every key, or raise an error if one has none or another codec wrote it."""
+        """Return the location of every key. Raise an error if a key has none, or if another codec wrote its entry."""
         locations = self._segments.locate(transaction, keys)
         if len(locations) < len(keys):
             absent = [names[i] for i in self._segments.missing(transaction, keys)]
@@ -177,7 +178,7 @@ class TokenStore:
         return locations
 
     def delete(self, keys: Iterable[Key]) -> int:
-        """Remove the entries under ``keys`` and return how many there were."""
+        """Remove the entries under ``keys``, and return the number of entries that were removed."""
         removed = 0
 
         def write(transaction: Any) -> None:
@@ -185,7 +186,7 @@ class TokenStore:
             removed = self._segments.update(transaction, unique, {})
 
         unique = sorted(set(keys))
-        environment = self._environment  # first: a closed store raises, also for no keys
+        environment = self._environment  # first, so that a closed store raises an error even if there are no keys
         if unique:
             environment.write(write)
         return removed
@@ -196,7 +197,7 @@ class TokenStore:
             return iter(self._segments.keys(transaction))
 
     def verify(self) -> list[Key]:
-        """Return the keys of the entries that cannot be read back as they were written."""
+        """Return the keys of the entries that have changed since they were written, or that cannot be read."""
         with self._environment.read() as transaction:
             keys = self._segments.keys(transaction)
             locations = self._segments.locate(transaction, keys)
@@ -205,7 +206,7 @@ class TokenStore:
         return [keys[i] for i in sorted(damaged)]
 
     def vacuum(self, live: Collection[Key]) -> int:
-        """Remove every entry whose key is not in ``live`` and return how many there were."""
+        """Remove every entry whose key is not in ``live``, and return the number of entries that were removed."""
         return self.delete(key for key in self.keys() if key not in live)
 
     def stats(self) -> StoreStats:
@@ -225,7 +226,7 @@ class TokenStore:
             environment.release()
 
     def _faults(self, locations: EntryLocations) -> Iterator[tuple[int, str]]:
-        """Yield the position of each entry that this codec did not write, and a description of the fault."""
+        """Yield the position of each entry that is not as this codec writes it, and a description of the fault."""
         dimensions = locations["dimension"]
         expected = locations["tokens"].astype(np.int64)
         for dimension in set(dimensions.tolist()):

@@ -1,40 +1,43 @@
 """Filters in the form that Chroma answers correctly.
 
-A filter of smart_rag reads like one of Chroma's and means what Python means:
+A filter of smart_rag is written like a filter of Chroma. Values are compared as in Python:
 
 - A number equals a number of the same value, whether it is an int or a float. A bool equals only a bool.
-- ``$gt``, ``$gte``, ``$lt``, ``$lte`` compare numbers. They find no document whose value is missing or no number.
-- ``$ne``, ``$nin``, ``$not_contains`` find the documents that ``$eq``, ``$in``, ``$contains`` do not find. So they also
-  find those without the key.
+- ``$gt``, ``$gte``, ``$lt``, ``$lte`` compare numbers. If a document's value is missing or is not a number, they do not
+  find the document.
+- ``$ne``, ``$nin``, ``$not_contains`` find all documents that ``$eq``, ``$in``, ``$contains`` do not find. So they also
+  find documents without the key.
 - ``$contains`` finds lists with an item that equals the value.
-- ``$and`` of no filter finds everything; ``$or`` of no filter and ``$in`` of no value find nothing.
+- An empty ``$and`` finds everything. An empty ``$or`` and an empty ``$in`` find nothing.
 
 Chroma 1.5 differs in these points:
 
-- It cuts off the fraction of a float before it compares it with an int, and limits it to 64 bits: 2.5 equals 2. See
-  `_counterpart`.
-- It has no lists of mixed types, and reads floats inexactly. So a list has a second column, with the text of each item:
-  `list_column`, `item_text`.
-- It refuses groups and lists that are empty, groups of one, and values of different types together.
+- When it compares a float with an int, it first cuts off the float's fraction and limits it to 64 bits: 2.5 equals 2.
+  See `_counterpart`.
+- It has no lists of mixed types, and reads floats inexactly. So each list has a second column with the text of each
+  item: `list_column`, `item_text`.
+- It refuses empty groups and lists, groups of one filter, and values of different types in one list.
 
-It rounds floats of more than 15 digits when they are stored, and rounds a filter's floats in the same way. So equal
-floats stay equal, but floats that differ by less than 2 units in the last place may be taken for equal. Integers of
-more than 64 bits, and infinity, are stored and compared as the nearest finite float.
+Chroma rounds floats of more than 15 digits when it stores them, and rounds a filter's floats in the same way. So equal
+floats stay equal. But floats that differ by less than 2 units in the last place may count as equal. Integers of more
+than 64 bits, and infinity, are stored and compared as the nearest finite float.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from smart_rag.errors import InvalidInput
 from smart_rag.values import plain_value
 
 Where = Mapping[str, Any]
 
-# Metadata keys with this prefix are our own; they are removed from results.
+# Metadata keys with this prefix are our own. They are removed from results.
 RESERVED = "_smart_rag."
 # Every row has this key, and its value is never empty.
 KEY = RESERVED + "key"
@@ -49,63 +52,107 @@ _ON_LISTS = ("$contains", "$not_contains")
 _OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", *_ON_LISTS)
 _ON_TEXTS = ("$contains", "$not_contains", "$regex", "$not_regex")
 
-# SQLite, in which Chroma filters, takes expressions and statements up to a size; a larger one may end the process.
-_WIDEST, _DEEPEST, _MOST_VALUES = 500, 30, 10_000
+# The limits of a filter. A comparison with texts reads all of them, and takes as long as ten others.
+_DEEPEST, _MOST_COMPARISONS, _MOST_TEXTS, _MOST_VALUES = 30, 10_000, 1_000, 100_000
+_LONGEST_TEXT = 24_999  # bytes; SQLite takes patterns of 50,000, and a byte may need another one before it
+# The limits of one call. SQLite, in which Chroma filters, takes 32,766 variables and trees of 1,000 comparisons. A tree
+# of 10,000 ends the process.
+_COMPARISONS_IN_ONE, _VARIABLES_IN_ONE = 400, 30_000
 
 _LARGEST, _SMALLEST = 2**63 - 1, -(2**63)  # the integers that Chroma stores
 
 
-def _check_size(where: Any, depth: int = 0) -> int:
-    """Return the number of comparisons and values in a filter.
+def _check_size(where: Any, most: int, name: str, advice: str) -> None:
+    """Raise InvalidInput if a filter is too large.
 
-    Raises:
-        InvalidInput: there are more, or they are nested more deeply, than Chroma can take.
+    Args:
+        where: the caller's filter.
+        most: the maximum number of comparisons.
+        name, advice: the name of the filter and what to do, for messages.
     """
+    comparisons = values = 0
+    for size in _sizes(where):
+        comparisons, values = comparisons + 1, values + size
+        if comparisons > most:
+            raise InvalidInput(f"a filter on {name} may have {most:,} comparisons, this one has more; {advice}")
+        if values > _MOST_VALUES:
+            raise InvalidInput(
+                f"a filter may have {_MOST_VALUES:,} values, this one has more; filter in several searches"
+            )
+
+
+def _sizes(where: Any, depth: int = 0) -> Iterator[int]:
+    """Yield the number of values of each comparison in a filter, and 0 for an empty group."""
     if depth > _DEEPEST:
         raise InvalidInput(f"a filter may be nested {_DEEPEST} times, this one is nested more deeply")
-    if isinstance(where, Mapping):
-        size = sum(_check_size(value, depth) for value in where.values())
-        groups = [where[name] for name in _GROUPS if isinstance(where.get(name), list | tuple)]
-        if any(len(parts) > _WIDEST for parts in groups):
-            raise InvalidInput(f"a group of a filter may have {_WIDEST} parts; use $in for many values of one key")
-    elif isinstance(where, list | tuple):
-        size = sum(_check_size(value, depth + 1) for value in where)
-    else:
-        return 2 if isinstance(where, float) else 1  # a float is compared as a float and as an integer
-    if size > _MOST_VALUES:
-        raise InvalidInput(
-            f"a filter may have {_MOST_VALUES:,} values (a float counts twice), this one has {size:,}; filter in "
-            "several searches"
-        )
-    return size
+    for key, part in where.items() if isinstance(where, Mapping) else [(None, where)]:
+        if key in _GROUPS and isinstance(part, list | tuple) and part:
+            for inner in part:
+                yield from _sizes(inner, depth + 1)
+        else:
+            values = list(part.values()) if isinstance(part, Mapping) else [part]
+            yield sum(len(value) if isinstance(value, list | tuple) else int(np.size(value)) for value in values)
 
 
 def chroma_where(where: Where | None, *, has_lists: bool = True) -> dict[str, Any] | None:
-    """Return the filter on metadata for Chroma, None if there is no filter.
+    """Return the filter on metadata for Chroma. Return None if there is no filter.
 
     Args:
         where: the caller's filter.
         has_lists: whether every list in the collection has its column (`list_column`).
 
     Raises:
-        InvalidInput: the filter is not valid, or it asks for items of lists that have no columns.
+        InvalidInput: the filter is not valid, or it needs the columns of lists and there are none.
     """
     if where is None or (isinstance(where, Mapping) and not where):
         return None
-    _check_size(where)
+    _check_size(where, _MOST_COMPARISONS, "metadata", "use $in for many values of one key")
     return _where(where, has_lists)
 
 
 def chroma_where_document(where: Where | None) -> dict[str, Any] | None:
-    """Return the filter on texts for Chroma, None if there is no filter.
+    """Return the filter on texts for Chroma. Return None if there is no filter.
 
     Raises:
         InvalidInput: the filter is not valid.
     """
     if where is None or (isinstance(where, Mapping) and not where):
         return None
-    _check_size(where)
+    _check_size(where, _MOST_TEXTS, "texts", "join many texts by | in one $regex")
     return _where_document(where)
+
+
+def fits(*filters: dict[str, Any] | None) -> bool:
+    """Return whether Chroma can take these filters, as `chroma_where` returns them, together in one call."""
+    sizes = [len(values) for where in filters if where is not None for values in _comparisons(where)]
+    # A comparison has a variable for its key. A number has two, because Chroma compares it with ints and with floats.
+    return len(sizes) <= _COMPARISONS_IN_ONE and len(sizes) + 2 * sum(sizes) <= _VARIABLES_IN_ONE
+
+
+def _comparisons(where: dict[str, Any]) -> Iterator[Sequence[Any]]:
+    """Yield the values of each comparison in a filter for Chroma."""
+    ((key, value),) = where.items()
+    if key in _GROUPS:
+        for part in value:
+            yield from _comparisons(part)
+    else:
+        operand = next(iter(value.values())) if isinstance(value, dict) else value
+        yield operand if isinstance(operand, list) else [operand]
+
+
+def halves(where: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the operator ``$and`` or ``$or`` and two filters. Joined by it, they find what ``where`` finds.
+
+    ``where`` is a filter for Chroma that is too large for one call: a group, or a comparison with many values.
+    """
+    ((key, value),) = where.items()
+    if key in _GROUPS:
+        middle = len(value) // 2
+        return key, _group(key, value[:middle]), _group(key, value[middle:])
+    ((operator, values),) = value.items()
+    middle = len(values) // 2
+    joined = "$or" if operator == "$in" else "$and"
+    return joined, {key: {operator: values[:middle]}}, {key: {operator: values[middle:]}}
 
 
 def list_column(key: str) -> str:
@@ -114,7 +161,7 @@ def list_column(key: str) -> str:
 
 
 def item_text(value: Any) -> str | None:
-    """Return the text of an item of a list. Equal items have equal texts. An item that is no scalar has none."""
+    """Return the text of an item of a list. Equal items have equal texts. Items that are lists or dicts have none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return json.dumps(value) if isinstance(value, str | bool | int | float) else None
@@ -125,7 +172,7 @@ def stored_number(value: int | float) -> int | float:
     if isinstance(value, int) and _SMALLEST <= value <= _LARGEST:
         return value
     largest = sys.float_info.max
-    # Python compares an int with a float exactly, and `float` raises on larger ints.
+    # Python compares an int with a float exactly, but `float` raises an error for larger ints.
     return float(min(max(value, -largest), largest))
 
 
@@ -186,7 +233,7 @@ def _equal_any(key: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _equal_none(key: str, values: Sequence[Any]) -> dict[str, Any]:
-    """Return a filter that finds the documents whose value is none of ``values``: all that `_equal_any` leaves out."""
+    """Return a filter that finds all documents that `_equal_any` does not find."""
     parts = []
     for same_type, counterparts in _by_type(values):
         found = {key: {"$nin": same_type}}
@@ -195,7 +242,7 @@ def _equal_none(key: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _by_type(values: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
-    """Return ``values`` in lists of one type, each with the numbers that Chroma would take for equal to them."""
+    """Group ``values`` by type. Return each group, with the numbers that Chroma would also find for its values."""
     groups: dict[tuple[type, bool], tuple[list[Any], list[Any]]] = {}
     for value in values:
         is_number = not isinstance(value, str | bool)
@@ -209,12 +256,12 @@ def _by_type(values: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
 
 
 def _ordered(key: str, operator: str, value: int | float) -> dict[str, Any]:
-    """Return a filter that compares numbers with ``value``."""
+    """Return a filter that compares the numbers under ``key`` with ``value``."""
     found = {key: {operator: value}}
     other = _counterpart(value)
     if other is None:
         return found
-    # Numbers of the other type are compared with `other` instead of `value`, so Chroma is wrong about `other` itself.
+    # Chroma compares numbers of the other type with `other`, not with `value`. So it is wrong for `other` itself.
     if (operator == "$lt" and other < value) or (operator == "$gt" and other > value):
         return _group("$or", [found, {key: {"$eq": other}}])
     if (operator == "$gte" and other < value) or (operator == "$lte" and other > value):
@@ -223,9 +270,9 @@ def _ordered(key: str, operator: str, value: int | float) -> dict[str, Any]:
 
 
 def _counterpart(value: int | float) -> int | float | None:
-    """Return the number of the other type that Chroma uses in the place of ``value``, None if it is the same number.
+    """Return the number of the other type that Chroma uses in place of ``value``. None if both are the same number.
 
-    Chroma compares an int with a float by making both ints, or both floats, as the type of the stored number is.
+    To compare an int with a float, Chroma converts the number of the filter to the type of the stored number.
     """
     other = _converted(value)
     return None if _converted(other) == value else other
@@ -250,6 +297,11 @@ def _where_document(where: Any) -> dict[str, Any]:
     value = plain_value(value, f"the filter on texts: the value of {operator!r}")
     if not isinstance(value, str) or not value:
         raise InvalidInput(f"the filter on texts: {operator!r} needs a str that is not empty, got {value!r}")
+    if operator in _ON_LISTS and len(value.encode(errors="surrogatepass")) > _LONGEST_TEXT:
+        raise InvalidInput(
+            f"the filter on texts: the str of {operator!r} may have {_LONGEST_TEXT:,} bytes, it has more; use the "
+            "beginning of the text"
+        )
     return {operator: value}
 
 
@@ -272,7 +324,7 @@ def _group(
     everything: dict[str, Any] = _EVERYTHING,
     nothing: dict[str, Any] = _NOTHING,
 ) -> dict[str, Any]:
-    """Return ``parts`` as one filter. Chroma refuses groups of less than two."""
+    """Return ``parts`` as one filter. Chroma refuses groups of fewer than two filters."""
     if not parts:
         return everything if operator == "$and" else nothing
     return parts[0] if len(parts) == 1 else {operator: parts}

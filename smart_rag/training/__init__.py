@@ -1,4 +1,4 @@
-"""Training on labelled queries: an adapter for a frozen model, or the model itself."""
+"""Training on labelled queries: of an adapter for a frozen model, or of the model itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of an `Adapter` on cached states. The best epoch is kept and compared with the frozen model."""
+"""Training of an `Adapter` on cached states. The best epoch is kept, and is compared with the frozen model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from smart_rag.training.settings import DEFAULT_HELD_OUT, WARM_UP, AdapterSettin
 from smart_rag.training.split import hold_out
 from smart_rag.training.states import CachedStates, cached_states
 
-# Token states from which the principal components are computed.
+# Number of token states from which the principal components are computed.
 _SAMPLE = 50_000
 _MAX_GRADIENT_NORM = 1.0
 
@@ -44,15 +44,15 @@ def train_adapter(
 ) -> TrainingReport:
     """Train an adapter for ``encoder`` on ``data``, save it in the folder ``out``, and return the report.
 
-    All texts are encoded once. Their states are in a temporary folder in ``out`` during the training, so an epoch
+    All texts are encoded once. During the training, their states are in a temporary folder in ``out``. So an epoch
     needs no forward pass of the model. The model does not change.
 
     Args:
         encoder: encoder of the frozen model.
         data: training data.
-        out: folder of the adapter. It must not hold one.
-        settings: settings of the training, by default `AdapterSettings()`.
-        held_out: data to measure with after each epoch, or the share of ``data`` that `split` holds out. If it is a
+        out: folder of the adapter. It must not already hold an adapter.
+        settings: settings of the training. By default, `AdapterSettings()`.
+        held_out: data for the evaluation after each epoch, or the share of ``data`` that `split` holds out. If it is a
             share, training documents that answer no held-out query are ranked, too. In all, up to 2,000 documents are
             ranked.
         show_progress_bar: whether to show progress bars.
@@ -95,7 +95,7 @@ def train_adapter(
 
 
 def _check(encoder: SmartEncoder, out: Path) -> None:
-    """Check, before the work, that an adapter can be trained for ``encoder`` and saved in ``out``."""
+    """Check that an adapter can be trained for ``encoder`` and saved in ``out``, before the work begins."""
     check_folder(out)
     if (out / "adapter.json").exists():
         raise InvalidInput(f"{out} holds an adapter; choose another folder, or remove it")
@@ -124,7 +124,7 @@ def _new_adapter(encoder: SmartEncoder, settings: AdapterSettings) -> Adapter:
 
 
 def batches(cached: CachedStates, settings: AdapterSettings, generator: np.random.Generator) -> Iterator[Batch]:
-    """Yield the batches of an epoch, in random order. Queries that do not fill a batch are left out."""
+    """Yield the batches of an epoch, in random order. If the last queries do not fill a batch, they are left out."""
     order = generator.permutation(len(cached.data.queries)).tolist()
     for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
         positions = order[start : start + settings.batch_size]
@@ -152,7 +152,7 @@ def batch_loss(cached: CachedStates, adapter: Adapter, batch: Batch, settings: A
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Return the factor of the learning rate at ``step`` of ``steps``: a linear warm-up over 3 %, then a cosine to 0.
+    """Return the factor of the learning rate at ``step`` of ``steps``: linear warm-up over 3 %, then a cosine to 0.
 
     >>> [round(learning_rate_factor(step, 100), 2) for step in (0, 2, 3, 51, 99)]
     [0.33, 1.0, 1.0, 0.51, 0.0]
@@ -170,7 +170,7 @@ def fit(
     settings: AdapterSettings,
     show_progress_bar: bool = False,
 ) -> tuple[list[Epoch], int, ByRanking]:
-    """Train ``adapter`` in place, and leave it as it was after its best epoch.
+    """Train ``adapter`` in place. Afterwards, it has the weights of its best epoch.
 
     Returns:
         The evaluations, the position of the best one, and its nDCG@10.

@@ -18,7 +18,7 @@ from smart_rag.wording import number
 def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> None:
     """Check that ``data`` fills a batch, and that ``encoder`` can encode some of its documents.
 
-    Each process of a distributed training, as ``torchrun`` starts it, needs a batch of its own.
+    In a distributed training, such as one that ``torchrun`` starts, each process needs its own batch.
 
     Raises:
         InvalidInput: there are too few queries, or ``encoder`` cannot encode any document.
@@ -43,9 +43,9 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
 
 
 def content_groups(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
-    """Return a group number for each document (n_documents): documents of equal text are one group.
+    """Return the number of the group of each document (n_documents). Documents with equal texts are one group.
 
-    Documents that a model of these ``modalities`` does not encode as a text are groups of their own.
+    If a model with these ``modalities`` does not encode a document as a text, the document is a group of its own.
     """
     if isinstance(data.documents, Pages):
         return np.arange(len(data.documents))
@@ -63,7 +63,7 @@ class Batch:
     """Queries and documents of one batch, as positions in the training data.
 
     ``positives`` (n_queries) is the column of each query's positive among ``documents``. ``excluded``
-    (n_queries, n_documents) is True where a document is neither the positive nor a negative of the query.
+    (n_queries, n_documents) is True if the document is neither the positive nor a negative of the query.
     """
 
     queries: list[int]
@@ -82,8 +82,8 @@ def make_batch(
     """Return the batch of the queries at ``positions``.
 
     One positive and up to ``hard_negatives`` hard negatives of each query are drawn at random. All other documents of
-    the batch are its in-batch negatives, except its other positives and documents with the same content as a positive
-    (`content_groups`).
+    the batch are in-batch negatives of the query, with two exceptions: other positives of the query, and documents with
+    the same content as a positive (`content_groups`).
     """
     queries = [data.queries[i] for i in positions]
     chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]

@@ -30,14 +30,14 @@ _EXPECTED = (
     "training data is a .jsonl file of pairs, a BEIR folder with corpus.jsonl, or a folder that save_to_disk of "
     "Hugging Face datasets made"
 )
-# Column names of pairs and triples: ours first, then those of sentence-transformers.
+# Column names of pairs and triples: first our names, then those of sentence-transformers.
 _QUERY, _POSITIVE, _NEGATIVES = ("query", "anchor"), ("positive",), ("negatives", "negative")
 _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingQuery:
-    """A query, with the positions of its positives and of its negatives among the documents."""
+    """A query, and the positions of its positives and of its negatives among the documents."""
 
     text: str
     positives: tuple[int, ...]
@@ -48,7 +48,7 @@ class TrainingQuery:
 class TrainingData:
     """Queries with their positives and negatives among ``documents``.
 
-    ``documents`` may be a lazy sequence that reads each document when it is used. Page images are read in this way.
+    ``documents`` may be a lazy sequence. It reads each document when the document is used, for example a page image.
     """
 
     name: str
@@ -62,7 +62,8 @@ class TrainingData:
 def load_training_data(path: str | Path, limit_queries: int | None = None) -> TrainingData:
     """Return the training data at ``path``, in any format of this module, with its first ``limit_queries`` queries.
 
-    Documents of equal text become one document. Queries of equal text become one query, which gets all their positives.
+    Documents with equal texts become one document. Queries with equal texts become one query, which gets all their
+    positives.
 
     Raises:
         InvalidInput: there is no training data at ``path``, or a line or row cannot be read.
@@ -89,7 +90,7 @@ def document_id(documents: Sequence[Document], i: int) -> str:
 def digest(data: TrainingData) -> str:
     """Return a hash of the queries with their positives and negatives, and of the documents' ids and texts.
 
-    Page images count by their ids alone.
+    Of page images, only the ids count.
     """
     hashed = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for query in data.queries:
@@ -104,7 +105,7 @@ def digest(data: TrainingData) -> str:
 
 
 def _from_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit_queries: int | None) -> TrainingData:
-    """Return the data of rows (query, positive, negatives) of texts."""
+    """Return the training data of rows (query, positive, negatives), all of them texts."""
     positions: dict[str, int] = {}
     positives: dict[str, list[int]] = {}
     negatives: dict[str, list[int]] = {}
@@ -122,7 +123,7 @@ def _from_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit_que
 
 
 def _query(text: str, positives: Iterable[int], negatives: Iterable[int] = ()) -> TrainingQuery:
-    """Return a query without duplicates among its positives and negatives; no positive is a negative."""
+    """Return a query whose positives and negatives have no duplicates. A positive is removed from the negatives."""
     unique = tuple(dict.fromkeys(positives))
     return TrainingQuery(text, unique, tuple(i for i in dict.fromkeys(negatives) if i not in unique))
 
@@ -158,7 +159,7 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
-    """Return the judged queries of a BEIR folder, with the judged documents and at most as many unjudged ones."""
+    """Return the judged queries of a BEIR folder, its judged documents, and not more unjudged than judged ones."""
     candidates = [folder / "qrels" / "train.tsv", folder / "qrels.tsv"]
     qrels_file = next((path for path in candidates if path.is_file()), candidates[0])
     dataset = load_dataset(folder, limit_queries, qrels_file=qrels_file)
@@ -196,7 +197,7 @@ def _from_dataset_folder(folder: Path, limit_queries: int | None) -> TrainingDat
         rows = rows["train"]
     columns = list(rows.column_names)
     if "query" in columns and "image" in columns:
-        # Images stay bytes: a decoded image is many times as large.
+        # Images stay bytes, because a decoded image is many times as large.
         return _from_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit_queries)
     try:
         return _from_rows(folder, map(_pair, rows), limit_queries)
@@ -208,7 +209,7 @@ def _from_dataset_folder(folder: Path, limit_queries: int | None) -> TrainingDat
 
 
 def _from_pages(folder: Path, rows: Any, limit_queries: int | None) -> TrainingData:
-    """Return the data of rows with a page image and a question each, like the ColPali training set."""
+    """Return the training data of rows with a page image and a question, as in the ColPali training set."""
     has_names = "image_filename" in rows.column_names
     positions: dict[str, int] = {}
     first_rows: list[int] = []
@@ -232,7 +233,7 @@ def _from_pages(folder: Path, rows: Any, limit_queries: int | None) -> TrainingD
 
 @dataclass(frozen=True, slots=True)
 class Pages(Sequence[Document]):
-    """Page images in rows of a dataset, as documents. Each image is opened on access and is not kept.
+    """Page images in the rows of a dataset, as documents. Each image is opened when it is used, and is not kept.
 
     ``ids`` and ``positions`` (the row of each page) have the same length.
     """

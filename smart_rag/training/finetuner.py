@@ -1,4 +1,4 @@
-"""Fine-tuning of all weights or of LoRA by the model's SMART scores. The result is a sentence-transformers folder."""
+"""Fine-tuning of all weights, or of LoRA, by the model's SMART scores. The result is a sentence-transformers folder."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def finetune(
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return the report.
 
     ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model. The folder also holds the prompts
-    and a model card. The weights that were best by ``objective`` in an evaluation are kept. Texts and images are
-    encoded as `SmartEncoder` encodes them with the same ``profile`` and ``max_pixels``.
+    and a model card. The weights of the best evaluation by ``objective`` are kept. Texts and images are encoded in the
+    same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
 
     Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches.
 
@@ -66,21 +66,21 @@ def finetune(
         model: name or folder of the model, as for `SmartEncoder`.
         data: training data.
         out: folder of the result. It must be new, or hold only checkpoints of this training.
-        settings: settings of the training, by default `FinetuneSettings()`.
-        held_out: data to measure with, or the share of ``data`` that `split` holds out. If it is a share, training
+        settings: settings of the training. By default, `FinetuneSettings()`.
+        held_out: data for the evaluation, or the share of ``data`` that `split` holds out. If it is a share, training
             documents that answer no held-out query are ranked, too. In all, up to 2,000 documents are ranked.
         device: torch device. None means the best one.
         profile: as for `SmartEncoder`.
         max_pixels: as for `SmartEncoder`.
         trust_remote_code: as for `SmartEncoder`.
-        resume: whether to continue an interrupted training from its last checkpoint in ``out``. The other arguments
+        resume: whether to continue an interrupted training from its last checkpoint in ``out``. All other arguments
             must be the same as before.
         show_progress_bar: whether to show progress bars.
 
     Raises:
-        InvalidInput: ``out`` holds other files. Or ``out`` holds checkpoints and ``resume`` is False. Or ``out`` holds
-            no checkpoints and ``resume`` is True. Or the checkpoints belong to another model, other data or other
-            settings. Or there are too few queries for a batch. Or the model cannot encode the documents.
+        InvalidInput: ``out`` holds other files; ``out`` holds checkpoints and ``resume`` is False; ``out`` holds no
+            checkpoints and ``resume`` is True; the checkpoints belong to another model, other data or other settings;
+            there are too few queries for a batch; or the model cannot encode the documents.
         EncoderError: the loss is not finite, the best checkpoint cannot be loaded, or a sentence-transformers folder
             cannot describe how this model makes its pooled embedding.
         MissingExtra: ``lora_rank`` is set and peft is not installed.
@@ -91,7 +91,7 @@ def finetune(
     encoder = SmartEncoder(
         model,
         device=device or _local_gpu(),
-        # All weights are trained in float32: bfloat16 would round small updates away.
+        # If all weights are trained, they are in float32, because bfloat16 would round small updates to nothing.
         dtype="float32" if settings.lora_rank is None else None,
         profile=profile,
         max_pixels=max_pixels,
@@ -122,7 +122,7 @@ def finetune(
     with no_loading_bar():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         load_checkpoint(trained_model, Path(str(trainer.state.best_model_checkpoint)))
-        # Mixed precision is only for training: the model is measured and saved without it.
+        # Mixed precision is only for the training. The model is measured and saved without it.
         trainer.accelerator.unwrap_model(trained_model, keep_fp32_wrapper=False)
         trained_model.eval()
         if lora_config is not None:
@@ -142,7 +142,7 @@ def finetune(
 
 
 def _local_gpu() -> str | None:
-    """Return the GPU of this process if a launcher started several processes, else None."""
+    """If a launcher started several processes, return the GPU of this process. Otherwise, return None."""
     rank = os.environ.get("LOCAL_RANK")
     return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
 
@@ -150,7 +150,7 @@ def _local_gpu() -> str | None:
 def _record(
     settings: FinetuneSettings, encoder: SmartEncoder, training: TrainingData, measured: TrainingData
 ) -> dict[str, Any]:
-    """Return, as JSON values, everything that must be the same when a training is resumed."""
+    """Return everything that must stay the same when a training is resumed, as JSON values."""
     return {
         **asdict(settings),
         "learning_rate": settings.peak_learning_rate,
@@ -165,8 +165,8 @@ def _record(
 def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
     """Load the weights of ``checkpoint`` into ``model``, in place.
 
-    The trainer has already tried to load the checkpoint. If this failed, it only logged an error and kept the last
-    weights. So this function loads the checkpoint again, and raises if it fails.
+    The trainer has already tried to load the checkpoint. If this fails, the trainer only logs an error and keeps the
+    last weights. So this function loads the checkpoint again, and raises an error if this fails.
 
     Raises:
         EncoderError: the checkpoint cannot be loaded, or its weights are not finite.
@@ -174,7 +174,7 @@ def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
     try:
         loaded = SentenceTransformer(str(checkpoint), device="cpu", trust_remote_code=model.trust_remote_code)
         model.load_state_dict(loaded.state_dict())
-    except Exception as error:  # a broken file may raise anything; it is chained
+    except Exception as error:  # a broken file may raise any error. It becomes the cause
         raise EncoderError(
             f"the best checkpoint, {checkpoint}, cannot be loaded ({error}); the other checkpoints are kept in "
             f"{checkpoint.parent}"
@@ -187,12 +187,12 @@ def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
 
 
 class HeldOutEvaluator(BaseEvaluator):
-    """nDCG@10 of the held-out queries by each ranking, with the scores of `SmartIndex.search` by default."""
+    """Evaluator: nDCG@10 of the held-out queries by each ranking, with the default scores of `SmartIndex.search`."""
 
     def __init__(self, encoder: SmartEncoder, data: TrainingData, folder: Path, objective: Objective) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.name = "held-out"
-        self.primary_metric = _METRIC.format(objective)  # shown in the card's log of the training
+        self.primary_metric = _METRIC.format(objective)  # the model card shows this metric in its log of the training
         self._encoder = encoder
         self._data = data
         self._folder = folder
@@ -217,7 +217,7 @@ class HeldOutEvaluator(BaseEvaluator):
         return means
 
     def add_results_to_card(self, model: SentenceTransformer, frozen: ByRanking, trained: ByRanking) -> None:
-        """Replace the results in the model card by those of the kept model and those before the training."""
+        """Replace the results in the model card by those before the training and those of the model that was kept."""
         both = {"": trained, ", before training": frozen}
         model.model_card_data.eval_results_dict = {
             self: {_METRIC.format(name) + when: float(by[name].mean()) for when, by in both.items() for name in by}
@@ -225,7 +225,7 @@ class HeldOutEvaluator(BaseEvaluator):
 
 
 class _Progress(TrainerCallback):
-    """Callback that gives the collator the number of the epoch, and updates a progress bar."""
+    """Callback that tells the collator the number of the epoch, and updates a progress bar."""
 
     def __init__(self, collator: SmartCollator, device: str, show: bool) -> None:
         self._collator = collator
@@ -241,7 +241,7 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         self._bar.update()
         if args.eval_strategy == "steps" and state.global_step >= state.max_steps:
-            # The last steps are evaluated, too, even if they are fewer than `evaluate_every`.
+            # After the last step, there is always an evaluation, even after fewer steps than `evaluate_every`.
             control.should_log = control.should_evaluate = control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -256,7 +256,7 @@ class _Progress(TrainerCallback):
 class _Arguments(SentenceTransformerTrainingArguments):
     """Training arguments for one GPU in each process.
 
-    On a machine with several GPUs, a single process would otherwise split a batch between the GPUs. But the rows of a
+    Otherwise, on a machine with several GPUs, a single process would split a batch between the GPUs. But the rows of a
     batch are parts of queries and documents, which must stay together.
     """
 
@@ -282,18 +282,18 @@ def _trainer(
     card = model.model_card_data
     card.generate_widget_examples = False  # they would need another model
     card.set_widget_examples = lambda dataset: None  # type: ignore[method-assign]  # it would read positions as texts
-    card.local_files_only = True  # it would look for models with the name of this folder on the hub
+    card.local_files_only = True  # otherwise the card looks on the hub for models with the name of this folder
     trainer = SentenceTransformerTrainer(
         model=model,
         args=_arguments(torch.device(encoder.device), checkpoints, settings),
         train_dataset=Dataset.from_dict({"position": list(range(len(training.queries)))}),
         loss=loss,
         evaluator=evaluator,
-        data_collator=collator,  # type: ignore[arg-type]  # it has all that the trainer uses of one
+        data_collator=collator,  # type: ignore[arg-type]  # it has all members that the trainer uses
         callbacks=[_Progress(collator, encoder.device, show_progress_bar)],
     )
     trainer.remove_callback(PrinterCallback)
-    # Without the statistics of the rows: these are positions, not texts.
+    # The statistics of the rows are left out, because the rows are positions, not texts.
     about = card.train_datasets[0]
     kept = {name: about[name] for name in ("size", "loss") if name in about}
     card.train_datasets = [{"name": training.name, "columns": ["query", "positive"], **kept}]  # type: ignore[dict-item]
@@ -305,7 +305,7 @@ def _arguments(device: torch.device, checkpoints: Path, settings: FinetuneSettin
     if bf16 is None:
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     strategy: Any = "epoch" if settings.evaluate_every is None else "steps"
-    steps = settings.evaluate_every or 500  # not used with "epoch", but the trainer wants a number
+    steps = settings.evaluate_every or 500  # with "epoch", the trainer does not use this number, but requires it
     return _Arguments(
         output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
@@ -334,7 +334,7 @@ def _arguments(device: torch.device, checkpoints: Path, settings: FinetuneSettin
 
 
 def _add_settings_to_card(model: SentenceTransformer, settings: FinetuneSettings) -> None:
-    """Add the settings that the trainer does not know to the model card."""
+    """Add those settings to the model card that the trainer does not know."""
     names = ("lora_rank", "mini_batch_size", "hard_negatives")
     added = {name: getattr(settings, name) for name in names if getattr(settings, name)}
     model.model_card_data.non_default_hyperparameters |= added
@@ -342,7 +342,7 @@ def _add_settings_to_card(model: SentenceTransformer, settings: FinetuneSettings
 
 
 def _history(frozen: ByRanking, log: list[dict[str, float]]) -> list[Epoch]:
-    """Return the evaluations in a trainer's log, each with the loss that was logged before it."""
+    """Return the evaluations in a trainer's log. Each has the loss that was logged before it."""
     history = [Epoch.of(None, frozen)]
     loss: float | None = None
     for entry in log:

@@ -1,4 +1,4 @@
-"""`TrainingFolder`: output folder of a fine-tuning, with its checkpoints until the model is complete."""
+"""`TrainingFolder`: the output folder of a fine-tuning. It holds checkpoints until the model is complete."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from smart_rag.errors import InvalidInput
 
-# File beside the checkpoints: the settings and data of the training, so that it resumes with the same ones.
+# File beside the checkpoints with the settings and data of the training. A resumed training must have the same ones.
 _RECORD = "training.json"
-# Values in the record that are hashes. An error message names them, but does not print them.
+# Values of the record that are hashes. An error message names them, but does not print them.
 _HASHES = ("model", "data", "held_out")
 
 
@@ -28,13 +28,13 @@ class TrainingFolder:
         return self.path / "checkpoints"
 
     def last_checkpoint(self) -> Path | None:
-        """Return the last complete checkpoint, None if there is none."""
+        """Return the last complete checkpoint. Return None if there is none."""
         # The trainer writes its state last.
         complete = [path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
         return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
     def check(self, resume: bool) -> Path | None:
-        """Return the checkpoint to resume from, None for a new training.
+        """Return the checkpoint to resume from. Return None for a new training.
 
         Raises:
             InvalidInput: the folder holds a model or other files; or it holds checkpoints and ``resume`` is False;
@@ -63,12 +63,12 @@ class TrainingFolder:
             return True
         if {path.name for path in self.path.iterdir()} - {self.checkpoints.name}:
             return False
-        # Another process of the same training may already have temporary folders there.
+        # Another process of the same training may already have temporary folders here.
         names = {path.name for path in self.checkpoints.glob("*") if not path.name.startswith(".")}
         return not names or _RECORD in names
 
     def start(self, record: Mapping[str, Any]) -> None:
-        """Create the folder of checkpoints, and write ``record``, the JSON values that the training starts with."""
+        """Create the folder of checkpoints, and write ``record``: the settings and data of the training."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         if os.environ.get("RANK", "0") == "0":  # the first of several processes
             (self.checkpoints / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")

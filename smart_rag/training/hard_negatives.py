@@ -1,4 +1,4 @@
-"""Hard negatives: documents that a search finds for a query and that do not answer it."""
+"""Hard negatives: documents that a search finds for a query but that do not answer the query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smart_rag.index.smart_index import SmartIndex
 from smart_rag.training.data import TrainingData
 from smart_rag.types import Document
 
-# Hits to ask for beyond the positives and negatives that are known: some hits have the text of a positive.
+# Extra hits to request, in addition to the known positives and negatives. Some hits have the same text as a positive.
 _SPARE = 5
 
 
@@ -21,8 +21,8 @@ def mine_negatives(
 ) -> TrainingData:
     """Return ``data`` with up to ``count`` hard negatives for each query.
 
-    The negatives that a query already has come first. The others are the best hits of `SmartIndex.search` that are not
-    positives and do not have the text of a positive.
+    First come the negatives that a query already has. The others are the best hits of `SmartIndex.search`, without
+    positives and without documents that have the same text as a positive.
 
     Raises:
         InvalidInput: ``encoder`` cannot encode a document.

@@ -1,4 +1,4 @@
-"""LoRA by peft: low-rank additions to a model's linear layers, and their merge into the weights.
+"""LoRA by peft: low-rank additions to a model's linear layers. At the end, they are merged into the weights.
 
 Hu et al., 2022, "LoRA: low-rank adaptation of large language models".
 """
@@ -24,7 +24,8 @@ _DROPOUT = 0.05
 def config(model: SentenceTransformer, rank: int, alpha: int | None = None) -> LoraConfig:
     """Return a configuration with additions of ``rank`` to all linear layers of the language model.
 
-    The additions are scaled by ``alpha`` / ``rank``; without ``alpha`` by 2, as in the paper.
+    The additions are scaled by ``alpha`` / ``rank``. Without ``alpha``, they are scaled by 2, as in the
+    paper, where the rank is 128 and alpha is 256.
 
     Raises:
         InvalidInput: ``rank`` exceeds the rank of every weight matrix.
@@ -52,7 +53,7 @@ def config(model: SentenceTransformer, rank: int, alpha: int | None = None) -> L
 
 
 def merge(model: SentenceTransformer) -> None:
-    """Merge the additions into the weights of ``model``, in place, and remove peft's layers from it."""
+    """Merge the additions into the weights of ``model``, in place, and remove peft's layers from the model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     transformer: Any = model.transformers_model

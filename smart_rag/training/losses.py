@@ -2,7 +2,7 @@
 
     loss = mean over queries q of -log softmax_d(score(q, d) / temperature)[positive of q]
 
-d runs over the documents of the batch that are not excluded for q (van den Oord, Li and Vinyals, 2018,
+Here d runs over all documents of the batch that are not excluded for q (van den Oord, Li and Vinyals, 2018,
 "Representation learning with contrastive predictive coding"). `smart_rag.scoring.maxsim` computes the same scores
 without gradients, and faster.
 """
@@ -29,17 +29,17 @@ def late_scores(
 ) -> torch.Tensor:
     """Return the late interaction scores (n_queries, n_documents), float32, with gradients.
 
-    The token embeddings of all texts follow one another without padding. From padded states, ``states[mask]`` gives
-    these embeddings, and ``mask.sum(dim=1)`` gives the lengths. For the gradients, only one number is kept for each
-    query token and document, not every similarity.
+    The token embeddings of all texts follow one another without padding. If you have padded states, ``states[mask]`` is
+    these embeddings, and ``mask.sum(dim=1)`` is the lengths. For the gradients, only one number is kept for each pair
+    of a query token and a document, and not every similarity.
 
     Args:
         queries: token embeddings of all queries (query tokens, dimension).
         query_lengths: number of tokens of each query (n_queries).
         documents: token embeddings of all documents (document tokens, dimension).
         document_lengths: number of tokens of each document (n_documents).
-        token_weights: positive weights (query tokens) for the mean over a query's tokens; None for equal weights.
-        documents_at_once: number of documents to score at a time. It limits the memory and does not change the result.
+        token_weights: positive weights (query tokens) for the mean over a query's tokens. None means equal weights.
+        documents_at_once: number of documents to score at a time. It limits the memory. It does not change the result.
 
     Raises:
         InvalidInput: the lengths do not add up to the number of token embeddings, or a text has no token.
@@ -65,13 +65,13 @@ def contrastive_loss(
     *,
     temperature: float,
 ) -> torch.Tensor:
-    """Return the mean over queries of the cross-entropy of each query's positive among the documents, a scalar.
+    """Return the mean cross-entropy of the queries, a scalar. The right class of a query is its positive.
 
     Args:
         scores: scores of each query and document (n_queries, n_documents).
         positives: column of each query's positive (n_queries).
-        excluded: True where a document is not a negative of the query (n_queries, n_documents), for example because
-            it is another positive; None to exclude nothing.
+        excluded: True if a document is not a negative of the query (n_queries, n_documents), for example because it is
+            another positive. None excludes nothing.
         temperature: divisor of the scores.
 
     Raises:
@@ -94,9 +94,9 @@ def contrastive_loss(
 
 
 class _MaxSim(torch.autograd.Function):
-    """Highest similarity of each query token with the tokens of each document (query tokens, n_documents).
+    """Highest similarity of each query token with the tokens of each document: (query tokens, n_documents).
 
-    Each maximum has a gradient for one document token only, so the backward pass is two sparse products.
+    Each maximum has a gradient for only one document token. So the backward pass is two sparse products.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Report of a training: figures of each evaluation, comparison with the frozen model, and a plot of both."""
+"""Report of a training: figures of each evaluation, a comparison with the frozen model, and a plot of both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smart_rag.wording import number
 
 NDCG = "ndcg@10"
 RANKINGS = ("pooled", "late", "hybrid")
-# nDCG@10 of each held-out query (n_queries), by the name of the ranking in `RANKINGS`.
+# nDCG@10 of each held-out query (n_queries), by the names of the rankings in `RANKINGS`.
 ByRanking = Mapping[str, NDArray[np.float64]]
 
 
@@ -28,7 +28,7 @@ ByRanking = Mapping[str, NDArray[np.float64]]
 class Epoch:
     """One evaluation: the mean loss since the previous one, and the mean nDCG@10 of the held-out queries.
 
-    ``loss`` is None for the model before the first step. An adapter does not change ``pooled``.
+    Before the first step, ``loss`` is None. An adapter does not change ``pooled``.
     """
 
     loss: float | None
@@ -50,9 +50,9 @@ class TrainingReport:
         queries: number of training queries.
         held_out_queries: number of held-out queries.
         documents: number of documents that each held-out query ranks.
-        history: the evaluations. The first one is of the model before the first step.
-        best_epoch: position in ``history`` of the model that was kept. It was chosen by the held-out queries, so
-            their figures favour the trained model a little.
+        history: the evaluations. The first one is that of the model before the first step.
+        best_epoch: position in ``history`` of the model that was kept. The held-out queries chose it, so their figures
+            favour the trained model a little.
         ndcg: mean nDCG@10 of the held-out queries, by ``"frozen pooled"``, ``"frozen late"``, ``"frozen hybrid"``,
             and by the same three names with ``"trained"``.
         differences: differences between two of these rankings, such as ``"trained late - frozen late"``.
@@ -92,7 +92,7 @@ class TrainingReport:
 
     @property
     def warning(self) -> str | None:
-        """Reason not to use the trained model; None if it is better than the frozen model."""
+        """Reason not to use the trained model. None if the trained model is better than the frozen model."""
         found = self.differences[f"trained {self.objective} - frozen {self.objective}"]
         if found.verdict == "better":
             return None
@@ -111,15 +111,15 @@ class TrainingReport:
     def save_plot(self, path: str | Path) -> None:
         """Draw the loss and the held-out nDCG@10 of each evaluation into an image file.
 
-        The ending of ``path`` chooses the format, for example ``.png``.
+        The suffix of ``path`` decides the format, for example ``.png``.
 
         Raises:
             MissingExtra: matplotlib is not installed.
-            InvalidInput: the folder does not exist, or matplotlib has no format of this ending.
+            InvalidInput: the folder does not exist, or matplotlib does not know this suffix.
         """
         path = absolute(path)
         check_plot_file(path)
-        from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
+        from matplotlib.figure import Figure  # not pyplot, which keeps figures in memory and needs a display
 
         figure = Figure(figsize=(8, 3.5), layout="constrained")
         losses, measured = figure.subplots(1, 2)
@@ -139,11 +139,11 @@ class TrainingReport:
 
 
 def check_plot_file(path: Path) -> None:
-    """Check, before the work, that `TrainingReport.save_plot` can write to ``path``.
+    """Check that `TrainingReport.save_plot` can write to ``path``, before the work begins.
 
     Raises:
         MissingExtra: matplotlib is not installed.
-        InvalidInput: the folder does not exist, or matplotlib has no format of this ending.
+        InvalidInput: the folder does not exist, or matplotlib does not know this suffix.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtra("matplotlib", "train", "a plot")

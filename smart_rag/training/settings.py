@@ -1,4 +1,4 @@
-"""Settings of a training. Every default stands here once; the command line and its help text read it here."""
+"""Settings of a training. Every default is defined only here. The command line and its help text read it here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from smart_rag.errors import InvalidInput
 
 Start = Literal["frozen", "random"]
 
-# Share of the documents that is held out to measure with.
+# Share of the documents that is held out for the evaluation.
 DEFAULT_HELD_OUT = 0.1
 # Share of the steps over which the learning rate rises to its peak.
 WARM_UP = 0.03
-# Peak learning rates of fine-tuning: of all weights, and of LoRA (the paper's, arXiv 2605.24938).
+# Peak learning rates of fine-tuning: for all weights, and for LoRA. The latter is the paper's (arXiv 2605.24938).
 FULL_LEARNING_RATE = 2e-5
 LORA_LEARNING_RATE = 1e-4
 
@@ -26,10 +26,10 @@ class TrainingSettings:
     Attributes:
         epochs: number of passes over the training queries.
         batch_size: number of queries in a batch, at least 2. For each query, the positives of the other queries in the
-            batch serve as negatives.
+            batch are negatives.
         weight_decay: weight decay of AdamW.
         hard_negatives: number of hard negatives of each query in a batch. If the data has fewer, the rest is mined.
-        seed: seed of everything that is random, except the split.
+        seed: seed of everything random except the split.
     """
 
     epochs: int
@@ -55,17 +55,18 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings(TrainingSettings):
-    """Settings of `train_adapter`. All defaults except ``start`` and ``epochs`` are the paper's (arXiv 2605.24938).
+    """Settings of `train_adapter`. Defaults are the paper's, except ``start`` and ``epochs`` (arXiv 2605.24938).
 
     Attributes:
-        dimension: width of the new token embeddings. None means the model's width.
+        dimension: width of the new token embeddings. None means the width of the model.
         layers: layers of the model whose states the adapter reads.
         objective: score to train, ``"late"`` or ``"hybrid"``.
-        weighting: weights of the query tokens in that score, as in `IndexConfig`.
-        start: ``"frozen"`` starts with the frozen model's token embeddings, ``"random"`` with Xavier's uniform weights.
+        weighting: weights of the query tokens in this score, as in `IndexConfig`.
+        start: ``"frozen"`` starts with the token embeddings of the frozen model. ``"random"`` starts with Xavier's
+            uniform weights.
         learning_rate: peak learning rate.
         temperature: divisor of the scores in the loss.
-        codec: codec of the states that are kept on disk during the training.
+        codec: codec of the states, which are kept on disk during the training.
     """
 
     dimension: int | None = None
@@ -87,21 +88,20 @@ class AdapterSettings(TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(TrainingSettings):
-    """Settings of `finetune`. ``temperature`` is that of the paper (arXiv 2605.24938) for LamRA.
+    """Settings of `finetune`. The default ``temperature`` is the one that the paper uses for LamRA (arXiv 2605.24938).
 
     Attributes:
         objective: score to train. ``"hybrid"`` is the sum of pooled cosine and late interaction.
         lora_rank: rank of the low-rank additions (LoRA) to the linear layers of the language model. They are merged
             into its weights at the end. If it is None, all weights are trained.
-        lora_alpha: scale of the additions; by default twice the rank.
-        mini_batch_size: number of texts in one forward pass. If this is set, gradients are cached: ``batch_size`` can
-            be larger than memory allows otherwise, but each text is encoded twice. By default, the whole batch is one
-            forward pass.
-        learning_rate: peak learning rate; by default 2e-5 for all weights and 1e-4 for LoRA.
+        lora_alpha: scale of the additions. By default, twice the rank.
+        mini_batch_size: number of texts in one forward pass. If it is set, gradients are cached. Then ``batch_size``
+            is not limited by memory, but each text is encoded twice. By default, the whole batch is one forward pass.
+        learning_rate: peak learning rate. By default, 2e-5 for all weights and 1e-4 for LoRA.
         temperature: divisor of the scores in the loss.
-        evaluate_every: number of steps after which the model is evaluated and a checkpoint is saved; by default the
-            steps of an epoch.
-        bf16: whether to train in mixed precision; by default on a GPU that supports bfloat16.
+        evaluate_every: number of steps between two evaluations. Each evaluation also saves a checkpoint. By default,
+            the number of steps of an epoch.
+        bf16: whether to train in mixed precision. By default, True on a GPU that supports bfloat16.
     """
 
     objective: Objective = "hybrid"
@@ -123,5 +123,5 @@ class FinetuneSettings(TrainingSettings):
 
     @property
     def peak_learning_rate(self) -> float:
-        """``learning_rate``, with its default filled in."""
+        """``learning_rate`` if it is set, otherwise the default."""
         return self.learning_rate or (FULL_LEARNING_RATE if self.lora_rank is None else LORA_LEARNING_RATE)

@@ -1,4 +1,4 @@
-"""Loss and collator to fine-tune a model by its SMART scores with the trainer of sentence-transformers.
+"""Loss and collator that train a model by its SMART scores, with the trainer of sentence-transformers.
 
 The collator prepares texts and images as `SmartEncoder` does, with the same prompts and token policies. The loss is
 `contrastive_loss` of the pooled cosine, of late interaction, or of their sum.
@@ -24,21 +24,21 @@ from smart_rag.training.data import TrainingData
 from smart_rag.training.losses import contrastive_loss, late_scores
 from smart_rag.types import Content, Encodable, Task
 
-# Labels of a batch (queries, documents).
+# Labels of pairs (query, document) in a batch.
 _POSITIVE, _NEGATIVE, _EXCLUDED = 1, 0, -1
 
 
 class SmartCollator:
-    """Collator: makes a batch of model inputs from rows that hold positions of queries.
+    """Collator: makes a batch of model inputs from rows that hold the positions of queries.
 
-    Queries and documents are each sorted by length and cut into parts of ``part_size``. Each part is one forward
-    pass. Without ``part_size``, all queries are one part, and all documents are one part. The batch has labels
-    (queries, documents): 1 for the positive of a query, 0 for a negative, -1 for neither. The choice of positives and
-    negatives depends only on ``seed``, ``epoch`` and the positions. So a resumed training gets the same batches as a
-    training without interruption.
+    Queries are sorted by length and cut into parts of ``part_size``. So are documents. Each part is one forward pass.
+    Without ``part_size``, all queries are one part, and all documents are one part. The batch has labels (queries,
+    documents): 1 for the positive of a query, 0 for a negative, -1 for neither. The choice of positives and negatives
+    depends only on ``seed``, ``epoch`` and the positions. So a resumed training gets the same batches as a training
+    without interruption.
     """
 
-    # Required by the trainer: the columns that are not inputs.
+    # The trainer needs this: the names of the columns that are not inputs.
     valid_label_columns = ("label",)
 
     def __init__(
@@ -92,9 +92,9 @@ class SmartLoss(CachedLossMixin, nn.Module):
         encoder: the encoder whose model is trained.
         objective: score to train, ``"pooled"``, ``"late"`` or ``"hybrid"``.
         temperature: divisor of the scores.
-        cached: whether to keep the activations of one part at a time, and to run each part twice (gradient caching:
-            Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"). The loss and
-            its gradients are the same.
+        cached: whether to keep only the activations of one part at a time, and to run each part twice (gradient
+            caching: Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"). The
+            loss and its gradients do not change.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class SmartLoss(CachedLossMixin, nn.Module):
         self.objective = objective
         self.temperature = temperature
         self.uses_gradient_cache = cached
-        # The mixin cuts batches into pieces of this size. Here the collator has already cut them into parts.
+        # The mixin cuts batches into pieces of this size. It must cut nothing, because the collator has already done
+        # so.
         self.mini_batch_size = 1 << 30
         self._to_embeddings = encoder.trainable.to_embeddings
 
@@ -128,7 +129,8 @@ class SmartLoss(CachedLossMixin, nn.Module):
     ) -> torch.Tensor:
         """Return the loss of the embeddings of all parts, a scalar.
 
-        ``labels`` are the labels of the batch, and the number of token embeddings of each text (queries + documents).
+        ``labels`` holds two tensors: the labels of the batch, and the number of token embeddings of each text. The
+        texts are the queries and then the documents.
         """
         relevance, lengths = labels
         queries = len(relevance)
@@ -170,20 +172,20 @@ class SmartLoss(CachedLossMixin, nn.Module):
             return self._rows(sentence_feature), before
 
     def _lengths(self, part: Mapping[str, Any]) -> torch.Tensor:
-        """Return the number of token embeddings of each text in ``part`` (n); 0 if only pooled ones are trained."""
+        """Return the number of token embeddings of each text in ``part`` (n). It is 0 if tokens are not trained."""
         keep: torch.Tensor = part["keep"]
         if self.objective == "pooled":
             return torch.zeros(len(keep), dtype=torch.int64, device=keep.device)
         return keep.sum(dim=1).clamp(min=1)
 
     def _rows(self, part: Mapping[str, Any]) -> torch.Tensor:
-        """Return the embeddings of ``part`` (rows, dimension): for each text its pooled one, then its token embeddings.
+        """Return the embeddings of ``part`` (rows, dimension). A text's pooled one comes before those of its tokens.
 
         A text without tokens has its pooled embedding as its only token embedding.
         """
         keep = part["keep"]
         task = part["task"]
-        # The modules write into this dict, so it is a new one.
+        # The modules write into this dict, so it must be a new one.
         states = self.model({name: value for name, value in part.items() if name not in ("keep", "task")}, task=task)
         kept = states["token_embeddings"][keep]
         pooled, tokens = self._to_embeddings(states["sentence_embedding"], kept)

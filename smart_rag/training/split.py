@@ -1,4 +1,4 @@
-"""Split of training data into a training part and a held-out part that share no document."""
+"""Split of training data into a training part and a held-out part, which have no document in common."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from smart_rag.training.data import Pages, TrainingData, TrainingQuery, document
 from smart_rag.training.settings import DEFAULT_HELD_OUT
 from smart_rag.wording import number
 
-# Documents that held-out queries rank, if there are as many. Among few documents, every ranking is good.
+# Maximum number of documents that held-out queries rank. Among only a few documents, every ranking would look good.
 _MOST_RANKED = 2_000
 
 
 def hold_out(data: TrainingData, held_out: TrainingData | float) -> tuple[TrainingData, TrainingData, list[int]]:
     """Return the training part, the held-out part, and the positions of distractors in the training part.
 
-    If ``held_out`` is training data, it is the held-out part, and there are no distractors. If it is a number, `split`
-    holds out this share of ``data``.
+    If ``held_out`` is training data, this data is the held-out part, and there are no distractors. If it is a number,
+    `split` holds out this share of ``data``.
     """
     if isinstance(held_out, TrainingData):
         return data, held_out, []
@@ -28,11 +28,11 @@ def hold_out(data: TrainingData, held_out: TrainingData | float) -> tuple[Traini
 
 
 def split(data: TrainingData, held_out: float = DEFAULT_HELD_OUT, seed: int = 0) -> tuple[TrainingData, TrainingData]:
-    """Return the training part and the held-out part of ``data``. They share no document and no query.
+    """Return the training part and the held-out part of ``data``. They have no document and no query in common.
 
-    The part of a document depends on its id and on ``seed`` alone, so it stays the same when data is added. Use
-    another seed to split a part again. A query goes to the part of its first positive, and loses the positives and
-    negatives of the other part.
+    The part of a document depends only on its id and on ``seed``, so it stays the same when data is added. To split a
+    part again, use another seed. A query belongs to the part of its first positive. Its positives and negatives in the
+    other part are removed.
 
     Raises:
         InvalidInput: ``held_out`` is not between 0 and 1, or one of the parts has no query.
@@ -51,9 +51,9 @@ def split(data: TrainingData, held_out: float = DEFAULT_HELD_OUT, seed: int = 0)
 
 
 def find_distractors(data: TrainingData, training: TrainingData, held_out: TrainingData) -> list[int]:
-    """Return positions in ``training`` of documents that are not a positive of any held-out query.
+    """Return positions of documents in ``training`` that are not a positive of any held-out query.
 
-    Together with the documents of ``held_out`` they are at most 2,000.
+    The number of these documents and of those in ``held_out`` together is at most 2,000.
     """
     asked = {query.text for query in held_out.queries}
     positives = {i for query in data.queries if query.text in asked for i in query.positives}
@@ -63,7 +63,7 @@ def find_distractors(data: TrainingData, training: TrainingData, held_out: Train
 
 
 def with_distractors(training: TrainingData, held_out: TrainingData, distractors: Sequence[int]) -> TrainingData:
-    """Return ``held_out`` with the documents at the positions ``distractors`` of ``training`` after its own."""
+    """Return ``held_out`` with more documents after its own: those at the positions ``distractors`` of ``training``."""
     if not distractors:
         return held_out
     own, others = held_out.documents, training.documents
@@ -90,6 +90,6 @@ def _part(data: TrainingData, is_held_out: Sequence[bool], held_out: bool) -> Tr
 
 
 def _fraction(id: str, seed: int) -> float:
-    """Return a pseudo-random number in [0, 1) that depends on ``id`` and ``seed`` alone."""
+    """Return a pseudo-random number in [0, 1) that depends only on ``id`` and ``seed``."""
     digest = hashlib.blake2b(f"{seed}\0{id}".encode("utf-8", "surrogatepass"), digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)

@@ -1,4 +1,4 @@
-"""States of training data: token embeddings of chosen layers, encoded once and kept on disk. Also nDCG@10 by them."""
+"""States of training data: token embeddings of some layers, encoded once and kept on disk. They also give nDCG@10."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from smart_rag.training.data import TrainingData
 from smart_rag.training.report import NDCG, ByRanking
 from smart_rag.training.settings import AdapterSettings
 
-_DEPTH = 10  # of nDCG
-# Number of texts to encode before they are written, and of documents whose tokens are in memory during the ranking.
+_DEPTH = 10  # depth of nDCG
+# Number of texts that are encoded before they are written. Also the number of documents in memory during the ranking.
 _BATCH = 128
 
 
 class TextStates:
-    """States of texts: token states on disk, coded; pooled embeddings and vocabulary ids in memory.
+    """States of texts. Token states are on disk, coded. Pooled embeddings and vocabulary ids are in memory.
 
-    ``pooled`` is (n, dimension) float32, ``ids`` holds the vocabulary ids of each text's tokens.
+    ``pooled`` is (n, dimension) float32. ``ids`` holds the vocabulary ids of each text's tokens.
     """
 
     def __init__(self, path: Path, codec_name: str) -> None:
@@ -66,7 +66,7 @@ class TextStates:
         self._pooled.append(batch.pooled)
 
     def tokens(self, positions: Sequence[int]) -> TokenBatch:
-        """Return the token states of the texts at ``positions``: (tokens, layers x width), one layer after another."""
+        """Return the token states of the texts at ``positions``: (tokens, layers x width), with layers side by side."""
         codes = self._store.gather([_key(i) for i in positions])
         return TokenBatch(codes.embeddings, codes.offsets, np.concatenate([self.ids[i] for i in positions]))
 
@@ -76,9 +76,9 @@ class TextStates:
 
 @dataclass(frozen=True, slots=True)
 class DocumentFrequencies:
-    """Number of texts that contain each vocabulary id, up to the highest id that occurs.
+    """For each vocabulary id, the number of texts that contain it. The last id is the highest one that occurs.
 
-    ``counts`` is (highest id + 1), ``texts`` the number of all texts.
+    ``counts`` is (highest id + 1). ``texts`` is the number of all texts.
     """
 
     counts: NDArray[np.int64]
@@ -86,11 +86,13 @@ class DocumentFrequencies:
 
     @classmethod
     def of(cls, texts: Sequence[TokenIds]) -> DocumentFrequencies:
-        """Return the document frequencies in ``texts``, which are the vocabulary ids of each text's tokens."""
+        """Return the document frequencies in ``texts``. Each text is given as the vocabulary ids of its tokens."""
         return cls(np.bincount(np.concatenate([np.unique(ids[ids >= 0]) for ids in texts]), minlength=1), len(texts))
 
     def inverse(self, ids: TokenIds) -> NDArray[np.float32]:
-        """Return the inverse document frequency of each token (n). A token without an id counts as in every text."""
+        """Return the inverse document frequency of each token (n). A token without an id counts as a token that every
+        text contains.
+        """
         known = np.where(ids < len(self.counts), self.counts[np.minimum(ids, len(self.counts) - 1)], 0)
         return maxsim.inverse_document_frequency(np.where(ids < 0, self.texts, known), self.texts)
 
@@ -122,12 +124,12 @@ class CachedStates:
     metrics: Metrics
 
     def states(self, tokens: TokenBatch, layers: Sequence[int]) -> torch.Tensor:
-        """Return the states of ``layers`` (tokens, layers, width) in ``tokens``, float32 on the device."""
+        """Return the states (tokens, layers, width) of ``layers`` from ``tokens``, float32 on the device."""
         rows: torch.Tensor = torch.from_numpy(np.array(tokens.embeddings)).to(self.device).float()
         return rows.view(len(rows), len(self.layers), -1)[:, [self.layers.index(layer) for layer in layers]]
 
     def embeddings(self, tokens: TokenBatch, adapter: Adapter | None) -> TokenBatch:
-        """Return the token embeddings that ``adapter`` makes from ``tokens``; None gives the frozen model's."""
+        """Return the token embeddings that ``adapter`` makes from ``tokens``. None means those of the frozen model."""
         with torch.inference_mode():
             if adapter is None:
                 embeddings = functional.normalize(self.states(tokens, (-1,))[:, 0], dim=1)
@@ -136,7 +138,7 @@ class CachedStates:
             return replace(tokens, embeddings=embeddings.cpu().numpy())
 
     def sample(self, count: int, seed: int, layers: Sequence[int]) -> torch.Tensor:
-        """Return the states (tokens, layers, width) of random documents with about ``count`` tokens together."""
+        """Return states (tokens, layers, width) of random documents. Together they have about ``count`` tokens."""
         order = np.random.default_rng(seed).permutation(len(self.documents)).tolist()
         lengths = np.cumsum([len(self.documents.ids[i]) for i in order])
         enough = int(np.searchsorted(lengths, count)) + 1
@@ -147,9 +149,9 @@ class CachedStates:
     ) -> ByRanking:
         """Return nDCG@10 of each query (n_queries) by the rankings ``pooled``, ``late`` and ``hybrid``.
 
-        Scores are those of `SmartIndex.search` by default: query tokens weighted by inverse document frequency, and
-        the default weights in ``hybrid``. Each query ranks all documents, and also the documents at the positions
-        ``distractors`` of ``others``.
+        Scores are computed as in `SmartIndex.search` by default: query tokens are weighted by inverse document
+        frequency, and ``hybrid`` has the default weights. Each query ranks all documents, and also the documents of
+        ``others`` at the positions ``distractors``.
         """
         rankings = {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": DEFAULT_WEIGHTS}
         corpus = [(self.documents, "", list(range(len(self.documents))))]

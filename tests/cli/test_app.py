@@ -19,12 +19,12 @@ SCRIPT = Path(sys.executable).with_name("smart-rag")
 def test_without_arguments_it_prints_help():
     code, output, errors = run()
     assert code in (0, 2)  # typer's releases differ
-    for command in ("index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "demo"):
+    for command in ("index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "vacuum", "demo"):
         assert re.search(rf"│ {command} ", output + errors)
 
 
 @pytest.mark.parametrize(
-    "command", ["index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "demo"]
+    "command", ["index", "search", "ask", "eval", "tune", "train", "info", "delete", "verify", "vacuum", "demo"]
 )
 def test_every_command_has_help(command):
     assert f"smart-rag {command}" in good(command, "--help")

@@ -19,11 +19,13 @@ from urllib.request import urlopen
 import pytest
 from helpers.command_line import error_of, good, run
 from helpers.endpoint import DOCUMENTS, QUESTION, breaks_off, endpoint, head, parts_of, piece, refuses, says, sends
+from helpers.fenced_prompt import read, tag_of
 from PIL import Image
 
 from smart_rag import Document, SmartIndex
 from smart_rag.answer import ask
 from smart_rag.cli import app as cli
+from smart_rag.cli.console import printable
 from smart_rag.errors import InvalidInput, LanguageModelError
 
 
@@ -125,7 +127,8 @@ def served(chat_model):
         server.wait()
 
 
-def test_a_served_model_answers_from_the_passages(served, chat_model, db, index):
+def test_a_served_model_answers_from_the_passages(served, chat_model, db, index, monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0123abcd")  # the same fence in both prompts
     answer = ask(index, QUESTION, llm_url=served.url, llm_model=str(chat_model), top_k=3, max_tokens=12)
     pieces = list(answer)
     assert len(pieces) > 3
@@ -139,7 +142,7 @@ def test_a_served_model_answers_from_the_passages(served, chat_model, db, index)
     hits = index.search(QUESTION, 3)
     assert [hit.id for hit in hits] == ["p2", "stock", "p1"]
     assert answer.cited == answer.sources  # it begins with the prompt
-    assert output == f"{answer.text}\n\n" + "".join(
+    assert output == f"{printable(answer.text)}\n\n" + "".join(
         f"[{hit.rank}]  {hit.score:.3f}  {place}\n"
         for hit, place in zip(
             hits,
@@ -158,12 +161,17 @@ def test_a_served_model_answers_from_the_passages(served, chat_model, db, index)
     )
     system, user = body["messages"]
     assert (system["role"], user["role"]) == ("system", "user")
+    tag = tag_of(system["content"])
     assert user["content"] == (
-        "[1] 1998.pdf, page 2\nThe bearings of the seawater pump are of the type 6205-2RS.\n\n"
-        "[2] stock.txt\nBearings lie in the drawer.\nPumps stand below.\n\n"
-        "[3] 1998.pdf, page 1\nThe seawater pump was painted in May.\n\n"
+        f"[1] <{tag}>\n'1998.pdf', page 2\nThe bearings of the seawater pump are of the type 6205-2RS.\n</{tag}>\n\n"
+        f"[2] <{tag}>\n'stock.txt'\nBearings lie in the drawer.\nPumps stand below.\n</{tag}>\n\n"
+        f"[3] <{tag}>\n'1998.pdf', page 1\nThe seawater pump was painted in May.\n</{tag}>\n\n"
         f"Question: {QUESTION}"
     )
+
+
+# Enough for two passages, and too little for three. How many tokens the name of a tag has varies.
+BUDGET = 94
 
 
 # --- the prompt -----------------------------------------------------------------------------
@@ -171,11 +179,15 @@ def test_a_served_model_answers_from_the_passages(served, chat_model, db, index)
 
 def test_the_context_holds_as_many_passages_as_the_budget_in_the_tokens_of_the_index(db, minilm):
     with endpoint(says("Yes.")) as server:
-        output = good("ask", QUESTION, "--db", db, *options(server, "--context-tokens", 50))
+        output = good("ask", QUESTION, "--db", db, *options(server, "--context-tokens", BUDGET))
     ((_, _, body),) = server.requests
     context = body["messages"][1]["content"].removesuffix(f"Question: {QUESTION}")
-    assert re.findall(r"^\[\d\] .*$", context, re.MULTILINE) == ["[1] 1998.pdf, page 2", "[2] stock.txt"]
-    assert 40 < minilm.count_tokens(context)[0] <= 50
+    passages, _ = read(body["messages"])
+    assert [(number, source, page) for number, source, page, _ in passages] == [
+        (1, "1998.pdf", 2),
+        (2, "stock.txt", None),
+    ]
+    assert 70 < minilm.count_tokens(context)[0] <= BUDGET
     assert re.findall(r"^\[\d\]", output, re.MULTILINE) == ["[1]", "[2]"]
     assert "max_tokens" not in body
 
@@ -183,7 +195,10 @@ def test_the_context_holds_as_many_passages_as_the_budget_in_the_tokens_of_the_i
 def test_a_budget_below_one_passage_is_an_error(db):
     with endpoint(says("Yes.")) as server:
         said = error_of("ask", QUESTION, "--db", db, *options(server, "--context-tokens", 5))
-    assert "context_tokens must be enough for the beginning of a passage and its heading '[1] 1998.pdf, page 2'" in said
+    expected = (
+        "context_tokens must be enough for the beginning of a passage, its fence and its heading '1998.pdf', page 2"
+    )
+    assert expected in said
     assert server.requests == []
 
 
@@ -274,6 +289,31 @@ def test_sources_that_are_cited_come_first(db, index):
     )
     assert [(source["rank"], source["cited"]) for source in answer["sources"]] == [(1, True), (2, False), (3, True)]
     assert answer["unknown_citations"] == [9]
+
+
+def test_nothing_that_is_printed_can_forge_lines(tmp_path, minilm):
+    """No passage, name of a file, id or answer moves the cursor or begins a line."""
+    hostile = "\x1b[2J\x1b]52;c;eA==\x07\x9b1A\r\u2028\u202eabc"
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add(
+            [
+                Document(f"id\n[8]  9.000  real.pdf{hostile}", f"The seawater pump {hostile} has bearings."),
+                Document("b", f"Bearings {hostile}.", {"source": f"/x{hostile}\n[9]  9.000  real.pdf", "page": 1}),
+            ]
+        )
+    with endpoint(says(f"They are new{hostile} [1].")) as server:
+        shown = good("ask", QUESTION, "--db", tmp_path / "index", *options(server))
+        as_json = good("ask", QUESTION, "--db", tmp_path / "index", *options(server, "--json"))
+    found = good("search", QUESTION, "--db", tmp_path / "index")
+    for output in (shown, as_json, found):
+        assert all(line.isprintable() for line in output.split("\n"))
+    assert not re.findall(r"^\[[89]\]", shown + found, re.MULTILINE)
+    assert "real.pdf" in shown
+    assert json.loads(as_json)["answer"] == f"They are new{hostile} [1]."
+    (first, second) = json.loads(as_json)["sources"]
+    assert {first["text"], second["text"]} == {f"The seawater pump {hostile} has bearings.", f"Bearings {hostile}."}
+    said = error_of("search", "x", "--db", tmp_path / f"gone{hostile}")
+    assert all(line.isprintable() for line in said.split("\n"))
 
 
 def test_if_every_source_is_cited_none_is_left_over(db):

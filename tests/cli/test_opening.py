@@ -128,7 +128,7 @@ def test_every_command_passes_the_device_to_the_model(command, documents, db, da
 # --- folders that are no index --------------------------------------------------------------
 
 
-READERS = [["search", "words"], ["info"], ["verify"], ["delete", "an id"]]
+READERS = [["search", "words"], ["info"], ["verify"], ["vacuum"], ["delete", "an id"]]
 
 
 @pytest.mark.parametrize("command", READERS, ids=lambda command: command[0])

@@ -33,6 +33,7 @@ def library(command):
         "info": [SmartEncoder],
         "delete": [SmartIndex.delete],
         "verify": [SmartIndex.verify],
+        "vacuum": [SmartIndex.vacuum],
         "demo": [],
         "backfill": [SmartEncoder, SmartEmbedding],
         "train adapter": [

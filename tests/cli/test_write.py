@@ -151,7 +151,7 @@ def test_verify_finds_and_repairs(folder, tmp_path):
             transaction.put(b"nobody names me!", place)
     code, output, errors = run("verify", "--db", db)
     assert (code, errors) == (1, "")
-    assert output.startswith("1 passage without token embeddings, 1 with damaged ones, 1 entry of no passage")
+    assert output.startswith("1 passage without token embeddings or terms, 1 with damaged ones, 1 entry of no passage")
     assert "encode them again with" in error_of("search", "cat", "--db", db)
     assert "; repaired" in good("verify", "--db", db, "--repair")
     assert good("verify", "--db", db) == sound

@@ -62,6 +62,29 @@ def test_a_limit_counts_documents_that_pass(index, first_stage):
         assert [hit.id for hit in hits] == everything[:3]
 
 
+@pytest.mark.parametrize("first_stage", STAGES)
+def test_a_large_filter_ranks_as_a_small_one(index, first_stage):
+    """A filter of any size finds the same hits in the same order; so does one on texts beside it."""
+    chosen = list(range(3, 30, 2))
+    large = {
+        "in": {"i": {"$in": [*chosen, *range(1_000, 41_000)]}},
+        "or": {"$or": [{"i": i} for i in (*chosen, *range(1_000, 2_000))]},
+        "and": {"$and": [{"i": {"$in": chosen}}, *({"v": {"$ne": f"x{i}"}} for i in range(1_000))]},
+    }
+    texts = {"$or": [{"$contains": f"number{i}"} for i in (*chosen, *range(1_000, 1_500))]}
+    for limit in (5, 200):
+        options = {"candidates": limit, "first_stage": first_stage}
+        small = index.search(QUERY, limit, where={"i": {"$in": chosen}}, **options)
+        assert len(small) == min(limit, len(chosen))
+        for where in large.values():
+            for where_document in (None, texts):
+                hits = index.search(QUERY, limit, where=where, where_document=where_document, **options)
+                assert [hit.id for hit in hits] == [hit.id for hit in small]
+                assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in small], abs=1e-5)
+    for where in large.values():
+        assert list(index.documents(where)) == list(index.documents({"i": {"$in": chosen}}))
+
+
 # --- values that are not plain ------------------------------------------------------------------
 
 

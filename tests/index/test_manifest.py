@@ -22,6 +22,7 @@ MANIFEST = Manifest(
     collection="smart_rag",
     own_chroma=True,
     config=IndexConfig(codec="float32", chunk_tokens=64, chunk_overlap=7, hnsw_ef_search=55),
+    id="0123456789abcdef0123456789abcdef",
 )
 # A file of format 3 as it lies on users' disks.
 GOLDEN = """{
@@ -47,10 +48,13 @@ GOLDEN = """{
   },
   "modalities": ["text"],
   "token_dimension": 384,
-  "relevance": null
+  "relevance": null,
+  "id": "0123456789abcdef0123456789abcdef"
 }"""
-# What was written before filters could look into lists, before adapters, and before models could see.
-FORMAT_2 = GOLDEN.replace('"format_version": 3', '"format_version": 2').replace(',\n  "relevance": null', "")
+# What was written before indexes had ids, before filters could look into lists, before adapters, and before models
+# could see.
+WITHOUT_ID = GOLDEN.replace(',\n  "id": "0123456789abcdef0123456789abcdef"', "")
+FORMAT_2 = WITHOUT_ID.replace('"format_version": 3', '"format_version": 2').replace(',\n  "relevance": null', "")
 OLD = FORMAT_2.replace(
     """,
   "token_dimension": 384""",
@@ -90,9 +94,10 @@ def test_golden_file(tmp_path):
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text) == json.loads(GOLDEN)
     assert "modèle 😀" in text
-    for kept, version in ((GOLDEN, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
+    for kept, version in ((GOLDEN, 3), (WITHOUT_ID, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
         (tmp_path / "manifest.json").write_text(kept, encoding="utf-8")
-        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version)
+        id = MANIFEST.id if kept == GOLDEN else None
+        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version, id=id)
 
 
 def test_writing_leaves_one_file(tmp_path):
@@ -111,6 +116,34 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
         replace(MANIFEST, encoder={"model": object()}).write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     assert Manifest.read(tmp_path) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("format_version", value) for value in ("2", 2.5, None, True, [3])),
+        *(("dimension", value) for value in ("3", 0, -1, True, None, 3.0)),
+        *(("config", value) for value in (None, [], {"codec": ["exact"]}, {"weights": [1e308, 1]}, {"weights": [1]})),
+        *(("config", {"chunk_tokens": value}) for value in (0, "9", 1e9)),
+        *(("encoder", value) for value in ("minilm", 3, [])),
+        *(("collection", value) for value in (None, 3, ["a"])),
+        *(("modalities", value) for value in ("text", None)),
+        *(("own_chroma", value) for value in (1, None)),
+        *(("id", value) for value in (3, ["a"])),
+        ("another key", 1),
+    ],
+)
+def test_values_of_other_types_are_refused(tmp_path, name, value):
+    (tmp_path / FILE_NAME).write_text(json.dumps({**json.loads(GOLDEN), name: value}))
+    with not_a_manifest(tmp_path / FILE_NAME):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "null", "{}", "[" * 100_000, " " * (2 << 20)])
+def test_files_that_are_no_manifest(tmp_path, text):
+    (tmp_path / FILE_NAME).write_text(text)
+    with not_a_manifest(tmp_path / FILE_NAME):
+        Manifest.read(tmp_path)
 
 
 def test_newer_format(tmp_path):

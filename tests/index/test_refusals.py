@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.five_texts import STAGES, TEXTS, documents
+from helpers.five_texts import STAGES, documents
 from helpers.word_encoder import LetterEncoder
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex, errors
@@ -189,28 +189,24 @@ def test_a_closed_index(index):
             call()
 
 
-def nested(depth):
-    return {"a": 1} if depth == 0 else {"$and": [nested(depth - 1), {"a": 1}]}
-
-
 @pytest.mark.parametrize(
-    "where",
-    [{"$or": [{"a": i} for i in range(12_000)]}, {"a": {"$in": [i / 3 for i in range(6_000)]}}, nested(200)],
-    ids=["wide", "many values", "deep"],
+    "filters",
+    [
+        {"where": {"$or": [{"a": i} for i in range(12_000)]}},
+        {"where": {"a": {"$in": list(range(100_001))}}},
+        {"where_document": {"$or": [{"$contains": str(i)} for i in range(1_001)]}},
+    ],
+    ids=["wide", "many values", "texts"],
 )
-def test_a_filter_that_is_too_large_is_refused(index, where):
-    """SQLite would end the process."""
-    with pytest.raises(errors.InvalidInput, match="filter may"):
-        index.search("The dog", where=where)
+def test_a_filter_that_is_too_large_is_refused(index, filters):
+    for stage in ("exhaustive", "terms", "pooled"):
+        with pytest.raises(errors.InvalidInput, match=r"filter .*may have"):
+            index.search("The dog", first_stage=stage, **filters)
+    with pytest.raises(errors.InvalidInput, match=r"filter .*may have"):
+        list(index.documents(**filters))
 
 
 @pytest.mark.parametrize("where", [{"$or": 5}, {"$and": "abc"}, {"$or": None}, {"a": {"$in": 5}}], ids=str)
 def test_a_group_that_is_no_list_is_refused(index, where):
     with pytest.raises(errors.InvalidInput, match="filter"):
         index.search("The dog", where=where)
-
-
-def test_a_large_filter_is_taken(index):
-    assert index.search("The dog", where=nested(29)) == []
-    lengths = [*range(10_000, 17_000), *(len(text) for text in TEXTS.values())]
-    assert len(index.search("The dog", where={"length": {"$in": lengths}})) == len(TEXTS)

@@ -12,7 +12,7 @@ from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import CorruptStore, MissingTokens
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
-from smart_rag.store.term_store import TermStore
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
 from smart_rag.types import Document, VerifyReport
 
@@ -95,7 +95,7 @@ def test_a_crash_after_the_row_is_removed(store, name, monkeypatch):
     """The document is gone. What is left of it is an orphan, which vacuum removes."""
     store.commit([row("a", number=1), row("b", number=2)], vectors(2))
     with monkeypatch.context() as patch:
-        patch.setattr(getattr(store, name), "delete", stopping)
+        patch.setattr(getattr(store, name), {"tokens": "delete", "_terms": "settle"}[name], stopping)
         with pytest.raises(KeyboardInterrupt):
             store.delete(["a"])
     assert list(store.pooled.get(["a", "b"])) == ["b"]

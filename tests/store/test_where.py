@@ -7,6 +7,7 @@ import pytest
 from helpers.plain_filters import FILTERS, KEY, LISTS, NUMBERS, SCALARS, TEXT_FILTERS, documents, found
 from helpers.rows import create, unit_rows
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smart_rag.errors import InvalidInput
 from smart_rag.store.row import Row
@@ -65,6 +66,135 @@ def test_any_filter(store, where):
 @given(TEXT_FILTERS)
 def test_any_filter_on_texts(store, where_document):
     assert_found(store, None, where_document)
+
+
+# --- large filters --------------------------------------------------------------------------
+
+
+def many(name, count, *others):
+    """Return a group of ``count`` comparisons: ``others``, and then some with values that no document has."""
+    operator = "$eq" if name == "$or" else "$ne"
+    return {name: [*others, *({KEY: {operator: f"x{i}"}} for i in range(count - len(others)))]}
+
+
+FRACTIONS = [i + 0.5 for i in range(10_000)]
+LARGE = {
+    "in, 10,000 floats": {KEY: {"$in": FRACTIONS}},
+    "nin, 10,000 floats": {KEY: {"$nin": FRACTIONS}},
+    "in, 100,000 of all types": {KEY: {"$in": [*range(49_000), *FRACTIONS, *map(str, range(41_000 - 2)), True, False]}},
+    "in, an array": {KEY: {"$in": np.arange(40_000)}},
+    "nin, 40,000 texts": {KEY: {"$nin": list(map(str, range(40_000)))}},
+    "or, 1,000": many("$or", 1_000, {KEY: 2}, {KEY: {"$contains": "a"}}),
+    "and, 10,000": many("$and", 10_000, {KEY: {"$ne": "a"}}, {"i": {"$gt": 9}}),
+    "groups in groups": {
+        "$and": [
+            {"$or": [many("$and", 300, {"i": {"$lt": 40}}), many("$or", 300, {"i": {"$gte": 50}})]},
+            {"$or": [{KEY: {"$in": FRACTIONS}}, {KEY: {"$nin": FRACTIONS[3:]}}]},
+        ]
+    },
+    "nothing": {"$and": [{"i": -1}, {KEY: {"$nin": FRACTIONS}}]},
+}
+
+
+@pytest.mark.parametrize("where", LARGE.values(), ids=LARGE)
+def test_a_large_filter(store, where):
+    """It is split: SQLite refuses it in one statement, or ends the process."""
+    assert_found(store, where)
+
+
+@pytest.mark.parametrize("name", ["$or", "$and"])
+def test_a_large_filter_on_texts(store, name):
+    """Also beside a filter on metadata. Alone, each of the two fits into one statement."""
+    leaf = {"$or": "$contains", "$and": "$not_contains"}[name]
+    where_document = {name: [{leaf: f"number{i}x"} for i in range(998)] + [{leaf: "number1"}, {leaf: "oil"}]}
+    assert_found(store, None, where_document)
+    part = {name: where_document[name][-300:]}
+    assert_found(store, many("$or", 300, {"i": {"$lt": 30}}), part)
+
+
+@settings(max_examples=60, deadline=None)
+@given(FILTERS, st.none() | TEXT_FILTERS, st.integers(1, 4), st.integers(3, 12))
+def test_any_filter_in_parts(store, where, where_document, comparisons, variables):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smart_rag.store.where._COMPARISONS_IN_ONE", comparisons)
+        patch.setattr("smart_rag.store.where._VARIABLES_IN_ONE", variables)
+        patch.setattr(store, "_part_rows", 7)
+        assert_found(store, where, where_document)
+
+
+def test_a_filter_in_parts_ranks_and_orders_as_one(store, monkeypatch):
+    where = {"$or": [{"i": {"$lt": 20}}, {"i": {"$in": [5, 30, 31, 40, 41, 42]}}]}
+    queries = unit_rows(4, 3)
+
+    def answers():
+        found = store.query(queries, 9, where)
+        return (
+            [[(one.row, pytest.approx(one.pooled_score, abs=1e-6)) for one in candidates] for candidates in found],
+            store.ids(where),
+            list(store.select(where)),
+            [name for block in store.scan(where) for name in block.ids],
+        )
+
+    whole = answers()
+    monkeypatch.setattr("smart_rag.store.where._COMPARISONS_IN_ONE", 1)
+    monkeypatch.setattr(store, "_part_rows", 4)
+    assert answers() == whole
+    assert [len(candidates) for candidates in whole[0]] == [9] * 4
+
+
+def nested(depth):
+    return {"a": 1} if depth == 0 else {"$and": [nested(depth - 1), {"a": 1}]}
+
+
+def doubled(depth):
+    """Return a filter of 2 ** depth parts that takes little memory."""
+    where = {"$or": []}
+    for _ in range(depth):
+        where = {"$or": [where, where]}
+    return where
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (many("$or", 10_001), r"a filter on metadata may have 10,000 comparisons, this one has more; use \$in for"),
+        ({"$and": [many("$or", 9_000), many("$and", 1_001)]}, "may have 10,000 comparisons"),
+        (doubled(30), "may have 10,000 comparisons"),
+        (
+            {"a": {"$in": list(range(100_001))}},
+            "a filter may have 100,000 values, this one has more; filter in several",
+        ),
+        ({"a": {"$nin": np.arange(100_001)}}, "may have 100,000 values"),
+        (nested(31), "a filter may be nested 30 times, this one is nested more deeply"),
+        (nested(500), "may be nested 30 times"),
+    ],
+)
+def test_a_filter_that_is_too_large(where, message):
+    with pytest.raises(InvalidInput, match=message):
+        chroma_where(where)
+    assert chroma_where(nested(30))
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            {"$or": [{"$contains": str(i)} for i in range(1_001)]},
+            r"a filter on texts may have 1,000 comparisons, this one has more; join many texts by \| in one \$regex",
+        ),
+        ({"$contains": "x" * 25_000}, r"the str of '\$contains' may have 24,999 bytes, it has more; use the beginning"),
+        ({"$not_contains": "é" * 12_500}, "may have 24,999 bytes"),
+    ],
+)
+def test_a_filter_on_texts_that_is_too_large(where, message):
+    with pytest.raises(InvalidInput, match=message):
+        chroma_where_document(where)
+
+
+def test_the_longest_text_that_a_filter_takes(store):
+    """Chroma puts a backslash before some characters."""
+    for letter in "a%":
+        assert_found(store, None, {"$not_contains": letter * 24_999})
 
 
 def test_a_filter_on_empty_texts(tmp_path):

@@ -1,4 +1,4 @@
-"""Passages for questions, in LangChain's documented style: a vector store in a folder and a retriever."""
+"""Find passages that answer questions, as in LangChain's documentation: with a vector store and a retriever."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from langchain_smart_rag import SmartEmbeddings, SmartReranker
 
 
 class PassageSearch:
-    """Finds the passages of a collection of documents that answer a question."""
+    """Finds passages that answer a question. The documents are in a vector store in a folder."""
 
     def __init__(self, folder: str, model_name: str = "sentence-transformers/all-MiniLM-L6-v2") -> None:
         embeddings = SmartEmbeddings(model_name=model_name, token_store=f"{folder}/tokens")

@@ -1,7 +1,7 @@
-"""smart_rag for LangChain: ranking by pooled cosine plus late interaction with your present embedding model.
+"""smart_rag for LangChain: it ranks with your present embedding model, by pooled cosine plus late interaction.
 
-`SmartEmbeddings` and `SmartReranker` change two lines of an application, which keeps its vector store.
-`SmartVectorStore` is a vector store of its own. `SmartRetriever` searches an index that smart_rag made.
+With `SmartEmbeddings` and `SmartReranker`, you change two lines of an application and keep its vector store.
+`SmartVectorStore` is smart_rag's own vector store. `SmartRetriever` searches an index that smart_rag made.
 """
 
 from __future__ import annotations

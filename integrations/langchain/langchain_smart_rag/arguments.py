@@ -1,4 +1,4 @@
-"""Turn the arguments of ``HuggingFaceEmbeddings`` into those of `smart_rag.SmartEncoder`."""
+"""Turn the arguments of ``HuggingFaceEmbeddings`` into arguments of `smart_rag.SmartEncoder`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from smart_rag import SmartEncoder
+from smart_rag import CachedEncoder, Encoder, SmartEncoder
 from smart_rag.config import check_model_options, nearest
 from smart_rag.errors import InvalidInput
 
 # Arguments of `SmartEncoder` that LangChain puts into ``model_kwargs``.
 _OWN = ("device", "revision", "trust_remote_code")
-# Arguments of ``SentenceTransformer.encode`` that are for one call, and not for the model.
+# Arguments of ``SentenceTransformer.encode`` that belong to one call, and not to the model.
 _OF_A_CALL = ("normalize_embeddings", "batch_size", "show_progress_bar")
-# Arguments of ``SentenceTransformer.encode`` that do not change the embeddings as a list.
+# Arguments of ``SentenceTransformer.encode`` that change nothing if the embeddings are lists.
 _WITHOUT_EFFECT = ("convert_to_numpy", "convert_to_tensor")
 _INSTEAD = {
     "precision": "an embedding is a list of float; a vector store can quantize it",
@@ -38,17 +38,17 @@ def encoder_arguments(
     cache_folder: str | None,
     multi_process: bool,
 ) -> dict[str, Any]:
-    """Return arguments of `SmartEncoder` with which it gives the embeddings that ``HuggingFaceEmbeddings`` gives.
+    """Return arguments of `SmartEncoder`. With them, it gives the same embeddings as ``HuggingFaceEmbeddings``.
 
     Args:
-        options: arguments of `SmartEncoder`, which come first.
+        options: arguments of `SmartEncoder`. They come first.
         model_kwargs: arguments of ``SentenceTransformer``.
         encode_kwargs, query_encode_kwargs: arguments of ``SentenceTransformer.encode`` for documents and for queries.
-        cache_folder: where models are stored.
-        multi_process: use every GPU.
+        cache_folder: the folder where models are stored.
+        multi_process: whether to use every GPU.
 
     Raises:
-        InvalidInput: an argument does not exist, or smart_rag has something else for it.
+        InvalidInput: an argument does not exist, or smart_rag has a different argument for it.
     """
     of_queries = query_encode_kwargs or encode_kwargs
     for name, kwargs in (("encode_kwargs", encode_kwargs), ("query_encode_kwargs", query_encode_kwargs)):
@@ -68,7 +68,7 @@ def encoder_arguments(
         arguments["device"] = _every_gpu()
     if "batch_size" in encode_kwargs:
         arguments["batch_size"] = encode_kwargs["batch_size"]
-    # sentence-transformers loads the weights in the type of the model's files, also on a CPU.
+    # sentence-transformers loads the weights in the type of the model's files, even on a CPU.
     arguments |= {"dtype": "auto", "model_options": of_model}
     arguments |= {
         "query_prompt": of_queries.get("prompt"),
@@ -79,7 +79,7 @@ def encoder_arguments(
 
 
 def of_calls(*encode_kwargs: Mapping[str, Any] | None) -> bool:
-    """Return whether these arguments of ``SentenceTransformer.encode`` concern calls alone, and not the model."""
+    """Return whether all these arguments of ``SentenceTransformer.encode`` belong to a call, and not to the model."""
     names = {name for kwargs in encode_kwargs for name in kwargs or {}}
     return names <= {"normalize_embeddings", "show_progress_bar", *_WITHOUT_EFFECT}
 
@@ -97,15 +97,26 @@ def _check_encode(argument: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def _every_gpu() -> list[str] | None:
-    """Return the names of all GPUs; None if there is at most one, because smart_rag then chooses the device."""
+    """Return the names of all GPUs. If there is at most one, return None, so that smart_rag chooses the device."""
     import torch
 
     count = torch.cuda.device_count()
     return [f"cuda:{i}" for i in range(count)] if count > 1 else None
 
 
+def arguments_of(encoder: Encoder) -> dict[str, Any] | None:
+    """Return the arguments, except the model and the device, with which `SmartEncoder` makes ``encoder`` again.
+
+    The result is None if the encoder is of another class.
+    """
+    given = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    if not isinstance(given, SmartEncoder):
+        return None
+    return {name: value for name, value in given.arguments.items() if name != "model"}
+
+
 def check_names(options: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise TypeError unless `SmartEncoder` has every argument in ``options``; ``own`` are those of the caller."""
+    """Raise TypeError if an argument in ``options`` is unknown. ``own`` has the arguments of `SmartEmbeddings`."""
     known = set(inspect.signature(SmartEncoder).parameters) - {"model"}
     for name in options:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Convert LangChain's documents and queries to smart_rag's, and back."""
+"""Convert LangChain's documents and queries to those of smart_rag, and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smart_rag.types import Content
 
 logger = logging.getLogger(__name__)
 
-# The metadata key under which LangChain's own compressors put a score.
+# The metadata key under which LangChain's own compressors store a score.
 RELEVANCE_SCORE = "relevance_score"
 # Number of documents that one warning names.
 _NAMED = 10
@@ -29,10 +29,10 @@ IMAGE_PATH = "image_path"
 def to_smart_rag(
     texts: Sequence[str], metadatas: Sequence[Mapping[str, Any] | None], ids: Sequence[str | None]
 ) -> list[smart_rag.Document]:
-    """Return ``texts`` with their metadata and ids as documents of smart_rag's; a None among ``ids`` gets a new id.
+    """Return ``texts`` with their metadata and ids as documents of smart_rag. If an id is None, a new id is made.
 
     Raises:
-        InvalidInput: the three differ in length.
+        InvalidInput: the three arguments have different lengths.
     """
     if not len(texts) == len(metadatas) == len(ids):
         raise InvalidInput(f"{len(texts)} texts need as many metadatas and ids, got {len(metadatas)} and {len(ids)}")
@@ -43,7 +43,7 @@ def to_smart_rag(
 
 
 def with_text(documents: Sequence[smart_rag.Document]) -> list[smart_rag.Document]:
-    """Return ``documents`` without those that have no text, such as a blank page of a PDF. A warning names them."""
+    """Return those of ``documents`` that have a text. A warning names the others, such as a blank page of a PDF."""
     blank = {i for i, document in enumerate(documents) if isinstance(document.text, str) and not document.text.strip()}
     if blank:
         names = [_name(i, documents[i].metadata) for i in sorted(blank)]
@@ -58,16 +58,16 @@ def with_text(documents: Sequence[smart_rag.Document]) -> list[smart_rag.Documen
 
 
 def _name(position: int, metadata: Mapping[str, Any]) -> str:
-    """Return what a person knows of a document: where it comes from, and its position in the call."""
+    """Return a description of a document that helps people to find it: its source, and its position in the call."""
     parts = [f"{key} {metadata[key]}" for key in ("source", "page") if key in metadata]
     return ", ".join([*parts, f"position {position}"])
 
 
 def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
-    """Return ``found`` as a document of LangChain's, with the metadata that was added.
+    """Return ``found`` as a document of LangChain, with the metadata that it had when it was added.
 
-    A document with an image (`SmartIndex.has_image`) also has ``image_path`` in its metadata: the file from
-    `SmartIndex.image_file`. If the image's file is gone, the key is missing, and a warning is logged.
+    If a document has an image (`SmartIndex.has_image`), ``image_path`` in its metadata is the file from
+    `SmartIndex.image_file`. If this file does not exist, the key is missing, and a warning is logged.
     """
     metadata = dict(found.metadata)
     if index.has_image(found):
@@ -79,12 +79,12 @@ def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.Sma
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with blanks for its line breaks, as ``HuggingFaceEmbeddings`` embeds it."""
+    """Return ``text`` with blanks instead of line breaks, as ``HuggingFaceEmbeddings`` embeds it."""
     return text.replace("\n", " ")
 
 
 def ranked_document(id: str, document: Document) -> smart_rag.Document:
-    """Return what `SmartReranker` ranks of ``document``: its text, and the image file in its metadata."""
+    """Return the part of ``document`` that `SmartReranker` scores: its text, and the image file in its metadata."""
     image = document.metadata.get(IMAGE_PATH)
     return smart_rag.Document(
         id, one_line(document.page_content), image=path_of(image) if isinstance(image, str) else None

@@ -1,4 +1,4 @@
-"""`SmartEmbeddings`: an encoder of smart_rag as embeddings of LangChain. `PlainEncoder` is the opposite."""
+"""`SmartEmbeddings`: an encoder of smart_rag as embeddings of LangChain. `PlainEncoder` does the opposite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from langchain_smart_rag.arguments import check_names, encoder_arguments, of_calls
+from langchain_smart_rag.arguments import arguments_of, check_names, encoder_arguments, of_calls
 from langchain_smart_rag.documents import one_line, path_of, ranked_document
 from langchain_smart_rag.stored import stored_documents, stored_vector
 from smart_rag import CachedEncoder, Encoder, Representation
@@ -28,11 +28,11 @@ from smart_rag.types import BackfillReport, Content
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
-# The key in an encoder's description under which `PlainEncoder` puts the class of its embeddings.
+# The key in an encoder's description under which `PlainEncoder` stores the class of its embeddings.
 PLAIN = "langchain_embeddings"
-# Images whose token embeddings are in memory at once.
+# Number of images whose token embeddings are in memory at once.
 _IMAGES = 8
-# The cosine of two vectors of one text by one model; types and devices make small differences.
+# If the same model made two vectors of the same text, their cosine is at least this. Types and devices differ a little.
 _SAME_MODEL = 0.98
 
 logger = logging.getLogger(__name__)
@@ -45,37 +45,39 @@ class SmartEmbeddings(BaseModel, Embeddings):
     >>> store = Chroma(embedding_function=embeddings)                       # doctest: +SKIP
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever())    # doctest: +SKIP
 
-    For the same arguments, it gives the same vectors as ``HuggingFaceEmbeddings``, so an existing vector store stays
+    With the same arguments, it gives the same vectors as ``HuggingFaceEmbeddings``, so an existing vector store stays
     valid. Vectors are normalised only if the model or ``encode_kwargs`` says so. The prompt is the model's default
     prompt, or the one in ``encode_kwargs``. Like ``HuggingFaceEmbeddings``, it replaces a line break by a blank.
 
     With ``token_store``, embeddings are kept in a folder. If the same text comes again, the model does not run again.
-    `SmartReranker` reads the token embeddings from this folder. The model is loaded at first use. A pickle does not
+    `SmartReranker` reads the token embeddings from this folder. The model is loaded on first use. A pickle does not
     hold the model. The attribute ``encoder`` gives the token embeddings.
 
-    The argument ``model_name`` is named as in ``HuggingFaceEmbeddings``. `smart_rag.SmartEncoder` calls it ``model``.
+    ``HuggingFaceEmbeddings`` also has the argument ``model_name``. `smart_rag.SmartEncoder` calls it ``model``.
 
     Args:
         model_name: the name or the folder of a sentence-transformers model. You can also call this argument ``model``.
         token_store: a folder for the token embeddings. It is made if it does not exist.
-        device: such as ``"cuda"``; by default the device in ``model_kwargs``, or a GPU if there is one.
-        encoder: an encoder to use instead of a model's name. A `smart_rag.CachedEncoder` brings its own token store.
+        device: such as ``"cuda"``. By default, the device in ``model_kwargs``, or a GPU if there is one.
+        encoder: an encoder to use instead of the name of a model. A `smart_rag.CachedEncoder` has its own token store.
         model_kwargs: arguments of ``SentenceTransformer``, such as ``revision``, ``prompts`` or ``truncate_dim``.
         encode_kwargs: arguments of ``SentenceTransformer.encode``: ``prompt``, ``prompt_name``, ``batch_size``,
             ``normalize_embeddings`` and ``truncate_dim``.
         query_encode_kwargs: the same arguments, but for queries. If it is empty, queries are encoded with
             ``encode_kwargs``.
-        cache_folder: where models are stored.
+        cache_folder: the folder where models are stored.
         show_progress: show a progress bar.
-        multi_process: use every GPU, unless ``device`` names some.
+        multi_process: use every GPU, unless ``device`` names devices.
         encoder_options: the same arguments as ``options``, but as one dict. This object stores them in this form.
             Normally, you do not pass it.
+        encoder_class: the class of an ``encoder`` that is not a `smart_rag.SmartEncoder`. ``model_dump`` writes it, so
+            that an object without this encoder is refused. Normally, you do not pass it.
         options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``query_prompt``.
 
     Raises:
         TypeError: an argument is not one of `smart_rag.SmartEncoder`.
-        InvalidInput: ``encoder`` is given along with arguments of a model. Or an argument in ``model_kwargs`` or
-            ``encode_kwargs`` does not exist, or smart_rag has something else for it.
+        InvalidInput: ``encoder`` is given along with arguments of a model, or ``encoder_class`` is given without it. Or
+            an argument in ``model_kwargs`` or ``encode_kwargs`` does not exist, or smart_rag has something else for it.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
@@ -89,6 +91,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
     show_progress: bool = False
     multi_process: bool = False
     encoder_options: dict[str, Any] = Field(default_factory=dict)
+    encoder_class: str | None = None
 
     _encoder: CachedEncoder = PrivateAttr()
 
@@ -106,6 +109,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
         show_progress: bool = False,
         multi_process: bool = False,
         encoder_options: Mapping[str, Any] | None = None,
+        encoder_class: str | None = None,
         **options: Any,
     ) -> None:
         model_name = options.pop("model", model_name)
@@ -113,11 +117,16 @@ class SmartEmbeddings(BaseModel, Embeddings):
         further = {**(encoder_options or {}), **options}
         if device is not None:
             further["device"] = device
-        # Raise now and not at the first text, which may come hours later.
+        # Raise an error now, because the first text may come hours later.
         check_names(further, type(self).model_fields)
         arguments = encoder_arguments(
             further, model_kwargs or {}, encode_kwargs or {}, query_encode_kwargs or {}, cache_folder, multi_process
         )
+        if encoder is None and encoder_class is not None:
+            raise InvalidInput(
+                f"these SmartEmbeddings were made with an encoder of the class {encoder_class}, which a description "
+                "does not hold; pass it as encoder=, or use pickle"
+            )
         if encoder is None:
             cached = CachedEncoder(str(model_name), token_store, **arguments)
         elif (
@@ -127,7 +136,10 @@ class SmartEmbeddings(BaseModel, Embeddings):
         else:
             is_cached = isinstance(encoder, CachedEncoder) and token_store is None
             cached = encoder if is_cached else CachedEncoder(encoder, token_store)  # type: ignore[assignment]
-            model_name = str(encoder.describe().get("model"))
+            model_name, known = str(encoder.describe().get("model")), arguments_of(encoder)
+            kind = type(cached.encoder)
+            encoder_class = f"{kind.__module__}.{kind.__qualname__}" if known is None else None
+            further = known or {}
         super().__init__(
             model_name=str(model_name),
             token_store=cached.path,
@@ -138,12 +150,13 @@ class SmartEmbeddings(BaseModel, Embeddings):
             show_progress=show_progress,
             multi_process=multi_process,
             encoder_options=further,
+            encoder_class=encoder_class,
         )
         self._encoder = cached
 
     @property
     def encoder(self) -> CachedEncoder:
-        """The encoder, for callers that need token embeddings, too."""
+        """The encoder, for callers that also need token embeddings."""
         return self._encoder
 
     def __repr__(self) -> str:
@@ -170,7 +183,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
         """Return the pooled embeddings of the image files ``uris``. With a token store, their tokens are kept.
 
         Raises:
-            EncoderError: the model does not take images.
+            EncoderError: the model cannot read images.
             DocumentError: a file cannot be read.
         """
         if "image" not in self.encoder.modalities:
@@ -190,36 +203,35 @@ class SmartEmbeddings(BaseModel, Embeddings):
     ) -> BackfillReport:
         """Encode the documents that are in ``store``, so that `SmartReranker` finds their token embeddings.
 
-        Call it once, after you have replaced your embeddings by `SmartEmbeddings`. Without it, a document is encoded
-        when a query first finds it. The store is read in pages, and nothing is written to it. Documents that the token
-        store already has are skipped, so an interrupted call can be made again. Documents without text are left out. A
-        warning counts and names them. If the vectors in a Chroma store were made by another model, another warning says
-        so.
+        Call this method once, after you have replaced your embeddings by `SmartEmbeddings`. Without this call, a
+        document is encoded when a query first finds it. The store is read in pages, and nothing is written to it.
+        Documents that the token store already has are skipped, so you can repeat an interrupted call. Documents without
+        text are left out. A warning counts and names them. If another model made the vectors in a Chroma store, another
+        warning says so.
 
         Args:
             store: a ``Chroma`` store, a collection of Chroma, an ``InMemoryVectorStore``, or any documents.
-            calibrate: also find the scale of relevance, so that `SmartReranker` takes ``min_relevance``. It is kept in
-                the token store. ``store`` should be the whole store.
+            calibrate: also find the scale of relevance, which `SmartReranker` needs for ``min_relevance``. The scale is
+                kept in the token store. ``store`` should have all your documents.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Returns:
-            The numbers of documents that were added, that were already there (``unchanged``), and that were left out.
+            The numbers of documents that were added, that were already stored (``unchanged``), and that were left out.
 
         Raises:
             InvalidInput: there is no token store, or the documents of ``store`` cannot be listed.
         """
         documents, total = stored_documents(store)
-        # Without the token store, which would be written to before the documents are counted.
+        # This encoder has no token store, because nothing may be written to it before the documents are counted.
         self.warn_of_another_model(store, self.encoder.encoder)
         ranked = (ranked_document(document.id or f"position {i}", document) for i, document in enumerate(documents))
         return self.encoder.add(ranked, total=total, calibrate=calibrate, show_progress_bar=show_progress_bar)
 
     def warn_of_another_model(self, store: Any, encoder: Encoder | None = None) -> None:
-        """Log a warning if another model, or one with other settings, made the vectors of ``store``.
+        """Log a warning if another model, or a model with other settings, made the vectors of ``store``.
 
-        The first vector of a Chroma store is compared with the one that these embeddings make of its text. Other stores
-        do not show their vectors. If ``encoder`` is given, it makes the vector to compare. Otherwise, these embeddings'
-        own encoder makes it.
+        The first vector of a Chroma store is compared with a new vector of the same text. Other stores do not show
+        their vectors. ``encoder`` makes the new vector. By default, it is the encoder of these embeddings.
         """
         first = stored_vector(store)
         if first is None or not first[0].page_content.strip():
@@ -245,7 +257,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
 
 
 def _as_lists(vectors: Representation, encode_kwargs: Mapping[str, Any]) -> list[list[float]]:
-    """Return pooled embeddings as lists, with the norms of the model's own vectors unless they are to be normalised."""
+    """Return pooled embeddings as lists. Unless they are to be normalised, they have the model's own norms."""
     pooled = vectors.pooled
     if vectors.norms is not None and not encode_kwargs.get("normalize_embeddings"):
         pooled = pooled * vectors.norms[:, None]
@@ -271,7 +283,7 @@ class PlainEncoder:
         kind = type(self.embeddings)
         names = [getattr(self.embeddings, attribute, None) for attribute in ("model_name", "model")]
         return {
-            # A str only: the repr of another object may differ between processes.
+            # Only a str, because the repr of another object may differ between processes.
             "model": next((name for name in names if isinstance(name, str)), kind.__name__),
             PLAIN: f"{kind.__module__}.{kind.__qualname__}",
             "dimension": self.dimension,
@@ -288,5 +300,5 @@ class PlainEncoder:
 
 
 def encoder_of(embeddings: Embeddings) -> Encoder:
-    """Return the encoder of ``embeddings``, without a cache, because an index keeps token embeddings itself."""
+    """Return the encoder of ``embeddings`` without its cache, because an index itself keeps token embeddings."""
     return embeddings.encoder.encoder if isinstance(embeddings, SmartEmbeddings) else PlainEncoder(embeddings)

@@ -1,4 +1,4 @@
-"""`message_content`: a message with a question, documents and their images."""
+"""`message_content`: a message with a question, and with documents and their images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from langchain_core.messages.content import ContentBlock, ImageContentBlock, Tex
 
 from langchain_smart_rag.documents import IMAGE_PATH, path_of
 from smart_rag.config import DEFAULT_IMAGE_PIXELS
+from smart_rag.fences import Fence
 from smart_rag.files import jpeg
 
 
@@ -24,6 +25,9 @@ def message_content(
 ) -> list[ContentBlock]:
     """Return a message as LangChain's standard content blocks: numbered documents with images, then the question.
 
+    Each document stands in a fence with a random name, which the first block explains. So no document can pass for
+    another one, or for the question (`smart_rag.fences`).
+
     >>> documents = SmartRetriever("my.index", k=4).invoke(question)                       # doctest: +SKIP
     >>> llm.invoke([HumanMessage(content_blocks=message_content(question, documents))])    # doctest: +SKIP
 
@@ -34,15 +38,16 @@ def message_content(
         question: the question.
         documents: the passages. They are numbered in this order.
         image: the file of an image that belongs to the question.
-        images: the largest number of documents whose image is sent. Of the other documents, only the text is sent.
+        images: the maximum number of documents whose images are sent. Of the other documents, only the text is sent.
         image_pixels: the maximum number of pixels of each image.
 
     Raises:
-        DocumentError: an image's file is gone or cannot be read.
+        DocumentError: the file of an image does not exist or cannot be read.
     """
-    blocks: list[ContentBlock] = []
-    for number, document in enumerate(documents, start=1):
-        blocks.append(_text(f"[{number}] {document.page_content}"))
+    fence, passages = fenced(question, documents)
+    blocks: list[ContentBlock] = [_text(fence.rule)]
+    for passage, document in zip(passages, documents, strict=True):
+        blocks.append(_text(passage))
         path = document.metadata.get(IMAGE_PATH)
         if path is not None and images > 0:
             blocks.append(_image(path, image_pixels))
@@ -51,6 +56,13 @@ def message_content(
     if image is not None:
         blocks.append(_image(image, image_pixels))
     return blocks
+
+
+def fenced(question: str, documents: Sequence[Document]) -> tuple[Fence, list[str]]:
+    """Return a fence for one prompt, and the numbered documents in it."""
+    texts = [document.page_content for document in documents]
+    fence = Fence.for_texts([question, *texts])
+    return fence, [f"[{number}] {fence.around(text)}" for number, text in enumerate(texts, start=1)]
 
 
 def _text(text: str) -> TextContentBlock:

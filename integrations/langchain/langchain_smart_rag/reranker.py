@@ -26,22 +26,21 @@ class SmartReranker(BaseDocumentCompressor):
     >>> store = Chroma(embedding_function=embeddings)                           # doctest: +SKIP
     >>> retriever = SmartReranker(embeddings).wrap(store.as_retriever(search_kwargs={"k": 50}))  # doctest: +SKIP
 
-    It returns copies, with the score of `smart_rag.rerank` under ``relevance_score`` in the metadata. With a token
-    store, each document is encoded once. If the vector store uses the same `SmartEmbeddings` object, a document is
-    encoded when you add it to the store. `SmartEmbeddings.backfill` encodes the documents that were in the vector store
-    before.
+    It returns copies. Their metadata has the score of `smart_rag.rerank` under ``relevance_score``. With a token store,
+    each document is encoded once. If the vector store uses the same `SmartEmbeddings` object, a document is encoded
+    when you add it to the store. `SmartEmbeddings.backfill` encodes the documents that the vector store already holds.
 
     Args:
-        embeddings: the application's `SmartEmbeddings`, whose model and token store are shared. The argument is named
-            as in LangChain's ``EmbeddingsFilter``.
-        model_name, token_store: arguments of new `SmartEmbeddings`, if no ``embeddings`` are given.
-        top_n: the number of documents to keep. None keeps all. The argument is named as in LangChain's own rerankers.
-        weights: the weights of the pooled and of the late score; by default those that suit the model.
-        min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1. Call
-            ``embeddings.backfill(store, calibrate=True)`` once before.
+        embeddings: the application's `SmartEmbeddings`. The reranker uses its model and token store. LangChain's
+            ``EmbeddingsFilter`` has an argument of the same name.
+        model_name, token_store: if there are no ``embeddings``, new `SmartEmbeddings` are made with these arguments.
+        top_n: the number of documents to keep. None keeps all. LangChain's own rerankers use the same name.
+        weights: the weights of the pooled and of the late score. By default, the default weights of the model.
+        min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1. This
+            needs one earlier call of ``embeddings.backfill(store, calibrate=True)``.
 
     Raises:
-        InvalidInput: ``embeddings`` is given along with ``model_name`` or ``token_store``.
+        InvalidInput: ``embeddings`` is given together with ``model_name`` or ``token_store``.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -74,13 +73,13 @@ class SmartReranker(BaseDocumentCompressor):
     ) -> list[Document]:
         """Return copies of the ``top_n`` best of ``documents`` for ``query``, best first.
 
-        If the model takes images, the image file under ``image_path`` in the metadata is part of a document.
+        If the model reads images, a document also has the image file under ``image_path`` in its metadata.
 
         Raises:
             InvalidInput: the query is empty. Or ``min_relevance`` is set, but the token store was not calibrated.
-            DocumentError: an image's file is gone or cannot be read.
+            DocumentError: the file of an image does not exist or cannot be read.
         """
-        # Ids are positions, because the documents' own ids may be missing or come twice.
+        # The ids are positions, because the documents' own ids may be missing or not unique.
         width = len(str(len(documents)))
         given = [ranked_document(f"{i:0{width}}", document) for i, document in enumerate(documents)]
         hits = smart_rag.rerank(
@@ -99,20 +98,20 @@ class SmartReranker(BaseDocumentCompressor):
         return await in_reader_thread(self.compress_documents, documents, query, callbacks)
 
     def wrap(self, retriever: RetrieverLike) -> RerankingRetriever:
-        """Return a retriever that ranks the documents of ``retriever`` again."""
+        """Return a retriever that reranks the documents of ``retriever``."""
         return RerankingRetriever(base_retriever=retriever, reranker=self)
 
 
 class RerankingRetriever(BaseRetriever):
-    """A retriever with a `SmartReranker` behind it, as `SmartReranker.wrap` returns it.
+    """A retriever that reranks the documents of another retriever. `SmartReranker.wrap` returns it.
 
     >>> retriever = RerankingRetriever(base_retriever=bm25, reranker=SmartReranker())   # doctest: +SKIP
     >>> retriever.invoke("Which animal barks?")                                         # doctest: +SKIP
     [Document(metadata={'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
-    If the retriever searches a Chroma store, the first call checks one vector of the store: it compares it with the
-    vector that the reranker's model makes of the same text. If another model made the stored vector, a warning is
-    logged.
+    If the other retriever searches a Chroma store, the first call checks the store: it compares one vector of the store
+    with the vector that the reranker's model makes of the same text. If another model made the stored vector, a warning
+    is logged.
 
     Args:
         base_retriever: any retriever. It gets the arguments of ``invoke``.
@@ -139,7 +138,7 @@ class RerankingRetriever(BaseRetriever):
         return list(await self.reranker.acompress_documents(found, query, callbacks=run_manager.get_child()))
 
     def _check_store(self) -> None:
-        """Compare a vector of the store with the model's own, once."""
+        """Compare a vector of the store with the vector of the reranker's model, once."""
         store = getattr(self.base_retriever, "vectorstore", None)
         if not self._is_checked and store is not None:
             self._is_checked = True

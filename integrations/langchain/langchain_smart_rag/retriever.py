@@ -41,31 +41,31 @@ class SmartRetriever(BaseRetriever):
     [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
     Documents have the scores of `SmartIndex.search`. If a document is a page or an image, ``image_path`` in its
-    metadata is its file, which `message_content` uses.
+    metadata is its file. `message_content` uses this file.
 
-    You can pass every field except ``index`` and ``with_score`` to ``invoke``, too. ``invoke`` also has an argument
+    You can also pass every field except ``index`` and ``with_score`` to ``invoke``. ``invoke`` has one more argument,
     ``image``: an image file to search with. The image is used together with the text, or alone if the text is empty. A
     pickle and ``model_dump`` hold the path of the index's folder, not its content.
 
     Args:
-        index: an open index, or the folder of one.
+        index: an open index, or the folder of an index.
         k: the number of documents to return. smart_rag calls it ``top_k``.
         candidates: the number of documents to score.
-        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
-        weights: the weights of the pooled and of the late score; by default those of the index.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`. ``"exhaustive"`` scores every document.
+        weights: the weights of the pooled and of the late score. By default, those of the index.
         filter: the filter on metadata of `SmartIndex.search`, which calls it ``where``.
         where_document: the filter on texts of `SmartIndex.search`, such as ``{"$contains": "pump"}``.
         min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
-        with_score: put the score under ``relevance_score`` into the metadata of each document. Citations and other
+        with_score: store the score in the metadata of each document, under ``relevance_score``. Citations and other
             parts of LangChain look for the score there.
         options: LangChain's own arguments, such as ``tags``, ``metadata`` and ``name``.
 
     Raises:
         IndexNotFound: the folder holds no index.
-        InvalidInput: ``k``, ``candidates``, ``weights`` or ``min_relevance`` are out of range.
+        InvalidInput: ``k``, ``candidates``, ``weights`` or ``min_relevance`` is out of range.
     """
 
-    # Unknown arguments raise: a misspelt filter, such as `where=`, would silently search all documents.
+    # Unknown arguments raise an error. Otherwise a misspelt filter, such as `where=`, would search all documents.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     index: Annotated[SmartIndex, BeforeValidator(_opened), PlainSerializer(_folder, return_type=str)]
@@ -78,7 +78,7 @@ class SmartRetriever(BaseRetriever):
     min_relevance: float | None = None
     with_score: bool = True
 
-    # Without it, type checkers would take the types of the fields for those of the arguments, and refuse a folder.
+    # Without this method, type checkers would give the arguments the types of the fields, and would refuse a folder.
     def __init__(
         self,
         index: SmartIndex | str | Path,
@@ -121,15 +121,7 @@ class SmartRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        # LangChain's default does not pass on the options.
+        # LangChain's default method does not pass on the options.
         return await in_reader_thread(
             self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
         )
-
-    def __getstate__(self) -> dict[Any, Any]:
-        state = super().__getstate__()
-        return {**state, "__dict__": {**state["__dict__"], "index": _folder(self.index)}}
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        fields = state["__dict__"]
-        super().__setstate__({**state, "__dict__": {**fields, "index": _opened(fields["index"])}})

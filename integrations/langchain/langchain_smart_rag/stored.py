@@ -1,4 +1,4 @@
-"""`stored_documents`: the documents of a store of LangChain's, read in pages."""
+"""`stored_documents`: the documents of one of LangChain's stores, read in pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from smart_rag.errors import InvalidInput
 
-# Documents of the store that are in memory at once.
+# Number of documents of the store that are in memory at once.
 _PAGE = 256
 
 
@@ -36,7 +36,7 @@ def stored_documents(store: Any) -> tuple[Iterator[Document], int | None]:
 
 
 def stored_vector(store: Any) -> tuple[Document, Sequence[float]] | None:
-    """Return the first document of a Chroma store and its vector, None if there is none, or for another store."""
+    """Return the first document of a Chroma store and its vector. Return None for an empty store or another store."""
     get = None if isinstance(store, InMemoryVectorStore) else _get_of(store)
     page = {} if get is None else get(limit=1, offset=0, include=["documents", "metadatas", "embeddings"])
     if not page.get("ids") or page["embeddings"] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from smart_rag.errors import IndexMismatch, InvalidInput
 from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import Content
 
-# For searches without token embeddings: by a vector, or with plain embeddings.
+# Weights for searches without token embeddings: searches by a vector, or with plain embeddings.
 _POOLED = (1.0, 0.0)
 
 
@@ -33,29 +34,32 @@ class SmartVectorStore(VectorStore):
     ...     store.add_texts(["The cat sat on the mat.", "Dogs bark at night."])
     ...     store.similarity_search("Which animal barks?", k=1, filter={"year": 2024})
 
-    Documents that are already there are replaced. Higher scores are better. If a document has an image, ``image_path``
-    in its metadata is the image's file.
+    A document that is already in the store is replaced. Higher scores are better. If a document has an image,
+    ``image_path`` in its metadata is the image's file.
 
-    Searches take further arguments by name. ``filter`` and ``where_document`` are the filters of `SmartIndex.search` on
-    metadata and texts (``filter`` is LangChain's name for ``where``). ``candidates`` and ``first_stage`` replace those
-    of the store. ``image`` is an image file to search with. It is used together with the text, or alone if the text is
-    empty.
+    Searches have further arguments, which you pass by name. ``filter`` and ``where_document`` are the filters of
+    `SmartIndex.search` on metadata and texts (``filter`` is LangChain's name for ``where``). ``candidates`` and
+    ``first_stage`` replace those of the store. ``image`` is an image file to search with. It is used together with the
+    text, or alone if the text is empty.
+
+    A pickle holds the arguments and the path of the index's folder. The index is opened when the pickle is read. A deep
+    copy opens it, too, and shares the embeddings.
 
     Args:
         index: an open index, or its folder. If there is no index in the folder, one is made there.
         embedding: the embeddings of the index, or the name or the folder of their model. The default is the model of
-            the index. For a new index, it is `DEFAULT_MODEL`. Embeddings of LangChain that are not `SmartEmbeddings`
-            have no token embeddings. With such embeddings, documents are ranked by pooled cosine, and you must pass the
-            embeddings each time you open the index. The argument is named as in LangChain's own stores.
+            the index. For a new index, it is `DEFAULT_MODEL`. Embeddings of LangChain other than `SmartEmbeddings` have
+            no token embeddings. With them, documents are ranked by pooled cosine, and you must pass the embeddings each
+            time you open the index. LangChain's own stores use the same name for this argument.
         candidates: the number of documents to score.
-        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every document.
-        weights: the weights of the pooled and of the late score; by default those of the index, or (1, 0) for
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`. ``"exhaustive"`` scores every document.
+        weights: the weights of the pooled and of the late score. By default, those of the index, or (1, 0) for
             embeddings without token embeddings.
 
     Raises:
         IndexMismatch: the index was made with other embeddings.
         IndexExists: the folder is not empty and holds no index.
-        InvalidInput: ``candidates`` or ``weights`` are out of range.
+        InvalidInput: ``candidates`` or ``weights`` is out of range.
     """
 
     def __init__(
@@ -95,20 +99,22 @@ class SmartVectorStore(VectorStore):
     def add_documents(
         self, documents: list[Document], ids: Sequence[str | None] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Write ``documents``, replacing those of the same id, and return the ids of those written, in order.
+        """Write ``documents``, and return the ids of the written documents, in order.
+
+        Documents that already have one of these ids are replaced.
 
         A document without text, such as a blank page of a PDF, is left out, so the result can be shorter than
         ``documents``. A warning names its source, page and position.
 
         Args:
             documents: the documents.
-            ids: an id for each document; by default the document's own ``id``. If this is None, the document gets a new
-                id.
+            ids: an id for each document. By default, the document's own ``id``. If this is None, the document gets a
+                new id.
             kwargs: ignored. LangChain's indexing passes some arguments, such as ``batch_size``.
 
         Raises:
-            InvalidInput: an id comes twice, or JSON cannot hold the metadata of a document. In these cases, nothing is
-                written.
+            InvalidInput: two documents have the same id, or JSON cannot hold the metadata of a document. In these
+                cases, nothing is written.
         """
         return self._write(_of_documents(documents, ids))
 
@@ -120,16 +126,16 @@ class SmartVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Write ``texts``, replacing those of the same id, and return the ids of those written; see `add_documents`."""
+        """Write ``texts`` as documents, and return the ids of the written documents; see `add_documents`."""
         return self._write(_of_texts(texts, metadatas, ids))
 
     def add_images(
         self, uris: list[str], metadatas: list[dict[str, Any]] | None = None, ids: Sequence[str | None] | None = None
     ) -> list[str]:
-        """Write image files, replacing documents of the same id, and return their ids. The files stay where they are.
+        """Write image files and return their ids. Documents with these ids are replaced. The files are not copied.
 
         Raises:
-            InvalidInput: the model does not take images, or as in `add_documents`. In these cases, nothing is written.
+            InvalidInput: the model cannot read images, or as in `add_documents`. In these cases, nothing is written.
             DocumentError: a file cannot be read.
         """
         if isinstance(uris, str):
@@ -169,7 +175,7 @@ class SmartVectorStore(VectorStore):
         """Remove the documents with these ids and return True. Unknown ids are ignored.
 
         Raises:
-            InvalidInput: ``ids`` is None, so that a forgotten argument does not remove everything.
+            InvalidInput: ``ids`` is None. This is an error so that a forgotten argument does not remove everything.
         """
         if ids is None:
             raise InvalidInput("delete needs ids; to remove all documents, pass the ids of store.index.documents()")
@@ -227,7 +233,7 @@ class SmartVectorStore(VectorStore):
         return [to_langchain(hit, self.index) for hit in self._search(query, k, self.weights, **kwargs)]
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
-        """Return the documents of `similarity_search`, each with its score by `SmartIndex.search`."""
+        """Return the documents of `similarity_search`, each with its score from `SmartIndex.search`."""
         return [(to_langchain(hit, self.index), hit.score) for hit in self._search(query, k, self.weights, **kwargs)]
 
     def similarity_search_by_image(self, uri: str, k: int = 4, **kwargs: Any) -> list[Document]:
@@ -247,7 +253,7 @@ class SmartVectorStore(VectorStore):
             query: a text.
             k: the number of documents.
             fetch_k: the number of documents to choose from.
-            lambda_mult: 1 ranks by relevance alone, 0 by difference alone.
+            lambda_mult: with 1, only relevance counts. With 0, only the difference from the other documents counts.
             kwargs: as in `similarity_search`.
         """
         return self._diverse(query, k, fetch_k, lambda_mult, self.weights, **kwargs)
@@ -322,8 +328,8 @@ class SmartVectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         """Return the documents of `similarity_search`, each with its `smart_rag.Hit.relevance`, from 0 to 1.
 
-        LangChain calls it for ``similarity_search_with_relevance_scores``, and for retrievers with the search type
-        ``"similarity_score_threshold"``.
+        LangChain calls this method for ``similarity_search_with_relevance_scores``, and for retrievers with the search
+        type ``"similarity_score_threshold"``.
         """
         kwargs.pop("score_threshold", None)  # LangChain itself applies it
         found = []
@@ -337,6 +343,30 @@ class SmartVectorStore(VectorStore):
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         return await in_reader_thread(self._similarity_search_with_relevance_scores, query, k, **kwargs)
+
+    # --- pickle and copy --------------------------------------------------------------------
+
+    # An index that is opened again belongs to the new store alone, which closes it.
+
+    def __getstate__(self) -> dict[str, Any]:
+        # With the path, the new index shares the model of the new embeddings.
+        shares = self._owned and isinstance(self._embedding, SmartEmbeddings)
+        return {**self.__dict__, "index": self.index.path if shares else self.index, "_owned": True}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not isinstance(self.index, SmartIndex):
+            self.index = _open(self.index, self._embedding)
+
+    def __copy__(self) -> Self:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__, _owned=False)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = self.__copy__()
+        copied.index, copied._owned = deepcopy(self.index, memo), True
+        return copied
 
     # --- closing ----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Questions about a folder of documents, answered from a vector store on disk: FOLDER MODEL QUESTION."""
+"""Answer a question from a folder of documents, with a vector store on disk. Arguments: FOLDER MODEL QUESTION."""
 
 import sys
 

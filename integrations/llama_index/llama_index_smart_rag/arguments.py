@@ -1,4 +1,4 @@
-"""Turn the arguments of ``HuggingFaceEmbedding`` into those of `smart_rag.SmartEncoder`."""
+"""Turn the arguments of ``HuggingFaceEmbedding`` into arguments of `smart_rag.SmartEncoder`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from smart_rag import Encoder, SmartEncoder
+from smart_rag import CachedEncoder, Encoder, SmartEncoder
 from smart_rag.config import MODEL_OPTIONS, check_model_options, nearest
 
-# Instructions that ``HuggingFaceEmbedding`` puts before queries (and texts) of these models.
+# Names of models before whose queries (and texts) ``HuggingFaceEmbedding`` puts instructions, and the instructions.
 _SIZES = ("small", "base", "large")
 _BGE = {f"BAAI/bge-{size}-en{version}" for size in _SIZES for version in ("", "-v1.5")}
 _BGE_CHINESE = {name.replace("-en", "-zh") for name in _BGE}
@@ -21,7 +21,7 @@ _BEFORE_QUERIES = {
 }
 _BEFORE_TEXTS = dict.fromkeys(_INSTRUCTOR, "Represent the document for retrieval: ")
 
-# Arguments of `SmartEncoder` that `SmartEmbedding` has under another name, or sets itself.
+# Arguments of `SmartEncoder` for which `SmartEmbedding` has another name, or which it sets itself.
 _SET_HERE = {
     "model": "model_name",
     "query_prompt": "query_instruction",
@@ -41,18 +41,18 @@ def encoder_arguments(
     text_instruction: str | None,
     cache_folder: str | None,
 ) -> dict[str, Any]:
-    """Return arguments of `SmartEncoder` with which it gives the embeddings that ``HuggingFaceEmbedding`` gives.
+    """Return arguments of `SmartEncoder`. With them, it gives the same embeddings as ``HuggingFaceEmbedding``.
 
     Args:
-        model_name: the name of the model, which decides on its instructions.
+        model_name: the name of the model. The default instructions depend on it.
         options: arguments of `SmartEncoder` or of ``SentenceTransformer``.
-        query_instruction, text_instruction: put before queries and texts; by default those of the model's name.
-        cache_folder: where models are stored.
+        query_instruction, text_instruction: texts before each query and each text. By default, those for this model.
+        cache_folder: the folder where models are stored.
 
     Raises:
         InvalidInput: smart_rag has no such backend.
     """
-    arguments: dict[str, Any] = {"dtype": "auto"}  # as sentence-transformers loads the weights, also on a CPU
+    arguments: dict[str, Any] = {"dtype": "auto"}  # sentence-transformers loads weights in this way, even on a CPU
     further: dict[str, Any] = dict(options.get("model_options") or {})
     if cache_folder is not None:
         further["cache_folder"] = cache_folder
@@ -76,7 +76,7 @@ def encoder_arguments(
 def check_names(options: Iterable[str], own: Sequence[str]) -> None:
     """Raise TypeError unless each of ``options`` is an argument of `SmartEncoder` or of ``SentenceTransformer``.
 
-    ``own`` are the names of the arguments of `SmartEmbedding`, to correct a name.
+    ``own`` has the names of `SmartEmbedding`'s arguments. The error suggests one of them for a misspelt name.
     """
     known = set(inspect.signature(SmartEncoder).parameters)
     for name in options:
@@ -87,19 +87,23 @@ def check_names(options: Iterable[str], own: Sequence[str]) -> None:
 
 
 def arguments_of(encoder: Encoder) -> dict[str, Any] | None:
-    """Return the arguments, except the model, with which `SmartEncoder` makes ``encoder`` again, by its description.
+    """Return the arguments, except the model and the device, with which `SmartEncoder` makes ``encoder`` again.
 
-    The result is None if the description is that of another class.
+    The result is None if the encoder is of another class.
     """
-    described = encoder.describe()
+    given = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    if isinstance(given, SmartEncoder):
+        return {name: value for name, value in given.arguments.items() if name != "model"}
+    described = given.describe()
     if "weights" not in described:
         return None
+    # The encoder of an index, which may not be loaded yet; it has the default type of weights.
     names = inspect.signature(SmartEncoder).parameters.keys() & described.keys() - {"model"}
-    return {name: described[name] for name in sorted(names)}
+    return {"dtype": None, **{name: described[name] for name in sorted(names)}}
 
 
 def every_gpu() -> list[str] | None:
-    """Return the names of all GPUs; None if there is at most one, because smart_rag then chooses the device."""
+    """Return the names of all GPUs. If there is at most one, return None, so that smart_rag chooses the device."""
     import torch
 
     count = torch.cuda.device_count()

@@ -20,6 +20,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from llama_index_smart_rag.arguments import arguments_of, check_names, encoder_arguments, every_gpu
 from llama_index_smart_rag.nodes import content_of, image_of
+from llama_index_smart_rag.pickling import Pickled
 from llama_index_smart_rag.stored import stored_nodes, stored_vector, to_rank
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
@@ -32,37 +33,37 @@ if TYPE_CHECKING:
 
 dispatcher = get_dispatcher(__name__)
 
-# Images whose token embeddings are in memory at once.
+# Number of images whose token embeddings are in memory at once.
 _IMAGES = 8
-# The cosine of two vectors of one text by one model; types and devices make small differences.
+# If the same model made two vectors of the same text, their cosine is at least this. Types and devices differ a little.
 _SAME_MODEL = 0.98
 
 logger = logging.getLogger(__name__)
 
 
-class SmartEmbedding(MultiModalEmbedding):
+class SmartEmbedding(Pickled, MultiModalEmbedding):
     """A replacement for ``HuggingFaceEmbedding`` that also keeps token embeddings.
 
     >>> embed_model = SmartEmbedding("minilm", token_store="tokens")        # doctest: +SKIP
     >>> VectorStoreIndex.from_documents(documents, embed_model=embed_model)     # doctest: +SKIP
 
-    For the same arguments, it gives the same vectors as ``HuggingFaceEmbedding``, so an existing vector store stays
+    With the same arguments, it gives the same vectors as ``HuggingFaceEmbedding``, so an existing vector store stays
     valid. Like ``HuggingFaceEmbedding``, it ignores the prompts in the model's files. You pass instructions as
-    arguments. For BGE and Instructor models, the default instructions are chosen by the model's name.
+    arguments. For BGE and Instructor models, the model's name decides the default instructions.
 
     With ``token_store``, embeddings are kept in a folder. If the same text comes again, the model does not run again.
-    `SmartRerank` reads the token embeddings from this folder. The model is loaded at first use. A vision-language model
-    embeds images, too. In an ``IngestionPipeline``, this class embeds an `ImageNode` by its image.
+    `SmartRerank` reads the token embeddings from this folder. The model is loaded on first use. A vision-language model
+    embeds images, too. In an ``IngestionPipeline``, this class embeds the image of an `ImageNode`.
 
     Args:
         model_name: the name or the folder of a sentence-transformers model.
         token_store: a folder for the token embeddings. It is made if it does not exist.
-        encoder: an encoder to use instead of a model's name. A `smart_rag.CachedEncoder` brings its own token store.
-        device: such as ``"cuda"``; by default a GPU if there is one.
-        max_length: the number of tokens after which a text is cut; by default the model's own.
+        encoder: an encoder to use instead of the name of a model. A `smart_rag.CachedEncoder` has its own token store.
+        device: such as ``"cuda"``. By default, a GPU if there is one.
+        max_length: the number of tokens after which a text is cut. By default, the model's own limit.
         query_instruction, text_instruction: the texts that are put before each query and before each text.
-        normalize: give vectors of length 1. If it is False, give vectors as the model gives them.
-        cache_folder: where models are stored.
+        normalize: whether vectors have length 1. With False, they are as the model gives them.
+        cache_folder: the folder where models are stored.
         trust_remote_code: run code that comes with the model.
         show_progress_bar: show a progress bar.
         parallel_process: use every GPU, or ``target_devices``. On a CPU, one process uses all cores.
@@ -70,15 +71,16 @@ class SmartEmbedding(MultiModalEmbedding):
         embed_batch_size: the number of texts that LlamaIndex passes at once.
         encoder_options: the same arguments as ``options``, but as one dict. `to_dict` writes them in this form.
             Normally, you do not pass it.
-        options: further arguments by name. They can be arguments of `smart_rag.SmartEncoder`, such as ``adapter`` or
-            ``max_pixels``, of ``SentenceTransformer``, such as ``truncate_dim`` or ``model_kwargs``, and of LlamaIndex,
-            such as ``num_workers``.
+        options: further arguments by name. They can be arguments of `smart_rag.SmartEncoder` (such as ``adapter`` or
+            ``max_pixels``), of ``SentenceTransformer`` (such as ``truncate_dim`` or ``model_kwargs``), or of LlamaIndex
+            (such as ``num_workers``).
 
     Raises:
-        TypeError: an argument is not known to any of these.
-        InvalidInput: ``encoder`` is given along with arguments of a model, or ``embeddings_cache`` is given. This cache
-            finds vectors by the text alone, so a query would get the vector of a document with the same text. It would
-            not keep token embeddings either. Use ``token_store``, which caches both kinds of embeddings.
+        TypeError: an argument is unknown.
+        InvalidInput: ``encoder`` is given together with arguments of a model, or ``embeddings_cache`` is given. This
+            cache finds vectors by the text alone. So if a query and a document have the same text, the query would get
+            the document's vector. The cache would not keep token embeddings either. Use ``token_store``, which keeps
+            pooled and token embeddings.
     """
 
     token_store: str | None = Field(default=None, description="Folder of the token embeddings.")
@@ -129,7 +131,7 @@ class SmartEmbedding(MultiModalEmbedding):
         check_names(options, own=list(type(self).model_fields))
         further = {**(encoder_options or {}), **options}
         of_model = {"max_length": max_length, "trust_remote_code": trust_remote_code}
-        # Raise now and not at the first text, which may come hours later.
+        # Raise an error now, because the first text may come hours later.
         arguments = of_model | encoder_arguments(
             str(model_name),
             further,
@@ -169,7 +171,7 @@ class SmartEmbedding(MultiModalEmbedding):
             "show_progress_bar": show_progress_bar,
             "parallel_process": parallel_process,
             "target_devices": target_devices,
-            # A token is a secret. It is not stored; the environment variable HF_TOKEN has it on another machine.
+            # A token is a secret, so it is not stored. On another machine, set the environment variable HF_TOKEN.
             "encoder_options": {n: str(v) if isinstance(v, Path) else v for n, v in further.items() if n != "token"},
             "encoder_class": encoder_class,
             "embed_batch_size": embed_batch_size,
@@ -184,7 +186,7 @@ class SmartEmbedding(MultiModalEmbedding):
 
     @property
     def encoder(self) -> CachedEncoder:
-        """The encoder, for callers that need token embeddings too."""
+        """The encoder, for callers that also need token embeddings."""
         return self._encoder
 
     def _get_query_embedding(self, query: str) -> list[float]:
@@ -197,7 +199,7 @@ class SmartEmbedding(MultiModalEmbedding):
         return self._as_lists(self._encoder.encode_document(texts, show_progress_bar=self.show_progress_bar))
 
     def _as_lists(self, vectors: Representation) -> list[list[float]]:
-        """Return pooled embeddings as lists, with the norms of the model's own vectors if they are wanted."""
+        """Return pooled embeddings as lists. Unless they are to be normalised, they have the model's own norms."""
         pooled = vectors.pooled
         if vectors.norms is not None and not self.normalize:
             pooled = pooled * vectors.norms[:, None]
@@ -214,7 +216,7 @@ class SmartEmbedding(MultiModalEmbedding):
         return self._embed_images([Content(image=image_of(file)) for file in img_file_paths], names)
 
     def _embed_images(self, contents: list[Content], names: list[str]) -> list[list[float]]:
-        # LlamaIndex emits these events for texts alone.
+        # LlamaIndex emits these events only for texts.
         dispatcher.event(EmbeddingStartEvent(model_dict=self.to_dict()))
         embeddings: list[list[float]] = []
         for start in range(0, len(contents), _IMAGES):
@@ -223,7 +225,7 @@ class SmartEmbedding(MultiModalEmbedding):
         return embeddings
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Set the embedding of each of ``nodes``, and return the nodes. An `ImageNode` is embedded by its image."""
+        """Set the embedding of each of ``nodes``, and return the nodes. Of an `ImageNode`, the image is embedded."""
         texts = self._embed_image_nodes(nodes)
         if texts:
             super().__call__(texts, **kwargs)
@@ -237,7 +239,7 @@ class SmartEmbedding(MultiModalEmbedding):
         return nodes
 
     def _embed_image_nodes(self, nodes: Sequence[BaseNode]) -> list[BaseNode]:
-        """Set the embeddings of nodes with an image, if the model takes images, and return the other nodes."""
+        """If the model reads images, set the embeddings of nodes with an image. Return all other nodes."""
         if not any(isinstance(node, ImageNode) for node in nodes) or "image" not in self._encoder.modalities:
             return list(nodes)
         contents = [content_of(node, self._encoder.modalities) for node in nodes]
@@ -256,20 +258,20 @@ class SmartEmbedding(MultiModalEmbedding):
     ) -> BackfillReport:
         """Encode the nodes that are in ``store``, so that `SmartRerank` finds their token embeddings.
 
-        Call it once, after you have replaced your embeddings by `SmartEmbedding`. Without it, a node is encoded when a
-        query first finds it. The store is read in pages, and nothing is written to it. Nodes that the token store
-        already has are skipped, so an interrupted call can be made again. Nodes without text and image are left out. A
-        warning counts and names them. If the vectors in a Chroma store were made by another model, another warning says
-        so.
+        Call this method once, after you have replaced your embeddings by `SmartEmbedding`. Without this call, a node is
+        encoded when a query first finds it. The store is read in pages, and nothing is written to it. Nodes that the
+        token store already has are skipped, so you can repeat an interrupted call. Nodes that have neither a text nor
+        an image are left out. A warning counts and names them. If another model made the vectors in a Chroma store,
+        another warning says so.
 
         Args:
             store: a ``VectorStoreIndex``, a ``ChromaVectorStore``, a collection of Chroma, or any nodes.
-            calibrate: also find the scale of relevance, so that `SmartRerank` takes ``min_relevance`` and
-                ``with_relevance``. It is kept in the token store. ``store`` should be the whole store.
+            calibrate: also find the scale of relevance, which `SmartRerank` needs for ``min_relevance`` and
+                ``with_relevance``. The scale is kept in the token store. ``store`` should have all your nodes.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Returns:
-            The numbers of nodes that were added, that were already there (``unchanged``), and that were left out.
+            The numbers of nodes that were added, that were already stored (``unchanged``), and that were left out.
 
         Raises:
             InvalidInput: there is no token store, or the nodes of ``store`` cannot be listed.
@@ -281,7 +283,7 @@ class SmartEmbedding(MultiModalEmbedding):
         return self._encoder.add(ranked, total=total, calibrate=calibrate, show_progress_bar=show_progress_bar)
 
     def _check_model(self, store: Any) -> None:
-        """Log a warning if another model, or one with other settings, made the vectors of ``store``."""
+        """Log a warning if another model, or a model with other settings, made the vectors of ``store``."""
         first = stored_vector(store)
         if first is None or isinstance(first[0], ImageNode):
             return
@@ -289,7 +291,7 @@ class SmartEmbedding(MultiModalEmbedding):
         text = node.get_content(MetadataMode.EMBED)
         if not text.strip():
             return
-        # Without the token store, which would be written to before the nodes are counted.
+        # This encoder has no token store, because nothing may be written to it before the nodes are counted.
         (own,) = self._encoder.encoder.encode_document([text]).pooled
         norm = float(np.linalg.norm(vector))
         cosine = float(np.dot(own, vector)) / norm if len(own) == len(vector) and norm else 0.0
@@ -302,7 +304,7 @@ class SmartEmbedding(MultiModalEmbedding):
                 cosine,
             )
 
-    # By default LlamaIndex runs each of these on the event loop.
+    # By default, LlamaIndex runs each of these methods on the event loop.
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await in_reader_thread(self._get_query_embedding, query)

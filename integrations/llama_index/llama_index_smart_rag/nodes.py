@@ -31,11 +31,12 @@ from smart_rag.values import plain_dict
 
 logger = logging.getLogger(__name__)
 
-# The metadata key under which `node_to_metadata_dict` writes the id of the document that a node was cut from.
+# The metadata key under which `node_to_metadata_dict` stores the id of the document that a node was cut from.
 REF_DOC_ID = "ref_doc_id"
 _NODE = "_node_content"
 
-# LlamaIndex's name of each operator, with Chroma's. Those of `_ANY` and `_ALL` take a list, and are a group of filters.
+# LlamaIndex's operators and their names in Chroma. Operators in `_ANY` and `_ALL` get a list, and become several
+# filters.
 _OPERATORS = {
     FilterOperator.EQ: "$eq",
     FilterOperator.NE: "$ne",
@@ -49,8 +50,8 @@ _OPERATORS = {
     FilterOperator.ANY: "$contains",
     FilterOperator.ALL: "$contains",
 }
-# Opposites that cover nodes without the key, too. Chroma's $ne and $nin match such nodes; $gt and $lte do not, so
-# neither negates the other.
+# Opposites. An operator and its opposite together find all nodes, even nodes without the key. Chroma's $ne and $nin
+# find such nodes. $gt and $lte do not, so they are not opposites.
 _OPPOSITES = {
     FilterOperator.EQ: "$ne",
     FilterOperator.NE: "$eq",
@@ -65,13 +66,13 @@ _SOURCE_KEYS = ("document_id", "doc_id", REF_DOC_ID)
 
 
 def document_of(node: BaseNode, modalities: Collection[str]) -> Document:
-    """Return ``node`` as a document, for a model that takes these ``modalities``."""
+    """Return ``node`` as a document, for a model that reads these ``modalities``."""
     content = content_of(node, modalities)
     # LlamaIndex cannot serialise values of numpy.
     update: dict[str, Any] = {"metadata": plain_dict(node.metadata, f"node {node.node_id!r}: metadata")}
     if isinstance(node, ImageNode) and content.image is not None:
-        # The image is in a file. Base64 in the metadata would be read with every hit, and most language models refuse
-        # a file's URL.
+        # The image is in a file. If the metadata had its base64, every hit would read it. Most language models refuse
+        # the URL of a file.
         update |= {"image": None, "image_url": None} | ({} if node.image is None else {"image_mimetype": None})
     metadata = node_to_metadata_dict(node.model_copy(update=update))
     if node.ref_doc_id is None:
@@ -80,10 +81,10 @@ def document_of(node: BaseNode, modalities: Collection[str]) -> Document:
 
 
 def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
-    """Return the part of ``node`` that an embedding model gets.
+    """Return the content of ``node`` that an embedding model gets.
 
-    The part is the text as LlamaIndex embeds it, with its metadata, and the image of an `ImageNode`. If the model takes
-    images and an `ImageNode` has no text of its own, the part is only the image, without metadata.
+    The content is the text as LlamaIndex embeds it, with its metadata, and the image of an `ImageNode`. If the model
+    reads images and an `ImageNode` has no text of its own, the content is only the image, without metadata.
 
     Raises:
         InvalidInput: an image node has no text, and its image is on the web or cannot be decoded.
@@ -96,7 +97,7 @@ def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
     if node.image is not None and not is_file:
         try:
             image: ImageSource | None = image_of(BytesIO(base64.b64decode(node.image, validate=True)))
-        except ValueError as error:  # from base64 or from Pillow
+        except ValueError as error:  # raised by base64 or by Pillow
             raise InvalidInput(f"image node {node.node_id!r}: `image` must be an image file in base64") from error
     elif node.image_path or (node.image_url or "").startswith("file:"):
         image = image_of(node.image_path or node.image_url or "")
@@ -111,17 +112,17 @@ def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
 
 
 def ranked_document(id: str, node: BaseNode, modalities: Collection[str]) -> Document:
-    """Return what `SmartRerank` ranks of ``node``, for a model that takes these ``modalities``.
+    """Return the document that `SmartRerank` scores for ``node``, for a model that reads these ``modalities``.
 
     Raises:
-        InvalidInput: as `content_of`.
+        InvalidInput: as in `content_of`.
     """
     content = content_of(node, modalities)
     return Document(id, content.text, image=content.image)
 
 
 def image_of(file: str | Path | BytesIO) -> ImageSource:
-    """Return an image of LlamaIndex in the form that smart_rag takes.
+    """Return an image of LlamaIndex in the form that smart_rag reads.
 
     Args:
         file: a path, a ``file:`` URL, or an open file.
@@ -146,11 +147,11 @@ def query_of(bundle: QueryBundle) -> str | Content:
 
 
 def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
-    """Return the node that ``document`` was made from, or a new one.
+    """Return the node from which ``document`` was made, or a new node.
 
-    A document that was not made from a node becomes a `TextNode`. If it has an image (`SmartIndex.has_image`), it
-    becomes an `ImageNode`, with ``image_path`` from `SmartIndex.image_file`. If the image's file is gone, it becomes a
-    `TextNode`, and a warning is logged.
+    If a document was not made from a node, it becomes a `TextNode`. If such a document has an image
+    (`SmartIndex.has_image`), it becomes an `ImageNode`, with ``image_path`` from `SmartIndex.image_file`. If the
+    image's file does not exist, it becomes a `TextNode`, and a warning is logged.
     """
     if _NODE in document.metadata:
         node = metadata_dict_to_node(dict(document.metadata))
@@ -174,13 +175,13 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
 
 
 def where_of(filters: MetadataFilters | None, doc_ids: list[str] | None = None) -> dict[str, Any] | None:
-    """Return LlamaIndex's filters as smart_rag's, None if every node passes.
+    """Return LlamaIndex's filters as filters of smart_rag. Return None if every node passes.
 
     Without any filter, every node passes, as in LlamaIndex's own stores. These find nothing: an inner ``or`` without a
     filter, and ``in``, ``any`` or ``doc_ids`` with an empty list.
 
     Raises:
-        InvalidInput: smart_rag does not have an operator or a condition, or a value does not suit the operator.
+        InvalidInput: smart_rag does not have an operator or a condition, or a value does not fit the operator.
     """
     parts = [_group(filters)] if filters is not None and filters.filters else []
     if doc_ids is not None:

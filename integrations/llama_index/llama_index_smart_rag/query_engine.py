@@ -1,4 +1,4 @@
-"""`query_engine`: answers with numbered sources, and `citations` to list them."""
+"""`query_engine`: answers questions with numbered sources. `citations` lists the sources."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from llama_index.core.base.response.schema import (
 )
 from llama_index.core.llms import LLM
 from llama_index.core.query_engine import CitationQueryEngine
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
+from llama_index_smart_rag.sources import SourcePacker, fence_sources, prompt_templates, text_of
 from smart_rag.citations import Marker, cited_numbers, mark_unknown, unknown_numbers
 from smart_rag.errors import InvalidInput
 
@@ -25,7 +26,7 @@ from smart_rag.errors import InvalidInput
 class Citation:
     """A passage that the language model got. The answer cites it as ``[number]``.
 
-    ``cited`` says whether the answer cites the passage. Read a streamed answer to its end first. Before the end,
+    ``cited`` says whether the answer cites the passage. If an answer is streamed, first read it to its end. Until then,
     ``cited`` may be None.
     """
 
@@ -44,12 +45,15 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     >>> response = engine.query("Where are the boat keys?")                 # doctest: +SKIP
     >>> citations(response)[0].source                                       # doctest: +SKIP
 
-    If the answer cites a number that no source has, the number gets a question mark: ``[9?]``. `smart_rag.citations`
-    says what counts as a citation.
+    If the answer cites a number that belongs to no source, the number gets a question mark: ``[9?]``.
+    `smart_rag.citations` says what counts as a citation.
+
+    In the prompt, the text and the metadata of each source stand in a fence (`smart_rag.fences`). So no text can pass
+    for another source or for the query. If you pass a prompt template of your own, say in it that such text is quoted.
 
     Args:
         retriever: any retriever, such as a `SmartRetriever`.
-        llm: the language model; by default the one in LlamaIndex's ``Settings``.
+        llm: the language model. By default, the one in LlamaIndex's ``Settings``.
         options: arguments of ``CitationQueryEngine.from_args``, such as ``node_postprocessors`` (for example a
             `SmartRerank`) or ``citation_chunk_size``. From LlamaIndex 0.14.23 on, ``multimodal=True`` sends the images
             of `ImageNode`s to the language model.
@@ -59,7 +63,12 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     """
     if not isinstance(retriever, BaseRetriever):
         raise InvalidInput(f"expected a retriever, such as index.as_retriever(), got {type(retriever).__name__}")
-    return _MarkingQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
+    options = {**prompt_templates(bool(options.get("multimodal"))), **options}
+    engine = _MarkingQueryEngine.from_args(None, llm=llm, retriever=retriever, **options)  # type: ignore[arg-type]
+    if options.get("response_synthesizer") is None:
+        synthesizer = engine._response_synthesizer
+        synthesizer._prompt_helper = SourcePacker.like(synthesizer._prompt_helper)
+    return engine
 
 
 def citations(response: RESPONSE_TYPE) -> list[Citation]:
@@ -73,8 +82,7 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
             source=next(filter(None, map(node.metadata.get, ("source", "file_path", "file_name"))), None),
             page=next(filter(None, map(node.metadata.get, ("page", "page_label"))), None),
             score=float(node.score or 0.0),
-            # The query engine puts this heading before each passage.
-            text=node.get_content().removeprefix(f"Source {number}:").strip(),
+            text=text_of(node.get_content()),
             cited=None if cited is None else number in cited,
         )
         for number, node in enumerate(response.source_nodes, start=1)
@@ -82,19 +90,24 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
 
 
 def unknown_citations(response: RESPONSE_TYPE) -> list[int]:
-    """Return the numbers in the answer that no source has. Read a streamed answer to its end first."""
+    """Return the numbers in the answer that belong to no source. If it is streamed, first read it to its end."""
     return unknown_numbers(_text(response) or "", len(response.source_nodes))
 
 
 def _text(response: RESPONSE_TYPE) -> str | None:
-    """Return the answer; None if it is streamed and has not been read yet."""
+    """Return the answer. Return None if the answer is streamed and has not been read yet."""
     if isinstance(response, StreamingResponse | AsyncStreamingResponse):
         return response.response_txt
     return str(response)
 
 
 class _MarkingQueryEngine(CitationQueryEngine):
-    """A `CitationQueryEngine` that marks citations of sources that do not exist."""
+    """A `CitationQueryEngine` with fences around its sources. It marks citations of sources that do not exist."""
+
+    def _create_citation_nodes(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
+        created = super()._create_citation_nodes(nodes)
+        fence_sources(created)
+        return created
 
     def synthesize(self, *args: Any, **kwargs: Any) -> RESPONSE_TYPE:
         return _marked(super().synthesize(*args, **kwargs))
@@ -125,7 +138,7 @@ def _stream(response: StreamingResponse, pieces: TokenGen) -> TokenGen:
     for piece in Marker(len(response.source_nodes)).mark(pieces):
         text += piece
         yield piece
-    response.response_txt = text  # for `citations`; LlamaIndex keeps it only if it reads the stream itself
+    response.response_txt = text  # for `citations`, because LlamaIndex keeps it only if it reads the stream itself
 
 
 async def _astream(response: AsyncStreamingResponse, pieces: TokenAsyncGen) -> TokenAsyncGen:

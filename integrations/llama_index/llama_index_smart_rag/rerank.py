@@ -16,6 +16,7 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBun
 
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import query_of, ranked_document
+from llama_index_smart_rag.pickling import Pickled
 from smart_rag import Document, rerank
 from smart_rag.config import DEFAULT_MODEL, Count, Number, Weights, check_fraction
 from smart_rag.errors import InvalidInput
@@ -24,32 +25,32 @@ from smart_rag.threads import in_reader_thread
 dispatcher = get_dispatcher(__name__)
 
 
-class SmartRerank(BaseNodePostprocessor):
+class SmartRerank(Pickled, BaseNodePostprocessor):
     """A node postprocessor that keeps the ``top_n`` best nodes of any retriever, best first.
 
     >>> index.as_query_engine(                                              # doctest: +SKIP
     ...     similarity_top_k=100, node_postprocessors=[SmartRerank(embed_model, top_n=10)]
     ... )
 
-    The token embeddings of a node are looked up by its text, and by the image of an `ImageNode` if the model takes
-    images. Missing token embeddings are computed. If there is a token store, they are kept in it.
+    The token embeddings of a node are found by its text. If the model reads images, they are also found by the image of
+    an `ImageNode`. Missing token embeddings are computed. If there is a token store, they are kept in it.
     `SmartEmbedding.backfill` computes the token embeddings for a whole vector store. The score of a node comes from
-    `smart_rag.rerank`. Nodes of equal score stay in the retriever's order.
+    `smart_rag.rerank`. Nodes with equal scores stay in the retriever's order.
 
     Args:
-        embed_model: the application's `SmartEmbedding`, whose model and token store are shared. The default is the
+        embed_model: the application's `SmartEmbedding`. The reranker uses its model and token store. The default is the
             embedding in LlamaIndex's ``Settings``, if it is a `SmartEmbedding`.
         top_n: the number of nodes to return. LlamaIndex's own rerankers use the same name.
         model_name, token_store: arguments of a new `SmartEmbedding`, instead of ``embed_model``.
-        weights: the weights of the pooled and of the late score; by default those that suit the model.
+        weights: the weights of the pooled and of the late score. By default, the default weights of the model.
         keep_retrieval_score: store the retriever's score in the metadata, under ``retrieval_score``.
-        min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1. Call
-            ``embed_model.backfill(store, calibrate=True)`` once before.
-        with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it. It
+        min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1. This needs
+            one earlier call of ``embed_model.backfill(store, calibrate=True)``.
+        with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it. This
             needs the same call.
 
     Raises:
-        InvalidInput: ``embed_model`` is not a `SmartEmbedding`, or is given along with ``model_name`` or
+        InvalidInput: ``embed_model`` is not a `SmartEmbedding`, or is given together with ``model_name`` or
             ``token_store``.
     """
 
@@ -79,7 +80,7 @@ class SmartRerank(BaseNodePostprocessor):
             embed_model = shared or SmartEmbedding(model_name or DEFAULT_MODEL, token_store)
         elif is_named:
             raise InvalidInput("embed_model= has its model and token store; leave out model_name and token_store")
-        elif isinstance(embed_model, Mapping):  # as `to_dict` writes it
+        elif isinstance(embed_model, Mapping):  # in the form that `to_dict` writes
             embed_model = SmartEmbedding.from_dict(dict(embed_model))
         elif not isinstance(embed_model, SmartEmbedding):
             raise InvalidInput(
@@ -117,11 +118,11 @@ class SmartRerank(BaseNodePostprocessor):
                 EventPayload.TOP_K: self.top_n,
             },
         ) as event:
-            # Ids are positions, because ties go by id: equal nodes stay in the retriever's order.
+            # Ids are positions. Equal scores are sorted by id, so these nodes stay in the retriever's order.
             width = len(str(len(nodes)))
             documents = [self._document(f"{i:0{width}}", node.node) for i, node in enumerate(nodes)]
             encoder = self.embed_model.encoder
-            # To use the relevance as a score is to need it: 0 leaves out nothing, but raises if there is none.
+            # `with_relevance` needs a relevance. With 0, no node is left out, but a missing relevance raises an error.
             least = 0 if self.with_relevance and self.min_relevance is None else self.min_relevance
             hits = rerank(
                 query_of(query_bundle), documents, encoder, self.top_n, weights=self.weights, min_relevance=least
@@ -148,7 +149,7 @@ class SmartRerank(BaseNodePostprocessor):
         return document
 
     def _with_score(self, node: NodeWithScore, score: float | None) -> NodeWithScore:
-        """Return a copy of ``node`` with another score; the caller's node stays as it is."""
+        """Return a copy of ``node`` with another score. The caller's node does not change."""
         if not self.keep_retrieval_score:
             return NodeWithScore(node=node.node, score=score)
         metadata = {**node.node.metadata, "retrieval_score": node.score}
@@ -157,6 +158,6 @@ class SmartRerank(BaseNodePostprocessor):
 
 def _of_settings() -> SmartEmbedding | None:
     """Return the `SmartEmbedding` that the application has set in LlamaIndex's ``Settings``, if there is one."""
-    # The public attribute would make an embedding of OpenAI's if none was set.
+    # If none was set, the public attribute would make an embedding of OpenAI.
     embed_model = Settings._embed_model
     return embed_model if isinstance(embed_model, SmartEmbedding) else None

@@ -11,6 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
 from llama_index_smart_rag.nodes import node_of, query_of, where_of
+from llama_index_smart_rag.pickling import with_callbacks_that_pickle
 from smart_rag import SmartIndex
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
@@ -23,6 +24,7 @@ from smart_rag.config import (
     check_fraction,
     check_weights,
 )
+from smart_rag.errors import InvalidInput
 from smart_rag.threads import in_reader_thread
 
 
@@ -36,13 +38,13 @@ class SmartRetriever(BaseRetriever):
     Nodes have the scores of `SmartIndex.search`. Pages and images are `ImageNode`s.
 
     Args:
-        index: an open index, or the folder of one.
+        index: an open index, or the folder of an index.
         similarity_top_k: the number of nodes to return. smart_rag calls it ``top_k``.
         candidates: the number of nodes to score.
-        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`. ``"exhaustive"`` scores every node.
         filters: LlamaIndex's filters on metadata. smart_rag calls them ``where``.
         where_document: a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
-        weights: the weights of the pooled and of the late score; by default those of the index.
+        weights: the weights of the pooled and of the late score. By default, those of the index.
         min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
         with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it.
         options: arguments of LlamaIndex's ``BaseRetriever``.
@@ -89,7 +91,16 @@ class SmartRetriever(BaseRetriever):
         return self._index
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a description from which `from_dict` makes the same retriever."""
+        """Return a description, without callbacks, from which `from_dict` makes the same retriever.
+
+        Raises:
+            InvalidInput: the retriever has objects of LlamaIndex, which a description cannot hold.
+        """
+        if self.object_map:
+            raise InvalidInput(
+                f"a description cannot hold the {len(self.object_map)} objects of this retriever; pickle it, or leave "
+                "out objects= and object_map="
+            )
         options = dict(self._options)
         return {
             "class_name": self.class_name(),
@@ -97,19 +108,20 @@ class SmartRetriever(BaseRetriever):
             "similarity_top_k": options.pop("top_k"),
             "filters": None if self._filters is None else self._filters.model_dump(mode="json"),
             "with_relevance": self._with_relevance,
+            "verbose": self._verbose,
             **options,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SmartRetriever:
-        """Return the retriever that ``data`` describes, as `to_dict` returns it."""
+        """Return the retriever that ``data`` describes. ``data`` is a result of `to_dict`."""
         values = {name: value for name, value in data.items() if name != "class_name"}
         if values["filters"] is not None:
             values["filters"] = MetadataFilters.model_validate(values["filters"])
         return cls(**values)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_dict, (self.to_dict(),)
+    def __getstate__(self) -> dict[str, Any]:
+        return with_callbacks_that_pickle(self.__dict__)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = self._index.search(query_of(query_bundle), where=where_of(self._filters), **self._options)

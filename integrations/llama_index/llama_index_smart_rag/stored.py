@@ -1,4 +1,4 @@
-"""`stored_nodes`: the nodes of an index or a store of LlamaIndex's, read in pages."""
+"""`stored_nodes`: the nodes of one of LlamaIndex's indexes or stores, read in pages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from smart_rag.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
 
-# Nodes of the store that are in memory at once.
+# Number of nodes of the store that are in memory at once.
 _PAGE = 256
-# The first entry of a collection.
+# Arguments of ``get`` for the first entry of a collection.
 _FIRST = {"limit": 1, "offset": 0, "include": ["documents", "metadatas", "embeddings"]}
 
 
@@ -46,7 +46,7 @@ def stored_nodes(store: Any) -> tuple[Iterator[BaseNode], int | None]:
 
 
 def to_rank(node: BaseNode, modalities: Collection[str]) -> Document:
-    """Return what `SmartRerank` ranks of ``node``; without content if there is nothing that can be encoded."""
+    """Return the document that `SmartRerank` scores for ``node``. It is empty if nothing in it can be encoded."""
     try:
         return ranked_document(node.node_id, node, modalities)
     except InvalidInput as error:
@@ -55,7 +55,7 @@ def to_rank(node: BaseNode, modalities: Collection[str]) -> Document:
 
 
 def stored_vector(store: Any) -> tuple[BaseNode, Sequence[float]] | None:
-    """Return the first node of a Chroma store and its vector, None if there is none, or for another store."""
+    """Return the first node of a Chroma store and its vector. Return None for an empty store or another store."""
     collection = _collection_of(store.vector_store if isinstance(store, VectorStoreIndex) else store)
     page = {} if collection is None else collection.get(**_FIRST)
     if not page.get("ids") or page["embeddings"] is None:
@@ -65,7 +65,7 @@ def stored_vector(store: Any) -> tuple[BaseNode, Sequence[float]] | None:
 
 
 def _collection_of(store: Any) -> Any:
-    """Return ``store`` if it is a collection of Chroma, or else the collection that it has as its client."""
+    """Return ``store`` if it is a collection of Chroma. Otherwise, return the collection that is its client."""
     for collection in (store, getattr(store, "client", None)):
         get = getattr(collection, "get", None)
         if callable(get) and {"limit", "offset", "include"} <= inspect.signature(get).parameters.keys():
@@ -82,10 +82,10 @@ def _of_chroma(get: Callable[..., Any]) -> Iterator[BaseNode]:
 
 
 def _node_of(id: str, text: str | None, metadata: dict[str, Any]) -> BaseNode:
-    """Return the node of an entry, as LlamaIndex's Chroma store makes it for a query."""
+    """Return the node of an entry in the same way as LlamaIndex's Chroma store does for a query."""
     try:
         return metadata_dict_to_node(metadata, text=text)
-    except Exception:  # as there: entries of older versions, and of other programs
+    except Exception:  # as in LlamaIndex, for entries of older versions and of other programs
         fields, _, relationships = legacy_metadata_dict_to_node(metadata)
         return TextNode(id_=id, text=text or "", metadata=fields, relationships=relationships)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index_smart_rag.embedding import SmartEmbedding
 from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
+from llama_index_smart_rag.pickling import Lock, Pickled
 from smart_rag import CachedEncoder, Document, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights, nearest
 from smart_rag.errors import InvalidInput
@@ -28,12 +28,12 @@ from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import Content
 
 _OF_QUERY = ("where_document", "image_path", "mmr_threshold", "mmr_prefetch_k", "mmr_prefetch_factor")
-# By default MMR chooses from this many hits for each hit that it returns, as in LlamaIndex's Chroma store.
+# For each hit that MMR returns, it chooses from this many hits by default, as in LlamaIndex's Chroma store.
 _MMR_PREFETCH = 4.0
 _MMR_LAMBDA = 0.5
 
 
-class SmartVectorStore(BasePydanticVectorStore):
+class SmartVectorStore(Pickled, BasePydanticVectorStore):
     """A vector store that ranks by pooled cosine plus late interaction.
 
     >>> store = SmartVectorStore("my.index")                                # doctest: +SKIP
@@ -41,27 +41,27 @@ class SmartVectorStore(BasePydanticVectorStore):
     ...     documents, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=store.embed_model
     ... )
 
-    Nodes that are already there are replaced. Nodes that a query finds have the scores of `SmartIndex.search`.
+    A node that is already in the store is replaced. Nodes that a query finds have the scores of `SmartIndex.search`.
 
-    With `embed_model`, each text is encoded once. Another embedding object with the same model also works, but encodes
-    each text twice. Nodes with an embedding of another model are refused.
+    With `embed_model`, each text is encoded once. You can also use another embedding object with the same model, but
+    then each text is encoded twice. Nodes with an embedding from another model are refused.
 
-    If the model takes images, an `ImageNode` is encoded by its image and text. The node's own embedding is ignored,
-    because ``VectorStoreIndex`` embeds the text alone. A base64 image is saved as a file in the index's folder.
+    If the model reads images, an `ImageNode` is encoded by its image and text. The node's own embedding is ignored,
+    because ``VectorStoreIndex`` embeds only the text. A base64 image is saved as a file in the index's folder.
 
     Args:
-        index: an open index, or the folder of one. If there is no index in the folder, one is made there at first use.
-        model_name: the model of a new index, by default ``"minilm"``. An existing index must have been made with this
+        index: an open index, or the folder of an index. If there is no index in the folder, one is made on first use.
+        model_name: the model of a new index. By default, ``"minilm"``. An existing index must have been made with this
             model.
         candidates: the number of nodes to score.
-        first_stage: how the candidates are chosen, as in `SmartIndex.search`; ``"exhaustive"`` scores every node.
-        weights: the weights of the pooled and of the late score; by default those of the index.
+        first_stage: how the candidates are chosen, as in `SmartIndex.search`. ``"exhaustive"`` scores every node.
+        weights: the weights of the pooled and of the late score. By default, those of the index.
         with_relevance: use the `smart_rag.Hit.relevance`, from 0 to 1, as the similarity of a node, so that a
             ``SimilarityPostprocessor`` can use it.
         options: arguments of LlamaIndex's base class. `to_dict` writes them. Normally, you do not pass them.
 
     Raises:
-        TypeError: an argument is not one of these.
+        TypeError: an argument is unknown.
         InvalidInput: ``model_name`` is not a str or a path.
     """
 
@@ -76,7 +76,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     _index: SmartIndex | None = PrivateAttr(default=None)
     _encoder: CachedEncoder | None = PrivateAttr(default=None)
-    _mutex: Any = PrivateAttr()
+    _mutex: Lock = PrivateAttr(default_factory=Lock)
 
     def __init__(
         self,
@@ -108,24 +108,19 @@ class SmartVectorStore(BasePydanticVectorStore):
         }
         super().__init__(**fields)
         self._index = index if isinstance(index, SmartIndex) else None
-        self._mutex = threading.RLock()
 
     @classmethod
     def class_name(cls) -> str:
         return "SmartVectorStore"
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Return a description from which `from_dict` makes the same store. It holds the path of the index's folder."""
+        """Return a description from which `from_dict` makes the same store. It has the path of the index's folder."""
         described = super().to_dict(**kwargs)
         return {"index": described.pop("path"), **described}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An open index holds files and locks, so a pickle holds the folder alone.
-        return type(self).from_dict, (self.to_dict(),)
-
     @property
     def index(self) -> SmartIndex:
-        """The open index. It is opened or made at first use."""
+        """The open index. It is opened or made on first use."""
         with self._mutex:
             if self._index is None:
                 self._index = SmartIndex.open_or_create(self.path, self.model_name)
@@ -137,7 +132,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
     @property
     def embed_model(self) -> SmartEmbedding:
-        """The embedding for this store. `add` uses the token embeddings that this object computed."""
+        """The embedding for this store. `add` uses the token embeddings that this object has computed."""
         return SmartEmbedding(encoder=self._shared_encoder)
 
     @property
@@ -148,10 +143,10 @@ class SmartVectorStore(BasePydanticVectorStore):
             return self._encoder
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        """Write ``nodes``, replacing those of the same id, and return their ids.
+        """Write ``nodes`` and return their ids. Nodes that already have one of these ids are replaced.
 
         Raises:
-            InvalidInput: a node has neither text nor image, or an id comes twice. Nothing is written.
+            InvalidInput: a node has neither text nor image, or two nodes have the same id. Nothing is written.
             IndexMismatch: the nodes' embeddings come from another model. Nothing is written.
             DocumentError: an image cannot be read.
         """
@@ -160,10 +155,10 @@ class SmartVectorStore(BasePydanticVectorStore):
         return [document.id for document in documents]
 
     def _documents_of(self, nodes: Sequence[BaseNode]) -> list[Document]:
-        """Return ``nodes`` as documents, after a check of their embeddings."""
+        """Check the embeddings of ``nodes``, and return the nodes as documents."""
         modalities = self.index.modalities
         documents = [document_of(node, modalities) for node in nodes]
-        # LlamaIndex embeds the text of an image node, which says nothing about the model.
+        # LlamaIndex embeds only the text of an image node. So this embedding cannot show which model was used.
         embedded = [
             (document, node.embedding)
             for document, node in zip(documents, nodes, strict=True)
@@ -176,16 +171,16 @@ class SmartVectorStore(BasePydanticVectorStore):
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Remove the nodes of the document ``ref_doc_id``."""
         nodes = [node_of(document, self.index) for document in self.index.documents({REF_DOC_ID: ref_doc_id})]
-        # Older versions wrote the text "None" for a node without a source.
+        # Older versions stored the text "None" for a node without a source.
         self.index.delete([node.node_id for node in nodes if node.ref_doc_id == ref_doc_id])
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
-        """Remove the nodes that have one of ``node_ids`` and match ``filters``. At least one of the two must be given.
+        """Remove the nodes that have one of ``node_ids`` and match ``filters``. At least one argument is needed.
 
         Raises:
-            InvalidInput: neither of the two is given, or ``filters`` holds no filter, so that every node would match.
+            InvalidInput: both arguments are missing, or ``filters`` is empty, so that every node would match.
         """
         if node_ids is None and where_of(filters) is None:
             given = "neither" if filters is None else "filters that every node passes"
@@ -197,7 +192,7 @@ class SmartVectorStore(BasePydanticVectorStore):
         self.index.delete([document.id for document in self.index.documents()])
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
-        """Return the nodes that have one of ``node_ids`` and match ``filters``; without either, all nodes."""
+        """Return the nodes that have one of ``node_ids`` and match ``filters``. Without arguments, return all nodes."""
         where = where_of(filters)
         if node_ids is None:
             return [node_of(document, self.index) for document in self.index.documents(where)]
@@ -208,22 +203,22 @@ class SmartVectorStore(BasePydanticVectorStore):
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Return the best nodes, best first, in the modes ``default`` and ``mmr``.
 
-        The token embeddings come from ``query_str``. An embedding in the query, such as HyDE's, replaces the pooled
-        embedding. Without ``query_str``, only the pooled cosine ranks. ``node_ids`` is not a filter, because LlamaIndex
-        passes the ids of image nodes in it.
+        Token embeddings are made from ``query_str``. If the query has an embedding, such as one of HyDE, it replaces
+        the pooled embedding. Without ``query_str``, only the pooled cosine counts. ``node_ids`` is not a filter,
+        because LlamaIndex passes the ids of image nodes in it.
 
         Args:
-            query: a query of LlamaIndex's.
+            query: a query of LlamaIndex.
             kwargs: ``where_document`` is a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
-                ``image_path`` adds an image to the query. If there is an image, the query's embedding is ignored,
-                because LlamaIndex embeds the text alone. The mode ``mmr`` has more arguments. With ``mmr_threshold``
-                1, it ranks by relevance alone. ``mmr_prefetch_k`` is the number of hits that it chooses from.
-                ``mmr_prefetch_factor`` gives this number as a multiple of the hits to return.
+                ``image_path`` adds an image to the query. Then the query's embedding is ignored, because LlamaIndex
+                embeds only the text. The mode ``mmr`` has more arguments. With ``mmr_threshold`` 1, only relevance
+                counts. ``mmr_prefetch_k`` is the number of hits from which ``mmr`` chooses. ``mmr_prefetch_factor``
+                gives this number as a multiple of the hits to return.
 
         Raises:
-            TypeError: another argument, such as a filter with a misspelt name.
-            InvalidInput: the mode is another one, smart_rag does not have a filter, or the query has no text, no
-                embedding and no image.
+            TypeError: an argument is unknown, such as a filter with a misspelt name.
+            InvalidInput: smart_rag does not have the mode or a filter, or the query has no text, no embedding and no
+                image.
         """
         for name in kwargs.keys() - set(_OF_QUERY):
             raise TypeError(f"SmartVectorStore.query has no argument {name!r}; {nearest(name, _OF_QUERY)}")
@@ -314,7 +309,7 @@ class SmartVectorStore(BasePydanticVectorStore):
 
 
 class _IndexEncoder:
-    """The encoder of an index. Its embeddings of documents are kept for the `add` that follows."""
+    """The encoder of an index. Its embeddings of documents are kept for the next call of `add`."""
 
     def __init__(self, index: SmartIndex) -> None:
         self._index = index

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from copy import deepcopy
-from inspect import signature
 
 import numpy as np
 import pytest
@@ -115,55 +113,6 @@ def test_serialisation(options, tmp_path):
         assert copy.to_dict() == embedding.to_dict()
         assert copy.get_query_embedding("keys") == vector
     assert copies[1].device == embedding.device
-
-
-ARGUMENTS = {
-    "token_store": "tokens",
-    "max_length": 64,
-    "query_instruction": "Q: ",
-    "text_instruction": "T: ",
-    "normalize": False,
-    "cache_folder": "models",
-    "trust_remote_code": True,
-    "show_progress_bar": True,
-    "parallel_process": True,
-    "embed_batch_size": 7,
-    "num_workers": 2,
-    "encoder_options": {"query_tokens": "input"},
-    # arguments of the encoder and of sentence-transformers
-    "dtype": "float64",
-    "attn_implementation": "eager",
-    "batch_size": 3,
-    "batch_tokens": 999,
-    "revision": "main",
-    "profile": "general",
-    "query_tokens": "text",
-    "document_tokens": "input",
-    "max_pixels": 9_999,
-    "adapter": "my.adapter",
-    "truncate_dim": 8,
-    "local_files_only": True,
-    "model_kwargs": {"dtype": "float16"},
-}
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_every_argument_survives(name):
-    embedding = SmartEmbedding("minilm", **{name: ARGUMENTS[name]})
-    copies = [SmartEmbedding.from_dict(embedding.to_dict()), pickle.loads(pickle.dumps(embedding)), deepcopy(embedding)]
-    for other in copies:
-        assert other.to_dict() == embedding.to_dict()
-        assert other.encoder._options == embedding.encoder._options
-        assert other.encoder.path == embedding.encoder.path
-    if name in type(embedding).model_fields and name not in ("token_store", "encoder_options"):
-        assert getattr(copies[0], name) == ARGUMENTS[name]
-
-
-def test_no_argument_of_an_encoder_is_forgotten_here():
-    own = {"model", "device", "query_prompt", "document_prompt", "prompt_names", "model_options"}
-    assert set(signature(SmartEncoder).parameters) - own <= ARGUMENTS.keys()
-    fields = SmartEmbedding.model_fields.keys() - MultiModalEmbedding.model_fields.keys()
-    assert fields - ARGUMENTS.keys() == {"device", "target_devices", "encoder_class"}
 
 
 def test_serialisation_of_an_encoder(minilm):

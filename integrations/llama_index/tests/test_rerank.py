@@ -70,25 +70,6 @@ def test_the_embedding_of_the_settings_is_taken(monkeypatch):
     assert SmartRerank().embed_model.model_name == "minilm"
 
 
-ARGUMENTS = {
-    "top_n": 3,
-    "weights": (0.5, 2.0),
-    "keep_retrieval_score": True,
-    "min_relevance": 0.3,
-    "with_relevance": True,
-}
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_every_argument_survives(name, tmp_path):
-    reranker = SmartRerank(SmartEmbedding("minilm", tmp_path / "tokens", max_length=9), **{name: ARGUMENTS[name]})
-    copies = [SmartRerank.from_dict(reranker.to_dict()), pickle.loads(pickle.dumps(reranker)), copy.deepcopy(reranker)]
-    for other in copies:
-        assert getattr(other, name) == ARGUMENTS[name]
-        assert other.to_dict() == reranker.to_dict()
-        assert other.embed_model.encoder.path == tmp_path / "tokens"
-
-
 def test_relevance(tmp_path):
     embed_model = SmartEmbedding("minilm", tmp_path / "tokens")
     for options in ({"min_relevance": 0.5}, {"with_relevance": True}):

@@ -166,6 +166,30 @@ def test_each_way_of_removing_takes_the_tokens_along(store, way):
         store.index.search("cats", 10)
 
 
+@pytest.mark.parametrize("operator", ["in", "nin", "any", "all"])
+def test_filters_with_many_values(store, operator):
+    """Each operator on lists takes ten thousand values, in queries and in deletes."""
+    nodes = nodes_of()
+    for i, node in enumerate(nodes):
+        node.metadata |= {"share": i / 3, "tags": [str(i), "all"]}
+    store.add(nodes)
+    key, values = ("share", [i / 3 for i in range(2, 10_002)]) if operator in ("in", "nin") else ("tags", None)
+    values = values or ([str(i) for i in range(2, 10_002)] if operator == "any" else ["all"] * 10_000)
+    wanted = MetadataFilters(filters=[MetadataFilter(key=key, value=values, operator=operator)])
+    passing = {
+        "in": nodes[2:],
+        "nin": nodes[:2],
+        "any": nodes[2:],
+        "all": nodes,
+    }[operator]
+    query = VectorStoreQuery(query_str="keys", similarity_top_k=10, filters=wanted)
+    expected = [hit.id for hit in store.index.search("keys", 10) if hit.id in {node.node_id for node in passing}]
+    assert store.query(query).ids == expected
+    assert {node.node_id for node in store.get_nodes(filters=wanted)} == set(expected)
+    store.delete_nodes(filters=wanted)
+    assert store.index.count() == len(nodes) - len(passing)
+
+
 @pytest.mark.parametrize(
     "filters",
     [

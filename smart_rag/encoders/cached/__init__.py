@@ -1,1 +1,1 @@
-"""`CachedEncoder`: an encoder that keeps what it has encoded in a folder."""
+"""`CachedEncoder`: an encoder that keeps the embeddings of documents in a folder."""

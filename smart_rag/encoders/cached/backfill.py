@@ -1,4 +1,4 @@
-"""`Backfill`: one call of `CachedEncoder.add`, which reads any number of documents in bounded memory."""
+"""`Backfill`: one call of `CachedEncoder.add`. It reads any number of documents in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# Number of documents that are encoded and written together. A process that is killed loses one such batch.
+# Number of documents that are encoded and written together. If the process is killed, at most one such batch is lost.
 _BATCH = 256
-# An image can have a thousand tokens.
+# The same for images and videos. An image can have a thousand tokens.
 _VISUAL_BATCH = 8
 # Number of documents that a warning names.
 _NAMED = 10
-# Seconds from one line of the log to the next.
+# Seconds between two lines of the log.
 _LOG_SECONDS = 10.0
 
 
 class Backfill:
-    """State of one call. An instance is used once.
+    """State of one call. Each instance is for one call only.
 
     Args:
         modalities: the kinds of content that the encoder reads.
@@ -54,7 +54,7 @@ class Backfill:
     def add(
         self, documents: Iterable[Encodable | Document], total: int | None, show_progress_bar: bool
     ) -> BackfillReport:
-        """Encode and store those of ``documents`` that are not stored, and return how many there were."""
+        """Encode and store those of ``documents`` that are not yet stored. Return the counts of documents."""
         if isinstance(documents, str):
             raise InvalidInput("expected several documents, got one str; pass a list")
         if total is None and isinstance(documents, Sized):
@@ -146,7 +146,7 @@ def _batch_size(contents: Iterable[Content]) -> int:
 
 
 class _Progress:
-    """A progress bar, or else a line of the log now and then."""
+    """A progress bar. Without the bar, the progress is logged from time to time."""
 
     def __init__(self, total: int | None, show_progress_bar: bool) -> None:
         from tqdm.auto import tqdm

@@ -21,6 +21,7 @@ from smart_rag.embeddings.tokens import Codec, TokenBatch, TokenCodes
 from smart_rag.encoders.cached.backfill import Backfill
 from smart_rag.encoders.cached.foreign_hits import ForeignHits
 from smart_rag.encoders.loading import with_full_paths
+from smart_rag.encoders.pickling import check_pickles
 from smart_rag.encoders.protocol import (
     Encoder,
     default_weights_of,
@@ -41,13 +42,13 @@ from smart_rag.scoring.relevance import Scale, foreign_questions
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import BackfillReport, Content, Document, Encodable, Key, Task, TokenOrigin
 
-# Number of queries in memory. A retriever and then a reranker encode the same query.
+# Number of queries that are kept in memory. A retriever and a reranker both encode the same query.
 _MAX_QUERIES = 128
 # Number of documents that are encoded before they are written. An image can have a thousand tokens.
 _BATCH_SIZE = 256
 _VISUAL_BATCH_SIZE = 8
 _QUERIES_AT_ONCE = 64
-# The more documents there are, the better the best hit of any question. After this growth, a warning is logged.
+# With more documents, the best hit of any question has a higher score. After this growth, a warning is logged.
 _MUCH = 1.5
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,8 @@ logger = logging.getLogger(__name__)
 class CachedEncoder:
     """A wrapper around another encoder.
 
-    It keeps the embeddings that this encoder computes for documents in a folder of its own. A document with the same
-    content is looked up there.
+    It has a folder, and keeps the embeddings of documents there. If a document has the same content as an earlier one,
+    its embeddings are read from the folder.
 
     >>> encoder = CachedEncoder("minilm", "tokens")                     # doctest: +SKIP
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
@@ -65,18 +66,18 @@ class CachedEncoder:
 
     Several models and several processes can share one folder. The encoder keeps the last queries in memory. Without a
     folder, it does not keep documents. The model is loaded and the folder is opened on first use. A pickle holds only
-    the names of the model and the folder, without weights and embeddings. Call `close` before a fork. If the parent
-    still has the folder open, the child gets `UseAfterFork` when it uses the folder. A folder that was deleted is made
-    again.
+    the names of the model and the folder, or an encoder of your own, without embeddings. A copy shares the encoder
+    that is loaded. Call `close` before a fork. If the parent still has the folder open, the child gets `UseAfterFork`
+    when it uses the folder. A folder that was deleted is made again.
 
     Args:
         encoder: an encoder, or the name or the folder of a model.
-        path: the folder, which is created if it does not exist.
+        path: the folder. It is created if it does not exist.
         codec: the codec of the token embeddings. Pooled embeddings are kept in float32.
-        options: arguments of `SmartEncoder`, if ``encoder`` is a name.
+        options: arguments of `SmartEncoder`. They need the name or the folder of a model as ``encoder``.
 
     Raises:
-        InvalidInput: ``options`` are given but ``encoder`` is not a name, or there is no such codec.
+        InvalidInput: ``options`` are given although ``encoder`` is an encoder, or there is no such codec.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class CachedEncoder:
                 f"{', '.join(options)}: expected only with the name of a model, got a {type(encoder).__name__}; pass "
                 "these to the encoder itself"
             )
-        # Full paths, since the program may change its working directory before the first use.
+        # Full paths, because the program may change its working directory before the first use.
         self._given = model_location(encoder) if isinstance(encoder, str | Path) else encoder
         self._options = options
         if options.get("adapter") is not None:
@@ -108,7 +109,22 @@ class CachedEncoder:
         self._queries: OrderedDict[str, Representation] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
+        if not isinstance(self._given, str):
+            check_pickles(self._given, "encoder", "make the CachedEncoder again in the other process")
+        return self._settings()
+
+    def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("_given", "_options", "_codec", "path")}
+
+    def __copy__(self) -> CachedEncoder:
+        copied = object.__new__(type(self))
+        copied.__setstate__(self._settings())
+        if "_encoder" in self.__dict__:
+            copied.__dict__["_encoder"] = self._encoder
+        return copied
+
+    def __deepcopy__(self, memo: object) -> CachedEncoder:
+        return self.__copy__()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
@@ -133,7 +149,7 @@ class CachedEncoder:
         with self._mutex:
             opened = self.__dict__.get("_folder")
             if opened is not None and not opened.is_same():
-                self.close()  # the folder was deleted or replaced; what is there now is opened
+                self.close()  # the folder was deleted or replaced. The folder that is now there is opened
             return self._folder
 
     @property
@@ -185,7 +201,7 @@ class CachedEncoder:
         return token_origins_of(self.encoder, item, task)
 
     def encode_query(self, queries: Sequence[Encodable]) -> Representation:
-        """Return the representation of ``queries``, in their order. A single query is encoded once and then kept."""
+        """Return the representation of ``queries``, in their order. A single query is kept after it is encoded."""
         if len(queries) != 1:
             return self.encoder.encode_query(queries)
         name = identity(Content.of(queries[0]))
@@ -193,7 +209,7 @@ class CachedEncoder:
             known = self._queries.get(name)
         if known is None:
             known = self.encoder.encode_query(queries)
-            known.pooled.setflags(write=False)  # every caller gets this array
+            known.pooled.setflags(write=False)  # all callers share this array
             with self._mutex:
                 self._queries[name] = known
                 while len(self._queries) > _MAX_QUERIES:
@@ -207,14 +223,14 @@ class CachedEncoder:
 
         Documents that are not yet in the folder are encoded.
 
-        An image or a video is recognised by the content of its file, not by its path. If there is a folder, token
-        embeddings are coded by the folder's codec, and ``codec`` is not used. If there is none, ``codec`` goes to the
-        wrapped encoder. ``show_progress_bar`` shows how many documents were encoded.
+        An image or a video is recognised by the content of its file, not by its path. With a folder, the folder's codec
+        codes token embeddings, and ``codec`` is not used. Without a folder, ``codec`` is passed to the wrapped encoder.
+        ``show_progress_bar`` shows how many documents were encoded.
 
         Raises:
             CorruptStore: an entry of the folder cannot be read back.
             DocumentError: the file of an image or a video cannot be read.
-            InvalidInput: there is no such codec, or the codec merges tokens, which only a store does.
+            InvalidInput: there is no such codec, or the codec merges tokens, which only a store can do.
         """
         contents = _contents([documents] if isinstance(documents, str) else documents)
         coded = None if codec is None else get_codec(codec, pooling=False)
@@ -233,7 +249,7 @@ class CachedEncoder:
         keys_of_new = iter([key for key, _ in new])
         for part in _parts([item for _, item in new], show_progress_bar):
             self._put(list(islice(keys_of_new, len(part))), part)
-        # New entries are read back, too: the codec rounds numbers, and a text must always get the same score.
+        # New entries are read from the store, too. The codec rounds, and a text must always get the same score.
         return stores.gather(keys, [str(item)[:80] for item in items])
 
     def _encode(self, items: Sequence[Encodable], codec: Codec | None) -> Representation:
@@ -254,24 +270,24 @@ class CachedEncoder:
     ) -> BackfillReport:
         """Encode ``documents`` and write them to the folder, so that later calls find them there.
 
-        Call it before the first queries, for documents that another store holds. Documents that are in the folder are
-        skipped, and documents without content are left out and named in a warning. Each batch is written at once, so an
-        interrupted call can be made again. An iterator of any length is read in bounded memory.
+        Call this method before the first queries, with the documents of your own store. Documents that are already in
+        the folder are skipped. Documents without content are left out, and a warning names them. Each batch is written
+        at once, so you can repeat an interrupted call. An iterator of any length is read in bounded memory.
 
         Args:
-            documents: what `encode_document` or `smart_rag.rerank` will get: texts, images or documents. The id of a
+            documents: the texts, images or documents that `encode_document` or `smart_rag.rerank` will get. The id of a
                 document is only for messages.
             total: the number of documents, if ``documents`` has no length.
             calibrate: find the scale of `smart_rag.Hit.relevance` for hits of `smart_rag.rerank`, and write it to the
-                folder. ``documents`` should be all the documents that queries will be ranked against. A few hundred
-                questions that they do not answer are scored, which takes seconds.
+                folder. ``documents`` should be all the documents that your queries search. They are scored for a few
+                hundred questions that they do not answer. This takes seconds.
             show_progress_bar: show a progress bar. Without it, the progress is logged every ten seconds.
 
         Raises:
             InvalidInput: this encoder has no folder, or an item is neither a document nor a content.
         """
         self._opened()
-        asked: dict[Key, None] = {}  # in their order
+        asked: dict[Key, None] = {}  # keys of all documents, in their order
 
         def missing(keys: Sequence[Key]) -> list[int]:
             if calibrate:
@@ -285,7 +301,7 @@ class CachedEncoder:
         return report
 
     def _calibrate(self, keys: Sequence[Key]) -> None:
-        """Score foreign questions against the documents under ``keys``, those that could be encoded."""
+        """Score the documents under ``keys`` for the foreign questions. Keys without an entry are left out."""
         stores = self._opened()
         absent = set(stores.missing(keys))
         kept = [key for i, key in enumerate(keys) if i not in absent]
@@ -305,7 +321,7 @@ class CachedEncoder:
     def relevance_scale(self, weights: tuple[float, float]) -> Scale | None:
         """Return the scale of relevance for scores with these ``weights``.
 
-        If `add` has found none, it is the wrapped encoder's scale, or None.
+        If `add` has not written a scale, return the scale of the wrapped encoder. If it has none, return None.
         """
         found = None if self.path is None else ForeignHits.read(self._foreign_hits_file(self.path))
         if found is None:
@@ -330,7 +346,7 @@ class CachedEncoder:
     def vacuum(self, documents: Iterable[Encodable]) -> int:
         """Keep only the entries that this model made for ``documents``.
 
-        Remove all others, also those of other models, and return their number.
+        Remove all other entries, even those of other models, and return their number.
         """
         stores = self._stores
         return 0 if stores is None else stores.vacuum(set(self._keys(_contents(documents))))
@@ -358,7 +374,7 @@ def _contents(documents: Iterable[Encodable]) -> list[Content]:
 
 
 def _parts(items: Sequence[Encodable], show_progress_bar: bool) -> Iterator[Sequence[Encodable]]:
-    """Yield parts of ``items`` that are small enough to be in memory with their token embeddings."""
+    """Yield parts of ``items`` that fit into memory with their token embeddings."""
     from tqdm.auto import tqdm
 
     size = _BATCH_SIZE if all(isinstance(item, str) for item in items) else _VISUAL_BATCH_SIZE
@@ -370,13 +386,13 @@ def _parts(items: Sequence[Encodable], show_progress_bar: bool) -> Iterator[Sequ
 
 
 class _Stores:
-    """A `TokenStore` for token embeddings and one for pooled embeddings, with the same keys."""
+    """A `TokenStore` for token embeddings and a `TokenStore` for pooled embeddings, with the same keys."""
 
     def __init__(self, path: Path, codec_name: str) -> None:
         self.path = path
         try:
             self.tokens = TokenStore(path / "tokens", get_codec(codec_name))
-            # A pooled embedding is stored as a text with one token. It is the model's own vector, not normalised.
+            # A pooled embedding is stored like a text with one token. It is the model's own vector, not normalised.
             self.pooled = TokenStore(path / "vectors", get_codec("float32"))
         except (CorruptStore, IndexMismatch) as error:
             raise type(error)(f"{error}, or delete {path}; it is filled again as texts are encoded") from error
@@ -386,7 +402,7 @@ class _Stores:
         return self.tokens.place.is_same() and self.pooled.place.is_same()
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
-        """Return the positions of the keys for which a token or a pooled embedding is not stored."""
+        """Return the positions of the keys whose token or pooled embeddings are not stored."""
         return sorted({*self.tokens.missing(keys), *self.pooled.missing(keys)})
 
     def put(self, keys: Sequence[Key], vectors: Representation) -> None:
@@ -417,7 +433,7 @@ class _Stores:
 
 
 def _normalised(vectors: TokenCodes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return unit vectors, and the norms that ``vectors`` have."""
+    """Return ``vectors`` as unit vectors, and their norms."""
     pooled = np.array(vectors.embeddings, dtype=np.float32)
     norms: NDArray[np.float32] = np.linalg.norm(pooled, axis=1)
     pooled /= np.where(norms, norms, 1)[:, None]

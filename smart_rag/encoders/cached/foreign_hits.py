@@ -1,7 +1,8 @@
-"""`ForeignHits`: the best hits of foreign questions in a folder of embeddings, for the relevance of reranked documents.
+"""`ForeignHits`: the scores of documents for *foreign questions*, which are questions that no document answers.
 
-`smart_rag.rerank` has no index, so it cannot ask the foreign questions itself. A `CachedEncoder` asks them once, of the
-documents that an application has. Then the folder of the encoder knows which scores a document without relevance gets.
+These scores give reranked documents their relevance.
+`smart_rag.rerank` has no index that it could search for the foreign questions. So a `CachedEncoder` scores the
+documents of an application once, and writes the scores of the best documents to its folder.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from smart_rag.scoring.ranking import hybrid
 from smart_rag.scoring.relevance import Scale
 from smart_rag.types import Key
 
-# Documents that are scored by late interaction for one question. A retriever gives a reranker about as many.
+# Number of documents that late interaction scores for one question. A retriever gives a reranker a similar number.
 _CANDIDATES = 50
-# Pooled embeddings that are in memory at once.
+# Number of pooled embeddings that are in memory at once.
 _AT_ONCE = 4096
 
 Pooled = Callable[[Sequence[Key]], NDArray[np.float32]]
@@ -34,15 +35,16 @@ Vectors = Callable[[Sequence[Key]], Representation]
 
 @dataclass(frozen=True, slots=True)
 class ForeignHits:
-    """The scores that the documents of a folder get for foreign questions.
+    """The best scores of a folder's documents for each foreign question.
 
-    For each question, only hits are kept that are the best hit for some weights: no other hit has both a higher pooled
-    and a higher late score. So the scale can be found for any weights later.
+    A reranker may use any weights. So we keep every pair of a pooled and a late score that is the best for some
+    weights: no other document has a higher pooled score and also a higher late score. With these pairs, `scale` can
+    compute the scale for any weights.
 
     Attributes:
-        documents: number of documents that were asked.
+        documents: number of documents that were scored.
         entries: number of entries in the folder at that time.
-        best: for each question, the pairs of pooled and late score.
+        best: for each question, the pairs of a pooled and a late score.
     """
 
     documents: int
@@ -53,10 +55,10 @@ class ForeignHits:
     def find(
         cls, questions: Representation, keys: Sequence[Key], entries: int, pooled_of: Pooled, vectors_of: Vectors
     ) -> ForeignHits:
-        """Ask ``questions`` of the documents under ``keys``, at least one.
+        """Score the documents under ``keys`` for each of ``questions``. At least one key is needed.
 
-        ``pooled_of`` returns the pooled embeddings of documents, (n, dimension) and L2-normalised. ``vectors_of``
-        returns all their vectors.
+        ``pooled_of`` returns the pooled embeddings (n, dimension) of documents, L2-normalised. ``vectors_of`` returns
+        their pooled and token embeddings.
         """
         best = []
         for question, candidates in zip(questions, _candidates(questions, keys, pooled_of), strict=True):
@@ -71,7 +73,7 @@ class ForeignHits:
         return Scale.of([float(hybrid(hits[:, 0], hits[:, 1], weights).max()) for hits in pairs])
 
     def write(self, path: Path) -> None:
-        """Write the scores to ``path``. After a crash, the file is the old one or the new one, never a part."""
+        """Write the scores to ``path``. After a crash, the file is the old one or the new one, never half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
@@ -85,10 +87,10 @@ class ForeignHits:
 
     @classmethod
     def read(cls, path: Path) -> ForeignHits | None:
-        """Return the scores that were written to ``path``, None if there is no such file.
+        """Return the scores in the file ``path``. Return None if there is no such file.
 
         Raises:
-            CorruptStore: the file does not hold such scores.
+            CorruptStore: the file does not contain such scores.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +108,7 @@ class ForeignHits:
 
 
 def _candidates(questions: Representation, keys: Sequence[Key], pooled_of: Pooled) -> list[list[Key]]:
-    """Return the keys of the documents with the highest pooled scores, for each of ``questions``."""
+    """For each of ``questions``, return the keys of the documents with the highest pooled scores."""
     scores: NDArray[np.float32] = np.zeros((len(questions), 0), dtype=np.float32)
     positions: NDArray[np.int64] = np.zeros((len(questions), 0), dtype=np.int64)
     for start in range(0, len(keys), _AT_ONCE):
@@ -119,7 +121,7 @@ def _candidates(questions: Representation, keys: Sequence[Key], pooled_of: Poole
 
 
 def _front(pooled: NDArray[np.float32], late: NDArray[np.float32]) -> tuple[tuple[float, float], ...]:
-    """Return the pairs of scores of which no other is better in both."""
+    """Return the pairs (pooled, late) for which no other pair is higher in both scores."""
     front: list[tuple[float, float]] = []
     for i in np.lexsort((-late, -pooled)).tolist():
         if not front or late[i] > front[-1][1]:

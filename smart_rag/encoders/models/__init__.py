@@ -1,1 +1,1 @@
-"""One module for each kind of model, and the modules that prepare their inputs."""
+"""A module for each kind of model, and modules that prepare the inputs of models."""

@@ -1,4 +1,4 @@
-"""`ClipModel`: CLIP and SigLIP, with one tower for texts, one for images, and one space for both."""
+"""`ClipModel`: CLIP and SigLIP. One tower reads texts, another reads images, and both share one embedding space."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _is_siglip(model: AnyModel) -> bool:
 
 
 class ClipInputs(ModelInputs):
-    """Inputs of one of the two towers. The processor may cut off margins of an image: CLIP reads its central square."""
+    """Inputs of one of the two towers. The processor may cut off an image's margins. CLIP reads the central square."""
 
     @cached_property
     def tokens_per_image(self) -> int:
@@ -67,7 +67,7 @@ class ClipInputs(ModelInputs):
         ids = self.tokenizer(
             [self.prompts[task] + content.text for content in contents], truncation=True, max_length=limit
         )["input_ids"]
-        # SigLIP pools the last position, wherever the text ends: it was trained with texts of one length.
+        # SigLIP pools the last position, wherever the text ends, because it was trained with texts of one length.
         padding = "max_length" if _is_siglip(self.model) else "longest"
         padded = self.tokenizer.pad(
             {"input_ids": ids}, padding, longest, return_attention_mask=True, return_tensors="pt", verbose=False
@@ -84,14 +84,15 @@ class ClipInputs(ModelInputs):
         pooled = np.zeros_like(attended)
         if _is_siglip(self.model):
             pooled[:, -1] = attended[:, -1]
-        return pooled  # CLIP pools a special token, which takes no part anyway
+        return pooled  # CLIP pools a special token, which never takes part in late interaction
 
 
 class ClipModel(PooledModel):
     """CLIP or SigLIP. They were not trained to give token embeddings.
 
-    A tower applies a last step to its pooled state: CLIP's layer norm and projection, or SigLIP's head. Here the same
-    step is applied to each token's state. SigLIP's head for images attends to patches; it gets one patch at a time.
+    A tower applies a last step to its pooled state: CLIP's layer norm and projection, or SigLIP's head. This class
+    applies the same step to the state of each token. SigLIP's head for images attends to patches. Here, it gets one
+    patch at a time.
     """
 
     inputs_class = ClipInputs
@@ -107,7 +108,7 @@ class ClipModel(PooledModel):
         if not _is_siglip(self.model):
             output = model.text_model(**features)
             return model.text_projection(output.pooler_output), model.text_projection(output.last_hidden_state)
-        # SigLIP attends to its padding, unless its files name the mask as an input.
+        # SigLIP attends to its padding, unless its files list the mask as an input.
         names = self.inputs.tokenizer.model_input_names
         output = model.text_model(**{name: value for name, value in features.items() if name in names})
         return output.pooler_output, model.text_model.head(output.last_hidden_state)
@@ -120,7 +121,7 @@ class ClipModel(PooledModel):
         if _is_siglip(self.model):
             patches = tower.head(states.reshape(-1, 1, states.shape[2])).reshape(states.shape)
             return output.pooler_output, patches
-        patches = tower.post_layernorm(states[:, 1:])  # the model itself does this to the class token alone
+        patches = tower.post_layernorm(states[:, 1:])  # the model itself applies this only to the class token
         return model.visual_projection(output.pooler_output), model.visual_projection(patches)
 
     def make_portable(self) -> None:

@@ -15,14 +15,14 @@ from smart_rag.types import ImageSource, PdfPage
 if TYPE_CHECKING:
     from PIL import Image
 
-# Maximum number of pixels of an image, unless a profile sets another: the limit of Qwen3-VL-Embedding.
+# Maximum number of pixels of an image, unless a profile sets another limit. It is the limit of Qwen3-VL-Embedding.
 _MAX_PIXELS = 1800 * 32 * 32
-# Under "longest_edge", Qwen's processors state a number of pixels and others the length of a side. Numbers above this
-# one are pixels.
+# In "longest_edge", Qwen's processors state a number of pixels, and other processors state the length of a side. A
+# number above this one means pixels.
 _LONGEST_SIDE = 10_000
-# Qwen's processors refuse images whose sides differ by a greater factor.
+# Qwen's processors refuse images if one side is more than this many times as long as the other.
 _MAX_ASPECT = 200
-# If the processor makes all images equally large, an image is opened with this many times the pixels.
+# If the processor makes all images equally large, an image is opened with this many times as many pixels.
 _OVERSAMPLING = 4
 
 
@@ -31,8 +31,8 @@ class ImageSizes:
 
     Args:
         profile: the profile of the model. Its limits come before those of the processor.
-        processor: the model's image processor, None if the model reads no images.
-        max_pixels: the caller's limit, which comes first.
+        processor: the model's image processor. It is None if the model reads no images.
+        max_pixels: the caller's limit. It comes first.
     """
 
     def __init__(self, profile: Profile, processor: Any, max_pixels: int | None) -> None:
@@ -42,12 +42,12 @@ class ImageSizes:
 
     @cached_property
     def limits(self) -> tuple[int, int] | None:
-        """The fewest and the most pixels of an image, None if the processor makes all images equally large."""
+        """The minimum and maximum pixels of an image. None if the processor makes all images equally large."""
         if self._profile.pixels is not None:
             least, most = self._profile.pixels
         elif "shortest_edge" in self._size and self._size.get("longest_edge", 0) > _LONGEST_SIDE:
             least = self._size["shortest_edge"]
-            # Processors of chat models allow all that the model can read, 16,000 tokens a page and more.
+            # The processors of chat models allow everything that the model can read: 16,000 tokens a page and more.
             most = min(self._size["longest_edge"], max(_MAX_PIXELS, least))
         else:
             return None
@@ -55,7 +55,7 @@ class ImageSizes:
 
     @property
     def max_pixels(self) -> int:
-        """The most pixels that an image is opened with."""
+        """The maximum number of pixels with which an image is opened."""
         return int(self.decision.value)
 
     @cached_property
@@ -90,5 +90,5 @@ class ImageSizes:
 
 
 def size_option(limits: tuple[int, int]) -> dict[str, int]:
-    """Return pixel limits under the names that Qwen's processors give them."""
+    """Return pixel limits under the names that Qwen's processors use."""
     return {"shortest_edge": limits[0], "longest_edge": limits[1]}

@@ -1,4 +1,4 @@
-"""`ModelInputs`: turns texts, images and videos into inputs of a model, and tells the meaning of each position."""
+"""`ModelInputs`: turns texts, images and videos into inputs of a model, and finds the meaning of each position."""
 
 from __future__ import annotations
 
@@ -40,15 +40,17 @@ from smart_rag.files import images
 from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unicode
 
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
-# A tokenizer or model without a limit on the length of a text states a number such as 1e30.
+# A tokenizer or model without a limit on the length of a text states a number such as 1e30. We take numbers above this
+# one for no limit.
 UNLIMITED = 1_000_000
-# Two texts without a common token: some tokenizers join a blank to the next letter, but not to a digit.
+# Two texts without a common token. They are a letter and a digit, because some tokenizers join a blank to a letter
+# only.
 _UNLIKE = ("A", "8")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The inputs of one forward pass: ``features`` of the model, on the CPU, and their ``positions``."""
+    """The inputs of one forward pass: the model's ``features``, on the CPU, and the ``positions`` in them."""
 
     features: dict[str, Any]
     positions: Positions
@@ -56,13 +58,13 @@ class Prepared:
 
 
 class ModelInputs:
-    """The preparation of texts, images and videos for a model.
+    """Prepares texts, images and videos for a model.
 
     Args:
-        loaded: the model, whose tokenizer and processor are used.
+        loaded: the model. Its tokenizer and its processor are used.
         profile: settings of the model's family.
         prompts: the prompts of queries and of documents.
-        max_pixels: the maximum number of pixels of an image, None for the limit of the profile or the model.
+        max_pixels: the maximum number of pixels of an image. None means the limit of the profile or the model.
 
     Raises:
         EncoderError: the model has no tokenizer, or pools in several ways at once.
@@ -100,7 +102,7 @@ class ModelInputs:
         return self.model.max_seq_length
 
     def limit_length(self, max_length: int) -> None:
-        """Cut texts after ``max_length`` tokens, special tokens included.
+        """Cut texts after ``max_length`` tokens, including special tokens.
 
         Raises:
             InvalidInput: the model cannot read texts of this length.
@@ -127,7 +129,7 @@ class ModelInputs:
 
     @cached_property
     def modalities(self) -> frozenset[str]:
-        """The kinds of content that the model reads, of ``"text"``, ``"image"`` and ``"video"``."""
+        """The kinds of content that the model reads: some of ``"text"``, ``"image"`` and ``"video"``."""
         found = {modality for modality in self.model.modalities if isinstance(modality, str)}
         if self.profile.middle_frame and "image" in found:
             found.add("video")
@@ -137,12 +139,12 @@ class ModelInputs:
 
     @property
     def _reads_messages(self) -> bool:
-        # A model of texts alone gets texts. sentence-transformers makes messages of them where the model needs that.
+        # A model that reads only texts gets texts. If it needs messages, sentence-transformers makes them.
         return self.has_chat_template and self.modalities > {"text"}
 
     @cached_property
     def tokens_per_image(self) -> int:
-        """The number of tokens of the largest image, with those around it."""
+        """The number of tokens of the largest image, including the tokens around it."""
         if "image" not in self.modalities:
             return 0
         features = self._preprocess([Content(image=images.blank(self.image_sizes.max_pixels))], "document")
@@ -186,7 +188,7 @@ class ModelInputs:
         """Return the approximate number of tokens of each of ``contents`` in a forward pass.
 
         Raises:
-            InvalidInput: a text has no token at all, so that the model has nothing to pool.
+            InvalidInput: a text has no token, so the model has nothing to pool.
         """
         texts = [self.prompts[task] + content.text for content in contents]
         encoded = self.tokenizer(texts, truncation=False, verbose=False)
@@ -205,7 +207,7 @@ class ModelInputs:
         count = 0
         most_pixels = self.image_sizes.max_pixels
         if content.image is not None:
-            size = getattr(content.image, "size", None)  # known of an image in memory
+            size = getattr(content.image, "size", None)  # only an image in memory has a known size
             part = 1.0 if size is None else min(1.0, size[0] * size[1] / most_pixels)
             count += int(self.tokens_per_image * part)
         if content.video is not None:
@@ -228,10 +230,10 @@ class ModelInputs:
         return Prepared(dict(features), self._positions(features, contents, task), task)
 
     def _shortened(self, content: Content, task: Task) -> Content:
-        """Return ``content`` with as much of its text as fits beside its image, its video and the template.
+        """Return ``content`` with its text cut, so that it fits beside its image, its video and the template.
 
-        The processor itself would first cut the end of the template, and so the position that is pooled. It cannot cut
-        an image. The text always keeps a quarter of the model's tokens.
+        The processor itself would first cut off the end of the template, with the position that is pooled. An image
+        cannot be cut. The text always keeps a quarter of the model's tokens.
         """
         text, longest = content.text, self.model.max_seq_length
         # A text has at most one token for each byte.
@@ -274,7 +276,7 @@ class ModelInputs:
             ) from error
 
     def _processing(self, metadata: Sequence[VideoMetadata]) -> dict[str, Any]:
-        """Return the settings that replace the processor's own."""
+        """Return the settings that replace the processor's own settings."""
         options: dict[str, Any] = {"text": {"truncation": False}}  # `_shortened` cuts texts
         if not self.has_own_files:
             options["chat_template"] = {"add_generation_prompt": self.profile.generation_prompt}
@@ -285,7 +287,7 @@ class ModelInputs:
         if metadata:
             options["video"] = {"video_metadata": list(metadata), "do_sample_frames": False}
             pixels = self.profile.video_pixels(len(metadata[0]["frames_indices"]))
-            if pixels is not None:  # the limits of a frame are part of it
+            if pixels is not None:  # they include the limits of a frame
                 options["video"] |= {"size": size_option(pixels), "cap_pixels_per_frame": False}
         return options
 
@@ -301,7 +303,7 @@ class ModelInputs:
         special = np.isin(ids, self.special_ids) & ~visual
         ordinal = np.cumsum(
             attended, axis=1, dtype=np.int64
-        )  # 1 at the first attended position, also with padding on the left
+        )  # 1 at the first attended position, even if there is padding on the left
         template = self._of_prompt(features, ordinal, task) & attended
         if self.pooling.include_prompt:
             pooled = self._pooled_position(ids, attended)
@@ -316,18 +318,18 @@ class ModelInputs:
         return Positions(ids, attended, special, visual, template, pooled)
 
     def _of_prompt(self, features: Mapping[str, Any], ordinal: NDArray[np.int64], task: Task) -> Mask:
-        """Return the positions (n, length) of the tokens of a prompt in front of a text."""
+        """Return the positions (n, length) of the tokens of a prompt before a text."""
         if not unpooled_length(features):
             return np.zeros(ordinal.shape, dtype=np.bool_)
         spans = character_spans(features)
         if spans is None:
             return np.asarray(ordinal <= self._prompt_length(task))
         start, stop = spans[..., 0], spans[..., 1]
-        # One token may stand for the blank at the end of the prompt and the first word. It belongs to the text.
+        # The blank at the end of the prompt and the first word may be one token. This token belongs to the text.
         return np.asarray((start < stop) & (stop <= len(self.prompts[task])))
 
     def _prompt_length(self, task: Task) -> int:
-        """Return the number of tokens of the prompt in front of a text, and of special tokens before it."""
+        """Return the number of tokens of the prompt before a text, including special tokens before the prompt."""
         if task not in self._prompt_lengths:
             rows = [self.tokenizer(self.prompts[task] + text, verbose=False)["input_ids"] for text in _UNLIKE]
             self._prompt_lengths[task] = _common_prefix(*map(np.asarray, rows))
@@ -346,7 +348,7 @@ class ModelInputs:
             ) from None
 
     def _template(self, words: Mask, content: Content, task: Task) -> Mask:
-        """Return the positions among ``words`` (length) that are not the content's text. ``words`` have no patches."""
+        """Return the positions among ``words`` (length) that are not the content's text. ``words`` has no patches."""
         where = np.flatnonzero(words)
         template: Mask = words.copy()
         if content.text:
@@ -357,13 +359,13 @@ class ModelInputs:
         return template
 
     def _template_ends(self, content: Content, task: Task) -> tuple[int, int]:
-        """Return how many tokens the template puts before and after the text of such a content."""
+        """Return the number of tokens that the template puts before and after the text of ``content``."""
         structure = (task, content.image is not None, content.video is not None)
         if structure not in self._template_lengths:
             image = images.blank(1 << 14) if content.image is not None else None
             rows = []
             for text in _UNLIKE:
-                # A video is left out. Its own words, the times, stand at the front; nothing after the text changes.
+                # A video is left out. Its times are words, too, but they come first. Nothing after the text changes.
                 features = self._preprocess([Content(text, image)], task)
                 ids, attended = ids_and_attended(features)
                 rows.append(ids[0][attended[0] & ~np.isin(ids[0], self.visual_ids)])
@@ -392,7 +394,7 @@ class ModelInputs:
         return positions, origins
 
     def _spans(self, text: str, positions: Positions, task: Task) -> Iterator[tuple[int, Span]]:
-        """Yield the positions of the text's tokens, and the characters that each stands for."""
+        """Yield the positions of the text's tokens, and the characters of each token."""
         where: Sequence[int]
         if self.wraps_content:
             spans = self._offsets(text)
@@ -422,12 +424,12 @@ class ModelInputs:
         return [(start, stop) for start, stop in encoded["offset_mapping"]]
 
     def _patches(self, features: Mapping[str, Any], positions: Positions) -> Iterator[tuple[int, TokenOrigin]]:
-        """Yield the positions of patches, and the part of the image or of the frame that each stands for."""
+        """Yield the positions of patches, and the part of the image or the frame that each patch shows."""
         merged = merged_patches(self.image_processor)
         for kind in ("image", "video"):
             where = np.flatnonzero(np.isin(positions.ids[0], placeholder_ids(self.model, kind))).tolist()
             grid = features.get(f"{kind}_grid_thw")
-            if grid is None and where:  # all images are equally large, and square
+            if grid is None and where:  # all images are squares of the same size
                 side = math.isqrt(len(where)) * merged
                 grid = [[1, side, side]]
             if grid is not None:
@@ -436,6 +438,6 @@ class ModelInputs:
 
 
 def _common_prefix(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """Return the number of ids at the start of both; the two must differ somewhere."""
+    """Return the number of ids that both have in common at the start. They must differ somewhere."""
     length = min(len(one), len(other))
     return int(np.argmin(one[:length] == other[:length]))

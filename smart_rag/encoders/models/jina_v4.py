@@ -1,4 +1,4 @@
-"""`JinaV4Model`: jina-embeddings-v4, one vector and token embeddings of a text or an image in one forward pass."""
+"""`JinaV4Model`: jina-embeddings-v4. One forward pass gives one vector and token embeddings of a text or an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IMAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe 
 
 
 class JinaV4Inputs(ModelInputs):
-    """Inputs with the prefixes and the words around an image that the model was trained with."""
+    """Inputs with the same prefixes, and the same words around an image, as in the training of the model."""
 
     def _preprocess(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
         if contents[0].image is None:
@@ -61,8 +61,8 @@ class JinaV4Inputs(ModelInputs):
 class JinaV4Model(PooledModel):
     """jina-embeddings-v4: Qwen2.5-VL with the `Head` of `jina_v4_weights`.
 
-    Every token counts, also the tokens of prefix and chat template. The pooled embedding is the model's own single
-    vector, which is wider than its token embeddings. Both were trained together, but each for a ranking of its own.
+    Every token counts, also the tokens of the prefix and the chat template. The pooled embedding is the model's own
+    single vector, which is wider than its token embeddings. The model was trained to rank by each of the two alone.
     """
 
     inputs_class = JinaV4Inputs

@@ -1,7 +1,7 @@
 """Loading of jina-embeddings-v4 from its files, without the code that comes with them.
 
-The files hold Qwen2.5-VL, a projector to token embeddings, and three low-rank additions (LoRA), one for each of its
-tasks. The one of the task ``retrieval`` is merged into the weights here.
+The files hold Qwen2.5-VL, a projector to token embeddings, and three low-rank additions (LoRA), one for each task of
+the model. This module merges the LoRA of the task ``retrieval`` into the weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ADAPTER = "adapters/adapter_model.safetensors"
 _INDEX = "model.safetensors.index.json"
 PROMPTS = {"query": "Query: ", "document": "Passage: "}
 _MAX_TOKENS = 32_768
-# Settings of other kinds of LoRA, whose weights are not W + scaling B A with one scaling.
+# Settings of other kinds of LoRA. Their weights are not W + scaling B A with one scaling for all modules.
 _OTHER_KINDS = ("use_dora", "rank_pattern", "alpha_pattern")
 _REMEDY = "take all files of jinaai/jina-embeddings-v4, or another revision of it by revision="
 
@@ -39,7 +39,8 @@ class Head(nn.Module):
         sentence_embedding (n, width) = L2(mean of the states)
         token_embeddings (n, length, dimension) = L2(projector state), 0 where there is padding
 
-    The mean is taken over all tokens of a text, and over those from <|vision_start|> to <|vision_end|> of an image.
+    For a text, the mean is over all tokens. For an image, it is over the tokens from <|vision_start|> to
+    <|vision_end|>.
     """
 
     def __init__(self, projector: nn.Linear, vision_start: int, vision_end: int) -> None:
@@ -55,7 +56,7 @@ class Head(nn.Module):
             first, last = ((ids == end).int().argmax(dim=1, keepdim=True) for end in self._ends)
             position = torch.arange(ids.shape[1], device=ids.device)
             counts = (first <= position) & (position <= last)
-        # Not a product: the state of a padded position may be NaN. The sum has the direction of the mean.
+        # Not a product, because the state of a padded position may be NaN. The sum has the direction of the mean.
         pooled = torch.where(counts.unsqueeze(2), states, 0).sum(dim=1, dtype=torch.float32)
         tokens = torch.where(attended.unsqueeze(2), functional.normalize(self.projector(states), dim=2), 0)
         return {**features, "sentence_embedding": functional.normalize(pooled, dim=1), "token_embeddings": tokens}
@@ -67,13 +68,13 @@ def load(repository: Repository, weights: Mapping[str, Any]) -> list[nn.Module]:
     ``weights`` are options of ``from_pretrained``.
 
     Raises:
-        ModelNotFound: a file or a tensor is missing, does not belong there, or does not fit.
+        ModelNotFound: a file or a tensor is missing, is not expected, or does not fit.
     """
     adapter = _file(repository, _ADAPTER)
     rank, scaling = _rank_and_scaling(repository)
     path = repository.path
     where: dict[str, Any] = {"revision": repository.revision, "local_files_only": repository.local}
-    # Its config.json names Python code for its configuration and its model, and may for its processor.
+    # Its config.json names Python code for its configuration and its model, and perhaps for its processor.
     native = {**where, "trust_remote_code": False}
     states = {"method": "forward", "method_output_name": "last_hidden_state"}
     qwen: Any = transformer(
@@ -108,7 +109,7 @@ def _file(repository: Repository, name: str) -> Path:
 
 
 def _tensor(repository: Repository, key: str) -> torch.Tensor:
-    """Return one of the model's weights, from the file that holds it."""
+    """Return one of the model's weights, from the file that contains it."""
     index = repository.find(_INDEX)
     name = "model.safetensors" if index is None else json.loads(index.read_text("utf-8"))["weight_map"].get(key)
     if name is not None:
@@ -147,10 +148,10 @@ def _projector(repository: Repository, width: int, dtype: torch.dtype) -> nn.Lin
 
 @torch.no_grad()
 def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: float) -> None:
-    """Add ``scaling B A`` of the task to each weight, A (rank, in) and B (out, rank), one module at a time.
+    """Add the task's ``scaling B A`` to each weight, with A (rank, in) and B (out, rank), one module at a time.
 
-    The sum is computed in float64, where rounding is too small to change the numbers of the model. In float32, the
-    result depends on a machine's order of addition, so a digest of the weights would differ between machines.
+    The sum is computed in float64, because its rounding is too small to change the model's numbers. In float32, the
+    result depends on the order in which a machine adds. A digest of the weights would then differ between machines.
     """
     keys = {name: [f"base_model.model.{name}.lora_{half}.{_TASK}.weight" for half in "AB"] for name in adapted}
     with safe_open(adapter, framework="pt") as tensors:
@@ -172,7 +173,7 @@ def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: 
                     )
                 halves.append(half.double())
             merged = torch.addmm(module.weight.double(), halves[1], halves[0], alpha=scaling)
-            module.weight.copy_(merged.float())  # and then, like every weight, to the model's own precision
+            module.weight.copy_(merged.float())  # then rounded to the model's own precision, like every weight
 
 
 def _some(keys: set[str]) -> str:

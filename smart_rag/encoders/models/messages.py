@@ -18,7 +18,7 @@ def chat(
 ) -> tuple[list[Message], list[VideoMetadata]]:
     """Return the messages for ``content``, and the metadata of its video.
 
-    The prompt is the system message. The user's message holds the video, the image and then the text.
+        The prompt is the system message. The user's message holds the video, then the image, then the text.
 
     Raises:
         DocumentError: the file of an image or a video cannot be read.
@@ -56,7 +56,10 @@ def _visual_parts(
 
 
 def _metadata(frames: video.Frames) -> VideoMetadata:
-    """Return the times of ``frames`` for transformers. It counts frames, so here one frame lasts one second."""
+    """Return the times of ``frames`` for transformers.
+
+    transformers expects frame numbers. At 1 frame per second, a frame number equals the time in seconds.
+    """
     return {
         "total_num_frames": len(frames.images),
         "fps": 1.0,

@@ -24,7 +24,7 @@ from smart_rag.types import Content, Task, TokenOrigin
 
 
 class MultiVectorInputs(ModelInputs):
-    """Inputs of a `MultiVectorEncoder`, whose own mask decides which tokens count."""
+    """Inputs of a `MultiVectorEncoder`. Its own mask decides which tokens count."""
 
     @property
     def max_length(self) -> int | None:
@@ -48,7 +48,7 @@ class MultiVectorInputs(ModelInputs):
     def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         positions = super()._positions(features, contents, task)
         counted = counted_tokens(self.model, features, task)
-        # Special tokens count here, also the mask tokens of a query. They are not words of the content.
+        # Special tokens count here, even the mask tokens of a query. They are not words of the content.
         template = counted & (positions.template | positions.special)
         nothing = np.zeros_like(counted)
         return replace(positions, attended=counted, special=nothing, template=template, pooled=nothing)
@@ -57,8 +57,8 @@ class MultiVectorInputs(ModelInputs):
 class MultiVectorModel(PooledModel):
     """A `MultiVectorEncoder`, with its own token embeddings.
 
-    The pooled embedding is the mean of the token embeddings that count. It is for the first stage of a search. The
-    model was not trained for a ranking by it.
+    The pooled embedding is the mean of the token embeddings that count. Only the first stage of a search needs it. The
+    model was not trained to rank by it.
     """
 
     inputs_class = MultiVectorInputs
@@ -75,9 +75,9 @@ class MultiVectorModel(PooledModel):
         hidden, counted = features["token_embeddings"], features["attention_mask"].bool()
         if merges_tokens(self.model, task):
             positions = _merged_positions(counted.cpu().numpy())
-        else:  # where no token counts, such as words in a model that scores patches alone, all of them are pooled
+        else:  # no token counts, for example in a text if the model counts only patches; then all tokens are pooled
             counted = torch.where(counted.any(dim=1, keepdim=True), counted, attended)
-        # Not a product: the state of a padded position may be NaN.
+        # Not a product, because the state of a padded position may be NaN.
         pooled = torch.where(counted.unsqueeze(2), hidden, 0).sum(dim=1)
         return States(pooled, [hidden], positions)
 
@@ -92,6 +92,6 @@ class MultiVectorModel(PooledModel):
 
 
 def _merged_positions(counted: Mask) -> Positions:
-    """Return the positions of merged tokens. Only ``counted`` is known of them."""
+    """Return the positions of merged tokens. Only ``counted`` is known about these tokens."""
     nothing = np.zeros_like(counted)
     return Positions(nothing.astype(np.int64), counted, nothing, nothing, counted, nothing)

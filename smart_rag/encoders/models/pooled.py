@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """The result of one forward pass, on the device.
+    """The result of one forward pass, on the device of the model.
 
     ``pooled`` is (n, dimension). ``hidden`` holds the states (n, length, width) after each requested layer. If no token
-    of an input is kept, its row in ``fallback`` (n, width) is its token embedding; None means ``pooled``.
+    of an input is kept, the input's row in ``fallback`` (n, width) is its only token embedding. If ``fallback`` is
+    None, ``pooled`` is used.
     """
 
     pooled: torch.Tensor
@@ -41,24 +42,24 @@ class States:
 
 
 class PooledModel:
-    """A model with its profile: it makes token states, and pools them into one vector.
+    """A model with its profile. It computes token states, and pools them into one vector.
 
-    Subclasses, in the other modules of this folder, run the other kinds of models.
+    Subclasses are in the other modules of this folder. They run the other kinds of models.
 
     Args:
         loaded: the model.
-        profile: settings of the model's family; the model's own files come first.
+        profile: settings of the model's family. The model's own files come first.
         prompts: the prompts of queries and of documents.
-        max_pixels: the maximum number of pixels of an image, None for the limit of the profile or the model.
+        max_pixels: the maximum number of pixels of an image. None means the limit of the profile or the model.
 
     Raises:
         EncoderError: the model gives no token embeddings, or they are not in the space of its pooled embeddings.
     """
 
     inputs_class: type[ModelInputs] = ModelInputs
-    # Whether the model was trained for late interaction. Then its token embeddings alone give the best ranking.
+    # Whether the model was trained for late interaction. In this case, only the late score counts by default.
     is_late_interaction = False
-    # The width of the token embeddings, None if it is the width of the pooled embeddings.
+    # The width of the token embeddings. None if it is the width of the pooled embeddings.
     token_dimension: int | None = None
 
     def __init__(
@@ -79,7 +80,7 @@ class PooledModel:
     # --- forward pass ---
 
     def forward(self, prepared: Prepared, layers: Sequence[int] = (-1,)) -> States:
-        """Return the states of prepared inputs after these ``layers``, -1 for the last.
+        """Return the states of prepared inputs after these ``layers``. -1 is the last layer.
 
         Raises:
             EncoderError: the model gives no token embeddings, or has no such layer.
@@ -122,7 +123,7 @@ class PooledModel:
     def to_embeddings(self, pooled: torch.Tensor, states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pooled and token embeddings in one space, L2-normalised, in float32.
 
-        Gradients flow through. If the model truncates its embeddings, both are truncated to the same width.
+        Gradients are kept. If the model truncates its embeddings, both are truncated to the same width.
 
         Args:
             pooled: the model's pooled vectors (n, dimension).
@@ -132,7 +133,7 @@ class PooledModel:
             Pooled embeddings (n, dimension) and token embeddings (tokens, layers, dimension).
 
         Raises:
-            EncoderError: tokens and pooled vectors are not of one width.
+            EncoderError: tokens and pooled vectors have different widths.
         """
         import torch
         from torch.nn.functional import normalize
@@ -153,12 +154,12 @@ class PooledModel:
 
     @property
     def _width(self) -> int | None:
-        """The width that embeddings are truncated to, None if they keep theirs."""
+        """The width to which embeddings are truncated. None if they are not truncated."""
         width: int | None = getattr(self.model, "truncate_dim", None)
         return width
 
     def _to_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
-        """Return token states (n, width) after the modules that follow pooling, (n, dimension)."""
+        """Apply the modules after pooling to token states (n, width), and return the result (n, dimension)."""
         for module in self.inputs.pooling.after:
             states = module({"sentence_embedding": states})["sentence_embedding"]
         return states
@@ -167,7 +168,7 @@ class PooledModel:
 
     @property
     def decisions(self) -> list[Decision]:
-        """The decisions on how the model is run."""
+        """The decisions on how the model is used."""
         profile, inputs = self.profile, self.inputs
         video = f", video: {profile.source}" if profile.middle_frame and "image" in inputs.modalities else ""
         made = [Decision("modalities", sorted(inputs.modalities), OWN_FILES + video), self._decide_pooling()]

@@ -20,11 +20,11 @@ _CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_star
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """The meaning of each position of n inputs; all arrays are (n, length).
+    """The meaning of each position in n inputs. All arrays are (n, length).
 
-    ``ids`` are vocabulary ids. The others are True for: ``attended``, all but padding; ``special``, tokens without
-    content; ``visual``, patches of images and videos; ``template``, tokens that do not depend on the content;
-    ``pooled``, the position that the pooled embedding is taken from, if it is taken from one.
+    ``ids`` are vocabulary ids. All other arrays are True for some positions. ``attended``: all but padding.
+    ``special``: tokens without content. ``visual``: patches of images and videos. ``template``: tokens that do not
+    depend on the content. ``pooled``: the position of the pooled embedding, if it comes from one position.
     """
 
     ids: NDArray[np.int64]
@@ -47,12 +47,12 @@ class Positions:
 
 
 def ids_and_attended(features: Mapping[str, Any]) -> tuple[NDArray[np.int64], Mask]:
-    """Return the vocabulary ids (n, length) of a model's inputs, and True for all but padding (n, length)."""
+    """Return the vocabulary ids (n, length) of a model's inputs, and an array that is True except for padding."""
     return features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
 
 
 def pooled_position(attended: Mask, mode: str) -> Mask:
-    """Return the position (n, length) that pooling in this ``mode`` reads. If it reads several, nothing is True."""
+    """Return the position (n, length) that pooling in this ``mode`` uses. If it uses several, nothing is True."""
     ordinal = np.cumsum(attended, axis=1)
     if mode == "cls":
         return np.asarray(attended & (ordinal == 1))
@@ -62,7 +62,7 @@ def pooled_position(attended: Mask, mode: str) -> Mask:
 
 
 def position_before(ids: NDArray[np.int64], attended: Mask, mark: int) -> Mask:
-    """Return the position before the first id ``mark`` (n, length).
+    """Return the position (n, length) before the first token with the id ``mark``.
 
     Raises:
         ValueError: an input has no such id.
@@ -74,7 +74,7 @@ def position_before(ids: NDArray[np.int64], attended: Mask, mark: int) -> Mask:
 
 
 def patch_origins(grids: NDArray[np.int64], is_video: bool) -> Iterator[TokenOrigin]:
-    """Yield the origins of patches, row by row; ``grids`` are (frames, rows, columns) of each image or video."""
+    """Yield the origins of patches, row by row. ``grids`` are (frames, rows, columns) of each image or video."""
     for frames, height, width in grids.tolist():
         for frame, row, column in np.ndindex(frames, height, width):
             box = (column / width, row / height, (column + 1) / width, (row + 1) / height)
@@ -82,7 +82,7 @@ def patch_origins(grids: NDArray[np.int64], is_video: bool) -> Iterator[TokenOri
 
 
 def special_ids(tokenizer: Any) -> NDArray[np.int64]:
-    """Return the ids of tokens without content. The token of an unknown word has content: the model's guess of it."""
+    """Return the ids of tokens without content. The token for unknown words has content, because it replaces a word."""
     ids = set(getattr(tokenizer, "all_special_ids", []))
     vocabulary = tokenizer.get_vocab()
     ids.update(vocabulary[token] for token in _CONTROL_TOKENS if token in vocabulary)

@@ -1,1 +1,1 @@
-"""Why a hit was found: its matches, and pictures of them."""
+"""Explanation of a hit: its matches, and pictures of them."""

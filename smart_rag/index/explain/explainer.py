@@ -1,4 +1,4 @@
-"""`Explainer`: the state of a search, which a hit keeps, so that it can be explained later."""
+"""`Explainer`: the state of a search. A hit keeps it, so that the hit can be explained later."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Explainer:
     calibration: Calibration
 
     def explain(self, hit: Hit) -> Explanation:
-        """Return why ``hit`` was found; see `Hit.explain`."""
+        """Return the explanation of ``hit``; see `Hit.explain`."""
         self.session.check_open()
         (document,) = as_documents([hit])
         content = document.content(self.encoder.modalities).plain
-        # A pooled token has no origin of its own. Then the document is encoded again.
+        # A token that was pooled has no origin of its own. In this case, the document is encoded again.
         keeps_each_token = get_codec(self.search.store.codec.name).pool_factor == 1
         tokens = vectors_of([document], {hit.id} if keeps_each_token else set(), self.search, self.encoder).tokens[0]
         return self._question.explanation(hit, content, tokens, self.search.weights, self.encoder.load())
@@ -65,8 +65,8 @@ def vectors_of(
 ) -> Representation:
     """Return the vectors of ``documents``, in their order.
 
-    If the id of a document is in ``stored`` and its content there is the same, its vectors come from the disk. The
-    other documents are encoded.
+    If the id of a document is in ``stored``, and the store has it with the same content, its vectors come from the
+    disk. All other documents are encoded.
     """
     found = search.store.vectors([document for document in documents if document.id in stored])
     rest = [document.content(encoder.modalities) for document in documents if document.id not in found]

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _WORD = re.compile(r"\w+")
-# Because of rounding, the mean of equal numbers can be greater than the numbers, by at most this.
+# Because of rounding, the mean of equal numbers can be greater than these numbers. This is the maximum difference.
 _ROUNDING = 1e-9
 _PIXELS = 1_000_000
-_WORDS = 16  # in a legend, at most
-# Names for query tokens that come from no word.
+_WORDS = 16  # maximum number of words in a legend
+# Names for query tokens that do not come from a word.
 _IMAGE, _VIDEO, _PROMPT = "[image]", "[video]", "[prompt]"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
-    """Reason why a hit was found: the token that matched each query token, and how much each match adds to the score.
+    """Why a hit was found: the token that matched each query token, and the share of each match in the score.
 
     >>> explanation = index.search("seawater pump")[0].explain()       # doctest: +SKIP
     >>> explanation.words                                              # doctest: +SKIP
@@ -43,8 +43,8 @@ class Explanation:
     Attributes:
         query, hit: the query of the search, and the hit that is explained.
         weights: the weights of the pooled and the late score in the hit's score.
-        matches: the best match of each query token, in the query's order. The sum of weight x similarity over all
-            matches is the hit's late score. If the index pools tokens, or if documents were added after the search, the
+        matches: the best match of each query token, in the query's order. The hit's late score is the sum of weight x
+            similarity over all matches. If the index pools tokens, or if documents were added after the search, this
             sum is only close to the late score.
         query_origins: the origin of each query token (q).
         origins: the origin of each document token (n).
@@ -69,10 +69,10 @@ class Explanation:
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order, each with the number that it adds to the hit's score.
+        """The query's words in their order, each with the part of the hit's score that comes from it.
 
-        All patches of the query's image count as one word ``[image]``. The patches of its video count as ``[video]``,
-        and the tokens of the model's prompt as ``[prompt]``. All these numbers add up to the part of the score that
+        All patches of the query's image count as one word, ``[image]``. The patches of its video count as ``[video]``,
+        and the tokens of the model's prompt as ``[prompt]``. The sum of all these numbers is the part of the score that
         comes from late interaction.
         """
         shares: dict[Span | str, float] = {}
@@ -82,15 +82,15 @@ class Explanation:
         return [(key if isinstance(key, str) else self.query.text[slice(*key)], share) for key, share in shares.items()]
 
     def similarity_map(self, token: int | None = None, frame: int | None = None) -> NDArray[np.float32]:
-        """Return how similar each patch of the hit's image is to the query, (rows, columns) float32.
+        """Return the similarity of each patch of the hit's image to the query: (rows, columns) float32.
 
-        The similarity is the weighted mean of the patch's cosines with the query tokens; negative cosines count as 0.
-        Tokens of the prompt are left out, because they are the same in every query. A patch whose token takes no part
-        in late interaction has the similarity 0.
+        The similarity is the weighted mean of the patch's cosines with the query tokens. Negative cosines count as 0.
+        Tokens of the prompt are left out, because they are the same in every query. If the token of a patch takes no
+        part in late interaction, the patch has the similarity 0.
 
         Args:
-            token: the position of a query token. If it is given, the map shows the cosines of this token alone.
-            frame: the number of a video's frame, as in `TokenOrigin.frame`; by default the frame with the most
+            token: the position of a query token. If it is given, the map shows only the cosines of this token.
+            frame: the number of a video's frame, as in `TokenOrigin.frame`. By default, the frame with the most
                 similar patch.
 
         Raises:
@@ -106,18 +106,18 @@ class Explanation:
         return maps[frame]
 
     def picture(self, token: int | None = None, *, frame: int | None = None, legend: bool = True) -> Image.Image:
-        """Return a picture of the hit: its image or a frame of its video under a heat map, or its text with marks.
+        """Return a picture of the hit. An image or a frame of a video is under a heat map, and a text has marks.
 
-        In a text, the words of `emphasis` are marked. A long text shows the part with the most marks. A text from a
-        PDF shows the page that it comes from.
+        In a text, the words of `emphasis` are marked. If a text is long, the picture shows the part with the most
+        marks. If a text comes from a PDF, the picture shows its page.
 
         Args:
             token, frame: as for `similarity_map`. In a text, only the word that matched the token is marked.
             legend: add the scores and the query's most important words below the picture.
 
         Raises:
-            InvalidInput: there is nothing to draw, since no token of the hit is a patch or a word.
-            DocumentError: the hit's image or video cannot be read any more.
+            InvalidInput: there is nothing to draw, because no token of the hit is a patch or a word.
+            DocumentError: the hit's image or video can no longer be read.
         """
         maps = self._maps(token)
         if maps:
@@ -133,7 +133,7 @@ class Explanation:
         return add_legend(drawn, self._title(token), self._chips(token), scale) if legend else drawn
 
     def _maps(self, token: int | None) -> dict[int | None, NDArray[np.float32]]:
-        """Return the similarity map of each frame by its number; an image has the number None."""
+        """Return the similarity map of each frame by the frame's number. An image has the number None."""
         if token is not None and not 0 <= token < len(self.matches):
             raise InvalidInput(f"token must be 0 to {len(self.matches) - 1}, a position in the query, got {token!r}")
         if token is None:
@@ -146,7 +146,7 @@ class Explanation:
         for value, origin in zip(mean.tolist(), self.origins, strict=True):
             if origin.box is not None:
                 left, top, right, bottom = origin.box
-                # Computed from the size of a patch, not from the number of patches: some patches may be left out.
+                # This uses the size of a patch, not the number of patches, because some patches may be left out.
                 columns, rows = round(1 / (right - left)), round(1 / (bottom - top))
                 grid = maps.setdefault(origin.frame, np.zeros((rows, columns), dtype=np.float32))
                 grid[round(top * rows), round(left * columns)] = value
@@ -159,13 +159,13 @@ class Explanation:
             raise InvalidInput(f"the hit {self.hit.id!r} has no image to draw on; use similarity_map")
         if frame is None:
             return video.middle_frame(self.hit.video, _PIXELS)
-        # Two frames make one patch; the last of an odd number makes one alone.
+        # Two frames make one patch. If the number of frames is odd, the last frame makes a patch alone.
         count = 2 * (1 + max(origin.frame for origin in self.origins if origin.frame is not None))
         frames = video.read_frames(self.hit.video, 1.0, count, _PIXELS, count).images
         return frames[min(2 * frame, len(frames) - 1)]
 
     def _marks(self, token: int | None) -> list[tuple[Span, float]]:
-        """Return the emphasised words of the hit's text; the word that adds most to the score has heat 1."""
+        """Return the emphasised words of the hit's text, with their heat. The word that adds most has the heat 1."""
         matches = self.matches if token is None else self.matches[token : token + 1]
         text = self.hit.text
         given = dict.fromkeys(emphasis(text, matches), 0.0)
@@ -176,7 +176,7 @@ class Explanation:
         return [(span, value / (max(given.values()) or 1)) for span, value in given.items()]
 
     def _marked_page(self, token: int | None) -> Image.Image | None:
-        """Return the page that the hit's text comes from with its words marked; None if they cannot be found there."""
+        """Return the page of the hit's text, with its words marked. Return None if the words are not found on it."""
         page = self.hit.image
         if not isinstance(page, PdfPage):
             return None
@@ -195,13 +195,13 @@ class Explanation:
         return title if token is None else f"{title}; token {token} alone"
 
     def _chips(self, token: int | None) -> list[tuple[str, float]]:
-        """Return the words of the legend with their heat: the most important ones, in the query's order."""
+        """Return the most important words for the legend, with their heat, in the query's order."""
         words = self.words
         if token is not None:
             match = self.matches[token]
             word = _word_of(self.query.text, match.query)
             words = [(word if isinstance(word, str) else self.query.text[slice(*word)], match.similarity)]
-        # The prompt adds much to every query. Compared with it, all words would look pale.
+        # The prompt adds much to every score. Compared with the prompt, all words would look pale.
         most = max((share for word, share in words if word != _PROMPT), default=0)
         best = sorted(range(len(words)), key=lambda i: -words[i][1])[:_WORDS]
         chosen = [words[i] for i in sorted(best)]
@@ -221,13 +221,13 @@ class Question:
 
     @classmethod
     def of(cls, query: Encodable, tokens: FloatArray, weights: NDArray[np.float32], encoder: Encoder) -> Question:
-        """Return the question of ``query``; ``encoder`` made its ``tokens`` (q, dimension), ``weights`` is (q)."""
+        """Return the question for ``query``. ``encoder`` made its ``tokens`` (q, dimension). ``weights`` is (q)."""
         return cls(Content.of(query), tokens, _origins(encoder, query, "query", len(tokens)), weights)
 
     def explanation(
         self, hit: Hit, document: Encodable, tokens: FloatArray, weights: tuple[float, float], encoder: Encoder
     ) -> Explanation:
-        """Return why ``hit`` was found; ``encoder`` made its ``tokens`` (n, dimension) of ``document``."""
+        """Return the explanation of ``hit``. ``encoder`` made the ``tokens`` (n, dimension) of ``document``."""
         origins = _origins(encoder, document, "document", len(tokens), hit.id)
         similarities = similarities_of(self.tokens, tokens)
         best = similarities.argmax(axis=1)
@@ -239,8 +239,8 @@ class Question:
 def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
     """Return the words of ``text`` that matched best, in their order, without punctuation.
 
-    A matched word is taken if its similarity is at least the mean similarity, and its weight x similarity is at least
-    the mean of all weight x similarity. If no word fulfils both conditions, the second one is enough.
+    A matched word is taken if its similarity is at least the mean of all similarities, and its weight x similarity is
+    at least the mean of all weight x similarity. If no word meets both conditions, the second condition is enough.
     """
     origins = [(match, match.document.span) for match in found]
     words = [(match, word) for match, span in origins if span and (word := _word_around(text, *span))]
@@ -275,7 +275,7 @@ def _listed(maps: dict[int | None, NDArray[np.float32]]) -> str:
 
 
 def _word_of(text: str, origin: TokenOrigin) -> Span | str:
-    """Return the word of the query that ``origin`` belongs to, or a name such as ``[prompt]`` if it is no text."""
+    """Return the word of the query that ``origin`` belongs to, or a name such as ``[prompt]`` if there is no word."""
     if origin.box is not None:
         return _IMAGE if origin.frame is None else _VIDEO
     if origin.span is None or origin.span[0] == origin.span[1]:
@@ -284,7 +284,7 @@ def _word_of(text: str, origin: TokenOrigin) -> Span | str:
 
 
 def _word_around(text: str, start: int, stop: int) -> Span | None:
-    """Return the word that the characters ``start:stop`` belong to, None if they belong to no word."""
+    """Return the word that the characters ``start:stop`` belong to. Return None if they belong to no word."""
     for word in _WORD.finditer(text, max(0, text.rfind(" ", 0, start))):
         if word.start() >= stop:
             return None

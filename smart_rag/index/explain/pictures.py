@@ -1,8 +1,7 @@
 """Pictures of the matches: a heat map over an image, marks in a text, and a legend. Pillow draws them.
 
-Heat is a number from 0 to 1. Heat 0 changes no pixel. More heat gives yellow, and the most heat a red on which black
-letters can be read. More heat is always darker, so the order can be seen in grey, too, and by people who do not see
-red.
+Heat is a number from 0 to 1. Heat 0 changes no pixel. Medium heat is yellow. Heat 1 is a red that is light enough for
+black letters. More heat is always darker. So the order can also be seen in grey, and by people who cannot see red.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ _TEXT_LINES = 48
 _LEAST_WIDTH = 480
 _MARGIN = 12
 _SIZE, _SMALL = 20, 15
-_ENLARGED = 16  # a tiny image gets up to 16 times its pixels, so that its patches can be seen
-_MOST_LETTERS = 400  # no line has more letters, so longer ones are not measured
-# A line ends before a word. A word longer than a line is cut.
+_ENLARGED = 16  # a tiny image gets up to 16 times as many pixels, so that its patches can be seen
+_MOST_LETTERS = 400  # no line has more letters, so longer lines need not be measured
+# A line ends before a word. If a word is longer than a line, it is cut.
 _PIECE = re.compile(r"\S+\s*|\s+")
 
 
 def draw_heat_map(image: Image.Image, values: NDArray[np.float32], max_pixels: int) -> Image.Image:
     """Return ``image`` in grey under a heat map of ``values`` (rows, columns).
 
-    The least value has heat 0, the greatest heat 1. The picture has the aspect ratio of ``image`` and about
-    ``max_pixels``, fewer if ``image`` is small.
+    The lowest value has heat 0, and the highest has heat 1. The picture has the aspect ratio of ``image`` and about
+    ``max_pixels``. If ``image`` is small, the picture has fewer pixels.
     """
     size = fit(*image.size, max_pixels, _ENLARGED**0.5)
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS))
@@ -52,7 +51,7 @@ def draw_heat_map(image: Image.Image, values: NDArray[np.float32], max_pixels: i
 
 
 def mark_boxes(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.Image:
-    """Return ``image`` with each box of ``marks`` under its heat; other pixels do not change."""
+    """Return ``image`` with each box of ``marks`` under its heat. All other pixels stay the same."""
     heat = np.zeros((image.height, image.width))
     for (left, top, right, bottom), value in marks:
         rows = slice(int(top * image.height), math.ceil(bottom * image.height))
@@ -65,7 +64,7 @@ def mark_boxes(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.
 def draw_marked_text(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:
     """Return a picture of ``text`` with each span of ``marks`` under its heat.
 
-    If the text has too many lines, the picture shows the consecutive lines with the most marks.
+    If the text has too many lines, the picture shows only some consecutive lines: those with the most marks.
     """
     lines = list(_lines(text))
     begins = [sum(start <= mark[0] < stop for mark, _ in marks) for start, stop in lines]
@@ -95,8 +94,8 @@ def draw_marked_text(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Im
 def add_legend(image: Image.Image, title: str, chips: Chips, scale: tuple[float, float] | None = None) -> Image.Image:
     """Return ``image`` with a legend below it.
 
-    The legend has ``title``, the words of ``chips`` under their heat, and a bar from the lower to the upper number of
-    ``scale``, the similarities of heat 0 and heat 1.
+    The legend has three parts: ``title``, the words of ``chips`` under their heat, and a bar. The ends of the bar are
+    the two numbers of ``scale``: the similarities of heat 0 and heat 1.
     """
     width = max(image.width, _LEAST_WIDTH)
     rows = [[(title, 0.0)], *_rows(chips, width)]
@@ -127,7 +126,7 @@ def add_legend(image: Image.Image, title: str, chips: Chips, scale: tuple[float,
 
 
 def _tinted(base: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return ``base`` (rows, columns, 3) under ``heat``, numbers in [0, 1] that broadcast to (rows, columns)."""
+    """Return ``base`` (rows, columns, 3) under ``heat``. Heat is in [0, 1] and broadcasts to (rows, columns)."""
     heat = np.clip(heat, 0, 1)
     steps = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(heat, steps, channel) for channel in _COLOURS.T], axis=-1)
@@ -141,7 +140,7 @@ def _colour(heat: float) -> tuple[int, int, int]:
 
 
 def _lines(text: str) -> Iterator[Span]:
-    """Yield the spans of the lines that ``text`` is drawn in. Its own line ends are kept, empty lines too."""
+    """Yield the spans of the lines in which ``text`` is drawn. The text's own line ends and empty lines are kept."""
     at = 0
     for paragraph in text.splitlines(keepends=True) or [""]:
         start, stop = at, at + len(paragraph.rstrip("\r\n"))

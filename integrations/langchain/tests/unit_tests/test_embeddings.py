@@ -4,7 +4,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from copy import deepcopy
 
 import pytest
 from helpers.word_encoder import CountingEncoder
@@ -61,35 +60,6 @@ def test_a_pickle_holds_the_settings(tmp_path):
     pickled = pickle.dumps(embeddings)
     assert len(pickled) < 2_000
     assert pickle.loads(pickled).embed_documents(TEXTS) == vectors
-
-
-ARGUMENTS = {
-    "token_store": "tokens",
-    "model_kwargs": {"truncate_dim": 8, "revision": "main"},
-    "encode_kwargs": {"normalize_embeddings": True, "batch_size": 3},
-    "query_encode_kwargs": {"prompt": "Ask: "},
-    "cache_folder": "models",
-    "show_progress": True,
-    "multi_process": True,
-    "encoder_options": {"query_tokens": "input"},
-    "device": "cpu",
-    "adapter": "my.adapter",
-    "dtype": "float64",
-    "attn_implementation": "eager",
-}
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_every_argument_survives(name):
-    embeddings = SmartEmbeddings("minilm", **{name: ARGUMENTS[name]})
-    for other in (
-        pickle.loads(pickle.dumps(embeddings)),
-        deepcopy(embeddings),
-        SmartEmbeddings(**embeddings.model_dump()),
-    ):
-        assert other.model_dump() == embeddings.model_dump()
-        assert other.encoder._options == embeddings.encoder._options
-        assert other.encoder.path == embeddings.encoder.path
 
 
 def test_model_is_another_name_for_model_name():

@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from helpers import visual_files
+from helpers.fenced_prompt import tag_of
 from helpers.word_encoder import SeeingEncoder
 from langchain_core.documents import Document
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
@@ -16,6 +17,7 @@ from PIL import Image
 
 from smart_rag import SmartIndex
 from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.fences import Fence
 
 
 @pytest.fixture
@@ -44,11 +46,15 @@ def test_a_message_holds_passages_images_and_the_question(index, folder):
     documents = SmartRetriever(index=index, k=9).invoke("keys")
     blocks = message_content("Where are the keys?", documents)
     assert blocks[-1] == {"type": "text", "text": "Question: Where are the keys?"}
-    texts = [block["text"] for block in blocks if block["type"] == "text"]
-    assert texts[:-1] == [f"[{i}] {document.page_content}" for i, document in enumerate(documents, start=1)]
+    texts = [block["text"] for block in blocks[1:] if block["type"] == "text"]
+    fence = Fence(tag_of(blocks[0]["text"]))
+    assert blocks[0]["text"] == fence.rule
+    assert texts[:-1] == [
+        f"[{i}] {fence.around(document.page_content)}" for i, document in enumerate(documents, start=1)
+    ]
     # Right after its passage, and the text without one.
     expected = [kind for d in documents for kind in ("text", *["image"] * ("image_path" in d.metadata))]
-    assert kinds(blocks) == [*expected, "text"]
+    assert kinds(blocks) == ["text", *expected, "text"]
     for document in documents:
         if "image_path" in document.metadata:
             block = blocks[blocks.index({"type": "text", "text": texts[documents.index(document)]}) + 1]
@@ -95,12 +101,13 @@ def test_a_model_takes_the_message(index, model):
     assert message.content_blocks == content  # LangChain's standard blocks: every provider's package translates them
 
 
-def test_a_chain_sends_images(index, model):
+def test_a_chain_sends_images(index, model, monkeypatch):
     retriever = SmartRetriever(index=index, k=4)
     result = answer_chain(retriever, model, images=2).invoke("Where are the keys?")
     assert (result["answer"], len(result["citations"])) == ("In the hall [1].", 4)
     ((system, human),) = model.seen
     assert "An image shows" in system.content
+    monkeypatch.setattr("secrets.token_hex", lambda size: tag_of(human.content[0]["text"]))
     assert human.content == message_content("Where are the keys?", retriever.invoke("Where are the keys?"), images=2)
     assert kinds(human.content).count("image") == 2
     with pytest.raises(InvalidInput, match="leave out images or prompt"):

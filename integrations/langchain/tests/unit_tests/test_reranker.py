@@ -62,15 +62,6 @@ def test_weights_are_those_of_the_model(documents):
     assert max(scores) <= 1 + 1e-6
 
 
-def test_every_setting_survives(tmp_path):
-    reranker = SmartReranker(
-        SmartEmbeddings("minilm", tmp_path / "tokens"), top_n=3, weights=(0.5, 2.0), min_relevance=0.3
-    )
-    for other in (pickle.loads(pickle.dumps(reranker)), deepcopy(reranker)):
-        assert other.model_dump() == reranker.model_dump()
-        assert other.embeddings.encoder.path == tmp_path / "tokens"
-
-
 def test_equal_documents_without_ids_stay_in_order(embeddings):
     alike = [Document("Dogs bark.", metadata={"n": n}) for n in range(12)]
     found = SmartReranker(embeddings, top_n=None).compress_documents([Document("Rain falls."), *alike], "dogs")

@@ -109,7 +109,11 @@ def test_filters(store, documents):
     assert ids(filter={"source": "1.txt"}, where_document={"$contains": "Dogs"}) == {"d1"}
     retriever = store.as_retriever(search_kwargs={"k": 1, "filter": {"page": 8}})
     assert retriever.invoke("dogs") == [documents[8]]
-    for bad in ({"year": {"$near": 3}}, lambda document: True):
+    assert ids(filter={"share": {"$in": [i / 7 for i in range(10_000)]}}) == {"d0", "d4", "d8"}
+    assert ids(filter={"$or": [{"page": i} for i in range(10, 1_010)]}) == {"d10", "d11"}
+    assert ids(filter={"source": {"$nin": [f"{i}.txt" for i in range(1, 40_000)]}}) == {"d0", "d3", "d6", "d9"}
+    too_large = {"$or": [{"page": i} for i in range(12_000)]}
+    for bad in ({"year": {"$near": 3}}, lambda document: True, too_large):
         with pytest.raises(InvalidInput):
             store.similarity_search("dogs", filter=bad)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smart_rag.store import gap_codes
+from smart_rag.store.terms import gap_codes
 
 GOLDEN = {
     (): "",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch
-from smart_rag.store.term_store import TermStore, id_hash
+from smart_rag.store.terms.term_store import TermStore, id_hash
 from smart_rag.store.token_store import TokenStore
 
 
@@ -73,7 +73,7 @@ def test_any_sequence_leaves_what_a_dict_would_hold(tmp_path_factory, operations
                 expected.pop(of, None)
             expected.update((of, ids) for of, ids in dict(argument).items() if ids is not None)
         elif name == "delete":
-            store.delete([revision(*of) for of in argument])
+            store.settle([revision(*of) for of in argument])
             expected = {of: ids for of, ids in expected.items() if of not in argument}
         elif name == "vacuum":
             store.vacuum({revision(*of) for of in argument})
@@ -103,7 +103,7 @@ def test_terms_come_back(store, id, ids):
     store.put([revision("before"), revision(id)], [terms(1), terms(*ids)])
     assert contents(store) == [("before", [1]), (id, list(ids))]
     assert store.damaged([revision(id)]) == []
-    store.delete([revision(id)])
+    store.settle([revision(id)])
     assert contents(store) == [("before", [1])]
 
 
@@ -117,7 +117,7 @@ def test_revisions_of_a_document_have_different_slots(store):
     """Two revisions never share a slot, also where key and id joined are the same bytes."""
     store.put([("a", b"k" * 16), ("ka", b"k" * 16), ("a", b"a" * 16)], [terms(1), terms(2), terms(3)])
     assert contents(store) == [("a", [1]), ("ka", [2]), ("a", [3])]
-    store.delete([("a", b"k" * 16)])
+    store.settle([("a", b"k" * 16)])
     assert contents(store) == [("ka", [2]), ("a", [3])]
 
 
@@ -134,12 +134,12 @@ def test_a_slot_is_never_used_again(tmp_path):
 
 
 def test_calls_that_change_nothing(store):
-    """To put documents without terms, or to remove unknown ones, does not change the version."""
+    """To remove unknown documents, or to settle what is not in doubt, does not change the version."""
     store.put([revision("a")], [terms(1)])
     version = store.changes(-1, -1, 0).version
-    store.put([revision("b")], [None])
     store.put([], [])
-    store.delete([revision("b")])
+    store.settle([], [revision("a")])
+    store.settle([revision("b")])
     store.vacuum([revision("a")])
     assert store.changes(version, 0, 1) is None
 
@@ -147,7 +147,7 @@ def test_calls_that_change_nothing(store):
 def test_empty_slots_are_left_out(store):
     """Ids come back in the order of the slots that were asked for."""
     store.put([revision(id) for id in "abc"], [terms(1)] * 3)
-    store.delete([revision("b")])
+    store.settle([revision("b")])
     assert store.ids([2, 1, 0, 7]) == ["c", "a"]
 
 
@@ -172,7 +172,7 @@ def test_the_bytes_on_disk(tmp_path):
     """They are those of docs/format.md."""
     store = TermStore(tmp_path)
     store.put([("gone", b"\1" * 16)], [terms(1)])
-    store.delete([("gone", b"\1" * 16)])
+    store.settle([("gone", b"\1" * 16)])
     store.put([("a", b"\1" * 16), ("ä", b"\2" * 16), ("c", b"\3" * 16)], [terms(7, 300), terms(7, 70_000), terms()])
     store.close()
     layout, by_slot, slots = raw(tmp_path)
@@ -186,8 +186,70 @@ def test_the_bytes_on_disk(tmp_path):
     keys = [hashlib.blake2b(bytes([n]) * 16 + id.encode(), digest_size=16).digest() for n, id in enumerate("aäc", 1)]
     assert slots == {
         b"next": "0000000000000004",
+        b"complete": "",
         **{key: f"{slot:016x}" for slot, key in enumerate(keys, 1)},
     }
+
+
+def test_the_bytes_of_doubts_and_of_documents_without_terms(tmp_path):
+    """They are those of docs/format.md."""
+    store = TermStore(tmp_path)
+    store.put([("ä", b"\1" * 16)], [None], [("ä", b"\1" * 16), ("b", b"\2" * 16)])
+    store.close()
+    _, by_slot, slots = raw(tmp_path)
+    key = hashlib.blake2b(b"\1" * 16 + "ä".encode(), digest_size=16).digest()
+    assert by_slot == {}
+    assert slots == {
+        b"next": "0000000000000000",
+        b"complete": "",
+        b"doubtful": "02" * 16 + "0100000062" + "01" * 16 + "02000000c3a4",
+        key: "2dc3a4",
+    }
+
+
+def test_doubts(store):
+    """They last until they are settled, also in a store that is opened again, and name only slots with terms."""
+    a, b, c = map(revision, "abc")
+    store.put([a, b], [terms(1), None], [a, b, c])
+    assert store.doubtful() == [a, b, c]
+    assert store.changes(-1, -1, 0).doubtful == {a: 0}
+    again = TermStore(store.path)
+    assert again.doubtful() == [a, b, c]
+    again.close()
+    store.doubt([revision("d")])
+    store.settle([b, revision("d")], [c])
+    assert store.doubtful() == [a]
+    assert (store.count(), store.missing([a, b, c])) == (1, [b, c])
+    store.vacuum([a])
+    assert store.doubtful() == []
+
+
+def test_lost_documents(store):
+    """Those that are neither live nor in doubt, with terms and without."""
+    a, b, c = map(revision, "abc")
+    store.put([a, b, c], [terms(1), None, terms()], [c])
+    assert store.lost_ids([a, b]) == []
+    assert store.lost_ids([]) == ["a", "b"]
+    assert store.lost_ids([revision("a", 1)]) == ["b"]  # another revision has a row
+    assert store.remove_ids({"a", "b", "x"}) == 2
+    assert (store.count(), store.lost_ids([])) == (1, [])
+
+
+def test_an_older_store_becomes_complete_when_it_is_vacuumed(store):
+    """It has no keys for documents without terms, so until then it knows nothing of what is missing."""
+    store.put([revision("a")], [terms(1)])
+    slots = store._environment.databases["slots"]
+    store._environment.write(lambda transaction: transaction.delete(b"complete", db=slots))
+    older = TermStore(store.path)
+    assert not older.is_complete
+    assert older.missing([revision("b")]) == older.lost_ids([]) == []
+    older.vacuum([revision("a"), revision("b")])
+    assert not older.is_complete
+    older.vacuum([revision("a")])
+    assert older.is_complete
+    assert older.missing([revision("b")]) == [revision("b")]
+    assert TermStore(store.path).is_complete
+    older.close()
 
 
 def damage(store, slot, change):
@@ -259,7 +321,7 @@ def test_a_folder_of_another_store(tmp_path):
     [
         lambda store: store.put([revision("a")], [terms(1)]),
         lambda store: store.put([], []),
-        lambda store: store.delete([]),
+        lambda store: store.settle([]),
         lambda store: store.changes(-1, -1, 0),
         lambda store: store.ids([]),
         lambda store: store.damaged([]),

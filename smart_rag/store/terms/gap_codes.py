@@ -1,9 +1,10 @@
-"""Sorted numbers, coded as the gaps between them. If numbers are close together, most take one byte instead of four.
+"""Sorted numbers, coded as the gaps between them. If the numbers are close together, most take one byte, not four.
 
 A gap is the sum of one or more bytes. A byte below 128 adds its value and ends the gap. A byte b of at least 128 adds
 128 * (b - 127), which is 128 to 16,384, and the gap continues. So a running sum over all bytes decodes a whole list.
-A gap below 128 takes one byte. A gap below 16,512 takes two bytes. Each further 16,384 takes one more byte. The gaps of
-a list add up to its greatest number. So a list has at most one of these further bytes for each 16,384 in this number.
+A gap below 128 takes one byte. A gap below 16,512 takes two bytes. After that, each further 16,384 takes one more byte.
+The gaps of a list add up to its greatest number, so a list has few of these further bytes: at most one for each 16,384
+in its greatest number.
 
 >>> codes, starts = encode(np.array([5, 127, 128, 16_511, 16_512]), starts=np.array([0, 3, 5]))
 >>> codes.tolist()
@@ -30,12 +31,12 @@ _STEPS = np.concatenate([np.arange(_STEP), _STEP * np.arange(1, _STEP + 1)]).ast
 
 
 def encode(gaps: NDArray[np.integer[Any]], starts: Offsets) -> tuple[GapCodes, Offsets]:
-    """Return the codes of ``gaps``, and where in the codes each list begins.
+    """Return the codes of ``gaps``, and the position in the codes at which each list begins.
 
-    ``gaps`` is (n), none negative, of several lists, one after the other. ``starts`` holds the position in ``gaps``
-    at which each list begins; the second result holds the position in the codes.
+    ``gaps`` (n) has the gaps of several lists, one list after the other. No gap is negative. ``starts`` holds the
+    position in ``gaps`` at which each list begins.
     """
-    # Few gaps have more than one byte. The steps below handle these few alone, which saves time and memory.
+    # Few gaps have more than one byte. The steps below handle only these few, which saves time and memory.
     long = np.flatnonzero(gaps >= _STEP)
     steps = gaps[long] // _STEP
     more = -(-steps // _STEP)
@@ -52,7 +53,7 @@ def encode(gaps: NDArray[np.integer[Any]], starts: Offsets) -> tuple[GapCodes, O
 
 def sums(codes: GapCodes) -> NDArray[np.int64]:
     """Return the running sums of the gaps in ``codes``, which are the numbers of the list."""
-    # The longest lists are dense and have only gaps of one byte. For them, a plain running sum is enough.
+    # The longest lists are dense, so all their gaps have one byte. For them, a plain running sum is enough.
     if codes.max(initial=0) < _STEP:
         return np.cumsum(codes, dtype=np.int64)
     return np.cumsum(_STEPS.take(codes), dtype=np.int64)[codes < _STEP]

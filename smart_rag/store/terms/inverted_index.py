@@ -1,13 +1,14 @@
 """Inverted index in memory: the documents that contain each vocabulary id.
 
-It answers two questions: how rare the tokens of a query are, and which documents contain the rare tokens. Each distinct
-id of a document takes one or two bytes. The index follows a `TermStore`, even if another process writes to the store:
-each call first reads the changes since the last call.
+It answers two questions. How rare are the tokens of a query? Which documents contain the rare tokens? Each distinct id
+of a document takes one or two bytes. The index follows a `TermStore`, even if another process writes to the store: each
+call first reads the changes since the last call.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +17,24 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.scoring.maxsim import inverse_document_frequency
-from smart_rag.store import gap_codes
-from smart_rag.store.gap_codes import GapCodes
-from smart_rag.store.term_store import Changes, TermStore
+from smart_rag.store.terms import gap_codes
+from smart_rag.store.terms.gap_codes import GapCodes
+from smart_rag.store.terms.term_store import Changes, TermStore
+from smart_rag.types import Revision
 
-# A pair of a term and a document's position is one number: term * _TERM + position.
+# The pair of a term and the position of a document is stored as one number: term * _TERM + position.
 _TERM = 1 << 32
-# Removed documents stay in the lists until they are more than this part of all documents.
+# Removed documents stay in the lists until they are more than this share of all documents.
 _MAX_REMOVED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """Posting lists: for each term, the positions of the documents that contain it, ascending.
+    """Posting lists: for each term, the positions of the documents that contain it, in ascending order.
 
-    ``terms`` are sorted. The list of ``terms[i]`` has ``counts[i]`` positions. The gaps between them, the first from 0,
-    are coded in ``codes[starts[i] : starts[i + 1]]``; see `gap_codes`.
+    ``terms`` are sorted. The list of ``terms[i]`` has ``counts[i]`` positions. It is stored as the gaps between the
+    positions. The first gap begins at 0. The codes of the gaps are ``codes[starts[i] : starts[i + 1]]``; see
+    `gap_codes`.
     """
 
     terms: TokenIds
@@ -41,7 +44,7 @@ class _Lists:
 
     @classmethod
     def of(cls, pairs: NDArray[np.int64]) -> _Lists:
-        """Return the lists of ``pairs``: sorted numbers, each ``term * _TERM + position``."""
+        """Return the lists for ``pairs``: sorted numbers of the form ``term * _TERM + position``."""
         gaps: NDArray[np.integer[Any]] = np.diff(pairs, prepend=-_TERM // 2)
         # Gaps between terms are always greater than gaps within a term.
         firsts = np.flatnonzero(gaps >= _TERM // 2)
@@ -52,9 +55,9 @@ class _Lists:
         return cls((pairs[firsts] // _TERM).astype(np.int32), np.diff(bounds).astype(np.int32), starts, codes)
 
     def pairs(self) -> NDArray[np.int64]:
-        """Return all pairs, sorted: the inverse of `of`."""
+        """Return all pairs, sorted. This is the inverse of `of`."""
         positions = gap_codes.sums(self.codes)
-        # The running sum continues from one term to the next. So subtract its value at the end of the previous term.
+        # The running sum goes on from one term to the next. So subtract its value at the end of the previous term.
         before = positions[np.cumsum(self.counts) - self.counts - 1]
         before[:1] = 0
         positions -= np.repeat(before, self.counts)
@@ -66,7 +69,7 @@ class _Lists:
         return _Lists.of(pairs)
 
     def frequency(self, term: np.int32) -> int:
-        """Return how many documents contain ``term``."""
+        """Return the number of documents that contain ``term``."""
         start, end = self._bounds(term)
         return int(self.counts[start:end].sum())
 
@@ -76,11 +79,11 @@ class _Lists:
         return gap_codes.sums(self.codes[self.starts[start] : self.starts[end]])
 
     def _bounds(self, term: np.int32) -> tuple[np.intp, np.intp]:
-        """Return the range of indices that holds ``term``; it is empty if no document contains ``term``."""
+        """Return the range of indices of ``term``. The range is empty if no document contains ``term``."""
         return np.searchsorted(self.terms, term), np.searchsorted(self.terms, term, "right")
 
     def without_removed(self, live: NDArray[np.bool_]) -> _Lists:
-        """Return the lists of the live documents alone, with their positions counted anew."""
+        """Return the lists of only the live documents, with new positions that count from 0."""
         pairs = self.pairs()
         pairs = pairs[live[pairs % _TERM]]
         moved = np.cumsum(live, dtype=np.int64) - 1
@@ -88,10 +91,23 @@ class _Lists:
 
 
 class InvertedIndex:
-    """Posting lists of all documents in a `TermStore`. Threads may share one index."""
+    """Posting lists of all documents in a `TermStore`. Threads may share one index.
 
-    def __init__(self, store: TermStore) -> None:
+    Args:
+        store: the terms.
+        existing: a function that returns those of some revisions that have a row. It is asked for revisions in doubt.
+        rows_version: a function that returns a number that changes when rows change. None means that nobody knows.
+    """
+
+    def __init__(
+        self,
+        store: TermStore,
+        existing: Callable[[Collection[Revision]], Collection[Revision]],
+        rows_version: Callable[[], int | None],
+    ) -> None:
         self._store = store
+        self._existing = existing
+        self._rows_version = rows_version
         self._mutex = threading.Lock()
         self._clear()
 
@@ -99,13 +115,18 @@ class InvertedIndex:
         self._version = -1
         self._slots = np.empty(0, dtype=np.int64)
         self._hashes = np.empty(0, dtype=np.uint64)
-        self._live = np.empty(0, dtype=np.bool_)
+        self._live = np.empty(0, dtype=np.bool_)  # not removed
+        self._shown = self._live  # neither removed, nor in doubt and without a row
+        self._known = 0
         self._count = 0
-        # Each item is more than twice as long as the next. So it is cheap to add documents, and there are few items.
+        self._doubtful: Mapping[Revision, int] = {}
+        self._seen_rows: int | None = None
+        # Each item is more than twice as long as the next one. So it is cheap to add documents, and there are few
+        # items.
         self._lists: list[_Lists] = []
 
     def weights(self, ids: TokenIds) -> NDArray[np.float32] | None:
-        """Return the inverse document frequencies (n) float32 of a query's tokens, from their vocabulary ids (n).
+        """Return the inverse document frequencies (n) float32 for the vocabulary ids (n) of a query's tokens.
 
         A token without an id (-1) counts as a token that every document contains. The result is None if no token of
         the query has an id, or if no document has terms.
@@ -123,13 +144,14 @@ class InvertedIndex:
     def best(self, ids: TokenIds, limit: int, admitted: NDArray[np.uint64] | None = None) -> list[str]:
         """Return the ids of the ``limit`` best documents for a query, best first.
 
-        The score of a document is the sum of the inverse document frequencies of the query's distinct vocabulary ids
-        that it contains. Documents that contain none are left out. Equal scores are ordered by a hash of the id.
+        Take the query's distinct vocabulary ids that a document contains. The document's score is the sum of their
+        inverse document frequencies. Documents that contain none of the ids are left out. Documents with equal scores
+        are sorted by a hash of their ids.
 
         Args:
             ids: vocabulary ids (n) of the query's tokens.
-            limit: number of documents to return, at most.
-            admitted: hashes of the ids of the documents to choose from, see `id_hash`; by default all.
+            limit: maximum number of documents to return.
+            admitted: hashes of the ids of the documents to choose from, see `id_hash`. By default, all documents.
         """
         with self._mutex:
             self._refresh()
@@ -153,8 +175,8 @@ class InvertedIndex:
         return found[order[:limit]]
 
     def _frequency(self, term: np.int32) -> int:
-        """Return how many live documents contain ``term``."""
-        if self._count == len(self._live):
+        """Return the number of live documents that contain ``term``."""
+        if self._count == len(self._shown):
             return sum(lists.frequency(term) for lists in self._lists)
         return len(self._positions(term))
 
@@ -162,17 +184,21 @@ class InvertedIndex:
         """Return the positions of the live documents that contain ``term``."""
         positions = [lists.positions(term) for lists in self._lists]
         found = np.concatenate(positions) if positions else np.empty(0, dtype=np.int64)
-        return found if self._count == len(self._live) else found[self._live[found]]
+        return found if self._count == len(self._shown) else found[self._shown[found]]
 
     def _refresh(self) -> None:
         """Apply the changes in the store since the last call."""
+        rows = self._rows_version()  # before they are read, so that a later change is noticed
         last = int(self._slots[-1]) if len(self._slots) else -1
-        changes = self._store.changes(self._version, last, self._count)
-        if changes is None:
+        changes = self._store.changes(self._version, last, self._known)
+        if changes is None and (not self._doubtful or (rows is not None and rows == self._seen_rows)):
             return
         try:
-            self._apply(changes)
-        except BaseException:  # also after an interrupt, or the next call would apply half of the changes twice
+            if changes is not None:
+                self._apply(changes)
+            self._hide_without_row()
+            self._seen_rows = rows
+        except BaseException:  # also after an interrupt, because the next call would apply some changes twice
             self._clear()
             raise
 
@@ -180,12 +206,22 @@ class InvertedIndex:
         self._append(changes)
         if changes.live is not None:
             self._live &= np.isin(self._slots, changes.live)
-        self._count = int(self._live.sum())
+        self._known = int(self._live.sum())
         self._version = changes.version
-        if self._count < (1 - _MAX_REMOVED) * len(self._live):
+        self._doubtful = changes.doubtful
+        if self._known < (1 - _MAX_REMOVED) * len(self._live):
             self._lists = [lists.without_removed(self._live) for lists in self._lists]
             self._slots, self._hashes = self._slots[self._live], self._hashes[self._live]
-            self._live = np.ones(self._count, dtype=np.bool_)
+            self._live = np.ones(self._known, dtype=np.bool_)
+
+    def _hide_without_row(self) -> None:
+        """Leave out documents that are in doubt and have no row. A process has died before it wrote their rows."""
+        self._shown = self._live
+        if self._doubtful:
+            existing = set(self._existing(self._doubtful))
+            hidden = [slot for revision, slot in self._doubtful.items() if revision not in existing]
+            self._shown = self._live & ~np.isin(self._slots, np.asarray(hidden, dtype=np.int64))
+        self._count = int(self._shown.sum())
 
     def _append(self, changes: Changes) -> None:
         if not len(changes.slots):
@@ -194,7 +230,7 @@ class InvertedIndex:
         pairs = _pairs(changes.terms, np.repeat(new, np.diff(changes.offsets)))
         pairs.sort()
         self._lists.append(_Lists.of(pairs))
-        del pairs  # frees the memory before the merge below needs more
+        del pairs  # frees memory before the merge below needs more
         while len(self._lists) > 1 and len(self._lists[-2].codes) <= 2 * len(self._lists[-1].codes):
             self._lists[-2:] = [self._lists[-2] + self._lists[-1]]
         self._slots = np.concatenate([self._slots, changes.slots])

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smart_rag.errors import CorruptStore, IndexClosed
-from smart_rag.store.inverted_index import InvertedIndex
-from smart_rag.store.term_store import TermStore, id_hash
+from smart_rag.store.terms.inverted_index import InvertedIndex
+from smart_rag.store.terms.term_store import TermStore, id_hash
 
 KEY = b"k" * 16
 
@@ -28,7 +28,7 @@ def put(store, documents):
 
 
 def delete(store, ids):
-    store.delete([(id, KEY) for id in ids])
+    store.settle([(id, KEY) for id in ids])
 
 
 def frequency_weight(term, documents):
@@ -68,7 +68,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def index(store):
-    return InvertedIndex(store)
+    return InvertedIndex(store, list, lambda: None)
 
 
 TERM = st.integers(0, 7).map(lambda i: [0, 1, 2, 3, 65_535, 65_536, 70_000, 2**31 - 1][i])
@@ -93,7 +93,7 @@ def test_any_sequence_equals_a_new_index(tmp_path_factory, operations, query, li
     """After each step the answers are bit for bit those of a new index, and those of the loops."""
     path = tmp_path_factory.mktemp("terms")
     store, query = TermStore(path), int32(*query)
-    index = InvertedIndex(store)
+    index = InvertedIndex(store, list, lambda: None)
     documents = {}
     for name, argument in operations:
         if name == "put":
@@ -108,12 +108,12 @@ def test_any_sequence_equals_a_new_index(tmp_path_factory, operations, query, li
         else:
             store.close()
             store = TermStore(path)
-            index = InvertedIndex(store)
+            index = InvertedIndex(store, list, lambda: None)
         with_filter = check(index, documents, query, limit, admitted)
         found = check(index, documents, query, limit)
         fresh_store = TermStore(tmp_path_factory.mktemp("fresh"))
         put(fresh_store, documents)
-        fresh = InvertedIndex(fresh_store)
+        fresh = InvertedIndex(fresh_store, list, lambda: None)
         hashes = np.asarray([id_hash(id) for id in sorted(admitted)], dtype=np.uint64)
         assert found == fresh.best(query, limit)
         assert with_filter == fresh.best(query, limit, hashes)
@@ -146,7 +146,7 @@ def test_terms_of_every_rarity(store):
     """Gaps of one byte, two and more stay exact while lists are merged and removed documents are dropped."""
     rng = np.random.default_rng(0)
     shares = {1: 1.0, 2: 0.3, 3: 0.01, 4: 0.001, 5: 0.0001, 70_000: 0.0}
-    index, query, documents = InvertedIndex(store), int32(*shares), {}
+    index, query, documents = InvertedIndex(store, list, lambda: None), int32(*shares), {}
     for first, last in ((0, 1), (1, 12_000), (12_000, 12_001), (12_001, 34_000), (34_000, 34_100)):
         new = {f"d{i}": {term for term, share in shares.items() if rng.random() < share} for i in range(first, last)}
         new[f"d{last - 1}"].add(70_000)
@@ -159,7 +159,7 @@ def test_terms_of_every_rarity(store):
         for id in gone:
             del documents[id]
         check(index, documents, query, 40_000)
-        check(InvertedIndex(store), documents, query, 40_000)
+        check(InvertedIndex(store, list, lambda: None), documents, query, 40_000)
     put(store, {"d0": {4, 5}, "new": {1, 70_000}})
     check(index, documents | {"d0": {4, 5}, "new": {1, 70_000}}, query, 40_000)
 

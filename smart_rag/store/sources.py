@@ -1,0 +1,83 @@
+"""`Sources`: the files and folders whose images and videos an index may read.
+
+A row names the file of its image. If somebody else made the index, this can be any file of this machine. If such a file
+is read, others may see it: in the prompt of an answer, or on a page. So an index reads files in its own folder, and
+files that its user has named: in a call that adds them, or with ``sources=``. What a call adds is remembered in the
+user's own folder (`smart_rag.paths.user_folder`), under the id of the index, which nobody can guess.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from smart_rag.paths import absolute, user_folder
+
+logger = logging.getLogger(__name__)
+
+# It becomes the name of a file.
+_ID = re.compile("[0-9a-f]{32}")
+
+
+class Sources:
+    """The files and folders that an index may read.
+
+    Args:
+        folder: the folder of the index.
+        id: the id of the index, None if it has none.
+        given: files and folders that the caller names.
+    """
+
+    def __init__(self, folder: Path, id: str | None = None, given: Iterable[str | Path] = ()) -> None:
+        self._folder = folder
+        self.given = tuple(map(absolute, given))
+        self._named = {_real(folder), *map(_real, self.given)}
+        self._record: Path | None = None
+        self.remember(id)
+
+    def remember(self, id: str | None) -> None:
+        """From now on, record each named path under the ``id`` of the index. Also admit the paths that were recorded
+        before.
+        """
+        if id is None or not _ID.fullmatch(id):
+            return
+        self._record = user_folder() / "sources" / f"{id}.txt"
+        if self._record.is_file():
+            lines = self._record.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            self._named |= {Path(line) for line in lines if line}
+
+    def name(self, paths: Iterable[Path]) -> None:
+        """Admit ``paths`` now and in later sessions. The caller of the index has named them."""
+        new = {_real(path) for path in map(absolute, paths) if not self.admits(path)}
+        if not new:
+            return
+        self._named |= new
+        if self._record is None:
+            return
+        try:
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            with self._record.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(f"{path}\n" for path in sorted(new) if "\n" not in str(path))
+        except OSError as error:
+            logger.warning(
+                "cannot remember the sources of the index in %s (%s); name them by sources= when you open it again",
+                *(self._folder, error),
+            )
+
+    def admits(self, path: Path) -> bool:
+        """Return whether the index may read ``path``."""
+        real = _real_folder(path.parent) / path.name
+        return not self._named.isdisjoint([real, *real.parents])
+
+
+def _real(path: Path) -> Path:
+    return path.resolve()
+
+
+@lru_cache(1024)
+def _real_folder(path: Path) -> Path:
+    """Return ``path`` without links. Many documents lie in one folder, and a system call for each would be slow."""
+    return path.resolve()

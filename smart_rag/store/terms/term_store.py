@@ -1,0 +1,384 @@
+"""Terms of each document on disk, in LMDB. An `InvertedIndex` is built from them.
+
+The *terms* of a document are the distinct vocabulary ids of its tokens. They are stored under a *slot*, a number that
+is never used again. Suppose that a reader knows all slots up to a number. Then it finds new documents in the slots
+after this number. If a known slot is missing, its document was removed. When a document changes, its new revision gets
+another slot than the old one. The new slot is written before the document's row, and the old slot is removed after it.
+``docs/format.md`` describes the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from smart_rag.embeddings.tokens import Offsets, TokenIds
+from smart_rag.errors import CorruptStore, IndexClosed
+from smart_rag.paths import absolute
+from smart_rag.store.lmdb_environment import FILE_NAME, Environment
+from smart_rag.store.place import Place
+from smart_rag.types import Revision
+
+_LAYOUT = b"terms 1"
+_DATABASES = ("terms", "slots")
+_SLOT = struct.Struct(">Q")  # big-endian, so that LMDB sorts slots by number
+# Keys that differ from the key of every revision, because those keys have 16 bytes: the next free slot, the revisions
+# in doubt, and a mark that every revision has a key, even if it has no terms. Older stores lack the last two.
+_NEXT = b"next"
+_DOUBTFUL = b"doubtful"
+_COMPLETE = b"complete"
+_OWN_KEYS = (_NEXT, _DOUBTFUL, _COMPLETE)
+# A revision without terms has this instead of a slot, and then the document's id. No slot is so large.
+_NO_TERMS = b"-"
+# Checksum of the rest of the entry, length of the document's id in bytes, number of bytes of a vocabulary id.
+_HEADER = struct.Struct("<QIB")
+_CHECKSUM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes in a store since an earlier call of `TermStore.changes`.
+
+    n documents were added. ``slots`` (n) int64 are their slots, in ascending order. ``hashes`` (n) uint64 are the
+    hashes of their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` has all slots in
+    the store. It is None if no document was removed. ``doubtful`` are the slots of revisions in doubt, see
+    `TermStore.put`. Pass ``version`` to the next call.
+    """
+
+    version: int
+    slots: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    terms: TokenIds
+    offsets: Offsets
+    live: NDArray[np.int64] | None
+    doubtful: Mapping[Revision, int]
+
+
+class TermStore:
+    """Terms of each revision of a document: ``put``, ``settle``, ``changes``, ``vacuum``.
+
+    Each call is one transaction. Either all of it happens, or nothing. When a write returns, it is on disk.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = absolute(path)
+        self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES)
+        self.place = Place(self.path, self.path / FILE_NAME, self._shared.identity)
+        self.is_complete = self._mark_if_new()
+
+    def _mark_if_new(self) -> bool:
+        """Mark an empty store as complete, and return whether the store has the mark."""
+        with self._environment.read() as transaction:
+            slots = self._environment.databases["slots"]
+            is_new, is_complete = not transaction.stat(slots)["entries"], transaction.get(_COMPLETE, db=slots)
+        if is_new:
+            self._environment.write(lambda transaction: transaction.put(_COMPLETE, b"", db=slots))
+        return is_new or is_complete is not None
+
+    @property
+    def _environment(self) -> Environment:
+        if self._shared is None:
+            raise IndexClosed(f"{self.path}: the term store is closed; open it again")
+        self.place.check()
+        return self._shared
+
+    def put(
+        self, revisions: Sequence[Revision], terms: Sequence[TokenIds | None], doubtful: Iterable[Revision] = ()
+    ) -> None:
+        """Write the terms of n ``revisions``, and replace their earlier terms.
+
+        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. ``doubtful``
+        revisions are in doubt until `settle`: their rows are about to be written, replaced or removed. If this process
+        dies, nobody knows which of these rows are there.
+        """
+        values = {
+            revision: None if of_one is None else _packed(revision[0], of_one)
+            for revision, of_one in zip(revisions, terms, strict=True)
+        }
+
+        in_doubt = set(doubtful)
+
+        def write(transaction: Any) -> None:
+            slots = self._environment.databases["slots"]
+            self._remove(transaction, values)
+            following = transaction.get(_NEXT, db=slots)
+            slot = 0 if following is None else _SLOT.unpack(following)[0]
+            for revision, value in values.items():
+                if value is None:
+                    transaction.put(_revision_key(revision), _NO_TERMS + revision[0].encode(), db=slots)
+                    continue
+                # Slots ascend, so LMDB may append: its pages are then full.
+                transaction.put(_SLOT.pack(slot), value, append=True, db=self._environment.databases["terms"])
+                transaction.put(_revision_key(revision), _SLOT.pack(slot), db=slots)
+                slot += 1
+            transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
+            if in_doubt:
+                self._set_doubtful(transaction, in_doubt | set(self._doubtful(transaction)))
+
+        environment = self._environment
+        if values or in_doubt:
+            environment.write(write, size=sum(len(value) + 64 for value in values.values() if value is not None))
+
+    def doubt(self, revisions: Collection[Revision]) -> None:
+        """Put ``revisions`` in doubt, as `put` does, because their rows are about to be removed."""
+        self.put([], [], revisions)
+
+    def settle(self, gone: Collection[Revision], kept: Collection[Revision] = ()) -> None:
+        """Remove the terms of the revisions ``gone``. After that, ``gone`` and ``kept`` are not in doubt any more."""
+
+        def write(transaction: Any) -> None:
+            self._remove(transaction, gone)
+            self._set_doubtful(transaction, set(self._doubtful(transaction)).difference(gone, kept))
+
+        environment = self._environment
+        if gone or kept:
+            environment.write(write)
+
+    def doubtful(self) -> list[Revision]:
+        """Return the revisions that are in doubt."""
+        with self._environment.read(buffers=False) as transaction:
+            return self._doubtful(transaction)
+
+    def _doubtful(self, transaction: Any) -> list[Revision]:
+        value = bytes(transaction.get(_DOUBTFUL, b"", db=self._environment.databases["slots"]))
+        found, at = [], 0
+        while at < len(value):
+            key, length = value[at : at + 16], int.from_bytes(value[at + 16 : at + 20], "little")
+            found.append((value[at + 20 : at + 20 + length].decode(), key))
+            at += 20 + length
+        return found
+
+    def _set_doubtful(self, transaction: Any, revisions: Collection[Revision]) -> None:
+        names = [(key, id.encode()) for id, key in sorted(revisions)]
+        value = b"".join(key + len(name).to_bytes(4, "little") + name for key, name in names)
+        slots = self._environment.databases["slots"]
+        if not value:
+            transaction.delete(_DOUBTFUL, db=slots)
+        elif value != transaction.get(_DOUBTFUL, db=slots):
+            transaction.put(_DOUBTFUL, value, db=slots)
+
+    def count(self) -> int:
+        """Return the number of revisions in the store."""
+        with self._environment.read() as transaction:
+            slots = self._environment.databases["slots"]
+            own = sum(transaction.get(key, db=slots) is not None for key in _OWN_KEYS)
+            return int(transaction.stat(slots)["entries"]) - own
+
+    def missing(self, revisions: Sequence[Revision]) -> list[Revision]:
+        """Return those of ``revisions`` that are not in the store. A store that is not complete does not know any."""
+        if not self.is_complete:
+            return []
+        with self._environment.read() as transaction:
+            slots = self._environment.databases["slots"]
+            return [one for one in revisions if transaction.get(_revision_key(one), db=slots) is None]
+
+    def lost_ids(self, live: Collection[Revision]) -> list[str]:
+        """Return the ids of the documents that are in the store, but neither in ``live`` nor in doubt. Sort them.
+
+        A store that is not complete may have such documents since a process died, and does not know them.
+        """
+        if not self.is_complete:
+            return []
+        known = {_revision_key(revision) for revision in [*live, *self.doubtful()]}
+        with self._environment.read(buffers=False) as transaction:
+            terms, slots = (self._environment.databases[name] for name in _DATABASES)
+            found = [value for key, value in transaction.cursor(slots) if key not in (*_OWN_KEYS, *known)]
+            ids = {self._id_of(value, transaction.get(value, db=terms)) for value in found}
+        return sorted(id for id in ids.difference(id for id, _ in live) if id is not None)
+
+    def _id_of(self, value: bytes, entry: bytes | None) -> str | None:
+        """Return the id of the document with this ``value`` in ``slots`` and this ``entry``, None if it is damaged."""
+        if value.startswith(_NO_TERMS):
+            return value.removeprefix(_NO_TERMS).decode()
+        try:
+            return None if entry is None else self._unpacked(entry)[0]
+        except CorruptStore:  # `damaged` names it, if it has a row
+            return None
+
+    def remove_ids(self, ids: Collection[str]) -> int:
+        """Remove all revisions of the documents ``ids``, and return how many documents that were.
+
+        It reads the whole store. So call it only for documents that have lost their row.
+        """
+        with self._environment.read(buffers=False) as transaction:
+            terms, slots = (self._environment.databases[name] for name in _DATABASES)
+            pairs = [(key, value) for key, value in transaction.cursor(slots) if key not in _OWN_KEYS]
+            names = {key: self._id_of(value, transaction.get(value, db=terms)) for key, value in pairs}
+        gone = {key: value for key, value in pairs if names[key] in ids}
+
+        def write(transaction: Any) -> None:
+            for key, slot in gone.items():
+                transaction.delete(key, db=slots)
+                if not slot.startswith(_NO_TERMS):
+                    transaction.delete(slot, db=terms)
+
+        if gone:
+            self._environment.write(write)
+        return len({names[key] for key in gone})
+
+    def _remove(self, transaction: Any, revisions: Collection[Revision]) -> None:
+        for revision in revisions:
+            slot = transaction.pop(_revision_key(revision), db=self._environment.databases["slots"])
+            if slot is not None and not slot.startswith(_NO_TERMS):
+                transaction.delete(slot, db=self._environment.databases["terms"])
+
+    def changes(self, version: int, last: int, count: int) -> Changes | None:
+        """Return the changes since ``version``, or None if there are none.
+
+        Args:
+            version: ``Changes.version`` of the last call. With -1, all documents are returned.
+            last: greatest slot that the caller knows, or -1 if the caller knows none.
+            count: number of slots that the caller knows and that are not removed.
+
+        Raises:
+            CorruptStore: a new entry fails its checksum.
+        """
+        with self._environment.read(buffers=False) as transaction:
+            if transaction.id() == version:
+                return None
+            database = self._environment.databases["terms"]
+            slots, hashes, lengths = bytearray(), array("Q"), array("q")
+            # This is one buffer. After a list of many small arrays, the process would never give the memory back.
+            terms = bytearray()
+            cursor = transaction.cursor(database)
+            if cursor.set_range(_SLOT.pack(last + 1)):
+                for slot, value in cursor:
+                    id, own = self._unpacked(value)
+                    slots += slot
+                    hashes.append(id_hash(id))
+                    lengths.append(len(own))
+                    terms += own.tobytes()
+            live = None
+            if count + len(lengths) != transaction.stat(database)["entries"]:
+                live = _numbers(b"".join(transaction.cursor(database).iternext(values=False)))
+            offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+            np.cumsum(lengths, out=offsets[1:])
+            return Changes(
+                transaction.id(),
+                _numbers(slots),
+                np.asarray(hashes, dtype=np.uint64),
+                np.frombuffer(terms, dtype=np.int32),
+                offsets,
+                live,
+                self._doubtful_slots(transaction),
+            )
+
+    def _doubtful_slots(self, transaction: Any) -> dict[Revision, int]:
+        """Return the slots of the revisions that are in doubt and have terms."""
+        slots = self._environment.databases["slots"]
+        found = {of: transaction.get(_revision_key(of), db=slots) for of in self._doubtful(transaction)}
+        return {
+            of: _SLOT.unpack(slot)[0]
+            for of, slot in found.items()
+            if slot is not None and not slot.startswith(_NO_TERMS)
+        }
+
+    def ids(self, slots: Sequence[int]) -> list[str]:
+        """Return the ids of the documents in ``slots``, in this order. Empty slots are left out."""
+        with self._environment.read(buffers=False) as transaction:
+            database = self._environment.databases["terms"]
+            values = [transaction.get(_SLOT.pack(slot), db=database) for slot in slots]
+            return [self._unpacked(value)[0] for value in values if value is not None]
+
+    def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
+        """Return those of ``revisions`` whose terms have changed since they were written, or cannot be read."""
+        found = []
+        with self._environment.read(buffers=False) as transaction:
+            databases = self._environment.databases
+            for revision in revisions:
+                slot = transaction.get(_revision_key(revision), db=databases["slots"])
+                if slot is None or slot.startswith(_NO_TERMS):
+                    continue
+                try:
+                    sound = self._unpacked(transaction.get(slot, b"", db=databases["terms"]))[0] == revision[0]
+                except CorruptStore:
+                    sound = False
+                if not sound:
+                    found.append(revision)
+        return found
+
+    def vacuum(self, live: Collection[Revision]) -> None:
+        """Remove the terms of every revision that is not in ``live``."""
+        keys = set(map(_revision_key, live))
+
+        def write(transaction: Any) -> None:
+            terms, slots = (self._environment.databases[name] for name in _DATABASES)
+            slot_of = {key: slot for key, slot in transaction.cursor(slots) if key not in _OWN_KEYS}
+            for key in slot_of.keys() - keys:
+                transaction.delete(key, db=slots)
+            kept = {slot for key, slot in slot_of.items() if key in keys}
+            for slot in set(transaction.cursor(terms).iternext(values=False)) - kept:
+                transaction.delete(slot, db=terms)
+            self._set_doubtful(transaction, ())
+            if keys <= slot_of.keys() and transaction.get(_COMPLETE, db=slots) is None:
+                transaction.put(_COMPLETE, b"", db=slots)
+
+        self._environment.write(write)
+        self.is_complete = self.is_complete or not self._lacks(live)
+
+    def _lacks(self, revisions: Collection[Revision]) -> bool:
+        """Return whether the store lacks some of ``revisions``."""
+        with self._environment.read() as transaction:
+            slots = self._environment.databases["slots"]
+            return any(transaction.get(_revision_key(one), db=slots) is None for one in revisions)
+
+    def used_bytes(self) -> int:
+        """Return the bytes of the pages in use on disk."""
+        environment = self._environment
+        with environment.read() as transaction:
+            return environment.used_bytes(transaction)
+
+    def close(self) -> None:
+        """Close the files. A second call does nothing."""
+        environment, self._shared = self._shared, None
+        if environment is not None:
+            environment.release()
+
+    def _unpacked(self, value: bytes) -> tuple[str, TokenIds]:
+        """Return the document id and the terms in the bytes of an entry.
+
+        Raises:
+            CorruptStore: the entry fails its checksum.
+        """
+        whole = len(value) >= _HEADER.size
+        checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
+        if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
+            raise CorruptStore(
+                f"{self.path}: the terms of a document fail their checksum; write them again with "
+                "index.verify(repair=True) or `smart-rag verify --repair`; if no document has them any more, "
+                "index.vacuum() removes them"
+            )
+        start = _HEADER.size + id_bytes
+        terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
+        return value[_HEADER.size : start].decode(), terms
+
+
+def _numbers(slots: bytes | bytearray) -> NDArray[np.int64]:
+    return np.frombuffer(slots, ">u8").astype(np.int64)
+
+
+def id_hash(id: str) -> int:
+    """Return the XXH3-64 of a document's id."""
+    return xxhash.xxh3_64_intdigest(id.encode())
+
+
+def _revision_key(revision: Revision) -> bytes:
+    # The key is a hash, because LMDB limits the length of a key.
+    id, key = revision
+    return hashlib.blake2b(key + id.encode(), digest_size=16).digest()
+
+
+def _packed(id: str, terms: TokenIds) -> bytes:
+    width = 2 if not len(terms) or terms[-1] < 1 << 16 else 4
+    name = id.encode()
+    body = _HEADER.pack(0, len(name), width)[_CHECKSUM_BYTES:] + name + terms.astype(f"<u{width}").tobytes()
+    return xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body

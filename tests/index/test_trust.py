@@ -1,0 +1,320 @@
+"""A folder from somebody else: nothing outside of it is read, written, removed or run without the user's word."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+from helpers import tiny_models
+from helpers.command_line import error_of, good
+from helpers.word_encoder import SeeingEncoder, WordEncoder
+from PIL import Image
+
+from smart_rag import Document, PdfPage, SmartEncoder, SmartIndex, errors
+from smart_rag.errors import InvalidInput, ModelNotFound, NotTrusted
+from smart_rag.index.manifest import FILE_NAME
+
+TEXTS = ["Dogs bark at night.", "The keys are in the boat."]
+
+
+@pytest.fixture
+def another_user(tmp_path, monkeypatch):
+    """A user, or a machine, that has never named a model or a source."""
+    monkeypatch.setenv("SMART_RAG_HOME", str(tmp_path / "another user"))
+    return tmp_path / "another user"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The folder of a tiny model."""
+    return tiny_models.bert(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def index(model, tmp_path):
+    """The folder of an index that was made with this model."""
+    with SmartIndex.create(tmp_path / "index", SmartEncoder(model, device="cpu")) as made:
+        made.add_texts(TEXTS)
+    return tmp_path / "index"
+
+
+def edit(folder, **values):
+    """Change what the manifest says of the encoder."""
+    manifest = json.loads((folder / FILE_NAME).read_text())
+    manifest["encoder"].update(values)
+    (folder / FILE_NAME).write_text(json.dumps(manifest))
+
+
+def refused(folder, *parts, **options):
+    with SmartIndex.open(folder, **options) as opened:
+        for action in (lambda: opened.search("dogs"), lambda: opened.add_texts(["new"]), lambda: opened.encoder):
+            with pytest.raises(NotTrusted) as caught:
+                action()
+        assert opened.count() == 2  # what needs no model works
+    for part in (str(folder), *parts):
+        assert part in str(caught.value)
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+def test_a_model_that_the_user_has_named(index):
+    """On this machine, in this test's `index`."""
+    with SmartIndex.open(index) as opened:
+        assert opened.search("dogs")
+
+
+def test_a_model_that_nobody_has_named(index, model, another_user):
+    refused(index, f"SmartEncoder({str(model)!r})", f"--model {model}")
+    assert f"{index}: the index was made with the model" in error_of("search", "dogs", "--db", index)
+    assert not another_user.exists()
+    with SmartIndex.open(index, model) as opened:
+        assert opened.search("dogs")
+    with SmartIndex.open(index) as opened:  # from now on it is known
+        assert opened.search("dogs")
+
+
+def test_the_command_line_takes_the_users_word(index, model, another_user):
+    assert "Dogs" in good("search", "dogs", "--db", index, "--model", model)
+    assert "Dogs" in good("search", "dogs", "--db", index)
+
+
+def test_the_bundled_model_is_known(tmp_path, another_user):
+    with SmartIndex.create(tmp_path / "index") as made:
+        made.add_texts(TEXTS)
+    shutil.rmtree(another_user, ignore_errors=True)
+    with SmartIndex.open(tmp_path / "index") as opened:
+        assert opened.search("dogs")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"revision": "refs/pr/1"},
+        {"adapter": "/nowhere/adapter"},
+        {"model_options": {"cache_folder": "/nowhere"}},
+        {"model_options": {"model_kwargs": {"attn_implementation": "somebody/kernel"}}},
+        {"model": "somebody/model"},
+        {"model": "/nowhere/model"},
+        {"model": "../model"},
+    ],
+)
+def test_whatever_decides_what_is_loaded_must_be_known(index, changed):
+    edit(index, **changed)
+    refused(index, repr(next(iter(changed.values()))))
+
+
+def test_what_the_user_names_does_not_bring_the_rest(index, model, another_user):
+    """On the command line, the model is the user's word, but not the adapter that the index adds to it."""
+    edit(index, adapter="/nowhere/adapter")
+    assert "adapter='/nowhere/adapter'" in error_of("search", "dogs", "--db", index, "--model", model)
+
+
+def test_a_model_in_the_index_is_never_known(index, model):
+    inside = index / "model"
+    shutil.copytree(model, inside)
+    SmartEncoder(inside, device="cpu")
+    edit(index, model=str(inside))
+    refused(index, "in its own folder")
+
+
+CODE = """
+import pathlib
+pathlib.Path(__file__).parent.joinpath("ran").touch()
+pathlib.Path({marker!r}).touch()
+from sentence_transformers.sentence_transformer.modules import Pooling
+class Evil(Pooling):
+    pass
+"""
+
+
+@pytest.fixture
+def evil(model, tmp_path):
+    """A model with a module class of its own, which leaves a mark when it is imported."""
+    folder = tmp_path / "evil"
+    shutil.copytree(model, folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "evil_module.Evil"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "evil_module.py").write_text(CODE.format(marker=str(tmp_path / "ran")))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["SentenceTransformer", "MultiVectorEncoder"])
+def test_code_in_a_model_is_not_run(evil, tmp_path, monkeypatch, kind):
+    """Also not if Python would find the module by its name, as in a program that runs in this folder."""
+    monkeypatch.syspath_prepend(str(evil))
+    (evil / "config_sentence_transformers.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ModelNotFound, match=r"evil_module\.Evil.*trust_remote_code=True"):
+        SmartEncoder(evil, device="cpu")
+    assert not (tmp_path / "ran").exists()
+    if kind == "SentenceTransformer":
+        SmartEncoder(evil, device="cpu", trust_remote_code=True)
+        assert (tmp_path / "ran").exists()
+
+
+def test_an_index_cannot_allow_code(evil, tmp_path):
+    """Neither for a stranger's model, nor for one that the user has allowed once: the caller says it each time."""
+    with SmartIndex.create(tmp_path / "index", SmartEncoder(evil, device="cpu", trust_remote_code=True)) as made:
+        made.add_texts(TEXTS)
+    (tmp_path / "ran").unlink()
+    refused(tmp_path / "index", "runs code of its own", "trust_remote_code=True", "--trust-remote-code")
+    assert "--trust-remote-code" in error_of("search", "dogs", "--db", tmp_path / "index")
+    assert not (tmp_path / "ran").exists()
+    assert "Dogs" in good("search", "dogs", "--db", tmp_path / "index", "--trust-remote-code")
+
+
+def test_a_record_that_cannot_be_written(index, model, another_user, caplog):
+    another_user.write_text("a file where the folder should be")
+    with SmartIndex.open(index, model) as opened:
+        assert opened.search("dogs")
+    assert "cannot record that you have used this model" in caplog.text
+
+
+# --- links --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["tokens", "terms", "chroma", "images", "manifest.json", "write.lock", "chroma/smart_rag.lock"]
+)
+def test_links_are_refused(tmp_path, name):
+    """A lock that is a link would empty the file that it leads to."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    outside, place = tmp_path / "outside", tmp_path / "index" / name
+    if place.exists():
+        shutil.move(place, outside)
+    elif name == "images":
+        outside.mkdir()
+        (outside / "photo.png").write_text("a photo")
+    else:
+        outside.write_text("precious")
+    place.symlink_to(outside)
+    content = outside.read_bytes() if outside.is_file() else sorted(outside.rglob("*"))
+    with pytest.raises(NotTrusted, match=re.escape(f"{place} is a link")):
+        SmartIndex.open(tmp_path / "index", WordEncoder())
+    assert content == (outside.read_bytes() if outside.is_file() else sorted(outside.rglob("*")))
+    assert f"{place} is a link" in error_of("info", "--db", tmp_path / "index")
+
+
+def test_a_pipe_is_refused(tmp_path):
+    """Reading it would wait for ever."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    os.mkfifo(tmp_path / "index" / "tokens" / "pipe")
+    with pytest.raises(NotTrusted, match="special file"):
+        SmartIndex.open(tmp_path / "index", WordEncoder())
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    (tmp_path / "link").symlink_to(tmp_path / "index")
+    with SmartIndex.open(tmp_path / "link", WordEncoder()) as opened:
+        assert opened.search("dogs")
+
+
+def test_vacuum_removes_only_its_own_files(tmp_path):
+    with SmartIndex.create(tmp_path / "index", SeeingEncoder()) as made:
+        made.add([Document("a", image=Image.new("RGB", (8, 8)))])
+        (own,) = (tmp_path / "index" / "images").iterdir()
+        (tmp_path / "index" / "images" / "photo.png").write_text("a photo")
+        made.delete(["a"])
+        made.vacuum()
+        assert not own.exists()
+        assert (tmp_path / "index" / "images" / "photo.png").exists()
+        shutil.move(tmp_path / "index" / "images", tmp_path / "outside")
+        (tmp_path / "outside" / own.name).write_text("somebody's file")
+        (tmp_path / "index" / "images").symlink_to(tmp_path / "outside")
+        made.vacuum()
+        assert (tmp_path / "outside" / own.name).exists()
+
+
+# --- files that rows name -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """An index with an image file, a page, a video, and an image of its own; and the folder of the files."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "red").save(folder / "red.png")
+    with SmartIndex.create(tmp_path / "index", SeeingEncoder()) as made:
+        made.add([Document("file", "red", image=folder / "red.png")])
+        made.add([Document("own", "red", image=Image.new("RGB", (8, 8)))])
+    return folder
+
+
+def test_the_user_reads_what_was_added(pictures, tmp_path):
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        assert {hit.id for hit in opened.search("red") if hit.image is not None} == {"file", "own"}
+
+
+def test_others_read_only_what_is_in_the_folder(pictures, tmp_path, another_user, caplog):
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        hits = {hit.id: hit for hit in opened.search("red")}
+        assert hits["file"].image is None
+        assert hits["file"].text == "red"
+        assert opened.image_file(hits["own"]).is_file()
+        with pytest.raises(InvalidInput, match="has no image"):
+            opened.image_file(hits["file"])
+        assert [document.image is None for document in opened.get(["file", "own"])] == [True, False]
+    (message,) = [line for line in caplog.messages if "are not read" in line]
+    assert f"'file' shows {pictures / 'red.png'}" in message
+    assert f"sources=[{str(pictures)!r}]" in message
+    assert not another_user.exists()  # reading writes nothing
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder(), sources=[pictures]) as opened:
+        assert all(hit.image is not None for hit in opened.search("red"))
+
+
+def test_a_path_with_dots_does_not_lead_out(tmp_path, pictures, another_user):
+    """As a row of somebody else's may have it."""
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        opened._store.pooled._write(
+            "update", ids=["file"], metadatas=[{"_smart_rag.image": "images/../../pictures/red.png"}]
+        )
+        assert opened.get(["file"])[0].image is None
+
+
+def test_a_file_beside_one_that_was_added_is_not_read(tmp_path, pictures):
+    (pictures / "secret.png").write_bytes((pictures / "red.png").read_bytes())
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        opened._store.pooled._write(
+            "update", ids=["file"], metadatas=[{"_smart_rag.image": str(pictures / "secret.png")}]
+        )
+        assert opened.get(["file"])[0].image is None
+
+
+def test_a_folder_that_was_added(tmp_path, pictures):
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        opened.add_files([pictures])
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        assert all(document.image is not None for document in opened.documents())
+
+
+def test_an_index_of_an_older_version_gets_an_id_when_it_is_written(tmp_path, pictures):
+    manifest = json.loads((tmp_path / "index" / FILE_NAME).read_text())
+    del manifest["id"]
+    (tmp_path / "index" / FILE_NAME).write_text(json.dumps(manifest))
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        assert opened.get(["file"])[0].image is None
+        opened.add([Document("file", "red", image=pictures / "red.png")])
+        assert opened.get(["file"])[0].image is not None
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        assert opened.get(["file"])[0].image is not None
+
+
+def test_pages_of_pdfs(tmp_path, another_user):
+    from helpers import odd_files
+
+    (tmp_path / "page.pdf").write_bytes(odd_files.one_page())
+    with SmartIndex.create(tmp_path / "index", SeeingEncoder()) as made:
+        made.add([Document("page", "red", image=PdfPage(tmp_path / "page.pdf", 1))])
+        assert made.get(["page"])[0].image == PdfPage(tmp_path / "page.pdf", 1)
+    shutil.rmtree(another_user)
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        assert opened.get(["page"])[0].image is None
+    assert issubclass(NotTrusted, errors.SmartRagError)

@@ -1,0 +1,276 @@
+"""Damage that nobody would see: every lost or altered part is an error, a warning, or in the report of `verify`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from helpers.command_line import good, run
+from helpers.word_encoder import TESTS, SeeingEncoder, VocabularyEncoder, WordEncoder
+
+from smart_rag import Document, SmartEncoder, SmartIndex
+from smart_rag.errors import CorruptStore, MissingTokens
+
+WORDS = ["pump", "boat", "keys", "carp", "lamp", "door", "dogs", "cats", "night", "river"]
+TEXTS = [f"{WORDS[i % 10]} {WORDS[i * 3 % 7]} {WORDS[i * 5 % 9]} number{i}" for i in range(60)]
+IDS = [f"d{i}" for i in range(60)]
+QUESTIONS = ["pump keys", "river door", "number7 boat", "carp"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of a closed index."""
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add_texts(TEXTS, IDS)
+    return tmp_path / "index"
+
+
+def opened(folder):
+    return SmartIndex.open(folder, VocabularyEncoder())
+
+
+def answers(index):
+    return [
+        [(hit.id, round(hit.score, 5)) for hit in index.search(question, 10, first_stage=stage)]
+        for question in QUESTIONS
+        for stage in ("terms", "pooled", "exhaustive")
+    ]
+
+
+# --- terms --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["all", "half", "one"])
+def test_lost_terms_are_an_error_and_repaired(folder, lost):
+    with opened(folder) as index:
+        expected = answers(index)
+    if lost == "all":
+        shutil.rmtree(folder / "terms")
+    else:
+        with opened(folder) as index:
+            rows = list(index._store.pooled.select())
+            index._store._terms.settle([row.revision for row in rows[: 30 if lost == "half" else 1]])
+    count = {"all": 60, "half": 30, "one": 1}[lost]
+    with opened(folder) as index:
+        for stage in ("terms", "pooled", "exhaustive"):
+            with pytest.raises(CorruptStore, match=rf"terms of {count} documents? are lost, the first is 'd.*verify"):
+                index.search("pump", first_stage=stage)
+        report = index.verify()
+        assert len(report.missing) == count
+        assert not report.sound
+        assert index.add(map(Document, IDS, TEXTS)).unchanged == 60  # not the way to mend it
+        index.verify(repair=True)
+        assert index.verify().sound
+        assert answers(index) == expected
+
+
+def test_terms_of_other_documents_are_an_error(folder):
+    with opened(folder) as index:
+        expected = answers(index)
+        terms = index._store._terms
+        database = terms._environment.databases["slots"]
+        with terms._environment.read(buffers=False) as transaction:
+            pairs = [(key, value) for key, value in transaction.cursor(database) if len(key) == 16]
+
+        def swap(transaction):
+            transaction.put(pairs[0][0], pairs[1][1], db=database)
+
+        terms._environment.write(swap)
+        assert len(index.verify().damaged) == 1
+        index.verify(repair=True)
+        assert index.verify().sound
+        assert answers(index) == expected
+
+
+KILLED = """
+    import os, signal, sys
+    sys.path.insert(0, sys.argv[2])
+    from smart_rag import Document, SmartIndex
+    from helpers.word_encoder import VocabularyEncoder
+
+    index = SmartIndex.open(sys.argv[1], VocabularyEncoder())
+    store, name = {
+        "before the row": (index._store.pooled, "upsert"),
+        "before the old terms go": (index._store._terms, "settle"),
+        "before the row goes": (index._store.pooled, "delete"),
+    }[sys.argv[3]]
+    store.__class__ = type("Killed", (type(store),), {name: lambda *_: os.kill(os.getpid(), signal.SIGKILL)})
+    if name == "delete":
+        index.delete(["d3"])
+    index.add([Document("d1", "another pump pump"), Document("new", "pump keys keys")])
+"""
+
+
+@pytest.mark.parametrize("when", ["before the row", "before the old terms go", "before the row goes"])
+def test_a_killed_writer_leaves_the_scores_of_a_fresh_index(folder, tmp_path, when):
+    """To readers at once, without a repair; and to those who look on while the writer dies."""
+    texts = dict(zip(IDS, TEXTS, strict=True))
+    if when == "before the old terms go":
+        texts |= {"d1": "another pump pump", "new": "pump keys keys"}
+    with SmartIndex.create(tmp_path / "fresh", VocabularyEncoder()) as fresh:
+        fresh.add_texts(list(texts.values()), list(texts))
+        expected = answers(fresh)
+    with opened(folder) as reader:
+        answers(reader)
+        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), TESTS, when]
+        assert subprocess.run(command, timeout=100).returncode == -9
+        assert answers(reader) == expected
+    with opened(folder) as index:
+        assert answers(index) == expected
+        assert index.verify().sound
+        index.add([Document("d2", texts["d2"], {"n": 1})])  # the next writer puts it in order
+        assert index._store._terms.doubtful() == []
+        assert index._store._terms.count() == len(texts)
+        index.vacuum()
+        assert answers(index) == expected
+
+
+def test_a_failed_write_leaves_nothing_either(folder, monkeypatch):
+    with opened(folder) as index:
+        expected = answers(index)
+        with monkeypatch.context() as patch:
+            patch.setattr(index._store.pooled, "_write", lambda *_, **__: (_ for _ in ()).throw(CorruptStore("no")))
+            with pytest.raises(CorruptStore):
+                index.add_texts(["pump pump pump"], ["new"])
+        assert answers(index) == expected
+        index.add_texts(["pump pump pump"], ["new"])
+        index.delete(["new"])
+        assert answers(index) == expected
+
+
+def test_encoders_without_vocabulary_ids(tmp_path):
+    """Their documents have no terms, and that is no loss."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        index.add_texts(TEXTS, IDS)
+        assert index.search("pump")
+        assert index.verify().sound
+        index.delete(["d1"])
+        assert index.verify().sound
+        assert index._store._terms.count() == 59
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def sql(folder, statement, *values):
+    with sqlite3.connect(folder / "chroma" / "chroma.sqlite3") as database:
+        assert database.execute(statement, values).rowcount > 0
+
+
+def test_an_altered_text_is_an_error(folder):
+    sql(
+        folder,
+        "update embedding_metadata set string_value='forged' where key='chroma:document' and string_value=?",
+        TEXTS[7],
+    )
+    with opened(folder) as index:
+        for stage in ("terms", "pooled", "exhaustive"):
+            with pytest.raises(CorruptStore, match=r"the text of the document 'd7' is not the text that was added"):
+                index.search("number7", 60, first_stage=stage)
+        report = index.verify(repair=True)
+        assert (report.altered, report.sound) == (("d7",), False)
+        index.add_texts([TEXTS[7]], ["d7"])
+        assert index.verify().sound
+        assert index.search("number7", 1)[0].text == TEXTS[7]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\n lines \r\n", "ünï 😀", " x"])
+def test_every_text_is_read_back_as_it_was_added(tmp_path, text):
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add_texts([text, "other"], ["a", "b"])
+        assert index.get(["a"])[0].text == text
+        assert index.verify().sound
+        assert len(index.search("x")) == 2
+
+
+def test_lost_rows_are_named_and_kept(folder, caplog):
+    """Vacuum would remove all that is left of them."""
+    with opened(folder) as index:
+        index._store.pooled.delete(["d3", "d4"])
+        index.search("pump")
+        index.search("pump")
+    assert caplog.text.count("the rows of 2 documents are lost, the first is 'd3'") == 1
+    with opened(folder) as index:
+        report = index.verify()
+        assert (report.lost, report.orphans, report.sound) == (("d3", "d4"), 2, False)
+        with pytest.raises(CorruptStore, match=r"rows of 2 documents are lost or damaged, the first is 'd3'"):
+            index.vacuum()
+        assert index.verify() == report
+        index.add_texts([TEXTS[3]], ["d3"])  # one comes back, one is given up
+        assert index.delete(["d4", "unknown"]) == 1
+        assert index.verify().lost == ()
+        index.vacuum()
+        assert index.verify().orphans == 0
+
+
+FOREIGN = {
+    "no metadata": ({"a": 1}, "was not written by smart_rag"),
+    "no key": ({"_smart_rag.modality": "text"}, "was not written by smart_rag"),
+    "a key of letters": ({"_smart_rag.key": "xyz"}, "damaged key"),
+    "a number as key": ({"_smart_rag.key": 3}, "damaged key"),
+    "no json": ({"_smart_rag.key": "0" * 32, "_smart_rag.json": "{"}, "damaged metadata"),
+    "deep json": ({"_smart_rag.key": "0" * 32, "_smart_rag.json": "[" * 100_000}, "damaged metadata"),
+    "a number as image": ({"_smart_rag.key": "0" * 32, "_smart_rag.image": 3}, "damaged metadata"),
+    "no chunks": ({"_smart_rag.key": "0" * 32, "_smart_rag.file_hash": "x"}, "damaged metadata"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_rows_of_others_are_left_out_and_named(folder, kind, caplog):
+    """One such row does not stop a search."""
+    metadata, reason = FOREIGN[kind]
+    with opened(folder) as index:
+        expected = answers(index)
+        index._store.pooled._write(
+            "upsert", ids=["foreign"], embeddings=[index._store.pooled.embeddings(["d1"])["d1"]], metadatas=[metadata],
+            documents=["pump"],
+        )  # fmt: skip
+        if "_smart_rag.key" in metadata and "key" not in reason:  # it looks like a row of ours that is damaged
+            with pytest.raises(MissingTokens, match="'foreign'"):
+                index.search("pump", first_stage="exhaustive")
+        else:
+            assert answers(index) == expected
+        assert list(index.get(["foreign"])) == []
+        assert len(list(index.documents())) == 60
+        assert re.search(rf"the row 'foreign' .*{reason}.*verify", caplog.text)
+        report = index.verify()
+        assert (report.lost, report.sound) == (("foreign",), False)
+
+
+def test_verify_of_a_real_model(tmp_path, minilm):
+    """And of images: only texts are hashed into their keys."""
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add_texts(["The keys are in the boat.", "Dogs bark."])
+        assert index.verify().sound
+        shutil.rmtree(tmp_path / "index" / "terms")
+    with SmartIndex.open(tmp_path / "index", minilm) as index:
+        assert len(index.verify(repair=True).missing) == 2
+        assert index.verify().sound
+    from PIL import Image
+
+    with SmartIndex.create(tmp_path / "seen", SeeingEncoder()) as index:
+        index.add([Document("a", "text", image=Image.new("RGB", (8, 8))), Document("b", "only a text")])
+        assert index.verify().sound
+        assert index.search("text")
+    assert isinstance(minilm, SmartEncoder)
+
+
+def test_the_command_line(tmp_path, minilm):
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add_texts(["The keys are in the boat.", "Dogs bark."], ["a", "b"])
+        index._store.pooled.delete(["a"])
+    code, output, errors = run("verify", "--db", tmp_path / "index", "--repair")
+    assert code == 1
+    assert "1 passage whose text is lost: a" in output
+    assert "cannot be repaired" in errors
+    code, _, errors = run("vacuum", "--db", tmp_path / "index")
+    assert code == 1
+    assert "the first is 'a'" in errors
+    assert "1 passage removed" in good("delete", "a", "--db", tmp_path / "index")
+    assert "1 entry removed" in good("vacuum", "--db", tmp_path / "index")
+    assert "all 1 passage" in good("verify", "--db", tmp_path / "index")
