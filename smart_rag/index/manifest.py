@@ -5,6 +5,7 @@ An index is opened with the settings of its manifest. An argument that contradic
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig, check_count
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
-from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
+from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput, StorageFull
 
 FORMAT_VERSION = 3
 # The oldest format that can be read. Format 2 has no columns for lists, so filters cannot search lists.
@@ -131,6 +132,10 @@ class Manifest:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(folder / FILE_NAME)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise StorageFull(f"{folder}: no space left on the disk; make room and try again") from error
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -317,9 +317,14 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
         raise InvalidInput(f"Chroma does not accept {what}: {one_line(error)}") from error
     except Exception as error:  # such as ChromaError, OSError, or an error of an HTTP client
         # Chroma hides the error of the operating system, so check whether the disk is full.
-        if folder is not None and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
+        if folder is not None and shutil.disk_usage(_existing(folder)).free < _FULL_DISK_BYTES:
             raise StorageFull(
                 f"{folder}: no space left on the disk; make room and open the index again; "
                 f"documents that were added before are safe ({error})"
             ) from error
         raise ChromaFailure(f"{type(error).__name__}: {error}") from error
+
+
+def _existing(folder: Path) -> Path:
+    """Return ``folder``, or the first of its parents that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())

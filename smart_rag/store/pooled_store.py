@@ -122,7 +122,7 @@ class PooledStore:
     def _at(
         cls, path: Path, client: ClientAPI | None, collection: str, action: Callable[[ClientAPI], None]
     ) -> PooledStore:
-        with chroma_errors():
+        with chroma_errors(path if client is None else None):
             chroma = GivenClient(client) if client is not None else FolderClient.at(path)
             try:
                 with chroma.write_lock() as ready:
