@@ -67,8 +67,8 @@ class SmartEncoder:
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
     left, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled embeddings.
 
-    On a CPU, a forked process can use its parent's encoder. torch then uses one thread. On a GPU, torch refuses to work
-    in a forked process. A pickle holds the arguments, without weights and without a token of the hub. So does a copy.
+    In a forked process, the parent's encoder works on a CPU, but torch then uses only one thread. On a GPU, torch
+    refuses to work in a forked process. A pickle holds the arguments, without weights and without a token of the hub.
 
     Args:
         model: the name of a sentence-transformers model, or its folder. ``"minilm"`` is the all-MiniLM-L6-v2 that the
@@ -183,7 +183,7 @@ class SmartEncoder:
     def from_description(
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
-        """Return the encoder that `describe` described. The manifest of an index keeps such a description."""
+        """Return the encoder that `describe` described. The manifest of an index holds such a description."""
         return cls(**cls._arguments_in(description), device=device)
 
     @classmethod

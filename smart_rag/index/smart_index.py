@@ -104,11 +104,11 @@ class SmartIndex:
     If the folder is deleted, moved or replaced while an index is open, all methods except `close` raise
     `IndexNotFound`.
 
-    A process that was forked after an index was opened cannot use or open any index. If it tries to, `UseAfterFork` is
-    raised. Start processes with ``multiprocessing.get_context("spawn")``, or fork before you open an index.
+    If a process was forked after an index was opened, it cannot use or open any index. It gets `UseAfterFork` if it
+    tries. Start processes with ``multiprocessing.get_context("spawn")``, or fork before you open an index.
 
-    A pickle holds the path of the folder and the encoder that the caller gave. The index is opened when the pickle is
-    read, also if it was closed. A copy opens it, too, and shares the encoder.
+    A pickle holds the path of the folder, and the encoder and the ``sources`` that the caller gave. The index is opened
+    when the pickle is read, even if it was closed. A copy opens it, too, and shares the encoder.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -846,10 +846,11 @@ class SmartIndex:
             if given is not None and not isinstance(given, SmartEncoder):
                 advice = f"open the index where it is needed, with SmartIndex.open({str(self.path)!r}, {argument}=...)"
                 check_pickles(given, name, advice)
-        return _opened_again, (self.path, encoder, client, self._store.images.sources.given)
+        return _opened_again, (self.path, encoder, client, self._store.pooled.sources.given)
 
     def __copy__(self) -> SmartIndex:
-        return _opened_again(self.path, self._encoder.loaded, self._store.pooled.given_client)
+        pooled = self._store.pooled
+        return _opened_again(self.path, self._encoder.loaded, pooled.given_client, pooled.sources.given)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SmartIndex:
         return self.__copy__()
@@ -925,9 +926,7 @@ def _checked_given(documents: Sequence[Document], vectors: Representation) -> li
     return checked
 
 
-def _opened_again(
-    path: Path, encoder: Encoder | None, client: ClientAPI | None, sources: Sequence[Path] = ()
-) -> SmartIndex:
+def _opened_again(path: Path, encoder: Encoder | None, client: ClientAPI | None, sources: Iterable[Path]) -> SmartIndex:
     return SmartIndex.open(path, encoder, client=client, sources=sources)
 
 

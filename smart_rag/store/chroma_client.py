@@ -57,7 +57,7 @@ class GivenClient:
 
     @contextmanager
     def write_lock(self) -> Iterator[ClientAPI]:
-        """Yield the client. There is no lock: other programs may write to it."""
+        """Yield the client. There is no lock, so other programs may write at the same time."""
         yield self.client
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:

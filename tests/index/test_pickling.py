@@ -40,6 +40,16 @@ def test_a_copy_shares_the_encoder(index):
         assert other.encoder is index.encoder
 
 
+def test_sources_are_kept(tmp_path, index, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with SmartIndex.open(index.path, WordEncoder(), sources=["images"]) as opened:
+        monkeypatch.chdir(index.path)
+        for again in (pickle.loads(pickle.dumps(opened)), copy.deepcopy(opened)):
+            assert again._store.pooled.sources.admits(tmp_path / "images" / "a.png")
+            assert not again._store.pooled.sources.admits(tmp_path / "a.png")
+            again.close()
+
+
 def test_an_index_that_was_opened_without_its_encoder(index):
     """The pickle has no encoder either."""
     with SmartIndex.open(index.path) as opened, pickle.loads(pickle.dumps(opened)) as other:

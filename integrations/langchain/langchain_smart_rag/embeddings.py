@@ -76,8 +76,9 @@ class SmartEmbeddings(BaseModel, Embeddings):
 
     Raises:
         TypeError: an argument is not one of `smart_rag.SmartEncoder`.
-        InvalidInput: ``encoder`` is given along with arguments of a model, or ``encoder_class`` is given without it. Or
-            an argument in ``model_kwargs`` or ``encode_kwargs`` does not exist, or smart_rag has something else for it.
+        InvalidInput: ``encoder`` is given together with arguments of a model, or ``encoder_class`` is given without
+            ``encoder``. Or an argument in ``model_kwargs`` or ``encode_kwargs`` does not exist, or smart_rag has a
+            different argument for it.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)

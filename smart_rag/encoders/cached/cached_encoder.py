@@ -64,11 +64,11 @@ class CachedEncoder:
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
     Representation(texts=1, dimension=384, tokens=7)
 
-    Several models and several processes can share one folder. The encoder keeps the last queries in memory. Without a
-    folder, it does not keep documents. The model is loaded and the folder is opened on first use. A pickle holds only
-    the names of the model and the folder, or an encoder of your own, without embeddings. A copy shares the encoder
-    that is loaded. Call `close` before a fork. If the parent still has the folder open, the child gets `UseAfterFork`
-    when it uses the folder. A folder that was deleted is made again.
+    Several models and several processes can share one folder. The encoder also keeps the last queries in memory.
+    Without a folder, it does not keep documents. The model is loaded and the folder is opened on first use. A pickle
+    holds only the names of the model and the folder, or an encoder of your own, without embeddings. A copy shares the
+    encoder that is loaded. Call `close` before a fork. If the folder is still open in the parent, the child gets
+    `UseAfterFork` when it uses the folder. If the folder was deleted, it is made again.
 
     Args:
         encoder: an encoder, or the name or the folder of a model.
