@@ -122,8 +122,6 @@ def _load(
     local = bool(further.get("local_files_only")) or Path(path).exists() or not _hub_answers(path)
     access = {name: further[name] for name in ("token", "cache_folder") if name in further}
     files = Repository(path, revision, local, access)
-    if not trust_remote_code:
-        _check_modules(files)
     further = {name: value for name, value in further.items() if name != "local_files_only"}
     if _is_jina_v4(files):  # with its files for sentence-transformers, it gives only the single vector
         from smart_rag.encoders.models import jina_v4_weights
@@ -132,6 +130,8 @@ def _load(
         of_model = {"prompts": dict(jina_v4_weights.PROMPTS), **further}
         model = _construct(files, device, modules=modules, **of_model)
         return LoadedModel(name, model, has_own_files=True, kind="jina-v4")
+    if not trust_remote_code:
+        _check_modules(files)
     options: dict[str, Any] = {**further, "trust_remote_code": trust_remote_code, "model_kwargs": weights}
     if _is_multi_vector(files):
         model = _construct(files, device, is_multi_vector=True, **options)

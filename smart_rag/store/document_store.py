@@ -51,6 +51,7 @@ class DocumentStore:
         self._terms = terms
         self._fingerprint = fingerprint
         self._has_warned = False
+        self._checked: tuple[int | None, int] | None = None
         self._foreign = 0  # rows that other programs wrote, as far as they were noticed
         # Identity of the index, see `smart_rag.store.place`.
         self.place = replace(tokens.place, folder=tokens.path.parent)
@@ -91,7 +92,13 @@ class DocumentStore:
 
         If there are more terms than rows, rows may be lost. Then log a warning.
         """
-        if not self._terms.is_complete or self._counts_fit():
+        if not self._terms.is_complete:
+            return
+        state = self.pooled.version(), self._terms.count()
+        if None not in state and state == self._checked:
+            return  # nothing has been written since the last check
+        if self._counts_fit():
+            self._checked = state
             return
         rows = list(self.pooled.select())
         missing = self._terms.missing([row.revision for row in rows])

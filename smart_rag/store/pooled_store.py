@@ -411,11 +411,22 @@ class PooledStore:
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
     def _pages(self, where: Where | None, where_document: Where | None, include: list[str]) -> Iterator[Any]:
-        """Yield all matching rows in parts, each row once, even if others write or remove rows meanwhile.
-
-        All ids come from one call. With offsets, a row that was removed would move all later rows by one.
-        """
-        ids = self.ids(where, where_document)
+        """Yield all matching rows in parts, each row once, even if others write or remove rows meanwhile."""
+        filters = self._filters(where, where_document)
+        version, seen = self.version(), 0
+        done: set[str] = set()
+        while version is not None and fits(*filters.values()):
+            # By offsets, which is faster than by ids. But a row that is removed moves all later rows by one.
+            result = self._read("get", limit=_PAGE_ROWS, offset=seen, include=include, **filters)
+            if version != self.version():
+                break
+            if result["ids"]:
+                yield result
+            if len(result["ids"]) < _PAGE_ROWS:
+                return
+            seen += _PAGE_ROWS
+            done.update(result["ids"])
+        ids = [id for id in self.ids(where, where_document) if id not in done]
         for part in self._parts(len(ids)):
             result = self._read("get", ids=ids[part], include=include)
             if result["ids"]:

@@ -337,7 +337,10 @@ print(call(bad_parsers.process, path))
     assert (word, first) == ("told", second)
 
 
-@pytest.mark.parametrize(("parser", "limit"), [(None, 100), ("sleep", 100), ("hold_the_interpreter", 8)])
+@pytest.mark.parametrize(
+    ("parser", "limit"),
+    [(None, 100), ("sleep", 100), pytest.param("hold_the_interpreter", 8, marks=pytest.mark.slow)],
+)
 def test_a_worker_ends_with_a_killed_parent(tmp_path, parser, limit):
     """If the parser lets no other thread run, the worker ends soon after the limit."""
     program = f"""

@@ -127,6 +127,28 @@ def test_keys_in_use(store):
     assert store.keys_in_use([key(1), key(2), key(3)]) == {key(1)}
 
 
+@pytest.mark.parametrize("read", ["select", "scan"])
+@pytest.mark.parametrize("change", ["delete", "replace", "add", "nothing"])
+def test_writes_between_the_parts_of_a_scan(store, monkeypatch, read, change):
+    """Every row that stays is there, and none twice."""
+    monkeypatch.setattr("smart_rag.store.pooled_store._PAGE_ROWS", 7)
+    names = [f"r{i:02}" for i in range(40)]
+    store.upsert([row(name) for name in names], unit_rows(40, 3))
+    found = []
+    parts = store.select() if read == "select" else store.scan()
+    for number, part in enumerate(parts):
+        found += [part.document.id] if read == "select" else part.ids
+        if number == (9 if read == "select" else 1):
+            if change == "delete":
+                store.delete(names[:5])
+            elif change == "replace":
+                store.upsert([row(name, "new") for name in names[3:9]], unit_rows(6, 3, seed=1))
+            elif change == "add":
+                store.upsert([row(f"new{i}") for i in range(9)], unit_rows(9, 3, seed=1))
+    assert len(found) == len(set(found))
+    assert set(found) >= set(names[5:])
+
+
 def test_more_rows_than_one_call_takes(path):
     """Chroma limits the rows of one call. We split longer calls, and no row is lost or doubled."""
     store = create(path)
