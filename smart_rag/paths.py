@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_config_path
-
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import InvalidInput
 
@@ -33,8 +31,9 @@ def user_folder() -> Path:
 
     The environment variable ``SMART_RAG_HOME`` names another one.
     """
-    chosen = os.environ.get("SMART_RAG_HOME")
-    return absolute(chosen) if chosen else user_config_path("smart_rag", appauthor=False)
+    from typer import get_app_dir
+
+    return absolute(os.environ.get("SMART_RAG_HOME") or get_app_dir("smart_rag"))
 
 
 def model_location(model: str | Path) -> str:
