@@ -1,7 +1,7 @@
 """Files to text, pages, images and frames.
 
 `FORMATS` lists the suffixes that can be read as text. `jpeg` returns an image as the bytes of a JPEG file. `limits`
-changes what reading a file may take.
+changes how much time and memory the reading of a file may take.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def _lines(block: Any) -> list[str]:
 
 
 def _cells(row: Any) -> Iterator[str]:
-    """Yield the text of each cell of a row that has its own.
+    """Yield the text of each cell of a row. A cell that continues a merged cell above is left out.
 
     ``row.cells`` repeats a cell for each column that it spans. A damaged file may state millions of columns.
     """

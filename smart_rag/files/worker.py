@@ -1,6 +1,7 @@
 """`Worker`: a process that reads files for this one, with limits on time and memory.
 
-A hostile or damaged file can crash a parser, or keep it busy for ever. In a process of its own, this costs one file.
+A hostile or damaged file can crash a parser, or keep it busy for ever. If the parser runs in a process of its own,
+only this one file cannot be read.
 """
 
 from __future__ import annotations
@@ -192,12 +193,12 @@ class Worker:
         return self._process.wait()
 
     def forget(self) -> None:
-        """Leave the process to the parent of this process, which was forked."""
+        """Leave the worker process to the parent, which started it. This process was forked."""
         self._channel.close()
         self._process.returncode = 0
 
     def _reason(self, code: int, task: str) -> str:
-        """Return why a call ended with the process."""
+        """Return the reason why the process ended during a call."""
         if code == OUT_OF_MEMORY:
             return f"{task} takes more than {self.limits.memory:g} GB of memory; {_more('memory')}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"

@@ -115,7 +115,7 @@ def _answer(module: str, name: str, arguments: list[Any]) -> tuple[dict[str, Any
 class _Watch:
     """A thread that ends this process if a call takes too much memory, or if the parent has ended.
 
-    Calls are ``with`` statements. pdfium and lxml let this thread run while they work.
+    Each call runs inside a ``with`` statement of this object. pdfium and lxml let this thread run while they work.
     """
 
     def __init__(self, parent: int, memory: float | None) -> None:

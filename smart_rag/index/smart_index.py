@@ -342,8 +342,8 @@ class SmartIndex:
         """Cut the files at and below ``paths`` into documents, write the documents, and return a report.
 
         A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
-        cannot be read is listed in ``failed``, and its earlier documents stay. So is a file that takes too much time or
-        memory; `smart_rag.files.limits` changes what a file may take. Each document has the metadata ``source`` (the
+        cannot be read, or that takes too much time or memory, is listed in ``failed``, and its earlier documents stay.
+        `smart_rag.files.limits` changes how much a file may take. Each document has the metadata ``source`` (the
         file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
 
         Args:
@@ -908,7 +908,7 @@ class SmartIndex:
         self._update_manifest()
 
     def _update_manifest(self) -> None:
-        """Write the new folder of the model into the manifest, if the old folder is gone, and an id, if it has none."""
+        """Update the manifest: write the new folder of a model that was moved, and an id if there is none."""
         manifest = Manifest.read(self.path)
         now = manifest if self._encoder.loaded is None else manifest.found_again(self._encoder.loaded)
         if now.id is None:

@@ -29,7 +29,8 @@ _1 = np.uint64(1)
 def unpack(codes: Codes, bits: int, dimension: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return packed rotated codes (n, width) as one byte for each dimension, and the norms of their levels.
 
-    The bytes are (n, width * 8 // bits). Bytes beyond ``dimension`` are 0. The norms (n) float32 are in steps.
+    The bytes are (n, width * 8 // bits). Bytes beyond ``dimension`` are 0. The norms (n) are float32, in units of the
+    codec's step; see `RotatedCodec`.
     """
     wide = np.empty((len(codes), codes.shape[1] * (8 // bits)), dtype=np.uint8)
     norms = np.empty(len(codes), dtype=np.float32)

@@ -46,9 +46,9 @@ class Scale:
     def fit(cls, foreign: Sequence[float], relevant: Sequence[float]) -> Scale:
         """Return the scale on which .5 separates ``foreign`` from ``relevant`` scores best.
 
-        Some relevant hits get a relevance below .5, and some foreign hits get .5 or more. The scale is chosen so that
-        these two shares have the smallest sum. If several scores are equally good for .5, the one nearest to that of
-        `of` is taken.
+        Some relevant hits get a relevance below .5, and some foreign hits get .5 or more. The score with the relevance
+        .5 is chosen so that the sum of these two shares is smallest. If several scores are equally good, the one
+        nearest to ``Scale.of(foreign).half`` is taken.
         """
         known = cls.of(foreign)
         low, high = np.sort(foreign), np.sort(relevant)

@@ -90,7 +90,7 @@ class DocumentStore:
     def check_counts(self) -> None:
         """Raise `CorruptStore` if terms of documents are lost, because rankings would differ without a word.
 
-        If there are more terms than rows, rows may be lost. Then log a warning.
+        If there are more revisions in the term store than rows, rows may be lost. Then log a warning.
         """
         if not self._terms.is_complete:
             return
@@ -117,9 +117,12 @@ class DocumentStore:
             )
 
     def _counts_fit(self) -> bool:
-        """Return whether there are as many revisions with terms as rows, but for those that are in doubt.
+        """Return whether the term store has as many revisions as there are rows.
 
-        If not, a process may just be writing. So look several times, and then at every row.
+        Revisions in doubt may have a row or not.
+
+        A process may just be writing. So this function compares the counts several times. If they never fit, the
+        caller looks at every row.
         """
         for _ in range(_ATTEMPTS):
             rows = self.pooled.count() - self._foreign

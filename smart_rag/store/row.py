@@ -134,7 +134,7 @@ def key_of(metadata: Mapping[str, Any]) -> bytes:
     """Return the key of the tokens of the row with this ``metadata``.
 
     Raises:
-        CorruptStore: there is no such key, or it is none.
+        CorruptStore: the metadata has no such key, or its value is not a valid key.
     """
     found = metadata.get(KEY)
     if not isinstance(found, str) or not _KEY.fullmatch(found):

@@ -1,9 +1,10 @@
 """`Sources`: the files and folders whose images and videos an index may read.
 
-A row names the file of its image. If somebody else made the index, this can be any file of this machine. If such a file
-is read, others may see it: in the prompt of an answer, or on a page. So an index reads files in its own folder, and
-files that its user has named: in a call that adds them, or with ``sources=``. What a call adds is remembered in the
-user's own folder (`smart_rag.paths.user_folder`), under the id of the index, which nobody can guess.
+A row names the file of its image. If somebody else made the index, this can be any file of this machine. If such a
+file is read, others may see it: a language model that gets it in a prompt, or people to whom a program shows the hit.
+So an index reads files in its own folder, and files that its user has named: in a call that adds them, or with
+``sources=``. What a call adds is remembered in the user's own folder (`smart_rag.paths.user_folder`), under the id of
+the index, which nobody can guess.
 """
 
 from __future__ import annotations

@@ -334,7 +334,7 @@ def _arguments(device: torch.device, checkpoints: Path, settings: FinetuneSettin
 
 
 def _add_settings_to_card(model: SentenceTransformer, settings: FinetuneSettings) -> None:
-    """Add those settings to the model card that the trainer does not know."""
+    """Add to the model card the settings that the trainer does not know."""
     names = ("lora_rank", "mini_batch_size", "hard_negatives")
     added = {name: getattr(settings, name) for name in names if getattr(settings, name)}
     model.model_card_data.non_default_hyperparameters |= added

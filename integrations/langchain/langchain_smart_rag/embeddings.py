@@ -70,8 +70,9 @@ class SmartEmbeddings(BaseModel, Embeddings):
         multi_process: use every GPU, unless ``device`` names devices.
         encoder_options: the same arguments as ``options``, but as one dict. This object stores them in this form.
             Normally, you do not pass it.
-        encoder_class: the class of an ``encoder`` that is not a `smart_rag.SmartEncoder`. ``model_dump`` writes it, so
-            that an object without this encoder is refused. Normally, you do not pass it.
+        encoder_class: the class of an ``encoder`` that is not a `smart_rag.SmartEncoder`. ``model_dump`` writes this
+            name. If an object is made from these values without ``encoder``, an error names the class. Normally, you do
+            not pass it.
         options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``query_prompt``.
 
     Raises:

@@ -31,7 +31,7 @@ class Pickled(BaseComponent):
 
 
 def with_callbacks_that_pickle(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return ``fields`` with an empty callback manager, if that in ``fields`` cannot be pickled; LlamaIndex does so."""
+    """Return ``fields``. If their callback manager cannot be pickled, put an empty one there, as LlamaIndex does."""
     try:
         pickle.dumps(fields.get("callback_manager"))
     except Exception as error:

@@ -95,7 +95,8 @@ class InvertedIndex:
 
     Args:
         store: the terms.
-        existing: a function that returns those of some revisions that have a row. It is asked for revisions in doubt.
+        existing: a function that takes revisions and returns those that have a row. It is called with the revisions in
+            doubt.
         rows_version: a function that returns a number that changes when rows change. None means that nobody knows.
     """
 

@@ -174,7 +174,10 @@ class TermStore:
             return int(transaction.stat(slots)["entries"]) - own
 
     def missing(self, revisions: Sequence[Revision]) -> list[Revision]:
-        """Return those of ``revisions`` that are not in the store. A store that is not complete does not know any."""
+        """Return those of ``revisions`` that are not in the store.
+
+        If the store is not complete, the result is empty, because the store cannot tell.
+        """
         if not self.is_complete:
             return []
         with self._environment.read() as transaction:
@@ -184,7 +187,8 @@ class TermStore:
     def lost_ids(self, live: Collection[Revision]) -> list[str]:
         """Return the ids of the documents that are in the store, but neither in ``live`` nor in doubt. Sort them.
 
-        A store that is not complete may have such documents since a process died, and does not know them.
+        If the store is not complete, the result is empty. A process that died may have left such documents, but the
+        store cannot tell which they are.
         """
         if not self.is_complete:
             return []
@@ -205,7 +209,7 @@ class TermStore:
             return None
 
     def remove_ids(self, ids: Collection[str]) -> int:
-        """Remove all revisions of the documents ``ids``, and return how many documents that were.
+        """Remove all revisions of the documents ``ids``, and return the number of documents that had one.
 
         It reads the whole store. So call it only for documents that have lost their row.
         """
