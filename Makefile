@@ -33,7 +33,7 @@ demo: install
 
 # Two files at a time, each with one thread: tiny models and small indexes gain nothing from more.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: install test-lowest
 	$(BIN)/python -m pytest -m ""

@@ -26,6 +26,15 @@ for folder in ("HF_MODULES_CACHE", "SMART_RAG_HOME"):
 collect_ignore_glob = ["integrations/*/examples/*"]
 
 
+# Files with few tests that take long. They begin first, so that no process works alone at the end.
+LONG = ("test_notebooks", "test_fork", "test_worker", "test_serialisation", "test_swap", "test_products")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of long files first."""
+    items.sort(key=lambda item: not item.path.stem.startswith(LONG))
+
+
 @pytest.fixture(scope="session")
 def minilm():
     """Return the bundled model, shared by all tests: set no attribute of it."""
