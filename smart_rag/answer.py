@@ -65,7 +65,7 @@ class Answer:
         messages: the prompt.
         text: the part of the answer that has arrived so far.
         finish_reason: the endpoint's reason for the end of the answer. It is None until the end. Then it is ``"stop"``,
-            or ``"length"`` if the answer was cut off. It stays None if the endpoint sends no reason. Then the
+            or ``"length"`` if the answer was cut off. It stays None if the endpoint sends no reason. In that case, the
             connection may have broken.
     """
 
@@ -170,9 +170,10 @@ class Answer:
         )
 
     def _message(self, error: Exception, has_begun: bool) -> str:
-        """Return a message that describes the endpoint's error and says what to do. It does not contain the key.
+        """Return a message that describes the endpoint's error and says what to do. The key is not in the message.
 
-        ``has_begun`` says whether the endpoint has begun to answer. In both cases, openai 3 raises the same error.
+        ``has_begun`` says whether the endpoint has begun to answer. openai 3 raises the same error before and after
+        this moment.
         """
         import openai
 
@@ -215,7 +216,7 @@ def ask(
     max_tokens: Count | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Answer:
-    """Search ``index`` for ``question`` and return the answer of a language model. Iterate over it to get its pieces.
+    """Search ``index`` for ``question``; return a language model's answer. Iterate over the answer to get its pieces.
 
     >>> url = "http://localhost:11434/v1"
     >>> for piece in ask(index, "Who has the keys?", llm_url=url, llm_model="m"):  # doctest: +SKIP
@@ -232,7 +233,8 @@ def ask(
         min_relevance: leave out passages whose relevance is lower than this number, as in `SmartIndex.search`.
         context_tokens: the maximum number of tokens of all passages together, counted by the tokenizer of the index.
         images: the number of passages whose images are sent. The image of the question is then sent, too. The language
-            model must be able to read images. Endpoints do not say whether it is. By default, only text is sent.
+            model must be able to read images. An endpoint does not say whether its model can. By default, only text is
+            sent.
         image_pixels: the maximum number of pixels of each image.
         max_tokens: the maximum number of tokens of the answer. By default, the endpoint decides.
         timeout: the number of seconds to wait for the next piece of the answer.
@@ -273,14 +275,15 @@ def prompt(
     images: int = 0,
     image_pixels: int = DEFAULT_IMAGE_PIXELS,
 ) -> tuple[list[ChatCompletionMessageParam], list[Hit]]:
-    """Return the messages for a language model, and the hits that they contain. A hit's rank is its number there.
+    """Return the messages for a language model, and the hits that they contain. A hit's rank is its number in them.
 
-    Each passage stands in a fence (`smart_rag.fences`), below its number. Its first line is its source, as a literal of
-    Python, and its page. So no text, name of a file or id can pass for another passage or for the question.
+    Each passage stands in a fence (`smart_rag.fences`), below its number. The first line in the fence holds the
+    passage's source, as a literal of Python, and its page. So no text, no file name and no id can pass for another
+    passage or for the question.
 
-    The first hits are used, as many as fit into ``context_tokens`` with their headings and fences. If the first one
-    alone does not fit, its text is cut, at a sentence if possible. Hits with neither a text nor an image to send are
-    left out.
+    As many of the first hits are used as fit into ``context_tokens`` together with their headings and fences. If not
+    even the first hit fits, its text is cut, at the end of a sentence if possible. Hits with neither a text nor an
+    image to send are left out.
 
     Raises:
         InvalidInput: not even the beginning of one passage fits into ``context_tokens``, or all hits were left out.
@@ -310,7 +313,7 @@ def prompt(
 def _fitting_passages(
     hits: Sequence[Hit], fence: Fence, context_tokens: int, count_tokens: Callable[[str], int]
 ) -> list[str]:
-    """Return the passages of the first hits that fit; at least one, which may be cut."""
+    """Return as many passages of the first hits as fit. There is at least one passage, which may be cut."""
     passages: list[str] = []
     for number, hit in enumerate(hits, start=1):
         passage = _passage(number, hit, hit.text, fence)
@@ -352,7 +355,7 @@ def _heading(hit: Hit) -> str:
 
 
 def _cut_passage(hit: Hit, fence: Fence, context_tokens: int, count_tokens: Callable[[str], int]) -> str:
-    """Return the first passage, cut so that it fits into ``context_tokens`` with its heading and its fence."""
+    """Return the first passage. Cut it, so that it fits into ``context_tokens`` with its heading and its fence."""
     from semantic_text_splitter import TextSplitter
 
     def length(text: str) -> int:
@@ -380,12 +383,12 @@ def _key() -> str:
 
 
 def _is_a(error: BaseException | None, name: str) -> bool:
-    """Return whether ``error`` is of a class ``name``. openai 2 raises errors of httpx, openai 3 raises httpx2's."""
+    """Return whether ``error`` is of a class ``name``. openai 2 raises httpx errors, openai 3 httpx2's."""
     return name in (kind.__name__ for kind in type(error).__mro__)
 
 
 def _quote(error: BaseException) -> str:
-    """Return the endpoint's message on one short line without the key. If it sent none, use the innermost cause."""
+    """Return the endpoint's message, without the key, as one short line. If there is none, use the innermost cause."""
     body = getattr(error, "body", None)
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body

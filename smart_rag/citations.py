@@ -41,7 +41,7 @@ def cited_numbers(text: str) -> list[int]:
 
 
 def unknown_numbers(text: str, passages: int) -> list[int]:
-    """Return the cited numbers in ``text`` that belong to no passage. ``passages`` is the number of passages.
+    """Return the numbers that ``text`` cites and that belong to no passage. ``passages`` is the number of passages.
 
     >>> unknown_numbers("The pump [2] needs oil [9?].", 8)
     [9]
@@ -66,7 +66,8 @@ def mark_unknown(text: str, passages: int) -> str:
 
 
 class Marker:
-    """Does `mark_unknown` for an answer that comes in pieces. A citation may be split over several pieces.
+    """Does the same as `mark_unknown`, for an answer that comes in pieces. A citation may be split over several
+    pieces.
 
     >>> marker = Marker(8)
     >>> [marker.feed("Oil [1, "), marker.feed("9] and"), marker.rest()]

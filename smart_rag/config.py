@@ -1,4 +1,4 @@
-"""All defaults, and the settings of an index, which are stored in its manifest."""
+"""All defaults. Also the settings of an index, which its manifest stores."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ MODEL_OPTIONS = (
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a question that suggests the most similar name in ``known``. If none is similar, list all of them.
+    """Return a question that suggests the most similar name in ``known``. If no name is similar, list all names.
 
     >>> nearest("top_kk", ["top_k", "where"]), nearest("limit", ["top_k", "where"])
     ("did you mean 'top_k'?", 'expected one of top_k, where')
@@ -75,7 +75,7 @@ def check_count(name: str, value: Count) -> int:
     """Return ``value`` as an int. A whole number of numpy is accepted, too.
 
     Raises:
-        InvalidInput: it is not a whole number of at least 1.
+        InvalidInput: ``value`` is not a whole number of at least 1.
     """
     count = plain_value(value, name) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -87,7 +87,7 @@ def check_fraction(name: str, value: Number) -> float:
     """Return ``value`` as a float. A number of numpy is accepted, too.
 
     Raises:
-        InvalidInput: it is not a number from 0 to 1.
+        InvalidInput: ``value`` is not a number from 0 to 1.
     """
     number = plain_value(value, name) if isinstance(value, np.number) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
@@ -96,13 +96,13 @@ def check_fraction(name: str, value: Number) -> float:
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
-    """Raise `InvalidInput` unless ``value`` is one of the strings of ``choices``, a Literal."""
+    """Raise `InvalidInput` unless ``value`` is one of the strings in ``choices``, which is a Literal."""
     if value not in get_args(choices):
         raise InvalidInput(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
 def check_model_options(options: Mapping[str, Any], name: str = "model_options") -> None:
-    """Raise `InvalidInput` if one of ``options`` is not in `MODEL_OPTIONS`. ``name`` is their argument's name."""
+    """Raise `InvalidInput` if one of ``options`` is not in `MODEL_OPTIONS`. ``name`` is the argument's name."""
     for option, value in options.items():
         if option in ("device", "revision", "trust_remote_code"):
             raise InvalidInput(f"{name} has {option!r}, which is an argument of its own; pass {option}=")
@@ -120,7 +120,7 @@ def check_weights(weights: Weights) -> tuple[float, float]:
     """Return ``weights`` (pooled, late) as floats.
 
     Raises:
-        InvalidInput: they are not two numbers, one is negative or too large, or both are 0.
+        InvalidInput: ``weights`` are not two numbers, one of them is negative or too large, or both are 0.
     """
     try:
         values = tuple(float(weight) for weight in weights)
@@ -140,7 +140,7 @@ class IndexConfig:
     >>> config = IndexConfig(codec="compact", chunk_tokens=150)
     >>> index = SmartIndex.create("small.index", "minilm", config=config)       # doctest: +SKIP
 
-    Only ``weights`` and ``weighting`` can change later, by `SmartIndex.set_weights`.
+    Only ``weights`` and ``weighting`` can be changed later, with `SmartIndex.set_weights`.
 
     Attributes:
         codec: codec of the token embeddings. Usually one of three presets: ``"exact"`` (float16), ``"balanced"`` (2

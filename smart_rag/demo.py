@@ -13,10 +13,10 @@ class SampleQuestion:
 
     Attributes:
         question: the question.
-        source: the name of the file that answers it.
+        source: the name of the file that answers the question.
         page: the 1-based page of the answer, if the file has pages.
         answer: the part of the text that answers the question.
-        demo: whether ``smart-rag demo`` asks it.
+        demo: whether ``smart-rag demo`` asks this question.
     """
 
     question: str

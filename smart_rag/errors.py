@@ -50,7 +50,7 @@ __all__ = [
 
 
 class SmartRagError(Exception):
-    """Base class of all errors that smart_rag raises. They can be pickled, so processes can send them to others."""
+    """Base class of all errors that smart_rag raises. They can be pickled, so processes can exchange them."""
 
 
 class InvalidInput(SmartRagError, ValueError):
@@ -118,7 +118,7 @@ class UseAfterFork(SmartRagError):
 
     @classmethod
     def of(cls, subject: str) -> UseAfterFork:
-        """Return the error for ``subject``, a name for the message such as ``"my.index: the index"``."""
+        """Return the error for ``subject``, which the message names. An example is ``"my.index: the index"``."""
         return cls(
             f"{subject} was opened before this process was forked, and works only in the parent; start processes with "
             "multiprocessing.get_context('spawn'), or fork before it is first opened"

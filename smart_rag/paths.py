@@ -1,6 +1,6 @@
-"""Paths and model names that a caller gives. They become absolute once, where they enter the library.
+"""Paths and model names that a caller gives. Paths become absolute once, when they enter the library.
 
-Also the folder in which smart_rag remembers what this user has named.
+This module also gives the folder in which smart_rag remembers what this user has named.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def absolute(path: str | Path) -> Path:
 def user_folder() -> Path:
     """Return the folder in which smart_rag remembers what this user has named, such as ``~/.config/smart_rag``.
 
-    The environment variable ``SMART_RAG_HOME`` names another one.
+    The environment variable ``SMART_RAG_HOME`` can name another folder.
     """
     from typer import get_app_dir
 
@@ -37,7 +37,7 @@ def user_folder() -> Path:
 
 
 def model_location(model: str | Path) -> str:
-    """Return the full path of a model's folder. Return the name of a model as it is."""
+    """If ``model`` is a folder, return its full path. If it is the name of a model, return it unchanged."""
     if model == DEFAULT_MODEL:
         return DEFAULT_MODEL
     is_folder = isinstance(model, Path) or model.startswith("~") or Path(model).exists()

@@ -1,8 +1,9 @@
 """Threads for async callers: `in_reader_thread` and `in_writer_thread` run a function outside of the event loop.
 
-All indexes, encoders and event loops of a process share these threads. There are few reader threads, because a model is
-not faster if many threads call it at once, and can be slower. There is one writer thread, because writers take turns
-anyway, and a long write must not delay searches. The default threads of asyncio stay free for the application.
+All indexes, encoders and event loops of a process share these threads. There are few reader threads, because many
+calls at once do not make a model faster, and can make it slower. There is only one writer thread, because writers take
+turns anyway. It is separate, so that a long write does not delay searches. The default threads of asyncio stay free
+for the application.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ async def in_reader_thread(function: Callable[P, T], /, *args: P.args, **kwargs:
 
 
 async def in_writer_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do the same as `in_reader_thread`, for a function that writes or encodes documents, in the only writer thread."""
+    """Do the same in the only writer thread, for a function that writes documents or that encodes documents."""
     return await _in_pool(_writer(os.getpid()), function, *args, **kwargs)
 
 

@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class PdfPage:
-    """A page of a PDF file as an image. It is drawn when it is used. ``page`` counts from 1."""
+    """A page of a PDF file as an image. The image is drawn when it is used. ``page`` counts from 1."""
 
     path: Path
     page: int
@@ -73,7 +73,7 @@ class Content:
     def plain(self) -> str | Content:
         """The text as a str if there is neither an image nor a video; otherwise ``self``.
 
-        With this, an encoder that reads only texts never gets a `Content`.
+        So an encoder that reads only texts never gets a `Content`.
         """
         return self.text if self.image is None and self.video is None else self
 
@@ -88,8 +88,8 @@ class Content:
 class Document:
     """A unit of retrieval: a text, an image, a video, or several of them, with an id and metadata.
 
-    An encoder with vision encodes the text and the image together. For a page of a PDF, it encodes only the image,
-    because the image shows the text. An encoder without vision encodes the text.
+    An encoder with vision encodes the text and the image together. Of a page of a PDF, such an encoder encodes only
+    the image, because the image shows the text. An encoder without vision encodes the text.
 
     A `Hit` shows the metadata ``source`` (a file) and ``page`` (counted from 1). The caller may add any other key.
     """
@@ -112,12 +112,12 @@ class Document:
 class TokenOrigin:
     """Origin of a token embedding: characters of a text, or a patch of an image or of a frame of a video.
 
-    All attributes are None for a token that has no such origin, such as a token of a prompt.
+    If a token has no such origin, for example a token of a prompt, all attributes are None.
 
     Attributes:
         span: (start, stop), positions of characters in the text.
         box: (left, top, right, bottom) as fractions of the image or frame.
-        frame: number of the frame, among those that the encoder takes from the video.
+        frame: number of the frame among the frames that the encoder takes from the video.
     """
 
     span: Span | None = None
@@ -185,19 +185,21 @@ class Explanation(Protocol):
 
 
 class Explainer(Protocol):
-    """The state of a search that explains its hits. `smart_rag.index.explain.explainer` implements it."""
+    """The state of a search. It explains the hits of this search. `smart_rag.index.explain.explainer` implements
+    it.
+    """
 
     def explain(self, hit: Hit) -> Explanation:
         """Return why ``hit`` was found."""
         ...
 
     def relevance(self, hit: Hit) -> float | None:
-        """Return the relevance of ``hit``, from 0 to 1. It is None if it is unknown."""
+        """Return the relevance of ``hit``, from 0 to 1, or None if the relevance is unknown."""
         ...
 
 
 class _Explainable:
-    """Holds the explainer of a hit in a slot, not in a field. So it is not compared, shown, pickled or in `asdict`."""
+    """Holds a hit's explainer in a slot, not in a field. So comparisons, repr, pickles and `asdict` leave it out."""
 
     __slots__ = ("_explainer",)
     _explainer: Explainer | None
@@ -242,14 +244,16 @@ class Hit(_Explainable):
         """The relevance of this hit, from 0 to 1.
 
         Sorting by relevance gives the same order as sorting by score. smart_rag searches the index for a few hundred
-        questions that the index cannot answer, and compares this hit's score with the scores of their best hits. Only
-        for 1 in 20 of these questions, the best hit has a relevance of .5 or more. This share is different if
-        `SmartIndex.calibrate` was given labelled scores. A high relevance does not mean that the hit answers the query.
-        If the index covers the right field but has no answer, its best hit still has a high relevance.
+        questions that the index cannot answer. It compares this hit's score with the scores of the best hits for these
+        questions. The best hit has a relevance of .5 or more for only 1 in 20 of these questions. This share is
+        different if `SmartIndex.calibrate` was given labelled scores. A high relevance does not mean that the hit
+        answers the query. If the index covers the right field but has no answer, its best hit still has a high
+        relevance.
 
         The relevance is None if the query has an image or a video, if the index has no encoder, or if the hit was
         copied or pickled. For a hit of `smart_rag.rerank`, it is None unless the encoder is a `CachedEncoder` that
-        `CachedEncoder.add` has calibrated. If `SmartIndex.calibrate` was not called, the first access takes seconds.
+        `CachedEncoder.add` has calibrated. If `SmartIndex.calibrate` was not called, the first access to the relevance
+        takes seconds.
         """
         explainer = explainer_of(self)
         return None if explainer is None else explainer.relevance(self)
@@ -320,7 +324,7 @@ class BackfillReport:
         added: number of documents that were encoded and stored.
         unchanged: number of documents whose content was stored before this call, or earlier in this call.
         left_out: number of documents that cannot be encoded.
-        reasons: for the first ten documents that were left out, the id and the reason.
+        reasons: the id and the reason of each of the first ten documents that were left out.
     """
 
     added: int = 0
@@ -358,7 +362,7 @@ class VerifyReport:
         missing: ids of documents whose token embeddings or terms are missing. ``repair`` encodes these documents again.
         damaged: ids of documents whose token embeddings or terms are damaged. ``repair`` encodes these documents again.
         orphans: number of stored token embeddings that belong to no document.
-        altered: ids of documents whose text is not the text that was added. The old text is lost.
+        altered: ids of documents whose text is no longer the text that was added. The text that was added is lost.
         lost: ids of documents whose row in Chroma is lost or cannot be read. Their texts are lost.
     """
 

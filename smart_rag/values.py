@@ -1,6 +1,6 @@
 """Plain values: the values that metadata, filters and settings may hold, and the conversion of other values to them.
 
-Callers bring values of numpy, pandas and the standard library. `plain_value` is the one rule for all of them.
+Callers bring values of numpy, pandas and the standard library. `plain_value` converts all of them by the same rule.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXPECTED = "use str, int, float, bool, None, or lists and dicts of them"
 
 
 def plain_value(value: Any, name: str) -> Any:
-    """Return ``value`` as str, int, float, bool, None, or as a list or dict of them. ``value`` itself is not changed.
+    """Return ``value`` as a str, int, float, bool, None, or a list or dict of these. ``value`` itself is not changed.
 
     | given | returned |
     |---|---|

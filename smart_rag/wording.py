@@ -15,7 +15,7 @@ def number(count: int, noun: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    r"""Return the message of ``error`` on one line, or the name of its class if it has no message.
+    r"""Return the message of ``error`` on one line. If there is no message, return the name of the error's class.
 
     >>> one_line(ValueError("bad header,\n  byte 3")), one_line(ValueError())
     ('bad header, byte 3', 'ValueError')

@@ -21,7 +21,7 @@ from smart_rag.errors import SmartRagError
 
 
 class _Commands(TyperGroup):
-    """The group of commands. After Ctrl-C, it prints a message. Without it, typer would exit silently."""
+    """The group of commands. After Ctrl-C, it prints a message. Without this class, typer would exit silently."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

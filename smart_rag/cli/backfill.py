@@ -1,4 +1,4 @@
-"""The command backfill, for an application of LangChain or LlamaIndex that now uses smart_rag."""
+"""The command backfill, for a LangChain or LlamaIndex application that now uses smart_rag."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def backfill(
     device: Device = None,
     trust_remote_code: Trusted = False,
 ) -> None:
-    """Encode the documents of an application's Chroma store, so that the first queries need not wait for this.
+    """Encode the documents of an application's Chroma store, so that the first queries do not wait for the encoding.
 
     The documents and vectors of the store are not changed. Stop the application first, because Chroma tidies its own
-    files whenever a program opens them, even to read.
+    files whenever a program opens them, even if it only reads.
     """
     from smart_rag.store.chroma_client import existing_collection
 
@@ -84,7 +84,7 @@ def _arguments(options: str | None) -> dict[str, Any]:
 
 
 def _embedding_class(framework: Framework) -> Any:
-    """Return the class, imported by its name, because this package must not import the integrations."""
+    """Return the class. It is imported by its name, because no module of this package may import the integrations."""
     module, name = _EMBEDDINGS[framework]
     try:
         return getattr(import_module(module), name)

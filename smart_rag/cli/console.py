@@ -20,7 +20,7 @@ _SHOWN = dict.fromkeys(_OBEYED, "\ufffd") | {ord("\n"): "\n", ord("\t"): "\t", o
 
 
 def printable(text: str) -> str:
-    r"""Return ``text`` without the characters that a terminal obeys, so that it can neither hide nor forge output.
+    r"""Return ``text`` without the characters that a terminal obeys. So the text can neither hide nor forge output.
 
     The result has the same length. Ends of lines and tabs stay.
 
@@ -34,7 +34,7 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in _OBEYED if code >= 0x7F}  # `json
 
 
 class _Console(Console):
-    """A console that prints texts of documents, of models and of errors, and obeys none of them."""
+    """A console for texts of documents, models and errors. Control characters in these texts have no effect."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for text, style, control in super().render(renderable, options):
@@ -62,7 +62,7 @@ def note(message: str, style: str = "") -> None:
 
 
 def check_report_file(path: str | None) -> None:
-    """Check, before the work begins, that `show_figures` can write to the file that ``--json`` names.
+    """Before the work begins, check that `show_figures` can write to the file that ``--json`` names.
 
     Raises:
         InvalidInput: the folder of the file does not exist.
@@ -72,7 +72,7 @@ def check_report_file(path: str | None) -> None:
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
-    """Print ``shown``, and write ``figures`` to ``path`` as JSON. With the path ``-``, print only ``figures``."""
+    """Print ``shown``, and write ``figures`` to ``path`` as JSON. If ``path`` is ``-``, print only ``figures``."""
     if path == "-":
         print_json(figures)
         return

@@ -30,7 +30,7 @@ _PASSAGE_LENGTH = 420  # characters of a passage that are shown
 
 
 def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
-    """Return a hit as JSON values. ``has_relevance`` says whether to compute the relevance; otherwise it is null."""
+    """Return a hit as JSON values. ``has_relevance`` says whether to compute the relevance. If not, it is null."""
     return {
         "rank": hit.rank,
         "id": hit.id,
@@ -59,7 +59,7 @@ def source_label(hit: Hit) -> str:
 
 
 def short_path(path: str) -> str:
-    """Return a path relative to the working directory if it lies below this directory, otherwise unchanged."""
+    """Return ``path`` relative to the working directory if it lies below this directory, otherwise as it is."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
@@ -97,7 +97,7 @@ def unknown_citations(numbers: Sequence[int], sources: int) -> str:
 
 
 def _passage(text: str, words: list[tuple[int, int]]) -> Text:
-    """Return the part of ``text`` that has the most of ``words``.
+    """Return the part of ``text`` that contains the largest number of ``words``.
 
     These words are emphasised. Each paragraph is on one line.
     """
@@ -118,7 +118,7 @@ def _passage(text: str, words: list[tuple[int, int]]) -> Text:
 
 
 def comparison(index: SmartIndex, question: SampleQuestion) -> Group:
-    """Return the best hits for a question, side by side: by the pooled embedding alone, and by SMART."""
+    """Return two lists of the best hits for a question, side by side: by the pooled embedding alone, and by SMART."""
     table = Table(expand=True, show_edge=False, pad_edge=False)
     table.add_column("pooled vector alone", ratio=1)
     table.add_column("SMART: pooled + late interaction", ratio=1)
@@ -302,7 +302,7 @@ def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
 
 
 def tuning_table(found: Tuning) -> Table:
-    """Return the score of each setting. Each row is a ratio of the weights, from late alone to pooled alone."""
+    """Return the score of each setting. Each row is for one ratio of the weights: from only late to only pooled."""
     table = Table(title=f"nDCG@10 of {found.queries:,} queries")
     table.add_column("pooled : late")
     for column in ("weighting idf", "weighting none"):

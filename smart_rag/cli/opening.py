@@ -1,4 +1,4 @@
-"""Open the index of a command, with the encoder that its options ask for."""
+"""Open the index of a command, with the encoder that the command's options ask for."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_index(
 
 
 def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given: Mapping[str, Any]) -> SmartEncoder:
-    """Return the encoder of an index, with the options ``given``. If ``model`` is given, it replaces the index's."""
+    """Return the encoder of an index, with the options ``given``. ``model``, if given, replaces the index's."""
     from smart_rag.encoders.smart_encoder import SmartEncoder
 
     settings = {name: value for name, value in given.items() if name != "device"}

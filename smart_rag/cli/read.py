@@ -74,7 +74,7 @@ def search(
     trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search by a text, an image or both. The words of each passage that matched best are emphasised."""
+    """Search by a text, an image or both. In each passage, the words that matched best are emphasised."""
     if query is None and image is None:
         raise typer.BadParameter("give a QUERY, an image with --image, or both")
     _check_picture(explain)
@@ -137,7 +137,7 @@ def ask(
     trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question with a language model from the passages that a search finds, and show the sources.
+    """Let a language model answer a question from the passages that a search finds, and show the sources.
 
     If the endpoint needs a key, set the environment variable OPENAI_API_KEY.
     """
@@ -212,7 +212,7 @@ def _query(text: str, image: Path | None) -> str | Content:
 
 
 def _filter(option: str, text: str | None, example: str) -> Mapping[str, Any] | None:
-    """Return the filter that ``option`` gives as JSON."""
+    """Return the filter in ``text``, the JSON that the user passed to ``option``."""
     if text is None:
         return None
     try:
@@ -238,7 +238,7 @@ def _show_hits(index: SmartIndex, hits: Sequence[Hit], has_relevance: bool, noth
 
 
 def _words(index: SmartIndex, hit: Hit) -> list[Span]:
-    """Return the spans of the words in ``hit`` that matched best."""
+    """Return the spans of those words in ``hit`` that matched best."""
     from smart_rag.index.explain.explanation import emphasis
     from smart_rag.index.queries import as_documents
 
@@ -249,10 +249,10 @@ def _words(index: SmartIndex, hit: Hit) -> list[Span]:
 
 
 def _check_picture(path: Path | None) -> None:
-    """Check, before the work begins, that a picture can be written to ``path``.
+    """Before the work begins, check that a picture can be written to ``path``.
 
     Raises:
-        InvalidInput: the suffix is not that of an image, or the folder does not exist.
+        InvalidInput: the suffix is not the suffix of an image format, or the folder does not exist.
     """
     from smart_rag.files.images import SUFFIXES
 
@@ -288,7 +288,7 @@ def _print_answer_json(reply: Answer) -> None:
 
 
 def _print_answer(reply: Answer) -> None:
-    """Print each piece of an answer as it arrives. Then print the sources that it cites, and then the others."""
+    """Print each piece of an answer as it arrives. Then print the cited sources, and then the others."""
     try:
         for piece in reply:
             sys.stdout.write(printable(piece))

@@ -164,7 +164,7 @@ def finetune_command(
     plot: Plot = None,
     json_file: ReportFile = None,
 ) -> None:
-    """Fine-tune all weights of a model, or LoRA. The result is a sentence-transformers model."""
+    """Fine-tune all weights of a model, or only LoRA. The result is a sentence-transformers model."""
     from smart_rag.training import finetune
     from smart_rag.training.folder import TrainingFolder
 

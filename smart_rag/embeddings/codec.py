@@ -72,7 +72,7 @@ class RotatedCodec:
 
     @property
     def zero(self) -> float:
-        """Level of the value 0. It is halfway between two codes."""
+        """Place of the value 0 on the scale of codes. It is halfway between two codes."""
         return float(2 ** (self.bits - 1)) - 0.5
 
     def bytes_per_token(self, dimension: int) -> int:
@@ -114,7 +114,7 @@ class RotatedCodec:
 
 
 def rotate(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return ``embeddings`` (n, dimension) in the rotated space of `RotatedCodec`, float32, on the same device."""
+    """Return ``embeddings`` (n, dimension), rotated as in `RotatedCodec`: float32, on the same device."""
     import torch
 
     # We use torch and not NumPy, because the threads of NumPy and torch would wait for each other's cores.
@@ -147,9 +147,9 @@ def rotation(dimension: int) -> NDArray[np.float32]:
 
     Each of four rounds flips signs at random, applies a Walsh-Hadamard transform, and shuffles the coordinates. The
     transform needs a power of two. For any other dimension, let h be the greatest power of two below the dimension. The
-    transform is then applied twice: to the first h coordinates, and to the last h. The two blocks overlap, so each has
-    its own signs. With equal signs, the second transform would undo the first. If the overlap is small, the shuffle
-    mixes the blocks.
+    transform is then applied twice: to the first h coordinates, and to the last h. The two blocks overlap, so each
+    transform has its own signs. With equal signs, the second transform would undo the first in the overlap. If the
+    overlap is small, the shuffle mixes the blocks.
     """
     block = 1 << (dimension.bit_length() - 1)
     starts = [0] if block == dimension else [0, dimension - block]
@@ -207,7 +207,8 @@ def get_codec(name: str, *, pooling: bool = True) -> Codec:
 
     Args:
         name: a layout such as ``"2bit"``, a layout with a pool factor such as ``"2bit/2"``, or one of `PRESETS`.
-        pooling: False refuses codecs with a pool factor, for a caller that needs one code for each token.
+        pooling: if False, codecs with a pool factor are refused. This is for a caller that needs one code for each
+            token.
 
     Raises:
         InvalidInput: no codec has this name, or it pools tokens and ``pooling`` is False.

@@ -15,18 +15,18 @@ from smart_rag.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """SMART representation of n texts: each text has one pooled embedding and one or more token embeddings.
+    """The vectors of n texts: each text has one pooled embedding and one or more token embeddings.
 
     ``len(representation)`` is n. ``representation[i]`` is the representation of text i alone.
 
     Attributes:
         pooled: (n, dimension) float32. Each row is L2-normalised. The constructor does not check this.
-        tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes. It comes
-            from a store, or from an encoder that was given a codec. The tokens may have another dimension than
-            ``pooled``, for example with an adapter.
+        tokens: the token embeddings of the n texts. A `TokenBatch` holds numbers. A `TokenCodes` holds codes, and
+            comes from a store or from an encoder that was given a codec. The dimension of the tokens may differ from
+            that of ``pooled``, for example with an adapter.
         norms: (n) float32, the norms of the pooled embeddings before they were normalised. None if they are unknown.
-            Not every model normalises its embeddings. ``pooled * norms[:, None]`` gives the embeddings as they came
-            from the model.
+            Not every model normalises its embeddings. ``pooled * norms[:, None]`` gives the model's embeddings before
+            they were normalised.
 
     Raises:
         InvalidInput: ``pooled`` is not a matrix with one row for each text, or ``norms`` has another length.
@@ -59,7 +59,7 @@ class Representation:
 
         Args:
             pooled: (n, dimension) numbers. For a single text, (dimension) numbers also work. Tensors may have any
-                floating dtype and gradients, and may be on a GPU.
+                floating dtype. They may have gradients, and may be on a GPU.
             tokens: n matrices (n_i, token_dimension) of numbers, each with at least one row. By default, the only
                 token embedding of a text is its pooled embedding.
             ids: n sequences of n_i vocabulary ids. A token that is not a word has the id -1. `smart_rag.Vocabulary`
@@ -95,7 +95,7 @@ class Representation:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Representation]) -> Representation:
-        """Return all ``parts`` as one new representation, with copies of their texts. At least one part is needed.
+        """Join ``parts`` into one new representation, which shares no memory with them. At least one part is needed.
 
         If the tokens of all parts are `TokenCodes` of one codec, the result has `TokenCodes`. Otherwise, the tokens
         are decoded to a `TokenBatch`. The result has ids if all parts have ids, and norms if all parts have norms.
@@ -142,7 +142,7 @@ class Representation:
 
 
 def _array(values: Any, name: str) -> NDArray[np.float64]:
-    """Return numbers, a tensor, or a sequence of them as an array.
+    """Return the argument as an array. It may be numbers, a tensor, or a sequence of numbers or tensors.
 
     Raises:
         InvalidInput: they are not an array of numbers.
@@ -161,7 +161,7 @@ def _without_gradient(values: Any) -> Any:
 
 
 def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
-    """Return the vocabulary ids of all tokens in one array (total) int32.
+    """Return the vocabulary ids of all tokens as one int32 array (total).
 
     Raises:
         InvalidInput: an id is not a 32-bit integer, or a text does not have one id for each token.
@@ -188,7 +188,8 @@ def normalised(rows: FloatArray, what: str) -> NDArray[np.float32]:
     """Return ``rows`` (n, dimension) divided by their L2 norms, float32.
 
     Raises:
-        InvalidInput: a row is zero or contains NaN or inf. The message names ``what``, the kind of vector, and the row.
+        InvalidInput: a row is zero or contains NaN or inf. The message names the row and the kind of vector
+            (``what``).
     """
     rows = rows.astype(np.float64)  # the square of a float32 may be too large or too small for float32
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from smart_rag.embeddings.tokens import FloatArray, TokenBatch, Tokens
 
 
 def pool_tokens(tokens: Tokens, factor: int) -> Tokens:
-    """Return ``tokens``, with ceil(n / factor) embeddings for a text of n tokens. With factor 1, return ``tokens``.
+    """Pool ``tokens`` to ceil(n / factor) embeddings for a text of n tokens. With factor 1, return ``tokens``.
 
     The tokens of a text are clustered hierarchically with Ward's criterion (Clavié et al., 2024, arXiv 2409.14683).
     The embedding of a cluster is the L2-normalised mean of its tokens, float32. The clusters of a text are in the order

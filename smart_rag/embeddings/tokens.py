@@ -22,7 +22,7 @@ TokenIds = NDArray[np.int32]
 
 
 def _offsets(lengths: Sequence[int]) -> Offsets:
-    """Return the positions (n + 1) at which the rows of n texts begin. The last one is the end of the last text."""
+    """Return the positions (n + 1) at which the rows of n texts begin. The last one is where the last text ends."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
@@ -159,7 +159,7 @@ class Codec(Protocol):
 
     @property
     def pool_factor(self) -> int:
-        """Number of tokens that are pooled into one before they are encoded. With 1, nothing is pooled."""
+        """Number of tokens that are pooled into one before the codec encodes the result. With 1, nothing is pooled."""
         ...
 
     def bytes_per_token(self, dimension: int) -> int:
@@ -185,7 +185,8 @@ class Codec(Protocol):
 class TokenCodes(_Ragged):
     """Token embeddings of n texts as codes. This is the form in which a store keeps them.
 
-    It has the interface of a `TokenBatch`. ``embeddings`` and ``codes[i]`` are decoded when they are first used.
+    It has the interface of a `TokenBatch`. The attribute ``embeddings`` is decoded when it is first used. Indexing the
+    object with a text's number decodes this text.
 
     Attributes:
         codes: (total, bytes_per_token) uint8, where total is the number of tokens of all texts, after pooling.
@@ -217,7 +218,7 @@ class TokenCodes(_Ragged):
     def from_list(
         cls, matrices: Sequence[Codes], dimension: int, codec: Codec, ids: Sequence[TokenIds] | None = None
     ) -> TokenCodes:
-        """Return the codes of n texts, at least one. ``matrices`` has a matrix (n_i, bytes_per_token) for each text.
+        """Return the codes of n texts, at least one. ``matrices`` has one (n_i, bytes_per_token) per text.
 
         The codes are copied. ``ids``, if given, has n_i int32 ids for each text.
 
@@ -256,7 +257,7 @@ Tokens = TokenBatch | TokenCodes
 
 
 def concatenated(parts: Sequence[Tokens]) -> Tokens:
-    """Return the tokens of all ``parts`` as a copy. At least one part is needed; see `Representation.concatenate`."""
+    """Join the tokens of all ``parts`` into a copy. At least one part is needed (see `Representation.concatenate`)."""
     parts = [part for part in parts if len(part)] or parts[:1]  # a part without texts may have any dimension
     _check_one_dimension(part.dimension for part in parts)
     offsets = _offsets(np.concatenate([np.diff(part.offsets) for part in parts]).tolist())

@@ -1,7 +1,7 @@
 """`Adapter`: makes trained token embeddings for late interaction from the token states of a frozen model.
 
 An adapter is a folder of two files. ``adapter.safetensors`` holds its weights in float32. ``adapter.json`` names the
-model and the layers that it was trained for.
+model and the layers that the adapter was trained for.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Adapter(nn.Module):
 
     Args:
         width: the width of the states.
-        dimension: the dimension of the token embeddings, at most ``width``. With a smaller one, the store is smaller.
+        dimension: the dimension of the token embeddings, at most ``width``. A smaller dimension makes the store
+            smaller.
         layers: the layers of the model whose states are used. -1 is the last layer.
         model, model_weights: the name of the model that the adapter is for, and the digest of the model's weights.
 
@@ -145,7 +146,7 @@ class Adapter(nn.Module):
         return adapter.eval()
 
     def check_model(self, name: str, width: int, weights: str) -> None:
-        """Raise `EncoderError` unless the adapter is for this model: its width and its digest of ``weights`` match."""
+        """Raise `EncoderError` unless the adapter is for the model with this ``width`` and this digest ``weights``."""
         if width != self.width or (self.model_weights and weights != self.model_weights):
             raise EncoderError(
                 f"the adapter was trained on the token states of {self.model!r} ({self.width} dimensions), not on "

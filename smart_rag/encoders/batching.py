@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Result for each token: its embedding, its states after ``layers`` (side by side), or its code by ``codec``."""
+    """What to return per token: its embedding, its states after ``layers`` (side by side) or its code by ``codec``."""
 
     layers: Sequence[int] | None = None
     codec: Codec | None = None
@@ -62,7 +62,7 @@ class BatchEncoder:
 
     Args:
         models: the same model on each of its devices. The devices take batches in turn.
-        policies: the policies that choose the tokens of queries and of documents to keep.
+        policies: the policies that decide which tokens of queries and of documents to keep.
         batch_size: maximum number of contents in one forward pass. It shrinks when a GPU runs out of memory.
         batch_tokens: maximum number of tokens in one forward pass, including padding.
     """
@@ -132,7 +132,7 @@ class BatchEncoder:
     def _run(
         self, contents: Sequence[Content], task: Task, output: Output, batch_size: int
     ) -> Iterator[tuple[list[int], Batch]]:
-        """Yield each batch with the indices of its contents in ``contents``."""
+        """Yield the positions in ``contents`` of each batch's contents, and the batch."""
         batches = list(self._batches(contents, task, batch_size))
         is_visual = any(content.plain != content.text for content in contents)
         if is_visual and len(batches) == 1 and len(batches[0]) > 1:  # two half batches can overlap in time
@@ -222,7 +222,7 @@ class BatchEncoder:
         output: Output,
         ready: tuple[Prepared, TokenIds] | None = None,
     ) -> Batch:
-        """Return the results for ``contents``. If a GPU runs out of memory, encode the two halves one by one."""
+        """Return the results for ``contents``. If a GPU runs out of memory, encode one half after the other."""
         import torch
 
         try:
@@ -275,7 +275,7 @@ class BatchEncoder:
 def _unit_states(model: PooledModel, states: States, keep: Mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return unit vectors: pooled (n, dimension), states of kept tokens (total, layers, width), and the fallbacks.
 
-    If no token of a content is kept, the content's fallback (n, layers, width) is its only token.
+    The fallbacks are (n, layers, width). If no token of a content is kept, the content's fallback is its only token.
     """
     import torch
     from torch.nn.functional import normalize
@@ -291,7 +291,7 @@ def _to_cpu(rows: torch.Tensor) -> NDArray[np.float32]:
 
 
 def _use_one_thread() -> None:
-    """Make torch use one thread in a forked process, because its parent's threads do not exist in this process."""
+    """Make torch use one thread in a forked process, because the threads of the parent process do not exist there."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

@@ -63,7 +63,7 @@ class Repository:
         return {} if file is None else dict(json.loads(file.read_text(encoding="utf-8")))
 
     def modules(self) -> list[dict[str, Any]]:
-        """Return the modules that ``modules.json`` lists, none if there is no such file."""
+        """Return the modules that ``modules.json`` lists. Return an empty list if there is no such file."""
         file = self.find("modules.json")
         found = [] if file is None else json.loads(file.read_text(encoding="utf-8"))
         return [module for module in found if isinstance(module, dict)]
@@ -101,8 +101,8 @@ def last_token_pooling(transformer: Any) -> list[torch.nn.Module]:
 class Pooling:
     """The step from token states to one vector.
 
-    ``modes`` are the names of the pooling, such as ``"mean"``. If there are several modes, their vectors stand side by
-    side. ``include_prompt`` says whether the prompt's tokens take part. ``after`` are the modules that follow.
+    ``modes`` are the names of the ways of pooling, such as ``"mean"``. If there are several modes, their vectors stand
+    side by side. ``include_prompt`` says whether the prompt's tokens take part. ``after`` are the modules that follow.
     """
 
     modes: tuple[str, ...] = ("unknown",)
@@ -133,7 +133,7 @@ def module_settings(model: AnyModel) -> list[Any]:
 def keep_texts_in_rows(model: AnyModel) -> None:
     """Make ``model`` pad its texts.
 
-    With flash attention, sentence-transformers would join the texts of a batch into one row. We would then not know
+    With flash attention, sentence-transformers would join the texts of a batch into one row. Then we would not know
     which text a token belongs to.
     """
     first: Any = model[0]
@@ -156,7 +156,7 @@ def set_document_length(model: AnyModel, length: int) -> None:
 
 
 def counted_tokens(model: AnyModel, features: Mapping[str, Any], task: Task) -> NDArray[np.bool_]:
-    """Return the positions (n, length) that a late interaction model scores, by its own mask."""
+    """Return the positions (n, length) that a late interaction model scores, as its own mask says."""
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
     names = ("input_ids", "attention_mask", "query_expansion_positions")
@@ -198,16 +198,15 @@ def returning_all_layers(model: AnyModel) -> Iterator[dict[str, bool]]:
 
 
 def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
-    """Return the states (n, length, width) after each layer. The first ones are those of the input embeddings."""
+    """Return the states (n, length, width) after each layer. The first states are the input embeddings."""
     return features.get("all_layer_embeddings") or ()
 
 
 def unpooled_length(features: Mapping[str, Any]) -> int:
-    """Some models do not pool the tokens of the prompt. Return the number of these tokens. It is 0 if there is no
-    prompt.
+    """Return the number of prompt tokens, for models that do not pool them. It is 0 if there is no prompt.
 
-    sentence-transformers splits the prompt alone into tokens. If a text follows the prompt, some tokenizers make one
-    token fewer of the prompt. So this number may include the first word of the text.
+    sentence-transformers splits the prompt alone into tokens. If a text follows the prompt, some tokenizers split the
+    same prompt into one token fewer. So this number may include the first word of the text.
     """
     return int(features.get("prompt_length", 0))
 
@@ -235,13 +234,13 @@ def image_processor_of(model: AnyModel) -> Any:
 
 
 def image_size(image_processor: Any) -> dict[str, int]:
-    """Return the size of images of ``image_processor``, under names such as ``"height"`` and ``"longest_edge"``."""
+    """Return the image size of ``image_processor``, under names such as ``"height"`` and ``"longest_edge"``."""
     size = getattr(image_processor, "size", None) or {}
     return {name: int(value) for name, value in dict(size).items() if value is not None}
 
 
 def merged_patches(image_processor: Any) -> int:
-    """Return the number of patches along one side of the square that becomes one token."""
+    """Return the number of patches along each side of the square of patches that becomes one token."""
     return int(getattr(image_processor, "merge_size", 1))
 
 
@@ -301,7 +300,7 @@ def no_loading_bar() -> Iterator[None]:
 
 @contextmanager
 def no_report_of_unused_weights() -> Iterator[None]:
-    """Suppress transformers' warning about unused weights if it lists only weights that we do not use."""
+    """Suppress transformers' warning about unused weights if it lists only weights that smart_rag never needs."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         lines = record.getMessage().splitlines()

@@ -28,7 +28,7 @@ _OPTIONS = ("config_kwargs", "processor_kwargs", "tokenizer_kwargs")
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:
-    """Return a digest of the entries in an encoder's description that change the embeddings of a document."""
+    """Return a digest of those entries of an encoder's description that change the embeddings of a document."""
     numbers = {key: value for key, value in description.items() if key not in _NOT_IN_FINGERPRINT}
     options = description.get("model_options") or {}
     numbers |= {name: options[name] for name in _OPTIONS if name in options}

@@ -1,9 +1,9 @@
 """The models that this user has named on this machine. The model of an index is loaded only if it is one of these.
 
-An index names its model. If somebody else made the index, loading this model can harm: its files may come from a
-stranger, and a name or a path can make this machine talk to another one. So a model is loaded from an index only if the
-user has named the same model before, with the same options. `SmartEncoder` records what its caller names, as small
-files in the user's own configuration folder (`smart_rag.paths.user_folder`).
+An index names its model. If somebody else made the index, it can be harmful to load this model: its files may come
+from a stranger, and a name or a path can make this machine connect to another machine. So a model is loaded from an
+index only if the user has named the same model before, with the same options. `SmartEncoder` records the models that
+its caller names. The records are small files in the user's own configuration folder (`smart_rag.paths.user_folder`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HARMLESS = {"truncate_dim", "similarity_fn_name"}
 
 
 def remember(model: str, revision: str | None, adapter: str | None, model_options: Mapping[str, Any]) -> None:
-    """Record that the user has named this ``model``. It is then known with this ``adapter``, and without an adapter."""
+    """Record that the user has named this ``model``. Then it is known both with this ``adapter`` and without one."""
     for one in (adapter, None):
         named = {"model": model, "revision": revision, "adapter": one, "model_options": model_options}
         identity = _identity(named)
@@ -51,8 +51,9 @@ def is_known(description: Mapping[str, Any]) -> bool:
 
 
 def _identity(description: Mapping[str, Any]) -> str | None:
-    """Return all that decides which files are loaded and how, as JSON; None for the bundled model without revision,
-    adapter and options.
+    """Return, as JSON, all that decides which files are loaded and how.
+
+    Return None for the bundled model if it has no revision, no adapter and no options.
     """
     options = {name: value for name, value in (description.get("model_options") or {}).items() if name not in _HARMLESS}
     chosen = {

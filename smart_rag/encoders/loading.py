@@ -38,10 +38,10 @@ _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 class LoadedModel:
     """A model on its device, and the name that the caller gave to it.
 
-    ``has_own_files`` says whether the model's repository has files for sentence-transformers, which define its pooling.
-    ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``: token
-    embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector and token
-    embeddings.
+    ``has_own_files`` says whether the model's repository has files for sentence-transformers. These files define the
+    pooling. ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``:
+    token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
+    and token embeddings.
     """
 
     name: str
@@ -147,8 +147,8 @@ def _load(
 def _check_modules(files: Repository) -> None:
     """Raise `ModelNotFound` if a module of the model is not one of sentence-transformers.
 
-    Such a module brings its own code. sentence-transformers also refuses to run it. But it may first import it to
-    look at its class, and the import already runs code.
+    Such a module brings its own code. sentence-transformers also refuses to run it. But to look at the module's class,
+    sentence-transformers may first import it, and the import already runs code.
     """
     for module in files.modules():
         kind = str(module.get("type"))
@@ -198,13 +198,13 @@ def _from_pretrained_options(files: Repository, trust_remote_code: bool) -> dict
 
 
 def with_full_paths(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `SentenceTransformer`. The path of the folder where models are stored is made absolute."""
+    """Return ``options`` for `SentenceTransformer`, with an absolute path of the folder where models are stored."""
     cache = options.get("cache_folder")
     return dict(options) if cache is None else {**options, "cache_folder": str(absolute(cache))}
 
 
 def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of ``options`` that an index keeps, to load its model again: JSON values without secrets.
+    """Return the part of ``options`` that an index stores to load its model again: JSON values without secrets.
 
     A warning names the options that are left out.
     """
@@ -256,7 +256,7 @@ def _is_clip(model: AnyModel) -> bool:
 
 
 def _hub_answers(model: str) -> bool:
-    """Return whether the hub can be reached. If not, transformers would try each file again for half a minute."""
+    """Return whether the hub can be reached. If it cannot, transformers would retry each file for half a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

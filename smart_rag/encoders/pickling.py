@@ -1,4 +1,4 @@
-"""What pickle and copy do with encoders and with objects that hold one: they keep settings and paths, no weights."""
+"""Pickles and copies of encoders, and of objects that hold one: they contain settings and paths, but no weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class _Nowhere:
 
 
 def check_pickles(given: object, name: str, advice: str) -> None:
-    """Raise `InvalidInput` if ``given``, an object of the caller's own, cannot be pickled.
+    """Raise `InvalidInput` if ``given``, an object that the caller made, cannot be pickled.
 
     Args:
         given: the object.
-        name: what it is, for the message, such as ``"encoder"``.
+        name: what the message calls the object, such as ``"encoder"``.
         advice: what the caller can do instead.
     """
     try:
@@ -36,11 +36,12 @@ def check_pickles(given: object, name: str, advice: str) -> None:
 
 
 def made_again(make: Callable[..., Encoder], arguments: Mapping[str, Any], fingerprint: str) -> Encoder:
-    """Return the encoder that ``make`` makes with these ``arguments``, from a pickle.
+    """Return the encoder that ``make`` makes with these ``arguments``, which come from a pickle.
 
     Raises:
         ModelNotFound: the model is not on this machine.
-        EncoderError: its model is another one than that of the pickled encoder, which had this ``fingerprint``.
+        EncoderError: the new encoder's fingerprint differs from ``fingerprint``, so it has another model than the
+            pickled encoder.
     """
     encoder = make(**arguments)
     if encoder.fingerprint != fingerprint:

@@ -1,8 +1,8 @@
 """The protocol of an encoder: members that smart_rag requires, and members that an encoder may offer.
 
 `Encoder` is required. Every other protocol here is optional. An encoder has a protocol if it has the protocol's
-members. It inherits nothing. Other code uses the functions below, never the protocols. So each fallback is in one
-place. The table lists the fallbacks:
+members. It does not inherit from the protocol. Other code calls the functions below and never uses the protocols
+itself. So each fallback is in only one place. The table lists the fallbacks:
 
 =====================  ==============================  ===================================================
 Protocol               Asked by                        Without it
@@ -87,7 +87,7 @@ class Encoder(Protocol, metaclass=_StaticLookup):
         ...
 
     def encode_document(self, documents: Sequence[Any], /) -> Representation:
-        """Return the representation of ``documents`` (n items), in their order, as `encode_query` does."""
+        """Return the representation of ``documents`` (n items), in their order, in the form of `encode_query`."""
         ...
 
 
@@ -184,7 +184,7 @@ def device_of(encoder: Encoder | None) -> str:
 
 
 def token_counter(encoder: Encoder) -> Callable[[str], int]:
-    """Return a function that counts the tokens of a text: by ``encoder`` if it can, otherwise as words."""
+    """Return a function that counts the tokens of a text. If ``encoder`` cannot count them, it counts words."""
     count: Callable[[Sequence[str]], list[int]] | None = getattr(encoder, "count_tokens", None)
     if count is None:
         warn_once(
@@ -217,7 +217,7 @@ def scale_of(encoder: Encoder, weights: tuple[float, float]) -> Scale | None:
 
 
 def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -> Representation:
-    """Return the representation of ``documents``. If ``encoder`` can do so, it codes the tokens by ``codec``."""
+    """Return the representation of ``documents``. If ``encoder`` can code tokens, it codes them by ``codec``."""
     # If a codec merges tokens, it is applied later, on the CPU, while the encoder goes on.
     if codec.pool_factor == 1 and _has_codec_argument(encoder.encode_document):
         coding: Any = encoder

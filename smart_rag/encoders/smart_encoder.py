@@ -64,8 +64,9 @@ class SmartEncoder:
     model pools the CLS token or the last token, this token takes no part either (arXiv 2605.24938, section 3). If no
     token is left, the pooled embedding is the only token embedding.
 
-    An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token is
-    left, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled embeddings.
+    An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token
+    takes part, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled
+    embeddings.
 
     In a forked process, the parent's encoder works on a CPU, but torch then uses only one thread. On a GPU, torch
     refuses to work in a forked process. A pickle holds the arguments, without weights and without a token of the hub.
@@ -75,10 +76,10 @@ class SmartEncoder:
             extra ``demo`` installs. It needs no network.
         device: such as ``"cpu"`` or ``"cuda:0"``. By default, a GPU if there is one. If you give several devices, such
             as ``["cuda:0", "cuda:1"]``, each device holds a copy of the model, and the devices take batches in turn.
-        dtype: the type of the weights, such as ``"bfloat16"``. By default, float32 on a CPU, and on a GPU the type in
-            the model's files.
+        dtype: the type of the weights, such as ``"bfloat16"``. By default, float32 on a CPU, or the type in the
+            model's files on a GPU.
         attn_implementation: how transformers computes attention. ``"flash_attention_2"`` must be installed, and needs
-            weights of 16 bits on a GPU. By default, transformers chooses. Mostly it chooses ``"sdpa"``.
+            weights of 16 bits on a GPU. By default, transformers chooses. In most cases, it chooses ``"sdpa"``.
         batch_size: maximum number of inputs in one forward pass.
         batch_tokens: maximum number of tokens in one forward pass, including padding.
         revision: the revision of the model in its hub repository.
@@ -92,10 +93,10 @@ class SmartEncoder:
             limit. Images and videos are never cut.
         profile: the name of a profile in `smart_rag.encoders.profiles`. By default, the profile that matches the
             model's name.
-        query_tokens, document_tokens: the policy that chooses the tokens for late interaction. By default, that of the
-            profile, which is most often ``"content"``. ``"content"`` means all tokens except special tokens. ``"text"``
-            also leaves out image patches. ``"input"`` leaves out the prompt and the chat template. ``"patches"`` means
-            only image patches. See docs/models.md.
+        query_tokens, document_tokens: the policy that chooses the tokens for late interaction. By default, the policy
+            of the profile, in most cases ``"content"``. ``"content"`` means all tokens except special tokens.
+            ``"text"`` also leaves out image patches. ``"input"`` leaves out the prompt and the chat template.
+            ``"patches"`` means only image patches. See docs/models.md.
         max_pixels: the maximum number of pixels of an image. By default, the limit of the profile or the model.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
         model_options: further arguments of `SentenceTransformer`, such as ``{"truncate_dim": 256, "token": "hf_..."}``.
@@ -183,7 +184,7 @@ class SmartEncoder:
     def from_description(
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
-        """Return the encoder that `describe` described. The manifest of an index holds such a description."""
+        """Return the encoder that ``description`` describes (see `describe`). The manifest of an index holds one."""
         return cls(**cls._arguments_in(description), device=device)
 
     @classmethod
@@ -192,7 +193,7 @@ class SmartEncoder:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that make this encoder again, as JSON values, without its device and a token of the hub."""
+        """The arguments that make this encoder again, as JSON values. The device and a hub token are left out."""
         return {
             **self._arguments_in(self.describe()),
             "dtype": self._dtype,
@@ -221,7 +222,7 @@ class SmartEncoder:
 
     @property
     def token_dimension(self) -> int:
-        """The width of the token embeddings. It differs from ``dimension`` with an adapter or jina-embeddings-v4."""
+        """The width of the token embeddings. With an adapter, or for jina-embeddings-v4, it is not ``dimension``."""
         return self._state_width if self._adapter is None else self._adapter.dimension
 
     @property
@@ -291,7 +292,7 @@ class SmartEncoder:
 
     @property
     def tokens_per_page(self) -> int:
-        """The number of token embeddings of an upright A4 page as a document. It is 0 if the model reads no images."""
+        """The number of token embeddings of a document that is an A4 page. It is 0 if the model reads no images."""
         if "image" not in self.modalities:
             return 0
         inputs = self._model.inputs
@@ -386,7 +387,7 @@ class SmartEncoder:
         *,
         show_progress_bar: bool = False,
     ) -> Representation:
-        """Return the representation of ``items`` from which an adapter is trained.
+        """Return the representation of ``items`` that the training of an adapter needs.
 
         Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row has
         length 1. The parts of a row that come from different layers have equal norms. With only the last layer, the

@@ -63,6 +63,6 @@ class TrainableModel:
 
         Raises:
             EncoderError: the model is of a kind that cannot be trained here, or a folder of sentence-transformers
-                cannot hold all its settings.
+                cannot hold all settings of the model.
         """
         self._pooled_model.make_portable()

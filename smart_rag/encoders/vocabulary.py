@@ -14,7 +14,7 @@ from smart_rag.embeddings.tokens import TokenIds
 class Vocabulary:
     """The words of a tokenizer's vocabulary.
 
-    If you write your own encoder, use it to make the ids of a `smart_rag.Representation`.
+    If you write your own encoder, use this class to make the ids of a `smart_rag.Representation`.
 
     >>> words = {0: "pump", 1: "?!"}
     >>> Vocabulary(lambda ids: words[ids[0]]).ids([0, 1, 0])

@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the first system is better or worse than the second. If the interval contains zero, it is noise."""
+        """Whether the first system is better or worse than the second. If the interval contains 0, it is ``noise``."""
         if self.queries < FEWEST_QUERIES:
             return "too few queries"
         if self.low <= 0 <= self.high:
@@ -54,10 +54,11 @@ def difference(
     seed: int = 0,
     draws_at_once: int = _DRAWS_AT_ONCE,
 ) -> Difference:
-    """Return the mean of ``first - second``, and its interval from percentiles.
+    """Return the mean of ``first - second``, and the interval of this mean, from percentiles of resamples.
 
     ``first`` and ``second`` hold one value for each query (n). A resample draws n queries with replacement. For each
-    drawn query, both values are used. To limit the memory, at most ``draws_at_once`` queries are drawn at a time.
+    drawn query, both of its values are used. To limit the memory, at most ``draws_at_once`` queries are drawn at a
+    time.
 
     Raises:
         InvalidInput: ``first - second`` is empty or not one-dimensional.

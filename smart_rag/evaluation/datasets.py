@@ -41,10 +41,10 @@ def load_dataset(
 ) -> Dataset:
     """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
-    The text of a document is its title, a space, and its text. A visual document also has the key ``image`` (a file),
-    or the keys ``pdf`` (a file) and ``page`` (counted from 0). The paths of the files are relative to ``folder``.
-    Queries that are not judged are left out. Documents with neither text nor image are left out, too. By default,
-    ``qrels_file`` is ``qrels.tsv`` or ``qrels/test.tsv``.
+    The text of a `Document` is the title, a space, and the text of its line in ``corpus.jsonl``. A visual document
+    also has the key ``image`` (a file), or the keys ``pdf`` (a file) and ``page`` (counted from 0). The paths of the
+    files are relative to ``folder``. Queries that are not judged are left out. Documents with neither text nor image
+    are left out, too. By default, ``qrels_file`` is ``qrels.tsv`` or ``qrels/test.tsv``.
 
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, or no document has a text or an image.
@@ -72,7 +72,7 @@ def load_dataset(
 def load_labels(
     queries_file: str | Path, qrels_file: str | Path, limit_queries: int | None = None
 ) -> tuple[dict[str, str], Qrels]:
-    """Return the first ``limit_queries`` judged queries of a ``queries.jsonl`` file by id, and their qrels.
+    """Return a dict of the first ``limit_queries`` judged queries of a ``queries.jsonl`` file by id, and their qrels.
 
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, no query is judged, or a query is empty.

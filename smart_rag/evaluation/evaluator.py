@@ -160,7 +160,7 @@ class _Searched:
     stopwatch: Stopwatch
 
     def figures(self, best: Run) -> dict[str, Any]:
-        """Return the figures of this first stage. ``best`` holds the documents that it should find."""
+        """Return the figures of this first stage. ``best`` holds the documents that this stage should find."""
         recalls = [len(set(ids) & set(self.ranking[query])) / len(ids) for query, ids in best.items()]
         times = self.stopwatch.milliseconds
         return {
@@ -224,10 +224,10 @@ def exhaustive_rankings(
     queries_per_scan: int = _QUERIES_PER_SCAN,
     show_progress_bar: bool = False,
 ) -> dict[str, Run]:
-    """Return the best ``depth`` of all documents for each query, by ``pooled``, ``late``, ``hybrid`` and ``paper``.
+    """For each query, rank all documents by ``pooled``, ``late``, ``hybrid`` and ``paper``. Return the best ``depth``.
 
     A scan reads all documents and scores them for up to ``queries_per_scan`` queries. If ``weighting`` is not
-    ``"none"``, there is a second scan for ``paper``, which has no weighting.
+    ``"none"``, there is a second scan for ``paper``, because ``paper`` has no weighting.
     """
     from tqdm.auto import tqdm
 

@@ -16,7 +16,7 @@ MEASURES = {"ndcg@10": ("nDCG", 10), "recall@10": ("R", 10), "recall@100": ("R",
 
 
 class Metrics:
-    """Measures of rankings against ``qrels``. Create it first: then a missing extra is found before the long work.
+    """Measures of rankings against ``qrels``. Create this object first, so that a missing extra is found early.
 
     Args:
         qrels: graded relevance by query id and document id.
@@ -40,7 +40,7 @@ class Metrics:
         self._evaluator = ir_measures.evaluator(list(self._names), qrels)
 
     def by_query(self, run: Run) -> dict[str, NDArray[np.float64]]:
-        """Return each measure for every query in the qrels (n_queries), in their order. A missing query counts as 0."""
+        """Return each measure for every query in the qrels (n_queries), in their order. Without a ranking: 0."""
         # ir-measures sorts by score. So we pass scores that are made from the ranks: they keep our order, without ties.
         scored = {query: {document: -rank for rank, document in enumerate(ids)} for query, ids in run.items()}
         values = {name: np.zeros(len(self._positions)) for name in self._names.values()}

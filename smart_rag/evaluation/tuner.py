@@ -1,4 +1,4 @@
-"""Tuning of an index's score weights with judged queries, and a test whether the gain may be chance."""
+"""Tuning of an index's score weights with judged queries, and a test of whether the gain may be chance."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def tune(
 ) -> Tuning:
     """Compare weights and weightings on ``queries`` by their ``qrels``. The index does not change.
 
-    Every setting ranks the same candidates. In a small index, these are all documents. In a larger one, the first stage
-    chooses 500. The queries are divided into ``folds``. For each fold, the setting that is best on the other folds
-    ranks the queries of this fold. This ranking is compared with the ranking by the current setting. To use the chosen
-    setting, pass it to `SmartIndex.set_weights`.
+    Every setting ranks the same candidates. In a small index, these are all documents. In a larger index, the first
+    stage chooses 500 candidates. The queries are divided into ``folds``. For each fold, the setting that is best on
+    the other folds ranks the queries of this fold. This ranking is compared with the ranking by the current setting.
+    To use the chosen setting, pass it to `SmartIndex.set_weights`.
 
     Args:
         index: index to tune.
@@ -133,14 +133,14 @@ def tune(
 
 
 def relevant_scores(index: SmartIndex, queries: Mapping[str, str], qrels: Qrels) -> list[float]:
-    """Return scores for `SmartIndex.calibrate`: those of the best hits, for all queries whose best hit is relevant."""
+    """Return scores for `SmartIndex.calibrate`: the best hit's score, for each query whose best hit is relevant."""
     found = index.search_many(list(queries.values()), 1)
     best = [(id, hits[0]) for id, hits in zip(queries, found, strict=True) if hits]
     return [hit.score for id, hit in best if qrels.get(id, {}).get(hit.id, 0) > 0]
 
 
 def cross_validated(values: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.float64]:
-    """Return for each query (n_queries) the value of the setting that is best on the other folds.
+    """For each query, return the value (n_queries) of the setting that is best on the other folds.
 
     ``values`` is (n_settings, n_queries). If several settings are equally good, the first one is used.
     """
@@ -210,5 +210,5 @@ def _settings(current: Setting) -> list[Setting]:
 
 
 def _best(values: NDArray[np.float64]) -> int:
-    """Return the position of the setting with the best mean. If means differ only by rounding, return the first."""
+    """Return the position of the setting with the best mean. If means differ only by rounding, the first wins."""
     return int(np.argmax(np.round(values.mean(axis=1), 9)))

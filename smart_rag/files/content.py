@@ -1,4 +1,4 @@
-"""Images and videos of a `Content`: open them when they are encoded, identify them by their bytes.
+"""Images and videos of a `Content`: open them when they are encoded, and identify them by their bytes.
 
 Pages of PDFs are drawn and searched in the worker process (`smart_rag.files.worker`).
 """
@@ -48,7 +48,7 @@ def page_text(page: PdfPage) -> str:
 
 
 def page_boxes(page: PdfPage, spans: Sequence[Span]) -> list[list[Box]]:
-    """Return the boxes of each of ``spans`` of `page_text`; see `Pdf.boxes`. The errors are those of `page_text`."""
+    """Return the boxes of each of ``spans`` in `page_text`; see `Pdf.boxes`. The errors are those of `page_text`."""
     found = call(pdf.boxes, absolute(page.path), _number(page), list(spans), task=f"reading page {page.page}")
     return [[(left, top, right, bottom) for left, top, right, bottom in boxes] for boxes in found]
 
@@ -65,7 +65,7 @@ def jpeg(source: ImageSource, max_pixels: int) -> bytes:
 
 
 def identity(content: Content, file_digest: str | None = None) -> str:
-    """Return a string that identifies ``content`` in a storage key. It has the text, and a digest for each file.
+    """Return a string that identifies ``content`` in a storage key. It holds the text, and a digest for each file.
 
     Args:
         content: a text, an image, a video, or several of them.
@@ -86,7 +86,7 @@ def identity(content: Content, file_digest: str | None = None) -> str:
 
 
 def full_source(source: ImageSource | None) -> Path | PdfPage | Image.Image | None:
-    """Return ``source`` with the full path of its file. It stays valid if the working directory changes."""
+    """Return ``source`` with the full path of its file. The result stays valid if the working directory changes."""
     if isinstance(source, PdfPage):
         return PdfPage(absolute(source.path), source.page)
     return absolute(source) if isinstance(source, str | Path) else source
@@ -115,7 +115,7 @@ def _drawn(page: PdfPage, max_pixels: int) -> Image.Image:
 
 
 def _pixels(path: str, number: int, max_pixels: int) -> tuple[tuple[int, int], bytes]:
-    """Return the size of a page in pixels, and its pixels, as the worker process can send them."""
+    """Return the size of a page in pixels, and its pixels, in a form that the worker process can send."""
     image = pdf.render(path, number, max_pixels)
     return image.size, image.tobytes()
 

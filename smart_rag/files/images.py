@@ -42,7 +42,7 @@ _WARNINGS = threading.RLock()
 
 
 def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) -> Image.Image:
-    """Return an image as RGB, upright, with at most ``max_pixels``. The background of a transparent image is white.
+    """Return an upright RGB image with at most ``max_pixels``. The background of a transparent image is white.
 
     A larger image is shrunk and keeps its aspect ratio. No image is enlarged. If an animation comes from a file, its
     first frame is used. If it is in memory, its current frame is used. In 16-bit greyscale, 0 becomes black and 65535
@@ -56,8 +56,9 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
 
     Raises:
         DocumentError: a file cannot be read, is not in one of the formats of `SUFFIXES`, is broken or truncated, or
-            has more than `MAX_SOURCE_PIXELS`. The pixels are counted before decoding.
-        InvalidInput: an image in memory cannot be loaded or has too many pixels, or ``source`` is not an image or path.
+            has more pixels than `MAX_SOURCE_PIXELS`. The pixels are counted before decoding.
+        InvalidInput: an image in memory cannot be loaded or has too many pixels, or ``source`` is neither an image nor
+            a path.
     """
     if max_pixels is not None:
         check_count("max_pixels", max_pixels)
@@ -104,8 +105,8 @@ def digest(image: Image.Image) -> str:
 def fit(width: float, height: float, max_pixels: int, max_scale: float = 1.0) -> tuple[int, int]:
     """Return the largest (width, height) with the same aspect ratio, within ``max_pixels`` and ``max_scale``.
 
-    Both are whole numbers of at least 1. A very thin image has one side of 1. If the other side is then too long for
-    ``max_pixels``, it is cut. ``max_scale`` limits the ratio of the new size to the old size.
+    Both are whole numbers of at least 1. For a very thin image, one side of the result is 1. If the other side is then
+    longer than ``max_pixels``, this other side is cut. ``max_scale`` limits the ratio of the new size to the old size.
     """
     scale = min(max_scale, math.sqrt(max_pixels / (width * height)))
     columns = min(max(1, int(width * scale)), max_pixels)
@@ -144,7 +145,7 @@ def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | I
 
 
 def _converted(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """Return ``image`` in the form of `open_image`. ``image`` is our own copy, so this function may change it."""
+    """Return ``image`` as `open_image` returns it. ``image`` is our own copy, so this function may change it."""
     size = fit(*image.size, max_pixels or MAX_SOURCE_PIXELS)
     # A JPEG can be decoded at 1/8, 1/4 or 1/2 of its size. We decode at twice the wanted size, which keeps it sharp.
     draft = image.draft(None, (2 * size[0], 2 * size[1])) if size != image.size else None

@@ -101,7 +101,7 @@ class Pdf:
         return text.replace("\r\n", "\n").replace("\ufffe", "-\n")
 
     def render(self, number: int, max_pixels: int) -> Image:
-        """Return page ``number``, counted from 1: an RGB image on white, rotated, with annotations and forms.
+        """Return page ``number``, counted from 1: an upright RGB image on white, with annotations and forms.
 
         The image is as large as ``max_pixels`` and the aspect ratio of the page allow, but at most 300 dpi.
 
@@ -129,7 +129,8 @@ class Pdf:
             spans: (start, stop) in the characters of `text`.
 
         Returns:
-            For each span, the boxes of its lines: (left, top, right, bottom) as fractions of the page in `render`.
+            For each span, the boxes of its lines: (left, top, right, bottom) as fractions of the page that `render`
+            returns.
 
         Raises:
             DocumentError: there is no such page, or it cannot be read.
@@ -141,7 +142,7 @@ class Pdf:
 
     @contextmanager
     def _page(self, number: int) -> Iterator[Any]:
-        """Open page ``number``, counted from 1, and hold the lock while it is open."""
+        """Open page ``number``, counted from 1, and hold the lock while the page is open."""
         check_count("page", number)
         if number > self._pages:
             raise DocumentError(self.path, f"there is no page {number}; the last one is {self._pages}")
@@ -164,7 +165,7 @@ class Pdf:
 
 
 def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[float, float, float, float]]:
-    """Yield the lines of ``text[start:stop]`` as (left, bottom, right, top) in points.
+    """Yield the rectangle of each line of ``text[start:stop]``: (left, bottom, right, top) in points.
 
     pdfium counts characters in a different way. So this function searches the page for this part of the text, and skips
     the places where the same characters occur earlier.
@@ -237,7 +238,7 @@ def _open(path: str | Path) -> Pdf:
 
 @lru_cache(maxsize=2)
 def _cached(path: Path, mtime: int, size: int) -> Pdf:
-    """Return an open PDF. If the file changes, its ``mtime`` or ``size`` changes, so the cache opens it again."""
+    """Return an open PDF. If the file changes, its ``mtime`` or ``size`` changes, so it is opened again."""
     pdf = Pdf(path)
     _close_at_exit()
     return pdf
@@ -245,5 +246,5 @@ def _cached(path: Path, mtime: int, size: int) -> Pdf:
 
 @lru_cache(maxsize=1)
 def _close_at_exit() -> None:
-    """Close the cached files before pypdfium2's exit handler runs, because it would report open files."""
+    """Close the cached files before pypdfium2's exit handler runs, because that handler would report open files."""
     atexit.register(_cached.cache_clear)

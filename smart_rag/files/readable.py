@@ -1,4 +1,4 @@
-"""Check that a file can be read before parsing it."""
+"""Before a file is parsed, check that it can be read."""
 
 from __future__ import annotations
 

@@ -59,15 +59,15 @@ def find(
 ) -> list[Path]:
     """Return the files at and below ``paths``: absolute paths without links, sorted, each once.
 
-    A file that ``paths`` names is always in the result. Of a folder, the result has the files whose suffix belongs to
-    ``modalities`` (see `suffixes`), but no hidden files. If ``modalities`` lacks images or videos, a warning counts the
-    images or videos that are left out.
+    A file that ``paths`` names is always in the result. For a folder, the result has the files in it whose suffix
+    belongs to ``modalities`` (see `suffixes`), but no hidden files. If ``modalities`` lacks images or videos, a
+    warning counts the images or videos that are left out.
 
     Args:
         paths: files and folders.
-        include: patterns such as ``"*.md"`` or ``"drafts/*"``. If they are given, only files that match a pattern are
-            taken from folders, whatever their suffix. A pattern is compared with the name of a file and with its path
-            below the folder.
+        include: patterns such as ``"*.md"`` or ``"drafts/*"``. If there are such patterns, only files that match a
+            pattern are taken from folders, whatever suffix these files have. A pattern is compared with the name of a
+            file and with its path below the folder.
         exclude: patterns of files to leave out of folders.
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
 
@@ -95,7 +95,7 @@ def find(
 
 
 def _files_in(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
-    """Yield the files below ``folder`` that match the patterns. Without patterns, yield those of any modality."""
+    """Yield the files below ``folder`` that match the patterns. Without ``include``, yield those of any modality."""
     for file in folder.rglob("*"):
         path = file.relative_to(folder)
         hidden = any(part.startswith(".") for part in path.parts)
@@ -119,7 +119,7 @@ def _warn_of(unusable: Collection[Path], modalities: Collection[str]) -> None:
 
 
 def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
-    """Yield the pages of a file that have text. A format without pages gives one page.
+    """Yield those pages of a file that have text. A format without pages gives one page.
 
     Args:
         path: a file.
@@ -166,7 +166,7 @@ def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
 
 
 def _texts_and_numbers(path: str, pages_without_text: bool) -> list[tuple[str, int | None]]:
-    """Return the pages of a file as the worker process can send them."""
+    """Return the pages of a file in a form that the worker process can send."""
     return [(page.text, page.number) for page in read(Path(path), pages_without_text)]
 
 
@@ -212,7 +212,9 @@ class Reader:
             yield from self._documents_of_text(path)
 
     def count_pages(self, path: Path) -> int:
-        """Return the number of pages that `documents` makes into documents. It is 1 without pages, or on an error."""
+        """Return the number of pages that `documents` makes into documents. Without pages, or on an error, return
+        1.
+        """
         if not self._is_paged(path):
             return 1
         try:
@@ -248,5 +250,5 @@ def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> 
 
 
 def source_of(id: str) -> str:
-    """Return the path of the file of a document, from the document's id. The id must be one that `Reader` made."""
+    """Return the path of a document's file. ``id`` is the id of the document. `Reader` must have made this id."""
     return id.rpartition("#")[0]

@@ -33,7 +33,7 @@ _OPTIONS = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Frames of a video as RGB images, the time of each frame, and the duration of the video, both in seconds."""
+    """Frames of a video as RGB images, the seconds at which each one is shown, and the video's duration in seconds."""
 
     images: tuple[Image, ...]
     times: tuple[float, ...]
@@ -51,8 +51,8 @@ def read_frames(
     Args:
         path: the video.
         max_frames: the maximum number of frames to return.
-        max_pixels: frames are shrunk to this number of pixels. By default, they are shrunk only above
-            `MAX_SOURCE_PIXELS`.
+        max_pixels: frames are shrunk to this number of pixels. By default, only frames with more than
+            `MAX_SOURCE_PIXELS` are shrunk.
         min_frames: the minimum number of frames to return, if the video has enough frames.
 
     Raises:
@@ -140,7 +140,7 @@ def _timetable(path: Path, container: InputContainer, stream: VideoStream) -> tu
 def _decode(
     container: InputContainer, stream: VideoStream, wanted: NDArray[np.int64], max_pixels: int
 ) -> tuple[list[Image], list[int]]:
-    """Return a frame for each wanted time stamp, and its own time stamp. It is the first frame at or after that time.
+    """For each wanted time stamp, return the first frame at or after this time, and the frame's own time stamp.
 
     Some packets have a time stamp but give no frame, so the frames may end before the last wanted time stamp. Then
     the last frame is added, unless the result already has it.

@@ -1,7 +1,7 @@
-"""`Worker`: a process that reads files for this one, with limits on time and memory.
+"""`Worker`: a process that reads files for the current process, with limits on time and memory.
 
-A hostile or damaged file can crash a parser, or keep it busy for ever. If the parser runs in a process of its own,
-only this one file cannot be read.
+A hostile or damaged file can crash a parser, or keep it busy for ever. If the parser runs in a process of its own, the
+only harm is that this one file cannot be read.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _limits = ContextVar("limits", default=_DEFAULT)
 def limits(
     *, file_seconds: Number | None = DEFAULT_FILE_SECONDS, file_memory: Number | None = DEFAULT_FILE_MEMORY
 ) -> Iterator[None]:
-    """Change the limits for reading files, for use in a ``with`` statement.
+    """Change the limits for reading files. Use this function in a ``with`` statement.
 
     >>> with limits(file_seconds=600, file_memory=8):    # doctest: +SKIP
     ...     index.add_files(["plans/"])
@@ -66,12 +66,12 @@ def limits(
     or drawing a page exceeds a limit or crashes, `DocumentError` is raised. `SmartIndex.add_files` reports the file in
     ``failed`` and goes on.
 
-    If both limits are None, files are read in this process. This is also so on Windows, and in a program without a
-    Python interpreter, such as one that PyInstaller made.
+    If both limits are None, files are read in this process. Files are also read in this process on Windows, and in a
+    program without a Python interpreter, such as one that PyInstaller made.
 
     Args:
         file_seconds: the seconds that reading a file or drawing a page may take; None for no limit.
-        file_memory: the gigabytes of memory that it may take; None for no limit.
+        file_memory: the gigabytes of memory that this may take; None for no limit.
 
     Raises:
         InvalidInput: a limit is not a number above 0.
@@ -95,7 +95,7 @@ def call(function: Callable[..., T], path: Path, *arguments: Any, task: str = "r
 
     Args:
         function: a function of a module of this package. It returns a JSON value, or a tuple of a JSON value and bytes.
-            The worker cannot be trusted if it reads a hostile file, so nothing is unpickled.
+            A worker that has read a hostile file cannot be trusted, so nothing that it sends is unpickled.
         path: the file.
         arguments: more arguments, which are JSON values.
         task: words for error messages.
@@ -193,7 +193,7 @@ class Worker:
         return self._process.wait()
 
     def forget(self) -> None:
-        """Leave the worker process to the parent, which started it. This process was forked."""
+        """Leave the worker process to the parent, which started it, because this process was forked."""
         self._channel.close()
         self._process.returncode = 0
 

@@ -1,4 +1,4 @@
-"""The process that reads files for another one. `smart_rag.files.worker` starts it.
+"""The process that reads files for another process. `smart_rag.files.worker` starts it.
 
 It gets requests through a socket, calls functions of this package and sends their results. It ends when the socket is
 closed, when its parent has ended, when a call takes too long, or when a call takes too much memory.
@@ -135,7 +135,7 @@ class _Watch:
         self._busy.clear()
 
     def is_worn(self) -> bool:
-        """Return whether earlier calls left so much memory in use that a new process should take the place."""
+        """Return whether earlier calls left so much memory in use that a new process should replace this one."""
         return self._memory is not None and _used_memory() > self._memory / 4
 
     def _run(self) -> None:
@@ -158,7 +158,7 @@ def _used_memory() -> int:
 
 
 def _pages_of_memory(column: int) -> int:
-    """Return a number of bytes from ``/proc/self/statm``: 0 is the size of the address space, 1 the memory in use."""
+    """Return a number of bytes from ``/proc/self/statm``: column 0 is the address space, 1 the memory in use."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[column]) * os.sysconf("SC_PAGE_SIZE")
 

@@ -2,7 +2,8 @@
 
 `FirstStage.pooled` takes the documents with the highest pooled cosine. `FirstStage.terms` takes only half of its
 candidates in this way. It takes the other half by the rare tokens that they share with the query. A pooled embedding
-loses rare names and numbers first. If a document matches them by late interaction, it nearly always contains them.
+loses rare names and numbers first. A document that matches such names and numbers by late interaction nearly always
+contains them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class FirstStage:
         return self.store.pooled.query(queries.pooled, self.limit, self.where, self.where_document)
 
     def terms(self, queries: Representation) -> list[list[Candidate]]:
-        """Return for each query the best documents by pooled cosine and the best by shared terms, alternately.
+        """Return, for each query, the best documents by pooled cosine and by shared terms, in alternation.
 
         For a query without vocabulary ids, the result is that of `pooled`.
         """
@@ -63,7 +64,7 @@ class FirstStage:
         return set(self.store.pooled.ids(self.where, self.where_document))
 
     def _fetched(self, query: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Candidate]:
-        """Return the documents with these ids as candidates, by id. Ids that are not in the store are left out."""
+        """Return a dict of candidates: the documents with these ids. Ids that are not in the store are left out."""
         found = self.store.pooled.vectors(ids)
         if not found:
             return {}

@@ -89,7 +89,7 @@ def clear(path: Path, with_folder: bool) -> None:
 
 
 def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> None:
-    """Raise `IndexMismatch` if the index needs a Chroma client and there is none, or if it needs none but gets one."""
+    """Raise `IndexMismatch` if the index needs a Chroma client and gets none, or needs none and gets one."""
     if manifest.own_chroma != (client is None):
         raise IndexMismatch(
             f"{path}: the pooled embeddings lie in the folder; open it without client="
@@ -101,7 +101,7 @@ def check_client(path: Path, manifest: Manifest, client: ClientAPI | None) -> No
 def open_stores(
     path: Path, manifest: Manifest, client: ClientAPI | None, sources: Iterable[str | Path] = ()
 ) -> DocumentStore:
-    """Return the stores of the index in the folder ``path``, which may also read ``sources``.
+    """Return the stores of the index in the folder ``path``. They may also read the files of ``sources``.
 
     Raises:
         IndexNotFound: the pooled embeddings are missing.
@@ -114,7 +114,7 @@ def open_stores(
 def _with_sidecars(
     path: Path, manifest: Manifest, pooled: PooledStore, sources: Iterable[str | Path] = ()
 ) -> DocumentStore:
-    """Return the stores of an index. If one cannot be opened, the others are closed, also ``pooled``."""
+    """Return the stores of an index. If one cannot be opened, the others are closed, including ``pooled``."""
     with ExitStack() as opened:
         opened.callback(pooled.close)
         advice = _ADD_AGAIN if manifest.encoder is None else _REPAIR

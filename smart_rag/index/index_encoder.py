@@ -36,7 +36,8 @@ _BYTES_AHEAD = 1 << 30
 class IndexEncoder:
     """The encoder of the index at ``path``.
 
-    If no encoder is given, it is loaded when it is first needed. Its vectors are checked against the manifest.
+    If no encoder is given, the encoder that the manifest describes is loaded when it is first needed. The vectors that
+    the encoder makes are checked against the manifest.
 
     Args:
         path: the folder of the index, for messages.
@@ -78,7 +79,8 @@ class IndexEncoder:
 
         Raises:
             InvalidInput: the index was made for vectors that the caller brings.
-            NotTrusted: the user has never named the model of the index on this machine, or it runs its own code.
+            NotTrusted: the user has never named the model of the index on this machine, or the model runs its own
+                code.
             IndexMismatch: the manifest does not say how to load the encoder, or the model has changed.
         """
         with self._mutex:
@@ -104,7 +106,7 @@ class IndexEncoder:
         return encoder
 
     def key(self, content: Content, file_digest: str | None = None) -> Key:
-        """Return the storage key of ``content``. ``file_digest`` is the digest of its file, if the caller knows it."""
+        """Return the storage key of ``content``. ``file_digest`` is the digest of the content's file, if known."""
         fingerprint, codec = self._manifest.fingerprint or "", self._manifest.config.codec
         return content_key(fingerprint, codec, identity(content, file_digest))
 
@@ -127,7 +129,8 @@ class IndexEncoder:
     def encode_documents(self, contents: Sequence[Content]) -> Representation:
         """Return the representation of ``contents`` for the store, in their order.
 
-        If the encoder can do so, it codes the tokens. Threads take turns, because only one can use the tokenizer.
+        If the encoder can turn tokens into codes, it does so. Threads take turns, because only one can use the
+        tokenizer.
         """
         encoder = self.load()
         with self._encoding:
@@ -136,7 +139,7 @@ class IndexEncoder:
         return vectors
 
     def encode_exactly(self, contents: Sequence[Content]) -> Representation:
-        """Return the representation of ``contents``. Its token embeddings are those of the encoder, not coded."""
+        """Return the representation of ``contents``. Its token embeddings are numbers from the encoder, not codes."""
         encoder = self.load()
         with self._encoding:
             vectors = encoder.encode_document([content.plain for content in contents])
@@ -146,7 +149,8 @@ class IndexEncoder:
     def encode_ahead(self, contents: Sequence[Content]) -> Representation:
         """Return the representation of ``contents``, and keep it until `encode_rows` needs it.
 
-        The memory for kept vectors is limited. If vectors do not fit, they are computed again when they are needed.
+        The memory for kept vectors is limited. Vectors that do not fit are not kept, and are computed again when they
+        are needed.
         """
         keys = list(map(self.key, contents))
         vectors = self.encode_documents(contents)

@@ -1,7 +1,7 @@
-"""`Ingest`: writes documents and files into a `DocumentStore`. Contents that are stored are not encoded again.
+"""`Ingest`: writes documents and files into a `DocumentStore`. Stored contents are not encoded again.
 
-A stream is read in windows. A window is sorted by length and committed in batches. So only one window of texts and one
-batch of token embeddings are in memory at a time.
+A stream is read in windows. The documents of a window are sorted by length and committed in batches. So only one
+window of texts and one batch of token embeddings are in memory at a time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ _VISUAL_BATCH = 4
 class Ingest:
     """State of one call that writes: the target store, the encoder, and the callbacks.
 
-    ``on_progress`` gets numbers of finished documents. In `add_files`, it gets numbers of finished pages. A file
-    without pages counts as one page. ``on_commit`` gets the ids of documents that are on disk.
+    ``on_progress`` is called with the number of documents that were just finished. In `add_files`, it is the number of
+    pages. A file without pages counts as one page. ``on_commit`` is called with the ids of documents that are now on
+    disk.
     """
 
     store: DocumentStore
@@ -54,7 +55,7 @@ class Ingest:
     on_commit: OnCommit | None = None
 
     def add(self, documents: Iterable[Document]) -> AddReport:
-        """Write ``documents``. A sequence must not have the same id twice. In a stream, the last such document wins."""
+        """Write ``documents``. A sequence must not have the same id twice. In a stream, the last with an id wins."""
         checked = isinstance(documents, Sequence)
         if checked:
             documents = checked_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]
@@ -197,7 +198,7 @@ class Ingest:
         return report
 
     def _readable(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Representation | FailedFile]]:
-        """Yield ``rows`` with their vectors. If the file of a row cannot be read, yield the reason instead."""
+        """Yield ``rows`` with their vectors. If a row's file cannot be read, yield the reason instead of vectors."""
         try:
             yield rows, self._encode(rows)
             return
@@ -259,7 +260,7 @@ def checked_documents(documents: Sequence[Document], modalities: Collection[str]
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield ``rows`` in parts, each for one commit. Images and videos have many tokens, so their parts are small."""
+    """Yield parts of ``rows``, one for each commit. Images and videos have many tokens, so their parts are small."""
     start = 0
     while start < len(rows):
         size = _BATCH if rows[start].modality == "text" else _VISUAL_BATCH

@@ -54,11 +54,11 @@ class Manifest:
     """The identity of an index.
 
     ``encoder`` describes the encoder, and is None if the caller brings vectors. ``dimension`` is the width of the
-    pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it; then the
-    width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is among
-    them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, as
-    `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name that no other index has, except copies;
-    indexes of older versions have none.
+    pooled embeddings. ``token_dimension`` is the width of the token embeddings. Old manifests do not have it. In this
+    case, the width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is
+    among them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, in the form in which
+    `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name. Only copies of the index have the same
+    name. Indexes of older versions have no ``id``.
     """
 
     format_version: int = FORMAT_VERSION
@@ -124,7 +124,7 @@ class Manifest:
         return self.config.weights or DEFAULT_WEIGHTS
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into ``folder``. After a crash, the file is the old or the new one, never half of it."""
+        """Write the manifest into ``folder``. After a crash, it is the old or the new file, never a part of one."""
         temporary = folder / f"{FILE_NAME}.new"
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -173,7 +173,8 @@ class Manifest:
     def check_settings(self, folder: Path, config: IndexConfig | None, asked: Mapping[str, Any]) -> None:
         """Raise `IndexMismatch` unless the index in ``folder`` has the settings of ``config`` and ``asked``.
 
-        Values that are None are not compared. Nor are ``weights`` and ``weighting``, because they can change.
+        Values that are None are not compared. ``weights`` and ``weighting`` are not compared either, because they can
+        change.
         """
         if config is not None:
             asked = {**asked, **asdict(config), "codec": get_codec(config.codec).name}
@@ -190,7 +191,7 @@ class Manifest:
         return replace(self, id=secrets.token_hex(16))
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest. If the folder of its model or adapter no longer exists, use that of ``encoder``."""
+        """Return the manifest. If the folder of its model or adapter is gone, name the one of ``encoder``."""
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]

@@ -43,7 +43,7 @@ def checked_queries(queries: Sequence[str | Content], modalities: Collection[str
 
 
 def with_full_paths(query: Query) -> Query:
-    """Return ``query`` with the full paths of its files, so that they stay valid if the working directory changes."""
+    """Return ``query`` with full paths of its files. They stay valid if the working directory changes."""
     if not isinstance(query, Content):
         return query
     video = None if query.video is None else absolute(query.video)

@@ -1,7 +1,7 @@
 """`Calibration`: the scale of relevance of one index. It comes from questions that no index answers.
 
 These foreign questions are about many subjects, in many languages, and of many lengths. Some are nonsense. The best
-hits of such questions show which scores a hit without relevance can have in this index. No labels are needed.
+hits of such questions show which scores an irrelevant hit can have in this index. No labels are needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Calibration:
 
     Args:
         encoder: the encoder of the index.
-        saved: a scale from the manifest, as `set` returned it. None if there is no scale.
+        saved: the record of a scale that `set` returned, from the manifest. None if there is no such record.
     """
 
     def __init__(self, encoder: IndexEncoder, saved: Mapping[str, Any] | None) -> None:
@@ -57,7 +57,8 @@ class Calibration:
     def scale(self, search: Search) -> Scale | None:
         """Return the scale for hits of ``search``. Return None if the index has no encoder or no documents.
 
-        The index is searched for the foreign questions when a scale is first needed, and again after much growth.
+        The index is searched for the foreign questions when a scale is first needed. It is searched again when it has
+        grown much.
         """
         if not self._encoder.exists:
             return None
@@ -134,10 +135,10 @@ def checked_scores(scores: Iterable[float] | None) -> list[float]:
 
 
 def relevant_hits(hits: Sequence[Hit], min_relevance: float, needed: str) -> list[Hit]:
-    """Return those of ``hits`` that have at least this relevance. All hits must come from the same query.
+    """Return the ``hits`` with at least this relevance. All hits must come from the same query.
 
     Raises:
-        InvalidInput: the relevance of a hit is unknown. ``needed`` is the end of the message: what must be done first.
+        InvalidInput: the relevance of a hit is unknown. The message ends with ``needed``: what must be done first.
     """
     kept = []
     for hit in hits:
@@ -151,7 +152,7 @@ def relevant_hits(hits: Sequence[Hit], min_relevance: float, needed: str) -> lis
 
 
 def _fits(known: int, documents: int) -> bool:
-    """Return whether a scale that was found with ``known`` documents still fits an index with ``documents``."""
+    """Return whether a scale fits an index of ``documents`` documents if it was found with ``known`` documents."""
     return known / _MUCH < documents < known * _MUCH
 
 

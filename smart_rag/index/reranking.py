@@ -37,8 +37,8 @@ def rerank(
 
     Args:
         query: a text, a `Content`, or its representation.
-        documents: texts, documents or hits. The id of a text is its position, padded with zeros. With 100 texts, the
-            ids are ``"00"`` to ``"99"``.
+        documents: texts, documents or hits. The id of a text is its position, padded with zeros: for 100 texts,
+            ``"00"`` to ``"99"``.
         encoder: the encoder. If it is a `CachedEncoder` with a folder, no document is encoded twice.
         top_k: the number of hits to return. By default, all hits.
         weights: the weights of the pooled and the late score. By default, the encoder's default weights.
@@ -46,8 +46,8 @@ def rerank(
             `CachedEncoder` that `CachedEncoder.add` has calibrated.
 
     Raises:
-        InvalidInput: the query is empty, an item of ``documents`` has another type, ``top_k`` is below 1, or
-            ``min_relevance`` is given but the relevance of hits is unknown.
+        InvalidInput: the query is empty, an item of ``documents`` has a wrong type, or ``top_k`` is below 1. Or
+            ``min_relevance`` is given, but the relevance of the hits is unknown.
     """
     if top_k is not None:
         top_k = check_count("top_k", top_k)
@@ -83,7 +83,7 @@ async def arerank(
 ) -> list[Hit]:
     """Do the same as `rerank`, without blocking the event loop.
 
-    The call runs in one of a few threads, see `smart_rag.threads.in_reader_thread`. If all threads are busy, a call
+    The call runs in one of a few threads (see `smart_rag.threads.in_reader_thread`). If all threads are busy, a call
     waits for its turn. If the caller is cancelled, a waiting call is dropped, and a running call goes on to its end.
     """
     return await in_reader_thread(
@@ -93,7 +93,7 @@ async def arerank(
 
 @dataclass(frozen=True)
 class _Reranking:
-    """The state of one call of `rerank`. Its hits share it. It knows their relevance, but cannot explain them."""
+    """The state of one call of `rerank`, shared by its hits. It finds their relevance, but no explanation."""
 
     encoder: Encoder
     weights: tuple[float, float]

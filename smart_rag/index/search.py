@@ -42,7 +42,8 @@ class Scores:
 class Search:
     """The settings of a search of ``store``.
 
-    ``where`` and ``where_document`` are filters on metadata and text, in Chroma's form. ``device`` computes the scores.
+    ``where`` and ``where_document`` are filters on metadata and text, in Chroma's form. The scores are computed on
+    ``device``.
     """
 
     store: DocumentStore
@@ -136,7 +137,7 @@ def scoring_device(device: str) -> str:
 
 
 def automatic_first_stage(documents: int) -> FirstStageName:
-    """Return the first stage that ``"auto"`` stands for. ``documents`` is the number of documents in the index."""
+    """Return the first stage that ``"auto"`` means for an index with this number of ``documents``."""
     return "exhaustive" if documents <= EXHAUSTIVE_DOCUMENTS else "terms"
 
 
@@ -162,7 +163,7 @@ def hits(
     weights: tuple[float, float],
     top_k: int,
 ) -> list[Hit]:
-    """Return the ``top_k`` best of ``documents`` (n) as hits, best first. The scores are (n)."""
+    """Return the ``top_k`` best of n ``documents`` as hits, best first. There is one score for each document."""
     scores = ranking.hybrid(pooled, late, weights)
     best = ranking.ranking(scores, [document.id for document in documents], top_k)
     return [

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class _WriteLock:
-    """The lock of one index in this process. ``file`` locks out other processes. With ``mutex``, threads take turns.
+    """The lock of one index in this process. ``file`` locks out other processes. ``mutex`` makes threads take turns.
 
     ``holders`` are the sessions that write. The last session to close releases ``file``.
     """
@@ -35,7 +35,8 @@ class Session:
     """The time from opening the index at ``path`` to closing it.
 
     The first write takes a lock on the folder. Until `close`, no other process can write. Threads of this process take
-    turns. Several sessions of this process also take turns: if a notebook cell runs twice, it opens its index twice.
+    turns. Several sessions of this process also take turns. For example, a notebook cell that runs twice opens its
+    index twice.
 
     Args:
         place: the folder of the index.
@@ -101,7 +102,7 @@ class Session:
         self._lock.holders.add(self)
 
     def close(self, release: Callable[[], object]) -> None:
-        """End the session: call ``release``. The last session releases the lock. Later calls do nothing.
+        """End the session: call ``release``. The last open session releases the lock. A second call does nothing.
 
         In a forked process, `close` does nothing, because everything belongs to the parent.
         """

@@ -98,8 +98,8 @@ class SmartIndex:
     'Dogs bark at night.'
 
     To get one, use `open_or_create`, `create`, `open` or `from_embeddings`. Any number of processes may search. Only
-    one process at a time may write. It keeps the right to write from its first write until it closes the index. Threads
-    may share an index.
+    one process at a time may write. This process keeps the right to write from its first write until it closes the
+    index. Threads may share an index.
 
     If the folder is deleted, moved or replaced while an index is open, all methods except `close` raise
     `IndexNotFound`.
@@ -107,8 +107,9 @@ class SmartIndex:
     If a process was forked after an index was opened, it cannot use or open any index. It gets `UseAfterFork` if it
     tries. Start processes with ``multiprocessing.get_context("spawn")``, or fork before you open an index.
 
-    A pickle holds the path of the folder, and the encoder and the ``sources`` that the caller gave. The index is opened
-    when the pickle is read, even if it was closed. A copy opens it, too, and shares the encoder.
+    A pickle holds the path of the folder. It also holds the encoder and the ``sources`` that the caller gave. When the
+    pickle is read, the index is opened, even if it was closed before. A copy of the object also opens the index, and
+    shares the encoder.
     """
 
     def __init__(self, path: Path, manifest: Manifest, store: DocumentStore, encoder: Encoder | None) -> None:
@@ -183,14 +184,14 @@ class SmartIndex:
         """Return the index in the folder ``path``.
 
         Without ``encoder``, the encoder that the manifest describes is loaded when it is first needed. You must have
-        used its model on this machine before, see ``docs/security.md``.
+        used this encoder's model on this machine before (see ``docs/security.md``).
 
         Args:
             path: the folder of the index.
             encoder: an encoder that fits the index, or the name or the folder of its model.
-            client: the Chroma client that the index was created with, if it was created with one.
-            sources: files and folders whose images and videos the index may read. What was added to the index on this
-                machine needs no mention.
+            client: the Chroma client of the index, if it was created with one.
+            sources: files and folders whose images and videos the index may read. Files that were added to the index
+                on this machine need not be named.
 
         Raises:
             NotTrusted: there is a link in the folder.
@@ -220,12 +221,12 @@ class SmartIndex:
         client: ClientAPI | None = None,
         collection: str | None = None,
     ) -> SmartIndex:
-        """Return the index in the folder ``path``. If there is none, create one. You can repeat the same call.
+        """Return the index in the folder ``path``. If there is none, create one. So you can repeat the call.
 
-        The arguments are those of `create`. If there is an index, each given argument must agree with the index. Only
-        ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. The index then keeps
-        its own weights and weighting. Without ``encoder``, an existing index uses its own encoder, and a new index uses
-        the default model. If ``dimension`` is given, a new index has no encoder.
+        The arguments are those of `create`. If there is an index, each argument that you give must agree with it. Only
+        ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. The index then
+        keeps its own weights and weighting. Without ``encoder``, an existing index uses its own encoder, and a new
+        index uses the default model. If ``dimension`` is given, a new index has no encoder.
 
         Raises:
             IndexMismatch: the index was made with another model or with other settings. The index does not change.
@@ -282,9 +283,9 @@ class SmartIndex:
     ) -> AddReport:
         """Write ``documents``, and return how many were added, replaced and left unchanged.
 
-        A document replaces the document with the same id. If the stored document with this id also has the same
-        content and metadata, it is left unchanged. So you can repeat an interrupted call. Documents are committed in
-        batches, but not in the given order. An iterator of any length is read in bounded memory.
+        A document replaces the document with the same id. If the stored document also has the same content and
+        metadata, it is left unchanged. So you can repeat an interrupted call. Documents are committed in batches.
+        Their order may differ from the given order. An iterator of any length is read in bounded memory.
 
         Args:
             documents: a sequence or an iterator.
@@ -311,9 +312,9 @@ class SmartIndex:
     ) -> AddReport:
         """Do the same as `add`, without blocking the event loop.
 
-        The call runs in a thread that all async writers of this process share. The writers take turns. The thread also
-        reads ``documents`` and calls ``on_commit``. If the caller is cancelled, the thread stops after the current
-        batch. What has been written stays, so you can repeat the call.
+        All async writers of this process share one thread, and take turns. The call runs in this thread. The thread
+        also reads ``documents`` and calls ``on_commit``. If the caller is cancelled, the thread stops after the
+        current batch. What has been written stays, so you can repeat the call.
         """
         stop = threading.Event()
 
@@ -339,12 +340,12 @@ class SmartIndex:
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
-        """Cut the files at and below ``paths`` into documents, write the documents, and return a report.
+        """Cut the files at and below ``paths`` into documents, write these documents, and return a report.
 
         A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
         cannot be read, or that takes too much time or memory, is listed in ``failed``, and its earlier documents stay.
-        `smart_rag.files.limits` changes how much a file may take. Each document has the metadata ``source`` (the
-        file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
+        `smart_rag.files.limits` changes how much time and memory a file may take. Each document has the metadata
+        ``source`` (the file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
 
         Args:
             paths: files and folders. `smart_rag.files.FORMATS` lists the formats.
@@ -470,15 +471,15 @@ class SmartIndex:
             self.manifest = manifest
 
     def calibrate(self, relevant: Iterable[float] | None = None) -> None:
-        """Find the scale of `Hit.relevance`, and store it in the index, so that searches need not find it.
+        """Find the scale of `Hit.relevance`, and store it in the index. Then searches need not find it.
 
         To find the scale, the index is searched for a few hundred questions that no index answers. This takes seconds.
         If the index grows a lot after that, searches notice this and find the scale again.
 
         Args:
-            relevant: the scores of best hits that are known to be relevant, computed with the weights of the index.
-                Then the score that best separates these hits from the best hits of the questions gets the relevance
-                .5. The command ``smart-rag tune`` passes such scores. To compute them yourself, call
+            relevant: the scores of best hits that are known to be relevant, computed with the weights of the index. If
+                they are given, the relevance .5 goes to the score that best separates these hits from the best hits of
+                the questions. The command ``smart-rag tune`` passes such scores. To compute them yourself, call
                 `smart_rag.evaluation.tuner.relevant_scores`.
 
         Raises:
@@ -536,13 +537,13 @@ class SmartIndex:
     def has_image(self, found: Hit | Document) -> bool:
         """Return whether a hit or a document should be shown as an image.
 
-        For a PDF page that was found by its text, the result is False, because it takes longer to draw a page than to
-        search. `image_file` can still draw the page.
+        For a PDF page that was found by its text, the result is False, because drawing a page takes longer than
+        searching. `image_file` can still draw the page.
         """
         return found.image is not None and (not isinstance(found.image, PdfPage) or "image" in self.manifest.modalities)
 
     def image_file(self, found: Hit | Document, max_pixels: int = DEFAULT_IMAGE_PIXELS) -> Path:
-        """Return a file with the image of a hit or a document, for programs that take images by their path.
+        """Return the path of a file with the image of a hit or a document, for programs that take such a path.
 
         If the image comes from a file, this file is returned. A page of a PDF is drawn, with at most ``max_pixels``,
         into a file in the index's folder. `vacuum` removes this file.
@@ -601,7 +602,8 @@ class SmartIndex:
             weights: the weights of the pooled and the late score. By default, those of the index.
             weighting: the weighting of query tokens, ``"idf"`` or ``"none"``. By default, that of the index.
             min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Start with .5.
-            stopwatch: records the milliseconds of the stages ``encode``, ``candidates``, ``gather`` and ``score``.
+            stopwatch: records the time in milliseconds of each of the stages ``encode``, ``candidates``, ``gather``
+                and ``score``.
 
         Raises:
             InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or a filter is not valid.
@@ -647,7 +649,7 @@ class SmartIndex:
         min_relevance: Number | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
-        """Do the same as `search` for each of ``queries``. An exhaustive search reads the index only once for all."""
+        """Do the same as `search` for each of ``queries``. An exhaustive search reads the index only once."""
         self._session.check_open()
         check_choice("first_stage", first_stage, FirstStageName)
         if min_relevance is not None:
@@ -723,8 +725,9 @@ class SmartIndex:
     ) -> list[Hit]:
         """Return ``top_k`` of ``hits`` by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-        The relevance of a hit is its score, divided by the sum of the weights. The redundancy of a hit is its highest
-        pooled cosine with a hit that was chosen before. The scores of the hits do not change, but their ranks do.
+        The relevance of a hit is its score, divided by the sum of the weights. The redundancy of a hit is the highest
+        of its pooled cosines with the hits that were chosen before it. The scores of the hits do not change, but their
+        ranks do.
 
         Args:
             hits: the hits of a search.
@@ -755,13 +758,13 @@ class SmartIndex:
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
     def encode_documents(self, items: Sequence[Encodable], *, reuse_stored: bool = False) -> Representation:
-        """Return the representation of texts or images, and keep it until documents with the same content are added.
+        """Return the representation of texts or images. Keep it until documents with the same content are added.
 
         Use this method if your program needs the embeddings before it adds the documents. Then nothing is encoded
-        twice. Up to 1 GiB is kept. The tokens may be `TokenCodes`, which the index stores as they are.
+        twice. Up to 1 GiB is kept. The tokens may be `TokenCodes`. The index stores these codes as they are.
 
-        With ``reuse_stored``, the vectors of contents that the index already holds are read from the disk. They have no
-        vocabulary ids. Nothing is written.
+        With ``reuse_stored``, if the index already holds a content, its vectors are read from the disk. These vectors
+        have no vocabulary ids. Nothing is written.
         """
         self._session.check_open()
         contents = [Content.of(item) for item in items]
@@ -820,7 +823,7 @@ class SmartIndex:
         return self._encoder.load()
 
     def info(self) -> IndexInfo:
-        """Return the number of documents and tokens, their size on disk, and the manifest."""
+        """Return the number of documents, the number of tokens, the size on disk, and the manifest."""
         self._session.check_open()
         stats = self._store.tokens.stats()
         chroma = self.path / "chroma"
@@ -885,7 +888,7 @@ class SmartIndex:
             yield Ingest(self._store, self._encoder, progress.update, on_commit)
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
-        """Return ``hits`` of ``search`` with an explainer for ``query``."""
+        """Return the ``hits`` of ``search``, and give them an explainer for ``query``."""
         explainer = Explainer(with_full_paths(query), search, self._encoder, self._session, self._calibration)
         return [with_explainer(hit, explainer) for hit in hits]
 
@@ -903,12 +906,12 @@ class SmartIndex:
         )
 
     def _before_first_write(self) -> None:
-        """Finish what a writer that died has left, and bring the manifest up to date."""
+        """Clean up after a writer that has died, and bring the manifest up to date."""
         self._store.settle()
         self._update_manifest()
 
     def _update_manifest(self) -> None:
-        """Update the manifest: write the new folder of a model that was moved, and an id if there is none."""
+        """Update the manifest. If the model was moved, write its new folder. If there is no id, write one."""
         manifest = Manifest.read(self.path)
         now = manifest if self._encoder.loaded is None else manifest.found_again(self._encoder.loaded)
         if now.id is None:
@@ -942,7 +945,7 @@ def _bytes(tokens: NDArray[Any]) -> bytes:
 def scan_scores(
     index: SmartIndex, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
 ) -> Iterator[Scores]:
-    """Yield the scores of every document of ``index`` that passes ``where``, in blocks. The evaluation uses this."""
+    """Yield, in blocks, the scores of every document of ``index`` that passes ``where``. The evaluation uses this."""
     index._session.check_open()
     index._encoder.check(queries)
     yield from replace(index._search(1, None, weighting), where=where).scan(queries)

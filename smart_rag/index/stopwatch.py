@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Milliseconds of each stage, with one number for each run of the stage."""
+    """Milliseconds of each stage: one number for each run of the stage."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to ``stage``."""
+        """Measure the block, and add its time to ``stage``."""
         started = time.perf_counter()
         try:
             yield

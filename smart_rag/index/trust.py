@@ -1,4 +1,4 @@
-"""Limits for an index that somebody else has made: `check_links` for its folder, `check_model` for its model."""
+"""Checks of an index that somebody else has made: `check_links` of its folder, `check_model` of its model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smart_rag.paths import model_location
 
 
 def check_links(folder: Path) -> None:
-    """Raise `NotTrusted` if there is a link in the index's ``folder``. ``folder`` itself may be one.
+    """Raise `NotTrusted` if there is a link in the index's ``folder``. ``folder`` itself may be a link.
 
     A link can lead to any file of this machine, which would then be read, written or removed.
     """
@@ -33,7 +33,7 @@ def check_links(folder: Path) -> None:
 
 
 def check_model(folder: Path, description: Mapping[str, Any], *, runs_code: bool = False) -> None:
-    """Raise `NotTrusted` unless the model of ``description``, which the index in ``folder`` names, may be loaded.
+    """Raise `NotTrusted` unless the index in ``folder`` may load the model that ``description`` names.
 
     Args:
         folder: the folder of the index.

@@ -1,7 +1,7 @@
-"""Loops over token codes, compiled by Numba. Neither NumPy nor torch can do them in one pass.
+"""Loops over token codes, compiled by Numba. Neither NumPy nor torch can do such a loop in one pass.
 
-They release the GIL and use one core, because torch's own threads keep the other cores busy for a while after a forward
-pass. The first call compiles the loops. Numba keeps the result on disk.
+The loops release the GIL. They use only one core, because torch's own threads keep the other cores busy for a while
+after a forward pass. The first call compiles the loops. Numba keeps the result on disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _1 = np.uint64(1)
 
 
 def unpack(codes: Codes, bits: int, dimension: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return packed rotated codes (n, width) as one byte for each dimension, and the norms of their levels.
+    """Unpack rotated codes (n, width). Return one byte for each dimension, and the norms of the codes' levels.
 
     The bytes are (n, width * 8 // bits). Bytes beyond ``dimension`` are 0. The norms (n) are float32, in units of the
     codec's step; see `RotatedCodec`.
@@ -104,8 +104,8 @@ def query_planes(
 ) -> None:
     """Write ``queries`` (n, dimension) as integers: query = ``scale`` * (upper + lower / 254).
 
-    ``planes`` (2 n, width) gets all upper planes, then all lower planes. The value 0 has the code ``zero`` and not 0.
-    So the products with codes are too high by a constant for each query. ``bias`` (n) gets this constant.
+    ``planes`` (2 n, width) gets all upper planes, then all lower planes. The code of the value 0 is ``zero``, not 0.
+    So for each query, all products with codes are too high by the same number. ``bias`` (n) gets this number.
     """
     count, dimension = queries.shape
     for i in range(count):
@@ -133,7 +133,7 @@ def best_of_planes(
     offsets: Offsets,
     best: NDArray[np.float32],
 ) -> None:
-    """Write the highest cosine of each document with each query token into ``best`` (n, queries).
+    """Write into ``best`` (n, queries) the highest cosine of each query token with the tokens of each document.
 
     ``products`` (tokens, 2 * queries) are the products of codes with the upper and the lower plane of each query:
     cosine = (scale * (upper + lower / 254) - bias) / norm.

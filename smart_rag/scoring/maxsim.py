@@ -5,8 +5,9 @@
 
 The mean can be weighted. With `inverse_document_frequency`, rare tokens count more.
 
-Documents have different lengths. Their tokens stand in one matrix, one document after the other. One matrix product and
-one segmented maximum score all documents. There is no padding, so padding can never be the maximum.
+Documents have different lengths. The tokens of all documents stand in one matrix, one document after the other. To
+score all documents, one matrix product is enough, followed by a maximum over the rows of each document. There is no
+padding, so padding can never be the maximum.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ def late_interaction(
 ) -> NDArray[np.float32]:
     """Return ``late(q, d)`` for every query and document, (n_queries, n_documents) float32.
 
-    ``token_weights`` (total query tokens) are positive weights for the mean over a query's tokens.
+    ``token_weights`` has a positive weight for each token of all queries, for the mean over a query's tokens.
 
     Similarities are averaged in float32. Float tokens are multiplied in float32. Rotated codes are multiplied as
-    integers if this CPU multiplies integers fast. The query then has 15 bits for each dimension, and each similarity
-    differs by at most 1e-4 from float arithmetic on the decoded tokens.
+    integers if this CPU multiplies integers fast. In this case, the query has 15 bits for each dimension. Each
+    similarity differs by at most 1e-4 from the similarity that float arithmetic gives on the decoded tokens.
 
     >>> from smart_rag.embeddings.tokens import TokenBatch
     >>> query = TokenBatch.from_list([np.float32([[1, 0], [0, 1]])])
@@ -104,7 +105,7 @@ def late_interaction(
 
 
 def shares(offsets: Offsets, token_weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return each token's share (total) of its query's mean: its weight, divided by the sum of the query's weights.
+    """Return each token's share (total) in its query's mean: its weight, divided by the sum of the query's weights.
 
     >>> shares(np.array([0, 2, 3]), np.float32([1, 3, 5]))
     array([0.25, 0.75, 1.  ], dtype=float32)
@@ -119,8 +120,8 @@ def shares(offsets: Offsets, token_weights: NDArray[np.float32] | None = None) -
 def inverse_document_frequency(frequencies: NDArray[np.int64], documents: int) -> NDArray[np.float32]:
     """Return ``log(1 + documents / frequency)`` for each frequency. A frequency of 0 counts as 1.
 
-    It is positive for every token, even for a token that is in all documents. If it were 0 for such tokens, some
-    queries would lose all their tokens.
+    This number is positive for every token, even for a token that is in all documents. If such tokens had the weight
+    0, some queries would have no tokens left.
 
     >>> inverse_document_frequency(np.array([1, 100, 0]), 100)
     array([4.6151204, 0.6931472, 4.6151204], dtype=float32)
@@ -159,7 +160,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _block_bytes(device: torch.device) -> int:
-    """Return the maximum number of bytes of a block of document tokens and its similarities on ``device``."""
+    """Return how many bytes a block of document tokens and its similarities may take on ``device``."""
     most = _BLOCK_BYTES[device.type]
     if device.type == "cpu":
         return most
@@ -169,7 +170,7 @@ def _block_bytes(device: torch.device) -> int:
 
 
 def _blocks(offsets: Offsets, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of whole texts with at most ``limit`` tokens in all. A longer text is a range of its own."""
+    """Yield ranges of whole texts. Each range has at most ``limit`` tokens. A longer text is a range of its own."""
     start = 0
     while start < len(offsets) - 1:
         stop = int(np.searchsorted(offsets, offsets[start] + limit, side="right")) - 1

@@ -33,7 +33,7 @@ class TokenProduct(Protocol):
     def documents(self, block: Any) -> Any: ...
 
     def best(self, queries: Any, documents: Any, offsets: Offsets) -> NDArray[np.float32]:
-        """Return, for each query token, its highest cosine with a token of each document: (query tokens, n)."""
+        """Return the highest cosine of each query token with the tokens of each document: (query tokens, n)."""
         ...
 
 
@@ -69,7 +69,7 @@ class FloatProduct:
 
 @dataclass(frozen=True, slots=True)
 class LevelProduct:
-    """Multiplies rotated codes as normalised float32 levels. The query is rotated, so documents need no rotation."""
+    """Multiplies rotated codes as normalised float32 levels. The query is rotated instead of the documents."""
 
     number_bytes: ClassVar[int] = 4
     similarity_bytes: ClassVar[int] = 4
@@ -91,10 +91,11 @@ class LevelProduct:
 
 @dataclass(frozen=True, slots=True)
 class IntegerProduct:
-    """Multiplies rotated codes as integers, without decoding them. The query consists of two planes of int8.
+    """Multiplies rotated codes as integers, without decoding them. The query is split into two planes of int8.
 
-    A query is q = scale * (high + low / 254). The codes c have the zero z and the norm n. Then the cosine is
-    (q c - z sum(q)) / n. ``multiply`` returns the exact product of two int8 matrices as int32.
+    A query is q = scale * (high + low / 254). The document token has the codes c. The code of the value 0 is z, and n
+    is the norm of the levels c - z. Then the cosine is (q c - z sum(q)) / n. ``multiply`` returns the exact product of
+    two int8 matrices as int32.
     """
 
     number_bytes: ClassVar[int] = 1
@@ -152,7 +153,7 @@ def _unpacked(codes: torch.Tensor, bits: int, dimension: int) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def integers_are_fast() -> bool:
-    """Return whether this CPU has instructions for products of int8 (VNNI), and whether torch's products are exact.
+    """Return whether this CPU has instructions for products of int8 (VNNI) and torch's products are exact.
 
     This function checks the instructions of the CPU. It does not measure time, so equal machines give equal scores.
     """
@@ -169,7 +170,7 @@ def is_exact(multiply: Multiply) -> bool:
     """Return whether ``multiply`` computes exact products of int8 matrices on this CPU.
 
     Without VNNI, oneDNN adds pairs of products in 16 bits. The sum of two large products does not fit into 16 bits. If
-    ``ONEDNN_MAX_CPU_ISA`` forbids VNNI, a CPU with VNNI does the same.
+    ``ONEDNN_MAX_CPU_ISA`` forbids VNNI, the same happens on a CPU with VNNI.
     """
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-128, 128, (1024, 257), dtype=torch.int8, generator=generator)
@@ -184,7 +185,7 @@ def is_exact(multiply: Multiply) -> bool:
 
 
 def integer_product() -> Multiply | None:
-    """Return torch's product of int8 matrices, which is undocumented. Return None if this torch does not have it.
+    """Return torch's undocumented function for products of int8 matrices, or None if this torch lacks it.
 
     `integer_product` and `has_vnni` are the only places that use undocumented names of torch.
     """

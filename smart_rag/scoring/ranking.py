@@ -33,7 +33,7 @@ def ranking(scores: NDArray[np.float32], ids: Sequence[str], top_k: int) -> list
 def marginal_relevance(
     relevance: NDArray[np.float32], similarities: NDArray[np.float32], top_k: int, mmr_lambda: float
 ) -> list[int]:
-    """Return ``top_k`` positions by maximal marginal relevance (Carbonell and Goldstein, 1998), in the order of choice.
+    """Return ``top_k`` positions, first chosen first, by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
     Each choice maximises ``mmr_lambda * relevance - (1 - mmr_lambda) * its highest similarity to
     an earlier choice``. ``relevance`` is (n,), and ``similarities`` is (n, n).
@@ -69,7 +69,7 @@ class Leaders:
         late: NDArray[np.float32],
         weights: tuple[float, float],
     ) -> None:
-        """Keep the ``top_k`` best documents, among those that were kept so far and a block (n) of new documents."""
+        """Compare a block of n new documents with the documents kept so far, and keep the ``top_k`` best of all."""
         all_ids = [*self.ids, *ids]
         all_pooled = np.concatenate([self.pooled, pooled])
         all_late = np.concatenate([self.late, late])

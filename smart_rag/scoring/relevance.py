@@ -25,8 +25,8 @@ class Scale:
 
     Attributes:
         median: the median score of the best hits of foreign questions.
-        half: the score that has the relevance .5. Usually it is the 95th percentile of the scores of these best hits.
-            With labelled queries, `fit` finds a better value.
+        half: the score that has the relevance .5. Usually, this is the 95th percentile of the same scores whose median
+            is ``median``. With labelled queries, `fit` finds a better value.
     """
 
     median: float
@@ -44,11 +44,12 @@ class Scale:
 
     @classmethod
     def fit(cls, foreign: Sequence[float], relevant: Sequence[float]) -> Scale:
-        """Return the scale on which .5 separates ``foreign`` from ``relevant`` scores best.
+        """Return the scale on which .5 best separates ``foreign`` scores from ``relevant`` scores.
 
         Some relevant hits get a relevance below .5, and some foreign hits get .5 or more. The score with the relevance
-        .5 is chosen so that the sum of these two shares is smallest. If several scores are equally good, the one
-        nearest to ``Scale.of(foreign).half`` is taken.
+        .5 is chosen to make these errors rare: the share of such relevant hits plus the share of such foreign hits is
+        as small as possible. If several scores are equally good, the one nearest to ``Scale.of(foreign).half`` is
+        taken.
         """
         known = cls.of(foreign)
         low, high = np.sort(foreign), np.sort(relevant)

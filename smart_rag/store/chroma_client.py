@@ -1,13 +1,13 @@
 """Clients of Chroma: one that the caller brings, or one for a folder. Chroma's errors become ours.
 
 Chroma caches what it reads, and does not notice when another process writes. When Chroma is opened, it may also write,
-because it applies and purges its log. So we keep two files beside Chroma's own:
+because it applies and purges its log. So we keep two files of our own beside Chroma's files:
 
 - `smart_rag.lock` is locked during each write, and while Chroma is opened. So Chroma never reads half a write when it
   is opened, and two processes never write at the same time.
-- `smart_rag.writes` gets one byte longer with each write. Each read compares the length with the length that it knows.
-  If they differ, Chroma is opened again. (Chroma's own files do not show writes, because opening them changes them,
-  too.) This file is also the identity of the folder, see `Place`.
+- `smart_rag.writes` gets one byte longer with each write. Each read compares this length with the last length that the
+  client has seen. If they differ, Chroma is opened again. (Chroma's own files do not show writes, because opening them
+  changes them, too.) The folder is also identified by this file (see `Place`).
 
 A forked process has none of Chroma's threads. Some of these threads serve all clients of a process (the global pool of
 Rayon). So a new client in the child would also wait for ever, even if the parent has closed its own client.
@@ -49,7 +49,7 @@ _POLL_SECONDS = 0.001
 
 
 class GivenClient:
-    """Chroma client that the caller brings. It has no lock: the caller's server or process must order the writes."""
+    """Chroma client that the caller brings. It has no lock: the caller's server or process orders the writes."""
 
     def __init__(self, client: ClientAPI) -> None:
         self.client = client
@@ -76,9 +76,10 @@ class GivenClient:
 
 
 class FolderClient:
-    """Chroma client for a folder. All `PooledStore` objects of this process with this path share it.
+    """Chroma client for a folder. All `PooledStore` objects of this process with the same path share one.
 
-    If another process has written, the client is opened again. This waits until no thread is in a call to the client.
+    If another process has written, the client is opened again. This happens as soon as no thread is in a call to the
+    client.
     """
 
     _open: ClassVar[dict[Path, FolderClient]] = {}
@@ -124,7 +125,7 @@ class FolderClient:
             return folder
 
     def release(self) -> None:
-        """Count one user less. The last user closes the client. A forked process does nothing: its parent does it."""
+        """Count one user less. The last user closes the client. A forked process leaves this to its parent."""
         if self._process != os.getpid():
             return
         with self._registry:
@@ -143,7 +144,7 @@ class FolderClient:
 
     @contextmanager
     def write_lock(self) -> Iterator[ClientAPI]:
-        """Keep other threads and processes from writing while the block runs. Yield a client that knows every write.
+        """Keep other threads and processes from writing while the block runs. Yield a client that has seen all writes.
 
         Raises:
             IndexClosed: the last user has released the client.
@@ -175,7 +176,7 @@ class FolderClient:
             return self._call(name, method, arguments)
 
     def write(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
-        """Call a method of the collection ``name`` that writes."""
+        """Call a writing method of the collection ``name``."""
         with self.write_lock():
             # Bump the counter before writing, so that readers also notice a write that crashes.
             self._counter.write(b".")
@@ -236,7 +237,7 @@ class FolderClient:
 
 
 def _keep_clients() -> None:
-    """Never free Chroma's clients in a forked process. This would wait for threads of the parent."""
+    """Never free Chroma's clients in a forked process. Freeing them would wait for threads of the parent."""
     for folder in FolderClient._open.values():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(folder))
 
@@ -263,14 +264,14 @@ def _persistent(path: Path) -> ClientAPI:
 
 @contextmanager
 def existing_collection(folder: Path, name: str | None = None) -> Iterator[Collection]:
-    """Yield the collection ``name`` of another program's Chroma in ``folder``, to read it. Nothing is created.
+    """Yield the collection ``name`` from a Chroma ``folder`` of another program, for reading. Nothing is created.
 
     Without ``name``, the folder must have only one collection. When Chroma is opened, it may write to its own files,
     because it applies and purges its log.
 
     Raises:
-        InvalidInput: the folder is not one of Chroma's; it has no collection ``name``; or there is no ``name`` and
-            several collections.
+        InvalidInput: the folder is not a folder of Chroma, or it has no collection ``name``. Or no ``name`` is given,
+            and the folder does not have exactly one collection.
     """
     if not (folder / "chroma.sqlite3").is_file():
         raise InvalidInput(f"{folder}: expected a folder of Chroma, with a file chroma.sqlite3; there is none")

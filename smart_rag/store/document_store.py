@@ -75,7 +75,7 @@ class DocumentStore:
         return len(replaced)
 
     def settle(self) -> None:
-        """Remove the terms of documents whose rows were not written, because a process died or a write failed."""
+        """Remove the terms of documents whose rows are missing because a process died or a write failed."""
         doubtful = self._terms.doubtful()
         if not doubtful:
             return
@@ -83,14 +83,14 @@ class DocumentStore:
         self._terms.settle(set(doubtful) - existing, existing)
 
     def _existing(self, revisions: Collection[Revision]) -> set[Revision]:
-        """Return those of ``revisions`` that have a row."""
+        """Return the ``revisions`` that have a row."""
         rows = self.pooled.get(list({id for id, _ in revisions}))
         return {row.revision for row in rows.values()} & set(revisions)
 
     def check_counts(self) -> None:
-        """Raise `CorruptStore` if terms of documents are lost, because rankings would differ without a word.
+        """Raise `CorruptStore` if terms of documents are lost, because rankings would change without notice.
 
-        If there are more revisions in the term store than rows, rows may be lost. Then log a warning.
+        If the term store has more revisions than there are rows, rows may be lost. If rows are lost, log a warning.
         """
         if not self._terms.is_complete:
             return
@@ -119,10 +119,10 @@ class DocumentStore:
     def _counts_fit(self) -> bool:
         """Return whether the term store has as many revisions as there are rows.
 
-        Revisions in doubt may have a row or not.
+        A revision in doubt may or may not have a row.
 
-        A process may just be writing. So this function compares the counts several times. If they never fit, the
-        caller looks at every row.
+        Another process may be writing at this moment. So this function compares the counts several times. If they
+        never fit, the caller looks at every row.
         """
         for _ in range(_ATTEMPTS):
             rows = self.pooled.count() - self._foreign
@@ -168,7 +168,8 @@ class DocumentStore:
     def retry_unless_writing(self, read: Callable[[], T]) -> T:
         """Return ``read()``. If tokens are missing, call ``read`` again while no other thread or process may write.
 
-        The first call may find a row while another process deletes the document, and then not find its tokens.
+        The first call may find a row just before another process deletes the document. Then it does not find the
+        tokens.
         """
         try:
             return read()
@@ -177,7 +178,7 @@ class DocumentStore:
                 return read()
 
     def vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
-        """Return the vectors of those ``documents`` that are stored with the same content, by id."""
+        """Return a dict from id to vectors, for the ``documents`` that are stored with the same content."""
         return self.retry_unless_writing(lambda: self._vectors(documents))
 
     def _vectors(self, documents: Sequence[Document]) -> dict[str, Representation]:
@@ -196,7 +197,7 @@ class DocumentStore:
         }
 
     def vectors_of_keys(self, keys: Sequence[Key]) -> dict[Key, Representation]:
-        """Return the vectors that are stored under ``keys``, by key, without vocabulary ids.
+        """Return a dict from key to the vectors that are stored under it, for ``keys``. They have no vocabulary ids.
 
         If the tokens or the row of a key is missing, the key is left out.
         """
@@ -223,10 +224,10 @@ class DocumentStore:
         return len(rows)
 
     def vacuum(self) -> int:
-        """Remove tokens, terms and images that no row names. Return how many entries of tokens were removed.
+        """Remove tokens, terms and images that no row names. Return how many token entries were removed.
 
         Raises:
-            CorruptStore: rows are lost or cannot be read. What belongs to them is kept.
+            CorruptStore: rows are lost or cannot be read. Then their tokens, terms and images are kept.
         """
         self.settle()
         rows = list(self.pooled.select())
@@ -249,11 +250,11 @@ class DocumentStore:
             self._terms.vacuum(live)
 
     def _unreadable(self, rows: Sequence[Row]) -> list[str]:
-        """Return the ids of the rows that are none of ``rows``: damaged ones, and those of other programs."""
+        """Return the ids of all rows except ``rows``: the damaged rows, and the rows of other programs."""
         return sorted(set(self.pooled.ids()).difference(row.document.id for row in rows))
 
     def verify(self) -> VerifyReport:
-        """Read every entry back. Return the documents with lost or damaged parts, and count orphans."""
+        """Read every entry back. Report lost and damaged parts of documents, and the number of orphans."""
         rows = list(self.pooled.select())
         unreadable = set(self.tokens.verify())
         suspects = self._faults(rows, unreadable)
@@ -274,9 +275,10 @@ class DocumentStore:
     def _faults(
         self, rows: Sequence[Row], unreadable: Collection[Key], asked: Sequence[str] | None = None
     ) -> tuple[set[str], set[str], set[str], set[str]]:
-        """Return the ids of documents: with missing parts, with damaged parts, with another text, and without a row.
+        """Return four sets of ids: documents with missing parts, with damaged parts, with another text, without a row.
 
-        ``rows`` are those of the ids ``asked``, by default all. ``unreadable`` are keys of damaged tokens.
+        ``rows`` are the rows of the ids ``asked``. By default, they are all rows. ``unreadable`` are keys of damaged
+        tokens.
         """
         revisions = [row.revision for row in rows]
         missing = {rows[i].document.id for i in self.tokens.missing([row.key for row in rows])}

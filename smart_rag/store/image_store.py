@@ -1,4 +1,4 @@
-"""Image files of an index: images that came from memory, and pages of PDFs that were drawn into files."""
+"""Image files of an index: images that were added from memory, and pages of PDFs that were drawn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageStore:
         self.sources = sources or Sources(self.path.parent)
 
     def with_saved_images(self, document: Document) -> Document:
-        """Return ``document`` with absolute paths, whose files may be read from now on.
+        """Return ``document`` with absolute paths. From now on, the files at these paths may be read.
 
         An image in memory is saved as a file first.
         """
@@ -63,7 +63,9 @@ class ImageStore:
         return self._file(hashlib.blake2b(source.encode(), digest_size=16).hexdigest(), image, max_pixels)
 
     def vacuum(self, live: Iterable[ImageSource | None]) -> None:
-        """Remove every file that is not in ``live``. Drawn pages are drawn again when they are needed."""
+        """Remove every file that is not in ``live``. Drawn pages are removed, too. They are drawn again when
+        needed.
+        """
         kept = {image for image in live if isinstance(image, Path)}
         if self.path.is_dir() and not self.path.is_symlink():
             for file in self.path.iterdir():

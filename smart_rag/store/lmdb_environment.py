@@ -1,4 +1,6 @@
-"""LMDB environment of a folder: transactions for threads and processes, a map that grows, and our own errors."""
+"""LMDB environment of a folder. It has transactions for threads and processes, a map that grows, and our own
+errors.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,8 @@ class Environment:
 
         Args:
             path: the folder. It is made if it is missing.
-            layout: version of the contents. It is written to a new environment, and compared in an old one.
+            layout: version of the contents. It is written to a new environment. In an existing environment, it must be
+                the same.
             databases: names of the databases. They are made in a new environment.
             map_bytes: size of LMDB's map at first. It grows when it is too small.
 
@@ -142,8 +145,10 @@ class Environment:
 
     @contextmanager
     def read(self, buffers: bool = True) -> Iterator[Any]:
-        """Yield a read transaction. Its values are bytes. With ``buffers``, they are views that are valid only inside
-        the block.
+        """Yield a read transaction.
+
+        The values that it reads are bytes. With ``buffers``, the values are views that are valid only inside the
+        block.
 
         Raises:
             IndexClosed: the last user has released the environment.
@@ -246,7 +251,7 @@ class Environment:
 
 
 def _renew_registry() -> None:
-    """Replace the lock in a forked process, because a thread of the parent may have held it."""
+    """Replace the lock in a forked process. A thread of the parent may have held the lock."""
     Environment._registry = threading.Lock()
 
 

@@ -1,11 +1,11 @@
 """`Place` notices when the path of an open folder leads to another folder.
 
 A notebook may delete the folder of an open index, and make a new index there. Objects of the old index must then
-neither read nor write the new index. So the path is not enough to identify a folder. Its identity is the device and
-inode of a file in it that stays open. (A file system may give the inode of a deleted file to a new file, but not while
-the deleted file is open.) A moved folder keeps its identity. A copy has a different identity.
+neither read nor write the new index. So the path is not enough to identify a folder. The identity of a folder is the
+device and inode of one of its files, which stays open. (A file system may give the inode of a deleted file to a new
+file, but not while the deleted file is open.) A moved folder keeps its identity. A copy has a different identity.
 
-The identity of an index is that of ``tokens/data.mdb``, which LMDB keeps open. It is in `DocumentStore.place`.
+For an index, this file is ``tokens/data.mdb``, which LMDB keeps open. `DocumentStore.place` holds the identity.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def identity_of(file: Path) -> Identity | None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder, and the identity of a ``file`` in it that is open as long as the folder is in use."""
+    """A folder, and the identity of its ``file``, which is open as long as the folder is in use."""
 
     folder: Path
     file: Path

@@ -35,7 +35,7 @@ _QUERY_ROWS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Row that the first stage found, with the cosine of its pooled embedding and that of the query."""
+    """Row that the first stage found, with the cosine of its pooled embedding with the query's."""
 
     row: Row
     pooled_score: float
@@ -135,11 +135,11 @@ class PooledStore:
 
     @property
     def given_client(self) -> ClientAPI | None:
-        """The client that the caller brought; None if the rows are in a folder."""
+        """The client that the caller brought. None if the rows are in a folder."""
         return self._chroma.client if isinstance(self._chroma, GivenClient) else None
 
     def version(self) -> int | None:
-        """Return a number that changes with each write. With a client of the caller, nobody knows it: None."""
+        """Return a number that changes with each write. With the caller's client, return None: it counts no writes."""
         return self._chroma.version()
 
     def upsert(
@@ -147,7 +147,7 @@ class PooledStore:
     ) -> list[Row]:
         """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows with the same ids.
 
-        ``before`` are these old rows by id, if the caller knows them.
+        ``before`` is a dict of these old rows, if the caller knows them.
         """
         before = self.get([row.document.id for row in rows]) if before is None else before
         metadatas = [to_chroma(row, self._root) for row in rows]
@@ -167,7 +167,7 @@ class PooledStore:
         return list(before.values())
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
-        """Return the rows with these ids, by id. Unknown ids are left out."""
+        """Return a dict from id to row, for these ids. Unknown ids are left out."""
         found: dict[str, Row] = {}
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents"])
@@ -175,7 +175,7 @@ class PooledStore:
         return found
 
     def embeddings(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the pooled embeddings (dimension) of the rows with these ids, by id. Unknown ids are left out."""
+        """Return a dict from id to pooled embedding (dimension), for these ids. Unknown ids are left out."""
         found: dict[str, NDArray[np.float32]] = {}
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["embeddings"])
@@ -183,7 +183,7 @@ class PooledStore:
         return found
 
     def vectors(self, ids: Sequence[str]) -> list[tuple[Row, NDArray[np.float32]]]:
-        """Return the rows with these ids and their pooled embeddings (dimension). Unknown ids are left out."""
+        """Return, for each of these ids, the row and its pooled embedding (dimension). Unknown ids are left out."""
         found = []
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents", "embeddings"])
@@ -206,7 +206,7 @@ class PooledStore:
         return list(self._read("get", **filters, include=[])["ids"])
 
     def _matching(self, name: str, part: dict[str, Any]) -> set[str]:
-        """Return the ids of the rows that match a filter of any size. ``name`` is that of Chroma's argument."""
+        """Return the ids of the rows that match a filter of any size. ``name`` is Chroma's name for such filters."""
         if fits(part):
             return set(self._ids(**{name: part}))
         operator, *parts = halves(part)
@@ -214,7 +214,7 @@ class PooledStore:
         return first & second if operator == "$and" else first | second
 
     def select(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Row]:
-        """Yield every row that matches the filters. A row is left out if it is removed before its part is read."""
+        """Yield every row that matches the filters. A row that is removed before it is read is left out."""
         for result in self._pages(where, where_document, ["metadatas", "documents"]):
             yield from self._rows(result)
 
@@ -236,7 +236,7 @@ class PooledStore:
         where: Where | None = None,
         where_document: Where | None = None,
     ) -> list[list[Candidate]]:
-        """Return for each of n queries the ``limit`` rows with the highest cosine, best first.
+        """Return, for each of n queries, the ``limit`` rows with the highest cosine, best first.
 
         ``pooled`` (n, dimension) are the embeddings of the queries. The search is approximate.
         """
@@ -251,7 +251,7 @@ class PooledStore:
         return [sorted(candidates, key=lambda one: one.pooled_score, reverse=True)[:limit] for candidates in found]
 
     def _query(self, pooled: NDArray[np.float32], limit: int, **selection: Any) -> list[list[Candidate]]:
-        """Do the same as `query`, among the rows that Chroma's arguments ``selection`` choose."""
+        """Do the same as `query`, but only among the rows that ``selection`` (arguments of Chroma) chooses."""
         step = max(1, _QUERY_ROWS // limit)
         found: list[list[Candidate]] = []
         for start in range(0, len(pooled), step):
@@ -266,7 +266,7 @@ class PooledStore:
         return found
 
     def _many_candidates(self, result: Any) -> list[list[Candidate]]:
-        """Return the candidates of a long answer. It has only ids and distances, so the rows are read in parts."""
+        """Return the candidates of a long answer. The answer has only ids and distances. Read the rows in parts."""
         found = []
         for ids, distances in zip(result["ids"], result["distances"], strict=True):
             rows = self.get(ids)
@@ -275,7 +275,7 @@ class PooledStore:
         return found
 
     def keys_in_use(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Return those of ``keys`` that at least one row names."""
+        """Return the ``keys`` that at least one row names."""
         used: set[bytes] = set()
         for part in self._parts(len(keys)):
             where = {KEY: {"$in": [key.hex() for key in keys[part]]}}
@@ -283,7 +283,9 @@ class PooledStore:
         return used
 
     def embeddings_of_keys(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Return the pooled embedding (dimension) of a row that names a key, by key. Leave out keys without a row."""
+        """Return a dict from key to pooled embedding (dimension) of a row that names it. Leave out keys with no
+        row.
+        """
         found: dict[bytes, NDArray[np.float32]] = {}
         for part in self._parts(len(keys)):
             for block in self.scan({KEY: {"$in": [key.hex() for key in keys[part]]}}):
@@ -345,7 +347,7 @@ class PooledStore:
         return [row for part in parts if (row := self._row(*part)) is not None]
 
     def _key(self, id: str, metadata: Mapping[str, Any] | None) -> bytes | None:
-        """Return the key of the tokens of a row; None for a row that smart_rag did not write, or that is damaged."""
+        """Return the key of a row's tokens. Return None if smart_rag did not write the row, or if it is damaged."""
         try:
             return key_of(metadata or {})
         except CorruptStore as error:
@@ -353,9 +355,9 @@ class PooledStore:
             return None
 
     def _row(self, id: str, text: str | None, metadata: Mapping[str, Any] | None) -> Row | None:
-        """Return a row; None if smart_rag did not write it, or if it is damaged.
+        """Return a row. Return None if smart_rag did not write it, or if it is damaged.
 
-        It loses its image and video if the index must not read their files.
+        If the index must not read one of the row's files, the row is returned without image and video.
         """
         try:
             row = from_chroma(id, text, metadata or {}, self._root)
@@ -372,7 +374,7 @@ class PooledStore:
         return replace(row, document=replace(row.document, image=None, video=None))
 
     def _warn(self, message: str) -> None:
-        """Log ``message``, but only the first such message of this store."""
+        """Log ``message``, unless this store has already logged one."""
         if not self._has_warned:
             self._has_warned = True
             logger.warning("%s: %s", self._root, message)
@@ -406,12 +408,12 @@ class PooledStore:
             self._chroma.write(self._collection, method, arguments)
 
     def _parts(self, rows: int) -> Iterator[slice]:
-        """Yield slices of ``rows`` rows. Each slice is short enough for one call to Chroma."""
+        """Yield slices that together cover ``rows`` rows. Each is short enough for one call to Chroma."""
         size = self._part_rows
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
     def _pages(self, where: Where | None, where_document: Where | None, include: list[str]) -> Iterator[Any]:
-        """Yield all matching rows in parts, each row once, even if others write or remove rows meanwhile."""
+        """Yield all matching rows in parts. Each row comes once, even if others write or remove rows meanwhile."""
         filters = self._filters(where, where_document)
         version, seen = self.version(), 0
         done: set[str] = set()

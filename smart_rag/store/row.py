@@ -56,7 +56,7 @@ class Row:
 
     @property
     def revision(self) -> Revision:
-        """The document's id and key. If the content of the document changes, so does the revision."""
+        """The document's id and key. If the content of the document changes, the revision also changes."""
         return self.document.id, self.key
 
 
@@ -79,7 +79,7 @@ def plain_metadata(document: Document) -> dict[str, Any]:
 
 
 def to_chroma(row: Row, root: Path) -> dict[str, Any]:
-    """Return Chroma's metadata for ``row``. Paths inside ``root``, the index's folder, are stored relative to it."""
+    """Return Chroma's metadata for ``row``. Paths inside the index's folder ``root`` are stored relative to it."""
     metadata: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for key, value in row.document.metadata.items():
@@ -110,7 +110,7 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
 
 
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
-    """Return the row whose metadata `to_chroma` returned: its inverse.
+    """Return the row from the metadata that `to_chroma` made of it.
 
     Raises:
         CorruptStore: `to_chroma` cannot have returned this metadata.

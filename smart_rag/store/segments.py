@@ -1,9 +1,9 @@
 """Entries packed into segments.
 
 LMDB rounds each value up to whole pages. So one LMDB value, a *segment*, holds many entries. An *entry* holds the codes
-of one text. The *location* of an entry says in which segment its bytes are, and where. When an entry is replaced or
-removed, it leaves a gap. A segment with too many gaps is rewritten: its live entries move to the last segment.
-``docs/format.md`` describes the bytes.
+of one text. The *location* of an entry says which segment holds its bytes, and where they are in this segment. When an
+entry is replaced or removed, it leaves a gap. A segment with too many gaps is rewritten: its live entries move to the
+last segment. ``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class EntryLocation(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Length of a segment in bytes, number of its live bytes, and number of its live tokens."""
+    """The length of a segment in bytes, the number of its live bytes, and the number of its live tokens."""
 
     length: int
     live: int
@@ -109,7 +109,7 @@ class Segments:
         return [bytes(key) for key in transaction.cursor(self._locations).iternext(keys=True, values=False)]
 
     def missing(self, transaction: Any, keys: Sequence[Key]) -> list[int]:
-        """Return the positions of those keys that have no entry."""
+        """Return the positions of the ``keys`` without an entry."""
         cursor = transaction.cursor(self._locations)
         return [i for i, key in enumerate(keys) if not cursor.set_key(key)]
 
@@ -119,9 +119,10 @@ class Segments:
         return _to_array([value for value in values if value is not None])
 
     def read(self, transaction: Any, locations: EntryLocations) -> Iterator[tuple[int, Any]]:
-        """Yield the position of each location and the codes at this location, in the order of the bytes on disk.
+        """Yield, for each location, its position in ``locations`` and the codes. They come in the order on disk.
 
-        If the checksum does not match, the codes are None. Otherwise they are a buffer, valid inside the transaction.
+        If the checksum does not match, the codes are None. Otherwise they are a buffer that is valid only inside the
+        transaction.
         """
         order = np.lexsort((locations["offset"], locations["segment"]))
         columns = (locations[name][order].tolist() for name in ("segment", "offset", "length", "seed", "checksum"))
@@ -134,7 +135,7 @@ class Segments:
             yield i, entry[_HEADER.size :] if xxhash.xxh3_64_intdigest(entry, seed) == checksum else None
 
     def update(self, transaction: Any, removed: Iterable[Key], added: Mapping[Key, Entry]) -> int:
-        """Remove the entries of the keys ``removed``, then add ``added``. Return the number of removed entries."""
+        """Remove the entries under the keys ``removed``. Then add ``added``. Return the number of removed entries."""
         values = [transaction.pop(key, db=self._locations) for key in removed]
         gone = _to_array([value for value in values if value is not None])
         gone = gone[np.argsort(gone["segment"])]
@@ -155,7 +156,7 @@ class Segments:
         return len(gone)
 
     def _mark_free(self, transaction: Any, number: int, gone: EntryLocations) -> bool:
-        """Subtract the entries ``gone`` from the usage of their segment. Return whether to rewrite the segment."""
+        """Take the entries ``gone`` off the usage of their segment. Return whether to rewrite the segment."""
         usage = _usage(transaction.get(_NUMBER.pack(number), db=self._usage))
         if usage == _UNKNOWN:  # there is no such segment, so the location was damaged
             return False
@@ -188,7 +189,7 @@ class Segments:
 
 
 class _SegmentWriter:
-    """Appends entries to the last segment. If it is full or must itself be rewritten, begins a new segment."""
+    """Appends entries to the last segment. If it is full or must be rewritten, it begins a new one."""
 
     def __init__(self, transaction: Any, segments: Segments, sparse: Collection[int]) -> None:
         self._transaction = transaction

@@ -1,10 +1,10 @@
 """`Sources`: the files and folders whose images and videos an index may read.
 
-A row names the file of its image. If somebody else made the index, this can be any file of this machine. If such a
-file is read, others may see it: a language model that gets it in a prompt, or people to whom a program shows the hit.
-So an index reads files in its own folder, and files that its user has named: in a call that adds them, or with
-``sources=``. What a call adds is remembered in the user's own folder (`smart_rag.paths.user_folder`), under the id of
-the index, which nobody can guess.
+A row names the file of its image. If somebody else made the index, the row may name any file of this machine. If such
+a file is read, others may see it: a language model that gets it in a prompt, or people to whom a program shows the
+hit. So an index reads only files in its own folder and files that its user has named. The user names a file in a call
+that adds it, or with ``sources=``. Files that a call adds are remembered in the user's own folder
+(`smart_rag.paths.user_folder`), under the id of the index. Nobody can guess this id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Sources:
 
     Args:
         folder: the folder of the index.
-        id: the id of the index, None if it has none.
+        id: the id of the index. None if the index has no id.
         given: files and folders that the caller names.
     """
 
@@ -40,8 +40,9 @@ class Sources:
         self.remember(id)
 
     def remember(self, id: str | None) -> None:
-        """From now on, record each named path under the ``id`` of the index. Also admit the paths that were recorded
-        before.
+        """From now on, record under ``id`` each path that is named.
+
+        Also admit the paths that are already recorded there.
         """
         if id is None or not _ID.fullmatch(id):
             return
@@ -51,7 +52,7 @@ class Sources:
             self._named |= {Path(line) for line in lines if line}
 
     def name(self, paths: Iterable[Path]) -> None:
-        """Admit ``paths`` now and in later sessions. The caller of the index has named them."""
+        """Admit ``paths``, which the user of the index has named, now and in later sessions."""
         new = {_real(path) for path in map(absolute, paths) if not self.admits(path)}
         if not new:
             return
@@ -80,5 +81,5 @@ def _real(path: Path) -> Path:
 
 @lru_cache(1024)
 def _real_folder(path: Path) -> Path:
-    """Return ``path`` without links. Many documents lie in one folder, and a system call for each would be slow."""
+    """Return ``path`` without links. The cache saves a slow system call for each of many documents in one folder."""
     return path.resolve()

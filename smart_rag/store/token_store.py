@@ -37,8 +37,7 @@ _MAX_DIMENSION = (1 << 16) - 1
 def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
     """Return the storage key (16 bytes): a hash of ``content`` and of the encoder and codec that encode it.
 
-    ``fingerprint`` is that of the encoder. ``codec`` is the name of the codec. A text and its UTF-8 bytes have the same
-    key.
+    ``fingerprint`` is the encoder's. ``codec`` is the name of the codec. A text and its UTF-8 bytes have the same key.
     """
     digest = hashlib.blake2b(f"{fingerprint}\0{codec}\0".encode(), digest_size=_KEY_BYTES)
     digest.update(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
@@ -57,13 +56,13 @@ class StoreStats:
 class TokenStore:
     """Token embeddings by key: ``put``, ``gather``, ``delete``, ``verify``, ``vacuum``.
 
-    Each call is one transaction. Either all of it happens, or nothing. When a write returns, it is on disk. Threads and
-    other processes may read while one thread writes.
+    Each call is one transaction: either all of it happens, or nothing. When a call that writes returns, its changes
+    are on disk. Threads and other processes may read while one thread writes.
 
     Args:
         path: folder of the store. It is made if it is missing.
         codec: the codec that encodes the token embeddings.
-        segment_bytes: when a segment has this length, no entries are added to it; see `segments`.
+        segment_bytes: no entries are added to a segment of this length or more (see `segments`).
         advice: what the user can do about missing and damaged entries. It is added to error messages.
 
     >>> store = TokenStore(path, get_codec("float16"))             # doctest: +SKIP
@@ -129,14 +128,14 @@ class TokenStore:
             return self._segments.count(transaction)
 
     def missing(self, keys: Sequence[Key]) -> list[int]:
-        """Return the positions of those keys that are not stored."""
+        """Return the positions of the ``keys`` that are not stored."""
         with self._environment.read() as transaction:
             return self._segments.missing(transaction, keys)
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str] | None = None) -> TokenCodes:
-        """Return the codes of n texts, in the order of ``keys``, copied into one contiguous matrix.
+        """Return the codes of n texts in the order of ``keys``. They are copied into one contiguous matrix.
 
-        Errors name the texts by ``ids``, or by default by their keys in hexadecimal.
+        Errors name the texts by ``ids``. Without ``ids``, they name the keys in hexadecimal.
 
         Raises:
             MissingTokens: some keys are not stored. The error names all of them.
@@ -192,7 +191,7 @@ class TokenStore:
         return removed
 
     def keys(self) -> Iterator[Key]:
-        """Return an iterator over the keys, sorted. Later writes do not change it."""
+        """Return an iterator over the sorted keys. Later writes do not change it."""
         with self._environment.read() as transaction:
             return iter(self._segments.keys(transaction))
 
@@ -226,7 +225,7 @@ class TokenStore:
             environment.release()
 
     def _faults(self, locations: EntryLocations) -> Iterator[tuple[int, str]]:
-        """Yield the position of each entry that is not as this codec writes it, and a description of the fault."""
+        """Yield the position and the fault of each entry that this codec cannot have written."""
         dimensions = locations["dimension"]
         expected = locations["tokens"].astype(np.int64)
         for dimension in set(dimensions.tolist()):

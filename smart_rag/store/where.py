@@ -5,15 +5,15 @@ A filter of smart_rag is written like a filter of Chroma. Values are compared as
 - A number equals a number of the same value, whether it is an int or a float. A bool equals only a bool.
 - ``$gt``, ``$gte``, ``$lt``, ``$lte`` compare numbers. If a document's value is missing or is not a number, they do not
   find the document.
-- ``$ne``, ``$nin``, ``$not_contains`` find all documents that ``$eq``, ``$in``, ``$contains`` do not find. So they also
-  find documents without the key.
+- ``$ne`` finds all documents that ``$eq`` does not find, including documents without the key. ``$nin`` is the opposite
+  of ``$in`` in the same way, and ``$not_contains`` is the opposite of ``$contains``.
 - ``$contains`` finds lists with an item that equals the value.
 - An empty ``$and`` finds everything. An empty ``$or`` and an empty ``$in`` find nothing.
 
 Chroma 1.5 differs in these points:
 
-- When it compares a float with an int, it first cuts off the float's fraction and limits it to 64 bits: 2.5 equals 2.
-  See `_counterpart`.
+- Before Chroma compares a float with an int, it cuts off the float's fraction and limits the result to 64 bits. So 2.5
+  equals 2. See `_counterpart`.
 - It has no lists of mixed types, and reads floats inexactly. So each list has a second column with the text of each
   item: `list_column`, `item_text`.
 - It refuses empty groups and lists, groups of one filter, and values of different types in one list.
@@ -68,7 +68,7 @@ def _check_size(where: Any, most: int, name: str, advice: str) -> None:
     Args:
         where: the caller's filter.
         most: the maximum number of comparisons.
-        name, advice: the name of the filter and what to do, for messages.
+        name, advice: for messages: the name of the filter, and what the caller can do.
     """
     comparisons = values = 0
     for size in _sizes(where):
@@ -102,7 +102,7 @@ def chroma_where(where: Where | None, *, has_lists: bool = True) -> dict[str, An
         has_lists: whether every list in the collection has its column (`list_column`).
 
     Raises:
-        InvalidInput: the filter is not valid, or it needs the columns of lists and there are none.
+        InvalidInput: the filter is not valid, or it needs the columns of lists, which are missing.
     """
     if where is None or (isinstance(where, Mapping) and not where):
         return None
@@ -123,7 +123,7 @@ def chroma_where_document(where: Where | None) -> dict[str, Any] | None:
 
 
 def fits(*filters: dict[str, Any] | None) -> bool:
-    """Return whether Chroma can take these filters, as `chroma_where` returns them, together in one call."""
+    """Return whether Chroma can take all these filters, in the form of `chroma_where`, in one call."""
     sizes = [len(values) for where in filters if where is not None for values in _comparisons(where)]
     # A comparison has a variable for its key. A number has two, because Chroma compares it with ints and with floats.
     return len(sizes) <= _COMPARISONS_IN_ONE and len(sizes) + 2 * sum(sizes) <= _VARIABLES_IN_ONE
@@ -141,7 +141,8 @@ def _comparisons(where: dict[str, Any]) -> Iterator[Sequence[Any]]:
 
 
 def halves(where: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return the operator ``$and`` or ``$or`` and two filters. Joined by it, they find what ``where`` finds.
+    """Return an operator (``$and`` or ``$or``) and two filters. Joined by the operator, they find what ``where``
+    finds.
 
     ``where`` is a filter for Chroma that is too large for one call: a group, or a comparison with many values.
     """
@@ -156,12 +157,12 @@ def halves(where: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def list_column(key: str) -> str:
-    """Return the key of the column for the items of the list under the metadata key ``key``."""
+    """Return the key of the column that holds the items of a list. ``key`` is the metadata key of the list."""
     return _LIST + key
 
 
 def item_text(value: Any) -> str | None:
-    """Return the text of an item of a list. Equal items have equal texts. Items that are lists or dicts have none."""
+    """Return the text of an item of a list. Equal items have equal texts. A list or dict as an item has no text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return json.dumps(value) if isinstance(value, str | bool | int | float) else None
@@ -242,7 +243,7 @@ def _equal_none(key: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _by_type(values: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
-    """Group ``values`` by type. Return each group, with the numbers that Chroma would also find for its values."""
+    """Group ``values`` by type. Return each group, and the numbers that Chroma would wrongly find for its values."""
     groups: dict[tuple[type, bool], tuple[list[Any], list[Any]]] = {}
     for value in values:
         is_number = not isinstance(value, str | bool)

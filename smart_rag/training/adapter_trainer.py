@@ -1,4 +1,4 @@
-"""Training of an `Adapter` on cached states. The best epoch is kept, and is compared with the frozen model."""
+"""Training of an `Adapter` on cached states. The best epoch's adapter is kept and compared with the frozen model."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def train_adapter(
 
 
 def _check(encoder: SmartEncoder, out: Path) -> None:
-    """Check that an adapter can be trained for ``encoder`` and saved in ``out``, before the work begins."""
+    """Before the work begins, check that an adapter can be trained for ``encoder`` and saved in ``out``."""
     check_folder(out)
     if (out / "adapter.json").exists():
         raise InvalidInput(f"{out} holds an adapter; choose another folder, or remove it")

@@ -43,7 +43,7 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
 
 
 def content_groups(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
-    """Return the number of the group of each document (n_documents). Documents with equal texts are one group.
+    """Return a group number for each document (n_documents). Documents with equal texts belong to the same group.
 
     If a model with these ``modalities`` does not encode a document as a text, the document is a group of its own.
     """
@@ -81,9 +81,9 @@ def make_batch(
 ) -> Batch:
     """Return the batch of the queries at ``positions``.
 
-    One positive and up to ``hard_negatives`` hard negatives of each query are drawn at random. All other documents of
-    the batch are in-batch negatives of the query, with two exceptions: other positives of the query, and documents with
-    the same content as a positive (`content_groups`).
+    One positive and up to ``hard_negatives`` hard negatives of each query are drawn at random. For each query, all
+    other documents of the batch are negatives, too, with two exceptions: other positives of the query, and documents
+    with the same content as one of its positives (`content_groups`).
     """
     queries = [data.queries[i] for i in positions]
     chosen = [query.positives[generator.integers(len(query.positives))] for query in queries]

@@ -48,7 +48,8 @@ class TrainingQuery:
 class TrainingData:
     """Queries with their positives and negatives among ``documents``.
 
-    ``documents`` may be a lazy sequence. It reads each document when the document is used, for example a page image.
+    ``documents`` may be a lazy sequence. A lazy sequence reads each document, for example a page image, only when the
+    document is used.
     """
 
     name: str
@@ -60,7 +61,7 @@ class TrainingData:
 
 
 def load_training_data(path: str | Path, limit_queries: int | None = None) -> TrainingData:
-    """Return the training data at ``path``, in any format of this module, with its first ``limit_queries`` queries.
+    """Return the first ``limit_queries`` queries of the training data at ``path``, in any format of this module.
 
     Documents with equal texts become one document. Queries with equal texts become one query, which gets all their
     positives.
@@ -90,7 +91,7 @@ def document_id(documents: Sequence[Document], i: int) -> str:
 def digest(data: TrainingData) -> str:
     """Return a hash of the queries with their positives and negatives, and of the documents' ids and texts.
 
-    Of page images, only the ids count.
+    For page images, only the ids are part of the hash.
     """
     hashed = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for query in data.queries:
@@ -105,7 +106,7 @@ def digest(data: TrainingData) -> str:
 
 
 def _from_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit_queries: int | None) -> TrainingData:
-    """Return the training data of rows (query, positive, negatives), all of them texts."""
+    """Return the training data of rows (query, positive, negatives). All their values are texts."""
     positions: dict[str, int] = {}
     positives: dict[str, list[int]] = {}
     negatives: dict[str, list[int]] = {}
@@ -159,7 +160,7 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
-    """Return the judged queries of a BEIR folder, its judged documents, and not more unjudged than judged ones."""
+    """Return the judged queries and documents of a BEIR folder, and at most as many unjudged documents."""
     candidates = [folder / "qrels" / "train.tsv", folder / "qrels.tsv"]
     qrels_file = next((path for path in candidates if path.is_file()), candidates[0])
     dataset = load_dataset(folder, limit_queries, qrels_file=qrels_file)

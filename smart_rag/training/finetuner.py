@@ -57,8 +57,8 @@ def finetune(
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return the report.
 
     ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model. The folder also holds the prompts
-    and a model card. The weights of the best evaluation by ``objective`` are kept. Texts and images are encoded in the
-    same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
+    and a model card. The weights that have the best evaluation by ``objective`` are kept. Texts and images are encoded
+    in the same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
 
     Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches.
 
@@ -150,7 +150,7 @@ def _local_gpu() -> str | None:
 def _record(
     settings: FinetuneSettings, encoder: SmartEncoder, training: TrainingData, measured: TrainingData
 ) -> dict[str, Any]:
-    """Return everything that must stay the same when a training is resumed, as JSON values."""
+    """Return, as JSON values, everything that must stay the same when a training is resumed."""
     return {
         **asdict(settings),
         "learning_rate": settings.peak_learning_rate,
@@ -165,8 +165,8 @@ def _record(
 def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
     """Load the weights of ``checkpoint`` into ``model``, in place.
 
-    The trainer has already tried to load the checkpoint. If this fails, the trainer only logs an error and keeps the
-    last weights. So this function loads the checkpoint again, and raises an error if this fails.
+    The trainer has already tried to load the checkpoint. But if it cannot load it, it only logs an error and keeps the
+    last weights. So this function loads the checkpoint again, and raises an error if the checkpoint cannot be loaded.
 
     Raises:
         EncoderError: the checkpoint cannot be loaded, or its weights are not finite.
@@ -217,7 +217,7 @@ class HeldOutEvaluator(BaseEvaluator):
         return means
 
     def add_results_to_card(self, model: SentenceTransformer, frozen: ByRanking, trained: ByRanking) -> None:
-        """Replace the results in the model card by those before the training and those of the model that was kept."""
+        """Replace the results in the model card by two others: before the training, and of the model that was kept."""
         both = {"": trained, ", before training": frozen}
         model.model_card_data.eval_results_dict = {
             self: {_METRIC.format(name) + when: float(by[name].mean()) for when, by in both.items() for name in by}
@@ -256,8 +256,8 @@ class _Progress(TrainerCallback):
 class _Arguments(SentenceTransformerTrainingArguments):
     """Training arguments for one GPU in each process.
 
-    Otherwise, on a machine with several GPUs, a single process would split a batch between the GPUs. But the rows of a
-    batch are parts of queries and documents, which must stay together.
+    Without this class, on a machine with several GPUs, a single process would split a batch between the GPUs. But the
+    rows of a batch are parts of queries and documents, which must stay together.
     """
 
     @property

@@ -19,7 +19,7 @@ _HASHES = ("model", "data", "held_out")
 
 @dataclass(frozen=True, slots=True)
 class TrainingFolder:
-    """A folder that holds ``checkpoints`` during a training, and only the model after it."""
+    """A folder that holds ``checkpoints`` during a training. After the training, it holds only the model."""
 
     path: Path
 
@@ -38,7 +38,7 @@ class TrainingFolder:
 
         Raises:
             InvalidInput: the folder holds a model or other files; or it holds checkpoints and ``resume`` is False;
-                or it holds none and ``resume`` is True.
+                or it holds no checkpoints and ``resume`` is True.
         """
         check_folder(self.path)
         if (self.path / "modules.json").exists():
@@ -77,7 +77,7 @@ class TrainingFolder:
         """Check that the interrupted training started with ``record``.
 
         Raises:
-            InvalidInput: it started with another model, other data or other settings.
+            InvalidInput: the training started with another model, other data or other settings.
         """
         before = json.loads((self.checkpoints / _RECORD).read_text(encoding="utf-8"))
         changed = [

@@ -22,7 +22,7 @@ _DROPOUT = 0.05
 
 
 def config(model: SentenceTransformer, rank: int, alpha: int | None = None) -> LoraConfig:
-    """Return a configuration with additions of ``rank`` to all linear layers of the language model.
+    """Return a configuration with additions of this ``rank`` to all linear layers of the language model.
 
     The additions are scaled by ``alpha`` / ``rank``. Without ``alpha``, they are scaled by 2, as in the
     paper, where the rank is 128 and alpha is 256.

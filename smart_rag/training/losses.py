@@ -29,9 +29,9 @@ def late_scores(
 ) -> torch.Tensor:
     """Return the late interaction scores (n_queries, n_documents), float32, with gradients.
 
-    The token embeddings of all texts follow one another without padding. If you have padded states, ``states[mask]`` is
-    these embeddings, and ``mask.sum(dim=1)`` is the lengths. For the gradients, only one number is kept for each pair
-    of a query token and a document, and not every similarity.
+    The token embeddings of all texts follow one another without padding. If you have padded states, pass
+    ``states[mask]`` as the embeddings and ``mask.sum(dim=1)`` as the lengths. The gradients do not need every
+    similarity: only one number is kept for each pair of a query token and a document.
 
     Args:
         queries: token embeddings of all queries (query tokens, dimension).

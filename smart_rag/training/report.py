@@ -1,4 +1,4 @@
-"""Report of a training: figures of each evaluation, a comparison with the frozen model, and a plot of both."""
+"""Report of a training: figures of each evaluation, a comparison with the frozen model, and a plot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ByRanking = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One evaluation: the mean loss since the previous one, and the mean nDCG@10 of the held-out queries.
+    """One evaluation: the mean loss since the last evaluation, and the mean nDCG@10 of the held-out queries.
 
     Before the first step, ``loss`` is None. An adapter does not change ``pooled``.
     """
@@ -49,10 +49,10 @@ class TrainingReport:
     Attributes:
         queries: number of training queries.
         held_out_queries: number of held-out queries.
-        documents: number of documents that each held-out query ranks.
-        history: the evaluations. The first one is that of the model before the first step.
-        best_epoch: position in ``history`` of the model that was kept. The held-out queries chose it, so their figures
-            favour the trained model a little.
+        documents: number of documents that are ranked for each held-out query.
+        history: the evaluations. The first one evaluates the model before the first step.
+        best_epoch: position in ``history`` of the model that was kept. This model was chosen by the held-out queries,
+            so the figures of these queries favour the trained model a little.
         ndcg: mean nDCG@10 of the held-out queries, by ``"frozen pooled"``, ``"frozen late"``, ``"frozen hybrid"``,
             and by the same three names with ``"trained"``.
         differences: differences between two of these rankings, such as ``"trained late - frozen late"``.

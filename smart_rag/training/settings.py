@@ -92,15 +92,15 @@ class FinetuneSettings(TrainingSettings):
 
     Attributes:
         objective: score to train. ``"hybrid"`` is the sum of pooled cosine and late interaction.
-        lora_rank: rank of the low-rank additions (LoRA) to the linear layers of the language model. They are merged
-            into its weights at the end. If it is None, all weights are trained.
+        lora_rank: rank of the low-rank additions (LoRA) to the linear layers of the language model. At the end, the
+            additions are merged into the weights of the model. If the rank is None, all weights are trained.
         lora_alpha: scale of the additions. By default, twice the rank.
         mini_batch_size: number of texts in one forward pass. If it is set, gradients are cached. Then ``batch_size``
             is not limited by memory, but each text is encoded twice. By default, the whole batch is one forward pass.
         learning_rate: peak learning rate. By default, 2e-5 for all weights and 1e-4 for LoRA.
         temperature: divisor of the scores in the loss.
         evaluate_every: number of steps between two evaluations. Each evaluation also saves a checkpoint. By default,
-            the number of steps of an epoch.
+            the model is evaluated after each epoch.
         bf16: whether to train in mixed precision. By default, True on a GPU that supports bfloat16.
     """
 

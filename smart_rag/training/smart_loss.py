@@ -31,11 +31,11 @@ _POSITIVE, _NEGATIVE, _EXCLUDED = 1, 0, -1
 class SmartCollator:
     """Collator: makes a batch of model inputs from rows that hold the positions of queries.
 
-    Queries are sorted by length and cut into parts of ``part_size``. So are documents. Each part is one forward pass.
-    Without ``part_size``, all queries are one part, and all documents are one part. The batch has labels (queries,
-    documents): 1 for the positive of a query, 0 for a negative, -1 for neither. The choice of positives and negatives
-    depends only on ``seed``, ``epoch`` and the positions. So a resumed training gets the same batches as a training
-    without interruption.
+    Queries are sorted by length and divided into parts of ``part_size`` queries. Documents are divided in the same
+    way. Each part is one forward pass. Without ``part_size``, all queries are one part, and all documents are one
+    part. The batch has labels (queries, documents): 1 for the positive of a query, 0 for a negative, -1 for neither.
+    The choice of positives and negatives depends only on ``seed``, ``epoch`` and the positions. So a resumed training
+    gets the same batches as a training without interruption.
     """
 
     # The trainer needs this: the names of the columns that are not inputs.
@@ -112,7 +112,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         self._to_embeddings = encoder.trainable.to_embeddings
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a batch that `SmartCollator` made, a scalar."""
+        """Return the loss, a scalar, of a batch that `SmartCollator` made."""
         parts = list(sentence_features)
         targets = (labels, torch.cat([self._lengths(part) for part in parts]))
         if self.uses_gradient_cache:
@@ -130,7 +130,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         """Return the loss of the embeddings of all parts, a scalar.
 
         ``labels`` holds two tensors: the labels of the batch, and the number of token embeddings of each text. The
-        texts are the queries and then the documents.
+        texts of the queries come first, and then the documents.
         """
         relevance, lengths = labels
         queries = len(relevance)
@@ -179,7 +179,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         return keep.sum(dim=1).clamp(min=1)
 
     def _rows(self, part: Mapping[str, Any]) -> torch.Tensor:
-        """Return the embeddings of ``part`` (rows, dimension). A text's pooled one comes before those of its tokens.
+        """Return the embeddings of ``part`` (rows, dimension). For each text, the pooled one comes first.
 
         A text without tokens has its pooled embedding as its only token embedding.
         """

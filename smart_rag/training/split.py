@@ -16,7 +16,7 @@ _MOST_RANKED = 2_000
 
 
 def hold_out(data: TrainingData, held_out: TrainingData | float) -> tuple[TrainingData, TrainingData, list[int]]:
-    """Return the training part, the held-out part, and the positions of distractors in the training part.
+    """Return the training part, the held-out part, and positions in the training part: those of the distractors.
 
     If ``held_out`` is training data, this data is the held-out part, and there are no distractors. If it is a number,
     `split` holds out this share of ``data``.
@@ -30,9 +30,9 @@ def hold_out(data: TrainingData, held_out: TrainingData | float) -> tuple[Traini
 def split(data: TrainingData, held_out: float = DEFAULT_HELD_OUT, seed: int = 0) -> tuple[TrainingData, TrainingData]:
     """Return the training part and the held-out part of ``data``. They have no document and no query in common.
 
-    The part of a document depends only on its id and on ``seed``, so it stays the same when data is added. To split a
-    part again, use another seed. A query belongs to the part of its first positive. Its positives and negatives in the
-    other part are removed.
+    The part of a document depends only on its id and on ``seed``, so a document stays in its part when data is added.
+    To split a part again, use another seed. A query belongs to the part of its first positive. Those of its positives
+    and negatives that are in the other part are removed.
 
     Raises:
         InvalidInput: ``held_out`` is not between 0 and 1, or one of the parts has no query.

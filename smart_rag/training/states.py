@@ -115,7 +115,7 @@ class CachedStates:
         groups: `content_groups` of the documents (n_documents).
         layers: layers of the states. They include the last layer.
         device: torch device to compute on.
-        metrics: nDCG@10 by the positives of the queries.
+        metrics: computes nDCG@10 from the positives of the queries.
     """
 
     data: TrainingData
@@ -132,7 +132,7 @@ class CachedStates:
         return rows.view(len(rows), len(self.layers), -1)[:, [self.layers.index(layer) for layer in layers]]
 
     def embeddings(self, tokens: TokenBatch, adapter: Adapter | None) -> TokenBatch:
-        """Return the token embeddings that ``adapter`` makes from ``tokens``. None means those of the frozen model."""
+        """Return the token embeddings that ``adapter`` makes from ``tokens``. If it is None: the frozen model's."""
         with torch.inference_mode():
             if adapter is None:
                 embeddings = functional.normalize(self.states(tokens, (-1,))[:, 0], dim=1)
@@ -152,9 +152,9 @@ class CachedStates:
     ) -> ByRanking:
         """Return nDCG@10 of each query (n_queries) by the rankings ``pooled``, ``late`` and ``hybrid``.
 
-        Scores are computed as in `SmartIndex.search` by default: query tokens are weighted by inverse document
-        frequency, and ``hybrid`` has the default weights. Each query ranks all documents, and also the documents of
-        ``others`` at the positions ``distractors``.
+        Scores are computed as `SmartIndex.search` computes them by default: query tokens are weighted by inverse
+        document frequency, and ``hybrid`` has the default weights. For each query, all documents are ranked, and also
+        the documents of ``others`` at the positions ``distractors``.
         """
         rankings = {"pooled": (1.0, 0.0), "late": (0.0, 1.0), "hybrid": DEFAULT_WEIGHTS}
         corpus = [(self.documents, "", list(range(len(self.documents))))]
@@ -191,7 +191,7 @@ def cached_states(
     *,
     show_progress_bar: bool = False,
 ) -> Iterator[CachedStates]:
-    """Encode ``data`` once. Until the block ends, the states are in a temporary folder in ``folder``.
+    """Encode ``data`` once. Until the ``with`` block ends, the states are in a temporary folder in ``folder``.
 
     Raises:
         MissingExtra: ir-measures is not installed.

@@ -38,10 +38,10 @@ def encoder_arguments(
     cache_folder: str | None,
     multi_process: bool,
 ) -> dict[str, Any]:
-    """Return arguments of `SmartEncoder`. With them, it gives the same embeddings as ``HuggingFaceEmbeddings``.
+    """Return arguments of `SmartEncoder`. With them, the encoder gives the embeddings of ``HuggingFaceEmbeddings``.
 
     Args:
-        options: arguments of `SmartEncoder`. They come first.
+        options: arguments of `SmartEncoder`. They take precedence over the other arguments.
         model_kwargs: arguments of ``SentenceTransformer``.
         encode_kwargs, query_encode_kwargs: arguments of ``SentenceTransformer.encode`` for documents and for queries.
         cache_folder: the folder where models are stored.

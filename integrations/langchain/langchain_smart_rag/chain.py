@@ -58,17 +58,18 @@ def answer_chain(
     | ``cited`` | those of ``citations`` that the answer cites |
     | ``unknown_citations`` | the numbers in the answer that belong to no passage |
 
-    ``stream`` yields the answer while the model writes it. At the end, it yields the last two keys.
-    `smart_rag.citations` says what counts as a citation. The score of a citation comes from ``relevance_score`` in the
-    metadata of its passage. smart_rag's retrievers write this key. Without it, the score is None.
+    ``stream`` yields the answer while the model writes it. At the end, it yields the keys ``cited`` and
+    ``unknown_citations``. `smart_rag.citations` says what counts as a citation. The score of a citation comes from
+    ``relevance_score`` in the metadata of its passage. smart_rag's retrievers write this key. Without it, the score is
+    None.
 
     Args:
         retriever: returns the passages.
         llm: a chat model or another language model.
         prompt: a prompt with the variables ``question`` and ``context``. The context explains the fences in which the
             passages stand (`smart_rag.fences`).
-        images: the number of passages whose images are sent, too. The model must take images. If this is set,
-            `message_content` writes the message, so ``prompt`` cannot be given.
+        images: the number of passages whose images are sent, too. The model must be able to read images. If this is
+            set, `message_content` writes the message, so ``prompt`` cannot be given.
 
     Raises:
         InvalidInput: ``retriever`` is not a retriever, ``prompt`` lacks one of the variables, or ``prompt`` is given

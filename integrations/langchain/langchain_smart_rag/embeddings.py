@@ -47,7 +47,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
 
     With the same arguments, it gives the same vectors as ``HuggingFaceEmbeddings``, so an existing vector store stays
     valid. Vectors are normalised only if the model or ``encode_kwargs`` says so. The prompt is the model's default
-    prompt, or the one in ``encode_kwargs``. Like ``HuggingFaceEmbeddings``, it replaces a line break by a blank.
+    prompt, or the one in ``encode_kwargs``. Like ``HuggingFaceEmbeddings``, it replaces each line break by a blank.
 
     With ``token_store``, embeddings are kept in a folder. If the same text comes again, the model does not run again.
     `SmartReranker` reads the token embeddings from this folder. The model is loaded on first use. A pickle does not
@@ -182,7 +182,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
         return await in_reader_thread(self.embed_query, text)
 
     def embed_image(self, uris: list[str]) -> list[list[float]]:
-        """Return the pooled embeddings of the image files ``uris``. With a token store, their tokens are kept.
+        """Return the pooled embeddings of the image files ``uris``. A token store keeps their token embeddings.
 
         Raises:
             EncoderError: the model cannot read images.
@@ -259,7 +259,7 @@ class SmartEmbeddings(BaseModel, Embeddings):
 
 
 def _as_lists(vectors: Representation, encode_kwargs: Mapping[str, Any]) -> list[list[float]]:
-    """Return pooled embeddings as lists. Unless they are to be normalised, they have the model's own norms."""
+    """Return pooled embeddings as lists. If they should not be normalised, they keep the model's own norms."""
     pooled = vectors.pooled
     if vectors.norms is not None and not encode_kwargs.get("normalize_embeddings"):
         pooled = pooled * vectors.norms[:, None]

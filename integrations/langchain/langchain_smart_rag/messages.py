@@ -25,7 +25,7 @@ def message_content(
 ) -> list[ContentBlock]:
     """Return a message as LangChain's standard content blocks: numbered documents with images, then the question.
 
-    Each document stands in a fence with a random name, which the first block explains. So no document can pass for
+    Each document stands in a fence with a random name. The first block explains the fence. So no document can pass for
     another one, or for the question (`smart_rag.fences`).
 
     >>> documents = SmartRetriever("my.index", k=4).invoke(question)                       # doctest: +SKIP
@@ -38,7 +38,7 @@ def message_content(
         question: the question.
         documents: the passages. They are numbered in this order.
         image: the file of an image that belongs to the question.
-        images: the maximum number of documents whose images are sent. Of the other documents, only the text is sent.
+        images: the maximum number of documents whose images are sent. For the other documents, only the text is sent.
         image_pixels: the maximum number of pixels of each image.
 
     Raises:

@@ -73,7 +73,7 @@ class SmartReranker(BaseDocumentCompressor):
     ) -> list[Document]:
         """Return copies of the ``top_n`` best of ``documents`` for ``query``, best first.
 
-        If the model reads images, a document also has the image file under ``image_path`` in its metadata.
+        If the model reads images, it also reads the image file that a document's metadata has under ``image_path``.
 
         Raises:
             InvalidInput: the query is empty. Or ``min_relevance`` is set, but the token store was not calibrated.
@@ -138,7 +138,7 @@ class RerankingRetriever(BaseRetriever):
         return list(await self.reranker.acompress_documents(found, query, callbacks=run_manager.get_child()))
 
     def _check_store(self) -> None:
-        """Compare a vector of the store with the vector of the reranker's model, once."""
+        """Once, compare a vector of the store with the one that the reranker's model makes of the same text."""
         store = getattr(self.base_retriever, "vectorstore", None)
         if not self._is_checked and store is not None:
             self._is_checked = True

@@ -41,7 +41,7 @@ class SmartRetriever(BaseRetriever):
     [Document(id='b2', metadata={'source': 'dogs.txt', 'relevance_score': 1.21}, page_content='Dogs bark at night.')]
 
     Documents have the scores of `SmartIndex.search`. If a document is a page or an image, ``image_path`` in its
-    metadata is its file. `message_content` uses this file.
+    metadata is the path of the image's file. `message_content` uses this file.
 
     You can also pass every field except ``index`` and ``with_score`` to ``invoke``. ``invoke`` has one more argument,
     ``image``: an image file to search with. The image is used together with the text, or alone if the text is empty. A
@@ -53,8 +53,8 @@ class SmartRetriever(BaseRetriever):
         candidates: the number of documents to score.
         first_stage: how the candidates are chosen, as in `SmartIndex.search`. ``"exhaustive"`` scores every document.
         weights: the weights of the pooled and of the late score. By default, those of the index.
-        filter: the filter on metadata of `SmartIndex.search`, which calls it ``where``.
-        where_document: the filter on texts of `SmartIndex.search`, such as ``{"$contains": "pump"}``.
+        filter: a filter on metadata, as in `SmartIndex.search`, where it is called ``where``.
+        where_document: a filter on texts, as in `SmartIndex.search`, such as ``{"$contains": "pump"}``.
         min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
         with_score: store the score in the metadata of each document, under ``relevance_score``. Citations and other
             parts of LangChain look for the score there.

@@ -36,7 +36,7 @@ def stored_documents(store: Any) -> tuple[Iterator[Document], int | None]:
 
 
 def stored_vector(store: Any) -> tuple[Document, Sequence[float]] | None:
-    """Return the first document of a Chroma store and its vector. Return None for an empty store or another store."""
+    """Return the first document of a Chroma store and its vector. Return None if it is empty or of another kind."""
     get = None if isinstance(store, InMemoryVectorStore) else _get_of(store)
     page = {} if get is None else get(limit=1, offset=0, include=["documents", "metadatas", "embeddings"])
     if not page.get("ids") or page["embeddings"] is None:

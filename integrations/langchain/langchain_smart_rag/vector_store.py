@@ -39,11 +39,11 @@ class SmartVectorStore(VectorStore):
 
     Searches have further arguments, which you pass by name. ``filter`` and ``where_document`` are the filters of
     `SmartIndex.search` on metadata and texts (``filter`` is LangChain's name for ``where``). ``candidates`` and
-    ``first_stage`` replace those of the store. ``image`` is an image file to search with. It is used together with the
-    text, or alone if the text is empty.
+    ``first_stage`` replace the store's own values. ``image`` is an image file to search with. It is used together with
+    the text, or alone if the text is empty.
 
-    A pickle holds the arguments and the path of the index's folder. The index is opened when the pickle is read. A deep
-    copy opens it, too, and shares the embeddings.
+    A pickle holds the arguments and the path of the index's folder. The index is opened when the pickle is read. A
+    deep copy also opens the index, and shares the embeddings.
 
     Args:
         index: an open index, or its folder. If there is no index in the folder, one is made there.
@@ -135,7 +135,8 @@ class SmartVectorStore(VectorStore):
         """Write image files and return their ids. Documents with these ids are replaced. The files are not copied.
 
         Raises:
-            InvalidInput: the model cannot read images, or as in `add_documents`. In these cases, nothing is written.
+            InvalidInput: the model cannot read images, or there is one of the reasons that `add_documents` names. In
+                these cases, nothing is written.
             DocumentError: a file cannot be read.
         """
         if isinstance(uris, str):
@@ -191,7 +192,7 @@ class SmartVectorStore(VectorStore):
     async def aadd_documents(
         self, documents: list[Document], ids: Sequence[str | None] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Do the same as `add_documents`. If the caller is cancelled, the batches that were written stay."""
+        """Do the same as `add_documents`. If the caller is cancelled, the batches that are already written stay."""
         return await self._awrite(_of_documents(documents, ids))
 
     async def aadd_texts(
@@ -202,7 +203,7 @@ class SmartVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Do the same as `add_texts`. If the caller is cancelled, the batches that were written stay."""
+        """Do the same as `add_texts`. If the caller is cancelled, the batches that are already written stay."""
         return await self._awrite(_of_texts(texts, metadatas, ids))
 
     async def _awrite(self, documents: Sequence[smart_rag.Document]) -> list[str]:
@@ -247,7 +248,7 @@ class SmartVectorStore(VectorStore):
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """Return ``k`` of the ``fetch_k`` best documents by maximal marginal relevance: relevant, but not alike.
+        """Return ``k`` of the ``fetch_k`` best documents by maximal marginal relevance, so that they are not alike.
 
         Args:
             query: a text.

@@ -41,12 +41,13 @@ def encoder_arguments(
     text_instruction: str | None,
     cache_folder: str | None,
 ) -> dict[str, Any]:
-    """Return arguments of `SmartEncoder`. With them, it gives the same embeddings as ``HuggingFaceEmbedding``.
+    """Return arguments of `SmartEncoder`. With them, the encoder gives the embeddings of ``HuggingFaceEmbedding``.
 
     Args:
         model_name: the name of the model. The default instructions depend on it.
         options: arguments of `SmartEncoder` or of ``SentenceTransformer``.
-        query_instruction, text_instruction: texts before each query and each text. By default, those for this model.
+        query_instruction, text_instruction: texts before each query and each text. By default, the instructions of
+            this model.
         cache_folder: the folder where models are stored.
 
     Raises:
@@ -76,7 +77,7 @@ def encoder_arguments(
 def check_names(options: Iterable[str], own: Sequence[str]) -> None:
     """Raise TypeError unless each of ``options`` is an argument of `SmartEncoder` or of ``SentenceTransformer``.
 
-    ``own`` has the names of `SmartEmbedding`'s arguments. The error suggests one of them for a misspelt name.
+    ``own`` has the names of `SmartEmbedding`'s arguments. For a misspelt name, the error suggests one of these names.
     """
     known = set(inspect.signature(SmartEncoder).parameters)
     for name in options:

@@ -62,7 +62,7 @@ class SmartEmbedding(Pickled, MultiModalEmbedding):
         device: such as ``"cuda"``. By default, a GPU if there is one.
         max_length: the number of tokens after which a text is cut. By default, the model's own limit.
         query_instruction, text_instruction: the texts that are put before each query and before each text.
-        normalize: whether vectors have length 1. With False, they are as the model gives them.
+        normalize: whether vectors have length 1. With False, vectors have the length that the model gives them.
         cache_folder: the folder where models are stored.
         trust_remote_code: run code that comes with the model.
         show_progress_bar: show a progress bar.
@@ -77,10 +77,10 @@ class SmartEmbedding(Pickled, MultiModalEmbedding):
 
     Raises:
         TypeError: an argument is unknown.
-        InvalidInput: ``encoder`` is given together with arguments of a model, or ``embeddings_cache`` is given. This
-            cache finds vectors by the text alone. So if a query and a document have the same text, the query would get
-            the document's vector. The cache would not keep token embeddings either. Use ``token_store``, which keeps
-            pooled and token embeddings.
+        InvalidInput: ``encoder`` is given together with arguments of a model, or ``embeddings_cache`` is given.
+            LlamaIndex's ``embeddings_cache`` finds vectors by the text alone. So if a query and a document have the
+            same text, the query would get the document's vector. Also, this cache does not keep token embeddings. Use
+            ``token_store``, which keeps pooled and token embeddings.
     """
 
     token_store: str | None = Field(default=None, description="Folder of the token embeddings.")
@@ -199,7 +199,7 @@ class SmartEmbedding(Pickled, MultiModalEmbedding):
         return self._as_lists(self._encoder.encode_document(texts, show_progress_bar=self.show_progress_bar))
 
     def _as_lists(self, vectors: Representation) -> list[list[float]]:
-        """Return pooled embeddings as lists. Unless they are to be normalised, they have the model's own norms."""
+        """Return pooled embeddings as lists. If they should not be normalised, they keep the model's own norms."""
         pooled = vectors.pooled
         if vectors.norms is not None and not self.normalize:
             pooled = pooled * vectors.norms[:, None]
@@ -225,7 +225,7 @@ class SmartEmbedding(Pickled, MultiModalEmbedding):
         return embeddings
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Set the embedding of each of ``nodes``, and return the nodes. Of an `ImageNode`, the image is embedded."""
+        """Set the embedding of each of ``nodes``, and return the nodes. For an `ImageNode`, embed its image."""
         texts = self._embed_image_nodes(nodes)
         if texts:
             super().__call__(texts, **kwargs)

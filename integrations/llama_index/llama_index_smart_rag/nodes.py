@@ -83,8 +83,8 @@ def document_of(node: BaseNode, modalities: Collection[str]) -> Document:
 def content_of(node: BaseNode, modalities: Collection[str]) -> Content:
     """Return the content of ``node`` that an embedding model gets.
 
-    The content is the text as LlamaIndex embeds it, with its metadata, and the image of an `ImageNode`. If the model
-    reads images and an `ImageNode` has no text of its own, the content is only the image, without metadata.
+    The content is the text with its metadata, as LlamaIndex embeds it, and the image if the node is an `ImageNode`. If
+    the model reads images and an `ImageNode` has no text of its own, the content is only the image, without metadata.
 
     Raises:
         InvalidInput: an image node has no text, and its image is on the web or cannot be decoded.
@@ -151,7 +151,7 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
 
     If a document was not made from a node, it becomes a `TextNode`. If such a document has an image
     (`SmartIndex.has_image`), it becomes an `ImageNode`, with ``image_path`` from `SmartIndex.image_file`. If the
-    image's file does not exist, it becomes a `TextNode`, and a warning is logged.
+    image's file does not exist, the document becomes a `TextNode`, and a warning is logged.
     """
     if _NODE in document.metadata:
         node = metadata_dict_to_node(dict(document.metadata))
@@ -177,8 +177,8 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
 def where_of(filters: MetadataFilters | None, doc_ids: list[str] | None = None) -> dict[str, Any] | None:
     """Return LlamaIndex's filters as filters of smart_rag. Return None if every node passes.
 
-    Without any filter, every node passes, as in LlamaIndex's own stores. These find nothing: an inner ``or`` without a
-    filter, and ``in``, ``any`` or ``doc_ids`` with an empty list.
+    Without any filter, every node passes, as in LlamaIndex's own stores. No node passes an inner ``or`` without a
+    filter, or ``in``, ``any`` or ``doc_ids`` with an empty list.
 
     Raises:
         InvalidInput: smart_rag does not have an operator or a condition, or a value does not fit the operator.

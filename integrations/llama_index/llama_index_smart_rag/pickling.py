@@ -19,7 +19,7 @@ class Pickled(BaseComponent):
     """A component whose pickle holds all its fields, its encoder and its index.
 
     LlamaIndex's own components leave out what cannot be pickled. When the pickle is read, they use a default instead,
-    such as another model. Here, an error is raised.
+    such as another model. This class raises an error instead.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class Pickled(BaseComponent):
 
 
 def with_callbacks_that_pickle(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return ``fields``. If their callback manager cannot be pickled, put an empty one there, as LlamaIndex does."""
+    """Return ``fields``. If their callback manager does not pickle, put in an empty one, as LlamaIndex does."""
     try:
         pickle.dumps(fields.get("callback_manager"))
     except Exception as error:
@@ -41,7 +41,7 @@ def with_callbacks_that_pickle(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 class Lock:
-    """A lock that a thread can take twice. A copy and a pickle have one of their own."""
+    """A lock that a thread can take twice. Each copy and each pickle has a lock of its own."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

@@ -49,7 +49,8 @@ def query_engine(retriever: BaseRetriever, llm: LLM | None = None, **options: An
     `smart_rag.citations` says what counts as a citation.
 
     In the prompt, the text and the metadata of each source stand in a fence (`smart_rag.fences`). So no text can pass
-    for another source or for the query. If you pass a prompt template of your own, say in it that such text is quoted.
+    for another source or for the query. If you pass a prompt template of your own, let the template say that the text
+    in a fence is only quoted.
 
     Args:
         retriever: any retriever, such as a `SmartRetriever`.
@@ -90,7 +91,7 @@ def citations(response: RESPONSE_TYPE) -> list[Citation]:
 
 
 def unknown_citations(response: RESPONSE_TYPE) -> list[int]:
-    """Return the numbers in the answer that belong to no source. If it is streamed, first read it to its end."""
+    """Return the numbers in the answer that belong to no source. Read a streamed answer to its end first."""
     return unknown_numbers(_text(response) or "", len(response.source_nodes))
 
 

@@ -32,22 +32,22 @@ class SmartRerank(Pickled, BaseNodePostprocessor):
     ...     similarity_top_k=100, node_postprocessors=[SmartRerank(embed_model, top_n=10)]
     ... )
 
-    The token embeddings of a node are found by its text. If the model reads images, they are also found by the image of
-    an `ImageNode`. Missing token embeddings are computed. If there is a token store, they are kept in it.
-    `SmartEmbedding.backfill` computes the token embeddings for a whole vector store. The score of a node comes from
-    `smart_rag.rerank`. Nodes with equal scores stay in the retriever's order.
+    The token embeddings of a node are found by the node's text. If the model reads images, those of an `ImageNode` are
+    found by its text and its image. Missing token embeddings are computed. If there is a token store, they are kept in
+    it. `SmartEmbedding.backfill` computes the token embeddings for a whole vector store. The score of a node comes
+    from `smart_rag.rerank`. Nodes with equal scores stay in the retriever's order.
 
     Args:
         embed_model: the application's `SmartEmbedding`. The reranker uses its model and token store. The default is the
             embedding in LlamaIndex's ``Settings``, if it is a `SmartEmbedding`.
         top_n: the number of nodes to return. LlamaIndex's own rerankers use the same name.
-        model_name, token_store: arguments of a new `SmartEmbedding`, instead of ``embed_model``.
+        model_name, token_store: arguments of a new `SmartEmbedding`. Use them instead of ``embed_model``.
         weights: the weights of the pooled and of the late score. By default, the default weights of the model.
         keep_retrieval_score: store the retriever's score in the metadata, under ``retrieval_score``.
         min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1. This needs
             one earlier call of ``embed_model.backfill(store, calibrate=True)``.
-        with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it. This
-            needs the same call.
+        with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it.
+            This needs the same call of ``backfill`` as ``min_relevance``.
 
     Raises:
         InvalidInput: ``embed_model`` is not a `SmartEmbedding`, or is given together with ``model_name`` or

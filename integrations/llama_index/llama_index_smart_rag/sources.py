@@ -63,7 +63,7 @@ class SourcePacker(PromptHelper):
 
     @classmethod
     def like(cls, other: PromptHelper) -> SourcePacker:
-        """Return one with the settings of ``other``."""
+        """Return a `SourcePacker` with the settings of ``other``."""
         packer = cls(**dict(other))
         packer._token_counter = other._token_counter
         return packer

@@ -55,7 +55,7 @@ def to_rank(node: BaseNode, modalities: Collection[str]) -> Document:
 
 
 def stored_vector(store: Any) -> tuple[BaseNode, Sequence[float]] | None:
-    """Return the first node of a Chroma store and its vector. Return None for an empty store or another store."""
+    """Return the first node of a Chroma store and its vector. Return None if it is empty or of another kind."""
     collection = _collection_of(store.vector_store if isinstance(store, VectorStoreIndex) else store)
     page = {} if collection is None else collection.get(**_FIRST)
     if not page.get("ids") or page["embeddings"] is None:
@@ -65,7 +65,7 @@ def stored_vector(store: Any) -> tuple[BaseNode, Sequence[float]] | None:
 
 
 def _collection_of(store: Any) -> Any:
-    """Return ``store`` if it is a collection of Chroma. Otherwise, return the collection that is its client."""
+    """Return ``store`` if it is a collection of Chroma. Otherwise, return its ``client`` if that is one."""
     for collection in (store, getattr(store, "client", None)):
         get = getattr(collection, "get", None)
         if callable(get) and {"limit", "offset", "include"} <= inspect.signature(get).parameters.keys():
@@ -82,7 +82,7 @@ def _of_chroma(get: Callable[..., Any]) -> Iterator[BaseNode]:
 
 
 def _node_of(id: str, text: str | None, metadata: dict[str, Any]) -> BaseNode:
-    """Return the node of an entry in the same way as LlamaIndex's Chroma store does for a query."""
+    """Return the node of an entry. It is the node that LlamaIndex's Chroma store would return for a query."""
     try:
         return metadata_dict_to_node(metadata, text=text)
     except Exception:  # as in LlamaIndex, for entries of older versions and of other programs

@@ -180,7 +180,7 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         """Remove the nodes that have one of ``node_ids`` and match ``filters``. At least one argument is needed.
 
         Raises:
-            InvalidInput: both arguments are missing, or ``filters`` is empty, so that every node would match.
+            InvalidInput: both arguments are missing, or ``filters`` is empty. In both cases, every node would match.
         """
         if node_ids is None and where_of(filters) is None:
             given = "neither" if filters is None else "filters that every node passes"
@@ -203,9 +203,9 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Return the best nodes, best first, in the modes ``default`` and ``mmr``.
 
-        Token embeddings are made from ``query_str``. If the query has an embedding, such as one of HyDE, it replaces
-        the pooled embedding. Without ``query_str``, only the pooled cosine counts. ``node_ids`` is not a filter,
-        because LlamaIndex passes the ids of image nodes in it.
+        Token embeddings are made from ``query_str``. If the query has an embedding, for example from HyDE, this
+        embedding replaces the pooled embedding. Without ``query_str``, only the pooled cosine counts. ``node_ids`` is
+        not a filter, because LlamaIndex passes the ids of image nodes in it.
 
         Args:
             query: a query of LlamaIndex.

@@ -54,7 +54,7 @@ class Backfill:
     def add(
         self, documents: Iterable[Encodable | Document], total: int | None, show_progress_bar: bool
     ) -> BackfillReport:
-        """Encode and store those of ``documents`` that are not yet stored. Return the counts of documents."""
+        """Encode and store the ``documents`` that are not yet stored. Return the counts of documents."""
         if isinstance(documents, str):
             raise InvalidInput("expected several documents, got one str; pass a list")
         if total is None and isinstance(documents, Sized):
@@ -79,7 +79,7 @@ class Backfill:
         return BackfillReport(self._added, unchanged, self._left_out, tuple(self._reasons))
 
     def _encodable(self, documents: Iterable[Encodable | Document]) -> Iterator[tuple[str, Content]]:
-        """Yield the name and the content of each document that has something to encode."""
+        """Yield the name and the content of each document that has content to encode."""
         for item in documents:
             name = item.id if isinstance(item, Document) else f"position {self._seen}"
             self._seen += 1

@@ -1,4 +1,4 @@
-"""`CachedEncoder`: an encoder that encodes each document once, for applications with a vector store of their own."""
+"""`CachedEncoder`: encodes each document once. It is for applications that have a vector store of their own."""
 
 from __future__ import annotations
 
@@ -65,16 +65,18 @@ class CachedEncoder:
     Representation(texts=1, dimension=384, tokens=7)
 
     Several models and several processes can share one folder. The encoder also keeps the last queries in memory.
-    Without a folder, it does not keep documents. The model is loaded and the folder is opened on first use. A pickle
-    holds only the names of the model and the folder, or an encoder of your own, without embeddings. A copy shares the
-    encoder that is loaded. Call `close` before a fork. If the folder is still open in the parent, the child gets
-    `UseAfterFork` when it uses the folder. If the folder was deleted, it is made again.
+    Without a folder, it does not keep embeddings of documents. The model is loaded and the folder is opened on first
+    use. A pickle holds the name of the model, or an encoder of your own if you passed one. It also holds the path of
+    the folder and the arguments, but no embeddings. A copy shares the loaded encoder. Call `close` before a fork. If
+    the folder is still open in the parent, the child gets `UseAfterFork` when it uses the folder. If the folder was
+    deleted, it is made again.
 
     Args:
         encoder: an encoder, or the name or the folder of a model.
         path: the folder. It is created if it does not exist.
         codec: the codec of the token embeddings. Pooled embeddings are kept in float32.
-        options: arguments of `SmartEncoder`. They need the name or the folder of a model as ``encoder``.
+        options: arguments of `SmartEncoder`. They are allowed only if ``encoder`` is the name or the folder of a
+            model.
 
     Raises:
         InvalidInput: ``options`` are given although ``encoder`` is an encoder, or there is no such codec.
@@ -201,7 +203,7 @@ class CachedEncoder:
         return token_origins_of(self.encoder, item, task)
 
     def encode_query(self, queries: Sequence[Encodable]) -> Representation:
-        """Return the representation of ``queries``, in their order. A single query is kept after it is encoded."""
+        """Return the representation of ``queries``, in their order. The result for a single query is kept."""
         if len(queries) != 1:
             return self.encoder.encode_query(queries)
         name = identity(Content.of(queries[0]))
@@ -272,7 +274,8 @@ class CachedEncoder:
 
         Call this method before the first queries, with the documents of your own store. Documents that are already in
         the folder are skipped. Documents without content are left out, and a warning names them. Each batch is written
-        at once, so you can repeat an interrupted call. An iterator of any length is read in bounded memory.
+        as soon as it is encoded, so you can repeat an interrupted call. An iterator of any length is read in bounded
+        memory.
 
         Args:
             documents: the texts, images or documents that `encode_document` or `smart_rag.rerank` will get. The id of a
@@ -321,7 +324,8 @@ class CachedEncoder:
     def relevance_scale(self, weights: tuple[float, float]) -> Scale | None:
         """Return the scale of relevance for scores with these ``weights``.
 
-        If `add` has not written a scale, return the scale of the wrapped encoder. If it has none, return None.
+        If `add` has not written a scale, return the scale of the wrapped encoder. If that encoder has no scale either,
+        return None.
         """
         found = None if self.path is None else ForeignHits.read(self._foreign_hits_file(self.path))
         if found is None:
@@ -374,7 +378,7 @@ def _contents(documents: Iterable[Encodable]) -> list[Content]:
 
 
 def _parts(items: Sequence[Encodable], show_progress_bar: bool) -> Iterator[Sequence[Encodable]]:
-    """Yield parts of ``items`` that fit into memory with their token embeddings."""
+    """Yield ``items`` in parts. Each part fits into memory together with its token embeddings."""
     from tqdm.auto import tqdm
 
     size = _BATCH_SIZE if all(isinstance(item, str) for item in items) else _VISUAL_BATCH_SIZE
@@ -433,7 +437,7 @@ class _Stores:
 
 
 def _normalised(vectors: TokenCodes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return ``vectors`` as unit vectors, and their norms."""
+    """Return ``vectors`` as unit vectors, and the norms of ``vectors``."""
     pooled = np.array(vectors.embeddings, dtype=np.float32)
     norms: NDArray[np.float32] = np.linalg.norm(pooled, axis=1)
     pooled /= np.where(norms, norms, 1)[:, None]

@@ -37,13 +37,13 @@ Vectors = Callable[[Sequence[Key]], Representation]
 class ForeignHits:
     """The best scores of a folder's documents for each foreign question.
 
-    A reranker may use any weights. So we keep every pair of a pooled and a late score that is the best for some
-    weights: no other document has a higher pooled score and also a higher late score. With these pairs, `scale` can
-    compute the scale for any weights.
+    A reranker may use any weights. So we keep each pair of a pooled and a late score that can be the best for some
+    weights. These are the pairs for which no other document has both a higher pooled score and a higher late score.
+    With these pairs, `scale` can compute the scale for any weights.
 
     Attributes:
         documents: number of documents that were scored.
-        entries: number of entries in the folder at that time.
+        entries: number of entries in the folder when the documents were scored.
         best: for each question, the pairs of a pooled and a late score.
     """
 
@@ -73,7 +73,7 @@ class ForeignHits:
         return Scale.of([float(hybrid(hits[:, 0], hits[:, 1], weights).max()) for hits in pairs])
 
     def write(self, path: Path) -> None:
-        """Write the scores to ``path``. After a crash, the file is the old one or the new one, never half of it."""
+        """Write the scores to ``path``. After a crash, the file is the old one or the new one, never half a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:

@@ -30,9 +30,9 @@ class ImageSizes:
     """Pixel limits of the images that a model reads.
 
     Args:
-        profile: the profile of the model. Its limits come before those of the processor.
+        profile: the profile of the model. Its limits take precedence over the limits of the processor.
         processor: the model's image processor. It is None if the model reads no images.
-        max_pixels: the caller's limit. It comes first.
+        max_pixels: the caller's limit. It takes precedence over all others.
     """
 
     def __init__(self, profile: Profile, processor: Any, max_pixels: int | None) -> None:

@@ -219,7 +219,7 @@ class ModelInputs:
         return count
 
     def prepare(self, contents: Sequence[Content], task: Task) -> Prepared:
-        """Return the inputs of one forward pass: open images, cut texts and split them into tokens.
+        """Return the inputs of one forward pass: open images, cut texts, and split the texts into tokens.
 
         Raises:
             DocumentError: the file of an image or a video cannot be read.
@@ -230,10 +230,10 @@ class ModelInputs:
         return Prepared(dict(features), self._positions(features, contents, task), task)
 
     def _shortened(self, content: Content, task: Task) -> Content:
-        """Return ``content`` with its text cut, so that it fits beside its image, its video and the template.
+        """Return ``content`` with its text cut, so that the text fits beside the image, the video and the template.
 
-        The processor itself would first cut off the end of the template, with the position that is pooled. An image
-        cannot be cut. The text always keeps a quarter of the model's tokens.
+        Otherwise, the processor would first cut off the end of the template, which holds the position that is pooled.
+        An image cannot be cut. The text always keeps room for a quarter of the tokens that the model can read.
         """
         text, longest = content.text, self.model.max_seq_length
         # A text has at most one token for each byte.
@@ -438,6 +438,6 @@ class ModelInputs:
 
 
 def _common_prefix(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """Return the number of ids that both have in common at the start. They must differ somewhere."""
+    """Return how many ids at the start are equal in both arrays. The arrays must differ somewhere."""
     length = min(len(one), len(other))
     return int(np.argmin(one[:length] == other[:length]))

@@ -21,7 +21,7 @@ _IMAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe 
 
 
 class JinaV4Inputs(ModelInputs):
-    """Inputs with the same prefixes, and the same words around an image, as in the training of the model."""
+    """Inputs as in the training of the model: with the same prefixes, and with the same words around an image."""
 
     def _preprocess(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
         if contents[0].image is None:
@@ -61,8 +61,9 @@ class JinaV4Inputs(ModelInputs):
 class JinaV4Model(PooledModel):
     """jina-embeddings-v4: Qwen2.5-VL with the `Head` of `jina_v4_weights`.
 
-    Every token counts, also the tokens of the prefix and the chat template. The pooled embedding is the model's own
-    single vector, which is wider than its token embeddings. The model was trained to rank by each of the two alone.
+    Every token takes part in late interaction, even the tokens of the prefix and the chat template. The pooled
+    embedding is the model's own single vector, which is wider than its token embeddings. The model was trained to rank
+    by each of the two alone.
     """
 
     inputs_class = JinaV4Inputs

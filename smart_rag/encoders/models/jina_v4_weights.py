@@ -150,8 +150,9 @@ def _projector(repository: Repository, width: int, dtype: torch.dtype) -> nn.Lin
 def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: float) -> None:
     """Add the task's ``scaling B A`` to each weight, with A (rank, in) and B (out, rank), one module at a time.
 
-    The sum is computed in float64, because its rounding is too small to change the model's numbers. In float32, the
-    result depends on the order in which a machine adds. A digest of the weights would then differ between machines.
+    The sum is computed in float64, because the rounding of float64 is too small to change the model's numbers. In
+    float32, the result depends on the order in which a machine adds. A digest of the weights would then differ between
+    machines.
     """
     keys = {name: [f"base_model.model.{name}.lora_{half}.{_TASK}.weight" for half in "AB"] for name in adapted}
     with safe_open(adapter, framework="pt") as tensors:

@@ -92,6 +92,6 @@ class MultiVectorModel(PooledModel):
 
 
 def _merged_positions(counted: Mask) -> Positions:
-    """Return the positions of merged tokens. Only ``counted`` is known about these tokens."""
+    """Return the positions of merged tokens. We know only which of them are ``counted``."""
     nothing = np.zeros_like(counted)
     return Positions(nothing.astype(np.int64), counted, nothing, nothing, counted, nothing)

@@ -148,7 +148,7 @@ class PooledModel:
         return normalize(pooled.float(), dim=1), normalize(tokens.float(), dim=2)
 
     def norms(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the norms (n) of the model's own pooled vectors, truncated if the model truncates its embeddings."""
+        """Return the norms (n) of the model's own pooled vectors. If the model truncates them, truncate first."""
         norms: torch.Tensor = pooled[:, : self._width].float().norm(dim=1)
         return norms
 
@@ -159,7 +159,7 @@ class PooledModel:
         return width
 
     def _to_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
-        """Apply the modules after pooling to token states (n, width), and return the result (n, dimension)."""
+        """Apply the modules that follow the pooling to token states (n, width). Return the result (n, dimension)."""
         for module in self.inputs.pooling.after:
             states = module({"sentence_embedding": states})["sentence_embedding"]
         return states
@@ -187,7 +187,7 @@ class PooledModel:
         return Decision.first("pooling", (before, self.profile.source), (self.pooling, source))
 
     def describe_images(self) -> dict[str, Any]:
-        """Return the settings that change the numbers of an image, as JSON values."""
+        """Return, as JSON values, the settings that change the numbers that the model gets for an image."""
         profile, sizes = self.profile, self.inputs.image_sizes
         return {
             "pixels": sizes.limits,

@@ -52,7 +52,7 @@ def ids_and_attended(features: Mapping[str, Any]) -> tuple[NDArray[np.int64], Ma
 
 
 def pooled_position(attended: Mask, mode: str) -> Mask:
-    """Return the position (n, length) that pooling in this ``mode`` uses. If it uses several, nothing is True."""
+    """Return the position (n, length) that pooling in this ``mode`` uses. If it uses several, all are False."""
     ordinal = np.cumsum(attended, axis=1)
     if mode == "cls":
         return np.asarray(attended & (ordinal == 1))

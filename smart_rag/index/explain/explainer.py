@@ -21,7 +21,7 @@ from smart_rag.types import Content, Document, Hit
 
 @dataclass(frozen=True, eq=False)
 class Explainer:
-    """The query of a search, with the store and the encoder that answered it. All hits of one query share it."""
+    """The query of a search, and the store and the encoder that answered the query. All hits of one query share it."""
 
     query: str | Content | Representation
     search: Search
@@ -65,8 +65,8 @@ def vectors_of(
 ) -> Representation:
     """Return the vectors of ``documents``, in their order.
 
-    If the id of a document is in ``stored``, and the store has it with the same content, its vectors come from the
-    disk. All other documents are encoded.
+    If the id of a document is in ``stored``, and the store holds the document with the same content, its vectors come
+    from the disk. All other documents are encoded.
     """
     found = search.store.vectors([document for document in documents if document.id in stored])
     rest = [document.content(encoder.modalities) for document in documents if document.id not in found]

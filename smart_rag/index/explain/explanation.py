@@ -44,8 +44,8 @@ class Explanation:
         query, hit: the query of the search, and the hit that is explained.
         weights: the weights of the pooled and the late score in the hit's score.
         matches: the best match of each query token, in the query's order. The hit's late score is the sum of weight x
-            similarity over all matches. If the index pools tokens, or if documents were added after the search, this
-            sum is only close to the late score.
+            similarity over all matches. The sum is only close to the late score if the index pools tokens, or if
+            documents were added after the search.
         query_origins: the origin of each query token (q).
         origins: the origin of each document token (n).
         similarities: the cosine of each query token with each document token, (q, n) float32.
@@ -64,12 +64,12 @@ class Explanation:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """The parts of the hit's score that come from the pooled and from the late score."""
+        """The two parts of the hit's score: from the pooled score and from the late score."""
         return self.weights[0] * self.hit.pooled_score, self.weights[1] * self.hit.late_score
 
     @property
     def words(self) -> list[tuple[str, float]]:
-        """The query's words in their order, each with the part of the hit's score that comes from it.
+        """The query's words in their order. Each word has the part of the hit's score that comes from it.
 
         All patches of the query's image count as one word, ``[image]``. The patches of its video count as ``[video]``,
         and the tokens of the model's prompt as ``[prompt]``. The sum of all these numbers is the part of the score that
@@ -94,7 +94,8 @@ class Explanation:
                 similar patch.
 
         Raises:
-            InvalidInput: no token of the hit is a patch of an image or of that frame, or there is no such query token.
+            InvalidInput: no token of the hit is a patch of an image or of the frame, or there is no query token at the
+                position.
         """
         maps = self._maps(token)
         if not maps:
@@ -106,7 +107,7 @@ class Explanation:
         return maps[frame]
 
     def picture(self, token: int | None = None, *, frame: int | None = None, legend: bool = True) -> Image.Image:
-        """Return a picture of the hit. An image or a frame of a video is under a heat map, and a text has marks.
+        """Return a picture of the hit. A heat map covers an image or a frame of a video. In a text, words are marked.
 
         In a text, the words of `emphasis` are marked. If a text is long, the picture shows the part with the most
         marks. If a text comes from a PDF, the picture shows its page.
@@ -133,7 +134,7 @@ class Explanation:
         return add_legend(drawn, self._title(token), self._chips(token), scale) if legend else drawn
 
     def _maps(self, token: int | None) -> dict[int | None, NDArray[np.float32]]:
-        """Return the similarity map of each frame by the frame's number. An image has the number None."""
+        """Return a dict from the number of each frame to its similarity map. An image has the number None."""
         if token is not None and not 0 <= token < len(self.matches):
             raise InvalidInput(f"token must be 0 to {len(self.matches) - 1}, a position in the query, got {token!r}")
         if token is None:
@@ -176,7 +177,9 @@ class Explanation:
         return [(span, value / (max(given.values()) or 1)) for span, value in given.items()]
 
     def _marked_page(self, token: int | None) -> Image.Image | None:
-        """Return the page of the hit's text, with its words marked. Return None if the words are not found on it."""
+        """Return the page of the hit's text, with its words marked. Return None if the page does not show the
+        words.
+        """
         page = self.hit.image
         if not isinstance(page, PdfPage):
             return None
@@ -221,7 +224,7 @@ class Question:
 
     @classmethod
     def of(cls, query: Encodable, tokens: FloatArray, weights: NDArray[np.float32], encoder: Encoder) -> Question:
-        """Return the question for ``query``. ``encoder`` made its ``tokens`` (q, dimension). ``weights`` is (q)."""
+        """Return the question for ``query``. ``encoder`` made its ``tokens`` (q, dimension). ``weights`` are (q)."""
         return cls(Content.of(query), tokens, _origins(encoder, query, "query", len(tokens)), weights)
 
     def explanation(
@@ -239,8 +242,9 @@ class Question:
 def emphasis(text: str, found: Sequence[Match]) -> list[Span]:
     """Return the words of ``text`` that matched best, in their order, without punctuation.
 
-    A matched word is taken if its similarity is at least the mean of all similarities, and its weight x similarity is
-    at least the mean of all weight x similarity. If no word meets both conditions, the second condition is enough.
+    A matched word is taken if it meets two conditions. Its similarity is at least the mean of all similarities. The
+    product of its weight and its similarity is at least the mean of all such products. If no word meets both
+    conditions, the second condition is enough.
     """
     origins = [(match, match.document.span) for match in found]
     words = [(match, word) for match, span in origins if span and (word := _word_around(text, *span))]
@@ -275,7 +279,7 @@ def _listed(maps: dict[int | None, NDArray[np.float32]]) -> str:
 
 
 def _word_of(text: str, origin: TokenOrigin) -> Span | str:
-    """Return the word of the query that ``origin`` belongs to, or a name such as ``[prompt]`` if there is no word."""
+    """Return the word of the query at ``origin``. If there is no word, return a name such as ``[prompt]``."""
     if origin.box is not None:
         return _IMAGE if origin.frame is None else _VIDEO
     if origin.span is None or origin.span[0] == origin.span[1]:
@@ -284,7 +288,7 @@ def _word_of(text: str, origin: TokenOrigin) -> Span | str:
 
 
 def _word_around(text: str, start: int, stop: int) -> Span | None:
-    """Return the word that the characters ``start:stop`` belong to. Return None if they belong to no word."""
+    """Return the word around the characters ``start:stop``. Return None if they are in no word."""
     for word in _WORD.finditer(text, max(0, text.rfind(" ", 0, start))):
         if word.start() >= stop:
             return None

@@ -1,7 +1,8 @@
 """Pictures of the matches: a heat map over an image, marks in a text, and a legend. Pillow draws them.
 
 Heat is a number from 0 to 1. Heat 0 changes no pixel. Medium heat is yellow. Heat 1 is a red that is light enough for
-black letters. More heat is always darker. So the order can also be seen in grey, and by people who cannot see red.
+black letters. A higher heat always has a darker colour. So the order of heats can also be seen in grey, and by people
+who cannot see red.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def draw_heat_map(image: Image.Image, values: NDArray[np.float32], max_pixels: i
 
 
 def mark_boxes(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.Image:
-    """Return ``image`` with each box of ``marks`` under its heat. All other pixels stay the same."""
+    """Return ``image`` with each box of ``marks`` in the colour of its heat. All other pixels stay the same."""
     heat = np.zeros((image.height, image.width))
     for (left, top, right, bottom), value in marks:
         rows = slice(int(top * image.height), math.ceil(bottom * image.height))
@@ -62,7 +63,7 @@ def mark_boxes(image: Image.Image, marks: Sequence[tuple[Box, float]]) -> Image.
 
 
 def draw_marked_text(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Image:
-    """Return a picture of ``text`` with each span of ``marks`` under its heat.
+    """Return a picture of ``text`` with each span of ``marks`` in the colour of its heat.
 
     If the text has too many lines, the picture shows only some consecutive lines: those with the most marks.
     """
@@ -94,8 +95,8 @@ def draw_marked_text(text: str, marks: Sequence[tuple[Span, float]]) -> Image.Im
 def add_legend(image: Image.Image, title: str, chips: Chips, scale: tuple[float, float] | None = None) -> Image.Image:
     """Return ``image`` with a legend below it.
 
-    The legend has three parts: ``title``, the words of ``chips`` under their heat, and a bar. The ends of the bar are
-    the two numbers of ``scale``: the similarities of heat 0 and heat 1.
+    The legend has three parts: ``title``, the words of ``chips`` in the colours of their heat, and a bar. The ends of
+    the bar show the two numbers of ``scale``: the similarities that have heat 0 and heat 1.
     """
     width = max(image.width, _LEAST_WIDTH)
     rows = [[(title, 0.0)], *_rows(chips, width)]
@@ -126,7 +127,9 @@ def add_legend(image: Image.Image, title: str, chips: Chips, scale: tuple[float,
 
 
 def _tinted(base: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return ``base`` (rows, columns, 3) under ``heat``. Heat is in [0, 1] and broadcasts to (rows, columns)."""
+    """Return ``base`` (rows, columns, 3), coloured by ``heat``. Heat is in [0, 1] and broadcasts to (rows,
+    columns).
+    """
     heat = np.clip(heat, 0, 1)
     steps = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(heat, steps, channel) for channel in _COLOURS.T], axis=-1)

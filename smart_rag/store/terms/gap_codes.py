@@ -1,10 +1,11 @@
-"""Sorted numbers, coded as the gaps between them. If the numbers are close together, most take one byte, not four.
+"""Sorted numbers, coded as the gaps between them. If the numbers are close together, most gaps take one byte, not
+four.
 
-A gap is the sum of one or more bytes. A byte below 128 adds its value and ends the gap. A byte b of at least 128 adds
-128 * (b - 127), which is 128 to 16,384, and the gap continues. So a running sum over all bytes decodes a whole list.
-A gap below 128 takes one byte. A gap below 16,512 takes two bytes. After that, each further 16,384 takes one more byte.
-The gaps of a list add up to its greatest number, so a list has few of these further bytes: at most one for each 16,384
-in its greatest number.
+A gap is stored in one or more bytes. Each byte adds a part of the gap. A byte below 128 adds its value and ends the
+gap. A byte b of at least 128 adds 128 * (b - 127), which is 128 to 16,384, and the gap continues. So a running sum
+over all bytes decodes a whole list. A gap below 128 takes one byte. A gap below 16,512 takes two bytes. After that,
+each further 16,384 takes one more byte. The gaps of a list add up to its greatest number. So a list has at most one
+such further byte for each 16,384 of its greatest number.
 
 >>> codes, starts = encode(np.array([5, 127, 128, 16_511, 16_512]), starts=np.array([0, 3, 5]))
 >>> codes.tolist()

@@ -1,8 +1,8 @@
 """Inverted index in memory: the documents that contain each vocabulary id.
 
 It answers two questions. How rare are the tokens of a query? Which documents contain the rare tokens? Each distinct id
-of a document takes one or two bytes. The index follows a `TermStore`, even if another process writes to the store: each
-call first reads the changes since the last call.
+of a document takes one or two bytes. The index follows a `TermStore`. Each call first reads what has changed in the
+store since the last call, also if another process made the change.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Lists:
         return np.searchsorted(self.terms, term), np.searchsorted(self.terms, term, "right")
 
     def without_removed(self, live: NDArray[np.bool_]) -> _Lists:
-        """Return the lists of only the live documents, with new positions that count from 0."""
+        """Return the lists without the removed documents. The positions of the live documents count from 0 again."""
         pairs = self.pairs()
         pairs = pairs[live[pairs % _TERM]]
         moved = np.cumsum(live, dtype=np.int64) - 1
@@ -97,7 +97,8 @@ class InvertedIndex:
         store: the terms.
         existing: a function that takes revisions and returns those that have a row. It is called with the revisions in
             doubt.
-        rows_version: a function that returns a number that changes when rows change. None means that nobody knows.
+        rows_version: a function that returns a number. If rows change, the number changes. The function returns None
+            if nobody counts the changes.
     """
 
     def __init__(
@@ -145,14 +146,14 @@ class InvertedIndex:
     def best(self, ids: TokenIds, limit: int, admitted: NDArray[np.uint64] | None = None) -> list[str]:
         """Return the ids of the ``limit`` best documents for a query, best first.
 
-        Take the query's distinct vocabulary ids that a document contains. The document's score is the sum of their
-        inverse document frequencies. Documents that contain none of the ids are left out. Documents with equal scores
-        are sorted by a hash of their ids.
+        A document's score comes from the distinct vocabulary ids that it shares with the query. It is the sum of the
+        inverse document frequencies of these ids. Documents that contain none of the ids are left out. Documents with
+        equal scores are sorted by a hash of their ids.
 
         Args:
             ids: vocabulary ids (n) of the query's tokens.
             limit: maximum number of documents to return.
-            admitted: hashes of the ids of the documents to choose from, see `id_hash`. By default, all documents.
+            admitted: the documents to choose from, as hashes of their ids (see `id_hash`). By default, all documents.
         """
         with self._mutex:
             self._refresh()
@@ -216,7 +217,7 @@ class InvertedIndex:
             self._live = np.ones(self._known, dtype=np.bool_)
 
     def _hide_without_row(self) -> None:
-        """Leave out documents that are in doubt and have no row. A process has died before it wrote their rows."""
+        """Leave out documents that are in doubt and have no row. A process died before it wrote these rows."""
         self._shown = self._live
         if self._doubtful:
             existing = set(self._existing(self._doubtful))

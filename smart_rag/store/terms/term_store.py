@@ -1,10 +1,10 @@
 """Terms of each document on disk, in LMDB. An `InvertedIndex` is built from them.
 
 The *terms* of a document are the distinct vocabulary ids of its tokens. They are stored under a *slot*, a number that
-is never used again. Suppose that a reader knows all slots up to a number. Then it finds new documents in the slots
-after this number. If a known slot is missing, its document was removed. When a document changes, its new revision gets
-another slot than the old one. The new slot is written before the document's row, and the old slot is removed after it.
-``docs/format.md`` describes the bytes.
+is never used again. A reader that knows all slots up to some number finds new documents in the slots after this
+number. If a slot that the reader knows is missing, its document was removed. When a document changes, its new revision
+gets another slot than the old one. The new slot is written before the document's row, and the old slot is removed
+after it. ``docs/format.md`` describes the bytes.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Changes:
     """Changes in a store since an earlier call of `TermStore.changes`.
 
     n documents were added. ``slots`` (n) int64 are their slots, in ascending order. ``hashes`` (n) uint64 are the
-    hashes of their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` has all slots in
-    the store. It is None if no document was removed. ``doubtful`` are the slots of revisions in doubt, see
-    `TermStore.put`. Pass ``version`` to the next call.
+    hashes of their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` has all slots
+    that are now in the store. It is None if no document was removed. ``doubtful`` has the slots of revisions in doubt
+    (see `TermStore.put`). Pass ``version`` to the next call.
     """
 
     version: int
@@ -66,7 +66,8 @@ class Changes:
 class TermStore:
     """Terms of each revision of a document: ``put``, ``settle``, ``changes``, ``vacuum``.
 
-    Each call is one transaction. Either all of it happens, or nothing. When a write returns, it is on disk.
+    Each call is one transaction: either all of it happens, or nothing. When a call that writes returns, its changes
+    are on disk.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -76,7 +77,7 @@ class TermStore:
         self.is_complete = self._mark_if_new()
 
     def _mark_if_new(self) -> bool:
-        """Mark an empty store as complete, and return whether the store has the mark."""
+        """If the store is empty, mark it as complete. Return whether the store has this mark."""
         with self._environment.read() as transaction:
             slots = self._environment.databases["slots"]
             is_new, is_complete = not transaction.stat(slots)["entries"], transaction.get(_COMPLETE, db=slots)
@@ -96,9 +97,9 @@ class TermStore:
     ) -> None:
         """Write the terms of n ``revisions``, and replace their earlier terms.
 
-        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. ``doubtful``
-        revisions are in doubt until `settle`: their rows are about to be written, replaced or removed. If this process
-        dies, nobody knows which of these rows are there.
+        The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. The rows of the
+        ``doubtful`` revisions are about to be written, replaced or removed. These revisions are in doubt until
+        `settle` is called: if this process dies before, nobody knows which of the rows are there.
         """
         values = {
             revision: None if of_one is None else _packed(revision[0], of_one)
@@ -174,9 +175,9 @@ class TermStore:
             return int(transaction.stat(slots)["entries"]) - own
 
     def missing(self, revisions: Sequence[Revision]) -> list[Revision]:
-        """Return those of ``revisions`` that are not in the store.
+        """Return the ``revisions`` that are not in the store.
 
-        If the store is not complete, the result is empty, because the store cannot tell.
+        If the store is not marked as complete, the result is empty, because the store cannot tell which are missing.
         """
         if not self.is_complete:
             return []
@@ -185,10 +186,10 @@ class TermStore:
             return [one for one in revisions if transaction.get(_revision_key(one), db=slots) is None]
 
     def lost_ids(self, live: Collection[Revision]) -> list[str]:
-        """Return the ids of the documents that are in the store, but neither in ``live`` nor in doubt. Sort them.
+        """Return the ids, sorted, of the documents in the store that are neither in ``live`` nor in doubt.
 
-        If the store is not complete, the result is empty. A process that died may have left such documents, but the
-        store cannot tell which they are.
+        If the store is not complete, the result is empty. Such documents may have been left by a process that died,
+        but the store cannot tell which they are.
         """
         if not self.is_complete:
             return []
@@ -200,7 +201,7 @@ class TermStore:
         return sorted(id for id in ids.difference(id for id, _ in live) if id is not None)
 
     def _id_of(self, value: bytes, entry: bytes | None) -> str | None:
-        """Return the id of the document with this ``value`` in ``slots`` and this ``entry``, None if it is damaged."""
+        """Return the document id of this ``value`` in ``slots`` and its ``entry``. Return None if it is damaged."""
         if value.startswith(_NO_TERMS):
             return value.removeprefix(_NO_TERMS).decode()
         try:
@@ -211,7 +212,7 @@ class TermStore:
     def remove_ids(self, ids: Collection[str]) -> int:
         """Remove all revisions of the documents ``ids``, and return the number of documents that had one.
 
-        It reads the whole store. So call it only for documents that have lost their row.
+        This function reads the whole store. So call it only for documents that have lost their row.
         """
         with self._environment.read(buffers=False) as transaction:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
@@ -241,7 +242,7 @@ class TermStore:
         Args:
             version: ``Changes.version`` of the last call. With -1, all documents are returned.
             last: greatest slot that the caller knows, or -1 if the caller knows none.
-            count: number of slots that the caller knows and that are not removed.
+            count: number of the slots that the caller knows, without those that it knows to be removed.
 
         Raises:
             CorruptStore: a new entry fails its checksum.
@@ -294,7 +295,7 @@ class TermStore:
             return [self._unpacked(value)[0] for value in values if value is not None]
 
     def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
-        """Return those of ``revisions`` whose terms have changed since they were written, or cannot be read."""
+        """Return the ``revisions`` whose terms have changed since they were written, or cannot be read."""
         found = []
         with self._environment.read(buffers=False) as transaction:
             databases = self._environment.databases
