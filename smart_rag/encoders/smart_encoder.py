@@ -65,8 +65,7 @@ class SmartEncoder:
     token is left, the pooled embedding is the only token embedding.
 
     An ``adapter`` makes token embeddings from the last states, or from the states after other layers. If no token
-    takes part, the adapter makes one token embedding from the pooled embedding. An adapter does not change pooled
-    embeddings.
+    takes part, the adapter makes one token embedding from the pooled embedding. Pooled embeddings do not change.
 
     In a forked process, the parent's encoder works on a CPU, but torch then uses only one thread. On a GPU, torch
     refuses to work in a forked process. A pickle holds the arguments, without weights and without a token of the hub.
