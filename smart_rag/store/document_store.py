@@ -141,8 +141,10 @@ class DocumentStore:
 
     def _is_altered(self, row: Row) -> bool:
         """Return whether the text of ``row`` does not fit its key. Only the key of a text is a hash of the text."""
-        # Older versions wrote the modality "text" also for vectors that the caller brought.
-        if self._fingerprint is None or row.modality != "text" or not self._terms.is_complete:
+        return self._terms.is_complete and self._has_another_key(row)
+
+    def _has_another_key(self, row: Row) -> bool:
+        if self._fingerprint is None or row.modality != "text":
             return False
         return content_key(self._fingerprint, self.codec.name, row.document.text) != row.key
 
@@ -240,7 +242,8 @@ class DocumentStore:
                 ", or delete them by their ids"
             )
         self.images.vacuum(row.document.image for row in rows)
-        self._terms.vacuum(revisions)
+        # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as is.
+        self._terms.vacuum(revisions, completes=not any(map(self._has_another_key, rows)))
         return self.tokens.vacuum({row.key for row in rows})
 
     def remove_unused_terms(self) -> None:

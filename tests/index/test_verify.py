@@ -154,6 +154,25 @@ def test_encoders_without_vocabulary_ids(tmp_path):
         assert index._store._terms.count() == 59
 
 
+def test_an_older_index_with_vectors_of_the_caller_stays_as_it_is(tmp_path):
+    """Its rows look like texts, but their keys are hashes of vectors."""
+    encoder = VocabularyEncoder()
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        index.add_texts(TEXTS[:5], IDS[:5])
+        index.add_embeddings([Document("own", "its own text")], encoder.encode_document(["pump"]))
+        assert index.verify().sound
+        assert len(index.search("pump", 10)) == 6
+        terms = index._store._terms
+        slots = terms._environment.databases["slots"]
+        terms._environment.write(lambda transaction: transaction.delete(b"complete", db=slots))
+        index._store.pooled._write("update", ids=["own"], metadatas=[{"_smart_rag.modality": None}])
+    with opened(tmp_path / "index") as index:
+        for _ in range(2):
+            assert len(index.search("pump", 10)) == 6
+            assert index.verify().sound
+            index.vacuum()
+
+
 # --- rows ---------------------------------------------------------------------------------------
 
 

@@ -311,8 +311,11 @@ class TermStore:
                     found.append(revision)
         return found
 
-    def vacuum(self, live: Collection[Revision]) -> None:
-        """Remove the terms of every revision that is not in ``live``."""
+    def vacuum(self, live: Collection[Revision], completes: bool = False) -> None:
+        """Remove the terms of every revision that is not in ``live``.
+
+        With ``completes``, a store of an older version is complete from now on, if it has all revisions in ``live``.
+        """
         keys = set(map(_revision_key, live))
 
         def write(transaction: Any) -> None:
@@ -324,11 +327,11 @@ class TermStore:
             for slot in set(transaction.cursor(terms).iternext(values=False)) - kept:
                 transaction.delete(slot, db=terms)
             self._set_doubtful(transaction, ())
-            if keys <= slot_of.keys() and transaction.get(_COMPLETE, db=slots) is None:
+            if completes and keys <= slot_of.keys() and transaction.get(_COMPLETE, db=slots) is None:
                 transaction.put(_COMPLETE, b"", db=slots)
 
         self._environment.write(write)
-        self.is_complete = self.is_complete or not self._lacks(live)
+        self.is_complete = self.is_complete or (completes and not self._lacks(live))
 
     def _lacks(self, revisions: Collection[Revision]) -> bool:
         """Return whether the store lacks some of ``revisions``."""
