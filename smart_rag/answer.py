@@ -275,7 +275,9 @@ def prompt(
     images: int = 0,
     image_pixels: int = DEFAULT_IMAGE_PIXELS,
 ) -> tuple[list[ChatCompletionMessageParam], list[Hit]]:
-    """Return the messages for a language model, and the hits that they contain. A hit's rank is its number in them.
+    """Return the messages for a language model, and the hits that they contain.
+
+    The rank of each returned hit is its number in the messages.
 
     Each passage stands in a fence (`smart_rag.fences`), below its number. The first line in the fence holds the
     passage's source, as a literal of Python, and its page. So no text, no file name and no id can pass for another
@@ -383,7 +385,10 @@ def _key() -> str:
 
 
 def _is_a(error: BaseException | None, name: str) -> bool:
-    """Return whether ``error`` is of a class ``name``. openai 2 raises httpx errors, openai 3 httpx2's."""
+    """Return whether ``error`` is of a class ``name``.
+
+    openai 2 raises errors of httpx. openai 3 raises errors of httpx2.
+    """
     return name in (kind.__name__ for kind in type(error).__mro__)
 
 

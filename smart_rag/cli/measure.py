@@ -88,7 +88,10 @@ def tune(
 
 
 def demo(db: KeptDb = None) -> None:
-    """Index the sample documents. Compare the ranking by the pooled vector alone with the ranking by SMART."""
+    """Index the sample documents.
+
+    Compare the ranking by the pooled vector alone with the ranking by pooled vector and late interaction.
+    """
     from smart_rag.demo import sample_folder, sample_questions
 
     with (

@@ -132,7 +132,7 @@ class BatchEncoder:
     def _run(
         self, contents: Sequence[Content], task: Task, output: Output, batch_size: int
     ) -> Iterator[tuple[list[int], Batch]]:
-        """Yield the positions in ``contents`` of each batch's contents, and the batch."""
+        """For each batch, yield the positions of its contents in ``contents``, and its embeddings."""
         batches = list(self._batches(contents, task, batch_size))
         is_visual = any(content.plain != content.text for content in contents)
         if is_visual and len(batches) == 1 and len(batches[0]) > 1:  # two half batches can overlap in time

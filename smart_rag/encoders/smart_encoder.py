@@ -50,7 +50,7 @@ _MODEL_CLASSES: dict[str, type[PooledModel]] = {
 
 
 class SmartEncoder:
-    """SMART representations from any sentence-transformers model, without training.
+    """Pooled and token embeddings from any sentence-transformers model, without training.
 
     >>> encoder = SmartEncoder("minilm")                            # doctest: +SKIP
     >>> documents = encoder.encode_document(["The cat sat.", "Dogs bark."])     # doctest: +SKIP

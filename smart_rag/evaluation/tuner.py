@@ -37,7 +37,11 @@ class Setting:
     weighting: Weighting
 
     def ranks_as(self, other: Setting) -> bool:
-        """Return whether both settings always give the same ranking, because their ratios and late scores are equal."""
+        """Return whether both settings always give the same ranking.
+
+        This is so if the ratios of their weights are equal, and also their weightings, unless late scores have the
+        weight 0.
+        """
         (a, b), (c, d) = self.weights, other.weights
         return a * d == b * c and (self.weighting == other.weighting or b == 0)
 

@@ -105,8 +105,9 @@ def digest(image: Image.Image) -> str:
 def fit(width: float, height: float, max_pixels: int, max_scale: float = 1.0) -> tuple[int, int]:
     """Return the largest (width, height) with the same aspect ratio, within ``max_pixels`` and ``max_scale``.
 
-    Both are whole numbers of at least 1. For a very thin image, one side of the result is 1. If the other side is then
-    longer than ``max_pixels``, this other side is cut. ``max_scale`` limits the ratio of the new size to the old size.
+    Width and height of the result are whole numbers of at least 1. For a very thin image, one side of the result is 1.
+    If the other side is then longer than ``max_pixels``, this other side is cut. ``max_scale`` limits the ratio of the
+    new size to the old size.
     """
     scale = min(max_scale, math.sqrt(max_pixels / (width * height)))
     columns = min(max(1, int(width * scale)), max_pixels)

@@ -55,7 +55,11 @@ class Ingest:
     on_commit: OnCommit | None = None
 
     def add(self, documents: Iterable[Document]) -> AddReport:
-        """Write ``documents``. A sequence must not have the same id twice. In a stream, the last with an id wins."""
+        """Write ``documents``.
+
+        A sequence must not have the same id twice. In a stream, a later document replaces an earlier one with the same
+        id.
+        """
         checked = isinstance(documents, Sequence)
         if checked:
             documents = checked_documents(documents, self.encoder.modalities)  # type: ignore[arg-type]

@@ -191,7 +191,10 @@ class Manifest:
         return replace(self, id=secrets.token_hex(16))
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest. If the folder of its model or adapter is gone, name the one of ``encoder``."""
+        """Return the manifest.
+
+        If the folder of its model or adapter is gone, the result names the model or adapter of ``encoder`` instead.
+        """
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]

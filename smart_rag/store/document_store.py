@@ -140,7 +140,10 @@ class DocumentStore:
                 )
 
     def _is_altered(self, row: Row) -> bool:
-        """Return whether the text of ``row`` does not fit its key. Only the key of a text is a hash of the text."""
+        """Return whether the text of ``row`` does not fit its key.
+
+        Only rows that were encoded from a text alone can be checked, because only their keys are hashes of the text.
+        """
         return self._terms.is_complete and self._has_another_key(row)
 
     def _has_another_key(self, row: Row) -> bool:

@@ -71,8 +71,8 @@ class SmartEmbeddings(BaseModel, Embeddings):
         encoder_options: the same arguments as ``options``, but as one dict. This object stores them in this form.
             Normally, you do not pass it.
         encoder_class: the class of an ``encoder`` that is not a `smart_rag.SmartEncoder`. ``model_dump`` writes this
-            name. If an object is made from these values without ``encoder``, an error names the class. Normally, you do
-            not pass it.
+            name. If an object is made from the result of ``model_dump`` without an ``encoder``, an error names the
+            class. Normally, you do not pass it.
         options: further arguments of `smart_rag.SmartEncoder` by name, such as ``adapter`` or ``query_prompt``.
 
     Raises:

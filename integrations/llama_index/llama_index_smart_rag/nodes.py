@@ -177,8 +177,8 @@ def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:
 def where_of(filters: MetadataFilters | None, doc_ids: list[str] | None = None) -> dict[str, Any] | None:
     """Return LlamaIndex's filters as filters of smart_rag. Return None if every node passes.
 
-    Without any filter, every node passes, as in LlamaIndex's own stores. No node passes an inner ``or`` without a
-    filter, or ``in``, ``any`` or ``doc_ids`` with an empty list.
+    Without any filter, every node passes, as in LlamaIndex's own stores. An inner ``or`` without a filter lets no node
+    pass. The same holds for ``in``, ``any`` and ``doc_ids`` with an empty list.
 
     Raises:
         InvalidInput: smart_rag does not have an operator or a condition, or a value does not fit the operator.

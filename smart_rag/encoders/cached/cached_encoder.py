@@ -225,9 +225,9 @@ class CachedEncoder:
 
         Documents that are not yet in the folder are encoded.
 
-        An image or a video is recognised by the content of its file, not by its path. With a folder, the folder's codec
-        codes token embeddings, and ``codec`` is not used. Without a folder, ``codec`` is passed to the wrapped encoder.
-        ``show_progress_bar`` shows how many documents were encoded.
+        An image or a video is recognised by the content of its file, not by its path. With a folder, token embeddings
+        are coded by the codec of the folder, and ``codec`` is not used. Without a folder, ``codec`` is passed to the
+        wrapped encoder. ``show_progress_bar`` shows how many documents were encoded.
 
         Raises:
             CorruptStore: an entry of the folder cannot be read back.

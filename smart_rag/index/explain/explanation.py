@@ -44,8 +44,8 @@ class Explanation:
         query, hit: the query of the search, and the hit that is explained.
         weights: the weights of the pooled and the late score in the hit's score.
         matches: the best match of each query token, in the query's order. The hit's late score is the sum of weight x
-            similarity over all matches. The sum is only close to the late score if the index pools tokens, or if
-            documents were added after the search.
+            similarity over all matches. If the index pools tokens, or if documents were added after the search, the
+            sum is close to the late score, but may differ from it.
         query_origins: the origin of each query token (q).
         origins: the origin of each document token (n).
         similarities: the cosine of each query token with each document token, (q, n) float32.

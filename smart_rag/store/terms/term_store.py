@@ -201,7 +201,10 @@ class TermStore:
         return sorted(id for id in ids.difference(id for id, _ in live) if id is not None)
 
     def _id_of(self, value: bytes, entry: bytes | None) -> str | None:
-        """Return the document id of this ``value`` in ``slots`` and its ``entry``. Return None if it is damaged."""
+        """Return the id of the document to which ``value``, a value in ``slots``, and its ``entry`` belong.
+
+        Return None if the entry is missing or damaged.
+        """
         if value.startswith(_NO_TERMS):
             return value.removeprefix(_NO_TERMS).decode()
         try:
