@@ -176,7 +176,7 @@ def index_table(info: IndexInfo) -> Table:
         "format": f"{info.manifest['format_version']}, made with smart-rag {info.manifest['created_with']}",
     }
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, Text(str(value)))
     return table
 
 

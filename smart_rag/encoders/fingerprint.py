@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+# Entries of a description that are arguments of `SmartEncoder`. An index must not choose others, such as kernels that
+# run code.
+DESCRIBED = (
+    *("model", "revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length", "profile"),
+    *("query_tokens", "document_tokens", "max_pixels", "adapter", "model_options"),
+)
 # Entries of a description that do not change the embeddings of a document, or that repeat another entry.
 _NOT_IN_FINGERPRINT = (
     "model",

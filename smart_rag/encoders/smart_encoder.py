@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
 from smart_rag.encoders import known_models, loading
 from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import AnyModel, module_settings
-from smart_rag.encoders.fingerprint import fingerprint_of, weights_digest
+from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of, weights_digest
 from smart_rag.encoders.models.clip import ClipModel
 from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.jina_v4 import JinaV4Model
@@ -188,7 +187,7 @@ class SmartEncoder:
 
     @classmethod
     def _arguments_in(cls, description: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: description[name] for name in signature(cls).parameters if name in description}
+        return {name: description[name] for name in DESCRIBED if name in description}
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -101,7 +101,10 @@ class IndexEncoder:
                 "cannot be loaded from its description; open the index with encoder="
             )
         check_model(self.path, described)
-        encoder = SmartEncoder.from_description(described)
+        try:
+            encoder = SmartEncoder.from_description(described)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise IndexMismatch(f"{self.path}: the description of the model in the manifest is damaged") from error
         self._manifest.check_encoder(self.path, encoder)
         return encoder
 

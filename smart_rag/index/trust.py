@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ from smart_rag.encoders import known_models
 from smart_rag.errors import NotTrusted
 from smart_rag.paths import model_location
 
+# At its end, a journal of SQLite may name a second journal, and has these bytes behind the name. When the first journal
+# has been applied, SQLite removes the file with this name.
+_END_OF_NAME = bytes.fromhex("d9d505f920a163d7")
+
 
 def check_links(folder: Path) -> None:
     """Raise `NotTrusted` if there is a link in the index's ``folder``. ``folder`` itself may be a link.
 
     A link can lead to any file of this machine, which would then be read, written or removed.
+
+    A journal of SQLite that names another file is refused, too.
     """
     waiting = [folder]
     while waiting:
@@ -30,6 +37,22 @@ def check_links(folder: Path) -> None:
                     )
                 if is_folder:
                     waiting.append(Path(entry.path))
+                else:
+                    _check_file(entry)
+
+
+def _check_file(entry: os.DirEntry[str]) -> None:
+    if entry.stat(follow_symlinks=False).st_nlink > 1:
+        raise NotTrusted(
+            f"{entry.path} is a hard link, so another file would change with it; copy the folder without hard links"
+        )
+    if entry.name.endswith("-journal"):
+        with open(entry.path, "rb") as file:
+            file.seek(max(0, entry.stat().st_size - len(_END_OF_NAME)))
+            if file.read() == _END_OF_NAME:
+                raise NotTrusted(
+                    f"{entry.path} names another file, which SQLite would remove; Chroma writes no such journal"
+                )
 
 
 def check_model(folder: Path, description: Mapping[str, Any], *, runs_code: bool = False) -> None:
@@ -40,7 +63,9 @@ def check_model(folder: Path, description: Mapping[str, Any], *, runs_code: bool
         description: the description of the encoder, as the index holds it.
         runs_code: whether the caller has allowed the model to run its own code.
     """
-    model = str(description.get("model"))
+    model, options = str(description.get("model")), description.get("model_options")
+    if "model" not in description or not isinstance(options, Mapping | None):
+        raise NotTrusted(f"{folder}: the description of the model in the manifest is damaged; name the model yourself")
     named = {**description, "model": model_location(model)}
     inside = Path(named["model"]).is_absolute() and Path(named["model"]).resolve().is_relative_to(folder.resolve())
     is_known = known_models.is_known(named) and not inside
@@ -48,17 +73,18 @@ def check_model(folder: Path, description: Mapping[str, Any], *, runs_code: bool
     if is_known and not brings_code:
         return
     code = ", trust_remote_code=True" if description.get("trust_remote_code") else ""
-    options = "".join(
+    chosen = "".join(
         f", {name}={description[name]!r}" for name in ("revision", "adapter", "model_options") if description.get(name)
     )
+    name = shlex.quote(" ".join(model.split()))
     found = (
         f"the model {model!r}, which runs code of its own"
         if is_known
-        else f"the model {model!r}{' in its own folder' if inside else ''}{options.replace(', ', ' with ', 1)}, which "
+        else f"the model {model!r}{' in its own folder' if inside else ''}{chosen.replace(', ', ' with ', 1)}, which "
         "you have not used on this machine"
     )
     raise NotTrusted(
         f"{folder}: the index was made with {found}; if you trust it, name it yourself, with "
-        f"SmartIndex.open(path, SmartEncoder({model!r}{options}{code})) or `--model {model}"
+        f"SmartIndex.open(path, SmartEncoder({model!r}{chosen}{code})) or `--model {name}"
         f"{' --trust-remote-code' if code else ''}`"
     )

@@ -254,7 +254,9 @@ def _persistent(path: Path) -> ClientAPI:
     systems, name = SharedSystemClient._identifier_to_system, str(path)
     is_shared = name in systems  # a client of the caller uses the same system
     try:
-        return chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
+        # Chroma would read settings from a file ``.env`` of the working directory, which may be somebody else's index.
+        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
+        return chromadb.PersistentClient(path, settings=settings)
     except BaseException:
         # Chroma keeps a system that failed to start, and would use it for the next client with this path.
         if not is_shared:

@@ -35,7 +35,7 @@ class Sources:
     def __init__(self, folder: Path, id: str | None = None, given: Iterable[str | Path] = ()) -> None:
         self._folder = folder
         self.given = tuple(map(absolute, given))
-        self._named = {_real(folder), *map(_real, self.given)}
+        self._named = {_real(folder), *map(_real, self.given), *(_real(path.parent) / path.name for path in self.given)}
         self._record: Path | None = None
         self.remember(id)
 
@@ -53,7 +53,9 @@ class Sources:
 
     def name(self, paths: Iterable[Path]) -> None:
         """Admit ``paths``, which the user of the index has named, now and in later sessions."""
-        new = {_real(path) for path in map(absolute, paths) if not self.admits(path)}
+        given = [path for path in map(absolute, paths) if not self.admits(path)]
+        # A file may be a link. `admits` looks at its folder alone.
+        new = {place for path in given for place in (_real(path), _real(path.parent) / path.name)}
         if not new:
             return
         self._named |= new

@@ -219,8 +219,8 @@ class HeldOutEvaluator(BaseEvaluator):
     def add_results_to_card(self, model: SentenceTransformer, frozen: ByRanking, trained: ByRanking) -> None:
         """Replace the results in the model card.
 
-    The new results are those from before the training and those of the model that was kept.
-    """
+        The new results are those from before the training and those of the model that was kept.
+        """
         both = {"": trained, ", before training": frozen}
         model.model_card_data.eval_results_dict = {
             self: {_METRIC.format(name) + when: float(by[name].mean()) for when, by in both.items() for name in by}

@@ -200,6 +200,79 @@ def test_links_are_refused(tmp_path, name):
     assert f"{place} is a link" in error_of("info", "--db", tmp_path / "index")
 
 
+def test_hard_links_are_refused(tmp_path):
+    """LMDB writes to its lock file whenever it is opened."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    (tmp_path / "precious").write_text("precious")
+    lock = tmp_path / "index" / "tokens" / "lock.mdb"
+    lock.unlink()
+    lock.hardlink_to(tmp_path / "precious")
+    with pytest.raises(NotTrusted, match="hard link"):
+        SmartIndex.open(tmp_path / "index", WordEncoder())
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_journal_that_names_another_file_is_refused(tmp_path):
+    """SQLite applies such a journal when it opens the database, and then removes the file with the name."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    database = (tmp_path / "index" / "chroma" / "chroma.sqlite3").read_bytes()
+    page = int.from_bytes(database[16:18]) or 65_536
+    magic = bytes.fromhex("d9d505f920a163d7")
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    name = str(precious).encode()
+    pages = len(database) // page
+    header = magic + b"".join(value.to_bytes(4) for value in (1, 0, pages, 512, page))
+    first = database[:page]
+    checksum = sum(first[i] for i in range(page - 200, 0, -200)) % 2**32
+    record = (1).to_bytes(4) + first + checksum.to_bytes(4)
+    tail = (0x40000000 // page + 1).to_bytes(4) + name + len(name).to_bytes(4) + sum(name).to_bytes(4) + magic
+    journal = tmp_path / "index" / "chroma" / "chroma.sqlite3-journal"
+    journal.write_bytes(header.ljust(512, b"\0") + record + tail)
+    with pytest.raises(NotTrusted, match="journal"):
+        SmartIndex.open(tmp_path / "index", WordEncoder())
+    assert precious.exists()
+    journal.write_bytes(header.ljust(512, b"\0") + record)  # as a crash leaves it
+    with SmartIndex.open(tmp_path / "index", WordEncoder()) as opened:
+        assert opened.count() == 2
+
+
+def test_settings_of_chroma_beside_the_index_are_not_read(tmp_path, monkeypatch):
+    """The user may be in the folder of an index that somebody else made."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    (tmp_path / "index" / ".env").write_text("chroma_product_telemetry_impl=evil.Telemetry\n")
+    (tmp_path / "index" / "evil.py").write_text("raise SystemExit('code of somebody else')")
+    monkeypatch.chdir(tmp_path / "index")
+    monkeypatch.syspath_prepend(str(tmp_path / "index"))
+    with SmartIndex.open(".", WordEncoder()) as opened:
+        assert opened.search("dogs")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"weights": "w", "model": None}, {"model_options": ["x"]}, {"model_options": {"truncate_dim": "x"}}],
+)
+def test_a_damaged_description_is_an_error_of_ours(index, changed):
+    edit(index, **changed)
+    with SmartIndex.open(index) as opened, pytest.raises(errors.SmartRagError):
+        opened.search("dogs")
+
+
+def test_an_index_cannot_choose_kernels_or_a_device(index):
+    edit(index, attn_implementation="somebody/kernel", dtype="nonsense", device="nowhere")
+    with SmartIndex.open(index) as opened:
+        assert opened.search("dogs")
+
+
+def test_names_are_shown_as_they_are(index):
+    edit(index, model="x[/red] `; evil\n--model y")
+    assert "x[/red]" in good("info", "--db", index)
+    assert "--model 'x[/red] `; evil --model y'" in error_of("search", "dogs", "--db", index)
+
+
 def test_a_pipe_is_refused(tmp_path):
     """Reading it would wait for ever."""
     with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
@@ -251,6 +324,15 @@ def pictures(tmp_path):
 def test_the_user_reads_what_was_added(pictures, tmp_path):
     with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
         assert {hit.id for hit in opened.search("red") if hit.image is not None} == {"file", "own"}
+
+
+def test_a_file_that_is_a_link_is_its_users_own(pictures, tmp_path):
+    (tmp_path / "link.png").symlink_to(pictures / "red.png")
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        opened.add([Document("link", "red", image=tmp_path / "link.png")])
+        assert opened.get(["link"])[0].image == tmp_path / "link.png"
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        assert opened.get(["link"])[0].image == tmp_path / "link.png"
 
 
 def test_others_read_only_what_is_in_the_folder(pictures, tmp_path, another_user, caplog):
