@@ -48,7 +48,7 @@ class Profile:
         generation_prompt: whether the chat ends with the words that ask the model to answer.
         prompts: the prompts of queries and of documents.
         prompts_for_images_only: whether only images and videos get the prompt of documents, and texts get none.
-        pooled_before: the position before this token is pooled. If it is None, the last position is pooled.
+        pooled_before: a token. The position before the token is pooled. With None, the last position is pooled.
         empty_text: the text that replaces an empty text.
         blank_image: side and colour of a square image that is added to a query without an image.
         max_length: number of tokens after which a text is cut.

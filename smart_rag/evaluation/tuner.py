@@ -39,8 +39,8 @@ class Setting:
     def ranks_as(self, other: Setting) -> bool:
         """Return whether both settings always give the same ranking.
 
-        This is so if the ratios of their weights are equal, and also their weightings, unless late scores have the
-        weight 0.
+        This is so if the ratios of their weights are equal and their weightings are equal. If late scores have the
+        weight 0, equal ratios are enough.
         """
         (a, b), (c, d) = self.weights, other.weights
         return a * d == b * c and (self.weighting == other.weighting or b == 0)

@@ -758,7 +758,9 @@ class SmartIndex:
         return self._store.gather([rows[id].key for id in ids], ids).decode()
 
     def encode_documents(self, items: Sequence[Encodable], *, reuse_stored: bool = False) -> Representation:
-        """Return the representation of texts or images. Keep it until documents with the same content are added.
+        """Return the representation of texts or images.
+
+        The index keeps it until documents with the same content are added.
 
         Use this method if your program needs the embeddings before it adds the documents. Then nothing is encoded
         twice. Up to 1 GiB is kept. The tokens may be `TokenCodes`. The index stores these codes as they are.

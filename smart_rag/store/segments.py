@@ -156,7 +156,7 @@ class Segments:
         return len(gone)
 
     def _mark_free(self, transaction: Any, number: int, gone: EntryLocations) -> bool:
-        """Take the entries ``gone`` off the usage of their segment. Return whether to rewrite the segment."""
+        """Subtract the entries ``gone`` from the usage of their segment. Return whether to rewrite the segment."""
         usage = _usage(transaction.get(_NUMBER.pack(number), db=self._usage))
         if usage == _UNKNOWN:  # there is no such segment, so the location was damaged
             return False

@@ -52,7 +52,7 @@ class Sources:
             self._named |= {Path(line) for line in lines if line}
 
     def name(self, paths: Iterable[Path]) -> None:
-        """Admit ``paths``, which the user of the index has named, now and in later sessions."""
+        """Admit ``paths``, now and in later sessions. The user of the index has named them."""
         given = [path for path in map(absolute, paths) if not self.admits(path)]
         # A file may be a link. `admits` looks at its folder alone.
         new = {place for path in given for place in (_real(path), _real(path.parent) / path.name)}

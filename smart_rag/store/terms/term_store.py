@@ -2,7 +2,7 @@
 
 The *terms* of a document are the distinct vocabulary ids of its tokens. They are stored under a *slot*, a number that
 is never used again. A reader that knows all slots up to some number finds new documents in the slots after this
-number. If a slot that the reader knows is missing, its document was removed. When a document changes, its new revision
+number. If a known slot is no longer in the store, its document was removed. When a document changes, its new revision
 gets another slot than the old one. The new slot is written before the document's row, and the old slot is removed
 after it. ``docs/format.md`` describes the bytes.
 """
@@ -188,8 +188,8 @@ class TermStore:
     def lost_ids(self, live: Collection[Revision]) -> list[str]:
         """Return the ids, sorted, of the documents in the store that are neither in ``live`` nor in doubt.
 
-        If the store is not complete, the result is empty. Such documents may have been left by a process that died,
-        but the store cannot tell which they are.
+        If the store is not complete, the result is empty. In such a store, some of these documents may be leftovers of
+        a process that died, and the store cannot tell them from lost documents.
         """
         if not self.is_complete:
             return []
