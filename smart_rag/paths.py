@@ -5,11 +5,13 @@ This module also gives the folder in which smart_rag remembers what this user ha
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from pathlib import Path
 
 from smart_rag.config import DEFAULT_MODEL
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import InvalidInput, StorageFull
 
 
 def absolute(path: str | Path) -> Path:
@@ -34,6 +36,28 @@ def user_folder() -> Path:
     from typer import get_app_dir
 
     return absolute(os.environ.get("SMART_RAG_HOME") or get_app_dir("smart_rag"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` to the file ``path``. After a crash, the file is the old one or the new one, never a part.
+
+    Raises:
+        StorageFull: the disk is full. The old file stays.
+    """
+    # A unique name, because another process or thread may write the same file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise StorageFull(f"{path.parent}: no space left on the disk; make room and try again") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def model_location(model: str | Path) -> str:

@@ -5,9 +5,7 @@ An index is opened with the settings of its manifest. An argument that contradic
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +16,8 @@ from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_WEIGHTS, IndexConfig, check_count
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
-from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput, StorageFull
+from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
+from smart_rag.paths import write_whole
 
 FORMAT_VERSION = 3
 # The oldest format that can be read. Format 2 has no columns for lists, so filters cannot search lists.
@@ -125,19 +124,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write the manifest into ``folder``. After a crash, it is the old or the new file, never a part of one."""
-        temporary = folder / f"{FILE_NAME}.new"
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(asdict(self), file, indent=2, ensure_ascii=False)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / FILE_NAME)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise StorageFull(f"{folder}: no space left on the disk; make room and try again") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(folder / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -1,7 +1,6 @@
 """Every class, with every argument, comes back from pickle, copy, deepcopy and `to_dict` as it was."""
 
 import copy
-import inspect
 import json
 import logging
 import pickle
@@ -10,8 +9,9 @@ import threading
 import chromadb
 import pytest
 from helpers.another_process import python
+from helpers.copying import LockedEncoder, copies, holds, names_of, outcome, some, values
 from helpers.word_encoder import WordEncoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
@@ -20,7 +20,7 @@ from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, Vect
 from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartRetriever, SmartVectorStore
 
 from smart_rag import CachedEncoder, SmartEncoder, SmartIndex
-from smart_rag.errors import InvalidInput, SmartRagError
+from smart_rag.errors import InvalidInput
 
 TEXTS = ["Dogs bark at night", "Cats sleep", "The boat house is locked", "Dogs and cats"]
 NODES = [TextNode(id_=str(i), text=text, metadata={"n": i}) for i, text in enumerate(TEXTS)]
@@ -115,14 +115,6 @@ ELSEWHERE = {
 }
 # Arguments of SmartEncoder with another name here; see `llama_index_smart_rag.arguments`.
 RENAMED = {"model", "query_prompt", "document_prompt", "prompt_names"}
-some = settings(max_examples=25, deadline=None)
-
-
-class LockedEncoder(WordEncoder):
-    """An encoder that cannot be pickled."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
 
 
 class LockedHandler(LlamaDebugHandler):
@@ -131,35 +123,6 @@ class LockedHandler(LlamaDebugHandler):
     def __init__(self):
         super().__init__(print_trace_on_end=False)
         self.lock = threading.Lock()
-
-
-def names_of(function):
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    parameters = inspect.signature(function.__init__).parameters
-    return {name for name, parameter in parameters.items() if parameter.kind not in kinds} - {"self"}
-
-
-def values(strategies):
-    """All arguments, or some of them."""
-    return st.fixed_dictionaries(strategies) | st.fixed_dictionaries({}, optional=strategies)
-
-
-def outcome(call):
-    """What a call returns, or the error that it raises."""
-    try:
-        return call()
-    except SmartRagError as error:
-        return type(error), str(error)
-
-
-def holds(given, arguments):
-    """Whether an object has the arguments that are plain values."""
-    plain = {name: value for name, value in arguments.items() if isinstance(value, int | float | str | tuple | dict)}
-    return all(getattr(given, name, value) == value for name, value in plain.items())
-
-
-def copies(given):
-    return [pickle.loads(pickle.dumps(given)), copy.copy(given), copy.deepcopy(given)]
 
 
 def handlers(given):
@@ -181,11 +144,11 @@ def folder(tmp_path_factory):
 
 def test_no_argument_is_forgotten_here():
     """A new argument needs a strategy above."""
-    assert names_of(SmartEmbedding) == {*OF_MODEL, *OF_EMBEDDING, *ELSEWHERE[SmartEmbedding]}
-    assert names_of(SmartEncoder) - RENAMED <= {*OF_MODEL, *OPTIONS}
+    assert names_of(SmartEmbedding.__init__) == {*OF_MODEL, *OF_EMBEDDING, *ELSEWHERE[SmartEmbedding]}
+    assert names_of(SmartEncoder.__init__) - RENAMED <= {*OF_MODEL, *OPTIONS}
     for kind, strategies in ARGUMENTS.items():
-        inherited = names_of(BaseRetriever) if kind is SmartRetriever else set()
-        assert names_of(kind) | inherited == {*strategies, *ELSEWHERE[kind]}
+        inherited = names_of(BaseRetriever.__init__) if kind is SmartRetriever else set()
+        assert names_of(kind.__init__) | inherited == {*strategies, *ELSEWHERE[kind]}
 
 
 @some

@@ -8,8 +8,6 @@ documents of an application once, and writes the scores of the best documents to
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import CorruptStore
+from smart_rag.paths import write_whole
 from smart_rag.scoring import maxsim
 from smart_rag.scoring.ranking import hybrid
 from smart_rag.scoring.relevance import Scale
@@ -75,15 +74,7 @@ class ForeignHits:
     def write(self, path: Path) -> None:
         """Write the scores to ``path``. After a crash, the file is the old one or the new one, never half a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(asdict(self), file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_whole(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> ForeignHits | None:

@@ -1,7 +1,6 @@
 """Every class, with every argument, comes back from pickle, copy, deepcopy and `model_dump` as it was."""
 
 import copy
-import inspect
 import json
 import pickle
 import threading
@@ -9,8 +8,9 @@ import threading
 import chromadb
 import pytest
 from helpers.another_process import python
+from helpers.copying import LockedEncoder, copies, holds, names_of, outcome, some, values
 from helpers.word_encoder import WordEncoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -27,7 +27,7 @@ from langchain_smart_rag import (
 )
 
 from smart_rag import CachedEncoder, SmartEncoder, SmartIndex
-from smart_rag.errors import IndexClosed, IndexNotFound, InvalidInput, SmartRagError
+from smart_rag.errors import IndexClosed, IndexNotFound, InvalidInput
 
 TEXTS = ["Dogs bark at night", "Cats sleep", "The boat house is locked", "Dogs and cats"]
 DOCUMENTS = [Document(text, id=str(i), metadata={"n": i}) for i, text in enumerate(TEXTS)]
@@ -110,7 +110,6 @@ ELSEWHERE = {
     SmartRetriever: {"index"},
     SmartVectorStore: {"index", "embedding"},
 }
-some = settings(max_examples=25, deadline=None)
 
 
 class Fixed(BaseRetriever):
@@ -120,41 +119,6 @@ class Fixed(BaseRetriever):
 
     def _get_relevant_documents(self, query, *, run_manager):
         return self.documents
-
-
-class LockedEncoder(WordEncoder):
-    """An encoder that cannot be pickled."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-
-
-def names_of(function):
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind not in kinds}
-
-
-def values(strategies):
-    """All arguments, or some of them."""
-    return st.fixed_dictionaries(strategies) | st.fixed_dictionaries({}, optional=strategies)
-
-
-def outcome(call):
-    """What a call returns, or the error that it raises."""
-    try:
-        return call()
-    except SmartRagError as error:
-        return type(error), str(error)
-
-
-def holds(given, arguments):
-    """Whether an object has the arguments that are plain values."""
-    plain = {name: value for name, value in arguments.items() if isinstance(value, int | float | str | tuple | dict)}
-    return all(getattr(given, name, value) == value for name, value in plain.items())
-
-
-def copies(given):
-    return [pickle.loads(pickle.dumps(given)), copy.copy(given), copy.deepcopy(given)]
 
 
 @pytest.fixture(scope="module")
