@@ -14,7 +14,7 @@ from smart_rag import CachedEncoder, Document, Representation, SmartEncoder, Sma
 from smart_rag.encoders.loading import with_full_paths
 from smart_rag.errors import InvalidInput, ModelNotFound
 from smart_rag.evaluation import load_dataset
-from smart_rag.paths import absolute, model_location
+from smart_rag.paths import absolute, model_location, write_whole
 from smart_rag.training import AdapterSettings, load_training_data, train_adapter
 
 
@@ -146,3 +146,17 @@ def test_the_command_line_in_the_home(home):
     assert "Bearings of the pump." in good("search", "bearings", "--db=~/index", "--explain=~/why.png")
     assert (home / "why.png").is_file()
     assert good("delete", "--db=~/index", "--source=~/docs/a.txt") == "1 passage removed\n"
+
+
+def test_a_file_is_written_as_a_whole(tmp_path):
+    """No other file is left, and others may read it if the user's files may be read by others."""
+    (tmp_path / "plain").write_text("")
+    for text in ("first", "zweite ä"):
+        write_whole(tmp_path / "file.json", text)
+        assert (tmp_path / "file.json").read_text(encoding="utf-8") == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.json", "plain"]
+    assert (tmp_path / "file.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_whole(tmp_path / "folder", "text")
+    assert not list(tmp_path.glob("*.new"))
