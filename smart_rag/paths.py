@@ -38,6 +38,11 @@ def user_folder() -> Path:
     return absolute(os.environ.get("SMART_RAG_HOME") or get_app_dir("smart_rag"))
 
 
+def bytes_below(folder: Path) -> int:
+    """Return the number of bytes of all files in ``folder`` and below it."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` to the file ``path``. After a crash, the file is the old one or the new one, never a part.
 

@@ -14,10 +14,13 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from smart_rag._version import __version__
-from smart_rag.cli import measure, read, train, write
+from smart_rag.cli import measure, read, train, upkeep, write
 from smart_rag.cli.backfill import backfill
 from smart_rag.cli.console import err, out
 from smart_rag.errors import SmartRagError
+
+# Commands that go on where an interrupted run stopped.
+_RESUMABLE = ("index", "backfill", "compact", "convert")
 
 
 class _Commands(TyperGroup):
@@ -28,7 +31,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             advice = "; finished work is kept, run the same command again to continue"
-            err.print("\ninterrupted" + (advice if ctx.invoked_subcommand in ("index", "backfill") else ""))
+            err.print(
+                "\ninterrupted"
+                + (advice if ctx.invoked_subcommand in ("index", "backfill", "compact", "convert") else "")
+            )
             raise typer.Exit(130) from None
 
 
@@ -47,8 +53,12 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "tune": measure.tune,
     "info": read.info,
     "delete": write.delete,
-    "verify": write.verify,
-    "vacuum": write.vacuum,
+    "verify": upkeep.verify,
+    "vacuum": upkeep.vacuum,
+    "compact": upkeep.compact,
+    "convert": upkeep.convert,
+    "backup": upkeep.backup,
+    "restore": upkeep.restore,
     "backfill": backfill,
     "demo": measure.demo,
 }

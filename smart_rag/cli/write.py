@@ -1,9 +1,8 @@
-"""Commands that write to an index: index, delete, verify, vacuum."""
+"""Commands that change the documents of an index: index, delete."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +20,6 @@ from smart_rag.wording import number
 
 # The first search calibrates a smaller index in a moment.
 _WORTH_CALIBRATING = 200
-# Number of passages that a message names.
-_NAMED = 10
 
 
 def index(
@@ -102,49 +99,6 @@ def delete(
     out.print(f"{number(sum(count for _, count in removed), 'passage')} removed")
     for message in absent:
         note(f"{message} in {display.short_path(str(db))}")
-
-
-def verify(
-    db: Db,
-    repair: Annotated[
-        bool,
-        typer.Option("--repair", help="Encode broken passages again, and remove token embeddings of no passage."),
-    ] = False,
-) -> None:
-    """Read the whole index, and report what is missing, damaged or lost."""
-    with open_index(db) as opened:
-        report = opened.verify(repair=repair)
-        beyond_repair = [*report.altered, *report.lost]
-        if repair and not beyond_repair:
-            opened.vacuum()
-        count = opened.count()
-    if report.sound and not report.orphans:
-        out.print(f"all {number(count, 'passage')} are sound")
-        return
-    out.print(
-        f"{number(len(report.missing), 'passage')} without token embeddings or terms, {len(report.damaged)} with "
-        f"damaged ones, {number(report.orphans, 'entry')} of no passage" + ("; repaired" if repair else "")
-    )
-    if report.altered:
-        out.print(f"{number(len(report.altered), 'passage')} with another text than was added: {_some(report.altered)}")
-    if report.lost:
-        out.print(f"{number(len(report.lost), 'passage')} whose text is lost: {_some(report.lost)}")
-    if beyond_repair:
-        note("what is altered or lost cannot be repaired; restore a backup, or index these passages again")
-    if beyond_repair or not (report.sound or repair):
-        raise SystemExit(1)
-
-
-def vacuum(db: Db) -> None:
-    """Remove token embeddings, terms and images that belong to no passage. An interrupted run leaves such entries."""
-    with open_index(db) as opened:
-        removed = opened.vacuum()
-    out.print(f"{number(removed, 'entry')} removed")
-
-
-def _some(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return ", ".join(ids[:_NAMED]) + more
 
 
 def print_report(report: AddReport) -> None:

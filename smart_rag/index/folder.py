@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.errors import IndexExists, IndexMismatch
-from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
+from smart_rag.encoders.protocol import Encoder
+from smart_rag.errors import IndexExists, IndexMismatch, IndexNotFound
+from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.pooled_store import PooledStore
@@ -68,13 +69,33 @@ def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> Document
         raise IndexExists(f"{path}: another process is making an index there; open it with SmartIndex.open") from None
     with ExitStack() as undo:
         undo.callback(clear, path, is_new)
-        pooled = PooledStore.create(path / "chroma", manifest.config, client, manifest.collection)
-        undo.callback(pooled.drop)
-        store = _with_sidecars(path, manifest, pooled)
+        store = create_stores(path, manifest, client)
+        undo.callback(store.pooled.drop)
         undo.callback(store.close)
         manifest.write(path)  # last, so that an index with a manifest is complete
         undo.pop_all()
     return store
+
+
+def create_stores(
+    path: Path, manifest: Manifest, client: ClientAPI | None, sources: Iterable[str | Path] = ()
+) -> DocumentStore:
+    """Return new, empty stores for the index in the folder ``path``. They are in the folder ``manifest.data``."""
+    pooled = PooledStore.create(
+        path / manifest.data / "chroma", manifest.config, client, manifest.collection_name, root=path
+    )
+    try:
+        return _with_sidecars(path, manifest, pooled, sources)
+    except BaseException:
+        pooled.drop()
+        raise
+
+
+def remove_stores(path: Path) -> None:
+    """Remove the stores in the folder ``path``: rows, token embeddings and terms."""
+    for name in ("chroma", _TOKENS, "terms"):
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
 
 
 def clear(path: Path, with_folder: bool) -> None:
@@ -106,9 +127,35 @@ def open_stores(
     Raises:
         IndexNotFound: the pooled embeddings are missing.
     """
-    pooled = PooledStore.open(path / "chroma", client, manifest.collection)
-    pooled.has_lists = manifest.format_version >= FORMAT_VERSION
+    pooled = PooledStore.open(path / manifest.data / "chroma", client, manifest.collection_name, root=path)
+    pooled.has_lists = manifest.has_lists
     return _with_sidecars(path, manifest, pooled, sources)
+
+
+def open_current_stores(
+    path: Path, encoder: Encoder | None, client: ClientAPI | None, sources: Iterable[str | Path] = ()
+) -> tuple[Manifest, DocumentStore]:
+    """Return the manifest of the index in the folder ``path``, and its stores.
+
+    If another process writes the index anew at this moment, the result is the new index.
+
+    Raises:
+        IndexNotFound: there is no index.
+        IndexMismatch: the index was made with a different model than ``encoder``.
+    """
+    while True:
+        manifest = Manifest.read(path)
+        if encoder is not None:
+            manifest.check_encoder(path, encoder)
+        try:
+            store = open_stores(path, manifest, client, sources)
+        except IndexNotFound:
+            if Manifest.read(path).data == manifest.data:
+                raise
+            continue
+        if Manifest.read(path).data == manifest.data:
+            return manifest, store
+        store.close()
 
 
 def _with_sidecars(
@@ -118,10 +165,11 @@ def _with_sidecars(
     with ExitStack() as opened:
         opened.callback(pooled.close)
         advice = _ADD_AGAIN if manifest.encoder is None else _REPAIR
-        tokens = TokenStore(path / _TOKENS, get_codec(manifest.config.codec), advice=advice)
+        data = path / manifest.data
+        tokens = TokenStore(data / _TOKENS, get_codec(manifest.config.codec), advice=advice)
         opened.callback(tokens.close)
         pooled.sources = Sources(path, manifest.id, sources)
         images = ImageStore(path / "images", pooled.sources)
-        store = DocumentStore(pooled, tokens, TermStore(path / "terms"), images, manifest.fingerprint)
+        store = DocumentStore(pooled, tokens, TermStore(data / "terms"), images, manifest.fingerprint, path)
         opened.pop_all()
     return store

@@ -131,9 +131,16 @@ class Ingest:
         """Remove the documents with these ``ids``."""
         return AddReport(removed=self.store.delete(list(ids)))
 
+    def add_rows(self, rows: Sequence[Row]) -> AddReport:
+        """Write the documents of ``rows``, which are rows of another store. They keep the versions of their files."""
+        checked_documents([row.document for row in rows], self.encoder.modalities)
+        return self._write(
+            [self._row(row.document, row.stamp) for row in rows], lambda part: self.on_progress(len(part))
+        )
+
     def repair(self, ids: Sequence[str]) -> None:
         """Encode the documents with these ``ids`` again, because their tokens are missing or damaged."""
-        for batch in _batches(list(self.store.pooled.get(ids).values())):
+        for batch in batches(list(self.store.pooled.get(ids).values())):
             self.store.repair(batch, self._encode(batch))
 
     def _file(self, path: Path, reader: Reader) -> tuple[list[Row], list[str]]:
@@ -189,7 +196,7 @@ class Ingest:
 
         with ThreadPoolExecutor(1, "smart_rag") as writer:
             try:
-                for batch in _batches(rows):
+                for batch in batches(rows):
                     for part, vectors in self._readable(batch):
                         if isinstance(vectors, FailedFile):
                             report += AddReport(failed=(vectors,))
@@ -263,7 +270,7 @@ def checked_documents(documents: Sequence[Document], modalities: Collection[str]
     return checked
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """Yield parts of ``rows``, one for each commit. Images and videos have many tokens, so their parts are small."""
     start = 0
     while start < len(rows):

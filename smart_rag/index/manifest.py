@@ -6,6 +6,7 @@ An index is opened with the settings of its manifest. An argument that contradic
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,9 @@ from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 from smart_rag.paths import write_whole
 
-FORMAT_VERSION = 3
-# The oldest format that can be read. Format 2 has no columns for lists, so filters cannot search lists.
+FORMAT_VERSION = 4
+# From this format on, lists have columns, so filters can search lists.
+_VERSION_OF_LISTS = 3
 _OLDEST_VERSION = 2
 _READABLE = f"{_OLDEST_VERSION} to {FORMAT_VERSION}"
 FILE_NAME = "manifest.json"
@@ -38,7 +40,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "config": (dict,),
     "modalities": (list,),
     "id": (str, type(None)),
+    "data": (str,),
 }
+# A folder of stores. No other path may come from a manifest, because the folder may be removed later.
+DATA_NAME = re.compile("data-[0-9a-f]{16}")
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
@@ -57,7 +62,8 @@ class Manifest:
     case, the width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is
     among them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, in the form in which
     `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name. Only copies of the index have the same
-    name. Indexes of older versions have no ``id``.
+    name. Indexes of older versions have no ``id``. ``data`` is the folder of the stores, inside the index's folder. It
+    is empty if the stores are in the index's folder itself.
     """
 
     format_version: int = FORMAT_VERSION
@@ -72,8 +78,11 @@ class Manifest:
     token_dimension: int = 0
     relevance: Mapping[str, Any] | None = None
     id: str | None = None
+    data: str = ""
 
     def __post_init__(self) -> None:
+        if self.data and not DATA_NAME.fullmatch(self.data):
+            raise InvalidInput(f"data: expected data- and 16 hexadecimal digits, found {self.data!r:.80}")
         check_count("dimension", self.dimension)
         object.__setattr__(self, "token_dimension", self.token_dimension or self.dimension)
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
@@ -121,6 +130,16 @@ class Manifest:
     def weights(self) -> tuple[float, float]:
         """The weights of the pooled and the late score."""
         return self.config.weights or DEFAULT_WEIGHTS
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether filters can search lists in the metadata."""
+        return self.format_version >= _VERSION_OF_LISTS
+
+    @property
+    def collection_name(self) -> str:
+        """The name of the collection in Chroma. In a client of the caller, each ``data`` has its own collection."""
+        return f"{self.collection}-{self.data}" if self.data and not self.own_chroma else self.collection
 
     def write(self, folder: Path) -> None:
         """Write the manifest into ``folder``. After a crash, it is the old or the new file, never a part of one."""
@@ -173,9 +192,25 @@ class Manifest:
                     "it with SmartIndex.open, or choose another folder for an index with this setting"
                 )
 
-    def with_id(self) -> Manifest:
-        """Return the manifest with a new id."""
-        return replace(self, id=secrets.token_hex(16))
+    def converted(self, encoder: Encoder | None, codec: str) -> Manifest:
+        """Return the manifest with another ``encoder``, if one is given, and with another ``codec``."""
+        converted = replace(self, config=replace(self.config, codec=codec))
+        if encoder is None or encoder.fingerprint == self.fingerprint:
+            return converted
+        config = replace(converted.config, weights=None)
+        new = Manifest.new(
+            encoder,
+            config,
+            dimension=None,
+            token_dimension=None,
+            collection=self.collection,
+            own_chroma=self.own_chroma,
+        )
+        return replace(new, id=self.id, data=self.data)
+
+    def with_new_data(self) -> Manifest:
+        """Return the manifest with the name of a new folder for the stores."""
+        return replace(self, data=f"data-{secrets.token_hex(8)}", format_version=FORMAT_VERSION)
 
     def found_again(self, encoder: Encoder) -> Manifest:
         """Return the manifest.

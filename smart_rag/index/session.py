@@ -40,24 +40,45 @@ class Session:
 
     Args:
         place: the folder of the index.
+        id: the id of the index. None if it has none yet.
         on_first_write: a function that is called once, as soon as the session holds the lock.
+        find_again: a function that is called if the index's stores have been replaced. If another process has written
+            them anew, it opens the new ones and returns their place. Otherwise, it returns None.
     """
 
-    # The keys have the identity and the folder of an index, because an index that was moved has its lock in another
-    # place. If a session is dropped without `close`, its lock is dropped with it.
-    _locks: ClassVar[WeakValueDictionary[tuple[Identity | None, Path], _WriteLock]] = WeakValueDictionary()
+    # The keys have the id and the folder of an index, because an index that was moved has its lock in another place.
+    # If a session is dropped without `close`, its lock is dropped with it.
+    _locks: ClassVar[WeakValueDictionary[tuple[str | Identity | None, Path], _WriteLock]] = WeakValueDictionary()
     _registry: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, place: Place, on_first_write: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        id: str | None,
+        on_first_write: Callable[[], object],
+        find_again: Callable[[], Place | None],
+    ) -> None:
         self.path = place.folder
         self._place = place
         self._on_first_write = on_first_write
+        self._find_again = find_again
+        self._finding = threading.Lock()
         self._closed = False
         self._process = os.getpid()
-        key = place.identity, self.path.resolve()
+        self._folder = self.path.resolve()
+        key = place.identity if id is None else id, self._folder
         with self._registry:
             self._lock = self._locks.get(key) or _WriteLock(self.path)
             self._locks[key] = self._lock
+
+    def named(self, id: str) -> None:
+        """Say that the index now has this ``id``, so that later sessions share the lock."""
+        with self._registry:
+            self._locks[id, self._folder] = self._lock
+
+    def moved(self, place: Place) -> None:
+        """Say that the stores of the index are now at ``place``."""
+        self._place = place
 
     def check_open(self) -> None:
         """Raise an error unless the index can be used.
@@ -71,7 +92,11 @@ class Session:
             raise UseAfterFork.of(f"{self.path}: the index")
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
-        self._place.check()
+        if not self._place.is_same():
+            with self._finding:
+                if not self._place.is_same() and (place := self._find_again()) is not None:
+                    self._place = place
+            self._place.check()
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from smart_rag.config import (
     DEFAULT_CANDIDATES,
@@ -40,7 +40,7 @@ from smart_rag.encoders.protocol import (
     token_counter,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import IndexExists, InvalidInput
+from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
 from smart_rag.files import reader as files
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
@@ -54,11 +54,15 @@ from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.index.trust import check_links
-from smart_rag.paths import absolute
+from smart_rag.index.upkeep.documents import copy_documents, encode_documents, loses_nothing
+from smart_rag.index.upkeep.rewrite import Rewrite, remove_old
+from smart_rag.index.upkeep.snapshot import snapshot
+from smart_rag.paths import absolute, bytes_below
 from smart_rag.scoring.relevance import Scale
 from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.place import Place
 from smart_rag.store.row import VECTORS, Row
-from smart_rag.store.token_store import content_key
+from smart_rag.store.token_store import key_of_vectors
 from smart_rag.store.where import Where
 from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import (
@@ -117,7 +121,7 @@ class SmartIndex:
         self.manifest = manifest
         self._store = store
         self._encoder = IndexEncoder(path, manifest, encoder)
-        self._session = Session(store.place, self._before_first_write)
+        self._session = Session(store.place, manifest.id, self._before_first_write, self._find_again)
         self._calibration = Calibration(self._encoder, manifest.relevance)
 
     # --- create and open --------------------------------------------------------------------
@@ -201,13 +205,11 @@ class SmartIndex:
         path = absolute(path)
         if path.is_dir():
             check_links(path)
-        manifest = Manifest.read(path)
-        folder.check_client(path, manifest, client)  # before a model is loaded
+        folder.check_client(path, Manifest.read(path), client)  # before a model is loaded
         if isinstance(encoder, str | Path):
             encoder = SmartEncoder(encoder)
-        if encoder is not None:
-            manifest.check_encoder(path, encoder)
-        return cls(path, manifest, folder.open_stores(path, manifest, client, sources), encoder)
+        manifest, store = folder.open_current_stores(path, encoder, client, sources)
+        return cls(path, manifest, store, encoder)
 
     @classmethod
     def open_or_create(
@@ -413,7 +415,7 @@ class SmartIndex:
         self._encoder.check(representation)
         rows = []
         for document, tokens in zip(documents, representation.tokens, strict=True):
-            key = content_key("vectors", self.manifest.config.codec, _bytes(tokens))
+            key = key_of_vectors(self.manifest.config.codec, tokens)
             saved = self._store.images.with_saved_images(document)
             rows.append(Row(saved, key, modality=VECTORS))
         replaced = 0
@@ -448,11 +450,97 @@ class SmartIndex:
         """
         with self._session.writing():
             self._encoder.forget()
+            removed = self._store.vacuum()
             if self.manifest.format_version < FORMAT_VERSION:
-                self._store.pooled.rewrite()
-                self.manifest = replace(self.manifest, format_version=FORMAT_VERSION)
-                self.manifest.write(self.path)
-            return self._store.vacuum()
+                self.compact()
+            return removed
+
+    def compact(self, *, show_progress_bar: bool = False) -> int:
+        """Write the index anew, without the space of removed documents. Return the number of bytes that became free.
+
+        `vacuum` makes space for later documents, but the files stay as large as they are. This method makes them
+        smaller. It needs as much free space as the new files take. Searches go on meanwhile, also in other processes.
+
+        If the call is interrupted, the index stays as it was. The next call goes on where this one stopped.
+
+        Args:
+            show_progress_bar: show a progress bar.
+
+        Raises:
+            CorruptStore: something is altered, damaged or lost; see `verify`.
+            NotTrusted: the index may not read the image or video of a document; see ``sources`` of `open`.
+            StorageFull: there is not enough space for the new files.
+            IndexLocked: another process writes to the index.
+        """
+        with self._session.writing():
+            before = bytes_below(self.path)
+            self._rewrite(self.manifest, self._encoder, show_progress_bar, encodes=False)
+            return max(0, before - bytes_below(self.path))
+
+    def convert(
+        self,
+        encoder: Encoder | str | Path | None = None,
+        *,
+        codec: str | None = None,
+        show_progress_bar: bool = False,
+    ) -> None:
+        """Change the model or the codec of the index. The documents stay.
+
+        With another model, each text and each image is encoded again. Texts stay cut as they are, so a model that
+        takes fewer tokens does not see the end of a long text. The index gets the weights of the new model, and
+        forgets the scale of relevance.
+
+        With another codec, the stored token embeddings are used if they are exact. Otherwise, all documents are encoded
+        again.
+
+        Searches go on meanwhile. If the call is interrupted, the index stays as it was. The next call with the same
+        arguments goes on where this one stopped.
+
+        Args:
+            encoder: an encoder, or the name or the folder of a model. By default, the model does not change.
+            codec: the new codec, such as ``"compact"`` (see `IndexConfig`). By default, the codec does not change.
+            show_progress_bar: show a progress bar.
+
+        Raises:
+            InvalidInput: there is no such codec, the new model cannot read a document, or the vectors are the caller's
+                own and cannot be converted to this codec.
+            CorruptStore, NotTrusted, StorageFull, IndexLocked: as in `compact`.
+        """
+        self._session.check_open()
+        name = get_codec(codec or self.manifest.config.codec).name
+        if isinstance(encoder, str | Path):
+            encoder = SmartEncoder(encoder)
+        with self._session.writing():
+            manifest = Manifest.read(self.path).converted(encoder, name)
+            is_new_model = manifest.fingerprint != self.manifest.fingerprint
+            if not is_new_model and name == self.manifest.config.codec:
+                return
+            encodes = is_new_model or not loses_nothing(self.manifest.config.codec, name)
+            if encodes and encoder is None and not self._encoder.exists:
+                raise InvalidInput(
+                    f"{self.path}: the vectors are the caller's own, and are stored as {self.manifest.config.codec}"
+                    f" codes, from which {name} codes cannot be made; add the vectors to an index with this codec"
+                )
+            new = IndexEncoder(self.path, manifest, encoder or self._encoder.given)
+            new.loaded = new.loaded or self._encoder.loaded
+            self._rewrite(manifest, new, show_progress_bar, encodes)
+
+    def snapshot(self, path: str | Path) -> None:
+        """Copy the index to the folder ``path``, while others may read and write.
+
+        The copy is an index of its own. It holds the state of one moment between two batches. Writers wait until the
+        copy is made, readers do not. The images that the index has saved are copied. Images, PDFs and videos that are
+        elsewhere are not.
+
+        Args:
+            path: a folder that does not exist or is empty.
+
+        Raises:
+            IndexExists: the folder is not empty.
+            StorageFull: there is not enough space for the copy.
+        """
+        self._session.check_open()
+        snapshot(self.path, self.manifest, self._store, absolute(path))
 
     def set_weights(self, weights: Weights, weighting: Weighting | None = None) -> None:
         """Set the score weights (pooled, late) of the index and, if given, its ``weighting``. See `IndexConfig`.
@@ -828,12 +916,8 @@ class SmartIndex:
         """Return the number of documents, the number of tokens, the size on disk, and the manifest."""
         self._session.check_open()
         stats = self._store.tokens.stats()
-        chroma = self.path / "chroma"
-        pooled_bytes = (
-            sum(file.stat().st_size for file in chroma.rglob("*") if file.is_file())
-            if self.manifest.own_chroma
-            else None
-        )
+        chroma = self.path / self.manifest.data / "chroma"
+        pooled_bytes = bytes_below(chroma) if self.manifest.own_chroma else None
         return IndexInfo(
             str(self.path), self.count(), stats.tokens, self._store.sidecar_bytes(), pooled_bytes, asdict(self.manifest)
         )
@@ -909,16 +993,63 @@ class SmartIndex:
 
     def _before_first_write(self) -> None:
         """Clean up after a writer that has died, and bring the manifest up to date."""
+        remove_old(self.path)
         self._store.settle()
         self._update_manifest()
+
+    def _find_again(self) -> Place | None:
+        """If another process has compacted or converted the index, open its new stores, and return their place."""
+        manifest = self.manifest
+        try:
+            found = Manifest.read(self.path)
+        except IndexNotFound:
+            return None
+        if manifest.id is None or found.id != manifest.id or found.data == manifest.data:
+            return None
+        given = self._encoder.given
+        now, store = folder.open_current_stores(
+            self.path, given, self._store.pooled.given_client, self._store.pooled.sources.given
+        )
+        old = self._store
+        same = (now.fingerprint, now.config.codec) == (manifest.fingerprint, manifest.config.codec)
+        self._use(now, store, self._encoder if same else IndexEncoder(self.path, now, given))
+        old.close()
+        return store.place
+
+    def _use(self, manifest: Manifest, store: DocumentStore, encoder: IndexEncoder) -> None:
+        """Use other stores and another manifest of the same index from now on."""
+        self.manifest, self._store, self._encoder = manifest, store, encoder
+        self._calibration = Calibration(self._encoder, manifest.relevance)
+
+    def _rewrite(self, manifest: Manifest, encoder: IndexEncoder, show_progress_bar: bool, encodes: bool) -> None:
+        """Write all documents into new stores, with the settings of ``manifest``, and use these stores from now on."""
+        from tqdm.auto import tqdm
+
+        self._store.settle()
+        self._store.check_complete()
+        pooled = self._store.pooled
+        new = Rewrite(self.path, manifest, pooled.given_client, pooled.sources.given)
+        write = encode_documents if encodes else copy_documents
+        try:
+            with tqdm(total=self.count(), desc="writing", unit="document", disable=not show_progress_bar) as progress:
+                write(self._store, new.store, encoder, progress.update)
+            old = self._store
+            self._use(new.manifest, new.store, encoder)
+        except BaseException:
+            new.store.close()
+            raise
+        new.finish(old)
+        self._session.moved(new.store.place)
 
     def _update_manifest(self) -> None:
         """Update the manifest. If the model was moved, write its new folder. If there is no id, write one."""
         manifest = Manifest.read(self.path)
         now = manifest if self._encoder.loaded is None else manifest.found_again(self._encoder.loaded)
         if now.id is None:
-            now = now.with_id()
-            self._store.images.sources.remember(now.id)
+            id = secrets.token_hex(16)
+            now = replace(now, id=id)
+            self._store.images.sources.remember(id)
+            self._session.named(id)
         if now != manifest:
             now.write(self.path)
             self.manifest = now
@@ -938,10 +1069,6 @@ def _opened_again(path: Path, encoder: Encoder | None, client: ClientAPI | None,
 def _check_ids(ids: Sequence[str]) -> None:
     if isinstance(ids, str):
         raise InvalidInput(f"ids must be a sequence of str, got the str {ids!r}")
-
-
-def _bytes(tokens: NDArray[Any]) -> bytes:
-    return np.ascontiguousarray(tokens, dtype="<f4").tobytes()
 
 
 def scan_scores(

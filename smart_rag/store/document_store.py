@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from smart_rag.embeddings.representation import Representation
-from smart_rag.embeddings.tokens import Codec, TokenCodes
+from smart_rag.embeddings.tokens import Codec, TokenCodes, TokenIds
 from smart_rag.errors import CorruptStore, MissingTokens
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.pooled_store import PooledStore
@@ -43,6 +44,7 @@ class DocumentStore:
         terms: TermStore,
         images: ImageStore,
         fingerprint: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.pooled = pooled
         self.tokens = tokens
@@ -54,21 +56,28 @@ class DocumentStore:
         self._checked: tuple[int | None, int] | None = None
         self._foreign = 0  # rows that other programs wrote, as far as they were noticed
         # Identity of the index, see `smart_rag.store.place`.
-        self.place = replace(tokens.place, folder=tokens.path.parent)
+        self.place = replace(tokens.place, folder=tokens.path.parent if folder is None else folder)
 
     @property
     def codec(self) -> Codec:
         """Codec of the token embeddings."""
         return self.tokens.codec
 
-    def commit(self, rows: Sequence[Row], vectors: Representation) -> int:
-        """Write n ``rows`` with the vectors of n texts. Return how many old rows with the same ids were replaced."""
+    def commit(
+        self, rows: Sequence[Row], vectors: Representation, terms: Sequence[TokenIds | None] | None = None
+    ) -> int:
+        """Write n ``rows`` with the vectors of n texts. Return how many old rows with the same ids were replaced.
+
+        ``terms`` are the terms of the n texts. By default, they are the vocabulary ids of the vectors.
+        """
+        if terms is None:
+            terms = [vectors.tokens.terms(i) for i in range(len(rows))]
         self.settle()
         revisions = [row.revision for row in rows]
         before = self.pooled.get([row.document.id for row in rows])
         old = [row.revision for row in before.values()]
         self.tokens.put([row.key for row in rows], vectors.tokens)
-        self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))], [*revisions, *old])
+        self._terms.put(revisions, terms, [*revisions, *old])
         replaced = self.pooled.upsert(rows, vectors.pooled, before)
         self._terms.settle(set(old).difference(revisions), revisions)
         self._drop([row.key for row in replaced])
@@ -201,6 +210,33 @@ class DocumentStore:
             if name in pooled
         }
 
+    def stored(self, ids: Sequence[str]) -> list[tuple[Row, Representation, TokenIds | None]]:
+        """Return, for each of these ids, the row, its vectors as they are stored, and its terms. Leave out unknown ids.
+
+        Raises:
+            CorruptStore: the text of a row is altered, or vectors or terms are damaged.
+            MissingTokens: the token embeddings of a row are missing.
+        """
+        pairs = self.pooled.vectors(ids)
+        rows = [row for row, _ in pairs]
+        self.check_texts(rows)
+        terms = self._terms.get([row.revision for row in rows])
+        tokens = self.gather([row.key for row in rows], [row.document.id for row in rows])
+        return [
+            (row, Representation(pooled[None], tokens.slice(i, i + 1)), terms[i])
+            for i, (row, pooled) in enumerate(pairs)
+        ]
+
+    def has(self, rows: Sequence[Row]) -> list[bool]:
+        """Return, for each of ``rows``, whether the store has the same row and its tokens."""
+        there = self.pooled.get([row.document.id for row in rows])
+        lost = set(self.tokens.missing([row.key for row in rows]))
+        return [there.get(row.document.id) == row and i not in lost for i, row in enumerate(rows)]
+
+    def check_complete(self) -> None:
+        """Raise `CorruptStore` if rows are lost or cannot be read."""
+        self._check_complete(list(self.pooled.select()))
+
     def vectors_of_keys(self, keys: Sequence[Key]) -> dict[Key, Representation]:
         """Return a dict from key to the vectors that are stored under it, for ``keys``. They have no vocabulary ids.
 
@@ -237,17 +273,21 @@ class DocumentStore:
         self.settle()
         rows = list(self.pooled.select())
         revisions = {row.revision for row in rows}
-        unread = [*self._terms.lost_ids(revisions), *self._unreadable(rows)]
+        self._check_complete(rows)
+        self.images.vacuum(row.document.image for row in rows)
+        # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as is.
+        self._terms.vacuum(revisions, completes=not any(map(self._has_another_key, rows)))
+        return self.tokens.vacuum({row.key for row in rows})
+
+    def _check_complete(self, rows: Sequence[Row]) -> None:
+        """Raise `CorruptStore` unless ``rows``, which are all rows that can be read, are the rows of all documents."""
+        unread = [*self._terms.lost_ids({row.revision for row in rows}), *self._unreadable(rows)]
         if unread:
             raise CorruptStore(
                 f"{self.place.folder}: the rows of {number(len(unread), 'document')} are lost or damaged, the first is "
                 f"{unread[0]!r}, so nothing was removed; restore the index from a backup, or add these documents again"
                 ", or delete them by their ids"
             )
-        self.images.vacuum(row.document.image for row in rows)
-        # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as is.
-        self._terms.vacuum(revisions, completes=not any(map(self._has_another_key, rows)))
-        return self.tokens.vacuum({row.key for row in rows})
 
     def remove_unused_terms(self) -> None:
         """Remove terms that no row names. Terms of lost rows stay, because they name the lost documents."""
@@ -299,6 +339,17 @@ class DocumentStore:
             gone = {*self._terms.lost_ids(live), *set(self.pooled.ids()).difference(id for id, _ in live)}
             lost = gone.intersection(asked)
         return missing, damaged, altered, lost
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy all stores to ``folder``. The caller holds the write lock of the rows.
+
+        Tokens and terms are written before their rows, and removed after them. So the copies of tokens and terms have
+        all that the copied rows name, even if another thread or process is in the middle of a write.
+        """
+        self.pooled.copy_to(folder / "chroma")
+        self.tokens.copy_to(folder / "tokens")
+        self._terms.copy_to(folder / "terms")
+        self.images.copy_to(folder / "images")
 
     def sidecar_bytes(self) -> int:
         """Return the number of bytes that token embeddings and terms use on disk."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +73,14 @@ class ImageStore:
             for file in self.path.iterdir():
                 if file not in kept and _OWN_NAME.fullmatch(file.name):
                     file.unlink(missing_ok=True)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy all files that this store has saved to ``folder``."""
+        for file in sorted(self.path.iterdir()) if self.path.is_dir() else ():
+            if _OWN_NAME.fullmatch(file.name) and file.suffix == ".png":
+                folder.mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):  # another process has removed a file that no row names
+                    shutil.copyfile(file, folder / file.name)
 
     def _file(self, name: str, image: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Path:
         path = self.path / f"{name}.png"

@@ -123,6 +123,16 @@ class Environment:
         self.write(action)
         return databases
 
+    def copy_to(self, folder: Path) -> None:
+        """Copy the environment to the new ``folder``, without free pages.
+
+        Raises:
+            StorageFull: the disk is full.
+        """
+        with self.read() as transaction, _lmdb_errors(folder):
+            folder.mkdir(parents=True)
+            self._lmdb.copy(str(folder), compact=True, txn=transaction)
+
     def used_bytes(self, transaction: Any) -> int:
         """Return the bytes of the pages in use, as ``transaction`` sees them."""
         stats = [transaction.stat(database) for database in (None, *self.databases.values())]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from smart_rag.config import IndexConfig
 from smart_rag.errors import CorruptStore, IndexExists, IndexNotFound
 from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
-from smart_rag.store.row import FILE_COLUMNS, Row, files_of, from_chroma, key_of, to_chroma
+from smart_rag.store.chroma_files import copy_chroma
+from smart_rag.store.row import Row, files_of, from_chroma, key_of, to_chroma
 from smart_rag.store.sources import Sources
 from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document, fits, halves
 
@@ -56,11 +57,12 @@ class PooledStore:
     def __init__(
         self, chroma: GivenClient | FolderClient, collection: str, part_rows: int, folder: Path | None, root: Path
     ) -> None:
-        # Whether filters can search lists. They cannot if an older smart_rag wrote the rows; see `rewrite`.
+        # Whether filters can search lists. They cannot if an older smart_rag wrote the rows.
         self.has_lists = True
         # The files that rows may name. An index that is opened replaces it by its own.
         self.sources = Sources(root)
         self._has_warned = False
+        self._refused: dict[str, list[Path]] = {}
         self._chroma = chroma
         self._collection = collection
         self._part_rows = part_rows  # number of rows in one call to Chroma
@@ -69,8 +71,12 @@ class PooledStore:
         self._closed = False
 
     @classmethod
-    def create(cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str) -> PooledStore:
+    def create(
+        cls, path: Path, config: IndexConfig, client: ClientAPI | None, collection: str, root: Path | None = None
+    ) -> PooledStore:
         """Return a new, empty store in the folder ``path``, or in the caller's ``client``.
+
+        Paths of files are stored relative to ``root``. By default, ``root`` is the folder that contains ``path``.
 
         Raises:
             IndexExists: the client already has a collection of this name.
@@ -93,11 +99,11 @@ class PooledStore:
                 },
             )
 
-        return cls._at(path, client, collection, make)
+        return cls._at(path, client, collection, make, root)
 
     @classmethod
-    def open(cls, path: Path, client: ClientAPI | None, collection: str) -> PooledStore:
-        """Return the store that `create` made.
+    def open(cls, path: Path, client: ClientAPI | None, collection: str, root: Path | None = None) -> PooledStore:
+        """Return the store that `create` made with the same arguments.
 
         Raises:
             IndexNotFound: the folder or the collection does not exist.
@@ -116,11 +122,16 @@ class PooledStore:
             raise IndexNotFound(
                 f"{path}: the folder of the pooled embeddings is missing; restore it, or index the documents again"
             )
-        return cls._at(path, client, collection, find)
+        return cls._at(path, client, collection, find, root)
 
     @classmethod
     def _at(
-        cls, path: Path, client: ClientAPI | None, collection: str, action: Callable[[ClientAPI], None]
+        cls,
+        path: Path,
+        client: ClientAPI | None,
+        collection: str,
+        action: Callable[[ClientAPI], None],
+        root: Path | None,
     ) -> PooledStore:
         with chroma_errors(path if client is None else None):
             chroma = GivenClient(client) if client is not None else FolderClient.at(path)
@@ -131,7 +142,8 @@ class PooledStore:
             except BaseException:
                 chroma.release()
                 raise
-        return cls(chroma, collection, part_rows, path if client is None else None, path.absolute().parent)
+        root = path.absolute().parent if root is None else root
+        return cls(chroma, collection, part_rows, path if client is None else None, root)
 
     @property
     def given_client(self) -> ClientAPI | None:
@@ -292,23 +304,9 @@ class PooledStore:
                 found.update(zip(block.keys, block.pooled, strict=True))
         return found
 
-    def rewrite(self) -> None:
-        """Write the metadata of every row again, so that filters also find the lists that an older smart_rag wrote."""
-        ids = self.ids()
-        for part in self._parts(len(ids)):
-            found = self._read("get", ids=ids[part], include=["metadatas", "documents"])
-            old = {name: metadata for name, metadata in zip(found["ids"], found["metadatas"], strict=True) if metadata}
-            new = {row.document.id: to_chroma(row, self._root) for row in self._rows(found)}
-            for name, metadata in new.items():  # a row that has lost its image here keeps it on disk
-                metadata.update({column: old[name][column] for column in FILE_COLUMNS & old[name].keys()})
-            changed = {
-                name: {**dict.fromkeys(old[name].keys() - metadata.keys()), **metadata}
-                for name, metadata in new.items()
-                if old[name] != metadata
-            }
-            if changed:
-                self._write("update", ids=list(changed), metadatas=list(changed.values()))
-        self.has_lists = True
+    def refused_files(self, id: str) -> list[Path]:
+        """Return the files that were left out when the row ``id`` was read, because the index may not read them."""
+        return self._refused.get(id, [])
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the rows with these ids. Unknown ids are ignored."""
@@ -329,6 +327,11 @@ class PooledStore:
             with chroma_errors(self._folder):
                 stack.enter_context(self._chroma.write_lock())
             yield
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files of the store to ``folder``. The caller holds `write_lock`, and did not bring the client."""
+        assert self._folder is not None
+        copy_chroma(self._folder, folder)
 
     def drop(self) -> None:
         """Remove the collection from the caller's client. In a folder, the caller removes the folder instead."""
@@ -366,7 +369,9 @@ class PooledStore:
             return None
         refused = [file for file in files_of(row.document) if not self.sources.admits(file)]
         if not refused:
+            self._refused.pop(id, None)
             return row
+        self._refused[id] = refused
         self._warn(
             f"the document {id!r} shows {refused[0]}, which you have not added to this index on this machine, so this "
             f"and other such files are not read; to read them, open the index with sources=[{str(refused[0].parent)!r}]"

@@ -20,8 +20,6 @@ _MODALITY = RESERVED + "modality"
 _IMAGE = RESERVED + "image"
 _IMAGE_PAGE = RESERVED + "image_page"
 _VIDEO = RESERVED + "video"
-# Columns with the files of a document.
-FILE_COLUMNS = {_IMAGE, _IMAGE_PAGE, _VIDEO}
 # Values that Chroma cannot store (None, lists, dicts, large integers) or stores inexactly (floats), as one JSON object.
 # Filters do not read it, so lists and large integers are also stored in a form that filters find.
 _JSON = RESERVED + "json"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from smart_rag.embeddings.token_pooling import pool_tokens
-from smart_rag.embeddings.tokens import Codec, Codes, Offsets, TokenCodes, Tokens
+from smart_rag.embeddings.tokens import Codec, Codes, FloatArray, Offsets, TokenCodes, Tokens
 from smart_rag.errors import (
     CorruptStore,
     DimensionMismatch,
@@ -42,6 +42,11 @@ def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
     digest = hashlib.blake2b(f"{fingerprint}\0{codec}\0".encode(), digest_size=_KEY_BYTES)
     digest.update(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
     return digest.digest()
+
+
+def key_of_vectors(codec: str, tokens: FloatArray) -> Key:
+    """Return the storage key (16 bytes) of token embeddings (n, dimension) that the caller brings."""
+    return content_key("vectors", codec, np.ascontiguousarray(tokens, dtype="<f4").tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +222,10 @@ class TokenStore:
                 self._segments.tokens(transaction),
                 environment.used_bytes(transaction),
             )
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the store to the new ``folder``, without free pages. Others may read and write meanwhile."""
+        self._environment.copy_to(folder)
 
     def close(self) -> None:
         """Close the files. A second call does nothing."""

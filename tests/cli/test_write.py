@@ -1,11 +1,10 @@
-"""``smart-rag index``, ``delete`` and ``verify``."""
+"""``smart-rag index`` and ``delete``."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import lmdb
 import pytest
 from filelock import FileLock
 from helpers.command_line import Terminal, error_of, good, run, usage_error_of
@@ -135,27 +134,6 @@ def test_delete_by_id_and_by_file(tiny_db, tmp_path, monkeypatch):
     options = ["--source", "notes.txt", "--source", "gone.txt"]
     assert run("delete", "--db", tiny_db, *options) == (0, "2 passages removed\n", absent)
     assert json.loads(good("info", "--db", tiny_db, "--json"))["documents"] == 0
-
-
-def test_verify_finds_and_repairs(folder, tmp_path):
-    db = tmp_path / "index"
-    good("index", folder, "--db", db)
-    sound = "all 4 passages are sound\n"
-    assert good("verify", "--db", db) == good("verify", "--repair", "--db", db) == sound
-    with lmdb.open(str(db / "tokens"), max_dbs=1) as environment:
-        places = environment.open_db(b"places")
-        with environment.begin(places, write=True) as transaction:
-            (first, _), (second, place), *_ = transaction.cursor()
-            transaction.delete(first)
-            transaction.put(second, place[:-1] + bytes([place[-1] ^ 1]))
-            transaction.put(b"nobody names me!", place)
-    code, output, errors = run("verify", "--db", db)
-    assert (code, errors) == (1, "")
-    assert output.startswith("1 passage without token embeddings or terms, 1 with damaged ones, 1 entry of no passage")
-    assert "encode them again with" in error_of("search", "cat", "--db", db)
-    assert "; repaired" in good("verify", "--db", db, "--repair")
-    assert good("verify", "--db", db) == sound
-    assert len(json.loads(good("search", "cat", "--db", db, "--json"))) == 4
 
 
 def test_a_large_index_is_calibrated(tmp_path):

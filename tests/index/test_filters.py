@@ -184,7 +184,7 @@ def test_vacuum_brings_an_old_index_up_to_date(old):
             assert [document.id for document in index.documents({"large": {"$gt": 1}})] == ["a"]
             index.vacuum()
     with SmartIndex.open(old, WordEncoder()) as index:
-        assert index.manifest.format_version == 3
+        assert index.manifest.format_version == 4
         assert [hit.id for hit in index.search("pump", where={"tags": {"$not_contains": "x"}})] != ["a"]
 
 
@@ -198,4 +198,5 @@ def test_an_old_index_in_a_client(tmp_path):
     with SmartIndex.open(tmp_path / "index", WordEncoder(), client=client) as index:
         index.vacuum()
         assert [document.id for document in index.documents({"tags": {"$contains": "x"}})] == ["a"]
-    client.delete_collection("old_index")
+    (collection,) = client.list_collections()
+    client.delete_collection(collection.name)

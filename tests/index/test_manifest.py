@@ -23,10 +23,11 @@ MANIFEST = Manifest(
     own_chroma=True,
     config=IndexConfig(codec="float32", chunk_tokens=64, chunk_overlap=7, hnsw_ef_search=55),
     id="0123456789abcdef0123456789abcdef",
+    data="data-0123456789abcdef",
 )
-# A file of format 3 as it lies on users' disks.
+# A file of format 4 as it lies on users' disks.
 GOLDEN = """{
-  "format_version": 3,
+  "format_version": 4,
   "created_with": "0.1.0",
   "dimension": 384,
   "encoder": {"model": "modèle 😀", "prompts": {"query": null}, "layers": [1, 2]},
@@ -49,11 +50,15 @@ GOLDEN = """{
   "modalities": ["text"],
   "token_dimension": 384,
   "relevance": null,
-  "id": "0123456789abcdef0123456789abcdef"
+  "id": "0123456789abcdef0123456789abcdef",
+  "data": "data-0123456789abcdef"
 }"""
-# What was written before indexes had ids, before filters could look into lists, before adapters, and before models
-# could see.
-WITHOUT_ID = GOLDEN.replace(',\n  "id": "0123456789abcdef0123456789abcdef"', "")
+# What was written before indexes could be compacted, before they had ids, before filters could look into lists, before
+# adapters, and before models could see.
+FORMAT_3 = GOLDEN.replace('"format_version": 4', '"format_version": 3').replace(
+    ',\n  "data": "data-0123456789abcdef"', ""
+)
+WITHOUT_ID = FORMAT_3.replace(',\n  "id": "0123456789abcdef0123456789abcdef"', "")
 FORMAT_2 = WITHOUT_ID.replace('"format_version": 3', '"format_version": 2').replace(',\n  "relevance": null', "")
 OLD = FORMAT_2.replace(
     """,
@@ -89,15 +94,16 @@ def test_round_trip(tmp_path, manifest):
 
 
 def test_golden_file(tmp_path):
-    """The file of format 3 is this JSON, in UTF-8, and can be read for ever."""
+    """The file of format 4 is this JSON, in UTF-8, and can be read for ever."""
     MANIFEST.write(tmp_path)
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text) == json.loads(GOLDEN)
     assert "modèle 😀" in text
-    for kept, version in ((GOLDEN, 3), (WITHOUT_ID, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
+    for kept, version in ((GOLDEN, 4), (FORMAT_3, 3), (WITHOUT_ID, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
         (tmp_path / "manifest.json").write_text(kept, encoding="utf-8")
-        id = MANIFEST.id if kept == GOLDEN else None
-        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version, id=id)
+        id = MANIFEST.id if kept in (GOLDEN, FORMAT_3) else None
+        data = MANIFEST.data if kept == GOLDEN else ""
+        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version, id=id, data=data)
 
 
 def test_writing_leaves_one_file(tmp_path):
@@ -130,6 +136,7 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
         *(("modalities", value) for value in ("text", None)),
         *(("own_chroma", value) for value in (1, None)),
         *(("id", value) for value in (3, ["a"])),
+        *(("data", value) for value in (None, 3, "..", "/", "data-", "data-../../../../etc")),
         ("another key", 1),
     ],
 )
@@ -152,7 +159,7 @@ def test_newer_format(tmp_path):
     path.write_text(json.dumps({"format_version": FORMAT_VERSION + 1, "what": "nobody knows"}))
     message = (
         f"{re.escape(str(path))}: the index has format {FORMAT_VERSION + 1}, "
-        f"this smart_rag reads formats 2 to 3; upgrade with: pip install"
+        f"this smart_rag reads formats 2 to 4; upgrade with: pip install"
     )
     with pytest.raises(IndexMismatch, match=message):
         Manifest.read(tmp_path)
@@ -164,7 +171,7 @@ def test_an_older_format(tmp_path, version):
     path = tmp_path / FILE_NAME
     path.write_text(json.dumps({**json.loads(GOLDEN), "format_version": version}))
     message = (
-        f"{re.escape(str(path))}: the index has format {version}, this smart_rag reads formats 2 to 3; "
+        f"{re.escape(str(path))}: the index has format {version}, this smart_rag reads formats 2 to 4; "
         "index the documents again into another folder"
     )
     with pytest.raises(IndexMismatch, match=message):

@@ -39,6 +39,7 @@ _COMPLETE = b"complete"
 _OWN_KEYS = (_NEXT, _DOUBTFUL, _COMPLETE)
 # A revision without terms has this instead of a slot, and then the document's id. No slot is so large.
 _NO_TERMS = b"-"
+_REPAIR = "write them again with index.verify(repair=True) or `smart-rag verify --repair`"
 # Checksum of the rest of the entry, length of the document's id in bytes, number of bytes of a vocabulary id.
 _HEADER = struct.Struct("<QIB")
 _CHECKSUM_BYTES = 8
@@ -184,6 +185,20 @@ class TermStore:
         with self._environment.read() as transaction:
             slots = self._environment.databases["slots"]
             return [one for one in revisions if transaction.get(_revision_key(one), db=slots) is None]
+
+    def get(self, revisions: Sequence[Revision]) -> list[TokenIds | None]:
+        """Return the terms of the ``revisions``, sorted int32. None if a revision has no terms.
+
+        Raises:
+            CorruptStore: the terms of a revision fail their checksum, or are lost.
+        """
+        if lost := self.missing(revisions):
+            raise CorruptStore(f"{self.path}: the terms of the document {lost[0][0]!r} are lost; {_REPAIR}")
+        with self._environment.read(buffers=False) as transaction:
+            terms, slots = (self._environment.databases[name] for name in _DATABASES)
+            places = [transaction.get(_revision_key(one), _NO_TERMS, db=slots) for one in revisions]
+            values = [None if one.startswith(_NO_TERMS) else transaction.get(one, b"", db=terms) for one in places]
+            return [None if value is None else self._unpacked(value)[1] for value in values]
 
     def lost_ids(self, live: Collection[Revision]) -> list[str]:
         """Return the ids, sorted, of the documents in the store that are neither in ``live`` nor in doubt.
@@ -348,6 +363,10 @@ class TermStore:
         with environment.read() as transaction:
             return environment.used_bytes(transaction)
 
+    def copy_to(self, folder: Path) -> None:
+        """Copy the store to the new ``folder``, without free pages. Others may read and write meanwhile."""
+        self._environment.copy_to(folder)
+
     def close(self) -> None:
         """Close the files. A second call does nothing."""
         environment, self._shared = self._shared, None
@@ -364,9 +383,8 @@ class TermStore:
         checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
         if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
             raise CorruptStore(
-                f"{self.path}: the terms of a document fail their checksum; write them again with "
-                "index.verify(repair=True) or `smart-rag verify --repair`; if no document has them any more, "
-                "index.vacuum() removes them"
+                f"{self.path}: the terms of a document fail their checksum; {_REPAIR}; if no document has them any "
+                "more, index.vacuum() removes them"
             )
         start = _HEADER.size + id_bytes
         terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)

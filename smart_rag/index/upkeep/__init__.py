@@ -1,0 +1,1 @@
+"""What keeps an index in order: check and repair it, write it anew, copy it."""

@@ -1,0 +1,100 @@
+"""`Rewrite`: new stores in the folder of an index, which replace the old ones when they are complete.
+
+The new stores are in a new folder inside the index's folder. Until they are complete, the manifest names the old
+stores, and searches use them. One replacement of the manifest switches to the new stores. So a process that dies
+leaves either the old index or the new one. The new folder also holds a manifest. By this manifest, a later call finds
+the unfinished stores, and continues there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smart_rag.errors import IndexMismatch, IndexNotFound
+from smart_rag.index import folder
+from smart_rag.index.manifest import DATA_NAME, FILE_NAME, Manifest
+from smart_rag.store.document_store import DocumentStore
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+
+
+class Rewrite:
+    """New stores for the index in the folder ``path``, with the settings of the manifest ``wanted``.
+
+    Only the process that may write to the index may make this object. Fill `store`, and then call `finish`.
+
+    Attributes:
+        manifest: the manifest of the new stores.
+        store: the new stores. They hold what an earlier, interrupted call has written.
+    """
+
+    def __init__(
+        self, path: Path, wanted: Manifest, client: ClientAPI | None = None, sources: Iterable[str | Path] = ()
+    ) -> None:
+        self._path = path
+        unfinished = [found for found in _unfinished(path) if _settings(found) == _settings(wanted)]
+        self.manifest = unfinished[0] if unfinished else wanted.with_new_data()
+        _remove_unfinished(path, client, keep=self.manifest.data)
+        make = folder.open_stores if unfinished else folder.create_stores
+        self.store = make(path, self.manifest, client, sources)
+        self.manifest.write(path / self.manifest.data)
+
+    def finish(self, old: DocumentStore) -> None:
+        """Make `store` the store of the index. Close and remove the ``old`` one."""
+        self.manifest.write(self._path)
+        (self._path / self.manifest.data / FILE_NAME).unlink()
+        old.pooled.drop()
+        old.close()
+        remove_old(self._path)
+
+
+def remove_old(path: Path) -> None:
+    """Remove the stores that the index in the folder ``path`` had before a rewrite. Unfinished stores are kept."""
+    current = Manifest.read(path).data
+    for child in _data_folders(path):
+        if child.name != current and not (child / FILE_NAME).is_file():
+            shutil.rmtree(child)
+    if current:
+        folder.remove_stores(path)
+
+
+def _unfinished(path: Path) -> list[Manifest]:
+    current = Manifest.read(path).data
+    found = []
+    for child in _data_folders(path):
+        try:
+            manifest = Manifest.read(child)
+        except (IndexNotFound, IndexMismatch):  # the process died before it wrote the manifest
+            continue
+        if child.name != current and manifest.data == child.name:
+            found.append(manifest)
+    return found
+
+
+def _remove_unfinished(path: Path, client: ClientAPI | None, keep: str) -> None:
+    """Remove all stores in the folder ``path`` except those of the index and those in ``keep``."""
+    for manifest in _unfinished(path):
+        if manifest.data != keep and client is not None:
+            names = [collection.name for collection in client.list_collections()]
+            if manifest.collection_name in names:
+                client.delete_collection(manifest.collection_name)
+    current = Manifest.read(path).data
+    for child in _data_folders(path):
+        if child.name not in (current, keep):
+            shutil.rmtree(child)
+
+
+def _data_folders(path: Path) -> list[Path]:
+    return [child for child in path.iterdir() if DATA_NAME.fullmatch(child.name) and child.is_dir()]
+
+
+def _settings(manifest: Manifest) -> str:
+    """Return everything in ``manifest`` that must be the same, so that unfinished stores can be continued."""
+    same = replace(manifest, data="", created_with="", relevance=None, format_version=0)
+    return json.dumps(asdict(same), sort_keys=True)

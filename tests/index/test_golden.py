@@ -1,0 +1,98 @@
+"""Indexes that earlier versions of smart_rag have written. `golden/` has one of each format.
+
+`GoldenEncoder` and the program that made them may not change. ``documents`` lists what is in each of them.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers.word_encoder import VocabularyEncoder
+
+from smart_rag import Document, SmartIndex
+from smart_rag.index.manifest import FORMAT_VERSION
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("format*.zip"))
+METADATA = {"tags": ["x", 1, 2.5], "n": 2, "large": 2**63, "none": None, "half": 0.5, "yes": True}
+TEXTS = {
+    "a": "pump and oil",
+    "b": "the oil of the boat",
+    "c": "keys are in the boat",
+    "old": "boat after",
+    "picture": "red",
+}
+RANKINGS = {
+    "oil of the pump": {"b": 2.956692, "a": 2.26726, "c": 1.477577, "old": 0.459543, "picture": 0.314127},
+    "keys boat": {"c": 3.533221, "old": 1.800203, "b": 1.396648, "a": 0.540941, "picture": 0.515144},
+}
+
+
+class GoldenEncoder(VocabularyEncoder):
+    modalities = ("text", "image")
+    fingerprint = "golden"
+
+    def describe(self):
+        return {"model": "golden"}
+
+    def encode_query(self, items):
+        return super().encode_query([item if isinstance(item, str) else f"{item.text or ''} image" for item in items])
+
+    encode_document = encode_query
+
+
+@pytest.fixture(params=GOLDEN, ids=lambda path: path.stem)
+def folder(request, tmp_path):
+    with zipfile.ZipFile(request.param) as archive:
+        archive.extractall(tmp_path / "index")
+    return tmp_path / "index"
+
+
+def check(index, stages=("auto", "terms", "pooled", "exhaustive")):
+    assert {document.id: document.text for document in index.documents()} == TEXTS
+    (first, second, picture) = index.get(["a", "b", "picture"])
+    assert first.metadata == METADATA
+    assert second.metadata == {"tags": ["y"], "name": "Größe"}
+    assert picture.image.parent == index.path / "images"
+    assert picture.image.is_file()
+    for question, expected in RANKINGS.items():
+        for stage in stages:
+            hits = index.search(question, 5, first_stage=stage)
+            assert {hit.id: hit.score for hit in hits} == pytest.approx(expected, abs=1e-5)
+    assert index.verify().sound
+
+
+def test_each_format_has_an_index():
+    versions = [2, 3]
+    for path, version in zip(GOLDEN, versions, strict=True):
+        with zipfile.ZipFile(path) as archive:
+            assert json.loads(archive.read("manifest.json"))["format_version"] == version
+    assert versions[-1] in (FORMAT_VERSION, FORMAT_VERSION - 1)
+
+
+def test_it_opens_and_is_searched(folder):
+    with SmartIndex.open(folder, GoldenEncoder()) as index:
+        check(index)
+
+
+def test_it_is_written_and_brought_up_to_date(folder):
+    with SmartIndex.open(folder, GoldenEncoder()) as index:
+        index.add([Document("new", "a lamp", {"tags": ["x"]})])
+        index.delete(["new"])
+        index.vacuum()
+        check(index)
+        assert [document.id for document in index.documents({"tags": {"$contains": "x"}})] == ["a"]
+    with SmartIndex.open(folder, GoldenEncoder()) as index:
+        assert index.manifest.format_version == FORMAT_VERSION
+        check(index)
+        index.convert(codec="2bit/2")
+        assert index.count() == len(TEXTS)
+
+
+def test_a_copy_of_it_is_the_same(folder, tmp_path):
+    with SmartIndex.open(folder, GoldenEncoder()) as index:
+        index.snapshot(tmp_path / "copy")
+    with SmartIndex.open(tmp_path / "copy", GoldenEncoder()) as copy:
+        check(copy)
