@@ -33,6 +33,6 @@ def copy_chroma(folder: Path, target: Path) -> None:
         raise ChromaFailure(f"{folder / _DATABASE}: {error}") from error
     for file in folder.rglob("*"):
         if file.is_file() and not file.name.startswith(_DATABASE):
-            copy = target / file.relative_to(folder)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, copy)
+            place = target / file.relative_to(folder)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place)
