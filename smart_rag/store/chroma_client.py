@@ -9,6 +9,8 @@ because it applies and purges its log. So we keep two files of our own beside Ch
   client has seen. If they differ, Chroma is opened again. (Chroma's own files do not show writes, because opening them
   changes them, too.) The folder is also identified by this file (see `Place`).
 
+A third file, `smart_rag.checksums`, has the checksums of the files of Chroma's vectors; see `VectorFiles`.
+
 A forked process has none of Chroma's threads. Some of these threads serve all clients of a process (the global pool of
 Rayon). So a new client in the child would also wait for ever, even if the parent has closed its own client.
 """
@@ -35,6 +37,7 @@ from smart_rag.errors import (
     StorageFull,
     UseAfterFork,
 )
+from smart_rag.store.checks.vector_files import VectorFiles
 from smart_rag.store.place import Place, identity_of
 from smart_rag.wording import one_line
 
@@ -99,6 +102,7 @@ class FolderClient:
         self._writes = path / "smart_rag.writes"
         self._counter = self._writes.open("ab", buffering=0)
         self._place = Place(path, self._writes, identity_of(self._writes))
+        self.vectors = VectorFiles(path)
         self._known = -1  # number of writes that the open client has seen
         self._client: Any = None
         self._collections: dict[str, Collection] = {}
@@ -159,6 +163,7 @@ class FolderClient:
             if self._known != (written := self._written()):
                 with self._alone():
                     self._close()
+                    self.vectors.check(written)  # first, because Chroma follows damaged numbers as addresses
                     self._client = _persistent(self._path)
                     self._known = written
             yield self._client
@@ -182,6 +187,7 @@ class FolderClient:
             self._counter.write(b".")
             self._known = self._written()
             self._call(name, method, arguments)
+            self.vectors.note(self._known)
 
     def version(self) -> int:
         """Return the number of writes so far, by all processes."""
@@ -199,6 +205,7 @@ class FolderClient:
                 with self.write_lock() as client:
                     found = client.get_collection(name, embedding_function=None)
                     found.count()  # in the first call, Chroma applies its log, and this needs the lock
+                    self.vectors.note(self._known)
                     self._collections[name] = found
             with self._condition:
                 self._condition.wait_for(lambda: not self._reopening)

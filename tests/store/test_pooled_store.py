@@ -10,7 +10,7 @@ from helpers.rows import create, row, unit_rows
 from helpers.small_disk import small_disk
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import ChromaFailure, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
+from smart_rag.errors import CorruptStore, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import FileStamp
 
@@ -223,7 +223,7 @@ def test_a_file_that_is_not_chromas(path):
     """A file of other bytes raises one of our errors."""
     path.mkdir()
     (path / "chroma.sqlite3").write_bytes(b"nonsense" * 1024)
-    with pytest.raises(ChromaFailure, match="not a database"):
+    with pytest.raises(CorruptStore, match="not a database"):
         PooledStore.open(path, None, "smart_rag")
 
 
