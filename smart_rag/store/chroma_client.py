@@ -37,6 +37,7 @@ from smart_rag.errors import (
     StorageFull,
     UseAfterFork,
 )
+from smart_rag.store.checks.chroma_tables import damage_of_tables
 from smart_rag.store.checks.vector_files import VectorFiles
 from smart_rag.store.place import Place, identity_of
 from smart_rag.wording import one_line
@@ -73,6 +74,9 @@ class GivenClient:
 
     def version(self) -> None:
         """Return None: other programs may write, and nobody counts their writes."""
+
+    def damage(self) -> None:
+        """Return None: the files are not known."""
 
     def release(self) -> None:
         """Do nothing: the caller closes the client."""
@@ -192,6 +196,11 @@ class FolderClient:
     def version(self) -> int:
         """Return the number of writes so far, by all processes."""
         return self._written()
+
+    def damage(self) -> str | None:
+        """Return in one line what is wrong with the files, or None. Every byte of them is read."""
+        with self.write_lock():
+            return self.vectors.damage(self._written()) or damage_of_tables(self._path)
 
     @classmethod
     def _check_process(cls, path: Path) -> None:

@@ -15,6 +15,7 @@ from helpers.word_encoder import TESTS, SeeingEncoder, VocabularyEncoder, WordEn
 
 from smart_rag import Document, SmartEncoder, SmartIndex
 from smart_rag.errors import CorruptStore, MissingTokens
+from smart_rag.store.checks.row_checksum import CHECKSUM
 
 WORDS = ["pump", "boat", "keys", "carp", "lamp", "door", "dogs", "cats", "night", "river"]
 TEXTS = [f"{WORDS[i % 10]} {WORDS[i * 3 % 7]} {WORDS[i * 5 % 9]} number{i}" for i in range(60)]
@@ -165,7 +166,7 @@ def test_an_older_index_with_vectors_of_the_caller_stays_as_it_is(tmp_path):
         terms = index._store._terms
         slots = terms._environment.databases["slots"]
         terms._environment.write(lambda transaction: transaction.delete(b"complete", db=slots))
-        index._store.pooled._write("update", ids=["own"], metadatas=[{"_smart_rag.modality": None}])
+        index._store.pooled._write("update", ids=["own"], metadatas=[{"_smart_rag.modality": None, CHECKSUM: None}])
     with opened(tmp_path / "index") as index:
         for _ in range(2):
             assert len(index.search("pump", 10)) == 6
@@ -189,7 +190,7 @@ def test_an_altered_text_is_an_error(folder):
     )
     with opened(folder) as index:
         for stage in ("terms", "pooled", "exhaustive"):
-            with pytest.raises(CorruptStore, match=r"the text of the document 'd7' is not the text that was added"):
+            with pytest.raises(CorruptStore, match=r"the text or metadata of the document 'd7' is not what was added"):
                 index.search("number7", 60, first_stage=stage)
         report = index.verify(repair=True)
         assert (report.altered, report.sound) == (("d7",), False)

@@ -91,6 +91,12 @@ def _number(value: int | bytes | None) -> int:
     return int.from_bytes(value, "big") if isinstance(value, bytes) else int(value or 0)
 
 
+def count_of_rows(folder: Path) -> int:
+    """Return the number of rows of all collections in Chroma's ``folder``."""
+    with connection(folder) as opened:
+        return int(opened.execute("SELECT count(*) FROM embeddings").fetchone()[0])
+
+
 def damage_of_tables(folder: Path) -> str | None:
     """Return in one line what SQLite finds wrong in its file in ``folder``, or None.
 

@@ -44,12 +44,12 @@ _MOST_LEVELS = 64
 
 
 class Header(NamedTuple):
-    """Numbers of `header.bin`, in their order. ``count`` is the number of elements."""
+    """Numbers of `header.bin`, in their order. ``elements`` is the number of elements."""
 
     version: int
     offset: int
     reserved: int
-    count: int
+    elements: int
     element_bytes: int
     label_offset: int
     vector_offset: int
@@ -90,13 +90,13 @@ def check_segment(place: Path, segment: Segment) -> None:
         if not (place / name).is_file():
             raise _corrupt(place / name, "the vectors of the index", "no such file")
     header = read_header(place / HEADER, segment.dimension)
-    for name, expected in ((ELEMENTS, header.count * header.element_bytes), (LENGTHS, 4 * header.count)):
+    for name, expected in ((ELEMENTS, header.elements * header.element_bytes), (LENGTHS, 4 * header.elements)):
         size = (place / name).stat().st_size
         if size < expected:
-            raise _corrupt(place / name, f"at least {expected:,} bytes for {header.count:,} vectors", f"{size:,}")
+            raise _corrupt(place / name, f"at least {expected:,} bytes for {header.elements:,} vectors", f"{size:,}")
     if not (place / LABELS).stat().st_size:
         raise _corrupt(place / LABELS, "the labels of the vectors", "an empty file")
-    if header.count:
+    if header.elements:
         levels = _check_links(place / LINKS, header)
         if levels[header.entry] < header.top_level:
             raise _corrupt(
@@ -123,15 +123,15 @@ def read_header(file: Path, dimension: int | None) -> Header:
     fits = {
         f"version {_VERSION}": header.version == _VERSION,
         "offset 0": header.offset == 0,
-        "a count that fits the room": header.count <= header.reserved < 1 << 32,
-        "room that fits the count": header.reserved <= _MOST_RESERVED * max(header.count, _FEW_ELEMENTS),
+        "a count that fits the room": header.elements <= header.reserved < 1 << 32,
+        "room that fits the count": header.reserved <= _MOST_RESERVED * max(header.elements, _FEW_ELEMENTS),
         "2 to 100,000 neighbours": 2 <= links <= 100_000 and header.links == links and header.links_level0 == 2 * links,
         "a multiplier that fits the neighbours": links > 1 and math.isclose(header.multiplier, 1 / math.log(links)),
         "vectors behind the neighbours": header.vector_offset == 4 + 8 * links,
         "labels behind the vectors": header.label_offset == header.element_bytes - _LABEL_BYTES,
         f"vectors of {dimension} numbers": width > 0 and (dimension is None or width == 4 * dimension),
-        "an entry among the vectors": header.entry < header.count or not header.count,
-        f"a level below {_MOST_LEVELS}": 0 <= header.top_level < _MOST_LEVELS or not header.count,
+        "an entry among the vectors": header.entry < header.elements or not header.elements,
+        f"a level below {_MOST_LEVELS}": 0 <= header.top_level < _MOST_LEVELS or not header.elements,
         "a breadth of building": 1 <= header.ef_construction <= 1 << 24,
     }
     for expected, fine in fits.items():
@@ -144,17 +144,17 @@ def _check_links(file: Path, header: Header) -> NDArray[np.int64]:
     """Check the neighbours on higher levels. Return the highest level of each element."""
     words = np.fromfile(file, dtype="<u4")
     width = 1 + header.links  # words of one level: the number of neighbours, and the neighbours
-    levels = np.zeros(header.count, dtype=np.int64)
+    levels = np.zeros(header.elements, dtype=np.int64)
     # Most elements have no higher level, so their entry is a zero. Visit only the entries that are not zero.
     filled = np.flatnonzero(words).tolist()
     found: list[tuple[int, int, int]] = []  # element, its position in the file, its levels
     position, element, at = 0, 0, 0  # the entry of ``element`` begins at ``position``
-    while element < header.count:
+    while element < header.elements:
         at = bisect_left(filled, position, at)
         following = filled[at] if at < len(filled) else len(words)
         element += following - position
         position = following
-        if element >= header.count or position >= len(words):
+        if element >= header.elements or position >= len(words):
             break
         size, rest = divmod(int(words[position]), 4 * width)
         if rest or size >= _MOST_LEVELS or position + 1 + size * width > len(words):
@@ -162,8 +162,8 @@ def _check_links(file: Path, header: Header) -> NDArray[np.int64]:
         found.append((element, position + 1, size))
         position += 1 + size * width
         element += 1
-    if element < header.count:
-        raise _corrupt(file, f"the neighbours of {header.count:,} vectors", f"those of {element:,}, then the end")
+    if element < header.elements:
+        raise _corrupt(file, f"the neighbours of {header.elements:,} vectors", f"those of {element:,}, then the end")
     if found:
         elements, positions, sizes = np.asarray(found).T
         levels[elements] = sizes
@@ -184,7 +184,7 @@ def _check_elements(file: Path, header: Header) -> None:
     for elements in blocks_of_elements(file, header):
         lists = elements.view("<u4")[:, :width]
         # Places for neighbours that an element does not have hold zeros or earlier neighbours.
-        if lists[:, 1:].max() >= header.count or (lists[:, 0] & 0xFFFF).max() >= width:
+        if lists[:, 1:].max() >= header.elements or (lists[:, 0] & 0xFFFF).max() >= width:
             _checked_lists(file, lists, header)
 
 
@@ -194,10 +194,10 @@ def blocks_of_elements(file: Path, header: Header) -> Iterator[NDArray[np.uint8]
     rows = max(1, _BLOCK_BYTES // size)
     buffer = np.empty((rows, size), dtype=np.uint8)
     with file.open("rb", buffering=0) as opened:
-        for start in range(0, header.count, rows):
-            part = buffer[: min(rows, header.count - start)]
+        for start in range(0, header.elements, rows):
+            part = buffer[: min(rows, header.elements - start)]
             if opened.readinto(part.reshape(-1).data) != part.size:
-                raise _corrupt(file, f"{header.count * size:,} bytes", "a shorter file")
+                raise _corrupt(file, f"{header.elements * size:,} bytes", "a shorter file")
             yield part
 
 
@@ -211,9 +211,9 @@ def _checked_lists(file: Path, lists: NDArray[np.uint32], header: Header) -> NDA
     if (counts > lists.shape[1] - 1).any():
         raise _corrupt(file, f"at most {lists.shape[1] - 1} neighbours", f"{counts.max():,}")
     used = np.arange(lists.shape[1] - 1) < counts[:, None]
-    if (lists[:, 1:][used] >= header.count).any():
+    if (lists[:, 1:][used] >= header.elements).any():
         found = lists[:, 1:][used].max()
-        raise _corrupt(file, f"neighbours below {header.count:,}", f"{found:,}")
+        raise _corrupt(file, f"neighbours below {header.elements:,}", f"{found:,}")
     return np.where(used, lists[:, 1:].astype(np.int64), -1)
 
 

@@ -62,7 +62,8 @@ class _Nodes:
     def words(self, chosen: NDArray[np.bool_], count: int) -> NDArray[np.uint64]:
         """Return the first ``count`` numbers of 8 bytes of the ``chosen`` values."""
         at = self.position[chosen, None] + np.arange(8 * count)
-        return self.pages[self.row[chosen, None], at].copy().view("<u8")
+        found: NDArray[np.uint64] = self.pages[self.row[chosen, None], at].copy().view("<u8")
+        return found
 
 
 def check_pages(file: Path, page_bytes: int) -> None:
@@ -224,7 +225,8 @@ class _Check:
     def _fields(self, pages: _Pages, rows: _Numbers, positions: _Numbers) -> NDArray[np.int64]:
         """Return four numbers (n, 4) of each node: low and high part of a size or page, marks, bytes of the key."""
         heads = pages[rows[:, None], positions[:, None] + np.arange(_NODE_BYTES)]
-        return heads.copy().view("<u2").astype(np.int64)
+        found: _Numbers = heads.copy().view("<u2").astype(np.int64)
+        return found
 
     def _check_filled(self, pages: _Pages, rows: _Numbers, sizes: _Numbers) -> None:
         """Check that the nodes, rounded up to even ``sizes``, fill their pages."""
@@ -237,7 +239,8 @@ class _Check:
         rows, positions = self._pointers(pages)
         low, high, marks, key = self._fields(pages, rows, positions).T
         self._check_filled(pages, rows, _NODE_BYTES + key)
-        return (low | high << 16 | marks << 32).astype(np.uint64)
+        numbers: NDArray[np.uint64] = (low | high << 16 | marks << 32).astype(np.uint64)
+        return numbers
 
     def _nodes(self, pages: _Pages) -> _Nodes:
         rows, positions = self._pointers(pages)
