@@ -63,27 +63,26 @@ def look(path, needs_verify):
     return found
 
 
+def plain(value):
+    """Return ``value`` as it is after it was sent as JSON."""
+    return json.loads(json.dumps(value))
+
+
 def main():
     logging.disable(logging.WARNING)
     print("ready", flush=True)
-    expected = None
+    expected = {}
+
+    def differs(found):
+        return any(expected[name] != answer for name, answer in plain(found["answers"]).items())
+
     for line in sys.stdin:
         path, kind = json.loads(line)
+        # If all answers are those of the intact index, or errors, nothing is silently wrong. So `verify` is not asked.
+        found = look(Path(path), differs if kind == "other" else lambda found: True)
         if kind == "intact":
-            found = look(Path(path), lambda found: True)
-            expected = json.loads(json.dumps(found["answers"]))
-        else:
-            # If all answers are those of the intact index, or errors, nothing is silently wrong.
-            found = look(
-                Path(path),
-                lambda found: any(
-                    expected[name] != answer for name, answer in json.loads(json.dumps(found["answers"])).items()
-                ),
-            )
-        try:
-            print(json.dumps(found), flush=True)
-        except BaseException as error:
-            print(json.dumps({"raw": repr(error)}), flush=True)
+            expected.update(plain(found["answers"]))
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,11 @@ def tables_alone(folder: Path) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="smart_rag_rows_"))
     try:
         copy_tables(folder, place)
+        with closing(sqlite3.connect(place / FILE_NAME)) as copy, copy:
+            # Otherwise Chroma would look for the files of the vectors.
+            copy.execute(
+                "DELETE FROM max_seq_id WHERE segment_id IN (SELECT id FROM segments WHERE type = ?)", (_VECTORS,)
+            )
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
