@@ -342,6 +342,13 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
                 f"documents that were added before are safe ({error})"
             ) from error
         raise ChromaFailure(f"{type(error).__name__}: {error}") from error
+    except BaseException as error:
+        # A panic of Chroma's Rust code is no `Exception`. Damaged files can cause it.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ChromaFailure(
+            f"{folder or 'Chroma'}: Chroma failed, its files may be damaged: {one_line(error)}"
+        ) from error
 
 
 def _existing(folder: Path) -> Path:

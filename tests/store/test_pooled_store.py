@@ -10,7 +10,7 @@ from helpers.rows import create, row, unit_rows
 from helpers.small_disk import small_disk
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import CorruptStore, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
+from smart_rag.errors import ChromaFailure, CorruptStore, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import FileStamp
 
@@ -224,6 +224,16 @@ def test_a_file_that_is_not_chromas(path):
     path.mkdir()
     (path / "chroma.sqlite3").write_bytes(b"nonsense" * 1024)
     with pytest.raises(CorruptStore, match="not a database"):
+        PooledStore.open(path, None, "smart_rag")
+
+
+def test_a_file_at_which_chroma_panics(path):
+    """A panic of its Rust code would pass all `except Exception`."""
+    create(path).close()
+    with sqlite3.connect(path / "chroma.sqlite3") as database:
+        database.execute("UPDATE migrations SET sql = CAST(X'e7' AS TEXT)")
+    database.close()
+    with pytest.raises(ChromaFailure, match="its files may be damaged"):
         PooledStore.open(path, None, "smart_rag")
 
 
