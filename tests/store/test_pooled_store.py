@@ -1,6 +1,7 @@
 """`PooledStore` on a real Chroma: rows come back as they were written, and scores are cosines."""
 
 import shutil
+import sqlite3
 import uuid
 
 import chromadb
