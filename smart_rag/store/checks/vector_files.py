@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,10 @@ class VectorFiles:
     def _write(self, writes: int) -> None:
         record = {"writes": writes, "files": self._checksums}
         try:
-            self._record.write_text(json.dumps(record), encoding="utf-8")
+            # In place, because some file systems sync a file that was emptied first. That would take milliseconds.
+            with open(os.open(self._record, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+                file.write(json.dumps(record).encode())
+                file.truncate()
             self._recorded = writes
         except OSError as error:
             # The rows are written already, so this is no failure of the write. The next write records them again.
