@@ -1,5 +1,6 @@
 # make demo    set up and run the main job on the bundled sample documents
 # make test    the tests            make test-all  the slow ones too
+# make test-faults    damage, kills and full disks, many times
 # make test-lowest    the integrations, with the lowest versions of LlamaIndex and LangChain
 # make test-python PYTHON=python3.13    the tests that need no torch, on another Python: two minutes
 # make test PYTHON=python3.13 VENV=.venv-3.13    all of them (torch takes gigabytes there)
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export ANONYMIZED_TELEMETRY := False
 
-.PHONY: install demo test test-all test-lowest test-python lint bench
+.PHONY: install demo test test-all test-faults test-lowest test-python lint bench
 
 install: $(VENV)/.installed
 
@@ -37,6 +38,9 @@ test: install
 
 test-all: install test-lowest
 	$(BIN)/python -m pytest -m ""
+
+test-faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
 
 # Over the newest packages, old frameworks without their dependencies. LangChain's own tests need its newest version.
 test-lowest: install

@@ -362,8 +362,10 @@ class VerifyReport:
         missing: ids of documents whose token embeddings or terms are missing. ``repair`` encodes these documents again.
         damaged: ids of documents whose token embeddings or terms are damaged. ``repair`` encodes these documents again.
         orphans: number of stored token embeddings that belong to no document.
-        altered: ids of documents whose text is no longer the text that was added. The text that was added is lost.
+        altered: ids of documents whose text or metadata is no longer what was added. What was added is lost.
         lost: ids of documents whose row in Chroma is lost or cannot be read. Their texts are lost.
+        chroma_damage: what is wrong with Chroma's own files, in one line, or None. Searches may then return wrong
+            results.
     """
 
     missing: tuple[str, ...]
@@ -371,11 +373,12 @@ class VerifyReport:
     orphans: int
     altered: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    chroma_damage: str | None = None
 
     @property
     def sound(self) -> bool:
         """Whether every document is complete."""
-        return not (self.missing or self.damaged or self.altered or self.lost)
+        return not (self.missing or self.damaged or self.altered or self.lost or self.chroma_damage)
 
 
 def is_unicode(text: str) -> bool:

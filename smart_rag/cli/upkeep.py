@@ -31,7 +31,7 @@ def verify(
     """Read the whole index, and report what is missing, damaged or lost."""
     with open_index(db) as opened:
         report = opened.verify(repair=repair)
-        beyond_repair = [*report.altered, *report.lost]
+        beyond_repair = [*report.altered, *report.lost, *filter(None, [report.chroma_damage])]
         if repair and not beyond_repair:
             opened.vacuum()
         count = opened.count()
@@ -43,9 +43,12 @@ def verify(
         f"damaged ones, {number(report.orphans, 'entry')} of no passage" + ("; repaired" if repair else "")
     )
     if report.altered:
-        out.print(f"{number(len(report.altered), 'passage')} with another text than was added: {_some(report.altered)}")
+        found = number(len(report.altered), "passage")
+        out.print(f"{found} with other text or metadata than was added: {_some(report.altered)}")
     if report.lost:
         out.print(f"{number(len(report.lost), 'passage')} whose text is lost: {_some(report.lost)}")
+    if report.chroma_damage:
+        out.print(f"Chroma's files are damaged, so searches may be wrong: {report.chroma_damage}")
     if beyond_repair:
         note("what is altered or lost cannot be repaired; restore a backup, or index these passages again")
     if beyond_repair or not (report.sound or repair):

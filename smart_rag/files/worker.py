@@ -113,6 +113,22 @@ def call(function: Callable[..., T], path: Path, *arguments: Any, task: str = "r
         return result
 
 
+def call_alone(function: Callable[..., T], path: Path, *arguments: Any, seconds: float, task: str) -> T:
+    """Return ``function(str(path), *arguments)``, called in a process that ends after this call.
+
+    If this process cannot start another one, the function is called in this process. The arguments and errors are those
+    of `call`. The function may take so many ``seconds``.
+    """
+    if not _CAN_START:
+        return function(str(path), *arguments)
+    worker = Worker(_Limits(seconds, None))
+    try:
+        result: T = worker.call(function, path, arguments, task)
+        return result
+    finally:
+        worker.stop()
+
+
 class Worker:
     """A process that calls functions, one at a time. It ends with the first call that exceeds a limit or crashes.
 

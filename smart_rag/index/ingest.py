@@ -148,7 +148,7 @@ class Ingest:
         source = str(path)
         digest = digest_of_file(path)
         before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
-        if before and all(row.stamp == FileStamp(digest, len(before)) for row in before):
+        if before and all(row.stamp == FileStamp(digest, len(before)) and not row.is_altered() for row in before):
             return [], [row.document.id for row in before]
         documents = list(reader.documents(path))
         stamp = FileStamp(digest, len(documents))
@@ -170,7 +170,7 @@ class Ingest:
             before = existing.get(row.document.id)
             if before is None or before.key != row.key or row.key in lost:
                 new.append(row)
-            elif before == row:
+            elif before == row and not before.is_altered():
                 unchanged.append(row)
             else:
                 changed.append(row)

@@ -620,6 +620,7 @@ class SmartIndex:
         self._session.check_open()
         _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
+        self._store.check_texts(rows.values())
         return [rows[id].document for id in ids if id in rows]
 
     def has_image(self, found: Hit | Document) -> bool:
@@ -651,7 +652,7 @@ class SmartIndex:
     def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
         """Yield the documents that pass the filters, or all documents. The filters are those of `search`."""
         self._session.check_open()
-        return (row.document for row in self._store.pooled.select(where, where_document))
+        return self._store.documents(where, where_document)
 
     def count(self) -> int:
         """Return the number of documents in the index."""

@@ -9,6 +9,8 @@ because it applies and purges its log. So we keep two files of our own beside Ch
   client has seen. If they differ, Chroma is opened again. (Chroma's own files do not show writes, because opening them
   changes them, too.) The folder is also identified by this file (see `Place`).
 
+A third file, `smart_rag.checksums`, has the checksums of the files of Chroma's vectors; see `VectorFiles`.
+
 A forked process has none of Chroma's threads. Some of these threads serve all clients of a process (the global pool of
 Rayon). So a new client in the child would also wait for ever, even if the parent has closed its own client.
 """
@@ -35,6 +37,8 @@ from smart_rag.errors import (
     StorageFull,
     UseAfterFork,
 )
+from smart_rag.store.checks.chroma_tables import damage_of_tables
+from smart_rag.store.checks.vector_files import VectorFiles
 from smart_rag.store.place import Place, identity_of
 from smart_rag.wording import one_line
 
@@ -71,6 +75,9 @@ class GivenClient:
     def version(self) -> None:
         """Return None: other programs may write, and nobody counts their writes."""
 
+    def damage(self) -> None:
+        """Return None: the files are not known."""
+
     def release(self) -> None:
         """Do nothing: the caller closes the client."""
 
@@ -99,6 +106,7 @@ class FolderClient:
         self._writes = path / "smart_rag.writes"
         self._counter = self._writes.open("ab", buffering=0)
         self._place = Place(path, self._writes, identity_of(self._writes))
+        self.vectors = VectorFiles(path)
         self._known = -1  # number of writes that the open client has seen
         self._client: Any = None
         self._collections: dict[str, Collection] = {}
@@ -159,6 +167,7 @@ class FolderClient:
             if self._known != (written := self._written()):
                 with self._alone():
                     self._close()
+                    self.vectors.check(written)  # first, because Chroma follows damaged numbers as addresses
                     self._client = _persistent(self._path)
                     self._known = written
             yield self._client
@@ -182,10 +191,16 @@ class FolderClient:
             self._counter.write(b".")
             self._known = self._written()
             self._call(name, method, arguments)
+            self.vectors.note(self._known)
 
     def version(self) -> int:
         """Return the number of writes so far, by all processes."""
         return self._written()
+
+    def damage(self) -> str | None:
+        """Return in one line what is wrong with the files, or None. Every byte of them is read."""
+        with self.write_lock():
+            return self.vectors.damage(self._written()) or damage_of_tables(self._path)
 
     @classmethod
     def _check_process(cls, path: Path) -> None:
@@ -199,6 +214,7 @@ class FolderClient:
                 with self.write_lock() as client:
                     found = client.get_collection(name, embedding_function=None)
                     found.count()  # in the first call, Chroma applies its log, and this needs the lock
+                    self.vectors.note(self._known)
                     self._collections[name] = found
             with self._condition:
                 self._condition.wait_for(lambda: not self._reopening)
@@ -326,6 +342,13 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
                 f"documents that were added before are safe ({error})"
             ) from error
         raise ChromaFailure(f"{type(error).__name__}: {error}") from error
+    except BaseException as error:
+        # A panic of Chroma's Rust code is no `Exception`. Damaged files can cause it.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ChromaFailure(
+            f"{folder or 'Chroma'}: Chroma failed, its files may be damaged: {one_line(error)}"
+        ) from error
 
 
 def _existing(folder: Path) -> Path:

@@ -7,7 +7,7 @@ can return has its tokens. A crash may leave entries that no row names. `Documen
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +17,14 @@ import numpy as np
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenCodes, TokenIds
 from smart_rag.errors import CorruptStore, MissingTokens
+from smart_rag.store.checks.vector_check import damage_of_vectors
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
 from smart_rag.store.terms.inverted_index import InvertedIndex
 from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore, content_key
+from smart_rag.store.where import Where
 from smart_rag.types import Document, Key, Revision, VerifyReport
 from smart_rag.wording import number
 
@@ -140,20 +142,28 @@ class DocumentStore:
         return False
 
     def check_texts(self, rows: Iterable[Row]) -> None:
-        """Raise `CorruptStore` if the text of a row is not the text that was added. An image's text is not checked."""
+        """Raise `CorruptStore` if the text or metadata of a row are not those that were added."""
         for row in rows:
             if self._is_altered(row):
+                what = "text or metadata" if row.is_altered() else "text"
                 raise CorruptStore(
-                    f"{self.place.folder}: the text of the document {row.document.id!r} is not the text that was added"
+                    f"{self.place.folder}: the {what} of the document {row.document.id!r} is not what was added"
                     "; restore the index from a backup, or add this document again"
                 )
 
-    def _is_altered(self, row: Row) -> bool:
-        """Return whether the text of ``row`` does not fit its key.
+    def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
+        """Yield the documents that pass the filters. Raise `CorruptStore` at one that is not what was added."""
+        for row in self.pooled.select(where, where_document):
+            self.check_texts([row])
+            yield row.document
 
-        Only rows that were encoded from a text alone can be checked, because only their keys are hashes of the text.
+    def _is_altered(self, row: Row) -> bool:
+        """Return whether ``row`` does not fit its checksum, or its text does not fit its key.
+
+        Rows of older indexes have no checksum. If they were encoded from a text alone, their keys are hashes of the
+        text.
         """
-        return self._terms.is_complete and self._has_another_key(row)
+        return row.is_altered() or (self._terms.is_complete and self._has_another_key(row))
 
     def _has_another_key(self, row: Row) -> bool:
         if self._fingerprint is None or row.modality != "text":
@@ -301,6 +311,7 @@ class DocumentStore:
 
     def verify(self) -> VerifyReport:
         """Read every entry back. Report lost and damaged parts of documents, and the number of orphans."""
+        damage = self._chroma_damage()
         rows = list(self.pooled.select())
         unreadable = set(self.tokens.verify())
         suspects = self._faults(rows, unreadable)
@@ -316,7 +327,21 @@ class DocumentStore:
             altered=tuple(name for name in names if name in altered),
             lost=tuple(sorted(lost)),
             orphans=len(set(self.tokens.keys()) - {row.key for row in rows}),
+            chroma_damage=damage,
         )
+
+    def _chroma_damage(self) -> str | None:
+        """Return in one line what is wrong with Chroma's files, or None.
+
+        Raises:
+            CorruptStore: Chroma cannot read them without ending the process.
+        """
+        folder = self.pooled.folder
+        if folder is None:
+            return None
+        damage = self.pooled.damage()
+        vectors = damage_of_vectors(folder, self.pooled.collection)
+        return damage or vectors
 
     def _faults(
         self, rows: Sequence[Row], unreadable: Collection[Key], asked: Sequence[str] | None = None

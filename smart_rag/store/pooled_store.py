@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig
 from smart_rag.errors import CorruptStore, IndexExists, IndexNotFound
+from smart_rag.store.checks.chroma_tables import copy_chroma
+from smart_rag.store.checks.row_checksum import traces_of
 from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
-from smart_rag.store.chroma_files import copy_chroma
-from smart_rag.store.row import Row, files_of, from_chroma, key_of, to_chroma
+from smart_rag.store.row import Row, files_of, from_chroma, key_of, seal, to_chroma
 from smart_rag.store.sources import Sources
 from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document, fits, halves
 
@@ -64,9 +65,9 @@ class PooledStore:
         self._has_warned = False
         self._refused: dict[str, list[Path]] = {}
         self._chroma = chroma
-        self._collection = collection
+        self.collection = collection
         self._part_rows = part_rows  # number of rows in one call to Chroma
-        self._folder = folder  # None if the caller brings the client
+        self.folder = folder  # Chroma's. None if the caller brings the client
         self._root = root
         self._closed = False
 
@@ -163,11 +164,12 @@ class PooledStore:
         """
         before = self.get([row.document.id for row in rows]) if before is None else before
         metadatas = [to_chroma(row, self._root) for row in rows]
-        for row, metadata in zip(rows, metadatas, strict=True):
+        for row, metadata, trace in zip(rows, metadatas, traces_of(pooled), strict=True):
             if row.document.id in before:
                 # Chroma merges the new metadata with the old. The value None removes a key.
                 gone = to_chroma(before[row.document.id], self._root).keys() - metadata.keys()
                 metadata.update(dict.fromkeys(gone))
+            seal(metadata, row, before.get(row.document.id), trace)
         for part in self._parts(len(rows)):
             self._write(
                 "upsert",
@@ -240,6 +242,15 @@ class PooledStore:
             if own:
                 pooled = np.asarray(result["embeddings"], dtype=np.float32)[own]
                 yield PooledBlock([result["ids"][i] for i in own], [key for key in keys if key is not None], pooled)
+
+    def pages_with_embeddings(self) -> Iterator[Any]:
+        """Yield Chroma's answers with the metadata and pooled embeddings of all rows, also of other programs."""
+        return self._pages(None, None, ["metadatas", "embeddings"])
+
+    def damage(self) -> str | None:
+        """Return in one line what is wrong with the files in Chroma's folder, or None. Every byte of them is read."""
+        with chroma_errors(self.folder):
+            return self._chroma.damage()
 
     def query(
         self,
@@ -324,20 +335,20 @@ class PooledStore:
         If the caller brought the client, there is no such lock.
         """
         with ExitStack() as stack:
-            with chroma_errors(self._folder):
+            with chroma_errors(self.folder):
                 stack.enter_context(self._chroma.write_lock())
             yield
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files of the store to ``folder``. The caller holds `write_lock`, and did not bring the client."""
-        assert self._folder is not None
-        copy_chroma(self._folder, folder)
+        assert self.folder is not None
+        copy_chroma(self.folder, folder)
 
     def drop(self) -> None:
         """Remove the collection from the caller's client. In a folder, the caller removes the folder instead."""
-        if self._folder is None:
+        if self.folder is None:
             with chroma_errors(), self._chroma.write_lock() as client:
-                client.delete_collection(self._collection)
+                client.delete_collection(self.collection)
 
     def close(self) -> None:
         """Close the files, unless the caller brought the client. A second call does nothing."""
@@ -405,12 +416,12 @@ class PooledStore:
 
     def _read(self, method: str, **arguments: Any) -> Any:
         has_filter = arguments.get("where") or arguments.get("where_document")
-        with chroma_errors(self._folder, "the filter" if has_filter else "this"):
-            return self._chroma.read(self._collection, method, arguments)
+        with chroma_errors(self.folder, "the filter" if has_filter else "this"):
+            return self._chroma.read(self.collection, method, arguments)
 
     def _write(self, method: str, **arguments: Any) -> None:
-        with chroma_errors(self._folder):
-            self._chroma.write(self._collection, method, arguments)
+        with chroma_errors(self.folder):
+            self._chroma.write(self.collection, method, arguments)
 
     def _parts(self, rows: int) -> Iterator[slice]:
         """Yield slices that together cover ``rows`` rows. Each is short enough for one call to Chroma."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
+from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, fits, trace_of, with_trace
 from smart_rag.store.where import KEY, RESERVED, item_text, list_column, stored_number
 from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
 from smart_rag.values import plain_dict
@@ -20,9 +22,14 @@ _MODALITY = RESERVED + "modality"
 _IMAGE = RESERVED + "image"
 _IMAGE_PAGE = RESERVED + "image_page"
 _VIDEO = RESERVED + "video"
+# Columns with the files of a document.
+FILE_COLUMNS = {_IMAGE, _IMAGE_PAGE, _VIDEO}
 # Values that Chroma cannot store (None, lists, dicts, large integers) or stores inexactly (floats), as one JSON object.
 # Filters do not read it, so lists and large integers are also stored in a form that filters find.
 _JSON = RESERVED + "json"
+
+# Chroma stores floating-point numbers with at least this relative precision.
+_PRECISION = 1e-9
 
 # The key of the tokens of a row, as it is written.
 _KEY = re.compile("[0-9a-f]{32}")
@@ -45,17 +52,39 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A document, the key of its token embeddings, the version of its file, and the modality that was encoded."""
+    """A document, the key of its token embeddings, the version of its file, and the modality that was encoded.
+
+    ``stored`` is the metadata in Chroma that the row was read from. It is None for a new row.
+    """
 
     document: Document
     key: bytes
     stamp: FileStamp | None = None
     modality: str = "text"
+    stored: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def revision(self) -> Revision:
         """The document's id and key. If the content of the document changes, the revision also changes."""
         return self.document.id, self.key
+
+    def is_altered(self) -> bool:
+        """Return whether the row is not as it was written. A row of an older index has no checksum, so it is not."""
+        if self.stored is None or CHECKSUM not in self.stored:
+            return False
+        if not fits(self.stored, self.document.id, self.document.text):
+            return True
+        exact = self.document.metadata
+        floats = {name: value for name, value in self.stored.items() if isinstance(value, float)}
+        return not all(_is_close(value, exact.get(name)) for name, value in floats.items())
+
+
+def _is_close(stored: float, exact: Any) -> bool:
+    """Return whether ``stored`` is what Chroma stores for the number ``exact``."""
+    if isinstance(exact, bool) or not isinstance(exact, int | float):
+        return False
+    nearest = stored_number(exact)
+    return stored == nearest or math.isclose(stored, nearest, rel_tol=_PRECISION, abs_tol=1e-300)
 
 
 def plain_metadata(document: Document) -> dict[str, Any]:
@@ -107,6 +136,19 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
     return metadata
 
 
+def seal(metadata: dict[str, Any], row: Row, old: Row | None, trace: float | None = None) -> None:
+    """Add the checksum to the ``metadata`` that Chroma will have for ``row``.
+
+    ``old`` is the row that it replaces, and ``trace`` the number that `traces_of` gives for its pooled embedding. By
+    default, this is the number of the old row.
+    """
+    stored = old.stored if old is not None and old.stored is not None else {}
+    # Chroma merges new metadata with old. So files that the index must not read here stay in the row.
+    left = {column: stored[column] for column in FILE_COLUMNS & stored.keys() if column not in metadata}
+    checksum = checksum_of(row.document.id, row.document.text, {**metadata, **left})
+    metadata[CHECKSUM] = with_trace(checksum, trace_of(stored) if trace is None else trace)
+
+
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
     """Return the row from the metadata that `to_chroma` made of it.
 
@@ -123,7 +165,8 @@ def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Pa
         if _IMAGE_PAGE in metadata:
             image = PdfPage(root / metadata[_IMAGE], metadata[_IMAGE_PAGE])
         video = root / metadata[_VIDEO] if _VIDEO in metadata else None
-        return Row(Document(id, text or "", own, image, video), key, stamp, str(metadata.get(_MODALITY, "text")))
+        modality = str(metadata.get(_MODALITY, "text"))
+        return Row(Document(id, text or "", own, image, video), key, stamp, modality, metadata)
     except (TypeError, ValueError, KeyError, RecursionError, SmartRagError) as error:
         raise CorruptStore(f"has damaged metadata ({type(error).__name__}: {error})") from error
 

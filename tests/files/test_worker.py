@@ -26,7 +26,7 @@ from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRag
 from smart_rag.files import limits
 from smart_rag.files.content import open_image
 from smart_rag.files.reader import Reader, read
-from smart_rag.files.worker import call
+from smart_rag.files.worker import call, call_alone
 from smart_rag.types import PdfPage
 
 PATH = Path("/a.pdf")
@@ -108,6 +108,16 @@ def test_a_crash_costs_one_call(parser, name):
         "(smart_rag.files.limits(file_memory=...) or the option --file-memory allows more)"
     )
     assert call(bad_parsers.process, PATH) not in (before, os.getpid())
+
+
+def test_a_process_for_one_call():
+    """It is another one for each call. A crash or a hang costs this call."""
+    alone = {"seconds": 60, "task": "reading it"}
+    first, second = (call_alone(bad_parsers.process, PATH, **alone) for _ in range(2))
+    assert len({first, second, os.getpid(), call(bad_parsers.process, PATH)}) == 4
+    assert call_alone(bad_parsers.echo, PATH, 1, "two", **alone) == [str(PATH), 1, "two"]
+    found = reason(lambda: call_alone(bad_parsers.segfault, PATH, **alone))
+    assert found == "reading it crashed the parser (SIGSEGV); the file is damaged"
 
 
 def test_a_crash_without_a_limit_of_memory():

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 
 from smart_rag import Document, Representation, SmartIndex
 from smart_rag.errors import InvalidInput
+from smart_rag.store.checks.row_checksum import CHECKSUM
 
 STAGES = ["exhaustive", "terms", "pooled"]
 QUERY = "pump oil number1"
@@ -158,7 +159,7 @@ def old(tmp_path):
             chroma._write(
                 "update",
                 ids=[name],
-                metadatas=[{"_smart_rag.list.tags": ["stale"] if name == "b" else None, "large": None}],
+                metadatas=[{"_smart_rag.list.tags": ["stale"] if name == "b" else None, "large": None, CHECKSUM: None}],
             )
     return path
 
@@ -194,7 +195,7 @@ def test_an_old_index_in_a_client(tmp_path):
     with SmartIndex.create(tmp_path / "index", WordEncoder(), client=client, collection="old_index") as index:
         index.add([Document("a", "pump", {"tags": ["x"]})])
         replace(index.manifest, format_version=2).write(tmp_path / "index")
-    client.get_collection("old_index").update(ids=["a"], metadatas=[{"_smart_rag.list.tags": None}])
+    client.get_collection("old_index").update(ids=["a"], metadatas=[{"_smart_rag.list.tags": None, CHECKSUM: None}])
     with SmartIndex.open(tmp_path / "index", WordEncoder(), client=client) as index:
         index.vacuum()
         assert [document.id for document in index.documents({"tags": {"$contains": "x"}})] == ["a"]

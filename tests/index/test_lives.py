@@ -18,6 +18,7 @@ from helpers.word_encoder import LetterEncoder, WordEncoder
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.errors import (
     ChromaFailure,
+    CorruptStore,
     IndexClosed,
     IndexExists,
     IndexMismatch,
@@ -263,7 +264,7 @@ def test_a_database_that_was_put_right(tmp_path):
     database = path / "chroma" / "chroma.sqlite3"
     sound = database.read_bytes()
     database.write_bytes(b"no database" * 1000)
-    with pytest.raises(ChromaFailure):
+    with pytest.raises(CorruptStore):
         SmartIndex.open(path, WordEncoder())
     database.write_bytes(sound)
     with SmartIndex.open(path, WordEncoder()) as index:

@@ -15,6 +15,7 @@ from helpers.word_encoder import TESTS, SeeingEncoder, VocabularyEncoder, WordEn
 
 from smart_rag import Document, SmartEncoder, SmartIndex
 from smart_rag.errors import CorruptStore, MissingTokens
+from smart_rag.store.checks.row_checksum import CHECKSUM
 
 WORDS = ["pump", "boat", "keys", "carp", "lamp", "door", "dogs", "cats", "night", "river"]
 TEXTS = [f"{WORDS[i % 10]} {WORDS[i * 3 % 7]} {WORDS[i * 5 % 9]} number{i}" for i in range(60)]
@@ -165,7 +166,7 @@ def test_an_older_index_with_vectors_of_the_caller_stays_as_it_is(tmp_path):
         terms = index._store._terms
         slots = terms._environment.databases["slots"]
         terms._environment.write(lambda transaction: transaction.delete(b"complete", db=slots))
-        index._store.pooled._write("update", ids=["own"], metadatas=[{"_smart_rag.modality": None}])
+        index._store.pooled._write("update", ids=["own"], metadatas=[{"_smart_rag.modality": None, CHECKSUM: None}])
     with opened(tmp_path / "index") as index:
         for _ in range(2):
             assert len(index.search("pump", 10)) == 6
@@ -189,13 +190,99 @@ def test_an_altered_text_is_an_error(folder):
     )
     with opened(folder) as index:
         for stage in ("terms", "pooled", "exhaustive"):
-            with pytest.raises(CorruptStore, match=r"the text of the document 'd7' is not the text that was added"):
+            with pytest.raises(CorruptStore, match=r"the text or metadata of the document 'd7' is not what was added"):
                 index.search("number7", 60, first_stage=stage)
         report = index.verify(repair=True)
         assert (report.altered, report.sound) == (("d7",), False)
         index.add_texts([TEXTS[7]], ["d7"])
         assert index.verify().sound
         assert index.search("number7", 1)[0].text == TEXTS[7]
+
+
+@pytest.mark.parametrize("key", ["n", "tag", "_smart_rag.checksum"])
+def test_altered_metadata_is_an_error(tmp_path, key):
+    """The same document, added again, puts it right."""
+    document = Document("a", "pump", {"n": 1, "tag": "x"})
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add([document, Document("b", "boat")])
+    column = "int_value" if key == "n" else "string_value"
+    statement = f"""
+        update embedding_metadata set {column}=?
+        where key=? and id in (select id from embeddings where embedding_id='a')
+    """
+    sql(tmp_path / "index", statement, 2 if key == "n" else "forged", key)
+    with opened(tmp_path / "index") as index:
+        for read in (
+            lambda: index.search("pump"),
+            lambda: index.get(["a"]),
+            lambda: list(index.documents()),
+        ):
+            with pytest.raises(CorruptStore, match="metadata of the document 'a' is not what was added"):
+                read()
+        assert index.get(["b"])
+        assert index.verify().altered == ("a",)
+        index.add([document])
+        assert index.verify().sound
+        assert index.get(["a"]) == [document]
+
+
+# --- Chroma's files -----------------------------------------------------------------------------
+
+
+def test_a_damaged_index_of_words_is_reported(folder):
+    """A filter on texts would miss documents."""
+    sql(folder, "delete from embedding_fulltext_search where rowid = 7")
+    with opened(folder) as index:
+        report = index.verify()
+    assert not report.sound
+    assert "index of words" in report.chroma_damage
+
+
+def test_a_damaged_vector_in_the_log_is_reported(folder):
+    """Chroma keeps the vectors of a small index in SQLite. A changed sign leaves the length of a vector as it is."""
+    with sqlite3.connect(folder / "chroma" / "chroma.sqlite3") as database:
+        (vector,) = database.execute("select vector from embeddings_queue where id = 'd7'").fetchone()
+        forged = vector[:3] + bytes([vector[3] ^ 0x80]) + vector[4:]
+        database.execute("update embeddings_queue set vector = ? where id = 'd7'", (forged,))
+    with opened(folder) as index:
+        report = index.verify()
+    assert "the vectors of 1 document are damaged, the first is 'd7'" in report.chroma_damage
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The folder of an index of which Chroma has written the files of the vectors."""
+    path = tmp_path_factory.mktemp("large") / "index"
+    with SmartIndex.create(path, WordEncoder()) as index:
+        index.add([Document(f"d{i}", f"{WORDS[i % 10]} number{i % 50}") for i in range(1010)])
+    return path
+
+
+def vectors_of(folder):
+    return next((folder / "chroma").glob("*/header.bin")).parent
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_damaged_vector_in_a_file_is_reported(large, tmp_path, is_recorded):
+    """By its checksum, and by the traces in the rows if an older smart_rag has written last."""
+    folder = shutil.copytree(large, tmp_path / "index")
+    file = vectors_of(folder) / "data_level0.bin"
+    data = bytearray(file.read_bytes())
+    data[403] ^= 0x80  # behind the neighbours of the first vector: the sign of a number
+    file.write_bytes(data)
+    if not is_recorded:
+        (folder / "chroma" / "smart_rag.checksums").unlink()
+    with SmartIndex.open(folder, WordEncoder()) as index:
+        report = index.verify()
+    assert not report.sound
+    assert ("data_level0.bin" if is_recorded else "the vectors of 1 document are damaged") in report.chroma_damage
+
+
+def test_a_missing_folder_of_vectors(large, tmp_path):
+    folder = shutil.copytree(large, tmp_path / "index")
+    shutil.rmtree(vectors_of(folder))
+    with pytest.raises(CorruptStore, match=r"header\.bin: expected 100 bytes, found no file.*verify --repair"):
+        SmartIndex.open(folder, WordEncoder())
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\n lines \r\n", "ünï 😀", " x"])

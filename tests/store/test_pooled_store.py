@@ -1,6 +1,7 @@
 """`PooledStore` on a real Chroma: rows come back as they were written, and scores are cosines."""
 
 import shutil
+import sqlite3
 import uuid
 
 import chromadb
@@ -10,7 +11,7 @@ from helpers.rows import create, row, unit_rows
 from helpers.small_disk import small_disk
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import ChromaFailure, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
+from smart_rag.errors import ChromaFailure, CorruptStore, DimensionMismatch, IndexNotFound, InvalidInput, StorageFull
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import FileStamp
 
@@ -223,7 +224,17 @@ def test_a_file_that_is_not_chromas(path):
     """A file of other bytes raises one of our errors."""
     path.mkdir()
     (path / "chroma.sqlite3").write_bytes(b"nonsense" * 1024)
-    with pytest.raises(ChromaFailure, match="not a database"):
+    with pytest.raises(CorruptStore, match="not a database"):
+        PooledStore.open(path, None, "smart_rag")
+
+
+def test_a_file_at_which_chroma_panics(path):
+    """A panic of its Rust code would pass all `except Exception`."""
+    create(path).close()
+    with sqlite3.connect(path / "chroma.sqlite3") as database:
+        database.execute("UPDATE migrations SET sql = CAST(X'e7' AS TEXT)")
+    database.close()
+    with pytest.raises(ChromaFailure, match="its files may be damaged"):
         PooledStore.open(path, None, "smart_rag")
 
 
