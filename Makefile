@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export ANONYMIZED_TELEMETRY := False
 
-.PHONY: install demo test test-all test-lowest test-python lint bench
+.PHONY: install demo test test-all test-faults test-lowest test-python lint bench
 
 install: $(VENV)/.installed
 
@@ -37,6 +37,9 @@ test: install
 
 test-all: install test-lowest
 	$(BIN)/python -m pytest -m ""
+
+test-faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m faults tests/faults
 
 # Over the newest packages, old frameworks without their dependencies. LangChain's own tests need its newest version.
 test-lowest: install
