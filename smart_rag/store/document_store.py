@@ -36,9 +36,9 @@ _ATTEMPTS = 5
 _REMOVED_AT_ONCE = 2_000
 # Free bytes that Chroma needs for a batch, for each row, and for each byte of text (in its log, its rows and its index
 # of texts). We measured the smallest free space with which batches succeed.
-_BATCH_BYTES = 96 << 10
+_BATCH_BYTES = 160 << 10
 _ROW_BYTES = 1_500
-_TEXT_COPIES = 12
+_TEXT_COPIES = 16
 
 T = TypeVar("T")
 

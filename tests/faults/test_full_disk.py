@@ -69,6 +69,13 @@ def assert_holds(index, acknowledged):
     np.testing.assert_allclose(np.stack([rows[one.id] for one in documents]), expected, rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def no_estimate(monkeypatch):
+    """As if a batch needed no room in Chroma. So Chroma fails, in the midst of its work."""
+    for name in ("_BATCH_BYTES", "_ROW_BYTES", "_TEXT_COPIES"):
+        monkeypatch.setattr(f"smart_rag.store.document_store.{name}", 0)
+
+
 # What is done on the full disk. Each returns the documents that are there if it succeeds.
 
 
@@ -207,7 +214,7 @@ def creating(path, disk):
     ("name", "free", "kind"),
     [("adding", 25 * PAGE, "ends"), ("mixing", 60 * PAGE, "more"), ("deleting", 8 * PAGE, "room")],
 )
-def test_a_few_points(tmp_path, name, free, kind):
+def test_a_few_points(tmp_path, no_estimate, name, free, kind):
     assert one_case(tmp_path, name, free, kind, look)
 
 
@@ -230,7 +237,39 @@ def test_opening_and_creating(tmp_path, free):
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_the_sweep(tmp_path, newcomer, name, seed):
+def test_the_sweep(tmp_path, no_estimate, newcomer, name, seed):
+    do_the_sweep(tmp_path, newcomer, name, seed)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_sweep_with_estimates(tmp_path, newcomer, name, seed):
+    do_the_sweep(tmp_path, newcomer, name, 100 + seed)
+
+
+def test_the_estimate(tmp_path):
+    """A batch that may not fit is refused before anything is written. A small disk can still be used."""
+    batch = [document(i, 0) for i in range(500, 628)]
+    with (
+        small_disk(tmp_path / "disk", "10m") as disk,
+        SmartIndex.create(disk / "index", None, dimension=DIMENSION) as index,
+    ):
+        held = {f"d{i}": document(i, 0) for i in range(150)}
+        add(index, list(held.values()))
+        fill(disk, 1 << 19)
+        for write in (lambda: add(index, batch), lambda: add(index, [document(1, 2, 20_000)])):
+            with pytest.raises(StorageFull, match=r"this write needs about \d\.\d MB, 0\.\d MB are free; make room"):
+                write()
+            assert not index._store.is_in_doubt
+            assert_holds(index, held)
+        add(index, [document(1, 2)])
+        fill(disk, 2 << 20)
+        add(index, batch)
+        assert index.count() == 150 + 128
+
+
+def do_the_sweep(tmp_path, newcomer, name, seed):
     """Free space from 0 to 4 MB in uneven steps, most of them where the operations fail."""
     draw = random.Random(f"{name} {seed}")
     for i, most in enumerate([100, 100, 200, 200, 400, 1000]):
