@@ -103,5 +103,6 @@ class StoredRows:
             )
         end = _HEADER.size + length
         rows = json.loads(value[_HEADER.size : end])
+        ids, texts, metadatas = ([row[i] for row in rows] for i in range(3))
         pooled = np.frombuffer(value, "<f4", offset=end).astype(np.float32)
-        return cls(*([row[i] for row in rows] for i in range(3)), pooled=pooled.reshape(len(rows), -1 if rows else 0))
+        return cls(ids, texts, metadatas, pooled.reshape(len(rows), -1 if rows else 0))
