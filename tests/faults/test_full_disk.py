@@ -206,8 +206,8 @@ def opening(path, disk):
 
 
 def creating(path, disk):
-    with SmartIndex.create(disk / "another", None, dimension=DIMENSION):
-        pass
+    if not SmartIndex.exists(disk / "another"):
+        SmartIndex.create(disk / "another", None, dimension=DIMENSION).close()
 
 
 @pytest.mark.parametrize(
