@@ -40,7 +40,7 @@ test-all: install test-lowest
 	$(BIN)/python -m pytest -m ""
 
 test-faults: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m faults tests/faults
 
 # Over the newest packages, old frameworks without their dependencies. LangChain's own tests need its newest version.
 test-lowest: install

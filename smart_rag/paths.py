@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def write_whole(path: Path, text: str) -> None:
         raise StorageFull(f"{path.parent}: no space left on the disk; make room and try again") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise `StorageFull` if the disk with ``folder`` has less than ``needed`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageFull(
+            f"{folder}: no space left on the disk: this write needs about {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB "
+            "are free; make room and try again"
+        )
 
 
 def model_location(model: str | Path) -> str:

@@ -12,9 +12,9 @@ from helpers.word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Document, Representation, SmartEncoder, SmartIndex
 from smart_rag.encoders.loading import with_full_paths
-from smart_rag.errors import InvalidInput, ModelNotFound
+from smart_rag.errors import InvalidInput, ModelNotFound, StorageFull
 from smart_rag.evaluation import load_dataset
-from smart_rag.paths import absolute, model_location, write_whole
+from smart_rag.paths import absolute, check_room, model_location, write_whole
 from smart_rag.training import AdapterSettings, load_training_data, train_adapter
 
 
@@ -160,3 +160,9 @@ def test_a_file_is_written_as_a_whole(tmp_path):
     with pytest.raises(OSError, match="folder"):
         write_whole(tmp_path / "folder", "text")
     assert not list(tmp_path.glob("*.new"))
+
+
+def test_room_on_the_disk(tmp_path):
+    check_room(tmp_path, 1)
+    with pytest.raises(StorageFull, match=r"no space left on the disk: this write needs about 1000000000000\.0 MB"):
+        check_room(tmp_path, 10**18)

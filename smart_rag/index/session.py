@@ -28,6 +28,7 @@ class _WriteLock:
     def __init__(self, folder: Path) -> None:
         self.file = FileLock(folder / "write.lock", timeout=0, thread_local=False)
         self.mutex = threading.RLock()
+        self.depth = 0  # number of running blocks of `Session.writing`, all in the thread that has the mutex
         self.holders: WeakSet[Session] = WeakSet()
 
 
@@ -113,7 +114,26 @@ class Session:
                 self._take_lock()
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
                 self._on_first_write()
-            yield
+            self._lock.depth += 1
+            try:
+                yield
+            finally:
+                self._lock.depth -= 1
+
+    @contextmanager
+    def unless_writing(self) -> Iterator[bool]:
+        """Yield whether this process may write and does not write. While the block runs, no thread begins to write.
+
+        This function does not wait.
+        """
+        mutex = self._lock.mutex
+        if not mutex.acquire(blocking=False):
+            yield False
+            return
+        try:
+            yield self._lock.file.is_locked and not self._lock.depth
+        finally:
+            mutex.release()
 
     def _take_lock(self) -> None:
         if not self._lock.file.is_locked:

@@ -439,7 +439,7 @@ class SmartIndex:
 
     def delete_source(self, path: str | Path) -> int:
         """Remove every document whose metadata ``source`` is ``path``, and return the number of these documents."""
-        self._session.check_open()
+        self._check_open()
         sources = list(dict.fromkeys([str(path), str(absolute(path).resolve())]))
         return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
 
@@ -588,7 +588,7 @@ class SmartIndex:
     @property
     def is_calibrated(self) -> bool:
         """Whether the scale of `Hit.relevance` is known and still fits the size of the index."""
-        self._session.check_open()
+        self._check_open()
         return self._calibration.is_current(self._search(1, None, None))
 
     def verify(self, repair: bool = False) -> VerifyReport:
@@ -597,7 +597,7 @@ class SmartIndex:
         With ``repair``, documents whose token embeddings or terms are missing or damaged are encoded again. A text that
         is altered or lost cannot be repaired.
         """
-        self._session.check_open()
+        self._check_open()
         report = found = self._store.verify()
         for _ in range(_REPAIRS if repair else 0):
             broken = [*found.missing, *found.damaged]
@@ -617,7 +617,7 @@ class SmartIndex:
         Raises:
             InvalidInput: ``ids`` is a single str.
         """
-        self._session.check_open()
+        self._check_open()
         _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         self._store.check_texts(rows.values())
@@ -641,7 +641,7 @@ class SmartIndex:
             InvalidInput: ``found`` has no image.
             DocumentError: the image's file does not exist or cannot be read.
         """
-        self._session.check_open()
+        self._check_open()
         max_pixels = check_count("max_pixels", max_pixels)
         if found.image is None:
             raise InvalidInput(
@@ -651,12 +651,12 @@ class SmartIndex:
 
     def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
         """Yield the documents that pass the filters, or all documents. The filters are those of `search`."""
-        self._session.check_open()
+        self._check_open()
         return self._store.documents(where, where_document)
 
     def count(self) -> int:
         """Return the number of documents in the index."""
-        self._session.check_open()
+        self._check_open()
         return self._store.pooled.count()
 
     def search(
@@ -739,7 +739,7 @@ class SmartIndex:
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
         """Do the same as `search` for each of ``queries``. An exhaustive search reads the index only once."""
-        self._session.check_open()
+        self._check_open()
         check_choice("first_stage", first_stage, FirstStageName)
         if min_relevance is not None:
             min_relevance = check_fraction("min_relevance", min_relevance)
@@ -781,7 +781,7 @@ class SmartIndex:
             top_k: the number of hits to return. By default, all hits.
             weights, weighting: as in `search`.
         """
-        self._session.check_open()
+        self._check_open()
         if top_k is not None:
             top_k = check_count("top_k", top_k)
         search = self._search(top_k or 1, weights, weighting)
@@ -827,7 +827,7 @@ class SmartIndex:
         Raises:
             InvalidInput: ``mmr_lambda`` is not from 0 to 1, or a hit is no longer in the index.
         """
-        self._session.check_open()
+        self._check_open()
         top_k, mmr_lambda = check_count("top_k", top_k), check_fraction("mmr_lambda", mmr_lambda)
         weights = self.manifest.weights if weights is None else check_weights(weights)
         return diversify(self._store, hits, top_k, mmr_lambda, weights) if hits else []
@@ -838,7 +838,7 @@ class SmartIndex:
         Raises:
             InvalidInput: an id is not in the index, or ``ids`` is a single str.
         """
-        self._session.check_open()
+        self._check_open()
         _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
         absent = [id for id in ids if id not in rows]
@@ -857,7 +857,7 @@ class SmartIndex:
         With ``reuse_stored``, if the index already holds a content, its vectors are read from the disk. These vectors
         have no vocabulary ids. Nothing is written.
         """
-        self._session.check_open()
+        self._check_open()
         contents = [Content.of(item) for item in items]
         if not reuse_stored:
             return self._encoder.encode_ahead(contents)
@@ -880,7 +880,7 @@ class SmartIndex:
             InvalidInput: the number of embeddings is not the number of documents, an embedding is not finite, or a
                 document cannot be stored (see `add`).
         """
-        self._session.check_open()
+        self._check_open()
         documents = checked_documents(documents, self.manifest.modalities)
         if documents:
             given = Representation.from_embeddings(embeddings)
@@ -894,7 +894,7 @@ class SmartIndex:
         Raises:
             InvalidInput: a query is empty, or the index has no encoder.
         """
-        self._session.check_open()
+        self._check_open()
         return self._encoder.encode_queries(queries)
 
     @property
@@ -910,12 +910,12 @@ class SmartIndex:
             InvalidInput: the index has no encoder, because the caller brings the vectors.
             IndexMismatch: the index was made with an encoder of your own class, or the model has changed.
         """
-        self._session.check_open()
+        self._check_open()
         return self._encoder.load()
 
     def info(self) -> IndexInfo:
         """Return the number of documents, the number of tokens, the size on disk, and the manifest."""
-        self._session.check_open()
+        self._check_open()
         stats = self._store.tokens.stats()
         chroma = self.path / self.manifest.data / "chroma"
         pooled_bytes = bytes_below(chroma) if self.manifest.own_chroma else None
@@ -991,6 +991,14 @@ class SmartIndex:
             weights=self.manifest.weights if weights is None else check_weights(weights),
             weighting=weighting,
         )
+
+    def _check_open(self) -> None:
+        """Raise an error unless the index can be used. If a write of this process has failed, try to undo it first."""
+        self._session.check_open()
+        if self._store.is_in_doubt:
+            with self._session.unless_writing() as may_write:
+                if may_write:
+                    self._store.try_to_settle()
 
     def _before_first_write(self) -> None:
         """Clean up after a writer that has died, and bring the manifest up to date."""
@@ -1076,6 +1084,6 @@ def scan_scores(
     index: SmartIndex, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
 ) -> Iterator[Scores]:
     """Yield, in blocks, the scores of every document of ``index`` that passes ``where``. The evaluation uses this."""
-    index._session.check_open()
+    index._check_open()
     index._encoder.check(queries)
     yield from replace(index._search(1, None, weighting), where=where).scan(queries)

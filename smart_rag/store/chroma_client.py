@@ -170,7 +170,8 @@ class FolderClient:
                     self.vectors.check(written)  # first, because Chroma follows damaged numbers as addresses
                     self._client = _persistent(self._path)
                     self._known = written
-            yield self._client
+            with self._closed_on_failure():
+                yield self._client
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection ``name``. If it fails and another process has written, call it again."""
@@ -220,12 +221,30 @@ class FolderClient:
                 self._condition.wait_for(lambda: not self._reopening)
                 collection = self._collections.get(name)
                 self._calls += collection is not None
+        with self._closed_on_failure():
+            try:
+                return getattr(collection, method)(**arguments)
+            finally:
+                with self._condition:
+                    self._calls -= 1
+                    self._condition.notify_all()
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        """If Chroma fails in the block, close the client. The next call opens it again.
+
+        After a failure, such as a full disk, Chroma may leave a transaction of SQLite open. Then each later write, also
+        of other processes, would wait for its lock for 1,000 seconds. In this process, it would also keep Python's own
+        lock.
+        """
+        from chromadb.errors import InternalError
+
         try:
-            return getattr(collection, method)(**arguments)
-        finally:
-            with self._condition:
-                self._calls -= 1
-                self._condition.notify_all()
+            yield
+        except InternalError:
+            with self._thread_lock, self._alone():
+                self._close()
+            raise
 
     def _written(self) -> int:
         """Return the number of writes of all processes so far."""

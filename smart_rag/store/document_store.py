@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,9 +17,11 @@ import numpy as np
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenCodes, TokenIds
-from smart_rag.errors import CorruptStore, MissingTokens
+from smart_rag.errors import ChromaFailure, CorruptStore, MissingTokens, SmartRagError, StorageFull
+from smart_rag.paths import check_room
 from smart_rag.store.checks.vector_check import damage_of_vectors
 from smart_rag.store.image_store import ImageStore
+from smart_rag.store.pending import StoredRows
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
 from smart_rag.store.terms.inverted_index import InvertedIndex
@@ -32,6 +35,13 @@ logger = logging.getLogger(__name__)
 
 # Times that the counts of rows and terms are compared, while others write.
 _ATTEMPTS = 5
+# Documents that are removed in one batch. Their old rows are in memory and on disk meanwhile.
+_REMOVED_AT_ONCE = 2_000
+# Free bytes that Chroma needs for a batch, for each row, and for each byte of text (in its log, its rows and its index
+# of texts). We measured the smallest free space with which batches succeed.
+_BATCH_BYTES = 160 << 10
+_ROW_BYTES = 1_500
+_TEXT_COPIES = 16
 
 T = TypeVar("T")
 
@@ -70,28 +80,87 @@ class DocumentStore:
     ) -> int:
         """Write n ``rows`` with the vectors of n texts. Return how many old rows with the same ids were replaced.
 
-        ``terms`` are the terms of the n texts. By default, they are the vocabulary ids of the vectors.
+        ``terms`` are the terms of the n texts. By default, they are the vocabulary ids of the vectors. If the write
+        fails, the documents are as they were before, at the latest after the next write that succeeds.
         """
         if terms is None:
             terms = [vectors.tokens.terms(i) for i in range(len(rows))]
         self.settle()
         revisions = [row.revision for row in rows]
-        before = self.pooled.get([row.document.id for row in rows])
-        old = [row.revision for row in before.values()]
+        before = self.pooled.stored([row.document.id for row in rows])
+        replaced = self.pooled.rows(before)
+        old = [row.revision for row in replaced]
+        undo = self.pooled.undo_of(rows, before).packed()
+        check_room(self.place.folder, self._bytes_of(rows, vectors) + len(undo))
         self.tokens.put([row.key for row in rows], vectors.tokens)
-        self._terms.put(revisions, terms, [*revisions, *old])
-        replaced = self.pooled.upsert(rows, vectors.pooled, before)
-        self._terms.settle(set(old).difference(revisions), revisions)
+        self._terms.put(revisions, terms, [*revisions, *old], undo)
+        with self._settled_on_failure():
+            self.pooled.upsert(rows, vectors.pooled, before)
+            self._terms.settle(set(old).difference(revisions), revisions)
         self._drop([row.key for row in replaced])
         return len(replaced)
 
     def settle(self) -> None:
-        """Remove the terms of documents whose rows are missing because a process died or a write failed."""
+        """Undo a batch that was not finished, because its process died or because it failed.
+
+        Raises:
+            StorageFull: the disk is too full to undo it. Nothing was lost, the next call tries again.
+            ChromaFailure: Chroma failed. The next call tries again.
+        """
         doubtful = self._terms.doubtful()
         if not doubtful:
             return
-        existing = self._existing(doubtful)
-        self._terms.settle(set(doubtful) - existing, existing)
+        record = self._terms.before()
+        if record is None:  # an older version has written this batch: what has a row stays
+            existing = self._existing(doubtful)
+            self._terms.settle(set(doubtful) - existing, existing)
+            return
+        before = StoredRows.unpacked(record)
+        check_room(self.place.folder, _BATCH_BYTES + _ROW_BYTES * len(doubtful))
+        logger.info("%s: undo an unfinished write of %s", self.place.folder, number(len(doubtful), "document"))
+        new = {id for id, _ in doubtful}.difference(before.ids)
+        if new:
+            self.pooled.delete(sorted(new))
+        if before:
+            self.pooled.write(before)
+        old = {row.revision for row in self.pooled.rows(before)}
+        self._terms.settle(set(doubtful) - old, old)
+
+    def _bytes_of(self, rows: Sequence[Row], vectors: Representation) -> int:
+        """Return about how many bytes must be free to write a batch. It is rather too few than too many."""
+        tokens = len(vectors.tokens.offsets) and int(vectors.tokens.offsets[-1]) // self.codec.pool_factor
+        size = tokens * self.codec.bytes_per_token(vectors.tokens.dimension)
+        if self.pooled.given_client is None:
+            texts = sum(len(row.document.text) for row in rows)
+            size += _BATCH_BYTES + _ROW_BYTES * len(rows) + _TEXT_COPIES * texts + vectors.pooled.nbytes
+        return size
+
+    def try_to_settle(self) -> None:
+        """Do the same as `settle`, but if this is not possible yet, log a warning. Reading goes on."""
+        try:
+            self.settle()
+        except (StorageFull, ChromaFailure) as error:
+            logger.warning("%s: the write that failed could not be undone yet (%s)", self.place.folder, error)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether a batch is being written, or was not finished. See `settle`."""
+        return self._terms.before() is not None
+
+    @contextmanager
+    def _settled_on_failure(self) -> Iterator[None]:
+        """If the block fails, undo the batch that it writes. If this fails, too, say so; the next write tries again."""
+        try:
+            yield
+        except SmartRagError as error:
+            try:
+                self.settle()
+            except SmartRagError as second:
+                raise type(error)(
+                    f"{error}; this batch could not be undone yet: until the next write succeeds, its documents may be "
+                    "found in their new or in their old form"
+                ) from second
+            raise
 
     def _existing(self, revisions: Collection[Revision]) -> set[Revision]:
         """Return the ``revisions`` that have a row."""
@@ -172,13 +241,22 @@ class DocumentStore:
 
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
         """Write the tokens and terms of ``rows`` again."""
+        self.settle()
         self.tokens.put([row.key for row in rows], vectors.tokens)
         self._terms.put([row.revision for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
-        """Write ``rows`` to change their metadata. Their vectors must be stored already."""
-        pooled = self.pooled.embeddings([row.document.id for row in rows])
-        self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]))
+        """Write ``rows`` to change their metadata. Their vectors must be stored already. See `commit` about errors."""
+        self.settle()
+        before = self.pooled.stored([row.document.id for row in rows])
+        pooled = dict(zip(before.ids, before.pooled, strict=True))
+        revisions = [row.revision for row in rows]
+        undo = self.pooled.undo_of(rows, before).packed()
+        check_room(self.place.folder, _BATCH_BYTES + _ROW_BYTES * len(rows) + len(undo))
+        self._terms.doubt(revisions, undo)
+        with self._settled_on_failure():
+            self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]), before)
+            self._terms.settle((), revisions)
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenCodes:
         """Return the token embeddings of n ``keys``, in their order. Errors name the documents by ``ids``.
@@ -260,19 +338,33 @@ class DocumentStore:
         return {key: Representation(pooled[key][None], tokens.slice(i, i + 1)) for i, key in enumerate(held)}
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the documents with these ids, and return the number of documents that were removed."""
+        """Remove the documents with these ids, and return the number of documents that were removed.
+
+        If this fails, the documents are there as before. If there are thousands, they are removed in several parts,
+        and the parts before the error stay removed.
+        """
         self.settle()
-        rows = self.pooled.get(ids)
-        revisions = [row.revision for row in rows.values()]
-        if rows:
-            self._terms.doubt(revisions)
-            self.pooled.delete(list(rows))
-            self._terms.settle(revisions)
-        self._drop([row.key for row in rows.values()])
-        without_row = set(ids) - rows.keys()
+        parts = [ids[start : start + _REMOVED_AT_ONCE] for start in range(0, len(ids), _REMOVED_AT_ONCE)]
+        found = set().union(*map(self._delete, parts))
+        without_row = set(ids) - found
         if without_row and self._terms.is_complete and self._terms.count() > self.pooled.count():
-            return len(rows) + self._terms.remove_ids(without_row)
-        return len(rows)
+            return len(found) + self._terms.remove_ids(without_row)
+        return len(found)
+
+    def _delete(self, ids: Sequence[str]) -> set[str]:
+        """Remove documents, and return the ids of those that were there."""
+        before = self.pooled.stored(ids)
+        rows = self.pooled.rows(before)
+        if not rows:
+            return set()
+        revisions, undo = [row.revision for row in rows], before.packed()
+        check_room(self.place.folder, _BATCH_BYTES + _ROW_BYTES * len(rows) + len(undo))
+        self._terms.doubt(revisions, undo)
+        with self._settled_on_failure():
+            self.pooled.delete([row.document.id for row in rows])
+            self._terms.settle(revisions)
+        self._drop([row.key for row in rows])
+        return {row.document.id for row in rows}
 
     def vacuum(self) -> int:
         """Remove tokens, terms and images that no row names. Return how many token entries were removed.
@@ -301,6 +393,7 @@ class DocumentStore:
 
     def remove_unused_terms(self) -> None:
         """Remove terms that no row names. Terms of lost rows stay, because they name the lost documents."""
+        self.settle()
         live = {row.revision for row in self.pooled.select()}
         if not self._terms.lost_ids(live):
             self._terms.vacuum(live)
@@ -387,9 +480,16 @@ class DocumentStore:
         self.pooled.close()
 
     def _drop(self, keys: Sequence[Key]) -> None:
-        """Remove the tokens of ``keys``. A key that a row still names is kept."""
-        if keys:
+        """Remove the tokens of ``keys``. A key that a row still names is kept.
+
+        The batch is already on disk, so an error must not say that it failed.
+        """
+        if not keys:
+            return
+        try:
             self.tokens.delete(set(keys) - self.pooled.keys_in_use(list(keys)))
+        except (StorageFull, ChromaFailure) as error:
+            logger.warning("%s: `smart-rag vacuum` has to remove old token embeddings (%s)", self.place.folder, error)
 
 
 def _same_content(one: Document, other: Document) -> bool:

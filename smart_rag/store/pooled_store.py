@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from smart_rag.config import IndexConfig
 from smart_rag.errors import CorruptStore, IndexExists, IndexNotFound
 from smart_rag.store.checks.chroma_tables import copy_chroma
-from smart_rag.store.checks.row_checksum import traces_of
 from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
-from smart_rag.store.row import Row, files_of, from_chroma, key_of, seal, to_chroma
+from smart_rag.store.pending import StoredRows
+from smart_rag.store.row import Row, files_of, from_chroma, key_of
 from smart_rag.store.sources import Sources
 from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document, fits, halves
 
@@ -155,30 +155,35 @@ class PooledStore:
         """Return a number that changes with each write. With the caller's client, return None: it counts no writes."""
         return self._chroma.version()
 
-    def upsert(
-        self, rows: Sequence[Row], pooled: NDArray[np.float32], before: Mapping[str, Row] | None = None
-    ) -> list[Row]:
+    def upsert(self, rows: Sequence[Row], pooled: NDArray[np.float32], before: StoredRows | None = None) -> list[Row]:
         """Write n ``rows`` with their pooled embeddings (n, dimension). Return the old rows with the same ids.
 
-        ``before`` is a dict of these old rows, if the caller knows them.
+        ``before`` are these old rows, if the caller has them from `stored`.
         """
-        before = self.get([row.document.id for row in rows]) if before is None else before
-        metadatas = [to_chroma(row, self._root) for row in rows]
-        for row, metadata, trace in zip(rows, metadatas, traces_of(pooled), strict=True):
-            if row.document.id in before:
-                # Chroma merges the new metadata with the old. The value None removes a key.
-                gone = to_chroma(before[row.document.id], self._root).keys() - metadata.keys()
-                metadata.update(dict.fromkeys(gone))
-            seal(metadata, row, before.get(row.document.id), trace)
+        before = self.stored([row.document.id for row in rows]) if before is None else before
+        self.write(StoredRows.of_rows(rows, pooled, self._root).over(before))
+        return self.rows(before)
+
+    def write(self, rows: StoredRows) -> None:
+        """Write ``rows`` as they are."""
         for part in self._parts(len(rows)):
-            self._write(
-                "upsert",
-                ids=[row.document.id for row in rows[part]],
-                embeddings=pooled[part],
-                metadatas=metadatas[part],
-                documents=[row.document.text for row in rows[part]],
-            )
-        return list(before.values())
+            some = rows.part(part)
+            self._write("upsert", embeddings=some.pooled, **some.columns())
+
+    def stored(self, ids: Sequence[str]) -> StoredRows:
+        """Return the rows with these ids as Chroma stores them. Unknown ids are left out."""
+        parts, include = self._parts(len(ids)), ["metadatas", "documents", "embeddings"]
+        return StoredRows.of_results(self._read("get", ids=list(ids[part]), include=include) for part in parts)
+
+    def rows(self, stored: StoredRows) -> list[Row]:
+        """Return ``stored`` as rows. The rows of other programs and damaged rows are left out."""
+        return self._rows(stored.settled().columns())
+
+    def undo_of(self, rows: Sequence[Row], before: StoredRows) -> StoredRows:
+        """Return what to write to bring back the rows ``before`` after ``rows`` were written over them."""
+        new = {row.document.id: row for row in rows}
+        over = [new[id] for id in before.ids if id in new]
+        return before.over(StoredRows.of_rows(over, before.pooled, self._root))
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
         """Return a dict from id to row, for these ids. Unknown ids are left out."""

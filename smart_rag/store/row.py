@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
-from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, fits, trace_of, with_trace
+from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, fits, with_trace
 from smart_rag.store.where import KEY, RESERVED, item_text, list_column, stored_number
 from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
 from smart_rag.values import plain_dict
@@ -22,8 +22,6 @@ _MODALITY = RESERVED + "modality"
 _IMAGE = RESERVED + "image"
 _IMAGE_PAGE = RESERVED + "image_page"
 _VIDEO = RESERVED + "video"
-# Columns with the files of a document.
-FILE_COLUMNS = {_IMAGE, _IMAGE_PAGE, _VIDEO}
 # Values that Chroma cannot store (None, lists, dicts, large integers) or stores inexactly (floats), as one JSON object.
 # Filters do not read it, so lists and large integers are also stored in a form that filters find.
 _JSON = RESERVED + "json"
@@ -136,17 +134,9 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
     return metadata
 
 
-def seal(metadata: dict[str, Any], row: Row, old: Row | None, trace: float | None = None) -> None:
-    """Add the checksum to the ``metadata`` that Chroma will have for ``row``.
-
-    ``old`` is the row that it replaces, and ``trace`` the number that `traces_of` gives for its pooled embedding. By
-    default, this is the number of the old row.
-    """
-    stored = old.stored if old is not None and old.stored is not None else {}
-    # Chroma merges new metadata with old. So files that the index must not read here stay in the row.
-    left = {column: stored[column] for column in FILE_COLUMNS & stored.keys() if column not in metadata}
-    checksum = checksum_of(row.document.id, row.document.text, {**metadata, **left})
-    metadata[CHECKSUM] = with_trace(checksum, trace_of(stored) if trace is None else trace)
+def sealed(row: Row, metadata: Mapping[str, Any], trace: float) -> dict[str, Any]:
+    """Return Chroma's ``metadata`` of ``row`` with a checksum. ``trace`` is what `traces_of` gives for its embedding."""
+    return {**metadata, CHECKSUM: with_trace(checksum_of(row.document.id, row.document.text, metadata), trace)}
 
 
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:

@@ -90,18 +90,52 @@ def test_a_crash_before_the_row_is_written(store, name, monkeypatch):
     assert best(store, 10) == []
 
 
-@pytest.mark.parametrize("name", ["tokens", "_terms"])
-def test_a_crash_after_the_row_is_removed(store, name, monkeypatch):
+def test_a_crash_after_the_row_is_removed(store, monkeypatch):
     """The document is gone. What is left of it is an orphan, which vacuum removes."""
     store.commit([row("a", number=1), row("b", number=2)], vectors(2))
     with monkeypatch.context() as patch:
-        patch.setattr(getattr(store, name), {"tokens": "delete", "_terms": "settle"}[name], stopping)
+        patch.setattr(store.tokens, "delete", stopping)
         with pytest.raises(KeyboardInterrupt):
             store.delete(["a"])
     assert list(store.pooled.get(["a", "b"])) == ["b"]
     assert store.verify() == VerifyReport((), (), 1)
     assert store.vacuum() == 1
     assert best(store, 100) == ["b"]
+
+
+def everything(store):
+    """Return all that the store holds, without vectors."""
+    rows = {row.document.id: row for row in store.pooled.select()}
+    return rows, [best(store, i) for i in range(0, 40, 10)], store.verify().sound
+
+
+WRITES = {
+    "add and replace": lambda store: store.commit(
+        [row("a", number=4, z=[3]), row("new", number=5)], vectors(2, seed=1)
+    ),
+    "delete": lambda store: store.delete(["a", "b"]),
+    "metadata": lambda store: store.update_metadata([row("a", number=1, z=3), row("b", number=2, x=None)]),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_crash_before_the_batch_is_acknowledged(store, write, monkeypatch):
+    """The next write brings back the old rows, with their vectors, and removes the new ones."""
+    old = [row("a", number=1, x=1.5, y=[1, "2"]), row("b", number=2), row("c", number=3)]
+    store.commit(old, vectors(3))
+    before, pooled = everything(store), store.pooled.embeddings(["a", "b", "c"])
+    with monkeypatch.context() as patch:
+        patch.setattr(store._terms, "settle", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            WRITES[write](store)
+    assert store.pooled.get(["a", "b", "c", "new"]) != before[0]
+    assert store.is_in_doubt
+    store.settle()
+    assert not store.is_in_doubt
+    store.vacuum()
+    assert everything(store) == before
+    for id, embedding in store.pooled.embeddings(["a", "b", "c"]).items():
+        np.testing.assert_allclose(embedding, pooled[id], rtol=0, atol=1e-6)
 
 
 def test_update_metadata(store):

@@ -36,6 +36,8 @@ _SLOT = struct.Struct(">Q")  # big-endian, so that LMDB sorts slots by number
 _NEXT = b"next"
 _DOUBTFUL = b"doubtful"
 _COMPLETE = b"complete"
+# What was there before the batch that is being written. Its key is beside the layout, where older versions ignore it.
+_PENDING = b"pending"
 _OWN_KEYS = (_NEXT, _DOUBTFUL, _COMPLETE)
 # A revision without terms has this instead of a slot, and then the document's id. No slot is so large.
 _NO_TERMS = b"-"
@@ -94,13 +96,18 @@ class TermStore:
         return self._shared
 
     def put(
-        self, revisions: Sequence[Revision], terms: Sequence[TokenIds | None], doubtful: Iterable[Revision] = ()
+        self,
+        revisions: Sequence[Revision],
+        terms: Sequence[TokenIds | None],
+        doubtful: Iterable[Revision] = (),
+        before: bytes | None = None,
     ) -> None:
         """Write the terms of n ``revisions``, and replace their earlier terms.
 
         The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. The rows of the
         ``doubtful`` revisions are about to be written, replaced or removed. These revisions are in doubt until
-        `settle` is called: if this process dies before, nobody knows which of the rows are there.
+        `settle` is called: if this process dies before, nobody knows which of the rows are there. `before` returns
+        the bytes ``before`` until then.
         """
         values = {
             revision: None if of_one is None else _packed(revision[0], of_one)
@@ -125,14 +132,23 @@ class TermStore:
             transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
             if in_doubt:
                 self._set_doubtful(transaction, in_doubt | set(self._doubtful(transaction)))
+            if before is not None:
+                transaction.put(_PENDING, before)
 
         environment = self._environment
         if values or in_doubt:
-            environment.write(write, size=sum(len(value) + 64 for value in values.values() if value is not None))
+            size = sum(len(value) + 64 for value in values.values() if value is not None)
+            environment.write(write, size=size + len(before or b""))
 
-    def doubt(self, revisions: Collection[Revision]) -> None:
-        """Put ``revisions`` in doubt, as `put` does, because their rows are about to be removed."""
-        self.put([], [], revisions)
+    def doubt(self, revisions: Collection[Revision], before: bytes | None = None) -> None:
+        """Put ``revisions`` in doubt, as `put` does, because their rows are about to be changed or removed."""
+        self.put([], [], revisions, before)
+
+    def before(self) -> bytes | None:
+        """Return the bytes ``before`` of the last call of `put` or `doubt`. After `settle`, return None."""
+        with self._environment.read(buffers=False) as transaction:
+            value = transaction.get(_PENDING)
+        return None if value is None else bytes(value)
 
     def settle(self, gone: Collection[Revision], kept: Collection[Revision] = ()) -> None:
         """Remove the terms of the revisions ``gone``. After that, ``gone`` and ``kept`` are not in doubt any more."""
@@ -140,6 +156,7 @@ class TermStore:
         def write(transaction: Any) -> None:
             self._remove(transaction, gone)
             self._set_doubtful(transaction, set(self._doubtful(transaction)).difference(gone, kept))
+            transaction.delete(_PENDING)
 
         environment = self._environment
         if gone or kept:

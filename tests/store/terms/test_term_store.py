@@ -144,6 +144,19 @@ def test_calls_that_change_nothing(store):
     assert store.changes(version, 0, 1) is None
 
 
+def test_what_was_before(store):
+    """It is on disk until the batch is settled. Older versions do not see it."""
+    assert store.before() is None
+    store.put([revision("a")], [terms(1)], [revision("a")], b"old rows")
+    again = TermStore(store.path)
+    assert (again.before(), again.count()) == (b"old rows", 1)
+    again.close()
+    store.settle([], [revision("a")])
+    assert store.before() is None
+    store.doubt([revision("a")], b"others")
+    assert store.before() == b"others"
+
+
 def test_empty_slots_are_left_out(store):
     """Ids come back in the order of the slots that were asked for."""
     store.put([revision(id) for id in "abc"], [terms(1)] * 3)
