@@ -38,6 +38,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "config": (dict,),
     "modalities": (list,),
     "id": (str, type(None)),
+    "owners": (list,),
 }
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
@@ -57,7 +58,8 @@ class Manifest:
     case, the width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is
     among them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, in the form in which
     `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name. Only copies of the index have the same
-    name. Indexes of older versions have no ``id``.
+    name. Indexes of older versions have no ``id``. ``owners`` are the tokens that the collection may have, if the caller
+    brings the Chroma client (see `smart_rag.store.chroma.owner`).
     """
 
     format_version: int = FORMAT_VERSION
@@ -72,11 +74,13 @@ class Manifest:
     token_dimension: int = 0
     relevance: Mapping[str, Any] | None = None
     id: str | None = None
+    owners: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_count("dimension", self.dimension)
         object.__setattr__(self, "token_dimension", self.token_dimension or self.dimension)
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
+        object.__setattr__(self, "owners", tuple(self.owners))
         if self.config.weights is None:
             object.__setattr__(self, "config", replace(self.config, weights=DEFAULT_WEIGHTS))
 

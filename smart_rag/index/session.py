@@ -14,6 +14,7 @@ from weakref import WeakSet, WeakValueDictionary
 from filelock import FileLock, Timeout
 
 from smart_rag.errors import IndexClosed, IndexLocked, UseAfterFork
+from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.store.place import Identity, Place
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Session:
         self._on_first_write = on_first_write
         self._closed = False
         self._process = os.getpid()
+        self._manifest, self._id = _state(self.path), Manifest.read(self.path).id
         key = place.identity, self.path.resolve()
         with self._registry:
             self._lock = self._locks.get(key) or _WriteLock(self.path)
@@ -72,6 +74,17 @@ class Session:
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
         self._place.check()
+        self._check_id()
+
+    def _check_id(self) -> None:
+        """Raise `IndexNotFound` if another index was copied into the files of this one, which leaves their inodes."""
+        state = _state(self.path)
+        if state == self._manifest:
+            return
+        found = Manifest.read(self.path).id
+        if self._id is not None and found != self._id:
+            raise self._place.replaced()
+        self._manifest, self._id = state, found  # an index of an older version gets its id at the first write
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -80,6 +93,7 @@ class Session:
         Raises:
             IndexClosed, IndexNotFound, UseAfterFork: as in `check_open`.
             IndexLocked: another process holds the lock.
+            IndexReadOnly: this user cannot write to the index.
         """
         self.check_open()  # before the mutex, because in a forked process, a thread of the parent may hold it
         with self._lock.mutex:
@@ -87,10 +101,15 @@ class Session:
             if self not in self._lock.holders:
                 self._take_lock()
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
-                self._on_first_write()
+                try:
+                    self._on_first_write()
+                except BaseException:
+                    self._give_back_lock()  # the next write calls the function again
+                    raise
             yield
 
     def _take_lock(self) -> None:
+        self._place.check_writable()
         if not self._lock.file.is_locked:
             try:
                 self._lock.file.acquire()
@@ -112,6 +131,18 @@ class Session:
             if not self._closed:
                 self._closed = True
                 release()
-                self._lock.holders.discard(self)
-                if not self._lock.holders:
-                    self._lock.file.release()
+                self._give_back_lock()
+
+    def _give_back_lock(self) -> None:
+        self._lock.holders.discard(self)
+        if not self._lock.holders:
+            self._lock.file.release()
+
+
+def _state(folder: Path) -> tuple[int, int, int] | None:
+    """Return numbers that change when the manifest in ``folder`` is written. Return None if there is no manifest."""
+    try:
+        stat = (folder / FILE_NAME).stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -196,7 +196,8 @@ class SmartIndex:
         Raises:
             NotTrusted: there is a link in the folder.
             IndexNotFound: there is no index in the folder.
-            IndexMismatch: the index was made with a different model than ``encoder``, or has another format.
+            IndexMismatch: the index was made with a different model than ``encoder``, or has another format. Or another
+                copy of it has written to ``client``.
         """
         path = absolute(path)
         if path.is_dir():
@@ -909,6 +910,7 @@ class SmartIndex:
 
     def _before_first_write(self) -> None:
         """Clean up after a writer that has died, and bring the manifest up to date."""
+        self.manifest = folder.claim(self.path, self.manifest, self._store.pooled.given_client)
         self._store.settle()
         self._update_manifest()
 

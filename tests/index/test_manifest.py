@@ -23,6 +23,7 @@ MANIFEST = Manifest(
     own_chroma=True,
     config=IndexConfig(codec="float32", chunk_tokens=64, chunk_overlap=7, hnsw_ef_search=55),
     id="0123456789abcdef0123456789abcdef",
+    owners=("00ff",),
 )
 # A file of format 3 as it lies on users' disks.
 GOLDEN = """{
@@ -49,11 +50,13 @@ GOLDEN = """{
   "modalities": ["text"],
   "token_dimension": 384,
   "relevance": null,
-  "id": "0123456789abcdef0123456789abcdef"
+  "id": "0123456789abcdef0123456789abcdef",
+  "owners": ["00ff"]
 }"""
 # What was written before indexes had ids, before filters could look into lists, before adapters, and before models
 # could see.
-WITHOUT_ID = GOLDEN.replace(',\n  "id": "0123456789abcdef0123456789abcdef"', "")
+WITHOUT_OWNERS = GOLDEN.replace(',\n  "owners": ["00ff"]', "")
+WITHOUT_ID = WITHOUT_OWNERS.replace(',\n  "id": "0123456789abcdef0123456789abcdef"', "")
 FORMAT_2 = WITHOUT_ID.replace('"format_version": 3', '"format_version": 2').replace(',\n  "relevance": null', "")
 OLD = FORMAT_2.replace(
     """,
@@ -94,10 +97,11 @@ def test_golden_file(tmp_path):
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text) == json.loads(GOLDEN)
     assert "modèle 😀" in text
-    for kept, version in ((GOLDEN, 3), (WITHOUT_ID, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
+    for kept, version in ((GOLDEN, 3), (WITHOUT_OWNERS, 3), (WITHOUT_ID, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
         (tmp_path / "manifest.json").write_text(kept, encoding="utf-8")
-        id = MANIFEST.id if kept == GOLDEN else None
-        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version, id=id)
+        id = MANIFEST.id if kept in (GOLDEN, WITHOUT_OWNERS) else None
+        owners = MANIFEST.owners if kept == GOLDEN else ()
+        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version, id=id, owners=owners)
 
 
 def test_writing_leaves_one_file(tmp_path):
