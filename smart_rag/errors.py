@@ -109,7 +109,7 @@ class IndexLocked(SmartRagError):
 
 
 class IndexReadOnly(SmartRagError):
-    """This user cannot write to the index. Its folder, or the whole disk, can only be read."""
+    """A user can only read the folder of an index, or the whole disk, so nothing can be written."""
 
 
 class IndexClosed(SmartRagError):

@@ -158,8 +158,8 @@ def _check_owner(path: Path, manifest: Manifest, client: ClientAPI) -> str | Non
             return found
     raise IndexMismatch(
         f"{path}: another copy of this index has written to the collection {manifest.collection!r}, so the token "
-        "embeddings here do not belong to its rows; use that copy, or index the documents again into another folder and "
-        f"another collection; if that copy is lost, remove {OWNER!r} from the metadata of the collection, and call "
+        "embeddings here do not belong to its rows; use that copy, or index the documents again into another folder "
+        f"and another collection; if that copy is lost, remove {OWNER!r} from the metadata of the collection, and call "
         "verify(repair=True)"
     )
 

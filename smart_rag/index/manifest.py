@@ -58,8 +58,8 @@ class Manifest:
     case, the width is ``dimension``. ``modalities`` are the kinds of content that the encoder takes. If ``"image"`` is
     among them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, in the form in which
     `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name. Only copies of the index have the same
-    name. Indexes of older versions have no ``id``. ``owners`` are the tokens that the collection may have, if the caller
-    brings the Chroma client (see `smart_rag.store.chroma.owner`).
+    name. Indexes of older versions have no ``id``. ``owners`` are the tokens that the collection may have, if the
+    caller brings the Chroma client (see `smart_rag.store.chroma.owner`).
     """
 
     format_version: int = FORMAT_VERSION

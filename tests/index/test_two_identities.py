@@ -59,7 +59,8 @@ def assert_holds(path, texts):
     with SmartIndex.open(path, VocabularyEncoder()) as index:
         assert {document.id: document.text for document in index.documents()} == texts
         report = index.verify()
-        assert report.sound and not report.orphans
+        assert report.sound
+        assert not report.orphans
         assert {hit.id for hit in index.search("tyres")} == set(texts)
         assert index.vacuum() == 0
 

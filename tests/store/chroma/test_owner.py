@@ -127,10 +127,10 @@ def test_a_process_that_dies_between_two_steps(path, client, name, steps, monkey
 
         return call
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, opened(path, client) as index:
         patch.setattr(Manifest, "write", counted(Manifest.write))
         patch.setattr(folder, "set_owner", counted(set_owner))
-        with opened(path, client) as index:
+        with pytest.raises(Killed):
             index.delete(["cat"])
     with opened(path, client) as index:
         assert index.count() == 5
