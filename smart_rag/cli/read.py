@@ -80,7 +80,7 @@ def search(
     if query is None and image is None:
         raise typer.BadParameter("give a QUERY, an image with --image, or both")
     _check_picture(explain)
-    options = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
     with open_index(db, model, sources=sources, **options) as index:
         hits = index.search(
             _query(query or "", image),
@@ -147,7 +147,7 @@ def ask(
     """
     from smart_rag import answer
 
-    options = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
     with open_index(db, model, sources=sources, **options) as index:
         reply = answer.ask(
             index,
