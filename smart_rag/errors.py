@@ -11,6 +11,7 @@ SmartRagError
 ├── IndexExists (FileExistsError)      a folder is not free for a new index
 ├── IndexMismatch                      an index has another model, other settings or another format
 ├── IndexLocked                        another process writes to the index
+├── IndexReadOnly                      this user cannot write to the index
 ├── IndexClosed                        an index was used after ``close``
 ├── UseAfterFork                       an index was opened before ``os.fork`` and used in the child
 ├── CorruptStore                       stored data is damaged or lost
@@ -37,6 +38,7 @@ __all__ = [
     "IndexLocked",
     "IndexMismatch",
     "IndexNotFound",
+    "IndexReadOnly",
     "InvalidInput",
     "LanguageModelError",
     "MissingExtra",
@@ -104,6 +106,10 @@ class IndexMismatch(SmartRagError):
 
 class IndexLocked(SmartRagError):
     """Another process has the index open for writing."""
+
+
+class IndexReadOnly(SmartRagError):
+    """A user can only read the folder of an index, or the whole disk, so nothing can be written."""
 
 
 class IndexClosed(SmartRagError):

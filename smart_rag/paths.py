@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 import threading
+import weakref
 from pathlib import Path
 
 from smart_rag.config import DEFAULT_MODEL
@@ -42,6 +44,26 @@ def user_folder() -> Path:
 def bytes_below(folder: Path) -> int:
     """Return the number of bytes of all files in ``folder`` and below it."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def is_writable(path: Path) -> bool:
+    """Return whether this user can write to ``path``, a file or a folder. The result is False if there is none."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def temporary_folder(owner: object) -> Path:
+    """Return a new folder for temporary files. It is removed when ``owner`` is freed, or when the process ends.
+
+    A forked process leaves the folder to its parent.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="smart_rag_"))
+    weakref.finalize(owner, _remove_in, os.getpid(), folder)
+    return folder
+
+
+def _remove_in(process: int, folder: Path) -> None:
+    if process == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_whole(path: Path, text: str) -> None:

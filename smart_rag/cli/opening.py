@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def open_index(
-    db: Path, model: str | None = None, *, config: IndexConfig | None = None, **options: object
+    db: Path,
+    model: str | None = None,
+    *,
+    config: IndexConfig | None = None,
+    sources: Sequence[Path] | None = None,
+    **options: object,
 ) -> SmartIndex:
     """Return the index in ``db``.
 
@@ -27,6 +32,7 @@ def open_index(
         db: the folder of the index.
         model: a model to use instead of the index's model. It must give the same embeddings.
         config: if there is no index, create one with these settings. Without ``config``, a missing index is an error.
+        sources: files and folders that the index may read, as in `SmartIndex.open`.
         options: arguments of `SmartEncoder`. If an option is None or False, its value is taken from the index.
 
     Raises:
@@ -41,11 +47,11 @@ def open_index(
     if config is not None and not (db / FILE_NAME).exists():
         return SmartIndex.create(db, SmartEncoder(model or DEFAULT_MODEL, **given), config=config)
     if model is None and not given:
-        return SmartIndex.open(db)
+        return SmartIndex.open(db, sources=sources or ())
     description = Manifest.read(db).encoder or {}
     if "weights" not in description:  # the encoder of the index is not a SmartEncoder
-        return SmartIndex.open(db, model)
-    return SmartIndex.open(db, _encoder(db, description, model, given))
+        return SmartIndex.open(db, model, sources=sources or ())
+    return SmartIndex.open(db, _encoder(db, description, model, given), sources=sources or ())
 
 
 def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given: Mapping[str, Any]) -> SmartEncoder:

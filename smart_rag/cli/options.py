@@ -70,6 +70,15 @@ Trusted = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read that code before."),
 ]
+SourcePaths = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--sources",
+        metavar="PATH",
+        parser=absolute,
+        help="A file or folder whose images an index from somebody else may read. May be given several times.",
+    ),
+]
 Where = Annotated[str | None, typer.Option(metavar="JSON", help='Filter on metadata, such as {"page": 3}.')]
 MinRelevance = Annotated[
     float | None,

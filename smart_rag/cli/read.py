@@ -22,6 +22,7 @@ from smart_rag.cli.options import (
     MinRelevance,
     MovedModel,
     QueryImage,
+    SourcePaths,
     Trusted,
     Where,
     WhereDocument,
@@ -72,13 +73,15 @@ def search(
     adapter: Adapter = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
+    sources: SourcePaths = None,
     as_json: AsJson = False,
 ) -> None:
     """Search by a text, an image or both. In each passage, the words that matched best are emphasised."""
     if query is None and image is None:
         raise typer.BadParameter("give a QUERY, an image with --image, or both")
     _check_picture(explain)
-    with open_index(db, model, adapter=adapter, device=device, trust_remote_code=trust_remote_code) as index:
+    options: dict[str, Any] = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
+    with open_index(db, model, sources=sources, **options) as index:
         hits = index.search(
             _query(query or "", image),
             top_k,
@@ -135,6 +138,7 @@ def ask(
     adapter: Adapter = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
+    sources: SourcePaths = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a language model answer a question from the passages that a search finds, and show the sources.
@@ -143,7 +147,8 @@ def ask(
     """
     from smart_rag import answer
 
-    with open_index(db, model, adapter=adapter, device=device, trust_remote_code=trust_remote_code) as index:
+    options: dict[str, Any] = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
+    with open_index(db, model, sources=sources, **options) as index:
         reply = answer.ask(
             index,
             _query(question, image),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import secrets
 import shutil
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder
-from smart_rag.errors import IndexExists, IndexMismatch, IndexNotFound
+from smart_rag.errors import IndexExists, IndexMismatch, IndexNotFound, IndexReadOnly
 from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.store.chroma.owner import OWNER, owner_of, set_owner
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.pooled_store import PooledStore
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 _TOKENS = "tokens"
+# Times that the owner of a collection is compared, while another process may change it.
+_ATTEMPTS = 3
 # Advice about missing and damaged token embeddings, for an index with an encoder and for one without.
 _REPAIR = "encode them again with index.verify(repair=True) or `smart-rag verify --repair`"
 _ADD_AGAIN = "add the documents that index.verify() names again with their vectors"
@@ -60,13 +66,18 @@ def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> Document
 
     Raises:
         IndexExists: another process is making an index in this folder.
+        IndexReadOnly: this user cannot write to the folder.
     """
     is_new = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
     try:
+        path.mkdir(parents=True, exist_ok=True)
         (path / _TOKENS).mkdir()  # this succeeds in only one process, which then owns the contents of the folder
     except FileExistsError:
         raise IndexExists(f"{path}: another process is making an index there; open it with SmartIndex.open") from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise IndexReadOnly(f"{path}: this user cannot make a folder there; choose another folder") from error
     with ExitStack() as undo:
         undo.callback(clear, path, is_new)
         store = create_stores(path, manifest, client)
@@ -126,8 +137,11 @@ def open_stores(
 
     Raises:
         IndexNotFound: the pooled embeddings are missing.
+        IndexMismatch: another copy of this index has written to the caller's client.
     """
     pooled = PooledStore.open(path / manifest.data / "chroma", client, manifest.collection_name, root=path)
+    if client is not None:
+        _check_owner(path, manifest, client)
     pooled.has_lists = manifest.has_lists
     return _with_sidecars(path, manifest, pooled, sources)
 
@@ -156,6 +170,45 @@ def open_current_stores(
         if Manifest.read(path).data == manifest.data:
             return manifest, store
         store.close()
+
+
+def claim(path: Path, manifest: Manifest, client: ClientAPI | None) -> Manifest:
+    """Make the index in the folder ``path`` the owner of its collection, and return ``manifest`` with the new owner.
+
+    Call it while no other process can write to the index. If the caller brings no ``client``, nothing is done.
+
+    Raises:
+        IndexMismatch: another copy of this index has written to the collection.
+    """
+    if client is None:
+        return manifest
+    found, token = _check_owner(path, manifest, client), secrets.token_hex(16)
+    now = Manifest.read(path)
+    # If the process dies after any of these steps, the token of the collection is still in the manifest.
+    replace(now, owners=(token,) if found is None else (found, token)).write(path)
+    set_owner(client, now.collection_name, manifest.id, token)
+    replace(now, owners=(token,)).write(path)
+    _check_owner(path, manifest, client)  # another copy may have done the same at the same time
+    return replace(manifest, owners=(token,))
+
+
+def _check_owner(path: Path, manifest: Manifest, client: ClientAPI) -> str | None:
+    """Return the token in the collection.
+
+    Raises:
+        IndexMismatch: the token is not in the manifest.
+    """
+    for _ in range(_ATTEMPTS):
+        found = owner_of(client, manifest.collection_name)
+        # Another process may have changed both since the manifest was read. It changes the manifest first.
+        if found is None or found in Manifest.read(path).owners:
+            return found
+    raise IndexMismatch(
+        f"{path}: another copy of this index has written to the collection {manifest.collection_name!r}, so the token "
+        "embeddings here do not belong to its rows; use that copy, or index the documents again into another folder "
+        f"and another collection; if that copy is lost, remove {OWNER!r} from the metadata of the collection, and call "
+        "verify(repair=True)"
+    )
 
 
 def _with_sidecars(

@@ -41,6 +41,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "modalities": (list,),
     "id": (str, type(None)),
     "data": (str,),
+    "owners": (list,),
 }
 # A folder of stores. No other path may come from a manifest, because the folder may be removed later.
 DATA_NAME = re.compile("data-[0-9a-f]{16}")
@@ -63,7 +64,8 @@ class Manifest:
     among them, pages of PDFs were encoded as images. ``relevance`` is the scale of relevance, in the form in which
     `smart_rag.index.relevance.Calibration` records it. ``id`` is a random name. Only copies of the index have the same
     name. Indexes of older versions have no ``id``. ``data`` is the folder of the stores, inside the index's folder. It
-    is empty if the stores are in the index's folder itself.
+    is empty if the stores are in the index's folder itself. ``owners`` are the tokens that the collection may have, if
+    the caller brings the Chroma client (see `smart_rag.store.chroma.owner`).
     """
 
     format_version: int = FORMAT_VERSION
@@ -79,6 +81,7 @@ class Manifest:
     relevance: Mapping[str, Any] | None = None
     id: str | None = None
     data: str = ""
+    owners: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.data and not DATA_NAME.fullmatch(self.data):
@@ -86,6 +89,7 @@ class Manifest:
         check_count("dimension", self.dimension)
         object.__setattr__(self, "token_dimension", self.token_dimension or self.dimension)
         object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON gives a list
+        object.__setattr__(self, "owners", tuple(self.owners))
         if self.config.weights is None:
             object.__setattr__(self, "config", replace(self.config, weights=DEFAULT_WEIGHTS))
 
@@ -208,9 +212,9 @@ class Manifest:
         )
         return replace(new, id=self.id, data=self.data)
 
-    def with_new_data(self) -> Manifest:
-        """Return the manifest with the name of a new folder for the stores."""
-        return replace(self, data=f"data-{secrets.token_hex(8)}", format_version=FORMAT_VERSION)
+    def with_new_data(self, data: str | None = None) -> Manifest:
+        """Return the manifest of new stores, in the folder ``data``. By default, the folder has a new name."""
+        return replace(self, data=data or f"data-{secrets.token_hex(8)}", format_version=FORMAT_VERSION)
 
     def found_again(self, encoder: Encoder) -> Manifest:
         """Return the manifest.

@@ -63,13 +63,16 @@ class Search:
         Raises:
             CorruptStore: a part of the index is damaged or lost.
         """
-        self.store.check_counts()
-        first_stage = self.first_stage
-        if first_stage == "auto":
-            first_stage = automatic_first_stage(self.store.pooled.count())
-        if first_stage == "exhaustive":
-            return self.store.retry_unless_writing(lambda: self._exhaustive(queries))
-        return self.store.retry_unless_writing(lambda: self._two_stage(queries, first_stage))
+        with self.store.pooled.caught_up():
+            self.store.check_counts()
+            count, first_stage = self.store.pooled.count(), self.first_stage
+            if first_stage == "auto":
+                first_stage = automatic_first_stage(count)
+            if first_stage != "exhaustive":
+                return self.store.retry_unless_writing(lambda: self._two_stage(queries, first_stage))
+            if count <= EXHAUSTIVE_DOCUMENTS:
+                return self.store.retry_unless_writing(lambda: self._exhaustive(queries))
+        return self.store.retry_unless_writing(lambda: self._exhaustive(queries))  # writers need not wait for so long
 
     def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
         """Score the candidates that the first stage finds."""

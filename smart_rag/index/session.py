@@ -14,6 +14,7 @@ from weakref import WeakSet, WeakValueDictionary
 from filelock import FileLock, Timeout
 
 from smart_rag.errors import IndexClosed, IndexLocked, UseAfterFork
+from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.store.place import Identity, Place
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Session:
         self._closed = False
         self._process = os.getpid()
         self._folder = self.path.resolve()
+        self._id = id
+        self._manifest: tuple[int, int, int] | None = None  # the state of the file when its id was last compared
         key = place.identity if id is None else id, self._folder
         with self._registry:
             self._lock = self._locks.get(key) or _WriteLock(self.path)
@@ -98,6 +101,17 @@ class Session:
                 if not self._place.is_same() and (place := self._find_again()) is not None:
                     self._place = place
             self._place.check()
+        self._check_id()
+
+    def _check_id(self) -> None:
+        """Raise `IndexNotFound` if another index was copied into the files of this one, which leaves their inodes."""
+        state = _state(self.path)
+        if state == self._manifest:
+            return
+        found = Manifest.read(self.path).id
+        if self._id is not None and found != self._id:
+            raise self._place.replaced()
+        self._manifest, self._id = state, found  # an index of an older version gets its id at the first write
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -106,6 +120,7 @@ class Session:
         Raises:
             IndexClosed, IndexNotFound, UseAfterFork: as in `check_open`.
             IndexLocked: another process holds the lock.
+            IndexReadOnly: this user cannot write to the index.
         """
         self.check_open()  # before the mutex, because in a forked process, a thread of the parent may hold it
         with self._lock.mutex:
@@ -113,7 +128,11 @@ class Session:
             if self not in self._lock.holders:
                 self._take_lock()
                 logger.debug("process %d writes to %s", os.getpid(), self.path)
-                self._on_first_write()
+                try:
+                    self._on_first_write()
+                except BaseException:
+                    self._give_back_lock()  # the next write calls the function again
+                    raise
             self._lock.depth += 1
             try:
                 yield
@@ -136,6 +155,7 @@ class Session:
             mutex.release()
 
     def _take_lock(self) -> None:
+        self._place.check_writable()
         if not self._lock.file.is_locked:
             try:
                 self._lock.file.acquire()
@@ -157,6 +177,18 @@ class Session:
             if not self._closed:
                 self._closed = True
                 release()
-                self._lock.holders.discard(self)
-                if not self._lock.holders:
-                    self._lock.file.release()
+                self._give_back_lock()
+
+    def _give_back_lock(self) -> None:
+        self._lock.holders.discard(self)
+        if not self._lock.holders:
+            self._lock.file.release()
+
+
+def _state(folder: Path) -> tuple[int, int, int] | None:
+    """Return numbers that change when the manifest in ``folder`` is written. Return None if there is no manifest."""
+    try:
+        stat = (folder / FILE_NAME).stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

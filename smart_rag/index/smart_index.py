@@ -200,7 +200,8 @@ class SmartIndex:
         Raises:
             NotTrusted: there is a link in the folder.
             IndexNotFound: there is no index in the folder.
-            IndexMismatch: the index was made with a different model than ``encoder``, or has another format.
+            IndexMismatch: the index was made with a different model than ``encoder``, or has another format. Or another
+                copy of it has written to ``client``.
         """
         path = absolute(path)
         if path.is_dir():
@@ -222,13 +223,15 @@ class SmartIndex:
         config: IndexConfig | None = None,
         client: ClientAPI | None = None,
         collection: str | None = None,
+        sources: Iterable[str | Path] = (),
     ) -> SmartIndex:
         """Return the index in the folder ``path``. If there is none, create one. So you can repeat the call.
 
-        The arguments are those of `create`. If there is an index, each argument that you give must agree with it. Only
-        ``weights`` and ``weighting`` of ``config`` may differ, because `set_weights` changes them. The index then
-        keeps its own weights and weighting. Without ``encoder``, an existing index uses its own encoder, and a new
-        index uses the default model. If ``dimension`` is given, a new index has no encoder.
+        The arguments are those of `create`, and ``sources`` is that of `open`. If there is an index, each argument of
+        `create` that you give must agree with it. Only ``weights`` and ``weighting`` of ``config`` may differ, because
+        `set_weights` changes them. The index then keeps its own weights and weighting. Without ``encoder``, an existing
+        index uses its own encoder, and a new index uses the default model. If ``dimension`` is given, a new index has
+        no encoder.
 
         Raises:
             IndexMismatch: the index was made with another model or with other settings. The index does not change.
@@ -251,7 +254,7 @@ class SmartIndex:
                 folder.wait_until_made(path)  # another thread or process was faster and is making the index
         asked = {"dimension": dimension, "token_dimension": token_dimension, "collection": collection}
         Manifest.read(path).check_settings(path, config, asked)  # before a model is loaded
-        return cls.open(path, encoder, client=client)
+        return cls.open(path, encoder, client=client, sources=sources)
 
     @classmethod
     def from_embeddings(
@@ -649,6 +652,15 @@ class SmartIndex:
             )
         return self._store.images.file_of(found.image, max_pixels)
 
+    def may_read(self, path: str | Path) -> bool:
+        """Return whether the index may read the file ``path``.
+
+        It may read files in its own folder, files that were added to it on this machine, and the ``sources`` that were
+        given to `open`. Ask before you show or send a file that the metadata of a document names.
+        """
+        self._session.check_open()
+        return "\0" not in str(path) and self._store.pooled.sources.admits(absolute(path))
+
     def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
         """Yield the documents that pass the filters, or all documents. The filters are those of `search`."""
         self._check_open()
@@ -1002,6 +1014,7 @@ class SmartIndex:
 
     def _before_first_write(self) -> None:
         """Clean up after a writer that has died, and bring the manifest up to date."""
+        self.manifest = folder.claim(self.path, self.manifest, self._store.pooled.given_client)
         remove_old(self.path)
         self._store.settle()
         self._update_manifest()

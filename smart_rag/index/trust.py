@@ -83,8 +83,11 @@ def check_model(folder: Path, description: Mapping[str, Any], *, runs_code: bool
         else f"the model {model!r}{' in its own folder' if inside else ''}{chosen.replace(', ', ' with ', 1)}, which "
         "you have not used on this machine"
     )
+    adapter = f" --adapter {shlex.quote(str(description['adapter']))}" if description.get("adapter") else ""
+    option = f" or `--model {name}{adapter}{' --trust-remote-code' if code else ''}`"
+    if description.get("revision") or options:  # the command line has no options for them
+        option = ""
     raise NotTrusted(
         f"{folder}: the index was made with {found}; if you trust it, name it yourself, with "
-        f"SmartIndex.open(path, SmartEncoder({model!r}{chosen}{code})) or `--model {name}"
-        f"{' --trust-remote-code' if code else ''}`"
+        f"SmartIndex.open(path, SmartEncoder({model!r}{chosen}{code})){option}"
     )

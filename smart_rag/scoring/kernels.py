@@ -1,11 +1,13 @@
 """Loops over token codes, compiled by Numba. Neither NumPy nor torch can do such a loop in one pass.
 
 The loops release the GIL. They use only one core, because torch's own threads keep the other cores busy for a while
-after a forward pass. The first call compiles the loops. Numba keeps the result on disk.
+after a forward pass. The first call compiles the loops. Numba keeps the result on disk, if this user
+can write to the package's folder or to a home folder.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,18 @@ from smart_rag.embeddings.tokens import Codes, Offsets
 # The lower plane of a query is divided by this factor.
 _PLANE = 254
 
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
-
 _BYTES = np.uint64(0x0101010101010101)
 _LOWER_BITS = np.uint64(0x5555555555555555)  # of each code of two bits
 _LOWER_2_BITS = np.uint64(0x0303030303030303)  # of each byte
 _1 = np.uint64(1)
+
+
+def _compiled(function: Any, **options: Any) -> Any:
+    """Return ``function``, compiled by Numba at its first call."""
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+    except RuntimeError:  # no folder in which this user can keep the result, so compile in each process
+        return njit(nogil=True, error_model="numpy", **options)(function)
 
 
 def unpack(codes: Codes, bits: int, dimension: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -124,7 +132,7 @@ def query_planes(
         bias[i] = scale[i] * zero * total / _PLANE
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+@partial(_compiled, fastmath={"nnan", "nsz"})
 def best_of_planes(
     products: NDArray[np.int32],
     scale: NDArray[np.float32],

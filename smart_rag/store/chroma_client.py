@@ -4,7 +4,7 @@ Chroma caches what it reads, and does not notice when another process writes. Wh
 because it applies and purges its log. So we keep two files of our own beside Chroma's files:
 
 - `smart_rag.lock` is locked during each write, and while Chroma is opened. So Chroma never reads half a write when it
-  is opened, and two processes never write at the same time.
+  is opened, and two processes never write at the same time. See `smart_rag.store.chroma.folder_lock`.
 - `smart_rag.writes` gets one byte longer with each write. Each read compares this length with the last length that the
   client has seen. If they differ, Chroma is opened again. (Chroma's own files do not show writes, because opening them
   changes them, too.) The folder is also identified by this file (see `Place`).
@@ -22,11 +22,9 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from filelock import FileLock
 
 from smart_rag.errors import (
     ChromaFailure,
@@ -39,6 +37,7 @@ from smart_rag.errors import (
 )
 from smart_rag.store.checks.chroma_tables import damage_of_tables
 from smart_rag.store.checks.vector_files import VectorFiles
+from smart_rag.store.chroma.files import files_of
 from smart_rag.store.place import Place, identity_of
 from smart_rag.wording import one_line
 
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 # If fewer bytes than this are free, a failed write is reported as a full disk.
 _FULL_DISK_BYTES = 16 << 20
-# Seconds between two attempts to get a lock that another process holds.
+# Seconds after which a thread looks again whether another thread has opened Chroma.
 _POLL_SECONDS = 0.001
 
 
@@ -63,6 +62,8 @@ class GivenClient:
     def write_lock(self) -> Iterator[ClientAPI]:
         """Yield the client. There is no lock, so other programs may write at the same time."""
         yield self.client
+
+    caught_up = write_lock
 
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection ``name``."""
@@ -94,7 +95,6 @@ class FolderClient:
     _process: ClassVar[int | None] = None  # process that first opened Chroma. Forked processes inherit this value
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._users = 0
         self._calls = 0
@@ -102,11 +102,10 @@ class FolderClient:
         self._closed = False
         self._condition = threading.Condition()
         self._thread_lock = threading.RLock()
-        self._process_lock = FileLock(path / "smart_rag.lock", thread_local=False)
-        self._writes = path / "smart_rag.writes"
-        self._counter = self._writes.open("ab", buffering=0)
-        self._place = Place(path, self._writes, identity_of(self._writes))
-        self.vectors = VectorFiles(path)
+        self._thread = threading.local()  # has the block of `caught_up`, if this thread is in one
+        self._files = files_of(path)
+        self.vectors = VectorFiles(path, is_read_only=self._files.is_read_only)
+        self._place = Place(path, self._files.writes, identity_of(self._files.writes))
         self._known = -1  # number of writes that the open client has seen
         self._client: Any = None
         self._collections: dict[str, Collection] = {}
@@ -142,7 +141,7 @@ class FolderClient:
                 if self._open.get(self._path) is self:
                     del self._open[self._path]
                 self._shut()
-                self._counter.close()
+                self._files.close()
 
     def _shut(self) -> None:
         """Close Chroma for good."""
@@ -161,14 +160,15 @@ class FolderClient:
         """
         self._check_process(self._path)  # first, because in a forked process, any lock may wait for ever
         self._place.check()  # before the lock, because the lock is a file in the folder
-        with self._thread_lock, self._process_lock.acquire(poll_interval=_POLL_SECONDS):
+        with self._thread_lock, self._files.lock():
             if self._closed:
                 raise IndexClosed(f"{self._path}: the pooled store is closed; open it again")
             if self._known != (written := self._written()):
                 with self._alone():
                     self._close()
                     self.vectors.check(written)  # first, because Chroma follows damaged numbers as addresses
-                    self._client = _persistent(self._path)
+                    self._client = _persistent(self._files.prepare())
+                    self._place.check()  # Chroma opens what the path leads to now
                     self._known = written
             with self._closed_on_failure():
                 yield self._client
@@ -176,20 +176,43 @@ class FolderClient:
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection ``name``. If it fails and another process has written, call it again."""
         self._check_process(self._path)
-        written = self._written()
-        try:
-            return self._call(name, method, arguments)
-        except Exception:
-            if written == self._written():
-                raise
-        with self.write_lock():
-            return self._call(name, method, arguments)
+        has_failed = False
+        while True:
+            with ExitStack() as stack:
+                # If another thread has the lock, no other process writes. It may wait for this thread (`caught_up`).
+                if has_failed and self._thread_lock.acquire(blocking=False):
+                    stack.callback(self._thread_lock.release)
+                    stack.enter_context(self.write_lock())
+                written = self._written()
+                try:
+                    found = self._call(name, method, arguments)
+                    self._place.check()  # Chroma may open files by their paths in each call
+                    return found
+                except Exception:
+                    if written == self._written():
+                        raise
+                    has_failed = True
+
+    @contextmanager
+    def caught_up(self) -> Iterator[None]:
+        """While the block runs, open Chroma again at most once for this thread.
+
+        As soon as a read finds that another process has written, no other process may write until the block ends. If
+        another process writes all the time, each read of the block would otherwise open Chroma again.
+        """
+        outer = getattr(self._thread, "block", None)
+        with ExitStack() as stack:
+            self._thread.block = outer or stack
+            try:
+                yield
+            finally:
+                self._thread.block = outer
 
     def write(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
         """Call a writing method of the collection ``name``."""
         with self.write_lock():
             # Bump the counter before writing, so that readers also notice a write that crashes.
-            self._counter.write(b".")
+            self._files.count_write()
             self._known = self._written()
             self._call(name, method, arguments)
             self.vectors.note(self._known)
@@ -201,7 +224,7 @@ class FolderClient:
     def damage(self) -> str | None:
         """Return in one line what is wrong with the files, or None. Every byte of them is read."""
         with self.write_lock():
-            return self.vectors.damage(self._written()) or damage_of_tables(self._path)
+            return self.vectors.damage(self._written()) or damage_of_tables(self._files.opened)
 
     @classmethod
     def _check_process(cls, path: Path) -> None:
@@ -211,12 +234,8 @@ class FolderClient:
     def _call(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         collection = None
         while collection is None:
-            if self._known != self._written() or name not in self._collections:
-                with self.write_lock() as client:
-                    found = client.get_collection(name, embedding_function=None)
-                    found.count()  # in the first call, Chroma applies its log, and this needs the lock
-                    self.vectors.note(self._known)
-                    self._collections[name] = found
+            if self._is_behind(name):
+                self._catch_up(name)
             with self._condition:
                 self._condition.wait_for(lambda: not self._reopening)
                 collection = self._collections.get(name)
@@ -246,10 +265,32 @@ class FolderClient:
                 self._close()
             raise
 
+    def _is_behind(self, name: str) -> bool:
+        return self._known != self._written() or name not in self._collections
+
+    def _catch_up(self, name: str) -> None:
+        """Open Chroma again, if another thread does not do so first.
+
+        Such a thread may hold the lock for long (see `caught_up`), and may wait for this thread. So do not wait for it.
+        """
+        while not self._thread_lock.acquire(timeout=_POLL_SECONDS):
+            if not self._is_behind(name):
+                return
+        try:
+            with ExitStack() as stack:
+                client = (getattr(self._thread, "block", None) or stack).enter_context(self.write_lock())
+                if name not in self._collections:
+                    found = client.get_collection(name, embedding_function=None)
+                    found.count()  # in the first call, Chroma applies its log, and this needs the lock
+                    self.vectors.note(self._known)
+                    self._collections[name] = found
+        finally:
+            self._thread_lock.release()
+
     def _written(self) -> int:
         """Return the number of writes of all processes so far."""
         self._place.check()
-        return self._writes.stat().st_size
+        return self._files.writes.stat().st_size
 
     def _close(self) -> None:
         self._known = -1

@@ -15,7 +15,7 @@ from pathlib import Path
 from smart_rag.files import content as media
 from smart_rag.files import images
 from smart_rag.files.readable import check_readable
-from smart_rag.paths import absolute
+from smart_rag.paths import absolute, is_writable, temporary_folder
 from smart_rag.store.row import files_of
 from smart_rag.store.sources import Sources
 from smart_rag.types import Document, ImageSource, PdfPage
@@ -30,6 +30,7 @@ class ImageStore:
     def __init__(self, path: Path, sources: Sources | None = None) -> None:
         self.path = absolute(path)
         self.sources = sources or Sources(self.path.parent)
+        self._temporary: Path | None = None
 
     def with_saved_images(self, document: Document) -> Document:
         """Return ``document`` with absolute paths. From now on, the files at these paths may be read.
@@ -82,10 +83,20 @@ class ImageStore:
                 with suppress(FileNotFoundError):  # another process has removed a file that no row names
                     shutil.copyfile(file, folder / file.name)
 
+    def _folder(self) -> Path:
+        """Return the folder for new files. If this user cannot write to the index, it is a temporary folder."""
+        if is_writable(self.path if self.path.exists() else self.path.parent):
+            self.path.mkdir(parents=True, exist_ok=True)
+            return self.path
+        self._temporary = self._temporary or temporary_folder(self)
+        self.sources.admit(self._temporary)
+        return self._temporary
+
     def _file(self, name: str, image: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Path:
         path = self.path / f"{name}.png"
         if not path.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
+            path = self._folder() / path.name
+        if not path.exists():
             # The name is unique, because another process or thread may write the same image at the same time.
             temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
             media.open_image(image, max_pixels).save(temporary, "PNG")

@@ -10,21 +10,67 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import lmdb
 
-from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch, SmartRagError, StorageFull, UseAfterFork
+from smart_rag.errors import (
+    CorruptStore,
+    IndexClosed,
+    IndexLocked,
+    IndexMismatch,
+    IndexReadOnly,
+    SmartRagError,
+    StorageFull,
+    UseAfterFork,
+)
+from smart_rag.paths import is_writable
 from smart_rag.store.checks.lmdb_pages import check_pages, check_start
 from smart_rag.store.place import Identity, identity_of
 
 FILE_NAME = "data.mdb"
+_LOCK_NAME = "lock.mdb"
 # Key of the layout in the unnamed database.
 _LAYOUT = b"layout"
 _FIRST_MAP_BYTES = 1 << 26
 # If fewer bytes than this are free, an input/output error is reported as a full disk.
 _FULL_DISK_BYTES = 1 << 20
+# Times that a read is repeated because a writer has changed its pages.
+_ATTEMPTS = 20
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class _PagesChanged(IndexLocked):
+    """A writer may have changed the pages that a transaction has read."""
+
+
+def repeated(read: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Decorate a method that reads an environment. If a writer has changed the pages, the method is called again.
+
+    Raises:
+        IndexLocked: a writer has changed the pages each time.
+    """
+
+    @wraps(read)
+    def call(self: S, /, *arguments: P.args, **options: P.kwargs) -> R:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return read(self, *arguments, **options)
+            except _PagesChanged:
+                continue
+        return read(self, *arguments, **options)
+
+    return call
+
+
+def _can_write(file: Path, lock: Path) -> bool:
+    """Return whether this user can write to LMDB's ``file``. Its ``lock`` file is made if it is missing."""
+    return is_writable(file) and is_writable(lock if lock.exists() else lock.parent)
 
 
 class Environment:
@@ -34,6 +80,11 @@ class Environment:
     transaction may run while the map grows. So a resize waits for the readers, and new readers wait for the resize.
     Third, a forked process must neither use nor close the environment of its parent, because this would end the reads
     of the parent. So the environment raises an error in a forked process.
+
+    If this user cannot write to the files, the environment is opened for reading. Usually, a reader registers in
+    ``lock.mdb``, and no writer changes the pages that it reads. A reader that cannot write to ``lock.mdb`` cannot
+    register. So each read compares the number of the last transaction before and after. If a writer may have changed
+    the pages meanwhile, the read raises `_PagesChanged`, and `repeated` calls the function again.
     """
 
     # Two paths may lead to the same file, and one path may lead to different files at different times.
@@ -41,6 +92,12 @@ class Environment:
     _registry = threading.Lock()
 
     def __init__(self, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int) -> None:
+        file, lock = path / FILE_NAME, path / _LOCK_NAME
+        self.is_read_only = file.exists() and not _can_write(file, lock)
+        # Whether readers can register. If there is no lock file, one can be made only in a folder that is writable.
+        self._registers = not self.is_read_only or is_writable(lock)
+        if not file.exists() and not is_writable(next(place for place in (path, *path.parents) if place.exists())):
+            raise CorruptStore(f"{file} is missing, and this user cannot write to {path}; repair the index elsewhere")
         with _lmdb_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -51,14 +108,21 @@ class Environment:
         self._closed = False
         self._condition = threading.Condition()
         self._writer = threading.RLock()
-        file = path / FILE_NAME
         with _lmdb_errors(path):
             if file.exists():
                 check_start(file)
             size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
             # Readahead is on, which is LMDB's default. We measured it with cold caches and 300 MB. One gather of 100
             # random documents took 250 ms, and ten of them took 400 ms. Without readahead, they took 350 and 2000 ms.
-            self._lmdb: Any = lmdb.open(str(path), map_size=size, max_readers=1024, max_dbs=len(databases))
+            self._lmdb: Any = lmdb.open(
+                str(path),
+                map_size=size,
+                max_readers=1024,
+                max_dbs=len(databases),
+                readonly=self.is_read_only,
+                lock=self._registers,
+                mode=0o666,  # the user's umask decides
+            )
             self._page = int(self._lmdb.stat()["psize"])
         self.identity = identity_of(file)
         try:
@@ -96,20 +160,16 @@ class Environment:
 
     def _open_databases(self, layout: bytes, names: Sequence[str]) -> dict[str, Any]:
         """Return the handles of the databases. In a new environment, make the databases first."""
-        databases = {}
+        databases: dict[str, Any] = {}
+        if self.is_read_only:
+            return self._find_databases(layout, names)
 
         def action(transaction: Any) -> None:
             check_pages(self._path / FILE_NAME, self._page)  # first, because LMDB follows damaged numbers as addresses
             new = not transaction.stat()["entries"]
             if new:
                 transaction.put(_LAYOUT, layout)
-            found = transaction.get(_LAYOUT)
-            if found != layout:
-                raise IndexMismatch(
-                    f"{self._path}: the store has layout {'1' if found is None else found.decode()}, "
-                    f"this smart_rag reads and writes layout {layout.decode()}; index the documents again into another "
-                    "folder"
-                )
+            self._check_layout(transaction.get(_LAYOUT), layout)
             for name in names:
                 databases[name] = self._lmdb.open_db(name.encode(), transaction, create=new)
 
@@ -127,6 +187,22 @@ class Environment:
         with self.read() as transaction, _lmdb_errors(folder):
             folder.mkdir(parents=True)
             self._lmdb.copy(str(folder), compact=True, txn=transaction)
+
+    @repeated
+    def _find_databases(self, layout: bytes, names: Sequence[str]) -> dict[str, Any]:
+        """Return the handles of the databases, which another user has made."""
+        with self.read(buffers=False) as transaction:
+            check_pages(self._path / FILE_NAME, self._page)
+            self._check_layout(transaction.get(_LAYOUT), layout)
+            return {name: self._lmdb.open_db(name.encode(), create=False) for name in names}
+
+    def _check_layout(self, found: bytes | None, expected: bytes) -> None:
+        if found != expected:
+            raise IndexMismatch(
+                f"{self._path}: the store has layout {'1' if found is None else found.decode()}, "
+                f"this smart_rag reads and writes layout {expected.decode()}; index the documents again into another "
+                "folder"
+            )
 
     def used_bytes(self, transaction: Any) -> int:
         """Return the bytes of the pages in use, as ``transaction`` sees them."""
@@ -162,9 +238,15 @@ class Environment:
         self._check_process()
         with _lmdb_errors(self._path):
             transaction = self._begin_read(buffers)
+            number = transaction.id()
             try:
                 with transaction:
                     yield transaction
+            except Exception:
+                self._check_unchanged(number)  # the reason may be that the pages have changed
+                raise
+            else:
+                self._check_unchanged(number)
             finally:
                 self._leave()
 
@@ -183,6 +265,18 @@ class Environment:
                 self._leave()
                 raise
 
+    def _check_unchanged(self, number: int) -> None:
+        """Raise `_PagesChanged` if a writer may have changed the pages of the transaction ``number``.
+
+        Transaction n + 1 is the first that may free these pages. LMDB uses freed pages again two transactions later.
+        So transaction n + 3 is the first that may change them. It begins after n + 2 has been committed.
+        """
+        if not self._registers and self._lmdb.info()["last_txnid"] > number + 1:
+            raise _PagesChanged(
+                f"{self._path}: another process writes all the time, and this user cannot register as a reader; try "
+                f"again, or let this user write to {self._path / _LOCK_NAME}"
+            )
+
     def _leave(self) -> None:
         with self._condition:
             self._readers -= 1
@@ -200,6 +294,8 @@ class Environment:
             UseAfterFork: the environment was opened before this process was forked.
         """
         self._check_process()
+        if self.is_read_only:
+            raise IndexReadOnly(f"{self._path}: this user cannot write to the store")
         with self._writer, _lmdb_errors(self._path):
             self._check_open()
             self._lmdb.reader_check()  # frees the pages that a killed process has been reading

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from smart_rag.errors import IndexNotFound
+from smart_rag.errors import IndexNotFound, IndexReadOnly
+from smart_rag.paths import is_writable
 
 Identity = tuple[int, int]
 
@@ -42,7 +43,23 @@ class Place:
     def check(self) -> None:
         """Raise `IndexNotFound` unless the path still leads to the folder that was opened."""
         if not self.is_same():
-            raise IndexNotFound(
-                f"{self.folder}: the folder that was opened here has been deleted, moved or replaced by another; close "
-                "this object, and open again what is there now, an index with SmartIndex.open"
+            raise self.replaced()
+
+    def replaced(self) -> IndexNotFound:
+        """Return the error that says that the folder was replaced."""
+        return IndexNotFound(
+            f"{self.folder}: the folder that was opened here has been deleted, moved or replaced by another; close "
+            "this object, and open again what is there now, an index with SmartIndex.open"
+        )
+
+    def check_writable(self) -> None:
+        """Raise `IndexReadOnly` if this user cannot write to a part of the index in the folder."""
+        stores = [self.folder / name for name in ("tokens", "terms", "chroma")]
+        parts = [self.folder, self.folder / "write.lock", self.folder / "images"]
+        parts += [part for store in stores for part in (store, *sorted(store.rglob("*")))]
+        refused = next((part for part in parts if part.exists() and not is_writable(part)), None)
+        if refused is not None:
+            raise IndexReadOnly(
+                f"{self.folder}: this user can search the index, but cannot write to {refused}; to write, get the "
+                "permission from its owner, or copy the folder to a place where you can write"
             )

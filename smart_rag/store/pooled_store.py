@@ -349,6 +349,18 @@ class PooledStore:
         assert self.folder is not None
         copy_chroma(self.folder, folder)
 
+    @contextmanager
+    def caught_up(self) -> Iterator[None]:
+        """While the block runs, wait for other processes at most once, however often they write.
+
+        As soon as a read of the block finds that another process has written, no other process may write rows until
+        the block ends. So the block should be short.
+        """
+        with ExitStack() as stack:
+            with chroma_errors(self.folder):
+                stack.enter_context(self._chroma.caught_up())
+            yield
+
     def drop(self) -> None:
         """Remove the collection from the caller's client. In a folder, the caller removes the folder instead."""
         if self.folder is None:

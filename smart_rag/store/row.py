@@ -135,7 +135,10 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
 
 
 def sealed(row: Row, metadata: Mapping[str, Any], trace: float) -> dict[str, Any]:
-    """Return Chroma's ``metadata`` of ``row`` with a checksum. ``trace`` is what `traces_of` gives for its embedding."""
+    """Return Chroma's ``metadata`` of ``row``, with a checksum.
+
+    ``trace`` is the number that `traces_of` gives for the pooled embedding of the row.
+    """
     return {**metadata, CHECKSUM: with_trace(checksum_of(row.document.id, row.document.text, metadata), trace)}
 
 

@@ -51,6 +51,10 @@ class Sources:
             lines = self._record.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             self._named |= {Path(line) for line in lines if line}
 
+    def admit(self, folder: Path) -> None:
+        """Admit the files in ``folder``, but only in this session."""
+        self._named.add(_real(folder))
+
     def name(self, paths: Iterable[Path]) -> None:
         """Admit ``paths``, now and in later sessions. The user of the index has named them."""
         given = [path for path in map(absolute, paths) if not self.admits(path)]

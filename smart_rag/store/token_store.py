@@ -25,7 +25,7 @@ from smart_rag.errors import (
     MissingTokens,
 )
 from smart_rag.paths import absolute
-from smart_rag.store.lmdb_environment import FILE_NAME, Environment
+from smart_rag.store.lmdb_environment import FILE_NAME, Environment, repeated
 from smart_rag.store.place import Place
 from smart_rag.store.segments import DATABASES, LAYOUT, SEGMENT_BYTES, Entry, EntryLocations, Segments
 from smart_rag.types import Key
@@ -128,15 +128,18 @@ class TokenStore:
     def __contains__(self, key: Key) -> bool:
         return not self.missing([key])
 
+    @repeated
     def __len__(self) -> int:
         with self._environment.read() as transaction:
             return self._segments.count(transaction)
 
+    @repeated
     def missing(self, keys: Sequence[Key]) -> list[int]:
         """Return the positions of the ``keys`` that are not stored."""
         with self._environment.read() as transaction:
             return self._segments.missing(transaction, keys)
 
+    @repeated
     def gather(self, keys: Sequence[Key], ids: Sequence[str] | None = None) -> TokenCodes:
         """Return the codes of n texts in the order of ``keys``. They are copied into one contiguous matrix.
 
@@ -195,11 +198,13 @@ class TokenStore:
             environment.write(write)
         return removed
 
+    @repeated
     def keys(self) -> Iterator[Key]:
         """Return an iterator over the sorted keys. Later writes do not change it."""
         with self._environment.read() as transaction:
             return iter(self._segments.keys(transaction))
 
+    @repeated
     def verify(self) -> list[Key]:
         """Return the keys of the entries that have changed since they were written, or that cannot be read."""
         with self._environment.read() as transaction:
@@ -213,6 +218,7 @@ class TokenStore:
         """Remove every entry whose key is not in ``live``, and return the number of entries that were removed."""
         return self.delete(key for key in self.keys() if key not in live)
 
+    @repeated
     def stats(self) -> StoreStats:
         """Return counts of entries and tokens, and the bytes in use."""
         environment = self._environment

@@ -24,6 +24,7 @@ MANIFEST = Manifest(
     config=IndexConfig(codec="float32", chunk_tokens=64, chunk_overlap=7, hnsw_ef_search=55),
     id="0123456789abcdef0123456789abcdef",
     data="data-0123456789abcdef",
+    owners=("00ff",),
 )
 # A file of format 4 as it lies on users' disks.
 GOLDEN = """{
@@ -51,12 +52,13 @@ GOLDEN = """{
   "token_dimension": 384,
   "relevance": null,
   "id": "0123456789abcdef0123456789abcdef",
+  "owners": ["00ff"],
   "data": "data-0123456789abcdef"
 }"""
-# What was written before indexes could be compacted, before they had ids, before filters could look into lists, before
-# adapters, and before models could see.
+# What was written before indexes could be compacted and had owners, before they had ids, before filters could look into
+# lists, before adapters, and before models could see.
 FORMAT_3 = GOLDEN.replace('"format_version": 4', '"format_version": 3').replace(
-    ',\n  "data": "data-0123456789abcdef"', ""
+    ',\n  "owners": ["00ff"],\n  "data": "data-0123456789abcdef"', ""
 )
 WITHOUT_ID = FORMAT_3.replace(',\n  "id": "0123456789abcdef0123456789abcdef"', "")
 FORMAT_2 = WITHOUT_ID.replace('"format_version": 3', '"format_version": 2').replace(',\n  "relevance": null', "")
@@ -102,8 +104,8 @@ def test_golden_file(tmp_path):
     for kept, version in ((GOLDEN, 4), (FORMAT_3, 3), (WITHOUT_ID, 3), (FORMAT_2, 2), (OLD, 2), (OLDER, 2)):
         (tmp_path / "manifest.json").write_text(kept, encoding="utf-8")
         id = MANIFEST.id if kept in (GOLDEN, FORMAT_3) else None
-        data = MANIFEST.data if kept == GOLDEN else ""
-        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version, id=id, data=data)
+        data, owners = (MANIFEST.data, MANIFEST.owners) if kept == GOLDEN else ("", ())
+        assert Manifest.read(tmp_path) == replace(MANIFEST, format_version=version, id=id, data=data, owners=owners)
 
 
 def test_writing_leaves_one_file(tmp_path):

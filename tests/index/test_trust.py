@@ -400,3 +400,21 @@ def test_pages_of_pdfs(tmp_path, another_user):
     with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
         assert opened.get(["page"])[0].image is None
     assert issubclass(NotTrusted, errors.SmartRagError)
+
+
+def test_the_advice_for_an_adapter_and_for_a_revision(index):
+    """The command line is named only if its options can say what the index needs."""
+    edit(index, model="some/model", adapter="/some where/adapter")
+    said = error_of("search", "dogs", "--db", index)
+    assert "or `--model some/model --adapter '/some where/adapter'`" in said
+    edit(index, model="some/model", adapter=None, revision="refs/pr/1")
+    said = error_of("search", "dogs", "--db", index)
+    assert "SmartEncoder('some/model', revision='refs/pr/1'))\n" in said
+    edit(index, revision=None, model_options={"processor_kwargs": {"x": 1}})
+    assert "`--model" not in error_of("search", "dogs", "--db", index)
+
+
+def test_open_or_create_with_sources(index, tmp_path):
+    with SmartIndex.open_or_create(index, sources=[tmp_path / "scans"]) as opened:
+        assert opened.may_read(tmp_path / "scans" / "x.png")
+        assert not opened.may_read(tmp_path / "x.png")

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers.other_users import NOBODY, run_as
 from helpers.ragged import batch, loop_late, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -385,3 +386,8 @@ def test_the_undocumented_names_of_torch_are_there():
     """Written for torch 2.13. If it fails, look in `products` for what a newer torch calls them."""
     assert products.integer_product() is not None, f"torch {torch.__version__} has no torch._int_mm"
     assert hasattr(torch.cpu, "_is_vnni_supported"), f"torch {torch.__version__} has no torch.cpu._is_vnni_supported"
+
+
+def test_a_user_who_can_write_nowhere():
+    """Numba cannot keep its results, and compiles in each process."""
+    assert run_as(NOBODY, "", "import smart_rag.scoring.kernels; say('imported')") == "imported\n"

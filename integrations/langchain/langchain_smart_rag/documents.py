@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -63,12 +63,34 @@ def _name(position: int, metadata: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"position {position}"])
 
 
-def to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
-    """Return ``found`` as a document of LangChain, with the metadata that it had when it was added.
+def to_langchain(found: Iterable[smart_rag.Document | smart_rag.Hit], index: smart_rag.SmartIndex) -> list[Document]:
+    """Return ``found`` as documents of LangChain, with the metadata that they had when they were added.
+
+    If the index may not read the file under ``image_path`` (`SmartIndex.may_read`), the key is left out, and one
+    warning counts these documents.
 
     If a document has an image (`SmartIndex.has_image`), ``image_path`` in its metadata is the file from
     `SmartIndex.image_file`. If this file does not exist, the key is missing, and a warning is logged.
     """
+    documents = [_to_langchain(one, index) for one in found]
+    refused = [document for document in documents if not _may_show(document, index)]
+    for document in refused:
+        del document.metadata[IMAGE_PATH]
+    if refused:
+        logger.warning(
+            "%d documents, such as %r, name image files that you have not added to this index on this machine, so they "
+            "are returned without them; to use the files, open the index with sources=",
+            *(len(refused), refused[0].id),
+        )
+    return documents
+
+
+def _may_show(document: Document, index: smart_rag.SmartIndex) -> bool:
+    path = document.metadata.get(IMAGE_PATH)
+    return path is None or (isinstance(path, str) and index.may_read(path_of(path)))
+
+
+def _to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
     metadata = dict(found.metadata)
     if index.has_image(found):
         try:

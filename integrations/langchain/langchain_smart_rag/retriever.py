@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,6 +59,8 @@ class SmartRetriever(BaseRetriever):
         min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
         with_score: store the score in the metadata of each document, under ``relevance_score``. Citations and other
             parts of LangChain look for the score there.
+        sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
+            open.
         options: LangChain's own arguments, such as ``tags``, ``metadata`` and ``name``.
 
     Raises:
@@ -91,10 +94,11 @@ class SmartRetriever(BaseRetriever):
         where_document: dict[str, Any] | None = None,
         min_relevance: Number | None = None,
         with_score: bool = True,
+        sources: Iterable[str | Path] = (),
         **options: Any,
     ) -> None:
         fields: dict[str, Any] = {
-            "index": index,
+            "index": SmartIndex.open(index, sources=sources) if isinstance(index, str | Path) else index,
             "k": check_count("k", k),
             "candidates": check_count("candidates", candidates),
             "first_stage": first_stage,
@@ -113,7 +117,7 @@ class SmartRetriever(BaseRetriever):
         search = {**{name: getattr(self, name) for name in names}, **options}
         question = query_of(query, search.pop("image", None))
         hits = self.index.search(question, search.pop("k"), where=search.pop("filter"), **search)
-        found = [to_langchain(hit, self.index) for hit in hits]
+        found = to_langchain(hits, self.index)
         if not self.with_score:
             return found
         return [with_score(document, hit.score) for document, hit in zip(found, hits, strict=True)]

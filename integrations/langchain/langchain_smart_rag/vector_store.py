@@ -55,6 +55,8 @@ class SmartVectorStore(VectorStore):
         first_stage: how the candidates are chosen, as in `SmartIndex.search`. ``"exhaustive"`` scores every document.
         weights: the weights of the pooled and of the late score. By default, those of the index, or (1, 0) for
             embeddings without token embeddings.
+        sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
+            open.
 
     Raises:
         IndexMismatch: the index was made with other embeddings.
@@ -70,7 +72,9 @@ class SmartVectorStore(VectorStore):
         candidates: Count = DEFAULT_CANDIDATES,
         first_stage: FirstStageName = "auto",
         weights: Weights | None = None,
+        sources: Iterable[str | Path] = (),
     ) -> None:
+        self._sources = tuple(sources)
         self.candidates = check_count("candidates", candidates)
         self.first_stage = first_stage
         own_weights = None if weights is None else check_weights(weights)
@@ -81,7 +85,7 @@ class SmartVectorStore(VectorStore):
             if embedding is not None:
                 index.manifest.check_encoder(index.path, encoder_of(embedding))
         elif SmartIndex.exists(index):
-            index = _open(index, embedding)
+            index = _open(index, embedding, self._sources)
         else:
             embedding = embedding or SmartEmbeddings()
             index = SmartIndex.create(index, encoder_of(embedding))
@@ -217,7 +221,7 @@ class SmartVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents with these ids, in this order. Unknown ids are left out."""
-        return [to_langchain(document, self.index) for document in self.index.get(ids)]
+        return to_langchain(self.index.get(ids), self.index)
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` best documents for ``query``, best first.
@@ -231,11 +235,12 @@ class SmartVectorStore(VectorStore):
             InvalidInput: the query is empty, ``k`` is below 1, or a filter is not valid.
             IndexClosed: the store is closed.
         """
-        return [to_langchain(hit, self.index) for hit in self._search(query, k, self.weights, **kwargs)]
+        return to_langchain(self._search(query, k, self.weights, **kwargs), self.index)
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
         """Return the documents of `similarity_search`, each with its score from `SmartIndex.search`."""
-        return [(to_langchain(hit, self.index), hit.score) for hit in self._search(query, k, self.weights, **kwargs)]
+        hits = self._search(query, k, self.weights, **kwargs)
+        return list(zip(to_langchain(hits, self.index), [hit.score for hit in hits], strict=True))
 
     def similarity_search_by_image(self, uri: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` best documents for the image file ``uri``. See also ``image`` of `similarity_search`."""
@@ -243,7 +248,7 @@ class SmartVectorStore(VectorStore):
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` documents whose pooled embeddings have the highest cosine with ``embedding``."""
-        return [to_langchain(hit, self.index) for hit in self._search(_alone(embedding), k, _POOLED, **kwargs)]
+        return to_langchain(self._search(_alone(embedding), k, _POOLED, **kwargs), self.index)
 
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
@@ -319,10 +324,8 @@ class SmartVectorStore(VectorStore):
         **options: Any,
     ) -> list[Document]:
         hits = self._search(query, fetch_k, weights, **options)
-        return [
-            to_langchain(hit, self.index)
-            for hit in self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)
-        ]
+        diverse = self.index.diversify(hits, k, mmr_lambda=lambda_mult, weights=weights)
+        return to_langchain(diverse, self.index)
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
@@ -333,12 +336,11 @@ class SmartVectorStore(VectorStore):
         type ``"similarity_score_threshold"``.
         """
         kwargs.pop("score_threshold", None)  # LangChain itself applies it
-        found = []
-        for hit in self._search(query, k, self.weights, **kwargs):
-            if hit.relevance is None:
-                raise InvalidInput("a query with an image has scores, but no relevance; search without a threshold")
-            found.append((to_langchain(hit, self.index), hit.relevance))
-        return found
+        hits = self._search(query, k, self.weights, **kwargs)
+        relevances = [hit.relevance for hit in hits if hit.relevance is not None]
+        if len(relevances) < len(hits):
+            raise InvalidInput("a query with an image has scores, but no relevance; search without a threshold")
+        return list(zip(to_langchain(hits, self.index), relevances, strict=True))
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
@@ -357,7 +359,7 @@ class SmartVectorStore(VectorStore):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if not isinstance(self.index, SmartIndex):
-            self.index = _open(self.index, self._embedding)
+            self.index = _open(self.index, self._embedding, self._sources)
 
     def __copy__(self) -> Self:
         copied = object.__new__(type(self))
@@ -385,8 +387,8 @@ class SmartVectorStore(VectorStore):
         self.close()
 
 
-def _open(path: str | Path, embedding: Embeddings | None) -> SmartIndex:
-    index = SmartIndex.open(path, None if embedding is None else encoder_of(embedding))
+def _open(path: str | Path, embedding: Embeddings | None, sources: Iterable[str | Path]) -> SmartIndex:
+    index = SmartIndex.open(path, None if embedding is None else encoder_of(embedding), sources=sources)
     if embedding is None and _is_plain(index):
         made_with = index.manifest.encoder or {}
         index.close()

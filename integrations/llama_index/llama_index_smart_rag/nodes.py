@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import mimetypes
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 # The metadata key under which `node_to_metadata_dict` stores the id of the document that a node was cut from.
 REF_DOC_ID = "ref_doc_id"
 _NODE = "_node_content"
+# Fields of LlamaIndex's nodes that may name a file or an address.
+_RESOURCES = ("text_resource", "image_resource", "audio_resource", "video_resource")
 
 # LlamaIndex's operators and their names in Chroma. Operators in `_ANY` and `_ALL` get a list, and become several
 # filters.
@@ -137,6 +139,10 @@ def image_of(file: str | Path | BytesIO) -> ImageSource:
             return Image.open(file)
         except OSError as error:
             raise ValueError(str(error)) from error
+    return _path_of(file)
+
+
+def _path_of(file: str | Path) -> Path:
     url = urlparse(str(file))
     return Path(url2pathname(url.path) if url.scheme == "file" else file)
 
@@ -144,6 +150,44 @@ def image_of(file: str | Path | BytesIO) -> ImageSource:
 def query_of(bundle: QueryBundle) -> str | Content:
     """Return the query in ``bundle``: its text, its image, or both."""
     return bundle.query_str if bundle.image_path is None else Content(bundle.query_str, image_of(bundle.image_path))
+
+
+def nodes_of(found: Iterable[Document | Hit], index: SmartIndex, *, allow_urls: bool = False) -> list[BaseNode]:
+    """Return the nodes of ``found``; see `node_of`.
+
+    A node that somebody else has stored may name any file or address. So files that the index may not read
+    (`SmartIndex.may_read`) are left out, and without ``allow_urls``, addresses on the web, too. One warning counts
+    these nodes.
+    """
+    nodes = [node_of(document, index) for document in found]
+    refused = [node for node in nodes if _without_refused(node, index, allow_urls)]
+    if refused:
+        logger.warning(
+            "%d nodes, such as %r, name files that you have not added to this index on this machine, or addresses on "
+            "the web, so they are returned without them; to use the files, open the index with sources=, and to use "
+            "the addresses, pass allow_urls=True",
+            *(len(refused), refused[0].node_id),
+        )
+    return nodes
+
+
+def _without_refused(node: BaseNode, index: SmartIndex, allow_urls: bool) -> bool:
+    """Remove from ``node`` the files and addresses that must not be used. Return whether there were any."""
+    owners: list[tuple[Any, str, str]] = [(node, "image_path", "image_url")]
+    owners += [(getattr(node, name, None), "path", "url") for name in _RESOURCES]
+    found = False
+    for owner, path, url in owners:
+        for name in (path, url):
+            value = getattr(owner, name, None)
+            if value is not None and not _may_use(str(value), index, allow_urls and name == url):
+                setattr(owner, name, None)
+                found = True
+    return found
+
+
+def _may_use(place: str, index: SmartIndex, allow_urls: bool) -> bool:
+    is_on_web = urlparse(place).scheme not in ("", "file") and not Path(place).is_absolute()
+    return allow_urls if is_on_web else index.may_read(_path_of(place))
 
 
 def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
-from llama_index_smart_rag.nodes import node_of, query_of, where_of
+from llama_index_smart_rag.nodes import nodes_of, query_of, where_of
 from llama_index_smart_rag.pickling import with_callbacks_that_pickle
 from smart_rag import SmartIndex
 from smart_rag.config import (
@@ -47,6 +48,9 @@ class SmartRetriever(BaseRetriever):
         weights: the weights of the pooled and of the late score. By default, those of the index.
         min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
         with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it.
+        sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
+            open.
+        allow_urls: return the addresses on the web that nodes name. Whoever made the index has chosen them.
         options: arguments of LlamaIndex's ``BaseRetriever``.
 
     Raises:
@@ -65,10 +69,14 @@ class SmartRetriever(BaseRetriever):
         weights: Weights | None = None,
         min_relevance: Number | None = None,
         with_relevance: bool = False,
+        sources: Iterable[str | Path] = (),
+        allow_urls: bool = False,
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
-        self._index = index if isinstance(index, SmartIndex) else SmartIndex.open(index)
+        self._sources = [str(source) for source in sources]
+        self._allow_urls = allow_urls
+        self._index = index if isinstance(index, SmartIndex) else SmartIndex.open(index, sources=self._sources)
         self._filters = filters
         self._options: dict[str, Any] = {
             "top_k": check_count("similarity_top_k", similarity_top_k),
@@ -108,6 +116,8 @@ class SmartRetriever(BaseRetriever):
             "similarity_top_k": options.pop("top_k"),
             "filters": None if self._filters is None else self._filters.model_dump(mode="json"),
             "with_relevance": self._with_relevance,
+            "sources": self._sources,
+            "allow_urls": self._allow_urls,
             "verbose": self._verbose,
             **options,
         }
@@ -126,9 +136,8 @@ class SmartRetriever(BaseRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = self._index.search(query_of(query_bundle), where=where_of(self._filters), **self._options)
         scores = [hit.relevance if self._with_relevance else hit.score for hit in hits]
-        return [
-            NodeWithScore(node=node_of(hit, self._index), score=score) for hit, score in zip(hits, scores, strict=True)
-        ]
+        nodes = nodes_of(hits, self._index, allow_urls=self._allow_urls)
+        return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await in_reader_thread(self._retrieve, query_bundle)

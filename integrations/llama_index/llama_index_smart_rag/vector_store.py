@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from llama_index_smart_rag.embedding import SmartEmbedding
-from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, where_of
+from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, nodes_of, where_of
 from llama_index_smart_rag.pickling import Lock, Pickled
 from smart_rag import CachedEncoder, Document, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights, nearest
@@ -58,6 +58,9 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         weights: the weights of the pooled and of the late score. By default, those of the index.
         with_relevance: use the `smart_rag.Hit.relevance`, from 0 to 1, as the similarity of a node, so that a
             ``SimilarityPostprocessor`` can use it.
+        sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
+            open.
+        allow_urls: return the addresses on the web that nodes name. Whoever wrote the nodes has chosen them.
         options: arguments of LlamaIndex's base class. `to_dict` writes them. Normally, you do not pass them.
 
     Raises:
@@ -72,6 +75,8 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
     candidates: int = Field(default=DEFAULT_CANDIDATES, description="Number of nodes to score.")
     first_stage: FirstStageName = Field(default="auto", description="How the candidates are chosen.")
     weights: tuple[float, float] | None = Field(default=None, description="Weights of the pooled and late score.")
+    sources: list[str] = Field(default_factory=list, description="Files and folders that the index may read.")
+    allow_urls: bool = Field(default=False, description="Return the addresses on the web that nodes name.")
     with_relevance: bool = Field(default=False, description="Give the relevance as the similarity of a node.")
 
     _index: SmartIndex | None = PrivateAttr(default=None)
@@ -87,6 +92,8 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         first_stage: FirstStageName = "auto",
         weights: Weights | None = None,
         with_relevance: bool = False,
+        sources: Iterable[str | Path] = (),
+        allow_urls: bool = False,
         **options: Any,
     ) -> None:
         unknown = options.keys() - type(self).model_fields.keys() | options.keys() & {"path"}
@@ -104,6 +111,8 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
             "first_stage": first_stage,
             "weights": None if weights is None else check_weights(weights),
             "with_relevance": with_relevance,
+            "sources": [str(absolute(source)) for source in sources],
+            "allow_urls": allow_urls,
             **options,
         }
         super().__init__(**fields)
@@ -123,7 +132,7 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         """The open index. It is opened or made on first use."""
         with self._mutex:
             if self._index is None:
-                self._index = SmartIndex.open_or_create(self.path, self.model_name)
+                self._index = SmartIndex.open_or_create(self.path, self.model_name, sources=self.sources)
             return self._index
 
     @property
@@ -195,10 +204,11 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         """Return the nodes that have one of ``node_ids`` and match ``filters``. Without arguments, return all nodes."""
         where = where_of(filters)
         if node_ids is None:
-            return [node_of(document, self.index) for document in self.index.documents(where)]
+            return nodes_of(self.index.documents(where), self.index, allow_urls=self.allow_urls)
         found = self.index.get(node_ids)
         admitted = None if where is None else {document.id for document in self.index.documents(where)}
-        return [node_of(document, self.index) for document in found if admitted is None or document.id in admitted]
+        found = [document for document in found if admitted is None or document.id in admitted]
+        return nodes_of(found, self.index, allow_urls=self.allow_urls)
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Return the best nodes, best first, in the modes ``default`` and ``mmr``.
@@ -248,7 +258,7 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         if self.with_relevance:
             scores = [hit.relevance for hit in hits if hit.relevance is not None]
         return VectorStoreQueryResult(
-            nodes=[node_of(hit, self.index) for hit in hits],
+            nodes=nodes_of(hits, self.index, allow_urls=self.allow_urls),
             similarities=scores,
             ids=[hit.id for hit in hits],
         )

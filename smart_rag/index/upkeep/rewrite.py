@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import IndexMismatch, IndexNotFound
 from smart_rag.index import folder
 from smart_rag.index.manifest import DATA_NAME, FILE_NAME, Manifest
@@ -39,7 +40,7 @@ class Rewrite:
     ) -> None:
         self._path = path
         unfinished = [found for found in _unfinished(path) if _settings(found) == _settings(wanted)]
-        self.manifest = unfinished[0] if unfinished else wanted.with_new_data()
+        self.manifest = wanted.with_new_data(unfinished[0].data if unfinished else None)
         _remove_unfinished(path, client, keep=self.manifest.data)
         make = folder.open_stores if unfinished else folder.create_stores
         self.store = make(path, self.manifest, client, sources)
@@ -96,5 +97,6 @@ def _data_folders(path: Path) -> list[Path]:
 
 def _settings(manifest: Manifest) -> str:
     """Return everything in ``manifest`` that must be the same, so that unfinished stores can be continued."""
-    same = replace(manifest, data="", created_with="", relevance=None, format_version=0)
+    config = replace(manifest.config, weights=DEFAULT_WEIGHTS, weighting="none")
+    same = replace(manifest, config=config, data="", created_with="", relevance=None, format_version=0, owners=())
     return json.dumps(asdict(same), sort_keys=True)

@@ -36,8 +36,9 @@ _State = dict[str, tuple[int, int, int]]
 class VectorFiles:
     """The files of Chroma's vectors in ``folder``. The caller holds the lock of the folder in each call."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, is_read_only: bool = False) -> None:
         self._folder = folder
+        self._is_read_only = is_read_only  # then nothing is recorded
         self._record = folder / FILE_NAME
         self._state: _State | None = None  # of the files when they were last checked or recorded
         self._checksums: dict[str, list[Any]] = {}  # length and checksum of files in that state, as far as known
@@ -49,7 +50,8 @@ class VectorFiles:
         Raises:
             CorruptStore: a file is missing, has another length than it had, or has numbers that lead nowhere.
         """
-        if not (self._folder / "chroma.sqlite3").exists():  # a new folder
+        database = self._folder / "chroma.sqlite3"
+        if not database.exists() or not database.stat().st_size:  # a new folder
             self._state = {}
             return
         record = self._read()
@@ -69,11 +71,15 @@ class VectorFiles:
         if state != self._state:
             check_files(self._folder)
         self._state = state
+        if self._is_read_only:
+            return
         if any(one.logged - one.persisted >= _PENDING_RECORDS for one in segments(self._folder)):
             self._write(_UNKNOWN)  # Chroma will write the files now
 
     def note(self, writes: int) -> None:
         """Record the checksums of the files that have changed since the last call of `check` or `note`."""
+        if self._is_read_only:
+            return
         state = self._present()
         if state == self._state and writes == self._recorded:
             return

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.paths import absolute
-from smart_rag.store.lmdb_environment import FILE_NAME, Environment
+from smart_rag.store.lmdb_environment import FILE_NAME, Environment, repeated
 from smart_rag.store.place import Place
 from smart_rag.types import Revision
 
@@ -79,12 +79,13 @@ class TermStore:
         self.place = Place(self.path, self.path / FILE_NAME, self._shared.identity)
         self.is_complete = self._mark_if_new()
 
+    @repeated
     def _mark_if_new(self) -> bool:
         """If the store is empty, mark it as complete. Return whether the store has this mark."""
         with self._environment.read() as transaction:
             slots = self._environment.databases["slots"]
             is_new, is_complete = not transaction.stat(slots)["entries"], transaction.get(_COMPLETE, db=slots)
-        if is_new:
+        if is_new and not self._environment.is_read_only:
             self._environment.write(lambda transaction: transaction.put(_COMPLETE, b"", db=slots))
         return is_new or is_complete is not None
 
@@ -162,6 +163,7 @@ class TermStore:
         if gone or kept:
             environment.write(write)
 
+    @repeated
     def doubtful(self) -> list[Revision]:
         """Return the revisions that are in doubt."""
         with self._environment.read(buffers=False) as transaction:
@@ -185,6 +187,7 @@ class TermStore:
         elif value != transaction.get(_DOUBTFUL, db=slots):
             transaction.put(_DOUBTFUL, value, db=slots)
 
+    @repeated
     def count(self) -> int:
         """Return the number of revisions in the store."""
         with self._environment.read() as transaction:
@@ -192,6 +195,7 @@ class TermStore:
             own = sum(transaction.get(key, db=slots) is not None for key in _OWN_KEYS)
             return int(transaction.stat(slots)["entries"]) - own
 
+    @repeated
     def missing(self, revisions: Sequence[Revision]) -> list[Revision]:
         """Return the ``revisions`` that are not in the store.
 
@@ -203,6 +207,7 @@ class TermStore:
             slots = self._environment.databases["slots"]
             return [one for one in revisions if transaction.get(_revision_key(one), db=slots) is None]
 
+    @repeated
     def get(self, revisions: Sequence[Revision]) -> list[TokenIds | None]:
         """Return the terms of the ``revisions``, sorted int32. None if a revision has no terms.
 
@@ -217,6 +222,7 @@ class TermStore:
             values = [None if one.startswith(_NO_TERMS) else transaction.get(one, b"", db=terms) for one in places]
             return [None if value is None else self._unpacked(value)[1] for value in values]
 
+    @repeated
     def lost_ids(self, live: Collection[Revision]) -> list[str]:
         """Return the ids, sorted, of the documents in the store that are neither in ``live`` nor in doubt.
 
@@ -271,6 +277,7 @@ class TermStore:
             if slot is not None and not slot.startswith(_NO_TERMS):
                 transaction.delete(slot, db=self._environment.databases["terms"])
 
+    @repeated
     def changes(self, version: int, last: int, count: int) -> Changes | None:
         """Return the changes since ``version``, or None if there are none.
 
@@ -322,6 +329,7 @@ class TermStore:
             if slot is not None and not slot.startswith(_NO_TERMS)
         }
 
+    @repeated
     def ids(self, slots: Sequence[int]) -> list[str]:
         """Return the ids of the documents in ``slots``, in this order. Empty slots are left out."""
         with self._environment.read(buffers=False) as transaction:
@@ -329,6 +337,7 @@ class TermStore:
             values = [transaction.get(_SLOT.pack(slot), db=database) for slot in slots]
             return [self._unpacked(value)[0] for value in values if value is not None]
 
+    @repeated
     def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
         """Return the ``revisions`` whose terms have changed since they were written, or cannot be read."""
         found = []
@@ -374,6 +383,7 @@ class TermStore:
             slots = self._environment.databases["slots"]
             return any(transaction.get(_revision_key(one), db=slots) is None for one in revisions)
 
+    @repeated
     def used_bytes(self) -> int:
         """Return the bytes of the pages in use on disk."""
         environment = self._environment
