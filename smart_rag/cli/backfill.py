@@ -50,7 +50,7 @@ def backfill(
     The documents and vectors of the store are not changed. Stop the application first, because Chroma tidies its own
     files whenever a program opens them, even if it only reads.
     """
-    from smart_rag.store.chroma_client import existing_collection
+    from smart_rag.store.chroma.client import existing_collection
 
     arguments = _arguments(options)
     if device is not None:

@@ -15,6 +15,7 @@ from smart_rag.cli.options import Adapter, Db, Device, MaxPixels, ProfileName, T
 from smart_rag.embeddings.codec import PRESETS
 from smart_rag.errors import CorruptStore
 from smart_rag.paths import absolute
+from smart_rag.types import VerifyReport
 from smart_rag.wording import number
 
 # Number of passages that a message names.
@@ -29,12 +30,17 @@ def verify(
     ] = False,
 ) -> None:
     """Read the whole index, and report what is missing, damaged or lost."""
-    with open_index(db) as opened:
-        report = opened.verify(repair=repair)
-        beyond_repair = [*report.altered, *report.lost, *filter(None, [report.chroma_damage])]
-        if repair and not beyond_repair:
-            opened.vacuum()
-        count = opened.count()
+    from smart_rag.index.smart_index import SmartIndex
+
+    try:
+        report, count = _verified(db, repair)
+    except CorruptStore as error:
+        if not repair:
+            raise
+        note(f"{error}\nAll passages are encoded again.")
+        SmartIndex.rebuild(db, show_progress_bar=on_terminal())
+        report, count = _verified(db, repair)
+    beyond_repair = [*report.altered, *report.lost]
     if report.sound and not report.orphans:
         out.print(f"all {number(count, 'passage')} are sound")
         return
@@ -48,11 +54,21 @@ def verify(
     if report.lost:
         out.print(f"{number(len(report.lost), 'passage')} whose text is lost: {_some(report.lost)}")
     if report.chroma_damage:
-        out.print(f"Chroma's files are damaged, so searches may be wrong: {report.chroma_damage}")
+        were, so = ("were", "") if repair else ("are", ", so searches may be wrong")
+        out.print(f"Chroma's files {were} damaged{so}: {report.chroma_damage}")
     if beyond_repair:
         note("what is altered or lost cannot be repaired; restore a backup, or index these passages again")
     if beyond_repair or not (report.sound or repair):
         raise SystemExit(1)
+
+
+def _verified(db: Path, repair: bool) -> tuple[VerifyReport, int]:
+    """Return what `verify` finds in the index ``db``, and the number of its passages."""
+    with open_index(db) as opened:
+        report = opened.verify(repair=repair)
+        if repair and not report.altered and not report.lost:
+            opened.vacuum()
+        return report, opened.count()
 
 
 def vacuum(db: Db) -> None:

@@ -64,7 +64,7 @@ class Search:
             CorruptStore: a part of the index is damaged or lost.
         """
         with self.store.pooled.caught_up():
-            self.store.check_counts()
+            self.store.integrity.check_counts()
             count, first_stage = self.store.pooled.count(), self.first_stage
             if first_stage == "auto":
                 first_stage = automatic_first_stage(count)
@@ -91,7 +91,8 @@ class Search:
                 late = maxsim.late_interaction(query.tokens, tokens, self.device, weights)[0] if documents else pooled
                 results.append(hits(documents, pooled, late, self.weights, self.top_k))
             best = {hit.id for hit in results[-1]}
-            self.store.check_texts(candidate.row for candidate in candidates if candidate.row.document.id in best)
+            shown = (candidate.row for candidate in candidates if candidate.row.document.id in best)
+            self.store.integrity.check_texts(shown)
         return results
 
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
@@ -101,7 +102,7 @@ class Search:
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
         rows = self.store.pooled.get(list({name for leader in leaders for name in leader.ids}))
-        self.store.check_texts(rows.values())
+        self.store.integrity.check_texts(rows.values())
         results = []
         for leader in leaders:
             documents = [rows[name].document for name in leader.ids if name in rows]

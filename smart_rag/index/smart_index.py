@@ -55,6 +55,7 @@ from smart_rag.index.session import Session
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.index.trust import check_links
 from smart_rag.index.upkeep.documents import copy_documents, encode_documents, loses_nothing
+from smart_rag.index.upkeep.rebuild import rebuild
 from smart_rag.index.upkeep.rewrite import Rewrite, remove_old
 from smart_rag.index.upkeep.snapshot import snapshot
 from smart_rag.paths import absolute, bytes_below
@@ -255,6 +256,31 @@ class SmartIndex:
         asked = {"dimension": dimension, "token_dimension": token_dimension, "collection": collection}
         Manifest.read(path).check_settings(path, config, asked)  # before a model is loaded
         return cls.open(path, encoder, client=client, sources=sources)
+
+    @classmethod
+    def rebuild(
+        cls,
+        path: str | Path,
+        encoder: Encoder | str | Path | None = None,
+        *,
+        sources: Iterable[str | Path] = (),
+        show_progress_bar: bool = False,
+    ) -> None:
+        """Repair the index in the folder ``path`` if `open` raises `CorruptStore`.
+
+        All documents are encoded again, and all files are written anew. For this, only the texts and metadata are read.
+        The arguments are those of `open`. If the call is interrupted, the next call goes on where it stopped.
+
+        Raises:
+            CorruptStore: texts or metadata are damaged, or the vectors were the caller's own.
+            IndexLocked: another process writes to the index.
+        """
+        from tqdm.auto import tqdm
+
+        if isinstance(encoder, str | Path):
+            encoder = SmartEncoder(encoder)
+        with tqdm(desc="writing", unit="document", disable=not show_progress_bar) as progress:
+            rebuild(absolute(path), encoder, sources, progress.update)
 
     @classmethod
     def from_embeddings(
@@ -597,11 +623,16 @@ class SmartIndex:
     def verify(self, repair: bool = False) -> VerifyReport:
         """Check every entry, and report what is missing, damaged, altered or lost.
 
-        With ``repair``, documents whose token embeddings or terms are missing or damaged are encoded again. A text that
-        is altered or lost cannot be repaired.
+        With ``repair``, documents whose token embeddings or terms are missing or damaged are encoded again. If Chroma's
+        files are damaged, all documents are encoded again, and all files are written anew. A text that is altered or
+        lost cannot be repaired. As long as there is one, Chroma's files are not repaired either.
         """
         self._check_open()
-        report = found = self._store.verify()
+        report = found = self._store.integrity.verify()
+        if repair and found.chroma_damage and not (found.altered or found.lost):
+            with self._session.writing():
+                self._rewrite(self.manifest, self._encoder, False, encodes=self._encoder.exists)
+            found = self._store.integrity.verify()
         for _ in range(_REPAIRS if repair else 0):
             broken = [*found.missing, *found.damaged]
             if not broken:
@@ -609,7 +640,7 @@ class SmartIndex:
             with self._ingest(len(broken), "document", False, None) as ingest:
                 ingest.repair(broken)
                 self._store.remove_unused_terms()
-            found = self._store.verify()
+            found = self._store.integrity.verify()
         return report
 
     # --- read -------------------------------------------------------------------------------
@@ -623,7 +654,7 @@ class SmartIndex:
         self._check_open()
         _check_ids(ids)
         rows = self._store.pooled.get(list(dict.fromkeys(ids)))
-        self._store.check_texts(rows.values())
+        self._store.integrity.check_texts(rows.values())
         return [rows[id].document for id in ids if id in rows]
 
     def has_image(self, found: Hit | Document) -> bool:
@@ -1048,13 +1079,16 @@ class SmartIndex:
         from tqdm.auto import tqdm
 
         self._store.settle()
-        self._store.check_complete()
+        self._store.integrity.check_complete()
         pooled = self._store.pooled
         new = Rewrite(self.path, manifest, pooled.given_client, pooled.sources.given)
-        write = encode_documents if encodes else copy_documents
         try:
             with tqdm(total=self.count(), desc="writing", unit="document", disable=not show_progress_bar) as progress:
-                write(self._store, new.store, encoder, progress.update)
+                if encodes:
+                    check = self._store.integrity.check_texts
+                    encode_documents(self._store.pooled, new.store, encoder, progress.update, check)
+                else:
+                    copy_documents(self._store, new.store, encoder, progress.update)
             old = self._store
             self._use(new.manifest, new.store, encoder)
         except BaseException:

@@ -7,7 +7,7 @@ can return has its tokens. A crash may leave entries that no row names. `Documen
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +17,22 @@ import numpy as np
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenCodes, TokenIds
-from smart_rag.errors import ChromaFailure, CorruptStore, MissingTokens, SmartRagError, StorageFull
+from smart_rag.errors import ChromaFailure, MissingTokens, SmartRagError, StorageFull
 from smart_rag.paths import check_room
-from smart_rag.store.checks.vector_check import damage_of_vectors
 from smart_rag.store.image_store import ImageStore
+from smart_rag.store.integrity import Integrity
 from smart_rag.store.pending import StoredRows
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
 from smart_rag.store.terms.inverted_index import InvertedIndex
 from smart_rag.store.terms.term_store import TermStore
-from smart_rag.store.token_store import TokenStore, content_key
+from smart_rag.store.token_store import TokenStore
 from smart_rag.store.where import Where
-from smart_rag.types import Document, Key, Revision, VerifyReport
+from smart_rag.types import Document, Key, Revision
 from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# Times that the counts of rows and terms are compared, while others write.
-_ATTEMPTS = 5
 # Documents that are removed in one batch. Their old rows are in memory and on disk meanwhile.
 _REMOVED_AT_ONCE = 2_000
 # Free bytes that Chroma needs for a batch, for each row, and for each byte of text (in its log, its rows and its index
@@ -63,12 +61,9 @@ class DocumentStore:
         self.images = images
         self.terms = InvertedIndex(terms, self._existing, pooled.version)
         self._terms = terms
-        self._fingerprint = fingerprint
-        self._has_warned = False
-        self._checked: tuple[int | None, int] | None = None
-        self._foreign = 0  # rows that other programs wrote, as far as they were noticed
         # Identity of the index, see `smart_rag.store.place`.
         self.place = replace(tokens.place, folder=tokens.path.parent if folder is None else folder)
+        self.integrity = Integrity(pooled, tokens, terms, self.place.folder, fingerprint)
 
     @property
     def codec(self) -> Codec:
@@ -167,77 +162,11 @@ class DocumentStore:
         rows = self.pooled.get(list({id for id, _ in revisions}))
         return {row.revision for row in rows.values()} & set(revisions)
 
-    def check_counts(self) -> None:
-        """Raise `CorruptStore` if terms of documents are lost, because rankings would change without notice.
-
-        If the term store has more revisions than there are rows, rows may be lost. If rows are lost, log a warning.
-        """
-        if not self._terms.is_complete:
-            return
-        state = self.pooled.version(), self._terms.count()
-        if None not in state and state == self._checked:
-            return  # nothing has been written since the last check
-        if self._counts_fit():
-            self._checked = state
-            return
-        rows = list(self.pooled.select())
-        missing = self._terms.missing([row.revision for row in rows])
-        if missing:
-            raise CorruptStore(
-                f"{self.place.folder}: the terms of {number(len(missing), 'document')} are lost, the first is "
-                f"{missing[0][0]!r}; write them again with index.verify(repair=True) or `smart-rag verify --repair`"
-            )
-        self._foreign = self.pooled.count() - len(rows)
-        lost = self._terms.lost_ids([row.revision for row in rows])
-        if lost and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "%s: the rows of %s are lost, the first is %r; `smart-rag verify` names them",
-                *(self.place.folder, number(len(lost), "document"), lost[0]),
-            )
-
-    def _counts_fit(self) -> bool:
-        """Return whether the term store has as many revisions as there are rows.
-
-        A revision in doubt may or may not have a row.
-
-        Another process may be writing at this moment. So this function compares the counts several times. If they
-        never fit, the caller looks at every row.
-        """
-        for _ in range(_ATTEMPTS):
-            rows = self.pooled.count() - self._foreign
-            if rows <= self._terms.count() <= rows + len(self._terms.doubtful()) or self._has_warned:
-                return True
-        return False
-
-    def check_texts(self, rows: Iterable[Row]) -> None:
-        """Raise `CorruptStore` if the text or metadata of a row are not those that were added."""
-        for row in rows:
-            if self._is_altered(row):
-                what = "text or metadata" if row.is_altered() else "text"
-                raise CorruptStore(
-                    f"{self.place.folder}: the {what} of the document {row.document.id!r} is not what was added"
-                    "; restore the index from a backup, or add this document again"
-                )
-
     def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
         """Yield the documents that pass the filters. Raise `CorruptStore` at one that is not what was added."""
         for row in self.pooled.select(where, where_document):
-            self.check_texts([row])
+            self.integrity.check_texts([row])
             yield row.document
-
-    def _is_altered(self, row: Row) -> bool:
-        """Return whether ``row`` does not fit its checksum, or its text does not fit its key.
-
-        Rows of older indexes have no checksum. If they were encoded from a text alone, their keys are hashes of the
-        text.
-        """
-        return row.is_altered() or (self._terms.is_complete and self._has_another_key(row))
-
-    def _has_another_key(self, row: Row) -> bool:
-        if self._fingerprint is None or row.modality != "text":
-            return False
-        return content_key(self._fingerprint, self.codec.name, row.document.text) != row.key
 
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
         """Write the tokens and terms of ``rows`` again."""
@@ -302,12 +231,14 @@ class DocumentStore:
         """Return, for each of these ids, the row, its vectors as they are stored, and its terms. Leave out unknown ids.
 
         Raises:
-            CorruptStore: the text of a row is altered, or vectors or terms are damaged.
+            CorruptStore: a row is altered, or its vectors or terms are damaged.
             MissingTokens: the token embeddings of a row are missing.
         """
         pairs = self.pooled.vectors(ids)
+        if not pairs:
+            return []
         rows = [row for row, _ in pairs]
-        self.check_texts(rows)
+        self.integrity.check_rows(rows, np.stack([pooled for _, pooled in pairs]))
         terms = self._terms.get([row.revision for row in rows])
         tokens = self.gather([row.key for row in rows], [row.document.id for row in rows])
         return [
@@ -320,10 +251,6 @@ class DocumentStore:
         there = self.pooled.get([row.document.id for row in rows])
         lost = set(self.tokens.missing([row.key for row in rows]))
         return [there.get(row.document.id) == row and i not in lost for i, row in enumerate(rows)]
-
-    def check_complete(self) -> None:
-        """Raise `CorruptStore` if rows are lost or cannot be read."""
-        self._check_complete(list(self.pooled.select()))
 
     def vectors_of_keys(self, keys: Sequence[Key]) -> dict[Key, Representation]:
         """Return a dict from key to the vectors that are stored under it, for ``keys``. They have no vocabulary ids.
@@ -375,21 +302,11 @@ class DocumentStore:
         self.settle()
         rows = list(self.pooled.select())
         revisions = {row.revision for row in rows}
-        self._check_complete(rows)
+        self.integrity.check_complete(rows)
         self.images.vacuum(row.document.image for row in rows)
         # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as is.
-        self._terms.vacuum(revisions, completes=not any(map(self._has_another_key, rows)))
+        self._terms.vacuum(revisions, completes=not any(map(self.integrity.has_another_key, rows)))
         return self.tokens.vacuum({row.key for row in rows})
-
-    def _check_complete(self, rows: Sequence[Row]) -> None:
-        """Raise `CorruptStore` unless ``rows``, which are all rows that can be read, are the rows of all documents."""
-        unread = [*self._terms.lost_ids({row.revision for row in rows}), *self._unreadable(rows)]
-        if unread:
-            raise CorruptStore(
-                f"{self.place.folder}: the rows of {number(len(unread), 'document')} are lost or damaged, the first is "
-                f"{unread[0]!r}, so nothing was removed; restore the index from a backup, or add these documents again"
-                ", or delete them by their ids"
-            )
 
     def remove_unused_terms(self) -> None:
         """Remove terms that no row names. Terms of lost rows stay, because they name the lost documents."""
@@ -397,66 +314,6 @@ class DocumentStore:
         live = {row.revision for row in self.pooled.select()}
         if not self._terms.lost_ids(live):
             self._terms.vacuum(live)
-
-    def _unreadable(self, rows: Sequence[Row]) -> list[str]:
-        """Return the ids of all rows except ``rows``: the damaged rows, and the rows of other programs."""
-        return sorted(set(self.pooled.ids()).difference(row.document.id for row in rows))
-
-    def verify(self) -> VerifyReport:
-        """Read every entry back. Report lost and damaged parts of documents, and the number of orphans."""
-        damage = self._chroma_damage()
-        rows = list(self.pooled.select())
-        unreadable = set(self.tokens.verify())
-        suspects = self._faults(rows, unreadable)
-        if any(suspects):  # look again, because others may have written meanwhile
-            with self.pooled.write_lock():
-                ids = list(set().union(*suspects))
-                suspects = self._faults(list(self.pooled.get(ids).values()), set(self.tokens.verify()), ids)
-        missing, damaged, altered, lost = suspects
-        names = [row.document.id for row in rows]
-        return VerifyReport(
-            missing=tuple(name for name in names if name in missing),
-            damaged=tuple(name for name in names if name in damaged - missing),
-            altered=tuple(name for name in names if name in altered),
-            lost=tuple(sorted(lost)),
-            orphans=len(set(self.tokens.keys()) - {row.key for row in rows}),
-            chroma_damage=damage,
-        )
-
-    def _chroma_damage(self) -> str | None:
-        """Return in one line what is wrong with Chroma's files, or None.
-
-        Raises:
-            CorruptStore: Chroma cannot read them without ending the process.
-        """
-        folder = self.pooled.folder
-        if folder is None:
-            return None
-        damage = self.pooled.damage()
-        vectors = damage_of_vectors(folder, self.pooled.collection)
-        return damage or vectors
-
-    def _faults(
-        self, rows: Sequence[Row], unreadable: Collection[Key], asked: Sequence[str] | None = None
-    ) -> tuple[set[str], set[str], set[str], set[str]]:
-        """Return four sets of ids: documents with missing parts, with damaged parts, with another text, without a row.
-
-        ``rows`` are the rows of the ids ``asked``. By default, they are all rows. ``unreadable`` are keys of damaged
-        tokens.
-        """
-        revisions = [row.revision for row in rows]
-        missing = {rows[i].document.id for i in self.tokens.missing([row.key for row in rows])}
-        missing.update(id for id, _ in self._terms.missing(revisions))
-        damaged = {row.document.id for row in rows if row.key in unreadable}
-        damaged.update(id for id, _ in self._terms.damaged(revisions))
-        altered = {row.document.id for row in rows if self._is_altered(row)}
-        if asked is None:
-            lost = {*self._terms.lost_ids(revisions), *self._unreadable(rows)}
-        else:
-            live = [row.revision for row in self.pooled.select()]
-            gone = {*self._terms.lost_ids(live), *set(self.pooled.ids()).difference(id for id, _ in live)}
-            lost = gone.intersection(asked)
-        return missing, damaged, altered, lost
 
     def copy_to(self, folder: Path) -> None:
         """Copy all stores to ``folder``. The caller holds the write lock of the rows.

@@ -7,9 +7,9 @@ rest of the library uses similarities, where higher is better. Chroma uses dista
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import CorruptStore, IndexExists, IndexNotFound
+from smart_rag.errors import IndexExists, IndexNotFound
 from smart_rag.store.checks.chroma_tables import copy_chroma
-from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
+from smart_rag.store.chroma.client import FolderClient, GivenClient, chroma_errors
 from smart_rag.store.pending import StoredRows
-from smart_rag.store.row import Row, files_of, from_chroma, key_of
+from smart_rag.store.row import Row
+from smart_rag.store.row_reader import RowReader
 from smart_rag.store.sources import Sources
 from smart_rag.store.where import KEY, Where, chroma_where, chroma_where_document, fits, halves
 
@@ -60,15 +61,12 @@ class PooledStore:
     ) -> None:
         # Whether filters can search lists. They cannot if an older smart_rag wrote the rows.
         self.has_lists = True
-        # The files that rows may name. An index that is opened replaces it by its own.
-        self.sources = Sources(root)
-        self._has_warned = False
-        self._refused: dict[str, list[Path]] = {}
+        self._reader = RowReader(root)
         self._chroma = chroma
         self.collection = collection
         self._part_rows = part_rows  # number of rows in one call to Chroma
         self.folder = folder  # Chroma's. None if the caller brings the client
-        self._root = root
+        self.root = root
         self._closed = False
 
     @classmethod
@@ -147,6 +145,15 @@ class PooledStore:
         return cls(chroma, collection, part_rows, path if client is None else None, root)
 
     @property
+    def sources(self) -> Sources:
+        """The files that rows may name. An index that is opened replaces them by its own."""
+        return self._reader.sources
+
+    @sources.setter
+    def sources(self, sources: Sources) -> None:
+        self._reader.sources = sources
+
+    @property
     def given_client(self) -> ClientAPI | None:
         """The client that the caller brought. None if the rows are in a folder."""
         return self._chroma.client if isinstance(self._chroma, GivenClient) else None
@@ -161,7 +168,7 @@ class PooledStore:
         ``before`` are these old rows, if the caller has them from `stored`.
         """
         before = self.stored([row.document.id for row in rows]) if before is None else before
-        self.write(StoredRows.of_rows(rows, pooled, self._root).over(before))
+        self.write(StoredRows.of_rows(rows, pooled, self.root).over(before))
         return self.rows(before)
 
     def write(self, rows: StoredRows) -> None:
@@ -177,20 +184,20 @@ class PooledStore:
 
     def rows(self, stored: StoredRows) -> list[Row]:
         """Return ``stored`` as rows. The rows of other programs and damaged rows are left out."""
-        return self._rows(stored.settled().columns())
+        return self._reader.rows(stored.settled().columns())
 
     def undo_of(self, rows: Sequence[Row], before: StoredRows) -> StoredRows:
         """Return what to write to bring back the rows ``before`` after ``rows`` were written over them."""
         new = {row.document.id: row for row in rows}
         over = [new[id] for id in before.ids if id in new]
-        return before.over(StoredRows.of_rows(over, before.pooled, self._root))
+        return before.over(StoredRows.of_rows(over, before.pooled, self.root))
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
         """Return a dict from id to row, for these ids. Unknown ids are left out."""
         found: dict[str, Row] = {}
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents"])
-            found.update((row.document.id, row) for row in self._rows(result))
+            found.update((row.document.id, row) for row in self._reader.rows(result))
         return found
 
     def embeddings(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -207,7 +214,7 @@ class PooledStore:
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents", "embeddings"])
             embeddings = dict(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
-            found += [(row, embeddings[row.document.id]) for row in self._rows(result)]
+            found += [(row, embeddings[row.document.id]) for row in self._reader.rows(result)]
         return found
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
@@ -235,14 +242,12 @@ class PooledStore:
     def select(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Row]:
         """Yield every row that matches the filters. A row that is removed before it is read is left out."""
         for result in self._pages(where, where_document, ["metadatas", "documents"]):
-            yield from self._rows(result)
+            yield from self._reader.rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
         """Yield every row that matches the filters, with its pooled embedding. The rows come in blocks."""
         for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
-            keys = [
-                self._key(name, metadata) for name, metadata in zip(result["ids"], result["metadatas"], strict=True)
-            ]
+            keys = list(map(self._reader.key, result["ids"], result["metadatas"]))
             own = [i for i, key in enumerate(keys) if key is not None]
             if own:
                 pooled = np.asarray(result["embeddings"], dtype=np.float32)[own]
@@ -322,7 +327,7 @@ class PooledStore:
 
     def refused_files(self, id: str) -> list[Path]:
         """Return the files that were left out when the row ``id`` was read, because the index may not read them."""
-        return self._refused.get(id, [])
+        return self._reader.refused.get(id, [])
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the rows with these ids. Unknown ids are ignored."""
@@ -373,45 +378,6 @@ class PooledStore:
             self._closed = True
             self._chroma.release()
 
-    def _rows(self, result: Any) -> list[Row]:
-        parts = zip(result["ids"], result["documents"], result["metadatas"], strict=True)
-        return [row for part in parts if (row := self._row(*part)) is not None]
-
-    def _key(self, id: str, metadata: Mapping[str, Any] | None) -> bytes | None:
-        """Return the key of a row's tokens. Return None if smart_rag did not write the row, or if it is damaged."""
-        try:
-            return key_of(metadata or {})
-        except CorruptStore as error:
-            self._warn(f"the row {id!r} {error}; it is left out, `smart-rag verify` lists all such rows")
-            return None
-
-    def _row(self, id: str, text: str | None, metadata: Mapping[str, Any] | None) -> Row | None:
-        """Return a row. Return None if smart_rag did not write it, or if it is damaged.
-
-        If the index must not read one of the row's files, the row is returned without image and video.
-        """
-        try:
-            row = from_chroma(id, text, metadata or {}, self._root)
-        except CorruptStore as error:
-            self._warn(f"the row {id!r} {error}; it is left out, `smart-rag verify` lists all such rows")
-            return None
-        refused = [file for file in files_of(row.document) if not self.sources.admits(file)]
-        if not refused:
-            self._refused.pop(id, None)
-            return row
-        self._refused[id] = refused
-        self._warn(
-            f"the document {id!r} shows {refused[0]}, which you have not added to this index on this machine, so this "
-            f"and other such files are not read; to read them, open the index with sources=[{str(refused[0].parent)!r}]"
-        )
-        return replace(row, document=replace(row.document, image=None, video=None))
-
-    def _warn(self, message: str) -> None:
-        """Log ``message``, unless this store has already logged one."""
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning("%s: %s", self._root, message)
-
     def _candidates(self, result: Any) -> list[list[Candidate]]:
         queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
         return [
@@ -419,7 +385,7 @@ class PooledStore:
                 Candidate(row, 1.0 - distance)
                 for name, text, metadata, distance in zip(*query, strict=True)
                 # A row that was removed after its vector was found has no metadata.
-                if metadata is not None and (row := self._row(name, text, metadata)) is not None
+                if metadata is not None and (row := self._reader.row(name, text, metadata)) is not None
             ]
             for query in queries
         ]

@@ -27,7 +27,7 @@ from smart_rag.errors import (
     SmartRagError,
     StorageFull,
 )
-from smart_rag.store.chroma_client import FolderClient
+from smart_rag.store.chroma.client import FolderClient
 from smart_rag.store.lmdb_environment import Environment
 from smart_rag.store.place import identity_of
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.another_process import another_process
 from helpers.word_encoder import WordEncoder
 
-import smart_rag.store.chroma_client
+import smart_rag.store.chroma.client
 from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.errors import IndexLocked
 
@@ -36,9 +36,9 @@ def writer(path):
 def openings(monkeypatch):
     """The paths at which this process has opened Chroma."""
     paths = []
-    persistent = smart_rag.store.chroma_client._persistent
+    persistent = smart_rag.store.chroma.client._persistent
     monkeypatch.setattr(
-        smart_rag.store.chroma_client, "_persistent", lambda path: (paths.append(path), persistent(path))[1]
+        smart_rag.store.chroma.client, "_persistent", lambda path: (paths.append(path), persistent(path))[1]
     )
     return paths
 

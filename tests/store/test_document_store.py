@@ -53,7 +53,7 @@ def test_commit_writes_rows_tokens_and_terms(store):
     expected = vectors(2).tokens.embeddings.astype(np.float16)
     np.testing.assert_array_equal(tokens.embeddings, np.concatenate([expected[2:], expected[:2]]))
     assert (best(store, 0), best(store, 1), best(store, 100)) == (["a"], ["b"], ["a", "b"])
-    assert store.verify() == VerifyReport((), (), 0)
+    assert store.integrity.verify() == VerifyReport((), (), 0)
 
 
 def test_commit_replaces(store):
@@ -84,9 +84,9 @@ def test_a_crash_before_the_row_is_written(store, name, monkeypatch):
             store.commit([row("a", number=2)], vectors(1, seed=1))
     assert store.pooled.get(["a"]) == {"a": row("a", number=1)}
     assert best(store, 0) == ["a"]
-    assert store.verify() == VerifyReport((), (), 1)
+    assert store.integrity.verify() == VerifyReport((), (), 1)
     assert store.vacuum() == 1
-    assert store.verify() == VerifyReport((), (), 0)
+    assert store.integrity.verify() == VerifyReport((), (), 0)
     assert best(store, 10) == []
 
 
@@ -98,7 +98,7 @@ def test_a_crash_after_the_row_is_removed(store, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             store.delete(["a"])
     assert list(store.pooled.get(["a", "b"])) == ["b"]
-    assert store.verify() == VerifyReport((), (), 1)
+    assert store.integrity.verify() == VerifyReport((), (), 1)
     assert store.vacuum() == 1
     assert best(store, 100) == ["b"]
 
@@ -106,7 +106,7 @@ def test_a_crash_after_the_row_is_removed(store, monkeypatch):
 def everything(store):
     """Return all that the store holds, without vectors."""
     rows = {row.document.id: row for row in store.pooled.select()}
-    return rows, [best(store, i) for i in range(0, 40, 10)], store.verify().sound
+    return rows, [best(store, i) for i in range(0, 40, 10)], store.integrity.verify().sound
 
 
 WRITES = {
@@ -146,7 +146,7 @@ def test_update_metadata(store):
     assert store.pooled.get(["a"])["a"].document.metadata == {"y": 2}
     np.testing.assert_allclose(store.pooled.embeddings(["a"])["a"], before, rtol=0, atol=1e-6)
     assert best(store, 0) == ["a"]
-    assert store.verify().sound
+    assert store.integrity.verify().sound
 
 
 def test_missing_and_damaged_entries_are_repaired(store):
@@ -169,9 +169,9 @@ def test_missing_and_damaged_entries_are_repaired(store):
     assert error.value.ids == ("a",)
     with pytest.raises(CorruptStore, match=r"'b' fails its checksum; encode it again"):
         store.gather(keys[1:], ["b", "c"])
-    assert store.verify() == VerifyReport(("a",), ("b",), 0)
+    assert store.integrity.verify() == VerifyReport(("a",), ("b",), 0)
     store.repair(rows, vectors(3))
-    assert store.verify() == VerifyReport((), (), 0)
+    assert store.integrity.verify() == VerifyReport((), (), 0)
     assert len(store.gather(keys, ["a", "b", "c"])) == 3
 
 

@@ -14,6 +14,7 @@ from smart_rag.errors import NotTrusted
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.ingest import Ingest, batches
 from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import VECTORS, Row
 from smart_rag.store.token_store import key_of_vectors
 from smart_rag.wording import number
@@ -43,7 +44,7 @@ def copy_documents(
         CorruptStore, MissingTokens: something in ``source`` is altered, damaged or lost.
         NotTrusted: a document has an image or a video that the index may not read.
     """
-    for window in _windows(source):
+    for window in _windows(source.pooled):
         for part in batches(window):
             stored = source.stored([row.document.id for row in part])
             rows = [_with_new_key(row, vectors, source, target, encoder) for row, vectors, _ in stored]
@@ -52,41 +53,47 @@ def copy_documents(
                 vectors = Representation.concatenate([stored[i][1] for i in new])
                 target.commit([rows[i] for i in new], vectors, [stored[i][2] for i in new])
             on_progress(len(part))
-    _remove_rest(source, target)
+    _remove_rest(source.pooled, target)
 
 
 def encode_documents(
-    source: DocumentStore, target: DocumentStore, encoder: IndexEncoder, on_progress: OnProgress
+    source: PooledStore,
+    target: DocumentStore,
+    encoder: IndexEncoder,
+    on_progress: OnProgress,
+    check: Callable[[Sequence[Row]], object],
 ) -> None:
-    """Make ``target`` hold the documents of ``source``, with new vectors from ``encoder``.
+    """Make ``target`` hold the documents of the rows in ``source``, with new vectors from ``encoder``.
+
+    ``check`` is called with rows before they are encoded. It raises `CorruptStore` if one is not what was added.
 
     Raises:
-        CorruptStore: something in ``source`` is altered, damaged or lost.
+        CorruptStore: a row is altered.
         InvalidInput: ``encoder`` cannot read the content of a document.
         NotTrusted: a document has an image or a video that the index may not read.
     """
     ingest = Ingest(target, encoder, on_progress)
     for window in _windows(source):
-        source.check_texts(window)
+        check(window)
         ingest.add_rows(window)
     _remove_rest(source, target)
 
 
-def _windows(source: DocumentStore) -> Iterator[list[Row]]:
-    ids = source.pooled.ids()
+def _windows(source: PooledStore) -> Iterator[list[Row]]:
+    ids = source.ids()
     for start in range(0, len(ids), _WINDOW):
-        rows = list(source.pooled.get(ids[start : start + _WINDOW]).values())
+        rows = list(source.get(ids[start : start + _WINDOW]).values())
         _check_files(source, rows)
         yield sorted(rows, key=lambda row: row.modality == "text")  # images first, because their batches are small
 
 
-def _check_files(source: DocumentStore, rows: Sequence[Row]) -> None:
+def _check_files(source: PooledStore, rows: Sequence[Row]) -> None:
     """Raise `NotTrusted` if a row was read without its image or video, because its copy would have lost it."""
-    refused = {row.document.id: files for row in rows if (files := source.pooled.refused_files(row.document.id))}
+    refused = {row.document.id: files for row in rows if (files := source.refused_files(row.document.id))}
     if refused:
         id, files = next(iter(refused.items()))
         raise NotTrusted(
-            f"{source.place.folder}: this index may not read the image or video of {number(len(refused), 'document')},"
+            f"{source.root}: this index may not read the image or video of {number(len(refused), 'document')},"
             f" the first is {id!r} with {files[0]}, so nothing was changed; open the index with sources= that name "
             "these files or their folders"
         )
@@ -104,6 +111,6 @@ def _with_new_key(
     return replace(row, key=encoder.key(content, None if row.stamp is None else row.stamp.hash))
 
 
-def _remove_rest(source: DocumentStore, target: DocumentStore) -> None:
+def _remove_rest(source: PooledStore, target: DocumentStore) -> None:
     """Remove documents that ``source`` does not have. An earlier, interrupted call may have written them."""
-    target.delete(sorted(set(target.pooled.ids()).difference(source.pooled.ids())))
+    target.delete(sorted(set(target.pooled.ids()).difference(source.ids())))

@@ -46,12 +46,13 @@ class Rewrite:
         self.store = make(path, self.manifest, client, sources)
         self.manifest.write(path / self.manifest.data)
 
-    def finish(self, old: DocumentStore) -> None:
-        """Make `store` the store of the index. Close and remove the ``old`` one."""
+    def finish(self, old: DocumentStore | None = None) -> None:
+        """Make `store` the store of the index. Close the ``old`` one, if it is open, and remove it."""
         self.manifest.write(self._path)
         (self._path / self.manifest.data / FILE_NAME).unlink()
-        old.pooled.drop()
-        old.close()
+        if old is not None:
+            old.pooled.drop()
+            old.close()
         remove_old(self._path)
 
 

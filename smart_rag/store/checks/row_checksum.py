@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from smart_rag.store.where import RESERVED
 # The checksum as 16 hexadecimal digits, a space, and the trace.
 CHECKSUM = RESERVED + "checksum"
 _DIGITS = 16
+# hnswlib divides by the length and multiplies by it again. So numbers of an embedding change in the last digit.
+_TRACE_TOLERANCE = 2e-5
+_LENGTH_TOLERANCE = 1e-3
 
 
 def checksum_of(id: str, text: str, metadata: Mapping[str, Any]) -> str:
@@ -72,3 +75,23 @@ def trace_of(metadata: Mapping[str, Any]) -> float | None:
         return float(found) if found else None
     except ValueError:
         raise CorruptStore(f"has a damaged checksum ({metadata[CHECKSUM]!r:.80})") from None
+
+
+def sound_vectors(pooled: NDArray[np.float32], metadatas: Sequence[Mapping[str, Any] | None]) -> NDArray[np.bool_]:
+    """Return for each of n embeddings whether it is the one that was written, as far as its row tells."""
+    traces = np.asarray([_expected(metadata or {}) for metadata in metadatas], dtype=np.float64)
+    lengths = np.linalg.norm(pooled.astype(np.float64), axis=1)
+    has_trace = ~np.isnan(traces)
+    fits = np.abs(traces_of(pooled) - traces) <= _TRACE_TOLERANCE
+    is_unit = np.abs(lengths - 1) <= _LENGTH_TOLERANCE
+    found: NDArray[np.bool_] = np.isfinite(pooled).all(axis=1) & is_unit & (fits | ~has_trace)
+    return found
+
+
+def _expected(metadata: Mapping[str, Any]) -> float:
+    """Return the trace in ``metadata``; infinity if it is damaged, and NaN if there is none."""
+    try:
+        trace = trace_of(metadata)
+    except CorruptStore:
+        return float("inf")
+    return float("nan") if trace is None else trace

@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from smart_rag.store.checks.chroma_tables import tables_alone
-from smart_rag.store.chroma_client import FolderClient, chroma_errors
+from smart_rag.store.chroma.client import FolderClient, chroma_errors
 from smart_rag.store.pooled_store import PooledStore
 
 _PART_ROWS = 2_000
 
 
 @contextmanager
-def rows_alone(folder: Path, collection: str) -> Iterator[PooledStore]:
+def rows_alone(folder: Path, collection: str, root: Path | None = None) -> Iterator[PooledStore]:
     """Yield a store with the rows of a ``collection`` in Chroma's ``folder``, as of the last commit.
 
     It has ids, texts and metadata, and knows paths as the store in ``folder`` does. Embeddings may be missing. Chroma
     reads a copy of its SQLite file alone, so damaged files of the vectors are neither read nor written. The store is
-    closed at the end, and the copy is removed.
+    closed at the end, and the copy is removed. ``root`` is the folder of the index. By default, it contains ``folder``.
 
     Raises:
         CorruptStore: the SQLite file is missing or damaged.
@@ -27,7 +27,7 @@ def rows_alone(folder: Path, collection: str) -> Iterator[PooledStore]:
     with tables_alone(folder) as place:
         with chroma_errors(place):
             client = FolderClient.at(place)
-        store = PooledStore(client, collection, _PART_ROWS, place, folder.absolute().parent)
+        store = PooledStore(client, collection, _PART_ROWS, place, root or folder.absolute().parent)
         try:
             yield store
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smart_rag.store.chroma_client import chroma_errors
+from smart_rag.store.chroma.client import chroma_errors
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI

@@ -1,4 +1,4 @@
-"""`chroma_client`: one Chroma for a folder, and Chroma's errors as ours."""
+"""`client`: one Chroma for a folder, and Chroma's errors as ours."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ from smart_rag.errors import (
     InvalidInput,
     SmartRagError,
 )
-from smart_rag.store.chroma_client import FolderClient, GivenClient, chroma_errors
+from smart_rag.store.chroma.client import FolderClient, GivenClient, chroma_errors
 
 ONE = {"ids": ["a"], "embeddings": [[1.0, 0.0]], "documents": ["text"]}
 
