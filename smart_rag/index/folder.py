@@ -104,7 +104,8 @@ def create_stores(
 
 def remove_stores(path: Path) -> None:
     """Remove the stores in the folder ``path``: rows, token embeddings and terms."""
-    for name in ("chroma", _TOKENS, "terms"):
+    # The tokens first, because by them, other processes notice that the stores were replaced.
+    for name in (_TOKENS, "chroma", "terms"):
         if (path / name).is_dir():
             shutil.rmtree(path / name)
 

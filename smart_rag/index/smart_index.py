@@ -6,12 +6,13 @@ import asyncio
 import logging
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -40,7 +41,7 @@ from smart_rag.encoders.protocol import (
     token_counter,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
+from smart_rag.errors import IndexClosed, IndexExists, IndexNotFound, InvalidInput
 from smart_rag.files import reader as files
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
@@ -92,6 +93,26 @@ _REPAIRS = 3
 # If the caller brings the vectors, the modalities are unknown.
 _ALL_MODALITIES = ("text", "image", "video")
 _COLLECTION = "smart_rag"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _following(method: Callable[Concatenate[SmartIndex, P], R]) -> Callable[Concatenate[SmartIndex, P], R]:
+    """Decorate a method that reads. If the index is written anew meanwhile, the method is called again."""
+
+    @wraps(method)
+    def call(self: SmartIndex, /, *arguments: P.args, **options: P.kwargs) -> R:
+        store = self._store
+        try:
+            return method(self, *arguments, **options)
+        except (IndexNotFound, IndexClosed):
+            self._check_open()  # opens the new stores, if there are any
+            if self._store is store:
+                raise
+            return method(self, *arguments, **options)
+
+    return call
 
 
 class SmartIndex:
@@ -645,6 +666,7 @@ class SmartIndex:
 
     # --- read -------------------------------------------------------------------------------
 
+    @_following
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return the documents with these ids, in this order. Ids that are not in the index are left out.
 
@@ -697,6 +719,7 @@ class SmartIndex:
         self._check_open()
         return self._store.documents(where, where_document)
 
+    @_following
     def count(self) -> int:
         """Return the number of documents in the index."""
         self._check_open()
@@ -767,6 +790,7 @@ class SmartIndex:
         """
         return await in_reader_thread(self.search, query, top_k, **options)
 
+    @_following
     def search_many(
         self,
         queries: Sequence[str | Content] | Representation,
@@ -807,6 +831,7 @@ class SmartIndex:
         needed = f"an index with an encoder; leave it out for this search of {self.path}"
         return [relevant_hits(hits, min_relevance, needed) for hits in found]
 
+    @_following
     def rerank(
         self,
         query: str | Content | Representation,
@@ -847,6 +872,7 @@ class SmartIndex:
         """Do the same as `rerank`, with the same ``options``, without blocking the event loop; see `asearch`."""
         return await in_reader_thread(self.rerank, query, hits, top_k, **options)
 
+    @_following
     def diversify(
         self,
         hits: Sequence[Hit],
@@ -875,6 +901,7 @@ class SmartIndex:
         weights = self.manifest.weights if weights is None else check_weights(weights)
         return diversify(self._store, hits, top_k, mmr_lambda, weights) if hits else []
 
+    @_following
     def tokens(self, ids: Sequence[str]) -> TokenBatch:
         """Return the stored token embeddings of the documents with these ids, in this order.
 

@@ -61,6 +61,7 @@ def remove_old(path: Path) -> None:
     current = Manifest.read(path).data
     for child in _data_folders(path):
         if child.name != current and not (child / FILE_NAME).is_file():
+            folder.remove_stores(child)
             shutil.rmtree(child)
     if current:
         folder.remove_stores(path)

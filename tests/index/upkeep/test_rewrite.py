@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import chromadb
 import numpy as np
@@ -176,6 +177,25 @@ def test_readers_and_later_writers_follow_to_the_new_stores(tmp_path, change):
         assert "new" in [hit.id for hit in reader.search("keys", 100)]
         writer.run("index.close()")
         assert reader.delete(["new"]) == 1
+
+
+def test_searches_go_on_while_another_process_compacts(tmp_path):
+    with make(tmp_path / "index"):
+        pass
+    with (
+        SmartIndex.open(tmp_path / "index", VocabularyEncoder()) as reader,
+        another_process(tmp_path / "index", "VocabularyEncoder") as writer,
+    ):
+        before, done, searches = answers(reader), threading.Event(), 0
+        writer.start("for _ in range(6): index.compact()")
+        waiting = threading.Thread(target=lambda: (writer.wait(), done.set()))
+        waiting.start()
+        while not done.is_set():
+            assert answers(reader) == before
+            assert reader.get(["d7"])[0].text == TEXTS[7]
+            searches += 1
+        waiting.join()
+        assert searches > 1
 
 
 def test_two_objects_of_one_process_share_the_new_stores(tmp_path):
