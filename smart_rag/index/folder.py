@@ -83,6 +83,7 @@ def create(path: Path, manifest: Manifest, client: ClientAPI | None) -> Document
         store = create_stores(path, manifest, client)
         undo.callback(store.pooled.drop)
         undo.callback(store.close)
+        store.pooled.sources.own()
         manifest.write(path)  # last, so that an index with a manifest is complete
         undo.pop_all()
     return store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -93,6 +94,8 @@ _REPAIRS = 3
 # If the caller brings the vectors, the modalities are unknown.
 _ALL_MODALITIES = ("text", "image", "video")
 _COLLECTION = "smart_rag"
+# A scheme of more than one letter, because ``C:`` is a drive of Windows.
+_ADDRESS = re.compile("(?!file:)[A-Za-z][A-Za-z0-9+.-]+:")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -706,13 +709,25 @@ class SmartIndex:
         return self._store.images.file_of(found.image, max_pixels)
 
     def may_read(self, path: str | Path) -> bool:
-        """Return whether the index may read the file ``path``.
+        """Return whether the index may read ``path``, a file or an address on the web.
 
         It may read files in its own folder, files that were added to it on this machine, and the ``sources`` that were
-        given to `open`. Ask before you show or send a file that the metadata of a document names.
+        given to `open`. If you have made the index on this machine, it may also read addresses on the web. Ask before
+        you show or send what the metadata of a document names.
         """
         self._session.check_open()
-        return "\0" not in str(path) and self._store.pooled.sources.admits(absolute(path))
+        sources, is_address = self._store.pooled.sources, bool(_ADDRESS.match(str(path)))
+        return sources.is_own if is_address else "\0" not in str(path) and sources.admits(absolute(path))
+
+    def allow(self, paths: Iterable[str | Path]) -> None:
+        """Let the index read these files and folders, now and later on this machine.
+
+        Adding a document allows its image and its video. Use this method for files that the metadata of your documents
+        names (see `may_read`), or for the images of an index that somebody else has made. For one session, ``sources``
+        of `open` does the same.
+        """
+        self._session.check_open()
+        self._store.pooled.sources.name(map(absolute, paths))
 
     def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
         """Yield the documents that pass the filters, or all documents. The filters are those of `search`."""

@@ -5,6 +5,9 @@ a file is read, others may see it: a language model that gets it in a prompt, or
 hit. So an index reads only files in its own folder and files that its user has named. The user names a file in a call
 that adds it, or with ``sources=``. Files that a call adds are remembered in the user's own folder
 (`smart_rag.paths.user_folder`), under the id of the index. Nobody can guess this id.
+
+If the user has made the index on this machine, the addresses on the web in its rows come from the user's own programs.
+In an index from elsewhere, they may come from anybody.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ class Sources:
         self.given = tuple(map(absolute, given))
         self._named = {_real(folder), *map(_real, self.given), *(_real(path.parent) / path.name for path in self.given)}
         self._record: Path | None = None
+        self.is_own = False  # whether this user has made the index on this machine
         self.remember(id)
 
     def remember(self, id: str | None) -> None:
@@ -47,6 +51,7 @@ class Sources:
         if id is None or not _ID.fullmatch(id):
             return
         self._record = user_folder() / "sources" / f"{id}.txt"
+        self.is_own = self._record.with_suffix(".own").is_file()
         if self._record.is_file():
             lines = self._record.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             self._named |= {Path(line) for line in lines if line}
@@ -54,6 +59,12 @@ class Sources:
     def admit(self, folder: Path) -> None:
         """Admit the files in ``folder``, but only in this session."""
         self._named.add(_real(folder))
+
+    def own(self) -> None:
+        """Remember that this user has made the index on this machine."""
+        self.is_own = True
+        if self._record is not None:
+            self._write(self._record.with_suffix(".own"), ())
 
     def name(self, paths: Iterable[Path]) -> None:
         """Admit ``paths``, now and in later sessions. The user of the index has named them."""
@@ -63,12 +74,15 @@ class Sources:
         if not new:
             return
         self._named |= new
-        if self._record is None:
-            return
+        if self._record is not None:
+            self._write(self._record, (f"{path}\n" for path in sorted(new) if "\n" not in str(path)))
+
+    def _write(self, file: Path, lines: Iterable[str]) -> None:
+        """Append ``lines`` to ``file``. If this is not possible, log a warning."""
         try:
-            self._record.parent.mkdir(parents=True, exist_ok=True)
-            with self._record.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(f"{path}\n" for path in sorted(new) if "\n" not in str(path))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8", errors="surrogateescape") as opened:
+                opened.writelines(lines)
         except OSError as error:
             logger.warning(
                 "cannot remember the sources of the index in %s (%s); name them by sources= when you open it again",

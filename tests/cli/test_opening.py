@@ -173,7 +173,7 @@ def test_an_index_of_a_newer_format(tmp_path, command):
     manifest = tmp_path / "index" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99, "news": True}))
     said = error_of(*command, "--db", tmp_path / "index")
-    assert "the index has format 99, this smart_rag reads formats 2 to 3; upgrade with" in said
+    assert "the index has format 99, this smart_rag reads formats 2 to 4; upgrade with" in said
 
 
 def test_an_index_without_an_encoder_cannot_be_searched_by_text(tmp_path):

@@ -26,14 +26,18 @@ def library(command):
 
     return {
         "index": [SmartEncoder, SmartIndex.add_files, IndexConfig, limits],
-        "search": [SmartEncoder, SmartIndex.search, Content],
-        "ask": [SmartEncoder, answer.ask, Content],
+        "search": [SmartEncoder, SmartIndex.open, SmartIndex.search, Content],
+        "ask": [SmartEncoder, SmartIndex.open, answer.ask, Content],
         "eval": [SmartEncoder, evaluator.evaluate, load_dataset],
         "tune": [SmartEncoder, tuner.tune, load_labels],
         "info": [SmartEncoder],
         "delete": [SmartIndex.delete],
         "verify": [SmartIndex.verify],
         "vacuum": [SmartIndex.vacuum],
+        "compact": [SmartIndex.compact],
+        "convert": [SmartEncoder, SmartIndex.convert],
+        "backup": [SmartIndex.snapshot],
+        "restore": [SmartIndex.snapshot],
         "demo": [],
         "backfill": [SmartEncoder, SmartEmbedding],
         "train adapter": [

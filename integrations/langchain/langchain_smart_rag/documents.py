@@ -85,6 +85,12 @@ def to_langchain(found: Iterable[smart_rag.Document | smart_rag.Hit], index: sma
     return documents
 
 
+def allow_images(documents: Iterable[smart_rag.Document], index: smart_rag.SmartIndex) -> None:
+    """Let ``index`` return the files under ``image_path`` of ``documents``, which are about to be added."""
+    paths = {path for document in documents if isinstance(path := document.metadata.get(IMAGE_PATH), str)}
+    index.allow(path_of(path) for path in paths if "\0" not in path)
+
+
 def _may_show(document: Document, index: smart_rag.SmartIndex) -> bool:
     path = document.metadata.get(IMAGE_PATH)
     return path is None or (isinstance(path, str) and index.may_read(path_of(path)))

@@ -15,7 +15,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 import smart_rag
-from langchain_smart_rag.documents import path_of, query_of, to_langchain, to_smart_rag, with_text
+from langchain_smart_rag.documents import allow_images, path_of, query_of, to_langchain, to_smart_rag, with_text
 from langchain_smart_rag.embeddings import PLAIN, SmartEmbeddings, encoder_of
 from smart_rag import Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights
@@ -189,6 +189,7 @@ class SmartVectorStore(VectorStore):
 
     def _write(self, documents: Sequence[smart_rag.Document]) -> list[str]:
         self.index.add(documents)
+        allow_images(documents, self.index)
         return [document.id for document in documents]
 
     # The async methods run in smart_rag's threads, see `smart_rag.threads`.
@@ -212,6 +213,7 @@ class SmartVectorStore(VectorStore):
 
     async def _awrite(self, documents: Sequence[smart_rag.Document]) -> list[str]:
         await self.index.aadd(documents)
+        allow_images(documents, self.index)
         return [document.id for document in documents]
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:

@@ -155,9 +155,9 @@ def query_of(bundle: QueryBundle) -> str | Content:
 def nodes_of(found: Iterable[Document | Hit], index: SmartIndex, *, allow_urls: bool = False) -> list[BaseNode]:
     """Return the nodes of ``found``; see `node_of`.
 
-    A node that somebody else has stored may name any file or address. So files that the index may not read
-    (`SmartIndex.may_read`) are left out, and without ``allow_urls``, addresses on the web, too. One warning counts
-    these nodes.
+    A node that somebody else has stored may name any file or address. So files and addresses that the index may not
+    read (`SmartIndex.may_read`) are left out. With ``allow_urls``, addresses on the web are kept. One warning counts
+    the nodes.
     """
     nodes = [node_of(document, index) for document in found]
     refused = [node for node in nodes if _without_refused(node, index, allow_urls)]
@@ -171,23 +171,35 @@ def nodes_of(found: Iterable[Document | Hit], index: SmartIndex, *, allow_urls: 
     return nodes
 
 
-def _without_refused(node: BaseNode, index: SmartIndex, allow_urls: bool) -> bool:
-    """Remove from ``node`` the files and addresses that must not be used. Return whether there were any."""
+def allow_files(nodes: Iterable[BaseNode], index: SmartIndex) -> None:
+    """Let ``index`` return the files that ``nodes``, which are about to be added, name."""
+    places = {place for node in nodes for _, _, place in _places(node) if not _is_on_web(place) and "\0" not in place}
+    index.allow(map(_path_of, places))
+
+
+def _places(node: BaseNode) -> list[tuple[Any, str, str]]:
+    """Return each file and address that ``node`` names: the object and the attribute that has it, and the name."""
     owners: list[tuple[Any, str, str]] = [(node, "image_path", "image_url")]
     owners += [(getattr(node, name, None), "path", "url") for name in _RESOURCES]
-    found = False
-    for owner, path, url in owners:
-        for name in (path, url):
-            value = getattr(owner, name, None)
-            if value is not None and not _may_use(str(value), index, allow_urls and name == url):
-                setattr(owner, name, None)
-                found = True
-    return found
+    found = [(owner, name, getattr(owner, name, None)) for owner, *names in owners for name in names]
+    return [(owner, name, str(value)) for owner, name, value in found if value is not None]
+
+
+def _without_refused(node: BaseNode, index: SmartIndex, allow_urls: bool) -> bool:
+    """Remove from ``node`` the files and addresses that must not be used. Return whether there were any."""
+    refused = [(owner, name) for owner, name, place in _places(node) if not _may_use(place, index, allow_urls)]
+    for owner, name in refused:
+        setattr(owner, name, None)
+    return bool(refused)
 
 
 def _may_use(place: str, index: SmartIndex, allow_urls: bool) -> bool:
-    is_on_web = urlparse(place).scheme not in ("", "file") and not Path(place).is_absolute()
-    return allow_urls if is_on_web else index.may_read(_path_of(place))
+    is_on_web = _is_on_web(place)
+    return (is_on_web and allow_urls) or index.may_read(place if is_on_web else _path_of(place))
+
+
+def _is_on_web(place: str) -> bool:
+    return urlparse(place).scheme not in ("", "file") and not Path(place).is_absolute()
 
 
 def node_of(document: Document | Hit, index: SmartIndex) -> BaseNode:

@@ -50,7 +50,7 @@ class SmartRetriever(BaseRetriever):
         with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it.
         sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
             open.
-        allow_urls: return the addresses on the web that nodes name. Whoever made the index has chosen them.
+        allow_urls: return the addresses on the web that nodes name, even if somebody else has made the index.
         options: arguments of LlamaIndex's ``BaseRetriever``.
 
     Raises:

@@ -18,7 +18,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from llama_index_smart_rag.embedding import SmartEmbedding
-from llama_index_smart_rag.nodes import REF_DOC_ID, document_of, image_of, node_of, nodes_of, where_of
+from llama_index_smart_rag.nodes import REF_DOC_ID, allow_files, document_of, image_of, node_of, nodes_of, where_of
 from llama_index_smart_rag.pickling import Lock, Pickled
 from smart_rag import CachedEncoder, Document, Hit, Representation, SmartIndex
 from smart_rag.config import DEFAULT_CANDIDATES, Count, FirstStageName, Weights, check_count, check_weights, nearest
@@ -60,7 +60,7 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
             ``SimilarityPostprocessor`` can use it.
         sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
             open.
-        allow_urls: return the addresses on the web that nodes name. Whoever wrote the nodes has chosen them.
+        allow_urls: return the addresses on the web that nodes name, even if somebody else has made the index.
         options: arguments of LlamaIndex's base class. `to_dict` writes them. Normally, you do not pass them.
 
     Raises:
@@ -161,6 +161,7 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         """
         documents = self._documents_of(nodes)
         self.index.add(documents)
+        allow_files(nodes, self.index)
         return [document.id for document in documents]
 
     def _documents_of(self, nodes: Sequence[BaseNode]) -> list[Document]:
@@ -266,6 +267,7 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         documents = await in_writer_thread(self._documents_of, nodes)
         await self.index.aadd(documents)
+        allow_files(nodes, self.index)
         return [document.id for document in documents]
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:

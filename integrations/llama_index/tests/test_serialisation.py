@@ -75,6 +75,7 @@ OPTIONS = {
     "model_kwargs": st.just({"dtype": "float16"}),
     "num_workers": st.integers(1, 4),
 }
+OF_SOURCES = {"sources": st.sampled_from([[], ["/some/scans"]]), "allow_urls": st.booleans()}
 ARGUMENTS = {
     SmartRerank: {
         "embed_model": OWN,
@@ -98,12 +99,14 @@ ARGUMENTS = {
         "object_map": st.sampled_from([{}, {"0": NODES[1]}]),
         "objects": st.none(),
         "verbose": st.booleans(),
+        **OF_SOURCES,
     },
     SmartVectorStore: {
         "candidates": st.integers(1, 4),
         "first_stage": FIRST_STAGES,
         "weights": WEIGHTS,
         "with_relevance": st.booleans(),
+        **OF_SOURCES,
     },
 }
 # These go with only some of the others, so the tests below give them.

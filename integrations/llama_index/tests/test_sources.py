@@ -42,8 +42,21 @@ def named(nodes):
     )
 
 
-def test_what_the_index_may_not_read_is_left_out(path, caplog):
+@pytest.fixture
+def foreign(path, monkeypatch):
+    """The index, seen by a user who has not made it."""
+    monkeypatch.setenv("SMART_RAG_HOME", str(path.parent / "another user"))
+    return path
+
+
+def test_addresses_in_an_index_of_your_own_stay(path):
     with SmartIndex.open(path, WordEncoder()) as index:
+        assert named(SmartVectorStore(index).get_nodes()) == ["address", "web"]
+        assert index.may_read("https://example.org/x.png")
+
+
+def test_what_the_index_may_not_read_is_left_out(foreign, caplog):
+    with SmartIndex.open(foreign, WordEncoder()) as index:
         store, retriever = SmartVectorStore(index), SmartRetriever(index)
         ids = ["scan", "secret", "file", "web", "resource", "address"]
         query = VectorStoreQuery(query_str="boat", similarity_top_k=9)
@@ -60,8 +73,8 @@ def test_what_the_index_may_not_read_is_left_out(path, caplog):
             assert [record.getMessage()[:8] for record in caplog.records] == ["6 nodes,"]
 
 
-def test_sources_and_addresses(path):
-    with SmartIndex.open(path, WordEncoder(), sources=[path.parent / "scans"]) as index:
+def test_sources_and_addresses(foreign):
+    with SmartIndex.open(foreign, WordEncoder(), sources=[foreign.parent / "scans"]) as index:
         assert named(SmartVectorStore(index).get_nodes()) == ["scan"]
         assert named(SmartVectorStore(index, allow_urls=True).get_nodes()) == ["address", "scan", "web"]
         hits = SmartRetriever(index, allow_urls=True).retrieve("boat")
@@ -77,3 +90,13 @@ def test_sources_of_a_folder(tmp_path, minilm):
             assert one.index.may_read(tmp_path / "scans" / "boat.png")
             assert not one.index.may_read(tmp_path / "secret.png")
             one.index.close()
+
+
+def test_what_an_application_adds_comes_back(path, tmp_path):
+    with SmartIndex.open(path, WordEncoder()) as index:
+        nodes = SmartVectorStore(index, allow_urls=True).get_nodes()
+    nodes.append(Node(id_="mine", text_resource=MediaResource(text="boat", path=str(tmp_path / "boat.txt"))))
+    with SmartIndex.create(tmp_path / "own", WordEncoder()) as index:
+        SmartVectorStore(index).add(nodes)
+    with SmartIndex.open(tmp_path / "own", WordEncoder()) as index:
+        assert named(SmartVectorStore(index).get_nodes()) == named(nodes) == ["address", "mine", "web"]

@@ -79,6 +79,7 @@ OF_GIVEN_ENCODER = {
     "encode_kwargs": st.sampled_from([{}, {"normalize_embeddings": True}]),
     "show_progress": st.booleans(),
 }
+SOURCES = st.sampled_from([(), ("/some/scans",)])
 ARGUMENTS = {
     SmartReranker: {
         "embeddings": OWN,
@@ -100,9 +101,15 @@ ARGUMENTS = {
         "where_document": st.sampled_from([None, {"$contains": "a"}]),
         "min_relevance": FRACTIONS,
         "with_score": st.booleans(),
+        "sources": SOURCES,
         **OF_LANGCHAIN,
     },
-    SmartVectorStore: {"candidates": st.integers(1, 4), "first_stage": FIRST_STAGES, "weights": WEIGHTS},
+    SmartVectorStore: {
+        "candidates": st.integers(1, 4),
+        "first_stage": FIRST_STAGES,
+        "weights": WEIGHTS,
+        "sources": SOURCES,
+    },
 }
 # These go with only some of the others, so the tests below give them.
 ELSEWHERE = {

@@ -28,11 +28,19 @@ def index(tmp_path):
     return tmp_path / "index"
 
 
+@pytest.fixture
+def foreign(index, monkeypatch):
+    """The index, seen by a user who has not made it."""
+    monkeypatch.setenv("SMART_RAG_HOME", str(index.parent / "another user"))
+    return index
+
+
 def named(documents):
     return sorted(document.id for document in documents if "image_path" in document.metadata)
 
 
-def test_what_the_index_may_not_read_is_left_out(index, caplog):
+def test_what_the_index_may_not_read_is_left_out(foreign, caplog):
+    index = foreign
     with SmartIndex.open(index, WordEncoder()) as opened:
         assert not opened.may_read(index.parent / "secret.png")
         assert opened.may_read(opened.path / "images" / "x.png")
@@ -53,7 +61,8 @@ def test_what_the_index_may_not_read_is_left_out(index, caplog):
             assert message.startswith("4 documents, such as ")
 
 
-def test_sources(index):
+def test_sources(foreign):
+    index = foreign
     with SmartIndex.open(index, WordEncoder(), sources=[index.parent / "scans"]) as opened:
         assert opened.may_read(index.parent / "scans" / "boat.png")
         assert named(SmartRetriever(opened, k=9).invoke("boat")) == ["scan"]
@@ -73,3 +82,14 @@ def test_sources_of_a_folder(tmp_path, minilm):
             assert one.index.may_read(tmp_path / "scans" / "boat.png")
             assert not one.index.may_read(tmp_path / "secret.png")
             one.index.close()
+
+
+def test_what_an_application_adds_comes_back(tmp_path):
+    """Also if the model reads no images, and later, in another session."""
+    files = [str(tmp_path / "a.png"), f"file://{tmp_path}/b.png", "https://example.org/c.png"]
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        store = SmartVectorStore(index)
+        store.add_texts(["boat", "boat", "boat"], [{"image_path": file} for file in files])
+    with SmartIndex.open(tmp_path / "index", WordEncoder()) as index:
+        found = SmartVectorStore(index).similarity_search("boat", k=3)
+    assert sorted(document.metadata["image_path"] for document in found) == sorted(files)
