@@ -151,26 +151,14 @@ def killed(path, state, random):
 
 
 def check(path, state, scratch):
-    """Compare the index with ``state``, and with a fresh index of the same documents. Then ``state`` is what it has."""
+    """Compare the index with ``state``, and with a fresh index of the same documents. Then ``state`` is what it has.
+
+    First, only read. Then begin to write, which undoes an unfinished batch, and compare again.
+    """
     with SmartIndex.open(path, VocabularyEncoder()) as index:
-        found = [(document.id, document.text) for document in index.documents()]
-        texts = dict(found)
-        assert len(found) == len(texts) == index.count(), "a document is doubled"
-        for id in {*texts, *state.texts, *state.open}:
-            allowed = state.open.get(id, {state.texts.get(id)})
-            assert texts.get(id) in allowed, f"{id}: {texts.get(id)!r}, expected one of {allowed}"
-        assert index.manifest.weights in state.weights
-        assert index.manifest.config.codec in state.codecs
-        state.texts = texts
-        state.settled(index.manifest.weights, index.manifest.config.codec)
-        shutil.rmtree(scratch, ignore_errors=True)
-        config = IndexConfig(codec=state.codecs[0], weights=state.weights[0])
-        with SmartIndex.create(scratch, VocabularyEncoder(), config=config) as fresh:
-            fresh.add([Document(id, text) for id, text in texts.items()])
-            for question in QUESTIONS if texts else ():
-                for stage in ("terms", "pooled", "exhaustive"):
-                    expected = scores(fresh, question, stage)
-                    assert scores(index, question, stage) == pytest.approx(expected, abs=1e-4), (question, stage)
+        compare(index, state, scratch)
+        index.delete([])
+        state.texts, state.weights, state.codecs, state.open = compare(index, state, scratch)
         assert index.verify().sound
     for copy in path.parent.glob("copy*"):
         if (copy / FILE_NAME).exists():
@@ -179,6 +167,27 @@ def check(path, state, scratch):
         else:
             assert copy.suffix == ".partial"
         shutil.rmtree(copy)
+
+
+def compare(index, state, scratch):
+    """Return the texts, weights and codecs of ``index``, and no open ids, if they are what ``state`` allows."""
+    found = [(document.id, document.text) for document in index.documents()]
+    texts = dict(found)
+    assert len(found) == len(texts) == index.count(), "a document is doubled"
+    for id in {*texts, *state.texts, *state.open}:
+        allowed = state.open.get(id, {state.texts.get(id)})
+        assert texts.get(id) in allowed, f"{id}: {texts.get(id)!r}, expected one of {allowed}"
+    assert index.manifest.weights in state.weights
+    assert index.manifest.config.codec in state.codecs
+    shutil.rmtree(scratch, ignore_errors=True)
+    config = IndexConfig(codec=index.manifest.config.codec, weights=index.manifest.weights)
+    with SmartIndex.create(scratch, VocabularyEncoder(), config=config) as fresh:
+        fresh.add([Document(id, text) for id, text in texts.items()])
+        for question in QUESTIONS if texts else ():
+            for stage in ("terms", "pooled", "exhaustive"):
+                expected = scores(fresh, question, stage)
+                assert scores(index, question, stage) == pytest.approx(expected, abs=1e-4), (question, stage)
+    return texts, [index.manifest.weights], [index.manifest.config.codec], {}
 
 
 def scores(index, question, stage):
