@@ -164,7 +164,7 @@ def test_a_newer_format(tmp_path):
     SmartIndex.create(tmp_path / "index", LetterEncoder()).close()
     path = tmp_path / "index" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(errors.IndexMismatch, match="format 99, this smart_rag reads formats 2 to 3"):
+    with pytest.raises(errors.IndexMismatch, match="format 99, this smart_rag reads formats 2 to 4"):
         SmartIndex.open(tmp_path / "index", LetterEncoder())
 
 

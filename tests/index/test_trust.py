@@ -16,6 +16,8 @@ from PIL import Image
 from smart_rag import Document, PdfPage, SmartEncoder, SmartIndex, errors
 from smart_rag.errors import InvalidInput, ModelNotFound, NotTrusted
 from smart_rag.index.manifest import FILE_NAME
+from smart_rag.store.checks.row_checksum import CHECKSUM
+from smart_rag.store.row import sealed
 
 TEXTS = ["Dogs bark at night.", "The keys are in the boat."]
 
@@ -352,21 +354,25 @@ def test_others_read_only_what_is_in_the_folder(pictures, tmp_path, another_user
         assert all(hit.image is not None for hit in opened.search("red"))
 
 
+def forge(index, id, **columns):
+    """Change metadata of a row as somebody does who also makes its checksum fit."""
+    row = index._store.pooled.get([id])[id]
+    metadata = {**row.stored, **{f"_smart_rag.{name}": value for name, value in columns.items()}}
+    del metadata[CHECKSUM]
+    index._store.pooled._write("update", ids=[id], metadatas=[sealed(row, metadata, 0.0)])
+
+
 def test_a_path_with_dots_does_not_lead_out(tmp_path, pictures, another_user):
     """As a row of somebody else's may have it."""
     with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
-        opened._store.pooled._write(
-            "update", ids=["file"], metadatas=[{"_smart_rag.image": "images/../../pictures/red.png"}]
-        )
+        forge(opened, "file", image="images/../../pictures/red.png")
         assert opened.get(["file"])[0].image is None
 
 
 def test_a_file_beside_one_that_was_added_is_not_read(tmp_path, pictures):
     (pictures / "secret.png").write_bytes((pictures / "red.png").read_bytes())
     with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
-        opened._store.pooled._write(
-            "update", ids=["file"], metadatas=[{"_smart_rag.image": str(pictures / "secret.png")}]
-        )
+        forge(opened, "file", image=str(pictures / "secret.png"))
         assert opened.get(["file"])[0].image is None
 
 

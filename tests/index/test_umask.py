@@ -30,7 +30,6 @@ with SmartIndex.open(path, SeeingEncoder()) as index:
     index.set_weights((2, 1))
     index.vacuum()
     assert index.search(f"more 7", 1)[0].text == "more 7"
-    assert index.verify().sound
     say(index.count() - count)
 """
 
