@@ -189,8 +189,9 @@ class PooledStore:
     def undo_of(self, rows: Sequence[Row], before: StoredRows) -> StoredRows:
         """Return what to write to bring back the rows ``before`` after ``rows`` were written over them."""
         new = {row.document.id: row for row in rows}
-        over = [new[id] for id in before.ids if id in new]
-        return before.over(StoredRows.of_rows(over, before.pooled, self.root))
+        places = [i for i, id in enumerate(before.ids) if id in new]
+        over = [new[before.ids[i]] for i in places]
+        return before.over(StoredRows.of_rows(over, before.pooled[places], self.root))
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
         """Return a dict from id to row, for these ids. Unknown ids are left out."""
