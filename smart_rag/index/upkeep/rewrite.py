@@ -44,6 +44,7 @@ class Rewrite:
         _remove_unfinished(path, client, keep=self.manifest.data)
         make = folder.open_stores if unfinished else folder.create_stores
         self.store = make(path, self.manifest, client, sources)
+        self.store.settle()  # first, because this may remove documents of a batch that was not finished
         self.manifest.write(path / self.manifest.data)
 
     def finish(self, old: DocumentStore | None = None) -> None:

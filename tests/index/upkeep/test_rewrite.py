@@ -239,6 +239,7 @@ from helpers.word_encoder import VocabularyEncoder
 from smart_rag import SmartIndex
 from smart_rag.index.upkeep import documents, rewrite
 from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.index.manifest import Manifest
 import shutil
 
@@ -253,7 +254,8 @@ def dies(owner, name, calls):
 
 with SmartIndex.open(sys.argv[1], VocabularyEncoder()) as index:
     index.count()
-    dies({"commit": DocumentStore, "write": Manifest, "rmtree": shutil}[sys.argv[3]], sys.argv[3], int(sys.argv[4]))
+    owner = {"commit": DocumentStore, "settle": TermStore, "write": Manifest, "rmtree": shutil}[sys.argv[3]]
+    dies(owner, sys.argv[3], int(sys.argv[4]))
     index.convert(codec="exact")
 """
 
@@ -264,6 +266,7 @@ with SmartIndex.open(sys.argv[1], VocabularyEncoder()) as index:
         ("write", 0, False),
         ("commit", 0, False),
         ("commit", 2, False),
+        ("settle", 1, False),  # the rows of the second batch are there, but it is not finished
         ("write", 1, False),
         ("rmtree", 0, True),
         ("rmtree", 2, True),
