@@ -280,8 +280,10 @@ class FolderClient:
             with ExitStack() as stack:
                 client = (getattr(self._thread, "block", None) or stack).enter_context(self.write_lock())
                 if name not in self._collections:
-                    found = client.get_collection(name, embedding_function=None)
-                    found.count()  # in the first call, Chroma applies its log, and this needs the lock
+                    # Here, too, because `caught_up` may keep the lock, and the next call must not use this client.
+                    with self._closed_on_failure():
+                        found = client.get_collection(name, embedding_function=None)
+                        found.count()  # in the first call, Chroma applies its log, and this needs the lock
                     self.vectors.note(self._known)
                     self._collections[name] = found
         finally:
