@@ -191,7 +191,7 @@ def compare(index, state, scratch):
 
 
 def scores(index, question, stage):
-    return {hit.id: hit.score for hit in index.search(question, 500, candidates=500, first_stage=stage)}
+    return {hit.id: hit.score for hit in index.search(question, 500, candidates=1000, first_stage=stage)}
 
 
 def kill_again_and_again(folder, kills, seed):
