@@ -65,14 +65,15 @@ class Search:
         """
         with self.store.pooled.caught_up():
             self.store.integrity.check_counts()
-            count, first_stage = self.store.pooled.count(), self.first_stage
+            first_stage = self.first_stage
             if first_stage == "auto":
-                first_stage = automatic_first_stage(count)
+                first_stage = automatic_first_stage(self.store.pooled.count())
+                if first_stage == "exhaustive":  # because there are few documents
+                    return self.store.retry_unless_writing(lambda: self._exhaustive(queries))
             if first_stage != "exhaustive":
                 return self.store.retry_unless_writing(lambda: self._two_stage(queries, first_stage))
-            if count <= EXHAUSTIVE_DOCUMENTS:
-                return self.store.retry_unless_writing(lambda: self._exhaustive(queries))
-        return self.store.retry_unless_writing(lambda: self._exhaustive(queries))  # writers need not wait for so long
+        # This may take long, and writers need not wait for it.
+        return self.store.retry_unless_writing(lambda: self._exhaustive(queries))
 
     def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
         """Score the candidates that the first stage finds."""
