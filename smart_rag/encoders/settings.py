@@ -9,8 +9,12 @@ from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
 from smart_rag.encoders.loading import LoadedModel
 from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy
+from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
+
+# Names of prompts in a model's files. Of those that exist, sentence-transformers takes the first one.
+_PROMPT_NAMES: dict[Task, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +97,15 @@ def _decide_prompt(
 ) -> Decision:
     """Decide on a prompt: the given one, or the one that sentence-transformers would use, or that of the profile."""
     own = _retrieval_prompt(task, loaded.model) if names is None else _named_prompt(names.get(task), loaded)
-    return Decision.first(
+    decision = Decision.first(
         f"{task}_prompt",
         (given, ARGUMENT),
         (own, OWN_FILES if names is None else ARGUMENT),
         (profile.prompts[task], profile.source),
     )
+    if given is None and names is None and not decision.value:
+        _warn_of_unused_prompt(task, loaded)
+    return decision
 
 
 def _retrieval_prompt(task: Task, model: AnyModel) -> str | None:
@@ -108,8 +115,24 @@ def _retrieval_prompt(task: Task, model: AnyModel) -> str | None:
     are tried in a fixed order. The first name that exists decides, even if its prompt is empty.
     """
     prompts = model.prompts or {}
-    names = ("query",) if task == "query" else ("document", "passage", "corpus")
-    return next((prompts[name] for name in names if name in prompts), None) or None
+    return next((prompts[name] for name in _PROMPT_NAMES[task] if name in prompts), None) or None
+
+
+def _warn_of_unused_prompt(task: Task, loaded: LoadedModel) -> None:
+    """Warn if the model's files name a prompt that the rule of sentence-transformers passes over.
+
+    This happens to models with the prompts "query" and "passage", such as E5. When sentence-transformers loads them, it
+    adds an empty prompt "document", and its `encode_document` uses this one.
+    """
+    for name in _PROMPT_NAMES[task]:
+        prompt = (loaded.model.prompts or {}).get(name)
+        if prompt:
+            warn_once(
+                f"{loaded.name}: the model's files name a prompt {name!r} that encode_{task} of sentence-transformers "
+                f"does not use, so smart_rag does not use it either; if the model needs it, as E5 models do, give "
+                f"{task}_prompt={prompt!r}"
+            )
+            return
 
 
 def _named_prompt(name: str | None, loaded: LoadedModel) -> str | None:

@@ -1,6 +1,6 @@
 """`Calibration`: the scale of relevance of one index. It comes from questions that no index answers.
 
-These foreign questions are about many subjects, in many languages, and of many lengths. Some are nonsense. The best
+These foreign questions are about many subjects, in several languages, and of many lengths. Some are nonsense. The best
 hits of such questions show which scores an irrelevant hit can have in this index. No labels are needed.
 """
 
@@ -15,10 +15,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from smart_rag.config import DEFAULT_CANDIDATES, Weighting
+from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.search import Search
-from smart_rag.scoring.relevance import Scale, foreign_questions
+from smart_rag.scoring.foreign import hardest_hits
+from smart_rag.scoring.relevance import Scale
 from smart_rag.types import Hit
 from smart_rag.wording import number
 
@@ -84,16 +86,19 @@ class Calibration:
         return _fits(known, search.store.pooled.count())
 
     def foreign_scores(self, search: Search) -> list[float]:
-        """Return the scores of the best hits of the foreign questions."""
+        """Return the scores of the best hits of foreign questions, in the language that sets the scale."""
         started = time.perf_counter()
         asking = replace(
             search, top_k=1, candidates=DEFAULT_CANDIDATES, first_stage="auto", where=None, where_document=None
         )
-        scores = []
-        questions = foreign_questions()
-        for start in range(0, len(questions), _QUERIES_AT_ONCE):
-            part = self._encoder.encode_queries(questions[start : start + _QUERIES_AT_ONCE])
-            scores += [hits[0].score for hits in asking.hits(part) if hits]
+
+        def best(questions: Representation) -> list[float | None]:
+            parts = [
+                questions.slice(start, start + _QUERIES_AT_ONCE) for start in range(0, len(questions), _QUERIES_AT_ONCE)
+            ]
+            return [hits[0].score if hits else None for part in parts for hits in asking.hits(part)]
+
+        scores = hardest_hits(self._encoder.encode_queries, best, float)
         logger.info(
             "calibrated the relevance of hits by %s in %.1f s",
             *(number(len(scores), "question"), time.perf_counter() - started),

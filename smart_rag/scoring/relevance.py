@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 # The percentage of foreign questions whose best hit has a relevance below .5.
-_BELOW_HALF = 95
+BELOW_HALF = 95
 # Log-odds of .95. At the median of the foreign scores, they are negative, which gives the relevance .05.
 _LOG_ODDS = math.log(19)
 
@@ -39,7 +37,7 @@ class Scale:
     @classmethod
     def of(cls, foreign: Sequence[float]) -> Scale:
         """Return the scale for ``foreign``: scores of the best hits of foreign questions. At least one is needed."""
-        median, half = np.percentile(np.asarray(foreign, dtype=np.float64), [50, _BELOW_HALF]).tolist()
+        median, half = np.percentile(np.asarray(foreign, dtype=np.float64), [50, BELOW_HALF]).tolist()
         return cls(median, half)
 
     @classmethod
@@ -65,10 +63,3 @@ class Scale:
         spread = max(self.half - self.median, 1e-6)  # with one document, all questions have nearly the same score
         odds = _LOG_ODDS * (score - self.half) / spread
         return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
-
-
-@cache
-def foreign_questions() -> Sequence[str]:
-    """Return the questions that no index answers."""
-    text = Path(__file__).with_name("foreign_questions.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())

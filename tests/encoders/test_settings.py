@@ -69,6 +69,19 @@ def test_prompts_are_those_of_sentence_transformers(tmp_path, prompts):
         np.testing.assert_allclose(encode(encoder, TEXTS, task).pooled, theirs, rtol=0, atol=1e-5)
 
 
+def test_a_prompt_that_is_not_used_is_named_once(tmp_path, caplog):
+    """For the prompts of E5, sentence-transformers adds an empty document prompt, and uses this one."""
+    path = tiny_models.bert(tmp_path / "e5", prompts={"query": "query: ", "passage": "passage: "})
+    for given in ({"document_prompt": "passage: "}, {"document_prompt": ""}, {"prompt_names": {"document": "passage"}}):
+        SmartEncoder(path, device="cpu", **given)
+    SmartEncoder(tiny_models.bert(tmp_path / "other", prompts={"document": "d: ", "passage": "p: "}), device="cpu")
+    assert "prompt" not in caplog.text
+    for _ in range(2):
+        SmartEncoder(path, device="cpu")
+    assert caplog.text.count("document_prompt='passage: '") == 1
+    assert str(path) in caplog.text
+
+
 def test_max_length_cuts(models):
     """Eight tokens are [CLS], six of the text, and [SEP]."""
     model = models("minilm")

@@ -7,14 +7,29 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers.script_encoder import LatinEncoder, ScriptEncoder
 from helpers.word_encoder import CountingEncoder, SeeingEncoder, VocabularyEncoder
 from PIL import Image
 
 from smart_rag import Content, Document, Representation, SmartIndex, errors
 from smart_rag.errors import InvalidInput
-from smart_rag.scoring.relevance import foreign_questions
+from smart_rag.scoring.foreign import foreign_questions
+from smart_rag.scoring.relevance import Scale
 
 FACTS = [f"Boat number {i} is moored at pier {i * 7 % 31} and was built in {1900 + i}." for i in range(60)]
+GENERAL = list(foreign_questions()["general"])
+KOREAN = [f"{i}번 배는 {i * 7 % 31}번 부두에 있고 {1900 + i}년에 만들었습니다." for i in range(60)]
+# None of these is among the foreign questions.
+KOREAN_QUESTIONS = """체리 잼에 설탕을 얼마나 넣어요?
+시골 악단에서 바이올린을 켠 사람은 누구예요?
+욕실 문이 왜 삐걱거리나요?
+튤립은 언제 심어야 합니까?
+점퍼 지퍼는 어떻게 고쳐요?
+기니피그는 무엇을 먹나요?
+라자냐에는 어떤 치즈가 어울려요?
+헌 건전지는 어디에 버리나요?
+비행기를 탄 뒤에 귀가 아프면 어떻게 하나요?
+수수료 없이 돈을 보내려면 어떻게 해야 하나요?""".splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +39,12 @@ def boats(tmp_path_factory, minilm):
         yield index
 
 
-def test_questions_are_many_and_various():
-    questions = foreign_questions()
-    assert len(questions) == len(set(questions)) > 250
-    assert all(question == question.strip() for question in questions)
-    assert min(map(len, questions)) < 6
-    assert max(map(len, questions)) > 150
-    assert sum(not question.isascii() for question in questions) > 15
-
-
 def test_a_hit_has_its_relevance_in_the_order_of_the_scores(boats):
     hits = boats.search("At which pier is boat number 12 moored?", 10)
     relevances = [hit.relevance for hit in hits]
     assert relevances == sorted(relevances, reverse=True)
     assert 0.5 < relevances[0] <= 1
-    foreign = [hits[0].relevance for hits in boats.search_many(list(foreign_questions()), 1)]
+    foreign = [hits[0].relevance for hits in boats.search_many(GENERAL, 1)]
     assert np.mean(np.asarray(foreign) >= 0.5) == pytest.approx(0.05, abs=0.01)
 
 
@@ -119,19 +125,48 @@ def test_an_index_that_has_grown_much_is_calibrated_again(tmp_path):
         assert not index.is_calibrated
         encoder.queries.clear()
         assert index.search(FACTS[3])[0].relevance is not None
-        assert len(encoder.queries) == 1 + len(foreign_questions())
+        assert set(GENERAL) < set(encoder.queries)
         assert index.is_calibrated
 
 
 def test_other_weights_have_a_scale_of_their_own(tmp_path):
-    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+    with SmartIndex.create(tmp_path / "index", ScriptEncoder()) as index:
         index.add_texts(FACTS)
         index.calibrate()
         for weights in ((1.0, 0.0), (0.0, 1.0)):
-            foreign = [hits[0].relevance for hits in index.search_many(list(foreign_questions()), 1, weights=weights)]
+            foreign = [hits[0].relevance for hits in index.search_many(GENERAL, 1, weights=weights)]
             assert np.mean(np.asarray(foreign) >= 0.5) == pytest.approx(0.05, abs=0.01)
         index.set_weights((1.0, 1.0))
         assert not index.is_calibrated
+
+
+def test_questions_in_the_language_of_the_index_set_the_scale(tmp_path):
+    """To a model of several languages, a question in the language of the index is similar to every document."""
+    with SmartIndex.create(tmp_path / "index", ScriptEncoder()) as index:
+        index.add_texts(KOREAN)
+        index.calibrate()
+        assert min(hits[0].relevance for hits in index.search_many(KOREAN, 1)) > 0.5
+        foreign = [hits[0].relevance for hits in index.search_many(KOREAN_QUESTIONS, 1)]
+        assert sum(relevance >= 0.5 for relevance in foreign) <= 1
+        asked = foreign_questions()["korean"]
+        scale = Scale.of([hits[0].score for hits in index.search_many(list(asked), 1)])
+        assert index.manifest.relevance["median"] == pytest.approx(scale.median, abs=1e-6)
+        assert index.manifest.relevance["half"] == pytest.approx(scale.half, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "others"),
+    [(ScriptEncoder(), []), (LatinEncoder(), []), (LatinEncoder(), KOREAN[:4])],
+    ids=["all-known", "english", "some-unknown"],
+)
+def test_general_questions_set_the_scale_of_an_english_index(tmp_path, encoder, others):
+    """Also if the tokenizer makes the same token of all words that it does not know, so that such texts look alike."""
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        index.add_texts([*FACTS, *others])
+        index.calibrate()
+        scale = Scale.of([hits[0].score for hits in index.search_many(GENERAL, 1)])
+        assert index.manifest.relevance["median"] == pytest.approx(scale.median, abs=1e-6)
+        assert index.manifest.relevance["half"] == pytest.approx(scale.half, abs=1e-6)
 
 
 def test_labels_move_the_threshold(boats):
@@ -183,11 +218,12 @@ def test_scores_that_are_no_numbers_are_refused(boats, scores):
         boats.calibrate(scores)
 
 
-def test_scores_may_be_an_array_or_low(boats):
-    boats.calibrate(np.asarray([2.0, 2.1]))
-    boats.calibrate(iter([-5.0]))
-    assert boats.search("pier", 1)[0].relevance > 0.5
-    boats.calibrate()
+def test_scores_may_be_an_array_or_low(tmp_path):
+    with SmartIndex.create(tmp_path / "index", CountingEncoder()) as index:
+        index.add_texts(FACTS)
+        index.calibrate(np.asarray([2.0, 2.1]))
+        index.calibrate(iter([-5.0]))
+        assert index.search("pier", 1)[0].relevance > 0.5
 
 
 def test_lost_labels_are_told(tmp_path, caplog):

@@ -38,7 +38,7 @@ from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
 from smart_rag.paths import absolute, model_location
-from smart_rag.scoring.relevance import Scale, foreign_questions
+from smart_rag.scoring.relevance import Scale
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import BackfillReport, Content, Document, Encodable, Key, Task, TokenOrigin
 
@@ -47,7 +47,6 @@ _MAX_QUERIES = 128
 # Number of documents that are encoded before they are written. An image can have a thousand tokens.
 _BATCH_SIZE = 256
 _VISUAL_BATCH_SIZE = 8
-_QUERIES_AT_ONCE = 64
 # With more documents, the best hit of any question has a higher score. After this growth, a warning is logged.
 _MUCH = 1.5
 
@@ -311,13 +310,13 @@ class CachedEncoder:
         if not kept:
             logger.warning("%s: there are no documents, so the relevance of hits stays unknown", self.path)
             return
-        texts = foreign_questions()
-        parts = [
-            self.encoder.encode_query(texts[start : start + _QUERIES_AT_ONCE])
-            for start in range(0, len(texts), _QUERIES_AT_ONCE)
-        ]
         found = ForeignHits.find(
-            Representation.concatenate(parts), kept, len(stores.tokens), stores.pooled_of, stores.vectors_of
+            self.encoder.encode_query,
+            kept,
+            len(stores.tokens),
+            stores.pooled_of,
+            stores.vectors_of,
+            self.default_weights,
         )
         found.write(self._foreign_hits_file(stores.path))
 

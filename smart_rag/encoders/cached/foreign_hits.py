@@ -19,6 +19,7 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import CorruptStore
 from smart_rag.paths import write_whole
 from smart_rag.scoring import maxsim
+from smart_rag.scoring.foreign import hardest_hits
 from smart_rag.scoring.ranking import hybrid
 from smart_rag.scoring.relevance import Scale
 from smart_rag.types import Key
@@ -28,13 +29,15 @@ _CANDIDATES = 50
 # Number of pooled embeddings that are in memory at once.
 _AT_ONCE = 4096
 
+# Pairs of a pooled and a late score, one for each document that may be the best for some weights.
+Front = tuple[tuple[float, float], ...]
 Pooled = Callable[[Sequence[Key]], NDArray[np.float32]]
 Vectors = Callable[[Sequence[Key]], Representation]
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignHits:
-    """The best scores of a folder's documents for each foreign question.
+    """The best scores of a folder's documents for each foreign question in one language.
 
     A reranker may use any weights. So we keep each pair of a pooled and a late score that can be the best for some
     weights. These are the pairs for which no other document has both a higher pooled score and a higher late score.
@@ -48,28 +51,38 @@ class ForeignHits:
 
     documents: int
     entries: int
-    best: tuple[tuple[tuple[float, float], ...], ...]
+    best: tuple[Front, ...]
 
     @classmethod
     def find(
-        cls, questions: Representation, keys: Sequence[Key], entries: int, pooled_of: Pooled, vectors_of: Vectors
+        cls,
+        encode: Callable[[Sequence[str]], Representation],
+        keys: Sequence[Key],
+        entries: int,
+        pooled_of: Pooled,
+        vectors_of: Vectors,
+        weights: tuple[float, float],
     ) -> ForeignHits:
-        """Score the documents under ``keys`` for each of ``questions``. At least one key is needed.
+        """Score the documents under ``keys`` for foreign questions. At least one key is needed.
 
-        ``pooled_of`` returns the pooled embeddings (n, dimension) of documents, L2-normalised. ``vectors_of`` returns
-        their pooled and token embeddings.
+        ``encode`` returns the representation of questions. ``pooled_of`` returns the pooled embeddings (n, dimension)
+        of documents, L2-normalised. ``vectors_of`` returns their pooled and token embeddings. The scores with
+        ``weights`` decide in which language the questions are.
         """
-        best = []
-        for question, candidates in zip(questions, _candidates(questions, keys, pooled_of), strict=True):
-            vectors = vectors_of(candidates)
-            pooled = maxsim.pooled_similarity(question.pooled, vectors.pooled)[0]
-            best.append(_front(pooled, maxsim.late_interaction(question.tokens, vectors.tokens, "cpu")[0]))
-        return cls(len(keys), entries, tuple(best))
+
+        def best(questions: Representation) -> list[Front]:
+            found = []
+            for question, candidates in zip(questions, _candidates(questions, keys, pooled_of), strict=True):
+                vectors = vectors_of(candidates)
+                pooled = maxsim.pooled_similarity(question.pooled, vectors.pooled)[0]
+                found.append(_front(pooled, maxsim.late_interaction(question.tokens, vectors.tokens, "cpu")[0]))
+            return found
+
+        return cls(len(keys), entries, tuple(hardest_hits(encode, best, lambda front: _highest(front, weights))))
 
     def scale(self, weights: tuple[float, float]) -> Scale:
         """Return the scale of relevance for scores with these ``weights``."""
-        pairs = [np.asarray(hits, dtype=np.float32) for hits in self.best]
-        return Scale.of([float(hybrid(hits[:, 0], hits[:, 1], weights).max()) for hits in pairs])
+        return Scale.of([_highest(front, weights) for front in self.best])
 
     def write(self, path: Path) -> None:
         """Write the scores to ``path``. After a crash, the file is the old one or the new one, never half a file."""
@@ -111,10 +124,16 @@ def _candidates(questions: Representation, keys: Sequence[Key], pooled_of: Poole
     return [[keys[i] for i in row] for row in positions.tolist()]
 
 
-def _front(pooled: NDArray[np.float32], late: NDArray[np.float32]) -> tuple[tuple[float, float], ...]:
+def _front(pooled: NDArray[np.float32], late: NDArray[np.float32]) -> Front:
     """Return the pairs (pooled, late) for which no other pair is higher in both scores."""
     front: list[tuple[float, float]] = []
     for i in np.lexsort((-late, -pooled)).tolist():
         if not front or late[i] > front[-1][1]:
             front.append((float(pooled[i]), float(late[i])))
     return tuple(front)
+
+
+def _highest(front: Front, weights: tuple[float, float]) -> float:
+    """Return the highest score of the documents in ``front`` with these ``weights``."""
+    pairs = np.asarray(front, dtype=np.float32)
+    return float(hybrid(pairs[:, 0], pairs[:, 1], weights).max())

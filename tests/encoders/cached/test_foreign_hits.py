@@ -8,13 +8,14 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers.script_encoder import ScriptEncoder
 from helpers.word_encoder import CountingEncoder, SeeingEncoder, WordEncoder
 from PIL import Image
 
 from smart_rag import CachedEncoder, Content, Document, Representation, TokenBatch, arerank, rerank
 from smart_rag.encoders.cached.foreign_hits import ForeignHits
 from smart_rag.errors import CorruptStore, InvalidInput
-from smart_rag.scoring.relevance import Scale, foreign_questions
+from smart_rag.scoring.foreign import foreign_questions
 
 FACTS = [f"Boat number {i} is moored at pier {i * 7 % 31} and was built in {1900 + i}." for i in range(40)]
 QUESTION = "At which pier is boat number 12 moored?"
@@ -29,7 +30,7 @@ def boats(tmp_path_factory, minilm):
 
 @pytest.fixture(scope="module")
 def questions(minilm):
-    return list(minilm.encode_query(foreign_questions()))
+    return list(minilm.encode_query(foreign_questions()["general"]))
 
 
 def test_half_is_what_one_foreign_question_in_twenty_reaches(boats, questions):
@@ -148,7 +149,9 @@ def test_every_document_is_a_candidate(tmp_path):
     pooled = rng.normal(size=(9000, 8)).astype(np.float32)
     pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
     keys = [i.to_bytes(4) for i in range(len(pooled))]
-    questions = Representation.from_embeddings(pooled[[8999, 5000, 1]])
+
+    def questions(texts):
+        return Representation.from_embeddings(pooled[[(8999, 5000, 1)[i % 3] for i in range(len(texts))]])
 
     def rows(asked):
         return pooled[[int.from_bytes(key) for key in asked]]
@@ -156,7 +159,18 @@ def test_every_document_is_a_candidate(tmp_path):
     def vectors(asked):
         return Representation(rows(asked), TokenBatch(rows(asked), np.arange(len(asked) + 1)))
 
-    found = ForeignHits.find(questions, keys, len(keys), rows, vectors)
+    found = ForeignHits.find(questions, keys, len(keys), rows, vectors, (1.0, 1.0))
+    for question, front in zip(questions(found.best).pooled, found.best, strict=True):
+        best = max(float(row @ question) for row in pooled[[8999, 5000, 1]])
+        assert max(late for _, late in front) == pytest.approx(best, abs=1e-5)
     for weights in ((1.0, 1.0), (0.2, 0.8)):
-        best = [max(sum(weights) * float(row @ question) for row in pooled) for question in questions.pooled]
-        assert found.scale(weights).half == pytest.approx(Scale.of(best).half, abs=1e-5)
+        assert found.scale(weights).half == pytest.approx(sum(weights), abs=1e-5)
+
+
+def test_questions_in_the_language_of_the_documents_set_the_scale(tmp_path):
+    texts = [f"{i}번 배는 {i * 7 % 31}번 부두에 있고 {1900 + i}년에 만들었습니다." for i in range(60)]
+    encoder = CachedEncoder(ScriptEncoder(), tmp_path)
+    encoder.add(texts, calibrate=True)
+    assert rerank(texts[3], texts, encoder)[0].relevance > 0.5
+    for question in ("체리 잼에 설탕을 얼마나 넣어요?", "욕실 문이 왜 삐걱거리나요?"):
+        assert rerank(question, texts, encoder)[0].relevance < 0.5
