@@ -527,7 +527,7 @@ class SmartIndex:
         """
         with self._session.writing():
             before = bytes_below(self.path)
-            self._rewrite(self.manifest, self._encoder, show_progress_bar, encodes=False)
+            self._rewrite(Manifest.read(self.path), self._encoder, show_progress_bar, encodes=False)
             return max(0, before - bytes_below(self.path))
 
     def convert(
@@ -655,7 +655,7 @@ class SmartIndex:
         report = found = self._store.integrity.verify()
         if repair and found.chroma_damage and not (found.altered or found.lost):
             with self._session.writing():
-                self._rewrite(self.manifest, self._encoder, False, encodes=self._encoder.exists)
+                self._rewrite(Manifest.read(self.path), self._encoder, False, encodes=self._encoder.exists)
             found = self._store.integrity.verify()
         for _ in range(_REPAIRS if repair else 0):
             broken = [*found.missing, *found.damaged]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.errors import CorruptStore, IndexLocked, IndexNotFound, InvalidInput, NotTrusted
+from smart_rag.index.manifest import Manifest
 
 TEXTS = [f"{word} {other} number{i}" for i, word in enumerate(["pump", "boat", "keys"] * 40) for other in ["lamp"]]
 QUESTIONS = ["pump lamp", "boat number7", "keys"]
@@ -200,7 +201,9 @@ def test_searches_go_on_while_another_process_compacts(tmp_path):
 
 def test_two_objects_of_one_process_share_the_new_stores(tmp_path):
     with make(tmp_path / "index") as one, SmartIndex.open(tmp_path / "index", VocabularyEncoder()) as other:
+        other.set_weights((1, 7))
         one.compact()
+        assert one.manifest.weights == Manifest.read(tmp_path / "index").weights == (1.0, 7.0)
         other.add_texts(["pump"], ["new"])
         assert one.get(["new"])
         other.compact()
