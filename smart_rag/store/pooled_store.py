@@ -263,6 +263,10 @@ class PooledStore:
         with chroma_errors(self.folder):
             return self._chroma.damage()
 
+    def search_only(self, pooled: NDArray[np.float32]) -> None:
+        """Let Chroma search for each of n embeddings (n, dimension), and ignore what it finds."""
+        self._read("query", query_embeddings=pooled, n_results=1, include=["distances"])
+
     def query(
         self,
         pooled: NDArray[np.float32],

@@ -424,3 +424,10 @@ def test_open_or_create_with_sources(index, tmp_path):
     with SmartIndex.open_or_create(index, sources=[tmp_path / "scans"]) as opened:
         assert opened.may_read(tmp_path / "scans" / "x.png")
         assert not opened.may_read(tmp_path / "x.png")
+
+
+def test_verify_warns_of_no_file(tmp_path, pictures, caplog):
+    """It looks at all vectors, but shows nobody what the rows name."""
+    with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
+        assert opened.verify().sound
+    assert [message for message in caplog.messages if "are not read" in message] == []

@@ -59,7 +59,7 @@ def unsound_vectors(folder: str, collection: str) -> str | None:
             sample.append(pooled[sound][::step])
         for queries in sample:
             if len(queries):
-                store.query(queries, 1)
+                store.search_only(queries)
     finally:
         store.close()
     if not damaged:
