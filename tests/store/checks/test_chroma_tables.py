@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 
 import pytest
@@ -27,12 +26,6 @@ def made(tmp_path_factory):
     store.upsert([row(f"d{i}", f"a text of number{i}", n=i) for i in range(1100)], unit_rows(1100, 8))
     store.close()
     return path
-
-
-@pytest.fixture
-def folder(made, tmp_path):
-    shutil.copytree(made, tmp_path / "chroma")
-    return tmp_path / "chroma"
 
 
 def sql(folder, statement):

@@ -32,12 +32,6 @@ def made(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def folder(made, tmp_path):
-    shutil.copytree(made, tmp_path / "chroma")
-    return tmp_path / "chroma"
-
-
 def vectors(folder):
     return next(folder.glob("*/header.bin")).parent
 
