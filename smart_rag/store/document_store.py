@@ -7,18 +7,20 @@ can return has its tokens. A crash may leave entries that no row names. `Documen
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenCodes, TokenIds
 from smart_rag.errors import ChromaFailure, MissingTokens, SmartRagError, StorageFull
 from smart_rag.paths import check_room
+from smart_rag.store.checks.row_checksum import traces_of
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.integrity import Integrity
 from smart_rag.store.pending import StoredRows
@@ -88,7 +90,7 @@ class DocumentStore:
         undo = self.pooled.undo_of(rows, before).packed()
         check_room(self.place.folder, self._bytes_of(rows, vectors) + len(undo))
         self.tokens.put([row.key for row in rows], vectors.tokens)
-        self._terms.put(revisions, terms, [*revisions, *old], undo)
+        self._terms.put(revisions, terms, [*revisions, *old], undo, _traces(revisions, vectors.pooled))
         with self._settled_on_failure():
             self.pooled.upsert(rows, vectors.pooled, before)
             self._terms.settle(set(old).difference(revisions), revisions)
@@ -172,7 +174,10 @@ class DocumentStore:
         """Write the tokens and terms of ``rows`` again."""
         self.settle()
         self.tokens.put([row.key for row in rows], vectors.tokens)
-        self._terms.put([row.revision for row in rows], [vectors.tokens.terms(i) for i in range(len(rows))])
+        revisions = [row.revision for row in rows]
+        pooled = self.pooled.embeddings([row.document.id for row in rows])
+        traces = self._new_traces(revisions, pooled)
+        self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))], traces=traces)
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
         """Write ``rows`` to change their metadata. Their vectors must be stored already. See `commit` about errors."""
@@ -182,10 +187,18 @@ class DocumentStore:
         revisions = [row.revision for row in rows]
         undo = self.pooled.undo_of(rows, before).packed()
         check_room(self.place.folder, _BATCH_BYTES + _ROW_BYTES * len(rows) + len(undo))
-        self._terms.doubt(revisions, undo)
+        self._terms.doubt(revisions, undo, self._new_traces(revisions, pooled))
         with self._settled_on_failure():
             self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]), before)
             self._terms.settle((), revisions)
+
+    def _new_traces(
+        self, revisions: Sequence[Revision], pooled: Mapping[str, NDArray[np.float32]]
+    ) -> dict[Revision, float]:
+        """Return the traces that the term store lacks. ``pooled`` are the stored pooled embeddings by id."""
+        known = np.isfinite(self._terms.traces(revisions))
+        lacking = [one for one, has_trace in zip(revisions, known, strict=True) if one[0] in pooled and not has_trace]
+        return _traces(lacking, np.stack([pooled[id] for id, _ in lacking])) if lacking else {}
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenCodes:
         """Return the token embeddings of n ``keys``, in their order. Errors name the documents by ``ids``.
@@ -347,6 +360,10 @@ class DocumentStore:
             self.tokens.delete(set(keys) - self.pooled.keys_in_use(list(keys)))
         except (StorageFull, ChromaFailure) as error:
             logger.warning("%s: `smart-rag vacuum` has to remove old token embeddings (%s)", self.place.folder, error)
+
+
+def _traces(revisions: Sequence[Revision], pooled: NDArray[np.float32]) -> dict[Revision, float]:
+    return dict(zip(revisions, traces_of(pooled).tolist(), strict=True))
 
 
 def _same_content(one: Document, other: Document) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from smart_rag.errors import CorruptStore
 from smart_rag.store.checks.row_checksum import sound_vectors
-from smart_rag.store.checks.vector_check import damage_of_vectors
+from smart_rag.store.checks.vector_check import damage_of_vectors, known_traces
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
 from smart_rag.store.terms.term_store import TermStore
@@ -74,7 +74,8 @@ class Integrity:
         ``pooled`` (n, dimension) are the embeddings of n ``rows``.
         """
         self.check_texts(rows)
-        for row, is_sound in zip(rows, sound_vectors(pooled, [row.stored for row in rows]), strict=True):
+        traces = known_traces(self._terms, [row.revision for row in rows], [row.stored or {} for row in rows])
+        for row, is_sound in zip(rows, sound_vectors(pooled, traces), strict=True):
             if not is_sound:
                 raise CorruptStore(
                     f"{self._folder}: the pooled embedding of the document {row.document.id!r} is not what was added; "
@@ -178,7 +179,7 @@ class Integrity:
         if folder is None:
             return None
         damage = self._pooled.damage()
-        vectors = damage_of_vectors(folder, self._pooled.collection)
+        vectors = damage_of_vectors(folder, self._pooled.collection, self._terms.path)
         return damage or vectors
 
     def _faults(
@@ -194,7 +195,12 @@ class Integrity:
         missing.update(id for id, _ in self._terms.missing(revisions))
         damaged = {row.document.id for row in rows if row.key in unreadable}
         damaged.update(id for id, _ in self._terms.damaged(revisions))
-        altered = {row.document.id for row in rows if self.is_altered(row)}
+        has_trace = np.isfinite(self._terms.traces(revisions))
+        altered = {
+            row.document.id
+            for row, is_new in zip(rows, has_trace, strict=True)
+            if self.is_altered(row) or (is_new and row.lacks_checksum())
+        }
         if asked is None:
             lost = {*self._terms.lost_ids(revisions), *self._unreadable(rows)}
         else:

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
@@ -91,7 +91,9 @@ class Environment:
     _open: ClassVar[dict[Identity | None, Environment]] = {}
     _registry = threading.Lock()
 
-    def __init__(self, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int) -> None:
+    def __init__(
+        self, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int, later: Sequence[str]
+    ) -> None:
         file, lock = path / FILE_NAME, path / _LOCK_NAME
         self.is_read_only = file.exists() and not _can_write(file, lock)
         # Whether readers can register. If there is no lock file, one can be made only in a folder that is writable.
@@ -118,7 +120,7 @@ class Environment:
                 str(path),
                 map_size=size,
                 max_readers=1024,
-                max_dbs=len(databases),
+                max_dbs=len(databases) + len(later),
                 readonly=self.is_read_only,
                 lock=self._registers,
                 mode=0o666,  # the user's umask decides
@@ -126,13 +128,20 @@ class Environment:
             self._page = int(self._lmdb.stat()["psize"])
         self.identity = identity_of(file)
         try:
-            self.databases = self._open_databases(layout, databases)
+            self.databases = self._open_databases(layout, databases, later)
         except BaseException:
             self._lmdb.close()
             raise
 
     @classmethod
-    def at(cls, path: Path, layout: bytes, databases: Sequence[str], map_bytes: int = _FIRST_MAP_BYTES) -> Environment:
+    def at(
+        cls,
+        path: Path,
+        layout: bytes,
+        databases: Sequence[str],
+        map_bytes: int = _FIRST_MAP_BYTES,
+        later: Sequence[str] = (),
+    ) -> Environment:
         """Return the environment in the folder ``path``, and count one more user. Each user calls `release` at the end.
 
         Args:
@@ -141,6 +150,7 @@ class Environment:
                 the same.
             databases: names of the databases. They are made in a new environment.
             map_bytes: size of LMDB's map at first. It grows when it is too small.
+            later: names of databases that older environments lack. They are made, unless this user cannot write.
 
         Raises:
             IndexMismatch: the environment has another layout.
@@ -151,18 +161,18 @@ class Environment:
             identity = identity_of(path / FILE_NAME)
             environment = None if identity is None else cls._open.get(identity)
             if environment is None:
-                environment = cls(path, layout, databases, map_bytes)
+                environment = cls(path, layout, databases, map_bytes, later)
                 cls._open[environment.identity] = environment
             environment._check_process()
             environment._path = path  # the folder may have been moved since it was opened
             environment._users += 1
             return environment
 
-    def _open_databases(self, layout: bytes, names: Sequence[str]) -> dict[str, Any]:
+    def _open_databases(self, layout: bytes, names: Sequence[str], later: Sequence[str]) -> dict[str, Any]:
         """Return the handles of the databases. In a new environment, make the databases first."""
         databases: dict[str, Any] = {}
         if self.is_read_only:
-            return self._find_databases(layout, names)
+            return self._find_databases(layout, names, later)
 
         def action(transaction: Any) -> None:
             check_pages(self._path / FILE_NAME, self._page)  # first, because LMDB follows damaged numbers as addresses
@@ -172,6 +182,8 @@ class Environment:
             self._check_layout(transaction.get(_LAYOUT), layout)
             for name in names:
                 databases[name] = self._lmdb.open_db(name.encode(), transaction, create=new)
+            for name in later:
+                databases[name] = self._lmdb.open_db(name.encode(), transaction)
 
         # Only a write transaction can make handles that last. So opening waits for a writer in another process. Reads
         # after that never wait.
@@ -189,12 +201,16 @@ class Environment:
             self._lmdb.copy(str(folder), compact=True, txn=transaction)
 
     @repeated
-    def _find_databases(self, layout: bytes, names: Sequence[str]) -> dict[str, Any]:
+    def _find_databases(self, layout: bytes, names: Sequence[str], later: Sequence[str]) -> dict[str, Any]:
         """Return the handles of the databases, which another user has made."""
         with self.read(buffers=False) as transaction:
             check_pages(self._path / FILE_NAME, self._page)
             self._check_layout(transaction.get(_LAYOUT), layout)
-            return {name: self._lmdb.open_db(name.encode(), create=False) for name in names}
+            databases = {name: self._lmdb.open_db(name.encode(), create=False) for name in names}
+            for name in later:
+                with suppress(lmdb.NotFoundError):
+                    databases[name] = self._lmdb.open_db(name.encode(), create=False)
+            return databases
 
     def _check_layout(self, found: bytes | None, expected: bytes) -> None:
         if found != expected:

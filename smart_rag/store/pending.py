@@ -22,7 +22,6 @@ import xxhash
 from numpy.typing import NDArray
 
 from smart_rag.errors import CorruptStore
-from smart_rag.store.checks.row_checksum import traces_of
 from smart_rag.store.row import Row, sealed, to_chroma
 
 # Checksum of the rest, number of bytes of the JSON text.
@@ -48,9 +47,7 @@ class StoredRows:
     def of_rows(cls, rows: Sequence[Row], pooled: NDArray[np.float32], root: Path) -> StoredRows:
         """Return ``rows`` with their ``pooled`` embeddings. ``root`` is the index's folder, see `to_chroma`."""
         ids, texts = [row.document.id for row in rows], [row.document.text for row in rows]
-        metadatas = [
-            sealed(row, to_chroma(row, root), trace) for row, trace in zip(rows, traces_of(pooled), strict=True)
-        ]
+        metadatas = [sealed(row, to_chroma(row, root)) for row in rows]
         return cls(ids, texts, metadatas, pooled)
 
     @classmethod

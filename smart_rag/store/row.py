@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
-from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, fits, with_trace
-from smart_rag.store.where import KEY, RESERVED, item_text, list_column, stored_number
+from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, fits
+from smart_rag.store.where import KEY, RESERVED, is_list_column, item_text, list_column, stored_number
 from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
 from smart_rag.values import plain_dict
 
@@ -25,6 +25,7 @@ _VIDEO = RESERVED + "video"
 # Values that Chroma cannot store (None, lists, dicts, large integers) or stores inexactly (floats), as one JSON object.
 # Filters do not read it, so lists and large integers are also stored in a form that filters find.
 _JSON = RESERVED + "json"
+_OWN = {KEY, CHECKSUM, _FILE_HASH, _FILE_CHUNKS, _MODALITY, _IMAGE, _IMAGE_PAGE, _VIDEO, _JSON}
 
 # Chroma stores floating-point numbers with at least this relative precision.
 _PRECISION = 1e-9
@@ -66,8 +67,12 @@ class Row:
         """The document's id and key. If the content of the document changes, the revision also changes."""
         return self.document.id, self.key
 
+    def lacks_checksum(self) -> bool:
+        """Return whether the row has metadata, but no checksum of it. Only rows of older indexes are like this."""
+        return self.stored is not None and CHECKSUM not in self.stored and self.stored.keys() != {KEY}
+
     def is_altered(self) -> bool:
-        """Return whether the row is not as it was written. A row of an older index has no checksum, so it is not."""
+        """Return whether the row does not fit its checksum. A row without a checksum always fits."""
         if self.stored is None or CHECKSUM not in self.stored:
             return False
         if not fits(self.stored, self.document.id, self.document.text):
@@ -134,12 +139,11 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
     return metadata
 
 
-def sealed(row: Row, metadata: Mapping[str, Any], trace: float) -> dict[str, Any]:
-    """Return Chroma's ``metadata`` of ``row``, with a checksum.
-
-    ``trace`` is the number that `traces_of` gives for the pooled embedding of the row.
-    """
-    return {**metadata, CHECKSUM: with_trace(checksum_of(row.document.id, row.document.text, metadata), trace)}
+def sealed(row: Row, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Chroma's ``metadata`` of ``row``, with a checksum if it has more than the key."""
+    if metadata.keys() == {KEY}:
+        return dict(metadata)
+    return {**metadata, CHECKSUM: checksum_of(row.document.id, row.document.text, metadata)}
 
 
 def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Path) -> Row:
@@ -149,6 +153,9 @@ def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Pa
         CorruptStore: `to_chroma` cannot have returned this metadata.
     """
     key = key_of(metadata)
+    unknown = [name for name in metadata if name.startswith(RESERVED) and name not in _OWN and not is_list_column(name)]
+    if unknown:
+        raise CorruptStore(f"has metadata that smart_rag does not write ({unknown[0]!r:.80})")
     try:
         own = {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}
         if _JSON in metadata:

@@ -161,6 +161,11 @@ def list_column(key: str) -> str:
     return _LIST + key
 
 
+def is_list_column(name: str) -> bool:
+    """Return whether `list_column` can have returned ``name``."""
+    return name.startswith(_LIST)
+
+
 def item_text(value: Any) -> str | None:
     """Return the text of an item of a list. Equal items have equal texts. A list or dict as an item has no text."""
     if isinstance(value, float) and value.is_integer():

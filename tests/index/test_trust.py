@@ -359,7 +359,7 @@ def forge(index, id, **columns):
     row = index._store.pooled.get([id])[id]
     metadata = {**row.stored, **{f"_smart_rag.{name}": value for name, value in columns.items()}}
     del metadata[CHECKSUM]
-    index._store.pooled._write("update", ids=[id], metadatas=[sealed(row, metadata, 0.0)])
+    index._store.pooled._write("update", ids=[id], metadatas=[sealed(row, metadata)])
 
 
 def test_a_path_with_dots_does_not_lead_out(tmp_path, pictures, another_user):

@@ -199,7 +199,7 @@ def test_an_altered_text_is_an_error(folder):
     )
     with opened(folder) as index:
         for stage in ("terms", "pooled", "exhaustive"):
-            with pytest.raises(CorruptStore, match=r"the text or metadata of the document 'd7' is not what was added"):
+            with pytest.raises(CorruptStore, match=r"the text of the document 'd7' is not what was added"):
                 index.search("number7", 60, first_stage=stage)
         report = index.verify(repair=True)
         assert (report.altered, report.sound) == (("d7",), False)

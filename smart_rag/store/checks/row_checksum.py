@@ -1,4 +1,4 @@
-"""Checksum of a row, and a trace of its pooled embedding. Both stand in the metadata of the row.
+"""Checksum of a row, which stands in its metadata, and trace of its pooled embedding, which is in the term store.
 
 SQLite has no checksums, so a changed bit in a text, in metadata or in a vector would be returned as if it were right.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from smart_rag.errors import CorruptStore
 from smart_rag.store.where import RESERVED
 
-# The checksum as 16 hexadecimal digits, a space, and the trace.
+# The checksum as 16 hexadecimal digits. The row of a text without metadata has none, because its key is a hash of the
+# text. Chroma reads such a row in less time.
 CHECKSUM = RESERVED + "checksum"
 _DIGITS = 16
 # hnswlib divides by the length and multiplies by it again. So numbers of an embedding change in the last digit.
@@ -54,44 +54,27 @@ def traces_of(pooled: NDArray[np.float32]) -> NDArray[np.float64]:
     return found
 
 
-def with_trace(checksum: str, trace: float | None) -> str:
-    """Return what a row has under `CHECKSUM`."""
-    return checksum if trace is None else f"{checksum} {trace:.7f}"
-
-
 def fits(metadata: Mapping[str, Any], id: str, text: str) -> bool:
     """Return whether the row's checksum in ``metadata`` is that of the row."""
     return str(metadata[CHECKSUM])[:_DIGITS] == checksum_of(id, text, metadata)
 
 
-def trace_of(metadata: Mapping[str, Any]) -> float | None:
-    """Return the number in ``metadata`` that `traces_of` gave for the row's pooled embedding. Older rows have None.
+def trace_of(metadata: Mapping[str, Any]) -> float:
+    """Return the trace in ``metadata``. NaN if there is none, and infinity if it is damaged.
 
-    Raises:
-        CorruptStore: the number cannot be read.
+    Earlier versions wrote it there.
     """
     found = str(metadata.get(CHECKSUM, ""))[_DIGITS:]
     try:
-        return float(found) if found else None
+        return float(found) if found else math.nan
     except ValueError:
-        raise CorruptStore(f"has a damaged checksum ({metadata[CHECKSUM]!r:.80})") from None
+        return math.inf
 
 
-def sound_vectors(pooled: NDArray[np.float32], metadatas: Sequence[Mapping[str, Any] | None]) -> NDArray[np.bool_]:
-    """Return for each of n embeddings whether it is the one that was written, as far as its row tells."""
-    traces = np.asarray([_expected(metadata or {}) for metadata in metadatas], dtype=np.float64)
+def sound_vectors(pooled: NDArray[np.float32], traces: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for each of n embeddings whether it is the one with this trace (n). NaN stands for an unknown trace."""
     lengths = np.linalg.norm(pooled.astype(np.float64), axis=1)
-    has_trace = ~np.isnan(traces)
     fits = np.abs(traces_of(pooled) - traces) <= _TRACE_TOLERANCE
     is_unit = np.abs(lengths - 1) <= _LENGTH_TOLERANCE
-    found: NDArray[np.bool_] = np.isfinite(pooled).all(axis=1) & is_unit & (fits | ~has_trace)
+    found: NDArray[np.bool_] = np.isfinite(pooled).all(axis=1) & is_unit & (fits | np.isnan(traces))
     return found
-
-
-def _expected(metadata: Mapping[str, Any]) -> float:
-    """Return the trace in ``metadata``; infinity if it is damaged, and NaN if there is none."""
-    try:
-        trace = trace_of(metadata)
-    except CorruptStore:
-        return float("inf")
-    return float("nan") if trace is None else trace

@@ -10,6 +10,7 @@ after it. ``docs/format.md`` describes the bytes.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,10 +27,14 @@ from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import FILE_NAME, Environment, repeated
 from smart_rag.store.place import Place
+from smart_rag.store.terms.term_entry import REPAIR, packed, unpacked
 from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"
 _DATABASES = ("terms", "slots")
+# Traces of pooled embeddings, see `smart_rag.store.checks.row_checksum`. Older stores lack this database.
+_TRACES = "traces"
+_TRACE = struct.Struct("<d")
 _SLOT = struct.Struct(">Q")  # big-endian, so that LMDB sorts slots by number
 # Keys that differ from the key of every revision, because those keys have 16 bytes: the next free slot, the revisions
 # in doubt, and a mark that every revision has a key, even if it has no terms. Older stores lack the last two.
@@ -41,10 +46,6 @@ _PENDING = b"pending"
 _OWN_KEYS = (_NEXT, _DOUBTFUL, _COMPLETE)
 # A revision without terms has this instead of a slot, and then the document's id. No slot is so large.
 _NO_TERMS = b"-"
-_REPAIR = "write them again with index.verify(repair=True) or `smart-rag verify --repair`"
-# Checksum of the rest of the entry, length of the document's id in bytes, number of bytes of a vocabulary id.
-_HEADER = struct.Struct("<QIB")
-_CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class TermStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = absolute(path)
-        self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES)
+        self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES, later=[_TRACES])
         self.place = Place(self.path, self.path / FILE_NAME, self._shared.identity)
         self.is_complete = self._mark_if_new()
 
@@ -102,16 +103,17 @@ class TermStore:
         terms: Sequence[TokenIds | None],
         doubtful: Iterable[Revision] = (),
         before: bytes | None = None,
+        traces: Mapping[Revision, float] | None = None,
     ) -> None:
         """Write the terms of n ``revisions``, and replace their earlier terms.
 
         The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. The rows of the
         ``doubtful`` revisions are about to be written, replaced or removed. These revisions are in doubt until
         `settle` is called: if this process dies before, nobody knows which of the rows are there. `before` returns
-        the bytes ``before`` until then.
+        the bytes ``before`` until then. ``traces`` are new traces of pooled embeddings.
         """
         values = {
-            revision: None if of_one is None else _packed(revision[0], of_one)
+            revision: None if of_one is None else packed(revision[0], of_one)
             for revision, of_one in zip(revisions, terms, strict=True)
         }
 
@@ -131,6 +133,8 @@ class TermStore:
                 transaction.put(_revision_key(revision), _SLOT.pack(slot), db=slots)
                 slot += 1
             transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
+            for revision, trace in (traces or {}).items():
+                transaction.put(_revision_key(revision), _TRACE.pack(trace), db=self._environment.databases[_TRACES])
             if in_doubt:
                 self._set_doubtful(transaction, in_doubt | set(self._doubtful(transaction)))
             if before is not None:
@@ -138,12 +142,17 @@ class TermStore:
 
         environment = self._environment
         if values or in_doubt:
-            size = sum(len(value) + 64 for value in values.values() if value is not None)
+            size = sum(len(value) + 128 for value in values.values() if value is not None)
             environment.write(write, size=size + len(before or b""))
 
-    def doubt(self, revisions: Collection[Revision], before: bytes | None = None) -> None:
+    def doubt(
+        self,
+        revisions: Collection[Revision],
+        before: bytes | None = None,
+        traces: Mapping[Revision, float] | None = None,
+    ) -> None:
         """Put ``revisions`` in doubt, as `put` does, because their rows are about to be changed or removed."""
-        self.put([], [], revisions, before)
+        self.put([], [], revisions, before, traces)
 
     def before(self) -> bytes | None:
         """Return the bytes ``before`` of the last call of `put` or `doubt`. After `settle`, return None."""
@@ -156,6 +165,7 @@ class TermStore:
 
         def write(transaction: Any) -> None:
             self._remove(transaction, gone)
+            self._remove_traces(transaction, map(_revision_key, gone))
             self._set_doubtful(transaction, set(self._doubtful(transaction)).difference(gone, kept))
             transaction.delete(_PENDING)
 
@@ -215,12 +225,22 @@ class TermStore:
             CorruptStore: the terms of a revision fail their checksum, or are lost.
         """
         if lost := self.missing(revisions):
-            raise CorruptStore(f"{self.path}: the terms of the document {lost[0][0]!r} are lost; {_REPAIR}")
+            raise CorruptStore(f"{self.path}: the terms of the document {lost[0][0]!r} are lost; {REPAIR}")
         with self._environment.read(buffers=False) as transaction:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
             places = [transaction.get(_revision_key(one), _NO_TERMS, db=slots) for one in revisions]
             values = [None if one.startswith(_NO_TERMS) else transaction.get(one, b"", db=terms) for one in places]
-            return [None if value is None else self._unpacked(value)[1] for value in values]
+            return [None if value is None else unpacked(value, self.path)[1] for value in values]
+
+    @repeated
+    def traces(self, revisions: Sequence[Revision]) -> NDArray[np.float64]:
+        """Return the traces of the pooled embeddings of n ``revisions`` (n). NaN if the store has none."""
+        with self._environment.read(buffers=False) as transaction:
+            traces = self._environment.databases.get(_TRACES)
+            if traces is None:  # an older store, and this user cannot write to it
+                return np.full(len(revisions), np.nan)
+            values = (transaction.get(_revision_key(one), db=traces) for one in revisions)
+            return np.asarray([np.nan if value is None else _trace(value) for value in values], dtype=np.float64)
 
     @repeated
     def lost_ids(self, live: Collection[Revision]) -> list[str]:
@@ -246,7 +266,7 @@ class TermStore:
         if value.startswith(_NO_TERMS):
             return value.removeprefix(_NO_TERMS).decode()
         try:
-            return None if entry is None else self._unpacked(entry)[0]
+            return None if entry is None else unpacked(entry, self.path)[0]
         except CorruptStore:  # `damaged` names it, if it has a row
             return None
 
@@ -262,6 +282,7 @@ class TermStore:
         gone = {key: value for key, value in pairs if names[key] in ids}
 
         def write(transaction: Any) -> None:
+            self._remove_traces(transaction, gone)
             for key, slot in gone.items():
                 transaction.delete(key, db=slots)
                 if not slot.startswith(_NO_TERMS):
@@ -276,6 +297,10 @@ class TermStore:
             slot = transaction.pop(_revision_key(revision), db=self._environment.databases["slots"])
             if slot is not None and not slot.startswith(_NO_TERMS):
                 transaction.delete(slot, db=self._environment.databases["terms"])
+
+    def _remove_traces(self, transaction: Any, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            transaction.delete(key, db=self._environment.databases[_TRACES])
 
     @repeated
     def changes(self, version: int, last: int, count: int) -> Changes | None:
@@ -299,7 +324,7 @@ class TermStore:
             cursor = transaction.cursor(database)
             if cursor.set_range(_SLOT.pack(last + 1)):
                 for slot, value in cursor:
-                    id, own = self._unpacked(value)
+                    id, own = unpacked(value, self.path)
                     slots += slot
                     hashes.append(id_hash(id))
                     lengths.append(len(own))
@@ -335,7 +360,7 @@ class TermStore:
         with self._environment.read(buffers=False) as transaction:
             database = self._environment.databases["terms"]
             values = [transaction.get(_SLOT.pack(slot), db=database) for slot in slots]
-            return [self._unpacked(value)[0] for value in values if value is not None]
+            return [unpacked(value, self.path)[0] for value in values if value is not None]
 
     @repeated
     def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
@@ -348,7 +373,7 @@ class TermStore:
                 if slot is None or slot.startswith(_NO_TERMS):
                     continue
                 try:
-                    sound = self._unpacked(transaction.get(slot, b"", db=databases["terms"]))[0] == revision[0]
+                    sound = unpacked(transaction.get(slot, b"", db=databases["terms"]), self.path)[0] == revision[0]
                 except CorruptStore:
                     sound = False
                 if not sound:
@@ -367,6 +392,8 @@ class TermStore:
             slot_of = {key: slot for key, slot in transaction.cursor(slots) if key not in _OWN_KEYS}
             for key in slot_of.keys() - keys:
                 transaction.delete(key, db=slots)
+            traces = transaction.cursor(self._environment.databases[_TRACES]).iternext(values=False)
+            self._remove_traces(transaction, set(traces) - keys)
             kept = {slot for key, slot in slot_of.items() if key in keys}
             for slot in set(transaction.cursor(terms).iternext(values=False)) - kept:
                 transaction.delete(slot, db=terms)
@@ -400,23 +427,6 @@ class TermStore:
         if environment is not None:
             environment.release()
 
-    def _unpacked(self, value: bytes) -> tuple[str, TokenIds]:
-        """Return the document id and the terms in the bytes of an entry.
-
-        Raises:
-            CorruptStore: the entry fails its checksum.
-        """
-        whole = len(value) >= _HEADER.size
-        checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
-        if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
-            raise CorruptStore(
-                f"{self.path}: the terms of a document fail their checksum; {_REPAIR}; if no document has them any "
-                "more, index.vacuum() removes them"
-            )
-        start = _HEADER.size + id_bytes
-        terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
-        return value[_HEADER.size : start].decode(), terms
-
 
 def _numbers(slots: bytes | bytearray) -> NDArray[np.int64]:
     return np.frombuffer(slots, ">u8").astype(np.int64)
@@ -433,8 +443,7 @@ def _revision_key(revision: Revision) -> bytes:
     return hashlib.blake2b(key + id.encode(), digest_size=16).digest()
 
 
-def _packed(id: str, terms: TokenIds) -> bytes:
-    width = 2 if not len(terms) or terms[-1] < 1 << 16 else 4
-    name = id.encode()
-    body = _HEADER.pack(0, len(name), width)[_CHECKSUM_BYTES:] + name + terms.astype(f"<u{width}").tobytes()
-    return xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body
+def _trace(value: bytes) -> float:
+    """Return the trace in ``value``. If the value is damaged, return infinity, which no embedding has."""
+    trace = float(_TRACE.unpack(value)[0]) if len(value) == _TRACE.size else math.inf
+    return trace if math.isfinite(trace) else math.inf

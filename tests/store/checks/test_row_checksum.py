@@ -13,8 +13,7 @@ from helpers.rows import create, row, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.errors import CorruptStore
-from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, trace_of, traces_of, with_trace
+from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, sound_vectors, trace_of, traces_of
 from smart_rag.store.row import FileStamp
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=["Cs"]))
@@ -46,6 +45,7 @@ def test_rows_come_back_unaltered(store, text, metadata):
     store.upsert([made], unit_rows(1, 8))
     found = store.get(["any"])["any"]
     assert CHECKSUM in found.stored
+    assert not found.lacks_checksum()
     assert not found.is_altered()
     assert CHECKSUM not in found.document.metadata
 
@@ -91,12 +91,35 @@ def test_the_trace_of_a_vector():
     assert traces_of(np.zeros((0, 5))).shape == (0,)
 
 
-def test_the_trace_is_written_and_read():
-    assert trace_of({}) is None
-    assert trace_of({CHECKSUM: with_trace("0" * 16, None)}) is None
-    assert trace_of({CHECKSUM: with_trace("0" * 16, -1.25)}) == -1.25
-    with pytest.raises(CorruptStore, match="damaged checksum"):
-        trace_of({CHECKSUM: "0" * 16 + " x"})
+def test_the_trace_in_an_older_row():
+    assert math.isnan(trace_of({}))
+    assert math.isnan(trace_of({CHECKSUM: "0" * 16}))
+    assert trace_of({CHECKSUM: "0" * 16 + " -1.25"}) == -1.25
+    assert trace_of({CHECKSUM: "0" * 16 + " x"}) == math.inf
+
+
+def test_vectors_are_compared_with_their_traces():
+    vectors = unit_rows(4, 5)
+    traces = traces_of(vectors)
+    traces[1] = math.nan  # unknown
+    traces[2] += 1e-4
+    traces[3] = math.inf  # damaged
+    assert sound_vectors(vectors, traces).tolist() == [True, True, False, False]
+    assert sound_vectors(vectors * 2, np.full(4, math.nan)).tolist() == [False] * 4
+
+
+def test_the_row_of_a_text_without_metadata_has_no_checksum(store):
+    store.upsert([row("text", "some text")], unit_rows(1, 8))
+    assert store.get(["text"])["text"].stored.keys() == {"_smart_rag.key"}
+    store._write("update", ids=["text"], metadatas=[{"n": 1}])
+    assert store.get(["text"])["text"].lacks_checksum()
+
+
+def test_metadata_of_nobody_is_damage(store):
+    """A damaged name of the checksum must not make the row look like one of an older index."""
+    store.upsert([row("n", "text", n=1)], unit_rows(1, 8))
+    store._write("update", ids=["n"], metadatas=[{CHECKSUM: None, "_smart_rag.chucksum": "0" * 16}])
+    assert store.get(["n"]) == {}
 
 
 def test_files_that_the_index_must_not_read_count(tmp_path):

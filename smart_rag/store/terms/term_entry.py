@@ -1,0 +1,43 @@
+"""Bytes of an entry of the term store: the id of a document and its terms. ``docs/format.md`` describes them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from smart_rag.embeddings.tokens import TokenIds
+from smart_rag.errors import CorruptStore
+
+REPAIR = "write them again with index.verify(repair=True) or `smart-rag verify --repair`"
+# Checksum of the rest of the entry, length of the document's id in bytes, number of bytes of a vocabulary id.
+_HEADER = struct.Struct("<QIB")
+_CHECKSUM_BYTES = 8
+
+
+def packed(id: str, terms: TokenIds) -> bytes:
+    """Return the bytes of the entry of the document ``id`` with these sorted ``terms``."""
+    width = 2 if not len(terms) or terms[-1] < 1 << 16 else 4
+    name = id.encode()
+    body = _HEADER.pack(0, len(name), width)[_CHECKSUM_BYTES:] + name + terms.astype(f"<u{width}").tobytes()
+    return xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body
+
+
+def unpacked(value: bytes, path: Path) -> tuple[str, TokenIds]:
+    """Return the document's id and its terms, sorted int32, from the bytes of an entry. Errors name ``path``.
+
+    Raises:
+        CorruptStore: the entry fails its checksum.
+    """
+    whole = len(value) >= _HEADER.size
+    checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
+    if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
+        raise CorruptStore(
+            f"{path}: the terms of a document fail their checksum; {REPAIR}; if no document has them any more, "
+            "index.vacuum() removes them"
+        )
+    start = _HEADER.size + id_bytes
+    terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
+    return value[_HEADER.size : start].decode(), terms
