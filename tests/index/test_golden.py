@@ -41,7 +41,7 @@ def check(index, stages=("auto", "terms", "pooled", "exhaustive")):
 
 
 def test_each_format_has_an_index():
-    versions = [2, 3, 4]
+    versions = [2, 3, 4, 4]  # the second has traces of its pooled embeddings in terms/
     for path, version in zip(GOLDEN, versions, strict=True):
         with zipfile.ZipFile(path) as archive:
             assert json.loads(archive.read("manifest.json"))["format_version"] == version

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import lmdb
 import numpy as np
 import pytest
 import xxhash
+from helpers.other_users import NOBODY, open_folder, run_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -218,6 +220,56 @@ def test_the_bytes_of_doubts_and_of_documents_without_terms(tmp_path):
         b"doubtful": "02" * 16 + "0100000062" + "01" * 16 + "02000000c3a4",
         key: "2dc3a4",
     }
+
+
+def test_traces(tmp_path):
+    """They come back, and stay until their revision is removed. New ones replace them."""
+    a, b, c = map(revision, "abc")
+    store = TermStore(tmp_path)
+    store.put([a, b], [terms(1), None], traces={a: 0.25, b: -1.5})
+    store.put([a], [terms(2)])
+    assert store.traces([b, a, c])[:2].tolist() == [-1.5, 0.25]
+    assert np.isnan(store.traces([b, a, c])[2])
+    store.doubt([a, c], b"before", {c: 3.0})
+    store.put([a], [terms(3)], traces={a: 0.5})
+    store.close()
+    store = TermStore(tmp_path)
+    assert store.traces([a, b, c]).tolist() == [0.5, -1.5, 3.0]
+    store.settle([c], [a])
+    assert np.isnan(store.traces([c])).all()
+    store.vacuum({b})
+    assert np.isnan(store.traces([a])).all()
+    store.put([c], [None], traces={c: 1.0})
+    assert store.remove_ids({"b", "c"}) == 2
+    assert np.isnan(store.traces([b, c])).all()
+    store.close()
+    with lmdb.open(str(tmp_path), max_dbs=3) as environment, environment.begin(write=True) as transaction:
+        traces = environment.open_db(b"traces", transaction)
+        key = hashlib.blake2b(a[1] + b"a", digest_size=16).digest()
+        for damaged in (b"", b"1234567", np.float64("nan").tobytes(), np.float64("inf").tobytes()):
+            transaction.put(key, damaged, db=traces)
+    store = TermStore(tmp_path)
+    assert np.isinf(store.traces([a])).all()
+    store.close()
+
+
+def test_a_store_without_traces():
+    """An older smart_rag has made it. Who may write gets the database, and who may not can read the rest."""
+    folder = open_folder() / "terms"
+    TermStore(folder).close()
+    with lmdb.open(str(folder), max_dbs=3) as environment, environment.begin(write=True) as transaction:
+        transaction.drop(environment.open_db(b"traces", transaction))
+    code = """
+    from smart_rag.store.terms.term_store import TermStore
+    store = TermStore(path)
+    say(store.traces([("a", bytes(16))]).tolist(), store.count())
+    """
+    assert run_as(NOBODY, folder, code) == "[nan] 0\n"
+    store = TermStore(folder)
+    store.put([revision("a")], [None], traces={revision("a"): 1.0})
+    assert store.traces([revision("a")]).tolist() == [1.0]
+    store.close()
+    shutil.rmtree(folder.parent)
 
 
 def test_doubts(store):
