@@ -649,7 +649,8 @@ class SmartIndex:
 
         With ``repair``, documents whose token embeddings or terms are missing or damaged are encoded again. If Chroma's
         files are damaged, all documents are encoded again, and all files are written anew. A text that is altered or
-        lost cannot be repaired. As long as there is one, Chroma's files are not repaired either.
+        lost cannot be repaired. As long as there is one, Chroma's files are not repaired either. The report says what
+        was found before the repair.
         """
         self._check_open()
         report = found = self._store.integrity.verify()

@@ -1,7 +1,8 @@
-"""`SmartIndex`: any sequence of writes leaves what a dict would hold."""
+"""`SmartIndex`: any sequence of writes, of upkeep and of losses leaves what a dict would hold."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from smart_rag import Document, SmartIndex
+from smart_rag.errors import CorruptStore
 
 NAMES = st.sampled_from("abcdef")
 WORDS = st.lists(st.sampled_from(["red", "green", "blue", "dog", "carp"]), min_size=1, max_size=6).map(" ".join)
 
 
 class Sequences(RuleBasedStateMachine):
-    """After any add, replace, delete and reopen, the index is the one that a dict of the texts describes."""
+    """After any steps, the index is the one that a dict of the texts describes."""
+
+    tolerance = 1e-5
 
     @initialize()
     def make(self):
@@ -53,7 +57,7 @@ class Sequences(RuleBasedStateMachine):
             hits = self.index.search(query, 10, first_stage=first_stage)
             assert {hit.id: hit.text for hit in hits} == self.texts
             for hit in hits:
-                assert hit.score == pytest.approx(expected[hit.id][0], abs=1e-5)
+                assert hit.score == pytest.approx(expected[hit.id][0], abs=self.tolerance)
 
     @invariant()
     def holds(self):
@@ -69,7 +73,48 @@ class Sequences(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
+class UpkeepSequences(Sequences):
+    """Steps are also upkeep, and the loss of files."""
+
+    tolerance = 1e-3  # the reference rounds the tokens, and float32 does not
+
+    @rule(codec=st.sampled_from(["exact", "float32"]))
+    def convert(self, codec):
+        self.index.convert(codec=codec)
+
+    @rule()
+    def compact(self):
+        self.index.compact()
+
+    @rule()
+    def restore(self):
+        """Go on with a copy."""
+        old = self.index.path
+        self.index.snapshot(old.with_name(f"copy{len(list(old.parent.iterdir()))}"))
+        self.index.close()
+        shutil.rmtree(old)
+        (path,) = old.parent.iterdir()
+        self.index = SmartIndex.open(path, LetterEncoder())
+
+    @precondition(lambda self: self.texts)
+    @rule(part=st.sampled_from(["terms", "tokens"]))
+    def lose(self, part):
+        """Remove a part of the files, and repair the index as the error or `verify` says."""
+        self.index.close()
+        shutil.rmtree(self.index.path / self.index.manifest.data / part)
+        try:
+            self.index = SmartIndex.open(self.index.path, LetterEncoder())
+        except CorruptStore:
+            SmartIndex.rebuild(self.index.path, LetterEncoder())
+            self.index = SmartIndex.open(self.index.path, LetterEncoder())
+        else:
+            assert not self.index.verify().sound
+            self.index.verify(repair=True)
+
+
 TestSequences = Sequences.TestCase
 TestSequences.settings = settings(
     max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )
+TestUpkeepSequences = UpkeepSequences.TestCase
+TestUpkeepSequences.settings = settings(TestSequences.settings, max_examples=3, stateful_step_count=10)
