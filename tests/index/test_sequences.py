@@ -90,11 +90,11 @@ class UpkeepSequences(Sequences):
     def restore(self):
         """Go on with a copy."""
         old = self.index.path
-        self.index.snapshot(old.with_name(f"copy{len(list(old.parent.iterdir()))}"))
+        new = old.with_name(f"{old.name}+")
+        self.index.snapshot(new)
         self.index.close()
         shutil.rmtree(old)
-        (path,) = old.parent.iterdir()
-        self.index = SmartIndex.open(path, LetterEncoder())
+        self.index = SmartIndex.open(new, LetterEncoder())
 
     @precondition(lambda self: self.texts)
     @rule(part=st.sampled_from(["terms", "tokens"]))
