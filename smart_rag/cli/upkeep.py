@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import Adapter, Db, Device, MaxPixels, ProfileName, Trusted
 from smart_rag.embeddings.codec import PRESETS
-from smart_rag.errors import CorruptStore
+from smart_rag.errors import ChromaFailure, CorruptStore
 from smart_rag.paths import absolute
 from smart_rag.types import VerifyReport
 from smart_rag.wording import number
@@ -29,46 +29,61 @@ def verify(
         typer.Option("--repair", help="Encode broken passages again, and remove token embeddings of no passage."),
     ] = False,
 ) -> None:
-    """Read the whole index, and report what is missing, damaged or lost."""
+    """Read the whole index, and report what is missing, damaged or lost. The exit code is 1 if something still is."""
     from smart_rag.index.smart_index import SmartIndex
 
     try:
-        report, count = _verified(db, repair)
-    except CorruptStore as error:
+        report, left, count = _verified(db, repair)
+    except (CorruptStore, ChromaFailure) as error:
         if not repair:
             raise
-        note(f"{error}\nAll passages are encoded again.")
+        note(f"{error}\nThe index cannot be opened, so it is built again from its texts.")
         SmartIndex.rebuild(db, show_progress_bar=on_terminal())
-        report, count = _verified(db, repair)
-    beyond_repair = [*report.altered, *report.lost]
-    if report.sound and not report.orphans:
+        report, left, count = _verified(db, repair)
+    for line in _findings(report):
+        out.print(line)
+    if repair and not report.sound:
+        out.print("repaired" if left.sound else "repaired, except:")
+        for line in _findings(left):
+            out.print(line)
+    if left.sound:
         out.print(f"all {number(count, 'passage')} are sound")
         return
-    out.print(
-        f"{number(len(report.missing), 'passage')} without token embeddings or terms, {len(report.damaged)} with "
-        f"damaged ones, {number(report.orphans, 'entry')} of no passage" + ("; repaired" if repair else "")
-    )
-    if report.altered:
-        found = number(len(report.altered), "passage")
-        out.print(f"{found} with other text or metadata than was added: {_some(report.altered)}")
-    if report.lost:
-        out.print(f"{number(len(report.lost), 'passage')} whose text is lost: {_some(report.lost)}")
-    if report.chroma_damage:
-        were, so = ("were", "") if repair else ("are", ", so searches may be wrong")
-        out.print(f"Chroma's files {were} damaged{so}: {report.chroma_damage}")
-    if beyond_repair:
-        note("what is altered or lost cannot be repaired; restore a backup, or index these passages again")
-    if beyond_repair or not (report.sound or repair):
-        raise SystemExit(1)
+    if left.altered or left.lost:
+        note(
+            "what is altered or lost cannot be repaired; restore a backup, or index these passages again; `smart-rag "
+            "delete` removes them"
+        )
+    if not repair and (left.missing or left.damaged or left.chroma_damage):
+        note("to repair the index: smart-rag verify --repair")
+    raise SystemExit(1)
 
 
-def _verified(db: Path, repair: bool) -> tuple[VerifyReport, int]:
-    """Return what `verify` finds in the index ``db``, and the number of its passages."""
+def _verified(db: Path, repair: bool) -> tuple[VerifyReport, VerifyReport, int]:
+    """Return what `verify` finds in the index ``db``, what it finds after a repair, and the number of passages."""
     with open_index(db) as opened:
-        report = opened.verify(repair=repair)
-        if repair and not report.altered and not report.lost:
-            opened.vacuum()
-        return report, opened.count()
+        report = left = opened.verify(repair=repair)
+        if repair:
+            left = report if report.sound else opened.verify()
+            if not left.altered and not left.lost:
+                opened.vacuum()
+        return report, left, opened.count()
+
+
+def _findings(report: VerifyReport) -> Iterator[str]:
+    """Yield a line for each kind of damage in ``report``."""
+    for ids, what in (
+        (report.missing, "without token embeddings or terms"),
+        (report.damaged, "with damaged token embeddings or terms"),
+        (report.altered, "with other text or metadata than was added"),
+        (report.lost, "whose text is lost"),
+    ):
+        if ids:
+            yield f"{number(len(ids), 'passage')} {what}: {_some(ids)}"
+    if report.orphans:
+        yield f"{number(report.orphans, 'entry')} of no passage, which `smart-rag vacuum` removes"
+    if report.chroma_damage:
+        yield f"Chroma's files are damaged, so searches may be wrong: {report.chroma_damage}"
 
 
 def vacuum(db: Db) -> None:

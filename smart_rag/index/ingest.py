@@ -135,12 +135,17 @@ class Ingest:
         """Write the documents of ``rows``, which are rows of another store. They keep the versions of their files."""
         checked_documents([row.document for row in rows], self.encoder.modalities)
         return self._write(
-            [self._row(row.document, row.stamp) for row in rows], lambda part: self.on_progress(len(part))
+            [replace(self._row(row.document, row.stamp), unsound=row.unsound) for row in rows],
+            lambda part: self.on_progress(len(part)),
         )
 
     def repair(self, ids: Sequence[str]) -> None:
-        """Encode the documents with these ``ids`` again, because their tokens are missing or damaged."""
-        for batch in batches(list(self.store.pooled.get(ids).values())):
+        """Encode the documents with these ``ids`` again, because their tokens are missing or damaged.
+
+        Altered documents are left alone: the tokens of the altered text must not get the key of the right text.
+        """
+        rows = self.store.pooled.get(ids).values()
+        for batch in batches([row for row in rows if not self.store.integrity.is_altered(row)]):
             self.store.repair(batch, self._encode(batch))
 
     def _file(self, path: Path, reader: Reader) -> tuple[list[Row], list[str]]:
@@ -168,9 +173,9 @@ class Ingest:
         new: list[Row] = []
         for row in rows:
             before = existing.get(row.document.id)
-            if before is None or before.key != row.key or row.key in lost:
+            if before is None or before.key != row.key or row.key in lost or self.store.integrity.is_altered(before):
                 new.append(row)
-            elif before == row and not before.is_altered():
+            elif before == row:
                 unchanged.append(row)
             else:
                 changed.append(row)

@@ -494,7 +494,8 @@ class SmartIndex:
         """Remove every document whose metadata ``source`` is ``path``, and return the number of these documents."""
         self._check_open()
         sources = list(dict.fromkeys([str(path), str(absolute(path).resolve())]))
-        return self.delete([document.id for document in self.documents({"source": {"$in": sources}})])
+        rows = self._store.pooled.select({"source": {"$in": sources}})  # also those that are altered
+        return self.delete([row.document.id for row in rows])
 
     def vacuum(self) -> int:
         """Remove token embeddings and images that no document uses. Return the number of removed token entries.
@@ -649,14 +650,13 @@ class SmartIndex:
 
         With ``repair``, documents whose token embeddings or terms are missing or damaged are encoded again. If Chroma's
         files are damaged, all documents are encoded again, and all files are written anew. A text that is altered or
-        lost cannot be repaired. As long as there is one, Chroma's files are not repaired either. The report says what
-        was found before the repair.
+        lost cannot be repaired: add it again. The report says what was found before the repair.
         """
         self._check_open()
         report = found = self._store.integrity.verify()
-        if repair and found.chroma_damage and not (found.altered or found.lost):
+        if repair and found.chroma_damage and (self._encoder.exists or not (found.altered or found.lost)):
             with self._session.writing():
-                self._rewrite(Manifest.read(self.path), self._encoder, False, encodes=self._encoder.exists)
+                self._rewrite(Manifest.read(self.path), self._encoder, False, self._encoder.exists, lost=found.lost)
             found = self._store.integrity.verify()
         for _ in range(_REPAIRS if repair else 0):
             broken = [*found.missing, *found.damaged]
@@ -1117,21 +1117,34 @@ class SmartIndex:
         self.manifest, self._store, self._encoder = manifest, store, encoder
         self._calibration = Calibration(self._encoder, manifest.relevance)
 
-    def _rewrite(self, manifest: Manifest, encoder: IndexEncoder, show_progress_bar: bool, encodes: bool) -> None:
-        """Write all documents into new stores, with the settings of ``manifest``, and use these stores from now on."""
+    def _rewrite(
+        self,
+        manifest: Manifest,
+        encoder: IndexEncoder,
+        show_progress_bar: bool,
+        encodes: bool,
+        lost: Sequence[str] | None = None,
+    ) -> None:
+        """Write all documents into new stores, with the settings of ``manifest``, and use these stores from now on.
+
+        If documents are altered or lost, this raises `CorruptStore`. With ``lost``, the ids of lost documents, altered
+        documents stay altered, and lost ones stay lost.
+        """
         from tqdm.auto import tqdm
 
         self._store.settle()
-        self._store.integrity.check_complete()
+        if lost is None:
+            self._store.integrity.check_complete()
         pooled = self._store.pooled
         new = Rewrite(self.path, manifest, pooled.given_client, pooled.sources.given)
         try:
             with tqdm(total=self.count(), desc="writing", unit="document", disable=not show_progress_bar) as progress:
                 if encodes:
-                    check = self._store.integrity.check_texts
-                    encode_documents(self._store.pooled, new.store, encoder, progress.update, check)
+                    checked = self._store.integrity.checked if lost is None else self._store.integrity.marked
+                    encode_documents(self._store.pooled, new.store, encoder, progress.update, checked)
                 else:
                     copy_documents(self._store, new.store, encoder, progress.update)
+            new.store.mark_lost(lost or ())
             old = self._store
             self._use(new.manifest, new.store, encoder)
         except BaseException:

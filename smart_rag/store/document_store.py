@@ -43,6 +43,9 @@ _BATCH_BYTES = 160 << 10
 _ROW_BYTES = 1_500
 _TEXT_COPIES = 16
 
+# Key of the revision of a lost document.
+_NO_KEY = bytes(16)
+
 T = TypeVar("T")
 
 
@@ -320,6 +323,10 @@ class DocumentStore:
         # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as is.
         self._terms.vacuum(revisions, completes=not any(map(self.integrity.has_another_key, rows)))
         return self.tokens.vacuum({row.key for row in rows})
+
+    def mark_lost(self, ids: Collection[str]) -> None:
+        """Remember that the documents ``ids`` are lost, so that `verify` names them until they are added or deleted."""
+        self._terms.put([(id, _NO_KEY) for id in ids], [None] * len(ids))
 
     def remove_unused_terms(self) -> None:
         """Remove terms that no row names. Terms of lost rows stay, because they name the lost documents."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,14 @@ def check_row(folder: Path, row: Row, fingerprint: str | None, codec: str) -> No
         )
 
 
+def marked(rows: Iterable[Row], fingerprint: str | None, codec: str) -> list[Row]:
+    """Return ``rows``. Those that are not what was added are marked as unsound. See `check_row`."""
+    return [
+        replace(row, unsound=True) if row.is_altered() or _has_another_key(row, fingerprint, codec) else row
+        for row in rows
+    ]
+
+
 def _has_another_key(row: Row, fingerprint: str | None, codec: str) -> bool:
     if fingerprint is None or row.modality != "text":
         return False
@@ -63,10 +72,25 @@ class Integrity:
 
     def check_texts(self, rows: Iterable[Row]) -> None:
         """Raise `CorruptStore` if the text or metadata of a row are not those that were added."""
-        # Older indexes have rows with the vectors of the caller that do not say so. Their keys are not hashes of texts.
-        fingerprint = self._fingerprint if self._terms.is_complete else None
         for row in rows:
-            check_row(self._folder, row, fingerprint, self._tokens.codec.name)
+            check_row(self._folder, row, self._fingerprint_of_keys, self._tokens.codec.name)
+
+    def checked(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Do the same as `check_texts`, and return ``rows``."""
+        self.check_texts(rows)
+        return rows
+
+    def marked(self, rows: Iterable[Row]) -> list[Row]:
+        """Return ``rows``. Those that are not what was added are marked as unsound."""
+        return marked(rows, self._fingerprint_of_keys, self._tokens.codec.name)
+
+    @property
+    def _fingerprint_of_keys(self) -> str | None:
+        """The fingerprint, if every key of a text is a hash of it.
+
+        In older indexes, rows with the vectors of the caller do not say so, and their keys are other hashes.
+        """
+        return self._fingerprint if self._terms.is_complete else None
 
     def check_rows(self, rows: Sequence[Row], pooled: NDArray[np.float32]) -> None:
         """Raise `CorruptStore` if a row or its pooled embedding is not what was added.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
-from smart_rag.store.checks.row_checksum import CHECKSUM, checksum_of, fits
+from smart_rag.store.checks.row_checksum import CHECKSUM, UNSOUND, checksum_of, fits
 from smart_rag.store.where import KEY, RESERVED, is_list_column, item_text, list_column, stored_number
 from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
 from smart_rag.values import plain_dict
@@ -53,7 +53,8 @@ class FileStamp:
 class Row:
     """A document, the key of its token embeddings, the version of its file, and the modality that was encoded.
 
-    ``stored`` is the metadata in Chroma that the row was read from. It is None for a new row.
+    ``stored`` is the metadata in Chroma that the row was read from. It is None for a new row. A row that is known not
+    to be what was added is ``unsound``. It is written with a checksum that does not fit, so that it stays altered.
     """
 
     document: Document
@@ -61,6 +62,7 @@ class Row:
     stamp: FileStamp | None = None
     modality: str = "text"
     stored: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    unsound: bool = False
 
     @property
     def revision(self) -> Revision:
@@ -141,6 +143,8 @@ def to_chroma(row: Row, root: Path) -> dict[str, Any]:
 
 def sealed(row: Row, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return Chroma's ``metadata`` of ``row``, with a checksum if it has more than the key."""
+    if row.unsound:
+        return {**metadata, CHECKSUM: UNSOUND}
     if metadata.keys() == {KEY}:
         return dict(metadata)
     return {**metadata, CHECKSUM: checksum_of(row.document.id, row.document.text, metadata)}

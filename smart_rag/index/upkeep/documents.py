@@ -61,11 +61,12 @@ def encode_documents(
     target: DocumentStore,
     encoder: IndexEncoder,
     on_progress: OnProgress,
-    check: Callable[[Sequence[Row]], object],
+    checked: Callable[[Sequence[Row]], Sequence[Row]],
 ) -> None:
     """Make ``target`` hold the documents of the rows in ``source``, with new vectors from ``encoder``.
 
-    ``check`` is called with rows before they are encoded. It raises `CorruptStore` if one is not what was added.
+    ``checked`` is called with rows before they are encoded, and returns them. If one is not what was added, it marks
+    the row as unsound, or raises `CorruptStore`.
 
     Raises:
         CorruptStore: a row is altered.
@@ -74,8 +75,7 @@ def encode_documents(
     """
     ingest = Ingest(target, encoder, on_progress)
     for window in _windows(source):
-        check(window)
-        ingest.add_rows(window)
+        ingest.add_rows(checked(window))
     _remove_rest(source, target)
 
 

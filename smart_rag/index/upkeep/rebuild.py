@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,9 @@ from smart_rag.index.session import Session
 from smart_rag.index.upkeep.documents import encode_documents
 from smart_rag.index.upkeep.rewrite import Rewrite
 from smart_rag.store.checks.rows_alone import rows_alone
-from smart_rag.store.integrity import check_row
+from smart_rag.store.integrity import marked
 from smart_rag.store.lmdb_environment import FILE_NAME
 from smart_rag.store.place import Place, identity_of
-from smart_rag.store.row import Row
 from smart_rag.store.sources import Sources
 from smart_rag.wording import number
 
@@ -30,7 +29,8 @@ def rebuild(
 ) -> None:
     """Encode all documents of the index in the folder ``path`` again, and write them into new stores.
 
-    Only the rows of the index are read. Its vectors, token embeddings and terms may be damaged or missing.
+    Only the rows of the index are read. Its vectors, token embeddings and terms may be damaged or missing. A row that
+    is not what was added stays so, and `verify` names it.
 
     Raises:
         InvalidInput: the rows are in a Chroma client of the caller.
@@ -54,19 +54,16 @@ def rebuild(
             rows.sources = Sources(path, manifest.id, sources)
             new = Rewrite(path, manifest, None, sources)
             try:
-                check = partial(_check, path, manifest)
-                encode_documents(rows, new.store, new_encoder, on_progress, check)
-                _warn_of_rest(path, set(rows.ids()).difference(new.store.pooled.ids()))
+                checked = partial(marked, fingerprint=manifest.fingerprint, codec=manifest.config.codec)
+                encode_documents(rows, new.store, new_encoder, on_progress, checked)
+                unread = set(rows.ids()).difference(new.store.pooled.ids())
+                new.store.mark_lost(unread)
+                _warn_of_rest(path, unread)
                 new.finish()
             finally:
                 new.store.close()
     finally:
         session.close(lambda: None)
-
-
-def _check(path: Path, manifest: Manifest, rows: Sequence[Row]) -> None:
-    for row in rows:
-        check_row(path, row, manifest.fingerprint, manifest.config.codec)
 
 
 def _warn_of_rest(path: Path, ids: set[str]) -> None:

@@ -6,6 +6,7 @@ Chroma's own code is not used here, because it loads the vectors, and damaged ve
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import sqlite3
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smart_rag.errors import CorruptStore, StorageFull
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "chroma.sqlite3"
 _VECTORS = "urn:chroma:segment/vector/hnsw-local-persisted"
@@ -160,6 +163,20 @@ def copy_chroma(folder: Path, target: Path) -> None:
         raise StorageFull(f"{target}: no space left on the disk; make room and try again") from error
 
 
+def _rebuild_indexes(folder: Path) -> None:
+    """Build SQLite's indexes again. If they do not fit the tables, Chroma cannot apply the last records of its log."""
+    with closing(sqlite3.connect(folder / FILE_NAME)) as copy:
+        for statement in (
+            "REINDEX",
+            "INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES ('rebuild')",
+        ):
+            try:
+                with copy:
+                    copy.execute(statement)
+            except sqlite3.DatabaseError as error:  # Chroma may still be able to read the rows
+                logger.warning("%s: SQLite cannot build its indexes again (%s)", folder / FILE_NAME, error)
+
+
 @contextmanager
 def tables_alone(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder with a copy of Chroma's SQLite file, and without any vectors.
@@ -173,6 +190,7 @@ def tables_alone(folder: Path) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="smart_rag_rows_"))
     try:
         copy_tables(folder, place)
+        _rebuild_indexes(place)
         with closing(sqlite3.connect(place / FILE_NAME)) as copy, copy:
             # Otherwise Chroma would look for the files of the vectors.
             copy.execute(

@@ -20,6 +20,8 @@ from smart_rag.store.where import RESERVED
 # text. Chroma reads such a row in less time.
 CHECKSUM = RESERVED + "checksum"
 _DIGITS = 16
+# No row fits this checksum.
+UNSOUND = "-" * _DIGITS
 # hnswlib divides by the length and multiplies by it again. So numbers of an embedding change in the last digit.
 _TRACE_TOLERANCE = 2e-5
 _LENGTH_TOLERANCE = 1e-3

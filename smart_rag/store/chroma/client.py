@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 # If fewer bytes than this are free, a failed write is reported as a full disk.
 _FULL_DISK_BYTES = 16 << 20
+_ADVICE = "if its files are damaged, `smart-rag verify --repair` builds the index again from its texts"
 # Seconds after which a thread looks again whether another thread has opened Chroma.
 _POLL_SECONDS = 0.001
 
@@ -403,14 +404,16 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
                 f"{folder}: no space left on the disk; make room and open the index again; "
                 f"documents that were added before are safe ({error})"
             ) from error
-        raise ChromaFailure(f"{type(error).__name__}: {error}") from error
+        if folder is None:
+            raise ChromaFailure(f"{type(error).__name__}: {error}") from error
+        raise ChromaFailure(
+            f"{folder}: Chroma failed ({type(error).__name__}: {one_line(error)}); {_ADVICE}"
+        ) from error
     except BaseException as error:
         # A panic of Chroma's Rust code is no `Exception`. Damaged files can cause it.
         if type(error).__name__ != "PanicException":
             raise
-        raise ChromaFailure(
-            f"{folder or 'Chroma'}: Chroma failed, its files may be damaged: {one_line(error)}"
-        ) from error
+        raise ChromaFailure(f"{folder or 'Chroma'}: Chroma failed ({one_line(error)}); {_ADVICE}") from error
 
 
 def _existing(folder: Path) -> Path:
