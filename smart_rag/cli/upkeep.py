@@ -47,7 +47,7 @@ def verify(
         for line in _findings(left):
             out.print(line)
     if left.sound:
-        out.print(f"all {number(count, 'passage')} are sound")
+        out.print(f"all {number(count, 'passage')} are sound" if count != 1 else "the only passage is sound")
         return
     if left.altered or left.lost:
         note(
@@ -63,10 +63,10 @@ def _verified(db: Path, repair: bool) -> tuple[VerifyReport, VerifyReport, int]:
     """Return what `verify` finds in the index ``db``, what it finds after a repair, and the number of passages."""
     with open_index(db) as opened:
         report = left = opened.verify(repair=repair)
-        if repair:
-            left = report if report.sound else opened.verify()
-            if not left.altered and not left.lost:
-                opened.vacuum()
+        if repair and not (report.altered or report.lost):
+            opened.vacuum()
+        if repair and not (report.sound and not report.orphans):
+            left = opened.verify()
         return report, left, opened.count()
 
 

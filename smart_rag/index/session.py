@@ -44,8 +44,8 @@ class Session:
         place: the folder of the index.
         id: the id of the index. None if it has none yet.
         on_first_write: a function that is called once, as soon as the session holds the lock.
-        find_again: a function that is called if the index's stores have been replaced. If another process has written
-            them anew, it opens the new ones and returns their place. Otherwise, it returns None.
+        find_again: a function that is called if the manifest or the stores have been replaced. If the stores have been
+            written anew, it opens the new ones and returns their place. Otherwise, it returns None.
     """
 
     # The keys have the id and the folder of an index, because an index that was moved has its lock in another place.
@@ -80,9 +80,10 @@ class Session:
         with self._registry:
             self._locks[id, self._folder] = self._lock
 
-    def moved(self, place: Place) -> None:
-        """Say that the stores of the index are now at ``place``."""
-        self._place = place
+    def switch(self, action: Callable[[], Place]) -> None:
+        """Call ``action``, which switches to new stores and returns their place. No other thread switches meanwhile."""
+        with self._finding:
+            self._place = action()
 
     def check_open(self) -> None:
         """Raise an error unless the index can be used.
@@ -96,18 +97,17 @@ class Session:
             raise UseAfterFork.of(f"{self.path}: the index")
         if self._closed:
             raise IndexClosed(f"{self.path}: the index is closed; open it again with SmartIndex.open")
-        if not self._place.is_same():
-            with self._finding:
-                if not self._place.is_same() and (place := self._find_again()) is not None:
-                    self._place = place
-            self._place.check()
-        self._check_id()
-
-    def _check_id(self) -> None:
-        """Raise `IndexNotFound` if another index was copied into the files of this one, which leaves their inodes."""
-        state = _state(self.path)
-        if state == self._manifest:
+        state = _state(self.path)  # first, so that a later change of the manifest is noticed by the next call
+        if state == self._manifest and self._place.is_same():
             return
+        with self._finding:
+            if (place := self._find_again()) is not None:
+                self._place = place
+        self._place.check()
+        self._check_id(state)
+
+    def _check_id(self, state: tuple[int, int, int] | None) -> None:
+        """Raise `IndexNotFound` if another index was copied into the files of this one, which leaves their inodes."""
         found = Manifest.read(self.path).id
         if self._id is not None and found != self._id:
             raise self._place.replaced()

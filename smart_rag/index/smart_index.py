@@ -733,7 +733,23 @@ class SmartIndex:
     def documents(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Document]:
         """Yield the documents that pass the filters, or all documents. The filters are those of `search`."""
         self._check_open()
-        return self._store.documents(where, where_document)
+        return self._documents(where, where_document)
+
+    def _documents(self, where: Where | None, where_document: Where | None) -> Iterator[Document]:
+        """Yield documents. If the index is written anew meanwhile, go on with its new stores."""
+        seen: set[str] = set()
+        while True:
+            store = self._store
+            try:
+                for document in store.documents(where, where_document):
+                    if document.id not in seen:
+                        seen.add(document.id)
+                        yield document
+                return
+            except (IndexNotFound, IndexClosed):
+                self._check_open()  # opens the new stores, if there are any
+                if self._store is store:
+                    raise
 
     @_following
     def count(self) -> int:
@@ -1094,7 +1110,7 @@ class SmartIndex:
         self._update_manifest()
 
     def _find_again(self) -> Place | None:
-        """If another process has compacted or converted the index, open its new stores, and return their place."""
+        """If the index has been compacted or converted elsewhere, open its new stores, and return their place."""
         manifest = self.manifest
         try:
             found = Manifest.read(self.path)
@@ -1145,13 +1161,26 @@ class SmartIndex:
                 else:
                     copy_documents(self._store, new.store, encoder, progress.update)
             new.store.mark_lost(lost or ())
-            old = self._store
-            self._use(new.manifest, new.store, encoder)
         except BaseException:
             new.store.close()
             raise
-        new.finish(old)
-        self._session.moved(new.store.place)
+        old = self._store
+
+        def switch() -> Place:
+            new.switch()
+            self._use(new.manifest, new.store, encoder)
+            return new.store.place
+
+        try:
+            self._session.switch(switch)
+        except BaseException:
+            # If the manifest was already written, the next call opens the new stores.
+            if self._store is not new.store:
+                new.store.close()
+            raise
+        old.pooled.drop()
+        old.close()
+        new.finish()
 
     def _update_manifest(self) -> None:
         """Update the manifest. If the model was moved, write its new folder. If there is no id, write one."""

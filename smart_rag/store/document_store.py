@@ -85,20 +85,30 @@ class DocumentStore:
         """
         if terms is None:
             terms = [vectors.tokens.terms(i) for i in range(len(rows))]
-        self.settle()
-        revisions = [row.revision for row in rows]
-        before = self.pooled.stored([row.document.id for row in rows])
-        replaced = self.pooled.rows(before)
-        old = [row.revision for row in replaced]
-        undo = self.pooled.undo_of(rows, before).packed()
-        check_room(self.place.folder, self._bytes_of(rows, vectors) + len(undo))
-        self.tokens.put([row.key for row in rows], vectors.tokens)
-        self._terms.put(revisions, terms, [*revisions, *old], undo, _traces(revisions, vectors.pooled))
-        with self._settled_on_failure():
-            self.pooled.upsert(rows, vectors.pooled, before)
-            self._terms.settle(set(old).difference(revisions), revisions)
-        self._drop([row.key for row in replaced])
-        return len(replaced)
+        with self._batch():
+            revisions = [row.revision for row in rows]
+            before = self.pooled.stored([row.document.id for row in rows])
+            replaced = self.pooled.rows(before)
+            old = [row.revision for row in replaced]
+            undo = self.pooled.undo_of(rows, before).packed()
+            check_room(self.place.folder, self._bytes_of(rows, vectors) + len(undo))
+            self.tokens.put([row.key for row in rows], vectors.tokens)
+            self._terms.put(revisions, terms, [*revisions, *old], undo, _traces(revisions, vectors.pooled))
+            with self._settled_on_failure():
+                self.pooled.upsert(rows, vectors.pooled, before)
+                self._terms.settle(set(old).difference(revisions), revisions)
+            self._drop([row.key for row in replaced])
+            return len(replaced)
+
+    @contextmanager
+    def _batch(self) -> Iterator[None]:
+        """Undo an unfinished batch. While the block runs, no other thread of this process begins one.
+
+        A thread may still be writing its batch when Ctrl-C has ended the call that started the thread.
+        """
+        with self._terms.batch_lock:
+            self.settle()
+            yield
 
     def settle(self) -> None:
         """Undo a batch that was not finished, because its process died or because it failed.
@@ -107,6 +117,10 @@ class DocumentStore:
             StorageFull: the disk is too full to undo it. Nothing was lost, the next call tries again.
             ChromaFailure: Chroma failed. The next call tries again.
         """
+        with self._terms.batch_lock:
+            self._settle()
+
+    def _settle(self) -> None:
         doubtful = self._terms.doubtful()
         if not doubtful:
             return
@@ -175,25 +189,25 @@ class DocumentStore:
 
     def repair(self, rows: Sequence[Row], vectors: Representation) -> None:
         """Write the tokens and terms of ``rows`` again."""
-        self.settle()
-        self.tokens.put([row.key for row in rows], vectors.tokens)
-        revisions = [row.revision for row in rows]
-        pooled = self.pooled.embeddings([row.document.id for row in rows])
-        traces = self._new_traces(revisions, pooled)
-        self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))], traces=traces)
+        with self._batch():
+            self.tokens.put([row.key for row in rows], vectors.tokens)
+            revisions = [row.revision for row in rows]
+            pooled = self.pooled.embeddings([row.document.id for row in rows])
+            traces = self._new_traces(revisions, pooled)
+            self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))], traces=traces)
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
         """Write ``rows`` to change their metadata. Their vectors must be stored already. See `commit` about errors."""
-        self.settle()
-        before = self.pooled.stored([row.document.id for row in rows])
-        pooled = dict(zip(before.ids, before.pooled, strict=True))
-        revisions = [row.revision for row in rows]
-        undo = self.pooled.undo_of(rows, before).packed()
-        check_room(self.place.folder, _BATCH_BYTES + _ROW_BYTES * len(rows) + len(undo))
-        self._terms.doubt(revisions, undo, self._new_traces(revisions, pooled))
-        with self._settled_on_failure():
-            self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]), before)
-            self._terms.settle((), revisions)
+        with self._batch():
+            before = self.pooled.stored([row.document.id for row in rows])
+            pooled = dict(zip(before.ids, before.pooled, strict=True))
+            revisions = [row.revision for row in rows]
+            undo = self.pooled.undo_of(rows, before).packed()
+            check_room(self.place.folder, _BATCH_BYTES + _ROW_BYTES * len(rows) + len(undo))
+            self._terms.doubt(revisions, undo, self._new_traces(revisions, pooled))
+            with self._settled_on_failure():
+                self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]), before)
+                self._terms.settle((), revisions)
 
     def _new_traces(
         self, revisions: Sequence[Revision], pooled: Mapping[str, NDArray[np.float32]]
@@ -286,13 +300,13 @@ class DocumentStore:
         If this fails, the documents are there as before. If there are thousands, they are removed in several parts,
         and the parts before the error stay removed.
         """
-        self.settle()
-        parts = [ids[start : start + _REMOVED_AT_ONCE] for start in range(0, len(ids), _REMOVED_AT_ONCE)]
-        found = set().union(*map(self._delete, parts))
-        without_row = set(ids) - found
-        if without_row and self._terms.is_complete and self._terms.count() > self.pooled.count():
-            return len(found) + self._terms.remove_ids(without_row)
-        return len(found)
+        with self._batch():
+            parts = [ids[start : start + _REMOVED_AT_ONCE] for start in range(0, len(ids), _REMOVED_AT_ONCE)]
+            found = set().union(*map(self._delete, parts))
+            without_row = set(ids) - found
+            if without_row and self._terms.is_complete and self._terms.count() > self.pooled.count():
+                return len(found) + self._terms.remove_ids(without_row)
+            return len(found)
 
     def _delete(self, ids: Sequence[str]) -> set[str]:
         """Remove documents, and return the ids of those that were there."""
@@ -315,14 +329,15 @@ class DocumentStore:
         Raises:
             CorruptStore: rows are lost or cannot be read. Then their tokens, terms and images are kept.
         """
-        self.settle()
-        rows = list(self.pooled.select())
-        revisions = {row.revision for row in rows}
-        self.integrity.check_complete(rows)
-        self.images.vacuum(row.document.image for row in rows)
-        # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as is.
-        self._terms.vacuum(revisions, completes=not any(map(self.integrity.has_another_key, rows)))
-        return self.tokens.vacuum({row.key for row in rows})
+        with self._batch():
+            rows = list(self.pooled.select())
+            revisions = {row.revision for row in rows}
+            self.integrity.check_complete(rows)
+            self.images.vacuum(row.document.image for row in rows)
+            # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as
+            # it is.
+            self._terms.vacuum(revisions, completes=not any(map(self.integrity.has_another_key, rows)))
+            return self.tokens.vacuum({row.key for row in rows})
 
     def mark_lost(self, ids: Collection[str]) -> None:
         """Remember that the documents ``ids`` are lost, so that `verify` names them until they are added or deleted."""
@@ -330,10 +345,10 @@ class DocumentStore:
 
     def remove_unused_terms(self) -> None:
         """Remove terms that no row names. Terms of lost rows stay, because they name the lost documents."""
-        self.settle()
-        live = {row.revision for row in self.pooled.select()}
-        if not self._terms.lost_ids(live):
-            self._terms.vacuum(live)
+        with self._batch():
+            live = {row.revision for row in self.pooled.select()}
+            if not self._terms.lost_ids(live):
+                self._terms.vacuum(live)
 
     def copy_to(self, folder: Path) -> None:
         """Copy all stores to ``folder``. The caller holds the write lock of the rows.

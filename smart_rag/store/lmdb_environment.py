@@ -110,6 +110,8 @@ class Environment:
         self._closed = False
         self._condition = threading.Condition()
         self._writer = threading.RLock()
+        # For changes that take several transactions. The environment itself does not use it.
+        self.batch_lock = threading.RLock()
         with _lmdb_errors(path):
             if file.exists():
                 check_start(file)

@@ -24,10 +24,15 @@ def test_verify_finds_and_repairs(folder, tmp_path):
             transaction.put(second, place[:-1] + bytes([place[-1] ^ 1]))
             transaction.put(b"nobody names me!", place)
     code, output, errors = run("verify", "--db", db)
-    assert (code, errors) == (1, "")
-    assert output.startswith("1 passage without token embeddings or terms, 1 with damaged ones, 1 entry of no passage")
+    assert (code, errors) == (1, "to repair the index: smart-rag verify --repair\n")
+    for line in (
+        "1 passage without token embeddings or terms: ",
+        "1 passage with damaged token embeddings or terms: ",
+        "1 entry of no passage, which `smart-rag vacuum` removes",
+    ):
+        assert line in output
     assert "encode them again with" in error_of("search", "cat", "--db", db)
-    assert "; repaired" in good("verify", "--db", db, "--repair")
+    assert "\nrepaired\nall 4 passages are sound\n" in good("verify", "--db", db, "--repair")
     assert good("verify", "--db", db) == sound
     assert len(json.loads(good("search", "cat", "--db", db, "--json"))) == 4
 

@@ -59,6 +59,7 @@ def rebuild(
                 unread = set(rows.ids()).difference(new.store.pooled.ids())
                 new.store.mark_lost(unread)
                 _warn_of_rest(path, unread)
+                new.switch()
                 new.finish()
             finally:
                 new.store.close()

@@ -9,6 +9,7 @@ the unfinished stores, and continues there.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -19,16 +20,17 @@ from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import IndexMismatch, IndexNotFound
 from smart_rag.index import folder
 from smart_rag.index.manifest import DATA_NAME, FILE_NAME, Manifest
-from smart_rag.store.document_store import DocumentStore
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
+
+logger = logging.getLogger(__name__)
 
 
 class Rewrite:
     """New stores for the index in the folder ``path``, with the settings of the manifest ``wanted``.
 
-    Only the process that may write to the index may make this object. Fill `store`, and then call `finish`.
+    Only the process that may write to the index may make this object. Fill `store`, then call `switch` and `finish`.
 
     Attributes:
         manifest: the manifest of the new stores.
@@ -47,14 +49,23 @@ class Rewrite:
         self.store.settle()  # first, because this may remove documents of a batch that was not finished
         self.manifest.write(path / self.manifest.data)
 
-    def finish(self, old: DocumentStore | None = None) -> None:
-        """Make `store` the store of the index. Close the ``old`` one, if it is open, and remove it."""
+    def switch(self) -> None:
+        """Make `store` the store of the index. Before this call, the index has its old stores. After it, the new one.
+
+        Raises:
+            StorageFull: the disk is full. The index has its old stores.
+        """
         self.manifest.write(self._path)
-        (self._path / self.manifest.data / FILE_NAME).unlink()
-        if old is not None:
-            old.pooled.drop()
-            old.close()
-        remove_old(self._path)
+
+    def finish(self) -> None:
+        """Remove the old stores, which nobody uses any more. If this fails, a later rewrite removes them."""
+        (self._path / self.manifest.data / FILE_NAME).unlink(missing_ok=True)
+        try:
+            remove_old(self._path)
+        except OSError as error:  # another thread or process has just written there
+            logger.warning(
+                "%s: the old files could not be removed (%s); the next compaction does it", self._path, error
+            )
 
 
 def remove_old(path: Path) -> None:

@@ -1,7 +1,11 @@
-"""Bytes of an entry of the term store: the id of a document and its terms. ``docs/format.md`` describes them."""
+"""Bytes of an entry of the term store: the id of a document and its terms. Also the bytes of a trace.
+
+``docs/format.md`` describes them.
+"""
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -15,6 +19,7 @@ REPAIR = "write them again with index.verify(repair=True) or `smart-rag verify -
 # Checksum of the rest of the entry, length of the document's id in bytes, number of bytes of a vocabulary id.
 _HEADER = struct.Struct("<QIB")
 _CHECKSUM_BYTES = 8
+_TRACE = struct.Struct("<d")
 
 
 def packed(id: str, terms: TokenIds) -> bytes:
@@ -41,3 +46,14 @@ def unpacked(value: bytes, path: Path) -> tuple[str, TokenIds]:
     start = _HEADER.size + id_bytes
     terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
     return value[_HEADER.size : start].decode(), terms
+
+
+def packed_trace(trace: float) -> bytes:
+    """Return the bytes of the trace of a pooled embedding (see `smart_rag.store.checks.row_checksum`)."""
+    return _TRACE.pack(trace)
+
+
+def unpacked_trace(value: bytes) -> float:
+    """Return the trace of these bytes. If they are damaged, return infinity, which is the trace of no embedding."""
+    trace = float(_TRACE.unpack(value)[0]) if len(value) == _TRACE.size else math.inf
+    return trace if math.isfinite(trace) else math.inf

@@ -10,8 +10,8 @@ after it. ``docs/format.md`` describes the bytes.
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
+import threading
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,14 +27,13 @@ from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import FILE_NAME, Environment, repeated
 from smart_rag.store.place import Place
-from smart_rag.store.terms.term_entry import REPAIR, packed, unpacked
+from smart_rag.store.terms.term_entry import REPAIR, packed, packed_trace, unpacked, unpacked_trace
 from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"
 _DATABASES = ("terms", "slots")
 # Traces of pooled embeddings, see `smart_rag.store.checks.row_checksum`. Older stores lack this database.
 _TRACES = "traces"
-_TRACE = struct.Struct("<d")
 _SLOT = struct.Struct(">Q")  # big-endian, so that LMDB sorts slots by number
 # Keys that differ from the key of every revision, because those keys have 16 bytes: the next free slot, the revisions
 # in doubt, and a mark that every revision has a key, even if it has no terms. Older stores lack the last two.
@@ -79,6 +78,11 @@ class TermStore:
         self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES, later=[_TRACES])
         self.place = Place(self.path, self.path / FILE_NAME, self._shared.identity)
         self.is_complete = self._mark_if_new()
+
+    @property
+    def batch_lock(self) -> threading.RLock:
+        """The lock that a thread holds from `put` or `doubt` until `settle`. All stores in the same folder share it."""
+        return self._environment.batch_lock
 
     @repeated
     def _mark_if_new(self) -> bool:
@@ -134,7 +138,7 @@ class TermStore:
                 slot += 1
             transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
             for revision, trace in (traces or {}).items():
-                transaction.put(_revision_key(revision), _TRACE.pack(trace), db=self._environment.databases[_TRACES])
+                transaction.put(_revision_key(revision), packed_trace(trace), db=self._environment.databases[_TRACES])
             if in_doubt:
                 self._set_doubtful(transaction, in_doubt | set(self._doubtful(transaction)))
             if before is not None:
@@ -240,7 +244,9 @@ class TermStore:
             if traces is None:  # an older store, and this user cannot write to it
                 return np.full(len(revisions), np.nan)
             values = (transaction.get(_revision_key(one), db=traces) for one in revisions)
-            return np.asarray([np.nan if value is None else _trace(value) for value in values], dtype=np.float64)
+            return np.asarray(
+                [np.nan if value is None else unpacked_trace(value) for value in values], dtype=np.float64
+            )
 
     @repeated
     def lost_ids(self, live: Collection[Revision]) -> list[str]:
@@ -441,9 +447,3 @@ def _revision_key(revision: Revision) -> bytes:
     # The key is a hash, because LMDB limits the length of a key.
     id, key = revision
     return hashlib.blake2b(key + id.encode(), digest_size=16).digest()
-
-
-def _trace(value: bytes) -> float:
-    """Return the trace in ``value``. If the value is damaged, return infinity, which no embedding has."""
-    trace = float(_TRACE.unpack(value)[0]) if len(value) == _TRACE.size else math.inf
-    return trace if math.isfinite(trace) else math.inf

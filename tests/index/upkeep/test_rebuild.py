@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -13,7 +14,8 @@ from helpers.word_encoder import SeeingEncoder, VocabularyEncoder
 from PIL import Image
 
 from smart_rag import Document, Representation, SmartIndex
-from smart_rag.errors import CorruptStore, IndexLocked
+from smart_rag.errors import ChromaFailure, CorruptStore, IndexLocked
+from smart_rag.types import VerifyReport
 
 WORDS = ["pump", "boat", "keys", "carp", "lamp"]
 
@@ -99,15 +101,55 @@ def test_a_document_with_damaged_vectors_is_not_copied(made, tmp_path):
         assert answers(index) == made[1]
 
 
-def test_altered_texts_are_not_encoded(tmp_path):
+def test_altered_texts_stay_altered(tmp_path):
+    """Until they are added again. The other documents are searched."""
     with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
-        index.add_texts(["pump", "boat"], ["a", "b"])
-        vectors = index._store.pooled.embeddings(["a"])["a"][None]
-        index._store.pooled._write("update", ids=["a"], documents=["other"], embeddings=vectors)
-    with pytest.raises(CorruptStore, match="'a' is not what was added"):
+        index.add_texts(["pump", "boat", "keys"], ["a", "b", "c"])
+        index.add([Document("n", "lamp", {"n": 1})])
+        for id, new in (("a", {"documents": ["other"]}), ("n", {"metadatas": [{"n": 2}]})):
+            vectors = index._store.pooled.embeddings([id])[id][None]
+            index._store.pooled._write("update", ids=[id], embeddings=vectors, **new)
+    for _ in range(2):
         SmartIndex.rebuild(tmp_path / "index", VocabularyEncoder())
+        with SmartIndex.open(tmp_path / "index", VocabularyEncoder()) as index:
+            report = index.verify()
+            assert report == VerifyReport(missing=(), damaged=(), orphans=0, altered=("a", "n"))
+            assert index.search("boat", 1)[0].id == "b"
+            with pytest.raises(CorruptStore, match="'n' is not what was added"):
+                index.search("lamp", 1)
     with SmartIndex.open(tmp_path / "index", VocabularyEncoder()) as index:
-        assert index.verify().altered == ("a",)
+        index.add_texts(["pump"], ["a"])
+        assert index.search("pump", 1)[0].text == "pump"
+        index.delete(["n"])
+        assert index.verify().sound
+
+
+def test_a_row_that_does_not_fit_its_sqlite_index(tmp_path):
+    """Chroma fails to replace the row, and then fails at every read. A repair keeps all other documents."""
+    path = tmp_path / "index"
+    with SmartIndex.create(path, VocabularyEncoder()) as index:
+        index.add([Document(f"d{i}", f"word{i % 50} number{i}") for i in range(50)])
+    file = path / "chroma" / "chroma.sqlite3"
+    data = bytearray(file.read_bytes())
+    data[data.index(b"chroma:documentword7 number7") + len("chroma:document")] ^= 1
+    file.write_bytes(data)
+    with SmartIndex.open(path, VocabularyEncoder()) as index:
+        shutil.copytree(path, tmp_path / "copy")
+        report = index.verify()
+        assert report.altered == ("d7",)
+        assert "missing from index" in report.chroma_damage
+        with pytest.raises(ChromaFailure, match=f"^{re.escape(str(path))}.*smart-rag verify --repair"):
+            index.add_texts(["word7 number7"], ["d7"])
+    SmartIndex.rebuild(path, VocabularyEncoder())
+    with SmartIndex.open(path, VocabularyEncoder()) as index:
+        index.add_texts(["word7 number7"], ["d7"])
+        assert index.verify().sound
+        assert index.count() == 50
+    with SmartIndex.open(tmp_path / "copy", VocabularyEncoder()) as index:
+        index.verify(repair=True)
+        assert index.verify() == VerifyReport(missing=(), damaged=(), orphans=0, altered=("d7",))
+        index.add_texts(["word7 number7"], ["d7"])
+        assert index.verify().sound
 
 
 def test_rows_that_cannot_be_read_are_named(tmp_path, caplog):
@@ -156,6 +198,6 @@ def test_the_command_rebuilds(tmp_path):
     assert code == 1
     assert "data.mdb" in errors
     code, output, errors = run("verify", "--repair", "--db", db)
-    assert (code, output) == (0, "all 1 passage are sound\n"), errors
-    assert "All passages are encoded again" in errors
+    assert (code, output) == (0, "the only passage is sound\n"), errors
+    assert "so it is built again from its texts" in errors
     assert "keys" in good("search", "keys", "--db", db)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -342,3 +343,61 @@ def test_a_manifest_cannot_name_stores_elsewhere(tmp_path, name):
     file.write_text(json.dumps({**json.loads(file.read_text()), "data": name}))
     with pytest.raises(IndexNotFound, match="data"):
         SmartIndex.open(tmp_path / "index", VocabularyEncoder())
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_switch_that_fails(tmp_path, monkeypatch, error, is_written):
+    """Whether the manifest was written or not, later writes go to the stores that it names."""
+    path = tmp_path / "index"
+    with SmartIndex.create(path, VocabularyEncoder()) as index:
+        index.add_texts(["pump", "boat"], ["a", "b"])
+        write = Manifest.write
+
+        def fail(self, folder):
+            if folder != path:
+                return write(self, folder)
+            if is_written:
+                write(self, folder)
+            raise error
+
+        monkeypatch.setattr(Manifest, "write", fail)
+        with pytest.raises(type(error)):
+            index.compact()
+        monkeypatch.undo()
+        index.add_texts(["keys"], ["c"])
+        index.delete(["a"])
+        assert [hit.id for hit in index.search("keys boat")] == ["b", "c"]
+    with SmartIndex.open(path, VocabularyEncoder()) as index:
+        assert sorted(document.id for document in index.documents()) == ["b", "c"]
+        index.compact()
+        assert index.verify().sound
+        assert sorted(document.id for document in index.documents()) == ["b", "c"]
+
+
+def test_readers_of_the_same_process_go_on(tmp_path):
+    """Searches and lists, by the object that compacts and by another one."""
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add_texts([f"pump number{i}" for i in range(50)], [str(i) for i in range(50)])
+        errors, done = [], threading.Event()
+
+        def read(reader):
+            try:
+                while not done.is_set():
+                    assert len(reader.search("pump", 3)) == 3
+                    assert len({document.id for document in reader.documents()}) == 50
+            except Exception as error:
+                errors.append(error)
+
+        with SmartIndex.open(tmp_path / "index", VocabularyEncoder()) as other:
+            threads = [threading.Thread(target=read, args=[reader]) for reader in (index, other)]
+            for thread in threads:
+                thread.start()
+            for _ in range(5):
+                index.compact()
+            done.set()
+            for thread in threads:
+                thread.join()
+            assert errors == []
+            other.add_texts(["boat"], ["new"])
+        assert index.search("boat", 1)[0].id == "new"
