@@ -337,6 +337,23 @@ def test_a_file_that_is_a_link_is_its_users_own(pictures, tmp_path):
         assert opened.get(["link"])[0].image == tmp_path / "link.png"
 
 
+def test_a_link_in_a_folder_of_sources_does_not_lead_out_of_it(pictures, tmp_path, another_user):
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "private.png")
+    (pictures / "red.png").unlink()
+    (pictures / "red.png").symlink_to(tmp_path / "private.png")
+
+    def image(*sources):
+        with SmartIndex.open(tmp_path / "index", SeeingEncoder(), sources=sources) as opened:
+            return opened.get(["file"])[0].image
+
+    assert image(pictures) is None
+    assert image(pictures / "red.png") == pictures / "red.png"
+    assert image(pictures, tmp_path / "private.png") == pictures / "red.png"
+    (pictures / "red.png").unlink()
+    (pictures / "red.png").symlink_to(pictures / "red.png")  # a circle
+    assert image(pictures) is None or not image(pictures).exists()
+
+
 def test_others_read_only_what_is_in_the_folder(pictures, tmp_path, another_user, caplog):
     with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
         hits = {hit.id: hit for hit in opened.search("red")}
