@@ -1,7 +1,7 @@
 """Documents from files: find files, read the text of each file, and split it into chunks.
 
-A file that cannot be read raises `DocumentError`, whose reason is one line. Files that need a parser are read in the
-worker process (`smart_rag.files.worker`).
+A file that cannot be read raises `DocumentError`, whose reason is one line. Large files, and files that need a parser,
+are read in the worker process (`smart_rag.files.worker`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
     ".pdf": read_pdf,
     ".docx": read_docx,
 }
-# Read in this process: bytes need no parser to become text.
+# Small files of these formats are read in this process. They need no parser, and this takes less time.
 _PLAIN = (".txt", ".md")
+_SMALL_BYTES = 1 << 20
 
 # A warning names at most this number of files.
 _MOST_NAMES = 5
@@ -195,12 +196,21 @@ def _parse(path: Path) -> Iterator[Page]:
 
 
 def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
-    """Do the same as `read`, in the worker process if the format needs a parser."""
-    if path.suffix.lower() not in FORMATS or path.suffix.lower() in _PLAIN:
+    """Do the same as `read`, in the worker process if the format needs a parser or if the file is large."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS or (suffix in _PLAIN and _size(path) <= _SMALL_BYTES):
         yield from read(path, pages_without_text)
         return
     for text, page in call(_texts_and_numbers, path, pages_without_text):
         yield Page(text, page, None if page is None else PdfPage(path, page))
+
+
+def _size(path: Path) -> int:
+    """Return the number of bytes of a file. Return 0 if it cannot be read, which `read` reports."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _texts_and_numbers(path: str, pages_without_text: bool) -> list[tuple[str, int | None]]:
