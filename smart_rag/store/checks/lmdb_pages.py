@@ -104,7 +104,7 @@ def check_start(file: Path) -> None:
     """Check the first two pages of ``file``. LMDB uses their numbers when it opens the file, and divides by one.
 
     Raises:
-        CorruptStore: a page is damaged, or the file is shorter than the two pages.
+        CorruptStore: a page is damaged, or the file is shorter than the numbers on the first one.
     """
     with file.open("rb", buffering=0) as opened:
         if sys.byteorder != "little" or struct.calcsize("P") != 8 or not os.fstat(opened.fileno()).st_size:
@@ -114,6 +114,8 @@ def check_start(file: Path) -> None:
             page_bytes = _Database(*_DATABASE_RECORD.unpack(first.free)).pad
             if not (512 <= page_bytes <= 1 << 16 and page_bytes.bit_count() == 1):
                 raise _DamagedError(f"expected the size of a page, found {page_bytes}")
+            if os.fstat(opened.fileno()).st_size < 2 * page_bytes:
+                return  # another process may be making the file. LMDB waits for it, and refuses half a file
             for i in (0, 1):
                 _check_meta(opened.fileno(), i, page_bytes)
         except _DamagedError as error:

@@ -96,9 +96,11 @@ def test_every_cut(file):
 @pytest.mark.parametrize("length", [0, 100, 4096, 6000])
 def test_a_file_without_its_first_pages(file, length):
     os.truncate(file, length)
-    if length:
+    if length == 100:
         with pytest.raises(CorruptStore, match="not an LMDB file"):
             check_start(file)
+    else:
+        check_start(file)  # the file may be in the making
     with pytest.raises(CorruptStore, match=r"data\.mdb"):
         check_pages(file, PAGE)
 
