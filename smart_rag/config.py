@@ -71,15 +71,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
 
 
-def check_count(name: str, value: Count) -> int:
+def check_count(name: str, value: Count, most: int | None = None) -> int:
     """Return ``value`` as an int. A whole number of numpy is accepted, too.
 
     Raises:
-        InvalidInput: ``value`` is not a whole number of at least 1.
+        InvalidInput: ``value`` is not a whole number of at least 1, or it is greater than ``most``.
     """
     count = plain_value(value, name) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r:.80}")
+    if most is not None and count > most:
+        raise InvalidInput(f"{name} must be at most {most:,}, got {count if count < 1e20 else 'a larger number'}")
     return count
 
 
@@ -133,6 +135,15 @@ def check_weights(weights: Weights) -> tuple[float, float]:
     return values[0], values[1]
 
 
+# hnswlib keeps room for all neighbours of each document, and no graph needs more. A chunk of more tokens is no chunk.
+_LARGEST_SETTINGS = {
+    "chunk_tokens": 1_000_000_000,
+    "hnsw_max_neighbors": 10_000,
+    "hnsw_ef_construction": 1_000_000,
+    "hnsw_ef_search": 1_000_000,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
     """Settings of an index. Pass them to `SmartIndex.create`, `open_or_create` or `from_embeddings`.
@@ -172,8 +183,8 @@ class IndexConfig:
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights))  # a manifest has a list
         check_choice("weighting", self.weighting, Weighting)
-        for name in ("chunk_tokens", "hnsw_max_neighbors", "hnsw_ef_construction", "hnsw_ef_search"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        for name, most in _LARGEST_SETTINGS.items():
+            object.__setattr__(self, name, check_count(name, getattr(self, name), most))
         overlap = plain_value(self.chunk_overlap, "chunk_overlap")
         object.__setattr__(self, "chunk_overlap", overlap)
         if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < self.chunk_tokens:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
+# SQLite's code for an error of a function. Only the function of $regex has errors.
+_PATTERN_TOO_LARGE = "(code: 1043)"
 # If fewer bytes than this are free, a failed write is reported as a full disk.
 _FULL_DISK_BYTES = 16 << 20
 _ADVICE = "if its files are damaged, `smart-rag verify --repair` builds the index again from its texts"
@@ -403,6 +405,11 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
             raise StorageFull(
                 f"{folder}: no space left on the disk; make room and open the index again; "
                 f"documents that were added before are safe ({error})"
+            ) from error
+        if _PATTERN_TOO_LARGE in str(error):
+            raise InvalidInput(
+                f"Chroma does not accept {what}: the pattern of $regex is too large, because repetitions such as "
+                "{500} count for as many patterns; use a smaller one"
             ) from error
         if folder is None:
             raise ChromaFailure(f"{type(error).__name__}: {error}") from error
