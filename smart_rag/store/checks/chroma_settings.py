@@ -107,11 +107,12 @@ def refuse_functions(collection: Collection) -> None:
     """
     model = collection.get_model()
     for settings in (model.serialized_schema, model.configuration_json):
-        if (name := next(_functions(settings), None)) is not None:
-            raise NotTrusted(
-                f"the collection {collection.name!r} of your Chroma client names the embedding function {name}, and "
-                "Chroma would run its code here; index the documents again into another collection"
-            )
+        for key, value in _values(settings):
+            if (name := _function(key, value)) is not None:
+                raise NotTrusted(
+                    f"the collection {collection.name!r} of your Chroma client names the embedding function {name}, "
+                    "and Chroma would run its code here; index the documents again into another collection"
+                )
 
 
 def _faults(opened: sqlite3.Connection) -> Iterator[str]:
@@ -158,34 +159,37 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _wrong_values(settings: object) -> Iterator[str]:
-    for name in _functions(settings):
-        yield f"it names the embedding function {name}, and Chroma would run its code"
     for key, value in _values(settings):
-        if value is None:
-            continue
-        if key == "space" and value != "cosine":
+        if (name := _function(key, value)) is not None:
+            yield f"it names the embedding function {name}, and Chroma would run its code"
+        elif key == "space" and value not in (None, "cosine"):
             yield f"expected the space 'cosine', found {value!r:.100}"
-        elif key == "spann":
+        elif key == "spann" and value is not None:
             yield f"expected a graph of neighbours (hnsw), found spann {value!r:.100}"
-        elif key in _BOUNDS:
+        elif key in _BOUNDS and value is not None:
             least, most = _BOUNDS[key]
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
                 yield f"expected {key} from {least:,} to {most:,}, found {value!r:.100}"
 
 
-def _functions(settings: object) -> Iterator[str]:
-    """Yield the names of the embedding functions in ``settings`` that Chroma would make."""
-    for key, value in _values(settings):
-        kind = value.get("type") if isinstance(value, dict) else None
-        if key == "embedding_function" and value is not None and kind not in _NO_FUNCTION:
-            yield f"{value.get('name') if isinstance(value, dict) else value!r:.100}"
+def _function(key: str, value: Any) -> str | None:
+    """Return the name of the embedding function that Chroma would make for a setting. Return None if there is none."""
+    if key != "embedding_function" or value is None:
+        return None
+    if not isinstance(value, dict):
+        return f"{value!r:.100}"
+    return None if value.get("type") in _NO_FUNCTION else f"{value.get('name')!r:.100}"
 
 
 def _values(settings: object) -> Iterator[tuple[str, Any]]:
     """Yield each key with its value from ``settings`` and all objects in it."""
-    for part in settings if isinstance(settings, list) else ():
-        yield from _values(part)
-    for key, value in settings.items() if isinstance(settings, dict) else ():
-        yield key, value
-        # The keys of this object are keys of metadata, so they may be anything.
-        yield from _values(list(value.values()) if key == "keys" and isinstance(value, dict) else value)
+    rest = [settings]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, list):
+            rest += part
+        elif isinstance(part, dict):
+            for key, value in part.items():
+                yield key, value
+                # The keys of the object "keys" are keys of metadata, so they may be anything.
+                rest.append(list(value.values()) if key == "keys" and isinstance(value, dict) else value)
