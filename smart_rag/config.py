@@ -22,6 +22,10 @@ DEFAULT_WEIGHTS = (1.0, 2.0)
 # An index with at most this many documents is searched without a first stage, because scoring all takes no longer.
 EXHAUSTIVE_DOCUMENTS = 500
 
+# Least and largest value of each setting of the graph in which Chroma searches. Chroma itself takes other values, and
+# then ends the process or fails.
+HNSW_BOUNDS = {"max_neighbors": (2, 100_000), "ef_construction": (1, 1_000_000), "ef_search": (1, 1_000_000)}
+
 Weighting = Literal["idf", "none"]
 Objective = Literal["pooled", "late", "hybrid"]
 # An adapter does not change pooled embeddings, so it has no objective "pooled".
@@ -174,6 +178,9 @@ class IndexConfig:
         check_choice("weighting", self.weighting, Weighting)
         for name in ("chunk_tokens", "hnsw_max_neighbors", "hnsw_ef_construction", "hnsw_ef_search"):
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        for name, (least, most) in HNSW_BOUNDS.items():
+            if not least <= (found := getattr(self, f"hnsw_{name}")) <= most:
+                raise InvalidInput(f"hnsw_{name} must be from {least:,} to {most:,}, got {found:,}")
         overlap = plain_value(self.chunk_overlap, "chunk_overlap")
         object.__setattr__(self, "chunk_overlap", overlap)
         if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < self.chunk_tokens:

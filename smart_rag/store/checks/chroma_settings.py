@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smart_rag.config import HNSW_BOUNDS
 from smart_rag.errors import CorruptStore, NotTrusted
 from smart_rag.store.checks.chroma_schema import limited
 from smart_rag.store.checks.chroma_tables import FILE_NAME, connection, damage_named
@@ -27,10 +28,8 @@ _MOST_RECORDS = 1 << 62
 _MOST_DIMENSIONS = (1 << 31) - 1
 # Kinds of embedding functions that Chroma never calls. It writes the first one if no function was given.
 _NO_FUNCTION = {"legacy", "unknown"}
-_BOUNDS = {
-    "max_neighbors": (2, 100_000),
-    "ef_construction": (1, 1_000_000),
-    "ef_search": (1, 1_000_000),
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **HNSW_BOUNDS,
     "num_threads": (1, 10_000),
     "batch_size": (2, 1_000_000),
     "sync_threshold": (2, 1_000_000),

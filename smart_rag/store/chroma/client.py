@@ -412,7 +412,10 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
                 f"{folder}: no space left on the disk; make room and open the index again; "
                 f"documents that were added before are safe ({error})"
             ) from error
-        raise ChromaFailure(f"{type(error).__name__}: {error}") from error
+        found = f"{type(error).__name__}: {error}"
+        if folder is not None:
+            found = f"{folder}: Chroma failed ({found}); `smart-rag verify` says whether its files are damaged"
+        raise ChromaFailure(found) from error
     except BaseException as error:
         # A panic of Chroma's Rust code is no `Exception`. Damaged files can cause it.
         if type(error).__name__ != "PanicException":

@@ -219,6 +219,9 @@ def test_which_error_becomes_which(tmp_path, error, kind, local):
         raise error
     assert type(ours.value) is kind
     assert ours.value.__cause__ is error
+    if kind is ChromaFailure and local:
+        assert str(ours.value).startswith(f"{tmp_path}: ")
+        assert "`smart-rag verify`" in str(ours.value)
 
 
 @pytest.mark.parametrize("error", [DimensionMismatch("ours"), IndexNotFound("ours"), KeyboardInterrupt()])
