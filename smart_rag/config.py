@@ -22,6 +22,10 @@ DEFAULT_WEIGHTS = (1.0, 2.0)
 # An index with at most this many documents is searched without a first stage, because scoring all takes no longer.
 EXHAUSTIVE_DOCUMENTS = 500
 
+# Least and largest value of each setting of the graph in which Chroma searches. Chroma itself takes other values, and
+# then ends the process or fails.
+HNSW_BOUNDS = {"max_neighbors": (2, 10_000), "ef_construction": (1, 1_000_000), "ef_search": (1, 1_000_000)}
+
 Weighting = Literal["idf", "none"]
 Objective = Literal["pooled", "late", "hybrid"]
 # An adapter does not change pooled embeddings, so it has no objective "pooled".
@@ -135,13 +139,8 @@ def check_weights(weights: Weights) -> tuple[float, float]:
     return values[0], values[1]
 
 
-# hnswlib keeps room for all neighbours of each document, and no graph needs more. A chunk of more tokens is no chunk.
-_LARGEST_SETTINGS = {
-    "chunk_tokens": 1_000_000_000,
-    "hnsw_max_neighbors": 10_000,
-    "hnsw_ef_construction": 1_000_000,
-    "hnsw_ef_search": 1_000_000,
-}
+# Number of tokens. A longer chunk is no chunk.
+_LONGEST_CHUNK = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +182,12 @@ class IndexConfig:
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights))  # a manifest has a list
         check_choice("weighting", self.weighting, Weighting)
-        for name, most in _LARGEST_SETTINGS.items():
+        object.__setattr__(self, "chunk_tokens", check_count("chunk_tokens", self.chunk_tokens, _LONGEST_CHUNK))
+        for setting, (least, most) in HNSW_BOUNDS.items():
+            name = f"hnsw_{setting}"
             object.__setattr__(self, name, check_count(name, getattr(self, name), most))
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} must be from {least:,} to {most:,}, got {getattr(self, name):,}")
         overlap = plain_value(self.chunk_overlap, "chunk_overlap")
         object.__setattr__(self, "chunk_overlap", overlap)
         if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < self.chunk_tokens:

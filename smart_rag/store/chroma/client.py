@@ -35,7 +35,8 @@ from smart_rag.errors import (
     StorageFull,
     UseAfterFork,
 )
-from smart_rag.store.checks.chroma_tables import damage_of_tables
+from smart_rag.store.checks.chroma_settings import check_settings, damage_of_settings, refuse_functions
+from smart_rag.store.checks.chroma_tables import connection, damage_of_tables
 from smart_rag.store.checks.vector_files import VectorFiles
 from smart_rag.store.chroma.files import files_of
 from smart_rag.store.place import Place, identity_of
@@ -71,7 +72,9 @@ class GivenClient:
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection ``name``."""
         if name not in self._collections:
-            self._collections[name] = self.client.get_collection(name, embedding_function=None)
+            found = self.client.get_collection(name, embedding_function=None)
+            refuse_functions(found)
+            self._collections[name] = found
         return getattr(self._collections[name], method)(**arguments)
 
     write = read
@@ -169,8 +172,10 @@ class FolderClient:
             if self._known != (written := self._written()):
                 with self._alone():
                     self._close()
+                    opened = self._files.prepare()
+                    check_settings(opened)
                     self.vectors.check(written)  # first, because Chroma follows damaged numbers as addresses
-                    self._client = _persistent(self._files.prepare())
+                    self._client = _persistent(opened)
                     self._place.check()  # Chroma opens what the path leads to now
                     self._known = written
             with self._closed_on_failure():
@@ -227,7 +232,8 @@ class FolderClient:
     def damage(self) -> str | None:
         """Return in one line what is wrong with the files, or None. Every byte of them is read."""
         with self.write_lock():
-            return self.vectors.damage(self._written()) or damage_of_tables(self._files.opened)
+            opened = self._files.opened
+            return self.vectors.damage(self._written()) or damage_of_settings(opened) or damage_of_tables(opened)
 
     @classmethod
     def _check_process(cls, path: Path) -> None:
@@ -355,10 +361,13 @@ def existing_collection(folder: Path, name: str | None = None) -> Iterator[Colle
     Raises:
         InvalidInput: the folder is not a folder of Chroma, or it has no collection ``name``. Or no ``name`` is given,
             and the folder does not have exactly one collection.
+        CorruptStore: the SQLite file is damaged, or SQLite would run something that does not come from Chroma.
     """
     if not (folder / "chroma.sqlite3").is_file():
         raise InvalidInput(f"{folder}: expected a folder of Chroma, with a file chroma.sqlite3; there is none")
     with chroma_errors(folder):
+        with connection(folder):  # first, because this refuses what SQLite would run
+            pass
         client = _persistent(folder)
     try:
         with chroma_errors(folder):
