@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 _PATTERN_TOO_LARGE = "(code: 1043)"
 # If fewer bytes than this are free, a failed write is reported as a full disk.
 _FULL_DISK_BYTES = 16 << 20
-_ADVICE = "if its files are damaged, `smart-rag verify --repair` builds the index again from its texts"
+_ADVICE = (
+    "`smart-rag verify` says whether its files are damaged, and with --repair builds the index again from its texts"
+)
 # Seconds after which a thread looks again whether another thread has opened Chroma.
 _POLL_SECONDS = 0.001
 

@@ -68,7 +68,7 @@ FAULTS = {
     "another space": (lambda at: change(at, VECTORS, space="l2"), "expected the space 'cosine', found 'l2'"),
     "no space": (lambda at: change(at, VECTORS, space=None), "expected a space, found none"),
     "another index": (lambda at: change(at, VECTORS, spann={"search_nprobe": 1}), "found spann"),
-    "no neighbours": (lambda at: change(at, (*VECTORS, "hnsw"), max_neighbors=0), "from 2 to 100,000, found 0"),
+    "no neighbours": (lambda at: change(at, (*VECTORS, "hnsw"), max_neighbors=0), "from 2 to 10,000, found 0"),
     "many neighbours": (lambda at: change(at, (*VECTORS, "hnsw"), max_neighbors=2**62), "found 4611686018427387904"),
     "a text": (lambda at: change(at, (*DEFAULTS, "hnsw"), ef_search="9"), "expected ef_search .* found '9'"),
     "two values": (
