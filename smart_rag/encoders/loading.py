@@ -24,7 +24,7 @@ from smart_rag.encoders.compatibility import (
 from smart_rag.encoders.families.added_token import add_token
 from smart_rag.encoders.families.lora_folder import LoraFolder, dtype_of, round_weights
 from smart_rag.encoders.families.recognition import family_of
-from smart_rag.encoders.profiles import UNKNOWN, Decision, profile_of
+from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, UNKNOWN, Decision, profile_of
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.paths import absolute
 
@@ -54,7 +54,7 @@ class LoadedModel:
     has_own_files: bool
     kind: Literal["pooled", "multi-vector", "clip", "jina-v4"] = "pooled"
     profile: Decision = UNKNOWN
-    base_model: str | None = None
+    base_model: Decision | None = None
 
 
 def load(
@@ -162,10 +162,10 @@ def _load(
         decision = family_of(name, whole, profile, {**lora.settings, "base_model_name_or_path": base})
         # The sum with the LoRA is computed on the CPU in float32, and then rounded. So it is the same on every machine.
         loaded = _load_whole(name, whole, "cpu", {**weights, "dtype": "float32"}, trust_remote_code, further, decision)
-        lora.add_to(loaded.model.transformers_model)
-        round_weights(loaded.model.transformers_model, dtype_of(weights["dtype"], whole))
+        lora.add_to(loaded.model)
+        round_weights(loaded.model, dtype_of(weights["dtype"], whole))
     loaded.model.to(device)
-    return replace(loaded, base_model=base)
+    return replace(loaded, base_model=Decision("base_model", base, ARGUMENT if base_model else OWN_FILES))
 
 
 def _load_whole(

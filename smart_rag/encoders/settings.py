@@ -31,7 +31,7 @@ class ModelSettings:
     policy_decisions: tuple[Decision, Decision]
     max_length: Decision
     remark: str | None = None
-    base_model: str | None = None
+    base_model: Decision | None = None
 
     @classmethod
     def decide(
@@ -81,14 +81,14 @@ class ModelSettings:
             "query_tokens": policies["query"],
             "document_tokens": policies["document"],
             "profile": self.profile.value.name,
-            **({} if self.base_model is None else {"base_model": self.base_model}),
+            **({} if self.base_model is None else {"base_model": self.base_model.value}),
         }
 
     @property
     def family_decisions(self) -> tuple[Decision, ...]:
         """The family of the model, with the sign that it was recognised by, and the base model of a LoRA."""
         family = Decision("profile", self.profile.value.name, self.profile.source)
-        return (family,) if self.base_model is None else (family, Decision("base_model", self.base_model, OWN_FILES))
+        return (family,) if self.base_model is None else (family, self.base_model)
 
     def log_family(self) -> None:
         """Log the ``remark``, once in this process."""

@@ -170,7 +170,7 @@ class SmartEncoder:
         if adapter is not None:
             self._load_adapter(absolute(adapter))
         by_user = (self.model_name, revision, self._adapter_path, self._model_options)
-        known_models.remember(*by_user, base_model=loaded.base_model)
+        known_models.remember(*by_user, base_model=self._settings.describe().get("base_model"))
 
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter

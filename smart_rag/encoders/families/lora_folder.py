@@ -14,13 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from smart_rag.encoders.compatibility import Repository
+from smart_rag.encoders.compatibility import AnyModel, Repository, transformer_config
 from smart_rag.errors import MissingExtra, ModelNotFound
-
-if TYPE_CHECKING:
-    import torch
 
 _SETTINGS = "adapter_config.json"
 # A folder with one of these files holds a whole model.
@@ -102,13 +99,13 @@ class LoraFolder:
             _link_all(self.files.folder(), folder, with_code, but=_OF_BASE)
             yield replace(base, path=str(folder), revision=None, local=True)
 
-    def add_to(self, model: torch.nn.Module) -> None:
-        """Add the LoRA to the weights of ``model``, which is a model of transformers in float32 on the CPU.
+    def add_to(self, model: AnyModel) -> None:
+        """Add the LoRA to the weights of ``model``, which are float32 on the CPU.
 
         Raises:
             ModelNotFound: a tensor of the LoRA fits no weight of the model, or a tensor is missing.
         """
-        problem = _add(model, self.files.folder())
+        problem = _add(model.transformers_model, self.files.folder())
         if problem:
             raise ModelNotFound(
                 f"the LoRA {self.name!r} does not fit its base model: {problem}; name the model that it was trained on "
@@ -164,9 +161,9 @@ def _add(model: Any, folder: Path) -> str:
         return "it changes no weight of it"
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.double()
-            module.merge(safe_merge=True)
-            whole = module.get_base_layer().float()
+            layer: Any = module
+            layer.double().merge(safe_merge=True)
+            whole = layer.get_base_layer().float()
         elif isinstance(module, AuxiliaryTrainingWrapper):  # a module that was trained as a whole
             whole = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
         else:
@@ -177,14 +174,14 @@ def _add(model: Any, folder: Path) -> str:
     return ""
 
 
-def round_weights(model: Any, dtype: str) -> None:
+def round_weights(model: AnyModel, dtype: str) -> None:
     """Round the weights of ``model`` to ``dtype``, such as ``"bfloat16"``. Buffers keep their precision."""
     import torch
 
     wanted = getattr(torch, dtype)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(wanted)
-    model.config.dtype = wanted
+    transformer_config(model).dtype = wanted
 
 
 def dtype_of(wanted: Any, files: Repository) -> str:
