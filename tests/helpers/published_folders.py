@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 from helpers import tiny_vision
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel, Qwen2VLForConditionalGeneration
 
 BASE = "Qwen/Qwen2-VL-2B-Instruct"
 # Code of the model's own. It must not run.
@@ -106,6 +107,13 @@ def qwen3_vl_embedding(folder: Path) -> str:
     return str(path)
 
 
+def with_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Return peft's model. peft asks for a property that transformers is about to remove."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, config)
+
+
 def lora(folder: Path, base: str, *, old_names: bool = True, **settings: object) -> Qwen2VLForConditionalGeneration:
     """Write a LoRA of ``base`` into ``folder`` and return the merged model. ``settings`` go into its config file."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(base)
@@ -117,7 +125,7 @@ def lora(folder: Path, base: str, *, old_names: bool = True, **settings: object)
         init_lora_weights=False,
         use_dora=True,  # src/model/model.py, MMEBModel.build
     )
-    adapted = get_peft_model(model, config)
+    adapted = with_lora(model, config)
     adapted.save_pretrained(folder)
     if old_names:
         weights = load_file(folder / "adapter_model.safetensors")
