@@ -19,11 +19,11 @@ def add_token(model: AnyModel, token: str) -> None:
     if token in tokenizer.get_vocab():
         return
     tokenizer.add_tokens([token])
-    rows = input_embeddings(model)
-    count = len(tokenizer)
-    if len(rows) >= count:
+    rows, count = input_embeddings(model), len(tokenizer)
+    before = len(rows)  # the resizing may change `rows` itself
+    if before >= count:
         return
-    mean = rows.float().mean(dim=0)
+    mean = rows.detach().float().mean(dim=0)
     resize_input_embeddings(model, count)
     with torch.no_grad():
-        input_embeddings(model)[len(rows) :] = mean
+        input_embeddings(model)[before:] = mean
