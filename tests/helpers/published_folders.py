@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from helpers import tiny_vision
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -114,17 +116,28 @@ def with_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         return get_peft_model(model, config)
 
 
-def lora(folder: Path, base: str, *, old_names: bool = True, **settings: object) -> Qwen2VLForConditionalGeneration:
+def lora(
+    folder: Path,
+    base: str,
+    *,
+    old_names: bool = True,
+    lora_settings: Mapping[str, Any] | None = None,
+    **settings: object,
+) -> Qwen2VLForConditionalGeneration:
     """Write a LoRA of ``base`` into ``folder`` and return the merged model. ``settings`` go into its config file."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(base)
-    config = LoraConfig(
-        r=4,
-        lora_alpha=16,
-        # VLM2Vec-V2's own list (experiments/public/train/): most of these names are of other families.
-        target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj", "k_proj", "q_proj", "out_proj", "v_proj"],
-        init_lora_weights=False,
-        use_dora=True,  # src/model/model.py, MMEBModel.build
-    )
+    wanted: dict[str, Any] = {
+        "r": 4,
+        "lora_alpha": 16,
+        # VLM2Vec-V2's own list (src/arguments.py): some of these names are of other families.
+        "target_modules": [
+            *("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "k_proj"),
+            *("q_proj", "out_proj", "v_proj", "gate_proj", "up_proj"),
+        ],
+        "init_lora_weights": False,
+        "use_dora": True,  # src/model/model.py, MMEBModel.build
+    }
+    config = LoraConfig(**wanted | dict(lora_settings or {}))
     adapted = with_lora(model, config)
     adapted.save_pretrained(folder)
     if old_names:

@@ -133,20 +133,20 @@ def _link_all(source: Path, folder: Path, with_code: bool, but: tuple[str, ...] 
 def _add(model: Any, folder: Path) -> str:
     """Add the LoRA in ``folder`` to the weights of ``model``, in place. Return what does not fit, or an empty text.
 
-    transformers knows the names that weights had in its older releases, and the names of models without a head. It does
-    not know the old name of DoRA's norms, which peft knows. The sum is computed in float64 and then rounded to float32,
-    so that it is the same on every machine.
+    transformers knows the names that weights had in its older releases. The sum is computed in float64 and then rounded
+    to float32, so that it is the same on every machine.
     """
     from peft import PeftConfig, load_peft_weights
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    if getattr(config, "trainable_token_indices", None):
+        return (
+            "it has rows of single tokens (trainable_token_indices), so it must be merged into its base model by peft"
+        )
     saved = load_peft_weights(str(folder), device="cpu")
-    weights = {}
-    for name, tensor in saved.items():
-        name = name.removeprefix("base_model.model.")
-        weights[f"{name}.weight" if name.endswith("lora_magnitude_vector") else name] = tensor
-    config = PeftConfig.from_pretrained(str(folder))
+    weights = {_name_in(model, name): tensor for name, tensor in saved.items()}
     report = model.load_adapter(peft_config=config, adapter_state_dict=weights)
     heads = ("lm_head.", "model.lm_head.")  # an embedding does not need the head that predicts words
     unused = sorted(name for name in report.unexpected_keys if not name.startswith(heads))
@@ -172,6 +172,19 @@ def _add(model: Any, folder: Path) -> str:
         setattr(model.get_submodule(parent), own, whole)
     model.delete_adapter("default")
     return ""
+
+
+def _name_in(model: Any, name: str) -> str:
+    """Return the name of a saved tensor without the parts that ``model`` does not have.
+
+    The LoRA of a model with a head has one part more than the model without a head, which makes embeddings. The norms
+    of a DoRA have an old name, which peft knows, but transformers does not.
+    """
+    name = name.removeprefix("base_model.model.")
+    name = f"{name}.weight" if name.endswith("lora_magnitude_vector") else name
+    parts = {part for part, _ in model.named_children()}
+    first, _, rest = name.partition(".")
+    return rest if first not in parts and rest.partition(".")[0] in parts else name
 
 
 def round_weights(model: AnyModel, dtype: str) -> None:

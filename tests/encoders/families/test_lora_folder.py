@@ -122,8 +122,17 @@ def test_a_lora_on_the_hub(vlm2vec, base, tmp_path):
 
 
 @pytest.mark.parametrize("old_names", [False, True])
-def test_weights_of_new_and_old_releases_of_transformers(base, tmp_path, old_names):
-    merged = published_folders.lora(tmp_path, base, old_names=old_names)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": "all-linear", "use_dora": False, "use_rslora": True},
+        {"modules_to_save": ["embed_tokens"]},
+    ],
+    ids=["DoRA", "with the vision tower", "with a whole module"],
+)
+def test_weights_of_new_and_old_releases_of_transformers(base, tmp_path, settings, old_names):
+    merged = published_folders.lora(tmp_path, base, old_names=old_names, lora_settings=settings)
     assert_merged(SmartEncoder(tmp_path, base_model=base), merged)
 
 
@@ -197,6 +206,13 @@ def test_a_missing_tensor_and_one_too_many(vlm2vec, base, tmp_path):
     )
     with pytest.raises(ModelNotFound, match=r"the LoRA has .*layers\.9.*, which fits no weight of it; name the model"):
         SmartEncoder(other, base_model=base)
+
+
+def test_rows_of_single_tokens_are_refused(base, tmp_path):
+    settings = {"target_modules": ["q_proj"], "use_dora": False, "trainable_token_indices": [3, 4]}
+    published_folders.lora(tmp_path, base, lora_settings=settings)
+    with pytest.raises(ModelNotFound, match=r"trainable_token_indices.* must be merged into its base model by peft"):
+        SmartEncoder(tmp_path, base_model=base)
 
 
 def test_another_base_model(vlm2vec, tmp_path):

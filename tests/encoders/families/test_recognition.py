@@ -127,13 +127,18 @@ def test_indexing_says_that_nothing_was_recognised(tmp_path, caplog):
 def test_an_index_keeps_the_profile_that_its_manifest_names(published, tmp_path):
     """An index that was made when the family was not recognised opens as it was. Another profile is refused."""
     folder = published("lamra")
-    with SmartIndex.create(tmp_path / "index", SmartEncoder(folder, profile="general", max_pixels=PIXELS)) as index:
+    with SmartIndex.create(tmp_path / "index", SmartEncoder(folder, profile="general")) as index:
         index.add_texts(["Dogs bark at night."])
     with SmartIndex.open(tmp_path / "index") as index:
         assert index.search("dogs")
         assert index.encoder.describe()["profile"] == "general"
+    moved = tmp_path / "LamRA-Ret"
+    moved.symlink_to(folder)
+    for named in (folder, moved):
+        with SmartIndex.open(tmp_path / "index", named) as index:
+            assert index.encoder.describe()["profile"] == "general"
     with pytest.raises(IndexMismatch, match=r"as it was used then: SmartEncoder\(..., profile='general'\)"):
-        SmartIndex.open(tmp_path / "index", SmartEncoder(folder, max_pixels=PIXELS))
+        SmartIndex.open(tmp_path / "index", SmartEncoder(folder))
 
 
 def test_signs_that_only_one_family_has(published, tmp_path):
