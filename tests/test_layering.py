@@ -43,7 +43,7 @@ OWNERS = {
     "matplotlib": {"training"},
     "numba": {"scoring"},
     "openai": {"answer"},
-    "peft": {"training"},
+    "peft": {"encoders", "training"},
     "pypdfium2": {"files"},
     "safetensors": {"encoders"},
     "sentence_transformers": {"encoders", "training"},

@@ -14,7 +14,7 @@ from rich.text import Text
 from smart_rag.cli import display
 from smart_rag.cli.console import check_report_file, on_terminal, out, print_json, show_figures
 from smart_rag.cli.opening import open_index
-from smart_rag.cli.options import Adapter, AsJson, Db, Device, KeptDb, LimitQueries, Model, ReportFile
+from smart_rag.cli.options import Adapter, AsJson, BaseModel, Db, Device, KeptDb, LimitQueries, Model, ReportFile
 from smart_rag.cli.write import print_report
 from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
 from smart_rag.paths import absolute
@@ -23,6 +23,7 @@ from smart_rag.paths import absolute
 def evaluate(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", parser=absolute, help="A BEIR folder.")],
     model: Model = None,
+    base_model: BaseModel = None,
     adapter: Adapter = None,
     top_k: Annotated[int, typer.Option(min=1, help="Depth of the rankings.")] = 100,
     candidates: Annotated[
@@ -42,7 +43,12 @@ def evaluate(
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_index(
-            db or Path(temporary) / "index", model, config=IndexConfig(), adapter=adapter, device=device
+            db or Path(temporary) / "index",
+            model,
+            config=IndexConfig(),
+            base_model=base_model,
+            adapter=adapter,
+            device=device,
         ) as index,
     ):
         result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())

@@ -68,6 +68,27 @@ class Repository:
         found = [] if file is None else json.loads(file.read_text(encoding="utf-8"))
         return [module for module in found if isinstance(module, dict)]
 
+    def folder(self) -> Path:
+        """Return the folder with all files. From the hub, weights in other formats than safetensors are left out.
+
+        Raises:
+            Exception: the hub does not have the model, or cannot be reached. The HTTP client decides which.
+        """
+        if Path(self.path).is_dir():
+            return Path(self.path)
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                self.path,
+                revision=self.revision,
+                token=self.access.get("token"),
+                cache_dir=self.access.get("cache_folder"),
+                local_files_only=self.local,
+                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx*", "*.gguf", "openvino/*"],
+            )
+        )
+
     @property
     def has_modules_file(self) -> bool:
         """Whether there is a file that lists the model's modules for sentence-transformers."""
@@ -95,6 +116,19 @@ def last_token_pooling(transformer: Any) -> list[torch.nn.Module]:
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     return [Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken"), Normalize()]
+
+
+def input_embeddings(model: AnyModel) -> torch.Tensor:
+    """Return the matrix (tokens, width) that gives each token of the vocabulary its first state."""
+    transformer: Any = model.transformers_model
+    weight: torch.Tensor = transformer.get_input_embeddings().weight
+    return weight
+
+
+def resize_input_embeddings(model: AnyModel, count: int) -> None:
+    """Give the matrix of `input_embeddings` ``count`` rows. New rows are not set."""
+    transformer: Any = model.transformers_model
+    transformer.resize_token_embeddings(count, mean_resizing=False)
 
 
 @dataclass(frozen=True, slots=True)

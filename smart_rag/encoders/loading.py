@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,10 @@ from smart_rag.encoders.compatibility import (
     transformer,
     transformer_config,
 )
+from smart_rag.encoders.families.added_token import add_token
+from smart_rag.encoders.families.lora_folder import LoraFolder, dtype_of, round_weights
+from smart_rag.encoders.families.recognition import family_of
+from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, UNKNOWN, Decision, profile_of
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.paths import absolute
 
@@ -41,13 +45,16 @@ class LoadedModel:
     ``has_own_files`` says whether the model's repository has files for sentence-transformers. These files define the
     pooling. ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``:
     token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
-    and token embeddings.
+    and token embeddings. ``profile`` is the family of the model, with the sign that it was recognised by.
+    ``base_model`` is the model that a LoRA was added to.
     """
 
     name: str
     model: AnyModel
     has_own_files: bool
     kind: Literal["pooled", "multi-vector", "clip", "jina-v4"] = "pooled"
+    profile: Decision = UNKNOWN
+    base_model: Decision | None = None
 
 
 def load(
@@ -58,18 +65,26 @@ def load(
     trust_remote_code: bool,
     attn_implementation: str | None = None,
     options: Mapping[str, Any] | None = None,
+    profile: str | None = None,
+    base_model: str | None = None,
 ) -> LoadedModel:
     """Return the model on its device. ``options`` are further arguments of `SentenceTransformer`.
+
+    ``profile`` is the name of a profile, if the caller has named one. ``base_model`` is the model that a LoRA is added
+    to, if ``model`` is a LoRA. If the caller has named none, the LoRA's own file names it.
 
     If a vision-language decoder has no sentence-transformers files, its last token is pooled, because such models were
     trained in this way. sentence-transformers itself would take the mean.
 
     Raises:
         ModelNotFound: the model cannot be loaded.
-        MissingExtra: the model needs torchvision, or the bundled model is not installed.
+        MissingExtra: the model needs torchvision or peft, or the bundled model is not installed.
+        InvalidInput: there is no profile called ``profile``, or ``base_model`` is given for a model that is no LoRA.
     """
     import torch
 
+    if profile is not None:
+        profile_of(model, profile)  # a wrong name is an error before anything is loaded
     further = {name: value for name, value in (options or {}).items() if value is not None and name != "backend"}
     path = _bundled() if model == DEFAULT_MODEL else model
     if Path(path).is_absolute() and not Path(path).exists():
@@ -94,10 +109,10 @@ def load(
         weights["attn_implementation"] = attn_implementation
     try:
         with no_loading_bar(), no_report_of_unused_weights():
-            loaded = _load(model, path, device, weights, revision, trust_remote_code, further)
+            loaded = _load(model, path, device, weights, revision, trust_remote_code, further, profile, base_model)
             keep_texts_in_rows(loaded.model)
             return loaded
-    except (torch.OutOfMemoryError, ModelNotFound):
+    except (torch.OutOfMemoryError, ModelNotFound, MissingExtra, InvalidInput):
         raise
     except Exception as error:  # the files and the code of a model may raise any error. It becomes the cause
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
@@ -118,30 +133,81 @@ def _load(
     revision: str | None,
     trust_remote_code: bool,
     further: Mapping[str, Any],
+    profile: str | None,
+    base_model: str | None,
 ) -> LoadedModel:
-    local = bool(further.get("local_files_only")) or Path(path).exists() or not _hub_answers(path)
     access = {name: further[name] for name in ("token", "cache_folder") if name in further}
-    files = Repository(path, revision, local, access)
+    is_local = bool(further.get("local_files_only"))
+
+    def repository(path: str, revision: str | None) -> Repository:
+        return Repository(path, revision, is_local or Path(path).exists() or not _hub_answers(path), access)
+
+    files = repository(path, revision)
     further = {name: value for name, value in further.items() if name != "local_files_only"}
+    lora = LoraFolder.find(name, files)
+    if lora is None and base_model is not None:
+        raise InvalidInput(
+            f"base_model= names the model that a LoRA is added to, and {name!r} is no LoRA; leave it out"
+        )
+    if lora is None:
+        decision = family_of(name, files, profile)
+        return _load_whole(name, files, device, weights, trust_remote_code, further, decision)
+    base, base_revision = lora.base(base_model)
+    if trust_remote_code and base_model is None:
+        raise InvalidInput(
+            f"{name!r} is a LoRA, and its file names the base model {base!r}, whose code would run, too; if you trust "
+            "it, name it by base_model=, on the command line --base-model"
+        )
+    with lora.over(repository(base, base_revision), with_code=trust_remote_code) as whole:
+        decision = family_of(name, whole, profile, {**lora.settings, "base_model_name_or_path": base})
+        # The sum with the LoRA is computed on the CPU in float32, and then rounded. So it is the same on every machine.
+        loaded = _load_whole(name, whole, "cpu", {**weights, "dtype": "float32"}, trust_remote_code, further, decision)
+        lora.add_to(loaded.model)
+        round_weights(loaded.model, dtype_of(weights["dtype"], whole))
+    loaded.model.to(device)
+    return replace(loaded, base_model=Decision("base_model", base, ARGUMENT if base_model else OWN_FILES))
+
+
+def _load_whole(
+    name: str,
+    files: Repository,
+    device: str,
+    weights: dict[str, Any],
+    trust_remote_code: bool,
+    further: Mapping[str, Any],
+    profile: Decision,
+) -> LoadedModel:
     if _is_jina_v4(files):  # with its files for sentence-transformers, it gives only the single vector
         from smart_rag.encoders.models import jina_v4_weights
 
         modules = jina_v4_weights.load(files, weights)
         of_model = {"prompts": dict(jina_v4_weights.PROMPTS), **further}
         model = _construct(files, device, modules=modules, **of_model)
-        return LoadedModel(name, model, has_own_files=True, kind="jina-v4")
-    if not trust_remote_code:
+        return LoadedModel(name, model, has_own_files=True, kind="jina-v4", profile=profile)
+    has_own_files = files.has_modules_file
+    if has_own_files and profile.value.models and _foreign_module(files) and _is_vision_language_decoder(files, False):
+        # GME's modules run its own code, and read only texts. Its profile says all that they say.
+        has_own_files = trust_remote_code = False
+    elif not trust_remote_code:
         _check_modules(files)
     options: dict[str, Any] = {**further, "trust_remote_code": trust_remote_code, "model_kwargs": weights}
     if _is_multi_vector(files):
         model = _construct(files, device, is_multi_vector=True, **options)
-        return LoadedModel(name, model, has_own_files=True, kind="multi-vector")
-    has_own_files = files.has_modules_file
+        return LoadedModel(name, model, has_own_files=True, kind="multi-vector", profile=profile)
     if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
         modules = _decoder_modules(files, weights, trust_remote_code)
-        return LoadedModel(name, _construct(files, device, modules=modules, **further), has_own_files=False)
+        model = _construct(files, device, modules=modules, **further)
+        if profile.value.pooled_before is not None:
+            add_token(model, profile.value.pooled_before)
+        return LoadedModel(name, model, has_own_files=False, profile=profile)
     model = _construct(files, device, **options)
-    return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled")
+    return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled", profile)
+
+
+def _foreign_module(files: Repository) -> str | None:
+    """Return the class of the first module that is not one of sentence-transformers. Return None if there is none."""
+    kinds = (str(module.get("type")) for module in files.modules())
+    return next((kind for kind in kinds if not kind.startswith(_MODULES)), None)
 
 
 def _check_modules(files: Repository) -> None:
@@ -150,14 +216,13 @@ def _check_modules(files: Repository) -> None:
     Such a module brings its own code. sentence-transformers also refuses to run it. But to look at the module's class,
     sentence-transformers may first import it, and the import already runs code.
     """
-    for module in files.modules():
-        kind = str(module.get("type"))
-        if not kind.startswith(_MODULES):
-            raise ModelNotFound(
-                f"the model {files.path!r} has the module {kind!r}, which is not part of sentence-transformers, and "
-                "runs the model's own code; read that code, and if you trust it, pass trust_remote_code=True, on the "
-                "command line --trust-remote-code"
-            )
+    kind = _foreign_module(files)
+    if kind is not None:
+        raise ModelNotFound(
+            f"the model {files.path!r} has the module {kind!r}, which is not part of sentence-transformers, and "
+            "runs the model's own code; read that code, and if you trust it, pass trust_remote_code=True, on the "
+            "command line --trust-remote-code"
+        )
 
 
 def _construct(

@@ -12,6 +12,7 @@ import numpy as np
 from smart_rag.embeddings.codec import RotatedCodec, get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import FloatArray, TokenCodes
+from smart_rag.encoders.profiles import GENERAL
 from smart_rag.encoders.protocol import Encoder, device_of, encode_for_store
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexMismatch, InvalidInput
@@ -20,6 +21,7 @@ from smart_rag.index.manifest import Manifest
 from smart_rag.index.queries import checked_queries
 from smart_rag.index.search import scoring_device
 from smart_rag.index.trust import check_model
+from smart_rag.paths import model_location
 from smart_rag.scoring.maxsim import pooled_similarity
 from smart_rag.store.token_store import content_key
 from smart_rag.types import Content, Document, Key
@@ -31,6 +33,18 @@ logger = logging.getLogger(__name__)
 _SAME_MODEL = 0.98
 # Maximum number of bytes of the vectors that `encode_ahead` keeps.
 _BYTES_AHEAD = 1 << 30
+
+
+def encoder_named(path: Path, model: str | Path) -> SmartEncoder:
+    """Return the encoder of the ``model`` that the caller has named for the index at ``path``.
+
+    If it is the index's model, it is used as a model of the family that the manifest names. If the manifest names no
+    family, this is so for every model, because a later release may recognise one.
+    """
+    described = Manifest.read(path).encoder or {}
+    profile = described.get("profile")
+    keeps = profile == GENERAL.name or described.get("model") == model_location(model)
+    return SmartEncoder(model, profile=profile if keeps and isinstance(profile, str) else None)
 
 
 class IndexEncoder:

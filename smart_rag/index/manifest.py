@@ -247,10 +247,13 @@ class Manifest:
                     f"{folder}: the index was made with {made_with!r}{_adapter(mine)} and cannot be used"
                     f"{_adapter(other)}; {advice}, or index the documents again into another folder"
                 )
+            advice = "use the model that it was made with"
+            if "profile" in differ and isinstance(mine.get("profile"), str):
+                advice += f", as it was used then: SmartEncoder(..., profile={mine['profile']!r})"
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r}{_with(mine)} and cannot be used with "
                 f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differ) or 'numbers'}); "
-                "use the model that it was made with, or index the documents again into another folder"
+                f"{advice}, or index the documents again into another folder"
             )
 
 

@@ -47,7 +47,7 @@ from smart_rag.files import reader as files
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
-from smart_rag.index.index_encoder import IndexEncoder
+from smart_rag.index.index_encoder import IndexEncoder, encoder_named
 from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.index.queries import as_documents, with_full_paths
@@ -233,7 +233,7 @@ class SmartIndex:
             check_links(path)
         folder.check_client(path, Manifest.read(path), client)  # before a model is loaded
         if isinstance(encoder, str | Path):
-            encoder = SmartEncoder(encoder)
+            encoder = encoder_named(path, encoder)
         manifest, store = folder.open_current_stores(path, encoder, client, sources)
         return cls(path, manifest, store, encoder)
 
@@ -302,7 +302,7 @@ class SmartIndex:
         from tqdm.auto import tqdm
 
         if isinstance(encoder, str | Path):
-            encoder = SmartEncoder(encoder)
+            encoder = encoder_named(absolute(path), encoder)
         with tqdm(desc="writing", unit="document", disable=not show_progress_bar) as progress:
             rebuild(absolute(path), encoder, sources, progress.update)
 

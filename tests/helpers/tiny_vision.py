@@ -145,16 +145,17 @@ def qwen3_vl(
     padding_side: str = "left",
     generation_prompt: bool = True,
     seed: int = 0,
+    spare_rows: int = 0,
 ) -> str:
     """Qwen3-VL, three layers on top of a vision tower of three, two of which also feed the first layers.
 
-    With ``emb`` it is what LamRA-Ret is made from.
+    With ``emb`` it is what LamRA-Ret is made from. ``spare_rows`` are rows of the vocabulary that no token uses.
     """
     text = tokenizer(eos=eos, emb=emb, padding_side=padding_side)
     config = Qwen3VLConfig(
         text_config=TEXT
         | {
-            "vocab_size": len(text),
+            "vocab_size": len(text) + spare_rows,
             "head_dim": WIDTH // 2,
             "rope_parameters": ROPE | {"mrope_interleaved": True},
             "pad_token_id": text.pad_token_id,
@@ -190,10 +191,11 @@ def qwen2_vl(
     eos: bool = False,
     padding_side: str = "left",
     seed: int = 0,
+    spare_rows: int = 0,
 ) -> str:
-    """Qwen2-VL, as GME and DSE are built on it."""
+    """Qwen2-VL, as GME and DSE are built on it. ``spare_rows`` are rows of the vocabulary that no token uses."""
     text = tokenizer(eos=eos, padding_side=padding_side)
-    config = _qwen2_vl_config(text)
+    config = _qwen2_vl_config(text, spare_rows)
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
         tokenizer=text,
@@ -293,9 +295,9 @@ def _save_towers(folder: Path, model: PreTrainedModel, processor: ProcessorMixin
     return str(path)
 
 
-def _qwen2_vl_config(text: Qwen2Tokenizer) -> Qwen2VLConfig:
+def _qwen2_vl_config(text: Qwen2Tokenizer, spare_rows: int = 0) -> Qwen2VLConfig:
     return Qwen2VLConfig(
-        text_config=TEXT | {"vocab_size": len(text), "rope_parameters": ROPE} | _text_ids(text),
+        text_config=TEXT | {"vocab_size": len(text) + spare_rows, "rope_parameters": ROPE} | _text_ids(text),
         vision_config={
             "depth": 2,
             "embed_dim": 32,
