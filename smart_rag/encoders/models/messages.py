@@ -77,7 +77,7 @@ def _frames(source: VideoSource, profile: Profile, sizes: ImageSizes) -> video.F
     opened += opened[-1:] * (len(opened) % 2)
     if len({image.size for image in opened}) > 1:
         found = ", ".join(sorted({f"{image.width} x {image.height}" for image in opened}))
-        raise InvalidInput(f"the frames of a video must have one size, got frames of {found} pixels; resize them")
+        raise InvalidInput(f"the frames of a video must have one size, got {found} after rounding; resize them")
     times = tuple(i / FRAMES_PER_SECOND for i in range(len(opened)))
     return video.Frames(tuple(opened), times, len(opened) / FRAMES_PER_SECOND)
 
