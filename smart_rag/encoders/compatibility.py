@@ -210,7 +210,7 @@ def leave_out_deepstack(model: AnyModel) -> None:
     """
     for module in model.modules():
         if hasattr(module, "deepstack_visual_indexes"):
-            module.deepstack_visual_indexes = []
+            setattr(module, "deepstack_visual_indexes", [])  # noqa: B010, mypy takes it for a tensor
 
 
 def unpooled_length(features: Mapping[str, Any]) -> int:
@@ -291,12 +291,12 @@ def bare_video_template(model: AnyModel, template: str | None) -> str | None:
     published, they take the place of the template's own markers. From 5.12 on, both stay. Other processors need the
     markers of the template, so for these processors ``template`` is returned as it is.
     """
-    processor = getattr(model[0], "processor", None)
+    processor: Any = getattr(model[0], "processor", None)
     if not hasattr(processor, "vision_start_token"):
         return template
     start, end = processor.vision_start_token, processor.vision_end_token
-    template = template or processor.chat_template
-    return template.replace(f"{start}{processor.video_token}{end}", processor.video_token)
+    marked = str(template or processor.chat_template)
+    return marked.replace(f"{start}{processor.video_token}{end}", processor.video_token)
 
 
 def set_chat_template(model: AnyModel, template: str | None, options: Mapping[str, Any]) -> None:

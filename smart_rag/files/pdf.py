@@ -258,10 +258,13 @@ def render(path: str | Path, number: int, max_pixels: int) -> Image:
         return _open(path).render(number, max_pixels)
 
 
-def dots(path: str | Path, number: int) -> tuple[int, int]:
-    """Return the size of one page of a PDF in pixels at 300 dpi; see `Pdf.dots` and `render`."""
+def dots(path: str | Path, number: int) -> list[int]:
+    """Return the width and the height of one page of a PDF in pixels at 300 dpi; see `Pdf.dots` and `render`.
+
+    They are a list, because the worker process sends a tuple as a value and bytes.
+    """
     with _PDFIUM:
-        return _open(path).dots(number)
+        return list(_open(path).dots(number))
 
 
 def render_as(path: str | Path, number: int, size: tuple[int, int]) -> Image:

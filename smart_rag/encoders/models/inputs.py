@@ -25,7 +25,7 @@ from smart_rag.encoders.compatibility import (
 )
 from smart_rag.encoders.loading import LoadedModel
 from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
-from smart_rag.encoders.models.messages import VideoMetadata, chat
+from smart_rag.encoders.models.messages import VideoMetadata, chat, most_frames
 from smart_rag.encoders.models.positions import (
     Mask,
     Positions,
@@ -213,7 +213,7 @@ class ModelInputs:
             part = 1.0 if size is None else min(1.0, size[0] * size[1] / most_pixels)
             count += int(self.tokens_per_image * part)
         if content.video is not None:
-            most = self.profile.frames[1]
+            most = most_frames(content.video, self.profile)
             pixels = self.profile.video_pixels(most) or (0, most * most_pixels)
             # Two frames share a patch.
             as_images = 1 if self.profile.middle_frame else pixels[1] / most_pixels / 2

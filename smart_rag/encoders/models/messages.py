@@ -61,6 +61,12 @@ def _visual_parts(
     return parts, metadata
 
 
+def most_frames(source: VideoSource, profile: Profile) -> int:
+    """Return the maximum number of frames that the model reads of a video."""
+    most = profile.frames[1]
+    return most if isinstance(source, str | Path) else min(most, len(source) + len(source) % 2)
+
+
 def _frames(source: VideoSource, profile: Profile, sizes: ImageSizes) -> video.Frames:
     """Return the frames of a video that the model reads.
 
