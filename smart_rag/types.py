@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
@@ -35,6 +35,8 @@ class PdfPage:
 
 # A file, a page of a PDF, or an image in memory.
 ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
+# A file, or the frames of a video.
+VideoSource: TypeAlias = str | Path | Sequence[ImageSource]
 # An item for an encoder: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
 Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
 # Role of an item. Many models have one prompt for each role.
@@ -43,7 +45,9 @@ Task = Literal["query", "document"]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Content of one representation: a text, an image, a video file, or several of them.
+    """Content of one representation: a text, an image, a video, or several of them.
+
+    A video is a file, or a list of its frames, two for each second.
 
     >>> Content("the same chart, newer", image="chart.png").modality
     'text+image'
@@ -51,7 +55,7 @@ class Content:
 
     text: str = ""
     image: ImageSource | None = None
-    video: str | Path | None = None
+    video: VideoSource | None = None
 
     @classmethod
     def of(cls, item: Encodable) -> Content:

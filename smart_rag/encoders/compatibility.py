@@ -236,6 +236,17 @@ def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     return features.get("all_layer_embeddings") or ()
 
 
+def leave_out_deepstack(model: AnyModel) -> None:
+    """Make the vision tower of ``model`` give its last features alone.
+
+    Qwen3-VL adds features of inner layers of its vision tower to the first layers of its decoder ("deepstack"). Its
+    vision tower has the numbers of these layers. Without numbers, nothing is added. No weight changes.
+    """
+    for module in model.modules():
+        if hasattr(module, "deepstack_visual_indexes"):
+            setattr(module, "deepstack_visual_indexes", [])  # noqa: B010, mypy takes it for a tensor
+
+
 def unpooled_length(features: Mapping[str, Any]) -> int:
     """Return the number of prompt tokens, for models that do not pool them. It is 0 if there is no prompt.
 
@@ -278,6 +289,12 @@ def merged_patches(image_processor: Any) -> int:
     return int(getattr(image_processor, "merge_size", 1))
 
 
+def patch_unit(image_processor: Any) -> int:
+    """Return the number of pixels along each side of the square that becomes one token. It is 1 if nothing is known."""
+    patch = getattr(image_processor, "patch_size", None)
+    return patch * merged_patches(image_processor) if isinstance(patch, int) else 1
+
+
 def center_crop(image_processor: Any) -> tuple[int, int] | None:
     """Return the (width, height) of an image after its margins are cut off. Return None if nothing is cut off."""
     if "shortest_edge" not in image_size(image_processor) or not getattr(image_processor, "do_center_crop", False):
@@ -299,6 +316,21 @@ def placeholder_ids(model: AnyModel, *kinds: str) -> NDArray[np.int64]:
 def is_placeholder_error(error: ValueError) -> bool:
     """Return whether a processor raised ``error`` because an image or a video has too many tokens for the model."""
     return "token count" in str(error)
+
+
+def bare_video_template(model: AnyModel, template: str | None) -> str | None:
+    """Return the chat ``template`` (None: the model's own) without the markers around a whole video.
+
+    Qwen3-VL's processor puts markers around every two frames. In transformers 4.57, with which these models were
+    published, they take the place of the template's own markers. From 5.12 on, both stay. Other processors need the
+    markers of the template, so for these processors ``template`` is returned as it is.
+    """
+    processor: Any = getattr(model[0], "processor", None)
+    if not hasattr(processor, "vision_start_token"):
+        return template
+    start, end = processor.vision_start_token, processor.vision_end_token
+    marked = str(template or processor.chat_template)
+    return marked.replace(f"{start}{processor.video_token}{end}", processor.video_token)
 
 
 def set_chat_template(model: AnyModel, template: str | None, options: Mapping[str, Any]) -> None:

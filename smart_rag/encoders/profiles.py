@@ -17,6 +17,10 @@ from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
 
 TokenPolicy = Literal["content", "text", "input", "patches"]
+# How the decoder counts positions: on the three axes of Qwen's own code, or 0, 1, 2, ... over words and patches.
+PositionRule = Literal["three axes", "counted"]
+# Who resizes an image: the model's processor alone, Pillow by the processor's rule, or Pillow and then the processor.
+Resizing = Literal["processor", "Pillow", "Pillow, then processor"]
 
 # Sources of a decision. A further source is a profile, by its name. A profile that the model's files have shown has the
 # sign as its source.
@@ -57,6 +61,12 @@ class Profile:
         blank_image: side and colour of a square image that is added to a query without an image.
         max_length: number of tokens after which a text is cut.
         pixels: the minimum and the maximum number of pixels of an image.
+        resizing: who resizes an image, as the family's own code does it. Filters differ, and so do sizes.
+        positions: how the decoder counts positions. Some families hand their inputs to the decoder without positions,
+            so it counts them, in training and in use.
+        deepstack: whether features of inner layers of the vision tower are added to the first layers of the decoder.
+        paper: whether the pooled token takes part in late interaction, as in the code of arXiv 2605.24938. A special
+            token never takes part.
         fps: number of frames that are read from each second of a video.
         frames: the minimum and the maximum number of frames of a video.
         frame_pixels: the minimum and the maximum number of pixels of one frame, and the maximum of all frames together.
@@ -78,6 +88,10 @@ class Profile:
     blank_image: tuple[int, str] | None = None
     max_length: int | None = None
     pixels: tuple[int, int] | None = None
+    resizing: Resizing = "processor"
+    positions: PositionRule = "three axes"
+    deepstack: bool = True
+    paper: bool = False
     fps: float = 1.0
     frames: tuple[int, int] = (4, 64)
     frame_pixels: tuple[int, int, int] | None = None
@@ -97,14 +111,14 @@ class Profile:
             return None
         least, most, total = self.frame_pixels
         frames += frames % 2
-        return frames * least, frames * max(min(most, 2 * total // frames), int(1.05 * least))
+        return frames * least, max(min(frames * most, 2 * total), frames * int(1.05 * least))
 
 
 # The paper's prompt for visual documents (arXiv 2605.24938).
 _FIND_PAGE = "Find a document image that matches the given query."
 
 # The start of every template. It collects the parts of the message in `it`, and the system message in `it.prompt`.
-# Jinja
+
 # removes a line break after a block and at the end of a template, so the templates have no line breaks there.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
@@ -170,6 +184,7 @@ PROFILES: tuple[Profile, ...] = (
         empty_text="NULL",
         max_length=8192,
         pixels=(4 * 32 * 32, 1800 * 32 * 32),
+        resizing="Pillow",
         frame_pixels=(128 * 32 * 32, 768 * 32 * 32, 10 * 768 * 32 * 32),
     ),
     Profile(
@@ -180,6 +195,8 @@ PROFILES: tuple[Profile, ...] = (
         prompts={"query": _FIND_PAGE, "document": "You are a helpful assistant."},
         max_length=8192,
         pixels=(256 * 28 * 28, 1280 * 28 * 28),
+        resizing="Pillow, then processor",
+        positions="counted",
         middle_frame=True,
         query_tokens="text",
     ),
@@ -208,6 +225,9 @@ PROFILES: tuple[Profile, ...] = (
         pooled_before="<emb>",
         max_length=1024,
         pixels=(4 * 32 * 32, 1024 * 28 * 28),
+        resizing="Pillow",
+        positions="counted",
+        deepstack=False,
         frame_pixels=(128 * 32 * 32, 768 * 32 * 32, 10 * 768 * 32 * 32),
     ),
     Profile(
@@ -218,6 +238,7 @@ PROFILES: tuple[Profile, ...] = (
         prompts={"query": _FIND_PAGE, "document": ""},
         prompts_for_images_only=True,
         pixels=(4 * 28 * 28, 1280 * 28 * 28),
+        positions="counted",
         frames=(8, 8),
     ),
     Profile(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +93,9 @@ class SmartEncoder:
         profile: the name of a profile in `smart_rag.encoders.profiles`. By default, the model's family is recognised by
             its name and its files.
         query_tokens, document_tokens: the policy that chooses the tokens for late interaction. By default, the policy
-            of the profile, in most cases ``"content"``. ``"content"`` means all tokens except special tokens.
-            ``"text"`` also leaves out image patches. ``"input"`` leaves out the prompt and the chat template.
-            ``"patches"`` means only image patches. See docs/models.md.
+            of the profile, in most cases ``"content"``: all tokens except special tokens. See docs/models.md.
         max_pixels: the maximum number of pixels of an image. By default, the limit of the profile or the model.
+        paper: whether the pooled token takes part in late interaction, unless it is special, as in the paper's code.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
         base_model: the name or folder of the model that a LoRA is added to, if ``model`` is a folder or a repository
             that holds only a LoRA. By default, the model that its ``adapter_config.json`` names.
@@ -126,6 +126,7 @@ class SmartEncoder:
         query_tokens: TokenPolicy | None = None,
         document_tokens: TokenPolicy | None = None,
         max_pixels: int | None = None,
+        paper: bool = False,
         adapter: str | Path | None = None,
         model_options: Mapping[str, Any] | None = None,
         base_model: str | Path | None = None,
@@ -155,7 +156,9 @@ class SmartEncoder:
             max_length,
         )
         model_class = _MODEL_CLASSES[loaded.kind]
-        self._model = model_class(loaded, loaded.profile.value, self._settings.prompts, max_pixels)
+        self._model = model_class(
+            loaded, replace(loaded.profile.value, paper=paper), self._settings.prompts, max_pixels
+        )
         if self._settings.max_length.value is not None:
             self._model.inputs.limit_length(self._settings.max_length.value)
         copies = [copy.deepcopy(self._model) for _ in others]
@@ -296,9 +299,8 @@ class SmartEncoder:
         """The number of token embeddings of a document that is an A4 page. It is 0 if the model reads no images."""
         if "image" not in self.modalities:
             return 0
-        inputs = self._model.inputs
-        page = Content(image=images.blank(inputs.image_sizes.max_pixels, 210 / 297))
-        return int(self._batches.kept(inputs.positions(page, "document"), "document").sum())
+        page = Content(image=images.blank(images.A4_PIXELS, 210 / 297))
+        return int(self._batches.kept(self._model.inputs.positions(page, "document"), "document").sum())
 
     @property
     def fingerprint(self) -> str:
@@ -332,6 +334,7 @@ class SmartEncoder:
             }
         if self._model_options:
             description["model_options"] = self._model_options
+        description |= {"paper": True} if self._model.profile.paper else {}
         if "image" in self.modalities:
             description["images"] = self._model.describe_images()
         return description

@@ -236,6 +236,14 @@ class Manifest:
             mine, other = self.encoder or {}, encoder.describe()
             theirs = json.loads(json.dumps(other))  # in the form in which the manifest stores it
             differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
+            if differ == ["images"]:
+                settings = {*mine.get("images", {}), *theirs.get("images", {})}
+                changed = [name for name in sorted(settings) if _of_images(mine, name) != _of_images(theirs, name)]
+                raise IndexMismatch(
+                    f"{folder}: the index was made by smart_rag {self.created_with}, which gave {made_with!r} other "
+                    f"images and positions than this one ({', '.join(changed)}); encode the documents again with "
+                    "SmartIndex.convert(encoder) or `smart-rag convert --model`"
+                )
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(
                     f"{folder}: the model in {made_with!r}{_with(mine)} has changed since the index was made; put the "
@@ -277,6 +285,10 @@ def _checked(path: Path) -> dict[str, Any]:
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
             raise ValueError(f"{name}: expected {expected}, found {values[name]!r:.80}")
     return values
+
+
+def _of_images(description: Mapping[str, Any], name: str) -> Any:
+    return (description.get("images") or {}).get(name)
 
 
 def _with(description: Mapping[str, Any]) -> str:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
-from smart_rag.files.content import full_source
-from smart_rag.paths import absolute
+from smart_rag.files.content import full_source, full_video_source
 from smart_rag.types import Content, Document, Hit, is_unicode
 
 Query = str | Content | Representation
@@ -46,8 +45,7 @@ def with_full_paths(query: Query) -> Query:
     """Return ``query`` with full paths of its files. They stay valid if the working directory changes."""
     if not isinstance(query, Content):
         return query
-    video = None if query.video is None else absolute(query.video)
-    return replace(query, image=full_source(query.image), video=video)
+    return replace(query, image=full_source(query.image), video=full_video_source(query.video))
 
 
 def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:

@@ -137,8 +137,12 @@ def test_prompt_is_the_chat_templates(models, item):
     text, images, video = (
         ITEMS[item].get(name, empty) for name, empty in (("text", ""), ("images", []), ("video", []))
     )
+    marked = "<|vision_start|><|video_pad|><|vision_end|>"
+    template = model.processor.chat_template
+    assert marked in template
     theirs = model.processor.apply_chat_template(
         [messages(text, images, video, "Represent the user's input.")],
+        chat_template=template.replace(marked, "<|video_pad|>"),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,

@@ -175,14 +175,14 @@ def test_a_broken_page_leaves_the_others(index, folder, monkeypatch):
     """A page that cannot be drawn is reported with its number; the next run tries it again, and it alone."""
     from smart_rag.files import pdf as reader
 
-    draw = reader.Pdf.render
+    draw = reader.Pdf.render_as
 
-    def broken(self, number, max_pixels):
+    def broken(self, number, size):
         if number == 2:
             raise DocumentError(self.path, "page 2 cannot be read")
-        return draw(self, number, max_pixels)
+        return draw(self, number, size)
 
-    monkeypatch.setattr(reader.Pdf, "render", broken)
+    monkeypatch.setattr(reader.Pdf, "render_as", broken)
     with limits(file_seconds=None, file_memory=None):  # drawn in this process, whose method is broken
         report = index.add_files([folder / "report.pdf"])
     assert (report.added, [failed.reason for failed in report.failed]) == (2, ["page 2 cannot be read"])

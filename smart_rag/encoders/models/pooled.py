@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.encoders.compatibility import (
     layers_of,
+    leave_out_deepstack,
     returning_all_layers,
     set_chat_template,
     to_device,
@@ -66,10 +67,13 @@ class PooledModel:
         self, loaded: LoadedModel, profile: Profile, prompts: Mapping[Task, str], max_pixels: int | None
     ) -> None:
         if loaded.has_own_files:
-            profile = replace(profile, template=None, pooled_before=None)
+            # sentence-transformers runs the model as its files say, with the model's own positions.
+            profile = replace(profile, template=None, pooled_before=None, positions="three axes", deepstack=True)
         self.name = loaded.name
         self.model = loaded.model
         self.profile = profile
+        if not profile.deepstack:
+            leave_out_deepstack(loaded.model)
         self.inputs = self.inputs_class(loaded, profile, prompts, max_pixels)
 
     @property
@@ -179,6 +183,10 @@ class PooledModel:
                 Decision("text_with_image", inputs.combines_modalities, OWN_FILES),
                 inputs.image_sizes.decision,
             ]
+        if profile.positions != "three axes":
+            made.append(Decision("positions", profile.positions, profile.source))
+        if not profile.deepstack:
+            made.append(Decision("deepstack", profile.deepstack, profile.source))
         return made
 
     def _decide_pooling(self) -> Decision:
@@ -189,7 +197,7 @@ class PooledModel:
     def describe_images(self) -> dict[str, Any]:
         """Return, as JSON values, the settings that change the numbers that the model gets for an image."""
         profile, sizes = self.profile, self.inputs.image_sizes
-        return {
+        described = {
             "pixels": sizes.limits,
             "page_pixels": sizes.max_pixels,
             "fps": profile.fps,
@@ -199,6 +207,14 @@ class PooledModel:
             "template": profile.template,
             "pooled_before": profile.pooled_before,
         }
+        # These settings are newer than the others. A model that they do not change keeps its fingerprint.
+        if sizes.limits is not None:
+            described["resizing"] = profile.resizing
+        if profile.positions != "three axes":
+            described["positions"] = profile.positions
+        if not profile.deepstack:
+            described["deepstack"] = False
+        return described
 
     def make_portable(self) -> None:
         """Write prompts, chat template and pixel limits into the model, so that they are saved and loaded with it.
@@ -211,6 +227,11 @@ class PooledModel:
             raise EncoderError(
                 f"{self.name} is pooled from the token before {before!r}, which a folder of sentence-transformers "
                 "cannot state; train an adapter instead"
+            )
+        if self.profile.positions != "three axes":
+            raise EncoderError(
+                f"{self.name} has positions that are counted over words and patches, which a folder of "
+                "sentence-transformers cannot state; train an adapter instead"
             )
         inputs = self.inputs
         of_tasks = {"query": inputs.prompts["query"], "document": inputs.prompts["document"]}

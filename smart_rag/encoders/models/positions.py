@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.encoders.profiles import TokenPolicy
 from smart_rag.types import TokenOrigin
+
+if TYPE_CHECKING:
+    import torch
 
 Mask = NDArray[np.bool_]
 
@@ -24,7 +27,8 @@ class Positions:
 
     ``ids`` are vocabulary ids. All other arrays are True for some positions. ``attended``: all but padding.
     ``special``: tokens without content. ``visual``: patches of images and videos. ``template``: tokens that do not
-    depend on the content. ``pooled``: the position of the pooled embedding, if it comes from one position.
+    depend on the content. ``pooled``: the position of the pooled embedding, if it comes from one position. With
+    ``keeps_pooled``, this position takes part in late interaction, unless its token is special.
     """
 
     ids: NDArray[np.int64]
@@ -33,10 +37,13 @@ class Positions:
     visual: Mask
     template: Mask
     pooled: Mask
+    keeps_pooled: bool = False
 
     def kept(self, policy: TokenPolicy) -> Mask:
         """Return the positions (n, length) that take part in late interaction."""
-        keep = self.attended & ~self.special & ~self.pooled
+        keep = self.attended & ~self.special
+        if not self.keeps_pooled:
+            keep = keep & ~self.pooled
         if policy == "text":
             return keep & ~self.visual
         if policy == "input":
@@ -49,6 +56,11 @@ class Positions:
 def ids_and_attended(features: Mapping[str, Any]) -> tuple[NDArray[np.int64], Mask]:
     """Return the vocabulary ids (n, length) of a model's inputs, and an array that is True except for padding."""
     return features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
+
+
+def counted_positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the positions 0, 1, 2, ... (n, length) of all tokens but padding, wherever the padding is."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def pooled_position(attended: Mask, mode: str) -> Mask:
