@@ -117,8 +117,7 @@ class Profile:
 # The paper's prompt for visual documents (arXiv 2605.24938).
 _FIND_PAGE = "Find a document image that matches the given query."
 
-# The start of every template. It collects the parts of the message in `it`, and the system message in `it.prompt`.
-
+# The start of every template. It collects the parts of the message in `it`, and the system message in `it.prompt`. Jinja
 # removes a line break after a block and at the end of a template, so the templates have no line breaks there.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
@@ -211,6 +210,7 @@ PROFILES: tuple[Profile, ...] = (
         pooled_before="<emb>",
         max_length=1024,
         pixels=(4 * 28 * 28, 1280 * 28 * 28),
+        positions="counted",
         fps=2.0,
         frames=(4, 768),
         frame_pixels=(128 * 28 * 28, 768 * 28 * 28, 24576 * 28 * 28),
