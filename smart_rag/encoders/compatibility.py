@@ -7,7 +7,7 @@ A release of sentence-transformers, transformers or huggingface_hub may rename t
 from __future__ import annotations
 
 import json
-import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 AnyModel: TypeAlias = Union["SentenceTransformer", "MultiVectorEncoder"]
 
-# Weights that transformers reports as unused. An embedding does not need the head that predicts words. The projector of
-# jina-embeddings-v4 is loaded by `smart_rag.encoders.models.jina_v4_weights`.
-_UNUSED_WEIGHTS = ("lm_head.", "multi_vector_projector.")
 # Settings of modules that are not weights but change the embeddings. Other settings differ between releases.
 _SETTINGS = (
     *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
@@ -298,18 +295,79 @@ def no_loading_bar() -> Iterator[None]:
             disable_progress_bars()
 
 
+@dataclass(frozen=True, slots=True)
+class WeightsReport:
+    """What transformers reports after it has loaded the weights of ``model``: names of tensors.
+
+    ``missing`` tensors got random numbers. ``unexpected`` tensors are in the files, but not in the model.
+    ``mismatched`` tensors have one shape in the files and another in the model. They got random numbers, too.
+    """
+
+    model: Any
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+# The reports of each thread that wants them, by the thread's id.
+_wanted_reports: dict[int, list[WeightsReport]] = {}
+_reports_lock = threading.Lock()
+
+
 @contextmanager
-def no_report_of_unused_weights() -> Iterator[None]:
-    """Suppress transformers' warning about unused weights if it lists only weights that smart_rag never needs."""
+def reports_of_weights() -> Iterator[list[WeightsReport]]:
+    """Collect the reports of all models that this thread loads, instead of logging them. Yield the growing list.
 
-    def is_wanted(record: logging.LogRecord) -> bool:
-        lines = record.getMessage().splitlines()
-        rows = [line for line in lines if " | " in line and not line.startswith("Key ")]
-        return not rows or not all(row.startswith(_UNUSED_WEIGHTS) and "UNEXPECTED" in row for row in rows)
+    transformers only logs these reports. ``from_pretrained`` can return them, but sentence-transformers does not pass
+    them on. So the function that logs them is replaced while at least one thread wants reports.
+    """
+    from transformers import modeling_utils
+    from transformers.integrations import peft
 
-    reports = logging.getLogger("transformers.modeling_utils")
-    reports.addFilter(is_wanted)
+    thread, found = threading.get_ident(), list[WeightsReport]()
+    with _reports_lock:
+        outer = _wanted_reports.get(thread)
+        _wanted_reports[thread] = found
+        for home in (modeling_utils, peft):
+            home.log_state_dict_report = _keep_report  # type: ignore[attr-defined]
     try:
-        yield
+        yield found
     finally:
-        reports.removeFilter(is_wanted)
+        from transformers.utils.loading_report import log_state_dict_report
+
+        with _reports_lock:
+            if outer is None:
+                del _wanted_reports[thread]
+            else:
+                _wanted_reports[thread] = outer
+            if not _wanted_reports:
+                for home in (modeling_utils, peft):
+                    home.log_state_dict_report = log_state_dict_report  # type: ignore[attr-defined]
+
+
+def _keep_report(**arguments: Any) -> None:
+    """Do the work of ``log_state_dict_report``, which has these ``arguments``."""
+    from transformers.utils.loading_report import log_state_dict_report
+
+    info, found = arguments["loading_info"], _wanted_reports.get(threading.get_ident())
+    if found is None or info.error_msgs or info.conversion_errors:
+        log_state_dict_report(**arguments)  # it raises these errors
+        return
+    shapes = {name: (tuple(in_file), tuple(in_model)) for name, in_file, in_model in info.mismatched_keys}
+    found.append(
+        WeightsReport(arguments["model"], frozenset(info.missing_keys), frozenset(info.unexpected_keys), shapes)
+    )
+
+
+def uses_pooler(model: AnyModel) -> bool:
+    """Return whether an embedding of ``model`` comes from a transformers model's own pooler."""
+    ways = getattr(model[0], "modality_config", {}).values()
+    return any(way.get("method_output_name") == "pooler_output" for way in ways)
+
+
+def knows_words(tokenizer: Any) -> bool:
+    """Return whether the vocabulary of ``tokenizer`` has more than special tokens and tokens that were added to it."""
+    if not hasattr(tokenizer, "all_special_ids"):
+        return True
+    added = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    return len(tokenizer) > len(added) or not set(tokenizer.get_vocab().values()) <= added

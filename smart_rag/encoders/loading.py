@@ -17,10 +17,11 @@ from smart_rag.encoders.compatibility import (
     keep_texts_in_rows,
     last_token_pooling,
     no_loading_bar,
-    no_report_of_unused_weights,
+    reports_of_weights,
     transformer,
     transformer_config,
 )
+from smart_rag.encoders.models.weights import check_tokenizer, check_weights
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.paths import absolute
 
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Where the classes of modules are, by their names in ``modules.json``. sentence-transformers also has those of PyLate.
 _MODULES = ("sentence_transformers.", "pylate.")
+# Starts of the names of tensors that are not loaded by transformers, but by our own code or by sentence-transformers.
+_READ_ELSEWHERE = {"jina-v4": ("multi_vector_projector.",), "multi-vector": ("linear.weight",)}
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
@@ -93,8 +96,10 @@ def load(
     if attn_implementation is not None:
         weights["attn_implementation"] = attn_implementation
     try:
-        with no_loading_bar(), no_report_of_unused_weights():
+        with no_loading_bar(), reports_of_weights() as reports:
             loaded = _load(model, path, device, weights, revision, trust_remote_code, further)
+            check_weights(model, loaded.model, reports, _READ_ELSEWHERE.get(loaded.kind, ()))
+            check_tokenizer(model, loaded.model)
             keep_texts_in_rows(loaded.model)
             return loaded
     except (torch.OutOfMemoryError, ModelNotFound):
@@ -134,6 +139,7 @@ def _load(
         _check_modules(files)
     options: dict[str, Any] = {**further, "trust_remote_code": trust_remote_code, "model_kwargs": weights}
     if _is_multi_vector(files):
+        _check_multi_vector(files)
         model = _construct(files, device, is_multi_vector=True, **options)
         return LoadedModel(name, model, has_own_files=True, kind="multi-vector")
     has_own_files = files.has_modules_file
@@ -179,9 +185,14 @@ def _construct(
 
 def _decoder_modules(files: Repository, weights: dict[str, Any], trust_remote_code: bool) -> list[torch.nn.Module]:
     options = _from_pretrained_options(files, trust_remote_code)
-    decoder = transformer(
+    decoder: Any = transformer(
         files.path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
     )
+    if "message" not in decoder.modalities:
+        raise ModelNotFound(
+            f"{files.path!r} is a vision-language decoder, but it has no chat template; expected chat_template.jinja "
+            "or chat_template.json; take this file from the model or from the model that it was trained from"
+        )
     return [decoder, *last_token_pooling(decoder)]
 
 
@@ -247,6 +258,21 @@ def _is_multi_vector(files: Repository) -> bool:
     return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
 
 
+def _check_multi_vector(files: Repository) -> None:
+    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction."""
+    architectures = files.json("config.json").get("architectures") or []
+    if "HF_ColBERT" in architectures and files.find("artifact.metadata") is None:
+        raise ModelNotFound(
+            f"{files.path!r} is a ColBERT without its artifact.metadata, which states the lengths and the marks of "
+            "queries and documents; take all files of the model again"
+        )
+    if not files.has_modules_file and not any(name.endswith(("HF_ColBERT", "ForRetrieval")) for name in architectures):
+        raise ModelNotFound(
+            f"{files.path!r} is a model for late interaction without modules.json, so sentence-transformers would make "
+            "its projection at random; take all files of the model again"
+        )
+
+
 def _is_jina_v4(files: Repository) -> bool:
     return "JinaEmbeddingsV4Model" in (files.json("config.json").get("architectures") or [])
 
@@ -279,7 +305,9 @@ def _bundled() -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Return the first line of ``error``, or its first two lines if the first only announces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 # --- devices ------------------------------------------------------------------------------------
