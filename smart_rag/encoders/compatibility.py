@@ -65,6 +65,19 @@ class Repository:
         found = [] if file is None else json.loads(file.read_text(encoding="utf-8"))
         return [module for module in found if isinstance(module, dict)]
 
+    def tensor(self, name: str) -> torch.Tensor | None:
+        """Return one tensor of the safetensors files. Return None if they do not hold it."""
+        from safetensors import safe_open
+
+        index = self.json("model.safetensors.index.json")
+        holder = index["weight_map"].get(name) if index else "model.safetensors"
+        file = None if holder is None else self.find(holder)
+        if file is None:
+            return None
+        with safe_open(file, framework="pt") as tensors:
+            found: torch.Tensor | None = tensors.get_tensor(name) if name in set(tensors.keys()) else None
+        return found
+
     @property
     def has_modules_file(self) -> bool:
         """Whether there is a file that lists the model's modules for sentence-transformers."""
@@ -92,6 +105,23 @@ def last_token_pooling(transformer: Any) -> list[torch.nn.Module]:
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     return [Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken"), Normalize()]
+
+
+def late_interaction_modules(projection: torch.nn.Linear) -> list[torch.nn.Module]:
+    """Return the modules that turn the state of each token into a unit vector: ``projection``, mask and norm."""
+    import torch
+    from sentence_transformers.base.modules import Dense, Normalize
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    dense = Dense(
+        projection.in_features,
+        projection.out_features,
+        bias=projection.bias is not None,
+        activation_function=torch.nn.Identity(),
+        module_input_name="token_embeddings",
+    )
+    dense.linear = projection
+    return [dense, MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,11 @@ logger = logging.getLogger(__name__)
 # Where the classes of modules are, by their names in ``modules.json``. sentence-transformers also has those of PyLate.
 _MODULES = ("sentence_transformers.", "pylate.")
 # Starts of the names of tensors that are not loaded by transformers, but by our own code or by sentence-transformers.
-_READ_ELSEWHERE = {"jina-v4": ("multi_vector_projector.",), "multi-vector": ("linear.weight",)}
+_READ_ELSEWHERE = {
+    "jina-v4": ("multi_vector_projector.",),
+    "multi-vector": ("linear.weight",),
+    "col-qwen": ("custom_text_proj.",),
+}
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
@@ -44,13 +48,13 @@ class LoadedModel:
     ``has_own_files`` says whether the model's repository has files for sentence-transformers. These files define the
     pooling. ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``:
     token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
-    and token embeddings.
+    and token embeddings. ``"col-qwen"``: token embeddings, as colpali-engine makes them.
     """
 
     name: str
     model: AnyModel
     has_own_files: bool
-    kind: Literal["pooled", "multi-vector", "clip", "jina-v4"] = "pooled"
+    kind: Literal["pooled", "multi-vector", "clip", "jina-v4", "col-qwen"] = "pooled"
 
 
 def load(
@@ -135,6 +139,9 @@ def _load(
         of_model = {"prompts": dict(jina_v4_weights.PROMPTS), **further}
         model = _construct(files, device, modules=modules, **of_model)
         return LoadedModel(name, model, has_own_files=True, kind="jina-v4")
+    col_qwen = _load_col_qwen(files, device, weights, further)
+    if col_qwen is not None:
+        return LoadedModel(name, col_qwen, has_own_files=True, kind="col-qwen")
     if not trust_remote_code:
         _check_modules(files)
     options: dict[str, Any] = {**further, "trust_remote_code": trust_remote_code, "model_kwargs": weights}
@@ -148,6 +155,22 @@ def _load(
         return LoadedModel(name, _construct(files, device, modules=modules, **further), has_own_files=False)
     model = _construct(files, device, **options)
     return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled")
+
+
+def _load_col_qwen(
+    files: Repository, device: str, weights: dict[str, Any], further: Mapping[str, Any]
+) -> AnyModel | None:
+    """Return a model of colpali-engine, or a LoRA of one with its base. Return None if ``files`` hold another model."""
+    from smart_rag.encoders.models import col_qwen_weights
+
+    if files.has_modules_file:
+        return None
+    name = col_qwen_weights.base_of(files)
+    base = files if name is None else Repository(name, None, files.local or Path(name).exists(), files.access)
+    if not col_qwen_weights.is_col_qwen(base.json("config.json")):
+        return None
+    modules = col_qwen_weights.load(base, weights, None if name is None else files)
+    return _construct(base, device, is_multi_vector=True, modules=modules, **further)
 
 
 def _check_modules(files: Repository) -> None:
@@ -177,9 +200,9 @@ def _construct(
     """Return a model of sentence-transformers: from ``modules`` if they are given, otherwise from the model's files."""
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
-    if modules is not None:
-        return SentenceTransformer(modules=list(modules), device=device, **options)
     model_class = MultiVectorEncoder if is_multi_vector else SentenceTransformer
+    if modules is not None:
+        return model_class(modules=list(modules), device=device, **options)
     return model_class(files.path, device=device, revision=files.revision, local_files_only=files.local, **options)
 
 
