@@ -271,6 +271,11 @@ def merged_patches(image_processor: Any) -> int:
     return int(getattr(image_processor, "merge_size", 1))
 
 
+def max_patches(image_processor: Any) -> int:
+    """Return the number of patches that each image of SigLIP 2 NaFlex is filled up to."""
+    return int(image_processor.max_num_patches)
+
+
 def center_crop(image_processor: Any) -> tuple[int, int] | None:
     """Return the (width, height) of an image after its margins are cut off. Return None if nothing is cut off."""
     if "shortest_edge" not in image_size(image_processor) or not getattr(image_processor, "do_center_crop", False):

@@ -266,10 +266,17 @@ def _of_torch(value: object) -> str:
 
 
 def _is_vision_language_decoder(files: Repository, trust_remote_code: bool) -> bool:
-    from transformers import AutoConfig
+    """Return whether the model writes words after an image. An encoder may read images among words, too."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
     config = AutoConfig.from_pretrained(files.path, **_from_pretrained_options(files, trust_remote_code))
-    return hasattr(config, "vision_config") and getattr(config, "image_token_id", None) is not None
+    if not hasattr(config, "vision_config") or getattr(config, "image_token_id", None) is None:
+        return False
+    looks_ahead = any(
+        getattr(part, "is_causal", True) is False or getattr(part, "use_bidirectional_attention", False) is True
+        for part in (config, config.get_text_config())
+    )
+    return not looks_ahead and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _is_multi_vector(files: Repository) -> bool:
@@ -301,7 +308,7 @@ def _is_jina_v4(files: Repository) -> bool:
 
 
 def _is_clip(model: AnyModel) -> bool:
-    return getattr(transformer_config(model), "model_type", None) in ("clip", "siglip")
+    return getattr(transformer_config(model), "model_type", None) in ("clip", "siglip", "siglip2")
 
 
 def _hub_answers(model: str) -> bool:

@@ -197,8 +197,7 @@ def test_origins_lengths_and_prompts(folders):
     _, tokens = reference.encode(f"Query: {text}{SUFFIX}")
     np.testing.assert_allclose(encoder.encode_query([text]).tokens[0], tokens, rtol=0, atol=1e-5)
     # A text that is too long is cut. The tokens after a query are not.
-    assert [len(encode(["cat " * 90]).tokens[0]) for encode in (encoder.encode_query, encoder.encode_document)] == [
-        40
-    ] * 2
+    for encode in (encoder.encode_query, encoder.encode_document):
+        assert 30 < len(encode(["cat " * 90]).tokens[0]) <= 40
     with pytest.raises(InvalidInput, match="text and image together"):
         encoder.encode_document([Content("a", image=image)])
