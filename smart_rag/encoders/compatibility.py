@@ -7,6 +7,7 @@ A release of sentence-transformers, transformers or huggingface_hub may rename t
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 AnyModel: TypeAlias = Union["SentenceTransformer", "MultiVectorEncoder"]
 
+# Names of classes that have a head for words or classes beside the model.
+_WITH_HEAD = r"(For(PreTraining|\w*LM|\w*Classification|\w*Answering|\w*Choice|\w*Prediction|\w*Generation)|HeadModel)$"
 # Settings of modules that are not weights but change the embeddings. Other settings differ between releases.
 _SETTINGS = (
     *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
@@ -193,6 +196,15 @@ def counted_tokens(model: AnyModel, features: Mapping[str, Any], task: Task) -> 
             masked = module(masked, task=task)
     counted: NDArray[np.bool_] = masked["attention_mask"].bool().cpu().numpy()
     return counted
+
+
+def puts_no_words_around(model: AnyModel) -> bool:
+    """Return whether sentence-transformers leaves out the words that a model needs around its queries and images.
+
+    It calls the processor with texts or with images. Those of ColPali and ColQwen2 then add the words. That of
+    ColModernVBERT has other methods for this.
+    """
+    return getattr(transformer_config(model), "model_type", None) == "colmodernvbert"
 
 
 def merges_tokens(model: AnyModel, task: Task) -> bool:
@@ -392,6 +404,25 @@ def _keep_report(**arguments: Any) -> None:
     found.append(
         WeightsReport(arguments["model"], frozenset(info.missing_keys), frozenset(info.unexpected_keys), shapes)
     )
+
+
+def heads_beside(model: Any) -> tuple[str, ...]:
+    """Return the starts of the names of those tensors that predict words or classes, and that ``model`` leaves out.
+
+    The files of ``model`` may hold a model of another class, such as ``BertForMaskedLM``. Its config.json names this
+    class. The parts of this class beside the base model are its heads.
+    """
+    import torch
+    import transformers
+
+    inside = {name for name, _ in model.named_children()}
+    for name in getattr(model.config, "architectures", None) or []:
+        whole = getattr(transformers, name, None)
+        if whole is not None and re.search(_WITH_HEAD, name):
+            with torch.device("meta"):  # no memory, and no random numbers
+                parts = whole(model.config).named_children()
+            return tuple(f"{part}." for part, _ in parts if part != whole.base_model_prefix and part not in inside)
+    return ()
 
 
 def uses_pooler(model: AnyModel) -> bool:

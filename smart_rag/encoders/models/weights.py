@@ -10,19 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from smart_rag.encoders.compatibility import AnyModel, WeightsReport, knows_words, uses_pooler
+from smart_rag.encoders.compatibility import AnyModel, WeightsReport, heads_beside, knows_words, uses_pooler
 from smart_rag.errors import ModelNotFound
 
-# Tensors of published files that no embedding needs: heads that predict words, sentences or classes, layers that
-# predict further words, and buffers that older releases of transformers saved. A name that is not here may be a
-# projection, so it is an error.
+# Tensors of published files that no embedding needs, even if config.json does not name the class that has them: heads
+# that predict words, sentences or classes, layers that predict further words, a pooler, and buffers that older releases
+# of transformers saved. Any other name may be a projection, so it is an error.
 _HEADS = re.compile(
-    r"(^|\.)lm_head\."
-    r"|^(cls|classifier|pre_classifier|score|qa_outputs|sop_classifier|predictions|mlm_head|pred_layer|mtp)\."
-    r"|^(discriminator|generator|lm|mask|entity)_predictions\.|^generator_lm_head\."
-    r"|^vocab_(transform|layer_norm|projector)\."  # DistilBERT
-    r"|^head\.(dense|norm)\.|^decoder\.(weight|bias)$"  # ModernBERT
-    r"|^pooler\."  # of a model whose class has none
+    r"(^|\.)lm_head\.|^(cls|classifier|score|mtp|pooler)\."
     r"|(^|\.)(position_ids|token_type_ids|final_logits_bias)$|(^|\.)rotary_(pos_)?emb\.inv_freq$"
 )
 _POOLER = "pooler."
@@ -53,9 +48,10 @@ def check_weights(
             missing -= poolers
             if poolers:
                 report.model.pooler = None
-        unexpected = [
-            name for name in report.unexpected if not _HEADS.search(name) and not name.startswith(tuple(read_elsewhere))
-        ]
+        unexpected = [name for name in report.unexpected if not _HEADS.search(name)]
+        if unexpected:
+            known = (*read_elsewhere, *heads_beside(report.model))
+            unexpected = [name for name in unexpected if not name.startswith(known)]
         shapes = [
             f"{name!r} {in_file} instead of {in_model}" for name, (in_file, in_model) in report.mismatched.items()
         ]

@@ -4,10 +4,19 @@ import functools
 
 import numpy as np
 import pytest
-from helpers import tiny_models, tiny_vision
+import torch
+from helpers import tiny_models, tiny_vbert, tiny_vision
 from helpers.vision_families import picture
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder
+from transformers import (
+    ColModernVBertForRetrieval,
+    ColModernVBertProcessor,
+    ColPaliForRetrieval,
+    ColPaliProcessor,
+    ColQwen2ForRetrieval,
+    ColQwen2Processor,
+)
 
 from smart_rag import CachedEncoder, IndexConfig, SmartEncoder, SmartIndex, rerank
 from smart_rag.errors import EncoderError, InvalidInput
@@ -16,7 +25,17 @@ from smart_rag.types import Content
 TEXTS = [*tiny_models.SENTENCES, "a", "!", "Dogs bark. " * 40]
 # No larger than the four pixels for each of the model's own that an image is opened with.
 IMAGES = [picture(100, 90), picture(60, 110, 1), picture(56, 56, 2)]
-MODELS = {"colbert": tiny_models.colbert, "colqwen2": tiny_vision.colqwen2, "colpali": tiny_vision.colpali}
+MODELS = {
+    "colbert": tiny_models.colbert,
+    "colqwen2": tiny_vision.colqwen2,
+    "colpali": tiny_vision.colpali,
+    "colmodernvbert": tiny_vbert.colmodernvbert,
+}
+CLASSES = {
+    "colqwen2": (ColQwen2ForRetrieval, ColQwen2Processor),
+    "colpali": (ColPaliForRetrieval, ColPaliProcessor),
+    "colmodernvbert": (ColModernVBertForRetrieval, ColModernVBertProcessor),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +77,40 @@ def test_the_tokens_of_vision_models(models, name):
     mixed = encoder.encode_document([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]])
     for i, item in enumerate([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]]):
         np.testing.assert_allclose(mixed.tokens[i], encoder.encode_document([item]).tokens[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@torch.inference_mode()
+def test_vision_models_against_transformers(models, name):
+    """One text or image at a time, by the classes of transformers and the methods of their processors."""
+    encoder = models(name)[0]
+    model_class, processor_class = CLASSES[name]
+    model = model_class.from_pretrained(encoder.model_name).eval()
+    processor = processor_class.from_pretrained(encoder.model_name)
+    texts = TEXTS[:-1]
+    queries = [processor.process_queries([text]) for text in texts]
+    images = [processor.process_images([image]) for image in IMAGES]
+    for ours, inputs in ((encoder.encode_query(texts), queries), (encoder.encode_document(IMAGES), images)):
+        for i, features in enumerate(inputs):
+            tokens = model(**features).embeddings[0].float()
+            assert features["attention_mask"].all()
+            np.testing.assert_allclose(ours.tokens[i], tokens.numpy(), rtol=0, atol=1e-5)
+            mean = torch.nn.functional.normalize(tokens.mean(0), dim=0)
+            np.testing.assert_allclose(ours.pooled[i], mean.numpy(), rtol=0, atol=1e-5)
+
+
+def test_the_words_around_those_of_colmodernvbert(models):
+    """Ten tokens follow a query, and none follows a text that is a document."""
+    encoder, text = models("colmodernvbert")[0], TEXTS[0]
+    words = encoder.count_tokens(text)[0]
+    assert [len(encode([text]).tokens[0]) for encode in (encoder.encode_query, encoder.encode_document)] == [
+        *(words + 12, words + 2),
+    ]
+    assert "".join(text[slice(*origin.span)] for origin in encoder.token_origins(text) if origin.span) == text.replace(
+        " ", ""
+    )
+    boxes = [origin.box for origin in encoder.token_origins(IMAGES[0]) if origin.box]
+    assert (len(boxes), boxes[0][:2], boxes[-1][2:]) == (tiny_vbert.TOKENS_PER_SQUARE, (0, 0), (1, 1))
 
 
 @pytest.mark.parametrize("name", ["colqwen2", "colpali"])

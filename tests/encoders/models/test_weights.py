@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_families, tiny_jina, tiny_models, tiny_vision
+from helpers import tiny_families, tiny_jina, tiny_models, tiny_vbert, tiny_vision
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertForPreTraining
 
@@ -31,6 +31,9 @@ BUILDERS = {
     "colpali": tiny_vision.colpali,
     "colqwen2": tiny_vision.colqwen2,
     "jina-v4": tiny_jina.jina_v4,
+    "siglip2": tiny_vision.siglip2,
+    "modernvbert": tiny_vbert.modernvbert,
+    "colmodernvbert": tiny_vbert.colmodernvbert,
 }
 
 
