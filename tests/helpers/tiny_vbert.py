@@ -67,9 +67,11 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> ModernVBertConfig:
     )
 
 
-def _images() -> Idefics3ImageProcessor:
+def _images(squares: int = 1) -> Idefics3ImageProcessor:
     return Idefics3ImageProcessor(
-        size={"longest_edge": _SIDE}, max_image_size={"longest_edge": _SIDE}, do_image_splitting=False
+        size={"longest_edge": squares * _SIDE},
+        max_image_size={"longest_edge": _SIDE},
+        do_image_splitting=squares > 1,
     )
 
 
@@ -83,12 +85,15 @@ def modernvbert(folder: Path) -> str:
     return str(folder)
 
 
-def colmodernvbert(folder: Path) -> str:
-    """ColModernVBERT in the format of transformers, with 24 dimensions a token."""
+def colmodernvbert(folder: Path, *, squares: int = 1) -> str:
+    """ColModernVBERT in the format of transformers, with 24 dimensions a token.
+
+    An image is cut into ``squares`` along its longer side, as in the published model, which has up to four.
+    """
     tokenizer = _tokenizer()
     config = ColModernVBertConfig(vlm_config=_config(tokenizer), embedding_dim=24, initializer_range=0.2)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         ColModernVBertForRetrieval(config).save_pretrained(folder)
-    ColModernVBertProcessor(_images(), tokenizer, image_seq_len=TOKENS_PER_SQUARE).save_pretrained(folder)
+    ColModernVBertProcessor(_images(squares), tokenizer, image_seq_len=TOKENS_PER_SQUARE).save_pretrained(folder)
     return str(folder)

@@ -1,6 +1,7 @@
 """Models that were trained for late interaction, against `MultiVectorEncoder`."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -30,11 +31,13 @@ MODELS = {
     "colqwen2": tiny_vision.colqwen2,
     "colpali": tiny_vision.colpali,
     "colmodernvbert": tiny_vbert.colmodernvbert,
+    "colmodernvbert in squares": functools.partial(tiny_vbert.colmodernvbert, squares=3),
 }
 CLASSES = {
     "colqwen2": (ColQwen2ForRetrieval, ColQwen2Processor),
     "colpali": (ColPaliForRetrieval, ColPaliProcessor),
     "colmodernvbert": (ColModernVBertForRetrieval, ColModernVBertProcessor),
+    "colmodernvbert in squares": (ColModernVBertForRetrieval, ColModernVBertProcessor),
 }
 
 
@@ -111,6 +114,22 @@ def test_the_words_around_those_of_colmodernvbert(models):
     )
     boxes = [origin.box for origin in encoder.token_origins(IMAGES[0]) if origin.box]
     assert (len(boxes), boxes[0][:2], boxes[-1][2:]) == (tiny_vbert.TOKENS_PER_SQUARE, (0, 0), (1, 1))
+
+
+def test_the_boxes_of_an_image_that_is_cut_into_squares(models):
+    """Three rows of three squares, then a small copy of the whole image."""
+    boxes = [origin.box for origin in models("colmodernvbert in squares")[0].token_origins(IMAGES[0]) if origin.box]
+    each = tiny_vbert.TOKENS_PER_SQUARE
+    grid = math.isqrt(each)
+    rows, columns = 3, 3  # 100 x 90 pixels become 192 x 192
+    assert len(boxes) == (rows * columns + 1) * each
+    for square, patch in ((0, 0), (1, 0), (columns, 2), (rows * columns - 1, each - 1)):
+        x = square % columns + patch % grid / grid
+        y = square // columns + patch // grid / grid
+        box = (x / columns, y / rows, (x + 1 / grid) / columns, (y + 1 / grid) / rows)
+        np.testing.assert_allclose(boxes[square * each + patch], box, atol=1e-9)
+    assert (boxes[-each][:2], boxes[-1][2:]) == ((0, 0), (1, 1))
+    assert boxes[-each][2:] == (1 / grid, 1 / grid)
 
 
 @pytest.mark.parametrize("name", ["colqwen2", "colpali"])
