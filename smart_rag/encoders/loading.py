@@ -38,6 +38,7 @@ _READ_ELSEWHERE = {
     "multi-vector": ("linear.weight",),
     "col-qwen": ("custom_text_proj.",),
 }
+_POOLING = "1_Pooling/config.json"
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
@@ -150,6 +151,11 @@ def _load(
         model = _construct(files, device, is_multi_vector=True, **options)
         return LoadedModel(name, model, has_own_files=True, kind="multi-vector")
     has_own_files = files.has_modules_file
+    if not has_own_files and files.find(_POOLING) is not None:
+        raise ModelNotFound(
+            f"{files.path!r} has {_POOLING}, but no modules.json, so sentence-transformers would not read how it is "
+            "pooled, and take the mean; take all files of the model again"
+        )
     if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
         modules = _decoder_modules(files, weights, trust_remote_code)
         return LoadedModel(name, _construct(files, device, modules=modules, **further), has_own_files=False)

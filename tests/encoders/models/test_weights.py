@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tiny_families, tiny_jina, tiny_models, tiny_vbert, tiny_vision
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertForPreTraining
 
 from smart_rag.encoders.compatibility import reports_of_weights
@@ -163,6 +165,30 @@ def test_layout_of_bert_base(tmp_path):
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     assert {name.split(".")[0] for name in tensors} == {"bert", "cls"}
     SmartEncoder(folder, device="cpu")
+
+
+@pytest.mark.parametrize("half", ["A", "B", "AB"])
+def test_a_missing_half_of_a_lora_is_named(tmp_path, half):
+    """sentence-transformers saves a model with an adapter of peft as the name of its base, and the adapter alone."""
+    model = SentenceTransformer(tiny_models.bert(tmp_path), device="cpu")
+    model.add_adapter(LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False))
+    folder = tmp_path / "adapter"
+    model.save(str(folder), create_model_card=False)
+    SmartEncoder(folder, device="cpu")
+    file = folder / "adapter_model.safetensors"
+    name = "encoder.layer.1.attention.self.value.lora_"
+    dropped = [f"base_model.model.{name}{each}.weight" for each in half]
+    save_file({key: tensor for key, tensor in load_file(file).items() if key not in dropped}, file, {"format": "pt"})
+    with pytest.raises(ModelNotFound, match=rf"missing in the files: '{name}{half[0]}"):
+        SmartEncoder(folder, device="cpu")
+
+
+def test_a_folder_without_the_list_of_its_modules(tmp_path):
+    """Its texts would be pooled by their mean."""
+    folder = Path(tiny_models.bert(tmp_path, pooling="cls"))
+    (folder / "modules.json").unlink()
+    with pytest.raises(ModelNotFound, match=r"has 1_Pooling/config.json, but no modules.json.* take the mean"):
+        SmartEncoder(folder, device="cpu")
 
 
 @pytest.mark.parametrize("missing", ["vocabulary", "projection", "metadata"])
