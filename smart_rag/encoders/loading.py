@@ -295,8 +295,17 @@ def _is_multi_vector(files: Repository) -> bool:
 
 
 def _check_multi_vector(files: Repository) -> None:
-    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction."""
+    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction.
+
+    A warning says so if transformers computes other numbers than the code that the model was trained with.
+    """
     architectures = files.json("config.json").get("architectures") or []
+    if "ColQwen2ForRetrieval" in architectures:
+        logger.warning(
+            "%s: transformers 5 gives ColQwen2 other positions than colpali-engine, so its embeddings of images differ "
+            "from those in its training; use the model in colpali-engine's files, such as vidore/colqwen2-v1.0",
+            files.path,
+        )
     if "HF_ColBERT" in architectures and files.find("artifact.metadata") is None:
         raise ModelNotFound(
             f"{files.path!r} is a ColBERT without its artifact.metadata, which states the lengths and the marks of "

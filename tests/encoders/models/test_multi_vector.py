@@ -102,6 +102,27 @@ def test_vision_models_against_transformers(models, name):
             np.testing.assert_allclose(ours.pooled[i], mean.numpy(), rtol=0, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_the_positions_of_colqwen2_in_the_format_of_transformers(models, caplog):
+    """transformers 4.53 called ``get_rope_index``, as the training did. transformers 5 does not, and a warning says so.
+
+    If this fails because both are equal, transformers gives the right positions again. Then the warning can go.
+    """
+    SmartEncoder(models("colqwen2")[0].model_name, device="cpu")
+    assert "transformers 5 gives ColQwen2 other positions than colpali-engine" in caplog.text
+    model = ColQwen2ForRetrieval.from_pretrained(models("colqwen2")[0].model_name).eval()
+    features = ColQwen2Processor.from_pretrained(models("colqwen2")[0].model_name).process_images([IMAGES[0]])
+    kinds = (features["input_ids"] == model.config.vlm_config.image_token_id).int()
+    trained, _ = model.vlm.get_rope_index(
+        features["input_ids"],
+        image_grid_thw=features["image_grid_thw"],
+        attention_mask=features["attention_mask"],
+        mm_token_type_ids=kinds,
+    )
+    right, wrong = model(**features, position_ids=trained).embeddings, model(**features).embeddings
+    assert (right * wrong).sum(-1).mean() < 0.95
+
+
 def test_the_words_around_those_of_colmodernvbert(models):
     """Ten tokens follow a query, and none follows a text that is a document."""
     encoder, text = models("colmodernvbert")[0], TEXTS[0]
