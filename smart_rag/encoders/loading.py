@@ -151,7 +151,7 @@ def _load(
         model = _construct(files, device, is_multi_vector=True, **options)
         return LoadedModel(name, model, has_own_files=True, kind="multi-vector")
     has_own_files = files.has_modules_file
-    if not has_own_files and files.find(_POOLING) is not None:
+    if not files.has_modules_file and files.find(_POOLING) is not None:
         raise ModelNotFound(
             f"{files.path!r} has {_POOLING}, but no modules.json, so sentence-transformers would not read how it is "
             "pooled, and take the mean; take all files of the model again"
