@@ -7,7 +7,8 @@ A release of sentence-transformers, transformers or huggingface_hub may rename t
 from __future__ import annotations
 
 import json
-import logging
+import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 AnyModel: TypeAlias = Union["SentenceTransformer", "MultiVectorEncoder"]
 
-# Weights that transformers reports as unused. An embedding does not need the head that predicts words. The projector of
-# jina-embeddings-v4 is loaded by `smart_rag.encoders.models.jina_v4_weights`.
-_UNUSED_WEIGHTS = ("lm_head.", "multi_vector_projector.")
+# Names of classes that have a head for words or classes beside the model.
+_WITH_HEAD = r"(For(PreTraining|\w*LM|\w*Classification|\w*Answering|\w*Choice|\w*Prediction|\w*Generation)|HeadModel)$"
 # Settings of modules that are not weights but change the embeddings. Other settings differ between releases.
 _SETTINGS = (
     *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
@@ -89,6 +89,19 @@ class Repository:
             )
         )
 
+    def tensor(self, name: str) -> torch.Tensor | None:
+        """Return one tensor of the safetensors files. Return None if they do not hold it."""
+        from safetensors import safe_open
+
+        index = self.json("model.safetensors.index.json")
+        holder = index["weight_map"].get(name) if index else "model.safetensors"
+        file = None if holder is None else self.find(holder)
+        if file is None:
+            return None
+        with safe_open(file, framework="pt") as tensors:
+            found: torch.Tensor | None = tensors.get_tensor(name) if name in set(tensors.keys()) else None
+        return found
+
     @property
     def has_modules_file(self) -> bool:
         """Whether there is a file that lists the model's modules for sentence-transformers."""
@@ -129,6 +142,23 @@ def resize_input_embeddings(model: AnyModel, count: int) -> None:
     """Give the matrix of `input_embeddings` ``count`` rows. New rows are not set."""
     transformer: Any = model.transformers_model
     transformer.resize_token_embeddings(count, mean_resizing=False)
+
+
+def late_interaction_modules(projection: torch.nn.Linear) -> list[torch.nn.Module]:
+    """Return the modules that turn the state of each token into a unit vector: ``projection``, mask and norm."""
+    import torch
+    from sentence_transformers.base.modules import Dense, Normalize
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    dense = Dense(
+        projection.in_features,
+        projection.out_features,
+        bias=projection.bias is not None,
+        activation_function=torch.nn.Identity(),
+        module_input_name="token_embeddings",
+    )
+    dense.linear = projection
+    return [dense, MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +230,15 @@ def counted_tokens(model: AnyModel, features: Mapping[str, Any], task: Task) -> 
             masked = module(masked, task=task)
     counted: NDArray[np.bool_] = masked["attention_mask"].bool().cpu().numpy()
     return counted
+
+
+def puts_no_words_around(model: AnyModel) -> bool:
+    """Return whether sentence-transformers leaves out the words that a model needs around its queries and images.
+
+    It calls the processor with texts or with images. Those of ColPali and ColQwen2 then add the words. That of
+    ColModernVBERT has other methods for this.
+    """
+    return getattr(transformer_config(model), "model_type", None) == "colmodernvbert"
 
 
 def merges_tokens(model: AnyModel, task: Task) -> bool:
@@ -295,6 +334,11 @@ def patch_unit(image_processor: Any) -> int:
     return patch * merged_patches(image_processor) if isinstance(patch, int) else 1
 
 
+def max_patches(image_processor: Any) -> int:
+    """Return the number of patches that each image of SigLIP 2 NaFlex is filled up to."""
+    return int(image_processor.max_num_patches)
+
+
 def center_crop(image_processor: Any) -> tuple[int, int] | None:
     """Return the (width, height) of an image after its margins are cut off. Return None if nothing is cut off."""
     if "shortest_edge" not in image_size(image_processor) or not getattr(image_processor, "do_center_crop", False):
@@ -364,18 +408,98 @@ def no_loading_bar() -> Iterator[None]:
             disable_progress_bars()
 
 
+@dataclass(frozen=True, slots=True)
+class WeightsReport:
+    """What transformers reports after it has loaded the weights of ``model``: names of tensors.
+
+    ``missing`` tensors got random numbers. ``unexpected`` tensors are in the files, but not in the model.
+    ``mismatched`` tensors have one shape in the files and another in the model. They got random numbers, too.
+    """
+
+    model: Any
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+# The reports of each thread that wants them, by the thread's id.
+_wanted_reports: dict[int, list[WeightsReport]] = {}
+_reports_lock = threading.Lock()
+
+
 @contextmanager
-def no_report_of_unused_weights() -> Iterator[None]:
-    """Suppress transformers' warning about unused weights if it lists only weights that smart_rag never needs."""
+def reports_of_weights() -> Iterator[list[WeightsReport]]:
+    """Collect the reports of all models that this thread loads, instead of logging them. Yield the growing list.
 
-    def is_wanted(record: logging.LogRecord) -> bool:
-        lines = record.getMessage().splitlines()
-        rows = [line for line in lines if " | " in line and not line.startswith("Key ")]
-        return not rows or not all(row.startswith(_UNUSED_WEIGHTS) and "UNEXPECTED" in row for row in rows)
+    transformers only logs these reports. ``from_pretrained`` can return them, but sentence-transformers does not pass
+    them on. So the function that logs them is replaced while at least one thread wants reports.
+    """
+    from transformers import modeling_utils
+    from transformers.integrations import peft
 
-    reports = logging.getLogger("transformers.modeling_utils")
-    reports.addFilter(is_wanted)
+    thread, found = threading.get_ident(), list[WeightsReport]()
+    with _reports_lock:
+        outer = _wanted_reports.get(thread)
+        _wanted_reports[thread] = found
+        for home in (modeling_utils, peft):
+            home.log_state_dict_report = _keep_report  # type: ignore[attr-defined]
     try:
-        yield
+        yield found
     finally:
-        reports.removeFilter(is_wanted)
+        from transformers.utils.loading_report import log_state_dict_report
+
+        with _reports_lock:
+            if outer is None:
+                del _wanted_reports[thread]
+            else:
+                _wanted_reports[thread] = outer
+            if not _wanted_reports:
+                for home in (modeling_utils, peft):
+                    home.log_state_dict_report = log_state_dict_report  # type: ignore[attr-defined]
+
+
+def _keep_report(**arguments: Any) -> None:
+    """Do the work of ``log_state_dict_report``, which has these ``arguments``."""
+    from transformers.utils.loading_report import log_state_dict_report
+
+    info, found = arguments["loading_info"], _wanted_reports.get(threading.get_ident())
+    if found is None or info.error_msgs or info.conversion_errors:
+        log_state_dict_report(**arguments)  # it raises these errors
+        return
+    shapes = {name: (tuple(in_file), tuple(in_model)) for name, in_file, in_model in info.mismatched_keys}
+    found.append(
+        WeightsReport(arguments["model"], frozenset(info.missing_keys), frozenset(info.unexpected_keys), shapes)
+    )
+
+
+def heads_beside(model: Any) -> tuple[str, ...]:
+    """Return the starts of the names of those tensors that predict words or classes, and that ``model`` leaves out.
+
+    The files of ``model`` may hold a model of another class, such as ``BertForMaskedLM``. Its config.json names this
+    class. The parts of this class beside the base model are its heads.
+    """
+    import torch
+    import transformers
+
+    inside = {name for name, _ in model.named_children()}
+    for name in getattr(model.config, "architectures", None) or []:
+        whole = getattr(transformers, name, None)
+        if whole is not None and re.search(_WITH_HEAD, name):
+            with torch.device("meta"):  # no memory, and no random numbers
+                parts = whole(model.config).named_children()
+            return tuple(f"{part}." for part, _ in parts if part != whole.base_model_prefix and part not in inside)
+    return ()
+
+
+def uses_pooler(model: AnyModel) -> bool:
+    """Return whether an embedding of ``model`` comes from a transformers model's own pooler."""
+    ways = getattr(model[0], "modality_config", {}).values()
+    return any(way.get("method_output_name") == "pooler_output" for way in ways)
+
+
+def knows_words(tokenizer: Any) -> bool:
+    """Return whether the vocabulary of ``tokenizer`` has more than special tokens and tokens that were added to it."""
+    if not hasattr(tokenizer, "all_special_ids"):
+        return True
+    added = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    return len(tokenizer) > len(added) or not set(tokenizer.get_vocab().values()) <= added

@@ -17,13 +17,14 @@ from smart_rag.encoders.compatibility import (
     keep_texts_in_rows,
     last_token_pooling,
     no_loading_bar,
-    no_report_of_unused_weights,
+    reports_of_weights,
     transformer,
     transformer_config,
 )
 from smart_rag.encoders.families.added_token import add_token
 from smart_rag.encoders.families.lora_folder import LoraFolder, dtype_of, round_weights
 from smart_rag.encoders.families.recognition import family_of
+from smart_rag.encoders.models.weights import check_tokenizer, check_weights
 from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, UNKNOWN, Decision, profile_of
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.paths import absolute
@@ -35,6 +36,13 @@ logger = logging.getLogger(__name__)
 
 # Where the classes of modules are, by their names in ``modules.json``. sentence-transformers also has those of PyLate.
 _MODULES = ("sentence_transformers.", "pylate.")
+# Starts of the names of tensors that are not loaded by transformers, but by our own code or by sentence-transformers.
+_READ_ELSEWHERE = {
+    "jina-v4": ("multi_vector_projector.",),
+    "multi-vector": ("linear.weight",),
+    "col-qwen": ("custom_text_proj.",),
+}
+_POOLING = "1_Pooling/config.json"
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
@@ -45,14 +53,14 @@ class LoadedModel:
     ``has_own_files`` says whether the model's repository has files for sentence-transformers. These files define the
     pooling. ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``:
     token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
-    and token embeddings. ``profile`` is the family of the model, with the sign that it was recognised by.
-    ``base_model`` is the model that a LoRA was added to.
+    and token embeddings. ``"col-qwen"``: token embeddings, as colpali-engine makes them. ``profile`` is the family of
+    the model, with the sign that it was recognised by. ``base_model`` is the model that a LoRA was added to.
     """
 
     name: str
     model: AnyModel
     has_own_files: bool
-    kind: Literal["pooled", "multi-vector", "clip", "jina-v4"] = "pooled"
+    kind: Literal["pooled", "multi-vector", "clip", "jina-v4", "col-qwen"] = "pooled"
     profile: Decision = UNKNOWN
     base_model: Decision | None = None
 
@@ -108,8 +116,10 @@ def load(
     if attn_implementation is not None:
         weights["attn_implementation"] = attn_implementation
     try:
-        with no_loading_bar(), no_report_of_unused_weights():
+        with no_loading_bar(), reports_of_weights() as reports:
             loaded = _load(model, path, device, weights, revision, trust_remote_code, further, profile, base_model)
+            check_weights(model, loaded.model, reports, _READ_ELSEWHERE.get(loaded.kind, ()))
+            check_tokenizer(model, loaded.model)
             keep_texts_in_rows(loaded.model)
             return loaded
     except (torch.OutOfMemoryError, ModelNotFound, MissingExtra, InvalidInput):
@@ -136,6 +146,8 @@ def _load(
     profile: str | None,
     base_model: str | None,
 ) -> LoadedModel:
+    from smart_rag.encoders.models import col_qwen_weights
+
     access = {name: further[name] for name in ("token", "cache_folder") if name in further}
     is_local = bool(further.get("local_files_only"))
 
@@ -153,19 +165,25 @@ def _load(
         decision = family_of(name, files, profile)
         return _load_whole(name, files, device, weights, trust_remote_code, further, decision)
     base, base_revision = lora.base(base_model)
+    decided = Decision("base_model", base, ARGUMENT if base_model else OWN_FILES)
     if trust_remote_code and base_model is None:
         raise InvalidInput(
             f"{name!r} is a LoRA, and its file names the base model {base!r}, whose code would run, too; if you trust "
             "it, name it by base_model=, on the command line --base-model"
         )
-    with lora.over(repository(base, base_revision), with_code=trust_remote_code) as whole:
+    base_files = repository(base, base_revision)
+    if col_qwen_weights.is_col_qwen(base_files):  # its projection is beside the decoder, where peft does not look
+        modules = col_qwen_weights.load(base_files, weights, files)
+        model = _construct(base_files, device, is_multi_vector=True, modules=modules, **further)
+        return LoadedModel(name, model, has_own_files=True, kind="col-qwen", base_model=decided)
+    with lora.over(base_files, with_code=trust_remote_code) as whole:
         decision = family_of(name, whole, profile, {**lora.settings, "base_model_name_or_path": base})
         # The sum with the LoRA is computed on the CPU in float32, and then rounded. So it is the same on every machine.
         loaded = _load_whole(name, whole, "cpu", {**weights, "dtype": "float32"}, trust_remote_code, further, decision)
         lora.add_to(loaded.model)
         round_weights(loaded.model, dtype_of(weights["dtype"], whole))
     loaded.model.to(device)
-    return replace(loaded, base_model=Decision("base_model", base, ARGUMENT if base_model else OWN_FILES))
+    return replace(loaded, base_model=decided)
 
 
 def _load_whole(
@@ -177,6 +195,8 @@ def _load_whole(
     further: Mapping[str, Any],
     profile: Decision,
 ) -> LoadedModel:
+    from smart_rag.encoders.models import col_qwen_weights
+
     if _is_jina_v4(files):  # with its files for sentence-transformers, it gives only the single vector
         from smart_rag.encoders.models import jina_v4_weights
 
@@ -184,6 +204,10 @@ def _load_whole(
         of_model = {"prompts": dict(jina_v4_weights.PROMPTS), **further}
         model = _construct(files, device, modules=modules, **of_model)
         return LoadedModel(name, model, has_own_files=True, kind="jina-v4", profile=profile)
+    if col_qwen_weights.is_col_qwen(files):
+        modules = col_qwen_weights.load(files, weights)
+        model = _construct(files, device, is_multi_vector=True, modules=modules, **further)
+        return LoadedModel(name, model, has_own_files=True, kind="col-qwen", profile=profile)
     has_own_files = files.has_modules_file
     if has_own_files and profile.value.models and _foreign_module(files) and _is_vision_language_decoder(files, False):
         # GME's modules run its own code, and read only texts. Its profile says all that they say.
@@ -192,8 +216,14 @@ def _load_whole(
         _check_modules(files)
     options: dict[str, Any] = {**further, "trust_remote_code": trust_remote_code, "model_kwargs": weights}
     if _is_multi_vector(files):
+        _check_multi_vector(files)
         model = _construct(files, device, is_multi_vector=True, **options)
         return LoadedModel(name, model, has_own_files=True, kind="multi-vector", profile=profile)
+    if not files.has_modules_file and files.find(_POOLING) is not None:
+        raise ModelNotFound(
+            f"{files.path!r} has {_POOLING}, but no modules.json, so sentence-transformers would not read how it is "
+            "pooled, and take the mean; take all files of the model again"
+        )
     if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
         modules = _decoder_modules(files, weights, trust_remote_code)
         model = _construct(files, device, modules=modules, **further)
@@ -236,17 +266,22 @@ def _construct(
     """Return a model of sentence-transformers: from ``modules`` if they are given, otherwise from the model's files."""
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
-    if modules is not None:
-        return SentenceTransformer(modules=list(modules), device=device, **options)
     model_class = MultiVectorEncoder if is_multi_vector else SentenceTransformer
+    if modules is not None:
+        return model_class(modules=list(modules), device=device, **options)
     return model_class(files.path, device=device, revision=files.revision, local_files_only=files.local, **options)
 
 
 def _decoder_modules(files: Repository, weights: dict[str, Any], trust_remote_code: bool) -> list[torch.nn.Module]:
     options = _from_pretrained_options(files, trust_remote_code)
-    decoder = transformer(
+    decoder: Any = transformer(
         files.path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
     )
+    if "message" not in decoder.modalities:
+        raise ModelNotFound(
+            f"{files.path!r} is a vision-language decoder, but it has no chat template; expected chat_template.jinja "
+            "or chat_template.json; take this file from the model or from the model that it was trained from"
+        )
     return [decoder, *last_token_pooling(decoder)]
 
 
@@ -297,10 +332,17 @@ def _of_torch(value: object) -> str:
 
 
 def _is_vision_language_decoder(files: Repository, trust_remote_code: bool) -> bool:
-    from transformers import AutoConfig
+    """Return whether the model writes words after an image. An encoder may read images among words, too."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
     config = AutoConfig.from_pretrained(files.path, **_from_pretrained_options(files, trust_remote_code))
-    return hasattr(config, "vision_config") and getattr(config, "image_token_id", None) is not None
+    if not hasattr(config, "vision_config") or getattr(config, "image_token_id", None) is None:
+        return False
+    looks_ahead = any(
+        getattr(part, "is_causal", True) is False or getattr(part, "use_bidirectional_attention", False) is True
+        for part in (config, config.get_text_config())
+    )
+    return not looks_ahead and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _is_multi_vector(files: Repository) -> bool:
@@ -312,12 +354,36 @@ def _is_multi_vector(files: Repository) -> bool:
     return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
 
 
+def _check_multi_vector(files: Repository) -> None:
+    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction.
+
+    A warning says so if transformers computes other numbers than the code that the model was trained with.
+    """
+    architectures = files.json("config.json").get("architectures") or []
+    if "ColQwen2ForRetrieval" in architectures:
+        logger.warning(
+            "%s: transformers 5 gives ColQwen2 other positions than colpali-engine, so its embeddings of images differ "
+            "from those in its training; use the model in colpali-engine's files, such as vidore/colqwen2-v1.0",
+            files.path,
+        )
+    if "HF_ColBERT" in architectures and files.find("artifact.metadata") is None:
+        raise ModelNotFound(
+            f"{files.path!r} is a ColBERT without its artifact.metadata, which states the lengths and the marks of "
+            "queries and documents; take all files of the model again"
+        )
+    if not files.has_modules_file and not any(name.endswith(("HF_ColBERT", "ForRetrieval")) for name in architectures):
+        raise ModelNotFound(
+            f"{files.path!r} is a model for late interaction without modules.json, so sentence-transformers would make "
+            "its projection at random; take all files of the model again"
+        )
+
+
 def _is_jina_v4(files: Repository) -> bool:
     return "JinaEmbeddingsV4Model" in (files.json("config.json").get("architectures") or [])
 
 
 def _is_clip(model: AnyModel) -> bool:
-    return getattr(transformer_config(model), "model_type", None) in ("clip", "siglip")
+    return getattr(transformer_config(model), "model_type", None) in ("clip", "siglip", "siglip2")
 
 
 def _hub_answers(model: str) -> bool:
@@ -344,7 +410,9 @@ def _bundled() -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Return the first line of ``error``, or its first two lines if the first only announces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 # --- devices ------------------------------------------------------------------------------------

@@ -117,8 +117,8 @@ class Profile:
 # The paper's prompt for visual documents (arXiv 2605.24938).
 _FIND_PAGE = "Find a document image that matches the given query."
 
-# The start of every template. It collects the parts of the message in `it`, and the system message in `it.prompt`. Jinja
-# removes a line break after a block and at the end of a template, so the templates have no line breaks there.
+# The start of every template. It collects the parts of the message in `it`, and the system message in `it.prompt`.
+# Jinja removes a line break after a block and at the end of a template, so the templates have no line breaks there.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
     "{% for message in messages %}{% for part in message['content'] %}"

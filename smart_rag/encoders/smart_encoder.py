@@ -1,8 +1,7 @@
 """`SmartEncoder`: makes a `Representation` from texts, images and videos in one forward pass.
 
-sentence-transformers knows each model's prompts, pooling, normalisation and dense layers.
-`smart_rag.encoders.settings` decides how the model is used. `smart_rag.encoders.models` computes one forward pass.
-`smart_rag.encoders.batching` runs many forward passes.
+sentence-transformers knows each model's prompts, pooling, normalisation and dense layers. `settings` decides how the
+model is used, `models` computes one forward pass, and `batching` runs many of them.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import AnyModel, module_settings
 from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of, weights_digest
 from smart_rag.encoders.models.clip import ClipModel
+from smart_rag.encoders.models.col_qwen import ColQwenModel
 from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.jina_v4 import JinaV4Model
 from smart_rag.encoders.models.multi_vector import MultiVectorModel
@@ -46,6 +46,7 @@ _MODEL_CLASSES: dict[str, type[PooledModel]] = {
     "multi-vector": MultiVectorModel,
     "clip": ClipModel,
     "jina-v4": JinaV4Model,
+    "col-qwen": ColQwenModel,
 }
 
 

@@ -1,9 +1,7 @@
 """Undocumented names of other packages: each still exists, and still does what we use it for."""
 
 import inspect
-import re
 from importlib.metadata import version
-from pathlib import Path
 
 import huggingface_hub.utils
 import numpy as np
@@ -16,7 +14,6 @@ import torch
 import transformers.utils.logging
 from helpers import tiny_models, tiny_vision
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers import (
@@ -210,16 +207,3 @@ def test_texts_keep_their_rows_with_flash_attention(tmp_path, monkeypatch):
     assert [len(tokens) for tokens in encoder.encode_document(["a cat", "dogs bark at night"]).tokens] == [
         *(len(encoder.encode_document([text]).tokens[0]) for text in ("a cat", "dogs bark at night")),
     ]
-
-
-def test_loading_warns_of_missing_weights_and_not_of_a_head(tmp_path, caplog):
-    """Every such model was saved with a head that predicts words, which no embedding needs."""
-    folder = Path(tiny_vision.qwen3_vl(tmp_path))
-    weights = load_file(folder / "model.safetensors")
-    assert "lm_head.weight" in weights
-    SmartEncoder(folder)
-    assert not caplog.records
-    del weights["model.language_model.norm.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    SmartEncoder(folder)
-    assert re.search(r"language_model.norm.weight +\| \S*MISSING", caplog.text)

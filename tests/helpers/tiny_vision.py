@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torchvision", reason="vision-language models need torchvision; `make install` puts it where it is")
 
 import torch
-from helpers.tiny_models import SENTENCES, byte_bpe
+from helpers.tiny_models import SENTENCES, byte_bpe, sentencepiece
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -47,6 +47,10 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    Siglip2Processor,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -255,6 +259,18 @@ def siglip(folder: Path, *, sentence_transformers_files: bool = False, eos: bool
     )
     images = SiglipImageProcessor(size={"height": 56, "width": 56})
     return _save_towers(folder, SiglipModel(config), SiglipProcessor(images, text), sentence_transformers_files)
+
+
+def siglip2(folder: Path, *, sentence_transformers_files: bool = False) -> str:
+    """SigLIP 2 NaFlex: at most 20 patches of an image in its own shape, 32 dimensions, padding on the left to 64."""
+    text = sentencepiece("bpe")
+    text.model_input_names = text.init_kwargs["model_input_names"] = ["input_ids"]  # as theirs: padding is attended to
+    config = Siglip2Config(
+        text_config=TOWER | {"vocab_size": len(text), "max_position_embeddings": 64, "projection_size": 32},
+        vision_config=TOWER | {"num_patches": 16, "patch_size": 16},
+    )
+    processor = Siglip2Processor(Siglip2ImageProcessor(patch_size=16, max_num_patches=20), text)
+    return _save_towers(folder, Siglip2Model(config), processor, sentence_transformers_files)
 
 
 def qwen2_5_vl(

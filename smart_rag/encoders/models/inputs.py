@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,6 +34,7 @@ from smart_rag.encoders.models.positions import (
     pooled_position,
     position_before,
     special_ids,
+    square_origins,
 )
 from smart_rag.encoders.profiles import Profile
 from smart_rag.errors import EncoderError, InvalidInput
@@ -436,8 +436,8 @@ class ModelInputs:
             where = np.flatnonzero(np.isin(positions.ids[0], placeholder_ids(self.model, kind))).tolist()
             grid = features.get(f"{kind}_grid_thw")
             if grid is None and where:  # all images are squares of the same size
-                side = math.isqrt(len(where)) * merged
-                grid = [[1, side, side]]
+                tokens = self.tokenizer.convert_ids_to_tokens(positions.ids[0].tolist())
+                yield from zip(where, square_origins(tokens, where), strict=True)
             if grid is not None:
                 merged_grid = np.asarray(grid) // [1, merged, merged]
                 yield from zip(where, patch_origins(merged_grid, is_video=kind == "video"), strict=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,8 @@ Mask = NDArray[np.bool_]
 
 # Special tokens that some tokenizers of vision-language models do not list as special.
 _CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+# The token before one of the squares that an image is cut into.
+_SQUARE = re.compile(r"<row_(\d+)_col_(\d+)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +108,34 @@ def special_ids(tokenizer: Any) -> NDArray[np.int64]:
     if unknown not in others:
         ids.discard(unknown)
     return np.asarray(sorted(ids), dtype=np.int64)
+
+
+def square_origins(tokens: Sequence[str], where: Sequence[int]) -> Iterator[TokenOrigin]:
+    """Yield the part of the image that each patch shows, for models that read squares of one size.
+
+    A model squeezes an image into one square, or cuts it into rows and columns of squares, and adds a small copy of the
+    whole image. The token ``<row_1_col_2>`` stands before the patches of a square, ``<global-img>`` before those of the
+    copy (Idefics3, SmolVLM, ModernVBERT).
+
+    Args:
+        tokens: the names of all tokens of the input.
+        where: the positions of the patches among them.
+    """
+    whole, squares = (1, 1, True), []
+    square, patches = whole, set(where)
+    for i, token in enumerate(tokens):
+        tag = _SQUARE.fullmatch(token)
+        if tag is not None:
+            square = (int(tag[1]), int(tag[2]), False)
+        elif token == "<global-img>":
+            square = whole
+        if i in patches:
+            squares.append(square)
+    rows, columns = (max((found[axis] for found in squares), default=1) for axis in (0, 1))
+    for found, count in Counter(squares).items():
+        side = math.isqrt(count)
+        high, wide = (1, 1) if found[2] else (rows, columns)
+        for y, x in np.ndindex(side, side):
+            xs = [(found[1] - 1 + edge / side) / wide for edge in (x, x + 1)]
+            ys = [(found[0] - 1 + edge / side) / high for edge in (y, y + 1)]
+            yield TokenOrigin(box=(xs[0], ys[0], xs[1], ys[1]))
