@@ -18,9 +18,13 @@ from smart_rag.encoders.compatibility import (
     last_token_pooling,
     no_loading_bar,
     no_report_of_unused_weights,
+    pooling_of,
+    set_pooling,
     transformer,
     transformer_config,
 )
+from smart_rag.encoders.models.text_pooling import pooling_of_bare_folder
+from smart_rag.encoders.profiles import GENERAL_RULE, OWN_FILES
 from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.paths import absolute
 
@@ -41,13 +45,14 @@ class LoadedModel:
     ``has_own_files`` says whether the model's repository has files for sentence-transformers. These files define the
     pooling. ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``:
     token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
-    and token embeddings.
+    and token embeddings. ``pooling_source`` says what has decided the pooling if there are no such files.
     """
 
     name: str
     model: AnyModel
     has_own_files: bool
     kind: Literal["pooled", "multi-vector", "clip", "jina-v4"] = "pooled"
+    pooling_source: str = GENERAL_RULE
 
 
 def load(
@@ -140,8 +145,20 @@ def _load(
     if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
         modules = _decoder_modules(files, weights, trust_remote_code)
         return LoadedModel(name, _construct(files, device, modules=modules, **further), has_own_files=False)
+    if not trust_remote_code:
+        _check_architecture(files)
     model = _construct(files, device, **options)
-    return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled")
+    source = OWN_FILES if has_own_files else _set_pooling(path, model)
+    return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled", source)
+
+
+def _set_pooling(path: str, model: AnyModel) -> str:
+    """Make a model without sentence-transformers files pool in the way of its family, and return what decides it."""
+    if pooling_of(model).modes == ("unknown",):  # such as CLIP, which pools by itself
+        return GENERAL_RULE
+    mode, source = pooling_of_bare_folder(path, transformer_config(model))
+    set_pooling(model, mode)
+    return source
 
 
 def _check_modules(files: Repository) -> None:
@@ -158,6 +175,24 @@ def _check_modules(files: Repository) -> None:
                 "runs the model's own code; read that code, and if you trust it, pass trust_remote_code=True, on the "
                 "command line --trust-remote-code"
             )
+
+
+def _check_architecture(files: Repository) -> None:
+    """Raise `ModelNotFound` if the model is a class of its own repository or of another one, not of transformers.
+
+    If transformers knows the ``model_type``, it would otherwise load a similar class, with other numbers.
+    """
+    import transformers
+
+    config = files.json("config.json")
+    unknown = [name for name in config.get("architectures") or [] if not hasattr(transformers, name)]
+    code = (config.get("auto_map") or {}).get("AutoModel")
+    if unknown and code:
+        raise ModelNotFound(
+            f"the model {files.path!r} is a {unknown[0]}, which is not part of transformers {transformers.__version__}, "
+            f"but code of its own ({code}); read that code, and if you trust it, pass trust_remote_code=True, on the "
+            "command line --trust-remote-code"
+        )
 
 
 def _construct(
