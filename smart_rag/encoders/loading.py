@@ -189,8 +189,8 @@ def _check_architecture(files: Repository) -> None:
     code = (config.get("auto_map") or {}).get("AutoModel")
     if unknown and code:
         raise ModelNotFound(
-            f"the model {files.path!r} is a {unknown[0]}, which transformers {transformers.__version__} does not have; it "
-            f"is code of its own ({code}); read that code, and if you trust it, pass trust_remote_code=True, on the "
+            f"the model {files.path!r} is a {unknown[0]}, which transformers {transformers.__version__} does not have: "
+            f"it is code of its own ({code}); read that code, and if you trust it, pass trust_remote_code=True, on the "
             "command line --trust-remote-code"
         )
 

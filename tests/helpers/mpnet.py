@@ -1,4 +1,4 @@
-"""all-mpnet-base-v2 with its real weights, from five packages of the package registry that hold the parts of a zip file.
+"""all-mpnet-base-v2 with its real weights, from five packages of the registry with the parts of a zip file.
 
 The packages are other people's uploads. Only tests use them. The weights are in safetensors, so no code is loaded. The
 zip file must have the known digest.

@@ -92,10 +92,9 @@ class TextFamily:
         _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": WIDTH, **pooling})
         width = WIDTH
         for (path, _), out in zip(modules[2:], self.dense, strict=False):
-            settings = {"in_features": width, "out_features": out, "bias": False}
-            _write(
-                folder / path / "config.json", {**settings, "activation_function": "torch.nn.modules.linear.Identity"}
-            )
+            settings: dict[str, object] = {"in_features": width, "out_features": out, "bias": False}
+            settings["activation_function"] = "torch.nn.modules.linear.Identity"
+            _write(folder / path / "config.json", settings)
             with torch.random.fork_rng():
                 torch.manual_seed(out)
                 save_file({"linear.weight": torch.randn(out, width) / width**0.5}, folder / path / "model.safetensors")

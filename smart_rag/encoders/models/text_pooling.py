@@ -20,8 +20,8 @@ from smart_rag.errors import ModelNotFound
 BY_NAME = "the model's name"
 BY_ARCHITECTURE = "the model's architecture"
 
-# Names without their owner, in lower case, and the pooling that these models' own files (1_Pooling/config.json) or model
-# cards state. The first pattern that fits decides.
+# Names without their owner, in lower case, and the pooling that the files or the cards of these models state. The first
+# pattern that fits decides.
 _POOLING: tuple[tuple[str, str], ...] = (
     ("e5-mistral-*", "lasttoken"),
     ("gte-qwen*", "lasttoken"),
