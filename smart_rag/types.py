@@ -37,6 +37,8 @@ class PdfPage:
 ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
 # An item for an encoder: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
 Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
+# What the model of an index cannot read: the query of a search, or the text of a hit.
+Unread = Literal["query", "text"]
 # Role of an item. Many models have one prompt for each role.
 Task = Literal["query", "document"]
 
@@ -215,6 +217,8 @@ class Hit(_Explainable):
         pooled_score: cosine of the pooled embeddings, in [-1, 1].
         late_score: weighted mean of the cosines of the matches, in [-1, 1].
         rank: position in the ranking, from 1 on.
+        unread: what is in a script that the model's tokenizer does not know: ``"query"``, ``"text"`` or both. The score
+            then says little. It is empty if the model can read both, or if the index's encoder does not tell.
     """
 
     id: str
@@ -226,6 +230,7 @@ class Hit(_Explainable):
     rank: int
     image: ImageSource | None = None
     video: str | Path | None = None
+    unread: tuple[Unread, ...] = ()
 
     @property
     def source(self) -> str | None:
