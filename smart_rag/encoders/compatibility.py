@@ -119,6 +119,13 @@ def set_pooling(model: AnyModel, mode: str) -> None:
             model[i] = Pooling(module.embedding_dimension, pooling_mode=mode)
 
 
+def is_static(model: AnyModel) -> bool:
+    """Return whether ``model`` has one vector for each token of its vocabulary, and no transformer, as model2vec."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    return isinstance(model[0], StaticEmbedding)
+
+
 def is_decoder(config: Any) -> bool:
     """Return whether ``config`` is that of a language model that writes texts and is no encoder, such as Qwen3.
 

@@ -14,6 +14,7 @@ from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.compatibility import (
     AnyModel,
     Repository,
+    is_static,
     keep_texts_in_rows,
     last_token_pooling,
     no_loading_bar,
@@ -25,7 +26,7 @@ from smart_rag.encoders.compatibility import (
 )
 from smart_rag.encoders.models.text_pooling import pooling_of_bare_folder
 from smart_rag.encoders.profiles import GENERAL_RULE, OWN_FILES
-from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
+from smart_rag.errors import EncoderError, InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.paths import absolute
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def load(
 
     Raises:
         ModelNotFound: the model cannot be loaded.
+        EncoderError: the model is static, so it gives no token embeddings.
         MissingExtra: the model needs torchvision, or the bundled model is not installed.
     """
     import torch
@@ -102,7 +104,7 @@ def load(
             loaded = _load(model, path, device, weights, revision, trust_remote_code, further)
             keep_texts_in_rows(loaded.model)
             return loaded
-    except (torch.OutOfMemoryError, ModelNotFound):
+    except (torch.OutOfMemoryError, ModelNotFound, EncoderError):
         raise
     except Exception as error:  # the files and the code of a model may raise any error. It becomes the cause
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
@@ -148,6 +150,11 @@ def _load(
     if not trust_remote_code:
         _check_architecture(files)
     model = _construct(files, device, **options)
+    if is_static(model):
+        raise EncoderError(
+            f"{name} gives no token embeddings: it is a static model, with one vector for each token of a vocabulary, "
+            "the same in every text; late interaction needs states that know their text, so use a transformer model"
+        )
     source = OWN_FILES if has_own_files else _set_pooling(path, model)
     return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled", source)
 

@@ -112,8 +112,8 @@ class Reading:
 
 def _is_foreign(text: str) -> bool:
     """Return whether more letters of ``text`` than may be lost are of other scripts than Latin."""
-    letters = len(_LETTER.findall(text))
-    return letters >= 2 and len(_FOREIGN.findall(text)) > _LOST * letters
+    foreign = len(_FOREIGN.findall(text))
+    return foreign > 0 and (letters := len(_LETTER.findall(text))) >= 2 and foreign > _LOST * letters
 
 
 def _lost_and_single(text: str, pieces: Sequence[_Piece]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
