@@ -39,6 +39,8 @@ ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
 VideoSource: TypeAlias = str | Path | Sequence[ImageSource]
 # An item for an encoder: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
 Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
+# What the model of an index cannot read: the query of a search, or the text of a hit.
+Unread = Literal["query", "text"]
 # Role of an item. Many models have one prompt for each role.
 Task = Literal["query", "document"]
 
@@ -219,6 +221,8 @@ class Hit(_Explainable):
         pooled_score: cosine of the pooled embeddings, in [-1, 1].
         late_score: weighted mean of the cosines of the matches, in [-1, 1].
         rank: position in the ranking, from 1 on.
+        unread: what is in a script that the model's tokenizer does not know: ``"query"``, ``"text"`` or both. The score
+            then says little. It is empty if the model can read both, or if the index's encoder does not tell.
     """
 
     id: str
@@ -230,6 +234,7 @@ class Hit(_Explainable):
     rank: int
     image: ImageSource | None = None
     video: str | Path | None = None
+    unread: tuple[Unread, ...] = ()
 
     @property
     def source(self) -> str | None:

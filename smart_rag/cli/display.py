@@ -38,6 +38,7 @@ def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
         "relevance": hit.relevance if has_relevance else None,
         "pooled_score": hit.pooled_score,
         "late_score": hit.late_score,
+        "unread": list(hit.unread),
         "source": hit.source,
         "page": hit.page,
         "text": hit.text,

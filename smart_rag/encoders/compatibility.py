@@ -174,6 +174,40 @@ class Pooling:
     after: Sequence[torch.nn.Module] = ()
 
 
+def set_pooling(model: AnyModel, mode: str) -> None:
+    """Make ``model`` pool by ``mode``. If it has no module for pooling, it pools by itself, and nothing changes."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    for i, module in enumerate(list(model)):
+        if isinstance(module, Pooling):
+            model[i] = Pooling(module.embedding_dimension, pooling_mode=mode)
+
+
+def is_static(model: AnyModel) -> bool:
+    """Return whether ``model`` has one vector for each token of its vocabulary, and no transformer, as model2vec."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    return isinstance(model[0], StaticEmbedding)
+
+
+def is_decoder(config: Any) -> bool:
+    """Return whether ``config`` is that of a language model that writes texts and is no encoder, such as Qwen3.
+
+    transformers has a class for such models, but none that fills in masked words.
+    """
+    from transformers.models.auto import modeling_auto
+
+    decoders, encoders = (
+        set(getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")) for kind in ("CAUSAL_LM", "MASKED_LM")
+    )
+    return config.model_type in decoders - encoders and not getattr(config, "is_encoder_decoder", False)
+
+
+def reads_both_ways(config: Any) -> bool:
+    """Return whether a decoder was made to read in both directions. transformers reads these two settings."""
+    return getattr(config, "is_causal", True) is False or bool(getattr(config, "use_bidirectional_attention", False))
+
+
 def pooling_of(model: AnyModel) -> Pooling:
     """Return how ``model`` pools. If it has no module for pooling, the modes are ``("unknown",)``."""
     modules = list(model)

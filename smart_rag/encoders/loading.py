@@ -14,19 +14,23 @@ from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.compatibility import (
     AnyModel,
     Repository,
+    is_static,
     keep_texts_in_rows,
     last_token_pooling,
     no_loading_bar,
+    pooling_of,
     reports_of_weights,
+    set_pooling,
     transformer,
     transformer_config,
 )
 from smart_rag.encoders.families.added_token import add_token
 from smart_rag.encoders.families.lora_folder import LoraFolder, dtype_of, round_weights
 from smart_rag.encoders.families.recognition import family_of
+from smart_rag.encoders.models.text_pooling import pooling_of_bare_folder
 from smart_rag.encoders.models.weights import check_tokenizer, check_weights
-from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, UNKNOWN, Decision, profile_of
-from smart_rag.errors import InvalidInput, MissingExtra, ModelNotFound
+from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, UNKNOWN, Decision, profile_of
+from smart_rag.errors import EncoderError, InvalidInput, MissingExtra, ModelNotFound
 from smart_rag.paths import absolute
 
 if TYPE_CHECKING:
@@ -55,6 +59,7 @@ class LoadedModel:
     token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
     and token embeddings. ``"col-qwen"``: token embeddings, as colpali-engine makes them. ``profile`` is the family of
     the model, with the sign that it was recognised by. ``base_model`` is the model that a LoRA was added to.
+    ``pooling_source`` says what has decided the pooling if there are no files for sentence-transformers.
     """
 
     name: str
@@ -63,6 +68,7 @@ class LoadedModel:
     kind: Literal["pooled", "multi-vector", "clip", "jina-v4", "col-qwen"] = "pooled"
     profile: Decision = UNKNOWN
     base_model: Decision | None = None
+    pooling_source: str = GENERAL_RULE
 
 
 def load(
@@ -86,6 +92,7 @@ def load(
 
     Raises:
         ModelNotFound: the model cannot be loaded.
+        EncoderError: the model is static, so it gives no token embeddings.
         MissingExtra: the model needs torchvision or peft, or the bundled model is not installed.
         InvalidInput: there is no profile called ``profile``, or ``base_model`` is given for a model that is no LoRA.
     """
@@ -122,7 +129,7 @@ def load(
             check_tokenizer(model, loaded.model)
             keep_texts_in_rows(loaded.model)
             return loaded
-    except (torch.OutOfMemoryError, ModelNotFound, MissingExtra, InvalidInput):
+    except (torch.OutOfMemoryError, ModelNotFound, MissingExtra, InvalidInput, EncoderError):
         raise
     except Exception as error:  # the files and the code of a model may raise any error. It becomes the cause
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
@@ -230,8 +237,26 @@ def _load_whole(
         if profile.value.pooled_before is not None:
             add_token(model, profile.value.pooled_before)
         return LoadedModel(name, model, has_own_files=False, profile=profile)
+    if not trust_remote_code:
+        _check_architecture(files)
     model = _construct(files, device, **options)
-    return LoadedModel(name, model, has_own_files, "clip" if _is_clip(model) else "pooled", profile)
+    if is_static(model):
+        raise EncoderError(
+            f"{name} gives no token embeddings: it is a static model, with one vector for each token of a vocabulary, "
+            "the same in every text; late interaction needs states that know their text, so use a transformer model"
+        )
+    source = OWN_FILES if has_own_files else _set_pooling(name, model)
+    kind: Literal["pooled", "clip"] = "clip" if _is_clip(model) else "pooled"
+    return LoadedModel(name, model, has_own_files, kind, profile, pooling_source=source)
+
+
+def _set_pooling(name: str, model: AnyModel) -> str:
+    """Make a model without sentence-transformers files pool in the way of its family, and return what decides it."""
+    if pooling_of(model).modes == ("unknown",):  # such as CLIP, which pools by itself
+        return GENERAL_RULE
+    mode, source = pooling_of_bare_folder(name, transformer_config(model))
+    set_pooling(model, mode)
+    return source
 
 
 def _foreign_module(files: Repository) -> str | None:
@@ -251,6 +276,24 @@ def _check_modules(files: Repository) -> None:
         raise ModelNotFound(
             f"the model {files.path!r} has the module {kind!r}, which is not part of sentence-transformers, and "
             "runs the model's own code; read that code, and if you trust it, pass trust_remote_code=True, on the "
+            "command line --trust-remote-code"
+        )
+
+
+def _check_architecture(files: Repository) -> None:
+    """Raise `ModelNotFound` if the model is a class of its own repository or of another one, not of transformers.
+
+    If transformers knows the ``model_type``, it would otherwise load a similar class, with other numbers.
+    """
+    import transformers
+
+    config = files.json("config.json")
+    unknown = [name for name in config.get("architectures") or [] if not hasattr(transformers, name)]
+    code = (config.get("auto_map") or {}).get("AutoModel")
+    if unknown and code:
+        raise ModelNotFound(
+            f"the model {files.path!r} is a {unknown[0]}, which transformers {transformers.__version__} does not have: "
+            f"it is code of its own ({code}); read that code, and if you trust it, pass trust_remote_code=True, on the "
             "command line --trust-remote-code"
         )
 

@@ -171,6 +171,14 @@ _VLM2VEC = (
     + "{{ it.prompt }}{% if it.prompt and it.text %} {% endif %}{{ it.text }}"
 )
 
+# Ten end tokens follow a text, which the model was trained with (process_queries in colpali-engine 0.3.18).
+_NOMIC = (
+    _IT
+    + "{% if it.image %}<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|>"
+    + "<|endoftext|>{% endif %}"
+    + "{% if it.text or not it.image %}{{ it.prompt }}{{ it.text }}{{ '<|endoftext|>' * 10 }}{% endif %}"
+)
+
 GENERAL = Profile(name="general", prompts={"query": "", "document": ""})
 # What is decided if nothing shows the family of a model.
 UNKNOWN = Decision("profile", GENERAL, GENERAL_RULE)
@@ -252,6 +260,13 @@ PROFILES: tuple[Profile, ...] = (
         pixels=(28 * 28, 2560 * 28 * 28),
         has_video=False,
         query_tokens="text",
+    ),
+    Profile(
+        name="nomic-embed-multimodal",
+        models=("nomic-ai/nomic-embed-multimodal-*",),
+        template=_NOMIC,
+        prompts={"query": "", "document": ""},
+        has_video=False,
     ),
 )
 

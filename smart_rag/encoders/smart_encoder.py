@@ -28,6 +28,7 @@ from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.jina_v4 import JinaV4Model
 from smart_rag.encoders.models.multi_vector import MultiVectorModel
 from smart_rag.encoders.models.pooled import PooledModel
+from smart_rag.encoders.models.reading import Reading
 from smart_rag.encoders.pickling import made_again
 from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy
 from smart_rag.encoders.settings import ModelSettings
@@ -402,11 +403,11 @@ class SmartEncoder:
 
         Special tokens and prompts do not count.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            return []
-        encoded = self.model.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        return Reading(self.model.tokenizer).lengths([texts] if isinstance(texts, str) else texts)
+
+    def unread(self, texts: Sequence[str]) -> list[bool]:
+        """Return for each text whether it is in a script that the model's tokenizer does not know; see `Reading`."""
+        return Reading(self.model.tokenizer).unread(texts)
 
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
         """Return the origin of each token embedding of ``item``: characters of its text, or a patch of its image.
@@ -429,8 +430,7 @@ class SmartEncoder:
         batch_size: int | None,
         show_progress_bar: bool,
     ) -> Representation:
-        if batch_size is not None:
-            check_count("batch_size", batch_size)
+        check_count("batch_size", 1 if batch_size is None else batch_size)
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
         contents = self._model.inputs.contents_of([items] if is_one else list(items), task)  # type: ignore[list-item,arg-type]
         if not contents:

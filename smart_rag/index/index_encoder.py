@@ -13,7 +13,7 @@ from smart_rag.embeddings.codec import RotatedCodec, get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import FloatArray, TokenCodes
 from smart_rag.encoders.profiles import GENERAL
-from smart_rag.encoders.protocol import Encoder, device_of, encode_for_store
+from smart_rag.encoders.protocol import MULTILINGUAL, Encoder, device_of, encode_for_store, model_name, unread_by
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
@@ -72,6 +72,7 @@ class IndexEncoder:
         self._encoding = threading.Lock()
         self._ahead: dict[Key, Representation] = {}
         self._bytes_ahead = bytes_ahead
+        self._texts = self._unread_texts = 0  # of the rows since the last `warn_of_unread_texts`
 
     @property
     def exists(self) -> bool:
@@ -185,6 +186,7 @@ class IndexEncoder:
 
     def encode_rows(self, contents: Mapping[Key, Content]) -> Representation:
         """Return the representation of ``contents`` in their order. Vectors that `encode_ahead` keeps are used."""
+        self._count_unread([content.text for content in contents.values() if content.text])
         with self._mutex:
             known = {key: self._ahead.pop(key) for key in contents if key in self._ahead}
         new = [key for key in contents if key not in known]
@@ -193,6 +195,11 @@ class IndexEncoder:
         if new:
             known.update(zip(new, self.encode_documents([contents[key] for key in new]), strict=True))
         return Representation.concatenate([known[key] for key in contents])
+
+    def _count_unread(self, texts: Sequence[str]) -> None:
+        unread = unread_by(self.load())
+        self._texts += len(texts)
+        self._unread_texts += 0 if unread is None else sum(unread(texts))
 
     def _forget_oldest(self) -> None:
         forgotten = 0
@@ -205,6 +212,17 @@ class IndexEncoder:
                 "the vectors of %s did not fit into memory until they were added, and are computed again; add fewer "
                 "documents at a time",
                 number(forgotten, "document"),
+            )
+
+    def warn_of_unread_texts(self) -> None:
+        """Warn if the model could not read texts of the rows that were encoded since the last call, and count them."""
+        texts, unread = self._texts, self._unread_texts
+        self._texts = self._unread_texts = 0
+        if unread:
+            logger.warning(
+                "%s cannot read %s of %s, because its tokenizer does not know the script; searches will hardly find "
+                "them by what they say; %s",
+                *(model_name(self.load()), f"{unread:,}", number(texts, "new text"), MULTILINGUAL),
             )
 
     def check(self, vectors: Representation) -> None:

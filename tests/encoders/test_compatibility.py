@@ -24,6 +24,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
     SiglipModel,
 )
+from transformers.models.auto import modeling_auto
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
@@ -67,7 +68,7 @@ def test_each_name_still_exists(model, late):
         "sentence_transformers.base.modules": (sentence_transformers.base.modules, ("Transformer", "Normalize")),
         "sentence_transformers.sentence_transformer.modules": (
             sentence_transformers.sentence_transformer.modules,
-            ("Pooling",),
+            ("Pooling", "StaticEmbedding"),
         ),
         "sentence_transformers.multi_vector_encoder.modules": (
             sentence_transformers.multi_vector_encoder.modules,
@@ -93,7 +94,8 @@ def test_each_name_still_exists(model, late):
             ),
         ),
         "Transformer of ColBERT": (late[0], ("document_length",)),
-        "Pooling": (pooling, ("pooling_mode", "include_prompt", "get_config_dict")),
+        "Pooling": (pooling, ("pooling_mode", "include_prompt", "embedding_dimension", "get_config_dict")),
+        "modeling_auto": (modeling_auto, ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_MASKED_LM_MAPPING_NAMES")),
         "Dense": (dense, ("get_config_dict",)),
         "features of preprocess": (prompted, ("input_ids", "attention_mask", "prompt_length", "encodings")),
         "features of forward": (features, ("token_embeddings", "sentence_embedding", "all_layer_embeddings")),

@@ -12,6 +12,7 @@ NAMES = {
     "lamra-ret": "code-kunkun/LamRA-Ret",
     "vlm2vec-v2": "VLM2Vec/VLM2Vec-V2.0",
     "dse-qwen2": "MrLight/dse-qwen2-2b-mrl-v1",
+    "nomic-embed-multimodal": "nomic-ai/nomic-embed-multimodal-3b",
 }
 
 

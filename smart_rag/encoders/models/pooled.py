@@ -19,7 +19,7 @@ from smart_rag.encoders.loading import LoadedModel
 from smart_rag.encoders.models.image_sizes import size_option
 from smart_rag.encoders.models.inputs import NO_TOKENS, ModelInputs, Prepared
 from smart_rag.encoders.models.positions import Positions
-from smart_rag.encoders.profiles import GENERAL_RULE, OWN_FILES, Decision, Profile
+from smart_rag.encoders.profiles import OWN_FILES, Decision, Profile
 from smart_rag.errors import EncoderError
 from smart_rag.types import Task
 
@@ -71,6 +71,7 @@ class PooledModel:
             profile = replace(profile, template=None, pooled_before=None, positions="three axes", deepstack=True)
         self.name = loaded.name
         self.model = loaded.model
+        self.pooling_source = loaded.pooling_source
         self.profile = profile
         if not profile.deepstack:
             leave_out_deepstack(loaded.model)
@@ -191,7 +192,7 @@ class PooledModel:
 
     def _decide_pooling(self) -> Decision:
         before = self.profile.pooled_before and f"the token before {self.profile.pooled_before}"
-        source = OWN_FILES if self.inputs.has_own_files else GENERAL_RULE
+        source = OWN_FILES if self.inputs.has_own_files else self.pooling_source
         return Decision.first("pooling", (before, self.profile.source), (self.pooling, source))
 
     def describe_images(self) -> dict[str, Any]:
