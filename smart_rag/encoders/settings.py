@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
@@ -64,6 +64,11 @@ class ModelSettings:
             ),
             length,
         )
+
+    def with_query_prompt(self, prompt: str) -> ModelSettings:
+        """Return the same settings with another prompt of queries."""
+        query, document = self.prompt_decisions
+        return replace(self, prompt_decisions=(Decision(query.name, prompt, ARGUMENT), document))
 
     @property
     def prompts(self) -> dict[Task, str]:
