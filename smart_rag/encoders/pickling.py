@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from smart_rag.encoders.profiles import ARGUMENT, Profile
 from smart_rag.encoders.protocol import Encoder
 from smart_rag.encoders.settings import ModelSettings
 from smart_rag.errors import EncoderError, InvalidInput
+
+# The families whose code puts a full stop after an instruction (https://github.com/HanSolo9682/SMART, eval/src/models).
+_STOPPED = ("qwen3-vl-embedding", "lamra-ret")
 
 
 class _Nowhere:
@@ -55,11 +59,15 @@ def made_again(make: Callable[..., Encoder], arguments: Mapping[str, Any], finge
     return encoder
 
 
-def with_query_prompt(encoder: Any, prompt: str) -> Any:
+def with_instruction(encoder: Any, instruction: str) -> Any:
     """Return a copy of ``encoder``, a `SmartEncoder`, with another prompt of queries. The two share the model.
 
-    `copy.copy` would load the model a second time.
+    The code of some families puts a full stop after an instruction without punctuation at its end. `copy.copy` would
+    load the model a second time.
     """
+    prompt = instruction.strip()
+    if prompt and encoder._settings.profile.value.name in _STOPPED and unicodedata.category(prompt[-1])[0] != "P":
+        prompt += "."
     other = object.__new__(type(encoder))
     vars(other).update(vars(encoder))
     other._settings = encoder._settings.with_query_prompt(prompt)

@@ -17,7 +17,7 @@ import numpy as np
 
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.pickling import takes_instructions, with_query_prompt
+from smart_rag.encoders.pickling import takes_instructions, with_instruction
 from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
@@ -167,7 +167,7 @@ def encode_queries(dataset: Dataset, ids: Sequence[str], index: SmartIndex, enco
     for instruction, positions in groups.items():
         queries = [dataset.queries[ids[i]] for i in positions]
         if instruction:
-            parts.append(with_query_prompt(encoder, instruction).encode_query(queries))
+            parts.append(with_instruction(encoder, instruction).encode_query(queries))
         else:
             parts.append(index.encode_queries(queries))
         order += positions

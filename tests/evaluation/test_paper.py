@@ -375,3 +375,66 @@ def test_the_export_of_the_papers_code(tmp_path):
     documents = {f"{i}": Content(image=PICTURES[i]) for i in range(6)}
     qrels = {f"q_{i}": {f"{i}": 2, f"{i + 1}": 1} for i in range(3)}
     agrees(dataset, plain_figures(documents, {f"q_{i}": WORDS[i] for i in range(3)}, qrels))
+
+
+def test_two_folders_of_one_dataset_are_an_error(tmp_path):
+    vidore_2(tmp_path / "old")
+    vidore_2(tmp_path / "new")
+    with pytest.raises(InvalidInput, match=r"both hold ViDoRe_esg_reports_v2_multilingual; remove one of them"):
+        evaluate_published(tmp_path, PixelEncoder())
+
+
+def test_what_is_no_dataset_is_named(tmp_path):
+    nanobeir(tmp_path)
+    parquet(tmp_path / "Odd" / "test.parquet", [{"premise": "a", "label": 1}])
+    parquet(tmp_path / "Half" / "corpus" / "test.parquet", [{"_id": "d", "text": "a"}])
+    reasons = {each["name"]: each["reason"] for each in evaluate_published(tmp_path, TextEncoder())["skipped"]}
+    assert "found the table Odd with the columns premise, label; expected" in reasons["Odd"]
+    assert "found the tables corpus, without queries or qrels" in reasons["Half"]
+
+
+def test_a_folder_without_tables(tmp_path):
+    with pytest.raises(InvalidInput, match="found no dataset; expected Parquet files"):
+        evaluate_published(tmp_path, PixelEncoder())
+    with pytest.raises(InvalidInput, match="is not a folder"):
+        evaluate_published(tmp_path / "gone", PixelEncoder())
+
+
+def test_splits(tmp_path):
+    nanobeir(tmp_path)
+    for part in ("corpus", "queries", "qrels"):
+        folder = tmp_path / "NanoNQ" / part
+        (folder / "dev-00000-of-00001.parquet").write_bytes((folder / "train-00000-of-00001.parquet").read_bytes())
+    with pytest.raises(InvalidInput, match="'corpus' has the splits dev, train; expected one split"):
+        evaluate_published(tmp_path, TextEncoder())
+    assert only(evaluate_published(tmp_path, TextEncoder(), split="dev"))["queries"] == 5
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    nanobeir(tmp_path)
+    file = tmp_path / "NanoNQ" / "corpus" / "train-00000-of-00001.parquet"
+    file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InvalidInput, match=r"train-00000-of-00001\.parquet cannot be read .*only a pointer"):
+        evaluate_published(tmp_path, TextEncoder())
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    corpus = [{"_id": f"d{i}", "text": text} for i, text in enumerate(["word1", "word2", " ", "word3"])]
+    corpus.append({"_id": "d0", "text": "word9"})
+    queries = [{"_id": f"q{i}", "text": text} for i, text in enumerate(["word1", "", "word3", "word2"])]
+    pairs = [("q0", "d0"), ("q2", "d3"), ("q2", "d7"), ("q8", "d1"), ("q3", "d1")]
+    qrels = [{"query-id": query, "corpus-id": document} for query, document in pairs]
+    for part, rows in (("corpus", corpus), ("queries", queries), ("qrels", qrels)):
+        parquet(tmp_path / "NanoX" / part / "train.parquet", rows)
+    dataset = only(evaluate_published(tmp_path, TextEncoder(), limit_queries=2))
+    assert set(dataset["left_out"]) == {
+        "1 document without text, image or video",
+        "1 document with the id of an earlier one",
+        "1 query without text or image",
+        "1 judged query outside of the table of queries",
+        "1 judged document outside of the corpus",
+        "1 query after the limit",
+    }
+    # A judged document that is not there counts as not found.
+    ideal = 1 + 1 / np.log2(3)
+    assert dataset["runs"]["smart"]["ndcg@10"] == pytest.approx((1 + 1 / ideal) / 2)
