@@ -244,14 +244,13 @@ def exhaustive_rankings(
         for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan_weighting, rankings in scans.items():
-                for name, ranked in best_of_scan(
-                    index, queries, rankings, depth, scan_weighting, progress.update
-                ).items():
-                    runs[name].update(zip(part, ranked, strict=True))
+                found = leaders_of_scan(index, queries, rankings, depth, scan_weighting, progress.update)
+                for name, leaders in found.items():
+                    runs[name].update((id, leader.ids) for id, leader in zip(part, leaders, strict=True))
     return runs
 
 
-def best_of_scan(
+def leaders_of_scan(
     index: SmartIndex,
     queries: Representation,
     rankings: Mapping[str, tuple[float, float]],
@@ -260,8 +259,8 @@ def best_of_scan(
     scanned: Callable[[int], object] = lambda documents: None,
     *,
     candidates: Sequence[Collection[str] | None] | None = None,
-) -> dict[str, list[list[str]]]:
-    """Score all documents of ``index`` in one scan. Return the ids of the best ``depth`` by ranking and query.
+) -> dict[str, list[ranking.Leaders]]:
+    """Score all documents of ``index`` in one scan. Return the best ``depth`` by the name of a ranking and by query.
 
     Args:
         index: the index to scan.
@@ -283,7 +282,7 @@ def best_of_scan(
                     pooled, late = block.pooled[i][of_query], block.late[i][of_query]
                     leaders[name][i].offer(ids[of_query].tolist(), pooled, late, weights)
         scanned(len(block.ids))
-    return {name: [leader.ids for leader in of_ranking] for name, of_ranking in leaders.items()}
+    return leaders
 
 
 def versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.datasets import Dataset
-from smart_rag.evaluation.evaluator import best_of_scan, versions
+from smart_rag.evaluation.evaluator import leaders_of_scan, versions
 from smart_rag.evaluation.layouts import Places
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.evaluation.paper_table import COLUMNS, TASKS, Row, Task, row_of, task_of
@@ -143,9 +143,9 @@ def evaluate_dataset(dataset: Dataset, encoder: Encoder, folder: Path, show_prog
                 candidates = [
                     frozenset(own) if (own := dataset.candidates.get(id)) is not None else None for id in part
                 ]
-                best = best_of_scan(index, queries, RANKINGS, _DEPTH, "none", progress.update, candidates=candidates)
-                for name, ranked in best.items():
-                    runs[name].update(zip(part, ranked, strict=True))
+                best = leaders_of_scan(index, queries, RANKINGS, _DEPTH, "none", progress.update, candidates=candidates)
+                for name, leaders in best.items():
+                    runs[name].update((id, leader.ids) for id, leader in zip(part, leaders, strict=True))
         documents = index.count()
     metrics = Metrics(dataset.qrels, _MEASURES)
     return {

@@ -41,7 +41,8 @@ class PixelEncoder:
         for word in content.text.split():
             yield self._vector(word.encode())
         if content.image is not None:
-            pixels = np.asarray(Image.open(content.image).convert("RGB"))
+            image = content.image if isinstance(content.image, Image.Image) else Image.open(content.image)
+            pixels = np.asarray(image.convert("RGB"))
             for row in pixels[:4]:
                 yield self._vector(row.tobytes())
         if content.video is not None:
