@@ -204,7 +204,7 @@ PUBLIC = {
         "errors",
         "rerank",
     ],
-    "smart_rag.evaluation": ["Dataset", "evaluate", "load_dataset", "tune"],
+    "smart_rag.evaluation": ["Dataset", "MtebModel", "evaluate", "load_dataset", "tune"],
     "smart_rag.files": ["FORMATS", "jpeg", "limits"],
     "smart_rag.training": [
         "AdapterSettings",
