@@ -25,7 +25,9 @@ from helpers.published_folders import (
 
 from smart_rag import Content
 from smart_rag.errors import InvalidInput
+from smart_rag.evaluation.layouts import Places
 from smart_rag.evaluation.paper import evaluate_published
+from smart_rag.evaluation.published import find_published
 
 
 class Pictures:
@@ -438,3 +440,21 @@ def test_what_is_left_out_is_counted(tmp_path):
     # A judged document that is not there counts as not found.
     ideal = 1 + 1 / np.log2(3)
     assert dataset["runs"]["smart"]["ndcg@10"] == pytest.approx((1 + 1 / ideal) / 2)
+
+
+def test_frames_stand_for_a_video_that_is_not_there(tmp_path):
+    """MMEB-V2 publishes frames. Their numbers order them, and of more than 64, 64 are read."""
+    frames = tmp_path / "media/video-tasks/frames/video_ret/data/ziyan/video_retrieval/DiDeMo/frames"
+    for name, count in (("a", 11), ("b", 70)):
+        (frames / name).mkdir(parents=True)
+        for i in range(count):
+            (frames / name / f"frame_{i}.jpg").write_bytes(b"")
+    parquet(tmp_path / "DiDeMo" / "test.parquet", [{"video": f"test/{name}.mp4", "caption": "word1"} for name in "ab"])
+    [source] = find_published(tmp_path)
+    a, b = source.load(Places(tmp_path, (tmp_path / "media",))).documents
+    assert [path.name for path in a.video] == [f"frame_{i}.jpg" for i in range(11)]
+    assert [path.name for path in b.video] == [f"frame_{int(i)}.jpg" for i in np.linspace(0, 69, 64)]
+    with pytest.raises(
+        InvalidInput, match=r"neither the video 'test/a\.mp4' nor a folder 'a' with its frames"
+    ):
+        source.load(Places(tmp_path))
