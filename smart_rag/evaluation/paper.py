@@ -28,7 +28,7 @@ from smart_rag.evaluation.metrics import Metrics
 from smart_rag.evaluation.paper_table import COLUMNS, TASKS, Row, Task, row_of, task_of
 from smart_rag.evaluation.published import Published, find_published
 from smart_rag.index.smart_index import SmartIndex
-from smart_rag.types import Content
+from smart_rag.types import Content, Document
 from smart_rag.wording import number
 
 # The rankings with their weights (pooled, late).
@@ -36,6 +36,7 @@ RANKINGS: Mapping[str, tuple[float, float]] = {"pooled": (1.0, 0.0), "late": (0.
 _MEASURES = ("hit@1", "ndcg@5", "ndcg@10")
 _DEPTH = 10
 _QUERIES_PER_SCAN = 2_000
+_VIDEOS_AT_ONCE = 64
 _CONFIG = IndexConfig(codec="exact", weights=(1.0, 1.0), weighting="none")
 
 
@@ -133,7 +134,7 @@ def evaluate_dataset(dataset: Dataset, encoder: Encoder, folder: Path, show_prog
         )
     runs: dict[str, dict[str, list[str]]] = {name: {} for name in RANKINGS}
     with SmartIndex.create(folder, encoder, config=_CONFIG) as index:
-        index.add(dataset.documents, show_progress_bar=show_progress_bar)
+        _add(dataset, index, encoder, show_progress_bar)
         ids = list(dataset.queries)
         total = index.count() * -(-len(ids) // _QUERIES_PER_SCAN)
         with tqdm(total=total, desc=dataset.name, unit="document", disable=not show_progress_bar) as progress:
@@ -154,6 +155,18 @@ def evaluate_dataset(dataset: Dataset, encoder: Encoder, folder: Path, show_prog
         "runs": {name: metrics.mean(run) for name, run in runs.items()},
         "left_out": left_out,
     }
+
+
+def _add(dataset: Dataset, index: SmartIndex, encoder: Encoder, show_progress_bar: bool) -> None:
+    """Add the documents. An index takes a video as a file, so videos that are frames are encoded here."""
+    framed = [document for document in dataset.documents if isinstance(document.video, tuple)]
+    files = [document for document in dataset.documents if not isinstance(document.video, tuple)]
+    if files:
+        index.add(files, show_progress_bar=show_progress_bar)
+    for start in range(0, len(framed), _VIDEOS_AT_ONCE):
+        part = framed[start : start + _VIDEOS_AT_ONCE]
+        vectors = encoder.encode_document([Content(each.text, each.image, each.video) for each in part])
+        index.add_embeddings([Document(each.id, "frames of a video") for each in part], vectors)
 
 
 def encode_queries(dataset: Dataset, ids: Sequence[str], index: SmartIndex, encoder: Encoder) -> Representation:

@@ -448,13 +448,22 @@ def test_frames_stand_for_a_video_that_is_not_there(tmp_path):
     for name, count in (("a", 11), ("b", 70)):
         (frames / name).mkdir(parents=True)
         for i in range(count):
-            (frames / name / f"frame_{i}.jpg").write_bytes(b"")
+            (frames / name / f"frame_{i}.jpg").write_bytes(f"{name}{i} ".encode())
     parquet(tmp_path / "DiDeMo" / "test.parquet", [{"video": f"test/{name}.mp4", "caption": "word1"} for name in "ab"])
     [source] = find_published(tmp_path)
     a, b = source.load(Places(tmp_path, (tmp_path / "media",))).documents
     assert [path.name for path in a.video] == [f"frame_{i}.jpg" for i in range(11)]
     assert [path.name for path in b.video] == [f"frame_{int(i)}.jpg" for i in np.linspace(0, 69, 64)]
-    with pytest.raises(
-        InvalidInput, match=r"neither the video 'test/a\.mp4' nor a folder 'a' with its frames"
-    ):
+
+    rows = [{"video": f"test/{name}.mp4", "caption": words(np.random.default_rng(ord(name)))} for name in "ab"]
+    parquet(tmp_path / "DiDeMo" / "test.parquet", rows)
+    dataset = only(evaluate_published(tmp_path / "DiDeMo", PixelEncoder(), media=tmp_path / "media"))
+    queries = {name: row["caption"] for name, row in zip("ab", rows, strict=True)}
+    plain = plain_figures(
+        {"a": Content(video=a.video), "b": Content(video=b.video)}, queries, {"a": {"a": 1}, "b": {"b": 1}}
+    )
+    for ranking, figures in plain.items():
+        assert dataset["runs"][ranking] == pytest.approx(figures)
+
+    with pytest.raises(InvalidInput, match=r"neither the video 'test/a\.mp4' nor a folder 'a' with its frames"):
         source.load(Places(tmp_path))

@@ -46,7 +46,8 @@ class PixelEncoder:
             for row in pixels[:4]:
                 yield self._vector(row.tobytes())
         if content.video is not None:
-            data = Path(content.video).read_bytes()
+            frames = content.video if isinstance(content.video, tuple) else (content.video,)
+            data = b"".join(Path(frame).read_bytes() for frame in frames)
             for i in range(4):
                 yield self._vector(data[i::4])
 
