@@ -137,7 +137,7 @@ class MtebModel:
             for id, content in zip(ids, contents, strict=True):
                 self._check_modality(content, task_metadata.name)
                 if content.modality:
-                    documents.append(Document(id, content.text, image=content.image, video=content.video))
+                    documents.append(Document(id, content.text, image=content.image))
                 else:
                     empty += 1
             self._index.add(documents)

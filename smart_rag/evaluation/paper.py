@@ -25,7 +25,7 @@ from smart_rag.evaluation.datasets import Dataset
 from smart_rag.evaluation.evaluator import leaders_of_scan, versions
 from smart_rag.evaluation.layouts import Places
 from smart_rag.evaluation.metrics import Metrics
-from smart_rag.evaluation.paper_table import COLUMNS, TASKS, Row, Task, row_of, task_of
+from smart_rag.evaluation.paper_table import COLUMNS, OTHERS, TASKS, Row, Task, row_of, task_of
 from smart_rag.evaluation.published import Published, find_published
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.types import Content, Document
@@ -192,7 +192,8 @@ def encode_queries(dataset: Dataset, ids: Sequence[str], index: SmartIndex, enco
 def _tasks(sources: Sequence[Published]) -> tuple[list[tuple[Task, Published]], list[dict[str, str]]]:
     """Return the task of each dataset, and the datasets that are not read with the reasons.
 
-    A dataset may have several parts, such as the splits of MSR-VTT. Then the part that the paper uses is read.
+    A dataset may have several parts, such as the splits of MSR-VTT. Then the part that the paper uses is read. The
+    folder of MMEB-V2's images also holds classification, questions and grounding, which are not in the table.
 
     Raises:
         InvalidInput: two folders hold the same dataset.
@@ -211,6 +212,11 @@ def _tasks(sources: Sequence[Published]) -> tuple[list[tuple[Task, Published]], 
         elif other:
             raise InvalidInput(f"{source.folder} and {other[1].folder} both hold {task.name}; remove one of them")
         chosen[task.name] = (task, source)
+    tables = {source.folder for task, source in chosen.values() if task.column in COLUMNS}
+    for name, (task, source) in list(chosen.items()):
+        if source.layout == "candidates" and task.column == OTHERS and source.folder in tables:
+            del chosen[name]
+            skipped.append({"name": name, "reason": "not in the paper's table"})
     return list(chosen.values()), skipped
 
 
@@ -233,7 +239,7 @@ def _unreadable(dataset: Dataset, encoder: Encoder) -> str:
 
 
 def _columns(datasets: Sequence[Mapping[str, Any]], row: Row | None) -> dict[str, dict[str, Any]]:
-    """Return the figures of each column, in percent: ours, and the published ones if the column is complete."""
+    """Return the figures of each column, in percent: ours, and the published ones, which are of all its tasks."""
     columns: dict[str, dict[str, Any]] = {}
     for column in dict.fromkeys([*COLUMNS, *(dataset["column"] for dataset in datasets)]):
         own = [dataset for dataset in datasets if dataset["column"] == column]
