@@ -105,6 +105,11 @@ class Profile:
         """The name of this profile as the source of a decision."""
         return f"profile {self.name}" if self.models else GENERAL_RULE
 
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether the family was trained with the prompt of queries as an instruction, such as that of the paper."""
+        return self.prompts["query"].rstrip(".:") == _FIND_PAGE.rstrip(".")
+
     def video_pixels(self, frames: int) -> tuple[int, int] | None:
         """Return the minimum and maximum pixels of all ``frames`` together. None if the model's processor decides."""
         if self.frame_pixels is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smart_rag.config import check_choice, nearest
@@ -70,6 +70,11 @@ class ModelSettings:
             _remark(profile_decision, loaded),
             loaded.base_model,
         )
+
+    def with_query_prompt(self, prompt: str) -> ModelSettings:
+        """Return the same settings with another prompt of queries."""
+        query, document = self.prompt_decisions
+        return replace(self, prompt_decisions=(Decision(query.name, prompt, ARGUMENT), document))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that are a part of an encoder's description, as JSON values."""

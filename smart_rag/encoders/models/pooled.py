@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from smart_rag.encoders.compatibility import (
     layers_of,
@@ -76,6 +77,14 @@ class PooledModel:
         if not profile.deepstack:
             leave_out_deepstack(loaded.model)
         self.inputs = self.inputs_class(loaded, profile, prompts, max_pixels)
+
+    def with_prompts(self, prompts: Mapping[Task, str]) -> Self:
+        """Return a copy with other ``prompts``. It shares the weights with this object."""
+        other = copy.copy(self)
+        other.inputs = inputs = copy.copy(self.inputs)
+        inputs.prompts = prompts
+        inputs._template_lengths, inputs._prompt_lengths = {}, {}  # they are measured with the prompts
+        return other
 
     @property
     def pooling(self) -> str:
