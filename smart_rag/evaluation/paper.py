@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ _CONFIG = IndexConfig(codec="exact", weights=(1.0, 1.0), weighting="none")
 
 def paper_encoder(model: str | Path, **options: Any) -> SmartEncoder:
     """Return the encoder of ``model`` with the token sets of the paper's code, and with the ``options`` given."""
-    return SmartEncoder(model, **options)
+    return SmartEncoder(model, paper=True, **options)
 
 
 def evaluate_published(
