@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from helpers import tiny_families, tiny_jina, tiny_models, tiny_vbert, tiny_vision
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -143,6 +144,27 @@ def test_a_head_for_words_is_no_error(tmp_path, name, caplog):
         states = model(**features).last_hidden_state[0]
         ours = encoder.model(dict(features))["token_embeddings"][0]
     torch.testing.assert_close(ours, states, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("DistilBertForMaskedLM", {"dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2}),
+        ("AlbertForPreTraining", {"embedding_size": 16}),
+        ("ElectraForPreTraining", {"embedding_size": 16}),
+        ("XLMRobertaForSequenceClassification", {}),
+        ("GPTNeoXForCausalLM", {}),
+    ],
+)
+def test_the_head_of_a_class_that_config_json_names_is_no_error(tmp_path, name, sizes):
+    model_class, tokenizer = getattr(transformers, name), tiny_models.wordpiece()
+    usual = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = model_class.config_class(
+        vocab_size=len(tokenizer), pad_token_id=0, **({} if "dim" in sizes else usual), **sizes
+    )
+    model_class(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    SmartEncoder(tmp_path, device="cpu")
 
 
 def test_a_missing_pooler_is_no_error_and_not_in_the_fingerprint(tmp_path):
