@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
+import transformers.modeling_utils
 from helpers import tiny_families, tiny_jina, tiny_models, tiny_vbert, tiny_vision
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -273,3 +273,19 @@ def test_reports_are_those_of_the_thread_and_then_the_logger_again(folders, tmp_
     encoder = SmartEncoder(folders("bert"), device="cpu")
     with pytest.raises(ModelNotFound, match="missing in the files"):
         check_weights("model", encoder.model, mine)
+
+
+def test_the_report_of_transformers_5_0():
+    """There, the names of tensors are arguments of their own."""
+    with reports_of_weights() as found:
+        transformers.modeling_utils.log_state_dict_report(
+            model="a model",
+            load_config=None,
+            logger=None,
+            error_msgs=[],
+            missing_keys={"a"},
+            unexpected_keys={"b"},
+            mismatched_keys={("c", (1,), (2,))},
+            mismatched_shapes=[((1,), (2,))],
+        )
+    assert (found[0].missing, found[0].unexpected, found[0].mismatched) == ({"a"}, {"b"}, {"c": ((1,), (2,))})
