@@ -493,16 +493,20 @@ def reports_of_weights() -> Iterator[list[WeightsReport]]:
 
 
 def _keep_report(**arguments: Any) -> None:
-    """Do the work of ``log_state_dict_report``, which has these ``arguments``."""
+    """Do the work of ``log_state_dict_report``, which has these ``arguments``.
+
+    They hold a ``loading_info``. In transformers 5.0, they hold its attributes one by one.
+    """
     from transformers.utils.loading_report import log_state_dict_report
 
-    info, found = arguments["loading_info"], _wanted_reports.get(threading.get_ident())
-    if found is None or info.error_msgs or info.conversion_errors:
+    info, found = arguments.get("loading_info"), _wanted_reports.get(threading.get_ident())
+    of = dict(arguments) if info is None else vars(info)
+    if found is None or of.get("error_msgs") or of.get("conversion_errors"):
         log_state_dict_report(**arguments)  # it raises these errors
         return
-    shapes = {name: (tuple(in_file), tuple(in_model)) for name, in_file, in_model in info.mismatched_keys}
+    shapes = {name: (tuple(in_file), tuple(in_model)) for name, in_file, in_model in of["mismatched_keys"]}
     found.append(
-        WeightsReport(arguments["model"], frozenset(info.missing_keys), frozenset(info.unexpected_keys), shapes)
+        WeightsReport(arguments["model"], frozenset(of["missing_keys"]), frozenset(of["unexpected_keys"]), shapes)
     )
 
 

@@ -11,6 +11,9 @@ import sentence_transformers.multi_vector_encoder.modules
 import sentence_transformers.sentence_transformer.modules
 import sentence_transformers.util
 import torch
+import transformers.integrations.peft
+import transformers.modeling_utils
+import transformers.utils.loading_report
 import transformers.utils.logging
 from helpers import tiny_models, tiny_vision
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -65,6 +68,15 @@ def test_each_name_still_exists(model, late):
             sentence_transformers.util,
             ("load_file_path", "is_sentence_transformer_model", "batch_to_device"),
         ),
+        "transformers.modeling_utils": (transformers.modeling_utils, ("log_state_dict_report",)),
+        "transformers.integrations.peft": (transformers.integrations.peft, ("log_state_dict_report",)),
+        "transformers.utils.loading_report": (transformers.utils.loading_report, ("log_state_dict_report",)),
+        "LoadStateDictInfo": (
+            transformers.utils.loading_report.LoadStateDictInfo.__dataclass_fields__,
+            ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors"),
+        ),
+        "ColModernVBertProcessor": (transformers.ColModernVBertProcessor, ("process_images", "process_queries")),
+        "Siglip2ImageProcessor": (transformers.Siglip2ImageProcessor, ("max_num_patches",)),
         "sentence_transformers.base.modules": (sentence_transformers.base.modules, ("Transformer", "Normalize")),
         "sentence_transformers.sentence_transformer.modules": (
             sentence_transformers.sentence_transformer.modules,

@@ -90,7 +90,6 @@ def load(base: Repository, weights: Mapping[str, Any], adapter: Repository | Non
     qwen.processor = _FAMILIES[name][1].from_pretrained(
         holder.path, revision=holder.revision, local_files_only=holder.local
     )
-    qwen.tokenizer.padding_side = "left"
     model: Any = qwen.model
     projection = _projection(base, model.config.get_text_config().hidden_size).to(model.dtype)
     if adapter is not None:

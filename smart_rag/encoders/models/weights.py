@@ -17,7 +17,7 @@ from smart_rag.errors import ModelNotFound
 # that predict words, sentences or classes, layers that predict further words, a pooler, and buffers that older releases
 # of transformers saved. Any other name may be a projection, so it is an error.
 _HEADS = re.compile(
-    r"(^|\.)lm_head\.|^(cls|classifier|score|mtp|pooler)\."
+    r"(^|\.)lm_head\.|^(cls|classifier|score|mtp|pooler|embed_out)\."
     r"|(^|\.)(position_ids|token_type_ids|final_logits_bias)$|(^|\.)rotary_(pos_)?emb\.inv_freq$"
 )
 _POOLER = "pooler."

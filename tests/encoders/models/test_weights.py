@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers.modeling_utils
 from helpers import tiny_families, tiny_jina, tiny_models, tiny_vbert, tiny_vision
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -145,6 +146,27 @@ def test_a_head_for_words_is_no_error(tmp_path, name, caplog):
     torch.testing.assert_close(ours, states, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("DistilBertForMaskedLM", {"dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2}),
+        ("AlbertForPreTraining", {"embedding_size": 16}),
+        ("ElectraForPreTraining", {"embedding_size": 16}),
+        ("XLMRobertaForSequenceClassification", {}),
+        ("GPTNeoXForCausalLM", {}),
+    ],
+)
+def test_the_head_of_a_class_that_config_json_names_is_no_error(tmp_path, name, sizes):
+    model_class, tokenizer = getattr(transformers, name), tiny_models.wordpiece()
+    usual = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = model_class.config_class(
+        vocab_size=len(tokenizer), pad_token_id=0, **({} if "dim" in sizes else usual), **sizes
+    )
+    model_class(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    SmartEncoder(tmp_path, device="cpu")
+
+
 def test_a_missing_pooler_is_no_error_and_not_in_the_fingerprint(tmp_path):
     """No embedding needs BERT's pooler. Its random numbers would give each loading another fingerprint."""
     folder = tiny_families.family(tmp_path, "bert", add_pooling_layer=False)
@@ -251,3 +273,19 @@ def test_reports_are_those_of_the_thread_and_then_the_logger_again(folders, tmp_
     encoder = SmartEncoder(folders("bert"), device="cpu")
     with pytest.raises(ModelNotFound, match="missing in the files"):
         check_weights("model", encoder.model, mine)
+
+
+def test_the_report_of_transformers_5_0():
+    """There, the names of tensors are arguments of their own."""
+    with reports_of_weights() as found:
+        transformers.modeling_utils.log_state_dict_report(
+            model="a model",
+            load_config=None,
+            logger=None,
+            error_msgs=[],
+            missing_keys={"a"},
+            unexpected_keys={"b"},
+            mismatched_keys={("c", (1,), (2,))},
+            mismatched_shapes=[((1,), (2,))],
+        )
+    assert (found[0].missing, found[0].unexpected, found[0].mismatched) == ({"a"}, {"b"}, {"c": ((1,), (2,))})
