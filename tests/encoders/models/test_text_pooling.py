@@ -71,6 +71,8 @@ def test_a_bare_folder_without_a_part_is_refused(tmp_path, family, name, reason)
         ("Alibaba-NLP/gte-Qwen2-1.5B-instruct", "lasttoken"),
         ("BAAI/bge-multilingual-gemma2", "lasttoken"),
         ("intfloat/e5-base-v2", "mean"),
+        ("intfloat/multilingual-e5-large-instruct", "mean"),
+        ("someone/code5-7b", None),
         ("BAAI/bge-m3", "cls"),
         ("thenlper/gte-base", "mean"),
         ("Alibaba-NLP/gte-multilingual-base", "cls"),
@@ -82,9 +84,13 @@ def test_names(model, mode, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if model.startswith("hub/"):
         (tmp_path / model).mkdir(parents=True)
-    is_encoder = mode != "lasttoken"
-    config = TEXT_FAMILIES["BGE (BERT)"].network(50).config if is_encoder else Qwen3Config(is_causal=False)
-    assert pooling_of_bare_folder(model, config)[0] == mode
+    decoder = Qwen3Config(is_causal=False)
+    if mode is None:
+        with pytest.raises(ModelNotFound):
+            pooling_of_bare_folder(model, decoder)
+    else:
+        encoder = TEXT_FAMILIES["BGE (BERT)"].network(50).config
+        assert pooling_of_bare_folder(model, decoder if mode == "lasttoken" else encoder)[0] == mode
 
 
 @pytest.mark.parametrize("name", TEXT_FAMILIES)
