@@ -14,6 +14,7 @@ from smart_rag.encoders.compatibility import image_size, patch_unit
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files import content as media
+from smart_rag.files import images
 from smart_rag.types import ImageSource, PdfPage
 
 if TYPE_CHECKING:
@@ -177,11 +178,10 @@ def whole_units(width: int, height: int, unit: int, limits: tuple[float, float])
 def _resized_by_torch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return ``image`` with another (width, height), by a bicubic filter against aliasing, rounded once at the end."""
     import torch
-    from PIL import Image as Pillow
 
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     resized = torch.nn.functional.interpolate(pixels, size[::-1], mode="bicubic", align_corners=False, antialias=True)
-    return Pillow.fromarray(resized[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy())
+    return images.from_pixels(resized[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def _is_too_narrow(width: int, height: int) -> bool:
