@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from smart_rag.config import check_count
@@ -97,6 +98,11 @@ def image_from_bytes(content: bytes) -> Image.Image:
 def blank(pixels: int, aspect: float = 1.0, colour: str = "white") -> Image.Image:
     """Return an image of one ``colour`` with at most ``pixels``. Its width is ``aspect`` times its height."""
     return Image.new("RGB", fit(aspect, 1.0, pixels, math.inf), colour)
+
+
+def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return an RGB image of ``pixels`` (height, width, 3)."""
+    return Image.fromarray(pixels)
 
 
 def digest(image: Image.Image) -> str:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 from transformers import AutoModel, AutoProcessor
 
 Task = Literal["query", "document"]
@@ -62,7 +64,7 @@ def sampled(frames: int, frames_per_second: float, fps: float = 1.0, least: int 
     return np.linspace(0, frames - 1, count).round().astype(int).tolist()
 
 
-def smart_resize(width: int, height: int, unit: int, least: int, most: int) -> tuple[int, int]:
+def smart_resize(width: int, height: int, unit: int, least: float, most: float) -> tuple[int, int]:
     """Return a size of whole units, of ``least`` to ``most`` pixels (qwen-vl-utils 0.0.14, by the same name)."""
     w, h = max(unit, round(width / unit) * unit), max(unit, round(height / unit) * unit)
     if w * h > most:
@@ -139,10 +141,13 @@ class _Model:
         The chat template has markers around all of them. transformers 4.57, with which figures were published, takes
         them away; from 5.12 on they stay.
         """
+        count = len(frames) + len(frames) % 2
+        limits = [pixels / count for pixels in self.video_size(len(frames)).values()]
+        width, height = smart_resize(*frames[0].size, 32, *limits)
+        pixels = torch.stack([torch.from_numpy(np.array(frame.convert("RGB"))).permute(2, 0, 1) for frame in frames])
         features = self.processor.video_processor(
-            [[frame.convert("RGB") for frame in frames]],
-            size=self.video_size(len(frames)),
-            cap_pixels_per_frame=False,  # that is in the size
+            [resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)],
+            do_resize=False,
             do_sample_frames=False,
             return_tensors="pt",
         )

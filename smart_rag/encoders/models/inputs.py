@@ -295,6 +295,7 @@ class ModelInputs:
             pixels = self.profile.video_pixels(len(metadata[0]["frames_indices"]))
             if pixels is not None:  # they include the limits of a frame
                 options["video"] |= {"size": size_option(pixels), "cap_pixels_per_frame": False}
+                options["video"]["do_resize"] = self.profile.resizing == "processor"
         return options
 
     # --- positions ---
