@@ -136,6 +136,14 @@ def test_weights_of_new_and_old_releases_of_transformers(base, tmp_path, setting
     assert_merged(SmartEncoder(tmp_path, base_model=base), merged)
 
 
+def test_the_config_of_the_base_model_describes_the_weights(vlm2vec, base, tmp_path):
+    """VLM2Vec's demo reads a ``config.json`` beside the LoRA. It may be older than that of the base model."""
+    folder, merged = vlm2vec
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    edit(copy, model_type="bert", vocab_size=3)
+    assert_merged(SmartEncoder(copy, base_model=base), merged)
+
+
 def test_a_lora_of_a_family_is_of_that_family(base, tmp_path):
     """LamRA's code trains a class of its own. A LoRA that names GME as its base model is a GME."""
     published_folders.lora(
