@@ -42,7 +42,7 @@ _CONFIG = IndexConfig(codec="exact", weights=(1.0, 1.0), weighting="none")
 
 def paper_encoder(model: str | Path, **options: Any) -> SmartEncoder:
     """Return the encoder of ``model`` with the token sets of the paper's code, and with the ``options`` given."""
-    # SEAM(h18/pos): with that branch, `paper` is an argument of SmartEncoder, and the condition can go.
+    # The condition can go as soon as `paper` is an argument of SmartEncoder.
     if "paper" in signature(SmartEncoder).parameters:
         options["paper"] = True
     return SmartEncoder(model, **options)

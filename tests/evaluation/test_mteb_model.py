@@ -18,7 +18,7 @@ pytest.importorskip("mteb", reason="the tests of mteb need it: pip install 'smar
 import mteb
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
-from helpers.published_folders import PixelEncoder, TextEncoder, picture, words
+from helpers.published_datasets import PixelEncoder, TextEncoder, picture, words
 from helpers.tiny_models import bert
 from mteb import mocks
 from mteb.abstasks.retrieval import AbsTaskRetrieval

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="published datasets need the extra `eval`")
 
-from helpers.published_folders import (
+from helpers.published_datasets import (
     WORDS,
     PixelEncoder,
     TextEncoder,

@@ -12,7 +12,7 @@ pytest.importorskip("pyarrow", reason="published datasets need the extra `eval`"
 
 from helpers import tiny_vision
 from helpers.command_line import good, run
-from helpers.published_folders import (
+from helpers.published_datasets import (
     PixelEncoder,
     in_table,
     parquet,
