@@ -238,3 +238,17 @@ def test_arguments(folder):
         MtebModel(TextEncoder()).search(
             [], task_metadata=RandomRetrieval.metadata, hf_split="", hf_subset="", top_k=1, encode_kwargs={}
         )
+
+
+@pytest.mark.parametrize("ranking", ["pooled", "late", "hybrid"])
+def test_the_best_are_the_best_by_the_same_score(ranking):
+    split, found = random_split(), []
+    model = MtebModel(PixelEncoder(), ranking=ranking)
+    options = {"task_metadata": RandomRetrieval.metadata, "hf_split": "test", "hf_subset": "default"}
+    for top_k in (3, DOCUMENTS):
+        model.index(split["corpus"], encode_kwargs={}, num_proc=None, **options)
+        found.append(model.search(split["queries"], top_k=top_k, encode_kwargs={}, num_proc=None, **options))
+    few, everything = found
+    for query, scores in everything.items():
+        best = sorted(scores, key=scores.get, reverse=True)[:3]
+        assert few[query] == {id: scores[id] for id in best}
