@@ -22,6 +22,10 @@ DEFAULT_WEIGHTS = (1.0, 2.0)
 # An index with at most this many documents is searched without a first stage, because scoring all takes no longer.
 EXHAUSTIVE_DOCUMENTS = 500
 
+# Least and largest value of each setting of the graph in which Chroma searches. Chroma itself takes other values, and
+# then ends the process or fails.
+HNSW_BOUNDS = {"max_neighbors": (2, 10_000), "ef_construction": (1, 1_000_000), "ef_search": (1, 1_000_000)}
+
 Weighting = Literal["idf", "none"]
 Objective = Literal["pooled", "late", "hybrid"]
 # An adapter does not change pooled embeddings, so it has no objective "pooled".
@@ -71,15 +75,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
 
 
-def check_count(name: str, value: Count) -> int:
+def check_count(name: str, value: Count, most: int | None = None) -> int:
     """Return ``value`` as an int. A whole number of numpy is accepted, too.
 
     Raises:
-        InvalidInput: ``value`` is not a whole number of at least 1.
+        InvalidInput: ``value`` is not a whole number of at least 1, or it is greater than ``most``.
     """
     count = plain_value(value, name) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r:.80}")
+    if most is not None and count > most:
+        raise InvalidInput(f"{name} must be at most {most:,}, got {count if count < 1e20 else 'a larger number'}")
     return count
 
 
@@ -133,6 +139,10 @@ def check_weights(weights: Weights) -> tuple[float, float]:
     return values[0], values[1]
 
 
+# Number of tokens. A longer chunk is no chunk.
+_LONGEST_CHUNK = 1_000_000_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
     """Settings of an index. Pass them to `SmartIndex.create`, `open_or_create` or `from_embeddings`.
@@ -172,8 +182,12 @@ class IndexConfig:
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights))  # a manifest has a list
         check_choice("weighting", self.weighting, Weighting)
-        for name in ("chunk_tokens", "hnsw_max_neighbors", "hnsw_ef_construction", "hnsw_ef_search"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        object.__setattr__(self, "chunk_tokens", check_count("chunk_tokens", self.chunk_tokens, _LONGEST_CHUNK))
+        for setting, (least, most) in HNSW_BOUNDS.items():
+            name = f"hnsw_{setting}"
+            object.__setattr__(self, name, check_count(name, getattr(self, name), most))
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} must be from {least:,} to {most:,}, got {getattr(self, name):,}")
         overlap = plain_value(self.chunk_overlap, "chunk_overlap")
         object.__setattr__(self, "chunk_overlap", overlap)
         if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < self.chunk_tokens:

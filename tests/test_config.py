@@ -20,6 +20,13 @@ def test_a_count_is_a_whole_number_of_at_least_1(value):
         check_count("top_k", value)
 
 
+@pytest.mark.parametrize("value", [10_001, 1 << 62, 10**400])
+def test_a_setting_that_no_graph_needs(value):
+    IndexConfig(hnsw_max_neighbors=10_000)
+    with pytest.raises(InvalidInput, match="hnsw_max_neighbors must be at most 10,000, got "):
+        IndexConfig(hnsw_max_neighbors=value)
+
+
 def test_numbers_of_numpy_are_numbers():
     assert type(check_count("top_k", np.int64(3))) is int
     assert type(check_fraction("mmr_lambda", np.float32(0.5))) is float
@@ -60,6 +67,8 @@ def test_weights_are_two_numbers(weights):
         ),
         ({"chunk_overlap": "a"}, "chunk_overlap must be a whole number"),
         ({"hnsw_ef_search": 0}, "hnsw_ef_search must be a whole number of at least 1, got 0"),
+        ({"hnsw_max_neighbors": 1}, "hnsw_max_neighbors must be from 2 to 10,000, got 1"),
+        ({"hnsw_ef_construction": 2**62}, "hnsw_ef_construction must be at most 1,000,000, got 4,611,686,018"),
         ({"chunk_overlap": -1}, "chunk_overlap must be a whole number, at least 0"),
         ({"weights": (0, 0)}, "weights must be"),
     ],

@@ -84,7 +84,7 @@ def evaluate(
                 "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k and "
                 "--candidates"
             )
-        given = {"adapter": adapter, "device": device, "profile": profile}
+        given = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
         _evaluate_published(dataset, model, given, media, split, language, limit_queries, json_file)
         return
     if media or split or language:

@@ -50,7 +50,7 @@ def index(
     from smart_rag.files.reader import find
 
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
-    find(paths, include or (), exclude or (), ("text", "image", "video"))
+    find(paths, include or (), exclude or (), ("text", "image", "video"), warns=False)
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
     with (

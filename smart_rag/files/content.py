@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError
 from smart_rag.files import images, pdf
-from smart_rag.files.worker import call
+from smart_rag.files.worker import call, check_time
 from smart_rag.paths import absolute
 from smart_rag.types import Box, Content, ImageSource, PdfPage, Span, VideoSource
 
@@ -118,13 +119,14 @@ def digest_of_file(path: Path) -> str:
     """Return a digest of the bytes of a file, as 32 hexadecimal digits.
 
     Raises:
-        DocumentError: the file cannot be read.
+        DocumentError: the file cannot be read, or reading it takes longer than a file may take.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest, begin = hashlib.blake2b(digest_size=16), time.monotonic()
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
+                check_time(path, begin, "reading it")
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror})") from error
     return digest.hexdigest()

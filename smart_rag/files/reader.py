@@ -1,12 +1,13 @@
 """Documents from files: find files, read the text of each file, and split it into chunks.
 
-A file that cannot be read raises `DocumentError`, whose reason is one line. Files that need a parser are read in the
-worker process (`smart_rag.files.worker`).
+A file that cannot be read raises `DocumentError`, whose reason is one line. Large files, and files that need a parser,
+are read in the worker process (`smart_rag.files.worker`).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -39,8 +40,12 @@ FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
     ".pdf": read_pdf,
     ".docx": read_docx,
 }
-# Read in this process: bytes need no parser to become text.
+# Small files of these formats are read in this process. They need no parser, and this takes less time.
 _PLAIN = (".txt", ".md")
+_SMALL_BYTES = 1 << 20
+
+# A warning names at most this number of files.
+_MOST_NAMES = 5
 
 _ALL_MODALITIES = ("text", "image", "video")
 
@@ -56,12 +61,17 @@ def find(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     modalities: Collection[str] = ("text",),
+    *,
+    warns: bool = True,
 ) -> list[Path]:
     """Return the files at and below ``paths``: absolute paths without links, sorted, each once.
 
     A file that ``paths`` names is always in the result. For a folder, the result has the files in it whose suffix
     belongs to ``modalities`` (see `suffixes`), but no hidden files. If ``modalities`` lacks images or videos, a
     warning counts the images or videos that are left out.
+
+    A folder may come from somebody else, and a link in it may lead to any file of this machine. So a link is left out
+    if it leads to a file or folder that is not at or below one of ``paths``. A warning names these links.
 
     Args:
         paths: files and folders.
@@ -70,38 +80,67 @@ def find(
             file and with its path below the folder.
         exclude: patterns of files to leave out of folders.
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
+        warns: whether to log the warnings.
 
     Raises:
         InvalidInput: a path does not exist, or no file is found.
     """
     found: set[Path] = set()
     unusable: set[Path] = set()
+    outside: list[Path] = []
     given = [absolute(path) for path in paths]
-    for path in given:
-        if path.is_file():
-            found.add(path.resolve())
-        elif path.is_dir():
-            for file in _files_in(path.resolve(), include, exclude):
-                usable = include or file.suffix.lower() in suffixes(modalities)
-                (found if usable else unusable).add(file.resolve())
+    roots = [Path(os.path.realpath(path)) for path in given]  # `Path.resolve` raises an error if links lead in a circle
+    for path, root in zip(given, roots, strict=True):
+        if root.is_file():
+            found.add(root)
+        elif root.is_dir():
+            for file in _entries_in(root, include, exclude):
+                target = file.resolve()
+                if not any(map(target.is_relative_to, roots)):
+                    outside.append(file)
+                elif target.is_file():
+                    usable = include or file.suffix.lower() in suffixes(modalities)
+                    (found if usable else unusable).add(target)
         else:
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
-    _warn_of(unusable - found, modalities)
+    refused = _refusal(outside)
     if not found:
         named = ", ".join(map(str, given))
         known = ", ".join(suffixes(modalities))
-        raise InvalidInput(f"no documents found in {named or 'nothing'}; the formats are {known}")
+        raise InvalidInput(
+            f"no documents found in {named or 'nothing'}; the formats are {known}{refused and '; '}{refused}"
+        )
+    if warns:
+        _warn_of(unusable - found, modalities)
+        if refused:
+            logger.warning("%s", refused)
     return sorted(found)
 
 
-def _files_in(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
-    """Yield the files below ``folder`` that match the patterns. Without ``include``, yield those of any modality."""
+def _entries_in(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
+    """Yield the files below ``folder`` that match the patterns, and links to folders.
+
+    Without ``include``, yield the files of any modality. Nothing is yielded twice, because links are not followed.
+    """
     for file in folder.rglob("*"):
         path = file.relative_to(folder)
-        hidden = any(part.startswith(".") for part in path.parts)
+        if any(part.startswith(".") for part in path.parts) or _matches(path, exclude):
+            continue
         wanted = _matches(path, include) if include else file.suffix.lower() in suffixes(_ALL_MODALITIES)
-        if wanted and not hidden and not _matches(path, exclude) and file.is_file():
+        if (wanted and file.is_file()) or (file.is_symlink() and file.is_dir()):
             yield file
+
+
+def _refusal(links: Collection[Path]) -> str:
+    """Return the text of a warning of ``links`` that lead out of the folders. It is empty if there are no links."""
+    if not links:
+        return ""
+    shown = [f"{path} (to {path.resolve()})" for path in sorted(links)[:_MOST_NAMES]]
+    more = ["..."] if len(links) > _MOST_NAMES else []
+    return (
+        f"{number(len(links), 'link')} left out, leading out of the named folders: {', '.join([*shown, *more])}; "
+        "to add such a file, name the file itself"
+    )
 
 
 def _matches(path: Path, patterns: Sequence[str]) -> bool:
@@ -157,12 +196,21 @@ def _parse(path: Path) -> Iterator[Page]:
 
 
 def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
-    """Do the same as `read`, in the worker process if the format needs a parser."""
-    if path.suffix.lower() not in FORMATS or path.suffix.lower() in _PLAIN:
+    """Do the same as `read`, in the worker process if the format needs a parser or if the file is large."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS or (suffix in _PLAIN and _size(path) <= _SMALL_BYTES):
         yield from read(path, pages_without_text)
         return
     for text, page in call(_texts_and_numbers, path, pages_without_text):
         yield Page(text, page, None if page is None else PdfPage(path, page))
+
+
+def _size(path: Path) -> int:
+    """Return the number of bytes of a file. Return 0 if it cannot be read, which `read` reports."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _texts_and_numbers(path: str, pages_without_text: bool) -> list[tuple[str, int | None]]:

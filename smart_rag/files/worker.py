@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -62,9 +63,10 @@ def limits(
     >>> with limits(file_seconds=600, file_memory=8):    # doctest: +SKIP
     ...     index.add_files(["plans/"])
 
-    PDF, Word and HTML files are read in a process of their own. Pages of PDFs are also drawn there. If reading a file
-    or drawing a page exceeds a limit or crashes, `DocumentError` is raised. `SmartIndex.add_files` reports the file in
-    ``failed`` and goes on.
+    PDF, Word and HTML files, and text files of more than 1 MB, are read in a process of their own. Pages of PDFs are
+    also drawn there. If reading a file or drawing a page exceeds a limit or crashes, `DocumentError` is raised.
+    `SmartIndex.add_files` reports the file in ``failed`` and goes on. The limit of time also holds for the digest of a
+    file's bytes, which is computed in this process.
 
     If both limits are None, files are read in this process. Files are also read in this process on Windows, and in a
     program without a Python interpreter, such as one that PyInstaller made.
@@ -193,9 +195,7 @@ class Worker:
             raise
         except TimeoutError as error:
             self.stop()
-            raise DocumentError(
-                path, f"{task} takes more than {self.limits.seconds:g} seconds; {_more('seconds')}"
-            ) from error
+            raise DocumentError(path, _too_slow(task, self.limits.seconds)) from error
         except (EOFError, OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise DocumentError(path, self._reason(self.stop(), task)) from error
         except BaseException:  # such as KeyboardInterrupt: the answer would be taken for that of the next call
@@ -223,6 +223,17 @@ class Worker:
             return reason
         # The system refuses a large allocation, and most parsers then crash.
         return f"{reason}, or needs more than {self.limits.memory:g} GB of memory ({_more('memory')})"
+
+
+def check_time(path: Path, begin: float, task: str) -> None:
+    """Raise `DocumentError` if ``task`` takes longer than a file may take. ``begin`` is a time of `time.monotonic`."""
+    seconds = _limits.get().seconds
+    if seconds is not None and time.monotonic() - begin > seconds:
+        raise DocumentError(path, _too_slow(task, seconds))
+
+
+def _too_slow(task: str, seconds: float | None) -> str:
+    return f"{task} takes more than {seconds:g} seconds; {_more('seconds')}"
 
 
 def _more(limit: str) -> str:

@@ -38,10 +38,13 @@ _ADD_AGAIN = "add the documents that index.verify() names again with their vecto
 def check_free(path: Path) -> None:
     """Raise `IndexExists` unless a new index can be made at ``path``: there must be no folder, or an empty one."""
     if (path / FILE_NAME).exists():
-        raise IndexExists(f"{path} holds an index; open it with SmartIndex.open, or choose another folder")
+        raise IndexExists(
+            f"{path} holds an index; open it with SmartIndex.open, or choose another folder; to restore a copy in its "
+            "place, move this folder away first"
+        )
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         found = "is not empty and holds no index" if path.is_dir() else "is not a folder"
-        raise IndexExists(f"{path} {found}; choose another folder")
+        raise IndexExists(f"{path} {found}; choose another folder, or move this one away first")
 
 
 def wait_until_made(path: Path, seconds: float = 30) -> None:

@@ -81,7 +81,10 @@ class Ingest:
         return Row(document, key, stamp, content.modality)
 
     def add_files(self, files: Iterable[Path], reader: Reader) -> AddReport:
-        """Write the documents of ``files``. A file is skipped if its bytes have not changed."""
+        """Write the documents of ``files``. A file is skipped if its bytes have not changed.
+
+        A file that cannot be read is reported. This includes a file that needs too much memory.
+        """
         report = AddReport()
         rows: list[Row] = []
         stale: list[str] = []
@@ -89,8 +92,8 @@ class Ingest:
         for path in files:
             try:
                 changed, before = self._file(path, reader)
-            except DocumentError as error:
-                report += AddReport(failed=(FailedFile(error.path, error.reason),))
+            except (DocumentError, MemoryError) as error:
+                report += AddReport(failed=(_failed(path, error),))
                 self.on_progress(reader.count_pages(path))
                 continue
             if not changed:
@@ -239,6 +242,12 @@ class Ingest:
         if self.on_commit:
             self.on_commit([row.document.id for row in rows])
         return AddReport(added=len(rows) - replaced, replaced=replaced)
+
+
+def _failed(path: Path, error: DocumentError | MemoryError) -> FailedFile:
+    if isinstance(error, DocumentError):
+        return FailedFile(error.path, error.reason)
+    return FailedFile(path, "reading it takes more memory than there is; split the file")
 
 
 def _pages(rows: Sequence[Row]) -> int:

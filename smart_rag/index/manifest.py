@@ -19,6 +19,8 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 from smart_rag.paths import write_whole
+from smart_rag.types import is_unicode
+from smart_rag.wording import one_line
 
 FORMAT_VERSION = 4
 # From this format on, lists have columns, so filters can search lists.
@@ -178,7 +180,10 @@ class Manifest:
                 )
             return cls(**{**values, "config": IndexConfig(**values["config"])})
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise IndexNotFound(f"{path} is not the manifest of an index: {error}") from error
+            raise IndexNotFound(
+                f"{path} is not the manifest of an index: {_reason(error)}; restore the file from a backup, or index "
+                "the documents again into another folder"
+            ) from error
 
     def check_settings(self, folder: Path, config: IndexConfig | None, asked: Mapping[str, Any]) -> None:
         """Raise `IndexMismatch` unless the index in ``folder`` has the settings of ``config`` and ``asked``.
@@ -232,7 +237,7 @@ class Manifest:
     def check_encoder(self, folder: Path, encoder: Encoder) -> None:
         """Raise `IndexMismatch` unless the index in ``folder`` was made with ``encoder``."""
         if self.fingerprint != encoder.fingerprint:
-            made_with = self.encoder["model"] if self.encoder else "vectors of the caller's own"
+            made_with = self.encoder.get("model") if self.encoder else "vectors of the caller's own"
             mine, other = self.encoder or {}, encoder.describe()
             theirs = json.loads(json.dumps(other))  # in the form in which the manifest stores it
             differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
@@ -273,7 +278,10 @@ def _checked(path: Path) -> dict[str, Any]:
     """
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        raise ValueError("it is empty")
+    values: dict[str, Any] = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError("it holds no JSON object")
     if "format_version" in values and values["format_version"] not in range(_OLDEST_VERSION, FORMAT_VERSION + 1):
@@ -284,11 +292,39 @@ def _checked(path: Path) -> dict[str, Any]:
         if name in values and type(values[name]) not in allowed:
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
             raise ValueError(f"{name}: expected {expected}, found {values[name]!r:.80}")
+    if types is _TYPES:
+        _check_strings(values)
     return values
 
 
 def _of_images(description: Mapping[str, Any], name: str) -> Any:
     return (description.get("images") or {}).get(name)
+
+
+def _check_strings(values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a list of strings has other items, or if a string is no Unicode."""
+    for name in ("modalities", "owners"):
+        if not all(isinstance(item, str) for item in values.get(name, ())):
+            raise ValueError(f"{name}: expected a list of str, found {values[name]!r:.80}")
+    for name in ("model", "adapter", "base_model"):
+        found = (values.get("encoder") or {}).get(name)
+        if not isinstance(found, str | None):
+            raise ValueError(f"encoder: expected a str for {name!r}, found {found!r:.80}")
+    if not is_unicode(json.dumps(values, ensure_ascii=False)):
+        raise ValueError("expected Unicode, found half of a surrogate pair")
+
+
+def _reason(error: BaseException) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return f"it is no whole JSON object (line {error.lineno}, column {error.colno})"
+        case UnicodeDecodeError():
+            return "it is not UTF-8"
+        case KeyError():
+            return f"it has no {error.args[0]!r}"
+        case RecursionError():
+            return "it is nested too deeply"
+    return one_line(error)
 
 
 def _with(description: Mapping[str, Any]) -> str:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.encoders import known_models
-from smart_rag.errors import NotTrusted
+from smart_rag.errors import CorruptStore, NotTrusted
 from smart_rag.paths import model_location
 
+# Names in an index, as in ``docs/format.md``.
+_FILES = ("chroma.sqlite3", "data.mdb", "lock.mdb")
+_MADE_AGAIN = ("write.lock", "smart_rag.lock", "smart_rag.turn", "smart_rag.checksums", "smart_rag.writes")
+_FOLDERS = ("chroma", "images", "terms", "tokens")
 # At its end, a journal of SQLite may name a second journal, and has these bytes behind the name. When the first journal
 # has been applied, SQLite removes the file with this name.
 _END_OF_NAME = bytes.fromhex("d9d505f920a163d7")
@@ -23,6 +27,10 @@ def check_links(folder: Path) -> None:
     A link can lead to any file of this machine, which would then be read, written or removed.
 
     A journal of SQLite that names another file is refused, too.
+
+    Raises:
+        NotTrusted: there is such a link or such a journal.
+        CorruptStore: there is a folder with the name of one of the index's files, or a file with that of a folder.
     """
     waiting = [folder]
     while waiting:
@@ -35,10 +43,19 @@ def check_links(folder: Path) -> None:
                         f"{entry.path} is a link or a special file, and an index must contain only files and folders; "
                         "a link can lead to any file; if you made it, put the files themselves there"
                     )
+                _check_kind(entry, is_folder)
                 if is_folder:
                     waiting.append(Path(entry.path))
                 else:
                     _check_file(entry)
+
+
+def _check_kind(entry: os.DirEntry[str], is_folder: bool) -> None:
+    if is_folder and entry.name in (*_FILES, *_MADE_AGAIN):
+        advice = "remove it, the file is made again" if entry.name in _MADE_AGAIN else "restore the index from a backup"
+        raise CorruptStore(f"{entry.path} is a folder, expected a file; {advice}")
+    if not is_folder and entry.name in _FOLDERS:
+        raise CorruptStore(f"{entry.path} is a file, expected a folder; restore the index from a backup")
 
 
 def _check_file(entry: os.DirEntry[str]) -> None:

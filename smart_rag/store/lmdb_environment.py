@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ FILE_NAME = "data.mdb"
 _LOCK_NAME = "lock.mdb"
 # Key of the layout in the unnamed database.
 _LAYOUT = b"layout"
+_READABLE_LAYOUT = re.compile(rb"([a-z]+ )?\d+")
 _FIRST_MAP_BYTES = 1 << 26
 # If fewer bytes than this are free, an input/output error is reported as a full disk.
 _FULL_DISK_BYTES = 1 << 20
@@ -215,12 +217,17 @@ class Environment:
             return databases
 
     def _check_layout(self, found: bytes | None, expected: bytes) -> None:
-        if found != expected:
-            raise IndexMismatch(
-                f"{self._path}: the store has layout {'1' if found is None else found.decode()}, "
-                f"this smart_rag reads and writes layout {expected.decode()}; index the documents again into another "
-                "folder"
+        if found == expected:
+            return
+        if found is not None and not _READABLE_LAYOUT.fullmatch(found):
+            raise CorruptStore(
+                f"{self._path / FILE_NAME}: expected the layout {expected.decode()!r}, found {str(found)[1:]:.80}; the "
+                f"file is damaged; {ADVICE}"
             )
+        raise IndexMismatch(
+            f"{self._path}: the store has layout {'1' if found is None else found.decode()}, "
+            f"this smart_rag reads and writes layout {expected.decode()}; index the documents again into another folder"
+        )
 
     def used_bytes(self, transaction: Any) -> int:
         """Return the bytes of the pages in use, as ``transaction`` sees them."""

@@ -13,6 +13,7 @@ In an index from elsewhere, they may come from anybody.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -69,7 +70,7 @@ class Sources:
     def name(self, paths: Iterable[Path]) -> None:
         """Admit ``paths``, now and in later sessions. The user of the index has named them."""
         given = [path for path in map(absolute, paths) if not self.admits(path)]
-        # A file may be a link. `admits` looks at its folder alone.
+        # A file may be a link. `admits` looks for the link itself.
         new = {place for path in given for place in (_real(path), _real(path.parent) / path.name)}
         if not new:
             return
@@ -90,16 +91,21 @@ class Sources:
             )
 
     def admits(self, path: Path) -> bool:
-        """Return whether the index may read ``path``."""
+        """Return whether the index may read ``path``.
+
+        A link in a folder that was named must not lead out of this folder, unless the link itself was named.
+        """
         real = _real_folder(path.parent) / path.name
+        if real.is_symlink() and real not in self._named:
+            real = _real(real)
         return not self._named.isdisjoint([real, *real.parents])
 
 
 def _real(path: Path) -> Path:
-    return path.resolve()
+    return Path(os.path.realpath(path))  # `Path.resolve` raises an error if links lead in a circle
 
 
 @lru_cache(1024)
 def _real_folder(path: Path) -> Path:
     """Return ``path`` without links. The cache saves a slow system call for each of many documents in one folder."""
-    return path.resolve()
+    return _real(path)

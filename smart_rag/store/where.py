@@ -54,6 +54,7 @@ _ON_TEXTS = ("$contains", "$not_contains", "$regex", "$not_regex")
 
 # The limits of a filter. A comparison with texts reads all of them, and takes as long as ten others.
 _DEEPEST, _MOST_COMPARISONS, _MOST_TEXTS, _MOST_VALUES = 30, 10_000, 1_000, 100_000
+_LONGEST_PATTERN = 250_000  # bytes; for a longer one, Chroma takes seconds
 _LONGEST_TEXT = 24_999  # bytes; SQLite takes patterns of 50,000, and a byte may need another one before it
 # The limits of one call. SQLite, in which Chroma filters, takes 32,766 variables and trees of 1,000 comparisons. A tree
 # of 10,000 ends the process.
@@ -307,6 +308,11 @@ def _where_document(where: Any) -> dict[str, Any]:
         raise InvalidInput(
             f"the filter on texts: the str of {operator!r} may have {_LONGEST_TEXT:,} bytes, it has more; use the "
             "beginning of the text"
+        )
+    if operator not in _ON_LISTS and len(value.encode(errors="surrogatepass")) > _LONGEST_PATTERN:
+        raise InvalidInput(
+            f"the filter on texts: the pattern of {operator!r} may have {_LONGEST_PATTERN:,} bytes, it has more; join "
+            'several patterns by "$or"'
         )
     return {operator: value}
 

@@ -71,7 +71,7 @@ def test_backup_and_restore(folder, tmp_path):
     shutil.rmtree(db)
     assert good("restore", copy, "--db", db) == f"4 passages in {db}\n"
     assert hits(db) == before
-    assert "holds an index" in error_of("restore", copy, "--db", db)
+    assert "to restore a copy in its place, move this folder away first" in error_of("restore", copy, "--db", db)
 
 
 def test_a_damaged_copy_is_not_restored(folder, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from smart_rag.demo import sample_folder
 from smart_rag.errors import DocumentError
+from smart_rag.files import limits
 from smart_rag.files.content import digest_of_file, full_video_source, identity, jpeg, open_image, open_image_as
 from smart_rag.types import Content, PdfPage
 
@@ -116,6 +119,18 @@ def test_a_digest_is_of_all_bytes_and_nothing_else(tmp_path):
     ):
         digests.add(digest_of_file(written(tmp_path / "one", changed)))
     assert len(digests) == 6
+
+
+def test_the_digest_of_a_giant_file_takes_at_most_the_time_of_a_file(tmp_path):
+    """The file is one of holes, which takes no place on the disk."""
+    os.truncate(written(tmp_path / "giant.png", b"x"), 1 << 40)
+    begin = time.monotonic()
+    with (
+        limits(file_seconds=0.1),
+        pytest.raises(DocumentError, match=r"reading it takes more than 0\.1 seconds; .*--file-seconds allows more"),
+    ):
+        digest_of_file(tmp_path / "giant.png")
+    assert time.monotonic() - begin < 10
 
 
 def test_a_missing_file_has_no_digest(tmp_path):

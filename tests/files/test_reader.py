@@ -153,6 +153,58 @@ def test_loops_of_links_do_not_hang(tree):
     assert len(names(tree)) == 8
 
 
+@pytest.fixture
+def secret(tmp_path):
+    """A file beside the tree, and links to it and to its folder in the tree. One of the links is to a link."""
+    secret = write(tmp_path / "private" / "secret.txt", b"words")
+    for name in ("link.txt", "deep/notes.md", "drafts/link.txt", ".hidden-link.txt", "link.zip"):
+        (tmp_path / "tree" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "tree" / name).symlink_to(secret)
+    (tmp_path / "tree" / "twice.txt").symlink_to(tmp_path / "tree" / "link.txt")
+    (tmp_path / "tree" / "deep" / "folder").symlink_to(secret.parent)
+    return secret
+
+
+def test_links_that_lead_out_of_the_folder_are_left_out_and_named(tree, secret, caplog):
+    assert len(names(tree, exclude=["drafts/link.txt"])) == 8
+    message = caplog.messages[-1]
+    assert message.startswith("4 links left out, leading out of the named folders: ")
+    for name, target in [("link.txt", secret), ("deep/notes.md", secret), ("deep/folder", secret.parent)]:
+        assert f"{tree / name} (to {target})" in message
+    assert message.endswith("to add such a file, name the file itself")
+
+
+def test_a_link_or_its_target_that_is_named_is_followed(tree, secret, caplog):
+    assert secret in find([tree / "link.txt"])
+    assert secret in find([tree / "deep" / "folder"])
+    assert secret in find([tree, secret.parent])
+    assert secret in find([tree.parent])
+    assert not any("link" in message for message in caplog.messages)
+
+
+def test_a_folder_beside_with_a_longer_name_is_outside(tree, tmp_path, caplog):
+    write(tmp_path / "tree2" / "secret.txt", b"words")
+    (tree / "link.txt").symlink_to(tmp_path / "tree2" / "secret.txt")
+    assert len(names(tree)) == 8
+    assert "1 link left out" in caplog.messages[-1]
+
+
+def test_a_folder_with_nothing_but_links_out_of_it(tree, secret, tmp_path, caplog):
+    (tmp_path / "links").mkdir()
+    for i in range(7):
+        (tmp_path / "links" / f"{i}.txt").symlink_to(secret)
+    with pytest.raises(
+        InvalidInput, match=r"no documents found in .*; 7 links left out, .*4\.txt \(to .*\), \.\.\.; to add"
+    ):
+        find([tmp_path / "links"])
+
+
+def test_a_named_link_that_leads_to_itself(tmp_path):
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    with pytest.raises(InvalidInput, match="does not exist"):
+        find([tmp_path / "self"])
+
+
 def test_a_home_folder_is_expanded(tree, monkeypatch):
     monkeypatch.setenv("HOME", str(tree))
     assert find(["~/a.txt"]) == [(tree / "a.txt").resolve()]

@@ -394,3 +394,16 @@ print(call(bad_parsers.process, path))
     assert first == third != second
     assert is_gone(first)
     assert is_gone(second)
+
+
+@pytest.mark.parametrize("bytes_more", [0, 1])
+def test_large_texts_are_read_by_the_worker(tmp_path, bytes_more):
+    """The worker exceeds this limit of time. A small text is read in this process, which has no limit."""
+    path = write(tmp_path / "a.txt", "é" * (1 << 19) + "x" * bytes_more)
+    with limits(file_seconds=1e-6):
+        if bytes_more:
+            assert "takes more than 1e-06 seconds" in reason(lambda: texts(path))
+        else:
+            assert texts(path)
+    if bytes_more:
+        assert "".join(texts(path)) == path.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import zlib
 from dataclasses import replace
@@ -416,6 +417,44 @@ def test_a_file_that_exceeds_a_limit_keeps_what_was_indexed(index, folder, limit
     assert texts(index, report) == ["Some words.", "More words."]
     report.write_bytes(sound)
     assert index.add_files([folder]) == AddReport(unchanged=9)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a single allocation")
+def test_giant_texts_are_left_out_and_the_rest_is_read(index, folder):
+    """They are files of holes, which take no place on the disk."""
+    for name in ("a.txt", "c.html"):
+        os.truncate(write(folder / name, "Some words."), 150_000_000)
+    with limits(file_memory=0.05):
+        added = index.add_files([folder])
+    assert [failed.path.name for failed in added.failed] == ["a.txt", "c.html"]
+    assert all(failed.reason.startswith("reading it takes more than 0.05 GB") for failed in added.failed)
+    assert added.added == 6
+
+
+def test_a_giant_file_whose_digest_takes_too_long(index, folder):
+    os.truncate(write(folder / "a.txt", "Some words."), 1 << 40)
+    with limits(file_seconds=0.05):
+        (failed,) = index.add_files([folder / "a.txt"]).failed
+    assert failed.reason.startswith("reading it takes more than 0.05 seconds; ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a single allocation")
+def test_a_file_that_needs_more_memory_than_there_is_costs_one_file(index, folder):
+    import resource
+
+    os.truncate(write(folder / "a.txt", "Some words."), 300_000_000)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (used + 250_000_000, before[1]))
+        with limits(file_seconds=None, file_memory=None):  # the file is read in this process
+            added = index.add_files([folder])
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert [(failed.path.name, failed.reason) for failed in added.failed] == [
+        ("a.txt", "reading it takes more memory than there is; split the file")
+    ]
+    assert added.added == 6
 
 
 def test_a_crash_of_a_parser_costs_one_file(index, folder):

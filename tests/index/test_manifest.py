@@ -135,7 +135,14 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
         *(("config", {"chunk_tokens": value}) for value in (0, "9", 1e9)),
         *(("encoder", value) for value in ("minilm", 3, [])),
         *(("collection", value) for value in (None, 3, ["a"])),
-        *(("modalities", value) for value in ("text", None)),
+        *(("modalities", value) for value in ("text", None, [1], [["text"]], [None], ["text", True])),
+        *(("owners", [value]) for value in (1, None, [])),
+        *(("encoder", {"model": value}) for value in (True, 3, 1.5, ["minilm"], {"a": 1})),
+        *(("encoder", {"model": "m", "adapter": value}) for value in (True, 3, ["a"])),
+        *((name, "\ud800") for name in ("created_with", "collection", "id", "fingerprint")),
+        ("encoder", {"model": "m", "revision": "\udfff"}),
+        *(("config", {"hnsw_max_neighbors": value}) for value in (10_001, 10**8, 1 << 62, 10**400)),
+        *(("config", {name: 1 << 62}) for name in ("hnsw_ef_construction", "hnsw_ef_search", "chunk_tokens")),
         *(("own_chroma", value) for value in (1, None)),
         *(("id", value) for value in (3, ["a"])),
         *(("data", value) for value in (None, 3, "..", "/", "data-", "data-../../../../etc")),
@@ -153,6 +160,29 @@ def test_files_that_are_no_manifest(tmp_path, text):
     (tmp_path / FILE_NAME).write_text(text)
     with not_a_manifest(tmp_path / FILE_NAME):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b'{"dimension": 3', r"it is no whole JSON object \(line 1, column 16\)"),
+        (b"\xff\xfe", "it is not UTF-8"),
+        (b"{}", "it has no 'format_version'"),
+        (b"[" * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_the_error_says_what_to_do(tmp_path, content, found):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(IndexNotFound, match=rf"of an index: {found}; restore the file from a backup, or index the"):
+        Manifest.read(tmp_path)
+
+
+def test_an_encoder_without_the_name_of_a_model(tmp_path):
+    (tmp_path / FILE_NAME).write_text(json.dumps({**json.loads(GOLDEN), "encoder": {"a": 1}}))
+    with pytest.raises(IndexMismatch, match="the index was made with None"):
+        Manifest.read(tmp_path).check_encoder(tmp_path, SomeEncoder("beef"))
 
 
 def test_newer_format(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -176,3 +177,17 @@ def test_a_new_index_where_nothing_can_be_made(mounted):
     for place in (mounted / "new", mounted / "terms" / "new"):
         with pytest.raises(errors.IndexReadOnly, match=re.escape(f"{place}: this user cannot make a folder there")):
             SmartIndex.create(place, VocabularyEncoder())
+
+
+def test_the_copy_is_checked_before_chroma_opens_it(path):
+    database = sqlite3.connect(path / "chroma" / "chroma.sqlite3")
+    with database:
+        database.execute("CREATE VIEW other AS SELECT 1")
+    database.close()
+    code = """
+    try:
+        SmartIndex.open(path, VocabularyEncoder())
+    except errors.CorruptStore as error:
+        say(error)
+    """
+    assert "expected the tables that Chroma makes, found the view 'other'" in run_as(NOBODY, path, code)

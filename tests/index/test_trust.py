@@ -14,7 +14,7 @@ from helpers.word_encoder import SeeingEncoder, WordEncoder
 from PIL import Image
 
 from smart_rag import Document, PdfPage, SmartEncoder, SmartIndex, errors
-from smart_rag.errors import InvalidInput, ModelNotFound, NotTrusted
+from smart_rag.errors import CorruptStore, InvalidInput, ModelNotFound, NotTrusted
 from smart_rag.index.manifest import FILE_NAME
 from smart_rag.store.checks.row_checksum import CHECKSUM
 from smart_rag.store.row import sealed
@@ -202,6 +202,46 @@ def test_links_are_refused(tmp_path, name):
     assert f"{place} is a link" in error_of("info", "--db", tmp_path / "index")
 
 
+FILES = ("write.lock", *(f"chroma/smart_rag.{name}" for name in ("lock", "turn", "writes", "checksums")))
+
+
+@pytest.mark.parametrize("name", [*FILES, "chroma/chroma.sqlite3", "tokens/data.mdb", "terms/lock.mdb"])
+def test_a_folder_in_the_place_of_a_file(tmp_path, name):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    place = tmp_path / "index" / name
+    place.unlink(missing_ok=True)
+    place.mkdir()
+    advice = "remove it, the file is made again" if name in FILES else "restore the index from a backup"
+    with pytest.raises(CorruptStore, match=re.escape(f"{place} is a folder, expected a file; {advice}")):
+        SmartIndex.open(tmp_path / "index", WordEncoder())
+    if name in FILES:
+        place.rmdir()
+        with SmartIndex.open(tmp_path / "index", WordEncoder()) as opened:
+            opened.add_texts(["once more"])
+            assert opened.verify().sound
+
+
+@pytest.mark.parametrize("name", ["chroma", "tokens", "terms", "images"])
+def test_a_file_in_the_place_of_a_folder(tmp_path, name):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    place = tmp_path / "index" / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.write_text("a file")
+    with pytest.raises(CorruptStore, match=re.escape(f"{place} is a file, expected a folder; restore")):
+        SmartIndex.open(tmp_path / "index", WordEncoder())
+
+
+def test_an_index_with_links_is_not_rebuilt(tmp_path):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
+        made.add_texts(TEXTS)
+    shutil.move(tmp_path / "index" / "chroma", tmp_path / "outside")
+    (tmp_path / "index" / "chroma").symlink_to(tmp_path / "outside")
+    with pytest.raises(NotTrusted, match="is a link"):
+        SmartIndex.rebuild(tmp_path / "index", WordEncoder())
+
+
 def test_hard_links_are_refused(tmp_path):
     """LMDB writes to its lock file whenever it is opened."""
     with SmartIndex.create(tmp_path / "index", WordEncoder()) as made:
@@ -335,6 +375,23 @@ def test_a_file_that_is_a_link_is_its_users_own(pictures, tmp_path):
         assert opened.get(["link"])[0].image == tmp_path / "link.png"
     with SmartIndex.open(tmp_path / "index", SeeingEncoder()) as opened:
         assert opened.get(["link"])[0].image == tmp_path / "link.png"
+
+
+def test_a_link_in_a_folder_of_sources_does_not_lead_out_of_it(pictures, tmp_path, another_user):
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "private.png")
+    (pictures / "red.png").unlink()
+    (pictures / "red.png").symlink_to(tmp_path / "private.png")
+
+    def image(*sources):
+        with SmartIndex.open(tmp_path / "index", SeeingEncoder(), sources=sources) as opened:
+            return opened.get(["file"])[0].image
+
+    assert image(pictures) is None
+    assert image(pictures / "red.png") == pictures / "red.png"
+    assert image(pictures, tmp_path / "private.png") == pictures / "red.png"
+    (pictures / "red.png").unlink()
+    (pictures / "red.png").symlink_to(pictures / "red.png")  # a circle
+    assert image(pictures) is None or not image(pictures).exists()
 
 
 def test_others_read_only_what_is_in_the_folder(pictures, tmp_path, another_user, caplog):

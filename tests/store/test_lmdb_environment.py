@@ -81,6 +81,15 @@ def test_another_layout_is_refused(path, values, found):
         assert dict(transaction.cursor()) == values
 
 
+def test_a_damaged_layout(path):
+    """Other bytes than those of any layout are damage, not another version."""
+    path.mkdir()
+    with contextlib.closing(lmdb.open(str(path))) as other, other.begin(write=True) as transaction:
+        transaction.put(b"layout", b"values \xb1")
+    with pytest.raises(CorruptStore, match=r"expected the layout 'values 1', found 'values \\xb1'; .* --repair"):
+        opened(path)
+
+
 def test_a_file_that_is_not_lmdbs(path):
     """A file of other bytes is a corrupt store."""
     path.mkdir()

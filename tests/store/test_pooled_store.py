@@ -359,6 +359,14 @@ def test_an_invalid_where_document(animals, find, where_document):
         find(animals, where_document=where_document)
 
 
+@pytest.mark.parametrize("operator", ["$regex", "$not_regex"])
+@pytest.mark.parametrize("find", [found_by_query, found_by_scan])
+def test_a_pattern_that_becomes_too_large(animals, find, operator):
+    """The pattern is short, but its repetitions make it larger than the engine allows."""
+    with pytest.raises(InvalidInput, match=r"the pattern of \$regex is too large.*use a smaller one"):
+        find(animals, where_document={operator: r"\p{L}{500}"})
+
+
 # --- vectors ------------------------------------------------------------------------------
 
 

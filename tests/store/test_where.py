@@ -184,6 +184,8 @@ def test_a_filter_that_is_too_large(where, message):
         ),
         ({"$contains": "x" * 25_000}, r"the str of '\$contains' may have 24,999 bytes, it has more; use the beginning"),
         ({"$not_contains": "é" * 12_500}, "may have 24,999 bytes"),
+        ({"$regex": "x" * 250_001}, r"the pattern of '\$regex' may have 250,000 bytes, it has more; join several"),
+        ({"$not_regex": "é" * 125_001}, "may have 250,000 bytes"),
     ],
 )
 def test_a_filter_on_texts_that_is_too_large(where, message):

@@ -12,6 +12,7 @@ from smart_rag.errors import CorruptStore, InvalidInput
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.manifest import Manifest
 from smart_rag.index.session import Session
+from smart_rag.index.trust import check_links
 from smart_rag.index.upkeep.documents import encode_documents
 from smart_rag.index.upkeep.rewrite import Rewrite
 from smart_rag.store.checks.rows_alone import rows_alone
@@ -33,9 +34,12 @@ def rebuild(
     is not what was added stays so, and `verify` names it.
 
     Raises:
+        NotTrusted: there is a link in the folder.
         InvalidInput: the rows are in a Chroma client of the caller.
         CorruptStore: the rows are damaged, too, or the vectors were the caller's own.
     """
+    if path.is_dir():
+        check_links(path)
     manifest, sources = Manifest.read(path), tuple(sources)
     if not manifest.own_chroma:
         raise InvalidInput(

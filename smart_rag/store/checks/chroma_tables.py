@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smart_rag.errors import CorruptStore, StorageFull
+from smart_rag.store.checks.chroma_schema import foreign_part
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,15 @@ _NO_DAMAGE = {
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_READONLY,
 }
+# Tables with a column for each type of value. At most one of these columns has a value in a row.
+_VALUES = ("embedding_metadata", "embedding_metadata_array")
+_ODD_VALUES = (
+    "SELECT count(*) FROM {} WHERE (typeof(string_value), typeof(int_value), typeof(float_value), typeof(bool_value)) "
+    "NOT IN (VALUES ('text', 'null', 'null', 'null'), ('null', 'integer', 'null', 'null'), "
+    "('null', 'null', 'real', 'null'), ('null', 'null', 'null', 'integer'), "
+    "('null', 'null', 'null', 'null')) OR typeof(id) != 'integer' "
+    "OR typeof(key) != 'text' OR coalesce(bool_value, 0) NOT IN (0, 1)"
+)
 _SECONDS = 30.0  # that another program may keep the file locked
 
 
@@ -52,7 +62,7 @@ def connection(folder: Path) -> Iterator[sqlite3.Connection]:
     """Yield a connection to Chroma's SQLite file in ``folder``. It cannot write rows.
 
     Raises:
-        CorruptStore: the file is missing or damaged.
+        CorruptStore: the file is missing or damaged, or SQLite would run something that does not come from Chroma.
         sqlite3.OperationalError: the file is locked, or the operating system does not let SQLite read it.
     """
     file = folder / FILE_NAME
@@ -60,10 +70,25 @@ def connection(folder: Path) -> Iterator[sqlite3.Connection]:
         raise CorruptStore(f"{file}: expected Chroma's SQLite file, found none; restore the index from a backup")
     # A process that was killed leaves a journal. SQLite must write to bring the file back to its last commit.
     mode = "rw" if os.access(file, os.W_OK) and os.access(folder, os.W_OK) else "ro"
+    with (
+        damage_named(folder),
+        closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_SECONDS)) as opened,
+    ):
+        opened.execute("PRAGMA query_only = 1")
+        if (foreign := foreign_part(opened)) is not None:
+            raise CorruptStore(
+                f"{file}: expected the tables that Chroma makes, found {foreign}, which could change or stop what "
+                "Chroma does; do not use this file, restore it from a backup, or index the documents again"
+            )
+        yield opened
+
+
+@contextmanager
+def damage_named(folder: Path) -> Iterator[None]:
+    """Raise `CorruptStore` if SQLite finds its file in ``folder`` damaged while the block runs."""
+    file = folder / FILE_NAME
     try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_SECONDS)) as opened:
-            opened.execute("PRAGMA query_only = 1")
-            yield opened
+        yield
     except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_DAMAGE:
             raise
@@ -113,6 +138,10 @@ def damage_of_tables(folder: Path) -> str | None:
         found = [str(line) for (line,) in opened.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
             return f"{folder / FILE_NAME}: SQLite finds it damaged ({' '.join('; '.join(found).split())})"
+        for table in _VALUES:
+            odd = opened.execute(_ODD_VALUES.format(table)).fetchone()[0]
+            if odd:
+                return f"{folder / FILE_NAME}: {odd:,} rows of {table} have two values, or one of another type"
     with tempfile.TemporaryDirectory(prefix="smart_rag_check_") as place:
         copy_tables(folder, Path(place))
         with closing(sqlite3.connect(Path(place) / FILE_NAME)) as copy:

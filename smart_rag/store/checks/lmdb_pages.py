@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from smart_rag.errors import CorruptStore
 
-# The file belongs to an index, or to the token store of a `CachedEncoder`.
-ADVICE = "repair the index with `smart-rag verify --repair`, restore a backup, or make the token store again"
+ADVICE = "repair the index with `smart-rag verify --repair`, or restore a backup"
 _HEADER_BYTES = 16
 _NODE_BYTES = 8
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
@@ -34,10 +33,25 @@ _NO_PAGE = (1 << 64) - 1
 _MAGIC = 0xBEEFC0DE
 _META = struct.Struct("<IIQQ48s48sQQ")
 _DATABASE_RECORD = struct.Struct("<IHHQQQQQ")
+_INTEGER_KEYS = 8  # mark of the database of free pages. Ours have no marks
 _MOST_DEPTH = 32
+_MOST_KEY_BYTES = 511
+_MOST_MAP_BYTES = 1 << 47  # the addresses of a process
+_MOST_TRANSACTIONS = 1 << 63  # LMDB adds to this number
 
 _Pages = NDArray[np.uint8]
 _Numbers = NDArray[np.int64]
+
+
+class _Meta(NamedTuple):
+    mark: int
+    version: int
+    address: int
+    map_bytes: int
+    free: bytes
+    main: bytes
+    last_page: int
+    transaction: int
 
 
 class _Database(NamedTuple):
@@ -53,10 +67,13 @@ class _Database(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """All nodes of n leaves: their page in ``pages`` (row), and the position, size and marks of their value."""
+    """All nodes of n leaves: their page in ``pages`` (row), the bytes of their key, and the position, size and marks of
+    their value, which follows the key.
+    """
 
     pages: _Pages
     row: _Numbers
+    key: _Numbers
     position: _Numbers
     size: _Numbers
     marks: _Numbers
@@ -84,23 +101,59 @@ def check_pages(file: Path, page_bytes: int) -> None:
 
 
 def check_start(file: Path) -> None:
-    """Check the first page of ``file``. LMDB divides by a number on it when it opens the file.
+    """Check the first two pages of ``file``. LMDB uses their numbers when it opens the file, and divides by one.
 
     Raises:
-        CorruptStore: the page is damaged, or the file is shorter than it.
+        CorruptStore: a page is damaged, or the file is shorter than the numbers on the first one.
     """
     with file.open("rb", buffering=0) as opened:
-        start = opened.read(_HEADER_BYTES + _META.size)
-    if len(start) == _HEADER_BYTES + _META.size:
-        meta = _META.unpack_from(start, _HEADER_BYTES)
-        size = _Database(*_DATABASE_RECORD.unpack(meta[4])).pad
-        if meta[0] != _MAGIC or (512 <= size <= 1 << 16 and size.bit_count() == 1):
-            return  # LMDB itself refuses a file without the mark
-    elif not start:
-        return  # LMDB makes a new file
-    raise CorruptStore(
-        f"{file}: expected the first page of an LMDB file, found other bytes; the file is damaged; {ADVICE}"
-    )
+        if sys.byteorder != "little" or struct.calcsize("P") != 8 or not os.fstat(opened.fileno()).st_size:
+            return  # LMDB makes a new file if this one is empty
+        try:
+            first = _meta(opened.fileno(), 0)
+            page_bytes = _Database(*_DATABASE_RECORD.unpack(first.free)).pad
+            if not (512 <= page_bytes <= 1 << 16 and page_bytes.bit_count() == 1):
+                raise _DamagedError(f"expected the size of a page, found {page_bytes}")
+            if os.fstat(opened.fileno()).st_size < 2 * page_bytes:
+                return  # another process may be making the file. LMDB waits for it, and refuses half a file
+            for i in (0, 1):
+                _check_meta(opened.fileno(), i, page_bytes)
+        except _DamagedError as error:
+            raise CorruptStore(f"{file}: not an LMDB file, or a damaged one: {error}; {ADVICE}") from error
+
+
+def _meta(descriptor: int, position: int) -> _Meta:
+    page = os.pread(descriptor, _HEADER_BYTES + _META.size, position)
+    if len(page) < _HEADER_BYTES + _META.size:
+        raise _DamagedError(f"expected at least {position + _HEADER_BYTES + _META.size:,} bytes, found fewer")
+    return _Meta(*_META.unpack_from(page, _HEADER_BYTES))
+
+
+def _check_meta(descriptor: int, i: int, page_bytes: int) -> _Meta:
+    """Return the numbers on page ``i``, 0 or 1, after they were checked."""
+    meta = _meta(descriptor, i * page_bytes)
+    if (meta.mark, meta.version) != (_MAGIC, 1):
+        raise _DamagedError(f"expected LMDB's mark on page {i}, found {meta.mark:x} {meta.version}")
+    for record, expected in ((meta.free, (page_bytes, _INTEGER_KEYS)), (meta.main, (0, 0))):
+        _check_marks(_Database(*_DATABASE_RECORD.unpack(record)), expected)
+    length = os.fstat(descriptor).st_size
+    if length < 2 * page_bytes:
+        raise _DamagedError(f"expected at least {2 * page_bytes:,} bytes, found {length:,}")
+    # Each page is in the file, or it is free. The file lists each free page with 8 bytes.
+    most = min(length // page_bytes + length // 8, max(meta.map_bytes, 1 << 20) // page_bytes + 1)
+    if meta.address or meta.map_bytes > _MOST_MAP_BYTES or not 1 <= meta.last_page < most:
+        raise _DamagedError(
+            f"expected at most {most:,} pages in the map of {meta.map_bytes:,} bytes, found {meta.last_page + 1:,}"
+        )
+    if meta.transaction >= _MOST_TRANSACTIONS:
+        raise _DamagedError(f"expected the number of a commit, found {meta.transaction:,}")
+    return meta
+
+
+def _check_marks(database: _Database, expected: tuple[int, int]) -> None:
+    """Check the size of pages and the marks of a database. LMDB ends the process if it cannot use them."""
+    if database[:2] != expected:
+        raise _DamagedError(f"expected a database with the marks {expected}, found {database[:2]}")
 
 
 class _DamagedError(Exception):
@@ -113,16 +166,17 @@ class _Check:
         self._bytes = page_bytes
         self._length = os.fstat(self._descriptor).st_size
         self._whole = self._length // page_bytes
-        metas = [self._meta(i) for i in (0, 1)]
-        newest, other = sorted(metas, key=lambda meta: meta[-1], reverse=True)
-        if newest[-1] - other[-1] > 1 or (newest[-1] and newest is not metas[newest[-1] % 2]):
-            raise _DamagedError(f"expected two commits in a row, found {metas[0][-1]} and {metas[1][-1]}")
-        self._free, self._main = (_Database(*_DATABASE_RECORD.unpack(record)) for record in newest[4:6])
-        self._count = newest[6] + 1  # of pages
-        if not 2 <= self._count <= max(newest[3], 1 << 20) // page_bytes + 1 or self._free.pad not in (0, page_bytes):
+        metas = [_check_meta(self._descriptor, i, page_bytes) for i in (0, 1)]
+        newest, other = sorted(metas, key=lambda meta: meta.transaction, reverse=True)
+        if newest.transaction - other.transaction > 1 or (
+            newest.transaction and newest is not metas[newest.transaction % 2]
+        ):
             raise _DamagedError(
-                f"expected pages of {page_bytes} bytes in the map, found {self._count:,} of {self._free.pad} bytes"
+                f"expected two commits in a row, found {metas[0].transaction:,} and {metas[1].transaction:,}"
             )
+        self._transaction = newest.transaction
+        self._free, self._main = (_Database(*_DATABASE_RECORD.unpack(record)) for record in (newest.free, newest.main))
+        self._count = newest.last_page + 1  # of pages
         self._seen = np.zeros(self._count, dtype=bool)
         self._seen[:2] = True
 
@@ -130,20 +184,13 @@ class _Check:
         for nodes in self._walk(self._main):
             if (nodes.marks & _DATABASE).any():
                 for words in nodes.words((nodes.marks & _DATABASE) > 0, 6):
-                    for inner in self._walk(_Database(*_DATABASE_RECORD.unpack(words.tobytes()))):
+                    database = _Database(*_DATABASE_RECORD.unpack(words.tobytes()))
+                    _check_marks(database, (0, 0))
+                    for inner in self._walk(database):
                         if (inner.marks & _DATABASE).any():
                             raise _DamagedError("expected values, found a database in a database")
         for nodes in self._walk(self._free):
             self._check_free(nodes)
-
-    def _meta(self, i: int) -> tuple[int, int, int, int, bytes, bytes, int, int]:
-        page = os.pread(self._descriptor, self._bytes, i * self._bytes)
-        if len(page) < self._bytes:
-            raise _DamagedError(f"expected at least {2 * self._bytes:,} bytes, found {self._length:,}")
-        meta = _META.unpack_from(page, _HEADER_BYTES)
-        if meta[:2] != (_MAGIC, 1):
-            raise _DamagedError(f"expected LMDB's mark on page {i}, found {meta[0]:x} {meta[1]}")
-        return meta
 
     def _walk(self, database: _Database) -> list[_Nodes]:
         """Check the pages of a database. Return the nodes of its leaves, in parts."""
@@ -237,6 +284,8 @@ class _Check:
     def _children(self, pages: _Pages) -> NDArray[np.uint64]:
         rows, positions = self._pointers(pages)
         low, high, marks, key = self._fields(pages, rows, positions).T
+        if (key > _MOST_KEY_BYTES).any():
+            raise _DamagedError(f"expected keys of at most {_MOST_KEY_BYTES} bytes, found {key.max():,}")
         self._check_filled(pages, rows, _NODE_BYTES + key)
         numbers: NDArray[np.uint64] = (low | high << 16 | marks << 32).astype(np.uint64)
         return numbers
@@ -244,6 +293,8 @@ class _Check:
     def _nodes(self, pages: _Pages) -> _Nodes:
         rows, positions = self._pointers(pages)
         low, high, marks, key = self._fields(pages, rows, positions).T
+        if ((key < 1) | (key > _MOST_KEY_BYTES)).any():
+            raise _DamagedError(f"expected keys of 1 to {_MOST_KEY_BYTES} bytes, found {key.min():,} to {key.max():,}")
         size = low | high << 16
         held = np.where(marks & _LONG, 8, size)
         values = positions + _NODE_BYTES + key
@@ -252,7 +303,7 @@ class _Check:
         if (marks == _LONG | _DATABASE).any() or (size[(marks & _DATABASE) > 0] != _DATABASE_RECORD.size).any():
             raise _DamagedError("expected a database, found another value")
         self._check_filled(pages, rows, _NODE_BYTES + key + held)
-        return _Nodes(pages, rows, values, size, marks)
+        return _Nodes(pages, rows, key, values, size, marks)
 
     def _check_long(self, nodes: _Nodes) -> int:
         """Check the first pages of long values. Return the number of all pages of long values."""
@@ -273,6 +324,11 @@ class _Check:
 
     def _check_free(self, nodes: _Nodes) -> None:
         """Check the lists of free pages: a count and so many numbers, in descending order, of pages without use."""
+        if (nodes.key != 8).any() or (nodes.marks & _DATABASE).any():
+            raise _DamagedError("expected lists of free pages, found other entries")
+        keys = nodes.pages[nodes.row[:, None], nodes.position[:, None] + np.arange(-8, 0)].copy().view("<u8")[:, 0]
+        if (keys < 1).any() or (keys > self._transaction).any() or (keys[1:] <= keys[:-1]).any():
+            raise _DamagedError(f"expected pages freed by the commits up to {self._transaction:,}, found others")
         is_long = (nodes.marks & _LONG) > 0
         firsts = np.zeros(len(is_long), dtype=np.uint64)
         if is_long.any():

@@ -28,6 +28,8 @@ FILE_NAME = "smart_rag.checksums"
 _PENDING_RECORDS = 1_000
 _UNKNOWN = -1
 _BLOCK_BYTES = 1 << 20
+# A record has about 500 bytes for each collection in the folder.
+_MOST_BYTES = 1 << 20
 
 # Inode, length and time of the last change of each file.
 _State = dict[str, tuple[int, int, int]]
@@ -120,12 +122,14 @@ class VectorFiles:
         return found
 
     def _read(self) -> dict[str, Any]:
-        """Return the record. One that is missing, or that a killed process left, says nothing."""
+        """Return the record. One that is missing, too large, or left by a killed process says nothing."""
         try:
-            found = json.loads(self._record.read_bytes())
+            with self._record.open("rb") as file:
+                text = file.read(_MOST_BYTES + 1)
+            found = json.loads(text if len(text) <= _MOST_BYTES else b"")
             files = {str(name): [int(size), str(checksum)] for name, (size, checksum) in found["files"].items()}
             return {"writes": int(found["writes"]), "files": files}
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (FileNotFoundError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {"writes": _UNKNOWN, "files": {}}
 
     def _write(self, writes: int) -> None:

@@ -35,7 +35,8 @@ from smart_rag.errors import (
     StorageFull,
     UseAfterFork,
 )
-from smart_rag.store.checks.chroma_tables import damage_of_tables
+from smart_rag.store.checks.chroma_settings import check_settings, damage_of_settings, refuse_functions
+from smart_rag.store.checks.chroma_tables import connection, damage_of_tables
 from smart_rag.store.checks.vector_files import VectorFiles
 from smart_rag.store.chroma.files import files_of
 from smart_rag.store.place import Place, identity_of
@@ -45,9 +46,13 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
+# SQLite's code for an error of a function. Only the function of $regex has errors.
+_PATTERN_TOO_LARGE = "(code: 1043)"
 # If fewer bytes than this are free, a failed write is reported as a full disk.
 _FULL_DISK_BYTES = 16 << 20
-_ADVICE = "if its files are damaged, `smart-rag verify --repair` builds the index again from its texts"
+_ADVICE = (
+    "`smart-rag verify` says whether its files are damaged, and with --repair builds the index again from its texts"
+)
 # Seconds after which a thread looks again whether another thread has opened Chroma.
 _POLL_SECONDS = 0.001
 
@@ -69,7 +74,9 @@ class GivenClient:
     def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """Call a method of the collection ``name``."""
         if name not in self._collections:
-            self._collections[name] = self.client.get_collection(name, embedding_function=None)
+            found = self.client.get_collection(name, embedding_function=None)
+            refuse_functions(found)
+            self._collections[name] = found
         return getattr(self._collections[name], method)(**arguments)
 
     write = read
@@ -167,8 +174,10 @@ class FolderClient:
             if self._known != (written := self._written()):
                 with self._alone():
                     self._close()
+                    opened = self._files.prepare()
+                    check_settings(opened)
                     self.vectors.check(written)  # first, because Chroma follows damaged numbers as addresses
-                    self._client = _persistent(self._files.prepare())
+                    self._client = _persistent(opened)
                     self._place.check()  # Chroma opens what the path leads to now
                     self._known = written
             with self._closed_on_failure():
@@ -225,7 +234,8 @@ class FolderClient:
     def damage(self) -> str | None:
         """Return in one line what is wrong with the files, or None. Every byte of them is read."""
         with self.write_lock():
-            return self.vectors.damage(self._written()) or damage_of_tables(self._files.opened)
+            opened = self._files.opened
+            return self.vectors.damage(self._written()) or damage_of_settings(opened) or damage_of_tables(opened)
 
     @classmethod
     def _check_process(cls, path: Path) -> None:
@@ -353,10 +363,13 @@ def existing_collection(folder: Path, name: str | None = None) -> Iterator[Colle
     Raises:
         InvalidInput: the folder is not a folder of Chroma, or it has no collection ``name``. Or no ``name`` is given,
             and the folder does not have exactly one collection.
+        CorruptStore: the SQLite file is damaged, or SQLite would run something that does not come from Chroma.
     """
     if not (folder / "chroma.sqlite3").is_file():
         raise InvalidInput(f"{folder}: expected a folder of Chroma, with a file chroma.sqlite3; there is none")
     with chroma_errors(folder):
+        with connection(folder):  # first, because this refuses what SQLite would run
+            pass
         client = _persistent(folder)
     try:
         with chroma_errors(folder):
@@ -403,6 +416,11 @@ def chroma_errors(folder: Path | None = None, what: str = "this") -> Iterator[No
             raise StorageFull(
                 f"{folder}: no space left on the disk; make room and open the index again; "
                 f"documents that were added before are safe ({error})"
+            ) from error
+        if _PATTERN_TOO_LARGE in str(error):
+            raise InvalidInput(
+                f"Chroma does not accept {what}: the pattern of $regex is too large, because repetitions such as "
+                "{500} count for as many patterns; use a smaller one"
             ) from error
         if folder is None:
             raise ChromaFailure(f"{type(error).__name__}: {error}") from error

@@ -123,7 +123,13 @@ def test_a_shorter_pickle_is_an_error(folder):
         reopened(folder)
 
 
-@pytest.mark.parametrize("found", ["", "nonsense", "[1]", '{"writes": 1}', None])
+@pytest.mark.parametrize(
+    "found",
+    [
+        *("", "nonsense", "[1]", '{"writes": 1}', '{"writes": Infinity, "files": {}}', None),
+        *('{"writes": 1, "files": {"a": [1e999, "b"]}}', '{"writes": 1, "files": {"a": {}}}'),
+    ],
+)
 def test_a_record_that_says_nothing(folder, found):
     """A process that is killed may leave half a record, and an older smart_rag has none."""
     file = folder / FILE_NAME
@@ -135,6 +141,15 @@ def test_a_record_that_says_nothing(folder, found):
     assert store.count() == 1200
     assert store.damage() is None
     assert len(record(folder)["files"]) == 5
+    store.close()
+
+
+def test_a_giant_record_says_nothing(folder):
+    """The file is one of holes, which takes no place on the disk."""
+    os.truncate(folder / FILE_NAME, 1 << 40)
+    store = reopened(folder)
+    assert store.count() == 1200
+    assert (folder / FILE_NAME).stat().st_size < 2_000
     store.close()
 
 

@@ -7,6 +7,8 @@ import threading
 import chromadb
 import chromadb.errors
 import pytest
+from chromadb.api.types import EmbeddingFunction
+from chromadb.utils.embedding_functions import known_embedding_functions, register_embedding_function
 
 from smart_rag.errors import (
     ChromaFailure,
@@ -14,6 +16,7 @@ from smart_rag.errors import (
     IndexClosed,
     IndexNotFound,
     InvalidInput,
+    NotTrusted,
     SmartRagError,
 )
 from smart_rag.store.chroma.client import FolderClient, GivenClient, chroma_errors
@@ -31,7 +34,7 @@ def folder(path):
     """The client of a folder, with an empty collection "rows"."""
     folder = FolderClient.at(path)
     with folder.write_lock() as client:
-        client.create_collection("rows", embedding_function=None)
+        client.create_collection("rows", embedding_function=None, configuration={"hnsw": {"space": "cosine"}})
     yield folder
     folder.release()
 
@@ -117,6 +120,44 @@ def test_a_given_client_is_the_callers():
     client.delete_collection("given")
 
 
+def test_a_server_may_not_name_an_embedding_function():
+    """Chroma makes the function that the collection names, even if the caller passes none."""
+    made = []
+
+    @register_embedding_function
+    class Theirs(EmbeddingFunction):
+        def __init__(self):
+            made.append(self)
+
+        def __call__(self, input):
+            return [[1.0, 0.0]] * len(input)
+
+        @staticmethod
+        def name():
+            return "theirs"
+
+        def get_config(self):
+            return {}
+
+        @staticmethod
+        def build_from_config(config):
+            return Theirs()
+
+    client = chromadb.EphemeralClient()
+    collection = client.create_collection("given", embedding_function=Theirs())
+    try:
+        collection.upsert(**ONE)
+        assert len(made) > 1  # so does Chroma
+        made.clear()
+        for call in ("count", {}), ("upsert", ONE):
+            with pytest.raises(NotTrusted, match="'given' of your Chroma client names the embedding function 'theirs'"):
+                GivenClient(client).read("given", *call)
+        assert not made
+    finally:
+        client.delete_collection("given")
+        del known_embedding_functions["theirs"]
+
+
 # --- errors -------------------------------------------------------------------------------
 
 
@@ -178,6 +219,9 @@ def test_which_error_becomes_which(tmp_path, error, kind, local):
         raise error
     assert type(ours.value) is kind
     assert ours.value.__cause__ is error
+    if kind is ChromaFailure and local:
+        assert str(ours.value).startswith(f"{tmp_path}: ")
+        assert "`smart-rag verify`" in str(ours.value)
 
 
 @pytest.mark.parametrize("error", [DimensionMismatch("ours"), IndexNotFound("ours"), KeyboardInterrupt()])
