@@ -280,7 +280,7 @@ def profile_of(model: str, name: str | None = None, model_type: str | None = Non
     """Choose a profile: the one called ``name``, or the one for the hub name ``model``, or `GENERAL`.
 
     For a folder, its own name decides. For a folder in the hub's cache, the name of its model decides. ``model_type``
-    is the kind of model in its ``config.json``, if it is known. `smart_rag.encoders.families.recognition` also looks
+    is the kind of model in its ``config.json``, if it is known. `smart_rag.encoders.loading.recognition` also looks
     at the model's other files.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
-from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.profiles import ARGUMENT, BY_NAME, GENERAL_RULE, OWN_FILES, Decision, Profile, TokenPolicy
 from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import InvalidInput

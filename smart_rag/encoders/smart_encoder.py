@@ -1,8 +1,4 @@
-"""`SmartEncoder`: makes a `Representation` from texts, images and videos in one forward pass.
-
-sentence-transformers knows each model's prompts, pooling, normalisation and dense layers. `settings` decides how the
-model is used, `models` computes one forward pass, and `batching` runs many of them.
-"""
+"""`SmartEncoder`: texts, images and videos in one forward pass. `settings` decides how, and `batching` runs many."""
 
 from __future__ import annotations
 
@@ -18,10 +14,13 @@ from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count, check_
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
-from smart_rag.encoders import known_models, loading
+from smart_rag.encoders import known_models
 from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import AnyModel, module_settings
 from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of, weights_digest
+from smart_rag.encoders.loading.devices import device_names
+from smart_rag.encoders.loading.loader import load
+from smart_rag.encoders.loading.model_options import portable_options, with_full_paths
 from smart_rag.encoders.models.clip import ClipModel
 from smart_rag.encoders.models.col_qwen import ColQwenModel
 from smart_rag.encoders.models.inputs import UNLIMITED
@@ -137,17 +136,17 @@ class SmartEncoder:
         check_count("batch_tokens", batch_tokens)
         check_count("max_pixels", 1 if max_pixels is None else max_pixels)
         check_model_options(model_options or {})
-        model_options = loading.with_full_paths(model_options or {})
+        model_options = with_full_paths(model_options or {})
         self.model_name = model_location(model)
         self.revision = revision
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels
         self._device, self._dtype, self._attn_implementation = device, dtype, attn_implementation
-        first, *others = loading.device_names(device)
+        first, *others = device_names(device)
         base = None if base_model is None else model_location(base_model)
         how = (dtype, revision, trust_remote_code, attn_implementation, model_options, profile, base)
-        loaded = loading.load(self.model_name, first, *how)
-        self._model_options = loading.portable_options(model_options)
+        loaded = load(self.model_name, first, *how)
+        self._model_options = portable_options(model_options)
         loaded.model.eval()
         self._settings = ModelSettings.decide(
             loaded,

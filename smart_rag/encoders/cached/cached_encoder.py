@@ -20,7 +20,7 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenBatch, TokenCodes
 from smart_rag.encoders.cached.backfill import Backfill
 from smart_rag.encoders.cached.foreign_hits import ForeignHits
-from smart_rag.encoders.loading import with_full_paths
+from smart_rag.encoders.loading.model_options import with_full_paths
 from smart_rag.encoders.pickling import check_pickles
 from smart_rag.encoders.protocol import (
     Encoder,

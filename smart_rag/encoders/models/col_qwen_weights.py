@@ -15,7 +15,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 
-from smart_rag.encoders.compatibility import Repository, late_interaction_modules, transformer
+from smart_rag.encoders.compatibility import late_interaction_modules, transformer
+from smart_rag.encoders.loading.repository import Repository
 from smart_rag.encoders.models.jina_v4_weights import merge_lora, scaling_of
 from smart_rag.errors import ModelNotFound
 

@@ -22,7 +22,7 @@ from smart_rag.encoders.compatibility import (
     transformer_config,
     unpooled_length,
 )
-from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
 from smart_rag.encoders.models.messages import VideoMetadata, chat, most_frames
 from smart_rag.encoders.models.positions import (

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig
 
-from smart_rag.encoders.compatibility import Repository, transformer
+from smart_rag.encoders.compatibility import transformer
+from smart_rag.encoders.loading.repository import Repository
 from smart_rag.errors import ModelNotFound
 
 _TASK = "retrieval"

@@ -16,7 +16,7 @@ from smart_rag.encoders.compatibility import (
     to_device,
     transformer_config,
 )
-from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import size_option
 from smart_rag.encoders.models.inputs import NO_TOKENS, ModelInputs, Prepared
 from smart_rag.encoders.models.positions import Positions

@@ -11,8 +11,8 @@ from helpers.published_folders import edit
 from helpers.vision_families import PIXELS, picture
 
 from smart_rag import SmartEncoder, SmartIndex
-from smart_rag.encoders.compatibility import Repository
-from smart_rag.encoders.families.recognition import family_of
+from smart_rag.encoders.loading.recognition import family_of
+from smart_rag.encoders.loading.repository import Repository
 from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import IndexMismatch
 from smart_rag.types import Content

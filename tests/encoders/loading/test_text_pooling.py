@@ -7,7 +7,7 @@ from helpers.text_families import TEXT_FAMILIES
 from transformers import AutoModel, AutoTokenizer, Qwen3Config
 
 from smart_rag.encoders.compatibility import is_decoder, reads_both_ways
-from smart_rag.encoders.models.text_pooling import pooling_of_bare_folder
+from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import ModelNotFound
 

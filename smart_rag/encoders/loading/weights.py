@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from smart_rag.encoders.compatibility import AnyModel, WeightsReport, heads_beside, knows_words, uses_pooler
+from smart_rag.encoders.compatibility import AnyModel
+from smart_rag.encoders.loading.weights_report import WeightsReport, heads_beside, knows_words, uses_pooler
 from smart_rag.errors import ModelNotFound
 
 # Tensors of published files that no embedding needs, even if config.json does not name the class that has them: heads

@@ -16,7 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from smart_rag.encoders.compatibility import AnyModel, Repository, transformer_config
+from smart_rag.encoders.compatibility import AnyModel, transformer_config
+from smart_rag.encoders.loading.repository import Repository
 from smart_rag.errors import MissingExtra, ModelNotFound
 
 _SETTINGS = "adapter_config.json"

@@ -13,7 +13,7 @@ from helpers.text_models import models_in
 from helpers.vision_families import PIXELS, TEXT, TOLERANCE, picture
 from transformers import AutoModel, AutoProcessor
 
-from smart_rag.encoders import loading
+from smart_rag.encoders.loading import devices
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput, ModelNotFound
 from smart_rag.types import Content
@@ -57,7 +57,7 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
     for cuda, mps, best in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
-        assert loading._best_device() == best
+        assert devices.best_device() == best
 
 
 def test_a_missing_device_is_named():

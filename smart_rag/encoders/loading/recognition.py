@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from smart_rag.encoders.compatibility import Repository
+from smart_rag.encoders.loading.repository import Repository
 from smart_rag.encoders.profiles import PROFILES, UNKNOWN, Decision, is_hub_name_of, profile_of
 
 # Only these kinds of models have families whose signs are known.

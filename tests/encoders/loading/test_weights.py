@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertForPreTraining
 
-from smart_rag.encoders.compatibility import reports_of_weights
-from smart_rag.encoders.models.weights import check_weights
+from smart_rag.encoders.loading.weights import check_weights
+from smart_rag.encoders.loading.weights_report import reports_of_weights
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import ModelNotFound
 
