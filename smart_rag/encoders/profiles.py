@@ -269,6 +269,7 @@ PROFILES: tuple[Profile, ...] = (
     Profile(
         name="nomic-embed-multimodal",
         models=("nomic-ai/nomic-embed-multimodal-*",),
+        model_types=("qwen2_5_vl",),
         template=_NOMIC,
         prompts={"query": "", "document": ""},
         has_video=False,

@@ -17,7 +17,7 @@ NAMES = {
 
 
 # LamRA-Ret is published on Qwen2-VL. The paper's is one of Qwen3-VL, with the same name.
-KINDS = {"qwen3-vl-embedding": "qwen3_vl", "lamra-ret": "qwen3_vl"}
+KINDS = {"qwen3-vl-embedding": "qwen3_vl", "lamra-ret": "qwen3_vl", "nomic-embed-multimodal": "qwen2_5_vl"}
 
 
 def said(model, name=None, model_type=None):
