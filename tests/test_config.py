@@ -68,7 +68,7 @@ def test_weights_are_two_numbers(weights):
         ({"chunk_overlap": "a"}, "chunk_overlap must be a whole number"),
         ({"hnsw_ef_search": 0}, "hnsw_ef_search must be a whole number of at least 1, got 0"),
         ({"hnsw_max_neighbors": 1}, "hnsw_max_neighbors must be from 2 to 10,000, got 1"),
-        ({"hnsw_ef_construction": 2**62}, "hnsw_ef_construction must be at most 1,000,000, got 4,611,686,018"),
+        ({"hnsw_ef_construction": 2**62}, "hnsw_ef_construction must be at most 1,000,000, got "),
         ({"chunk_overlap": -1}, "chunk_overlap must be a whole number, at least 0"),
         ({"weights": (0, 0)}, "weights must be"),
     ],

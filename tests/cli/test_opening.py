@@ -149,9 +149,9 @@ def test_a_folder_that_is_no_index(tmp_path, command):
 def test_an_index_is_made_in_no_folder_that_holds_something_else(tmp_path):
     (tmp_path / "letter.txt").write_text("Dear reader")
     said = error_of("index", tmp_path / "letter.txt", "--db", tmp_path)
-    assert said == f"error: {tmp_path} is not empty and holds no index; choose another folder\n"
+    assert said == f"error: {tmp_path} is not empty and holds no index; choose another folder, or move this one away first\n"
     said = error_of("index", tmp_path / "letter.txt", "--db", tmp_path / "letter.txt")
-    assert said.endswith("letter.txt is not a folder; choose another folder\n")
+    assert said.endswith("letter.txt is not a folder; choose another folder, or move this one away first\n")
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
