@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard integrations/*/pyp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,train]' \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,mteb,train]' \
 		--editable integrations/llama_index --editable integrations/langchain --group dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
 		--target $(VENV)/torchvision torchvision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
@@ -35,15 +35,21 @@ class PdfPage:
 
 # A file, a page of a PDF, or an image in memory.
 ImageSource: TypeAlias = Union[str, Path, PdfPage, "Image.Image"]
+# A file, or the frames of a video.
+VideoSource: TypeAlias = str | Path | Sequence[ImageSource]
 # An item for an encoder: a text, an image in memory, a page of a PDF, or a `Content` of several parts.
 Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
+# What the model of an index cannot read: the query of a search, or the text of a hit.
+Unread = Literal["query", "text"]
 # Role of an item. Many models have one prompt for each role.
 Task = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Content of one representation: a text, an image, a video file, or several of them.
+    """Content of one representation: a text, an image, a video, or several of them.
+
+    A video is a file, or a list of its frames, two for each second.
 
     >>> Content("the same chart, newer", image="chart.png").modality
     'text+image'
@@ -51,7 +57,7 @@ class Content:
 
     text: str = ""
     image: ImageSource | None = None
-    video: str | Path | None = None
+    video: VideoSource | None = None
 
     @classmethod
     def of(cls, item: Encodable) -> Content:
@@ -215,6 +221,8 @@ class Hit(_Explainable):
         pooled_score: cosine of the pooled embeddings, in [-1, 1].
         late_score: weighted mean of the cosines of the matches, in [-1, 1].
         rank: position in the ranking, from 1 on.
+        unread: what is in a script that the model's tokenizer does not know: ``"query"``, ``"text"`` or both. The score
+            then says little. It is empty if the model can read both, or if the index's encoder does not tell.
     """
 
     id: str
@@ -226,6 +234,7 @@ class Hit(_Explainable):
     rank: int
     image: ImageSource | None = None
     video: str | Path | None = None
+    unread: tuple[Unread, ...] = ()
 
     @property
     def source(self) -> str | None:

@@ -21,3 +21,9 @@ def one_line(error: BaseException) -> str:
     ('bad header, byte 3', 'ValueError')
     """
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of ``error``, or its first two lines if the first only announces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

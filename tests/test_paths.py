@@ -11,7 +11,7 @@ from helpers.some_pairs import some_data
 from helpers.word_encoder import WordEncoder
 
 from smart_rag import CachedEncoder, Document, Representation, SmartEncoder, SmartIndex
-from smart_rag.encoders.loading import with_full_paths
+from smart_rag.encoders.loading.model_options import with_full_paths
 from smart_rag.errors import InvalidInput, ModelNotFound, StorageFull
 from smart_rag.evaluation import load_dataset
 from smart_rag.paths import absolute, check_room, model_location, write_whole

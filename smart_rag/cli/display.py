@@ -38,6 +38,7 @@ def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
         "relevance": hit.relevance if has_relevance else None,
         "pooled_score": hit.pooled_score,
         "late_score": hit.late_score,
+        "unread": list(hit.unread),
         "source": hit.source,
         "page": hit.page,
         "text": hit.text,
@@ -283,6 +284,38 @@ def evaluation_tables(result: Mapping[str, Any]) -> Group:
         f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
         f"document, {size_text(storage['total_bytes'])} in total; ingest: {speed}",
     )
+
+
+def paper_tables(result: Mapping[str, Any]) -> Group:
+    """Return the figures of `evaluate_published` as tables, in percent, with what was left out below them."""
+    published_model = result["published_model"]
+    table = Table(title=f"{result['model']}, in percent; in brackets: {published_model or 'no published figures'}")
+    table.add_column("")
+    for heading in ("measure", "datasets", "pooled", "late", "pooled + late"):
+        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    for name, column in {**result["columns"], "average": result["average"]}.items():
+        if not column["runs"]:
+            continue
+        figures = [_beside(column, ranking) for ranking in ("pooled", "late", "smart")]
+        table.add_row(name, column.get("measure", ""), f"{column['tasks']} of {column['of']}", *figures)
+    datasets = Table(title="datasets, in percent")
+    datasets.add_column("")
+    for heading in ("documents", "queries", "pooled", "late", "pooled + late"):
+        datasets.add_column(heading, justify="right")
+    notes = []
+    for found in result["datasets"]:
+        figures = [f"{100 * found['runs'][ranking][found['measure']]:.2f}" for ranking in ("pooled", "late", "smart")]
+        datasets.add_row(found["name"], f"{found['documents']:,}", f"{found['queries']:,}", *figures)
+        if found["left_out"]:
+            notes.append(f"{found['name']}: left out: {'; '.join(found['left_out'])}")
+    notes += [f"{skipped['name']}: not ranked: {skipped['reason']}" for skipped in result["skipped"]]
+    return Group(table, datasets, *(Text(note) for note in notes))
+
+
+def _beside(column: Mapping[str, Any], ranking: str) -> str:
+    """Return our figure, and the published one in brackets if there is one."""
+    published = column["published"].get(ranking)
+    return f"{column['runs'][ranking]:.2f}" + ("" if published is None else f" ({published:.2f})")
 
 
 def _setting_json(setting: Setting) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +15,56 @@ from rich.text import Text
 from smart_rag.cli import display
 from smart_rag.cli.console import check_report_file, on_terminal, out, print_json, show_figures
 from smart_rag.cli.opening import open_index
-from smart_rag.cli.options import Adapter, AsJson, Db, Device, KeptDb, LimitQueries, Model, ReportFile
+from smart_rag.cli.options import (
+    Adapter,
+    AsJson,
+    BaseModel,
+    Db,
+    Device,
+    KeptDb,
+    LimitQueries,
+    Model,
+    ProfileName,
+    ReportFile,
+)
 from smart_rag.cli.write import print_report
-from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
+from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, IndexConfig
 from smart_rag.paths import absolute
+
+DEFAULT_DEPTH = 100
 
 
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET_DIR", parser=absolute, help="A BEIR folder.")],
+    dataset: Annotated[
+        Path,
+        typer.Argument(metavar="DATASET_DIR", parser=absolute, help="A BEIR folder; with --paper, published datasets."),
+    ],
     model: Model = None,
+    base_model: BaseModel = None,
     adapter: Adapter = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Depth of the rankings.")] = 100,
+    profile: ProfileName = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="Make the paper's table: read the datasets in DATASET_DIR as they are published (MMEB-V2, ViDoRe, "
+            "VisRAG, NanoBEIR), rank them as in the paper, and print our figures beside the published ones.",
+        ),
+    ] = False,
+    media: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            parser=absolute,
+            help="With --paper: the folder of images and videos that the datasets name by their paths.",
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="With --paper: the split to read.")] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --paper: use only the queries in this language; the paper uses all."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Depth of the rankings.")] = DEFAULT_DEPTH,
     candidates: Annotated[
         int, typer.Option(min=1, help="Number of documents that the first stage chooses for scoring.")
     ] = DEFAULT_CANDIDATES,
@@ -38,15 +78,57 @@ def evaluate(
     from smart_rag.evaluation.datasets import load_dataset
 
     check_report_file(json_file)
+    if paper:
+        if db is not None or top_k != DEFAULT_DEPTH or candidates != DEFAULT_CANDIDATES:
+            raise typer.BadParameter(
+                "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k and "
+                "--candidates"
+            )
+        given = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
+        _evaluate_published(dataset, model, given, media, split, language, limit_queries, json_file)
+        return
+    if media or split or language:
+        raise typer.BadParameter("--media, --split and --language need --paper")
     data = load_dataset(dataset, limit_queries)
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_index(
-            db or Path(temporary) / "index", model, config=IndexConfig(), adapter=adapter, device=device
+            db or Path(temporary) / "index",
+            model,
+            config=IndexConfig(),
+            base_model=base_model,
+            adapter=adapter,
+            device=device,
+            profile=profile,
         ) as index,
     ):
         result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())
     show_figures(result, display.evaluation_tables(result), json_file)
+
+
+def _evaluate_published(
+    root: Path,
+    model: str | None,
+    options: Mapping[str, object],
+    media: Path | None,
+    split: str | None,
+    language: str | None,
+    limit_queries: int | None,
+    json_file: str | None,
+) -> None:
+    from smart_rag.evaluation.paper import evaluate_published, paper_encoder
+
+    encoder = paper_encoder(model or DEFAULT_MODEL, **{name: value for name, value in options.items() if value})
+    result = evaluate_published(
+        root,
+        encoder,
+        media=media,
+        split=split,
+        language=language,
+        limit_queries=limit_queries,
+        show_progress_bar=on_terminal(),
+    )
+    show_figures(result, display.paper_tables(result), json_file)
 
 
 def tune(

@@ -65,8 +65,9 @@ def _encoder(db: Path, description: Mapping[str, Any], model: str | None, given:
         check_model(db, {**description, **by_user}, runs_code="trust_remote_code" in given)
         return SmartEncoder.from_description(own, given.get("device"))
     own |= {"model": model, "revision": None, "trust_remote_code": "trust_remote_code" in given}
+    own |= {"base_model": given.get("base_model")}  # the index's base model belongs to the index's model
     # What the user types is trusted. What the index adds to it must be harmless, or known.
-    added = {**own, "model": DEFAULT_MODEL} | ({"adapter": None} if "adapter" in given else {})
+    added = {**own, "model": DEFAULT_MODEL, "base_model": None} | ({"adapter": None} if "adapter" in given else {})
     if not known_models.is_known(description) and not known_models.is_known(added):
         check_model(db, own, runs_code=True)
     try:

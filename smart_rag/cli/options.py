@@ -57,6 +57,14 @@ Adapter = Annotated[
         help="Folder of an adapter from `train adapter`; by default the index's.",
     ),
 ]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base-model",
+        metavar="M",
+        help="Name or folder of the base model, if the model is a LoRA alone; by default the one that its file names.",
+    ),
+]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="Family of the model, if its name does not show it.")
 ]

@@ -17,6 +17,7 @@ from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
     Adapter,
     AsJson,
+    BaseModel,
     Db,
     Device,
     MinRelevance,
@@ -70,6 +71,7 @@ def search(
         ),
     ] = None,
     model: MovedModel = None,
+    base_model: BaseModel = None,
     adapter: Adapter = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
@@ -80,7 +82,8 @@ def search(
     if query is None and image is None:
         raise typer.BadParameter("give a QUERY, an image with --image, or both")
     _check_picture(explain)
-    options: dict[str, Any] = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "device": device}
+    options |= {"trust_remote_code": trust_remote_code}
     with open_index(db, model, sources=sources, **options) as index:
         hits = index.search(
             _query(query or "", image),
@@ -135,6 +138,7 @@ def ask(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece.")] = DEFAULT_TIMEOUT,
     model: MovedModel = None,
+    base_model: BaseModel = None,
     adapter: Adapter = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
@@ -147,7 +151,8 @@ def ask(
     """
     from smart_rag import answer
 
-    options: dict[str, Any] = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "device": device}
+    options |= {"trust_remote_code": trust_remote_code}
     with open_index(db, model, sources=sources, **options) as index:
         reply = answer.ask(
             index,
@@ -181,20 +186,23 @@ def info(
     profile: Annotated[
         str | None, typer.Option("--profile", metavar="NAME", help="With --model: use it as a model of this family.")
     ] = None,
+    base_model: BaseModel = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the contents, the model and the size of an index. With --model, show how a model is used."""
-    if (db is None) == (model is None) or ((profile or device or trust_remote_code) and model is None):
+    if (db is None) == (model is None) or ((profile or base_model or device or trust_remote_code) and model is None):
         raise typer.BadParameter(
-            "give an index with --db, or a model with --model, and only with it --profile, --device and "
+            "give an index with --db, or a model with --model, and only with it --profile, --base-model, --device and "
             "--trust-remote-code"
         )
     if model is not None:
         from smart_rag.encoders.smart_encoder import SmartEncoder
 
-        encoder = SmartEncoder(model, device=device, profile=profile, trust_remote_code=trust_remote_code)
+        encoder = SmartEncoder(
+            model, device=device, profile=profile, base_model=base_model, trust_remote_code=trust_remote_code
+        )
         if as_json:
             print_json(display.model_json(encoder))
         else:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from smart_rag.cli import display
 from smart_rag.cli.console import check_report_file, err, on_terminal, out, show_figures
-from smart_rag.cli.options import Device, LimitQueries, MaxPixels, ProfileName, ReportFile, Trusted
+from smart_rag.cli.options import BaseModel, Device, LimitQueries, MaxPixels, ProfileName, ReportFile, Trusted
 from smart_rag.config import DEFAULT_MODEL, AdapterObjective, Objective
 from smart_rag.paths import absolute
 from smart_rag.training.settings import (
@@ -87,6 +87,7 @@ def train_adapter_command(
     objective: Annotated[AdapterObjective, typer.Option(help="Score to train.")] = AdapterSettings.objective,
     hard_negatives: HardNegatives = AdapterSettings.hard_negatives,
     seed: Seed = AdapterSettings.seed,
+    base_model: BaseModel = None,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
@@ -112,10 +113,16 @@ def train_adapter_command(
         seed=seed,
     )
     encoder = SmartEncoder(
-        model, device=device, profile=profile, max_pixels=max_pixels, trust_remote_code=trust_remote_code
+        model,
+        device=device,
+        profile=profile,
+        max_pixels=max_pixels,
+        base_model=base_model,
+        trust_remote_code=trust_remote_code,
     )
     report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress_bar=on_terminal())
     same = [] if model == DEFAULT_MODEL else ["--model", model]
+    same += [] if base_model is None else ["--base-model", base_model]
     same += [] if profile is None else ["--profile", profile]
     same += [] if max_pixels is None else ["--max-pixels", str(max_pixels)]
     same += ["--trust-remote-code"] if trust_remote_code else []

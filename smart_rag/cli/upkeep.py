@@ -11,7 +11,7 @@ import typer
 from smart_rag.cli import display
 from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import open_index
-from smart_rag.cli.options import Adapter, Db, Device, MaxPixels, ProfileName, Trusted
+from smart_rag.cli.options import Adapter, BaseModel, Db, Device, MaxPixels, ProfileName, Trusted
 from smart_rag.embeddings.codec import PRESETS
 from smart_rag.errors import ChromaFailure, CorruptStore
 from smart_rag.paths import absolute
@@ -109,6 +109,7 @@ def convert(
     model: Annotated[
         str | None, typer.Option("--model", metavar="M", help="Name or folder of the new sentence-transformers model.")
     ] = None,
+    base_model: BaseModel = None,
     adapter: Adapter = None,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
@@ -123,7 +124,8 @@ def convert(
 
     if codec is None and model is None:
         raise typer.BadParameter("give a codec with --codec, or a model with --model")
-    options: dict[str, Any] = {"adapter": adapter, "profile": profile, "max_pixels": max_pixels, "device": device}
+    options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "profile": profile}
+    options |= {"max_pixels": max_pixels, "device": device}
     options = {name: value for name, value in options.items() if value is not None}
     own = {} if model is not None else {**options, "trust_remote_code": trust_remote_code}
     with open_index(db, **own) as opened:

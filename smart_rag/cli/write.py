@@ -11,7 +11,7 @@ import typer
 from smart_rag.cli import display
 from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import config_with_codec, open_index
-from smart_rag.cli.options import Adapter, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
+from smart_rag.cli.options import Adapter, BaseModel, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
 from smart_rag.config import DEFAULT_FILE_MEMORY, DEFAULT_FILE_SECONDS, IndexConfig
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
@@ -26,6 +26,7 @@ def index(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=absolute, help="Files and folders.")],
     db: Db,
     model: Model = None,
+    base_model: BaseModel = None,
     adapter: Adapter = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help='Take only files that match, such as "*.md".')
@@ -58,6 +59,7 @@ def index(
             db,
             model,
             config=config,
+            base_model=base_model,
             adapter=adapter,
             profile=profile,
             max_pixels=max_pixels,

@@ -89,6 +89,13 @@ class BatchEncoder:
         devices = {model.model.device for model in self.models}
         self._adapters = {device: copy.deepcopy(adapter).to(device) for device in devices}
 
+    def with_prompts(self, prompts: Mapping[Task, str]) -> BatchEncoder:
+        """Return a copy with other ``prompts``. It shares the weights with this object."""
+        other = copy.copy(self)
+        other.models = [model.with_prompts(prompts) for model in self.models]
+        other._inputs = other.models[0].inputs
+        return other
+
     def encode(
         self,
         contents: Sequence[Content],

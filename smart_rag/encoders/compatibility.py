@@ -1,17 +1,14 @@
-"""Undocumented names of other packages. They are used only in this module.
+"""Undocumented names of other packages. They are used only here and in `loading`.
 
 A release of sentence-transformers, transformers or huggingface_hub may rename these names. In this case,
-``tests/encoders/test_compatibility.py`` says which name no longer exists, and only this module must be repaired.
+``tests/encoders/test_compatibility.py`` says which name no longer exists, and only these modules must be repaired.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
@@ -25,57 +22,11 @@ if TYPE_CHECKING:
 
 AnyModel: TypeAlias = Union["SentenceTransformer", "MultiVectorEncoder"]
 
-# Weights that transformers reports as unused. An embedding does not need the head that predicts words. The projector of
-# jina-embeddings-v4 is loaded by `smart_rag.encoders.models.jina_v4_weights`.
-_UNUSED_WEIGHTS = ("lm_head.", "multi_vector_projector.")
 # Settings of modules that are not weights but change the embeddings. Other settings differ between releases.
 _SETTINGS = (
     *("pooling_mode", "include_prompt", "activation_function", "use_residual"),
     *("skiplist_words", "skiplist_tasks", "keep_only_token_ids", "pool_factor", "num_protected_tokens"),
 )
-
-
-# --- files of a repository ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """The files of a model: a folder or a repository of the hub. With ``local``, nothing is downloaded.
-
-    ``access`` holds the arguments of `SentenceTransformer` for the hub: ``token`` and ``cache_folder``.
-    """
-
-    path: str
-    revision: str | None
-    local: bool
-    access: Mapping[str, Any] = field(default_factory=dict)
-
-    def find(self, name: str) -> Path | None:
-        """Return the path of a file. Return None if there is no such file."""
-        from sentence_transformers.util import load_file_path
-
-        file = load_file_path(self.path, name, revision=self.revision, local_files_only=self.local, **self.access)
-        return None if file is None else Path(file)
-
-    def json(self, name: str) -> dict[str, Any]:
-        """Return the content of a JSON file. Return an empty dict if there is no such file."""
-        file = self.find(name)
-        return {} if file is None else dict(json.loads(file.read_text(encoding="utf-8")))
-
-    def modules(self) -> list[dict[str, Any]]:
-        """Return the modules that ``modules.json`` lists. Return an empty list if there is no such file."""
-        file = self.find("modules.json")
-        found = [] if file is None else json.loads(file.read_text(encoding="utf-8"))
-        return [module for module in found if isinstance(module, dict)]
-
-    @property
-    def has_modules_file(self) -> bool:
-        """Whether there is a file that lists the model's modules for sentence-transformers."""
-        from sentence_transformers.util import is_sentence_transformer_model
-
-        return is_sentence_transformer_model(
-            self.path, revision=self.revision, local_files_only=self.local, **self.access
-        )
 
 
 # --- modules of a model -------------------------------------------------------------------------
@@ -97,6 +48,36 @@ def last_token_pooling(transformer: Any) -> list[torch.nn.Module]:
     return [Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken"), Normalize()]
 
 
+def input_embeddings(model: AnyModel) -> torch.Tensor:
+    """Return the matrix (tokens, width) that gives each token of the vocabulary its first state."""
+    transformer: Any = model.transformers_model
+    weight: torch.Tensor = transformer.get_input_embeddings().weight
+    return weight
+
+
+def resize_input_embeddings(model: AnyModel, count: int) -> None:
+    """Give the matrix of `input_embeddings` ``count`` rows. New rows are not set."""
+    transformer: Any = model.transformers_model
+    transformer.resize_token_embeddings(count, mean_resizing=False)
+
+
+def late_interaction_modules(projection: torch.nn.Linear) -> list[torch.nn.Module]:
+    """Return the modules that turn the state of each token into a unit vector: ``projection``, mask and norm."""
+    import torch
+    from sentence_transformers.base.modules import Dense, Normalize
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    dense = Dense(
+        projection.in_features,
+        projection.out_features,
+        bias=projection.bias is not None,
+        activation_function=torch.nn.Identity(),
+        module_input_name="token_embeddings",
+    )
+    dense.linear = projection
+    return [dense, MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
+
+
 @dataclass(frozen=True, slots=True)
 class Pooling:
     """The step from token states to one vector.
@@ -108,6 +89,40 @@ class Pooling:
     modes: tuple[str, ...] = ("unknown",)
     include_prompt: bool = True
     after: Sequence[torch.nn.Module] = ()
+
+
+def set_pooling(model: AnyModel, mode: str) -> None:
+    """Make ``model`` pool by ``mode``. If it has no module for pooling, it pools by itself, and nothing changes."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    for i, module in enumerate(list(model)):
+        if isinstance(module, Pooling):
+            model[i] = Pooling(module.embedding_dimension, pooling_mode=mode)
+
+
+def is_static(model: AnyModel) -> bool:
+    """Return whether ``model`` has one vector for each token of its vocabulary, and no transformer, as model2vec."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    return isinstance(model[0], StaticEmbedding)
+
+
+def is_decoder(config: Any) -> bool:
+    """Return whether ``config`` is that of a language model that writes texts and is no encoder, such as Qwen3.
+
+    transformers has a class for such models, but none that fills in masked words.
+    """
+    from transformers.models.auto import modeling_auto
+
+    decoders, encoders = (
+        set(getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")) for kind in ("CAUSAL_LM", "MASKED_LM")
+    )
+    return config.model_type in decoders - encoders and not getattr(config, "is_encoder_decoder", False)
+
+
+def reads_both_ways(config: Any) -> bool:
+    """Return whether a decoder was made to read in both directions. transformers reads these two settings."""
+    return getattr(config, "is_causal", True) is False or bool(getattr(config, "use_bidirectional_attention", False))
 
 
 def pooling_of(model: AnyModel) -> Pooling:
@@ -168,6 +183,15 @@ def counted_tokens(model: AnyModel, features: Mapping[str, Any], task: Task) -> 
     return counted
 
 
+def puts_no_words_around(model: AnyModel) -> bool:
+    """Return whether sentence-transformers leaves out the words that a model needs around its queries and images.
+
+    It calls the processor with texts or with images. Those of ColPali and ColQwen2 then add the words. That of
+    ColModernVBERT has other methods for this.
+    """
+    return getattr(transformer_config(model), "model_type", None) == "colmodernvbert"
+
+
 def merges_tokens(model: AnyModel, task: Task) -> bool:
     """Return whether a late interaction model merges several token embeddings into one."""
     from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling
@@ -200,6 +224,17 @@ def returning_all_layers(model: AnyModel) -> Iterator[dict[str, bool]]:
 def layers_of(features: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     """Return the states (n, length, width) after each layer. The first states are the input embeddings."""
     return features.get("all_layer_embeddings") or ()
+
+
+def leave_out_deepstack(model: AnyModel) -> None:
+    """Make the vision tower of ``model`` give its last features alone.
+
+    Qwen3-VL adds features of inner layers of its vision tower to the first layers of its decoder ("deepstack"). Its
+    vision tower has the numbers of these layers. Without numbers, nothing is added. No weight changes.
+    """
+    for module in model.modules():
+        if hasattr(module, "deepstack_visual_indexes"):
+            setattr(module, "deepstack_visual_indexes", [])  # noqa: B010, mypy takes it for a tensor
 
 
 def unpooled_length(features: Mapping[str, Any]) -> int:
@@ -244,6 +279,17 @@ def merged_patches(image_processor: Any) -> int:
     return int(getattr(image_processor, "merge_size", 1))
 
 
+def patch_unit(image_processor: Any) -> int:
+    """Return the number of pixels along each side of the square that becomes one token. It is 1 if nothing is known."""
+    patch = getattr(image_processor, "patch_size", None)
+    return patch * merged_patches(image_processor) if isinstance(patch, int) else 1
+
+
+def max_patches(image_processor: Any) -> int:
+    """Return the number of patches that each image of SigLIP 2 NaFlex is filled up to."""
+    return int(image_processor.max_num_patches)
+
+
 def center_crop(image_processor: Any) -> tuple[int, int] | None:
     """Return the (width, height) of an image after its margins are cut off. Return None if nothing is cut off."""
     if "shortest_edge" not in image_size(image_processor) or not getattr(image_processor, "do_center_crop", False):
@@ -267,49 +313,24 @@ def is_placeholder_error(error: ValueError) -> bool:
     return "token count" in str(error)
 
 
+def bare_video_template(model: AnyModel, template: str | None) -> str | None:
+    """Return the chat ``template`` (None: the model's own) without the markers around a whole video.
+
+    Qwen3-VL's processor puts markers around every two frames. In transformers 4.57, with which these models were
+    published, they take the place of the template's own markers. From 5.12 on, both stay. Other processors need the
+    markers of the template, so for these processors ``template`` is returned as it is.
+    """
+    processor: Any = getattr(model[0], "processor", None)
+    if not hasattr(processor, "vision_start_token"):
+        return template
+    start, end = processor.vision_start_token, processor.vision_end_token
+    marked = str(template or processor.chat_template)
+    return marked.replace(f"{start}{processor.video_token}{end}", processor.video_token)
+
+
 def set_chat_template(model: AnyModel, template: str | None, options: Mapping[str, Any]) -> None:
     """Make ``model`` use the chat ``template`` (None: its own) with ``options``. Both are saved with the model."""
     first: Any = model[0]
     first.processing_kwargs = {**first.processing_kwargs, "chat_template": dict(options)}
     if template is not None:
         first.processor.chat_template = template
-
-
-# --- progress bars and reports ------------------------------------------------------------------
-
-
-@contextmanager
-def no_loading_bar() -> Iterator[None]:
-    """Hide the progress bars of transformers, and restore the user's setting afterwards."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # This also hides the progress bars of the hub. A download can take minutes, so its bar is shown again.
-    if downloads_shown:
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-        if not downloads_shown:
-            disable_progress_bars()
-
-
-@contextmanager
-def no_report_of_unused_weights() -> Iterator[None]:
-    """Suppress transformers' warning about unused weights if it lists only weights that smart_rag never needs."""
-
-    def is_wanted(record: logging.LogRecord) -> bool:
-        lines = record.getMessage().splitlines()
-        rows = [line for line in lines if " | " in line and not line.startswith("Key ")]
-        return not rows or not all(row.startswith(_UNUSED_WEIGHTS) and "UNEXPECTED" in row for row in rows)
-
-    reports = logging.getLogger("transformers.modeling_utils")
-    reports.addFilter(is_wanted)
-    try:
-        yield
-    finally:
-        reports.removeFilter(is_wanted)

@@ -24,10 +24,22 @@ logger = logging.getLogger(__name__)
 _HARMLESS = {"truncate_dim", "similarity_fn_name"}
 
 
-def remember(model: str, revision: str | None, adapter: str | None, model_options: Mapping[str, Any]) -> None:
-    """Record that the user has named this ``model``. Then it is known both with this ``adapter`` and without one."""
+def remember(
+    model: str,
+    revision: str | None,
+    adapter: str | None,
+    model_options: Mapping[str, Any],
+    *,
+    base_model: str | None = None,
+) -> None:
+    """Record that the user has named this ``model``. Then it is known both with this ``adapter`` and without one.
+
+    ``base_model`` is the model that was loaded if ``model`` is a LoRA. The two are known together only. So if the file
+    of the LoRA, or an index, later names another base model, that one is not loaded from an index.
+    """
     for one in (adapter, None):
         named = {"model": model, "revision": revision, "adapter": one, "model_options": model_options}
+        named |= {"base_model": base_model}
         identity = _identity(named)
         if identity is not None and not _file(identity).exists():
             _write(identity)
@@ -62,6 +74,8 @@ def _identity(description: Mapping[str, Any]) -> str | None:
         "adapter": description.get("adapter"),
         "options": options,
     }
+    if description.get("base_model") is not None:
+        chosen["base_model"] = description["base_model"]
     if chosen == {"model": DEFAULT_MODEL, "revision": None, "adapter": None, "options": {}}:
         return None
     return json.dumps(chosen, sort_keys=True, default=str)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from smart_rag.encoders.profiles import ARGUMENT, Profile
 from smart_rag.encoders.protocol import Encoder
+from smart_rag.encoders.settings import ModelSettings
 from smart_rag.errors import EncoderError, InvalidInput
+
+# The families whose code puts a full stop after an instruction (https://github.com/HanSolo9682/SMART, eval/src/models).
+_STOPPED = ("qwen3-vl-embedding", "lamra-ret")
 
 
 class _Nowhere:
@@ -51,3 +57,33 @@ def made_again(make: Callable[..., Encoder], arguments: Mapping[str, Any], finge
             "SmartEncoder(folder)"
         )
     return encoder
+
+
+def with_instruction(encoder: Any, instruction: str) -> Any:
+    """Return a copy of ``encoder``, a `SmartEncoder`, with another prompt of queries. The two share the model.
+
+    The code of some families puts a full stop after an instruction without punctuation at its end. `copy.copy` would
+    load the model a second time.
+    """
+    prompt = instruction.strip()
+    if prompt and encoder._settings.profile.value.name in _STOPPED and unicodedata.category(prompt[-1])[0] != "P":
+        prompt += "."
+    other = object.__new__(type(encoder))
+    vars(other).update(vars(encoder))
+    other._settings = encoder._settings.with_query_prompt(prompt)
+    other._batches = encoder._batches.with_prompts(other._settings.prompts)
+    other._model, other._description = other._batches.models[0], None
+    return other
+
+
+def takes_instructions(encoder: Any) -> bool:
+    """Return whether the prompt of queries is an instruction that says what to find.
+
+    It is so for the families of the paper, unless the caller has given a prompt. For any other encoder, the answer is
+    no.
+    """
+    settings = getattr(encoder, "_settings", None)
+    if not isinstance(settings, ModelSettings):
+        return False
+    profile: Profile = settings.profile.value
+    return profile.takes_instructions and settings.prompt_decisions[0].source != ARGUMENT

@@ -17,10 +17,16 @@ from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
 
 TokenPolicy = Literal["content", "text", "input", "patches"]
+# How the decoder counts positions: on the three axes of Qwen's own code, or 0, 1, 2, ... over words and patches.
+PositionRule = Literal["three axes", "counted"]
+# Who resizes an image: the model's processor alone, Pillow by the processor's rule, or Pillow and then the processor.
+Resizing = Literal["processor", "Pillow", "Pillow, then processor"]
 
-# Sources of a decision. The fourth source is a profile, by its name.
+# Sources of a decision. A further source is a profile, by its name. A profile that the model's files have shown has the
+# sign as its source.
 ARGUMENT = "argument"
 OWN_FILES = "the model's own files"
+BY_NAME = "the model's name"
 GENERAL_RULE = "general rule"
 
 
@@ -44,6 +50,8 @@ class Profile:
 
     Args:
         models: patterns of hub names, in lower case.
+        model_types: the values that ``model_type`` in the model's ``config.json`` can have. Two families with the same
+            name are told apart by it.
         template: a chat template in Jinja, whose system message is the prompt. None for the model's own template.
         generation_prompt: whether the chat ends with the words that ask the model to answer.
         prompts: the prompts of queries and of documents.
@@ -53,6 +61,12 @@ class Profile:
         blank_image: side and colour of a square image that is added to a query without an image.
         max_length: number of tokens after which a text is cut.
         pixels: the minimum and the maximum number of pixels of an image.
+        resizing: who resizes an image, as the family's own code does it. Filters differ, and so do sizes.
+        positions: how the decoder counts positions. Some families hand their inputs to the decoder without positions,
+            so it counts them, in training and in use.
+        deepstack: whether features of inner layers of the vision tower are added to the first layers of the decoder.
+        paper: whether the pooled token takes part in late interaction, as in the code of arXiv 2605.24938. A special
+            token never takes part.
         fps: number of frames that are read from each second of a video.
         frames: the minimum and the maximum number of frames of a video.
         frame_pixels: the minimum and the maximum number of pixels of one frame, and the maximum of all frames together.
@@ -64,6 +78,7 @@ class Profile:
 
     name: str
     models: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
     template: str | None = None
     generation_prompt: bool = True
     prompts: Mapping[Task, str]
@@ -73,6 +88,10 @@ class Profile:
     blank_image: tuple[int, str] | None = None
     max_length: int | None = None
     pixels: tuple[int, int] | None = None
+    resizing: Resizing = "processor"
+    positions: PositionRule = "three axes"
+    deepstack: bool = True
+    paper: bool = False
     fps: float = 1.0
     frames: tuple[int, int] = (4, 64)
     frame_pixels: tuple[int, int, int] | None = None
@@ -86,22 +105,25 @@ class Profile:
         """The name of this profile as the source of a decision."""
         return f"profile {self.name}" if self.models else GENERAL_RULE
 
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether the family was trained with the prompt of queries as an instruction, such as that of the paper."""
+        return self.prompts["query"].rstrip(".:") == _FIND_PAGE.rstrip(".")
+
     def video_pixels(self, frames: int) -> tuple[int, int] | None:
         """Return the minimum and maximum pixels of all ``frames`` together. None if the model's processor decides."""
         if self.frame_pixels is None:
             return None
         least, most, total = self.frame_pixels
         frames += frames % 2
-        return frames * least, frames * max(min(most, 2 * total // frames), int(1.05 * least))
+        return frames * least, max(min(frames * most, 2 * total), frames * int(1.05 * least))
 
 
-# The paper's prompts for visual documents (arXiv 2605.24938).
+# The paper's prompt for visual documents (arXiv 2605.24938).
 _FIND_PAGE = "Find a document image that matches the given query."
-_ABOUT_PAGE = "Understand the content of the provided document image."
 
 # The start of every template. It collects the parts of the message in `it`, and the system message in `it.prompt`.
-# Jinja
-# removes a line break after a block and at the end of a template, so the templates have no line breaks there.
+# Jinja removes a line break after a block and at the end of a template, so the templates have no line breaks there.
 _IT = (
     "{% set it = namespace(text='', prompt='', image=false, video=false) %}"
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -129,6 +151,19 @@ _LAMRA = (
     + "Summarize above {% if it.text %}sentence{% else %}image{% endif %} in one word: "
     + "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n<|im_start|>assistant{{ '\n' }}"
 )
+# Rendered by the chat template of Qwen2-VL, with its system turn, as in LamRA's own code (demo.py, dataset/). The
+# prompt is a part of the text, so a query by an image has a sentence, too.
+_LAMRA_QWEN2 = (
+    _IT
+    + "{% if it.prompt %}{% set it.text = (it.prompt + ' ' + it.text) | trim %}{% endif %}"
+    + "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    + _VIDEO
+    + _IMAGE
+    + "{{ it.text }}{{ '\n' }}Summarize above {% if it.video %}video{% elif it.image %}image{% endif %}"
+    + "{% if it.text and (it.video or it.image) %} and {% endif %}"
+    + "{% if it.text or not (it.video or it.image) %}sentence{% endif %} in one word: "
+    + "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n<|im_start|>assistant{{ '\n' }}"
+)
 _DSE = (
     _IT
     + "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -141,49 +176,88 @@ _VLM2VEC = (
     + "{{ it.prompt }}{% if it.prompt and it.text %} {% endif %}{{ it.text }}"
 )
 
+# Ten end tokens follow a text, which the model was trained with (process_queries in colpali-engine 0.3.18).
+_NOMIC = (
+    _IT
+    + "{% if it.image %}<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|>"
+    + "<|endoftext|>{% endif %}"
+    + "{% if it.text or not it.image %}{{ it.prompt }}{{ it.text }}{{ '<|endoftext|>' * 10 }}{% endif %}"
+)
+
 GENERAL = Profile(name="general", prompts={"query": "", "document": ""})
+# What is decided if nothing shows the family of a model.
+UNKNOWN = Decision("profile", GENERAL, GENERAL_RULE)
 PROFILES: tuple[Profile, ...] = (
     Profile(
         name="qwen3-vl-embedding",
         models=("qwen/qwen3-vl-embedding-*",),
+        model_types=("qwen3_vl",),
         prompts={"query": _FIND_PAGE, "document": "Represent the user's input."},
         empty_text="NULL",
         max_length=8192,
         pixels=(4 * 32 * 32, 1800 * 32 * 32),
+        resizing="Pillow",
         frame_pixels=(128 * 32 * 32, 768 * 32 * 32, 10 * 768 * 32 * 32),
     ),
     Profile(
         name="gme-qwen2-vl",
         models=("alibaba-nlp/gme-qwen2-vl-*",),
+        model_types=("qwen2_vl",),
         template=_GME,
         prompts={"query": _FIND_PAGE, "document": "You are a helpful assistant."},
         max_length=8192,
         pixels=(256 * 28 * 28, 1280 * 28 * 28),
+        resizing="Pillow, then processor",
+        positions="counted",
         middle_frame=True,
         query_tokens="text",
     ),
+    # As it is published. The limits of videos are those of its code (collators/qwen2_vision_process.py). There, an
+    # image has at most 300 tokens, in which a page cannot be read. VLM2Vec's code measures it on pages with 1,280.
+    Profile(
+        name="lamra-ret-qwen2",
+        models=("code-kunkun/lamra-ret*",),
+        model_types=("qwen2_vl", "qwen2_5_vl"),
+        template=_LAMRA_QWEN2,
+        prompts={"query": _FIND_PAGE, "document": ""},
+        pooled_before="<emb>",
+        max_length=1024,
+        pixels=(4 * 28 * 28, 1280 * 28 * 28),
+        positions="counted",
+        fps=2.0,
+        frames=(4, 768),
+        frame_pixels=(128 * 28 * 28, 768 * 28 * 28, 24576 * 28 * 28),
+    ),
+    # As the paper trained it again, on Qwen3-VL.
     Profile(
         name="lamra-ret",
         models=("code-kunkun/lamra-ret*",),
+        model_types=("qwen3_vl",),
         template=_LAMRA,
         prompts={"query": _FIND_PAGE, "document": ""},
         pooled_before="<emb>",
         max_length=1024,
         pixels=(4 * 32 * 32, 1024 * 28 * 28),
+        resizing="Pillow",
+        positions="counted",
+        deepstack=False,
         frame_pixels=(128 * 32 * 32, 768 * 32 * 32, 10 * 768 * 32 * 32),
     ),
     Profile(
         name="vlm2vec-v2",
         models=("vlm2vec/vlm2vec-v2*",),
+        model_types=("qwen2_vl",),
         template=_VLM2VEC,
-        prompts={"query": _FIND_PAGE[:-1] + ":", "document": _ABOUT_PAGE},
+        prompts={"query": _FIND_PAGE, "document": ""},
         prompts_for_images_only=True,
         pixels=(4 * 28 * 28, 1280 * 28 * 28),
+        positions="counted",
         frames=(8, 8),
     ),
     Profile(
         name="dse-qwen2",
         models=("mrlight/dse-qwen2-*",),
+        model_types=("qwen2_vl",),
         template=_DSE,
         prompts={"query": "Query: ", "document": "What is shown in this image?"},
         prompts_for_images_only=True,
@@ -192,20 +266,30 @@ PROFILES: tuple[Profile, ...] = (
         has_video=False,
         query_tokens="text",
     ),
+    Profile(
+        name="nomic-embed-multimodal",
+        models=("nomic-ai/nomic-embed-multimodal-*",),
+        model_types=("qwen2_5_vl",),
+        template=_NOMIC,
+        prompts={"query": "", "document": ""},
+        has_video=False,
+    ),
 )
 
 
-def profile_of(model: str, name: str | None = None) -> Decision:
+def profile_of(model: str, name: str | None = None, model_type: str | None = None) -> Decision:
     """Choose a profile: the one called ``name``, or the one for the hub name ``model``, or `GENERAL`.
 
-    For a folder, its own name decides. For a folder in the hub's cache, the name of its model decides.
+    For a folder, its own name decides. For a folder in the hub's cache, the name of its model decides. ``model_type``
+    is the kind of model in its ``config.json``, if it is known. `smart_rag.encoders.loading.recognition` also looks
+    at the model's other files.
 
     Raises:
         InvalidInput: there is no profile called ``name``.
     """
     if name is None:
-        fitting = next((profile for profile in PROFILES if _is_model_of(model, profile)), None)
-        return Decision.first("profile", (fitting, "the model's name"), (GENERAL, GENERAL_RULE))
+        fitting = next((profile for profile in PROFILES if has_name_of(model, profile, model_type)), None)
+        return Decision.first("profile", (fitting, BY_NAME), (GENERAL, GENERAL_RULE))
     for profile in (*PROFILES, GENERAL):
         if profile.name == name:
             return Decision("profile", profile, ARGUMENT)
@@ -213,13 +297,20 @@ def profile_of(model: str, name: str | None = None) -> Decision:
     raise InvalidInput(f"there is no profile {name!r}; the profiles are {names}")
 
 
-def _is_model_of(model: str, profile: Profile) -> bool:
-    """Return whether the hub name or the folder ``model`` matches ``profile``."""
+def has_name_of(model: str, profile: Profile, model_type: str | None = None) -> bool:
+    """Return whether the hub name or the folder ``model`` matches ``profile``, and its kind, if it is known, too."""
+    if model_type is not None and model_type not in profile.model_types:
+        return False
     if not Path(model).exists():
-        return any(fnmatch(model.lower(), pattern) for pattern in profile.models)
+        return is_hub_name_of(model, profile)
     # A link has a name, and the folder that it leads to has another one.
     folders = (Path(os.path.abspath(model)), Path(model).resolve())
     return any(_is_folder_of(folder.parts, profile) for folder in folders)
+
+
+def is_hub_name_of(name: str, profile: Profile) -> bool:
+    """Return whether the hub name ``name`` matches ``profile``. The file system is not asked."""
+    return any(fnmatch(name.lower(), pattern) for pattern in profile.models)
 
 
 def _is_folder_of(parts: Sequence[str], profile: Profile) -> bool:

@@ -14,6 +14,7 @@ Protocol               Asked by                        Without it
 `CountsTokens`         `token_counter`                 texts are measured in words; a warning says so once
 `CodesTokens`          `encode_for_store`              token embeddings are coded later, not by the encoder
 `ExplainsTokens`       `token_origins_of`              `Hit.explain` raises `EncoderError`
+`KnowsScripts`         `unread_by`                     every text counts as one that the model can read
 `HasScale`             `scale_of`                      `Hit.relevance` of hits of `smart_rag.rerank` is None
 =====================  ==============================  ===================================================
 
@@ -40,6 +41,9 @@ from smart_rag.scoring.relevance import Scale
 from smart_rag.types import Encodable, Task, TokenOrigin
 
 logger = logging.getLogger(__name__)
+
+# What to do about texts that a model cannot read.
+MULTILINGUAL = "use a model for many languages, such as BAAI/bge-m3 or Qwen/Qwen3-Embedding-0.6B"
 
 
 class _StaticLookup(type(Protocol)):  # type: ignore[misc]  # typing gives the metaclass no public name
@@ -154,12 +158,25 @@ class ExplainsTokens(Protocol):
         ...
 
 
+class KnowsScripts(Protocol):
+    """An encoder that knows which texts are in a script that its model cannot read."""
+
+    def unread(self, texts: Sequence[str], /) -> list[bool]:
+        """Return for each text whether it is in a script that the model's tokenizer does not know."""
+        ...
+
+
 class HasScale(Protocol):
     """An encoder that knows how high irrelevant documents score. `CachedEncoder.add` can find these scores."""
 
     def relevance_scale(self, weights: tuple[float, float], /) -> Scale | None:
         """Return the scale of relevance for scores with these ``weights``. Return None if it is unknown."""
         ...
+
+
+def model_name(encoder: Encoder) -> str:
+    """Return the name of the model of ``encoder``, for messages."""
+    return str(encoder.describe().get("model", type(encoder).__name__))
 
 
 def modalities_of(encoder: Encoder) -> frozenset[str]:
@@ -208,6 +225,12 @@ def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[Toke
             "token_origins(item, task) -> list[TokenOrigin], as SmartEncoder has it"
         )
     return list(origins(item, task))
+
+
+def unread_by(encoder: Encoder | None) -> Callable[[Sequence[str]], list[bool]] | None:
+    """Return a function that tells for each text whether ``encoder`` cannot read its script. None if it cannot tell."""
+    unread: Callable[[Sequence[str]], list[bool]] | None = getattr(encoder, "unread", None)
+    return unread
 
 
 def scale_of(encoder: Encoder, weights: tuple[float, float]) -> Scale | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
-from smart_rag.encoders.loading import LoadedModel
-from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile, TokenPolicy
+from smart_rag.encoders.loading.loader import LoadedModel
+from smart_rag.encoders.profiles import ARGUMENT, BY_NAME, GENERAL_RULE, OWN_FILES, Decision, Profile, TokenPolicy
 from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
@@ -21,13 +22,16 @@ _PROMPT_NAMES: dict[Task, tuple[str, ...]] = {"query": ("query",), "document": (
 class ModelSettings:
     """The decisions on profile, prompts, token policies and length of a model. Each has a source.
 
-    ``max_length`` has the value None if the model's own length is used.
+    ``max_length`` has the value None if the model's own length is used. ``remark`` says how the family was recognised,
+    if the user may not expect it. ``base_model`` is the model that a LoRA was added to.
     """
 
     profile: Decision
     prompt_decisions: tuple[Decision, Decision]
     policy_decisions: tuple[Decision, Decision]
     max_length: Decision
+    remark: str | None = None
+    base_model: Decision | None = None
 
     @classmethod
     def decide(
@@ -63,7 +67,38 @@ class ModelSettings:
                 _decide_policy("document", policies["document"], loaded, profile),
             ),
             length,
+            _remark(profile_decision, loaded),
+            loaded.base_model,
         )
+
+    def with_query_prompt(self, prompt: str) -> ModelSettings:
+        """Return the same settings with another prompt of queries."""
+        query, document = self.prompt_decisions
+        return replace(self, prompt_decisions=(Decision(query.name, prompt, ARGUMENT), document))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that are a part of an encoder's description, as JSON values."""
+        prompts, policies = self.prompts, self.policies
+        return {
+            "tokens": policies["document"],
+            "query_prompt": prompts["query"],
+            "document_prompt": prompts["document"],
+            "query_tokens": policies["query"],
+            "document_tokens": policies["document"],
+            "profile": self.profile.value.name,
+            **({} if self.base_model is None else {"base_model": self.base_model.value}),
+        }
+
+    @property
+    def family_decisions(self) -> tuple[Decision, ...]:
+        """The family of the model, with the sign that it was recognised by, and the base model of a LoRA."""
+        family = Decision("profile", self.profile.value.name, self.profile.source)
+        return (family,) if self.base_model is None else (family, self.base_model)
+
+    def log_family(self) -> None:
+        """Log the ``remark``, once in this process."""
+        if self.remark is not None:
+            warn_once(self.remark)
 
     @property
     def prompts(self) -> dict[Task, str]:
@@ -76,6 +111,17 @@ class ModelSettings:
         """The tokens of queries and of documents that take part in late interaction."""
         query, document = self.policy_decisions
         return {"query": query.value, "document": document.value}
+
+
+def _remark(profile: Decision, loaded: LoadedModel) -> str | None:
+    """Return what to say about a family that neither an argument nor the model's name shows."""
+    how = "name another profile by profile=, on the command line --profile; docs/models.md lists them"
+    if profile.value.models and profile.source not in (ARGUMENT, BY_NAME):
+        return f"{loaded.name} is used as a model of the family {profile.value.name} ({profile.source}); {how}"
+    is_decoder = loaded.kind == "pooled" and "image" in loaded.model.modalities
+    if profile.source == GENERAL_RULE and is_decoder and not loaded.has_own_files:
+        return f"{loaded.name} shows no known family, so the last token is pooled, and it gets no prompts; {how}"
+    return None
 
 
 def _check_profile(profile: Decision, loaded: LoadedModel) -> None:

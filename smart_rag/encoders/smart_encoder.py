@@ -1,14 +1,10 @@
-"""`SmartEncoder`: makes a `Representation` from texts, images and videos in one forward pass.
-
-sentence-transformers knows each model's prompts, pooling, normalisation and dense layers.
-`smart_rag.encoders.settings` decides how the model is used. `smart_rag.encoders.models` computes one forward pass.
-`smart_rag.encoders.batching` runs many forward passes.
-"""
+"""`SmartEncoder`: texts, images and videos in one forward pass. `settings` decides how, and `batching` runs many."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +14,22 @@ from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count, check_
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
-from smart_rag.encoders import known_models, loading
+from smart_rag.encoders import known_models
 from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import AnyModel, module_settings
 from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of, weights_digest
+from smart_rag.encoders.loading.devices import device_names
+from smart_rag.encoders.loading.loader import load
+from smart_rag.encoders.loading.model_options import portable_options, with_full_paths
 from smart_rag.encoders.models.clip import ClipModel
+from smart_rag.encoders.models.col_qwen import ColQwenModel
 from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.jina_v4 import JinaV4Model
 from smart_rag.encoders.models.multi_vector import MultiVectorModel
 from smart_rag.encoders.models.pooled import PooledModel
+from smart_rag.encoders.models.reading import Reading
 from smart_rag.encoders.pickling import made_again
-from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy, profile_of
+from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy
 from smart_rag.encoders.settings import ModelSettings
 from smart_rag.encoders.trainable import TrainableModel
 from smart_rag.files import images
@@ -45,6 +46,7 @@ _MODEL_CLASSES: dict[str, type[PooledModel]] = {
     "multi-vector": MultiVectorModel,
     "clip": ClipModel,
     "jina-v4": JinaV4Model,
+    "col-qwen": ColQwenModel,
 }
 
 
@@ -89,14 +91,15 @@ class SmartEncoder:
             ``prompt_names``, the prompts are chosen as in the model's own ``encode_query`` and ``encode_document``.
         max_length: number of tokens after which a text is cut, including special tokens. By default, the model's own
             limit. Images and videos are never cut.
-        profile: the name of a profile in `smart_rag.encoders.profiles`. By default, the profile that matches the
-            model's name.
+        profile: the name of a profile in `smart_rag.encoders.profiles`. By default, the model's family is recognised by
+            its name and its files.
         query_tokens, document_tokens: the policy that chooses the tokens for late interaction. By default, the policy
-            of the profile, in most cases ``"content"``. ``"content"`` means all tokens except special tokens.
-            ``"text"`` also leaves out image patches. ``"input"`` leaves out the prompt and the chat template.
-            ``"patches"`` means only image patches. See docs/models.md.
+            of the profile, in most cases ``"content"``: all tokens except special tokens. See docs/models.md.
         max_pixels: the maximum number of pixels of an image. By default, the limit of the profile or the model.
+        paper: whether the pooled token takes part in late interaction, unless it is special, as in the paper's code.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
+        base_model: the name or folder of the model that a LoRA is added to, if ``model`` is a folder or a repository
+            that holds only a LoRA. By default, the model that its ``adapter_config.json`` names.
         model_options: further arguments of `SentenceTransformer`, such as ``{"truncate_dim": 256, "token": "hf_..."}``.
 
     Raises:
@@ -124,36 +127,39 @@ class SmartEncoder:
         query_tokens: TokenPolicy | None = None,
         document_tokens: TokenPolicy | None = None,
         max_pixels: int | None = None,
+        paper: bool = False,
         adapter: str | Path | None = None,
         model_options: Mapping[str, Any] | None = None,
+        base_model: str | Path | None = None,
     ) -> None:
         check_count("batch_size", batch_size)
         check_count("batch_tokens", batch_tokens)
         check_count("max_pixels", 1 if max_pixels is None else max_pixels)
         check_model_options(model_options or {})
-        model_options = loading.with_full_paths(model_options or {})
+        model_options = with_full_paths(model_options or {})
         self.model_name = model_location(model)
         self.revision = revision
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels
         self._device, self._dtype, self._attn_implementation = device, dtype, attn_implementation
-        chosen = profile_of(self.model_name, profile)
-        first, *others = loading.device_names(device)
-        loaded = loading.load(
-            self.model_name, first, dtype, revision, trust_remote_code, attn_implementation, model_options
-        )
-        self._model_options = loading.portable_options(model_options)
+        first, *others = device_names(device)
+        base = None if base_model is None else model_location(base_model)
+        how = (dtype, revision, trust_remote_code, attn_implementation, model_options, profile, base)
+        loaded = load(self.model_name, first, *how)
+        self._model_options = portable_options(model_options)
         loaded.model.eval()
         self._settings = ModelSettings.decide(
             loaded,
-            chosen,
+            loaded.profile,
             {"query": query_prompt, "document": document_prompt},
             prompt_names,
             {"query": query_tokens, "document": document_tokens},
             max_length,
         )
         model_class = _MODEL_CLASSES[loaded.kind]
-        self._model = model_class(loaded, chosen.value, self._settings.prompts, max_pixels)
+        self._model = model_class(
+            loaded, replace(loaded.profile.value, paper=paper), self._settings.prompts, max_pixels
+        )
         if self._settings.max_length.value is not None:
             self._model.inputs.limit_length(self._settings.max_length.value)
         copies = [copy.deepcopy(self._model) for _ in others]
@@ -167,7 +173,8 @@ class SmartEncoder:
         self._description: dict[str, Any] | None = None
         if adapter is not None:
             self._load_adapter(absolute(adapter))
-        known_models.remember(self.model_name, revision, self._adapter_path, self._model_options)
+        by_user = (self.model_name, revision, self._adapter_path, self._model_options)
+        known_models.remember(*by_user, base_model=self._settings.describe().get("base_model"))
 
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter
@@ -279,7 +286,7 @@ class SmartEncoder:
         """The settings of the model. The source of each is an argument, the model's own files, a profile or a rule."""
         settings, token_dimension = self._settings, self._model.token_dimension
         return (
-            Decision("profile", settings.profile.value.name, settings.profile.source),
+            *settings.family_decisions,
             *self._model.decisions,
             *settings.prompt_decisions,
             *settings.policy_decisions,
@@ -293,9 +300,8 @@ class SmartEncoder:
         """The number of token embeddings of a document that is an A4 page. It is 0 if the model reads no images."""
         if "image" not in self.modalities:
             return 0
-        inputs = self._model.inputs
-        page = Content(image=images.blank(inputs.image_sizes.max_pixels, 210 / 297))
-        return int(self._batches.kept(inputs.positions(page, "document"), "document").sum())
+        page = Content(image=images.blank(images.A4_PIXELS, 210 / 297))
+        return int(self._batches.kept(self._model.inputs.positions(page, "document"), "document").sum())
 
     @property
     def fingerprint(self) -> str:
@@ -308,7 +314,6 @@ class SmartEncoder:
         return dict(self._description)
 
     def _describe(self) -> dict[str, Any]:
-        prompts, policies = self._settings.prompts, self._settings.policies
         description = {
             "model": self.model_name,
             "revision": self.revision,
@@ -319,13 +324,8 @@ class SmartEncoder:
             "pooling": self._model.pooling,
             "modules": module_settings(self.model),
             "layer": "last",
-            "tokens": policies["document"],
-            "query_prompt": prompts["query"],
-            "document_prompt": prompts["document"],
-            "query_tokens": policies["query"],
-            "document_tokens": policies["document"],
-            "profile": self._settings.profile.value.name,
             "max_pixels": self._max_pixels,
+            **self._settings.describe(),
         }
         if self._adapter is not None:
             description |= {
@@ -335,6 +335,7 @@ class SmartEncoder:
             }
         if self._model_options:
             description["model_options"] = self._model_options
+        description |= {"paper": True} if self._model.profile.paper else {}
         if "image" in self.modalities:
             description["images"] = self._model.describe_images()
         return description
@@ -348,7 +349,7 @@ class SmartEncoder:
     ) -> Representation:
         """Return the representation of ``queries`` in their order, with the model's query prompt.
 
-        For this call, ``batch_size`` replaces the encoder's ``batch_size``.
+        ``batch_size`` replaces the encoder's own for this call.
 
         Raises:
             InvalidInput: the model cannot read such a query.
@@ -366,14 +367,14 @@ class SmartEncoder:
         """Return the representation of ``documents`` in their order, with the model's document prompt.
 
         With a ``codec``, such as ``"balanced"``, token embeddings are `TokenCodes`. The device that computes them also
-        codes them. Then they are copied to the CPU. For this call, ``batch_size`` replaces the encoder's
-        ``batch_size``.
+        codes them. Then they are copied to the CPU. ``batch_size`` replaces the encoder's own for this call.
 
         Raises:
             InvalidInput: the model cannot read such a document, or the codec does not exist. A codec that merges tokens
                 is refused, too, because only a store merges tokens.
             DocumentError: the file of an image or a video cannot be read.
         """
+        self._settings.log_family()
         output = Output(codec=None if codec is None else get_codec(codec, pooling=False))
         return self._encode(documents, "document", output, batch_size, show_progress_bar)
 
@@ -401,11 +402,11 @@ class SmartEncoder:
 
         Special tokens and prompts do not count.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            return []
-        encoded = self.model.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        return Reading(self.model.tokenizer).lengths([texts] if isinstance(texts, str) else texts)
+
+    def unread(self, texts: Sequence[str]) -> list[bool]:
+        """Return for each text whether it is in a script that the model's tokenizer does not know; see `Reading`."""
+        return Reading(self.model.tokenizer).unread(texts)
 
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
         """Return the origin of each token embedding of ``item``: characters of its text, or a patch of its image.
@@ -428,8 +429,7 @@ class SmartEncoder:
         batch_size: int | None,
         show_progress_bar: bool,
     ) -> Representation:
-        if batch_size is not None:
-            check_count("batch_size", batch_size)
+        check_count("batch_size", 1 if batch_size is None else batch_size)
         is_one = isinstance(items, str | Content | PdfPage) or hasattr(items, "getexif")
         contents = self._model.inputs.contents_of([items] if is_one else list(items), task)  # type: ignore[list-item,arg-type]
         if not contents:

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smart_rag.evaluation.datasets import Dataset, load_dataset
     from smart_rag.evaluation.evaluator import evaluate
+    from smart_rag.evaluation.mteb_model import MtebModel
     from smart_rag.evaluation.tuner import tune
 
 # Module of each public name. It is imported when the name is first used, as in `smart_rag`.
-_HOMES = {"Dataset": "datasets", "evaluate": "evaluator", "load_dataset": "datasets", "tune": "tuner"}
+_HOMES = {
+    "Dataset": "datasets",
+    "MtebModel": "mteb_model",
+    "evaluate": "evaluator",
+    "load_dataset": "datasets",
+    "tune": "tuner",
+}
 
-__all__ = ["Dataset", "evaluate", "load_dataset", "tune"]
+__all__ = ["Dataset", "MtebModel", "evaluate", "load_dataset", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
-from smart_rag.types import Document, ImageSource, PdfPage
+from smart_rag.types import Content, Document, ImageSource, PdfPage
 from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
@@ -28,12 +28,23 @@ Qrels = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Documents, queries by id, and grades by query id and document id (qrels)."""
+    """Documents, queries by id, and grades by query id and document id (qrels).
+
+    A query with an image is a `Content`. The other fields are for published datasets, and are empty otherwise:
+
+    Attributes:
+        instructions: the instruction of each query by its id, such as "Find a page that answers the question.".
+        candidates: the ids of the documents to rank, by query id. A query without an entry ranks all documents.
+        left_out: what the dataset's files hold and this dataset does not, each with its count.
+    """
 
     name: str
     documents: list[Document]
-    queries: dict[str, str]
+    queries: dict[str, str | Content]
     qrels: Qrels
+    instructions: Mapping[str, str] = field(default_factory=dict)
+    candidates: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def load_dataset(
@@ -42,9 +53,10 @@ def load_dataset(
     """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
     The text of a `Document` is the title, a space, and the text of its line in ``corpus.jsonl``. A visual document
-    also has the key ``image`` (a file), or the keys ``pdf`` (a file) and ``page`` (counted from 0). The paths of the
-    files are relative to ``folder``. Queries that are not judged are left out. Documents with neither text nor image
-    are left out, too. By default, ``qrels_file`` is ``qrels.tsv`` or ``qrels/test.tsv``.
+    also has the key ``image`` (a file), or the keys ``pdf`` (a file) and ``page`` (counted from 0). It needs no text. A
+    query may have an image in the same way. The paths of the files are relative to ``folder``. Queries that are not
+    judged are left out. Documents with neither text nor image are left out, too. By default, ``qrels_file`` is
+    ``qrels.tsv`` or ``qrels/test.tsv``.
 
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, or no document has a text or an image.
@@ -56,7 +68,7 @@ def load_dataset(
     documents = []
     empty = 0
     for row in _jsonl(folder / "corpus.jsonl"):
-        text = f"{row.get('title') or ''} {row['text']}".strip()
+        text = f"{row.get('title') or ''} {row.get('text') or ''}".strip()
         image = _image(folder, row)
         if text or image is not None:
             documents.append(Document(str(row["_id"]), text, image=image))
@@ -71,25 +83,30 @@ def load_dataset(
 
 def load_labels(
     queries_file: str | Path, qrels_file: str | Path, limit_queries: int | None = None
-) -> tuple[dict[str, str], Qrels]:
+) -> tuple[dict[str, str | Content], Qrels]:
     """Return a dict of the first ``limit_queries`` judged queries of a ``queries.jsonl`` file by id, and their qrels.
+
+    A query with an image is a `Content`.
 
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, no query is judged, or a query is empty.
     """
     queries_file, qrels_file = absolute(queries_file), absolute(qrels_file)
     all_qrels = _qrels(qrels_file)
-    texts = {str(row["_id"]): row["text"] for row in _jsonl(queries_file)}
-    judged = [id for id in texts if id in all_qrels][:limit_queries]
+    queries = {
+        str(row["_id"]): Content(row.get("text") or "", _image(queries_file.parent, row)).plain
+        for row in _jsonl(queries_file)
+    }
+    judged = [id for id in queries if id in all_qrels][:limit_queries]
     if not judged:
         raise InvalidInput(
             f"{queries_file.parent}: no query of {queries_file.name} is judged in {qrels_file}; check that both "
             "use the same query ids"
         )
     for id in judged:
-        if not texts[id].strip():
+        if isinstance(query := queries[id], str) and not query.strip():
             raise InvalidInput(f"{queries_file}: query {id!r} is empty; give it a text, or remove its qrels")
-    return {id: texts[id] for id in judged}, {id: all_qrels[id] for id in judged}
+    return {id: queries[id] for id in judged}, {id: all_qrels[id] for id in judged}
 
 
 def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -98,10 +115,12 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
             if content.strip():
                 try:
                     row = json.loads(content)
-                    if not isinstance(row["text"], str):
-                        raise TypeError(f"'text' is {row['text']!r}, not a string")
+                    is_visual = bool(row.get("image") or "pdf" in row)
+                    text = row.get("text") if is_visual else row["text"]
+                    if not isinstance(text, str) and not (text is None and is_visual):
+                        raise TypeError(f"'text' is {text!r}, not a string")
                     row["_id"]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                     raise InvalidInput(
                         f"{path}, line {line}: expected a JSON object with '_id' and 'text' ({error})"
                     ) from error
@@ -135,7 +154,8 @@ def _qrels(path: Path) -> Qrels:
 def _open(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
         raise InvalidInput(
-            f"{path} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv)"
+            f"{path} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv); "
+            "smart-rag eval --paper reads Parquet files and other published layouts"
         )
     try:
         with path.open(encoding="utf-8", newline="") as lines:

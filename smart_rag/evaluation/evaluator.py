@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
+from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.datasets import Dataset
@@ -97,7 +98,7 @@ def evaluate(
             "config": {**info.manifest["config"], "weights": list(index.manifest.weights)},
             "encoder": info.manifest["encoder"],
         },
-        "versions": _versions(),
+        "versions": versions(),
         "machine": _machine(index),
         "documents": len(dataset.documents),
         "queries": len(dataset.queries),
@@ -243,18 +244,49 @@ def exhaustive_rankings(
         for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan_weighting, rankings in scans.items():
-                leaders = {name: [ranking.Leaders(depth) for _ in part] for name in rankings}
-                for block in scan_scores(index, queries, weighting=scan_weighting):
-                    for name, score_weights in rankings.items():
-                        for i, leader in enumerate(leaders[name]):
-                            leader.offer(block.ids, block.pooled[i], block.late[i], score_weights)
-                    progress.update(len(block.ids))
-                for name in rankings:
-                    runs[name].update((id, leader.ids) for id, leader in zip(part, leaders[name], strict=True))
+                found = leaders_of_scan(index, queries, rankings, depth, scan_weighting, progress.update)
+                for name, leaders in found.items():
+                    runs[name].update((id, leader.ids) for id, leader in zip(part, leaders, strict=True))
     return runs
 
 
-def _versions() -> dict[str, str]:
+def leaders_of_scan(
+    index: SmartIndex,
+    queries: Representation,
+    rankings: Mapping[str, tuple[float, float]],
+    depth: int,
+    weighting: Weighting,
+    scanned: Callable[[int], object] = lambda documents: None,
+    *,
+    candidates: Sequence[Collection[str] | None] | None = None,
+) -> dict[str, list[ranking.Leaders]]:
+    """Score all documents of ``index`` in one scan. Return the best ``depth`` by the name of a ranking and by query.
+
+    Args:
+        index: the index to scan.
+        queries: the queries.
+        rankings: the weights (pooled, late) of each ranking by its name.
+        depth: the number of documents in a ranking.
+        weighting: the weighting of query tokens.
+        scanned: called with the number of documents of each block.
+        candidates: for each query, the ids of the documents to rank. None means all documents.
+    """
+    leaders = {name: [ranking.Leaders(depth) for _ in range(len(queries))] for name in rankings}
+    for block in scan_scores(index, queries, weighting=weighting):
+        ids, everything = np.asarray(block.ids, dtype=object), np.arange(len(block.ids))
+        for i in range(len(queries)):
+            wanted = candidates[i] if candidates else None
+            of_query = everything if wanted is None else np.flatnonzero([id in wanted for id in block.ids])
+            if len(of_query):
+                for name, weights in rankings.items():
+                    pooled, late = block.pooled[i][of_query], block.late[i][of_query]
+                    leaders[name][i].offer(ids[of_query].tolist(), pooled, late, weights)
+        scanned(len(block.ids))
+    return leaders
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide about the figures."""
     packages = ("torch", "transformers", "sentence-transformers", "chromadb", "lmdb", "numpy", "ir-measures")
     return {
         "smart-rag": __version__,

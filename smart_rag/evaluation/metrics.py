@@ -12,7 +12,15 @@ from smart_rag.evaluation.datasets import Qrels
 Run = dict[str, list[str]]
 
 # Our name of each measure, its name in ir-measures, and its depth.
-MEASURES = {"ndcg@10": ("nDCG", 10), "recall@10": ("R", 10), "recall@100": ("R", 100), "mrr@10": ("RR", 10)}
+MEASURES = {
+    "ndcg@10": ("nDCG", 10),
+    "recall@10": ("R", 10),
+    "recall@100": ("R", 100),
+    "mrr@10": ("RR", 10),
+    "ndcg@5": ("nDCG", 5),
+    "hit@1": ("Success", 1),
+}
+DEFAULT_MEASURES = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
 
 
 class Metrics:
@@ -26,7 +34,7 @@ class Metrics:
         MissingExtra: ir-measures is not installed.
     """
 
-    def __init__(self, qrels: Qrels, names: tuple[str, ...] = tuple(MEASURES)) -> None:
+    def __init__(self, qrels: Qrels, names: tuple[str, ...] = DEFAULT_MEASURES) -> None:
         try:
             import ir_measures
         except ImportError as error:

@@ -18,6 +18,7 @@ from smart_rag.evaluation.datasets import Qrels
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.scoring import ranking
+from smart_rag.types import Content
 
 # Ratios pooled : late, from late interaction alone to the pooled cosine alone.
 RATIOS = ((0, 1), (1, 8), (1, 5), (1, 4), (1, 3), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (1, 0))
@@ -73,7 +74,7 @@ class Tuning:
 
 def tune(
     index: SmartIndex,
-    queries: Mapping[str, str],
+    queries: Mapping[str, str | Content],
     qrels: Qrels,
     *,
     folds: int = 5,
@@ -89,7 +90,7 @@ def tune(
 
     Args:
         index: index to tune.
-        queries: texts of the queries by id.
+        queries: the queries by id, as texts or as `Content` with an image.
         qrels: grades by query id and document id.
         folds: number of folds.
         seed: seed of the folds and of the bootstrap.
@@ -136,7 +137,7 @@ def tune(
     )
 
 
-def relevant_scores(index: SmartIndex, queries: Mapping[str, str], qrels: Qrels) -> list[float]:
+def relevant_scores(index: SmartIndex, queries: Mapping[str, str | Content], qrels: Qrels) -> list[float]:
     """Return scores for `SmartIndex.calibrate`: the best hit's score, for each query whose best hit is relevant."""
     found = index.search_many(list(queries.values()), 1)
     best = [(id, hits[0]) for id, hits in zip(queries, found, strict=True) if hits]
@@ -171,7 +172,7 @@ class _Candidates:
 
 
 def _candidates(
-    index: SmartIndex, queries: Mapping[str, str], show_progress_bar: bool
+    index: SmartIndex, queries: Mapping[str, str | Content], show_progress_bar: bool
 ) -> dict[Weighting, dict[str, _Candidates]]:
     """Return the candidates, by weighting and by query id."""
     from tqdm.auto import tqdm

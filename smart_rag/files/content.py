@@ -20,7 +20,7 @@ from smart_rag.errors import DocumentError
 from smart_rag.files import images, pdf
 from smart_rag.files.worker import call, check_time
 from smart_rag.paths import absolute
-from smart_rag.types import Box, Content, ImageSource, PdfPage, Span
+from smart_rag.types import Box, Content, ImageSource, PdfPage, Span, VideoSource
 
 
 def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) -> Image.Image:
@@ -36,6 +36,20 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
     if isinstance(source, PdfPage):
         return _drawn(source, max_pixels)
     return images.open_image(source, max_pixels)
+
+
+def open_image_as(source: ImageSource, size_of: images.SizeRule) -> Image.Image:
+    """Return ``source`` as an upright RGB image of the size that ``size_of`` gives for its own size.
+
+    A page of a PDF has the size that it has at 300 dpi. It is drawn once, at the size that ``size_of`` gives. The
+    errors are those of `open_image`.
+    """
+    if not isinstance(source, PdfPage):
+        return images.open_image(source, size_of=size_of)
+    number, path, task = _number(source), absolute(source.path), f"drawing page {source.page}"
+    width, height = call(pdf.dots, path, number, task=task)
+    size, pixels = call(_pixels_as, path, number, *size_of(width, height), task=task)
+    return Image.frombytes("RGB", size, pixels)
 
 
 def page_text(page: PdfPage) -> str:
@@ -81,7 +95,7 @@ def identity(content: Content, file_digest: str | None = None) -> str:
     if content.image is not None:
         parts["image"] = _image_identity(content.image, file_digest)
     if content.video is not None:
-        parts["video"] = file_digest or digest_of_file(absolute(content.video))
+        parts["video"] = _video_identity(content.video, file_digest)
     # With the NUL, it differs from a text that has the same characters.
     return "\0" + json.dumps(parts, sort_keys=True)
 
@@ -91,6 +105,14 @@ def full_source(source: ImageSource | None) -> Path | PdfPage | Image.Image | No
     if isinstance(source, PdfPage):
         return PdfPage(absolute(source.path), source.page)
     return absolute(source) if isinstance(source, str | Path) else source
+
+
+def full_video_source(source: VideoSource | None) -> VideoSource | None:
+    """Return ``source`` with full paths; see `full_source`."""
+    if source is None or isinstance(source, str | Path):
+        return None if source is None else absolute(source)
+    frames = [full_source(frame) for frame in source]
+    return [frame for frame in frames if frame is not None]
 
 
 def digest_of_file(path: Path) -> str:
@@ -122,8 +144,20 @@ def _pixels(path: str, number: int, max_pixels: int) -> tuple[tuple[int, int], b
     return image.size, image.tobytes()
 
 
+def _pixels_as(path: str, number: int, width: int, height: int) -> tuple[tuple[int, int], bytes]:
+    """Return the size and the pixels of a page, drawn with this ``width`` and ``height``."""
+    image = pdf.render_as(path, number, (width, height))
+    return image.size, image.tobytes()
+
+
 def _number(page: PdfPage) -> int:
     return check_count("page", page.page)
+
+
+def _video_identity(source: VideoSource, file_digest: str | None) -> Any:
+    if isinstance(source, str | Path):
+        return file_digest or digest_of_file(absolute(source))
+    return [_image_identity(frame, None) for frame in source]
 
 
 def _image_identity(source: ImageSource, file_digest: str | None) -> list[Any]:

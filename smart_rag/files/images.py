@@ -7,11 +7,13 @@ import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from smart_rag.config import check_count
@@ -24,6 +26,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # An image is not decoded if its header states more pixels than this. Pillow needs 0.7 GB for this number of pixels. An
 # A2 page at 600 dpi has fewer pixels. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
 MAX_SOURCE_PIXELS = 170_000_000
+
+A4_PIXELS = 2480 * 3508  # at 300 dpi
+# From the (width, height) of an image to another one.
+SizeRule: TypeAlias = Callable[[int, int], tuple[int, int]]
 
 # Pillow reads other formats, too. But some of them start a program (EPS) or only refer to other files.
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -41,7 +47,9 @@ _UPRIGHT = {
 _WARNINGS = threading.RLock()
 
 
-def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) -> Image.Image:
+def open_image(
+    source: str | Path | Image.Image, max_pixels: int | None = None, size_of: SizeRule | None = None
+) -> Image.Image:
     """Return an upright RGB image with at most ``max_pixels``. The background of a transparent image is white.
 
     A larger image is shrunk and keeps its aspect ratio. No image is enlarged. If an animation comes from a file, its
@@ -53,6 +61,8 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
     Args:
         source: the path of a file, or an image in memory.
         max_pixels: the maximum number of pixels. By default, the image keeps its size.
+        size_of: a function from the image's (width, height) to the size that it gets, in place of ``max_pixels``. Then
+            the image is decoded as a whole and resized once, by Pillow's bicubic filter.
 
     Raises:
         DocumentError: a file cannot be read, is not in one of the formats of `SUFFIXES`, is broken or truncated, or
@@ -65,14 +75,14 @@ def open_image(source: str | Path | Image.Image, max_pixels: int | None = None) 
     if isinstance(source, Image.Image):
         with _loading(source):
             _check_size(source.size)
-            return _converted(source.copy(), max_pixels)
+            return _converted(source.copy(), max_pixels, size_of)
     if not isinstance(source, str | Path):
         raise InvalidInput(f"an image must be a path or a PIL image, got {type(source).__name__}")
     path = absolute(source)
     check_readable(path)
     with _loading(path), Image.open(path, formats=_PILLOW_FORMATS) as image:
         _check_size(image.size)
-        return _converted(image, max_pixels)
+        return _converted(image, max_pixels, size_of)
 
 
 def image_from_bytes(content: bytes) -> Image.Image:
@@ -88,6 +98,11 @@ def image_from_bytes(content: bytes) -> Image.Image:
 def blank(pixels: int, aspect: float = 1.0, colour: str = "white") -> Image.Image:
     """Return an image of one ``colour`` with at most ``pixels``. Its width is ``aspect`` times its height."""
     return Image.new("RGB", fit(aspect, 1.0, pixels, math.inf), colour)
+
+
+def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return an RGB image of ``pixels`` (height, width, 3)."""
+    return Image.fromarray(pixels)
 
 
 def digest(image: Image.Image) -> str:
@@ -145,15 +160,18 @@ def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | I
     return InvalidInput(f"an image in memory cannot be used: {reason}")
 
 
-def _converted(image: Image.Image, max_pixels: int | None) -> Image.Image:
+def _converted(image: Image.Image, max_pixels: int | None, size_of: SizeRule | None) -> Image.Image:
     """Return ``image`` as `open_image` returns it. ``image`` is our own copy, so this function may change it."""
-    size = fit(*image.size, max_pixels or MAX_SOURCE_PIXELS)
+    size = fit(*image.size, max_pixels or MAX_SOURCE_PIXELS) if size_of is None else size_of(*image.size)
     # A JPEG can be decoded at 1/8, 1/4 or 1/2 of its size. We decode at twice the wanted size, which keeps it sharp.
-    draft = image.draft(None, (2 * size[0], 2 * size[1])) if size != image.size else None
+    is_draft = size_of is None and size != image.size
+    draft = image.draft(None, (2 * size[0], 2 * size[1])) if is_draft else None
     image.load()
     turn = _UPRIGHT.get(_orientation(image))  # after load(): it turns a TIFF upright, and a PNG may state it at the end
     image = _on_white(image)
-    if image.size != size:
+    if size_of is not None:
+        image = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+    elif image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, box=draft and draft[1], reducing_gap=3.0)
     return image if turn is None else image.transpose(turn)
 

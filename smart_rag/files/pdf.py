@@ -121,6 +121,41 @@ class Pdf:
                 bitmap.close()
         return image
 
+    def dots(self, number: int) -> tuple[int, int]:
+        """Return the (width, height) of page ``number``, counted from 1, in pixels at 300 dpi.
+
+        Raises:
+            DocumentError: there is no such page, or it cannot be read.
+        """
+        with self._page(number) as page:
+            width, height = page.get_size()
+        scale = MAX_DPI / _POINTS_PER_INCH
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def render_as(self, number: int, size: tuple[int, int]) -> Image:
+        """Return page ``number`` as `render` does, but with exactly this ``size``: (width, height) in pixels.
+
+        A model reads images of whole patches. So its ``size`` is not exactly the shape of the page, and the image is
+        a little wider or higher.
+
+        Raises:
+            DocumentError: there is no such page, or it cannot be read.
+        """
+        width, height = check_count("width", size[0]), check_count("height", size[1])
+        raw = self._pdfium.raw
+        with self._page(number) as page:
+            bitmap = self._pdfium.PdfBitmap.new_native(width, height, raw.FPDFBitmap_BGR)
+            try:
+                bitmap.fill_rect((255, 255, 255, 255), 0, 0, width, height)
+                place = (bitmap, page, 0, 0, width, height, 0, raw.FPDF_ANNOT)
+                raw.FPDF_RenderPageBitmap(*place)
+                if self._document.formenv:
+                    raw.FPDF_FFLDraw(self._document.formenv, *place)
+                image: Image = bitmap.to_pil()
+            finally:
+                bitmap.close()
+        return image
+
     def boxes(self, number: int, spans: Sequence[Span]) -> list[list[Box]]:
         """Return the boxes of each of ``spans`` on page ``number``. If a span is not found, it has no boxes.
 
@@ -221,6 +256,21 @@ def render(path: str | Path, number: int, max_pixels: int) -> Image:
     """
     with _PDFIUM:  # a file that leaves the cache is closed here, and closing it needs the lock
         return _open(path).render(number, max_pixels)
+
+
+def dots(path: str | Path, number: int) -> list[int]:
+    """Return the width and the height of one page of a PDF in pixels at 300 dpi; see `Pdf.dots` and `render`.
+
+    They are a list, because the worker process sends a tuple as a value and bytes.
+    """
+    with _PDFIUM:
+        return list(_open(path).dots(number))
+
+
+def render_as(path: str | Path, number: int, size: tuple[int, int]) -> Image:
+    """Return one page of a PDF as an image of this ``size``; see `Pdf.render_as` and `render`."""
+    with _PDFIUM:
+        return _open(path).render_as(number, size)
 
 
 def text(path: str | Path, number: int) -> str:

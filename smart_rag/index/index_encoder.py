@@ -12,7 +12,8 @@ import numpy as np
 from smart_rag.embeddings.codec import RotatedCodec, get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import FloatArray, TokenCodes
-from smart_rag.encoders.protocol import Encoder, device_of, encode_for_store
+from smart_rag.encoders.profiles import GENERAL
+from smart_rag.encoders.protocol import MULTILINGUAL, Encoder, device_of, encode_for_store, model_name, unread_by
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DimensionMismatch, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
@@ -20,6 +21,7 @@ from smart_rag.index.manifest import Manifest
 from smart_rag.index.queries import checked_queries
 from smart_rag.index.search import scoring_device
 from smart_rag.index.trust import check_model
+from smart_rag.paths import model_location
 from smart_rag.scoring.maxsim import pooled_similarity
 from smart_rag.store.token_store import content_key
 from smart_rag.types import Content, Document, Key
@@ -31,6 +33,18 @@ logger = logging.getLogger(__name__)
 _SAME_MODEL = 0.98
 # Maximum number of bytes of the vectors that `encode_ahead` keeps.
 _BYTES_AHEAD = 1 << 30
+
+
+def encoder_named(path: Path, model: str | Path) -> SmartEncoder:
+    """Return the encoder of the ``model`` that the caller has named for the index at ``path``.
+
+    If it is the index's model, it is used as a model of the family that the manifest names. If the manifest names no
+    family, this is so for every model, because a later release may recognise one.
+    """
+    described = Manifest.read(path).encoder or {}
+    profile = described.get("profile")
+    keeps = profile == GENERAL.name or described.get("model") == model_location(model)
+    return SmartEncoder(model, profile=profile if keeps and isinstance(profile, str) else None)
 
 
 class IndexEncoder:
@@ -58,6 +72,7 @@ class IndexEncoder:
         self._encoding = threading.Lock()
         self._ahead: dict[Key, Representation] = {}
         self._bytes_ahead = bytes_ahead
+        self._texts = self._unread_texts = 0  # of the rows since the last `warn_of_unread_texts`
 
     @property
     def exists(self) -> bool:
@@ -171,6 +186,7 @@ class IndexEncoder:
 
     def encode_rows(self, contents: Mapping[Key, Content]) -> Representation:
         """Return the representation of ``contents`` in their order. Vectors that `encode_ahead` keeps are used."""
+        self._count_unread([content.text for content in contents.values() if content.text])
         with self._mutex:
             known = {key: self._ahead.pop(key) for key in contents if key in self._ahead}
         new = [key for key in contents if key not in known]
@@ -179,6 +195,11 @@ class IndexEncoder:
         if new:
             known.update(zip(new, self.encode_documents([contents[key] for key in new]), strict=True))
         return Representation.concatenate([known[key] for key in contents])
+
+    def _count_unread(self, texts: Sequence[str]) -> None:
+        unread = unread_by(self.load())
+        self._texts += len(texts)
+        self._unread_texts += 0 if unread is None else sum(unread(texts))
 
     def _forget_oldest(self) -> None:
         forgotten = 0
@@ -191,6 +212,17 @@ class IndexEncoder:
                 "the vectors of %s did not fit into memory until they were added, and are computed again; add fewer "
                 "documents at a time",
                 number(forgotten, "document"),
+            )
+
+    def warn_of_unread_texts(self) -> None:
+        """Warn if the model could not read texts of the rows that were encoded since the last call, and count them."""
+        texts, unread = self._texts, self._unread_texts
+        self._texts = self._unread_texts = 0
+        if unread:
+            logger.warning(
+                "%s cannot read %s of %s, because its tokenizer does not know the script; searches will hardly find "
+                "them by what they say; %s",
+                *(model_name(self.load()), f"{unread:,}", number(texts, "new text"), MULTILINGUAL),
             )
 
     def check(self, vectors: Representation) -> None:

@@ -241,6 +241,14 @@ class Manifest:
             mine, other = self.encoder or {}, encoder.describe()
             theirs = json.loads(json.dumps(other))  # in the form in which the manifest stores it
             differ = [name for name in sorted({*mine, *theirs} - {"model"}) if mine.get(name) != theirs.get(name)]
+            if differ == ["images"]:
+                settings = {*mine.get("images", {}), *theirs.get("images", {})}
+                changed = [name for name in sorted(settings) if _of_images(mine, name) != _of_images(theirs, name)]
+                raise IndexMismatch(
+                    f"{folder}: the index was made by smart_rag {self.created_with}, which gave {made_with!r} other "
+                    f"images and positions than this one ({', '.join(changed)}); encode the documents again with "
+                    "SmartIndex.convert(encoder) or `smart-rag convert --model`"
+                )
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(
                     f"{folder}: the model in {made_with!r}{_with(mine)} has changed since the index was made; put the "
@@ -252,10 +260,13 @@ class Manifest:
                     f"{folder}: the index was made with {made_with!r}{_adapter(mine)} and cannot be used"
                     f"{_adapter(other)}; {advice}, or index the documents again into another folder"
                 )
+            advice = "use the model that it was made with"
+            if "profile" in differ and isinstance(mine.get("profile"), str):
+                advice += f", as it was used then: SmartEncoder(..., profile={mine['profile']!r})"
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r}{_with(mine)} and cannot be used with "
                 f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differ) or 'numbers'}); "
-                "use the model that it was made with, or index the documents again into another folder"
+                f"{advice}, or index the documents again into another folder"
             )
 
 
@@ -286,12 +297,16 @@ def _checked(path: Path) -> dict[str, Any]:
     return values
 
 
+def _of_images(description: Mapping[str, Any], name: str) -> Any:
+    return (description.get("images") or {}).get(name)
+
+
 def _check_strings(values: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a list of strings has other items, or if a string is no Unicode."""
     for name in ("modalities", "owners"):
         if not all(isinstance(item, str) for item in values.get(name, ())):
             raise ValueError(f"{name}: expected a list of str, found {values[name]!r:.80}")
-    for name in ("model", "adapter"):
+    for name in ("model", "adapter", "base_model"):
         found = (values.get("encoder") or {}).get(name)
         if not isinstance(found, str | None):
             raise ValueError(f"encoder: expected a str for {name!r}, found {found!r:.80}")

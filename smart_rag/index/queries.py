@@ -1,4 +1,4 @@
-"""Checks of the input of a search: queries for an encoder, and texts or hits to rank."""
+"""Queries for an encoder, and texts or hits to rank: their checks, and what a model cannot read of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from smart_rag.embeddings.representation import Representation
+from smart_rag.encoders.protocol import MULTILINGUAL, Encoder, modalities_of, model_name, unread_by, warn_once
 from smart_rag.errors import InvalidInput
-from smart_rag.files.content import full_source
-from smart_rag.paths import absolute
-from smart_rag.types import Content, Document, Hit, is_unicode
+from smart_rag.files.content import full_source, full_video_source
+from smart_rag.types import Content, Document, Hit, Unread, is_unicode
 
 Query = str | Content | Representation
 
@@ -46,8 +46,26 @@ def with_full_paths(query: Query) -> Query:
     """Return ``query`` with full paths of its files. They stay valid if the working directory changes."""
     if not isinstance(query, Content):
         return query
-    video = None if query.video is None else absolute(query.video)
-    return replace(query, image=full_source(query.image), video=video)
+    return replace(query, image=full_source(query.image), video=full_video_source(query.video))
+
+
+def marked(hits: Sequence[Hit], query: Query, encoder: Encoder | None) -> list[Hit]:
+    """Return ``hits`` with `Hit.unread`. The first query that the model of ``encoder`` cannot read causes a warning."""
+    unread = unread_by(encoder)
+    if encoder is None or unread is None:
+        return list(hits)
+    text = query.text if isinstance(query, Content) else query
+    of_query: tuple[Unread, ...] = ()
+    if isinstance(text, str) and unread([text])[0]:
+        of_query = ("query",)
+        warn_once(
+            f"{model_name(encoder)} cannot read a question, because its tokenizer does not know the script; the scores "
+            f"say little; {MULTILINGUAL}"
+        )
+    takes = modalities_of(encoder)
+    texts = unread([document.content(takes).text for document in as_documents(hits)])
+    parts = [(*of_query, "text") if is_unread else of_query for is_unread in texts]
+    return [replace(hit, unread=part) if part else hit for hit, part in zip(hits, parts, strict=True)]
 
 
 def as_documents(documents: Iterable[str | Document | Hit]) -> list[Document]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from smart_rag.config import DEFAULT_CANDIDATES, Weighting
 from smart_rag.embeddings.representation import Representation
+from smart_rag.encoders.protocol import unread_by
 from smart_rag.errors import InvalidInput
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.search import Search
@@ -98,7 +99,7 @@ class Calibration:
             ]
             return [hits[0].score if hits else None for part in parts for hits in asking.hits(part)]
 
-        scores = hardest_hits(self._encoder.encode_queries, best, float)
+        scores = hardest_hits(self._encoder.encode_queries, best, float, unread_by(self._encoder.load()))
         logger.info(
             "calibrated the relevance of hits by %s in %.1f s",
             *(number(len(scores), "question"), time.perf_counter() - started),

@@ -11,7 +11,7 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.protocol import Encoder, default_weights_of, device_of, modalities_of, scale_of
 from smart_rag.errors import InvalidInput
 from smart_rag.index.explain.explanation import Explanation
-from smart_rag.index.queries import as_documents, checked_queries
+from smart_rag.index.queries import as_documents, checked_queries, marked
 from smart_rag.index.relevance import relevant_hits
 from smart_rag.index.search import rank, scoring_device
 from smart_rag.scoring.relevance import Scale
@@ -65,7 +65,8 @@ def rerank(
     if not given:
         return []
     vectors = encoder.encode_document([document.content(takes).plain for document in given])
-    hits = rank(vectors_of_query, given, vectors, weights, top_k, scoring_device(device_of(encoder)))
+    ranked = rank(vectors_of_query, given, vectors, weights, top_k, scoring_device(device_of(encoder)))
+    hits = marked(ranked, query, encoder)
     if not isinstance(query, Content) or query.modality == "text":  # the foreign questions are texts, too
         explainer = _Reranking(encoder, weights)
         hits = [with_explainer(hit, explainer) for hit in hits]

@@ -47,10 +47,10 @@ from smart_rag.files import reader as files
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
-from smart_rag.index.index_encoder import IndexEncoder
+from smart_rag.index.index_encoder import IndexEncoder, encoder_named
 from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
-from smart_rag.index.queries import as_documents, with_full_paths
+from smart_rag.index.queries import as_documents, marked, with_full_paths
 from smart_rag.index.relevance import Calibration, checked_scores, relevant_hits
 from smart_rag.index.search import Scores, Search, diversify, rank
 from smart_rag.index.session import Session
@@ -233,7 +233,7 @@ class SmartIndex:
             check_links(path)
         folder.check_client(path, Manifest.read(path), client)  # before a model is loaded
         if isinstance(encoder, str | Path):
-            encoder = SmartEncoder(encoder)
+            encoder = encoder_named(path, encoder)
         manifest, store = folder.open_current_stores(path, encoder, client, sources)
         return cls(path, manifest, store, encoder)
 
@@ -302,7 +302,7 @@ class SmartIndex:
         from tqdm.auto import tqdm
 
         if isinstance(encoder, str | Path):
-            encoder = SmartEncoder(encoder)
+            encoder = encoder_named(absolute(path), encoder)
         with tqdm(desc="writing", unit="document", disable=not show_progress_bar) as progress:
             rebuild(absolute(path), encoder, sources, progress.update)
 
@@ -1075,9 +1075,11 @@ class SmartIndex:
             tqdm(total=total, desc=f"indexing{where}", unit=unit, disable=not show_progress_bar) as progress,
         ):
             yield Ingest(self._store, self._encoder, progress.update, on_commit)
+        self._encoder.warn_of_unread_texts()
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
-        """Return the ``hits`` of ``search``, and give them an explainer for ``query``."""
+        """Return the ``hits`` of ``search``, with what the model cannot read and with an explainer for ``query``."""
+        hits = marked(hits, query, self._encoder.loaded)
         explainer = Explainer(with_full_paths(query), search, self._encoder, self._session, self._calibration)
         return [with_explainer(hit, explainer) for hit in hits]
 

@@ -84,15 +84,14 @@ def check_model(folder: Path, description: Mapping[str, Any], *, runs_code: bool
     if "model" not in description or not isinstance(options, Mapping | None):
         raise NotTrusted(f"{folder}: the description of the model in the manifest is damaged; name the model yourself")
     named = {**description, "model": model_location(model)}
-    inside = Path(named["model"]).is_absolute() and Path(named["model"]).resolve().is_relative_to(folder.resolve())
+    inside = any(_is_inside(folder, str(named[name])) for name in ("model", "base_model") if named.get(name))
     is_known = known_models.is_known(named) and not inside
     brings_code = bool(description.get("trust_remote_code")) and not runs_code
     if is_known and not brings_code:
         return
     code = ", trust_remote_code=True" if description.get("trust_remote_code") else ""
-    chosen = "".join(
-        f", {name}={description[name]!r}" for name in ("revision", "adapter", "model_options") if description.get(name)
-    )
+    further = ("revision", "adapter", "base_model", "model_options")
+    chosen = "".join(f", {name}={description[name]!r}" for name in further if description.get(name))
     name = shlex.quote(" ".join(model.split()))
     found = (
         f"the model {model!r}, which runs code of its own"
@@ -101,10 +100,16 @@ def check_model(folder: Path, description: Mapping[str, Any], *, runs_code: bool
         "you have not used on this machine"
     )
     adapter = f" --adapter {shlex.quote(str(description['adapter']))}" if description.get("adapter") else ""
-    option = f" or `--model {name}{adapter}{' --trust-remote-code' if code else ''}`"
+    base = f" --base-model {shlex.quote(str(description['base_model']))}" if description.get("base_model") else ""
+    option = f" or `--model {name}{base}{adapter}{' --trust-remote-code' if code else ''}`"
     if description.get("revision") or options:  # the command line has no options for them
         option = ""
     raise NotTrusted(
         f"{folder}: the index was made with {found}; if you trust it, name it yourself, with "
         f"SmartIndex.open(path, SmartEncoder({model!r}{chosen}{code})){option}"
     )
+
+
+def _is_inside(folder: Path, model: str) -> bool:
+    """Return whether ``model`` is the full path of something in ``folder``."""
+    return Path(model).is_absolute() and Path(model).resolve().is_relative_to(folder.resolve())

@@ -41,6 +41,7 @@ def hardest_hits(
     encode: Callable[[Sequence[str]], Representation],
     best: Callable[[Representation], Sequence[Found | None]],
     score: Callable[[Found], float],
+    unread: Callable[[Sequence[str]], list[bool]] | None = None,
 ) -> list[Found]:
     """Ask foreign questions, and return the best hits of the group that sets the scale of relevance.
 
@@ -48,13 +49,15 @@ def hardest_hits(
     best. The other questions of this language and all general questions follow. Of these two groups, the one with the
     higher scores sets the scale.
 
-    A language is left out if the tokenizer does not know most of its words. Then all texts in the language look alike.
-    Their scores can be high, and say nothing about the texts that the model can read.
+    A language is left out if the model cannot read its script. Then all texts in the language look alike. Their scores
+    can be high, and say nothing about the texts that the model can read. Without ``unread``, a language is left out if
+    most of its words have the vocabulary id of unknown words.
 
     Args:
         encode: returns the representation of questions.
         best: returns the best hit of each question. It is None if there is no hit.
         score: returns the score of a hit.
+        unread: tells for each question whether the model cannot read its script. None if the encoder cannot tell.
 
     Returns:
         The hits of one group. The list is empty if no question has a hit.
@@ -67,11 +70,17 @@ def hardest_hits(
     general, *languages = foreign_questions().values()
     tried = encoded([_UNKNOWN_WORD, *(question for questions in languages for question in questions[:_TRIED])])
     unknown = tried.tokens.terms(0)
+
+    def is_readable(i: int, questions: Sequence[str]) -> bool:
+        if unread is not None:
+            return 2 * sum(unread(questions[:_TRIED])) <= _TRIED
+        return _knows_words(tried.slice(1 + i * _TRIED, 1 + (i + 1) * _TRIED), unknown)
+
     hits = best(tried.slice(1, len(tried)))
     readable = [
         (hits[i * _TRIED : (i + 1) * _TRIED], questions[_TRIED:])
         for i, questions in enumerate(languages)
-        if _is_readable(tried.slice(1 + i * _TRIED, 1 + (i + 1) * _TRIED), unknown)
+        if is_readable(i, questions)
     ]
     first, others = max(readable, key=lambda group: _percentile(group[0], score, 50), default=((), ()))
     hits = best(encoded([*general, *others]))
@@ -80,7 +89,7 @@ def hardest_hits(
     return [hit for hit in hardest if hit is not None]
 
 
-def _is_readable(questions: Representation, unknown: TokenIds | None) -> bool:
+def _knows_words(questions: Representation, unknown: TokenIds | None) -> bool:
     """Return whether at least half of the words of ``questions`` have vocabulary ids other than ``unknown``."""
     ids = questions.tokens.ids
     return ids is None or unknown is None or 2 * int(np.isin(ids, unknown).sum()) <= int((ids >= 0).sum())

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from smart_rag.errors import InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import images
 from smart_rag.files.readable import check_readable
@@ -40,6 +41,11 @@ class ImageStore:
         image, video = media.full_source(document.image), document.video
         if image is None and video is None:
             return document
+        if not isinstance(video, str | Path | None):
+            raise InvalidInput(
+                f"document {document.id!r}: an index takes a video as the path of a file, got a "
+                f"{type(video).__name__}; save the video as a file first"
+            )
         if not isinstance(image, Path | PdfPage | None):
             image = self._file(images.digest(image), image)
         document = replace(document, image=image, video=None if video is None else absolute(video))

@@ -175,9 +175,15 @@ def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
     positives: dict[str, list[int]] = {}
     for name, grades in dataset.qrels.items():
         relevant = [document for document, grade in grades.items() if grade > 0 and document in positions]
-        if relevant:
+        query = dataset.queries[name]
+        if relevant and not isinstance(query, str):
+            raise InvalidInput(
+                f"{folder / 'queries.jsonl'}: query {name!r} has an image, and the training reads only texts of "
+                "queries; remove the query or its qrels"
+            )
+        if relevant and isinstance(query, str):
             best_first = sorted(relevant, key=lambda document: -grades[document])
-            positives.setdefault(dataset.queries[name], []).extend(positions[id] for id in best_first)
+            positives.setdefault(query, []).extend(positions[id] for id in best_first)
     if not positives:
         raise InvalidInput(
             f"{folder}: no query has a relevant document in corpus.jsonl; expected at least one grade above 0 in "

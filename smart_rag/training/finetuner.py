@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from smart_rag.config import Objective
-from smart_rag.encoders.compatibility import no_loading_bar
+from smart_rag.encoders.loading.weights_report import no_loading_bar
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError
 from smart_rag.paths import absolute

@@ -54,7 +54,7 @@ def test_search_as_json(db, documents):
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
     for hit in hits:
         assert set(hit) == {
-            *("rank", "id", "score", "relevance", "pooled_score", "late_score"),
+            *("rank", "id", "score", "relevance", "pooled_score", "late_score", "unread"),
             *("source", "page", "text", "image", "video", "metadata"),
         }
         assert hit["score"] == pytest.approx(hit["pooled_score"] + 2 * hit["late_score"], abs=1e-5)

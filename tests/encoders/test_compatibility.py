@@ -1,9 +1,7 @@
 """Undocumented names of other packages: each still exists, and still does what we use it for."""
 
 import inspect
-import re
 from importlib.metadata import version
-from pathlib import Path
 
 import huggingface_hub.utils
 import numpy as np
@@ -13,10 +11,12 @@ import sentence_transformers.multi_vector_encoder.modules
 import sentence_transformers.sentence_transformer.modules
 import sentence_transformers.util
 import torch
+import transformers.integrations.peft
+import transformers.modeling_utils
+import transformers.utils.loading_report
 import transformers.utils.logging
 from helpers import tiny_models, tiny_vision
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers import (
@@ -27,6 +27,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
     SiglipModel,
 )
+from transformers.models.auto import modeling_auto
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
@@ -67,10 +68,19 @@ def test_each_name_still_exists(model, late):
             sentence_transformers.util,
             ("load_file_path", "is_sentence_transformer_model", "batch_to_device"),
         ),
+        "transformers.modeling_utils": (transformers.modeling_utils, ("log_state_dict_report",)),
+        "transformers.integrations.peft": (transformers.integrations.peft, ("log_state_dict_report",)),
+        "transformers.utils.loading_report": (transformers.utils.loading_report, ("log_state_dict_report",)),
+        "LoadStateDictInfo": (
+            transformers.utils.loading_report.LoadStateDictInfo.__dataclass_fields__,
+            ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors"),
+        ),
+        "ColModernVBertProcessor": (transformers.ColModernVBertProcessor, ("process_images", "process_queries")),
+        "Siglip2ImageProcessor": (transformers.Siglip2ImageProcessor, ("max_num_patches",)),
         "sentence_transformers.base.modules": (sentence_transformers.base.modules, ("Transformer", "Normalize")),
         "sentence_transformers.sentence_transformer.modules": (
             sentence_transformers.sentence_transformer.modules,
-            ("Pooling",),
+            ("Pooling", "StaticEmbedding"),
         ),
         "sentence_transformers.multi_vector_encoder.modules": (
             sentence_transformers.multi_vector_encoder.modules,
@@ -96,7 +106,8 @@ def test_each_name_still_exists(model, late):
             ),
         ),
         "Transformer of ColBERT": (late[0], ("document_length",)),
-        "Pooling": (pooling, ("pooling_mode", "include_prompt", "get_config_dict")),
+        "Pooling": (pooling, ("pooling_mode", "include_prompt", "embedding_dimension", "get_config_dict")),
+        "modeling_auto": (modeling_auto, ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_MASKED_LM_MAPPING_NAMES")),
         "Dense": (dense, ("get_config_dict",)),
         "features of preprocess": (prompted, ("input_ids", "attention_mask", "prompt_length", "encodings")),
         "features of forward": (features, ("token_embeddings", "sentence_embedding", "all_layer_embeddings")),
@@ -210,16 +221,3 @@ def test_texts_keep_their_rows_with_flash_attention(tmp_path, monkeypatch):
     assert [len(tokens) for tokens in encoder.encode_document(["a cat", "dogs bark at night"]).tokens] == [
         *(len(encoder.encode_document([text]).tokens[0]) for text in ("a cat", "dogs bark at night")),
     ]
-
-
-def test_loading_warns_of_missing_weights_and_not_of_a_head(tmp_path, caplog):
-    """Every such model was saved with a head that predicts words, which no embedding needs."""
-    folder = Path(tiny_vision.qwen3_vl(tmp_path))
-    weights = load_file(folder / "model.safetensors")
-    assert "lm_head.weight" in weights
-    SmartEncoder(folder)
-    assert not caplog.records
-    del weights["model.language_model.norm.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    SmartEncoder(folder)
-    assert re.search(r"language_model.norm.weight +\| \S*MISSING", caplog.text)

@@ -118,7 +118,7 @@ def test_a_cached_encoder_knows_every_protocol():
         for name, value in vars(protocol).items()
         if getattr(value, "_is_protocol", False) and value.__module__ == protocol.__name__
     }
-    assert len(optional) == 9
+    assert len(optional) == 10
     for name, members in optional.items():
         assert members, name
         assert f"`{name}`" in protocol.__doc__

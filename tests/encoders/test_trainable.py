@@ -74,6 +74,7 @@ def test_prompts_are_saved_with_the_model(models, tmp_path):
         (tiny_models.colbert, None, "trained for late interaction; train it with .*MultiVectorEncoderTrainer"),
         (tiny_vision.clip, None, "has a tower for texts and one for images.* SentenceTransformerTrainer"),
         (tiny_jina.jina_v4, None, "cannot be trained here: .* its projector; train it with the code"),
+        (tiny_vision.qwen2_vl, "gme-qwen2-vl", "positions that are counted .* train an adapter instead"),
         (tiny_vision.qwen3_vl, "lamra-ret", "pooled from the token before '<emb>'.* train an adapter instead"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smart_rag import Document
+from smart_rag import Content, Document
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation import load_dataset
 from smart_rag.evaluation.datasets import load_labels
@@ -68,6 +68,26 @@ def test_visual_documents_have_an_image_or_a_pdf_page(tmp_path):
     folder = write_dataset(tmp_path / "visual", corpus, QUERIES, QRELS)
     images = [document.image for document in load_dataset(folder).documents]
     assert images == [folder / "pages/1.png", PdfPage(folder / "report.pdf", 5), None]
+
+
+def test_a_row_with_an_image_needs_no_text_and_the_image_of_a_query_is_kept(tmp_path):
+    corpus = [{"_id": "d1", "image": "scan.png"}, {"_id": "d2", "text": None, "pdf": "a.pdf", "page": 0}]
+    queries = [
+        {"_id": "q1", "image": "photo.png"},
+        {"_id": "q2", "text": "the same, newer", "image": "photo.png"},
+        {"_id": "q3", "text": "only a text"},
+    ]
+    folder = write_dataset(tmp_path / "visual", corpus, queries, [(f"q{i}", "d1", 1) for i in (1, 2, 3)])
+    dataset = load_dataset(folder)
+    assert dataset.documents == [
+        Document("d1", image=folder / "scan.png"),
+        Document("d2", image=PdfPage(folder / "a.pdf", 1)),
+    ]
+    assert dataset.queries == {
+        "q1": Content(image=folder / "photo.png"),
+        "q2": Content("the same, newer", folder / "photo.png"),
+        "q3": "only a text",
+    }
 
 
 def test_unjudged_queries_are_left_out(small):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from smart_rag.errors import MissingExtra
-from smart_rag.evaluation.metrics import MEASURES, Metrics
+from smart_rag.evaluation.metrics import DEFAULT_MEASURES, MEASURES, Metrics
 
 
 def plain_measures(grades, ranked):
@@ -18,12 +18,16 @@ def plain_measures(grades, ranked):
     gain = sum(max(grades.get(id, 0), 0) / math.log2(i + 2) for i, id in enumerate(ranked[:10]))
     best = sorted((grade for grade in grades.values() if grade > 0), reverse=True)
     ideal = sum(grade / math.log2(i + 2) for i, grade in enumerate(best[:10]))
+    gain_5 = sum(max(grades.get(id, 0), 0) / math.log2(i + 2) for i, id in enumerate(ranked[:5]))
+    ideal_5 = sum(grade / math.log2(i + 2) for i, grade in enumerate(best[:5]))
     first = next((i for i, id in enumerate(ranked[:10]) if id in relevant), None)
     return {
         "ndcg@10": gain / ideal if relevant else 0.0,
         "recall@10": len(relevant & set(ranked[:10])) / len(relevant) if relevant else 0.0,
         "recall@100": len(relevant & set(ranked[:100])) / len(relevant) if relevant else 0.0,
         "mrr@10": 0.0 if first is None else 1 / (first + 1),
+        "ndcg@5": gain_5 / ideal_5 if relevant else 0.0,
+        "hit@1": float(first == 0),
     }
 
 
@@ -42,8 +46,9 @@ def judged():
 
 def test_every_measure_of_every_query_is_that_of_plain_loops(judged):
     qrels, run = judged
-    found = Metrics(qrels).by_query(run)
+    found = Metrics(qrels, tuple(MEASURES)).by_query(run)
     assert list(found) == list(MEASURES)
+    assert list(Metrics(qrels).by_query(run)) == list(DEFAULT_MEASURES)
     for i, (query, grades) in enumerate(qrels.items()):
         plain = plain_measures(grades, run[query])
         assert {name: values[i] for name, values in found.items()} == pytest.approx(plain, abs=1e-9), query

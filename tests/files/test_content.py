@@ -13,7 +13,7 @@ from PIL import Image
 from smart_rag.demo import sample_folder
 from smart_rag.errors import DocumentError
 from smart_rag.files import limits
-from smart_rag.files.content import digest_of_file, identity, jpeg, open_image
+from smart_rag.files.content import digest_of_file, full_video_source, identity, jpeg, open_image, open_image_as
 from smart_rag.types import Content, PdfPage
 
 PAGE = PdfPage(sample_folder() / "engineering_report.pdf", 2)
@@ -41,6 +41,29 @@ def test_every_source_is_opened(red):
     assert open_image(red, 150).size == (15, 10)
     page = open_image(PAGE, 10_000)
     assert 9_000 < page.width * page.height <= 10_000
+
+
+def test_a_source_of_a_size_by_rule(red):
+    """The rule gets the size of an image, and that of a page at 300 dpi."""
+    asked = []
+
+    def rule(width, height):
+        asked.append((width, height))
+        return 64, 32
+
+    assert [open_image_as(source, rule).size for source in (red, Image.open(red), PAGE)] == [(64, 32)] * 3
+    assert asked == [(30, 20), (30, 20), (2480, 3508)]
+
+
+def test_frames_of_a_video_are_identified_each(red, tmp_path):
+    """By their bytes and their order."""
+    copy = written(tmp_path / "other" / "copy.png", red.read_bytes())
+    blue = Image.new("RGB", (30, 20), "blue")
+    assert identity(Content(video=[red, blue])) == identity(Content(video=[copy, blue]))
+    assert identity(Content(video=[red, blue])) != identity(Content(video=[blue, red]))
+    assert full_video_source([red, blue, PAGE]) == [red, blue, PAGE]
+    assert full_video_source(str(red)) == red
+    assert full_video_source(None) is None
 
 
 def test_a_jpeg_is_as_large_as_asked(red):

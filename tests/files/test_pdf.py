@@ -34,7 +34,7 @@ from PIL import Image
 import smart_rag
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files.page import Page
-from smart_rag.files.pdf import Pdf, _cached, boxes, read_pdf, render
+from smart_rag.files.pdf import Pdf, _cached, boxes, dots, read_pdf, render, render_as
 from smart_rag.types import PdfPage
 
 SAMPLE = Path(smart_rag.__file__).parent / "samples" / "engineering_report.pdf"
@@ -280,6 +280,25 @@ def test_an_image_is_not_rounded_up(tmp_path):
     assert render(written(tmp_path, one_page(box=b"[0 0 51 51]")), 1, 10**6).size == (212, 212)
 
 
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_a_page_of_a_given_size(tmp_path, turn):
+    """It is the whole page, stretched to this size."""
+    path = written(tmp_path, one_page(entries=b"/Rotate %d" % turn))
+    width, height = dots(path, 1)
+    assert (width, height) == ((833, 417) if turn % 180 == 0 else (417, 833))
+    image = render_as(path, 1, (320, 96))
+    assert (image.mode, image.size) == ("RGB", (320, 96))
+    usual = np.asarray(render(path, 1, 250_000).resize((320, 96)), dtype=np.int16)
+    assert np.abs(np.asarray(image, dtype=np.int16) - usual).mean() < 2
+    for wrong in ((0, 5), (5, -1), (5, 2.5)):
+        with pytest.raises(InvalidInput, match="must be a whole number of at least 1"):
+            render_as(path, 1, wrong)
+
+
+def test_the_size_of_a_tiny_page(tmp_path):
+    assert dots(written(tmp_path, one_page(box=b"[0 0 .01 .01]")), 1) == [1, 1]
+
+
 def test_annotations_and_forms_are_shown(tmp_path):
     look = b"/Type/XObject/Subtype/Form/BBox[0 0 40 40]"
     path = written(
@@ -296,9 +315,9 @@ def test_annotations_and_forms_are_shown(tmp_path):
             stream(b"0 1 0 rg 0 0 40 40 re f", look),
         ),
     )
-    image = render(path, 1, 20_000)
-    assert image.getpixel((170, 30)) == (0, 0, 255)
-    assert image.getpixel((120, 30)) == (0, 255, 0)
+    for image in (render(path, 1, 20_000), render_as(path, 1, (200, 100))):
+        assert image.getpixel((170, 30)) == (0, 0, 255)
+        assert image.getpixel((120, 30)) == (0, 255, 0)
 
 
 def test_a_page_that_draws_nothing_is_white(tmp_path):

@@ -7,6 +7,7 @@ prompt longer than the model allows is not cut.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 from transformers import AutoModel, AutoProcessor
 
 Task = Literal["query", "document"]
@@ -61,6 +64,18 @@ def sampled(frames: int, frames_per_second: float, fps: float = 1.0, least: int 
     return np.linspace(0, frames - 1, count).round().astype(int).tolist()
 
 
+def smart_resize(width: int, height: int, unit: int, least: float, most: float) -> tuple[int, int]:
+    """Return a size of whole units, of ``least`` to ``most`` pixels (qwen-vl-utils 0.0.14, by the same name)."""
+    w, h = max(unit, round(width / unit) * unit), max(unit, round(height / unit) * unit)
+    if w * h > most:
+        shrink = math.sqrt(width * height / most)
+        return math.floor(width / shrink / unit) * unit, math.floor(height / shrink / unit) * unit
+    if w * h < least:
+        grow = math.sqrt(least / (width * height))
+        return math.ceil(width * grow / unit) * unit, math.ceil(height * grow / unit) * unit
+    return w, h
+
+
 def sentence(instruction: str) -> str:
     """Return ``instruction`` with a full stop, unless it ends in punctuation."""
     instruction = instruction.strip()
@@ -84,6 +99,8 @@ class _Model:
 
     min_frame_pixels = 128 * 32 * 32
     max_frame_pixels = 768 * 32 * 32
+    # Whether the decoder gets the positions of the three axes. If not, it gets none, and counts.
+    has_axes = True
 
     def __init__(self, folder: str, min_pixels: int, max_pixels: int, total_pixels: int) -> None:
         self.processor = AutoProcessor.from_pretrained(folder)
@@ -93,35 +110,53 @@ class _Model:
 
     def add_image(self, prompt: _Prompt, image: Image) -> None:
         """Write an image: a placeholder for every four patches."""
-        size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
-        features = self.processor.image_processor([image.convert("RGB")], size=size, return_tensors="pt")
+        features = self.image_features(image.convert("RGB"))
         prompt.keep({name: features[name] for name in ("pixel_values", "image_grid_thw")})
         _, height, width = features["image_grid_thw"][0].tolist()
         prompt.text += "<|vision_start|>" + "<|image_pad|>" * (height // 2 * (width // 2)) + "<|vision_end|>"
 
+    def image_features(self, image: Image) -> dict[str, torch.Tensor]:
+        """Pillow resizes, as `fetch_image` of qwen-vl-utils does it, and the processor does not."""
+        image = image.resize(smart_resize(*image.size, 32, self.min_pixels, self.max_pixels))
+        return self.processor.image_processor([image], do_resize=False, return_tensors="pt")
+
+    def add_frames(self, prompt: _Prompt, frames: Sequence[Image], most: int = 64) -> None:
+        """Write a video that is a list of frames, two a second, as `fetch_video` of qwen-vl-utils 0.0.14 reads it.
+
+        It resizes each of them in units of 64 pixels, because it passes on the unit of 32 as the size of half a unit.
+        """
+        chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(len(frames), most), dtype=int)]
+        resized = [image.resize(smart_resize(*image.size, 64, 4 * 64**2, 16384 * 64**2)) for image in chosen]
+        resized += resized[-1:] * (len(resized) % 2)
+        self._add_video(prompt, resized, [i / 2.0 for i in range(len(resized))])
+
     def add_video(self, prompt: _Prompt, frames: Sequence[Image], frames_per_second: float) -> None:
+        """Write a video of a file, of which it looks at one frame a second."""
+        indices = sampled(len(frames), frames_per_second)
+        self._add_video(prompt, [frames[i] for i in indices], [i / frames_per_second for i in [*indices, indices[-1]]])
+
+    def _add_video(self, prompt: _Prompt, frames: Sequence[Image], times: Sequence[float]) -> None:
         """Write a video as Qwen3-VL reads it: for every two frames their mean time, and a block of their own.
 
-        The markers around all of them are the chat template's. transformers 4.57, with which figures were published,
-        took them away; from 5.12 on they stay.
+        The chat template has markers around all of them. transformers 4.57, with which figures were published, takes
+        them away; from 5.12 on they stay.
         """
-        indices = sampled(len(frames), frames_per_second)
+        count = len(frames) + len(frames) % 2
+        limits = [pixels / count for pixels in self.video_size(len(frames)).values()]
+        width, height = smart_resize(*frames[0].size, 32, *limits)
+        pixels = torch.stack([torch.from_numpy(np.array(frame.convert("RGB"))).permute(2, 0, 1) for frame in frames])
         features = self.processor.video_processor(
-            [[frames[i].convert("RGB") for i in indices]],
-            size=self.video_size(len(indices)),
-            cap_pixels_per_frame=False,  # that is in the size
+            [resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)],
+            do_resize=False,
             do_sample_frames=False,
             return_tensors="pt",
         )
         prompt.keep({name: features[name] for name in ("pixel_values_videos", "video_grid_thw")})
         pairs, height, width = features["video_grid_thw"][0].tolist()
-        times = [i / frames_per_second for i in [*indices, indices[-1]]]
-        prompt.text += "<|vision_start|>"
         for pair in range(pairs):
             seconds = (times[2 * pair] + times[2 * pair + 1]) / 2
             prompt.text += f"<{seconds:.1f} seconds><|vision_start|>"
             prompt.text += "<|video_pad|>" * (height // 2 * (width // 2)) + "<|vision_end|>"
-        prompt.text += "<|vision_end|>"
 
     def video_size(self, frames: int) -> dict[str, int]:
         """Return the pixels that ``frames`` frames together have at least and at most."""
@@ -138,6 +173,8 @@ class _Model:
         """Return the ids of a prompt and the last hidden states (length, d)."""
         ids = self.tokenizer(prompt.text, return_tensors="pt")["input_ids"]
         image, video = (self.tokenizer.convert_tokens_to_ids(token) for token in VISUAL_TOKENS)
+        if not self.has_axes:
+            return ids[0].tolist(), self._without_positions(ids, prompt.vision)
         output = self.model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -145,6 +182,19 @@ class _Model:
             **{name: torch.cat(parts) for name, parts in prompt.vision.items()},
         )
         return ids[0].tolist(), output.last_hidden_state[0]
+
+    def _without_positions(self, ids: torch.Tensor, vision: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+        """Return the last hidden states of a decoder that gets embeddings alone, with the patches in their places."""
+        embeddings = self.model.get_input_embeddings()(ids)
+        read = (self.model.get_image_features, self.model.get_video_features)
+        names = (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw"))
+        for token, features, pixels_and_grid in zip(VISUAL_TOKENS, read, names, strict=True):
+            if pixels_and_grid[0] in vision:
+                patches = features(*(torch.cat(vision[name]) for name in pixels_and_grid)).pooler_output
+                embeddings[ids == self.tokenizer.convert_tokens_to_ids(token)] = torch.cat(list(patches))
+        return self.model.language_model(
+            inputs_embeds=embeddings, attention_mask=torch.ones_like(ids)
+        ).last_hidden_state[0]
 
     def encoded(self, ids: list[int], states: torch.Tensor, pooled_position: int, text_only: bool = False) -> Encoded:
         """Return the pooled embedding and the token embeddings, all of unit length."""
@@ -181,11 +231,13 @@ class Qwen3VLEmbedding(_Model):
         text: str | None = None,
         images: Sequence[Image] = (),
         video: Sequence[Image] = (),
-        frames_per_second: float = 1.0,
+        frames_per_second: float | None = 1.0,
     ) -> _Prompt:
         instruction = sentence(self.instructions[task])
         prompt = _Prompt(f"<|im_start|>system\n{instruction}<|im_end|>\n<|im_start|>user\n")
-        if video:
+        if video and frames_per_second is None:
+            self.add_frames(prompt, video)
+        elif video:
             self.add_video(prompt, video, frames_per_second)
         for image in images:
             self.add_image(prompt, image)
@@ -199,7 +251,7 @@ class Qwen3VLEmbedding(_Model):
         text: str | None = None,
         images: Sequence[Image] = (),
         video: Sequence[Image] = (),
-        frames_per_second: float = 1.0,
+        frames_per_second: float | None = 1.0,
     ) -> Encoded:
         ids, states = self.forward(self.prompt(task, text, images, video, frames_per_second))
         return self.encoded(ids, states, len(ids) - 1)
@@ -207,6 +259,8 @@ class Qwen3VLEmbedding(_Model):
 
 class GME(_Model):
     """GME-Qwen2-VL: pooled is an <|endoftext|> at the end; a query's tokens are those of text; one image per item."""
+
+    has_axes = False
 
     def __init__(
         self,
@@ -219,6 +273,12 @@ class GME(_Model):
     ) -> None:
         super().__init__(folder, min_pixels, max_pixels, 0)
         self.instructions = {"query": query_instruction, "document": document_instruction}
+
+    def image_features(self, image: Image) -> dict[str, torch.Tensor]:
+        """Pillow resizes to whole units, and the processor to its limits."""
+        image = image.resize(smart_resize(*image.size, 28, 4 * 28**2, 16384 * 28**2))
+        size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        return self.processor.image_processor([image], size=size, return_tensors="pt")
 
     def prompt(
         self, task: Task, text: str | None = None, images: Sequence[Image] = (), video: Sequence[Image] = ()
@@ -240,6 +300,8 @@ class GME(_Model):
 
 class LamRARet(_Model):
     """LamRA-Ret over Qwen3-VL: asks for a summary in one word; pooled is what comes before the answer, <emb>."""
+
+    has_axes = False
 
     def __init__(
         self,
@@ -264,10 +326,12 @@ class LamRARet(_Model):
         text: str | None = None,
         images: Sequence[Image] = (),
         video: Sequence[Image] = (),
-        frames_per_second: float = 1.0,
+        frames_per_second: float | None = 1.0,
     ) -> _Prompt:
         prompt = _Prompt("<|im_start|>user\n")
-        if video:
+        if video and frames_per_second is None:
+            self.add_frames(prompt, video)
+        elif video:
             self.add_video(prompt, video, frames_per_second)
         for image in images:
             self.add_image(prompt, image)
@@ -287,7 +351,37 @@ class LamRARet(_Model):
         text: str | None = None,
         images: Sequence[Image] = (),
         video: Sequence[Image] = (),
-        frames_per_second: float = 1.0,
+        frames_per_second: float | None = 1.0,
     ) -> Encoded:
         ids, states = self.forward(self.prompt(task, text, images, video, frames_per_second))
         return self.encoded(ids, states, ids.index(self.tokenizer.convert_tokens_to_ids("<emb>")) - 1)
+
+
+class VLM2Vec(_Model):
+    """VLM2Vec-V2 over Qwen2-VL: an instruction and a text behind a bare placeholder; pooled is the last token."""
+
+    has_axes = False
+
+    def __init__(
+        self, folder: str, *, instructions: dict[Task, str], min_pixels: int, max_pixels: int, frames: int = 8
+    ) -> None:
+        super().__init__(folder, min_pixels, max_pixels, 0)
+        self.instructions, self.frames = instructions, frames
+
+    def encode(
+        self, task: Task, text: str | None = None, images: Sequence[Image] = (), video: Sequence[Image] = ()
+    ) -> Encoded:
+        prompt = _Prompt()
+        if video:
+            chosen = [video[i].convert("RGB") for i in sampled(len(video), 1.0, 1.0, self.frames, self.frames)]
+            features = self.processor.video_processor([chosen], do_sample_frames=False, return_tensors="pt")
+            prompt.keep({name: features[name] for name in ("pixel_values_videos", "video_grid_thw")})
+            prompt.text += "<|video_pad|>" * (int(features["video_grid_thw"].prod()) // 4) + " "
+        for image in images:
+            size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+            features = self.processor.image_processor([image.convert("RGB")], size=size, return_tensors="pt")
+            prompt.keep({name: features[name] for name in ("pixel_values", "image_grid_thw")})
+            prompt.text += "<|image_pad|>" * (int(features["image_grid_thw"].prod()) // 4) + " "
+        prompt.text += " ".join(part for part in (self.instructions[task], text) if part)
+        ids, states = self.forward(prompt)
+        return self.encoded(ids, states, len(ids) - 1)

@@ -137,17 +137,22 @@ def test_prompt_is_the_chat_templates(models, item):
     text, images, video = (
         ITEMS[item].get(name, empty) for name, empty in (("text", ""), ("images", []), ("video", []))
     )
+    video = video[:4]  # of an odd number of frames, newer versions of transformers make another size
+    marked = "<|vision_start|><|video_pad|><|vision_end|>"
+    template = model.processor.chat_template
+    assert marked in template
     theirs = model.processor.apply_chat_template(
         [messages(text, images, video, "Represent the user's input.")],
+        chat_template=template.replace(marked, "<|video_pad|>"),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         processor_kwargs={
             "images_kwargs": {"size": {"shortest_edge": 4 * 32 * 32, "longest_edge": 12 * 32 * 32}},
             "videos_kwargs": {
-                "size": model.video_size(5),
+                "size": model.video_size(4),
                 "do_sample_frames": False,
-                "video_metadata": [{"total_num_frames": 5, "fps": 1.0, "frames_indices": [0, 1, 2, 3, 4]}],
+                "video_metadata": [{"total_num_frames": 4, "fps": 1.0, "frames_indices": [0, 1, 2, 3]}],
             }
             if video
             else {},

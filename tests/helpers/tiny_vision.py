@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torchvision", reason="vision-language models need torchvision; `make install` puts it where it is")
 
 import torch
-from helpers.tiny_models import SENTENCES, byte_bpe
+from helpers.tiny_models import SENTENCES, byte_bpe, sentencepiece
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -47,6 +47,10 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    Siglip2Processor,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -145,16 +149,17 @@ def qwen3_vl(
     padding_side: str = "left",
     generation_prompt: bool = True,
     seed: int = 0,
+    spare_rows: int = 0,
 ) -> str:
     """Qwen3-VL, three layers on top of a vision tower of three, two of which also feed the first layers.
 
-    With ``emb`` it is what LamRA-Ret is made from.
+    With ``emb`` it is what LamRA-Ret is made from. ``spare_rows`` are rows of the vocabulary that no token uses.
     """
     text = tokenizer(eos=eos, emb=emb, padding_side=padding_side)
     config = Qwen3VLConfig(
         text_config=TEXT
         | {
-            "vocab_size": len(text),
+            "vocab_size": len(text) + spare_rows,
             "head_dim": WIDTH // 2,
             "rope_parameters": ROPE | {"mrope_interleaved": True},
             "pad_token_id": text.pad_token_id,
@@ -190,10 +195,11 @@ def qwen2_vl(
     eos: bool = False,
     padding_side: str = "left",
     seed: int = 0,
+    spare_rows: int = 0,
 ) -> str:
-    """Qwen2-VL, as GME and DSE are built on it."""
+    """Qwen2-VL, as GME and DSE are built on it. ``spare_rows`` are rows of the vocabulary that no token uses."""
     text = tokenizer(eos=eos, padding_side=padding_side)
-    config = _qwen2_vl_config(text)
+    config = _qwen2_vl_config(text, spare_rows)
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
         tokenizer=text,
@@ -255,6 +261,18 @@ def siglip(folder: Path, *, sentence_transformers_files: bool = False, eos: bool
     return _save_towers(folder, SiglipModel(config), SiglipProcessor(images, text), sentence_transformers_files)
 
 
+def siglip2(folder: Path, *, sentence_transformers_files: bool = False) -> str:
+    """SigLIP 2 NaFlex: at most 20 patches of an image in its own shape, 32 dimensions, padding on the left to 64."""
+    text = sentencepiece("bpe")
+    text.model_input_names = text.init_kwargs["model_input_names"] = ["input_ids"]  # as theirs: padding is attended to
+    config = Siglip2Config(
+        text_config=TOWER | {"vocab_size": len(text), "max_position_embeddings": 64, "projection_size": 32},
+        vision_config=TOWER | {"num_patches": 16, "patch_size": 16},
+    )
+    processor = Siglip2Processor(Siglip2ImageProcessor(patch_size=16, max_num_patches=20), text)
+    return _save_towers(folder, Siglip2Model(config), processor, sentence_transformers_files)
+
+
 def qwen2_5_vl(
     folder: Path,
     *,
@@ -293,9 +311,9 @@ def _save_towers(folder: Path, model: PreTrainedModel, processor: ProcessorMixin
     return str(path)
 
 
-def _qwen2_vl_config(text: Qwen2Tokenizer) -> Qwen2VLConfig:
+def _qwen2_vl_config(text: Qwen2Tokenizer, spare_rows: int = 0) -> Qwen2VLConfig:
     return Qwen2VLConfig(
-        text_config=TEXT | {"vocab_size": len(text), "rope_parameters": ROPE} | _text_ids(text),
+        text_config=TEXT | {"vocab_size": len(text) + spare_rows, "rope_parameters": ROPE} | _text_ids(text),
         vision_config={
             "depth": 2,
             "embed_dim": 32,

@@ -275,6 +275,19 @@ def test_a_model_of_the_same_name(tmp_path, chosen, message):
         replace(MANIFEST, encoder={"model": "m1", "weights": "old"}).check_encoder(tmp_path, encoder)
 
 
+def test_a_model_that_another_version_of_smart_rag_gave_other_images(tmp_path):
+    """The index is refused, and the message says which settings changed and what to do."""
+
+    def described(**settings):
+        return {"model": "m1", "weights": "same", "images": {"pixels": [1, 2], **settings}}
+
+    encoder = SomeEncoder("beef")
+    encoder.describe = lambda: described(resizing="Pillow", positions="counted")
+    says = r"other images and positions than this one \(positions, resizing\); encode .* SmartIndex.convert\(encoder\)"
+    with pytest.raises(IndexMismatch, match=says):
+        replace(MANIFEST, encoder=described()).check_encoder(tmp_path, encoder)
+
+
 @pytest.mark.parametrize(
     ("mine", "other", "says"),
     [

@@ -14,7 +14,7 @@ from helpers.word_encoder import TESTS
 from PIL import Image
 
 from smart_rag import Document, SmartEncoder, SmartIndex
-from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.errors import DocumentError, IndexMismatch, InvalidInput
 from smart_rag.files import limits
 from smart_rag.types import AddReport, Content, PdfPage
 
@@ -171,18 +171,39 @@ def test_what_a_text_model_says_of_images(tmp_path, minilm, folder):
             index.search(Content(image=picture()))
 
 
+def test_an_index_of_an_earlier_version_is_refused_until_it_is_converted(tmp_path, encoder):
+    """Its manifest does not say who resized the images."""
+    path = tmp_path / "index"
+    with SmartIndex.create(path, encoder) as index:
+        index.add([Document("a", image=picture())])
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["encoder"]["images"].pop("resizing") == "Pillow"
+    manifest["fingerprint"] = "0" * 32
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with (
+        SmartIndex.open(path) as index,
+        pytest.raises(IndexMismatch, match=r"other images and positions than this one \(resizing\); encode the"),
+    ):
+        index.search("rates")
+    with SmartIndex.open(path) as index:
+        index.convert(encoder)
+        assert index.search("rates")[0].id == "a"
+    with SmartIndex.open(path, encoder) as index:
+        assert index.search("rates")[0].id == "a"
+
+
 def test_a_broken_page_leaves_the_others(index, folder, monkeypatch):
     """A page that cannot be drawn is reported with its number; the next run tries it again, and it alone."""
     from smart_rag.files import pdf as reader
 
-    draw = reader.Pdf.render
+    draw = reader.Pdf.render_as
 
-    def broken(self, number, max_pixels):
+    def broken(self, number, size):
         if number == 2:
             raise DocumentError(self.path, "page 2 cannot be read")
-        return draw(self, number, max_pixels)
+        return draw(self, number, size)
 
-    monkeypatch.setattr(reader.Pdf, "render", broken)
+    monkeypatch.setattr(reader.Pdf, "render_as", broken)
     with limits(file_seconds=None, file_memory=None):  # drawn in this process, whose method is broken
         report = index.add_files([folder / "report.pdf"])
     assert (report.added, [failed.reason for failed in report.failed]) == (2, ["page 2 cannot be read"])

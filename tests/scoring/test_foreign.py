@@ -23,7 +23,7 @@ def test_questions_are_many_and_various():
         assert max(map(len, group)) > 1.5 * np.median(list(map(len, group)))
 
 
-def asked_of(scores, encoder):
+def asked_of(scores, encoder, unread=None):
     """The questions whose hits set the scale, if a question of a group scores what ``scores`` says."""
     groups = {question: name for name, group in GROUPS.items() for question in group}
     asked = []
@@ -41,7 +41,7 @@ def asked_of(scores, encoder):
         assert len(part) == len(questions)
         return [None if scores(groups[question]) is None else (question, scores(groups[question])) for question in part]
 
-    return [question for question, _ in hardest_hits(encode, best, lambda hit: hit[1])], asked
+    return [question for question, _ in hardest_hits(encode, best, lambda hit: hit[1], unread)], asked
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -56,6 +56,16 @@ def test_the_group_with_the_highest_scores_is_asked_and_returned(name, encoder):
 def test_a_language_of_unknown_words_does_not_count():
     assert asked_of(lambda group: float(group == "chinese"), LatinEncoder())[0] == list(GROUPS["general"])
     assert asked_of(lambda group: float(group == "german"), LatinEncoder())[0] == list(GROUPS["german"])
+
+
+def test_a_language_that_the_model_cannot_read_does_not_count():
+    """The encoder's own word comes before the vocabulary's ids."""
+
+    def unread(questions):
+        return [question in GROUPS["german"] for question in questions]
+
+    assert asked_of(lambda group: float(group == "german"), LatinEncoder(), unread)[0] == list(GROUPS["general"])
+    assert asked_of(lambda group: float(group == "chinese"), LatinEncoder(), unread)[0] == list(GROUPS["chinese"])
 
 
 def test_questions_without_a_hit_do_not_count():

@@ -10,7 +10,7 @@ import pytest
 from helpers import odd_files
 from PIL import Image
 
-from smart_rag.errors import DocumentError
+from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.store.image_store import ImageStore
 from smart_rag.types import Document, PdfPage
 
@@ -97,3 +97,9 @@ def test_vacuum_removes_files_that_no_document_has(store, page):
     store.vacuum([live, page, None])
     assert list(store.path.iterdir()) == [live]
     assert page.path.exists()
+
+
+def test_a_list_of_frames_is_no_video_of_an_index(store):
+    frames = [Image.new("RGB", (4, 4))]
+    with pytest.raises(InvalidInput, match="'a': an index takes a video as the path of a file, got a list; save"):
+        store.with_saved_images(Document("a", video=frames))

@@ -96,6 +96,14 @@ def test_a_beir_folder_with_a_training_split(beir):
     assert len(data.documents) == 6
 
 
+def test_a_query_with_an_image_is_refused(beir):
+    lines = (beir / "queries.jsonl").read_text() + '{"_id": "seen", "image": "cat.png"}\n'
+    (beir / "queries.jsonl").write_text(lines)
+    (beir / "qrels.tsv").write_text("a\tcat\t1\nseen\tcat\t1\n")
+    with pytest.raises(InvalidInput, match="query 'seen' has an image, and the training reads only texts of queries"):
+        load_training_data(beir)
+
+
 def test_a_beir_folder_without_splits(beir):
     """It keeps at most as many unjudged documents as judged ones."""
     (beir / "qrels.tsv").write_text("b\tcat\t1\nc\ttax\t1\n")

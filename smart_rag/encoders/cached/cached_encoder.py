@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import Codec, TokenBatch, TokenCodes
 from smart_rag.encoders.cached.backfill import Backfill
 from smart_rag.encoders.cached.foreign_hits import ForeignHits
-from smart_rag.encoders.loading import with_full_paths
+from smart_rag.encoders.loading.model_options import with_full_paths
 from smart_rag.encoders.pickling import check_pickles
 from smart_rag.encoders.protocol import (
     Encoder,
@@ -32,6 +32,7 @@ from smart_rag.encoders.protocol import (
     token_counter,
     token_dimension_of,
     token_origins_of,
+    unread_by,
     warn_once,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
@@ -193,6 +194,11 @@ class CachedEncoder:
         """Return the number of tokens of each text. If the encoder cannot count tokens, count words and warn."""
         return list(map(token_counter(self.encoder), [texts] if isinstance(texts, str) else texts))
 
+    @property
+    def unread(self) -> Callable[[Sequence[str]], list[bool]] | None:
+        """Tells for each text whether the wrapped encoder cannot read its script. None if the encoder cannot tell."""
+        return unread_by(self.encoder)
+
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
         """Return the origin of each token embedding of ``item``.
 
@@ -317,6 +323,7 @@ class CachedEncoder:
             stores.pooled_of,
             stores.vectors_of,
             self.default_weights,
+            self.unread,
         )
         found.write(self._foreign_hits_file(stores.path))
 

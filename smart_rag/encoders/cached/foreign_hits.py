@@ -62,12 +62,13 @@ class ForeignHits:
         pooled_of: Pooled,
         vectors_of: Vectors,
         weights: tuple[float, float],
+        unread: Callable[[Sequence[str]], list[bool]] | None = None,
     ) -> ForeignHits:
         """Score the documents under ``keys`` for foreign questions. At least one key is needed.
 
         ``encode`` returns the representation of questions. ``pooled_of`` returns the pooled embeddings (n, dimension)
         of documents, L2-normalised. ``vectors_of`` returns their pooled and token embeddings. The scores with
-        ``weights`` decide in which language the questions are.
+        ``weights`` decide in which language the questions are. ``unread`` is that of `hardest_hits`.
         """
 
         def best(questions: Representation) -> list[Front]:
@@ -78,7 +79,9 @@ class ForeignHits:
                 found.append(_front(pooled, maxsim.late_interaction(question.tokens, vectors.tokens, "cpu")[0]))
             return found
 
-        return cls(len(keys), entries, tuple(hardest_hits(encode, best, lambda front: _highest(front, weights))))
+        return cls(
+            len(keys), entries, tuple(hardest_hits(encode, best, lambda front: _highest(front, weights), unread))
+        )
 
     def scale(self, weights: tuple[float, float]) -> Scale:
         """Return the scale of relevance for scores with these ``weights``."""

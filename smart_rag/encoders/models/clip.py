@@ -1,28 +1,34 @@
-"""`ClipModel`: CLIP and SigLIP. One tower reads texts, another reads images, and both share one embedding space."""
+"""`ClipModel`: CLIP, SigLIP and SigLIP 2. One tower reads texts, one reads images, and both share one space."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.encoders.compatibility import AnyModel, center_crop, image_size, transformer_config
+from smart_rag.encoders.compatibility import AnyModel, center_crop, image_size, max_patches, transformer_config
 from smart_rag.encoders.models.inputs import ModelInputs, Prepared
 from smart_rag.encoders.models.pooled import PooledModel, States
 from smart_rag.encoders.models.positions import Mask, Positions
 from smart_rag.encoders.profiles import OWN_FILES, Decision
 from smart_rag.errors import EncoderError
-from smart_rag.types import Box, Content, ImageSource, Task, TokenOrigin
+from smart_rag.types import Box, Content, ImageSource, Span, Task, TokenOrigin
 
 if TYPE_CHECKING:
     import torch
 
 
 def _is_siglip(model: AnyModel) -> bool:
-    return str(transformer_config(model).model_type) == "siglip"
+    return str(transformer_config(model).model_type) in ("siglip", "siglip2")
+
+
+def _keeps_ratio(model: AnyModel) -> bool:
+    """Return whether ``model`` reads images in their own shape: SigLIP 2 NaFlex. The others make all images square."""
+    return str(transformer_config(model).model_type) == "siglip2"
 
 
 class ClipInputs(ModelInputs):
@@ -30,21 +36,34 @@ class ClipInputs(ModelInputs):
 
     @cached_property
     def tokens_per_image(self) -> int:
+        if _keeps_ratio(self.model):
+            return max_patches(self.image_processor)
         vision = transformer_config(self.model).vision_config
         return int(vision.image_size // vision.patch_size) ** 2
 
     def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
         if content.image is None:
             return super().origins(content, task)
-        return self.positions(content, task), list(self._patches_of(content.image))
+        features = self._preprocess([content], task)
+        rows, columns = [int(self.tokens_per_image**0.5)] * 2
+        if _keeps_ratio(self.model):
+            rows, columns = features["spatial_shapes"][0].tolist()
+        positions = self._positions(features, [content], task)
+        origins = list(self._patches_of(content.image, rows, columns))
+        return positions, origins + [TokenOrigin()] * (positions.ids.shape[1] - len(origins))
 
-    def _patches_of(self, image: ImageSource) -> Iterator[TokenOrigin]:
+    def _spans(self, text: str, positions: Positions, task: Task) -> Iterator[tuple[int, Span]]:
+        first = int(np.argmax(positions.attended[0]))  # SigLIP 2 has its padding on the left
+        of_text = replace(positions, ids=positions.ids[:, first:], template=positions.template[:, first:])
+        for i, span in super()._spans(text, of_text, task):
+            yield first + i, span
+
+    def _patches_of(self, image: ImageSource, rows: int, columns: int) -> Iterator[TokenOrigin]:
         """Yield the origins of the patches, as fractions of the whole image, even if its margins are cut off."""
-        side = int(self.tokens_per_image**0.5)
         left, top, right, bottom = self._seen(image)
-        for row, column in np.ndindex(side, side):
-            xs = [left + (right - left) * x / side for x in (column, column + 1)]
-            ys = [top + (bottom - top) * y / side for y in (row, row + 1)]
+        for row, column in np.ndindex(rows, columns):
+            xs = [left + (right - left) * x / columns for x in (column, column + 1)]
+            ys = [top + (bottom - top) * y / rows for y in (row, row + 1)]
             yield TokenOrigin(box=(xs[0], ys[0], xs[1], ys[1]))
 
     def _seen(self, image: ImageSource) -> Box:
@@ -61,7 +80,10 @@ class ClipInputs(ModelInputs):
     def _preprocess(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
         if contents[0].image is not None:
             opened = self._open_images(contents)
-            return {"pixel_values": self.image_processor(images=opened, return_tensors="pt")["pixel_values"]}
+            features = self.image_processor(images=opened, return_tensors="pt")
+            # With NaFlex, images have several shapes, and rows of patches are filled up to one length.
+            names = ["pixel_values", *(["pixel_attention_mask", "spatial_shapes"] if _keeps_ratio(self.model) else [])]
+            return {name: features[name] for name in names}
         longest = transformer_config(self.model).text_config.max_position_embeddings
         limit = min(self.model.max_seq_length or longest, longest)
         ids = self.tokenizer(
@@ -77,8 +99,11 @@ class ClipInputs(ModelInputs):
     def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         if "input_ids" in features:
             return super()._positions(features, contents, task)
-        everything = np.ones((len(contents), self.tokens_per_image), dtype=np.bool_)
-        return Positions(everything.astype(np.int64) - 1, everything, ~everything, everything, ~everything, ~everything)
+        patches = np.ones((len(contents), self.tokens_per_image), dtype=np.bool_)
+        if _keeps_ratio(self.model):
+            patches = features["pixel_attention_mask"].bool().numpy()
+        nothing = np.zeros_like(patches)
+        return Positions(nothing.astype(np.int64), patches, nothing, patches, nothing, nothing)
 
     def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:
         pooled = np.zeros_like(attended)
@@ -88,7 +113,7 @@ class ClipInputs(ModelInputs):
 
 
 class ClipModel(PooledModel):
-    """CLIP or SigLIP. They were not trained to give token embeddings.
+    """CLIP, SigLIP or SigLIP 2. They were not trained to give token embeddings.
 
     A tower applies a last step to its pooled state: CLIP's layer norm and projection, or SigLIP's head. This class
     applies the same step to the state of each token. SigLIP's head for images attends to patches. Here, it gets one
@@ -116,7 +141,7 @@ class ClipModel(PooledModel):
     def _of_images(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         model: Any = self.model.transformers_model
         tower = model.vision_model
-        output = tower(pixel_values=features["pixel_values"].to(model.dtype))
+        output = tower(**{**features, "pixel_values": features["pixel_values"].to(model.dtype)})
         states = output.last_hidden_state
         if _is_siglip(self.model):
             patches = tower.head(states.reshape(-1, 1, states.shape[2])).reshape(states.shape)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart_rag.encoders.compatibility import image_size
+import numpy as np
+
+from smart_rag.encoders.compatibility import image_size, patch_unit
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files import content as media
+from smart_rag.files import images
 from smart_rag.types import ImageSource, PdfPage
 
 if TYPE_CHECKING:
@@ -22,6 +27,9 @@ _MAX_PIXELS = 1800 * 32 * 32
 _LONGEST_SIDE = 10_000
 # Qwen's processors refuse images if one side is more than this many times as long as the other.
 _MAX_ASPECT = 200
+# The limits of qwen-vl-utils for an image without limits of its own, in units of merged patches.
+_QWEN_UNITS = (4, 16_384)
+_FULL_HD = 1920 * 1080
 # If the processor makes all images equally large, an image is opened with this many times as many pixels.
 _OVERSAMPLING = 4
 
@@ -38,6 +46,7 @@ class ImageSizes:
     def __init__(self, profile: Profile, processor: Any, max_pixels: int | None) -> None:
         self._profile = profile
         self._size = image_size(processor)
+        self._unit = patch_unit(processor)
         self._max_pixels = max_pixels
 
     @cached_property
@@ -73,20 +82,110 @@ class ImageSizes:
         )
 
     def open(self, source: ImageSource) -> Image.Image:
-        """Return an image of at most `max_pixels`.
+        """Return an image for the model's processor.
+
+        If the processor makes all images equally large, the image has at most `max_pixels`. Otherwise, the image has
+        the size that the family's own code gives to the processor. A page of a PDF is drawn once, at the size that the
+        processor would give it.
 
         Raises:
             DocumentError: the file cannot be read, or its image is too narrow for the model.
             InvalidInput: an image in memory cannot be used, or is too narrow for the model.
         """
-        image = media.open_image(source, self.max_pixels)
-        if self.limits is not None and max(image.size) >= _MAX_ASPECT * min(image.size):
+        if self.limits is None:
+            return media.open_image(source, self.max_pixels)
+        image = media.open_image_as(source, self.read_size if isinstance(source, PdfPage) else self._given_size)
+        if _is_too_narrow(*image.size):
             reason = (
                 f"an image of {image.width} x {image.height} is too narrow, one side is {_MAX_ASPECT} times the other"
             )
             path = source.path if isinstance(source, PdfPage) else source
             raise DocumentError(Path(path), reason) if isinstance(path, str | Path) else InvalidInput(reason)
         return image
+
+    @property
+    def frame_pixels(self) -> int:
+        """The maximum number of pixels with which a frame of a video file is opened.
+
+        A frame in full HD keeps its size, so that only the model's processor resizes it.
+        """
+        return self.max_pixels if self._max_pixels is not None else max(self.max_pixels, _FULL_HD)
+
+    def open_frame(self, source: ImageSource) -> Image.Image:
+        """Return a frame of a video that is a list of frames. The errors are those of `open`.
+
+        qwen-vl-utils 0.0.14 first resizes each frame in units of twice the usual side, and then all of them together.
+        """
+        if self.limits is None or self._profile.resizing == "processor":
+            return self.open(source)
+        side = 2 * self._unit
+        every = (_QWEN_UNITS[0] * side**2, _QWEN_UNITS[1] * side**2)
+        return media.open_image_as(source, lambda width, height: whole_units(width, height, side, every))
+
+    def resized_frames(self, frames: Sequence[Image.Image]) -> list[Image.Image] | None:
+        """Return the frames of a video, which have one size, with the size that the model reads.
+
+        qwen-vl-utils 0.0.14 resizes them with torch, in floats. The processors of newer versions of transformers round
+        between rows and columns, which changes noisy pixels by up to 8 %. The result is None if the processor resizes
+        frames.
+        """
+        pixels = self._profile.video_pixels(len(frames))
+        if pixels is None or self._profile.resizing == "processor":
+            return None
+        count = len(frames) + len(frames) % 2
+        size = whole_units(*frames[0].size, self._unit, (pixels[0] / count, pixels[1] / count))
+        return [frame if frame.size == size else _resized_by_torch(frame, size) for frame in frames]
+
+    def read_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the (width, height) with which the model reads an image. It needs `limits`."""
+        if self.limits is None or _is_too_narrow(width, height):
+            return width, height
+        return whole_units(*self._given_size(width, height), self._unit, self.limits)
+
+    def _given_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the (width, height) of an image that the processor gets."""
+        if self.limits is None or _is_too_narrow(width, height):
+            return width, height
+        if self._profile.resizing == "Pillow":
+            return whole_units(width, height, self._unit, self.limits)
+        every = (_QWEN_UNITS[0] * self._unit**2, _QWEN_UNITS[1] * self._unit**2)
+        if self._profile.resizing == "Pillow, then processor":
+            return whole_units(width, height, self._unit, every)
+        # Several such images in memory would need gigabytes, so they are resized one by one.
+        is_huge = width * height > max(every[1], self.limits[1])
+        return whole_units(width, height, self._unit, self.limits) if is_huge else (width, height)
+
+
+def whole_units(width: int, height: int, unit: int, limits: tuple[float, float]) -> tuple[int, int]:
+    """Return the size of an image in whole units of pixels: (width, height), with a number of pixels within ``limits``.
+
+    It is ``smart_resize`` of qwen-vl-utils 0.0.14 and, for sides of at least half a unit, of Qwen's processors. Each
+    side is rounded. If that is too much, both sides shrink by the same factor and are rounded down. If it is too
+    little, they grow and are rounded up.
+    """
+    sides = (width, height)
+    least, most = limits
+    rounded = [max(unit, round(side / unit) * unit) for side in sides]
+    if rounded[0] * rounded[1] > most:
+        factor = math.sqrt(width * height / most)
+        rounded = [max(unit, math.floor(side / factor / unit) * unit) for side in sides]
+    elif rounded[0] * rounded[1] < least:
+        factor = math.sqrt(least / (width * height))
+        rounded = [math.ceil(side * factor / unit) * unit for side in sides]
+    return rounded[0], rounded[1]
+
+
+def _resized_by_torch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return ``image`` with another (width, height), by a bicubic filter against aliasing, rounded once at the end."""
+    import torch
+
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    resized = torch.nn.functional.interpolate(pixels, size[::-1], mode="bicubic", align_corners=False, antialias=True)
+    return images.from_pixels(resized[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def _is_too_narrow(width: int, height: int) -> bool:
+    return max(width, height) >= _MAX_ASPECT * min(width, height)
 
 
 def size_option(limits: tuple[int, int]) -> dict[str, int]:

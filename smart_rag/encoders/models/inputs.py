@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from smart_rag.config import check_count
 from smart_rag.encoders.compatibility import (
+    bare_video_template,
     character_spans,
     image_processor_of,
     is_placeholder_error,
@@ -22,17 +22,19 @@ from smart_rag.encoders.compatibility import (
     transformer_config,
     unpooled_length,
 )
-from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
-from smart_rag.encoders.models.messages import VideoMetadata, chat
+from smart_rag.encoders.models.messages import VideoMetadata, chat, most_frames
 from smart_rag.encoders.models.positions import (
     Mask,
     Positions,
+    counted_positions,
     ids_and_attended,
     patch_origins,
     pooled_position,
     position_before,
     special_ids,
+    square_origins,
 )
 from smart_rag.encoders.profiles import Profile
 from smart_rag.errors import EncoderError, InvalidInput
@@ -211,7 +213,7 @@ class ModelInputs:
             part = 1.0 if size is None else min(1.0, size[0] * size[1] / most_pixels)
             count += int(self.tokens_per_image * part)
         if content.video is not None:
-            most = self.profile.frames[1]
+            most = most_frames(content.video, self.profile)
             pixels = self.profile.video_pixels(most) or (0, most * most_pixels)
             # Two frames share a patch.
             as_images = 1 if self.profile.middle_frame else pixels[1] / most_pixels / 2
@@ -227,7 +229,10 @@ class ModelInputs:
         """
         contents = [self._shortened(content, task) for content in contents]
         features = self._preprocess(contents, task)
-        return Prepared(dict(features), self._positions(features, contents, task), task)
+        positions = self._positions(features, contents, task)
+        if self.profile.positions == "counted":
+            features = {**features, "position_ids": counted_positions(features["attention_mask"])}
+        return Prepared(dict(features), positions, task)
 
     def _shortened(self, content: Content, task: Task) -> Content:
         """Return ``content`` with its text cut, so that the text fits beside the image, the video and the template.
@@ -280,8 +285,9 @@ class ModelInputs:
         options: dict[str, Any] = {"text": {"truncation": False}}  # `_shortened` cuts texts
         if not self.has_own_files:
             options["chat_template"] = {"add_generation_prompt": self.profile.generation_prompt}
-        if self.profile.template is not None:
-            options["chat_template"]["chat_template"] = self.profile.template
+        template = bare_video_template(self.model, self.profile.template) if metadata else self.profile.template
+        if template is not None:
+            options.setdefault("chat_template", {})["chat_template"] = template
         if self.image_sizes.limits is not None:
             options["image"] = {"size": size_option(self.image_sizes.limits)}
         if metadata:
@@ -289,6 +295,7 @@ class ModelInputs:
             pixels = self.profile.video_pixels(len(metadata[0]["frames_indices"]))
             if pixels is not None:  # they include the limits of a frame
                 options["video"] |= {"size": size_option(pixels), "cap_pixels_per_frame": False}
+                options["video"]["do_resize"] = self.profile.resizing == "processor"
         return options
 
     # --- positions ---
@@ -315,7 +322,7 @@ class ModelInputs:
                 template[i] = self._template(attended[i] & ~visual[i], content, task)
                 if content.image is None and self.profile.blank_image is not None:
                     template[i] |= visual[i]
-        return Positions(ids, attended, special, visual, template, pooled)
+        return Positions(ids, attended, special, visual, template, pooled, self.profile.paper)
 
     def _of_prompt(self, features: Mapping[str, Any], ordinal: NDArray[np.int64], task: Task) -> Mask:
         """Return the positions (n, length) of the tokens of a prompt before a text."""
@@ -430,8 +437,8 @@ class ModelInputs:
             where = np.flatnonzero(np.isin(positions.ids[0], placeholder_ids(self.model, kind))).tolist()
             grid = features.get(f"{kind}_grid_thw")
             if grid is None and where:  # all images are squares of the same size
-                side = math.isqrt(len(where)) * merged
-                grid = [[1, side, side]]
+                tokens = self.tokenizer.convert_ids_to_tokens(positions.ids[0].tolist())
+                yield from zip(where, square_origins(tokens, where), strict=True)
             if grid is not None:
                 merged_grid = np.asarray(grid) // [1, merged, merged]
                 yield from zip(where, patch_origins(merged_grid, is_video=kind == "video"), strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import size_option
 from smart_rag.encoders.models.inputs import ModelInputs, Prepared
 from smart_rag.encoders.models.pooled import PooledModel, States

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig
 
-from smart_rag.encoders.compatibility import Repository, transformer
+from smart_rag.encoders.compatibility import transformer
+from smart_rag.encoders.loading.repository import Repository
 from smart_rag.errors import ModelNotFound
 
 _TASK = "retrieval"
 _PROJECTOR = "multi_vector_projector"
 _ADAPTER_CONFIG = "adapters/adapter_config.json"
 _ADAPTER = "adapters/adapter_model.safetensors"
-_INDEX = "model.safetensors.index.json"
 PROMPTS = {"query": "Query: ", "document": "Passage: "}
 _MAX_TOKENS = 32_768
 # Settings of other kinds of LoRA. Their weights are not W + scaling B A with one scaling for all modules.
@@ -71,7 +71,8 @@ def load(repository: Repository, weights: Mapping[str, Any]) -> list[nn.Module]:
         ModelNotFound: a file or a tensor is missing, is not expected, or does not fit.
     """
     adapter = _file(repository, _ADAPTER)
-    rank, scaling = _rank_and_scaling(repository)
+    config = json.loads(_file(repository, _ADAPTER_CONFIG).read_text("utf-8"))
+    rank, scaling = scaling_of(config, f"{repository.path!r}: {_ADAPTER_CONFIG}", _REMEDY)
     path = repository.path
     where: dict[str, Any] = {"revision": repository.revision, "local_files_only": repository.local}
     # Its config.json names Python code for its configuration and its model, and perhaps for its processor.
@@ -97,8 +98,15 @@ def load(repository: Repository, weights: Mapping[str, Any]) -> list[nn.Module]:
         for name, module in model.language_model.named_modules()
         if isinstance(module, nn.Linear)
     }
-    _merge(adapter, {**adapted, _PROJECTOR: head.projector}, rank, scaling)
+    with safe_open(adapter, framework="pt") as tensors:
+        found = {key: key for key in tensors.keys() if f".{_TASK}." in key}  # noqa: SIM118 - it is no dict
+    modules = {**adapted, _PROJECTOR: head.projector}
+    merge_lora(adapter, modules, _halves, found, rank, scaling, _REMEDY)
     return [qwen, head]
+
+
+def _halves(module: str) -> list[str]:
+    return [f"base_model.model.{module}.lora_{half}.{_TASK}.weight" for half in "AB"]
 
 
 def _file(repository: Repository, name: str) -> Path:
@@ -110,25 +118,27 @@ def _file(repository: Repository, name: str) -> Path:
 
 def _tensor(repository: Repository, key: str) -> torch.Tensor:
     """Return one of the model's weights, from the file that contains it."""
-    index = repository.find(_INDEX)
-    name = "model.safetensors" if index is None else json.loads(index.read_text("utf-8"))["weight_map"].get(key)
-    if name is not None:
-        with safe_open(_file(repository, name), framework="pt") as tensors:
-            if key in set(tensors.keys()):
-                found: torch.Tensor = tensors.get_tensor(key)
-                return found
-    raise ModelNotFound(
-        f"{repository.path!r}: no {key!r} in {name or _INDEX}, expected in jina-embeddings-v4; {_REMEDY}"
-    )
+    found = repository.tensor(key)
+    if found is None:
+        raise ModelNotFound(f"{repository.path!r}: no {key!r} in its files, expected in jina-embeddings-v4; {_REMEDY}")
+    return found
 
 
-def _rank_and_scaling(repository: Repository) -> tuple[int, float]:
-    config = json.loads(_file(repository, _ADAPTER_CONFIG).read_text("utf-8"))
+def scaling_of(config: Mapping[str, Any], source: str, remedy: str) -> tuple[int, float]:
+    """Return the rank of a LoRA, and what the product of its halves is multiplied with.
+
+    Args:
+        config: the content of its adapter_config.json.
+        source: the name of this file, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        ModelNotFound: it is a kind of LoRA that is more than this product.
+    """
     for name in _OTHER_KINDS:
         if config.get(name):
             raise ModelNotFound(
-                f"{repository.path!r}: {_ADAPTER_CONFIG} has {name} = {config[name]!r}, a kind of LoRA that is not "
-                f"known here; {_REMEDY}"
+                f"{source} has {name} = {config[name]!r}, a kind of LoRA that is not known here; {remedy}"
             )
     rank = int(config["r"])
     return rank, config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
@@ -147,36 +157,54 @@ def _projector(repository: Repository, width: int, dtype: torch.dtype) -> nn.Lin
 
 
 @torch.no_grad()
-def _merge(adapter: Path, adapted: Mapping[str, nn.Linear], rank: int, scaling: float) -> None:
-    """Add the task's ``scaling B A`` to each weight, with A (rank, in) and B (out, rank), one module at a time.
+def merge_lora(
+    adapter: Path,
+    adapted: Mapping[str, nn.Linear],
+    halves_of: Callable[[str], Sequence[str]],
+    found: Mapping[str, str],
+    rank: int,
+    scaling: float,
+    remedy: str,
+) -> None:
+    """Add ``scaling B A`` to each weight, with A (rank, in) and B (out, rank), one module at a time.
 
     The sum is computed in float64, because the rounding of float64 is too small to change the model's numbers. In
     float32, the result depends on the order in which a machine adds. A digest of the weights would then differ between
     machines.
+
+    Args:
+        adapter: the file of the LoRA.
+        adapted: the modules that the LoRA is for, by their names.
+        halves_of: gives the names of A and B of a module.
+        found: the tensors in the file that count, as name: name in the file.
+        rank, scaling: those of `scaling_of`.
+        remedy: what to do, for the message.
+
+    Raises:
+        ModelNotFound: the file does not hold exactly one A and one B for each module, or one has another shape.
     """
-    keys = {name: [f"base_model.model.{name}.lora_{half}.{_TASK}.weight" for half in "AB"] for name in adapted}
+    expected = {half for name in adapted for half in halves_of(name)}
+    if found.keys() != expected:
+        raise ModelNotFound(
+            f"{adapter} should hold {len(expected)} tensors of the LoRA, two for each weight; "
+            f"missing: {_some(expected - found.keys())}; left over: {_some(found.keys() - expected)}; {remedy}"
+        )
     with safe_open(adapter, framework="pt") as tensors:
-        expected = {key for halves in keys.values() for key in halves}
-        found = {key for key in tensors.keys() if f".{_TASK}." in key}  # noqa: SIM118 - it is no dict
-        if found != expected:
-            raise ModelNotFound(
-                f"{adapter} should hold {len(expected)} tensors of the task {_TASK!r}, two for each weight; "
-                f"missing: {_some(expected - found)}; left over: {_some(found - expected)}; {_REMEDY}"
-            )
         for name, module in adapted.items():
             rows, columns = module.weight.shape
             halves = []
-            for key, shape in zip(keys[name], ((rank, columns), (rows, rank)), strict=True):
-                half = tensors.get_tensor(key)
+            for key, shape in zip(halves_of(name), ((rank, columns), (rows, rank)), strict=True):
+                half = tensors.get_tensor(found[key])
                 if half.shape != shape:
                     raise ModelNotFound(
-                        f"{adapter}: {key!r} has the shape {tuple(half.shape)}, expected {shape}; {_REMEDY}"
+                        f"{adapter}: {key!r} has the shape {tuple(half.shape)}, expected {shape}; {remedy}"
                     )
                 halves.append(half.double())
             merged = torch.addmm(module.weight.double(), halves[1], halves[0], alpha=scaling)
             module.weight.copy_(merged.float())  # then rounded to the model's own precision, like every weight
 
 
-def _some(keys: set[str]) -> str:
-    shown = ", ".join(repr(key) for key in sorted(keys)[:2]) or "none"
-    return shown if len(keys) <= 2 else f"{shown} and {len(keys) - 2} more"
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    shown = ", ".join(map(repr, names[:2])) or "none"
+    return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"

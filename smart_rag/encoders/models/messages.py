@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from smart_rag.encoders.models.image_sizes import ImageSizes
 from smart_rag.encoders.profiles import Profile
+from smart_rag.errors import InvalidInput
 from smart_rag.files import images, video
-from smart_rag.types import Content, Task
+from smart_rag.types import Content, ImageSource, Task, VideoSource
 
 Message = dict[str, Any]
 VideoMetadata = dict[str, Any]
+
+# A video that is a list of frames has so many of them a second, as in qwen-vl-utils 0.0.14.
+FRAMES_PER_SECOND = 2.0
 
 
 def chat(
@@ -41,18 +48,49 @@ def _visual_parts(
     metadata: list[VideoMetadata] = []
     image = content.image
     if content.video is not None and not profile.middle_frame:
-        least, most = profile.frames
-        frames = video.read_frames(content.video, profile.fps, most, sizes.max_pixels, least)
-        parts.append({"type": "video", "video": list(frames.images)})
+        frames = _frames(content.video, profile, sizes)
+        resized = sizes.resized_frames(frames.images)
+        parts.append({"type": "video", "video": list(frames.images) if resized is None else resized})
         metadata.append(_metadata(frames))
     elif content.video is not None and image is None:
-        image = video.middle_frame(content.video, sizes.max_pixels)
+        image = _middle_frame(content.video)
     if image is None and profile.blank_image is not None and task == "query":
         side, colour = profile.blank_image
         image = images.blank(side * side, colour=colour)
     if image is not None:
         parts.append({"type": "image", "image": sizes.open(image)})
     return parts, metadata
+
+
+def most_frames(source: VideoSource, profile: Profile) -> int:
+    """Return the maximum number of frames that the model reads of a video."""
+    most = profile.frames[1]
+    return most if isinstance(source, str | Path) else min(most, len(source) + len(source) % 2)
+
+
+def _frames(source: VideoSource, profile: Profile, sizes: ImageSizes) -> video.Frames:
+    """Return the frames of a video that the model reads.
+
+    A list of frames is read as the code of Qwen3-VL-Embedding does it, with qwen-vl-utils 0.0.14. If there are too
+    many frames, some are left out. There are two of them a second. If their number is odd, the last one comes twice.
+    """
+    least, most = profile.frames
+    if isinstance(source, str | Path):
+        return video.read_frames(source, profile.fps, most, sizes.frame_pixels, least)
+    if not source:
+        raise InvalidInput("a video is a list without frames; expected at least one frame")
+    chosen = np.linspace(0, len(source) - 1, min(len(source), most)).astype(int).tolist()
+    opened = [sizes.open_frame(source[i]) for i in chosen]
+    opened += opened[-1:] * (len(opened) % 2)
+    if len({image.size for image in opened}) > 1:
+        found = ", ".join(sorted({f"{image.width} x {image.height}" for image in opened}))
+        raise InvalidInput(f"the frames of a video must have one size, got {found} after rounding; resize them")
+    times = tuple(i / FRAMES_PER_SECOND for i in range(len(opened)))
+    return video.Frames(tuple(opened), times, len(opened) / FRAMES_PER_SECOND)
+
+
+def _middle_frame(source: VideoSource) -> ImageSource:
+    return video.middle_frame(source) if isinstance(source, str | Path) else source[len(source) // 2]
 
 
 def _metadata(frames: video.Frames) -> VideoMetadata:

@@ -12,6 +12,7 @@ from smart_rag.encoders.compatibility import (
     counted_tokens,
     document_length,
     merges_tokens,
+    puts_no_words_around,
     set_document_length,
     to_device,
 )
@@ -44,6 +45,16 @@ class MultiVectorInputs(ModelInputs):
                 "a model that merges no tokens"
             )
         return super().origins(content, task)
+
+    def _preprocess(self, contents: Sequence[Content], task: Task) -> Mapping[str, Any]:
+        if not puts_no_words_around(self.model):
+            return super()._preprocess(contents, task)
+        transformer: Any = self.model[0]
+        if contents[0].image is not None:
+            return dict(transformer.processor.process_images(self._open_images(contents)))
+        texts = [self.prompts[task] + content.text for content in contents]
+        # Its own words follow a query, and nothing follows a document (colpali-engine, ColModernVBertProcessor).
+        return dict(transformer.processor.process_queries(texts, suffix=None if task == "query" else ""))
 
     def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         positions = super()._positions(features, contents, task)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from smart_rag.encoders.compatibility import (
     layers_of,
+    leave_out_deepstack,
     returning_all_layers,
     set_chat_template,
     to_device,
     transformer_config,
 )
-from smart_rag.encoders.loading import LoadedModel
+from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import size_option
 from smart_rag.encoders.models.inputs import NO_TOKENS, ModelInputs, Prepared
 from smart_rag.encoders.models.positions import Positions
-from smart_rag.encoders.profiles import GENERAL_RULE, OWN_FILES, Decision, Profile
+from smart_rag.encoders.profiles import OWN_FILES, Decision, Profile
 from smart_rag.errors import EncoderError
 from smart_rag.types import Task
 
@@ -66,11 +68,23 @@ class PooledModel:
         self, loaded: LoadedModel, profile: Profile, prompts: Mapping[Task, str], max_pixels: int | None
     ) -> None:
         if loaded.has_own_files:
-            profile = replace(profile, template=None, pooled_before=None)
+            # sentence-transformers runs the model as its files say, with the model's own positions.
+            profile = replace(profile, template=None, pooled_before=None, positions="three axes", deepstack=True)
         self.name = loaded.name
         self.model = loaded.model
+        self.pooling_source = loaded.pooling_source
         self.profile = profile
+        if not profile.deepstack:
+            leave_out_deepstack(loaded.model)
         self.inputs = self.inputs_class(loaded, profile, prompts, max_pixels)
+
+    def with_prompts(self, prompts: Mapping[Task, str]) -> Self:
+        """Return a copy with other ``prompts``. It shares the weights with this object."""
+        other = copy.copy(self)
+        other.inputs = inputs = copy.copy(self.inputs)
+        inputs.prompts = prompts
+        inputs._template_lengths, inputs._prompt_lengths = {}, {}  # they are measured with the prompts
+        return other
 
     @property
     def pooling(self) -> str:
@@ -179,17 +193,21 @@ class PooledModel:
                 Decision("text_with_image", inputs.combines_modalities, OWN_FILES),
                 inputs.image_sizes.decision,
             ]
+        if profile.positions != "three axes":
+            made.append(Decision("positions", profile.positions, profile.source))
+        if not profile.deepstack:
+            made.append(Decision("deepstack", profile.deepstack, profile.source))
         return made
 
     def _decide_pooling(self) -> Decision:
         before = self.profile.pooled_before and f"the token before {self.profile.pooled_before}"
-        source = OWN_FILES if self.inputs.has_own_files else GENERAL_RULE
+        source = OWN_FILES if self.inputs.has_own_files else self.pooling_source
         return Decision.first("pooling", (before, self.profile.source), (self.pooling, source))
 
     def describe_images(self) -> dict[str, Any]:
         """Return, as JSON values, the settings that change the numbers that the model gets for an image."""
         profile, sizes = self.profile, self.inputs.image_sizes
-        return {
+        described = {
             "pixels": sizes.limits,
             "page_pixels": sizes.max_pixels,
             "fps": profile.fps,
@@ -199,6 +217,14 @@ class PooledModel:
             "template": profile.template,
             "pooled_before": profile.pooled_before,
         }
+        # These settings are newer than the others. A model that they do not change keeps its fingerprint.
+        if sizes.limits is not None:
+            described["resizing"] = profile.resizing
+        if profile.positions != "three axes":
+            described["positions"] = profile.positions
+        if not profile.deepstack:
+            described["deepstack"] = False
+        return described
 
     def make_portable(self) -> None:
         """Write prompts, chat template and pixel limits into the model, so that they are saved and loaded with it.
@@ -211,6 +237,11 @@ class PooledModel:
             raise EncoderError(
                 f"{self.name} is pooled from the token before {before!r}, which a folder of sentence-transformers "
                 "cannot state; train an adapter instead"
+            )
+        if self.profile.positions != "three axes":
+            raise EncoderError(
+                f"{self.name} has positions that are counted over words and patches, which a folder of "
+                "sentence-transformers cannot state; train an adapter instead"
             )
         inputs = self.inputs
         of_tasks = {"query": inputs.prompts["query"], "document": inputs.prompts["document"]}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +15,15 @@ from numpy.typing import NDArray
 from smart_rag.encoders.profiles import TokenPolicy
 from smart_rag.types import TokenOrigin
 
+if TYPE_CHECKING:
+    import torch
+
 Mask = NDArray[np.bool_]
 
 # Special tokens that some tokenizers of vision-language models do not list as special.
 _CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+# The token before one of the squares that an image is cut into.
+_SQUARE = re.compile(r"<row_(\d+)_col_(\d+)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +32,8 @@ class Positions:
 
     ``ids`` are vocabulary ids. All other arrays are True for some positions. ``attended``: all but padding.
     ``special``: tokens without content. ``visual``: patches of images and videos. ``template``: tokens that do not
-    depend on the content. ``pooled``: the position of the pooled embedding, if it comes from one position.
+    depend on the content. ``pooled``: the position of the pooled embedding, if it comes from one position. With
+    ``keeps_pooled``, this position takes part in late interaction, unless its token is special.
     """
 
     ids: NDArray[np.int64]
@@ -33,10 +42,13 @@ class Positions:
     visual: Mask
     template: Mask
     pooled: Mask
+    keeps_pooled: bool = False
 
     def kept(self, policy: TokenPolicy) -> Mask:
         """Return the positions (n, length) that take part in late interaction."""
-        keep = self.attended & ~self.special & ~self.pooled
+        keep = self.attended & ~self.special
+        if not self.keeps_pooled:
+            keep = keep & ~self.pooled
         if policy == "text":
             return keep & ~self.visual
         if policy == "input":
@@ -49,6 +61,11 @@ class Positions:
 def ids_and_attended(features: Mapping[str, Any]) -> tuple[NDArray[np.int64], Mask]:
     """Return the vocabulary ids (n, length) of a model's inputs, and an array that is True except for padding."""
     return features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
+
+
+def counted_positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the positions 0, 1, 2, ... (n, length) of all tokens but padding, wherever the padding is."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def pooled_position(attended: Mask, mode: str) -> Mask:
@@ -91,3 +108,34 @@ def special_ids(tokenizer: Any) -> NDArray[np.int64]:
     if unknown not in others:
         ids.discard(unknown)
     return np.asarray(sorted(ids), dtype=np.int64)
+
+
+def square_origins(tokens: Sequence[str], where: Sequence[int]) -> Iterator[TokenOrigin]:
+    """Yield the part of the image that each patch shows, for models that read squares of one size.
+
+    A model squeezes an image into one square, or cuts it into rows and columns of squares, and adds a small copy of the
+    whole image. The token ``<row_1_col_2>`` stands before the patches of a square, ``<global-img>`` before those of the
+    copy (Idefics3, SmolVLM, ModernVBERT).
+
+    Args:
+        tokens: the names of all tokens of the input.
+        where: the positions of the patches among them.
+    """
+    whole, squares = (1, 1, True), []
+    square, patches = whole, set(where)
+    for i, token in enumerate(tokens):
+        tag = _SQUARE.fullmatch(token)
+        if tag is not None:
+            square = (int(tag[1]), int(tag[2]), False)
+        elif token == "<global-img>":
+            square = whole
+        if i in patches:
+            squares.append(square)
+    rows, columns = (max((found[axis] for found in squares), default=1) for axis in (0, 1))
+    for found, count in Counter(squares).items():
+        side = math.isqrt(count)
+        high, wide = (1, 1) if found[2] else (rows, columns)
+        for y, x in np.ndindex(side, side):
+            xs = [(found[1] - 1 + edge / side) / wide for edge in (x, x + 1)]
+            ys = [(found[0] - 1 + edge / side) / high for edge in (y, y + 1)]
+            yield TokenOrigin(box=(xs[0], ys[0], xs[1], ys[1]))

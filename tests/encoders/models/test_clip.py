@@ -17,7 +17,7 @@ from smart_rag.types import Content
 TEXTS = ["The cat sat on the mat.", "a", "Dogs bark at night, when nobody is there. " * 4, ""]
 # No larger than the four pixels for each of the model's own that an image is opened with.
 IMAGES = [picture(150, 60), picture(60, 110, 1), picture(56, 56, 2)]
-BUILDERS = {"clip": tiny_vision.clip, "siglip": tiny_vision.siglip}
+BUILDERS = {"clip": tiny_vision.clip, "siglip": tiny_vision.siglip, "siglip2": tiny_vision.siglip2}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def unit(rows):
 def of_text(folder, name, text):
     """Return the pooled embedding and those of all but special tokens, by transformers alone."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder).tokenizer
-    length = {"clip": {}, "siglip": {"padding": "max_length", "max_length": 64}}[name]
+    length = {} if name == "clip" else {"padding": "max_length", "max_length": 64}
     features = tokenizer(text, truncation=True, return_tensors="pt", **length)
     assert ("attention_mask" in features) == (name == "clip")
     output = model.text_model(**features)
@@ -57,8 +57,12 @@ def of_text(folder, name, text):
 @torch.inference_mode()
 def of_image(folder, name, image):
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
-    features = processor(images=image, return_tensors="pt")
+    sizes = {"max_num_patches": 20} if name == "siglip2" else {}
+    features = processor(images=image, return_tensors="pt", **sizes)
     states = model.vision_model(**features).last_hidden_state[0]
+    if name == "siglip2":  # the patches that are not padding
+        states = states[: int(features["spatial_shapes"][0].prod())]
+        assert features["pixel_attention_mask"].sum() == len(states)
     if name == "clip":
         patches = torch.stack([model.visual_projection(model.vision_model.post_layernorm(row)) for row in states[1:]])
     else:
@@ -71,7 +75,7 @@ def of_image(folder, name, image):
 def test_representations_equal_those_of_the_towers(folders, encoder, name, wrapped):
     ours = encoder(name, wrapped)
     assert ours.modalities == {"text", "image"}
-    assert ours.dimension == {"clip": 24, "siglip": 32}[name]
+    assert ours.dimension == {"clip": 24, "siglip": 32, "siglip2": 32}[name]
     items = [TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1], TEXTS[2], IMAGES[2]]
     got = ours.encode_document(items)
     for i, item in enumerate(items):
@@ -115,12 +119,24 @@ def test_boxes_are_parts_of_the_whole_image(encoder):
     np.testing.assert_allclose(high[4], (0, 32 / 120 + 14 / 120, 0.25, 32 / 120 + 28 / 120), atol=1e-9)
 
 
+def test_the_boxes_of_an_image_that_keeps_its_shape(encoder):
+    """SigLIP 2 NaFlex reads a wide image as a wide grid. The patches that fill it up have no box and no embedding."""
+    for size, rows, columns in (((150, 60), 3, 6), ((60, 110), 6, 3), ((56, 56), 4, 4)):
+        image = Image.new("RGB", size)
+        boxes = [origin.box for origin in encoder("siglip2").token_origins(image)]
+        assert len(boxes) == rows * columns == len(encoder("siglip2").encode_document([image]).tokens[0])
+        assert boxes[0] == (0, 0, 1 / columns, 1 / rows)
+        np.testing.assert_allclose(boxes[columns], (0, 1 / rows, 1 / columns, 2 / rows))
+        assert boxes[-1][2:] == (1, 1)
+    assert encoder("siglip2").tokens_per_page <= 20
+
+
 def test_a_box_holds_the_spot_that_changes_its_patch(encoder):
     """A spot in the image changes the patch whose box holds the spot."""
     before = Image.new("RGB", (120, 56), "white")
     after = before.copy()
     after.paste("black", (60, 30, 66, 36))
-    for name in BUILDERS:
+    for name in ("clip", "siglip"):
         processor = encoder(name).model.processor.image_processor
         pixels = [processor(images=image, return_tensors="pt")["pixel_values"][0] for image in (before, after)]
         changed = (pixels[0] - pixels[1]).abs().amax(0).reshape(4, 14, 4, 14).amax((1, 3)).flatten()

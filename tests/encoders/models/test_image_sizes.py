@@ -2,13 +2,19 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from helpers import tiny_vision  # noqa: F401, skips this module where torchvision is not to be had
 from PIL import Image
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
-from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
+from smart_rag.demo import sample_folder
+from smart_rag.encoders.models.image_sizes import ImageSizes, size_option, whole_units
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL, GENERAL_RULE, OWN_FILES, profile_of
 from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.types import PdfPage
 
+PAGE = PdfPage(sample_folder() / "engineering_report.pdf", 1)
 MILLION = 1_000_000
 GME = profile_of("any", "gme-qwen2-vl").value
 
@@ -42,6 +48,53 @@ def test_an_image_is_opened_with_as_many_pixels_as_allowed():
     image = Image.new("RGB", (400, 300))
     assert sizes(max_pixels=400 * 300).open(image).size == (400, 300)
     assert sizes(max_pixels=100 * 75).open(image).size == (100, 75)
+
+
+A4 = (1240, 1754)
+
+
+@pytest.mark.parametrize(
+    ("profile", "patch", "patches"),
+    [("qwen3-vl-embedding", 16, (35, 50)), ("gme-qwen2-vl", 14, (29, 42)), ("vlm2vec-v2", 14, (30, 42))],
+)
+def test_patches_of_a_page(profile, patch, patches):
+    """Computed by hand. Shrunk to the limit first, and then to whole patches, an A4 page would have 36 x 50 of them.
+
+    GME resizes twice, which takes a column away: first to 1232 x 1764 pixels.
+    """
+    processor = Qwen2VLImageProcessor(patch_size=patch)
+    made = ImageSizes(profile_of("any", profile).value, processor, None)
+    image, unit = made.open(Image.new("RGB", A4)), 2 * patch
+    grid = processor([image], size=size_option(made.limits), return_tensors="pt")["image_grid_thw"][0].tolist()
+    assert (grid[2] // 2, grid[1] // 2) == patches
+    assert made.read_size(*A4) == (patches[0] * unit, patches[1] * unit)
+    # A page of a PDF is drawn once, at the size that it would have at 300 dpi.
+    at_300_dpi = (30, 42) if profile == "gme-qwen2-vl" else patches
+    assert made.open(PAGE).size == made.read_size(2480, 3508) == (at_300_dpi[0] * unit, at_300_dpi[1] * unit)
+
+
+@pytest.mark.parametrize("limits", [(4, 64), (256, 1280), (4, 16384)])
+def test_whole_units_are_those_of_the_processor(limits):
+    """Of images from half a unit to 3,000 pixels on each side."""
+    rng = np.random.default_rng(0)
+    limits = (limits[0] * 28 * 28, limits[1] * 28 * 28)
+    for width, height in rng.integers(15, 3000, (300, 2)).tolist():
+        theirs = smart_resize(height, width, 28, *limits)
+        assert whole_units(width, height, 28, limits) == (theirs[1], theirs[0])
+
+
+def test_who_resizes(tmp_path):
+    """Pillow's bicubic filter, as in qwen-vl-utils; a huge image for the processor alone is shrunk one by one."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8))
+    unit = Qwen2VLImageProcessor(patch_size=16)
+    once = ImageSizes(profile_of("any", "qwen3-vl-embedding").value, unit, 8 * 32 * 32)
+    assert once.open(noise).tobytes() == noise.resize((64, 96)).tobytes()
+    alone = ImageSizes(profile_of("any", "vlm2vec-v2").value, unit, 8 * 32 * 32)
+    assert alone.open(noise).tobytes() == noise.tobytes()
+    huge = Image.new("RGB", (5000, 4000))
+    assert alone.open(huge).size == (96, 64)
+    large = Image.new("RGB", (4000, 4000))
+    assert alone.open(large).size == (4000, 4000)
 
 
 def test_an_image_that_is_too_narrow_is_refused(tmp_path):

@@ -13,13 +13,31 @@ from smart_rag import SmartEncoder
 from smart_rag.types import Content
 
 WIDE = picture(200, 90)
+# The evaluator of the paper (HanSolo9682/SMART, models/vlm2vec, process_input_text): the placeholder
+# and a blank, the instruction and a blank, the text. A document has no instruction.
 VLM2VEC = {
-    "query": "Find a document image that matches the given query: Which animal barks?",
-    "image": "<|image_pad|> Understand the content of the provided document image.",
+    "query": "Find a document image that matches the given query. Which animal barks?",
+    "image": "<|image_pad|> ",
     "text": "Dogs bark at night.",
+    "text and image": "<|image_pad|> Dogs bark at night.",
+    "query by image": "<|image_pad|> Find a document image that matches the given query. Which animal barks?",
 }
 _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 _IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+# LamRA's own code (Code-kunkun/LamRA, dataset/datasets_mbeir.py, dataset/datasets_msrvtt.py and demo.py), in Qwen2-VL's
+# chat template. A query is the instruction, a blank and the text.
+_END = "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n<|im_start|>assistant\n"
+_FIND = "Find a document image that matches the given query."
+LAMRA = {
+    "query": f"{_SYSTEM}{_FIND} Which animal barks?\nSummarize above sentence in one word: {_END}",
+    "image": f"{_SYSTEM}{_IMAGE}\nSummarize above image in one word: {_END}",
+    "text": f"{_SYSTEM}Dogs bark at night.\nSummarize above sentence in one word: {_END}",
+    "text and image": f"{_SYSTEM}{_IMAGE}Dogs bark at night.\nSummarize above image and sentence in one word: {_END}",
+    "query by image": (
+        f"{_SYSTEM}{_IMAGE}{_FIND} Which animal barks?\nSummarize above image and sentence in one word: {_END}"
+    ),
+    "image alone as a query": f"{_SYSTEM}{_IMAGE}{_FIND}\nSummarize above image and sentence in one word: {_END}",
+}
 DSE = {
     "query": f"{_SYSTEM}{_IMAGE}Query: Which animal barks?<|im_end|>\n<|endoftext|>",
     "image": f"{_SYSTEM}{_IMAGE}What is shown in this image?<|im_end|>\n<|endoftext|>",
@@ -39,15 +57,20 @@ def qwen2(tmp_path_factory):
     return tiny_vision.qwen2_vl(tmp_path_factory.mktemp("qwen2"))
 
 
-@pytest.mark.parametrize(("profile", "wanted"), [("vlm2vec-v2", VLM2VEC), ("dse-qwen2", DSE)])
+@pytest.mark.parametrize(
+    ("profile", "wanted"), [("vlm2vec-v2", VLM2VEC), ("lamra-ret-qwen2", LAMRA), ("dse-qwen2", DSE)]
+)
 def test_texts_that_the_model_reads(qwen2, profile, wanted):
     encoder = SmartEncoder(qwen2, profile=profile, max_pixels=PIXELS)
     inputs = {
         "query": (Content("Which animal barks?"), "query"),
         "image": (Content(image=WIDE), "document"),
         "text": (Content("Dogs bark at night."), "document"),
+        "text and image": (Content("Dogs bark at night.", WIDE), "document"),
+        "query by image": (Content("Which animal barks?", WIDE), "query"),
+        "image alone as a query": (Content(image=WIDE), "query"),
     }
-    assert {name: rendered(encoder, *given)[0] for name, given in inputs.items()} == wanted
+    assert {name: rendered(encoder, *inputs[name])[0] for name in wanted} == wanted
 
 
 def test_a_bare_placeholder_becomes_an_image(qwen2):

@@ -1,13 +1,23 @@
 """Models that were trained for late interaction, against `MultiVectorEncoder`."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
-from helpers import tiny_models, tiny_vision
+import torch
+from helpers import tiny_models, tiny_vbert, tiny_vision
 from helpers.vision_families import picture
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder
+from transformers import (
+    ColModernVBertForRetrieval,
+    ColModernVBertProcessor,
+    ColPaliForRetrieval,
+    ColPaliProcessor,
+    ColQwen2ForRetrieval,
+    ColQwen2Processor,
+)
 
 from smart_rag import CachedEncoder, IndexConfig, SmartEncoder, SmartIndex, rerank
 from smart_rag.errors import EncoderError, InvalidInput
@@ -16,7 +26,19 @@ from smart_rag.types import Content
 TEXTS = [*tiny_models.SENTENCES, "a", "!", "Dogs bark. " * 40]
 # No larger than the four pixels for each of the model's own that an image is opened with.
 IMAGES = [picture(100, 90), picture(60, 110, 1), picture(56, 56, 2)]
-MODELS = {"colbert": tiny_models.colbert, "colqwen2": tiny_vision.colqwen2, "colpali": tiny_vision.colpali}
+MODELS = {
+    "colbert": tiny_models.colbert,
+    "colqwen2": tiny_vision.colqwen2,
+    "colpali": tiny_vision.colpali,
+    "colmodernvbert": tiny_vbert.colmodernvbert,
+    "colmodernvbert in squares": functools.partial(tiny_vbert.colmodernvbert, squares=3),
+}
+CLASSES = {
+    "colqwen2": (ColQwen2ForRetrieval, ColQwen2Processor),
+    "colpali": (ColPaliForRetrieval, ColPaliProcessor),
+    "colmodernvbert": (ColModernVBertForRetrieval, ColModernVBertProcessor),
+    "colmodernvbert in squares": (ColModernVBertForRetrieval, ColModernVBertProcessor),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +80,77 @@ def test_the_tokens_of_vision_models(models, name):
     mixed = encoder.encode_document([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]])
     for i, item in enumerate([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]]):
         np.testing.assert_allclose(mixed.tokens[i], encoder.encode_document([item]).tokens[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@torch.inference_mode()
+def test_vision_models_against_transformers(models, name):
+    """One text or image at a time, by the classes of transformers and the methods of their processors."""
+    encoder = models(name)[0]
+    model_class, processor_class = CLASSES[name]
+    model = model_class.from_pretrained(encoder.model_name).eval()
+    processor = processor_class.from_pretrained(encoder.model_name)
+    texts = TEXTS[:-1]
+    queries = [processor.process_queries([text]) for text in texts]
+    images = [processor.process_images([image]) for image in IMAGES]
+    for ours, inputs in ((encoder.encode_query(texts), queries), (encoder.encode_document(IMAGES), images)):
+        for i, features in enumerate(inputs):
+            tokens = model(**features).embeddings[0].float()
+            assert features["attention_mask"].all()
+            np.testing.assert_allclose(ours.tokens[i], tokens.numpy(), rtol=0, atol=1e-5)
+            mean = torch.nn.functional.normalize(tokens.mean(0), dim=0)
+            np.testing.assert_allclose(ours.pooled[i], mean.numpy(), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_positions_of_colqwen2_in_the_format_of_transformers(models, caplog):
+    """transformers 4.53 called ``get_rope_index``, as the training did. transformers 5 does not, and a warning says so.
+
+    If this fails because both are equal, transformers gives the right positions again. Then the warning can go.
+    """
+    SmartEncoder(models("colqwen2")[0].model_name, device="cpu")
+    assert "transformers 5 gives ColQwen2 other positions than colpali-engine" in caplog.text
+    model = ColQwen2ForRetrieval.from_pretrained(models("colqwen2")[0].model_name).eval()
+    features = ColQwen2Processor.from_pretrained(models("colqwen2")[0].model_name).process_images([IMAGES[0]])
+    kinds = (features["input_ids"] == model.config.vlm_config.image_token_id).int()
+    trained, _ = model.vlm.get_rope_index(
+        features["input_ids"],
+        image_grid_thw=features["image_grid_thw"],
+        attention_mask=features["attention_mask"],
+        mm_token_type_ids=kinds,
+    )
+    right, wrong = model(**features, position_ids=trained).embeddings, model(**features).embeddings
+    assert (right * wrong).sum(-1).mean() < 0.95
+
+
+def test_the_words_around_those_of_colmodernvbert(models):
+    """Ten tokens follow a query, and none follows a text that is a document."""
+    encoder, text = models("colmodernvbert")[0], TEXTS[0]
+    words = encoder.count_tokens(text)[0]
+    assert [len(encode([text]).tokens[0]) for encode in (encoder.encode_query, encoder.encode_document)] == [
+        *(words + 12, words + 2),
+    ]
+    assert "".join(text[slice(*origin.span)] for origin in encoder.token_origins(text) if origin.span) == text.replace(
+        " ", ""
+    )
+    boxes = [origin.box for origin in encoder.token_origins(IMAGES[0]) if origin.box]
+    assert (len(boxes), boxes[0][:2], boxes[-1][2:]) == (tiny_vbert.TOKENS_PER_SQUARE, (0, 0), (1, 1))
+
+
+def test_the_boxes_of_an_image_that_is_cut_into_squares(models):
+    """Three rows of three squares, then a small copy of the whole image."""
+    boxes = [origin.box for origin in models("colmodernvbert in squares")[0].token_origins(IMAGES[0]) if origin.box]
+    each = tiny_vbert.TOKENS_PER_SQUARE
+    grid = math.isqrt(each)
+    rows, columns = 3, 3  # 100 x 90 pixels become 192 x 192
+    assert len(boxes) == (rows * columns + 1) * each
+    for square, patch in ((0, 0), (1, 0), (columns, 2), (rows * columns - 1, each - 1)):
+        x = square % columns + patch % grid / grid
+        y = square // columns + patch // grid / grid
+        box = (x / columns, y / rows, (x + 1 / grid) / columns, (y + 1 / grid) / rows)
+        np.testing.assert_allclose(boxes[square * each + patch], box, atol=1e-9)
+    assert (boxes[-each][:2], boxes[-1][2:]) == ((0, 0), (1, 1))
+    assert boxes[-each][2:] == (1 / grid, 1 / grid)
 
 
 @pytest.mark.parametrize("name", ["colqwen2", "colpali"])

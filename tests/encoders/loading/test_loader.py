@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_vision
+from helpers import tiny_vbert, tiny_vision
 from helpers.text_models import models_in
 from helpers.vision_families import PIXELS, TEXT, TOLERANCE, picture
+from transformers import AutoModel, AutoProcessor
 
-from smart_rag.encoders import loading
+from smart_rag.encoders.loading import devices
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput, ModelNotFound
 from smart_rag.types import Content
@@ -56,7 +57,7 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
     for cuda, mps, best in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
-        assert loading._best_device() == best
+        assert devices.best_device() == best
 
 
 def test_a_missing_device_is_named():
@@ -96,6 +97,25 @@ def test_attention_is_the_chosen_one(build, tmp_path):
         np.testing.assert_allclose(a, b, atol=TOLERANCE)
     with pytest.raises(ModelNotFound, match=r"[Ff]lash"):
         SmartEncoder(folder, attn_implementation="flash_attention_2")  # which is not installed here
+
+
+@torch.inference_mode()
+def test_an_encoder_that_reads_images_is_not_taken_for_a_decoder(tmp_path):
+    """ModernVBERT has no last token to pool. colpali-engine's BiModernVBert takes the mean of the states."""
+    folder = tiny_vbert.modernvbert(tmp_path)
+    encoder = SmartEncoder(folder, device="cpu")
+    found = {decision.name: decision.value for decision in encoder.decisions}
+    assert found["pooling"] == "mean"
+    model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    image = picture(60, 40)
+    for content, text, images in (
+        (Content(TEXT), f"User:{TEXT}<end_of_utterance>", {}),
+        (Content("", image), "User:<image><end_of_utterance>", {"images": [image]}),
+        (Content(TEXT, image), f"User:<image>{TEXT}<end_of_utterance>", {"images": [image]}),
+    ):
+        states = model(**processor(text=[text], return_tensors="pt", **images)).last_hidden_state[0]
+        expected = torch.nn.functional.normalize(states.mean(0), dim=0).numpy()
+        np.testing.assert_allclose(encoder.encode_document([content]).pooled[0], expected, rtol=0, atol=TOLERANCE)
 
 
 def test_without_torchvision_the_extra_is_named(tmp_path):

@@ -1,0 +1,1 @@
+"""Loading of a model: its files, its family, its weights, its device."""

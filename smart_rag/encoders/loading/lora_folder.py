@@ -1,0 +1,207 @@
+"""`LoraFolder`: a model that is published as a LoRA alone. Its base model is another repository or folder.
+
+The file ``adapter_config.json`` names the base model. The files of the LoRA are laid over those of the base model, in a
+temporary folder of links. The result is loaded like any other model, and peft adds the LoRA to the weights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from smart_rag.encoders.compatibility import AnyModel, transformer_config
+from smart_rag.encoders.loading.repository import Repository
+from smart_rag.errors import MissingExtra, ModelNotFound
+
+_SETTINGS = "adapter_config.json"
+# A folder with one of these files holds a whole model.
+_WHOLE = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# Files of the LoRA that never replace one of the base model: they describe its weights, or they are the LoRA.
+_OF_BASE = ("config.json", "generation_config.json")
+_HOW = "base_model=, on the command line --base-model"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFolder:
+    """A repository with a LoRA and without a model. ``settings`` is the content of its ``adapter_config.json``."""
+
+    name: str
+    files: Repository
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, name: str, files: Repository) -> LoraFolder | None:
+        """Return the LoRA in ``files``. Return None if there is none, or if there is a whole model beside it.
+
+        Raises:
+            MissingExtra: there is one, and peft is not installed.
+        """
+        settings = files.json(_SETTINGS)
+        if not settings or any(files.find(weights) is not None for weights in _WHOLE):
+            return None
+        try:
+            import peft  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("peft", "lora", f"the model {name!r}, which is a LoRA of another model,") from error
+        return cls(name, files, settings)
+
+    def base(self, given: str | None) -> tuple[str, str | None]:
+        """Return the name or the folder of the base model, and its revision. ``given`` comes first.
+
+        The file of the LoRA may name a repository of the hub, or a folder of this machine by its full path.
+
+        Raises:
+            ModelNotFound: the file names no such model.
+        """
+        named, revision = str(self.settings.get("base_model_name_or_path") or ""), self.settings.get("revision")
+        if given is not None and given != named:
+            return given, None
+        if _HUB_NAME.fullmatch(named):
+            return named, None if revision is None else str(revision)
+        if Path(named).is_absolute() and not named.startswith(("//", r"\\")) and Path(named).is_dir():
+            return named, None
+        raise ModelNotFound(
+            f"the model {self.name!r} is a LoRA, and its {_SETTINGS} names the base model {named!r}, which is neither "
+            f"the name of a model nor a folder on this machine; name the base model by {_HOW}"
+        )
+
+    @contextmanager
+    def over(self, base: Repository, *, with_code: bool) -> Iterator[Repository]:
+        """Yield the files of ``base`` with those of the LoRA over them, as one folder.
+
+        Tokenizer, processor, templates and modules of the LoRA replace those of the base model. Its ``config.json``
+        does not. Without ``with_code``, Python files are left out.
+
+        Raises:
+            ModelNotFound: the base model cannot be had, or it is a LoRA itself.
+        """
+        if base.json(_SETTINGS) and LoraFolder.find(base.path, base) is not None:
+            raise ModelNotFound(
+                f"the base model {base.path!r} of {self.name!r} is a LoRA itself; merge it into its own base model, "
+                f"and name the result by {_HOW}"
+            )
+        with TemporaryDirectory(prefix="smart_rag_lora_") as temporary:
+            folder = Path(temporary)
+            try:
+                _link_all(base.folder(), folder, with_code)
+            except Exception as error:  # the HTTP client and the hub decide which
+                raise ModelNotFound(
+                    f"the model {self.name!r} is a LoRA of {base.path!r}, which this machine does not have and cannot "
+                    f"download; if you have it in a folder, name it by {_HOW}"
+                ) from error
+            _link_all(self.files.folder(), folder, with_code, but=_OF_BASE)
+            yield replace(base, path=str(folder), revision=None, local=True)
+
+    def add_to(self, model: AnyModel) -> None:
+        """Add the LoRA to the weights of ``model``, which are float32 on the CPU.
+
+        Raises:
+            ModelNotFound: a tensor of the LoRA fits no weight of the model, or a tensor is missing.
+        """
+        problem = _add(model.transformers_model, self.files.folder())
+        if problem:
+            raise ModelNotFound(
+                f"the LoRA {self.name!r} does not fit its base model: {problem}; name the model that it was trained on "
+                f"by {_HOW}"
+            )
+
+
+def _link_all(source: Path, folder: Path, with_code: bool, but: tuple[str, ...] = ()) -> None:
+    """Link the files in ``source`` and below it into ``folder``, over those that are there."""
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source)
+        is_hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in name.parts)
+        is_left_out = str(name) in but or name.name.startswith("adapter_") or (path.suffix == ".py" and not with_code)
+        if is_hidden or is_left_out or not path.is_file():
+            continue
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.symlink(path.resolve(), target)
+        except OSError:  # Windows lets only some users make links
+            shutil.copyfile(path, target)
+
+
+def _add(model: Any, folder: Path) -> str:
+    """Add the LoRA in ``folder`` to the weights of ``model``, in place. Return what does not fit, or an empty text.
+
+    transformers knows the names that weights had in its older releases. The sum is computed in float64 and then rounded
+    to float32, so that it is the same on every machine.
+    """
+    from peft import PeftConfig, load_peft_weights
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    if getattr(config, "trainable_token_indices", None):
+        return (
+            "it has rows of single tokens (trainable_token_indices), so it must be merged into its base model by peft"
+        )
+    saved = load_peft_weights(str(folder), device="cpu")
+    weights = {_name_in(model, name): tensor for name, tensor in saved.items()}
+    report = model.load_adapter(peft_config=config, adapter_state_dict=weights)
+    heads = ("lm_head.", "model.lm_head.")  # an embedding does not need the head that predicts words
+    unused = sorted(name for name in report.unexpected_keys if not name.startswith(heads))
+    for what, names in (
+        ("the LoRA has {}, which fits no weight of it", unused),
+        ("the LoRA has nothing for its {}", sorted(report.missing_keys)),
+        ("{} has another shape", sorted(str(key) for key in report.mismatched_keys)),
+    ):
+        if names:
+            return what.format(f"{names[0]!r}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        return "it changes no weight of it"
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module
+            layer.double().merge(safe_merge=True)
+            whole = layer.get_base_layer().float()
+        elif isinstance(module, AuxiliaryTrainingWrapper):  # a module that was trained as a whole
+            whole = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        else:
+            continue
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, whole)
+    model.delete_adapter("default")
+    return ""
+
+
+def _name_in(model: Any, name: str) -> str:
+    """Return the name of a saved tensor without the parts that ``model`` does not have.
+
+    The LoRA of a model with a head has one part more than the model without a head, which makes embeddings. The norms
+    of a DoRA have an old name, which peft knows, but transformers does not.
+    """
+    name = name.removeprefix("base_model.model.")
+    name = f"{name}.weight" if name.endswith("lora_magnitude_vector") else name
+    parts = {part for part, _ in model.named_children()}
+    first, _, rest = name.partition(".")
+    return rest if first not in parts and rest.partition(".")[0] in parts else name
+
+
+def round_weights(model: AnyModel, dtype: str) -> None:
+    """Round the weights of ``model`` to ``dtype``, such as ``"bfloat16"``. Buffers keep their precision."""
+    import torch
+
+    wanted = getattr(torch, dtype)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(wanted)
+    transformer_config(model).dtype = wanted
+
+
+def dtype_of(wanted: Any, files: Repository) -> str:
+    """Return the name of the precision ``wanted``. ``"auto"`` means the one in the ``config.json`` of ``files``."""
+    name = str(wanted).removeprefix("torch.")
+    if name != "auto":
+        return name
+    config = files.json("config.json")
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")

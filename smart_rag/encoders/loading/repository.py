@@ -1,0 +1,86 @@
+"""`Repository`: the files of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The files of a model: a folder or a repository of the hub. With ``local``, nothing is downloaded.
+
+    ``access`` holds the arguments of `SentenceTransformer` for the hub: ``token`` and ``cache_folder``.
+    """
+
+    path: str
+    revision: str | None
+    local: bool
+    access: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file. Return None if there is no such file."""
+        from sentence_transformers.util import load_file_path
+
+        file = load_file_path(self.path, name, revision=self.revision, local_files_only=self.local, **self.access)
+        return None if file is None else Path(file)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file. Return an empty dict if there is no such file."""
+        file = self.find(name)
+        return {} if file is None else dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def modules(self) -> list[dict[str, Any]]:
+        """Return the modules that ``modules.json`` lists. Return an empty list if there is no such file."""
+        file = self.find("modules.json")
+        found = [] if file is None else json.loads(file.read_text(encoding="utf-8"))
+        return [module for module in found if isinstance(module, dict)]
+
+    def folder(self) -> Path:
+        """Return the folder with all files. From the hub, weights in other formats than safetensors are left out.
+
+        Raises:
+            Exception: the hub does not have the model, or cannot be reached. The HTTP client decides which.
+        """
+        if Path(self.path).is_dir():
+            return Path(self.path)
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                self.path,
+                revision=self.revision,
+                token=self.access.get("token"),
+                cache_dir=self.access.get("cache_folder"),
+                local_files_only=self.local,
+                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx*", "*.gguf", "openvino/*"],
+            )
+        )
+
+    def tensor(self, name: str) -> torch.Tensor | None:
+        """Return one tensor of the safetensors files. Return None if they do not hold it."""
+        from safetensors import safe_open
+
+        index = self.json("model.safetensors.index.json")
+        holder = index["weight_map"].get(name) if index else "model.safetensors"
+        file = None if holder is None else self.find(holder)
+        if file is None:
+            return None
+        with safe_open(file, framework="pt") as tensors:
+            found: torch.Tensor | None = tensors.get_tensor(name) if name in set(tensors.keys()) else None
+        return found
+
+    @property
+    def has_modules_file(self) -> bool:
+        """Whether there is a file that lists the model's modules for sentence-transformers."""
+        from sentence_transformers.util import is_sentence_transformer_model
+
+        return is_sentence_transformer_model(
+            self.path, revision=self.revision, local_files_only=self.local, **self.access
+        )

