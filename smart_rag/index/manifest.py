@@ -50,7 +50,7 @@ DATA_NAME = re.compile("data-[0-9a-f]{16}")
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
-    *("document_tokens", "max_pixels", "adapter"),
+    *("document_tokens", "max_pixels", "adapter", "paper", "profile", "base_model"),
 )
 # The settings of an encoder that its adapter decides.
 _OF_ADAPTER = {"adapter", "layer", "token_dimension"}
@@ -229,7 +229,7 @@ class Manifest:
         known, now = self.encoder or {}, encoder.describe()
         gone = {
             name: now[name]
-            for name in ("model", "adapter")
+            for name in ("model", "adapter", "base_model")
             if now.get(name) and known.get(name) and Path(known[name]).is_absolute() and not Path(known[name]).exists()
         }
         return replace(self, encoder={**known, **gone}) if gone else self

@@ -1180,9 +1180,11 @@ class SmartIndex:
             if self._store is not new.store:
                 new.store.close()
             raise
-        old.pooled.drop()
-        old.close()
-        new.finish()
+        try:
+            old.pooled.drop()
+        finally:
+            old.close()
+            new.finish()
 
     def _update_manifest(self) -> None:
         """Update the manifest. If the model was moved, write its new folder. If there is no id, write one."""

@@ -137,7 +137,10 @@ class DocumentStore:
             self.pooled.delete(sorted(new))
         if before:
             self.pooled.write(before)
-        old = {row.revision for row in self.pooled.rows(before)}
+        rows = self.pooled.rows(before)
+        pooled = dict(zip(before.ids, before.pooled, strict=True))
+        self._terms.doubt([row.revision for row in rows], record, _traces_of_rows(rows, pooled))
+        old = {row.revision for row in rows}
         self._terms.settle(set(doubtful) - old, old)
 
     def _bytes_of(self, rows: Sequence[Row], vectors: Representation) -> int:
@@ -193,7 +196,9 @@ class DocumentStore:
             self.tokens.put([row.key for row in rows], vectors.tokens)
             revisions = [row.revision for row in rows]
             pooled = self.pooled.embeddings([row.document.id for row in rows])
-            traces = self._new_traces(revisions, pooled)
+            known = np.isfinite(self._terms.traces(revisions))
+            lacking = [row for row, has_trace in zip(rows, known, strict=True) if not has_trace]
+            traces = _traces_of_rows(lacking, pooled)
             self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))], traces=traces)
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
@@ -204,18 +209,10 @@ class DocumentStore:
             revisions = [row.revision for row in rows]
             undo = self.pooled.undo_of(rows, before).packed()
             check_room(self.place.folder, _BATCH_BYTES + _ROW_BYTES * len(rows) + len(undo))
-            self._terms.doubt(revisions, undo, self._new_traces(revisions, pooled))
+            self._terms.doubt(revisions, undo, _traces_of_rows(rows, pooled))
             with self._settled_on_failure():
                 self.pooled.upsert(rows, np.stack([pooled[row.document.id] for row in rows]), before)
                 self._terms.settle((), revisions)
-
-    def _new_traces(
-        self, revisions: Sequence[Revision], pooled: Mapping[str, NDArray[np.float32]]
-    ) -> dict[Revision, float]:
-        """Return the traces that the term store lacks. ``pooled`` are the stored pooled embeddings by id."""
-        known = np.isfinite(self._terms.traces(revisions))
-        lacking = [one for one, has_trace in zip(revisions, known, strict=True) if one[0] in pooled and not has_trace]
-        return _traces(lacking, np.stack([pooled[id] for id, _ in lacking])) if lacking else {}
 
     def gather(self, keys: Sequence[Key], ids: Sequence[str]) -> TokenCodes:
         """Return the token embeddings of n ``keys``, in their order. Errors name the documents by ``ids``.
@@ -382,6 +379,18 @@ class DocumentStore:
             self.tokens.delete(set(keys) - self.pooled.keys_in_use(list(keys)))
         except (StorageFull, ChromaFailure) as error:
             logger.warning("%s: `smart-rag vacuum` has to remove old token embeddings (%s)", self.place.folder, error)
+
+
+def _traces_of_rows(rows: Sequence[Row], pooled: Mapping[str, NDArray[np.float32]]) -> dict[Revision, float | None]:
+    """Return the trace of each of ``rows``. ``pooled`` are the stored pooled embeddings by id.
+
+    It is None for a row of an older index that has metadata without a checksum: with a trace, it would be damaged.
+    """
+    rows = [row for row in rows if row.document.id in pooled]
+    if not rows:
+        return {}
+    found = _traces([row.revision for row in rows], np.stack([pooled[row.document.id] for row in rows]))
+    return {row.revision: None if row.lacks_checksum() else found[row.revision] for row in rows}
 
 
 def _traces(revisions: Sequence[Revision], pooled: NDArray[np.float32]) -> dict[Revision, float]:

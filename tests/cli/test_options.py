@@ -22,13 +22,14 @@ def library(command):
     from smart_rag import Content, IndexConfig, SmartEncoder, SmartIndex, answer, training
     from smart_rag.evaluation import evaluator, tuner
     from smart_rag.evaluation.datasets import load_dataset, load_labels
+    from smart_rag.evaluation.paper import evaluate_published
     from smart_rag.files import limits
 
     return {
         "index": [SmartEncoder, SmartIndex.add_files, IndexConfig, limits],
         "search": [SmartEncoder, SmartIndex.open, SmartIndex.search, Content],
         "ask": [SmartEncoder, SmartIndex.open, answer.ask, Content],
-        "eval": [SmartEncoder, evaluator.evaluate, load_dataset],
+        "eval": [SmartEncoder, evaluator.evaluate, load_dataset, evaluate_published],
         "tune": [SmartEncoder, tuner.tune, load_labels],
         "info": [SmartEncoder],
         "delete": [SmartIndex.delete],

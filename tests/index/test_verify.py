@@ -9,13 +9,15 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 from helpers.command_line import good, run
 from helpers.word_encoder import TESTS, SeeingEncoder, VocabularyEncoder, WordEncoder
 
-from smart_rag import Document, SmartEncoder, SmartIndex
-from smart_rag.errors import CorruptStore, MissingTokens
+from smart_rag import Document, Representation, SmartEncoder, SmartIndex
+from smart_rag.errors import ChromaFailure, CorruptStore, MissingTokens
 from smart_rag.store.checks.row_checksum import CHECKSUM
+from smart_rag.store.pooled_store import PooledStore
 
 WORDS = ["pump", "boat", "keys", "carp", "lamp", "door", "dogs", "cats", "night", "river"]
 TEXTS = [f"{WORDS[i % 10]} {WORDS[i * 3 % 7]} {WORDS[i * 5 % 9]} number{i}" for i in range(60)]
@@ -389,3 +391,26 @@ def test_the_command_line(tmp_path, minilm):
     assert "1 passage removed" in good("delete", "a", "--db", tmp_path / "index")
     assert "1 entry removed" in good("vacuum", "--db", tmp_path / "index")
     assert "the only passage is sound" in good("verify", "--db", tmp_path / "index")
+
+
+def test_an_undone_batch_restores_the_traces(tmp_path, monkeypatch):
+    """The vectors of the caller: the same tokens, and another pooled vector."""
+    path, document = tmp_path / "index", Document("a", "pump")
+
+    def vectors(pooled):
+        return Representation.from_embeddings(np.asarray([pooled], dtype=np.float32), [np.eye(2, 4)])
+
+    with SmartIndex.create(path, None, dimension=4) as index:
+        index.add_embeddings([document], vectors([1, 0, 0, 0]))
+        with monkeypatch.context() as patched:
+            patched.setattr(PooledStore, "upsert", _fails)
+            with pytest.raises(ChromaFailure):
+                index.add_embeddings([document], vectors([0, 1, 0, 0]))
+        index.delete(["nobody"])
+        assert index.verify().sound
+        index.compact()
+        assert index.search(vectors([1, 0, 0, 0]), 1)[0].pooled_score == pytest.approx(1)
+
+
+def _fails(*arguments):
+    raise ChromaFailure("no")

@@ -234,7 +234,7 @@ def test_a_file_at_which_chroma_panics(path):
     with sqlite3.connect(path / "chroma.sqlite3") as database:
         database.execute("UPDATE migrations SET sql = CAST(X'e7' AS TEXT)")
     database.close()
-    with pytest.raises(ChromaFailure, match="its files may be damaged"):
+    with pytest.raises(ChromaFailure, match="says whether its files are damaged"):
         PooledStore.open(path, None, "smart_rag")
 
 

@@ -67,6 +67,7 @@ OPTIONS = {
     "query_tokens": st.just("input"),
     "document_tokens": st.just("text"),
     "max_pixels": st.integers(1, 9_999),
+    "paper": st.booleans(),
     "adapter": FOLDERS,
     "model_options": st.just({"truncate_dim": 8}),
     "token": st.just("hf_secret"),
@@ -148,7 +149,8 @@ def folder(tmp_path_factory):
 def test_no_argument_is_forgotten_here():
     """A new argument needs a strategy above."""
     assert names_of(SmartEmbedding.__init__) == {*OF_MODEL, *OF_EMBEDDING, *ELSEWHERE[SmartEmbedding]}
-    assert names_of(SmartEncoder.__init__) - RENAMED <= {*OF_MODEL, *OPTIONS}
+    # A base model goes only with a LoRA.
+    assert names_of(SmartEncoder.__init__) - {*RENAMED, "base_model"} <= {*OF_MODEL, *OPTIONS}
     for kind, strategies in ARGUMENTS.items():
         inherited = names_of(BaseRetriever.__init__) if kind is SmartRetriever else set()
         assert names_of(kind.__init__) | inherited == {*strategies, *ELSEWHERE[kind]}

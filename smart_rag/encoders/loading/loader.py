@@ -184,7 +184,9 @@ def _load(
     with lora.over(base_files, with_code=trust_remote_code) as whole:
         decision = family_of(name, whole, profile, {**lora.settings, "base_model_name_or_path": base})
         # The sum with the LoRA is computed on the CPU in float32, and then rounded. So it is the same on every machine.
-        loaded = _load_whole(name, whole, "cpu", {**weights, "dtype": "float32"}, trust_remote_code, further, decision)
+        loaded = _load_whole(
+            name, whole, "cpu", {**weights, "dtype": "float32"}, trust_remote_code, further, decision, base
+        )
         lora.add_to(loaded.model)
         round_weights(loaded.model, dtype_of(weights["dtype"], whole))
     loaded.model.to(device)
@@ -199,6 +201,7 @@ def _load_whole(
     trust_remote_code: bool,
     further: Mapping[str, Any],
     profile: Decision,
+    base: str | None = None,
 ) -> LoadedModel:
     from smart_rag.encoders.models import col_qwen_weights
 
@@ -243,16 +246,16 @@ def _load_whole(
             f"{name} gives no token embeddings: it is a static model, with one vector for each token of a vocabulary, "
             "the same in every text; late interaction needs states that know their text, so use a transformer model"
         )
-    source = OWN_FILES if has_own_files else _set_pooling(name, model)
+    source = OWN_FILES if has_own_files else _set_pooling(name, model, base)
     kind: Literal["pooled", "clip"] = "clip" if _is_clip(model) else "pooled"
     return LoadedModel(name, model, has_own_files, kind, profile, pooling_source=source)
 
 
-def _set_pooling(name: str, model: AnyModel) -> str:
+def _set_pooling(name: str, model: AnyModel, base: str | None) -> str:
     """Make a model without sentence-transformers files pool in the way of its family, and return what decides it."""
     if pooling_of(model).modes == ("unknown",):  # such as CLIP, which pools by itself
         return GENERAL_RULE
-    mode, source = pooling_of_bare_folder(name, transformer_config(model))
+    mode, source = pooling_of_bare_folder(name, transformer_config(model), base)
     set_pooling(model, mode)
     return source
 

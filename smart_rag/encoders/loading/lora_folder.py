@@ -64,6 +64,11 @@ class LoraFolder:
         named, revision = str(self.settings.get("base_model_name_or_path") or ""), self.settings.get("revision")
         if given is not None and given != named:
             return given, None
+        if _HUB_NAME.fullmatch(named) and Path(named).exists():
+            raise ModelNotFound(
+                f"the model {self.name!r} is a LoRA, and its {_SETTINGS} names the base model {named!r}. There is a "
+                f"folder of this name here, and a model of this name may be on the hub; say which by {_HOW}"
+            )
         if _HUB_NAME.fullmatch(named):
             return named, None if revision is None else str(revision)
         if Path(named).is_absolute() and not named.startswith(("//", r"\\")) and Path(named).is_dir():

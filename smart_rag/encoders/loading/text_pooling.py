@@ -44,12 +44,13 @@ _POOLING: tuple[tuple[str, str], ...] = (
 _WITH_DENSE_LAYERS = ("embeddinggemma-*", "gtr-t5-*", "sentence-t5-*", "instructor-*", "labse", "distiluse-*")
 
 
-def pooling_of_bare_folder(model: str, config: Any) -> tuple[str, str]:
+def pooling_of_bare_folder(model: str, config: Any, base: str | None = None) -> tuple[str, str]:
     """Return the pooling of a text model without files for sentence-transformers, and what has decided it.
 
     Args:
         model: the model's name on the hub, or its folder.
         config: the model's configuration in transformers.
+        base: the name or the folder of the base model, if the model is a LoRA.
 
     Returns:
         The mode of pooling in sentence-transformers: ``"lasttoken"``, ``"mean"`` or ``"cls"``. The second value is the
@@ -58,11 +59,11 @@ def pooling_of_bare_folder(model: str, config: Any) -> tuple[str, str]:
     Raises:
         ModelNotFound: a part of the model is in the files that are missing, or nothing tells how it is pooled.
     """
-    names = _names(model)
+    names = [*_names(model), *(_names(base) if base is not None else [])]
     if any(fnmatch(name, pattern) for name in names for pattern in _WITH_DENSE_LAYERS):
         raise _refusal(model, "its dense layers, which follow the pooling, are in these files")
     named = next((mode for pattern, mode in _POOLING for name in names if fnmatch(name, pattern)), None)
-    if named is not None:
+    if named is not None and not (named == "cls" and is_decoder(config)):  # its first token sees nothing of the text
         return named, BY_NAME
     if not is_decoder(config):
         return "mean", GENERAL_RULE

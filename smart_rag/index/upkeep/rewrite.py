@@ -41,6 +41,7 @@ class Rewrite:
         self, path: Path, wanted: Manifest, client: ClientAPI | None = None, sources: Iterable[str | Path] = ()
     ) -> None:
         self._path = path
+        _unmark(path)
         unfinished = [found for found in _unfinished(path) if _settings(found) == _settings(wanted)]
         self.manifest = wanted.with_new_data(unfinished[0].data if unfinished else None)
         _remove_unfinished(path, client, keep=self.manifest.data)
@@ -59,13 +60,20 @@ class Rewrite:
 
     def finish(self) -> None:
         """Remove the old stores, which nobody uses any more. If this fails, a later rewrite removes them."""
-        (self._path / self.manifest.data / FILE_NAME).unlink(missing_ok=True)
+        _unmark(self._path)
         try:
             remove_old(self._path)
         except OSError as error:  # another thread or process has just written there
             logger.warning(
                 "%s: the old files could not be removed (%s); the next compaction does it", self._path, error
             )
+
+
+def _unmark(path: Path) -> None:
+    """Say that the present stores of the index are finished. A process that died may not have come to this."""
+    current = Manifest.read(path).data
+    if current:
+        (path / current / FILE_NAME).unlink(missing_ok=True)
 
 
 def remove_old(path: Path) -> None:

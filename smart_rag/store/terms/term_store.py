@@ -107,20 +107,17 @@ class TermStore:
         terms: Sequence[TokenIds | None],
         doubtful: Iterable[Revision] = (),
         before: bytes | None = None,
-        traces: Mapping[Revision, float] | None = None,
+        traces: Mapping[Revision, float | None] | None = None,
     ) -> None:
         """Write the terms of n ``revisions``, and replace their earlier terms.
 
         The terms of a revision are sorted int32. None means that its tokens have no vocabulary ids. The rows of the
         ``doubtful`` revisions are about to be written, replaced or removed. These revisions are in doubt until
         `settle` is called: if this process dies before, nobody knows which of the rows are there. `before` returns
-        the bytes ``before`` until then. ``traces`` are new traces of pooled embeddings.
+        the bytes ``before`` until then. ``traces`` are new traces of pooled embeddings; None removes one.
         """
-        values = {
-            revision: None if of_one is None else packed(revision[0], of_one)
-            for revision, of_one in zip(revisions, terms, strict=True)
-        }
-
+        pairs = zip(revisions, terms, strict=True)
+        values = {one: None if of_one is None else packed(one[0], of_one) for one, of_one in pairs}
         in_doubt = set(doubtful)
 
         def write(transaction: Any) -> None:
@@ -137,8 +134,11 @@ class TermStore:
                 transaction.put(_revision_key(revision), _SLOT.pack(slot), db=slots)
                 slot += 1
             transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
+            self._remove_traces(transaction, map(_revision_key, traces or ()))
             for revision, trace in (traces or {}).items():
-                transaction.put(_revision_key(revision), packed_trace(trace), db=self._environment.databases[_TRACES])
+                if trace is not None:
+                    key = _revision_key(revision)
+                    transaction.put(key, packed_trace(trace), db=self._environment.databases[_TRACES])
             if in_doubt:
                 self._set_doubtful(transaction, in_doubt | set(self._doubtful(transaction)))
             if before is not None:
@@ -153,7 +153,7 @@ class TermStore:
         self,
         revisions: Collection[Revision],
         before: bytes | None = None,
-        traces: Mapping[Revision, float] | None = None,
+        traces: Mapping[Revision, float | None] | None = None,
     ) -> None:
         """Put ``revisions`` in doubt, as `put` does, because their rows are about to be changed or removed."""
         self.put([], [], revisions, before, traces)

@@ -34,6 +34,7 @@ POOL = {"lasttoken": lambda rows: rows[-1], "cls": lambda rows: rows[0], "mean":
         ("Qwen3-Embedding (Qwen3)", "my-own-decoder", "lasttoken", "the model's architecture"),
         ("BGE (BERT)", "bge-small-en-v1.5", "cls", "the model's name"),
         ("BGE (BERT)", "my-own-encoder", "mean", "general rule"),
+        ("Qwen3-Embedding (Qwen3)", "bge-code-v1", "lasttoken", "the model's architecture"),
         ("multilingual E5 (XLM-R)", "multilingual-e5-small", "mean", "the model's name"),
         ("Arctic v2 (XLM-R)", "snowflake-arctic-embed-l-v2.0", "cls", "the model's name"),
     ],
@@ -107,6 +108,6 @@ def test_decoders_are_told_from_encoders(name):
 
 def test_the_pooling_is_in_the_fingerprint(tmp_path):
     """So an index that was made with another pooling of the same weights does not open."""
-    family = TEXT_FAMILIES["Qwen3-Embedding (Qwen3)"]
-    one, other = (SmartEncoder(family.save_bare(tmp_path / name), device="cpu") for name in ("bge-x", "a-decoder"))
+    family = TEXT_FAMILIES["BGE (BERT)"]
+    one, other = (SmartEncoder(family.save_bare(tmp_path / name), device="cpu") for name in ("bge-x", "an-encoder"))
     assert one.fingerprint != other.fingerprint

@@ -138,7 +138,7 @@ def test_a_row_that_does_not_fit_its_sqlite_index(tmp_path):
         report = index.verify()
         assert report.altered == ("d7",)
         assert "missing from index" in report.chroma_damage
-        with pytest.raises(ChromaFailure, match=f"^{re.escape(str(path))}.*smart-rag verify --repair"):
+        with pytest.raises(ChromaFailure, match=f"^{re.escape(str(path))}.*`smart-rag verify` says"):
             index.add_texts(["word7 number7"], ["d7"])
     SmartIndex.rebuild(path, VocabularyEncoder())
     with SmartIndex.open(path, VocabularyEncoder()) as index:

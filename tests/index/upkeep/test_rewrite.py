@@ -19,7 +19,8 @@ from PIL import Image
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.errors import CorruptStore, IndexLocked, IndexNotFound, InvalidInput, NotTrusted
-from smart_rag.index.manifest import Manifest
+from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.index.upkeep import rewrite
 
 TEXTS = [f"{word} {other} number{i}" for i, word in enumerate(["pump", "boat", "keys"] * 40) for other in ["lamp"]]
 QUESTIONS = ["pump lamp", "boat number7", "keys"]
@@ -223,11 +224,12 @@ def test_a_deleted_index_is_not_found_again(tmp_path):
 
 def test_a_client_of_the_caller_gets_a_new_collection(tmp_path):
     client = chromadb.EphemeralClient()
+    others = {collection.name for collection in client.list_collections()}  # of other tests
     with make(tmp_path / "index", client=client) as index:
         before = answers(index)
         index.convert(codec="float32")
         assert [[hit[0] for hit in hits] for hits in answers(index)] == [[hit[0] for hit in hits] for hits in before]
-        names = [collection.name for collection in client.list_collections()]
+        names = list({collection.name for collection in client.list_collections()} - others)
         assert names == [f"smart_rag-{index.manifest.data}"]
     with SmartIndex.open_or_create(
         tmp_path / "index", VocabularyEncoder(), client=client, collection="smart_rag"
@@ -401,3 +403,25 @@ def test_readers_of_the_same_process_go_on(tmp_path):
             assert errors == []
             other.add_texts(["boat"], ["new"])
         assert index.search("boat", 1)[0].id == "new"
+
+
+def test_old_stores_that_were_left_over_are_removed(tmp_path, monkeypatch):
+    """A process that dies after the switch leaves them, and a mark in the new ones, which are not unfinished."""
+    path = tmp_path / "index"
+    with SmartIndex.create(path, VocabularyEncoder()) as index:
+        index.add_texts(["pump", "boat"], ["a", "b"])
+        with monkeypatch.context() as patched:
+            patched.setattr(rewrite.Rewrite, "finish", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                index.compact()
+        first = index.manifest.data
+        assert (path / first / FILE_NAME).exists()
+        index.delete(["a"])
+        index.compact()
+        assert stores(path) == [index.manifest.data]
+        assert index.manifest.data != first
+        assert [document.id for document in index.documents()] == ["b"]
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt

@@ -71,6 +71,7 @@ OF_ENCODER = {
     "query_tokens": st.just("input"),
     "document_tokens": st.just("text"),
     "max_pixels": st.integers(1, 9_999),
+    "paper": st.booleans(),
     "adapter": FOLDERS,
     "model_options": st.just({"truncate_dim": 8}),
 }
@@ -151,7 +152,8 @@ class Plain(Embeddings):
 
 def test_no_argument_is_forgotten_here():
     """A new argument needs a strategy above."""
-    assert names_of(SmartEncoder) - {"model", "device"} == OF_ENCODER.keys()
+    # A base model goes only with a LoRA.
+    assert names_of(SmartEncoder) - {"model", "device", "base_model"} == OF_ENCODER.keys()
     assert names_of(SmartEmbeddings) == {*OF_MODEL, *OF_GIVEN_ENCODER, "encoder_class"}
     for kind, strategies in ARGUMENTS.items():
         assert names_of(kind) | OF_LANGCHAIN.keys() == {*strategies, *ELSEWHERE.get(kind, ()), *OF_LANGCHAIN}
