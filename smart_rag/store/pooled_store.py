@@ -374,6 +374,7 @@ class PooledStore:
     def drop(self) -> None:
         """Remove the collection from the caller's client. In a folder, the caller removes the folder instead."""
         if self.folder is None:
+            self.delete(self._ids())  # first, because Chroma leaves lists of the rows of a deleted collection behind
             with chroma_errors(), self._chroma.write_lock() as client:
                 client.delete_collection(self.collection)
 

@@ -157,6 +157,7 @@ def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Pa
         CorruptStore: `to_chroma` cannot have returned this metadata.
     """
     key = key_of(metadata)
+    metadata = _without_leftovers(metadata)
     unknown = [name for name in metadata if name.startswith(RESERVED) and name not in _OWN and not is_list_column(name)]
     if unknown:
         raise CorruptStore(f"has metadata that smart_rag does not write ({unknown[0]!r:.80})")
@@ -173,6 +174,22 @@ def from_chroma(id: str, text: str | None, metadata: Mapping[str, Any], root: Pa
         return Row(Document(id, text or "", own, image, video), key, stamp, modality, metadata)
     except (TypeError, ValueError, KeyError, RecursionError, SmartRagError) as error:
         raise CorruptStore(f"has damaged metadata ({type(error).__name__}: {error})") from error
+
+
+def _without_leftovers(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``metadata`` without lists that `to_chroma` did not write.
+
+    If a collection is deleted, Chroma leaves the lists of its rows behind, and later rows of other collections get
+    them. Each list of ours is also in the JSON text.
+    """
+    if not any(isinstance(value, list) for value in metadata.values()):
+        return metadata
+    try:
+        exact = json.loads(metadata.get(_JSON, "{}"))
+        ours = {list_column(name) for name, value in exact.items() if isinstance(value, list)}
+    except (TypeError, ValueError, AttributeError, RecursionError):  # damaged, which `from_chroma` reports
+        return metadata
+    return {name: value for name, value in metadata.items() if not isinstance(value, list) or name in ours}
 
 
 def key_of(metadata: Mapping[str, Any]) -> bytes:

@@ -9,12 +9,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 from helpers.command_line import error_of, good
 from helpers.other_users import NOBODY, open_folder, run_as, start_as
 from helpers.word_encoder import VocabularyEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex, errors
+from smart_rag.store.terms.term_store import TermStore
 
 TEXTS = {"a": "pump bearings", "b": "boat keys", "c": "winter tyres"}
 
@@ -191,3 +193,23 @@ def test_the_copy_is_checked_before_chroma_opens_it(path):
         say(error)
     """
     assert "expected the tables that Chroma makes, found the view 'other'" in run_as(NOBODY, path, code)
+
+
+def test_a_term_store_without_traces():
+    """An older smart_rag has made it. Who may write gets the database, and who may not can read the rest."""
+    folder = open_folder() / "terms"
+    TermStore(folder).close()
+    with lmdb.open(str(folder), max_dbs=3) as environment, environment.begin(write=True) as transaction:
+        transaction.drop(environment.open_db(b"traces", transaction))
+    code = """
+    from smart_rag.store.terms.term_store import TermStore
+    store = TermStore(path)
+    say(store.traces([("a", bytes(16))]).tolist(), store.count())
+    """
+    assert run_as(NOBODY, folder, code) == "[nan] 0\n"
+    store = TermStore(folder)
+    revision = "a", bytes(16)
+    store.put([revision], [None], traces={revision: 1.0})
+    assert store.traces([revision]).tolist() == [1.0]
+    store.close()
+    shutil.rmtree(folder.parent)

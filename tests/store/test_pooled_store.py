@@ -259,6 +259,31 @@ def test_the_callers_client_stays_open(path):
     client.delete_collection(name)
 
 
+def test_lists_that_a_deleted_collection_left_behind(path):
+    """Chroma gives them to the next rows. They are not ours, and `drop` leaves none."""
+    client = chromadb.EphemeralClient()
+    theirs, name = f"test-{uuid.uuid4()}", f"test-{uuid.uuid4()}"
+    collection = client.create_collection(theirs, embedding_function=None)
+    ids = [str(i) for i in range(9)]
+    lists = [{"colour": ["red"], "_smart_rag.list.colour": ["red"]}] * 9
+    collection.add(ids, unit_rows(9, 3), lists, ["text"] * 9)
+    client.delete_collection(theirs)
+    store = create(path, client, name)
+    rows = [row("plain"), row("number", n=1), row("list", tags=["x", 2])]
+    store.upsert(rows, unit_rows(3, 3))
+    raw = client.get_collection(name, embedding_function=None).get()["metadatas"]
+    assert [metadata["colour"] for metadata in raw] == [["red"]] * 3  # otherwise, this test shows nothing
+    found = store.get(["plain", "number", "list"])
+    assert list(found.values()) == rows
+    assert not any(one.is_altered() or one.lacks_checksum() for one in found.values())
+    store.drop()
+    store.close()
+    new = client.create_collection(name, embedding_function=None)
+    new.add(["a", "b", "c"], unit_rows(3, 3), [{"n": 1}] * 3, ["text"] * 3)
+    assert new.get()["metadatas"] == [{"n": 1}] * 3
+    client.delete_collection(name)
+
+
 # --- filters ------------------------------------------------------------------------------
 
 ANIMALS = [

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 
 import lmdb
 import numpy as np
 import pytest
 import xxhash
-from helpers.other_users import NOBODY, open_folder, run_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -251,25 +249,6 @@ def test_traces(tmp_path):
     store = TermStore(tmp_path)
     assert np.isinf(store.traces([a])).all()
     store.close()
-
-
-def test_a_store_without_traces():
-    """An older smart_rag has made it. Who may write gets the database, and who may not can read the rest."""
-    folder = open_folder() / "terms"
-    TermStore(folder).close()
-    with lmdb.open(str(folder), max_dbs=3) as environment, environment.begin(write=True) as transaction:
-        transaction.drop(environment.open_db(b"traces", transaction))
-    code = """
-    from smart_rag.store.terms.term_store import TermStore
-    store = TermStore(path)
-    say(store.traces([("a", bytes(16))]).tolist(), store.count())
-    """
-    assert run_as(NOBODY, folder, code) == "[nan] 0\n"
-    store = TermStore(folder)
-    store.put([revision("a")], [None], traces={revision("a"): 1.0})
-    assert store.traces([revision("a")]).tolist() == [1.0]
-    store.close()
-    shutil.rmtree(folder.parent)
 
 
 def test_doubts(store):
