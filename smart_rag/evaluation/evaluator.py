@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import time
@@ -25,6 +26,9 @@ from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import ranking
 from smart_rag.types import IndexInfo
+from smart_rag.wording import number
+
+logger = logging.getLogger(__name__)
 
 # Number of best documents of the exhaustive hybrid ranking. A first stage should find them.
 _BEST = 10
@@ -131,6 +135,12 @@ def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tup
     modalities = index.manifest.modalities
     # A text model cannot encode a page without text. The page stays in the qrels, and counts as not found.
     documents = [document for document in dataset.documents if document.content(modalities).modality]
+    left_out = [document.id for document in dataset.documents if not document.content(modalities).modality]
+    if left_out:
+        logger.warning(
+            "%s: %s left out, because the model reads only %s; they count as not found, the first is %r",
+            *(dataset.name, number(len(left_out), "document"), " and ".join(sorted(modalities)), left_out[0]),
+        )
     report = index.add(documents, show_progress_bar=show_progress_bar)
     return report.added + report.replaced, time.perf_counter() - started
 

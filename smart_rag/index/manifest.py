@@ -249,6 +249,12 @@ class Manifest:
                     f"images and positions than this one ({', '.join(changed)}); encode the documents again with "
                     "SmartIndex.convert(encoder) or `smart-rag convert --model`"
                 )
+            if differ and set(differ) <= {"pooling", "modules"}:
+                raise IndexMismatch(
+                    f"{folder}: the index was made by smart_rag {self.created_with}, which pooled the model in "
+                    f"{made_with!r} in another way; encode the documents again with SmartIndex.convert(encoder) or "
+                    "`smart-rag convert --model`"
+                )
             if all(mine.get(name) == other.get(name) for name in _CHOSEN):
                 raise IndexMismatch(
                     f"{folder}: the model in {made_with!r}{_with(mine)} has changed since the index was made; put the "

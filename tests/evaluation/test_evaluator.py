@@ -237,3 +237,14 @@ def test_no_speed_of_documents_that_were_already_in_the_index(graded, index, res
     assert again["ingest"] == {"documents_per_s": None, "tokens_per_s": None}
     assert again["runs"] == result["runs"]
     assert again["documents"] == 150
+
+
+def test_documents_that_the_model_cannot_read_are_named(tmp_path, caplog):
+    documents = [Document("a", "word1"), Document("page", image="page.png"), Document("b", "word2")]
+    dataset = Dataset("scans", documents, {"q": "word1"}, {"q": {"a": 1, "page": 1}})
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        assert evaluate(dataset, index)["runs"]["hybrid"]["recall@10"] == 0.5
+    assert (
+        "scans: 1 document left out, because the model reads only text; they count as not found, the first is 'page'"
+        in caplog.messages
+    )

@@ -288,6 +288,15 @@ def test_a_model_that_another_version_of_smart_rag_gave_other_images(tmp_path):
         replace(MANIFEST, encoder=described()).check_encoder(tmp_path, encoder)
 
 
+def test_a_model_that_another_version_of_smart_rag_pooled_in_another_way(tmp_path):
+    """Not the model has changed, so there is no old one to put back."""
+    encoder = SomeEncoder("beef")
+    encoder.describe = lambda: {"model": "m1", "weights": "same", "pooling": "cls", "modules": [2]}
+    mine = {"model": "m1", "weights": "same", "pooling": "mean", "modules": [1]}
+    with pytest.raises(IndexMismatch, match=r"pooled the model in 'm1' in another way; encode .* SmartIndex.convert"):
+        replace(MANIFEST, encoder=mine).check_encoder(tmp_path, encoder)
+
+
 @pytest.mark.parametrize(
     ("mine", "other", "says"),
     [
