@@ -259,13 +259,16 @@ class Hit(_Explainable):
         answers the query. If the index covers the right field but has no answer, its best hit still has a high
         relevance.
 
+        The relevance is 0 if the model cannot read the query (see ``unread``), because then all scores are high.
+
         The relevance is None if the query has an image or a video, if the index has no encoder, or if the hit was
         copied or pickled. For a hit of `smart_rag.rerank`, it is None unless the encoder is a `CachedEncoder` that
         `CachedEncoder.add` has calibrated. If `SmartIndex.calibrate` was not called, the first access to the relevance
         takes seconds.
         """
         explainer = explainer_of(self)
-        return None if explainer is None else explainer.relevance(self)
+        found = None if explainer is None else explainer.relevance(self)
+        return 0.0 if found is not None and "query" in self.unread else found
 
     def explain(self) -> Explanation:
         """Return which part of this hit matched each part of the query, and how much each match added to the score.

@@ -85,3 +85,11 @@ def test_an_encoder_that_does_not_tell(tmp_path, caplog):
             index.add(CHINESE)
             assert {hit.unread for hit in index.search(QUESTION)} == {()}
     assert not any("cannot read" in warning for warning in warnings(caplog))
+
+
+def test_no_hit_is_relevant_for_a_question_that_is_not_read(encoder, tmp_path):
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        index.add([*documents(), *CHINESE])
+        assert {hit.relevance for hit in index.search(QUESTION, 10)} == {0.0}
+        assert index.search(QUESTION, 10, min_relevance=0.1) == []
+        assert index.search("Where is the cat?", 1)[0].relevance > 0
