@@ -93,11 +93,11 @@ def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
         if "corpus" in splits:
             tables |= {part: Table(part, folder, files) for part, files in splits.items()}
             continue
-        wanted = split if split in splits else next(iter(splits)) if len(splits) == 1 else "test"
+        wanted = split if split in splits else next(iter(splits)) if len(splits) == 1 else split or "test"
         if wanted not in splits:
             raise InvalidInput(
                 f"{folder}: the part {name!r} has the splits {', '.join(sorted(splits))}; expected one split, or one "
-                f"called {split or 'test'!r}; name the split to read"
+                f"called {split or 'test'!r}; name another split by split=, on the command line --split"
             )
         tables[name] = Table(name, folder, splits[wanted])
     return tables

@@ -415,6 +415,10 @@ def test_splits(tmp_path):
     with pytest.raises(InvalidInput, match="'corpus' has the splits dev, train; expected one split"):
         evaluate_published(tmp_path, TextEncoder())
     assert only(evaluate_published(tmp_path, TextEncoder(), split="dev"))["queries"] == 5
+    for file in tmp_path.rglob("dev-*.parquet"):
+        file.rename(file.with_name(file.name.replace("dev", "test")))
+    with pytest.raises(InvalidInput, match="expected one split, or one called 'dev'; name another"):
+        evaluate_published(tmp_path, TextEncoder(), split="dev")
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path):
