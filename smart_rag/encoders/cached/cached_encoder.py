@@ -98,12 +98,8 @@ class CachedEncoder:
         # Full paths, because the program may change its working directory before the first use.
         self._given = model_location(encoder) if isinstance(encoder, str | Path) else encoder
         self._options = options
-        of_paths: dict[str, Callable[[Any], object]] = {
-            "adapter": absolute,
-            "base_model": model_location,
-            "model_options": with_full_paths,
-        }
-        self._options |= {name: full(options[name]) for name, full in of_paths.items() if options.get(name) is not None}
+        of_paths = (("adapter", absolute), ("base_model", model_location), ("model_options", with_full_paths))
+        self._options |= {name: full(options[name]) for name, full in of_paths if options.get(name) is not None}
         self._codec = get_codec(codec).name
         self.path = None if path is None else absolute(path)
         self._start()
