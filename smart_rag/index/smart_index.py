@@ -1074,8 +1074,10 @@ class SmartIndex:
             self._session.writing(),
             tqdm(total=total, desc=f"indexing{where}", unit=unit, disable=not show_progress_bar) as progress,
         ):
-            yield Ingest(self._store, self._encoder, progress.update, on_commit)
-        self._encoder.warn_of_unread_texts()
+            try:
+                yield Ingest(self._store, self._encoder, progress.update, on_commit)
+            finally:  # the texts that were written before an error count, too
+                self._encoder.warn_of_unread_texts()
 
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
         """Return the ``hits`` of ``search``, with what the model cannot read and with an explainer for ``query``."""
@@ -1160,6 +1162,7 @@ class SmartIndex:
                 if encodes:
                     checked = self._store.integrity.checked if lost is None else self._store.integrity.marked
                     encode_documents(self._store.pooled, new.store, encoder, progress.update, checked)
+                    encoder.warn_of_unread_texts()
                 else:
                     copy_documents(self._store, new.store, encoder, progress.update)
             new.store.mark_lost(lost or ())

@@ -119,6 +119,6 @@ def test_two_values_in_a_row(folder):
     """Chroma would return one of them."""
     sql(folder, ["UPDATE embedding_metadata SET bool_value = 1 WHERE key = 'n'"])
     with opened(folder) as index:
-        assert "have two values" in index.verify().chroma_damage
+        assert "with two values" in index.verify().chroma_damage
         index.verify(repair=True)
         assert index.verify().sound

@@ -93,3 +93,14 @@ def test_no_hit_is_relevant_for_a_question_that_is_not_read(encoder, tmp_path):
         assert {hit.relevance for hit in index.search(QUESTION, 10)} == {0.0}
         assert index.search(QUESTION, 10, min_relevance=0.1) == []
         assert index.search("Where is the cat?", 1)[0].relevance > 0
+
+
+def test_converting_warns_and_later_texts_do_not_count_twice(encoder, tmp_path, caplog):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        index.add([*documents(), *CHINESE])
+        index.convert(encoder)
+        (warning,) = [warning for warning in warnings(caplog) if "cannot read" in warning]
+        assert "minilm cannot read 2 of 7 new texts" in warning
+        caplog.clear()
+        index.add([Document("new", "A new text in English.")])
+        assert warnings(caplog) == []

@@ -60,6 +60,7 @@ def rebuild(
             try:
                 checked = partial(marked, fingerprint=manifest.fingerprint, codec=manifest.config.codec)
                 encode_documents(rows, new.store, new_encoder, on_progress, checked)
+                new_encoder.warn_of_unread_texts()
                 unread = set(rows.ids()).difference(new.store.pooled.ids())
                 new.store.mark_lost(unread)
                 _warn_of_rest(path, unread)

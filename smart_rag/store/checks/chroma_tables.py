@@ -18,6 +18,7 @@ from pathlib import Path
 
 from smart_rag.errors import CorruptStore, StorageFull
 from smart_rag.store.checks.chroma_schema import foreign_part
+from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def damage_of_tables(folder: Path) -> str | None:
         for table in _VALUES:
             odd = opened.execute(_ODD_VALUES.format(table)).fetchone()[0]
             if odd:
-                return f"{folder / FILE_NAME}: {odd:,} rows of {table} have two values, or one of another type"
+                return f"{folder / FILE_NAME}: {number(odd, 'row')} of {table} with two values or a wrong type"
     with tempfile.TemporaryDirectory(prefix="smart_rag_check_") as place:
         copy_tables(folder, Path(place))
         with closing(sqlite3.connect(Path(place) / FILE_NAME)) as copy:

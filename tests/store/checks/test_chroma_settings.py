@@ -149,4 +149,4 @@ def test_a_fault_while_the_store_is_open_is_in_its_report(folder):
 )
 def test_two_values_and_values_of_another_type(folder, statement):
     sql(folder, statement)
-    assert "1 rows of embedding_metadata have two values" in damage_of_tables(folder)
+    assert "1 row of embedding_metadata with two values" in damage_of_tables(folder)
