@@ -76,6 +76,7 @@ def hit_text(
         (f" = {' + '.join(f'{weight:g} x {score:.3f} {name}' for weight, score, name in parts)}  ", "dim"),
         ("" if relevance is None else f"relevance {relevance:.2f}  ", "dim"),
         (source_label(hit), "cyan"),
+        ("  unread by the model" if "text" in hit.unread else "", "yellow"),
     )
     medium = "[image]" if hit.video is None else "[video]"
     passage = _passage(hit.text, words) if hit.text.strip() else Text(medium, style="dim")
@@ -163,6 +164,7 @@ def index_table(info: IndexInfo) -> Table:
         "index": info.path,
         "model": encoder["model"] if encoder else "none (the caller brings vectors)",
         "adapter": (encoder or {}).get("adapter", "none"),
+        **_use(encoder or {}),
         "dimension": info.manifest["dimension"],
         "token dimension": info.manifest["token_dimension"],
         "codec": config["codec"],
@@ -179,6 +181,12 @@ def index_table(info: IndexInfo) -> Table:
     for name, value in rows.items():
         table.add_row(name, Text(str(value)))
     return table
+
+
+def _use(encoder: Mapping[str, Any]) -> dict[str, str]:
+    """Return how an index uses its model. The manifest decides this, whatever a later version would recognise."""
+    names = ("profile", "pooling", "query_prompt", "document_prompt", "max_length")
+    return {name.replace("_", " "): _value(encoder[name]) for name in names if name in encoder}
 
 
 def _bytes_per_token(info: IndexInfo) -> str:

@@ -21,10 +21,12 @@ from smart_rag.cli.options import (
     BaseModel,
     Db,
     Device,
+    DocumentPrompt,
     KeptDb,
     LimitQueries,
     Model,
     ProfileName,
+    QueryPrompt,
     ReportFile,
 )
 from smart_rag.cli.write import print_report
@@ -43,6 +45,8 @@ def evaluate(
     base_model: BaseModel = None,
     adapter: Adapter = None,
     profile: ProfileName = None,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     paper: Annotated[
         bool,
         typer.Option(
@@ -85,6 +89,7 @@ def evaluate(
                 "--candidates"
             )
         given = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
+        given |= {"query_prompt": query_prompt, "document_prompt": document_prompt}
         _evaluate_published(dataset, model, given, media, split, language, limit_queries, json_file)
         return
     if media or split or language:
@@ -100,6 +105,8 @@ def evaluate(
             adapter=adapter,
             device=device,
             profile=profile,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
         ) as index,
     ):
         result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())
@@ -118,7 +125,9 @@ def _evaluate_published(
 ) -> None:
     from smart_rag.evaluation.paper import evaluate_published, paper_encoder
 
-    encoder = paper_encoder(model or DEFAULT_MODEL, **{name: value for name, value in options.items() if value})
+    encoder = paper_encoder(
+        model or DEFAULT_MODEL, **{name: value for name, value in options.items() if value is not None}
+    )
     result = evaluate_published(
         root,
         encoder,

@@ -68,6 +68,14 @@ BaseModel = Annotated[
 ProfileName = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="Family of the model, if its name does not show it.")
 ]
+QueryPrompt = Annotated[
+    str | None,
+    typer.Option("--query-prompt", metavar="TEXT", help="Text before each question; by default the model's own."),
+]
+DocumentPrompt = Annotated[
+    str | None,
+    typer.Option("--document-prompt", metavar="TEXT", help="Text before each passage; by default the model's own."),
+]
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Shrink pages and images to N pixels.")
 ]

@@ -11,7 +11,17 @@ import typer
 from smart_rag.cli import display
 from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import open_index
-from smart_rag.cli.options import Adapter, BaseModel, Db, Device, MaxPixels, ProfileName, Trusted
+from smart_rag.cli.options import (
+    Adapter,
+    BaseModel,
+    Db,
+    Device,
+    DocumentPrompt,
+    MaxPixels,
+    ProfileName,
+    QueryPrompt,
+    Trusted,
+)
 from smart_rag.embeddings.codec import PRESETS
 from smart_rag.errors import ChromaFailure, CorruptStore
 from smart_rag.paths import absolute
@@ -112,6 +122,8 @@ def convert(
     base_model: BaseModel = None,
     adapter: Adapter = None,
     profile: ProfileName = None,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
@@ -125,6 +137,7 @@ def convert(
     if codec is None and model is None:
         raise typer.BadParameter("give a codec with --codec, or a model with --model")
     options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "profile": profile}
+    options |= {"query_prompt": query_prompt, "document_prompt": document_prompt}
     options |= {"max_pixels": max_pixels, "device": device}
     options = {name: value for name, value in options.items() if value is not None}
     own = {} if model is not None else {**options, "trust_remote_code": trust_remote_code}

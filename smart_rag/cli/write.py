@@ -11,7 +11,19 @@ import typer
 from smart_rag.cli import display
 from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import config_with_codec, open_index
-from smart_rag.cli.options import Adapter, BaseModel, Codec, Db, Device, MaxPixels, Model, ProfileName, Trusted
+from smart_rag.cli.options import (
+    Adapter,
+    BaseModel,
+    Codec,
+    Db,
+    Device,
+    DocumentPrompt,
+    MaxPixels,
+    Model,
+    ProfileName,
+    QueryPrompt,
+    Trusted,
+)
 from smart_rag.config import DEFAULT_FILE_MEMORY, DEFAULT_FILE_SECONDS, IndexConfig
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
@@ -41,6 +53,8 @@ def index(
     ] = DEFAULT_FILE_MEMORY,
     codec: Codec = None,
     profile: ProfileName = None,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
@@ -62,6 +76,8 @@ def index(
             base_model=base_model,
             adapter=adapter,
             profile=profile,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
             max_pixels=max_pixels,
             device=device,
             trust_remote_code=trust_remote_code,

@@ -49,6 +49,13 @@ def test_a_source_elsewhere_is_shown_in_full(db, documents):
     assert f"late  {documents.resolve() / 'dogs.md'}\n" in good("search", "dogs", "--db", db)
 
 
+def test_a_passage_that_the_model_cannot_read_is_marked(tmp_path):
+    with SmartIndex.create(tmp_path / "index", "minilm") as index:
+        index.add([Document("a", "The pump needs new bearings."), Document("b", "泵需要新的轴承和密封件。")])
+    heads = re.findall(r"late  (.*)$", good("search", "pump bearings", "--db", tmp_path / "index"), re.MULTILINE)
+    assert heads == ["a", "b  unread by the model"]
+
+
 def test_search_as_json(db, documents):
     hits = json.loads(good("search", "Which bearings does the pump need?", "--db", db, "--json", "-k", "3"))
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
@@ -265,6 +272,8 @@ def test_info(db):
     assert (lines["documents"], lines["codec"]) == ("4", "2bit")
     assert int(lines["tokens"]) > 40
     assert lines["score"] == "1 x pooled + 2 x late, weighting idf"
+    assert (lines["profile"], lines["pooling"], lines["max length"]) == ("general", "mean", "256")
+    assert (lines["query prompt"], lines["document prompt"]) == ("none", "none")
     assert set(lines) >= {"token embeddings, terms", "bytes per token", "bytes per document", "format"}
     assert re.fullmatch(r"[\d,]+ \(96 for codes; a small index has more overhead\)", lines["bytes per token"])
     assert lines["total size"].endswith("kB")

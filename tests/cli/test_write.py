@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_a_run_without_prune_warns_of_missing_files(folder, tmp_path, caplog):
     assert warning.getMessage().startswith(
         "1 file of the index no longer exists; the option prune removes its passages"
     )
+
+
+def test_prompts_of_a_model_without_its_own(folder, tmp_path):
+    db = tmp_path / "index"
+    good("index", folder, "--db", db, "--query-prompt", "query: ", "--document-prompt", "passage: ")
+    info = good("info", "--db", db)
+    assert re.search(r"query prompt +query: *\n", info)
+    assert re.search(r"document prompt +passage: *\n", info)
+    good("convert", "--db", db, "--model", "minilm", "--query-prompt", "ask: ", "--document-prompt", "")
+    info = good("info", "--db", db)
+    assert re.search(r"query prompt +ask: *\n", info)
+    assert re.search(r"document prompt +none *\n", info)
 
 
 def test_patterns(folder, tmp_path):
