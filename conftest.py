@@ -16,6 +16,11 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="smart_rag_remote_code_
 # What smart_rag remembers of its user: not those of whoever runs the tests.
 os.environ["SMART_RAG_HOME"] = tempfile.mkdtemp(prefix="smart_rag_home_")
 
+# What smart_rag can make again, such as a model's ONNX file: the workers of one run share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["SMART_RAG_CACHE"] = tempfile.mkdtemp(prefix="smart_rag_cache_")
+    atexit.register(shutil.rmtree, os.environ["SMART_RAG_CACHE"], ignore_errors=True)
+
 import pytest
 from helpers import torchvision_on_cpu  # noqa: F401
 

@@ -115,7 +115,7 @@ def check_model_options(options: Mapping[str, Any], name: str = "model_options")
         if option not in MODEL_OPTIONS:
             raise InvalidInput(f"{name} has {option!r}; {nearest(option, MODEL_OPTIONS)}")
         if option == "backend" and value not in (None, "torch"):
-            raise InvalidInput(f"backend {value!r} gives no token embeddings yet; leave it out, then torch is used")
+            raise InvalidInput(f"{name} has backend={value!r}, which is an argument of its own; pass backend={value!r}")
 
 
 # A score with larger weights would lose the differences between documents, and then overflow.

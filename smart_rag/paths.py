@@ -41,6 +41,15 @@ def user_folder() -> Path:
     return absolute(os.environ.get("SMART_RAG_HOME") or get_app_dir("smart_rag"))
 
 
+def cache_folder() -> Path:
+    """Return the folder for files that smart_rag can make again, such as ``~/.cache/smart_rag``.
+
+    The environment variable ``SMART_RAG_CACHE`` can name another folder.
+    """
+    given = os.environ.get("SMART_RAG_CACHE")
+    return absolute(given or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "smart_rag"))
+
+
 def bytes_below(folder: Path) -> int:
     """Return the number of bytes of all files in ``folder`` and below it."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

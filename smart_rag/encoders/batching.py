@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.tokens import Codec, TokenIds
 from smart_rag.encoders.models.inputs import Prepared
-from smart_rag.encoders.models.pooled import PooledModel, States
+from smart_rag.encoders.models.pooled import PooledModel
 from smart_rag.encoders.models.positions import Mask, Positions
 from smart_rag.encoders.profiles import TokenPolicy
 from smart_rag.encoders.vocabulary import Vocabulary
@@ -230,6 +231,8 @@ class BatchEncoder:
         ready: tuple[Prepared, TokenIds] | None = None,
     ) -> Batch:
         """Return the results for ``contents``. If a GPU runs out of memory, encode one half after the other."""
+        if not model.uses_torch:
+            return self._forward(model, *(ready or self._prepare(contents, task)), output)
         import torch
 
         try:
@@ -257,44 +260,31 @@ class BatchEncoder:
     def _forward(self, model: PooledModel, prepared: Prepared, words: TokenIds, output: Output) -> Batch:
         adapter = self._adapter if output.layers is None else None
         layers = output.layers or ((-1,) if adapter is None else adapter.layers)
-        states = model.forward(prepared, layers)
-        if states.positions is not prepared.positions:  # tokens were merged, so they are no longer words
-            words = np.full(states.positions.ids.shape, -1, dtype=np.int32)
-        keep = self.kept(states.positions, prepared.task)
-        pooled, *of_layers = _unit_states(model, states, keep)
+        found = model.unit_states(prepared, layers, partial(self.kept, task=prepared.task))
+        if found.positions is not prepared.positions:  # tokens were merged, so they are no longer words
+            words = np.full(found.positions.ids.shape, -1, dtype=np.int32)
+        keep = self.kept(found.positions, prepared.task)
+        of_layers = (found.tokens, found.fallbacks)
         if adapter is None:
-            tokens, fallbacks = (each.flatten(1) / len(layers) ** 0.5 for each in of_layers)
+            width = found.tokens.shape[1] * found.tokens.shape[2]
+            tokens, fallbacks = (each.reshape(len(each), width) / len(layers) ** 0.5 for each in of_layers)
         else:
-            tokens, fallbacks = (self._adapters[pooled.device](each) for each in of_layers)
+            tokens, fallbacks = (self._adapters[found.pooled.device](each) for each in of_layers)
         to_cpu = _to_cpu if output.codec is None else output.codec.encode
         starts = np.cumsum(keep.sum(axis=1))[:-1]
         rows, ids = np.split(to_cpu(tokens), starts), np.split(words[keep], starts)
         instead, no_word = to_cpu(fallbacks), np.full(1, -1, dtype=np.int32)
         # Each content gets a copy. So to keep one content in memory does not keep the whole batch there.
         return Batch(
-            pooled.cpu().numpy(),
-            model.norms(states.pooled).cpu().numpy(),
+            _to_cpu(found.pooled),
+            _to_cpu(found.norms),
             [row.copy() if len(row) else instead[i : i + 1].copy() for i, row in enumerate(rows)],
             [row.copy() if len(row) else no_word for row in ids],
         )
 
 
-def _unit_states(model: PooledModel, states: States, keep: Mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return unit vectors: pooled (n, dimension), states of kept tokens (total, layers, width), and the fallbacks.
-
-    The fallbacks are (n, layers, width). If no token of a content is kept, the content's fallback is its only token.
-    """
-    import torch
-    from torch.nn.functional import normalize
-
-    where = torch.from_numpy(keep).to(states.pooled.device)
-    pooled, tokens = model.to_embeddings(states.pooled, [of_layer[where] for of_layer in states.hidden])
-    fallback = pooled if states.fallback is None else normalize(states.fallback.float(), dim=1)
-    return pooled, tokens, fallback[:, None].expand(-1, len(states.hidden), -1)
-
-
-def _to_cpu(rows: torch.Tensor) -> NDArray[np.float32]:
-    return rows.cpu().numpy()
+def _to_cpu(rows: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows if isinstance(rows, np.ndarray) else rows.cpu().numpy()
 
 
 def _use_one_thread() -> None:

@@ -127,6 +127,9 @@ def reads_both_ways(config: Any) -> bool:
 
 def pooling_of(model: AnyModel) -> Pooling:
     """Return how ``model`` pools. If it has no module for pooling, the modes are ``("unknown",)``."""
+    known = getattr(model, "pooling", None)  # of a model that was exported
+    if isinstance(known, Pooling):
+        return known
     modules = list(model)
     for i, module in enumerate(modules):
         if type(module).__name__ == "Pooling":

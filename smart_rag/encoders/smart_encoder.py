@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +13,15 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
 from smart_rag.encoders import known_models
-from smart_rag.encoders.batching import BatchEncoder, Output
-from smart_rag.encoders.compatibility import AnyModel, module_settings
-from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of, weights_digest
-from smart_rag.encoders.loading.devices import device_names
-from smart_rag.encoders.loading.loader import load
+from smart_rag.encoders.batching import Output
+from smart_rag.encoders.compatibility import AnyModel
+from smart_rag.encoders.engine import Backend, Engine, ModelArguments, start, start_on_torch
+from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of
 from smart_rag.encoders.loading.model_options import portable_options, with_full_paths
-from smart_rag.encoders.models.clip import ClipModel
-from smart_rag.encoders.models.col_qwen import ColQwenModel
 from smart_rag.encoders.models.inputs import UNLIMITED
-from smart_rag.encoders.models.jina_v4 import JinaV4Model
-from smart_rag.encoders.models.multi_vector import MultiVectorModel
-from smart_rag.encoders.models.pooled import PooledModel
 from smart_rag.encoders.models.reading import Reading
 from smart_rag.encoders.pickling import made_again
 from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy
-from smart_rag.encoders.settings import ModelSettings
 from smart_rag.encoders.trainable import TrainableModel
 from smart_rag.files import images
 from smart_rag.paths import absolute, model_location
@@ -40,14 +31,6 @@ if TYPE_CHECKING:
     import torch
 
     from smart_rag.encoders.adapter import Adapter
-
-_MODEL_CLASSES: dict[str, type[PooledModel]] = {
-    "pooled": PooledModel,
-    "multi-vector": MultiVectorModel,
-    "clip": ClipModel,
-    "jina-v4": JinaV4Model,
-    "col-qwen": ColQwenModel,
-}
 
 
 class SmartEncoder:
@@ -100,6 +83,8 @@ class SmartEncoder:
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
         base_model: the name or folder of the model that a LoRA is added to, if ``model`` is a folder or a repository
             that holds only a LoRA. By default, the model that its ``adapter_config.json`` names.
+        backend: what runs the model. ``"torch"`` runs every model. ``"onnx"`` and ``"openvino"`` run text models on a
+            CPU, faster and with the same numbers; see docs/models.md. By default, ``"onnx"`` if it can.
         model_options: further arguments of `SentenceTransformer`, such as ``{"truncate_dim": 256, "token": "hf_..."}``.
 
     Raises:
@@ -131,6 +116,7 @@ class SmartEncoder:
         adapter: str | Path | None = None,
         model_options: Mapping[str, Any] | None = None,
         base_model: str | Path | None = None,
+        backend: Backend = "auto",
     ) -> None:
         check_count("batch_size", batch_size)
         check_count("batch_tokens", batch_tokens)
@@ -142,33 +128,33 @@ class SmartEncoder:
         self._trust_remote_code = trust_remote_code
         self._max_pixels = max_pixels
         self._device, self._dtype, self._attn_implementation = device, dtype, attn_implementation
-        first, *others = device_names(device)
-        base = None if base_model is None else model_location(base_model)
-        how = (dtype, revision, trust_remote_code, attn_implementation, model_options, profile, base)
-        loaded = load(self.model_name, first, *how)
+        self._backend: Backend = backend
         self._model_options = portable_options(model_options)
-        loaded.model.eval()
-        self._settings = ModelSettings.decide(
-            loaded,
-            loaded.profile,
-            {"query": query_prompt, "document": document_prompt},
-            prompt_names,
-            {"query": query_tokens, "document": document_tokens},
-            max_length,
+        self._arguments = ModelArguments(
+            model=self.model_name,
+            device=device,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            prompts={"query": query_prompt, "document": document_prompt},
+            prompt_names=prompt_names,
+            max_length=max_length,
+            profile=profile,
+            policies={"query": query_tokens, "document": document_tokens},
+            max_pixels=max_pixels,
+            paper=paper,
+            has_adapter=adapter is not None,
+            model_options=model_options,
+            base_model=None if base_model is None else model_location(base_model),
+            backend=backend,
         )
-        model_class = _MODEL_CLASSES[loaded.kind]
-        self._model = model_class(
-            loaded, replace(loaded.profile.value, paper=paper), self._settings.prompts, max_pixels
-        )
-        if self._settings.max_length.value is not None:
-            self._model.inputs.limit_length(self._settings.max_length.value)
-        copies = [copy.deepcopy(self._model) for _ in others]
-        for copied, name in zip(copies, others, strict=True):
-            copied.model.to(name)
-        self._batches = BatchEncoder([self._model, *copies], self._settings.policies, batch_size, batch_tokens)
+        self._use(start(self._arguments))
         self._adapter: Adapter | None = None
         self._adapter_path: str | None = None
-        dimension = self.model.get_embedding_dimension()
+        dimension = self._model.model.get_embedding_dimension()
         self._dimension = int(dimension) if dimension else len(self.encode_query(["dimension"]).pooled[0])
         self._description: dict[str, Any] | None = None
         if adapter is not None:
@@ -176,11 +162,24 @@ class SmartEncoder:
         by_user = (self.model_name, revision, self._adapter_path, self._model_options)
         known_models.remember(*by_user, base_model=self._settings.describe().get("base_model"))
 
+    def _use(self, engine: Engine) -> None:
+        self._settings, self._model, self._batches = engine.settings, engine.model, engine.batches
+        self._runs_on = engine.backend
+
+    def _move_to_torch(self) -> None:
+        """Let torch run the model from now on. Whoever takes the model may change its weights."""
+        if not self._model.uses_torch:
+            engine = start_on_torch(self._arguments, "the caller has taken the model")
+            engine.batches.batch_size, engine.batches.batch_tokens = self.batch_size, self.batch_tokens
+            prompts = self._settings.prompts  # they may be other ones than the arguments: see `with_instruction`
+            batches = engine.batches.with_prompts(prompts)
+            self._use(Engine(self._settings, batches.models[0], batches, engine.backend))
+
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter
 
         adapter = Adapter.load(folder)
-        adapter.check_model(self.model_name, self.dimension, weights_digest(self.model))
+        adapter.check_model(self.model_name, self.dimension, self._model.weights_digest())
         self._adapter = adapter.requires_grad_(False)
         self._batches.use_adapter(self._adapter)
         self._adapter_path = str(folder)
@@ -203,6 +202,7 @@ class SmartEncoder:
             **self._arguments_in(self.describe()),
             "dtype": self._dtype,
             "attn_implementation": self._attn_implementation,
+            "backend": self._backend,
             "batch_size": self.batch_size,
             "batch_tokens": self.batch_tokens,
         }
@@ -213,12 +213,14 @@ class SmartEncoder:
 
     @property
     def model(self) -> AnyModel:
-        """The model of sentence-transformers, on the first device."""
+        """The model of sentence-transformers, on the first device. From its first use on, torch runs the model."""
+        self._move_to_torch()
         return self._model.model
 
     @property
     def trainable(self) -> TrainableModel:
         """The model in the form that a training needs: inputs and embeddings as tensors, with gradients."""
+        self._move_to_torch()
         return TrainableModel(self._model, self._settings.policies)
 
     @property
@@ -238,7 +240,7 @@ class SmartEncoder:
     @property
     def device(self) -> str:
         """The device of the model, such as ``"cpu"`` or ``"cuda:0"``. With several devices, the first one."""
-        return str(self.model.device)
+        return str(self._model.model.device)
 
     @property
     def batch_size(self) -> int:
@@ -287,6 +289,7 @@ class SmartEncoder:
         settings, token_dimension = self._settings, self._model.token_dimension
         return (
             *settings.family_decisions,
+            self._runs_on,
             *self._model.decisions,
             *settings.prompt_decisions,
             *settings.policy_decisions,
@@ -318,11 +321,11 @@ class SmartEncoder:
             "model": self.model_name,
             "revision": self.revision,
             "trust_remote_code": self._trust_remote_code,
-            "weights": weights_digest(self.model),
+            "weights": self._model.weights_digest(),
             "dimension": self.dimension,
             "max_length": self.max_length,
             "pooling": self._model.pooling,
-            "modules": module_settings(self.model),
+            "modules": self._model.module_settings(),
             "layer": "last",
             "max_pixels": self._max_pixels,
             **self._settings.describe(),
@@ -395,6 +398,8 @@ class SmartEncoder:
         Raises:
             EncoderError: the model has no such layer.
         """
+        if tuple(layers) != (-1,):
+            self._move_to_torch()
         return self._encode(items, task, Output(layers), None, show_progress_bar)
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
@@ -402,11 +407,11 @@ class SmartEncoder:
 
         Special tokens and prompts do not count.
         """
-        return Reading(self.model.tokenizer).lengths([texts] if isinstance(texts, str) else texts)
+        return Reading(self._model.inputs.tokenizer).lengths([texts] if isinstance(texts, str) else texts)
 
     def unread(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is in a script that the model's tokenizer does not know; see `Reading`."""
-        return Reading(self.model.tokenizer).unread(texts)
+        return Reading(self._model.inputs.tokenizer).unread(texts)
 
     def token_origins(self, item: Encodable, task: Task = "document") -> list[TokenOrigin]:
         """Return the origin of each token embedding of ``item``: characters of its text, or a patch of its image.

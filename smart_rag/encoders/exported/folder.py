@@ -1,0 +1,137 @@
+"""`ExportFolder`: where the ONNX file of a model is kept, and what is known about it.
+
+An export belongs to a model, and to the versions of the libraries that make and run it. If one of them changes, the
+export is made again. The folder is in the user's own cache, so only this user can have written it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from smart_rag.paths import absolute, cache_folder
+
+logger = logging.getLogger(__name__)
+
+# The form of the files. Exports of another form are made again.
+_FORMAT = 1
+# The libraries that can change the numbers of a model.
+_LIBRARIES = ("onnxruntime", "openvino", "sentence-transformers", "tokenizers", "torch", "transformers")
+_SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFolder:
+    """The folder of one model's export. It may not exist yet."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, files: Path, given: Mapping[str, Any]) -> ExportFolder:
+        """Return the folder for the model with the folder ``files``, loaded with the arguments ``given``.
+
+        The files are known by their sizes and times, because to read them all takes too long.
+        """
+        state = [
+            [str(file.relative_to(files)), (found := file.stat()).st_size, found.st_mtime_ns]
+            for file in sorted(files.rglob("*"))
+            if file.is_file()
+        ]
+        key = {
+            "format": _FORMAT,
+            "folder": str(files),
+            "files": state,
+            "given": dict(given),
+            "versions": {name: _version(name) for name in _LIBRARIES},
+        }
+        digest = hashlib.blake2b(json.dumps(key, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+        return cls(cache_folder() / "exports" / digest)
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file from ids to the states of the tokens. It does not exist if the model's own file is used."""
+        return self.path / "model.onnx"
+
+    def model_file(self, settings: Mapping[str, Any]) -> Path:
+        """Return the ONNX file that ``settings`` name: `model`, or a file in the folder of the model."""
+        return Path(settings["own_file"]) if settings["own_file"] else self.model
+
+    @property
+    def int8_model(self) -> Path:
+        """The ONNX file with weights of 8 bits. It is made when it is asked for."""
+        return self.path / "model_int8.onnx"
+
+    @property
+    def head(self) -> Path:
+        """The ONNX file of the modules after the pooling. It does not exist if there are none."""
+        return self.path / "head.onnx"
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return the settings of the export, or None if there is no complete one."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / _SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def refuse(self, reason: str) -> None:
+        """Remember why the model cannot be exported. If this cannot be written, the next start tries again."""
+        try:
+            self.finish(self.begin(), {"refused": reason})
+        except OSError as error:
+            logger.info("%s cannot be written: %s", self.path, error)
+
+    def begin(self) -> ExportFolder:
+        """Return a new folder beside this one, to write to. `finish` gives it this folder's name."""
+        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True, mode=0o700)
+        return ExportFolder(beside)
+
+    def finish(self, beside: ExportFolder, settings: Mapping[str, Any]) -> None:
+        """Give the folder ``beside`` this one's name. Its files and ``settings`` are then complete."""
+        (beside.path / _SETTINGS).write_text(json.dumps(dict(settings)), encoding="utf-8")
+        shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            beside.path.rename(self.path)
+        except OSError:
+            # Another process has just made the same export.
+            shutil.rmtree(beside.path, ignore_errors=True)
+            if self.settings() is None:
+                raise
+
+
+def local_files(model: str, revision: str | None, cache: str | None) -> Path | None:
+    """Return the folder with the files of ``model`` on this machine: the folder itself, or that in the hub's cache.
+
+    Return None if a model of the hub is not in the cache.
+    """
+    if Path(model).is_dir():
+        return absolute(model)
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    hub = cache or os.environ.get("SENTENCE_TRANSFORMERS_HOME") or os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"
+    owned = absolute(hub) / f"models--{model.replace('/', '--')}"
+    name = revision or "main"
+    reference = owned / "refs" / name
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else name
+    folder = owned / "snapshots" / commit
+    return folder if folder.is_dir() else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
