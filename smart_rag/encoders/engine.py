@@ -99,27 +99,31 @@ def start(arguments: ModelArguments) -> Engine:
     """
     check_choice("backend", arguments.backend, Backend)
     reason = _why_torch(arguments)
-    files = _files(arguments) if reason is None else None
+    if reason is not None:
+        return start_on_torch(arguments, reason)
+    loaded, files = None, _files(arguments)
     if files is None:
-        return _on_torch(arguments, _load(arguments), reason or "a model of the hub that is here for the first time")
-    folder = ExportFolder.of(files, _loading(arguments))
-    settings: Mapping[str, Any] | None = folder.settings()
-    loaded = None
-    if settings is None:
-        loaded = _load(arguments)
-        settings = _export(arguments, loaded, files, folder)
-    if "refused" not in settings:
-        return _from_export(arguments, folder, settings)
+        loaded = _load(replace(arguments, dtype=None))  # this downloads the files
+        files = _files(arguments)
+    if files is None:
+        why = "its files are not in the cache of the hub"
+    else:
+        folder = ExportFolder.of(files, _loading(arguments))
+        settings: Mapping[str, Any] | None = folder.settings()
+        if settings is None:
+            loaded = loaded or _load(replace(arguments, dtype=None))
+            settings = _export(arguments, loaded, files, folder)
+        if "refused" not in settings:
+            return _from_export(arguments, folder, settings)
+        why = settings["refused"]
     if arguments.backend != "auto":
-        raise EncoderError(
-            f"{arguments.model} cannot run on backend={arguments.backend!r}: {settings['refused']}; leave backend out"
-        )
-    return _on_torch(arguments, loaded or _load(arguments), settings["refused"])
+        raise EncoderError(f"{arguments.model} cannot run on backend={arguments.backend!r}: {why}; leave backend out")
+    return _on_torch(arguments, loaded or _load(arguments), why)
 
 
 def start_on_torch(arguments: ModelArguments, reason: str) -> Engine:
-    """Return the engine that torch runs. ``reason`` says why."""
-    return _engine(arguments, _load(arguments), Decision("backend", "torch", reason))
+    """Return the engine that torch runs, with the model loaded anew. ``reason`` says why."""
+    return _on_torch(arguments, _load(arguments), reason)
 
 
 def _why_torch(arguments: ModelArguments) -> str | None:
@@ -166,12 +170,15 @@ def _loading(arguments: ModelArguments) -> dict[str, Any]:
         "model": arguments.model,
         "revision": arguments.revision,
         "trust_remote_code": arguments.trust_remote_code,
-        "profile": arguments.profile,
         "options": options,
     }
 
 
 def _load(arguments: ModelArguments) -> LoadedModel:
+    if arguments.dtype == "int8":
+        raise InvalidInput(
+            f'dtype="int8" is for text models on backend="onnx"; {arguments.model} runs on torch: name another dtype'
+        )
     loaded = load(
         arguments.model,
         device_names(arguments.device)[0],
@@ -216,12 +223,17 @@ def _size_obstacle(loaded: LoadedModel) -> str | None:
 
 def _from_export(arguments: ModelArguments, folder: ExportFolder, settings: Mapping[str, Any]) -> Engine:
     backend: Literal["onnx", "openvino"] = "openvino" if arguments.backend == "openvino" else "onnx"
-    name, source = settings["profile"]
+    precision = _PRECISIONS_OF[backend][arguments.dtype]
+    if precision == "int8":
+        from smart_rag.encoders.exported.export import write_int8
+
+        write_int8(folder, settings)
+    name, source = settings["profile"] if arguments.profile is None else (arguments.profile, ARGUMENT)
     exported: Any = ExportedModel(
         folder,
         settings,
         backend,
-        _PRECISIONS_OF[backend][arguments.dtype],
+        precision,
         arguments.model_options.get("truncate_dim"),
     )
     loaded = LoadedModel(
@@ -232,11 +244,12 @@ def _from_export(arguments: ModelArguments, folder: ExportFolder, settings: Mapp
         Decision("profile", profile_of(arguments.model, name).value, source),
         pooling_source=settings["pooling_source"],
     )
-    why = f"its numbers differ from torch's by at most {settings['difference']:.0e}"
-    return _engine(arguments, loaded, Decision("backend", backend, why if arguments.dtype != "int8" else ARGUMENT))
+    why = f"differs from torch by at most {settings['difference']:.0e}" if precision == "float32" else precision
+    return _engine(arguments, loaded, Decision("backend", backend, why))
 
 
 def _on_torch(arguments: ModelArguments, loaded: LoadedModel, reason: str) -> Engine:
+    """Return the engine that torch runs. ``reason`` says why."""
     return _engine(arguments, loaded, Decision("backend", "torch", reason))
 
 

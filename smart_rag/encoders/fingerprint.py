@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # run code.
 DESCRIBED = (
     *("model", "revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length", "profile"),
-    *("query_tokens", "document_tokens", "max_pixels", "paper", "adapter", "model_options", "base_model"),
+    *("query_tokens", "document_tokens", "max_pixels", "paper", "adapter", "model_options", "base_model", "dtype"),
 )
 # Entries of a description that do not change the embeddings of a document, or that repeat another entry.
 _NOT_IN_FINGERPRINT = (

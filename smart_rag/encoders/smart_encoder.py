@@ -60,7 +60,7 @@ class SmartEncoder:
         device: such as ``"cpu"`` or ``"cuda:0"``. By default, a GPU if there is one. If you give several devices, such
             as ``["cuda:0", "cuda:1"]``, each device holds a copy of the model, and the devices take batches in turn.
         dtype: the type of the weights, such as ``"bfloat16"``. By default, float32 on a CPU, or the type in the
-            model's files on a GPU.
+            model's files on a GPU. ``"int8"`` is for a text model on a CPU.
         attn_implementation: how transformers computes attention. ``"flash_attention_2"`` must be installed, and needs
             weights of 16 bits on a GPU. By default, transformers chooses. In most cases, it chooses ``"sdpa"``.
         batch_size: maximum number of inputs in one forward pass.
@@ -339,6 +339,7 @@ class SmartEncoder:
         if self._model_options:
             description["model_options"] = self._model_options
         description |= {"paper": True} if self._model.profile.paper else {}
+        description |= {"dtype": "int8"} if self._dtype == "int8" else {}  # other types give the same numbers
         if "image" in self.modalities:
             description["images"] = self._model.describe_images()
         return description

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,33 @@ def export(loaded: LoadedModel, files: Path, folder: ExportFolder) -> dict[str, 
         settings["difference"] = _difference(loaded, beside, settings)
     folder.finish(beside, settings)
     return settings
+
+
+def write_int8(folder: ExportFolder, settings: Mapping[str, Any]) -> None:
+    """Write the export a second time, with weights of 8 bits for each channel, if this has not been done before."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    if folder.int8_model.exists():
+        return
+    beside = folder.int8_model.with_name(f"{folder.int8_model.name}.{os.getpid()}.new")
+    with _quiet(), _without_advice():
+        quantize_dynamic(folder.model_file(settings), beside, per_channel=True, weight_type=QuantType.QInt8)
+    beside.replace(folder.int8_model)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Drop the advice that the quantization logs. It concerns images."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
 
 
 def _full_dimension(model: Any) -> int:

@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from smart_rag.paths import absolute, cache_folder
 
 logger = logging.getLogger(__name__)
@@ -79,12 +81,25 @@ class ExportFolder:
         return self.path / "head.onnx"
 
     def settings(self) -> dict[str, Any] | None:
-        """Return the settings of the export, or None if there is no complete one."""
+        """Return the settings of the export, or None if there is no complete one, or if a file of it has changed."""
         try:
             found: dict[str, Any] = json.loads((self.path / _SETTINGS).read_text(encoding="utf-8"))
+            checksums = self._checksums()
         except (OSError, ValueError):
             return None
+        if not isinstance(found, dict) or found.get("checksums") != checksums:
+            logger.warning("%s is damaged, so the model is exported again", self.path)
+            return None
         return found
+
+    def _checksums(self) -> dict[str, str]:
+        """Return the checksums of the files that are there."""
+        checksums = {}
+        for file in (self.tokenizer, self.model, self.head):
+            if file.exists():
+                with file.open("rb") as stream:
+                    checksums[file.name] = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+        return checksums
 
     def refuse(self, reason: str) -> None:
         """Remember why the model cannot be exported. If this cannot be written, the next start tries again."""
@@ -102,7 +117,8 @@ class ExportFolder:
 
     def finish(self, beside: ExportFolder, settings: Mapping[str, Any]) -> None:
         """Give the folder ``beside`` this one's name. Its files and ``settings`` are then complete."""
-        (beside.path / _SETTINGS).write_text(json.dumps(dict(settings)), encoding="utf-8")
+        complete = {**settings, "checksums": beside._checksums()}
+        (beside.path / _SETTINGS).write_text(json.dumps(complete), encoding="utf-8")
         shutil.rmtree(self.path, ignore_errors=True)
         try:
             beside.path.rename(self.path)
