@@ -18,10 +18,12 @@ from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
     Adapter,
     AsJson,
+    Backend,
     BaseModel,
     Db,
     Device,
     DocumentPrompt,
+    Dtype,
     KeptDb,
     LimitQueries,
     Model,
@@ -47,6 +49,8 @@ def evaluate(
     profile: ProfileName = None,
     query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,
+    backend: Backend = None,
+    dtype: Dtype = None,
     paper: Annotated[
         bool,
         typer.Option(
@@ -89,7 +93,7 @@ def evaluate(
                 "--candidates"
             )
         given = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
-        given |= {"query_prompt": query_prompt, "document_prompt": document_prompt}
+        given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "backend": backend, "dtype": dtype}
         _evaluate_published(dataset, model, given, media, split, language, limit_queries, json_file)
         return
     if media or split or language:
@@ -107,6 +111,8 @@ def evaluate(
             profile=profile,
             query_prompt=query_prompt,
             document_prompt=document_prompt,
+            backend=backend,
+            dtype=dtype,
         ) as index,
     ):
         result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())

@@ -57,6 +57,16 @@ Adapter = Annotated[
         help="Folder of an adapter from `train adapter`; by default the index's.",
     ),
 ]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", metavar="NAME", help="What runs a text model on a CPU: onnx, openvino or torch; by default onnx."
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="NAME", help="Precision of the model, such as bfloat16 or int8."),
+]
 BaseModel = Annotated[
     str | None,
     typer.Option(

@@ -17,9 +17,11 @@ from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
     Adapter,
     AsJson,
+    Backend,
     BaseModel,
     Db,
     Device,
+    Dtype,
     MinRelevance,
     MovedModel,
     QueryImage,
@@ -187,22 +189,24 @@ def info(
         str | None, typer.Option("--profile", metavar="NAME", help="With --model: use it as a model of this family.")
     ] = None,
     base_model: BaseModel = None,
+    backend: Backend = None,
+    dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the contents, the model and the size of an index. With --model, show how a model is used."""
-    if (db is None) == (model is None) or ((profile or base_model or device or trust_remote_code) and model is None):
+    options: dict[str, Any] = {"profile": profile, "base_model": base_model, "dtype": dtype, "device": device}
+    if (db is None) == (model is None) or ((any(options.values()) or backend or trust_remote_code) and model is None):
         raise typer.BadParameter(
-            "give an index with --db, or a model with --model, and only with it --profile, --base-model, --device and "
-            "--trust-remote-code"
+            "give an index with --db, or a model with --model, and only with it --profile, --base-model, --backend, "
+            "--dtype, --device and --trust-remote-code"
         )
     if model is not None:
         from smart_rag.encoders.smart_encoder import SmartEncoder
 
-        encoder = SmartEncoder(
-            model, device=device, profile=profile, base_model=base_model, trust_remote_code=trust_remote_code
-        )
+        chosen: Any = backend or "auto"
+        encoder = SmartEncoder(model, trust_remote_code=trust_remote_code, backend=chosen, **options)
         if as_json:
             print_json(display.model_json(encoder))
         else:

@@ -13,10 +13,12 @@ from smart_rag.cli.console import note, on_terminal, out
 from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
     Adapter,
+    Backend,
     BaseModel,
     Db,
     Device,
     DocumentPrompt,
+    Dtype,
     MaxPixels,
     ProfileName,
     QueryPrompt,
@@ -124,6 +126,8 @@ def convert(
     profile: ProfileName = None,
     query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,
+    backend: Backend = None,
+    dtype: Dtype = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
@@ -137,7 +141,7 @@ def convert(
     if codec is None and model is None:
         raise typer.BadParameter("give a codec with --codec, or a model with --model")
     options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "profile": profile}
-    options |= {"query_prompt": query_prompt, "document_prompt": document_prompt}
+    options |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "backend": backend, "dtype": dtype}
     options |= {"max_pixels": max_pixels, "device": device}
     options = {name: value for name, value in options.items() if value is not None}
     own = {} if model is not None else {**options, "trust_remote_code": trust_remote_code}

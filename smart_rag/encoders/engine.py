@@ -126,6 +126,22 @@ def start_on_torch(arguments: ModelArguments, reason: str) -> Engine:
     return _on_torch(arguments, _load(arguments), reason)
 
 
+def moved_to_torch(arguments: ModelArguments, settings: ModelSettings, batches: BatchEncoder) -> Engine:
+    """Return the engine that torch runs, with the same ``settings`` and the same sizes of batches."""
+    engine = start_on_torch(arguments, "the caller has taken the model")
+    moved = engine.batches.with_prompts(settings.prompts)  # `with_instruction` may have changed the prompts
+    moved.batch_size, moved.batch_tokens = batches.batch_size, batches.batch_tokens
+    return Engine(settings, moved.models[0], moved, engine.backend)
+
+
+def describe_backend(arguments: ModelArguments) -> dict[str, Any]:
+    """Return the entries of an encoder's description that say how an ONNX file is run, as JSON values."""
+    given = {"dtype": arguments.dtype, "backend": None if arguments.backend == "auto" else arguments.backend}
+    # bfloat16 gives nearly the same numbers as float32, and may be mixed with it. int8 may not.
+    given |= {"precision": "int8" if arguments.dtype == "int8" else None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _why_torch(arguments: ModelArguments) -> str | None:
     """Return why the arguments ask for torch, or None if they do not.
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # run code.
 DESCRIBED = (
     *("model", "revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length", "profile"),
-    *("query_tokens", "document_tokens", "max_pixels", "paper", "adapter", "model_options", "base_model", "dtype"),
+    *("query_tokens", "document_tokens", "max_pixels", "paper", "adapter", "model_options", "base_model"),
+    *("dtype", "backend"),
 )
 # Entries of a description that do not change the embeddings of a document, or that repeat another entry.
 _NOT_IN_FINGERPRINT = (
@@ -29,6 +30,8 @@ _NOT_IN_FINGERPRINT = (
     "adapter",
     "model_options",
     "base_model",
+    "dtype",
+    "backend",
 )
 # Options of a model that change its embeddings and that are not in another entry.
 _OPTIONS = ("config_kwargs", "processor_kwargs", "tokenizer_kwargs")

@@ -15,7 +15,7 @@ from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
 from smart_rag.encoders import known_models
 from smart_rag.encoders.batching import Output
 from smart_rag.encoders.compatibility import AnyModel
-from smart_rag.encoders.engine import Backend, Engine, ModelArguments, start, start_on_torch
+from smart_rag.encoders.engine import Backend, Engine, ModelArguments, describe_backend, moved_to_torch, start
 from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of
 from smart_rag.encoders.loading.model_options import portable_options, with_full_paths
 from smart_rag.encoders.models.inputs import UNLIMITED
@@ -123,10 +123,8 @@ class SmartEncoder:
         check_count("max_pixels", 1 if max_pixels is None else max_pixels)
         check_model_options(model_options or {})
         model_options = with_full_paths(model_options or {})
-        self.model_name = model_location(model)
-        self.revision = revision
-        self._trust_remote_code = trust_remote_code
-        self._max_pixels = max_pixels
+        self.model_name, self.revision = model_location(model), revision
+        self._trust_remote_code, self._max_pixels = trust_remote_code, max_pixels
         self._device, self._dtype, self._attn_implementation = device, dtype, attn_implementation
         self._backend: Backend = backend
         self._model_options = portable_options(model_options)
@@ -169,11 +167,7 @@ class SmartEncoder:
     def _move_to_torch(self) -> None:
         """Let torch run the model from now on. Whoever takes the model may change its weights."""
         if not self._model.uses_torch:
-            engine = start_on_torch(self._arguments, "the caller has taken the model")
-            engine.batches.batch_size, engine.batches.batch_tokens = self.batch_size, self.batch_tokens
-            prompts = self._settings.prompts  # they may be other ones than the arguments: see `with_instruction`
-            batches = engine.batches.with_prompts(prompts)
-            self._use(Engine(self._settings, batches.models[0], batches, engine.backend))
+            self._use(moved_to_torch(self._arguments, self._settings, self._batches))
 
     def _load_adapter(self, folder: Path) -> None:
         from smart_rag.encoders.adapter import Adapter
@@ -339,7 +333,8 @@ class SmartEncoder:
         if self._model_options:
             description["model_options"] = self._model_options
         description |= {"paper": True} if self._model.profile.paper else {}
-        description |= {"dtype": "int8"} if self._dtype == "int8" else {}  # other types give the same numbers
+        if not self._model.uses_torch:
+            description |= describe_backend(self._arguments)
         if "image" in self.modalities:
             description["images"] = self._model.describe_images()
         return description
