@@ -130,7 +130,7 @@ def rotate(embeddings: FloatArray | torch.Tensor) -> NDArray[np.float32] | torch
     An array gives an array, and torch is not loaded. A tensor gives a tensor on the same device.
     """
     if isinstance(embeddings, np.ndarray):
-        return multiply(embeddings, turned(embeddings.shape[1]))
+        return multiply(np.asarray(embeddings, dtype=np.float32), turned(embeddings.shape[1]))
     import torch
 
     with torch.autocast(embeddings.device.type, enabled=False):  # in 16 bits, the codes would differ

@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def _array(kind: Any, dimensions: int, readonly: bool = True) -> Any:
     return types.Array(kind, dimensions, "C", readonly=readonly)
 
 
-@partial(_jit, signature=types.void(*[_array(types.float32, 2)] * 2, _array(types.float32, 2, readonly=False)))
+@_jit
 def _add_products(left: Any, right: Any, sums: Any) -> None:
     """Add the product of two matrices to ``sums``."""
     whole = len(right) // 4 * 4
@@ -179,8 +179,8 @@ def _inverse_norms(
                 four = packed[word, token]
                 near[token] += popcount((four ^ (four >> np.uint32(1))) & np.uint32(0x55555555))
         for token in range(count):
-            squares = np.float32(2.25) * np.float32(dimension) - np.float32(2.0) * np.float32(near[token])
-            inverse[token] = np.float32(1.0) / np.sqrt(squares)
+            norm = np.sqrt(np.float32(2.25) * np.float32(dimension) - np.float32(2.0) * np.float32(near[token]))
+            inverse[token] = np.float32(1.0) / norm
         return
     zero = 2.0 ** (bits - 1) - 0.5
     mask = np.uint8((1 << bits) - 1)
