@@ -49,7 +49,7 @@ def _visual_parts(
     image = content.image
     if content.video is not None and not profile.middle_frame:
         frames = _frames(content.video, profile, sizes)
-        resized = sizes.resized_frames(frames.images)
+        resized = sizes.resized_frames(content.video, frames.images)
         parts.append({"type": "video", "video": list(frames.images) if resized is None else resized})
         metadata.append(_metadata(frames))
     elif content.video is not None and image is None:

@@ -224,6 +224,10 @@ class PooledModel:
             described["positions"] = profile.positions
         if not profile.deepstack:
             described["deepstack"] = False
+        if profile.tiny_image is not None:
+            described["tiny_image"] = profile.tiny_image
+        if profile.frames_as_images:
+            described["frames_as_images"] = True
         return described
 
     def make_portable(self) -> None:
