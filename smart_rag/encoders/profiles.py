@@ -71,6 +71,7 @@ class Profile:
             token never takes part.
         fps: number of frames that are read from each second of a video.
         frames: the minimum and the maximum number of frames of a video.
+        even_frames: whether the number of frames of a video file is rounded to an even number.
         frame_pixels: the minimum and the maximum number of pixels of one frame, and the maximum of all frames together.
             Two frames share a patch.
         frames_as_images: whether a frame of a video that is a list of frames gets the size of an image. If the
@@ -99,6 +100,7 @@ class Profile:
     paper: bool = False
     fps: float = 1.0
     frames: tuple[int, int] = (4, 64)
+    even_frames: bool = False
     frame_pixels: tuple[int, int, int] | None = None
     frames_as_images: bool = False
     middle_frame: bool = False
@@ -233,6 +235,7 @@ PROFILES: tuple[Profile, ...] = (
         positions="counted",
         fps=2.0,
         frames=(4, 768),
+        even_frames=True,
         frame_pixels=(128 * 28 * 28, 768 * 28 * 28, 24576 * 28 * 28),
         frames_as_images=True,
     ),

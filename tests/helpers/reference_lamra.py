@@ -57,7 +57,8 @@ class LamRARetQwen2(LamRARet):
             pixels = np.stack([np.array(self._as_image(frame)) for frame in frames])
             clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         else:
-            count = max(4, round(len(frames) / frames_per_second * 2.0 / 2) * 2)
+            count = min(max(len(frames) / frames_per_second * 2.0, 4), min(768, len(frames)) // 2 * 2)
+            count = round(count / 2) * 2
             chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
             clip = torch.from_numpy(np.stack([np.array(frame) for frame in chosen])).permute(0, 3, 1, 2)
             most = max(min(768 * 28 * 28, 24576 * 28 * 28 / count * 2), int(1.05 * 128 * 28 * 28))

@@ -76,7 +76,7 @@ def _frames(source: VideoSource, profile: Profile, sizes: ImageSizes) -> video.F
     """
     least, most = profile.frames
     if isinstance(source, str | Path):
-        return video.read_frames(source, profile.fps, most, sizes.frame_pixels, least)
+        return video.read_frames(source, profile.fps, most, sizes.frame_pixels, least, profile.even_frames)
     if not source:
         raise InvalidInput("a video is a list without frames; expected at least one frame")
     chosen = np.linspace(0, len(source) - 1, min(len(source), most)).astype(int).tolist()

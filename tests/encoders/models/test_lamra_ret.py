@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import published_folders
 from helpers.reference_lamra import LamRARetQwen2
-from helpers.vision_families import TEXT, TOLERANCE, contents_in, picture
+from helpers.vision_families import TEXT, TOLERANCE, contents_in, picture, write_video
 
 from smart_rag import SmartEncoder
 from smart_rag.types import Content
@@ -68,6 +68,17 @@ def test_a_frame_of_a_file_has_the_size_of_a_video(pair, tmp_path):
     for name in ("video", "text+video"):
         content, given = contents[name]
         assert_equal(encoder.encode_document([content]), 0, reference.encode("document", **given))
+
+
+@pytest.mark.parametrize(("count", "rate"), [(19, 5), (26, 4), (15, 2), (3, 1), (30, 4)])
+def test_the_number_of_frames_of_a_file_is_even(pair, tmp_path, count, rate):
+    """7.6, 13 and 15 frames become 8, 12 and 16. Where there are only 15 or 3, it reads 14 or 2."""
+    encoder, reference = pair
+    frames = [picture(96, 64, seed) for seed in range(count)]
+    path = tmp_path / "clip.mkv"
+    write_video(path, frames, rate)
+    want = reference.encode("document", None, (), frames, float(rate))
+    assert_equal(encoder.encode_document([Content(video=path)]), 0, want)
 
 
 def test_the_room_that_frames_leave_for_a_text(pair):
