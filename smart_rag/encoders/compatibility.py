@@ -268,6 +268,11 @@ def image_processor_of(model: AnyModel) -> Any:
     return getattr(getattr(model[0], "processor", None), "image_processor", None)
 
 
+def video_processor_of(model: AnyModel) -> Any:
+    """Return the video processor of the model. Return None if the model reads no videos."""
+    return getattr(getattr(model[0], "processor", None), "video_processor", None)
+
+
 def image_size(image_processor: Any) -> dict[str, int]:
     """Return the image size of ``image_processor``, under names such as ``"height"`` and ``"longest_edge"``."""
     size = getattr(image_processor, "size", None) or {}

@@ -15,7 +15,7 @@ from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decis
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import images
-from smart_rag.types import ImageSource, PdfPage
+from smart_rag.types import ImageSource, PdfPage, VideoSource
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,12 +40,13 @@ class ImageSizes:
     Args:
         profile: the profile of the model. Its limits take precedence over the limits of the processor.
         processor: the model's image processor. It is None if the model reads no images.
+        video_processor: the model's video processor. It is None if the model reads no videos.
         max_pixels: the caller's limit. It takes precedence over all others.
     """
 
-    def __init__(self, profile: Profile, processor: Any, max_pixels: int | None) -> None:
+    def __init__(self, profile: Profile, processor: Any, max_pixels: int | None, video_processor: Any = None) -> None:
         self._profile = profile
-        self._size = image_size(processor)
+        self._size, self._video_size = image_size(processor), image_size(video_processor)
         self._unit = patch_unit(processor)
         self._max_pixels = max_pixels
 
@@ -115,35 +116,62 @@ class ImageSizes:
         """Return a frame of a video that is a list of frames. The errors are those of `open`.
 
         qwen-vl-utils 0.0.14 first resizes each frame in units of twice the usual side, and then all of them together.
+        Other code gives each frame the size of an image.
         """
-        if self.limits is None or self._profile.resizing == "processor":
+        if self.limits is None or self._profile.resizing == "processor" or self._profile.frames_as_images:
             return self.open(source)
         side = 2 * self._unit
         every = (_QWEN_UNITS[0] * side**2, _QWEN_UNITS[1] * side**2)
         return media.open_image_as(source, lambda width, height: whole_units(width, height, side, every))
 
-    def resized_frames(self, frames: Sequence[Image.Image]) -> list[Image.Image] | None:
-        """Return the frames of a video, which have one size, with the size that the model reads.
+    def resized_frames(self, source: VideoSource, frames: Sequence[Image.Image]) -> list[Image.Image] | None:
+        """Return the ``frames`` of the video ``source``, which have one size, with the size that the model reads.
 
         qwen-vl-utils 0.0.14 resizes them with torch, in floats. The processors of newer versions of transformers round
         between rows and columns, which changes noisy pixels by up to 8 %. The result is None if the processor resizes
-        frames.
+        frames, or if they have the sizes of images.
         """
         pixels = self._profile.video_pixels(len(frames))
-        if pixels is None or self._profile.resizing == "processor":
+        if pixels is None or self._profile.resizing == "processor" or self._are_images(source):
             return None
         count = len(frames) + len(frames) % 2
         size = whole_units(*frames[0].size, self._unit, (pixels[0] / count, pixels[1] / count))
         return [frame if frame.size == size else _resized_by_torch(frame, size) for frame in frames]
 
+    def most_video_pixels(self, source: VideoSource, frames: int) -> int:
+        """Return the maximum number of pixels of all ``frames`` of the video ``source`` together."""
+        pixels = None if self._are_images(source) else self._profile.video_pixels(frames)
+        return frames * self.max_pixels if pixels is None else pixels[1]
+
+    def video_options(self, frames: int) -> dict[str, Any]:
+        """Return the settings of the video processor for a video of ``frames`` frames."""
+        pixels = self._profile.video_pixels(frames) or self._frame_limits
+        if pixels is None:
+            return {}
+        do_resize = self._profile.resizing == "processor"
+        return {"size": size_option(pixels), "cap_pixels_per_frame": False, "do_resize": do_resize}
+
+    @property
+    def _frame_limits(self) -> tuple[int, int] | None:
+        """The limits of a frame that the video processor resizes: its own, and the maximum of an image."""
+        if not (self._profile.frames_as_images and self._video_size):
+            return None
+        least, most = (self._video_size[f"{edge}_edge"] for edge in ("shortest", "longest"))
+        return least, max(least, min(most, self.max_pixels))
+
+    def _are_images(self, source: VideoSource) -> bool:
+        return self._profile.frames_as_images and not isinstance(source, str | Path)
+
     def read_size(self, width: int, height: int) -> tuple[int, int]:
         """Return the (width, height) with which the model reads an image. It needs `limits`."""
+        width, height = self._enlarged(width, height)
         if self.limits is None or _is_too_narrow(width, height):
             return width, height
         return whole_units(*self._given_size(width, height), self._unit, self.limits)
 
     def _given_size(self, width: int, height: int) -> tuple[int, int]:
         """Return the (width, height) of an image that the processor gets."""
+        width, height = self._enlarged(width, height)
         if self.limits is None or _is_too_narrow(width, height):
             return width, height
         if self._profile.resizing == "Pillow":
@@ -154,6 +182,11 @@ class ImageSizes:
         # Several such images in memory would need gigabytes, so they are resized one by one.
         is_huge = width * height > max(every[1], self.limits[1])
         return whole_units(width, height, self._unit, self.limits) if is_huge else (width, height)
+
+    def _enlarged(self, width: int, height: int) -> tuple[int, int]:
+        """Return the (width, height) of an image, or of a square if the image is tiny."""
+        least, side = self._profile.tiny_image or (0, 0)
+        return (side, side) if min(width, height) < least else (width, height)
 
 
 def whole_units(width: int, height: int, unit: int, limits: tuple[float, float]) -> tuple[int, int]:

@@ -224,6 +224,12 @@ class PooledModel:
             described["positions"] = profile.positions
         if not profile.deepstack:
             described["deepstack"] = False
+        if profile.tiny_image is not None:
+            described["tiny_image"] = profile.tiny_image
+        if profile.even_frames:
+            described["even_frames"] = True
+        if profile.frames_as_images:
+            described["frames_as_images"] = True
         return described
 
     def make_portable(self) -> None:
