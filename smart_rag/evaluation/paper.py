@@ -145,8 +145,8 @@ def evaluate_dataset(
 
     left_out = list(dataset.left_out)
     if dataset.instructions and not takes_instructions(encoder):
-        own = "has a prompt of its own" if encoder.describe().get("query_prompt") else "takes none"
-        left_out.append(f"{number(len(dataset.instructions), 'instruction')} of queries, because the model {own}")
+        why = "has a prompt of its own" if encoder.describe().get("query_prompt") else "takes none"
+        left_out.append(f"{number(len(dataset.instructions), 'instruction')} of queries, because the model {why}")
     runs: dict[str, dict[str, list[str]]] = {name: {} for name in RANKINGS}
     with SmartIndex.create(folder, encoder, config=_CONFIG) as index:
         broken = _add(dataset, index, encoder, show_progress_bar)
