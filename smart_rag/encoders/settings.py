@@ -71,10 +71,13 @@ class ModelSettings:
             loaded.base_model,
         )
 
-    def with_query_prompt(self, prompt: str) -> ModelSettings:
-        """Return the same settings with another prompt of queries."""
-        query, document = self.prompt_decisions
-        return replace(self, prompt_decisions=(Decision(query.name, prompt, ARGUMENT), document))
+    def with_prompts(self, prompts: Mapping[Task, str]) -> ModelSettings:
+        """Return the same settings with other prompts. A task that is not in ``prompts`` keeps its own."""
+        own = zip(self.prompts, self.prompt_decisions, strict=True)
+        query, document = (
+            Decision(each.name, prompts[task], ARGUMENT) if task in prompts else each for task, each in own
+        )
+        return replace(self, prompt_decisions=(query, document))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that are a part of an encoder's description, as JSON values."""
