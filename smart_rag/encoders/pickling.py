@@ -104,7 +104,6 @@ def named_prompts(encoder: Any) -> Mapping[str, str] | None:
     settings = getattr(encoder, "_settings", None)
     if not isinstance(settings, ModelSettings) or settings.profile.value.models:
         return None
-    given: dict[str, str] = {task: each.value for task, each in zip(settings.prompts, settings.prompt_decisions, strict=True)}
     if any(each.source == ARGUMENT for each in settings.prompt_decisions):
-        return given
+        return {str(task): prompt for task, prompt in settings.prompts.items()}
     return {name: prompt or "" for name, prompt in (encoder.model.prompts or {}).items()}

@@ -2,10 +2,10 @@
 
 The files have the names and keys of older releases of sentence-transformers, which wrote most of the published folders.
 The poolings and prompts are those of the model cards. mteb 2.26 has some of the prompts in
-``mteb/models/model_implementations``: of Arctic (arctic_models.py), nomic-embed-text and modernbert-embed
-(nomic_models.py) and jina-embeddings-v5 (jina_models.py); of EmbeddingGemma, for a model trained from it
-(saga_models.py); of Qwen3-Embedding, the words around an instruction (qwen3_models.py). It does not have the other ones:
-those of E5 and Arctic v2, and the instruction in the files of Qwen3-Embedding.
+``mteb/models/model_implementations``: of E5 (e5_models.py), Arctic (arctic_models.py), nomic-embed-text and
+modernbert-embed (nomic_models.py) and jina-embeddings-v5 (jina_models.py); of EmbeddingGemma, for a model trained from
+it (saga_models.py); of Qwen3-Embedding, the words around an instruction (qwen3_models.py). It does not have the prompt
+of Arctic v2, or the instruction in the files of Qwen3-Embedding.
 """
 
 from __future__ import annotations
