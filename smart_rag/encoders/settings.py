@@ -71,10 +71,13 @@ class ModelSettings:
             loaded.base_model,
         )
 
-    def with_query_prompt(self, prompt: str) -> ModelSettings:
-        """Return the same settings with another prompt of queries."""
-        query, document = self.prompt_decisions
-        return replace(self, prompt_decisions=(Decision(query.name, prompt, ARGUMENT), document))
+    def with_prompts(self, prompts: Mapping[Task, str]) -> ModelSettings:
+        """Return the same settings with other prompts. A task that is not in ``prompts`` keeps its own."""
+        own = zip(self.prompts, self.prompt_decisions, strict=True)
+        query, document = (
+            Decision(each.name, prompts[task], ARGUMENT) if task in prompts else each for task, each in own
+        )
+        return replace(self, prompt_decisions=(query, document))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that are a part of an encoder's description, as JSON values."""
@@ -168,10 +171,12 @@ def _warn_of_unused_prompt(task: Task, loaded: LoadedModel) -> None:
     """Warn if the model's files name a prompt that the rule of sentence-transformers passes over.
 
     This happens to models with the prompts "query" and "passage", such as E5. When sentence-transformers loads them, it
-    adds an empty prompt "document", and its `encode_document` uses this one.
+    adds an empty prompt "document", and its `encode_document` uses this one. It also happens if no prompt is called
+    "query", as in e5-mistral, whose prompt of queries is "web_search_query".
     """
+    prompts = {name: prompt for name, prompt in (loaded.model.prompts or {}).items() if prompt}
     for name in _PROMPT_NAMES[task]:
-        prompt = (loaded.model.prompts or {}).get(name)
+        prompt = prompts.get(name)
         if prompt:
             warn_once(
                 f"{loaded.name}: the model's files name a prompt {name!r} that encode_{task} of sentence-transformers "
@@ -179,6 +184,13 @@ def _warn_of_unused_prompt(task: Task, loaded: LoadedModel) -> None:
                 f"{task}_prompt={prompt!r}"
             )
             return
+    if task == "query" and prompts and not any(name in prompts for names in _PROMPT_NAMES.values() for name in names):
+        names = ", ".join(map(repr, prompts))
+        warn_once(
+            f"{loaded.name}: of the prompts {names} in the model's files, none has the name 'query', so queries get no "
+            f"prompt, as in sentence-transformers; if the model needs one, choose it, for example by "
+            f"prompt_names={{'query': {next(iter(prompts))!r}}}"
+        )
 
 
 def _named_prompt(name: str | None, loaded: LoadedModel) -> str | None:
