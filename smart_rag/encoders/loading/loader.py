@@ -43,7 +43,7 @@ _MODULES = ("sentence_transformers.", "pylate.")
 _READ_ELSEWHERE = {
     "jina-v4": ("multi_vector_projector.",),
     "multi-vector": ("linear.weight",),
-    "col-qwen": ("custom_text_proj.",),
+    "col-qwen": ("custom_text_proj.", "model.custom_text_proj."),
 }
 _POOLING = "1_Pooling/config.json"
 
@@ -365,17 +365,8 @@ def _is_multi_vector(files: Repository) -> bool:
 
 
 def _check_multi_vector(files: Repository) -> None:
-    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction.
-
-    A warning says so if transformers computes other numbers than the code that the model was trained with.
-    """
+    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction."""
     architectures = files.json("config.json").get("architectures") or []
-    if "ColQwen2ForRetrieval" in architectures:
-        logger.warning(
-            "%s: transformers 5 gives ColQwen2 other positions than colpali-engine, so its embeddings of images differ "
-            "from those in its training; use the model in colpali-engine's files, such as vidore/colqwen2-v1.0",
-            files.path,
-        )
     if "HF_ColBERT" in architectures and files.find("artifact.metadata") is None:
         raise ModelNotFound(
             f"{files.path!r} is a ColBERT without its artifact.metadata, which states the lengths and the marks of "

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
@@ -99,7 +100,7 @@ def load(base: Repository, weights: Mapping[str, Any], adapter: Repository | Non
 
 
 def _projection(files: Repository, width: int) -> nn.Linear:
-    weight, bias = (files.tensor(f"{_PROJECTION}.{name}") for name in ("weight", "bias"))
+    weight, bias = (_of_projection(files, name) for name in ("weight", "bias"))
     if weight is None or bias is None:
         raise ModelNotFound(
             f"{files.path!r} has no {_PROJECTION}.weight and .bias in its safetensors files, so the projection of its "
@@ -113,6 +114,12 @@ def _projection(files: Repository, width: int) -> nn.Linear:
     projection = nn.Linear(width, len(weight))
     projection.load_state_dict({"weight": weight, "bias": bias})
     return projection
+
+
+def _of_projection(files: Repository, name: str) -> torch.Tensor | None:
+    """Return the weight or the bias of the projection. colpali-engine saves that of ColQwen3 with a prefix."""
+    found = files.tensor(f"{_PROJECTION}.{name}")
+    return files.tensor(f"model.{_PROJECTION}.{name}") if found is None else found
 
 
 def _merge(files: Repository, model: nn.Module, projection: nn.Linear) -> None:

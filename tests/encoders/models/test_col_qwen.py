@@ -22,8 +22,8 @@ from smart_rag.types import Content
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXTS = ["Interest rates rose by a quarter of a point in March.", "a", "Dogs bark at night. " * 6]
-# No larger than the four pixels for each of the model's own that an image is opened with.
-IMAGES = [picture(200, 90), picture(60, 110, 1), picture(96, 96, 2)]
+# The last one has more pixels than the models read.
+IMAGES = [picture(200, 90), picture(60, 110, 1), picture(96, 96, 2), picture(400, 300, 3)]
 PROCESSORS = {"ColQwen2": Qwen2VLProcessor, "ColQwen2_5": Qwen2_5_VLProcessor, "ColQwen3": Qwen3VLProcessor}
 # colpali-engine 0.3.18: `visual_prompt_prefix` of ColQwen2_5_Processor, and `process_queries` with its default suffix.
 PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
@@ -69,7 +69,7 @@ def expected(reference, item, task):
 
 
 def assert_same(encoder, reference, task):
-    items = [TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1], TEXTS[2], IMAGES[2]]
+    items = [TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1], TEXTS[2], *IMAGES[2:]]
     got = getattr(encoder, f"encode_{task}")(items)
     for i, item in enumerate(items):
         pooled, tokens = expected(reference, item, task)
@@ -98,6 +98,17 @@ def test_a_model_of_colpali_engine(folders, name, old):
     reference = Reference(name, folders(name))
     for task in ("query", "document"):
         assert_same(encoder, reference, task)
+
+
+def test_the_names_with_which_colpali_engine_saves_colqwen3(folders, tmp_path):
+    """``ColQwen3.save_pretrained`` puts ``model.`` before every name, also before that of the projection."""
+    plain = folders("ColQwen3")
+    shutil.copytree(plain, tmp_path / "model")
+    tensors = {f"model.{name}": tensor for name, tensor in load_file(plain / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    encoder = SmartEncoder(tmp_path / "model", device="cpu")
+    assert encoder.fingerprint == SmartEncoder(plain, device="cpu").fingerprint
+    assert_same(encoder, Reference("ColQwen3", plain), "query")
 
 
 @pytest.mark.parametrize(("name", "old"), [("ColQwen2", True), ("ColQwen2_5", True), ("ColQwen3", False)])
