@@ -201,7 +201,7 @@ def test_a_missing_half_of_a_lora_is_named(tmp_path, half):
     name = "encoder.layer.1.attention.self.value.lora_"
     dropped = [f"base_model.model.{name}{each}.weight" for each in half]
     save_file({key: tensor for key, tensor in load_file(file).items() if key not in dropped}, file, {"format": "pt"})
-    with pytest.raises(ModelNotFound, match=rf"the LoRA has nothing for its '{name}{half[0]}"):
+    with pytest.raises(ModelNotFound, match=rf"its file lacks '{name}{half[0]}"):
         SmartEncoder(folder, device="cpu")
 
 

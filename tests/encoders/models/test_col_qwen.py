@@ -125,6 +125,15 @@ def test_a_lora_with_the_base_that_it_names(folders, tmp_path, name, old):
     assert SmartEncoder.from_description(encoder.describe()).fingerprint == encoder.fingerprint
 
 
+def test_a_profile_for_a_lora_is_not_ignored(folders, tmp_path):
+    """No profile is for these models."""
+    adapter = tiny_col.lora(tmp_path / "adapter", folders("ColQwen2"))
+    with pytest.raises(InvalidInput, match=r"profile 'vlm2vec-v2' is for vision-language decoders, which .* is not"):
+        SmartEncoder(adapter, device="cpu", profile="vlm2vec-v2")
+    kind = {decision.name: decision for decision in SmartEncoder(adapter, device="cpu").decisions}["kind"]
+    assert (kind.value, kind.source) == ("ColQwen2 of colpali-engine", "config.json: architectures ColQwen2")
+
+
 @pytest.mark.parametrize("tensor", ["language_model.layers.1.mlp.up_proj", "custom_text_proj"])
 @pytest.mark.parametrize("halves", ["A", "B", "AB"])
 def test_a_lora_without_one_of_its_tensors(folders, tmp_path, tensor, halves):
