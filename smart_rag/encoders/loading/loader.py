@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 # Where the classes of modules are, by their names in ``modules.json``. sentence-transformers also has those of PyLate.
 _MODULES = ("sentence_transformers.", "pylate.")
-# Starts of the names of tensors that are not loaded by transformers, but by our own code or by sentence-transformers.
+# Names of tensors that are not loaded by transformers, but by our own code or by sentence-transformers.
 _READ_ELSEWHERE = {
-    "jina-v4": ("multi_vector_projector.",),
+    "jina-v4": ("multi_vector_projector.weight", "multi_vector_projector.bias"),
     "multi-vector": ("linear.weight",),
-    "col-qwen": ("custom_text_proj.", "model.custom_text_proj."),
+    "col-qwen": tuple(f"{model}custom_text_proj.{end}" for model in ("", "model.") for end in ("weight", "bias")),
 }
 _POOLING = "1_Pooling/config.json"
 

@@ -41,7 +41,7 @@ def check_weights(
         path: the folder or the name of the model, for the message.
         model: the model that was loaded.
         reports: what transformers reports of each part of the model.
-        read_elsewhere: starts of the names of tensors that our own code has read from the files.
+        read_elsewhere: names of tensors that our own code has read from the files.
 
     Raises:
         ModelNotFound: a weight is missing, is left over, or has another shape. The message names the tensors.
@@ -55,8 +55,8 @@ def check_weights(
                 report.model.pooler = None
         unexpected = [name for name in report.unexpected if not _HEADS.search(name)]
         if unexpected:
-            known = (*read_elsewhere, *heads_beside(report.model))
-            unexpected = [name for name in unexpected if not name.startswith(known)]
+            heads = heads_beside(report.model)
+            unexpected = [name for name in unexpected if name not in read_elsewhere and not name.startswith(heads)]
         shapes = [
             f"{name!r} {in_file} instead of {in_model}" for name, (in_file, in_model) in report.mismatched.items()
         ]

@@ -128,7 +128,7 @@ def _classes_with_heads(model_type: str) -> list[str]:
     """Return the names of transformers' classes of a kind of model that predict words or classes."""
     from transformers.models.auto import modeling_auto
 
-    tasks = ("MASKED_LM", "CAUSAL_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING")
+    tasks = ("PRETRAINING", "MASKED_LM", "CAUSAL_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION")
     found = [getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").get(model_type) for task in tasks]
     return [name for name in found if isinstance(name, str)]
 

@@ -17,6 +17,7 @@ from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 
 from smart_rag.encoders.compatibility import late_interaction_modules, transformer
 from smart_rag.encoders.loading.repository import Repository, tensors_in
+from smart_rag.encoders.loading.weights import is_finite
 from smart_rag.encoders.models.jina_v4_weights import merge_lora, scaling_of
 from smart_rag.errors import ModelNotFound
 
@@ -110,6 +111,9 @@ def _projection(files: Repository, width: int) -> nn.Linear:
             f"{files.path!r}: {_PROJECTION} has a weight of shape {tuple(weight.shape)} and a bias of "
             f"{tuple(bias.shape)}, expected (dimension, {width}) and (dimension,); {_REMEDY}"
         )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if not is_finite(tensor):
+            raise ModelNotFound(f"{files.path!r} is damaged: NaN or infinity is in {_PROJECTION}.{name}; {_REMEDY}")
     projection = nn.Linear(width, len(weight))
     projection.load_state_dict({"weight": weight, "bias": bias})
     return projection

@@ -152,6 +152,9 @@ def _projector(repository: Repository, width: int, dtype: torch.dtype) -> nn.Lin
             f"{repository.path!r}: {_PROJECTOR} has a weight of shape {tuple(weight.shape)} and a bias of "
             f"{tuple(bias.shape)}, expected (dimension, {width}) and (dimension,); {_REMEDY}"
         )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if not is_finite(tensor):
+            raise ModelNotFound(f"{repository.path!r} is damaged: NaN or infinity is in {_PROJECTOR}.{name}; {_REMEDY}")
     projector = nn.Linear(width, len(weight), dtype=dtype)
     projector.load_state_dict({"weight": weight, "bias": bias})
     return projector

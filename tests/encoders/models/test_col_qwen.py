@@ -160,6 +160,10 @@ def without_projection(tensors):
     return {key: tensor for key, tensor in tensors.items() if key != "custom_text_proj.bias"}
 
 
+def spoilt(tensors):
+    return tensors | {"custom_text_proj.bias": tensors["custom_text_proj.bias"] * torch.nan}
+
+
 def narrow(tensors):
     return tensors | {"custom_text_proj.weight": torch.zeros(24, 8)}
 
@@ -168,6 +172,11 @@ def narrow(tensors):
     ("change", "reason"),
     [
         (without_projection, r"has no custom_text_proj.weight and .bias.* at random"),
+        (spoilt, r"damaged: NaN or infinity is in custom_text_proj\.bias"),
+        (
+            lambda tensors: tensors | {"custom_text_proj.norm.weight": torch.ones(24)},
+            r"in the files, but not in the model: 'custom_text_proj\.norm\.weight'",
+        ),
         (narrow, r"a weight of shape \(24, 8\).*expected \(dimension, 64\)"),
         (
             lambda tensors: {key: value for key, value in tensors.items() if "layers.1.mlp.up_proj" not in key},
