@@ -64,7 +64,9 @@ class MultiVectorInputs(ModelInputs):
             return dict(transformer.processor.process_images(self._open_images(contents)))
         texts = [self.prompts[task] + content.text for content in contents]
         # Its own words follow a query, and nothing follows a document (colpali-engine, ColModernVBertProcessor).
-        return dict(transformer.processor.process_queries(texts, suffix=None if task == "query" else ""))
+        if task == "query":
+            return dict(transformer.processor.process_queries(texts))
+        return dict(transformer.processor(text=texts, padding="longest", return_tensors="pt"))
 
     def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         positions = super()._positions(features, contents, task)
