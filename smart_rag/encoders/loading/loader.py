@@ -23,6 +23,7 @@ from smart_rag.encoders.compatibility import (
 from smart_rag.encoders.loading.added_token import add_token
 from smart_rag.encoders.loading.devices import best_device
 from smart_rag.encoders.loading.lora_folder import LoraFolder, dtype_of, round_weights
+from smart_rag.encoders.loading.processor_files import FILES_WITH_PROCESSOR, with_known_processor
 from smart_rag.encoders.loading.recognition import by_architecture, family_of, late_interaction
 from smart_rag.encoders.loading.repository import Repository
 from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder, prompts_of_bare_folder
@@ -242,7 +243,8 @@ def _load_whole(
             "pooled, and take the mean; take all files of the model again"
         )
     if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
-        modules = _decoder_modules(files, weights, trust_remote_code)
+        with with_known_processor(files, trust_remote_code) as known:
+            modules = _decoder_modules(files, known, weights, trust_remote_code)
         model = _construct(files, device, modules=modules, **further)
         if profile.value.pooled_before is not None:
             add_token(model, profile.value.pooled_before)
@@ -347,11 +349,22 @@ def _construct(
     return model_class(files.path, device=device, revision=files.revision, local_files_only=files.local, **options)
 
 
-def _decoder_modules(files: Repository, weights: dict[str, Any], trust_remote_code: bool) -> list[torch.nn.Module]:
-    options = _from_pretrained_options(files, trust_remote_code)
+def _decoder_modules(
+    files: Repository, known: Repository, weights: dict[str, Any], trust_remote_code: bool
+) -> list[torch.nn.Module]:
+    """Return the modules of a decoder. ``known`` are ``files`` with a processor that transformers knows."""
+    options = _from_pretrained_options(known, trust_remote_code)
     decoder: Any = transformer(
-        files.path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
+        known.path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
     )
+    if "image" not in decoder.modalities:
+        named = [files.json(name).get("processor_class") for name in FILES_WITH_PROCESSOR]
+        raise ModelNotFound(
+            f"{files.path!r} is a vision-language decoder, but transformers reads no processor for images from it; "
+            f"expected preprocessor_config.json or processor_config.json with a processor_class of transformers, found "
+            f"the processor_class {next(filter(None, named), None)!r}; take these files from the model that it was "
+            "trained from"
+        )
     if "message" not in decoder.modalities:
         raise ModelNotFound(
             f"{files.path!r} is a vision-language decoder, but it has no chat template; expected chat_template.jinja "

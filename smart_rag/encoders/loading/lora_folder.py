@@ -97,13 +97,13 @@ class LoraFolder:
         with TemporaryDirectory(prefix="smart_rag_lora_") as temporary:
             folder = Path(temporary)
             try:
-                _link_all(base.folder(), folder, with_code)
+                link_all(base.folder(), folder, with_code)
             except Exception as error:  # the HTTP client and the hub decide which
                 raise ModelNotFound(
                     f"the model {self.name!r} is a LoRA of {base.path!r}, which this machine does not have and cannot "
                     f"download; if you have it in a folder, name it by {_HOW}"
                 ) from error
-            _link_all(self.files.folder(), folder, with_code, but=_OF_BASE)
+            link_all(self.files.folder(), folder, with_code, but=_OF_BASE)
             yield replace(base, path=str(folder), revision=None, local=True)
 
     def add_to(self, model: AnyModel) -> None:
@@ -117,7 +117,7 @@ class LoraFolder:
             raise ModelNotFound(f"the LoRA {self.name!r} does not fit its base model: {problem}")
 
 
-def _link_all(source: Path, folder: Path, with_code: bool, but: tuple[str, ...] = ()) -> None:
+def link_all(source: Path, folder: Path, with_code: bool, but: tuple[str, ...] = ()) -> None:
     """Link the files in ``source`` and below it into ``folder``, over those that are there."""
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)

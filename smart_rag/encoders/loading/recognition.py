@@ -24,6 +24,9 @@ _LAMRA_CLASS = re.compile(r"Qwen\w*VLRet(Finetune)?ForConditionalGeneration")
 _OTHER_CLASS = re.compile(r"Col[A-Z]|JinaEmbeddings")
 _CLASSES = {
     "GmeQwen2VL": "gme-qwen2-vl",
+    # colpali-engine, models/qwen2_5/biqwen2_5. nomic-embed-multimodal was trained with these two classes.
+    "BiQwen2_5": "nomic-embed-multimodal",
+    "BiQwen2_5_Processor": "nomic-embed-multimodal",
     "Qwen3VLForEmbedding": "qwen3-vl-embedding",  # QwenLM/Qwen3-VL-Embedding, src/models/qwen3_vl_embedding.py
 }
 # GME's model card runs the code in these files, which are part of its repository. mteb refers to the script of
@@ -120,6 +123,8 @@ def _classes(
         yield "vlm2vec-v2", f"adapter_config.json: parent_library {library}"
     for name in config.get("architectures") or []:
         yield from _of_class(kind, str(name), "config.json: architectures")
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        yield from _of_class(kind, str(files.json(file).get("processor_class")), f"{file}: processor_class")
     for name in _auto_classes(config):
         yield from _of_class(kind, name, "config.json: auto_map")
     if config.get("emb_token_ids"):  # both LamRA codes set it (loaders/)

@@ -127,7 +127,7 @@ def _of_projection(files: Repository, name: str) -> torch.Tensor | None:
 
 def _merge(files: Repository, model: nn.Module, projection: nn.Linear) -> None:
     """Merge the LoRA in ``files`` into the weights of ``model`` and ``projection``."""
-    file = next((found for name in _ADAPTERS if (found := files.find(name)) is not None), None)
+    file = next((path for name in _ADAPTERS if (path := files.find(name)) is not None), None)
     if file is None:
         raise ModelNotFound(f"{files.path!r} has {_ADAPTER_CONFIG}, but no {' or '.join(_ADAPTERS)}; {_REMEDY}")
     config = files.json(_ADAPTER_CONFIG)
