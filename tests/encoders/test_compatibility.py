@@ -28,7 +28,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
     SiglipModel,
 )
-from transformers.models.auto import modeling_auto
+from transformers.models.auto import modeling_auto, processing_auto
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
@@ -76,6 +76,7 @@ def test_each_name_still_exists(model, late):
             transformers.utils.loading_report.LoadStateDictInfo.__dataclass_fields__,
             ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors"),
         ),
+        "transformers.models.auto.processing_auto": (processing_auto, ("PROCESSOR_MAPPING_NAMES",)),
         "transformers.image_processing_backends": (
             transformers.image_processing_backends,
             ("TorchvisionBackend",),

@@ -28,7 +28,7 @@ def with_known_processor(files: Repository, with_code: bool) -> Iterator[Reposit
     images, or if ``with_code`` says that their own code may run.
     """
     import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto import processing_auto
 
     settings = {name: files.json(name) for name in FILES_WITH_PROCESSOR}
     foreign = [
@@ -36,7 +36,8 @@ def with_known_processor(files: Repository, with_code: bool) -> Iterator[Reposit
         for name, content in settings.items()
         if content.get("processor_class") and not hasattr(transformers, content["processor_class"])
     ]
-    usual = PROCESSOR_MAPPING_NAMES.get(files.json("config.json").get("model_type"))
+    kind = str(files.json("config.json").get("model_type"))
+    usual: str | None = processing_auto.PROCESSOR_MAPPING_NAMES.get(kind)  # type: ignore[attr-defined]
     is_for_text_alone = not any(settings[name] for name in FILES_WITH_PROCESSOR[:2])
     if not foreign or usual is None or with_code or is_for_text_alone:
         yield files
