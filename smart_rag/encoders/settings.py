@@ -9,6 +9,7 @@ from typing import Any
 from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
 from smart_rag.encoders.loading.loader import LoadedModel
+from smart_rag.encoders.loading.text_pooling import lacks_prompts
 from smart_rag.encoders.profiles import ARGUMENT, BY_NAME, GENERAL_RULE, OWN_FILES, Decision, Profile, TokenPolicy
 from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import InvalidInput
@@ -23,7 +24,8 @@ class ModelSettings:
     """The decisions on profile, prompts, token policies and length of a model. Each has a source.
 
     ``max_length`` has the value None if the model's own length is used. ``remark`` says how the family was recognised,
-    if the user may not expect it. ``base_model`` is the model that a LoRA was added to.
+    if the user may not expect it. ``base_model`` is the model that a LoRA was added to. ``recognised`` says which kind
+    of model it is, if it is used in another way than other models.
     """
 
     profile: Decision
@@ -32,6 +34,7 @@ class ModelSettings:
     max_length: Decision
     remark: str | None = None
     base_model: Decision | None = None
+    recognised: Decision | None = None
 
     @classmethod
     def decide(
@@ -67,8 +70,9 @@ class ModelSettings:
                 _decide_policy("document", policies["document"], loaded, profile),
             ),
             length,
-            _remark(profile_decision, loaded),
+            _remark(profile_decision, loaded, has_prompts=any(value is not None for value in prompts.values())),
             loaded.base_model,
+            loaded.recognised,
         )
 
     def with_prompts(self, prompts: Mapping[Task, str]) -> ModelSettings:
@@ -94,9 +98,9 @@ class ModelSettings:
 
     @property
     def family_decisions(self) -> tuple[Decision, ...]:
-        """The family of the model, with the sign that it was recognised by, and the base model of a LoRA."""
+        """The family of the model, with the sign that it was recognised by, the base model of a LoRA, and the kind."""
         family = Decision("profile", self.profile.value.name, self.profile.source)
-        return (family,) if self.base_model is None else (family, self.base_model)
+        return tuple(each for each in (family, self.base_model, self.recognised) if each is not None)
 
     def log_family(self) -> None:
         """Log the ``remark``, once in this process."""
@@ -116,14 +120,25 @@ class ModelSettings:
         return {"query": query.value, "document": document.value}
 
 
-def _remark(profile: Decision, loaded: LoadedModel) -> str | None:
-    """Return what to say about a family that neither an argument nor the model's name shows."""
+def _remark(profile: Decision, loaded: LoadedModel, has_prompts: bool) -> str | None:
+    """Return what to say about a family that neither an argument nor the model's name shows, or without its prompts.
+
+    ``has_prompts`` says whether the caller has named a prompt.
+    """
     how = "name another profile by profile=, on the command line --profile; docs/models.md lists them"
     if profile.value.models and profile.source not in (ARGUMENT, BY_NAME):
         return f"{loaded.name} is used as a model of the family {profile.value.name} ({profile.source}); {how}"
     is_decoder = loaded.kind == "pooled" and "image" in loaded.model.modalities
     if profile.source == GENERAL_RULE and is_decoder and not loaded.has_own_files:
         return f"{loaded.name} shows no known family, so the last token is pooled, and it gets no prompts; {how}"
+    base = None if loaded.base_model is None else str(loaded.base_model.value)
+    is_bare_text_model = loaded.kind == "pooled" and not loaded.has_own_files and not is_decoder
+    if is_bare_text_model and not has_prompts and lacks_prompts(loaded.name, loaded.pooling_source, base):
+        return (
+            f"{loaded.name} has no files for sentence-transformers, which would name its prompts, so it gets none; "
+            "models of this kind were trained with prompts, and are worse without; give those of its model card by "
+            "query_prompt= and document_prompt=, or download the whole repository of the model"
+        )
     return None
 
 
@@ -150,6 +165,7 @@ def _decide_prompt(
         f"{task}_prompt",
         (given, ARGUMENT),
         (own, OWN_FILES if names is None else ARGUMENT),
+        (loaded.prompts.get(task), BY_NAME),
         (profile.prompts[task], profile.source),
     )
     if given is None and names is None and not decision.value:

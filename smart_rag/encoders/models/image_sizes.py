@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smart_rag.encoders.compatibility import image_size, patch_unit
+from smart_rag.encoders.compatibility import image_size, patch_unit, resized_by_processor
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files import content as media
@@ -30,8 +30,10 @@ _MAX_ASPECT = 200
 # The limits of qwen-vl-utils for an image without limits of its own, in units of merged patches.
 _QWEN_UNITS = (4, 16_384)
 _FULL_HD = 1920 * 1080
-# If the processor makes all images equally large, an image is opened with this many times as many pixels.
+# If the processor makes all images equally large, a page of a PDF is drawn with this many times as many pixels.
 _OVERSAMPLING = 4
+# An image with more pixels is huge. Several of them in memory would need gigabytes, so each is resized at once.
+_HUGE = 16_384 * 28 * 28
 
 
 class ImageSizes:
@@ -46,6 +48,7 @@ class ImageSizes:
 
     def __init__(self, profile: Profile, processor: Any, max_pixels: int | None, video_processor: Any = None) -> None:
         self._profile = profile
+        self._processor = processor
         self._size, self._video_size = image_size(processor), image_size(video_processor)
         self._unit = patch_unit(processor)
         self._max_pixels = max_pixels
@@ -65,7 +68,7 @@ class ImageSizes:
 
     @property
     def max_pixels(self) -> int:
-        """The maximum number of pixels with which an image is opened."""
+        """The maximum number of pixels of an image that the model reads, or with which a page of a PDF is drawn."""
         return int(self.decision.value)
 
     @cached_property
@@ -82,20 +85,34 @@ class ImageSizes:
             (_MAX_PIXELS, GENERAL_RULE),
         )
 
-    def open(self, source: ImageSource) -> Image.Image:
+    @property
+    def resizing(self) -> str | None:
+        """Who resizes an image, as a description says it. None if a caller's limit decides it alone."""
+        if self.limits is None and self._max_pixels is not None:
+            return None
+        # Older versions used another filter for huge images, and for large ones if the model reads one size.
+        return "processor, any size" if self._profile.resizing == "processor" else self._profile.resizing
+
+    def open(self, source: ImageSource, *, is_alone: bool = False) -> Image.Image:
         """Return an image for the model's processor.
 
-        If the processor makes all images equally large, the image has at most `max_pixels`. Otherwise, the image has
-        the size that the family's own code gives to the processor. A page of a PDF is drawn once, at the size that the
-        processor would give it.
+        The image has the size that the family's own code gives to the processor, in most cases its own. If a caller
+        limits the pixels of a model whose processor makes all images equally large, the image is shrunk to this limit.
+        A page of a PDF is drawn once, at the size that the processor would give it, or with `max_pixels`.
+
+        Args:
+            source: the image.
+            is_alone: whether the processor gets this image before the next one is opened.
 
         Raises:
             DocumentError: the file cannot be read, or its image is too narrow for the model.
             InvalidInput: an image in memory cannot be used, or is too narrow for the model.
         """
         if self.limits is None:
-            return media.open_image(source, self.max_pixels)
+            return self._open_for_one_size(source, is_alone)
         image = media.open_image_as(source, self.read_size if isinstance(source, PdfPage) else self._given_size)
+        if image.width * image.height > max(_HUGE, self.limits[1]):
+            image = self._resized(image, self.read_size(*image.size))
         if _is_too_narrow(*image.size):
             reason = (
                 f"an image of {image.width} x {image.height} is too narrow, one side is {_MAX_ASPECT} times the other"
@@ -176,12 +193,26 @@ class ImageSizes:
             return width, height
         if self._profile.resizing == "Pillow":
             return whole_units(width, height, self._unit, self.limits)
-        every = (_QWEN_UNITS[0] * self._unit**2, _QWEN_UNITS[1] * self._unit**2)
         if self._profile.resizing == "Pillow, then processor":
+            every = (_QWEN_UNITS[0] * self._unit**2, _QWEN_UNITS[1] * self._unit**2)
             return whole_units(width, height, self._unit, every)
-        # Several such images in memory would need gigabytes, so they are resized one by one.
-        is_huge = width * height > max(every[1], self.limits[1])
-        return whole_units(width, height, self._unit, self.limits) if is_huge else (width, height)
+        return width, height
+
+    def _open_for_one_size(self, source: ImageSource, is_alone: bool) -> Image.Image:
+        """Return an image for a processor that makes all images equally large."""
+        if self._max_pixels is not None or isinstance(source, PdfPage):
+            return media.open_image(source, self.max_pixels)
+        image = media.open_image(source)
+        if is_alone or image.width * image.height <= _HUGE:
+            return image
+        if {"height", "width"} <= self._size.keys():
+            return self._resized(image, (self._size["width"], self._size["height"]))
+        return self._resized(image, images.fit(*image.size, _HUGE))
+
+    def _resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """Return a huge image with another (width, height), with the processor's own filter, if it is known."""
+        resized = resized_by_processor(self._processor, np.array(image), size)
+        return image.resize(size) if resized is None else images.from_pixels(resized)
 
     def _enlarged(self, width: int, height: int) -> tuple[int, int]:
         """Return the (width, height) of an image, or of a square if the image is tiny."""

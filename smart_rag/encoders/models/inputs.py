@@ -282,7 +282,7 @@ class ModelInputs:
 
     def _processing(self, metadata: Sequence[VideoMetadata]) -> dict[str, Any]:
         """Return the settings that replace the processor's own settings."""
-        options: dict[str, Any] = {"text": {"truncation": False}}  # `_shortened` cuts texts
+        options: dict[str, Any] = {"text": {"truncation": False, "verbose": False}}  # `_shortened` cuts texts
         if not self.has_own_files:
             options["chat_template"] = {"add_generation_prompt": self.profile.generation_prompt}
         template = bare_video_template(self.model, self.profile.template) if metadata else self.profile.template

@@ -218,8 +218,8 @@ class PooledModel:
             "pooled_before": profile.pooled_before,
         }
         # These settings are newer than the others. A model that they do not change keeps its fingerprint.
-        if sizes.limits is not None:
-            described["resizing"] = profile.resizing
+        if sizes.resizing is not None:
+            described["resizing"] = sizes.resizing
         if profile.positions != "three axes":
             described["positions"] = profile.positions
         if not profile.deepstack:

@@ -158,7 +158,7 @@ def test_the_papers_set_of_tokens(pair, family):
         ("qwen3-vl-embedding", {"resizing": "Pillow"}),
         ("gme-qwen2-vl", {"resizing": "Pillow, then processor", "positions": "counted"}),
         ("lamra-ret", {"resizing": "Pillow", "positions": "counted", "deepstack": False}),
-        ("vlm2vec-v2", {"resizing": "processor", "positions": "counted"}),
+        ("vlm2vec-v2", {"resizing": "processor, any size", "positions": "counted"}),
     ],
 )
 def test_the_description_names_these_settings(pair, family, described):
