@@ -1,5 +1,8 @@
 """Speed of MaxSim for one query and its candidates: our scorer with each codec and others, in turn, same vectors.
 
+As in a search, the forward pass of a query comes right before each call that is timed: after it, torch's threads keep
+the cores busy for a while.
+
 python benchmarks/maxsim.py [--shapes 12x160x384,...] [--candidates 10,100,1000] [--codecs float32,2bit,...]
                             [--rounds N] [--pylate PYTHON] [--json FILE]
 
@@ -29,7 +32,7 @@ from rich.table import Table
 from sentence_transformers.util.similarity import maxsim
 from tqdm import tqdm
 
-from smart_rag import TokenBatch
+from smart_rag import SmartEncoder, TokenBatch
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.tokens import TokenCodes
 from smart_rag.scoring.maxsim import late_interaction
@@ -40,9 +43,7 @@ _CODECS = "float32,float16,int8,4bit,2bit,1bit"
 _MOST_BYTES = 3 << 30
 _PEER = "sentence-transformers (s-t) maxsim"
 _LIMIT = "limit: one float32 product"
-# Contestants with threads of their own. Before them, wait until torch's threads stop spinning, and vice versa.
-_OWN_THREADS = ("maxsim-cpu", "PyLate rank")
-_SETTLE_SECONDS = 0.02
+_QUESTION = "which words of a document match the words of a question?"
 
 
 def unit(generator: np.random.Generator, count: int, dimension: int) -> np.ndarray:
@@ -97,16 +98,12 @@ def pylate(python: Path, query: np.ndarray, documents: TokenBatch) -> Iterator[d
             yield {"PyLate rank": run}
 
 
-def measured(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def measured(runs: dict[str, Callable[[], Any]], rounds: int, forward: Callable[[], Any]) -> dict[str, list[float]]:
     """Return the milliseconds of each contestant in each round, after one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round in tqdm(range(rounds + 1), desc="measuring"):
-        time.sleep(_SETTLE_SECONDS)
-        for _ in range(5):
-            runs[_LIMIT]()
         for name, run in runs.items():
-            if name in _OWN_THREADS:
-                time.sleep(_SETTLE_SECONDS)
+            forward()
             started = time.perf_counter()
             own = run()
             taken = own if isinstance(own, float) else 1e3 * (time.perf_counter() - started)
@@ -127,6 +124,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
+    encoder = SmartEncoder("minilm", device="cpu")
+
+    def forward() -> None:
+        encoder.encode_query([_QUESTION])
+
     generator = np.random.default_rng(0)
     results = []
     for shape in arguments.shapes.split(","):
@@ -141,7 +143,9 @@ def main() -> None:
             query, documents = unit(generator, query_tokens, dimension), unit(generator, total, dimension)
             batch = TokenBatch(documents, offsets)
             with pylate(arguments.pylate, query, batch) if arguments.pylate else nullcontext({}) as others:
-                times = measured({**contestants(query, batch, arguments.codecs.split(",")), **others}, arguments.rounds)
+                times = measured(
+                    {**contestants(query, batch, arguments.codecs.split(",")), **others}, arguments.rounds, forward
+                )
             medians = {name: float(np.median(values)) for name, values in times.items()}
             rate = 2e-6 * query_tokens * total * dimension / medians[_LIMIT]
             table = Table(title=f"{shape}, {count} candidates, {total:,} tokens; limit {rate:,.0f} GFLOP/s")

@@ -305,7 +305,10 @@ def paper_tables(result: Mapping[str, Any]) -> Group:
         if not column["runs"]:
             continue
         figures = [_beside(column, ranking) for ranking in ("pooled", "late", "smart")]
-        table.add_row(name, column.get("measure", ""), f"{column['tasks']} of {column['of']}", *figures)
+        tasks = f"{column['tasks']} of {column['of']}"
+        if column["unreadable"]:
+            tasks += f", without {number(column['unreadable'], 'row')}"
+        table.add_row(name, column.get("measure", ""), tasks, *figures)
     datasets = Table(title="datasets, in percent")
     datasets.add_column("")
     for heading in ("documents", "queries", "pooled", "late", "pooled + late"):
@@ -316,7 +319,7 @@ def paper_tables(result: Mapping[str, Any]) -> Group:
         datasets.add_row(found["name"], f"{found['documents']:,}", f"{found['queries']:,}", *figures)
         if found["left_out"]:
             notes.append(f"{found['name']}: left out: {'; '.join(found['left_out'])}")
-    notes += [f"{skipped['name']}: not ranked: {skipped['reason']}" for skipped in result["skipped"]]
+    notes += [f"{other['name']}: not ranked: {other['reason']}" for other in [*result["skipped"], *result["failed"]]]
     return Group(table, datasets, *(Text(note) for note in notes))
 
 

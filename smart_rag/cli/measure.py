@@ -144,6 +144,8 @@ def _evaluate_published(
         show_progress_bar=on_terminal(),
     )
     show_figures(result, display.paper_tables(result), json_file)
+    if result["failed"]:
+        raise SystemExit(1)
 
 
 def tune(

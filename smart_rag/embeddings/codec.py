@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smart_rag.embeddings.multiply import multiply, tensor
 from smart_rag.embeddings.tokens import Codec, Codes, FloatArray
 from smart_rag.errors import InvalidInput
 
@@ -79,29 +80,30 @@ class RotatedCodec:
         return -(-dimension * self.bits // 8)
 
     def encode(self, embeddings: FloatArray | torch.Tensor) -> Codes:
-        import torch
-
-        rows = _tensor(embeddings) if isinstance(embeddings, np.ndarray) else embeddings
-        count, dimension = rows.shape
+        count, dimension = embeddings.shape
         width = self.bytes_per_token(dimension)
-        if not rows.numel():
+        if not count * dimension:
             return np.zeros((count, width), dtype=np.uint8)
-        if not bool(rows.isfinite().all()):
+        finite = np.isfinite(embeddings) if isinstance(embeddings, np.ndarray) else embeddings.isfinite()
+        if not finite.all():
             raise InvalidInput(
                 f"the token embeddings contain NaN or inf, which codec {self.name!r} cannot store; check the "
                 "model that computed them"
             )
-        levels = rotate(rows).mul_(dimension**0.5 / _STEPS[self.bits]).add_(self.zero + 0.5)
-        wide = levels.clamp_(0, 2**self.bits - 1).to(torch.uint8)
-        codes = torch.zeros((count, width), dtype=torch.uint8, device=rows.device)
-        for plane, start in enumerate(range(0, dimension, width)):
+        # The operators are the same for arrays and tensors.
+        levels: Any = rotate(embeddings)
+        levels *= dimension**0.5 / _STEPS[self.bits]
+        levels += self.zero + 0.5
+        levels = levels.clip(0, 2**self.bits - 1)
+        wide = levels.astype(np.uint8) if isinstance(levels, np.ndarray) else levels.byte()
+        codes = wide[:, :width]
+        for plane, start in enumerate(range(width, dimension, width), 1):
             part = wide[:, start : start + width]
-            codes[:, : part.shape[1]] += part * 2 ** (plane * self.bits)
-        return codes.cpu().numpy()
+            codes[:, : part.shape[1]] += part << (plane * self.bits)
+        return np.ascontiguousarray(codes if isinstance(codes, np.ndarray) else codes.cpu().numpy())
 
-    def decode(self, codes: Codes, dimension: int) -> FloatArray:
-        if not codes.size:
-            return np.zeros((len(codes), dimension), dtype=np.float32)
+    def levels(self, codes: Codes, dimension: int) -> NDArray[np.float32]:
+        """Return the rotated vectors (n, dimension) of ``codes``: float32, with norm 1."""
         width = codes.shape[1]
         mask = np.uint8(2**self.bits - 1)
         levels = np.empty((len(codes), dimension), dtype=np.float32)
@@ -110,14 +112,27 @@ class RotatedCodec:
             part[:] = (codes[:, : part.shape[1]] >> np.uint8(plane * self.bits)) & mask
         levels -= np.float32(self.zero)
         levels /= np.linalg.norm(levels, axis=1, keepdims=True)
-        return np.asarray(levels @ rotation(dimension), dtype=np.float32)
+        return levels
+
+    def decode(self, codes: Codes, dimension: int) -> FloatArray:
+        if not codes.size:
+            return np.zeros((len(codes), dimension), dtype=np.float32)
+        return self.levels(codes, dimension) @ rotation(dimension)
 
 
-def rotate(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return ``embeddings`` (n, dimension), rotated as in `RotatedCodec`: float32, on the same device."""
+@overload
+def rotate(embeddings: FloatArray) -> NDArray[np.float32]: ...
+@overload
+def rotate(embeddings: torch.Tensor) -> torch.Tensor: ...
+def rotate(embeddings: FloatArray | torch.Tensor) -> NDArray[np.float32] | torch.Tensor:
+    """Return ``embeddings`` (n, dimension), rotated as in `RotatedCodec`: float32.
+
+    An array gives an array, and torch is not loaded. A tensor gives a tensor on the same device.
+    """
+    if isinstance(embeddings, np.ndarray):
+        return multiply(np.asarray(embeddings, dtype=np.float32), turned(embeddings.shape[1]))
     import torch
 
-    # We use torch and not NumPy, because the threads of NumPy and torch would wait for each other's cores.
     with torch.autocast(embeddings.device.type, enabled=False):  # in 16 bits, the codes would differ
         return embeddings.float() @ _rotation_on(embeddings.shape[1], embeddings.device).T
 
@@ -127,13 +142,13 @@ def _rotation_on(dimension: int, device: torch.device) -> torch.Tensor:
     import torch
 
     with torch.inference_mode(False):  # the cached tensor may be used with gradients later
-        return _tensor(rotation(dimension)).to(device)
+        return tensor(rotation(dimension)).to(device)
 
 
-def _tensor(rows: FloatArray) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.require(rows, np.float32, ("C", "W")))  # torch needs contiguous, writeable arrays
+@lru_cache(maxsize=8)
+def turned(dimension: int) -> NDArray[np.float32]:
+    """Return the transpose of `rotation`. It is writeable, because torch copies arrays that are not."""
+    return rotation(dimension).T.copy()
 
 
 _ROUNDS = 4

@@ -205,6 +205,30 @@ def merges_tokens(model: AnyModel, task: Task) -> bool:
 # --- a forward pass -----------------------------------------------------------------------------
 
 
+def lost_positions(model: AnyModel, features: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the positions (3, n, length) on three axes, if transformers would not give them to the decoder itself.
+
+    `ColQwen2ForRetrieval` hands its inputs to the decoder as states, without ids. Since transformers 5, the decoder
+    then counts 0, 1, 2, ... over words and patches. colpali-engine, which trained the weights, lets the decoder compute
+    its positions from the ids. Without an image, both give the same positions, and the result is None.
+    """
+    config, grids = transformer_config(model), features.get("image_grid_thw")
+    if not loses_positions(model) or grids is None:
+        return None
+    retriever: Any = model.transformers_model
+    ids = features["input_ids"]
+    kinds = (ids == config.vlm_config.image_token_id).int()  # 0 is text, 1 is an image
+    found: torch.Tensor = retriever.vlm.get_rope_index(
+        ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=features["attention_mask"]
+    )[0]
+    return found
+
+
+def loses_positions(model: AnyModel) -> bool:
+    """Return whether ``model`` is one whose positions `lost_positions` must compute."""
+    return getattr(transformer_config(model), "model_type", None) == "colqwen2"
+
+
 def to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Return ``features`` with their tensors on ``device``."""
     from sentence_transformers.util import batch_to_device
@@ -271,6 +295,11 @@ def image_processor_of(model: AnyModel) -> Any:
     return getattr(getattr(model[0], "processor", None), "image_processor", None)
 
 
+def video_processor_of(model: AnyModel) -> Any:
+    """Return the video processor of the model. Return None if the model reads no videos."""
+    return getattr(getattr(model[0], "processor", None), "video_processor", None)
+
+
 def image_size(image_processor: Any) -> dict[str, int]:
     """Return the image size of ``image_processor``, under names such as ``"height"`` and ``"longest_edge"``."""
     size = getattr(image_processor, "size", None) or {}
@@ -299,6 +328,28 @@ def center_crop(image_processor: Any) -> tuple[int, int] | None:
         return None
     crop = dict(image_processor.crop_size)
     return crop["width"], crop["height"]
+
+
+def resized_by_processor(
+    image_processor: Any, pixels: NDArray[np.uint8], size: tuple[int, int]
+) -> NDArray[np.uint8] | None:
+    """Return ``pixels`` (height, width, 3) with another (width, height), as ``image_processor`` resizes them.
+
+    The result is None if it is not known how the processor does that.
+
+    The processor finds such an image in the right size, and leaves it as it is.
+    """
+    import torch
+    from transformers.image_processing_backends import TorchvisionBackend
+    from transformers.image_utils import SizeDict
+
+    if not isinstance(image_processor, TorchvisionBackend):
+        return None
+    planes, wanted = torch.from_numpy(pixels).permute(2, 0, 1), SizeDict(height=size[1], width=size[0])
+    resample = getattr(image_processor, "resample", None)
+    resized = TorchvisionBackend.resize(image_processor, planes, wanted, resample=resample)
+    found: NDArray[np.uint8] = resized.permute(1, 2, 0).numpy()
+    return found
 
 
 def placeholder_ids(model: AnyModel, *kinds: str) -> NDArray[np.int64]:

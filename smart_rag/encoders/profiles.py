@@ -62,6 +62,8 @@ class Profile:
         max_length: number of tokens after which a text is cut.
         pixels: the minimum and the maximum number of pixels of an image.
         resizing: who resizes an image, as the family's own code does it. Filters differ, and so do sizes.
+        tiny_image: two lengths in pixels. An image with a side below the first length first becomes a square with
+            sides of the second length.
         positions: how the decoder counts positions. Some families hand their inputs to the decoder without positions,
             so it counts them, in training and in use.
         deepstack: whether features of inner layers of the vision tower are added to the first layers of the decoder.
@@ -69,8 +71,11 @@ class Profile:
             token never takes part.
         fps: number of frames that are read from each second of a video.
         frames: the minimum and the maximum number of frames of a video.
+        even_frames: whether the number of frames of a video file is rounded to an even number.
         frame_pixels: the minimum and the maximum number of pixels of one frame, and the maximum of all frames together.
             Two frames share a patch.
+        frames_as_images: whether a frame of a video that is a list of frames gets the size of an image. If the
+            processor resizes, it does so in all videos.
         middle_frame: whether only the middle frame of a video is read, as an image.
         has_video: whether the family reads videos.
         query_tokens, document_tokens: the policies that choose the tokens for late interaction.
@@ -89,12 +94,15 @@ class Profile:
     max_length: int | None = None
     pixels: tuple[int, int] | None = None
     resizing: Resizing = "processor"
+    tiny_image: tuple[int, int] | None = None
     positions: PositionRule = "three axes"
     deepstack: bool = True
     paper: bool = False
     fps: float = 1.0
     frames: tuple[int, int] = (4, 64)
+    even_frames: bool = False
     frame_pixels: tuple[int, int, int] | None = None
+    frames_as_images: bool = False
     middle_frame: bool = False
     has_video: bool = True
     query_tokens: TokenPolicy = "content"
@@ -212,8 +220,8 @@ PROFILES: tuple[Profile, ...] = (
         middle_frame=True,
         query_tokens="text",
     ),
-    # As it is published. The limits of videos are those of its code (collators/qwen2_vision_process.py). There, an
-    # image has at most 300 tokens, in which a page cannot be read. VLM2Vec's code measures it on pages with 1,280.
+    # As it is published. Sizes are those of its own code (collators/qwen2_vision_process.py): Pillow resizes an image
+    # to at most 300 tokens. Its tables on M-BEIR were made with this limit.
     Profile(
         name="lamra-ret-qwen2",
         models=("code-kunkun/lamra-ret*",),
@@ -222,11 +230,14 @@ PROFILES: tuple[Profile, ...] = (
         prompts={"query": _FIND_PAGE, "document": ""},
         pooled_before="<emb>",
         max_length=1024,
-        pixels=(4 * 28 * 28, 1280 * 28 * 28),
+        pixels=(4 * 28 * 28, 300 * 28 * 28),
+        resizing="Pillow",
         positions="counted",
         fps=2.0,
         frames=(4, 768),
+        even_frames=True,
         frame_pixels=(128 * 28 * 28, 768 * 28 * 28, 24576 * 28 * 28),
+        frames_as_images=True,
     ),
     # As the paper trained it again, on Qwen3-VL.
     Profile(
@@ -251,8 +262,10 @@ PROFILES: tuple[Profile, ...] = (
         prompts={"query": _FIND_PAGE, "document": ""},
         prompts_for_images_only=True,
         pixels=(4 * 28 * 28, 1280 * 28 * 28),
+        tiny_image=(28, 56),
         positions="counted",
         frames=(8, 8),
+        frames_as_images=True,
     ),
     Profile(
         name="dse-qwen2",

@@ -9,6 +9,7 @@ from typing import Any
 from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
 from smart_rag.encoders.loading.loader import LoadedModel
+from smart_rag.encoders.loading.text_pooling import lacks_prompts
 from smart_rag.encoders.profiles import ARGUMENT, BY_NAME, GENERAL_RULE, OWN_FILES, Decision, Profile, TokenPolicy
 from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import InvalidInput
@@ -23,7 +24,8 @@ class ModelSettings:
     """The decisions on profile, prompts, token policies and length of a model. Each has a source.
 
     ``max_length`` has the value None if the model's own length is used. ``remark`` says how the family was recognised,
-    if the user may not expect it. ``base_model`` is the model that a LoRA was added to.
+    if the user may not expect it. ``base_model`` is the model that a LoRA was added to. ``recognised`` says which kind
+    of model it is, if it is used in another way than other models.
     """
 
     profile: Decision
@@ -32,6 +34,7 @@ class ModelSettings:
     max_length: Decision
     remark: str | None = None
     base_model: Decision | None = None
+    recognised: Decision | None = None
 
     @classmethod
     def decide(
@@ -67,14 +70,18 @@ class ModelSettings:
                 _decide_policy("document", policies["document"], loaded, profile),
             ),
             length,
-            _remark(profile_decision, loaded),
+            _remark(profile_decision, loaded, has_prompts=any(value is not None for value in prompts.values())),
             loaded.base_model,
+            loaded.recognised,
         )
 
-    def with_query_prompt(self, prompt: str) -> ModelSettings:
-        """Return the same settings with another prompt of queries."""
-        query, document = self.prompt_decisions
-        return replace(self, prompt_decisions=(Decision(query.name, prompt, ARGUMENT), document))
+    def with_prompts(self, prompts: Mapping[Task, str]) -> ModelSettings:
+        """Return the same settings with other prompts. A task that is not in ``prompts`` keeps its own."""
+        own = zip(self.prompts, self.prompt_decisions, strict=True)
+        query, document = (
+            Decision(each.name, prompts[task], ARGUMENT) if task in prompts else each for task, each in own
+        )
+        return replace(self, prompt_decisions=(query, document))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that are a part of an encoder's description, as JSON values."""
@@ -91,9 +98,9 @@ class ModelSettings:
 
     @property
     def family_decisions(self) -> tuple[Decision, ...]:
-        """The family of the model, with the sign that it was recognised by, and the base model of a LoRA."""
+        """The family of the model, with the sign that it was recognised by, the base model of a LoRA, and the kind."""
         family = Decision("profile", self.profile.value.name, self.profile.source)
-        return (family,) if self.base_model is None else (family, self.base_model)
+        return tuple(each for each in (family, self.base_model, self.recognised) if each is not None)
 
     def log_family(self) -> None:
         """Log the ``remark``, once in this process."""
@@ -113,14 +120,25 @@ class ModelSettings:
         return {"query": query.value, "document": document.value}
 
 
-def _remark(profile: Decision, loaded: LoadedModel) -> str | None:
-    """Return what to say about a family that neither an argument nor the model's name shows."""
+def _remark(profile: Decision, loaded: LoadedModel, has_prompts: bool) -> str | None:
+    """Return what to say about a family that neither an argument nor the model's name shows, or without its prompts.
+
+    ``has_prompts`` says whether the caller has named a prompt.
+    """
     how = "name another profile by profile=, on the command line --profile; docs/models.md lists them"
     if profile.value.models and profile.source not in (ARGUMENT, BY_NAME):
         return f"{loaded.name} is used as a model of the family {profile.value.name} ({profile.source}); {how}"
     is_decoder = loaded.kind == "pooled" and "image" in loaded.model.modalities
     if profile.source == GENERAL_RULE and is_decoder and not loaded.has_own_files:
         return f"{loaded.name} shows no known family, so the last token is pooled, and it gets no prompts; {how}"
+    base = None if loaded.base_model is None else str(loaded.base_model.value)
+    is_bare_text_model = loaded.kind == "pooled" and not loaded.has_own_files and not is_decoder
+    if is_bare_text_model and not has_prompts and lacks_prompts(loaded.name, loaded.pooling_source, base):
+        return (
+            f"{loaded.name} has no files for sentence-transformers, which would name its prompts, so it gets none; "
+            "models of this kind were trained with prompts, and are worse without; give those of its model card by "
+            "query_prompt= and document_prompt=, or download the whole repository of the model"
+        )
     return None
 
 
@@ -147,6 +165,7 @@ def _decide_prompt(
         f"{task}_prompt",
         (given, ARGUMENT),
         (own, OWN_FILES if names is None else ARGUMENT),
+        (loaded.prompts.get(task), BY_NAME),
         (profile.prompts[task], profile.source),
     )
     if given is None and names is None and not decision.value:
@@ -168,10 +187,12 @@ def _warn_of_unused_prompt(task: Task, loaded: LoadedModel) -> None:
     """Warn if the model's files name a prompt that the rule of sentence-transformers passes over.
 
     This happens to models with the prompts "query" and "passage", such as E5. When sentence-transformers loads them, it
-    adds an empty prompt "document", and its `encode_document` uses this one.
+    adds an empty prompt "document", and its `encode_document` uses this one. It also happens if no prompt is called
+    "query", as in e5-mistral, whose prompt of queries is "web_search_query".
     """
+    prompts = {name: prompt for name, prompt in (loaded.model.prompts or {}).items() if prompt}
     for name in _PROMPT_NAMES[task]:
-        prompt = (loaded.model.prompts or {}).get(name)
+        prompt = prompts.get(name)
         if prompt:
             warn_once(
                 f"{loaded.name}: the model's files name a prompt {name!r} that encode_{task} of sentence-transformers "
@@ -179,6 +200,13 @@ def _warn_of_unused_prompt(task: Task, loaded: LoadedModel) -> None:
                 f"{task}_prompt={prompt!r}"
             )
             return
+    if task == "query" and prompts and not any(name in prompts for names in _PROMPT_NAMES.values() for name in names):
+        names = ", ".join(map(repr, prompts))
+        warn_once(
+            f"{loaded.name}: of the prompts {names} in the model's files, none has the name 'query', so queries get no "
+            f"prompt, as in sentence-transformers; if the model needs one, choose it, for example by "
+            f"prompt_names={{'query': {next(iter(prompts))!r}}}"
+        )
 
 
 def _named_prompt(name: str | None, loaded: LoadedModel) -> str | None:

@@ -27,6 +27,25 @@ Qrels = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A document, query or instruction of a dataset that is left out because it cannot be read, and the reason."""
+
+    kind: str
+    id: str
+    reason: str
+
+
+def unreadable_notes(unreadable: Sequence[Unreadable]) -> list[str]:
+    """Return for each kind how many are unreadable, and the first one with its reason."""
+    notes = []
+    for kind in dict.fromkeys(each.kind for each in unreadable):
+        own = [each for each in unreadable if each.kind == kind]
+        first = "" if len(own) == 1 else "the first is "
+        notes.append(f"{number(len(own), kind)} that cannot be read: {first}{own[0].id} ({own[0].reason})")
+    return notes
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """Documents, queries by id, and grades by query id and document id (qrels).
 
@@ -36,6 +55,7 @@ class Dataset:
         instructions: the instruction of each query by its id, such as "Find a page that answers the question.".
         candidates: the ids of the documents to rank, by query id. A query without an entry ranks all documents.
         left_out: what the dataset's files hold and this dataset does not, each with its count.
+        unreadable: the documents and queries that are left out because they cannot be read.
     """
 
     name: str
@@ -45,6 +65,7 @@ class Dataset:
     instructions: Mapping[str, str] = field(default_factory=dict)
     candidates: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def load_dataset(

@@ -17,79 +17,38 @@ layout         columns
 from __future__ import annotations
 
 import hashlib
-import re
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation.datasets import Dataset, Qrels
+from smart_rag.evaluation.datasets import Dataset, Qrels, Unreadable, unreadable_notes
+from smart_rag.evaluation.media import Places, Video
 from smart_rag.evaluation.tables import Table
 from smart_rag.types import Content, Document
 from smart_rag.wording import number
 
-_DOCUMENT_ID = ("corpus-id", "corpus_id", "_id", "id")
-_QUERY_ID = ("query-id", "query_id", "_id", "id")
+_DOCUMENT_ID = ("corpus-id", "corpus_id", "_id", "id", "docid", "doc_id")
+_QUERY_ID = ("query-id", "query_id", "_id", "id", "qid")
 _VIDEO_ID = ("video_id", "id", "videoID")
 _CAPTIONS = ("caption", "sentence", "enCap")
 _VIDEOS = ("video", "video_path", "videoID")
+_ANOTHER_LANGUAGE = ("query", "in another language")
 # The texts of MMEB hold this mark where the image belongs. The template of the model puts the image there.
 _IMAGE_MARK = "<|image_1|>"
-_MOST_FRAMES = 64  # of a video, as in the paper's code
-_VIDEO_SUFFIXES = ("", ".mp4", ".avi", ".mov", ".mkv")
-
-
-# A file, or the frames of a video.
-Video: TypeAlias = Any
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Folders for the images and videos of a dataset.
-
-    Attributes:
-        written: an empty folder. The images inside tables are written into it, byte for byte.
-        searched: the folders in which the paths in tables are looked up.
-    """
-
-    written: Path
-    searched: tuple[Path, ...] = ()
-
-    def image(self, value: Any, folder: Path) -> Path | None:
-        """Return the file of an image in a table: bytes, a path, or a dict of both. None if there is no image."""
-        path, content = (value.get("path"), value.get("bytes")) if isinstance(value, Mapping) else (value, None)
-        if content:
-            file = self.written / hashlib.blake2b(content, digest_size=16).hexdigest()
-            if not file.exists():
-                file.write_bytes(content)
-            return file
-        return self.find(str(path), folder) if path else None
-
-    def find(self, path: str, folder: Path) -> Path:
-        """Return the file or folder at ``path``, in ``folder`` or in one of the folders `searched`.
-
-        Raises:
-            InvalidInput: there is none, or ``path`` leads out of these folders.
-        """
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise InvalidInput(f"{folder}: {path!r} leads out of the folder; expected a relative path without '..'")
-        places = [place / part for place in (*self.searched, folder) for part in ("", "image-tasks")]
-        found = next((place / path for place in places if (place / path).exists()), None)
-        if found is None:
-            looked = ", ".join(map(str, dict.fromkeys(places)))
-            raise InvalidInput(
-                f"{folder}: the file {path!r} is missing; looked in {looked}; name its folder with --media"
-            )
-        return found
 
 
 @dataclass(slots=True)
 class Reader:
-    """Collects the parts of a dataset, and counts what is left out."""
+    """Collects the parts of a dataset, and counts what is left out.
+
+    ``elsewhere`` holds the queries that are in the table, but not in ``queries``. ``unreadable`` has the reason of each
+    document or query that cannot be read, by its kind and id.
+    """
 
     names: tuple[str, ...]
     folder: Path
@@ -103,6 +62,8 @@ class Reader:
     instructions: dict[str, str] = field(default_factory=dict)
     candidates: dict[str, list[str]] = field(default_factory=dict)
     elsewhere: set[str] = field(default_factory=set)
+    languages: set[str] = field(default_factory=set)
+    unreadable: dict[tuple[str, str], str] = field(default_factory=dict)
     missing: Counter[tuple[str, str]] = field(default_factory=Counter)
     columns: list[str] = field(default_factory=list)
 
@@ -115,13 +76,41 @@ class Reader:
             self.documents[id] = Document(id, text, image=image, video=video)
 
     def query(self, id: str, text: str, image: Path | None = None, instruction: str = "") -> None:
+        """Add a query.
+
+        Raises:
+            InvalidInput: an earlier query with this id has another content.
+        """
         content = Content(text, image)
         if not content.modality:
             self.missing["query", "without text or image"] += 1
-            return
-        self.queries[id] = content.plain
-        if instruction:
-            self.instructions[id] = instruction
+            self.elsewhere.add(id)
+        elif self.queries.get(id, content.plain) != content.plain:
+            raise InvalidInput(
+                f"{self.folder}: two queries have the id {id}; give each query an id of its own, or choose a language"
+            )
+        else:
+            self.missing.update({("query", "with the id of an earlier one"): 1} if id in self.queries else {})
+            self.queries[id] = content.plain
+            if instruction:
+                self.instructions[id] = instruction
+
+    @contextmanager
+    def reading(self, kind: str, id: str) -> Iterator[None]:
+        """A context for the values of one document or query. If one of them cannot be read, the row is left out."""
+        try:
+            yield
+        except InvalidInput as error:
+            self.unreadable[kind, id] = str(error)
+            self.elsewhere.update([id] if kind == "query" else [])
+
+    def id(self, value: Any, kind: str) -> str:
+        """Return an id as a str. It is empty if the row has none, and the row is counted as left out."""
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # a column of whole numbers with a gap has floats
+        id = str(value) if isinstance(value, str | int) else ""
+        self.missing.update({} if id else {(kind, "without an id"): 1})
+        return id
 
     def used(self, table: str, *columns: str | None) -> list[str]:
         """Note the columns of ``table`` that are not among ``columns``. Return those that are."""
@@ -143,7 +132,7 @@ class Reader:
             if name in columns:
                 return name
         raise InvalidInput(
-            f"{self.folder}: the table {self.tables[table].name!r} has the columns {', '.join(columns)}; "
+            f"{self.folder}: the table {self.tables[table].name!r} has the columns {', '.join(columns) or '(none)'}; "
             f"expected one of {', '.join(names)}"
         )
 
@@ -151,15 +140,40 @@ class Reader:
         columns = self.tables[table].columns
         return next((name for name in names if name in columns), None)
 
+    def language_column(self, table: str) -> str | None:
+        """Return the column with the language of a query, if there is one.
+
+        Raises:
+            InvalidInput: there is none, and `language` is to be chosen.
+        """
+        column = self.optional(table, "language")
+        if self.language and column is None and self.names[0] != f"{self.folder.name}-{self.language}":
+            raise InvalidInput(
+                f"{self.folder}: the table {self.tables[table].name!r} has no column 'language', so the queries in "
+                f"{self.language!r} cannot be told; leave out --language"
+            )
+        return column
+
+    def is_wanted(self, language: Any) -> bool:
+        """Return whether queries in this language are kept. Count one that is not."""
+        if not self.language or language == self.language:
+            return True
+        self.missing[_ANOTHER_LANGUAGE] += 1
+        self.languages.add(str(language))
+        return False
+
     def dataset(self, name: str, instruction: str) -> Dataset:
         judged = [id for id in self.queries if self.qrels.get(id)]
         unjudged = len(self.queries) - len(judged)
         if unjudged:
             self.missing["query", "without a relevant document"] += unjudged
+        unreadable = tuple(Unreadable(kind, id, reason) for (kind, id), reason in self.unreadable.items())
         if not judged or not self.documents:
+            left_out = "; ".join((*unreadable_notes(unreadable), *self.notes())) or "nothing"
+            others = f"; the languages are {', '.join(sorted(self.languages))}" if self.languages else ""
             raise InvalidInput(
                 f"{self.folder}: {number(len(self.documents), 'document')} and "
-                f"{number(len(judged), 'judged query')} are left; left out: {'; '.join(self.notes()) or 'nothing'}"
+                f"{number(len(judged), 'judged query')} are left; left out: {left_out}{others}"
             )
         strange = sum(id not in self.queries and id not in self.elsewhere for id in self.qrels)
         if strange:
@@ -167,14 +181,15 @@ class Reader:
         if self.limit is not None and self.limit < len(judged):
             self.missing["query", "after the limit"] += len(judged) - self.limit
             judged = judged[: self.limit]
-        unknown = {id for query in judged for id in self.qrels[query] if id not in self.documents}
+        known = {*self.documents, *(id for kind, id in self.unreadable if kind == "document")}
+        unknown = {id for query in judged for id in self.qrels[query]} - known
         if unknown:  # they stay in the qrels, and count as not found
             self.missing["judged document", "outside of the corpus"] += len(unknown)
         candidates = {}
         for id in judged:
             if id in self.candidates:
                 candidates[id] = [document for document in self.candidates[id] if document in self.documents]
-                lost = len(self.candidates[id]) - len(candidates[id])
+                lost = sum(document not in known for document in self.candidates[id])
                 self.missing.update({("candidate", "outside of the corpus"): lost} if lost else {})
         own = {id: self.instructions.get(id, instruction) for id in judged}
         return Dataset(
@@ -185,6 +200,7 @@ class Reader:
             {id: text for id, text in own.items() if text},
             candidates,
             self.notes(),
+            unreadable,
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -192,97 +208,151 @@ class Reader:
         return (*counted, *self.columns)
 
 
+def _words(value: Any) -> str:
+    """Return a text in a table. A number is a text, too.
+
+    Raises:
+        InvalidInput: the value is a list, or of another type.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str | int | float):
+        raise InvalidInput(f"a text of the type {type(value).__name__}; expected a str")
+    return str(value)
+
+
+def _grade(value: Any) -> int | None:
+    """Return a grade, or None if ``value`` is no whole number."""
+    try:
+        grade = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(grade) if grade.is_integer() else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _read_judged(reader: Reader) -> None:
     """Read the tables corpus, queries and qrels, and, if they exist, top_ranked and instruction."""
     _read_corpus(reader)
     _read_queries(reader)
-    folder = reader.tables["qrels"]
-    query, document = reader.one_of("qrels", _QUERY_ID), reader.one_of("qrels", ("corpus_ids", *_DOCUMENT_ID))
-    score = reader.optional("qrels", "score", "scores")
-    for row in folder.rows(reader.used("qrels", query, document, score)):
-        many = isinstance(row[document], list)
-        documents = row[document] if many else [row[document]]
-        scores = [1] * len(documents) if score is None else row[score] if many else [row[score]]
-        for id, grade in zip(documents, scores, strict=True):
-            if grade > 0:
-                grades = reader.qrels.setdefault(str(row[query]), {})
-                grades[str(id)] = max(int(grade), grades.get(str(id), 0))
+    _read_qrels(reader)
     if "top_ranked" in reader.tables:
         query, ids = reader.one_of("top_ranked", _QUERY_ID), reader.one_of("top_ranked", ("corpus-ids", "corpus_ids"))
         for row in reader.tables["top_ranked"].rows(reader.used("top_ranked", query, ids)):
-            reader.candidates[str(row[query])] = [str(id) for id in row[ids]]
+            if id := reader.id(row[query], "list of candidates"):
+                found = (reader.id(each, "candidate") for each in _list(row[ids]))
+                reader.candidates[id] = [each for each in found if each]
     if "instruction" in reader.tables:
         query = reader.one_of("instruction", _QUERY_ID)
-        for row in reader.tables["instruction"].rows(reader.used("instruction", query, "instruction")):
-            reader.instructions[str(row[query])] = row["instruction"] or ""
+        text = reader.one_of("instruction", ("instruction",))
+        for row in reader.tables["instruction"].rows(reader.used("instruction", query, text)):
+            if id := reader.id(row[query], "instruction"):
+                with reader.reading("instruction", id):
+                    reader.instructions[id] = _words(row[text])
+
+
+def _read_qrels(reader: Reader) -> None:
+    query, document = reader.one_of("qrels", _QUERY_ID), reader.one_of("qrels", ("corpus_ids", *_DOCUMENT_ID))
+    score = reader.optional("qrels", "score", "scores")
+    for row in reader.tables["qrels"].rows(reader.used("qrels", query, document, score)):
+        many = isinstance(row[document], list)
+        documents = row[document] if many else [row[document]]
+        scores = [1] * len(documents) if score is None else _list(row[score]) if many else [row[score]]
+        if len(scores) != len(documents):
+            reader.missing["judgement", "with fewer or more grades than documents"] += 1
+            continue
+        asked = reader.id(row[query], "judgement")
+        for value, grade in zip(documents, map(_grade, scores), strict=True):
+            id = reader.id(value, "judgement") if asked else ""
+            if grade is None:
+                reader.missing["judgement", "without a grade that is a whole number"] += 1
+            elif id and grade > 0:
+                grades = reader.qrels.setdefault(asked, {})
+                grades[id] = max(grade, grades.get(id, 0))
 
 
 def _read_corpus(reader: Reader) -> None:
     table = reader.tables["corpus"]
-    id = reader.one_of("corpus", _DOCUMENT_ID)
+    key = reader.one_of("corpus", _DOCUMENT_ID)
     title, text = reader.optional("corpus", "title"), reader.optional("corpus", "text")
     image = reader.optional("corpus", "image", "image_path")
     video = reader.optional("corpus", "video", "video_paths")
     if text is None and image is None and video is None:
         reader.one_of("corpus", ("text", "image", "image_path", "video", "video_paths"))
-    for row in table.rows(reader.used("corpus", id, title, text, image, video)):
-        words = f"{(row[title] if title else '') or ''} {(row[text] if text else '') or ''}".strip()
-        picture = reader.places.image(row[image], table.folder) if image else None
-        clip: Video = None
-        if video and isinstance(row[video], list):
-            clip = tuple(reader.places.find(frame, table.folder) for frame in row[video]) or None
-        elif video and row[video]:
-            clip = reader.places.find(row[video], table.folder)
-        reader.document(str(row[id]), words, picture, clip)
+    for row in table.rows(reader.used("corpus", key, title, text, image, video)):
+        if id := reader.id(row[key], "document"):
+            with reader.reading("document", id):
+                words = " ".join(_words(row[column]) for column in (title, text) if column).strip()
+                picture = reader.places.image(row[image], table.folder) if image else None
+                clip: Video = None
+                if video and isinstance(row[video], list):
+                    clip = tuple(reader.places.find(_words(frame), table.folder) for frame in row[video]) or None
+                elif video and row[video]:
+                    clip = reader.places.find(_words(row[video]), table.folder)
+                reader.document(id, words, picture, clip)
 
 
 def _read_queries(reader: Reader) -> None:
     table = reader.tables["queries"]
-    id, image = reader.one_of("queries", _QUERY_ID), reader.optional("queries", "image", "image_path")
+    key, image = reader.one_of("queries", _QUERY_ID), reader.optional("queries", "image", "image_path")
     text = reader.optional("queries", "query", "text")
     if text is None and image is None:
         reader.one_of("queries", ("query", "text", "image", "image_path"))
-    language, instruction = reader.optional("queries", "language"), reader.optional("queries", "instruction")
-    if reader.language and language is None and reader.names[0] != f"{table.folder.name}-{reader.language}":
-        reader.one_of("queries", ("language",))
-    for row in table.rows(reader.used("queries", id, text, image, language, instruction)):
-        if reader.language and language and row[language] != reader.language:
-            reader.missing["query", "in another language"] += 1
-            reader.elsewhere.add(str(row[id]))
+    language, instruction = reader.language_column("queries"), reader.optional("queries", "instruction")
+    for row in table.rows(reader.used("queries", key, text, image, language, instruction)):
+        id = reader.id(row[key], "query")
+        if not id:
             continue
-        picture = reader.places.image(row[image], table.folder) if image else None
-        words = (row[text] if text else "") or ""
-        if str(row[id]) in reader.queries:
-            raise InvalidInput(
-                f"{table.folder}: two queries have the id {row[id]!r}; give each query an id of its own, or choose a "
-                "language"
-            )
-        reader.query(str(row[id]), words, picture, (row[instruction] if instruction else "") or "")
+        if language and not reader.is_wanted(row[language]):
+            reader.elsewhere.add(id)
+            continue
+        words, picture, own = "", None, ""
+        with reader.reading("query", id):
+            words = _words(row[text]) if text else ""
+            own = _words(row[instruction]) if instruction else ""
+            picture = reader.places.image(row[image], table.folder) if image else None
+        if ("query", id) not in reader.unreadable:
+            reader.query(id, words, picture, own)
 
 
 def _read_candidates(reader: Reader) -> None:
     """Read rows of MMEB-V2. The first candidate of a row is the relevant one.
 
+    As in the code of MMEB-V2 and of the paper, an image is one candidate, with the text of the first row that has it.
     A candidate's id is a hash, so that equal scores are not sorted by the place in the list.
     """
     table = reader.tables["rows"]
+    reader.language_column("rows")
     names = ("qry_inst", "qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
     columns = [reader.optional("rows", name) for name in names]
     for i, row in enumerate(table.rows(reader.used("rows", *columns))):
         query = f"q{i:06d}"
-        picture = reader.places.image(row.get("qry_img_path"), table.folder)
-        instruction = (row.get("qry_inst") or "").replace(_IMAGE_MARK, "").strip()
-        reader.query(query, (row["qry_text"] or "").replace(_IMAGE_MARK, "").strip(), picture, instruction)
+        with reader.reading("query", query):
+            picture = reader.places.image(row.get("qry_img_path"), table.folder)
+            words, instruction = (
+                _words(row.get(name)).replace(_IMAGE_MARK, "").strip() for name in ("qry_text", "qry_inst")
+            )
+            reader.query(query, words, picture, instruction)
+        if query not in reader.queries:
+            continue
+        texts, images = _list(row["tgt_text"]), _list(row.get("tgt_img_path"))
         ids = []
-        texts, images = row["tgt_text"] or [], row.get("tgt_img_path") or []
-        length = len(images) if any(images) else len(texts)
-        for place in range(length):
-            text = ((texts[place] if place < len(texts) else "") or "").strip()
+        for place in range(len(images) if any(images) else len(texts)):
             image = (images[place] if place < len(images) else "") or ""
-            id = hashlib.blake2b(f"{image}\0{text}".encode(), digest_size=10).hexdigest()
-            if id not in reader.documents:
-                reader.document(id, text, reader.places.image(image, table.folder))
+            text = texts[place] if place < len(texts) else ""
+            id = hashlib.blake2b(f"{image}\0{'' if image else text}".encode(), digest_size=10).hexdigest()
             ids.append(id)
+            if ("document", id) in reader.unreadable:
+                continue
+            with reader.reading("document", id):
+                words = _words(text).strip()
+                if id not in reader.documents:
+                    reader.document(id, words, reader.places.image(image, table.folder))
+                elif reader.documents[id].text != words:
+                    reader.missing["text", "of an image that has another one in an earlier row"] += 1
         reader.candidates[query] = list(dict.fromkeys(ids))
         reader.qrels[query] = {ids[0]: 1} if ids else {}
 
@@ -290,79 +360,50 @@ def _read_candidates(reader: Reader) -> None:
 def _read_videos(reader: Reader) -> None:
     """Read rows of a video and its captions. The first caption is the query, and all videos are ranked."""
     table = reader.tables["rows"]
+    reader.language_column("rows")
     captions, video = reader.one_of("rows", _CAPTIONS), reader.one_of("rows", _VIDEOS)
-    id = reader.optional("rows", *_VIDEO_ID)
-    for i, row in enumerate(table.rows(reader.used("rows", captions, video, id))):
-        path = str(row[video])
-        name = str(row[id]) if id else Path(path).stem
-        if name not in reader.documents:
-            reader.document(name, video=_video(reader, path, name))
-        caption = row[captions]
-        if isinstance(caption, list):
-            if len(caption) > 1:
-                reader.missing["other caption", "of a video"] += len(caption) - 1
-            caption = caption[0] if caption else ""
-        reader.query(f"q{i:06d}", caption or "")
-        reader.qrels[f"q{i:06d}"] = {name: 1}
-
-
-def _video(reader: Reader, path: str, name: str) -> Video:
-    """Return a video: its file, or its frames if only these are there.
-
-    ``path`` may lack the suffix, or name folders of another machine. The frames are in a folder with the ``name`` of
-    the video, as MMEB-V2 publishes them.
-    """
-    folder = reader.tables["rows"].folder
-    roots = [place / part for place in (*reader.places.searched, folder) for part in ("", "video-tasks")]
+    key = reader.optional("rows", *_VIDEO_ID)
     tasks = [task for task in reader.names if not task.startswith("test")]
-    below = ["", "videos", *(f"videos/video_ret/{task}" for task in tasks), *tasks]
-    for file in (
-        root / part / stem for root in roots for part in below for stem in (path.lstrip("/"), Path(path).name)
-    ):
-        found = next((other for suffix in _VIDEO_SUFFIXES if (other := Path(f"{file}{suffix}")).is_file()), None)
-        if found:
-            return found
-    below = ["", "frames"]
-    for task in tasks:
-        inner = f"frames/video_ret/data/ziyan/video_retrieval/{task}/frames"  # as the archive of MMEB-V2 unpacks
-        below += [inner, f"frames/video_ret/{task}/frames", f"frames/video_ret/{task}", f"{task}/frames", task]
-    for root in roots:
-        for part in below:
-            if (root / part / name).is_dir() and (frames := _frames(root / part / name)):
-                return frames
-    raise InvalidInput(
-        f"{folder}: neither the video {path!r} nor a folder {name!r} with its frames is below "
-        f"{', '.join(map(str, dict.fromkeys(roots)))}; name the folder of the videos with --media"
-    )
-
-
-def _frames(folder: Path) -> tuple[Path, ...]:
-    """Return the images in ``folder`` in the order of the numbers in their names. Of more than 64, 64 are returned."""
-    images = [path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    images.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
-    if len(images) >= _MOST_FRAMES:
-        images = [images[i] for i in np.linspace(0, len(images) - 1, _MOST_FRAMES, dtype=int)]
-    return tuple(images)
+    for i, row in enumerate(table.rows(reader.used("rows", captions, video, key))):
+        value = row[video]
+        path = _words(value.get("path") if isinstance(value, Mapping) else value)
+        name = reader.id(row[key] if key else Path(path).stem, "row")
+        if not name:
+            continue
+        if name not in reader.documents:
+            with reader.reading("document", name):
+                reader.document(name, video=reader.places.video(path, name, table.folder, tasks))
+        own = _list(row[captions])
+        if len(own) > 1:
+            reader.missing["other caption", "of a video"] += len(own) - 1
+        query = f"q{i:06d}"
+        with reader.reading("query", query):
+            reader.query(query, _words(own[0]) if own else "")
+            reader.qrels[query] = {name: 1}
 
 
 def _read_pages(reader: Reader) -> None:
     """Read rows of a page image and a question. A page and a question may be in several rows (ViDoRe V1)."""
     table = reader.tables["rows"]
-    language = reader.optional("rows", "language")
+    language = reader.language_column("rows")
     ids: dict[str, str] = {}
     for row in table.rows(reader.used("rows", "query", "image", "image_filename", language)):
-        page = str(row["image_filename"])
-        if page not in reader.documents:
-            reader.document(page, image=reader.places.image(row["image"], table.folder))
-        if not row["query"]:
+        page = reader.id(row["image_filename"], "row")
+        if not page:
+            continue
+        if page not in reader.documents and ("document", page) not in reader.unreadable:
+            with reader.reading("document", page):
+                reader.document(page, image=reader.places.image(row["image"], table.folder))
+        text = ""
+        with reader.reading("query", page):
+            text = _words(row["query"])
+        if not text:
             reader.missing["row", "without a query"] += 1  # its page is in the corpus
-            continue
-        if reader.language and row.get("language") != reader.language:
-            reader.missing["query", "in another language"] += 1
-            continue
-        query = ids.setdefault(row["query"], f"q{len(ids):06d}")
-        reader.query(query, row["query"])
-        reader.qrels.setdefault(query, {})[page] = 1
+        elif not language or reader.is_wanted(row[language]):
+            query = ids.setdefault(text, f"q{len(ids):06d}")
+            if query not in reader.queries:
+                reader.query(query, text)
+            reader.qrels.setdefault(query, {})[page] = 1
 
 
 READERS: dict[str, Callable[[Reader], None]] = {

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig, Weighting, check_choice, check_weights
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.pickling import takes_instructions, with_instruction
+from smart_rag.encoders.pickling import named_prompts, takes_instructions, with_instruction, with_prompts
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.evaluator import leaders_of_scan
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.scoring.ranking import hybrid
-from smart_rag.types import Content, Document, Encodable
+from smart_rag.types import Content, Document
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class MtebModel:
 
     Every document is scored, as in the paper. The documents of a task are in an index in a temporary folder, until the
     search has ended. If the model takes instructions, the prompt of the task is the instruction of its queries. Any
-    other model uses the prompts of its own. A query or document without text and image has no score. A warning says how
+    other model uses the prompts in its files as mteb's own wrapper of sentence-transformers does: that of the task, or
+    of its type, or of queries or documents. A query or document without text and image has no score. A warning says how
     many there are.
 
     mteb keeps results by the model's name and revision. The revision is a hash of the encoder and of the settings, so
@@ -130,7 +131,8 @@ class MtebModel:
         """Add the documents of ``corpus`` to a new index. ``hf_split`` and ``hf_subset`` are not used."""
         self.close()
         self._temporary = tempfile.TemporaryDirectory(dir=self._folder)
-        self._index = SmartIndex.create(Path(self._temporary.name) / "index", self.encoder, config=self._config)
+        encoder = self._prompted(task_metadata)
+        self._index = SmartIndex.create(Path(self._temporary.name) / "index", encoder, config=self._config)
         empty = 0
         for ids, contents in _rows(corpus, task_metadata, "document", encode_kwargs, num_proc):
             documents = []
@@ -170,13 +172,14 @@ class MtebModel:
         found: dict[str, dict[str, float]] = {}
         names: list[str] = []
         parts: list[Representation] = []
+        encoder = self._prompted(task_metadata)
         for ids, contents in _rows(queries, task_metadata, "query", encode_kwargs, num_proc):
             found.update({id: {} for id in ids})
             kept = [i for i, content in enumerate(contents) if content.modality]
             for i in kept:
                 self._check_modality(contents[i], task_metadata.name)
             if kept:
-                parts.append(self._encode([contents[i].plain for i in kept], "query", task_metadata))
+                parts.append(encoder.encode_query([contents[i].plain for i in kept]))
                 names += [ids[i] for i in kept]
         if len(names) < len(found):
             empty = number(len(found) - len(names), "query")
@@ -220,15 +223,18 @@ class MtebModel:
     ) -> NDArray[np.float32]:
         """Return the pooled embeddings (n, dimension) of ``inputs``, batches as mteb makes them.
 
-        Without a ``prompt_type``, they are encoded as documents.
+        Without a ``prompt_type``, they are encoded as documents, with the prompt that the model's files have for the
+        task, or with their default prompt.
         """
         task = "query" if prompt_type is not None and str(prompt_type.value) == "query" else "document"
+        encoder = self._prompted(task_metadata, symmetric=prompt_type is None)
         parts = []
         for batch in inputs:
             contents = _contents(batch, task_metadata.name)
             for content in contents:
                 self._check_modality(content, task_metadata.name)
-            parts.append(self._encode([content.plain for content in contents], task, task_metadata).pooled)
+            items = [content.plain for content in contents]
+            parts.append((encoder.encode_query(items) if task == "query" else encoder.encode_document(items)).pooled)
         return np.concatenate(parts) if parts else np.zeros((0, self.encoder.dimension), dtype=np.float32)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
@@ -239,14 +245,24 @@ class MtebModel:
         """Return the cosines (n) of the pooled embeddings that are at the same place."""
         return _tensor((_unit(embeddings1) * _unit(embeddings2)).sum(axis=1))
 
-    def _encode(self, items: list[Encodable], task: str, task_metadata: TaskMetadata) -> Representation:
-        if task == "document":
-            return self.encoder.encode_document(items)
+    def _prompted(self, task_metadata: TaskMetadata, *, symmetric: bool = False) -> Encoder:
+        """Return the encoder with the prompts for a task. In a ``symmetric`` task, there are no queries."""
         instruction = _instruction(task_metadata)
-        if instruction and takes_instructions(self.encoder):
-            encoder: Encoder = with_instruction(self.encoder, instruction)
-            return encoder.encode_query(items)
-        return self.encoder.encode_query(items)
+        if takes_instructions(self.encoder):
+            encoder: Encoder = with_instruction(self.encoder, instruction) if instruction else self.encoder
+            return encoder
+        own = named_prompts(self.encoder)
+        if own is None:
+            return self.encoder
+        if symmetric:
+            default = str(getattr(getattr(self.encoder, "model", None), "default_prompt_name", None))
+            encoder = with_prompts(self.encoder, {"document": _prompt(own, task_metadata, None, own.get(default, ""))})
+            return encoder
+        general = self.encoder.describe()
+        query = _prompt(own, task_metadata, "query", general["query_prompt"])
+        document = _prompt(own, task_metadata, "document", general["document_prompt"])
+        encoder = with_prompts(self.encoder, {"query": query, "document": document})
+        return encoder
 
     def _check_modality(self, content: Content, task: str) -> None:
         """Raise `InvalidInput` if the model cannot read a part of ``content``. No part is dropped silently."""
@@ -259,6 +275,17 @@ def _instruction(task_metadata: TaskMetadata) -> str:
     """Return the prompt of a task for its queries, or an empty str if mteb has none."""
     prompt = task_metadata.prompt
     return str((prompt.get("query") if isinstance(prompt, Mapping) else prompt) or "")
+
+
+def _prompt(
+    prompts: Mapping[str, str], task_metadata: TaskMetadata, prompt_type: Literal["query", "document"] | None, own: str
+) -> str:
+    """Return the prompt that mteb's own wrapper chooses by its name, or the prompt ``own`` if none has such a name."""
+    from mteb.models.abs_encoder import get_prompt_name
+    from mteb.types import PromptType
+
+    name = get_prompt_name(dict(prompts), task_metadata, None if prompt_type is None else PromptType(prompt_type))
+    return own if name is None else prompts[name]
 
 
 def _rows(

@@ -8,9 +8,10 @@ columns of the table.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.pickling import takes_instructions, with_instruction
 from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import InvalidInput
-from smart_rag.evaluation.datasets import Dataset
+from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.evaluation.datasets import Dataset, Unreadable, unreadable_notes
 from smart_rag.evaluation.evaluator import leaders_of_scan, versions
-from smart_rag.evaluation.layouts import Places
+from smart_rag.evaluation.media import Places
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.evaluation.paper_table import COLUMNS, OTHERS, TASKS, Row, Task, row_of, task_of
 from smart_rag.evaluation.published import Published, find_published
@@ -36,6 +37,8 @@ _MEASURES = ("hit@1", "ndcg@5", "ndcg@10")
 _DEPTH = 10
 _QUERIES_PER_SCAN = 2_000
 _VIDEOS_AT_ONCE = 64
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 _CONFIG = IndexConfig(codec="exact", weights=(1.0, 1.0), weighting="none")
 
 
@@ -65,12 +68,14 @@ def evaluate_published(
         limit_queries: the number of queries of a dataset to use. By default, all.
         show_progress_bar: whether to show progress bars.
 
+    A dataset that cannot be read is named under ``failed``, and the others are ranked.
+
     Raises:
-        InvalidInput: there is no dataset, two folders hold the same one, or no dataset can be ranked.
+        InvalidInput: there is no dataset, or no dataset can be ranked.
         MissingExtra: ir-measures or pyarrow is not installed.
     """
     Metrics({"q": {"d": 1}})  # a missing extra is found before the work
-    tasks, skipped = _tasks(find_published(root, split))
+    tasks, skipped, failed = _tasks(find_published(root, split))
     searched = (root,) if media is None else (media, root)
     datasets = []
     for task, source in tasks:
@@ -85,18 +90,17 @@ def evaluate_published(
                     instruction=task.instruction,
                     limit_queries=limit_queries,
                 )
+                if unread := _not_read_by(encoder, dataset):
+                    skipped.append({"name": task.name, "reason": unread})
+                    continue
+                found = evaluate_dataset(dataset, encoder, Path(temporary) / "index", show_progress_bar, written)
             except InvalidInput as error:
-                skipped.append({"name": task.name, "reason": str(error)})
-                continue
-            unread = _unreadable(dataset, encoder)
-            if unread:
-                skipped.append({"name": task.name, "reason": unread})
+                failed.append({"name": task.name, "reason": str(error)})
                 continue
             column = f"{task.column} ({language})" if language else task.column
-            found = evaluate_dataset(dataset, encoder, Path(temporary) / "index", show_progress_bar)
             datasets.append({"name": task.name, "column": column, "measure": task.measure, **found})
     if not datasets:
-        reasons = "; ".join(f"{each['name']}: {each['reason']}" for each in skipped)
+        reasons = "; ".join(f"{each['name']}: {each['reason']}" for each in [*failed, *skipped])
         raise InvalidInput(f"{root}: no dataset can be ranked: {reasons}")
     description = dict(encoder.describe())
     model = str(description.get("model"))
@@ -107,6 +111,7 @@ def evaluate_published(
         "published_model": None if row is None else row.model,
         "datasets": datasets,
         "skipped": skipped,
+        "failed": failed,
         "columns": columns,
         "average": _average(datasets, columns, row),
         "settings": {
@@ -119,109 +124,186 @@ def evaluate_published(
     }
 
 
-def evaluate_dataset(dataset: Dataset, encoder: Encoder, folder: Path, show_progress_bar: bool) -> dict[str, Any]:
-    """Rank the documents of ``dataset`` in a new index in ``folder``. Return its counts, and measures by ranking."""
+def evaluate_dataset(
+    dataset: Dataset, encoder: Encoder, folder: Path, show_progress_bar: bool, written: Path | None = None
+) -> dict[str, Any]:
+    """Rank the documents of ``dataset`` in a new index in ``folder``. Return its counts, and measures by ranking.
+
+    A query whose image cannot be read is left out. A document that cannot be read counts as not found.
+
+    Args:
+        dataset: the dataset.
+        encoder: the model.
+        folder: the folder of the index.
+        show_progress_bar: whether to show progress bars.
+        written: the folder of images that were inside tables. Their paths there say nothing to a user.
+
+    Raises:
+        InvalidInput: no document or no query can be read.
+    """
     from tqdm.auto import tqdm
 
     left_out = list(dataset.left_out)
     if dataset.instructions and not takes_instructions(encoder):
-        left_out.append(
-            f"{number(len(dataset.instructions), 'instruction')} of queries, because the model has a prompt of its own"
-        )
+        why = "has a prompt of its own" if encoder.describe().get("query_prompt") else "takes none"
+        left_out.append(f"{number(len(dataset.instructions), 'instruction')} of queries, because the model {why}")
     runs: dict[str, dict[str, list[str]]] = {name: {} for name in RANKINGS}
     with SmartIndex.create(folder, encoder, config=_CONFIG) as index:
-        _add(dataset, index, encoder, show_progress_bar)
+        broken = _add(dataset, index, encoder, show_progress_bar)
         ids = list(dataset.queries)
-        total = index.count() * -(-len(ids) // _QUERIES_PER_SCAN)
+        documents = index.count()
+        total = documents * -(-len(ids) // _QUERIES_PER_SCAN)
         with tqdm(total=total, desc=dataset.name, unit="document", disable=not show_progress_bar) as progress:
             for start in range(0, len(ids), _QUERIES_PER_SCAN):
-                part = ids[start : start + _QUERIES_PER_SCAN]
-                queries = encode_queries(dataset, part, index, encoder)
+                part, queries, lost = encode_queries(dataset, ids[start : start + _QUERIES_PER_SCAN], index, encoder)
+                broken += lost
+                if queries is None or not documents:
+                    continue
                 candidates = [
                     frozenset(own) if (own := dataset.candidates.get(id)) is not None else None for id in part
                 ]
                 best = leaders_of_scan(index, queries, RANKINGS, _DEPTH, "none", progress.update, candidates=candidates)
                 for name, leaders in best.items():
                     runs[name].update((id, leader.ids) for id, leader in zip(part, leaders, strict=True))
-        documents = index.count()
-    metrics = Metrics(dataset.qrels, _MEASURES)
+    unreadable = [*dataset.unreadable, *(_unreadable(*each, written) for each in broken)]
+    kept = {id: dataset.qrels[id] for id in runs["smart"]}
+    if not kept:
+        raise InvalidInput(f"no document or no query is left; left out: {'; '.join(unreadable_notes(unreadable))}")
+    metrics = Metrics(kept, _MEASURES)
     return {
         "documents": documents,
-        "queries": len(dataset.queries),
+        "queries": len(kept),
         "runs": {name: metrics.mean(run) for name, run in runs.items()},
-        "left_out": left_out,
+        "left_out": [*unreadable_notes(unreadable), *left_out],
+        "unreadable": [asdict(each) for each in unreadable],
     }
 
 
-def _add(dataset: Dataset, index: SmartIndex, encoder: Encoder, show_progress_bar: bool) -> None:
-    """Add the documents. An index takes a video as a file, so videos that are frames are encoded here."""
-    framed = [document for document in dataset.documents if isinstance(document.video, tuple)]
-    files = [document for document in dataset.documents if not isinstance(document.video, tuple)]
-    if files:
-        index.add(files, show_progress_bar=show_progress_bar)
-    for start in range(0, len(framed), _VIDEOS_AT_ONCE):
-        part = framed[start : start + _VIDEOS_AT_ONCE]
+def _unreadable(kind: str, id: str, error: DocumentError, written: Path | None) -> Unreadable:
+    inside = written is not None and written in error.path.parents
+    return Unreadable(kind, id, f"the image in the table: {error.reason}" if inside else str(error))
+
+
+# The kind of what cannot be read, its id, and the error.
+_Broken = tuple[str, str, DocumentError]
+
+
+def _readable(
+    items: Sequence[_Item], make: Callable[[Sequence[_Item]], _Made]
+) -> tuple[list[tuple[Sequence[_Item], _Made]], list[tuple[_Item, DocumentError]]]:
+    """Call ``make`` with ``items``, without those whose files cannot be read.
+
+    An error does not say whose file it is. So ``items`` are halved until the one that causes it is alone.
+
+    Returns:
+        the parts of ``items`` that can be read, each with what ``make`` returns; and the other items with their errors.
+    """
+    try:
+        return [(items, make(items))], []
+    except DocumentError as error:
+        if len(items) == 1:
+            return [], [(items[0], error)]
+    parts, broken = _readable(items[: len(items) // 2], make)
+    others, more = _readable(items[len(items) // 2 :], make)
+    return [*parts, *others], [*broken, *more]
+
+
+def _add(dataset: Dataset, index: SmartIndex, encoder: Encoder, show_progress_bar: bool) -> list[_Broken]:
+    """Add the documents, and return those that cannot be read.
+
+    An index takes a video as a file, so videos that are frames are encoded here.
+    """
+
+    def encode(part: Sequence[Document]) -> None:
         vectors = encoder.encode_document([Content(each.text, each.image, each.video) for each in part])
         index.add_embeddings([Document(each.id, "frames of a video") for each in part], vectors)
 
+    framed = [document for document in dataset.documents if isinstance(document.video, tuple)]
+    files = [document for document in dataset.documents if not isinstance(document.video, tuple)]
+    broken: list[tuple[Document, DocumentError]] = []
+    if files:
+        broken += _readable(files, lambda part: index.add(part, show_progress_bar=show_progress_bar))[1]
+    for start in range(0, len(framed), _VIDEOS_AT_ONCE):
+        broken += _readable(framed[start : start + _VIDEOS_AT_ONCE], encode)[1]
+    return [("document", document.id, error) for document, error in broken]
 
-def encode_queries(dataset: Dataset, ids: Sequence[str], index: SmartIndex, encoder: Encoder) -> Representation:
-    """Return the representation of the queries ``ids``, in their order, each with its own instruction."""
+
+def encode_queries(
+    dataset: Dataset, ids: Sequence[str], index: SmartIndex, encoder: Encoder
+) -> tuple[list[str], Representation | None, list[_Broken]]:
+    """Encode the queries ``ids``, each with its own instruction.
+
+    Returns:
+        the ids of the queries that can be read, grouped by their instructions; their representation, or None if there
+        are none; and the queries that cannot be read.
+    """
     instructions = dataset.instructions if takes_instructions(encoder) else {}
-    groups: dict[str, list[int]] = {}
-    for i, id in enumerate(ids):
-        groups.setdefault(instructions.get(id, ""), []).append(i)
-    parts: list[Representation] = []
-    order: list[int] = []
-    for instruction, positions in groups.items():
-        queries = [dataset.queries[ids[i]] for i in positions]
-        if instruction:
-            parts.append(with_instruction(encoder, instruction).encode_query(queries))
-        else:
-            parts.append(index.encode_queries(queries))
-        order += positions
-    if len(parts) == 1:
-        return parts[0]
-    return Representation.concatenate(parts).take(np.argsort(order).tolist())
+    groups: dict[str, list[str]] = {}
+    for id in ids:
+        groups.setdefault(instructions.get(id, ""), []).append(id)
+    names: list[str] = []
+    found: list[Representation] = []
+    broken: list[_Broken] = []
+    for instruction, group in groups.items():
+        asked = with_instruction(encoder, instruction) if instruction else index
+
+        def encode(part: Sequence[str], asked: Any = asked) -> Representation:
+            queries = [dataset.queries[id] for id in part]
+            made: Representation = asked.encode_queries(queries) if asked is index else asked.encode_query(queries)
+            return made
+
+        parts, errors = _readable(group, encode)
+        for part, made in parts:
+            names += part
+            found.append(made)
+        broken += [("query", id, error) for id, error in errors]
+    return names, Representation.concatenate(found) if found else None, broken
 
 
-def _tasks(sources: Sequence[Published]) -> tuple[list[tuple[Task, Published]], list[dict[str, str]]]:
-    """Return the task of each dataset, and the datasets that are not read with the reasons.
+def _tasks(
+    sources: Sequence[Published],
+) -> tuple[list[tuple[Task, Published]], list[dict[str, str]], list[dict[str, str]]]:
+    """Return the task of each dataset, the datasets that are not meant, and those that cannot be read, with reasons.
 
     A dataset may have several parts, such as the splits of MSR-VTT. Then the part that the paper uses is read. The
-    folder of MMEB-V2's images also holds classification, questions and grounding, which are not in the table.
-
-    Raises:
-        InvalidInput: two folders hold the same dataset.
+    folder of MMEB-V2's images also holds classification, questions and grounding, which are not in the table. If two
+    folders hold the same dataset, neither is read.
     """
-    chosen: dict[str, tuple[Task, Published]] = {}
+    failed = [{"name": source.names[0], "reason": source.reason} for source in sources if source.reason]
+    chosen: dict[str, tuple[Task, list[Published]]] = {}
     skipped = []
     for source in sources:
-        task = task_of(source.names, source.layout)
-        other = chosen.get(task.name)
-        exact = source.names[0].lower() in task.folders
-        if other and exact and other[1].names[0].lower() not in task.folders:
-            skipped.append(_other_part(other[1], task))
-        elif other and not exact and other[1].folder == source.folder:
-            skipped.append(_other_part(source, task))
+        if source.reason:
             continue
-        elif other:
-            raise InvalidInput(f"{source.folder} and {other[1].folder} both hold {task.name}; remove one of them")
-        chosen[task.name] = (task, source)
-    tables = {source.folder for task, source in chosen.values() if task.column in COLUMNS}
-    for name, (task, source) in list(chosen.items()):
+        task = task_of(source.names, source.layout)
+        _, others = chosen.setdefault(task.name, (task, []))
+        exact = source.names[0].lower() in task.folders
+        if others and exact and others[0].names[0].lower() not in task.folders:
+            skipped += [_other_part(other, task) for other in others]
+            others[:] = [source]
+        elif others and not exact and others[0].folder == source.folder:
+            skipped.append(_other_part(source, task))
+        else:
+            others.append(source)
+    tables = {source.folder for task, others in chosen.values() for source in others if task.column in COLUMNS}
+    tasks = []
+    for task, [source, *others] in chosen.values():
         if source.layout == "candidates" and task.column == OTHERS and source.folder in tables:
-            del chosen[name]
-            skipped.append({"name": name, "reason": "not in the paper's table"})
-    return list(chosen.values()), skipped
+            skipped.append({"name": task.name, "reason": "not in the paper's table"})
+        elif others:
+            folders = ", ".join(str(each.folder) for each in (source, *others))
+            failed.append({"name": task.name, "reason": f"{folders} all hold it; keep one of them"})
+        else:
+            tasks.append((task, source))
+    return tasks, skipped, failed
 
 
 def _other_part(source: Published, task: Task) -> dict[str, str]:
     return {"name": f"{source.folder.name}/{source.names[0]}", "reason": f"another part of {task.name}"}
 
 
-def _unreadable(dataset: Dataset, encoder: Encoder) -> str:
-    """Return what the model cannot read of ``dataset``, or an empty str. Nothing of a dataset is dropped silently."""
+def _not_read_by(encoder: Encoder, dataset: Dataset) -> str:
+    """Return which modalities of ``dataset`` the model does not read, or an empty str if it reads all."""
     contents = [Content(each.text, each.image, each.video) for each in dataset.documents]
     contents += [Content.of(query) for query in dataset.queries.values()]
     kinds = {content.modality for content in contents}
@@ -244,6 +326,7 @@ def _columns(datasets: Sequence[Mapping[str, Any]], row: Row | None) -> dict[str
             columns[column] = {
                 "measure": own[0]["measure"],
                 "tasks": len(own),
+                "unreadable": sum(len(dataset["unreadable"]) for dataset in own),
                 "of": sum(task.column == column for task in TASKS) or len(own),
                 "runs": _means(own),
                 "published": {name: figure for name, figure in published.items() if figure is not None},
@@ -262,6 +345,7 @@ def _average(
         published = {name: row.average(name, whole) for name in row.figures}
     return {
         "tasks": len(own),
+        "unreadable": sum(len(dataset["unreadable"]) for dataset in own),
         "of": len(TASKS),
         "runs": _means(own) if own else {},
         "published": {name: figure for name, figure in published.items() if figure is not None},

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.datasets import Dataset
-from smart_rag.evaluation.layouts import COLUMNS, READERS, Places, Reader
+from smart_rag.evaluation.layouts import COLUMNS, READERS, Reader
+from smart_rag.evaluation.media import Places
 from smart_rag.evaluation.tables import Table, tables_in
 
 # How deep below the given folder a dataset may lie, such as vidore/esg_reports_v2.
@@ -25,13 +26,17 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A dataset in a folder. `load` reads it. ``names`` are its possible names, the most exact one first."""
+    """A dataset in a folder. `load` reads it. ``names`` are its possible names, the most exact one first.
+
+    If the tables of the folder cannot be told, ``reason`` says why, and `load` raises it.
+    """
 
     names: tuple[str, ...]
     folder: Path
     layout: str
     tables: Mapping[str, Table]
     left_out: tuple[str, ...] = ()
+    reason: str = ""
 
     def load(
         self,
@@ -54,6 +59,8 @@ class Published:
         Raises:
             InvalidInput: a table cannot be read, a file is missing, or no judged query or no document is left.
         """
+        if self.reason:
+            raise InvalidInput(self.reason)
         if self.layout not in READERS:
             raise InvalidInput(
                 f"{self.folder}: found {'; '.join(self.left_out)}; expected the tables corpus, queries and qrels, or "
@@ -68,12 +75,15 @@ class Published:
 def find_published(root: Path, split: str | None = None) -> list[Published]:
     """Return the datasets in ``root``: the folder of one dataset, or of many, up to four folders deep.
 
+    A folder whose tables cannot be told is a dataset with a `Published.reason`. An example is a table with several
+    splits, of which none is the one to read.
+
     Args:
         root: the folder.
         split: the split to read, as in `smart_rag.evaluation.tables.tables_in`.
 
     Raises:
-        InvalidInput: there is none, or a dataset has several splits and none of them is the one to read.
+        InvalidInput: there is none.
     """
     if not root.is_dir():
         raise InvalidInput(f"{root} is not a folder; expected the folder of a dataset, or of several datasets")
@@ -87,13 +97,20 @@ def find_published(root: Path, split: str | None = None) -> list[Published]:
 
 
 def _walk(folder: Path, split: str | None, depth: int) -> Iterator[Published]:
-    tables = tables_in(folder, split)
-    yield from (found := list(_datasets(folder, tables)))
-    used = {path for table in tables.values() for file in table.files for path in (file.parent, file.parent.parent)}
+    try:
+        tables = tables_in(folder, split)
+        found = list(_datasets(folder, tables))
+        inner = sorted(path for path in folder.iterdir() if path.is_dir())
+    except (InvalidInput, OSError) as error:
+        yield Published((folder.name,), folder, "unknown", {}, reason=str(error))
+        return
+    yield from found
+    used = {folder / name for name, table in tables.items() if table.problem}
+    used |= {path for table in tables.values() for file in table.files for path in (file.parent, file.parent.parent)}
     if found and any(dataset.layout == "judged" for dataset in found):
         return
     if depth:
-        for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for subfolder in inner:
             if not subfolder.name.startswith(".") and subfolder not in used:
                 yield from _walk(subfolder, split, depth - 1)
 
@@ -117,7 +134,11 @@ def _datasets(folder: Path, tables: Mapping[str, Table]) -> Iterator[Published]:
                 (folder.name,), folder, "unknown", parts, (f"the tables {found}, without queries or qrels",)
             )
     for name, table in left.items():
-        columns = set(table.columns)
+        try:
+            columns = set(table.columns)
+        except InvalidInput as error:
+            yield Published((name, folder.name), folder, "unknown", {}, reason=str(error))
+            continue
         layout = next((layout for layout, needed in COLUMNS.items() if needed(columns)), None)
         if "corpus" not in tables and not name.endswith(tuple(_PARTS)):
             names = (folder.name,) if name == "default" else (name, folder.name)

@@ -6,6 +6,7 @@ each split has one or more files. These layouts are read:
 - The front matter of ``README.md`` names the parts (``configs``) and their files.
 - A subfolder holds the files of one part, as ``corpus/test-00000-of-00001.parquet``.
 - The folder itself or its subfolder ``data`` holds files of one part, as ``data/test-00000-of-00001.parquet``.
+- The folder holds ``corpus.jsonl`` and ``queries.jsonl``, and its subfolder ``qrels`` the qrels of each split.
 - `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written the folder or a subfolder.
 
 If the splits of a part are called corpus and queries, they are themselves the parts.
@@ -18,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +38,33 @@ _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The files of one split of one part of a dataset. Relative paths in it start from ``folder``."""
+    """The files of one split of one part of a dataset. Relative paths in it start from ``folder``.
+
+    If the files or the split cannot be told, ``problem`` says why, and there are no files.
+    """
 
     name: str
     folder: Path
     files: tuple[Path, ...]
+    problem: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns.
 
         Raises:
-            InvalidInput: the first file cannot be read.
+            InvalidInput: the first file cannot be read, or there is a `problem`.
             MissingExtra: pyarrow is not installed.
         """
+        if self.problem:
+            raise InvalidInput(self.problem)
+        if not self.files:
+            return ()
         file = self.files[0]
-        if file.suffix == ".jsonl":
-            return tuple(next(_json_rows(file), {}))
         with _reading(file):
+            if file.suffix == ".jsonl":
+                state = file.stat()
+                return _json_columns(file, state.st_mtime_ns, state.st_size)
             if file.suffix == ".parquet":
                 return tuple(_pyarrow("parquet").read_schema(file).names)
             with _pyarrow().memory_map(str(file)) as source:
@@ -70,7 +81,8 @@ class Table:
         """
         for file in self.files:
             with _reading(file):
-                yield from _rows(file, columns)
+                for row in _rows(file, columns):  # another file of the table may lack a column
+                    yield row if columns is None else {name: row.get(name) for name in columns}
 
     def __str__(self) -> str:
         return f"{self.folder.name}/{self.name}" if self.name != _ONLY else self.folder.name
@@ -83,27 +95,34 @@ def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
         folder: the folder of one dataset.
         split: the split to read. By default, the only split of a part, or the split ``test``.
 
+    A part with several splits, of which none is the one to read, is a table with a `Table.problem`.
+
     Raises:
-        InvalidInput: a part has several splits, and none of them is the one to read; or the front matter of
-            ``README.md`` cannot be read.
+        InvalidInput: the front matter of ``README.md`` cannot be read.
     """
     parts = _declared(folder) or _found(folder)
     tables: dict[str, Table] = {}
     for name, splits in parts.items():
+        if isinstance(splits, InvalidInput):
+            tables[name] = Table(name, folder, (), str(splits))
+            continue
         if "corpus" in splits:
             tables |= {part: Table(part, folder, files) for part, files in splits.items()}
             continue
         wanted = split if split in splits else next(iter(splits)) if len(splits) == 1 else split or "test"
-        if wanted not in splits:
-            raise InvalidInput(
-                f"{folder}: the part {name!r} has the splits {', '.join(sorted(splits))}; expected one split, or one "
-                f"called {split or 'test'!r}; name another split by split=, on the command line --split"
-            )
-        tables[name] = Table(name, folder, splits[wanted])
+        problem = (
+            f"{folder}: the table {name!r} has the splits {', '.join(sorted(splits))}; expected one split, or one "
+            f"called {split or 'test'!r}; name another split by split=, on the command line --split"
+        )
+        tables[name] = Table(name, folder, splits.get(wanted, ()), "" if wanted in splits else problem)
     return tables
 
 
-def _declared(folder: Path) -> dict[str, dict[str, tuple[Path, ...]]]:
+# The files by split.
+_Splits = dict[str, tuple[Path, ...]]
+
+
+def _declared(folder: Path) -> Mapping[str, _Splits | InvalidInput]:
     """Return the files by part and split, as the front matter of ``README.md`` names them."""
     readme = folder / "README.md"
     found = _FRONT_MATTER.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
@@ -113,54 +132,67 @@ def _declared(folder: Path) -> dict[str, dict[str, tuple[Path, ...]]]:
 
     try:
         matter = yaml.safe_load(found[1])
-    except yaml.YAMLError as error:
+        configs = (matter.get("configs") or ()) if isinstance(matter, dict) else ()
+        declared = {str(config["config_name"]): _declared_splits(folder, config) for config in configs}
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
         raise InvalidInput(
-            f"{readme}: the front matter is no YAML ({one_line(error)}); correct or remove it"
+            f"{readme}: the front matter cannot be read ({one_line(error)}); correct or remove it"
         ) from error
-    parts: dict[str, dict[str, tuple[Path, ...]]] = {}
-    for config in (matter.get("configs") or ()) if isinstance(matter, dict) else ():
-        splits: dict[str, list[Path]] = {}
-        for split, pattern in _patterns(config.get("data_files")):
-            files = sorted(path for path in folder.glob(pattern) if path.suffix in _SUFFIXES)
-            splits.setdefault(split, []).extend(files)
-        named = {split: tuple(files) for split, files in splits.items() if files}
-        if named:  # a clone may hold the files of some parts alone
-            parts[str(config["config_name"])] = named
-    return parts
+    return {name: splits for name, splits in declared.items() if splits}  # a clone may hold the files of some parts
+
+
+def _declared_splits(folder: Path, config: Mapping[str, Any]) -> _Splits:
+    if "data_files" not in config and config.get("data_dir"):
+        return _splits_in(folder / _inside(config["data_dir"]))
+    splits: dict[str, list[Path]] = {}
+    for split, pattern in _patterns(config.get("data_files")):
+        files = sorted(path for path in folder.glob(_inside(pattern)) if path.suffix in _SUFFIXES)
+        splits.setdefault(split, []).extend(files)
+    return {split: tuple(files) for split, files in splits.items() if files}
+
+
+def _inside(pattern: str) -> str:
+    if ".." in Path(pattern).parts:
+        raise ValueError(f"{pattern!r} leads out of the folder")
+    return pattern
 
 
 def _patterns(data_files: Any) -> Iterator[tuple[str, str]]:
-    """Yield the (split, pattern) pairs of ``data_files``, which may be a str, a list of str or a list of dicts."""
+    """Yield the (split, pattern) pairs of ``data_files``, which may be a str, a list of str or a list of dicts.
+
+    As on the hub, files without a split are of the split train.
+    """
     for entry in [data_files] if isinstance(data_files, str | dict) else data_files or ():
-        if isinstance(entry, str):
-            yield _split_of(Path(entry.replace("*", ""))), entry
-            continue
-        paths = entry.get("path") or ()
-        for path in [paths] if isinstance(paths, str) else paths:
-            yield str(entry.get("split", "train")), path
+        split, paths = ("train", entry) if isinstance(entry, str) else (entry.get("split", "train"), entry["path"])
+        for path in [paths] if isinstance(paths, str) else paths or ():
+            yield str(split), path
 
 
-def _found(folder: Path) -> dict[str, dict[str, tuple[Path, ...]]]:
-    """Return the files by part and split, as the names of files and folders show them."""
+def _found(folder: Path) -> Mapping[str, _Splits | InvalidInput]:
+    """Return the files by part and split, as the names of files and folders show them, or why a part has none."""
     own = _splits_in(folder)
-    if own:
+    if own and "corpus" not in own:
         return {_ONLY: own}
-    parts = {}
+    parts: dict[str, _Splits | InvalidInput] = {_ONLY: own} if own else {}
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        splits = _splits_in(subfolder)
-        if splits and "corpus" not in splits:  # otherwise, the subfolder is a dataset
+        try:
+            splits = _splits_in(subfolder)
+        except (InvalidInput, OSError) as error:
+            parts[subfolder.name] = InvalidInput(str(error))
+            continue
+        if splits and "corpus" not in splits and not (own and subfolder.name != "qrels"):
+            # otherwise, the subfolder is a dataset
             parts[_ONLY if subfolder.name == "data" else subfolder.name] = splits
     return parts
 
 
-def _splits_in(folder: Path) -> dict[str, tuple[Path, ...]]:
+def _splits_in(folder: Path) -> _Splits:
     if (folder / "dataset_dict.json").is_file():
-        names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        return {name: _saved(folder / name) for name in names}
+        return {name: _saved(folder / name) for name in _names(folder / "dataset_dict.json", "splits")}
     if (folder / "state.json").is_file():
         return {"saved": _saved(folder)}
     splits: dict[str, list[Path]] = {}
-    for file in sorted(path for path in folder.iterdir() if path.suffix == ".parquet"):
+    for file in sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES):
         splits.setdefault(_split_of(file), []).append(file)
     if not splits:  # the hub's own conversion to Parquet: corpus/test/0000.parquet
         for file in sorted(path for path in folder.glob("*/*.parquet") if _NUMBERED.fullmatch(path.name)):
@@ -174,19 +206,23 @@ def _split_of(file: Path) -> str:
 
 def _saved(folder: Path) -> tuple[Path, ...]:
     """Return the files of a dataset that `Dataset.save_to_disk` has written."""
-    state = folder / "state.json"
+    return tuple(folder / name for name in _names(folder / "state.json", "_data_files"))
+
+
+def _names(file: Path, key: str) -> list[str]:
+    """Return the names of files or splits that ``file``, which `save_to_disk` has written, holds under ``key``."""
     try:
-        return tuple(folder / file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"])
+        names = json.loads(file.read_text(encoding="utf-8"))[key]
+        return [_inside(name if isinstance(name, str) else name["filename"]) for name in names]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
-            f"{state} does not name the files of the dataset ({one_line(error)}); save it again"
+            f"{file} does not name the files of the dataset ({one_line(error)}); save it again"
         ) from error
 
 
 def _rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     if file.suffix == ".jsonl":
-        for row in _json_rows(file):
-            yield row if columns is None else {name: row.get(name) for name in columns}
+        yield from _json_rows(file)
     elif file.suffix == ".parquet":
         with _pyarrow("parquet").ParquetFile(file) as opened:
             for batch in opened.iter_batches(_ROWS_AT_ONCE, columns=None if columns is None else list(columns)):
@@ -194,7 +230,7 @@ def _rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]
     else:
         with _pyarrow().memory_map(str(file)) as source:
             for whole in _pyarrow("ipc").open_stream(source):
-                chosen = whole if columns is None else whole.select(list(columns))
+                chosen = whole if columns is None else whole.select([*filter(whole.schema.names.__contains__, columns)])
                 for start in range(0, len(chosen), _ROWS_AT_ONCE):
                     yield from chosen.slice(start, _ROWS_AT_ONCE).to_pylist()
 
@@ -209,12 +245,18 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
                 yield dict(row)
 
 
+@lru_cache
+def _json_columns(file: Path, changed: int, size: int) -> tuple[str, ...]:
+    """Return the keys of all rows of a file in this state, because a row may lack some."""
+    return tuple(dict.fromkeys(key for row in _json_rows(file) for key in row))
+
+
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """A context in which errors of pyarrow name the file. They are a ValueError or an OSError, too."""
+    """A context in which errors of pyarrow name the file. They are errors of these classes, too."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TypeError, KeyError, NotImplementedError) as error:
         raise InvalidInput(
             f"{file} cannot be read ({one_line(error)}); expected a complete {file.suffix[1:]} file; download it "
             "again, with git lfs if it is only a pointer"

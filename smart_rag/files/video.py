@@ -41,7 +41,12 @@ class Frames:
 
 
 def read_frames(
-    path: str | Path, fps: float, max_frames: int, max_pixels: int | None = None, min_frames: int = 1
+    path: str | Path,
+    fps: float,
+    max_frames: int,
+    max_pixels: int | None = None,
+    min_frames: int = 1,
+    even: bool = False,
 ) -> Frames:
     """Return frames of a video, spread evenly from the first to the last. Qwen's own reader chooses the same frames.
 
@@ -54,6 +59,8 @@ def read_frames(
         max_pixels: frames are shrunk to this number of pixels. By default, only frames with more than
             `MAX_SOURCE_PIXELS` are shrunk.
         min_frames: the minimum number of frames to return, if the video has enough frames.
+        even: whether the number of frames is even. Then it is rounded to the nearest even number, and not down. A
+            video of one frame has one frame.
 
     Raises:
         DocumentError: the file cannot be read, is truncated or broken, or contains no video.
@@ -69,7 +76,9 @@ def read_frames(
     path = absolute(path)
     with _opened(path) as (container, stream):
         stamps, tick, duration = _timetable(path, container, stream)
-    count = min(max(int(duration * fps + 1e-6), min_frames), max_frames, len(stamps))
+    wanted_count = 2 * round(round(duration * fps, 6) / 2) if even else int(duration * fps + 1e-6)
+    count = min(max(wanted_count, min_frames), max_frames, len(stamps))
+    count -= count % 2 if even and count > 1 else 0
     wanted = stamps[np.linspace(0, len(stamps) - 1, count).round().astype(np.intp)]
     with _opened(path) as (container, stream):
         images, found = _decode(container, stream, wanted, max_pixels or MAX_SOURCE_PIXELS)

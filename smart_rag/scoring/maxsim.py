@@ -12,30 +12,16 @@ padding, so padding can never be the maximum.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from smart_rag.embeddings.tokens import FloatArray, Offsets, Tokens
 from smart_rag.errors import DimensionMismatch
+from smart_rag.scoring.cores import cores
 from smart_rag.scoring.products import product_for
 
-# Maximum number of bytes of a block of document tokens and its similarities. On a CPU, such a block stays in the cache
-# until the next step reads it. With blocks of half the size, long documents take a tenth more time. On a GPU, a block
-# only has to be large enough to keep the GPU busy.
-_BLOCK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}
-# A block takes at most this part of a GPU's free memory. To unpack codes, up to three times the block's size is needed,
-# and other programs need memory, too. If almost nothing is free, torch raises its own error.
-_FREE_PARTS = 8
-_LEAST_BLOCK_BYTES = 1 << 24
-# For at most this number of blocks, one thread scores. After a forward pass, torch's threads still use the other cores.
-_BLOCKS_ALONE = 4
 _BLOCK_QUERY_TOKENS = 1024
 
 
@@ -59,9 +45,11 @@ def late_interaction(
 
     ``token_weights`` has a positive weight for each token of all queries, for the mean over a query's tokens.
 
-    Similarities are averaged in float32. Float tokens are multiplied in float32. Rotated codes are multiplied as
-    integers if this CPU multiplies integers fast. In this case, the query has 15 bits for each dimension. Each
-    similarity differs by at most 1e-4 from the similarity that float arithmetic gives on the decoded tokens.
+    Similarities are averaged in float32. Float tokens are multiplied in float32. On a CPU, rotated codes are multiplied
+    as integers, and the query has 15 bits for each dimension. The highest similarity of a query token differs by at
+    most 1e-4 from the one that float arithmetic gives on the decoded tokens. All CPUs give the same integers.
+
+    On a CPU, neither torch nor, for float tokens, Numba is imported.
 
     >>> from smart_rag.embeddings.tokens import TokenBatch
     >>> query = TokenBatch.from_list([np.float32([[1, 0], [0, 1]])])
@@ -93,11 +81,10 @@ def late_interaction(
             weighted = best * token_shares[offsets[0] : offsets[-1], None]
             late[first:last, start:stop] = np.add.reduceat(weighted, offsets[:-1] - offsets[0], axis=0)
 
-    row_bytes = product.number_bytes * documents.dimension + product.similarity_bytes * widest
-    blocks = list(_blocks(documents.offsets, max(1, _block_bytes(torch.device(device)) // row_bytes)))
-    if torch.device(device).type == "cpu" and len(blocks) > _BLOCKS_ALONE:
+    blocks = list(_blocks(documents.offsets, max(1, product.block_tokens(documents.dimension, widest))))
+    if product.uses_one_core and len(blocks) > 1:
         # One core does all steps of a block, so that the block stays in the cache of this core.
-        list(_cores().map(lambda block: score(*block), blocks))
+        list(cores().map(lambda block: score(*block), blocks))
     else:
         for block in blocks:
             score(*block)
@@ -136,37 +123,6 @@ def similarities(query: FloatArray, document: FloatArray) -> NDArray[np.float32]
     array([[0. , 0.8]], dtype=float32)
     """
     return np.asarray(query @ document.T.astype(np.float32), dtype=np.float32)
-
-
-@lru_cache(maxsize=1)
-def _cores() -> ThreadPoolExecutor:
-    """Return a thread pool with a thread for each core that torch may use. In each thread, torch uses one core."""
-
-    def alone() -> None:
-        torch.get_num_threads()  # makes torch set up the thread first, because this would undo the limit
-        threadpool_limits(1, user_api="openmp")
-
-    return ThreadPoolExecutor(torch.get_num_threads(), "smart_rag", initializer=alone)
-
-
-def _forget_threads() -> None:
-    """Forget the parent's threads in a forked process, because they do not exist in this process."""
-    _cores.cache_clear()
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
-
-
-def _block_bytes(device: torch.device) -> int:
-    """Return how many bytes a block of document tokens and its similarities may take on ``device``."""
-    most = _BLOCK_BYTES[device.type]
-    if device.type == "cpu":
-        return most
-    # Memory that torch has reserved but does not use counts as free.
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(most, max(free // _FREE_PARTS, _LEAST_BLOCK_BYTES))
 
 
 def _blocks(offsets: Offsets, limit: int) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ import sentence_transformers.multi_vector_encoder.modules
 import sentence_transformers.sentence_transformer.modules
 import sentence_transformers.util
 import torch
+import transformers.image_processing_backends
 import transformers.integrations.peft
 import transformers.modeling_utils
 import transformers.utils.loading_report
@@ -27,7 +28,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
     SiglipModel,
 )
-from transformers.models.auto import modeling_auto
+from transformers.models.auto import modeling_auto, processing_auto
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
@@ -75,6 +76,12 @@ def test_each_name_still_exists(model, late):
             transformers.utils.loading_report.LoadStateDictInfo.__dataclass_fields__,
             ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors"),
         ),
+        "transformers.models.auto.processing_auto": (processing_auto, ("PROCESSOR_MAPPING_NAMES",)),
+        "transformers.image_processing_backends": (
+            transformers.image_processing_backends,
+            ("TorchvisionBackend",),
+        ),
+        "Qwen2VLModel": (transformers.Qwen2VLModel, ("get_rope_index",)),
         "ColModernVBertProcessor": (transformers.ColModernVBertProcessor, ("process_images", "process_queries")),
         "Siglip2ImageProcessor": (transformers.Siglip2ImageProcessor, ("max_num_patches",)),
         "sentence_transformers.base.modules": (sentence_transformers.base.modules, ("Transformer", "Normalize")),

@@ -82,6 +82,19 @@ def test_a_prompt_that_is_not_used_is_named_once(tmp_path, caplog):
     assert str(path) in caplog.text
 
 
+def test_prompts_of_which_none_is_for_queries_are_named_once(tmp_path, caplog):
+    """As in e5-mistral, whose prompt of queries has another name. A model with a prompt for queries is not named."""
+    path = tiny_models.bert(tmp_path / "e5-mistral", prompts={"web_search_query": "Instruct: find\nQuery: "})
+    SmartEncoder(path, device="cpu", prompt_names={"query": "web_search_query"})
+    SmartEncoder(path, device="cpu", query_prompt="")
+    SmartEncoder(tiny_models.bert(tmp_path / "more", prompts={"query": "q: ", "STS": "s: "}), device="cpu")
+    assert "prompt" not in caplog.text
+    for _ in range(2):
+        encoder = SmartEncoder(path, device="cpu")
+    assert encoder.describe()["query_prompt"] == ""
+    assert caplog.text.count("prompt_names={'query': 'web_search_query'}") == 1
+
+
 def test_max_length_cuts(models):
     """Eight tokens are [CLS], six of the text, and [SEP]."""
     model = models("minilm")

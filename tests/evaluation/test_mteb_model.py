@@ -23,8 +23,11 @@ from helpers.tiny_models import bert
 from mteb import mocks
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from mteb.types import PromptType
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from torch.utils.data import DataLoader
 
 from smart_rag import Content, SmartEncoder
 from smart_rag.errors import InvalidInput
@@ -149,6 +152,69 @@ def test_pooled_gives_the_scores_of_mtebs_own_wrapper_on_every_mock_task(folder)
         assert found == pytest.approx(expected, abs=1e-4, nan_ok=True), task.metadata.name
         checked.append(task.metadata.type)
     assert len(set(checked)) >= 10
+
+
+PROMPTS = {
+    "none": {},
+    "of queries and documents": {"query": "question: ", "document": "text: "},
+    "of tasks": {
+        "query": "question: ",
+        "document": "text: ",
+        "STS": "alike: ",
+        "Classification": "kind: ",
+        "Clustering": "group: ",
+        "Retrieval-query": "find: ",
+        "Retrieval-document": "found: ",
+        "Reranking": "sort: ",
+    },
+}
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
+@pytest.mark.parametrize("default", [None, "query"])
+def test_prompts_are_those_of_mtebs_own_wrapper(tmp_path, prompts, default):
+    """For each kind of task, as a query, as a document and as neither, the pooled embeddings are equal to 1e-6."""
+    made = bert(tmp_path, prompts=PROMPTS[prompts], default_prompt_name=default if PROMPTS[prompts] else None)
+    theirs = SentenceTransformerEncoderWrapper(SentenceTransformer(made, device="cpu"))
+    ours = MtebModel(made, device="cpu", ranking="pooled")
+    texts = Dataset.from_list([{"text": "a red boat"}, {"text": "where are the keys of the old house"}])
+    differ = set()
+    for task in {type(task): task for task in mocks.MOCK_TASK_TEST_GRID}.values():
+        for role in (None, PromptType.query, PromptType.document):
+            options = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default", "prompt_type": role}
+            inputs = DataLoader(texts, batch_size=2)
+            expected = np.asarray(theirs.encode(inputs, show_progress_bar=False, **options))
+            assert ours.encode(inputs, **options) == pytest.approx(expected, abs=1e-6), (task.metadata.type, role)
+            differ.add(expected.tobytes())
+    assert len(differ) >= 1 + len(set(PROMPTS[prompts].values())) - (default == "query") * (prompts != "none")
+
+
+def test_the_prompts_of_a_search_are_those_of_its_task(tmp_path):
+    """A prompt for retrieval replaces the general one, for the queries and for the documents."""
+    made = bert(tmp_path, prompts=PROMPTS["of tasks"])
+    model = MtebModel(made, device="cpu", weighting="none", weights=(1, 1))
+    texts = ["a red boat", "where are the keys of the old house", "the cat sat on the mat"]
+    corpus = Dataset.from_list([{"id": str(i), "title": "", "text": text} for i, text in enumerate(texts)])
+    options = {"task_metadata": RandomRetrieval.metadata, "hf_split": "test", "hf_subset": "default"}
+    model.index(corpus, encode_kwargs={}, **options)
+    found = model.search(Dataset.from_list([{"id": "q", "text": "the keys"}]), top_k=3, encode_kwargs={}, **options)[
+        "q"
+    ]
+    asked = SmartEncoder(made, device="cpu", query_prompt="find: ", document_prompt="found: ")
+    query, documents = asked.encode_query(["the keys"]), asked.encode_document(texts)
+    for i in range(len(texts)):
+        late = np.mean([max(float(token @ other) for other in documents.tokens[i]) for token in query.tokens[0]])
+        pooled = float(query.pooled[0] @ documents.pooled[i])
+        assert found[str(i)] == pytest.approx(pooled + late, abs=1e-3), i  # tokens are stored as float16
+
+
+def test_a_prompt_that_the_caller_gives_is_kept(tmp_path):
+    made = bert(tmp_path, prompts=PROMPTS["of tasks"])
+    model = MtebModel(made, device="cpu", ranking="pooled", query_prompt="my: ")
+    options = {"task_metadata": RandomRetrieval.metadata, "hf_split": "test", "hf_subset": "default"}
+    found = model.encode([{"text": ["a red boat"]}], prompt_type=PromptType.query, **options)
+    asked = SmartEncoder(made, device="cpu", query_prompt="my: ").encode_query(["a red boat"])
+    assert found == pytest.approx(asked.pooled, abs=1e-6)
 
 
 @pytest.mark.parametrize("ranking", ["late", "hybrid"])

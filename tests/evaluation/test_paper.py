@@ -27,7 +27,7 @@ from helpers.published_datasets import (
 from smart_rag import Content, IndexConfig, SmartIndex
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation import evaluate, load_dataset
-from smart_rag.evaluation.layouts import Places
+from smart_rag.evaluation.media import Places
 from smart_rag.evaluation.paper import evaluate_published
 from smart_rag.evaluation.published import find_published
 
@@ -91,7 +91,7 @@ def test_vidore_2(tmp_path, readme):
     queries = {row["query-id"]: row["query"] for row in questions()}
     agrees(dataset, plain := plain_figures(contents(pages()), queries, graded(judgements())))
     assert set(dataset["left_out"]) == {
-        "6 instructions of queries, because the model has a prompt of its own",
+        "6 instructions of queries, because the model takes none",
         "the column doc-id of the corpus",
         "the table docs",
     }
@@ -384,18 +384,23 @@ def test_the_export_of_the_papers_code(tmp_path):
     agrees(dataset, plain_figures(documents, {f"q_{i}": WORDS[i] for i in range(3)}, qrels))
 
 
-def test_two_folders_of_one_dataset_are_an_error(tmp_path):
+def test_of_two_folders_of_one_dataset_neither_is_ranked(tmp_path):
     vidore_2(tmp_path / "old")
     vidore_2(tmp_path / "new")
-    with pytest.raises(InvalidInput, match=r"both hold ViDoRe_esg_reports_v2_multilingual; remove one of them"):
-        evaluate_published(tmp_path, PixelEncoder())
+    nanobeir(tmp_path)
+    result = evaluate_published(tmp_path, PixelEncoder())
+    assert only(result)["name"] == "NanoNQ"
+    [failed] = result["failed"]
+    folders = [str(tmp_path / age / "vidore" / "esg_reports_v2") for age in ("new", "old")]
+    reason = f"{folders[0]}, {folders[1]} all hold it; keep one of them"
+    assert failed == {"name": "ViDoRe_esg_reports_v2_multilingual", "reason": reason}
 
 
 def test_what_is_no_dataset_is_named(tmp_path):
     nanobeir(tmp_path)
     parquet(tmp_path / "Odd" / "test.parquet", [{"premise": "a", "label": 1}])
     parquet(tmp_path / "Half" / "corpus" / "test.parquet", [{"_id": "d", "text": "a"}])
-    reasons = {each["name"]: each["reason"] for each in evaluate_published(tmp_path, TextEncoder())["skipped"]}
+    reasons = {each["name"]: each["reason"] for each in evaluate_published(tmp_path, TextEncoder())["failed"]}
     assert "found the table Odd with the columns premise, label; expected" in reasons["Odd"]
     assert "found the tables corpus, without queries or qrels" in reasons["Half"]
 

@@ -94,6 +94,16 @@ def test_the_fewest_frames(tmp_path):
     assert numbers(read_frames(path, 0.5, 100, min_frames=60)) == list(range(50))
 
 
+def test_an_even_number_of_frames(tmp_path):
+    """The nearest even number, as round() of Python: 2 seconds at 3.5 frames have 7.0 frames, and half of 7 is 3.5."""
+    path = video(tmp_path / "a.mp4")
+    counts = [
+        len(read_frames(path, fps, most, even=True).images) for fps, most in [(3.5, 9), (3.3, 9), (2.5, 9), (9, 7)]
+    ]
+    assert counts == [8, 6, 4, 6]
+    assert len(read_frames(video(tmp_path / "b.mp4", frames=1), 2, 8, even=True).images) == 1
+
+
 def test_the_middle_frame(tmp_path):
     for name, codec in VIDEOS:
         image = middle_frame(video(tmp_path / name, codec), 500)

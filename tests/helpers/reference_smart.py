@@ -358,7 +358,11 @@ class LamRARet(_Model):
 
 
 class VLM2Vec(_Model):
-    """VLM2Vec-V2 over Qwen2-VL: an instruction and a text behind a bare placeholder; pooled is the last token."""
+    """VLM2Vec-V2 over Qwen2-VL: an instruction and a text behind a bare placeholder; pooled is the last token.
+
+    An image with a side below 28 pixels becomes a square (``Qwen2_VL_process_fn`` in TIGER-AI-Lab/VLM2Vec,
+    src/model/processor.py). A frame has no more pixels than an image, because there the image processor resizes it.
+    """
 
     has_axes = False
 
@@ -374,12 +378,18 @@ class VLM2Vec(_Model):
         prompt = _Prompt()
         if video:
             chosen = [video[i].convert("RGB") for i in sampled(len(video), 1.0, 1.0, self.frames, self.frames)]
-            features = self.processor.video_processor([chosen], do_sample_frames=False, return_tensors="pt")
+            size = dict(self.processor.video_processor.size)
+            size["longest_edge"] = max(size["shortest_edge"], min(size["longest_edge"], self.max_pixels))
+            features = self.processor.video_processor(
+                [chosen], size=size, cap_pixels_per_frame=False, do_sample_frames=False, return_tensors="pt"
+            )
             prompt.keep({name: features[name] for name in ("pixel_values_videos", "video_grid_thw")})
             prompt.text += "<|video_pad|>" * (int(features["video_grid_thw"].prod()) // 4) + " "
         for image in images:
             size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
-            features = self.processor.image_processor([image.convert("RGB")], size=size, return_tensors="pt")
+            image = image.convert("RGB")
+            image = image if min(image.size) >= 28 else image.resize((56, 56))
+            features = self.processor.image_processor([image], size=size, return_tensors="pt")
             prompt.keep({name: features[name] for name in ("pixel_values", "image_grid_thw")})
             prompt.text += "<|image_pad|>" * (int(features["image_grid_thw"].prod()) // 4) + " "
         prompt.text += " ".join(part for part in (self.instructions[task], text) if part)

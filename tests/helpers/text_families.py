@@ -1,8 +1,11 @@
 """Families of text embedding models: tiny random models in folders with the files that the families are published with.
 
 The files have the names and keys of older releases of sentence-transformers, which wrote most of the published folders.
-The poolings and prompts are those of the model cards. Prompts were compared with those in mteb 2.26
-(``mteb/models/model_implementations``: arctic_models.py, google_embeddinggemma.py, nomic_models.py, qwen3_models.py).
+The poolings and prompts are those of the model cards. mteb 2.26 has some of the prompts in
+``mteb/models/model_implementations``: of E5 (e5_models.py), Arctic (arctic_models.py), nomic-embed-text and
+modernbert-embed (nomic_models.py) and jina-embeddings-v5 (jina_models.py); of EmbeddingGemma, for a model trained from
+it (saga_models.py); of Qwen3-Embedding, the words around an instruction (qwen3_models.py). It does not have the prompt
+of Arctic v2, or the instruction in the files of Qwen3-Embedding.
 """
 
 from __future__ import annotations
@@ -18,24 +21,37 @@ from helpers import tiny_models
 from safetensors.torch import save_file
 from tokenizers import processors
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertModel,
+    DistilBertConfig,
+    DistilBertModel,
     EuroBertConfig,
     EuroBertModel,
+    Gemma2Config,
+    Gemma2Model,
     Gemma3TextConfig,
     Gemma3TextModel,
     JinaEmbeddingsV3Config,
     JinaEmbeddingsV3Model,
+    MistralConfig,
+    MistralModel,
     ModernBertConfig,
     ModernBertModel,
     MPNetConfig,
     MPNetModel,
     NomicBertConfig,
     NomicBertModel,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2Model,
     Qwen3Config,
     Qwen3Model,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5EncoderModel,
     XLMRobertaConfig,
@@ -189,6 +205,37 @@ def _gemma3(size: int) -> PreTrainedModel:
     )
 
 
+def _decoder(config: type[PretrainedConfig], size: int, **further: Any) -> Any:
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return config(vocab_size=size, num_key_value_heads=1, max_position_embeddings=64, **ids, **further, **_SIZES)
+
+
+def _mistral(size: int) -> PreTrainedModel:
+    return MistralModel(_decoder(MistralConfig, size, head_dim=16))
+
+
+def _qwen2(size: int) -> PreTrainedModel:
+    return Qwen2Model(_decoder(Qwen2Config, size, is_causal=False))
+
+
+def _gemma2(size: int) -> PreTrainedModel:
+    return Gemma2Model(_decoder(Gemma2Config, size, head_dim=16))
+
+
+def _roberta(size: int) -> PreTrainedModel:
+    return RobertaModel(RobertaConfig(vocab_size=size, max_position_embeddings=64, pad_token_id=0, **_SIZES))
+
+
+def _distilbert(size: int) -> PreTrainedModel:
+    return DistilBertModel(
+        DistilBertConfig(vocab_size=size, dim=WIDTH, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64)
+    )
+
+
+def _albert(size: int) -> PreTrainedModel:
+    return AlbertModel(AlbertConfig(vocab_size=size, embedding_size=16, max_position_embeddings=64, **_SIZES))
+
+
 def _nomic(size: int) -> PreTrainedModel:
     return NomicBertModel(NomicBertConfig(vocab_size=size, max_position_embeddings=64, **_SIZES))
 
@@ -265,4 +312,19 @@ TEXT_FAMILIES = {
         prompts={"query": "Query: ", "document": "Document: "},
     ),
     "sentence-t5 (T5)": TextFamily(network=_t5_encoder, tokenizer=_t5, dense=(WIDTH // 2,)),
+    "e5-mistral (Mistral)": TextFamily(
+        network=_mistral,
+        tokenizer=_bpe_with_end,
+        pooling="lasttoken",
+        prompts={"web_search_query": INSTRUCTION, "sts_query": "Instruct: Retrieve similar text.\nQuery: "},
+    ),
+    "gte-Qwen2 (Qwen2, in both directions)": TextFamily(
+        network=_qwen2, tokenizer=_bpe_with_end, pooling="lasttoken", prompts={"query": INSTRUCTION}
+    ),
+    "bge-multilingual-gemma2 (Gemma2)": TextFamily(network=_gemma2, tokenizer=_bpe_with_end, pooling="lasttoken"),
+    "granite-embedding (RoBERTa)": TextFamily(network=_roberta, tokenizer=_bpe_with_cls, pooling="cls"),
+    "msmarco-distilbert (DistilBERT)": TextFamily(
+        network=_distilbert, tokenizer=tiny_models.wordpiece, normalize=False
+    ),
+    "paraphrase-albert (ALBERT)": TextFamily(network=_albert, normalize=False),
 }

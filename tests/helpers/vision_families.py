@@ -44,13 +44,18 @@ def _video(path):
     """Write two seconds at five frames a second, without loss, and return the frames."""
     generator = np.random.default_rng(1)
     frames = [Image.fromarray(generator.integers(0, 255, (64, 96, 3), dtype=np.uint8)) for _ in range(10)]
+    write_video(path, frames, 5)
+    return frames
+
+
+def write_video(path, frames, rate):
+    """Write ``frames`` of one size, without loss, ``rate`` of them a second."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
+        stream = container.add_stream("ffv1", rate=rate)
+        (stream.width, stream.height), stream.pix_fmt = frames[0].size, "bgr0"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
-    return frames
 
 
 def contents_in(folder):

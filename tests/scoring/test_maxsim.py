@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import DimensionMismatch
-from smart_rag.scoring import maxsim, products
+from smart_rag.scoring import device_products, maxsim, products
 
 DIMENSIONS = [1, 3, 96, 384]
 
@@ -130,7 +130,7 @@ def test_blocks_equal_the_whole(pair, query_tokens, numbers):
     whole = maxsim.late_interaction(*pair)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maxsim, "_BLOCK_QUERY_TOKENS", query_tokens)
-        patch.setattr(maxsim, "_BLOCK_BYTES", {"cpu": 4 * numbers})
+        patch.setattr(products, "_BLOCK_BYTES", 4 * numbers)
         blocked = maxsim.late_interaction(*pair)
     np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-6)
 
@@ -142,15 +142,16 @@ def test_blocks_stay_within_their_bounds(monkeypatch, lengths, dimension, rows):
     queries, documents = batch(rng, lengths, dimension), batch(rng, [2, 1, 1, 20, 3, 1, 2, 3], dimension)
     monkeypatch.setattr(maxsim, "_BLOCK_QUERY_TOKENS", 3)
     # Five document tokens, each with a similarity for each token of the longest query.
-    monkeypatch.setattr(maxsim, "_BLOCK_BYTES", {"cpu": 5 * 4 * (dimension + max(rows))})
-    segment_max = products.segment_max
+    monkeypatch.setattr(products, "_BLOCK_BYTES", 5 * 4 * (dimension + max(rows)))
+    multiply = products.multiply
     shapes = []
 
-    def watched(similarities, offsets):
-        shapes.append(tuple(similarities.shape))
-        return segment_max(similarities, offsets)
+    def watched(left, right):
+        found = multiply(left, right)
+        shapes.append(found.shape)
+        return found
 
-    monkeypatch.setattr(products, "segment_max", watched)
+    monkeypatch.setattr(products, "multiply", watched)
     late = maxsim.late_interaction(queries, documents)
     np.testing.assert_allclose(late, loop_late(queries, documents), rtol=0, atol=1e-5)
     assert shapes == [(row, columns) for columns in (4, 20, 4, 5) for row in rows]
@@ -188,8 +189,7 @@ def test_blocks_of_a_gpu_follow_its_free_memory(monkeypatch, free, reserved, all
             return number
 
         monkeypatch.setattr(torch.cuda, name, asked)
-    assert maxsim._block_bytes(device) == expected
-    assert maxsim._block_bytes(torch.device("cpu")) == maxsim._BLOCK_BYTES["cpu"]
+    assert device_products.block_bytes(device) == expected
 
 
 @CUDA
@@ -200,7 +200,7 @@ def test_a_gpu_that_is_nearly_full(device):
     rng = np.random.default_rng(0)
     queries, documents = batch(rng, [3, 1], 96), batch(rng, [4, 1, 9], 96)
     others = torch.empty(torch.cuda.mem_get_info(device)[0] - left, dtype=torch.uint8, device=device)
-    assert maxsim._LEAST_BLOCK_BYTES <= maxsim._block_bytes(torch.device(device)) <= left // 4
+    assert device_products._LEAST_BLOCK_BYTES <= device_products.block_bytes(torch.device(device)) <= left // 4
     late = maxsim.late_interaction(queries, documents, device)
     del others
     torch.cuda.empty_cache()

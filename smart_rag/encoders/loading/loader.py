@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,13 +23,15 @@ from smart_rag.encoders.compatibility import (
 from smart_rag.encoders.loading.added_token import add_token
 from smart_rag.encoders.loading.devices import best_device
 from smart_rag.encoders.loading.lora_folder import LoraFolder, dtype_of, round_weights
-from smart_rag.encoders.loading.recognition import family_of
+from smart_rag.encoders.loading.processor_files import FILES_WITH_PROCESSOR, with_known_processor
+from smart_rag.encoders.loading.recognition import by_architecture, family_of, late_interaction
 from smart_rag.encoders.loading.repository import Repository
-from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder
-from smart_rag.encoders.loading.weights import check_tokenizer, check_weights
+from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder, prompts_of_bare_folder
+from smart_rag.encoders.loading.weights import check_numbers, check_tokenizer, check_weights
 from smart_rag.encoders.loading.weights_report import no_loading_bar, reports_of_weights
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, UNKNOWN, Decision, profile_of
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra, ModelNotFound
+from smart_rag.types import Task
 from smart_rag.wording import first_line
 
 if TYPE_CHECKING:
@@ -39,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 # Where the classes of modules are, by their names in ``modules.json``. sentence-transformers also has those of PyLate.
 _MODULES = ("sentence_transformers.", "pylate.")
-# Starts of the names of tensors that are not loaded by transformers, but by our own code or by sentence-transformers.
+# Names of tensors that are not loaded by transformers, but by our own code or by sentence-transformers.
 _READ_ELSEWHERE = {
-    "jina-v4": ("multi_vector_projector.",),
+    "jina-v4": ("multi_vector_projector.weight", "multi_vector_projector.bias"),
     "multi-vector": ("linear.weight",),
-    "col-qwen": ("custom_text_proj.",),
+    "col-qwen": tuple(f"{model}custom_text_proj.{end}" for model in ("", "model.") for end in ("weight", "bias")),
 }
 _POOLING = "1_Pooling/config.json"
 
@@ -58,7 +60,8 @@ class LoadedModel:
     and token embeddings. ``"col-qwen"``: token embeddings, as colpali-engine makes them. ``"exported"``: as
     ``"pooled"``, without torch. ``profile`` is the family of
     the model, with the sign that it was recognised by. ``base_model`` is the model that a LoRA was added to.
-    ``pooling_source`` says what has decided the pooling if there are no files for sentence-transformers.
+    ``pooling_source`` says what has decided the pooling if there are no files for sentence-transformers, and
+    ``prompts`` are then those of its family. ``recognised`` says what a model is if its kind is not ``"pooled"``.
     """
 
     name: str
@@ -68,6 +71,8 @@ class LoadedModel:
     profile: Decision = UNKNOWN
     base_model: Decision | None = None
     pooling_source: str = GENERAL_RULE
+    recognised: Decision | None = None
+    prompts: Mapping[Task, str] = field(default_factory=dict)
 
 
 def load(
@@ -125,6 +130,7 @@ def load(
         with no_loading_bar(), reports_of_weights() as reports:
             loaded = _load(model, path, device, weights, revision, trust_remote_code, further, profile, base_model)
             check_weights(model, loaded.model, reports, _READ_ELSEWHERE.get(loaded.kind, ()))
+            check_numbers(model, loaded.model)
             check_tokenizer(model, loaded.model)
             keep_texts_in_rows(loaded.model)
             return loaded
@@ -177,11 +183,13 @@ def _load(
             f"{name!r} is a LoRA, and its file names the base model {base!r}, whose code would run, too; if you trust "
             "it, name it by base_model=, on the command line --base-model"
         )
-    base_files = repository(base, base_revision)
+    base_files = repository(_bundled() if base_model == DEFAULT_MODEL else base, base_revision)
     if col_qwen_weights.is_col_qwen(base_files):  # its projection is beside the decoder, where peft does not look
         modules = col_qwen_weights.load(base_files, weights, files)
         model = _construct(base_files, device, is_multi_vector=True, modules=modules, **further)
-        return LoadedModel(name, model, has_own_files=True, kind="col-qwen", base_model=decided)
+        decision = family_of(name, base_files, profile)
+        found = by_architecture(base_files, " of colpali-engine")
+        return LoadedModel(name, model, True, "col-qwen", decision, decided, recognised=found)
     with lora.over(base_files, with_code=trust_remote_code) as whole:
         decision = family_of(name, whole, profile, {**lora.settings, "base_model_name_or_path": base})
         # The sum with the LoRA is computed on the CPU in float32, and then rounded. So it is the same on every machine.
@@ -212,11 +220,13 @@ def _load_whole(
         modules = jina_v4_weights.load(files, weights)
         of_model = {"prompts": dict(jina_v4_weights.PROMPTS), **further}
         model = _construct(files, device, modules=modules, **of_model)
-        return LoadedModel(name, model, has_own_files=True, kind="jina-v4", profile=profile)
+        return LoadedModel(name, model, True, "jina-v4", profile, recognised=by_architecture(files))
     if col_qwen_weights.is_col_qwen(files):
         modules = col_qwen_weights.load(files, weights)
         model = _construct(files, device, is_multi_vector=True, modules=modules, **further)
-        return LoadedModel(name, model, has_own_files=True, kind="col-qwen", profile=profile)
+        found = by_architecture(files, " of colpali-engine")
+        return LoadedModel(name, model, True, "col-qwen", profile, recognised=found)
+    _check_model_type(files)
     has_own_files = files.has_modules_file
     if has_own_files and profile.value.models and _foreign_module(files) and _is_vision_language_decoder(files, False):
         # GME's modules run its own code, and read only texts. Its profile says all that they say.
@@ -224,17 +234,18 @@ def _load_whole(
     elif not trust_remote_code:
         _check_modules(files)
     options: dict[str, Any] = {**further, "trust_remote_code": trust_remote_code, "model_kwargs": weights}
-    if _is_multi_vector(files):
+    if late_interaction(files) is not None:
         _check_multi_vector(files)
         model = _construct(files, device, is_multi_vector=True, **options)
-        return LoadedModel(name, model, has_own_files=True, kind="multi-vector", profile=profile)
+        return LoadedModel(name, model, True, "multi-vector", profile, recognised=late_interaction(files))
     if not files.has_modules_file and files.find(_POOLING) is not None:
         raise ModelNotFound(
             f"{files.path!r} has {_POOLING}, but no modules.json, so sentence-transformers would not read how it is "
             "pooled, and take the mean; take all files of the model again"
         )
     if not has_own_files and _is_vision_language_decoder(files, trust_remote_code):
-        modules = _decoder_modules(files, weights, trust_remote_code)
+        with with_known_processor(files, trust_remote_code) as known:
+            modules = _decoder_modules(files, known, weights, trust_remote_code)
         model = _construct(files, device, modules=modules, **further)
         if profile.value.pooled_before is not None:
             add_token(model, profile.value.pooled_before)
@@ -247,9 +258,13 @@ def _load_whole(
             f"{name} gives no token embeddings: it is a static model, with one vector for each token of a vocabulary, "
             "the same in every text; late interaction needs states that know their text, so use a transformer model"
         )
+    if _is_clip(model):
+        towers = str(transformer_config(model).model_type)
+        found = Decision("kind", towers, f"config.json: model_type {towers}")
+        return LoadedModel(name, model, has_own_files, "clip", profile, recognised=found)
     source = OWN_FILES if has_own_files else _set_pooling(name, model, base)
-    kind: Literal["pooled", "clip"] = "clip" if _is_clip(model) else "pooled"
-    return LoadedModel(name, model, has_own_files, kind, profile, pooling_source=source)
+    prompts = {} if has_own_files else prompts_of_bare_folder(name, base)
+    return LoadedModel(name, model, has_own_files, profile=profile, pooling_source=source, prompts=prompts)
 
 
 def _set_pooling(name: str, model: AnyModel, base: str | None) -> str:
@@ -300,6 +315,24 @@ def _check_architecture(files: Repository) -> None:
         )
 
 
+def _check_model_type(files: Repository) -> None:
+    """Raise `ModelNotFound` if transformers does not know the kind of model, and its files bring no code for it."""
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    config = files.json("config.json")
+    kind = config.get("model_type")
+    if kind is None or kind in CONFIG_MAPPING or config.get("auto_map"):
+        return
+    saved_by = config.get("transformers_version")
+    raise ModelNotFound(
+        f"the model {files.path!r} is of the model_type {kind!r}, which transformers {transformers.__version__} on "
+        f"this machine does not know{f'; transformers {saved_by} saved it' if saved_by else ''}; install a newer "
+        "version: pip install --upgrade transformers. If the newest one does not know it either, the model needs code "
+        "of its own; run it as an encoder of your own (docs/models.md)"
+    )
+
+
 def _construct(
     files: Repository,
     device: str,
@@ -317,11 +350,22 @@ def _construct(
     return model_class(files.path, device=device, revision=files.revision, local_files_only=files.local, **options)
 
 
-def _decoder_modules(files: Repository, weights: dict[str, Any], trust_remote_code: bool) -> list[torch.nn.Module]:
-    options = _from_pretrained_options(files, trust_remote_code)
+def _decoder_modules(
+    files: Repository, known: Repository, weights: dict[str, Any], trust_remote_code: bool
+) -> list[torch.nn.Module]:
+    """Return the modules of a decoder. ``known`` are ``files`` with a processor that transformers knows."""
+    options = _from_pretrained_options(known, trust_remote_code)
     decoder: Any = transformer(
-        files.path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
+        known.path, model_kwargs={**weights, **options}, processor_kwargs=dict(options), config_kwargs=dict(options)
     )
+    if "image" not in decoder.modalities:
+        named = [files.json(name).get("processor_class") for name in FILES_WITH_PROCESSOR]
+        raise ModelNotFound(
+            f"{files.path!r} is a vision-language decoder, but transformers reads no processor for images from it; "
+            f"expected preprocessor_config.json or processor_config.json with a processor_class of transformers, found "
+            f"the processor_class {next(filter(None, named), None)!r}; take these files from the model that it was "
+            "trained from"
+        )
     if "message" not in decoder.modalities:
         raise ModelNotFound(
             f"{files.path!r} is a vision-language decoder, but it has no chat template; expected chat_template.jinja "
@@ -356,27 +400,9 @@ def _is_vision_language_decoder(files: Repository, trust_remote_code: bool) -> b
     return not looks_ahead and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
-def _is_multi_vector(files: Repository) -> bool:
-    """Return whether the model was trained for late interaction, in a format that `MultiVectorEncoder` reads."""
-    kind = files.json("config_sentence_transformers.json").get("model_type")
-    if kind is not None:
-        return kind in ("MultiVectorEncoder", "ColBERT")
-    architectures = files.json("config.json").get("architectures") or []
-    return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
-
-
 def _check_multi_vector(files: Repository) -> None:
-    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction.
-
-    A warning says so if transformers computes other numbers than the code that the model was trained with.
-    """
+    """Raise `ModelNotFound` if sentence-transformers would make up numbers of a model for late interaction."""
     architectures = files.json("config.json").get("architectures") or []
-    if "ColQwen2ForRetrieval" in architectures:
-        logger.warning(
-            "%s: transformers 5 gives ColQwen2 other positions than colpali-engine, so its embeddings of images differ "
-            "from those in its training; use the model in colpali-engine's files, such as vidore/colqwen2-v1.0",
-            files.path,
-        )
     if "HF_ColBERT" in architectures and files.find("artifact.metadata") is None:
         raise ModelNotFound(
             f"{files.path!r} is a ColBERT without its artifact.metadata, which states the lengths and the marks of "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from smart_rag.encoders.compatibility import AnyModel, transformer_config
 from smart_rag.encoders.loading.repository import Repository
+from smart_rag.encoders.loading.weights import is_finite
 from smart_rag.errors import MissingExtra, ModelNotFound
 
 _SETTINGS = "adapter_config.json"
@@ -96,13 +97,13 @@ class LoraFolder:
         with TemporaryDirectory(prefix="smart_rag_lora_") as temporary:
             folder = Path(temporary)
             try:
-                _link_all(base.folder(), folder, with_code)
+                link_all(base.folder(), folder, with_code)
             except Exception as error:  # the HTTP client and the hub decide which
                 raise ModelNotFound(
                     f"the model {self.name!r} is a LoRA of {base.path!r}, which this machine does not have and cannot "
                     f"download; if you have it in a folder, name it by {_HOW}"
                 ) from error
-            _link_all(self.files.folder(), folder, with_code, but=_OF_BASE)
+            link_all(self.files.folder(), folder, with_code, but=_OF_BASE)
             yield replace(base, path=str(folder), revision=None, local=True)
 
     def add_to(self, model: AnyModel) -> None:
@@ -113,13 +114,10 @@ class LoraFolder:
         """
         problem = _add(model.transformers_model, self.files.folder())
         if problem:
-            raise ModelNotFound(
-                f"the LoRA {self.name!r} does not fit its base model: {problem}; name the model that it was trained on "
-                f"by {_HOW}"
-            )
+            raise ModelNotFound(f"the LoRA {self.name!r} does not fit its base model: {problem}")
 
 
-def _link_all(source: Path, folder: Path, with_code: bool, but: tuple[str, ...] = ()) -> None:
+def link_all(source: Path, folder: Path, with_code: bool, but: tuple[str, ...] = ()) -> None:
     """Link the files in ``source`` and below it into ``folder``, over those that are there."""
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
@@ -149,22 +147,32 @@ def _add(model: Any, folder: Path) -> str:
     config: Any = PeftConfig.from_pretrained(str(folder))
     if getattr(config, "trainable_token_indices", None):
         return (
-            "it has rows of single tokens (trainable_token_indices), so it must be merged into its base model by peft"
+            "it has rows of single tokens (trainable_token_indices), so it must be merged into its base model by peft; "
+            "then name the result in place of the LoRA"
         )
     saved = load_peft_weights(str(folder), device="cpu")
+    broken = sorted(name for name, tensor in saved.items() if not is_finite(tensor))
+    if broken:
+        return f"its file is damaged, NaN or infinity is in {_some(broken)}; take all files of the LoRA again"
     weights = {_name_in(model, name): tensor for name, tensor in saved.items()}
     report = model.load_adapter(peft_config=config, adapter_state_dict=weights)
     heads = ("lm_head.", "model.lm_head.")  # an embedding does not need the head that predicts words
     unused = sorted(name for name in report.unexpected_keys if not name.startswith(heads))
+    missing = sorted(report.missing_keys)
     for what, names in (
         ("the LoRA has {}, which fits no weight of it", unused),
-        ("the LoRA has nothing for its {}", sorted(report.missing_keys)),
         ("{} has another shape", sorted(str(key) for key in report.mismatched_keys)),
+        ("the LoRA has nothing for its {}", missing if len(missing) >= len(saved) else []),
     ):
         if names:
-            return what.format(f"{names[0]!r}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+            return f"{what.format(_some(names))}; name the model that it was trained on by {_HOW}"
+    if missing:
+        return (
+            f"its file lacks {_some(missing)}, and has the other {len(saved)} tensors; take all files of the LoRA "
+            f"again, or, if it was trained on a smaller model, name that one by {_HOW}"
+        )
     if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        return "it changes no weight of it"
+        return f"it changes no weight of it; name the model that it was trained on by {_HOW}"
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             layer: Any = module
@@ -178,6 +186,10 @@ def _add(model: Any, folder: Path) -> str:
         setattr(model.get_submodule(parent), own, whole)
     model.delete_adapter("default")
     return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _name_in(model: Any, name: str) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from smart_rag.encoders.loading.repository import Repository
-from smart_rag.encoders.profiles import PROFILES, UNKNOWN, Decision, is_hub_name_of, profile_of
+from smart_rag.encoders.profiles import GENERAL, PROFILES, UNKNOWN, Decision, Profile, is_hub_name_of, profile_of
+from smart_rag.errors import InvalidInput
 
 # Only these kinds of models have families whose signs are known.
 _KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -19,8 +20,13 @@ _LAMRA = {"qwen2_vl": "lamra-ret-qwen2", "qwen2_5_vl": "lamra-ret-qwen2", "qwen3
 # The classes that LamRA's code (Code-kunkun/LamRA, models/ and merge_lora/merge.py) and the paper's code (train_lamra)
 # save. transformers writes the name of the class into config.json, and peft writes it into adapter_config.json.
 _LAMRA_CLASS = re.compile(r"Qwen\w*VLRet(Finetune)?ForConditionalGeneration")
+# Classes that are built on a vision-language decoder, and that no profile is for.
+_OTHER_CLASS = re.compile(r"Col[A-Z]|JinaEmbeddings")
 _CLASSES = {
     "GmeQwen2VL": "gme-qwen2-vl",
+    # colpali-engine, models/qwen2_5/biqwen2_5. nomic-embed-multimodal was trained with these two classes.
+    "BiQwen2_5": "nomic-embed-multimodal",
+    "BiQwen2_5_Processor": "nomic-embed-multimodal",
     "Qwen3VLForEmbedding": "qwen3-vl-embedding",  # QwenLM/Qwen3-VL-Embedding, src/models/qwen3_vl_embedding.py
 }
 # GME's model card runs the code in these files, which are part of its repository. mteb refers to the script of
@@ -56,18 +62,55 @@ def family_of(
             with the files of the LoRA over them.
 
     Raises:
-        InvalidInput: there is no profile called ``given``.
+        InvalidInput: there is no profile called ``given``, or it is for another kind of vision-language decoder.
     """
-    if given is not None:
-        return profile_of(model, given)
     config = files.json("config.json")
     kind = str(config.get("model_type", ""))
+    if given is not None:
+        named = profile_of(model, given)
+        is_other = any(_OTHER_CLASS.match(str(name)) for name in config.get("architectures") or [])
+        if (kind in _KINDS or "vision_config" in config) and not is_other:
+            _check_kind(model, kind, named.value)
+        return named
     if kind not in _KINDS:
         return profile_of(model, model_type=kind or None)
     for find in (_classes, _by_name, _weaker_signs):
         for name, shown_by in find(model, kind, config, files, lora or {}):
             return Decision("profile", profile_of(model, name).value, shown_by)
     return UNKNOWN
+
+
+def by_architecture(files: Repository, of: str = "") -> Decision:
+    """Return the kind of a model that its config.json shows by the name of its class."""
+    name = str(files.json("config.json")["architectures"][0])
+    return Decision("kind", f"{name}{of}", f"config.json: architectures {name}")
+
+
+def late_interaction(files: Repository) -> Decision | None:
+    """Return the kind of a model for late interaction, in a format that `MultiVectorEncoder` reads, and what shows it.
+
+    Return None if it is another kind of model.
+    """
+    kind = files.json("config_sentence_transformers.json").get("model_type")
+    if kind is not None:
+        is_late = kind in ("MultiVectorEncoder", "ColBERT")
+        shown_by = f"config_sentence_transformers.json: model_type {kind}"
+        return Decision("kind", "late interaction", shown_by) if is_late else None
+    architectures = files.json("config.json").get("architectures") or []
+    is_late = any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
+    return by_architecture(files) if is_late else None
+
+
+def _check_kind(model: str, kind: str, profile: Profile) -> None:
+    """Raise `InvalidInput` if ``profile`` is for models of another kind, such as a Qwen3-VL's for a Qwen2-VL."""
+    if not profile.model_types or kind in profile.model_types:
+        return
+    fitting = [each.name for each in (*PROFILES, GENERAL) if kind in each.model_types or not each.model_types]
+    raise InvalidInput(
+        f"profile {profile.name!r} is for models of the type {' or '.join(profile.model_types)}, but {model!r} is of "
+        f"the type {kind} (config.json: model_type); name one of the profiles that fit, {', '.join(fitting)}, or leave "
+        "profile out"
+    )
 
 
 def _classes(
@@ -80,6 +123,8 @@ def _classes(
         yield "vlm2vec-v2", f"adapter_config.json: parent_library {library}"
     for name in config.get("architectures") or []:
         yield from _of_class(kind, str(name), "config.json: architectures")
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        yield from _of_class(kind, str(files.json(file).get("processor_class")), f"{file}: processor_class")
     for name in _auto_classes(config):
         yield from _of_class(kind, name, "config.json: auto_map")
     if config.get("emb_token_ids"):  # both LamRA codes set it (loaders/)

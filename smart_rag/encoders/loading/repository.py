@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 if TYPE_CHECKING:
     import torch
+
+
+# Weights in formats that no module of smart_rag reads.
+_OTHER_WEIGHTS = ["*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx*", "*.gguf", "openvino/*"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +50,18 @@ class Repository:
     def folder(self) -> Path:
         """Return the folder with all files. From the hub, weights in other formats than safetensors are left out.
 
+        If the repository has no safetensors, its ``.bin`` files are taken. torch reads them without running their code.
+
         Raises:
             Exception: the hub does not have the model, or cannot be reached. The HTTP client decides which.
         """
         if Path(self.path).is_dir():
             return Path(self.path)
+        folder = self._snapshot(["*.bin", *_OTHER_WEIGHTS])
+        has_weights = next(folder.rglob("*.safetensors"), None) is not None
+        return folder if has_weights else self._snapshot(_OTHER_WEIGHTS)
+
+    def _snapshot(self, ignored: list[str]) -> Path:
         from huggingface_hub import snapshot_download
 
         return Path(
@@ -59,22 +71,22 @@ class Repository:
                 token=self.access.get("token"),
                 cache_dir=self.access.get("cache_folder"),
                 local_files_only=self.local,
-                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx*", "*.gguf", "openvino/*"],
+                ignore_patterns=ignored,
             )
         )
 
     def tensor(self, name: str) -> torch.Tensor | None:
-        """Return one tensor of the safetensors files. Return None if they do not hold it."""
-        from safetensors import safe_open
+        """Return one tensor of the model's weights. Return None if they do not hold it.
 
-        index = self.json("model.safetensors.index.json")
-        holder = index["weight_map"].get(name) if index else "model.safetensors"
-        file = None if holder is None else self.find(holder)
-        if file is None:
-            return None
-        with safe_open(file, framework="pt") as tensors:
-            found: torch.Tensor | None = tensors.get_tensor(name) if name in set(tensors.keys()) else None
-        return found
+        As in transformers, safetensors files come first, and then ``.bin`` files.
+        """
+        for whole in ("model.safetensors", "pytorch_model.bin"):
+            index = self.json(f"{whole}.index.json")
+            holder = index["weight_map"].get(name) if index else whole
+            file = None if holder is None else self.find(holder)
+            if index or file is not None:
+                return None if file is None else tensors_in(file, [name]).get(name)
+        return None
 
     @property
     def has_modules_file(self) -> bool:
@@ -84,3 +96,20 @@ class Repository:
         return is_sentence_transformer_model(
             self.path, revision=self.revision, local_files_only=self.local, **self.access
         )
+
+
+def tensors_in(file: Path, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+    """Return the tensors in a safetensors or ``.bin`` file that are in ``names``, or all of them.
+
+    A ``.bin`` file is a pickle. torch reads only tensors from it, and runs no code.
+    """
+    if file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, framework="pt") as tensors:
+            found = tensors.keys()
+            return {name: tensors.get_tensor(name) for name in found if names is None or name in names}
+    import torch
+
+    whole: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+    return {name: tensor for name, tensor in whole.items() if names is None or name in names}

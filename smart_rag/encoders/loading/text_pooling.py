@@ -1,4 +1,4 @@
-"""How a text model is pooled if its folder has no files for sentence-transformers, which would say it.
+"""The pooling and the prompts of a text model whose folder has no files for sentence-transformers.
 
 The name of a family decides first, because its authors trained it with one way of pooling. If the name says nothing,
 the architecture decides. A decoder reads from left to right, so only its last token has seen the whole text. An
@@ -16,6 +16,7 @@ from typing import Any
 from smart_rag.encoders.compatibility import is_decoder, reads_both_ways
 from smart_rag.encoders.profiles import GENERAL_RULE
 from smart_rag.errors import ModelNotFound
+from smart_rag.types import Task
 
 BY_NAME = "the model's name"
 BY_ARCHITECTURE = "the model's architecture"
@@ -40,6 +41,19 @@ _POOLING: tuple[tuple[str, str], ...] = (
     ("gte-*-v1.5", "cls"),
     ("granite-embedding-*", "cls"),
 )
+# Prompts that the files for sentence-transformers of these models name, where public code states them.
+_PROMPTS: tuple[tuple[str, dict[Task, str]], ...] = (
+    # config_sentence_transformers.json of Qwen/Qwen3-Embedding-0.6B, -4B and -8B
+    (
+        "qwen3-embedding-*",
+        {"query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"},
+    ),
+)
+# Models whose cards name prompts that we do not know letter by letter.
+_TRAINED_WITH_PROMPTS = (
+    *("e5-*", "multilingual-e5-*", "gte-qwen*", "sfr-embedding-*", "linq-embed-mistral*", "jina-embeddings-v5-*"),
+    *("bge-multilingual-gemma2*", "snowflake-arctic-embed-*", "mxbai-embed-*"),
+)
 # Models with dense layers after the pooling. Only their files for sentence-transformers hold these layers.
 _WITH_DENSE_LAYERS = ("embeddinggemma-*", "gtr-t5-*", "sentence-t5-*", "instructor-*", "labse", "distiluse-*")
 
@@ -59,7 +73,7 @@ def pooling_of_bare_folder(model: str, config: Any, base: str | None = None) -> 
     Raises:
         ModelNotFound: a part of the model is in the files that are missing, or nothing tells how it is pooled.
     """
-    names = [*_names(model), *(_names(base) if base is not None else [])]
+    names = _all_names(model, base)
     if any(fnmatch(name, pattern) for name in names for pattern in _WITH_DENSE_LAYERS):
         raise _refusal(model, "its dense layers, which follow the pooling, are in these files")
     named = next((mode for pattern, mode in _POOLING for name in names if fnmatch(name, pattern)), None)
@@ -73,6 +87,22 @@ def pooling_of_bare_folder(model: str, config: Any, base: str | None = None) -> 
     return "lasttoken", BY_ARCHITECTURE
 
 
+def prompts_of_bare_folder(model: str, base: str | None = None) -> dict[Task, str]:
+    """Return the prompts of a text model without files for sentence-transformers, by its name. It may have none."""
+    names = _all_names(model, base)
+    return next((prompts for pattern, prompts in _PROMPTS for name in names if fnmatch(name, pattern)), {})
+
+
+def lacks_prompts(model: str, pooling_source: str, base: str | None = None) -> bool:
+    """Return whether a text model without files for sentence-transformers was trained with prompts that are not known.
+
+    Its name says it, or its architecture: nearly all decoders are trained with an instruction before a query.
+    """
+    names = _all_names(model, base)
+    is_named = any(fnmatch(name, pattern) for pattern in _TRAINED_WITH_PROMPTS for name in names)
+    return not prompts_of_bare_folder(model, base) and (is_named or pooling_source == BY_ARCHITECTURE)
+
+
 def _refusal(model: str, reason: str) -> ModelNotFound:
     return ModelNotFound(
         f"the model {model!r} has no files for sentence-transformers (expected modules.json and 1_Pooling/config.json, "
@@ -80,6 +110,10 @@ def _refusal(model: str, reason: str) -> ModelNotFound:
         "has no such files, write them: SentenceTransformer(modules=[Transformer(folder), Pooling(width, mode)])"
         ".save(another_folder)"
     )
+
+
+def _all_names(model: str, base: str | None) -> list[str]:
+    return [*_names(model), *(_names(base) if base is not None else [])]
 
 
 def _names(model: str) -> list[str]:

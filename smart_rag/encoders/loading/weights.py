@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from smart_rag.encoders.compatibility import AnyModel
 from smart_rag.encoders.loading.weights_report import WeightsReport, heads_beside, knows_words, uses_pooler
 from smart_rag.errors import ModelNotFound
 
+if TYPE_CHECKING:
+    import torch
+
 # Tensors of published files that no embedding needs, even if config.json does not name the class that has them: heads
 # that predict words, sentences or classes, layers that predict further words, a pooler, and buffers that older releases
 # of transformers saved. Any other name may be a projection, so it is an error.
 _HEADS = re.compile(
-    r"(^|\.)lm_head\.|^(cls|classifier|score|mtp|pooler|embed_out)\."
+    r"(^|\.)lm_head\.|^(cls|classifier|score|mtp|pooler|embed_out|lm_predictions|mask_predictions)\."
     r"|(^|\.)(position_ids|token_type_ids|final_logits_bias)$|(^|\.)rotary_(pos_)?emb\.inv_freq$"
 )
 _POOLER = "pooler."
@@ -37,7 +41,7 @@ def check_weights(
         path: the folder or the name of the model, for the message.
         model: the model that was loaded.
         reports: what transformers reports of each part of the model.
-        read_elsewhere: starts of the names of tensors that our own code has read from the files.
+        read_elsewhere: names of tensors that our own code has read from the files.
 
     Raises:
         ModelNotFound: a weight is missing, is left over, or has another shape. The message names the tensors.
@@ -51,8 +55,8 @@ def check_weights(
                 report.model.pooler = None
         unexpected = [name for name in report.unexpected if not _HEADS.search(name)]
         if unexpected:
-            known = (*read_elsewhere, *heads_beside(report.model))
-            unexpected = [name for name in unexpected if not name.startswith(known)]
+            heads = heads_beside(report.model)
+            unexpected = [name for name in unexpected if name not in read_elsewhere and not name.startswith(heads)]
         shapes = [
             f"{name!r} {in_file} instead of {in_model}" for name, (in_file, in_model) in report.mismatched.items()
         ]
@@ -69,6 +73,30 @@ def check_weights(
                 "these tensors, so the embeddings would be wrong; take all files of the model again, or the model in "
                 "the format of sentence-transformers or transformers"
             )
+
+
+def check_numbers(path: str, model: AnyModel) -> None:
+    """Raise `ModelNotFound` if a weight of ``model`` that takes part in its embeddings has no number somewhere.
+
+    A damaged file or a training that failed gives such weights. Then all embeddings are NaN, or only some of them.
+    """
+    broken = []
+    for name, weight in model.named_parameters():
+        is_unused = f".{_POOLER}" in name and not uses_pooler(model)
+        if weight.is_floating_point() and weight.element_size() > 1 and not is_unused and not is_finite(weight):
+            broken.append(repr(name))
+    if broken:
+        raise ModelNotFound(
+            f"the weights in {path!r} are damaged: NaN or infinity is in {_some(broken)}; take all files of the model "
+            "again, or another revision of it"
+        )
+
+
+def is_finite(weight: torch.Tensor) -> bool:
+    """Return whether all values of ``weight`` are numbers. One sum says so, without a copy of the weight."""
+    import torch
+
+    return bool(torch.isfinite(weight.detach().sum(dtype=torch.float32)))
 
 
 def check_tokenizer(path: str, model: AnyModel) -> None:

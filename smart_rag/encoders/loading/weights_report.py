@@ -107,19 +107,30 @@ def heads_beside(model: Any) -> tuple[str, ...]:
     """Return the starts of the names of those tensors that predict words or classes, and that ``model`` leaves out.
 
     The files of ``model`` may hold a model of another class, such as ``BertForMaskedLM``. Its config.json names this
-    class. The parts of this class beside the base model are its heads.
+    class. The parts of this class beside the base model are its heads. If config.json names no class, as that of
+    DeBERTa-v3, it may be any class of this kind of model.
     """
     import torch
     import transformers
 
     inside = {name for name, _ in model.named_children()}
-    for name in getattr(model.config, "architectures", None) or []:
+    heads = set()
+    for name in getattr(model.config, "architectures", None) or _classes_with_heads(model.config.model_type):
         whole = getattr(transformers, name, None)
         if whole is not None and re.search(_WITH_HEAD, name):
             with torch.device("meta"):  # no memory, and no random numbers
                 parts = whole(model.config).named_children()
-            return tuple(f"{part}." for part, _ in parts if part != whole.base_model_prefix and part not in inside)
-    return ()
+            heads |= {f"{part}." for part, _ in parts if part != whole.base_model_prefix and part not in inside}
+    return tuple(sorted(heads))
+
+
+def _classes_with_heads(model_type: str) -> list[str]:
+    """Return the names of transformers' classes of a kind of model that predict words or classes."""
+    from transformers.models.auto import modeling_auto
+
+    tasks = ("PRETRAINING", "MASKED_LM", "CAUSAL_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION")
+    found = [getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").get(model_type) for task in tasks]
+    return [name for name in found if isinstance(name, str)]
 
 
 def uses_pooler(model: AnyModel) -> bool:

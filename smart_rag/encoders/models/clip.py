@@ -79,11 +79,17 @@ class ClipInputs(ModelInputs):
 
     def _preprocess(self, contents: Sequence[Content], task: Task) -> dict[str, Any]:
         if contents[0].image is not None:
-            opened = self._open_images(contents)
-            features = self.image_processor(images=opened, return_tensors="pt")
+            import torch
+
+            # One by one, so that only one image in its own size is in memory.
+            made = [
+                self.image_processor(images=[self.image_sizes.open(content.image, is_alone=True)], return_tensors="pt")
+                for content in contents
+                if content.image is not None
+            ]
             # With NaFlex, images have several shapes, and rows of patches are filled up to one length.
             names = ["pixel_values", *(["pixel_attention_mask", "spatial_shapes"] if _keeps_ratio(self.model) else [])]
-            return {name: features[name] for name in names}
+            return {name: torch.cat([features[name] for features in made]) for name in names}
         longest = transformer_config(self.model).text_config.max_position_embeddings
         limit = min(self.model.max_seq_length or longest, longest)
         ids = self.tokenizer(

@@ -22,7 +22,7 @@ class ColQwenInputs(MultiVectorInputs):
         transformer: Any = self.model[0]
         if contents[0].image is None:
             texts = [self._words(content, task) for content in contents]
-            return dict(self.tokenizer(texts, padding="longest", return_tensors="pt"))
+            return dict(self.tokenizer(texts, padding="longest", return_tensors="pt", verbose=False))
         limits = self.image_sizes.limits
         return dict(
             transformer.processor(
@@ -30,6 +30,7 @@ class ColQwenInputs(MultiVectorInputs):
                 images=[[image] for image in self._open_images(contents)],
                 padding="longest",
                 return_tensors="pt",
+                text_kwargs={"verbose": False},
                 images_kwargs={} if limits is None else {"size": size_option(limits)},
             )
         )

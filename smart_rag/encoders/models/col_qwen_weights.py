@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors import safe_open
+import torch
 from torch import nn
 from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 
 from smart_rag.encoders.compatibility import late_interaction_modules, transformer
-from smart_rag.encoders.loading.repository import Repository
+from smart_rag.encoders.loading.repository import Repository, tensors_in
+from smart_rag.encoders.loading.weights import is_finite
 from smart_rag.encoders.models.jina_v4_weights import merge_lora, scaling_of
 from smart_rag.errors import ModelNotFound
 
@@ -29,7 +30,7 @@ _FAMILIES: dict[str, tuple[str, Any]] = {
 }
 _PROJECTION = "custom_text_proj"
 _ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER = "adapter_model.safetensors"
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _REMEDY = "take all files of the model again, or another revision of it by revision="
 # Other models of the same makers, and what to use in their place.
 _INSTEAD = {
@@ -99,10 +100,10 @@ def load(base: Repository, weights: Mapping[str, Any], adapter: Repository | Non
 
 
 def _projection(files: Repository, width: int) -> nn.Linear:
-    weight, bias = (files.tensor(f"{_PROJECTION}.{name}") for name in ("weight", "bias"))
+    weight, bias = (_of_projection(files, name) for name in ("weight", "bias"))
     if weight is None or bias is None:
         raise ModelNotFound(
-            f"{files.path!r} has no {_PROJECTION}.weight and .bias in its safetensors files, so the projection of its "
+            f"{files.path!r} has no {_PROJECTION}.weight and .bias in its files of weights, so the projection of its "
             f"token embeddings is not known. colpali-engine would make it at random; {_REMEDY}"
         )
     if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
@@ -110,16 +111,25 @@ def _projection(files: Repository, width: int) -> nn.Linear:
             f"{files.path!r}: {_PROJECTION} has a weight of shape {tuple(weight.shape)} and a bias of "
             f"{tuple(bias.shape)}, expected (dimension, {width}) and (dimension,); {_REMEDY}"
         )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if not is_finite(tensor):
+            raise ModelNotFound(f"{files.path!r} is damaged: NaN or infinity is in {_PROJECTION}.{name}; {_REMEDY}")
     projection = nn.Linear(width, len(weight))
     projection.load_state_dict({"weight": weight, "bias": bias})
     return projection
 
 
+def _of_projection(files: Repository, name: str) -> torch.Tensor | None:
+    """Return the weight or the bias of the projection. colpali-engine saves that of ColQwen3 with a prefix."""
+    found = files.tensor(f"{_PROJECTION}.{name}")
+    return files.tensor(f"model.{_PROJECTION}.{name}") if found is None else found
+
+
 def _merge(files: Repository, model: nn.Module, projection: nn.Linear) -> None:
     """Merge the LoRA in ``files`` into the weights of ``model`` and ``projection``."""
-    file = files.find(_ADAPTER)
+    file = next((path for name in _ADAPTERS if (path := files.find(name)) is not None), None)
     if file is None:
-        raise ModelNotFound(f"{files.path!r} has {_ADAPTER_CONFIG}, but no {_ADAPTER}; {_REMEDY}")
+        raise ModelNotFound(f"{files.path!r} has {_ADAPTER_CONFIG}, but no {' or '.join(_ADAPTERS)}; {_REMEDY}")
     config = files.json(_ADAPTER_CONFIG)
     rank, scaling = scaling_of(config, f"{files.path!r}: {_ADAPTER_CONFIG}", _REMEDY)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -128,8 +138,7 @@ def _merge(files: Repository, model: nn.Module, projection: nn.Linear) -> None:
         for name, module in {**linears, _PROJECTION: projection}.items()
         if _is_target(name, config["target_modules"]) and not _is_target(name, config.get("exclude_modules"))
     }
-    with safe_open(file, framework="pt") as tensors:
-        found = {_name_of(key): key for key in tensors.keys()}  # noqa: SIM118 - it is no dict
+    found = {_name_of(key): key for key in tensors_in(file)}
     merge_lora(file, adapted, _halves, found, rank, scaling, _REMEDY)
 
 

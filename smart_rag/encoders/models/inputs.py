@@ -21,6 +21,7 @@ from smart_rag.encoders.compatibility import (
     pooling_of,
     transformer_config,
     unpooled_length,
+    video_processor_of,
 )
 from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import ImageSizes, size_option
@@ -92,7 +93,7 @@ class ModelInputs:
                 "interaction needs both in one space; use a model with one kind of pooling"
             )
         self.image_processor = image_processor_of(model)
-        self.image_sizes = ImageSizes(profile, self.image_processor, max_pixels)
+        self.image_sizes = ImageSizes(profile, self.image_processor, max_pixels, video_processor_of(model))
         self.special_ids = special_ids(self.tokenizer)
         self.visual_ids = placeholder_ids(model, "image", "video")
         self._template_lengths: dict[tuple[Task, bool, bool], tuple[int, int]] = {}
@@ -213,10 +214,9 @@ class ModelInputs:
             part = 1.0 if size is None else min(1.0, size[0] * size[1] / most_pixels)
             count += int(self.tokens_per_image * part)
         if content.video is not None:
-            most = most_frames(content.video, self.profile)
-            pixels = self.profile.video_pixels(most) or (0, most * most_pixels)
+            pixels = self.image_sizes.most_video_pixels(content.video, most_frames(content.video, self.profile))
             # Two frames share a patch.
-            as_images = 1 if self.profile.middle_frame else pixels[1] / most_pixels / 2
+            as_images = 1 if self.profile.middle_frame else pixels / most_pixels / 2
             count += int(self.tokens_per_image * as_images)
         return count
 
@@ -282,7 +282,7 @@ class ModelInputs:
 
     def _processing(self, metadata: Sequence[VideoMetadata]) -> dict[str, Any]:
         """Return the settings that replace the processor's own settings."""
-        options: dict[str, Any] = {"text": {"truncation": False}}  # `_shortened` cuts texts
+        options: dict[str, Any] = {"text": {"truncation": False, "verbose": False}}  # `_shortened` cuts texts
         if not self.has_own_files:
             options["chat_template"] = {"add_generation_prompt": self.profile.generation_prompt}
         template = bare_video_template(self.model, self.profile.template) if metadata else self.profile.template
@@ -292,10 +292,7 @@ class ModelInputs:
             options["image"] = {"size": size_option(self.image_sizes.limits)}
         if metadata:
             options["video"] = {"video_metadata": list(metadata), "do_sample_frames": False}
-            pixels = self.profile.video_pixels(len(metadata[0]["frames_indices"]))
-            if pixels is not None:  # they include the limits of a frame
-                options["video"] |= {"size": size_option(pixels), "cap_pixels_per_frame": False}
-                options["video"]["do_resize"] = self.profile.resizing == "processor"
+            options["video"] |= self.image_sizes.video_options(len(metadata[0]["frames_indices"]))
         return options
 
     # --- positions ---

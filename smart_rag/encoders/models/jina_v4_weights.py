@@ -19,7 +19,8 @@ from torch.nn import functional
 from transformers import Qwen2_5_VLConfig
 
 from smart_rag.encoders.compatibility import transformer
-from smart_rag.encoders.loading.repository import Repository
+from smart_rag.encoders.loading.repository import Repository, tensors_in
+from smart_rag.encoders.loading.weights import is_finite
 from smart_rag.errors import ModelNotFound
 
 _TASK = "retrieval"
@@ -151,6 +152,9 @@ def _projector(repository: Repository, width: int, dtype: torch.dtype) -> nn.Lin
             f"{repository.path!r}: {_PROJECTOR} has a weight of shape {tuple(weight.shape)} and a bias of "
             f"{tuple(bias.shape)}, expected (dimension, {width}) and (dimension,); {_REMEDY}"
         )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if not is_finite(tensor):
+            raise ModelNotFound(f"{repository.path!r} is damaged: NaN or infinity is in {_PROJECTOR}.{name}; {_REMEDY}")
     projector = nn.Linear(width, len(weight), dtype=dtype)
     projector.load_state_dict({"weight": weight, "bias": bias})
     return projector
@@ -189,19 +193,19 @@ def merge_lora(
             f"{adapter} should hold {len(expected)} tensors of the LoRA, two for each weight; "
             f"missing: {_some(expected - found.keys())}; left over: {_some(found.keys() - expected)}; {remedy}"
         )
-    with safe_open(adapter, framework="pt") as tensors:
-        for name, module in adapted.items():
-            rows, columns = module.weight.shape
-            halves = []
-            for key, shape in zip(halves_of(name), ((rank, columns), (rows, rank)), strict=True):
-                half = tensors.get_tensor(found[key])
-                if half.shape != shape:
-                    raise ModelNotFound(
-                        f"{adapter}: {key!r} has the shape {tuple(half.shape)}, expected {shape}; {remedy}"
-                    )
-                halves.append(half.double())
-            merged = torch.addmm(module.weight.double(), halves[1], halves[0], alpha=scaling)
-            module.weight.copy_(merged.float())  # then rounded to the model's own precision, like every weight
+    tensors = tensors_in(adapter, set(found.values()))
+    for name, module in adapted.items():
+        rows, columns = module.weight.shape
+        halves = []
+        for key, shape in zip(halves_of(name), ((rank, columns), (rows, rank)), strict=True):
+            half = tensors[found[key]]
+            if half.shape != shape:
+                raise ModelNotFound(f"{adapter}: {key!r} has the shape {tuple(half.shape)}, expected {shape}; {remedy}")
+            if not is_finite(half):
+                raise ModelNotFound(f"{adapter} is damaged: NaN or infinity is in {key!r}; {remedy}")
+            halves.append(half.double())
+        merged = torch.addmm(module.weight.double(), halves[1], halves[0], alpha=scaling)
+        module.weight.copy_(merged.float())  # then rounded to the model's own precision, like every weight
 
 
 def _some(names: Iterable[str]) -> str:

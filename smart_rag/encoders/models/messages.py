@@ -49,7 +49,7 @@ def _visual_parts(
     image = content.image
     if content.video is not None and not profile.middle_frame:
         frames = _frames(content.video, profile, sizes)
-        resized = sizes.resized_frames(frames.images)
+        resized = sizes.resized_frames(content.video, frames.images)
         parts.append({"type": "video", "video": list(frames.images) if resized is None else resized})
         metadata.append(_metadata(frames))
     elif content.video is not None and image is None:
@@ -76,7 +76,7 @@ def _frames(source: VideoSource, profile: Profile, sizes: ImageSizes) -> video.F
     """
     least, most = profile.frames
     if isinstance(source, str | Path):
-        return video.read_frames(source, profile.fps, most, sizes.frame_pixels, least)
+        return video.read_frames(source, profile.fps, most, sizes.frame_pixels, least, profile.even_frames)
     if not source:
         raise InvalidInput("a video is a list without frames; expected at least one frame")
     chosen = np.linspace(0, len(source) - 1, min(len(source), most)).astype(int).tolist()

@@ -11,6 +11,8 @@ import numpy as np
 from smart_rag.encoders.compatibility import (
     counted_tokens,
     document_length,
+    loses_positions,
+    lost_positions,
     merges_tokens,
     puts_no_words_around,
     set_document_length,
@@ -22,6 +24,9 @@ from smart_rag.encoders.models.positions import Mask, Positions
 from smart_rag.encoders.profiles import GENERAL_RULE, Decision
 from smart_rag.errors import EncoderError
 from smart_rag.types import Content, Task, TokenOrigin
+
+# The positions that colpali-engine gave ColQwen2 in its training, and that transformers does not give it.
+_TRAINED = "three axes"
 
 
 class MultiVectorInputs(ModelInputs):
@@ -37,6 +42,11 @@ class MultiVectorInputs(ModelInputs):
     @property
     def wraps_content(self) -> bool:
         return self.has_chat_template or "image" in self.modalities
+
+    def prepare(self, contents: Sequence[Content], task: Task) -> Prepared:
+        prepared = super().prepare(contents, task)
+        found = lost_positions(self.model, prepared.features)
+        return prepared if found is None else replace(prepared, features={**prepared.features, "position_ids": found})
 
     def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
         if merges_tokens(self.model, task):
@@ -54,7 +64,9 @@ class MultiVectorInputs(ModelInputs):
             return dict(transformer.processor.process_images(self._open_images(contents)))
         texts = [self.prompts[task] + content.text for content in contents]
         # Its own words follow a query, and nothing follows a document (colpali-engine, ColModernVBertProcessor).
-        return dict(transformer.processor.process_queries(texts, suffix=None if task == "query" else ""))
+        if task == "query":
+            return dict(transformer.processor.process_queries(texts))
+        return dict(transformer.processor(text=texts, padding="longest", return_tensors="pt"))
 
     def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         positions = super()._positions(features, contents, task)
@@ -91,6 +103,19 @@ class MultiVectorModel(PooledModel):
         # Not a product, because the state of a padded position may be NaN.
         pooled = torch.where(counted.unsqueeze(2), hidden, 0).sum(dim=1)
         return States(pooled, [hidden], positions)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        made = super().decisions
+        return [*made, Decision("positions", _TRAINED, "the model's training")] if self._gives_positions else made
+
+    def describe_images(self) -> dict[str, Any]:
+        described = super().describe_images()
+        return {**described, "positions": _TRAINED} if self._gives_positions else described
+
+    @property
+    def _gives_positions(self) -> bool:
+        return loses_positions(self.model)
 
     def make_portable(self) -> None:
         raise EncoderError(

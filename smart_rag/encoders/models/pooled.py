@@ -262,12 +262,18 @@ class PooledModel:
             "pooled_before": profile.pooled_before,
         }
         # These settings are newer than the others. A model that they do not change keeps its fingerprint.
-        if sizes.limits is not None:
-            described["resizing"] = profile.resizing
+        if sizes.resizing is not None:
+            described["resizing"] = sizes.resizing
         if profile.positions != "three axes":
             described["positions"] = profile.positions
         if not profile.deepstack:
             described["deepstack"] = False
+        if profile.tiny_image is not None:
+            described["tiny_image"] = profile.tiny_image
+        if profile.even_frames:
+            described["even_frames"] = True
+        if profile.frames_as_images:
+            described["frames_as_images"] = True
         return described
 
     def make_portable(self) -> None:

@@ -1,14 +1,20 @@
 """Loading: devices, attention, and models that cannot be loaded."""
 
+import functools
+import json
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_vbert, tiny_vision
+from helpers import tiny_col, tiny_jina, tiny_models, tiny_vbert, tiny_vision
+from helpers.command_line import good
+from helpers.published_folders import edit
 from helpers.text_models import models_in
 from helpers.vision_families import PIXELS, TEXT, TOLERANCE, picture
 from transformers import AutoModel, AutoProcessor
@@ -50,6 +56,49 @@ def test_folder_that_holds_no_model(models, tmp_path, content):
             (folder / "notes.txt").write_text("no model")
     with pytest.raises(ModelNotFound, match=r"(?s)cannot load the model folder.*folder'.*Pass the name.*'minilm'"):
         SmartEncoder(folder, device="cpu")
+
+
+def test_a_kind_of_model_that_transformers_does_not_know(models, tmp_path):
+    """transformers' own message speaks of a checkpoint and of its repository, and not of the version here."""
+    folder = shutil.copytree(models("mean").path, tmp_path / "model")
+    edit(folder, model_type="qwen9_embedding", architectures=["Qwen9Model"], transformers_version="9.1.0")
+    says = (
+        rf"model_type 'qwen9_embedding', which transformers {version('transformers')} on this machine does not know; "
+    )
+    says += r"transformers 9\.1\.0 saved it; install a newer version: pip install --upgrade transformers"
+    with pytest.raises(ModelNotFound, match=says):
+        SmartEncoder(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "source"),
+    [
+        (tiny_vision.colqwen2, "ColQwen2ForRetrieval", "config.json: architectures ColQwen2ForRetrieval"),
+        (tiny_models.colbert, "late interaction", "config_sentence_transformers.json: model_type MultiVectorEncoder"),
+        (tiny_jina.jina_v4, "JinaEmbeddingsV4Model", "config.json: architectures JinaEmbeddingsV4Model"),
+        (tiny_vision.siglip2, "siglip2", "config.json: model_type siglip2"),
+        (
+            functools.partial(tiny_col.col_qwen, name="ColQwen2_5"),
+            "ColQwen2_5 of colpali-engine",
+            "config.json: architectures ColQwen2_5",
+        ),
+    ],
+)
+def test_the_kind_of_a_model_and_what_shows_it(tmp_path, build, kind, source):
+    """No profile is for these models, so their profile is general. `info` says what they are."""
+    told = json.loads(good("info", "--model", build(tmp_path), "--json"))
+    found = {decision["name"]: (decision["value"], decision["source"]) for decision in told["decisions"]}
+    assert (found["profile"], found["kind"]) == (("general", "general rule"), (kind, source))
+
+
+@pytest.mark.parametrize("build", [tiny_vision.qwen2_vl, functools.partial(tiny_col.col_qwen, name="ColQwen2_5")])
+def test_no_warning_of_an_image_with_many_tokens(tmp_path, build, caplog):
+    """A tokenizer would say that an image with more tokens than a text may have ends in indexing errors."""
+    folder = Path(build(tmp_path))
+    edit(folder, "tokenizer_config.json", model_max_length=40)
+    encoder = SmartEncoder(folder, device="cpu")
+    assert len(encoder.encode_document([Content(image=picture(250, 250))]).tokens[0]) > 40
+    assert "Token indices" not in caplog.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

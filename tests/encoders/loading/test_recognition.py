@@ -14,7 +14,7 @@ from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.encoders.loading.recognition import family_of
 from smart_rag.encoders.loading.repository import Repository
 from smart_rag.encoders.protocol import warn_once
-from smart_rag.errors import IndexMismatch
+from smart_rag.errors import IndexMismatch, InvalidInput
 from smart_rag.types import Content
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -183,7 +183,11 @@ def test_a_name_does_not_count_for_another_kind_of_model(tmp_path):
     other = tmp_path / "gme-Qwen2-VL-2B-Instruct"
     shutil.copytree(tiny_vision.qwen3_vl(tmp_path / "qwen3"), other)
     assert seen(other) == ("general", "general rule")
-    assert seen(other, given="gme-qwen2-vl") == ("gme-qwen2-vl", "argument")
+    assert seen(other, given="lamra-ret") == ("lamra-ret", "argument")
+    assert seen(other, given="general") == ("general", "argument")
+    says = r"for models of the type qwen2_vl, but .* the type qwen3_vl .*fit, qwen3-vl-embedding, lamra-ret, general,"
+    with pytest.raises(InvalidInput, match=says):
+        seen(other, given="gme-qwen2-vl")
     text = tmp_path / "LamRA-Ret"
     shutil.copytree(tiny_models.bert(tmp_path / "bert"), text)
     assert seen(text) == ("general", "general rule")

@@ -1,9 +1,9 @@
-"""The pooling of a text model whose folder has no files for sentence-transformers."""
+"""The pooling and the prompts of a text model whose folder has no files for sentence-transformers."""
 
 import numpy as np
 import pytest
 import torch
-from helpers.text_families import TEXT_FAMILIES
+from helpers.text_families import INSTRUCTION, TEXT_FAMILIES
 from transformers import AutoModel, AutoTokenizer, Qwen3Config
 
 from smart_rag.encoders.compatibility import is_decoder, reads_both_ways
@@ -111,3 +111,36 @@ def test_the_pooling_is_in_the_fingerprint(tmp_path):
     family = TEXT_FAMILIES["BGE (BERT)"]
     one, other = (SmartEncoder(family.save_bare(tmp_path / name), device="cpu") for name in ("bge-x", "an-encoder"))
     assert one.fingerprint != other.fingerprint
+
+
+# --- prompts ------------------------------------------------------------------------------------
+
+
+def test_a_bare_qwen3_embedding_has_the_prompt_of_its_repository(tmp_path, caplog):
+    """A query equals that of the folder with all files: config_sentence_transformers.json has this prompt."""
+    family = TEXT_FAMILIES["Qwen3-Embedding (Qwen3)"]
+    bare = SmartEncoder(family.save_bare(tmp_path / "Qwen3-Embedding-0.6B"), device="cpu")
+    prompt = {decision.name: decision for decision in bare.decisions}["query_prompt"]
+    assert (prompt.value, prompt.source) == (INSTRUCTION, "the model's name")
+    whole = SmartEncoder(family.save(tmp_path / "whole"), device="cpu", max_length=bare.max_length)
+    for ours, theirs in zip(bare.encode_query(TEXTS).tokens, whole.encode_query(TEXTS).tokens, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    assert bare.fingerprint == SmartEncoder(bare.model_name, query_prompt="", device="cpu").fingerprint
+    bare.encode_document(TEXTS)
+    assert "prompts" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "arguments", "warns"),
+    [
+        ("Qwen3-Embedding (Qwen3)", "a-decoder", {}, True),
+        ("Qwen3-Embedding (Qwen3)", "another-decoder", {"query_prompt": "query: "}, False),
+        ("multilingual E5 (XLM-R)", "multilingual-e5-small", {}, True),
+        ("BGE (BERT)", "an-encoder", {}, False),
+    ],
+)
+def test_prompts_that_are_not_known_are_missed_once(tmp_path, caplog, family, name, arguments, warns):
+    encoder = SmartEncoder(TEXT_FAMILIES[family].save_bare(tmp_path / name), device="cpu", **arguments)
+    encoder.encode_document(TEXTS)
+    encoder.encode_document(TEXTS)
+    assert caplog.text.count("has no files for sentence-transformers, which would name its prompts") == warns

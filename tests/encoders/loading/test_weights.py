@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers.modeling_utils
-from helpers import tiny_families, tiny_jina, tiny_models, tiny_vbert, tiny_vision
+from helpers import tiny_col, tiny_families, tiny_jina, tiny_models, tiny_vbert, tiny_vision
+from helpers.published_folders import edit, with_lora
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -154,9 +155,21 @@ def test_a_head_for_words_is_no_error(tmp_path, name, caplog):
         ("ElectraForPreTraining", {"embedding_size": 16}),
         ("XLMRobertaForSequenceClassification", {}),
         ("GPTNeoXForCausalLM", {}),
+        ("BertForSequenceClassification", {}),
+        ("RobertaForMaskedLM", {}),
+        ("DebertaV2ForMaskedLM", {}),
+        ("DebertaV2ForSequenceClassification", {}),
+        ("ModernBertForMaskedLM", {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}),
+        (
+            "ModernBertForTokenClassification",
+            {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+        ),
+        ("Qwen3ForSequenceClassification", {"num_key_value_heads": 1, "head_dim": 16}),
     ],
 )
-def test_the_head_of_a_class_that_config_json_names_is_no_error(tmp_path, name, sizes):
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "not named"])
+def test_the_head_of_a_class_is_no_error(tmp_path, name, sizes, is_named):
+    """config.json names the class, or it names none, as that of DeBERTa-v3. Then another weight is still an error."""
     model_class, tokenizer = getattr(transformers, name), tiny_models.wordpiece()
     usual = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = model_class.config_class(
@@ -164,7 +177,68 @@ def test_the_head_of_a_class_that_config_json_names_is_no_error(tmp_path, name, 
     )
     model_class(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
+    if not is_named:
+        edit(tmp_path, architectures=None)
     SmartEncoder(tmp_path, device="cpu")
+    file = tmp_path / "model.safetensors"
+    save_file({**load_file(file), "custom_text_proj.weight": torch.zeros(4, 4)}, file, {"format": "pt"})
+    with pytest.raises(ModelNotFound, match=r"not in the model: '\S*custom_text_proj.weight'\. "):
+        SmartEncoder(tmp_path, device="cpu")
+
+
+def test_layout_of_deberta_v3(tmp_path):
+    """microsoft/deberta-v3-base: ``deberta.*`` and two heads of its training in a ``.bin`` file, and no class."""
+    tokenizer = tiny_models.wordpiece()
+    config = transformers.DebertaV2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    tensors = {f"deberta.{name}": value for name, value in transformers.DebertaV2Model(config).state_dict().items()}
+    tensors["deberta.embeddings.position_ids"] = torch.arange(512)[None]
+    for head in ("lm_predictions.lm_head.dense", "lm_predictions.lm_head.LayerNorm", "mask_predictions.dense"):
+        tensors[f"{head}.weight"] = torch.zeros(32)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    edit(tmp_path, architectures=None)
+    SmartEncoder(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen3-vl", "colqwen2", "jina-v4"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_without_a_number_is_named(folders, tmp_path, name, value):
+    """Otherwise, embeddings would be NaN, or only those of the texts that meet it."""
+    spoiled = []
+
+    def spoil(tensors):
+        spoiled.append(a_weight(tensors))
+        tensors[spoiled[0]].view(-1)[7] = value
+
+    folder = changed(folders(name), tmp_path / "model", spoil)
+    with pytest.raises(ModelNotFound, match=r"NaN or infinity is in '") as error:
+        SmartEncoder(folder, device="cpu")
+    assert ending(spoiled[0]) in str(error.value)
+
+
+def test_a_lora_or_a_pooler_without_a_number(folders, tmp_path):
+    """peft would name no tensor. No embedding needs the pooler."""
+    base = Path(tiny_col.col_qwen(tmp_path / "base", "ColQwen2_5"))
+    col = Path(tiny_col.lora(tmp_path / "col", base))
+    text = tmp_path / "text"
+    lora = LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)
+    with_lora(AutoModel.from_pretrained(folders("bert")), lora).save_pretrained(text)
+    for folder, options in ((col, {}), (text, {"base_model": folders("bert")})):
+        file = folder / "adapter_model.safetensors"
+        tensors = load_file(file)
+        name = max(tensors)
+        tensors[name].view(-1)[0] = float("nan")
+        save_file(tensors, file, {"format": "pt"})
+        with pytest.raises(ModelNotFound, match=rf"damaged.* NaN or infinity is in .*{ending(name)}"):
+            SmartEncoder(folder, device="cpu", **options)
+
+    def spoil(tensors):
+        tensors["pooler.dense.weight"].view(-1)[0] = float("nan")
+
+    SmartEncoder(changed(folders("bert"), tmp_path / "pooler", spoil), device="cpu")
 
 
 def test_a_missing_pooler_is_no_error_and_not_in_the_fingerprint(tmp_path):
@@ -201,7 +275,7 @@ def test_a_missing_half_of_a_lora_is_named(tmp_path, half):
     name = "encoder.layer.1.attention.self.value.lora_"
     dropped = [f"base_model.model.{name}{each}.weight" for each in half]
     save_file({key: tensor for key, tensor in load_file(file).items() if key not in dropped}, file, {"format": "pt"})
-    with pytest.raises(ModelNotFound, match=rf"the LoRA has nothing for its '{name}{half[0]}"):
+    with pytest.raises(ModelNotFound, match=rf"its file lacks '{name}{half[0]}"):
         SmartEncoder(folder, device="cpu")
 
 

@@ -15,8 +15,8 @@ from smart_rag.errors import InvalidInput
 from smart_rag.types import Content
 
 TEXTS = ["The cat sat on the mat.", "a", "Dogs bark at night, when nobody is there. " * 4, ""]
-# No larger than the four pixels for each of the model's own that an image is opened with.
-IMAGES = [picture(150, 60), picture(60, 110, 1), picture(56, 56, 2)]
+# The last one has many times the pixels that the models read.
+IMAGES = [picture(150, 60), picture(60, 110, 1), picture(56, 56, 2), picture(500, 300, 3)]
 BUILDERS = {"clip": tiny_vision.clip, "siglip": tiny_vision.siglip, "siglip2": tiny_vision.siglip2}
 
 
@@ -76,7 +76,7 @@ def test_representations_equal_those_of_the_towers(folders, encoder, name, wrapp
     ours = encoder(name, wrapped)
     assert ours.modalities == {"text", "image"}
     assert ours.dimension == {"clip": 24, "siglip": 32, "siglip2": 32}[name]
-    items = [TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1], TEXTS[2], IMAGES[2]]
+    items = [TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1], TEXTS[2], *IMAGES[2:]]
     got = ours.encode_document(items)
     for i, item in enumerate(items):
         pooled, tokens = (of_text if isinstance(item, str) else of_image)(folders(name), name, item)

@@ -22,8 +22,8 @@ from smart_rag.types import Content
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXTS = ["Interest rates rose by a quarter of a point in March.", "a", "Dogs bark at night. " * 6]
-# No larger than the four pixels for each of the model's own that an image is opened with.
-IMAGES = [picture(200, 90), picture(60, 110, 1), picture(96, 96, 2)]
+# The last one has more pixels than the models read.
+IMAGES = [picture(200, 90), picture(60, 110, 1), picture(96, 96, 2), picture(400, 300, 3)]
 PROCESSORS = {"ColQwen2": Qwen2VLProcessor, "ColQwen2_5": Qwen2_5_VLProcessor, "ColQwen3": Qwen3VLProcessor}
 # colpali-engine 0.3.18: `visual_prompt_prefix` of ColQwen2_5_Processor, and `process_queries` with its default suffix.
 PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
@@ -69,7 +69,7 @@ def expected(reference, item, task):
 
 
 def assert_same(encoder, reference, task):
-    items = [TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1], TEXTS[2], IMAGES[2]]
+    items = [TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1], TEXTS[2], *IMAGES[2:]]
     got = getattr(encoder, f"encode_{task}")(items)
     for i, item in enumerate(items):
         pooled, tokens = expected(reference, item, task)
@@ -100,6 +100,17 @@ def test_a_model_of_colpali_engine(folders, name, old):
         assert_same(encoder, reference, task)
 
 
+def test_the_names_with_which_colpali_engine_saves_colqwen3(folders, tmp_path):
+    """``ColQwen3.save_pretrained`` puts ``model.`` before every name, also before that of the projection."""
+    plain = folders("ColQwen3")
+    shutil.copytree(plain, tmp_path / "model")
+    tensors = {f"model.{name}": tensor for name, tensor in load_file(plain / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    encoder = SmartEncoder(tmp_path / "model", device="cpu")
+    assert encoder.fingerprint == SmartEncoder(plain, device="cpu").fingerprint
+    assert_same(encoder, Reference("ColQwen3", plain), "query")
+
+
 @pytest.mark.parametrize(("name", "old"), [("ColQwen2", True), ("ColQwen2_5", True), ("ColQwen3", False)])
 def test_a_lora_with_the_base_that_it_names(folders, tmp_path, name, old):
     """So ColQwen2 v1.0, ColQwen2.5 and ColNomic are published. ColNomic is a ColQwen2.5."""
@@ -112,6 +123,15 @@ def test_a_lora_with_the_base_that_it_names(folders, tmp_path, name, old):
     assert np.abs(encoder.encode_query(TEXTS[:1]).pooled - plain.encode_query(TEXTS[:1]).pooled).max() > 0.01
     assert encoder.fingerprint != plain.fingerprint
     assert SmartEncoder.from_description(encoder.describe()).fingerprint == encoder.fingerprint
+
+
+def test_a_profile_for_a_lora_is_not_ignored(folders, tmp_path):
+    """No profile is for these models."""
+    adapter = tiny_col.lora(tmp_path / "adapter", folders("ColQwen2"))
+    with pytest.raises(InvalidInput, match=r"profile 'vlm2vec-v2' is for vision-language decoders, which .* is not"):
+        SmartEncoder(adapter, device="cpu", profile="vlm2vec-v2")
+    kind = {decision.name: decision for decision in SmartEncoder(adapter, device="cpu").decisions}["kind"]
+    assert (kind.value, kind.source) == ("ColQwen2 of colpali-engine", "config.json: architectures ColQwen2")
 
 
 @pytest.mark.parametrize("tensor", ["language_model.layers.1.mlp.up_proj", "custom_text_proj"])
@@ -140,6 +160,10 @@ def without_projection(tensors):
     return {key: tensor for key, tensor in tensors.items() if key != "custom_text_proj.bias"}
 
 
+def spoilt(tensors):
+    return tensors | {"custom_text_proj.bias": tensors["custom_text_proj.bias"] * torch.nan}
+
+
 def narrow(tensors):
     return tensors | {"custom_text_proj.weight": torch.zeros(24, 8)}
 
@@ -148,6 +172,11 @@ def narrow(tensors):
     ("change", "reason"),
     [
         (without_projection, r"has no custom_text_proj.weight and .bias.* at random"),
+        (spoilt, r"damaged: NaN or infinity is in custom_text_proj\.bias"),
+        (
+            lambda tensors: tensors | {"custom_text_proj.norm.weight": torch.ones(24)},
+            r"in the files, but not in the model: 'custom_text_proj\.norm\.weight'",
+        ),
         (narrow, r"a weight of shape \(24, 8\).*expected \(dimension, 64\)"),
         (
             lambda tensors: {key: value for key, value in tensors.items() if "layers.1.mlp.up_proj" not in key},

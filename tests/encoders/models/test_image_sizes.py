@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from helpers import tiny_vision  # noqa: F401, skips this module where torchvision is not to be had
 from PIL import Image
+from transformers import SiglipImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
 from smart_rag.demo import sample_folder
@@ -93,8 +95,34 @@ def test_who_resizes(tmp_path):
     assert alone.open(noise).tobytes() == noise.tobytes()
     huge = Image.new("RGB", (5000, 4000))
     assert alone.open(huge).size == (96, 64)
-    large = Image.new("RGB", (4000, 4000))
-    assert alone.open(large).size == (4000, 4000)
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (3600, 3600), dtype=np.uint8))
+    whole = unit([grey.convert("RGB")], size=size_option(alone.limits), return_tensors="pt")["pixel_values"]
+    shrunk = alone.open(grey)
+    assert shrunk.size == (64, 64)
+    assert torch.equal(unit([shrunk], size=size_option(alone.limits), return_tensors="pt")["pixel_values"], whole)
+    large = Image.new("RGB", (3584, 3584))
+    assert alone.open(large).size == (3584, 3584)
+
+
+@pytest.mark.parametrize("size", [{"height": 56, "width": 28}, {"shortest_edge": 56}])
+def test_a_model_with_one_size_resizes_itself(size):
+    """Only a huge image is resized before, by the processor's own filter. A caller's limit shrinks every image."""
+    processor = SiglipImageProcessor(size=size)
+    made = ImageSizes(GENERAL, processor, None)
+    large = Image.new("RGB", (3000, 2000))
+    assert made.open(large).size == (3000, 2000)
+    assert ImageSizes(GENERAL, processor, 600).open(large).size == (30, 20)
+    assert (made.resizing, ImageSizes(GENERAL, processor, 600).resizing) == ("processor, any size", None)
+    huge = Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 5000), dtype=np.uint8))
+    assert made.open(huge, is_alone=True).size == (5000, 3000)
+    if "height" in size:
+        whole, before = (
+            processor([image], return_tensors="pt")["pixel_values"] for image in (huge.convert("RGB"), made.open(huge))
+        )
+        assert made.open(huge).size == (28, 56)
+        assert torch.equal(before, whole)
+    else:
+        assert made.open(huge).width * made.open(huge).height <= 16_384 * 28 * 28
 
 
 def test_an_image_that_is_too_narrow_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Models that were trained for late interaction, against `MultiVectorEncoder`."""
 
 import functools
+import json
 import math
 
 import numpy as np
@@ -19,13 +20,15 @@ from transformers import (
     ColQwen2Processor,
 )
 
-from smart_rag import CachedEncoder, IndexConfig, SmartEncoder, SmartIndex, rerank
-from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag import CachedEncoder, Document, IndexConfig, SmartEncoder, SmartIndex, rerank
+from smart_rag.encoders.fingerprint import fingerprint_of
+from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
+from smart_rag.index.manifest import FILE_NAME
 from smart_rag.types import Content
 
 TEXTS = [*tiny_models.SENTENCES, "a", "!", "Dogs bark. " * 40]
-# No larger than the four pixels for each of the model's own that an image is opened with.
-IMAGES = [picture(100, 90), picture(60, 110, 1), picture(56, 56, 2)]
+# The last one has many times the pixels that the models read.
+IMAGES = [picture(100, 90), picture(60, 110, 1), picture(56, 56, 2), picture(500, 300, 3)]
 MODELS = {
     "colbert": tiny_models.colbert,
     "colqwen2": tiny_vision.colqwen2,
@@ -75,11 +78,29 @@ def test_the_tokens_of_vision_models(models, name):
     assert encoder.dimension == 24
     short = TEXTS[:-1]
     assert_same(encoder.encode_query(short), reference.encode_query(short, convert_to_numpy=True))
-    assert_same(encoder.encode_document(IMAGES), reference.encode_document(IMAGES, convert_to_numpy=True))
+    if name != "colqwen2":  # sentence-transformers gives it other positions than its training
+        assert_same(encoder.encode_document(IMAGES), reference.encode_document(IMAGES, convert_to_numpy=True))
     # Texts and images in one call are taken apart, and put in order again.
     mixed = encoder.encode_document([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]])
     for i, item in enumerate([TEXTS[0], IMAGES[0], TEXTS[1], IMAGES[1]]):
         np.testing.assert_allclose(mixed.tokens[i], encoder.encode_document([item]).tokens[0], rtol=0, atol=1e-5)
+
+
+def trained(model, features):
+    """Return the token embeddings (length, dimension) of one input, as the training of the model computed them.
+
+    colpali-engine's ColQwen2 is a Qwen2VLModel that gets the ids, and a projection. So the decoder itself computes its
+    positions on three axes. In transformers' format, its class hands states to the decoder, which then counts them.
+    """
+    if not isinstance(model, ColQwen2ForRetrieval):
+        return model(**features).embeddings[0].float()
+    features = dict(features)
+    if "pixel_values" in features:
+        features["pixel_values"] = features["pixel_values"][0]
+        kinds = features["input_ids"] == model.config.vlm_config.image_token_id
+        features["mm_token_type_ids"] = kinds.int()
+    states = model.vlm(**features).last_hidden_state
+    return torch.nn.functional.normalize(model.embedding_proj_layer(states), dim=-1)[0]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -95,7 +116,7 @@ def test_vision_models_against_transformers(models, name):
     images = [processor.process_images([image]) for image in IMAGES]
     for ours, inputs in ((encoder.encode_query(texts), queries), (encoder.encode_document(IMAGES), images)):
         for i, features in enumerate(inputs):
-            tokens = model(**features).embeddings[0].float()
+            tokens = trained(model, features)
             assert features["attention_mask"].all()
             np.testing.assert_allclose(ours.tokens[i], tokens.numpy(), rtol=0, atol=1e-5)
             mean = torch.nn.functional.normalize(tokens.mean(0), dim=0)
@@ -103,24 +124,34 @@ def test_vision_models_against_transformers(models, name):
 
 
 @torch.inference_mode()
-def test_the_positions_of_colqwen2_in_the_format_of_transformers(models, caplog):
-    """transformers 4.53 called ``get_rope_index``, as the training did. transformers 5 does not, and a warning says so.
+def test_the_positions_of_colqwen2_in_the_format_of_transformers(models):
+    """transformers 4.53 called ``get_rope_index``, as the training did. transformers 5 does not.
 
-    If this fails because both are equal, transformers gives the right positions again. Then the warning can go.
+    If this fails because both are equal, transformers gives the right positions again, and ours can go.
     """
-    SmartEncoder(models("colqwen2")[0].model_name, device="cpu")
-    assert "transformers 5 gives ColQwen2 other positions than colpali-engine" in caplog.text
-    model = ColQwen2ForRetrieval.from_pretrained(models("colqwen2")[0].model_name).eval()
-    features = ColQwen2Processor.from_pretrained(models("colqwen2")[0].model_name).process_images([IMAGES[0]])
-    kinds = (features["input_ids"] == model.config.vlm_config.image_token_id).int()
-    trained, _ = model.vlm.get_rope_index(
-        features["input_ids"],
-        image_grid_thw=features["image_grid_thw"],
-        attention_mask=features["attention_mask"],
-        mm_token_type_ids=kinds,
-    )
-    right, wrong = model(**features, position_ids=trained).embeddings, model(**features).embeddings
-    assert (right * wrong).sum(-1).mean() < 0.95
+    encoder = models("colqwen2")[0]
+    model = ColQwen2ForRetrieval.from_pretrained(encoder.model_name).eval()
+    features = ColQwen2Processor.from_pretrained(encoder.model_name).process_images([IMAGES[0]])
+    assert (trained(model, features) * model(**features).embeddings[0]).sum(-1).mean() < 0.95
+    found = {decision.name: decision for decision in encoder.decisions}
+    assert (found["positions"].value, found["positions"].source) == ("three axes", "the model's training")
+    # Images of several shapes in one batch, as documents and as queries.
+    for encode in (encoder.encode_document, encoder.encode_query):
+        assert_same(encode(IMAGES), [encode([image]).tokens[0] for image in IMAGES])
+
+
+def test_an_index_of_colqwen2_with_other_positions_is_refused(models, tmp_path):
+    """So the manifest of an older version describes it."""
+    encoder = models("colqwen2")[0]
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        index.add([Document("page", image=IMAGES[0])])
+    file = tmp_path / "index" / FILE_NAME
+    manifest = json.loads(file.read_text())
+    assert manifest["encoder"]["images"].pop("positions") == "three axes"
+    manifest["fingerprint"] = fingerprint_of(manifest["encoder"])
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(IndexMismatch, match=r"other images and positions than this one \(positions\); encode"):
+        SmartIndex.open(tmp_path / "index", encoder)
 
 
 def test_the_words_around_those_of_colmodernvbert(models):

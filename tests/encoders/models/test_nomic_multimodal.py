@@ -4,14 +4,19 @@ The words around a text and an image are those of ``BiQwen2_5_Processor`` in col
 of ``BiQwen2_5`` there: the last position, after padding on the left.
 """
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from helpers import tiny_vision
+from helpers.published_folders import edit
 from helpers.vision_families import PIXELS, TEXT, picture
 from transformers import AutoModel, AutoProcessor
 
 from smart_rag import SmartEncoder
+from smart_rag.errors import ModelNotFound
 from smart_rag.types import Content
 
 END = "<|endoftext|>"
@@ -22,6 +27,28 @@ IMAGE = picture(140, 84)  # whole patches, so nothing is resized
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny_vision.qwen2_5_vl(tmp_path_factory.mktemp("qwen2_5"))
+
+
+def test_a_folder_with_the_processor_of_colpali_engine(folder, tmp_path):
+    """colpali-engine writes its own names (``BiQwen2_5_Processor.save_pretrained``), which transformers lacks."""
+    copy = Path(shutil.copytree(folder, tmp_path / "my model"))
+    edit(copy, "processor_config.json", processor_class="BiQwen2_5_Processor")
+    edit(copy, "tokenizer_config.json", processor_class="BiQwen2_5_Processor")
+    assert not hasattr(AutoProcessor.from_pretrained(copy), "image_processor")
+    encoder = SmartEncoder(copy, max_pixels=PIXELS, device="cpu")
+    family = encoder.decisions[0]
+    assert (family.value, family.source) == (
+        "nomic-embed-multimodal",
+        "processor_config.json: processor_class BiQwen2_5_Processor",
+    )
+    expected = SmartEncoder(folder, profile="nomic-embed-multimodal", max_pixels=PIXELS, device="cpu")
+    items = [Content(TEXT), Content(image=IMAGE)]
+    np.testing.assert_array_equal(encoder.encode_document(items).pooled, expected.encode_document(items).pooled)
+    assert encoder.fingerprint == expected.fingerprint
+    assert encoder.modalities == {"text", "image"}
+    (copy / "processor_config.json").unlink()
+    with pytest.raises(ModelNotFound, match=r"my model' is a vision-language decoder, but .* 'BiQwen2_5_Processor'"):
+        SmartEncoder(copy, device="cpu")
 
 
 def states(folder, **given):

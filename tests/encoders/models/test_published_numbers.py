@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 import pytest
-from helpers import reference_smart, tiny_vision
+from helpers import published_folders, reference_smart, tiny_vision
 from helpers.vision_families import FAMILIES, PIXELS, TEXT, TOLERANCE, expected, picture
 
 from smart_rag import SmartEncoder
@@ -101,6 +101,30 @@ def test_frames_in_the_other_families(pair, family):
     assert_equal(encoder.encode_document([Content(video=frames)]), 0, expected(reference, "document", given))
 
 
+@pytest.mark.parametrize("size", [(10, 10), (27, 300), (28, 300), (300, 5), (3000, 10)])
+def test_tiny_images_of_vlm2vec(pair, size):
+    """An image with a side below 28 pixels becomes a square of 56, even one too narrow for the processor."""
+    encoder, reference = pair("vlm2vec-v2")
+    image = picture(*size)
+    assert_equal(encoder.encode_document([Content(image=image)]), 0, reference.encode("document", None, [image]))
+    assert_equal(encoder.encode_query([Content(TEXT, image)]), 0, reference.encode("query", TEXT, [image]))
+
+
+@pytest.mark.parametrize("size", [(70, 100), (420, 310)])
+def test_a_frame_of_vlm2vec_has_no_more_pixels_than_an_image(tmp_path, size):
+    """The limits of the processor are those of the published folder: 4 to 16,384 tokens for a frame."""
+    folder, frames = published_folders.qwen2_vl(tmp_path), frames_of(8, size)
+    encoder = SmartEncoder(folder, profile="vlm2vec-v2", max_pixels=PIXELS)
+    reference = reference_smart.VLM2Vec(
+        folder, instructions={"query": "", "document": ""}, min_pixels=4 * 28 * 28, max_pixels=PIXELS
+    )
+    want = reference.encode("document", None, (), frames)
+    assert_equal(encoder.encode_document([Content(video=frames)]), 0, want)
+    assert len(want.tokens) <= 4 * PIXELS / (28 * 28)
+    assert encoder.describe()["images"]["frames_as_images"] is True
+    assert encoder.describe()["images"]["tiny_image"] == (28, 56)
+
+
 def test_frames_that_cannot_be_read(pair):
     encoder, _ = pair("qwen3-vl-embedding")
     with pytest.raises(InvalidInput, match="a list without frames"):
@@ -134,7 +158,7 @@ def test_the_papers_set_of_tokens(pair, family):
         ("qwen3-vl-embedding", {"resizing": "Pillow"}),
         ("gme-qwen2-vl", {"resizing": "Pillow, then processor", "positions": "counted"}),
         ("lamra-ret", {"resizing": "Pillow", "positions": "counted", "deepstack": False}),
-        ("vlm2vec-v2", {"resizing": "processor", "positions": "counted"}),
+        ("vlm2vec-v2", {"resizing": "processor, any size", "positions": "counted"}),
     ],
 )
 def test_the_description_names_these_settings(pair, family, described):

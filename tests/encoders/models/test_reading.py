@@ -16,6 +16,24 @@ LATIN = ("french", "german", "portuguese", "spanish")
 OTHER = ("arabic", "chinese", "hindi", "japanese", "korean", "russian")
 GREEK = ["Πού είναι τα κλειδιά;", "Η γάτα κάθεται στο χαλί.", "Πότε πρέπει να πληρωθούν οι φόροι;"]
 THAI = ["สุนัขเห่าตอนกลางคืน", "กุญแจอยู่ที่ไหน", "แมวนั่งอยู่บนเสื่อ"]
+# Short words, which are more often than sentences made of the few characters that MiniLM's tokenizer knows.
+SHORT = {
+    "Chinese": "标准 中国 税 北京 上海 合同 水 中 大学 日本 人民 明天天气 生日 東京 龍 國家 人工智能",
+    "Japanese": "東京 猫 日本 大学 人 車 ねこ さくら すし ビザ カメラ 請求書",
+    "Korean": "날씨 물 네 차 책 개 서울 계약",
+    "Russian": "цена банк река гарантия дом я-он мир НДС",
+    "Arabic, Hebrew, Hindi, Thai": "بيت لا נמל כן घर पानी แมว ภาษี",
+}
+MIXED = [
+    "ISO 9001 标准",
+    "iPhone 15 价格",
+    "5G 网络",
+    "VPN 设置",
+    "SAP 报销",
+    "USB кабель",
+    "GDPR とは",
+    "meaning of 道",
+]
 ENGLISH = [
     *TEXTS.values(),
     *tiny_models.SENTENCES,
@@ -29,6 +47,10 @@ ENGLISH = [
     "Plato (Πλάτων) was a Greek philosopher.",
     "Tokyo (東京) is the capital of Japan.",
     "rain 🌧️ and emoji 🙂",
+    "∑αβ",
+    "α",
+    "Δ G",
+    "κ, μ and σ²",
     "…",
     "",
 ]
@@ -63,8 +85,24 @@ def test_an_english_model_reads_latin_letters_alone(minilm):
         assert not any(minilm.unread(QUESTIONS[group]))
     assert not any(minilm.unread(ENGLISH))
     for group in OTHER:
-        assert all(minilm.unread(QUESTIONS[group])), group
+        assert all(minilm.unread([text for text in QUESTIONS[group] if "Python" not in text])), group
     assert all(minilm.unread([*GREEK, *THAI, "猫在哪里？", "キー", "Где?"]))
+
+
+@pytest.mark.parametrize("language", SHORT)
+def test_short_words(minilm, language):
+    """The script decides, and not whether the tokenizer happens to have a token for each character."""
+    words = SHORT[language].split()
+    assert [word for word, unread in zip(words, minilm.unread(words), strict=True) if not unread] == []
+    every = [question for group in QUESTIONS.values() for question in group]
+    reading = trained(every * 2)
+    assert not any(reading.unread([word for word in words if language in ("Chinese", "Japanese", "Korean", "Russian")]))
+
+
+def test_a_text_of_two_languages_is_read_in_one(minilm):
+    """MiniLM finds the right English passage for half of such questions (docs/models.md)."""
+    assert not any(minilm.unread(MIXED))
+    assert all(minilm.unread(["CD 光盘上的文件怎样复制到电脑里", "Как почистить фильтр пылесоса марки BQ?"]))
 
 
 def test_the_larger_part_of_a_text_decides(minilm):
@@ -88,7 +126,7 @@ def test_a_model_of_many_languages_reads_them(kind):
 def test_bytes_of_an_english_model():
     """A Chinese or Thai character is cut into bytes. A Russian letter is a token, which says nothing there."""
     reading = trained([*QUESTIONS["general"][:200]] * 3, "bytes", 1200)
-    assert all(reading.unread([*QUESTIONS["chinese"], *THAI]))
+    assert all(reading.unread([text for text in (*QUESTIONS["chinese"], *THAI) if "Python" not in text]))
     assert not any(reading.unread(ENGLISH))
     with_letters = trained([*QUESTIONS["general"][:200], *"абвгдежзийклмнопрстуфхцчшщъыьэюя"] * 3, "bytes", 1200)
     assert not any(with_letters.unread(QUESTIONS["russian"][:3]))
