@@ -183,7 +183,7 @@ def _load(
             f"{name!r} is a LoRA, and its file names the base model {base!r}, whose code would run, too; if you trust "
             "it, name it by base_model=, on the command line --base-model"
         )
-    base_files = repository(_bundled() if base_model == DEFAULT_MODEL else base, base_revision)
+    base_files = repository(bundled() if base_model == DEFAULT_MODEL else base, base_revision)
     if col_qwen_weights.is_col_qwen(base_files):  # its projection is beside the decoder, where peft does not look
         modules = col_qwen_weights.load(base_files, weights, files)
         model = _construct(base_files, device, is_multi_vector=True, modules=modules, **further)
