@@ -26,10 +26,12 @@ from smart_rag.cli.options import (
     Dtype,
     KeptDb,
     LimitQueries,
+    MaxPixels,
     Model,
     ProfileName,
     QueryPrompt,
     ReportFile,
+    Trusted,
 )
 from smart_rag.cli.write import print_report
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, IndexConfig
@@ -51,6 +53,8 @@ def evaluate(
     document_prompt: DocumentPrompt = None,
     backend: Backend = None,
     dtype: Dtype = None,
+    max_pixels: MaxPixels = None,
+    trust_remote_code: Trusted = False,
     paper: Annotated[
         bool,
         typer.Option(
@@ -92,8 +96,10 @@ def evaluate(
                 "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k and "
                 "--candidates"
             )
-        given = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
-        given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "backend": backend, "dtype": dtype}
+        given: dict[str, object] = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
+        given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "max_pixels": max_pixels}
+        given |= {"trust_remote_code": trust_remote_code}
+        given |= {"backend": backend, "dtype": dtype}
         _evaluate_published(dataset, model, given, media, split, language, limit_queries, json_file)
         return
     if media or split or language:
@@ -113,6 +119,8 @@ def evaluate(
             document_prompt=document_prompt,
             backend=backend,
             dtype=dtype,
+            max_pixels=max_pixels,
+            trust_remote_code=trust_remote_code,
         ) as index,
     ):
         result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())

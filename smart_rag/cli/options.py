@@ -76,7 +76,8 @@ BaseModel = Annotated[
     ),
 ]
 ProfileName = Annotated[
-    str | None, typer.Option("--profile", metavar="NAME", help="Family of the model, if its name does not show it.")
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="Family of the model, if its files and its name do not show it."),
 ]
 QueryPrompt = Annotated[
     str | None,

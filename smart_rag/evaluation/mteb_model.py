@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig, Weighting, check_choice, check_weights
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.pickling import named_prompts, takes_instructions, with_instruction, with_prompts
+from smart_rag.encoders.prompts import named_prompts, takes_instructions, with_instruction, with_prompts
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput, MissingExtra

@@ -17,7 +17,7 @@ import numpy as np
 
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.pickling import takes_instructions, with_instruction
+from smart_rag.encoders.prompts import takes_instructions, with_instruction
 from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DocumentError, InvalidInput

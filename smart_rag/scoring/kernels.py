@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.codec import turned
 from smart_rag.embeddings.tokens import Codes, Offsets
-from smart_rag.scoring import vectors
-from smart_rag.scoring.vectors import (
+from smart_rag.scoring import instructions
+from smart_rag.scoring.instructions import (
     AVX512_VNNI,
     AVX_VNNI,
     BYTES,
@@ -299,10 +299,10 @@ def _candidates(similar: Any, begin: int, end: int, highest: float, bound: float
 
 @lru_cache(maxsize=8)
 def _compiled(kind: int, bits: int) -> Callable[..., None]:
-    """Return the compiled loop for one of `vectors.KINDS`."""
+    """Return the compiled loop for one of `instructions.KINDS`."""
     rows = TILES[kind][2]
     # To see whether a result on disk is still right, Numba looks at this file and at the numbers from outside `best`.
-    source = zlib.crc32(Path(vectors.__file__).read_bytes())
+    source = zlib.crc32(Path(instructions.__file__).read_bytes())
 
     def best(codes: Any, offsets: Any, dimension: int, tiles: Any, lower: Any, sums: Any, reach: Any, best: Any) -> int:
         # The unit of similarities is half a step of the query's upper plane. The code of the value 0 is zeros / 2.

@@ -105,7 +105,7 @@ class CodeProduct:
     """
 
     codec: RotatedCodec
-    kind: int  # one of `vectors.KINDS`
+    kind: int  # one of `instructions.KINDS`
     uses_one_core = True
 
     def block_tokens(self, dimension: int, query_tokens: int) -> int:
@@ -128,13 +128,13 @@ class CodeProduct:
 
 @lru_cache(maxsize=1)
 def fastest_kind() -> int:
-    """Return the fastest of `vectors.KINDS` that this CPU can run.
+    """Return the fastest of `instructions.KINDS` that this CPU can run.
 
     This follows from the CPU's instructions. No time is measured, and all kinds give the same scores.
     """
-    from smart_rag.scoring import vectors
+    from smart_rag.scoring import instructions
 
-    return vectors.available()[-1]
+    return instructions.available()[-1]
 
 
 @lru_cache(maxsize=1)

@@ -444,3 +444,14 @@ def test_an_empty_split(tmp_path):
     result = evaluate_published(tmp_path, TextEncoder())
     assert only(result)["name"] == "NanoY"
     assert "the table 'corpus' has the columns (none)" in result["failed"][0]["reason"]
+
+
+def test_options_of_the_model_reach_it(tmp_path):
+    """The limit of pixels, and the prompts, are in the description of the encoder."""
+    folder = texts(tmp_path / "NanoNQ")
+    given = ("--max-pixels", "5000", "--query-prompt", "", "--document-prompt", "text: ", "--trust-remote-code")
+    code, output, errors = run("eval", folder, "--paper", "--model", "minilm", "--json", "-", *given)
+    assert code == 0, errors
+    encoder = json.loads(output)["settings"]["encoder"]
+    assert (encoder["max_pixels"], encoder["query_prompt"], encoder["document_prompt"]) == (5000, "", "text: ")
+    assert encoder["trust_remote_code"]

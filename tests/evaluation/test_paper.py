@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -24,9 +23,8 @@ from helpers.published_datasets import (
     words,
 )
 
-from smart_rag import Content, IndexConfig, SmartIndex
+from smart_rag import Content
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation import evaluate, load_dataset
 from smart_rag.evaluation.media import Places
 from smart_rag.evaluation.paper import evaluate_published
 from smart_rag.evaluation.published import find_published
@@ -481,24 +479,3 @@ def test_frames_stand_for_a_video_that_is_not_there(tmp_path):
 
     with pytest.raises(InvalidInput, match=r"neither the video 'test/a\.mp4' nor a folder 'a' with its frames"):
         source.load(Places(tmp_path))
-
-
-def test_eval_of_a_beir_folder_with_images(tmp_path):
-    """The other way to rank reads the image of a query, too."""
-    for i in range(5):
-        (tmp_path / f"{i}.png").write_bytes(picture(i))
-    lines = {
-        "corpus": [{"_id": f"d{i}", "image": f"{i}.png"} for i in range(4)],
-        "queries": [{"_id": "q0", "text": "word1", "image": "4.png"}, {"_id": "q1", "text": "word2"}],
-    }
-    for name, rows in lines.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "qrels.tsv").write_text("q0\td1\t1\nq1\td2\t1\n")
-    dataset = load_dataset(tmp_path)
-    with SmartIndex.create(tmp_path / "index", PixelEncoder(), config=IndexConfig(codec="exact")) as index:
-        found = evaluate(dataset, index, weights=(1, 1), weighting="none")
-    documents = {f"d{i}": Content(image=PICTURES[i]) for i in range(4)}
-    plain = plain_figures(documents, {"q0": Content("word1", PICTURES[4]), "q1": "word2"}, dataset.qrels)
-    for run, ranking in (("pooled", "pooled"), ("late", "late"), ("paper", "smart")):
-        assert found["runs"][run]["ndcg@10"] == pytest.approx(plain[ranking]["ndcg@10"])
-    assert found["runs"]["search_exhaustive"]["ndcg@10"] == pytest.approx(plain["smart"]["ndcg@10"])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from smart_rag.demo import sample_folder, sample_questions
 from smart_rag.embeddings.codec import get_codec, rotation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
-from smart_rag.scoring import cores, maxsim, products, ranking, vectors
+from smart_rag.scoring import cores, instructions, maxsim, products, ranking
 from smart_rag.scoring.device_products import DeviceProduct, segment_max
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -30,7 +30,7 @@ CODECS = ["float32", "float16", *ROTATED]
 
 # Each way of this CPU to multiply codes; what a machine without Numba does, and torch on a device. The last is the one
 # that the library takes on this machine.
-KINDS = [vectors.KINDS[kind] for kind in vectors.available()]
+KINDS = [instructions.KINDS[kind] for kind in instructions.available()]
 KERNELS = ["floats", "levels", "torch", *KINDS, "chosen"]
 
 
@@ -54,7 +54,7 @@ def kernel_of(kind, documents, device="cpu"):
 
 
 def code_product(kind, codec):
-    (number,) = (number for number, name in vectors.KINDS.items() if name == kind)
+    (number,) = (number for number, name in instructions.KINDS.items() if name == kind)
     return products.CodeProduct(codec, number)
 
 
@@ -241,7 +241,7 @@ def test_no_codes_have_no_scores():
 def test_the_kernel_follows_from_codec_and_device(monkeypatch):
     """No time is measured. Without Numba, codes are scored as levels."""
     documents = encoded(batch(np.random.default_rng(0), [3], 25), "2bit")
-    assert products.product_for(documents, "cpu") == products.CodeProduct(documents.codec, vectors.available()[-1])
+    assert products.product_for(documents, "cpu") == products.CodeProduct(documents.codec, instructions.available()[-1])
     assert products.product_for(documents, "cuda") == DeviceProduct(documents.codec, "cuda")
     for floats in (documents.decode(), encoded(documents.decode(), "float16")):
         assert type(products.product_for(floats, "cpu")) is products.FloatProduct
@@ -296,8 +296,8 @@ def test_kernels_on_other_cpus(tmp_path, kind):
     variables = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "NUMBA_CACHE_DIR": str(tmp_path)}
     script = """
 import sys, pytest
-from smart_rag.scoring import vectors
-assert vectors.KINDS[vectors.available()[-1]] == sys.argv[1], vectors.features()
+from smart_rag.scoring import instructions
+assert instructions.KINDS[instructions.available()[-1]] == sys.argv[1], instructions.features()
 raise SystemExit(pytest.main(sys.argv[2:]))
 """
     tests = "rankings_equal and chosen and 2bit or equal_scores and 384 and 2bit"
@@ -319,11 +319,11 @@ raise SystemExit(pytest.main(sys.argv[2:]))
 )
 def test_the_kind_follows_from_the_instructions(monkeypatch, features, kind):
     monkeypatch.setattr("numba.config.CPU_FEATURES", features)
-    vectors.features.cache_clear()
+    instructions.features.cache_clear()
     try:
-        assert vectors.KINDS[vectors.available()[-1]] == kind
+        assert instructions.KINDS[instructions.available()[-1]] == kind
     finally:
-        vectors.features.cache_clear()
+        instructions.features.cache_clear()
 
 
 def test_scoring_on_a_cpu_loads_no_torch():
