@@ -48,6 +48,14 @@ def minilm():
     return SmartEncoder("minilm", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def minilm_on_torch():
+    """Return the bundled model on torch, for tests that take its ``model`` or its ``trainable``."""
+    from smart_rag.encoders.smart_encoder import SmartEncoder
+
+    return SmartEncoder("minilm", device="cpu", backend="torch")
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Tiny models run faster on one, the more so beside other tests."""

@@ -27,6 +27,7 @@ EXHAUSTIVE_DOCUMENTS = 500
 HNSW_BOUNDS = {"max_neighbors": (2, 10_000), "ef_construction": (1, 1_000_000), "ef_search": (1, 1_000_000)}
 
 Weighting = Literal["idf", "none"]
+Backend = Literal["auto", "torch", "onnx", "openvino"]
 Objective = Literal["pooled", "late", "hybrid"]
 # An adapter does not change pooled embeddings, so it has no objective "pooled".
 AdapterObjective = Literal["late", "hybrid"]
@@ -60,7 +61,7 @@ MODEL_OPTIONS = (
         "model_kwargs",
         "processor_kwargs",
     ),
-    *("tokenizer_kwargs", "config_kwargs", "similarity_fn_name", "truncate_dim", "backend"),
+    *("tokenizer_kwargs", "config_kwargs", "similarity_fn_name", "truncate_dim"),
 )
 
 
@@ -109,13 +110,11 @@ def check_choice(name: str, value: str, choices: object) -> None:
 
 def check_model_options(options: Mapping[str, Any], name: str = "model_options") -> None:
     """Raise `InvalidInput` if one of ``options`` is not in `MODEL_OPTIONS`. ``name`` is the argument's name."""
-    for option, value in options.items():
-        if option in ("device", "revision", "trust_remote_code"):
+    for option in options:
+        if option in ("backend", "device", "revision", "trust_remote_code"):
             raise InvalidInput(f"{name} has {option!r}, which is an argument of its own; pass {option}=")
         if option not in MODEL_OPTIONS:
             raise InvalidInput(f"{name} has {option!r}; {nearest(option, MODEL_OPTIONS)}")
-        if option == "backend" and value not in (None, "torch"):
-            raise InvalidInput(f"{name} has backend={value!r}, which is an argument of its own; pass backend={value!r}")
 
 
 # A score with larger weights would lose the differences between documents, and then overflow.

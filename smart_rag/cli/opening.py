@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import DEFAULT_MODEL, IndexConfig
 from smart_rag.embeddings.codec import get_codec
-from smart_rag.encoders import known_models
+from smart_rag.encoders.loading import known_models
 from smart_rag.errors import IndexMismatch, InvalidInput, ModelNotFound
 from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.index.trust import check_model

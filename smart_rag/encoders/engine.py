@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from smart_rag.config import DEFAULT_MODEL, check_choice
+from smart_rag.config import DEFAULT_MODEL, Backend, check_choice
 from smart_rag.encoders.batching import BatchEncoder
-from smart_rag.encoders.exported.folder import ExportFolder, local_files
+from smart_rag.encoders.exported.folder import ExportFolder, local_files, stored_precision
 from smart_rag.encoders.exported.model import ExportedModel, ExportedTextModel
 from smart_rag.encoders.exported.runner import Precision
+from smart_rag.encoders.fingerprint import PRECISIONS
 from smart_rag.encoders.loading.devices import device_names, has_accelerator
-from smart_rag.encoders.loading.loader import LoadedModel, bundled, load
+from smart_rag.encoders.loading.loader import LoadedModel, load
+from smart_rag.encoders.loading.repository import bundled
 from smart_rag.encoders.models.clip import ClipModel
 from smart_rag.encoders.models.col_qwen import ColQwenModel
 from smart_rag.encoders.models.jina_v4 import JinaV4Model
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["auto", "torch", "onnx", "openvino"]
-
 _MODEL_CLASSES: dict[str, type[PooledModel]] = {
     "pooled": PooledModel,
     "multi-vector": MultiVectorModel,
@@ -45,8 +45,8 @@ _MODEL_CLASSES: dict[str, type[PooledModel]] = {
 # larger one would take gigabytes of the disk.
 _LEAST_WEIGHTS, _MOST_WEIGHTS = 5_000_000, 1_000_000_000
 _PRECISIONS_OF: dict[str, dict[str | None, Precision]] = {
-    "onnx": {None: "float32", "float32": "float32", "int8": "int8"},
-    "openvino": {None: "float32", "float32": "float32", "bfloat16": "bfloat16"},
+    "onnx": {None: "float32", "auto": "float32", "float32": "float32", "int8": "int8"},
+    "openvino": {None: "float32", "auto": "float32", "float32": "float32", "bfloat16": "bfloat16"},
 }
 # Options of a model that change nothing in its export.
 _NOT_IN_EXPORT = ("token", "truncate_dim", "similarity_fn_name", "local_files_only", "cache_folder")
@@ -107,6 +107,8 @@ def start(arguments: ModelArguments) -> Engine:
         files = _files(arguments)
     if files is None:
         why = "its files are not in the cache of the hub"
+    elif arguments.dtype == "auto" and (stored := stored_precision(files)) != "float32":
+        loaded, why = None, f"the precision of its weights is {stored or 'unknown'}"
     else:
         folder = ExportFolder.of(files, _loading(arguments))
         settings: Mapping[str, Any] | None = folder.settings()
@@ -134,12 +136,14 @@ def moved_to_torch(arguments: ModelArguments, settings: ModelSettings, batches: 
     return Engine(settings, moved.models[0], moved, engine.backend)
 
 
-def describe_backend(arguments: ModelArguments) -> dict[str, Any]:
-    """Return the entries of an encoder's description that say how an ONNX file is run, as JSON values."""
-    given = {"dtype": arguments.dtype, "backend": None if arguments.backend == "auto" else arguments.backend}
+def describe_backend(arguments: ModelArguments, uses_torch: bool) -> dict[str, Any]:
+    """Return the entries of an encoder's description that say what runs the model, as JSON values."""
+    described: dict[str, Any] = {} if arguments.backend == "auto" else {"backend": arguments.backend}
+    if uses_torch or arguments.dtype not in PRECISIONS:
+        return described
+    described["dtype"] = arguments.dtype
     # bfloat16 gives nearly the same numbers as float32, and may be mixed with it. int8 may not.
-    given |= {"precision": "int8" if arguments.dtype == "int8" else None}
-    return {name: value for name, value in given.items() if value is not None}
+    return described | ({"precision": "int8"} if arguments.dtype == "int8" else {})
 
 
 def _why_torch(arguments: ModelArguments) -> str | None:

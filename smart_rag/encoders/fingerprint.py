@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 DESCRIBED = (
     *("model", "revision", "trust_remote_code", "query_prompt", "document_prompt", "max_length", "profile"),
     *("query_tokens", "document_tokens", "max_pixels", "paper", "adapter", "model_options", "base_model"),
-    *("dtype", "backend"),
+    *("backend", "dtype"),
 )
+# The precisions that an index may choose.
+PRECISIONS = ("bfloat16", "int8")
 # Entries of a description that do not change the embeddings of a document, or that repeat another entry.
 _NOT_IN_FINGERPRINT = (
     "model",
@@ -35,6 +37,14 @@ _NOT_IN_FINGERPRINT = (
 )
 # Options of a model that change its embeddings and that are not in another entry.
 _OPTIONS = ("config_kwargs", "processor_kwargs", "tokenizer_kwargs")
+
+
+def arguments_in(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `SmartEncoder` in an encoder's description."""
+    arguments = {name: description[name] for name in DESCRIBED if name in description}
+    if arguments.get("dtype") not in PRECISIONS:
+        arguments.pop("dtype", None)
+    return arguments
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:

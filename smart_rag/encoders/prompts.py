@@ -60,4 +60,4 @@ def named_prompts(encoder: Any) -> Mapping[str, str] | None:
         return None
     if any(each.source == ARGUMENT for each in settings.prompt_decisions):
         return {str(task): prompt for task, prompt in settings.prompts.items()}
-    return {name: prompt or "" for name, prompt in (encoder.model.prompts or {}).items()}
+    return {name: prompt or "" for name, prompt in (encoder._model.model.prompts or {}).items()}

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, check_count, check_model_options
+from smart_rag.config import DEFAULT_MODEL, DEFAULT_WEIGHTS, Backend, check_count, check_model_options
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
-from smart_rag.encoders import known_models
 from smart_rag.encoders.batching import Output
 from smart_rag.encoders.compatibility import AnyModel
-from smart_rag.encoders.engine import Backend, Engine, ModelArguments, describe_backend, moved_to_torch, start
-from smart_rag.encoders.fingerprint import DESCRIBED, fingerprint_of
+from smart_rag.encoders.engine import Engine, ModelArguments, describe_backend, moved_to_torch, start
+from smart_rag.encoders.fingerprint import arguments_in, fingerprint_of
+from smart_rag.encoders.loading import known_models
 from smart_rag.encoders.loading.model_options import portable_options, with_full_paths
 from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.reading import Reading
@@ -183,17 +183,13 @@ class SmartEncoder:
         cls, description: Mapping[str, Any], device: str | Sequence[str] | None = None
     ) -> SmartEncoder:
         """Return the encoder that ``description`` describes (see `describe`). The manifest of an index holds one."""
-        return cls(**cls._arguments_in(description), device=device)
-
-    @classmethod
-    def _arguments_in(cls, description: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: description[name] for name in DESCRIBED if name in description}
+        return cls(**arguments_in(description), device=device)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that make this encoder again, as JSON values. The device and a hub token are left out."""
         return {
-            **self._arguments_in(self.describe()),
+            **arguments_in(self.describe()),
             "dtype": self._dtype,
             "attn_implementation": self._attn_implementation,
             "backend": self._backend,
@@ -333,8 +329,7 @@ class SmartEncoder:
         if self._model_options:
             description["model_options"] = self._model_options
         description |= {"paper": True} if self._model.profile.paper else {}
-        if not self._model.uses_torch:
-            description |= describe_backend(self._arguments)
+        description |= describe_backend(self._arguments, self._model.uses_torch)
         if "image" in self.modalities:
             description["images"] = self._model.describe_images()
         return description

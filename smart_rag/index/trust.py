@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smart_rag.encoders import known_models
+from smart_rag.encoders.loading import known_models
 from smart_rag.errors import CorruptStore, NotTrusted
 from smart_rag.paths import model_location
 

@@ -79,10 +79,10 @@ def test_an_encoder_is_recognised_without_evaluating_it():
     assert isinstance(Unwilling(), Encoder)
 
 
-def test_objects_that_are_no_encoders(minilm):
+def test_objects_that_are_no_encoders(minilm, minilm_on_torch):
     assert isinstance(minilm, Encoder)
     assert isinstance(WordEncoder(), Encoder)
-    assert not isinstance(minilm.model, Encoder)
+    assert not isinstance(minilm_on_torch.model, Encoder)
     assert not isinstance("minilm", Encoder)
     nearly = type("Nearly", (Unwilling,), {"describe": None})
     assert not isinstance(nearly(), Encoder)

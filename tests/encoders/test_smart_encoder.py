@@ -163,17 +163,17 @@ def test_ids_are_those_of_the_tokenizer(models, name):
     assert [ids.tolist() for ids in found] == expected
 
 
-def test_ids_of_punctuation(minilm):
+def test_ids_of_punctuation(minilm, minilm_on_torch):
     """Words, numbers and signs keep their ids; punctuation marks have none."""
     text = "(Is C++ 10 % faster, or 5 € cheaper?) \u201cYes\u201d - \u7684\uff01"
-    names = np.asarray(minilm.model.tokenizer.tokenize(text))
+    names = np.asarray(minilm_on_torch.model.tokenizer.tokenize(text))
     ids = minilm.encode_document([text]).tokens.ids
     assert names[ids < 0].tolist() == ["(", "%", ",", "?", ")", "\u201c", "\u201d", "-", "\uff01"]
 
 
-def test_unknown_words_keep_their_tokens(minilm):
+def test_unknown_words_keep_their_tokens(minilm, minilm_on_torch):
     """An emoji outside of the vocabulary has a state."""
-    assert minilm.model.tokenizer.tokenize("cat 🦩") == ["cat", "[UNK]"]
+    assert minilm_on_torch.model.tokenizer.tokenize("cat 🦩") == ["cat", "[UNK]"]
     assert len(minilm.encode_document(["cat 🦩"]).tokens[0]) == 2
 
 
@@ -225,10 +225,10 @@ def test_progress_is_shown_on_request(minilm, capsys):
 # Prompts and lengths.
 
 
-def test_count_tokens(models, minilm):
+def test_count_tokens(models, minilm, minilm_on_torch):
     """Special tokens and prompts do not count, and nothing is cut."""
     texts = ["The cat sat.", "", "embeddings", "cat " * 1000, "猫坐"]
-    assert minilm.model.tokenizer.tokenize("embeddings") == ["em", "##bed", "##ding", "##s"]
+    assert minilm_on_torch.model.tokenizer.tokenize("embeddings") == ["em", "##bed", "##ding", "##s"]
     assert minilm.count_tokens(texts) == [4, 0, 4, 1000, 2]
     assert minilm.count_tokens([]) == []
     assert models("prompts").encoder.count_tokens(["the cat"]) == [2]

@@ -44,8 +44,8 @@ def test_each_id_is_decoded_once():
 
 
 @pytest.mark.parametrize("text", ["The cat sat, on the mat.", "What?! (No...)"])
-def test_ids_equal_those_of_the_encoder(minilm, text):
+def test_ids_equal_those_of_the_encoder(minilm, minilm_on_torch, text):
     """With a real tokenizer, special tokens are left out, and punctuation has no id."""
-    vocabulary = Vocabulary(minilm.model.tokenizer.decode)
-    ids = minilm.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    vocabulary = Vocabulary(minilm_on_torch.model.tokenizer.decode)
+    ids = minilm_on_torch.model.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert vocabulary.ids(ids).tolist() == minilm.encode_document([text]).tokens.ids.tolist()

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from smart_rag import CachedEncoder, Encoder, SmartEncoder
-from smart_rag.config import check_model_options, nearest
+from smart_rag.config import Backend, check_choice, check_model_options, nearest
 from smart_rag.errors import InvalidInput
 
 # Arguments of `SmartEncoder` that LangChain puts into ``model_kwargs``.
-_OWN = ("device", "revision", "trust_remote_code")
+_OWN = ("backend", "device", "revision", "trust_remote_code")
 # Arguments of ``SentenceTransformer.encode`` that belong to one call, and not to the model.
 _OF_A_CALL = ("normalize_embeddings", "batch_size", "show_progress_bar")
 # Arguments of ``SentenceTransformer.encode`` that change nothing if the embeddings are lists.
@@ -61,6 +61,7 @@ def encoder_arguments(
     if encode_kwargs.get("truncate_dim") is not None:
         of_model["truncate_dim"] = encode_kwargs["truncate_dim"]
     check_model_options(of_model, "model_kwargs")
+    check_choice("backend", {**model_kwargs, **options}.get("backend", "auto"), Backend)
     arguments: dict[str, Any] = {name: model_kwargs[name] for name in _OWN if name in model_kwargs}
     if encode_kwargs.get("device") is not None:
         arguments["device"] = encode_kwargs["device"]

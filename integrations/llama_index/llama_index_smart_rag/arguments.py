@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from smart_rag import CachedEncoder, Encoder, SmartEncoder
-from smart_rag.config import MODEL_OPTIONS, check_model_options, nearest
+from smart_rag.config import MODEL_OPTIONS, Backend, check_choice, check_model_options, nearest
 
 # Names of models before whose queries (and texts) ``HuggingFaceEmbedding`` puts instructions, and the instructions.
 _SIZES = ("small", "base", "large")
@@ -63,6 +63,7 @@ def encoder_arguments(
         elif name != "model_options":
             arguments[name] = value
     check_model_options(further)
+    check_choice("backend", options.get("backend", "auto"), Backend)
     prompts = {
         "query": query_instruction or _BEFORE_QUERIES.get(model_name, ""),
         "text": text_instruction or _BEFORE_TEXTS.get(model_name, ""),

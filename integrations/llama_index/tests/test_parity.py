@@ -105,5 +105,5 @@ def test_an_argument_with_another_name_here(argument):
 
 
 def test_another_backend_is_refused():
-    with pytest.raises(InvalidInput, match="torch is used"):
-        SmartEmbedding("minilm", backend="onnx")
+    with pytest.raises(InvalidInput, match="backend must be one of auto, torch"):
+        SmartEmbedding("minilm", backend="onyx")

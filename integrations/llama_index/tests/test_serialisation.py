@@ -60,6 +60,7 @@ OF_FIELDS = (OF_MODEL | OF_EMBEDDING).keys() - {"encoder_options", "token_store"
 OPTIONS = {
     "dtype": st.sampled_from([None, "float64"]),
     "attn_implementation": st.just("eager"),
+    "backend": st.just("torch"),
     "batch_size": st.integers(1, 9),
     "batch_tokens": st.integers(1, 999),
     "revision": st.just("main"),

@@ -17,6 +17,7 @@ from smart_rag.encoders.batching import BatchEncoder, Output
 from smart_rag.encoders.compatibility import module_settings, pooling_of, transformer_config
 from smart_rag.encoders.exported.folder import ExportFolder
 from smart_rag.encoders.exported.model import POOLINGS, ExportedModel, ExportedTextModel
+from smart_rag.encoders.exported.runner import private_onnxruntime
 from smart_rag.encoders.exported.tokenizer import settings_of
 from smart_rag.encoders.fingerprint import weights_digest
 from smart_rag.encoders.loading.loader import LoadedModel
@@ -119,13 +120,15 @@ def export(loaded: LoadedModel, files: Path, folder: ExportFolder) -> dict[str, 
 
 def write_int8(folder: ExportFolder, settings: Mapping[str, Any]) -> None:
     """Write the export a second time, with weights of 8 bits for each channel, if this has not been done before."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    quantization = private_onnxruntime("onnxruntime.quantization")
 
     if folder.int8_model.exists():
         return
     beside = folder.int8_model.with_name(f"{folder.int8_model.name}.{os.getpid()}.new")
     with _quiet(), _without_advice():
-        quantize_dynamic(folder.model_file(settings), beside, per_channel=True, weight_type=QuantType.QInt8)
+        quantization.quantize_dynamic(
+            folder.model_file(settings), beside, per_channel=True, weight_type=quantization.QuantType.QInt8
+        )
     beside.replace(folder.int8_model)
 
 

@@ -146,6 +146,34 @@ def local_files(model: str, revision: str | None, cache: str | None) -> Path | N
     return folder if folder.is_dir() else None
 
 
+def stored_precision(files: Path) -> str | None:
+    """Return the precision of the weights in the folder ``files``, such as ``"float32"``. None if it does not say it.
+
+    transformers loads weights in this precision if it is asked for ``dtype="auto"``.
+    """
+    modules = _json(files / "modules.json") or []
+    folder = files / str(modules[0].get("path", "")) if modules else files
+    config = _json(folder / "config.json") or {}
+    named = config.get("dtype") or config.get("torch_dtype")
+    return str(named) if named else _precision_in(folder / "model.safetensors")
+
+
+def _precision_in(file: Path) -> str | None:
+    if not file.is_file():
+        return None
+    from safetensors import safe_open
+
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    with safe_open(file, framework="numpy") as weights:
+        kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118, this is no dict
+    floats = kinds & names.keys()
+    return names[floats.pop()] if len(floats) == 1 else None
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

