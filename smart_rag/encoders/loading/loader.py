@@ -175,6 +175,11 @@ def _load(
     further = {name: value for name, value in further.items() if name != "local_files_only"}
     lora = LoraFolder.find(name, files)
     if lora is None and base_model is not None:
+        if files.find("config.json") is None:
+            raise ModelNotFound(
+                f"the model {name!r}, a LoRA of {base_model!r}, is not on this machine and cannot be downloaded; if "
+                "you have it in a folder, name this folder"
+            )
         raise InvalidInput(
             f"base_model= names the model that a LoRA is added to, and {name!r} is no LoRA; leave it out"
         )
@@ -196,7 +201,10 @@ def _load(
         found = by_architecture(base_files, " of colpali-engine")
         return LoadedModel(name, model, True, "col-qwen", decision, decided, recognised=found)
     with lora.over(base_files, with_code=trust_remote_code) as whole:
-        decision = family_of(name, whole, profile, {**lora.settings, "base_model_name_or_path": base})
+        decision = family_of(name, whole, profile, lora.settings)
+        of_base = family_of(base, base_files)
+        if decision.source == GENERAL_RULE != of_base.source:  # the LoRA shows nothing, and the base model a family
+            decision = replace(of_base, source=f"the base model: {of_base.source}")
         # The sum with the LoRA is computed on the CPU in float32, and then rounded. So it is the same on every machine.
         loaded = _load_whole(
             name, whole, "cpu", {**weights, "dtype": "float32"}, trust_remote_code, further, decision, base
