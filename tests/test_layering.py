@@ -19,7 +19,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 ROWS = (
     ("errors",),
     ("values",),
-    ("types", "config", "wording", "citations", "fences", "threads", "_version"),
+    ("types", "config", "wording", "citations", "fences", "threads", "_version", "progress"),
     ("paths",),
     ("embeddings",),
     ("files", "scoring"),

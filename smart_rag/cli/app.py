@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from smart_rag._version import __version__
 from smart_rag.cli import measure, read, train, upkeep, write
 from smart_rag.cli.backfill import backfill
-from smart_rag.cli.console import err, out
+from smart_rag.cli.console import err, on_terminal, out
 from smart_rag.errors import SmartRagError
 
 # Commands that go on where an interrupted run stopped.
@@ -99,3 +99,5 @@ def _configure(
     """Better retrieval from the embedding model you already have."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("smart_rag").setLevel(logging.INFO if verbose else logging.WARNING)
+    if not on_terminal():  # without a progress bar, a line shows the progress from time to time
+        logging.getLogger("smart_rag.progress").setLevel(logging.INFO)

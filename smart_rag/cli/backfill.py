@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,8 +57,6 @@ def backfill(
     if trust_remote_code:
         arguments["trust_remote_code"] = True
     embedding = _embedding_class(framework)
-    if not on_terminal():  # without a progress bar, the progress is logged
-        logging.getLogger("smart_rag.encoders.cached.backfill").setLevel(logging.INFO)
     with existing_collection(chroma, collection) as found:
         try:
             embeddings = embedding(model, token_store, **arguments)

@@ -185,8 +185,14 @@ def index_table(info: IndexInfo) -> Table:
 
 def _use(encoder: Mapping[str, Any]) -> dict[str, str]:
     """Return how an index uses its model. The manifest decides this, whatever a later version would recognise."""
-    names = ("profile", "pooling", "query_prompt", "document_prompt", "max_length")
-    return {name.replace("_", " "): _value(encoder[name]) for name in names if name in encoder}
+    names = ("base_model", "profile", "pooling", "query_prompt", "document_prompt", "max_length", "max_pixels", "paper")
+    used = {name: encoder[name] for name in (*names, "backend", "dtype") if encoder.get(name) is not None}
+    before = (encoder.get("images") or {}).get("pooled_before")
+    if before is not None:
+        used["pooling"] = f"the token before {before}"
+    elif used.get("pooling") == "unknown":  # the model has another way to make its embeddings
+        del used["pooling"]
+    return {name.replace("_", " "): _value(value) for name, value in used.items()}
 
 
 def _bytes_per_token(info: IndexInfo) -> str:

@@ -100,13 +100,6 @@ def set_pooling(model: AnyModel, mode: str) -> None:
             model[i] = Pooling(module.embedding_dimension, pooling_mode=mode)
 
 
-def is_static(model: AnyModel) -> bool:
-    """Return whether ``model`` has one vector for each token of its vocabulary, and no transformer, as model2vec."""
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
-    return isinstance(model[0], StaticEmbedding)
-
-
 def is_decoder(config: Any) -> bool:
     """Return whether ``config`` is that of a language model that writes texts and is no encoder, such as Qwen3.
 
@@ -318,8 +311,8 @@ def patch_unit(image_processor: Any) -> int:
 
 
 def max_patches(image_processor: Any) -> int:
-    """Return the number of patches that each image of SigLIP 2 NaFlex is filled up to."""
-    return int(image_processor.max_num_patches)
+    """Return the number of patches that each image of SigLIP 2 NaFlex is filled up to. It is 0 for other models."""
+    return int(getattr(image_processor, "max_num_patches", 0))
 
 
 def center_crop(image_processor: Any) -> tuple[int, int] | None:

@@ -10,7 +10,16 @@ from smart_rag.config import check_choice, nearest
 from smart_rag.encoders.compatibility import AnyModel
 from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.loading.text_pooling import lacks_prompts
-from smart_rag.encoders.profiles import ARGUMENT, BY_NAME, GENERAL_RULE, OWN_FILES, Decision, Profile, TokenPolicy
+from smart_rag.encoders.profiles import (
+    ARGUMENT,
+    BY_NAME,
+    GENERAL_RULE,
+    OWN_FILES,
+    Decision,
+    Profile,
+    TokenPolicy,
+    profile_of,
+)
 from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import InvalidInput
 from smart_rag.types import Task
@@ -126,7 +135,8 @@ def _remark(profile: Decision, loaded: LoadedModel, has_prompts: bool) -> str | 
     ``has_prompts`` says whether the caller has named a prompt.
     """
     how = "name another profile by profile=, on the command line --profile; docs/models.md lists them"
-    if profile.value.models and profile.source not in (ARGUMENT, BY_NAME):
+    is_named = profile.source in (ARGUMENT, BY_NAME) or profile_of(loaded.name).value is profile.value
+    if profile.value.models and not is_named:
         return f"{loaded.name} is used as a model of the family {profile.value.name} ({profile.source}); {how}"
     is_decoder = loaded.kind == "pooled" and "image" in loaded.model.modalities
     if profile.source == GENERAL_RULE and is_decoder and not loaded.has_own_files:

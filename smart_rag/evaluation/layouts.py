@@ -271,6 +271,8 @@ def _read_qrels(reader: Reader) -> None:
                 reader.missing["judgement", "without a grade that is a whole number"] += 1
             elif id and grade > 0:
                 grades = reader.qrels.setdefault(asked, {})
+                if id in grades:
+                    reader.missing["judgement", "of the same query and document as an earlier one"] += 1
                 grades[id] = max(grade, grades.get(id, 0))
 
 

@@ -102,6 +102,8 @@ def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
     """
     parts = _declared(folder) or _found(folder)
     tables: dict[str, Table] = {}
+    every = {name for splits in parts.values() if not isinstance(splits, InvalidInput) for name in splits}
+    is_nowhere = split is not None and split not in every and "corpus" not in every
     for name, splits in parts.items():
         if isinstance(splits, InvalidInput):
             tables[name] = Table(name, folder, (), str(splits))
@@ -114,7 +116,8 @@ def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
             f"{folder}: the table {name!r} has the splits {', '.join(sorted(splits))}; expected one split, or one "
             f"called {split or 'test'!r}; name another split by split=, on the command line --split"
         )
-        tables[name] = Table(name, folder, splits.get(wanted, ()), "" if wanted in splits else problem)
+        is_there = wanted in splits and not is_nowhere
+        tables[name] = Table(name, folder, splits[wanted] if is_there else (), "" if is_there else problem)
     return tables
 
 

@@ -46,13 +46,14 @@ class Ingest:
 
     ``on_progress`` is called with the number of documents that were just finished. In `add_files`, it is the number of
     pages. A file without pages counts as one page. ``on_commit`` is called with the ids of documents that are now on
-    disk.
+    disk, and ``on_tokens`` with the number of their token embeddings that were encoded.
     """
 
     store: DocumentStore
     encoder: IndexEncoder
     on_progress: Callable[[int], object]
     on_commit: OnCommit | None = None
+    on_tokens: Callable[[int], object] | None = None
 
     def add(self, documents: Iterable[Document]) -> AddReport:
         """Write ``documents``.
@@ -194,12 +195,14 @@ class Ingest:
     def _encode_and_commit(self, rows: Sequence[Row], on_rows: OnRows) -> AddReport:
         """Write ``rows``. While one batch is pooled and written, the next batch is encoded."""
         report = AddReport()
-        writing: list[tuple[Sequence[Row], Future[int]]] = []
+        writing: list[tuple[Sequence[Row], int, Future[int]]] = []
 
         def finish() -> None:
             nonlocal report
             while writing:
-                batch, replaced = writing.pop()
+                batch, tokens, replaced = writing.pop()
+                if self.on_tokens:
+                    self.on_tokens(tokens)
                 report += self._committed(batch, replaced.result(), on_rows)
 
         with ThreadPoolExecutor(1, "smart_rag") as writer:
@@ -211,7 +214,8 @@ class Ingest:
                             on_rows(part)
                             continue
                         finish()
-                        writing.append((part, writer.submit(self.store.commit, part, vectors)))
+                        tokens = int(vectors.tokens.offsets[-1])
+                        writing.append((part, tokens, writer.submit(self.store.commit, part, vectors)))
             finally:  # if a later batch fails, the batch that is being written is still finished
                 finish()
         return report

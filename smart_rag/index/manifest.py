@@ -267,8 +267,12 @@ class Manifest:
                     f"{_adapter(other)}; {advice}, or index the documents again into another folder"
                 )
             advice = "use the model that it was made with"
-            if "profile" in differ and isinstance(mine.get("profile"), str):
-                advice += f", as it was used then: SmartEncoder(..., profile={mine['profile']!r})"
+            then = (
+                [f"profile={mine['profile']!r}"] if "profile" in differ and isinstance(mine.get("profile"), str) else []
+            )
+            then += [f"paper={mine.get('paper') is True}"] if "paper" in differ else []
+            if then:
+                advice += f", as it was used then: SmartEncoder(..., {', '.join(then)})"
             raise IndexMismatch(
                 f"{folder}: the index was made with {made_with!r}{_with(mine)} and cannot be used with "
                 f"{other.get('model')!r}{_with(other)} as it is set up here (other {', '.join(differ) or 'numbers'}); "

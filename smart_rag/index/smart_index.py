@@ -61,6 +61,7 @@ from smart_rag.index.upkeep.rebuild import rebuild
 from smart_rag.index.upkeep.rewrite import Rewrite, remove_old
 from smart_rag.index.upkeep.snapshot import snapshot
 from smart_rag.paths import absolute, bytes_below
+from smart_rag.progress import Progress
 from smart_rag.scoring.relevance import Scale
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.place import Place
@@ -83,7 +84,6 @@ from smart_rag.wording import number
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
-    from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -299,11 +299,9 @@ class SmartIndex:
             CorruptStore: texts or metadata are damaged, or the vectors were the caller's own.
             IndexLocked: another process writes to the index.
         """
-        from tqdm.auto import tqdm
-
         if isinstance(encoder, str | Path):
             encoder = encoder_named(absolute(path), encoder)
-        with tqdm(desc="writing", unit="document", disable=not show_progress_bar) as progress:
+        with Progress(None, "writing", "document", show_progress_bar) as progress:
             rebuild(absolute(path), encoder, sources, progress.update)
 
     @classmethod
@@ -1065,17 +1063,16 @@ class SmartIndex:
     def _ingest(
         self, total: int | None, unit: str, show_progress_bar: bool, on_commit: OnCommit | None
     ) -> Iterator[Ingest]:
-        from tqdm.auto import tqdm
-
-        progress: tqdm[Any]
         device = getattr(self._encoder.loaded, "device", None)
+        codec = get_codec(self.manifest.config.codec)
+        bytes_per_token = codec.bytes_per_token(self.manifest.token_dimension) / codec.pool_factor
         where = "" if device is None else f" on {device}"
         with (
             self._session.writing(),
-            tqdm(total=total, desc=f"indexing{where}", unit=unit, disable=not show_progress_bar) as progress,
+            Progress(total, f"indexing{where}", unit, show_progress_bar, bytes_per_token) as progress,
         ):
             try:
-                yield Ingest(self._store, self._encoder, progress.update, on_commit)
+                yield Ingest(self._store, self._encoder, progress.update, on_commit, progress.encoded)
             finally:  # the texts that were written before an error count, too
                 self._encoder.warn_of_unread_texts()
 
@@ -1150,15 +1147,13 @@ class SmartIndex:
         If documents are altered or lost, this raises `CorruptStore`. With ``lost``, the ids of lost documents, altered
         documents stay altered, and lost ones stay lost.
         """
-        from tqdm.auto import tqdm
-
         self._store.settle()
         if lost is None:
             self._store.integrity.check_complete()
         pooled = self._store.pooled
         new = Rewrite(self.path, manifest, pooled.given_client, pooled.sources.given)
         try:
-            with tqdm(total=self.count(), desc="writing", unit="document", disable=not show_progress_bar) as progress:
+            with Progress(self.count(), "writing", "document", show_progress_bar) as progress:
                 if encodes:
                     checked = self._store.integrity.checked if lost is None else self._store.integrity.marked
                     encode_documents(self._store.pooled, new.store, encoder, progress.update, checked)

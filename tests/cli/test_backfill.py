@@ -118,11 +118,11 @@ def test_options_are_those_of_the_application(langchain, tmp_path):
 
 
 def test_progress(langchain, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("smart_rag.encoders.cached.backfill._LOG_SECONDS", 0.0)
+    monkeypatch.setattr("smart_rag.progress._LOG_SECONDS", 0.0)
     code, _, errors = run(*arguments("langchain", langchain, tmp_path / "one"), stream=Terminal)
     assert code == 0
     assert "4/4" in errors
-    with caplog.at_level(logging.NOTSET, "smart_rag.encoders.cached.backfill"):  # puts the level back afterwards
+    with caplog.at_level(logging.NOTSET, "smart_rag.progress"):  # puts the level back afterwards
         code, _, errors = run(*arguments("langchain", langchain, tmp_path / "two"))
     assert (code, errors) == (0, "")
     assert any(message.startswith("4 of 4 documents done, ") for message in caplog.messages)

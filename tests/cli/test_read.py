@@ -283,6 +283,19 @@ def test_info(db):
     assert abs(stored + rows - total) < 0.2
 
 
+def test_info_says_how_an_index_uses_a_vision_model(tmp_path):
+    from helpers import published_folders, tiny_vision  # which skips the test where torchvision is not to be had
+
+    def lines(model, **options):
+        path = tmp_path / "indexes" / str(len(options))
+        SmartIndex.create(path, SmartEncoder(model, device="cpu", **options)).close()
+        return dict(re.findall(r"^(.+?) {2,}(.+?) *$", good("info", "--db", path), re.MULTILINE))
+
+    found = lines(published_folders.lamra_ret(tmp_path / "lamra"), paper=True, max_pixels=50_176)
+    assert (found["pooling"], found["paper"], found["max pixels"]) == ("the token before <emb>", "yes", "50,176")
+    assert "pooling" not in lines(tiny_vision.siglip2(tmp_path / "siglip2"))
+
+
 def test_info_as_json(db):
     info = json.loads(good("info", "--db", db, "--json"))
     assert set(info) == {"path", "documents", "tokens", "token_bytes", "pooled_bytes", "manifest"}

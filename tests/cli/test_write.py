@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -98,9 +99,16 @@ def test_only_broken_files_are_an_error_in_an_index_that_holds_something(folder,
     assert json.loads(good("info", "--db", tmp_path / "index", "--json"))["documents"] == 1
 
 
-def test_progress_is_shown_to_people_only(folder, tmp_path):
-    assert run("index", folder, "--db", tmp_path / "index")[2] == ""
-    assert "indexing" in run("index", folder, "--db", tmp_path / "another", stream=Terminal)[2]
+def test_progress_is_a_bar_for_people_and_a_line_in_a_file(folder, tmp_path, monkeypatch, caplog):
+    assert run("index", folder, "--db", tmp_path / "index")[2] == ""  # it is too short for a line
+    bar = run("index", folder, "--db", tmp_path / "another", stream=Terminal)[2]
+    assert "indexing" in bar
+    assert "tokens/s, " in bar
+    assert "MB/s" in bar
+    monkeypatch.setattr("smart_rag.progress._LOG_SECONDS", 0.0)
+    with caplog.at_level(logging.NOTSET, "smart_rag.progress"):  # puts the level back afterwards
+        run("index", folder, "--db", tmp_path / "third")
+    assert re.search(r"files done, [\d.]+ a second, [\d,]+ tokens/s, [\d.]+ MB/s, 0 s left", caplog.messages[-1])
 
 
 @pytest.mark.parametrize(

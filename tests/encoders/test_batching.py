@@ -202,16 +202,16 @@ def test_tokens_are_coded_on_the_device(minilm, name):
     assert (coded.tokens.codes == get_codec(name).encode(embeddings.tokens.embeddings)).mean() > 0.999
 
 
-def test_only_codes_are_copied_to_the_cpu(minilm, monkeypatch):
+def test_only_codes_are_copied_to_the_cpu(minilm_on_torch, monkeypatch):
     """From a GPU, a copy of the embeddings would take longer than coding them."""
     copied = []
     copy = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda rows: copied.append(rows) or copy(rows))
-    coded = minilm.encode_document(TEXTS[:3], codec="2bit")
+    coded = minilm_on_torch.encode_document(TEXTS[:3], codec="2bit")
     others = [rows for rows in copied if rows.is_floating_point()]
     assert [rows.shape for rows in others] == [coded.pooled.shape, coded.norms.shape]
     copied.clear()
-    minilm.encode_document(TEXTS[:3])
+    minilm_on_torch.encode_document(TEXTS[:3])
     assert max(rows.nbytes for rows in copied) > 10 * coded.tokens.codes.nbytes
 
 

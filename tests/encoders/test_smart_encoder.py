@@ -267,7 +267,11 @@ def test_a_description_is_a_copy(minilm):
 def test_model_without_token_embeddings(tmp_path):
     """Such a model only averages word vectors. It is refused when it is loaded, before an index is made."""
     with pytest.raises(EncoderError, match=r"no token embeddings: it is a static model.*use a transformer model"):
-        SmartEncoder(tiny_models.static(tmp_path), device="cpu")
+        SmartEncoder(tiny_models.static(tmp_path / "whole"), device="cpu")
+    # model2vec also saves its models alone, with a model_type that transformers does not have.
+    (tmp_path / "config.json").write_text('{"model_type": "model2vec", "architectures": ["StaticModel"]}')
+    with pytest.raises(EncoderError, match="it is a static model"):
+        SmartEncoder(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("dense", [None, 24])

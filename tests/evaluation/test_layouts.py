@@ -192,6 +192,7 @@ def test_nulls_and_repeated_rows_are_counted(tmp_path):
         {"_id": "q1", "text": "word1"},
     ]
     pairs = [("q0", "d0"), (None, "d0"), ("q1", None), ("q1", "d1"), ("q2", "d1"), ("q7", "d1"), ("q1", "d8")]
+    pairs.append(("q1", "d1"))
     texts(tmp_path / "NanoX", corpus, queries, [{"query-id": q, "corpus-id": d} for q, d in pairs])
     dataset = only(evaluate_published(tmp_path, TextEncoder()))
     assert (dataset["documents"], dataset["queries"]) == (2, 2)
@@ -205,6 +206,7 @@ def test_nulls_and_repeated_rows_are_counted(tmp_path):
         "2 judgements without an id",
         "1 judged query outside of the table of queries",
         "1 judged document outside of the corpus",
+        "1 judgement of the same query and document as an earlier one",
     }
 
 

@@ -412,6 +412,8 @@ def test_a_folder_without_tables(tmp_path):
 
 def test_splits(tmp_path):
     nanobeir(tmp_path)
+    with pytest.raises(InvalidInput, match="'corpus' has the splits train; expected one split, or one called 'dev'"):
+        evaluate_published(tmp_path, TextEncoder(), split="dev")
     for part in ("corpus", "queries", "qrels"):
         folder = tmp_path / "NanoNQ" / part
         (folder / "dev-00000-of-00001.parquet").write_bytes((folder / "train-00000-of-00001.parquet").read_bytes())

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from types import TracebackType
-from typing import Any
 
 from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.progress import Progress
 from smart_rag.types import BackfillReport, Content, Document, Encodable, Key, is_unicode
 from smart_rag.wording import number
 
@@ -22,7 +20,6 @@ _VISUAL_BATCH = 8
 # Number of documents that a warning names.
 _NAMED = 10
 # Seconds between two lines of the log.
-_LOG_SECONDS = 10.0
 
 
 class Backfill:
@@ -60,20 +57,20 @@ class Backfill:
         if total is None and isinstance(documents, Sized):
             total = len(documents)
         waiting: dict[Key, tuple[str, Content]] = {}
-        with _Progress(total, show_progress_bar) as progress:
+        with Progress(total, "encoding", "document", show_progress_bar) as progress:
             for window in _windows(self._encodable(documents)):
                 keyed = self._keyed(window)
                 keys = list(keyed)
                 waiting |= {keys[i]: keyed[keys[i]] for i in self._missing(keys)}
-                progress.show(self._seen - len(waiting))
+                progress.reached(self._seen - len(waiting))
                 while len(waiting) >= (size := _batch_size(content for _, content in waiting.values())):
                     part = list(islice(waiting.items(), size))
                     self._encode(part)
                     for key, _ in part:
                         del waiting[key]
-                    progress.show(self._seen - len(waiting))
+                    progress.reached(self._seen - len(waiting))
             self._encode(list(waiting.items()))
-            progress.show(self._seen)
+            progress.reached(self._seen)
         self._warn()
         unchanged = self._seen - self._added - self._left_out
         return BackfillReport(self._added, unchanged, self._left_out, tuple(self._reasons))
@@ -143,35 +140,3 @@ def _windows(documents: Iterable[tuple[str, Content]]) -> Iterator[list[tuple[st
 
 def _batch_size(contents: Iterable[Content]) -> int:
     return _BATCH if all(content.modality == "text" for content in contents) else _VISUAL_BATCH
-
-
-class _Progress:
-    """A progress bar. Without the bar, the progress is logged from time to time."""
-
-    def __init__(self, total: int | None, show_progress_bar: bool) -> None:
-        from tqdm.auto import tqdm
-
-        self._total = total
-        self._bar: Any = tqdm(total=total, desc="encoding", unit="document", disable=not show_progress_bar)
-        self._is_logged = not show_progress_bar
-        self._start = time.monotonic()
-        self._next = self._start + _LOG_SECONDS
-        self._done = 0
-
-    def show(self, done: int) -> None:
-        """Show that ``done`` documents are done."""
-        self._bar.update(done - self._done)
-        self._done = done
-        now = time.monotonic()
-        if self._is_logged and now >= self._next:
-            self._next = now + _LOG_SECONDS
-            of = "" if self._total is None else f" of {self._total:,}"
-            logger.info(f"{done:,}{of} documents done, {done / (now - self._start):.0f} a second")
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()

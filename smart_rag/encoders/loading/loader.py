@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.compatibility import (
     AnyModel,
-    is_static,
     keep_texts_in_rows,
     last_token_pooling,
     pooling_of,
@@ -24,7 +23,14 @@ from smart_rag.encoders.loading.added_token import add_token
 from smart_rag.encoders.loading.devices import best_device
 from smart_rag.encoders.loading.lora_folder import LoraFolder, dtype_of, round_weights
 from smart_rag.encoders.loading.processor_files import FILES_WITH_PROCESSOR, with_known_processor
-from smart_rag.encoders.loading.recognition import by_architecture, family_of, late_interaction
+from smart_rag.encoders.loading.recognition import (
+    by_architecture,
+    check_architecture,
+    check_model_type,
+    check_static,
+    family_of,
+    late_interaction,
+)
 from smart_rag.encoders.loading.repository import Repository, bundled
 from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder, prompts_of_bare_folder
 from smart_rag.encoders.loading.weights import check_numbers, check_tokenizer, check_weights
@@ -170,6 +176,11 @@ def _load(
     further = {name: value for name, value in further.items() if name != "local_files_only"}
     lora = LoraFolder.find(name, files)
     if lora is None and base_model is not None:
+        if files.find("config.json") is None:
+            raise ModelNotFound(
+                f"the model {name!r}, a LoRA of {base_model!r}, is not on this machine and cannot be downloaded; if "
+                "you have it in a folder, name this folder"
+            )
         raise InvalidInput(
             f"base_model= names the model that a LoRA is added to, and {name!r} is no LoRA; leave it out"
         )
@@ -191,7 +202,10 @@ def _load(
         found = by_architecture(base_files, " of colpali-engine")
         return LoadedModel(name, model, True, "col-qwen", decision, decided, recognised=found)
     with lora.over(base_files, with_code=trust_remote_code) as whole:
-        decision = family_of(name, whole, profile, {**lora.settings, "base_model_name_or_path": base})
+        decision = family_of(name, whole, profile, lora.settings)
+        of_base = family_of(base, base_files)
+        if decision.source == GENERAL_RULE != of_base.source:  # the LoRA shows nothing, and the base model a family
+            decision = replace(of_base, source=f"the base model: {of_base.source}")
         # The sum with the LoRA is computed on the CPU in float32, and then rounded. So it is the same on every machine.
         loaded = _load_whole(
             name, whole, "cpu", {**weights, "dtype": "float32"}, trust_remote_code, further, decision, base
@@ -226,7 +240,8 @@ def _load_whole(
         model = _construct(files, device, is_multi_vector=True, modules=modules, **further)
         found = by_architecture(files, " of colpali-engine")
         return LoadedModel(name, model, True, "col-qwen", profile, recognised=found)
-    _check_model_type(files)
+    check_static(name, files)
+    check_model_type(files)
     has_own_files = files.has_modules_file
     if has_own_files and profile.value.models and _foreign_module(files) and _is_vision_language_decoder(files, False):
         # GME's modules run its own code, and read only texts. Its profile says all that they say.
@@ -251,13 +266,8 @@ def _load_whole(
             add_token(model, profile.value.pooled_before)
         return LoadedModel(name, model, has_own_files=False, profile=profile)
     if not trust_remote_code:
-        _check_architecture(files)
+        check_architecture(files)
     model = _construct(files, device, **options)
-    if is_static(model):
-        raise EncoderError(
-            f"{name} gives no token embeddings: it is a static model, with one vector for each token of a vocabulary, "
-            "the same in every text; late interaction needs states that know their text, so use a transformer model"
-        )
     if _is_clip(model):
         towers = str(transformer_config(model).model_type)
         found = Decision("kind", towers, f"config.json: model_type {towers}")
@@ -295,42 +305,6 @@ def _check_modules(files: Repository) -> None:
             "runs the model's own code; read that code, and if you trust it, pass trust_remote_code=True, on the "
             "command line --trust-remote-code"
         )
-
-
-def _check_architecture(files: Repository) -> None:
-    """Raise `ModelNotFound` if the model is a class of its own repository or of another one, not of transformers.
-
-    If transformers knows the ``model_type``, it would otherwise load a similar class, with other numbers.
-    """
-    import transformers
-
-    config = files.json("config.json")
-    unknown = [name for name in config.get("architectures") or [] if not hasattr(transformers, name)]
-    code = (config.get("auto_map") or {}).get("AutoModel")
-    if unknown and code:
-        raise ModelNotFound(
-            f"the model {files.path!r} is a {unknown[0]}, which transformers {transformers.__version__} does not have: "
-            f"it is code of its own ({code}); read that code, and if you trust it, pass trust_remote_code=True, on the "
-            "command line --trust-remote-code"
-        )
-
-
-def _check_model_type(files: Repository) -> None:
-    """Raise `ModelNotFound` if transformers does not know the kind of model, and its files bring no code for it."""
-    import transformers
-    from transformers import CONFIG_MAPPING
-
-    config = files.json("config.json")
-    kind = config.get("model_type")
-    if kind is None or kind in CONFIG_MAPPING or config.get("auto_map"):
-        return
-    saved_by = config.get("transformers_version")
-    raise ModelNotFound(
-        f"the model {files.path!r} is of the model_type {kind!r}, which transformers {transformers.__version__} on "
-        f"this machine does not know{f'; transformers {saved_by} saved it' if saved_by else ''}; install a newer "
-        "version: pip install --upgrade transformers. If the newest one does not know it either, the model needs code "
-        "of its own; run it as an encoder of your own (docs/models.md)"
-    )
 
 
 def _construct(

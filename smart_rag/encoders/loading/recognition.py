@@ -1,4 +1,4 @@
-"""Recognition of a model's family: by its name, and by the files that it is published with.
+"""Recognition of a model: its family, by its name and by the files that it is published with, and what cannot be used.
 
 The sources of the signs are public: the code that trained or measured the models writes these files. Where a sign is
 used, a comment names the code.
@@ -12,7 +12,7 @@ from typing import Any
 
 from smart_rag.encoders.loading.repository import Repository
 from smart_rag.encoders.profiles import GENERAL, PROFILES, UNKNOWN, Decision, Profile, is_hub_name_of, profile_of
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 
 # Only these kinds of models have families whose signs are known.
 _KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -101,6 +101,53 @@ def late_interaction(files: Repository) -> Decision | None:
     return by_architecture(files) if is_late else None
 
 
+def check_static(name: str, files: Repository) -> None:
+    """Raise `EncoderError` if the model is static."""
+    kinds = [module.get("type") for module in files.modules()[:1]]
+    kinds.append(files.json("config.json").get("model_type"))  # model2vec writes one that transformers does not have
+    if any(str(kind).endswith(("StaticEmbedding", "model2vec")) for kind in kinds):
+        raise EncoderError(
+            f"{name} gives no token embeddings: it is a static model, with one vector for each token of a vocabulary, "
+            "the same in every text; late interaction needs states that know their text, so use a transformer model"
+        )
+
+
+def check_architecture(files: Repository) -> None:
+    """Raise `ModelNotFound` if the model is a class of its own repository or of another one, not of transformers.
+
+    If transformers knows the ``model_type``, it would otherwise load a similar class, with other numbers.
+    """
+    import transformers
+
+    config = files.json("config.json")
+    unknown = [name for name in config.get("architectures") or [] if not hasattr(transformers, name)]
+    code = (config.get("auto_map") or {}).get("AutoModel")
+    if unknown and code:
+        raise ModelNotFound(
+            f"the model {files.path!r} is a {unknown[0]}, which transformers {transformers.__version__} does not have: "
+            f"it is code of its own ({code}); read that code, and if you trust it, pass trust_remote_code=True, on the "
+            "command line --trust-remote-code"
+        )
+
+
+def check_model_type(files: Repository) -> None:
+    """Raise `ModelNotFound` if transformers does not know the kind of model, and its files bring no code for it."""
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    config = files.json("config.json")
+    kind = config.get("model_type")
+    if kind is None or kind in CONFIG_MAPPING or config.get("auto_map"):
+        return
+    saved_by = config.get("transformers_version")
+    raise ModelNotFound(
+        f"the model {files.path!r} is of the model_type {kind!r}, which transformers {transformers.__version__} on "
+        f"this machine does not know{f'; transformers {saved_by} saved it' if saved_by else ''}; install a newer "
+        "version: pip install --upgrade transformers. If the newest one does not know it either, the model needs code "
+        "of its own; run it as an encoder of your own (docs/models.md)"
+    )
+
+
 def _check_kind(model: str, kind: str, profile: Profile) -> None:
     """Raise `InvalidInput` if ``profile`` is for models of another kind, such as a Qwen3-VL's for a Qwen2-VL."""
     if not profile.model_types or kind in profile.model_types:
@@ -109,7 +156,7 @@ def _check_kind(model: str, kind: str, profile: Profile) -> None:
     raise InvalidInput(
         f"profile {profile.name!r} is for models of the type {' or '.join(profile.model_types)}, but {model!r} is of "
         f"the type {kind} (config.json: model_type); name one of the profiles that fit, {', '.join(fitting)}, or leave "
-        "profile out"
+        f"profile out; if an index names this profile, open it with the model that it was made with"
     )
 
 

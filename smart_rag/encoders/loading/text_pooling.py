@@ -37,6 +37,8 @@ _POOLING: tuple[tuple[str, str], ...] = (
     ("snowflake-arctic-embed-*", "cls"),
     ("mxbai-embed-*", "cls"),
     ("gte-modernbert-*", "cls"),
+    ("nomic-embed-text-*", "mean"),
+    ("modernbert-embed-*", "mean"),
     ("gte-multilingual-*", "cls"),
     ("gte-*-v1.5", "cls"),
     ("granite-embedding-*", "cls"),
@@ -49,10 +51,13 @@ _PROMPTS: tuple[tuple[str, dict[Task, str]], ...] = (
         {"query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"},
     ),
 )
-# Models whose cards name prompts that we do not know letter by letter.
+# Models whose cards name prompts, which no file names, or which we do not know letter by letter.
+# mteb/models/model_implementations of https://github.com/embeddings-benchmark/mteb has prompts for these models, too.
 _TRAINED_WITH_PROMPTS = (
     *("e5-*", "multilingual-e5-*", "gte-qwen*", "sfr-embedding-*", "linq-embed-mistral*", "jina-embeddings-v5-*"),
-    *("bge-multilingual-gemma2*", "snowflake-arctic-embed-*", "mxbai-embed-*"),
+    *("bge-multilingual-gemma2*", "bge-*-en*", "bge-*-zh*", "snowflake-arctic-embed-*", "mxbai-embed-*", "uae-large-*"),
+    *("nomic-embed-text-*", "modernbert-embed-*", "jina-embeddings-v3*", "kalm-embedding-*", "stella_en_*"),
+    "inf-retriever-*",
 )
 # Models with dense layers after the pooling. Only their files for sentence-transformers hold these layers.
 _WITH_DENSE_LAYERS = ("embeddinggemma-*", "gtr-t5-*", "sentence-t5-*", "instructor-*", "labse", "distiluse-*")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smart_rag.encoders.compatibility import image_size, patch_unit, resized_by_processor
+from smart_rag.encoders.compatibility import image_size, max_patches, patch_unit, resized_by_processor
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decision, Profile
+from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files import content as media
 from smart_rag.files import images
@@ -52,6 +53,11 @@ class ImageSizes:
         self._size, self._video_size = image_size(processor), image_size(video_processor)
         self._unit = patch_unit(processor)
         self._max_pixels = max_pixels
+        if processor is not None and max_pixels is not None and self.limits is None:
+            warn_once(
+                f"max_pixels={max_pixels} does not change the number of tokens of an image, because the model's "
+                "processor decides it alone; images are only shrunk to this size before; leave max_pixels out"
+            )
 
     @cached_property
     def limits(self) -> tuple[int, int] | None:
@@ -76,12 +82,14 @@ class ImageSizes:
         """The decision on `max_pixels`."""
         size = self._size
         fixed = size.get("height", 0) * size.get("width", 0) or size.get("shortest_edge", 0) ** 2
+        fixed = fixed or max_patches(self._processor) * self._unit**2
         return Decision.first(
-            "image_pixels",
+            "image_pixels" if self.limits or self._max_pixels else "page_pixels",
             (self._max_pixels, ARGUMENT),
             (self._profile.pixels and self._profile.pixels[1], self._profile.source),
             (self.limits and self.limits[1], OWN_FILES if size.get("longest_edge", 0) <= _MAX_PIXELS else GENERAL_RULE),
             (_OVERSAMPLING * fixed or None, OWN_FILES),
+            (size.get("longest_edge", 0) ** 2 or None, OWN_FILES),  # here, the length of a side
             (_MAX_PIXELS, GENERAL_RULE),
         )
 

@@ -22,7 +22,7 @@ from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.image_sizes import size_option
 from smart_rag.encoders.models.inputs import NO_TOKENS, ModelInputs, Prepared
 from smart_rag.encoders.models.positions import Mask, Positions
-from smart_rag.encoders.profiles import OWN_FILES, Decision, Profile
+from smart_rag.encoders.profiles import ARGUMENT, OWN_FILES, Decision, Profile
 from smart_rag.errors import EncoderError
 from smart_rag.types import Task
 
@@ -233,6 +233,8 @@ class PooledModel:
             made.append(Decision("positions", profile.positions, profile.source))
         if not profile.deepstack:
             made.append(Decision("deepstack", profile.deepstack, profile.source))
+        if profile.paper:
+            made.append(Decision("paper", True, ARGUMENT))
         return made
 
     def _decide_pooling(self) -> Decision:

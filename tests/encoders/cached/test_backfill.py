@@ -149,7 +149,7 @@ def test_progress_on_a_terminal_and_off_it(tmp_path, caplog, monkeypatch):
     with contextlib.redirect_stderr(io.StringIO()) as shown:
         cached.add(iter(TEXTS), total=700, show_progress_bar=True)
     assert "700/700" in shown.getvalue()
-    monkeypatch.setattr("smart_rag.encoders.cached.backfill._LOG_SECONDS", 0.0)
+    monkeypatch.setattr("smart_rag.progress._LOG_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "smart_rag"), contextlib.redirect_stderr(io.StringIO()) as shown:
         CachedEncoder(WordEncoder(), tmp_path / "two").add(TEXTS)
     assert shown.getvalue() == ""

@@ -261,6 +261,29 @@ def test_a_base_model_that_cannot_be_had(vlm2vec, base, tmp_path):
         SmartEncoder(folder, base_model=copy)
 
 
+def test_the_family_of_the_base_model(base, tmp_path):
+    """A LoRA that names no family, on a folder or on a name of the hub, is of the family of its base model."""
+    family = shutil.copytree(base, tmp_path / "gme-Qwen2-VL-2B-Instruct")
+    folder = tmp_path / "my lora"
+    published_folders.lora(folder, base)
+    encoder = SmartEncoder(folder, base_model=family)
+    assert (encoder.decisions[0].value, encoder.decisions[0].source) == (
+        "gme-qwen2-vl",
+        "the base model: the model's name",
+    )
+    assert SmartEncoder(folder, base_model=base).decisions[0].value == "general"
+    edit(folder, "adapter_config.json", base_model_name_or_path="Alibaba-NLP/gme-Qwen2-VL-2B-Instruct")
+    assert SmartEncoder(folder, base_model=base).decisions[0].source.startswith("adapter_config.json: base_model_name")
+    assert SmartEncoder(folder, base_model=family, profile="general").decisions[0].value == "general"
+
+
+def test_a_lora_that_is_not_here(base, tmp_path):
+    with pytest.raises(
+        ModelNotFound, match=r"'somebody/lora', a LoRA of .*, is not on this machine and cannot be down"
+    ):
+        SmartEncoder("somebody/lora", base_model=base)
+
+
 def test_a_base_model_of_a_whole_model(base, tmp_path):
     with pytest.raises(InvalidInput, match=r"base_model= names the model that a LoRA is added to, and .* is no LoRA"):
         SmartEncoder(base, base_model=base)

@@ -139,6 +139,8 @@ def test_an_index_keeps_the_profile_that_its_manifest_names(published, tmp_path)
             assert index.encoder.describe()["profile"] == "general"
     with pytest.raises(IndexMismatch, match=r"as it was used then: SmartEncoder\(..., profile='general'\)"):
         SmartIndex.open(tmp_path / "index", SmartEncoder(folder))
+    with pytest.raises(IndexMismatch, match=r"SmartEncoder\(..., paper=False\)"):
+        SmartIndex.open(tmp_path / "index", SmartEncoder(folder, profile="general", paper=True))
 
 
 def test_signs_that_only_one_family_has(published, tmp_path):

@@ -137,6 +137,8 @@ def test_a_bare_qwen3_embedding_has_the_prompt_of_its_repository(tmp_path, caplo
         ("Qwen3-Embedding (Qwen3)", "another-decoder", {"query_prompt": "query: "}, False),
         ("multilingual E5 (XLM-R)", "multilingual-e5-small", {}, True),
         ("BGE (BERT)", "an-encoder", {}, False),
+        ("nomic-embed-text (NomicBERT)", "nomic-embed-text-v1.5", {}, True),
+        ("modernbert-embed (ModernBERT)", "modernbert-embed-base", {}, True),
     ],
 )
 def test_prompts_that_are_not_known_are_missed_once(tmp_path, caplog, family, name, arguments, warns):

@@ -5,16 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_vision  # noqa: F401, skips this module where torchvision is not to be had
+from helpers import tiny_vision
 from PIL import Image
 from transformers import SiglipImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
+from smart_rag import SmartEncoder
 from smart_rag.demo import sample_folder
 from smart_rag.encoders.models.image_sizes import ImageSizes, size_option, whole_units
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL, GENERAL_RULE, OWN_FILES, profile_of
+from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.types import PdfPage
+from smart_rag.types import Content, PdfPage
 
 PAGE = PdfPage(sample_folder() / "engineering_report.pdf", 1)
 MILLION = 1_000_000
@@ -36,6 +38,7 @@ def sizes(profile=GENERAL, max_pixels=None, **size):
         (sizes(height=56, width=28), None, 4 * 56 * 28, OWN_FILES),
         (sizes(shortest_edge=224), None, 4 * 224 * 224, OWN_FILES),
         (sizes(shortest_edge=224, longest_edge=1333), None, 4 * 224 * 224, OWN_FILES),
+        (sizes(longest_edge=2048), None, 2048 * 2048, OWN_FILES),
         (sizes(), None, 1800 * 32 * 32, GENERAL_RULE),
         (sizes(max_pixels=50), None, 50, ARGUMENT),
     ],
@@ -43,7 +46,30 @@ def sizes(profile=GENERAL, max_pixels=None, **size):
 def test_limits(made, limits, most, source):
     """A large number under "longest_edge" is a number of pixels, a small one the length of a side."""
     assert (made.limits, made.max_pixels) == (limits, most)
-    assert (made.decision.name, made.decision.value, made.decision.source) == ("image_pixels", most, source)
+    name = "page_pixels" if limits is None and source != ARGUMENT else "image_pixels"
+    assert (made.decision.name, made.decision.value, made.decision.source) == (name, most, source)
+
+
+@pytest.mark.parametrize("build", [tiny_vision.clip, tiny_vision.siglip, tiny_vision.siglip2, tiny_vision.colpali])
+def test_a_limit_that_changes_no_token_is_said(build, tmp_path, caplog):
+    """The processors of these models decide the number of tokens alone."""
+    folder = build(tmp_path / "model")
+    image = Image.new("RGB", (400, 300), "red")
+    counts = set()
+    for limit in (None, 900, 90_000):
+        encoder = SmartEncoder(folder, device="cpu", max_pixels=limit)
+        counts.add(len(encoder.encode_document([Content(image=image)]).tokens[0]))
+        sources = {decision.name: decision.source for decision in encoder.decisions}
+        assert sources.keys() & {"image_pixels", "page_pixels"} == {"page_pixels" if limit is None else "image_pixels"}
+        assert caplog.text.count("does not change the number of tokens") == (limit is not None)
+        caplog.clear()
+        warn_once.cache_clear()
+    assert len(counts) == 1
+
+
+def test_pages_for_siglip2_are_drawn_with_the_pixels_of_its_patches(tmp_path):
+    made = {each.name: each for each in SmartEncoder(tiny_vision.siglip2(tmp_path / "model"), device="cpu").decisions}
+    assert (made["page_pixels"].value, made["page_pixels"].source) == (4 * 20 * 16 * 16, OWN_FILES)
 
 
 def test_an_image_is_opened_with_as_many_pixels_as_allowed():

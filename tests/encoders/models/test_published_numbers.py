@@ -139,6 +139,7 @@ def test_the_papers_set_of_tokens(pair, family):
     encoder, reference = pair(family)
     paper = SmartEncoder(encoder.model_name, profile=family, max_pixels=PIXELS, paper=True)
     assert paper.fingerprint != encoder.fingerprint
+    assert [each.value for each in paper.decisions if each.name == "paper"] == [True]
     assert SmartEncoder.from_description(paper.describe()).fingerprint == paper.fingerprint
     for task in ("query", "document"):
         content, given = Content(TEXT, picture(200, 90)), {"text": TEXT, "images": [picture(200, 90)]}
