@@ -45,7 +45,13 @@ def minilm():
     """Return the bundled model, shared by all tests: set no attribute of it."""
     from smart_rag.encoders.smart_encoder import SmartEncoder
 
-    return SmartEncoder("minilm", device="cpu")
+    encoder = SmartEncoder("minilm", device="cpu")
+
+    def refuse():
+        raise AssertionError("this would move the shared encoder to torch; take minilm_on_torch")
+
+    encoder._move_to_torch = refuse
+    return encoder
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from smart_rag.config import DEFAULT_MODEL, Backend, check_choice
+from smart_rag.config import DEFAULT_MODEL, Backend, check_choice, nearest
 from smart_rag.encoders.batching import BatchEncoder
 from smart_rag.encoders.exported.folder import ExportFolder, local_files, stored_precision
 from smart_rag.encoders.exported.model import ExportedModel, ExportedTextModel
@@ -49,7 +49,8 @@ _PRECISIONS_OF: dict[str, dict[str | None, Precision]] = {
     "openvino": {None: "float32", "auto": "float32", "float32": "float32", "bfloat16": "bfloat16"},
 }
 # Options of a model that change nothing in its export.
-_NOT_IN_EXPORT = ("token", "truncate_dim", "similarity_fn_name", "local_files_only", "cache_folder")
+_OF_PROMPTS = ("prompts", "default_prompt_name")
+_NOT_IN_EXPORT = (*_OF_PROMPTS, "token", "truncate_dim", "similarity_fn_name", "local_files_only", "cache_folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,26 +102,33 @@ def start(arguments: ModelArguments) -> Engine:
     reason = _why_torch(arguments)
     if reason is not None:
         return start_on_torch(arguments, reason)
-    loaded, files = None, _files(arguments)
+    loaded, files, plain = None, _files(arguments), _as_exported(arguments)
     if files is None:
-        loaded = _load(replace(arguments, dtype=None))  # this downloads the files
+        loaded = _load(plain)  # this downloads the files
         files = _files(arguments)
     if files is None:
         why = "its files are not in the cache of the hub"
     elif arguments.dtype == "auto" and (stored := stored_precision(files)) != "float32":
-        loaded, why = None, f"the precision of its weights is {stored or 'unknown'}"
+        why = f"the precision of its weights is {stored or 'unknown'}"
     else:
         folder = ExportFolder.of(files, _loading(arguments))
         settings: Mapping[str, Any] | None = folder.settings()
         if settings is None:
-            loaded = loaded or _load(replace(arguments, dtype=None))
+            loaded = loaded or _load(plain)
             settings = _export(arguments, loaded, files, folder)
         if "refused" not in settings:
             return _from_export(arguments, folder, settings)
         why = settings["refused"]
     if arguments.backend != "auto":
         raise EncoderError(f"{arguments.model} cannot run on backend={arguments.backend!r}: {why}; leave backend out")
-    return _on_torch(arguments, loaded or _load(arguments), why)
+    is_loaded = loaded is not None and arguments.dtype in (None, "float32") and replace(arguments, dtype=None) == plain
+    return _on_torch(arguments, loaded if is_loaded and loaded is not None else _load(arguments), why)
+
+
+def _as_exported(arguments: ModelArguments) -> ModelArguments:
+    """Return the arguments with which a model is loaded for its export, which serves all prompts and profiles."""
+    options = {name: value for name, value in arguments.model_options.items() if name not in _OF_PROMPTS}
+    return replace(arguments, dtype=None, profile=None, model_options=options)
 
 
 def start_on_torch(arguments: ModelArguments, reason: str) -> Engine:
@@ -256,6 +264,7 @@ def _from_export(arguments: ModelArguments, folder: ExportFolder, settings: Mapp
         precision,
         arguments.model_options.get("truncate_dim"),
     )
+    _set_prompts(exported, arguments.model_options)
     loaded = LoadedModel(
         arguments.model,
         exported,
@@ -263,9 +272,24 @@ def _from_export(arguments: ModelArguments, folder: ExportFolder, settings: Mapp
         "exported",
         Decision("profile", profile_of(arguments.model, name).value, source),
         pooling_source=settings["pooling_source"],
+        prompts=settings["family_prompts"],
     )
     why = f"differs from torch by at most {settings['difference']:.0e}" if precision == "float32" else precision
     return _engine(arguments, loaded, Decision("backend", backend, why))
+
+
+def _set_prompts(model: Any, options: Mapping[str, Any]) -> None:
+    """Give ``model`` the prompts of the caller over its own, as `SentenceTransformer` does.
+
+    Raises:
+        InvalidInput: there is no prompt of the default name.
+    """
+    given = {name: prompt for name, prompt in (options.get("prompts") or {}).items() if prompt is not None}
+    model.prompts = {**model.prompts, **given}
+    name = options.get("default_prompt_name") or model.default_prompt_name
+    if name is not None and name not in model.prompts:
+        raise InvalidInput(f"default_prompt_name is {name!r}; {nearest(name, model.prompts)}")
+    model.default_prompt_name = name
 
 
 def _on_torch(arguments: ModelArguments, loaded: LoadedModel, reason: str) -> Engine:

@@ -61,3 +61,10 @@ def named_prompts(encoder: Any) -> Mapping[str, str] | None:
     if any(each.source == ARGUMENT for each in settings.prompt_decisions):
         return {str(task): prompt for task, prompt in settings.prompts.items()}
     return {name: prompt or "" for name, prompt in (encoder._model.model.prompts or {}).items()}
+
+
+def default_prompt_name(encoder: Any) -> str | None:
+    """Return the name of the prompt that a model's own files choose by default, or None."""
+    model = getattr(encoder, "_model", None)
+    name: str | None = getattr(getattr(model, "model", None), "default_prompt_name", None)
+    return name

@@ -142,7 +142,7 @@ def _remark(profile: Decision, loaded: LoadedModel, has_prompts: bool) -> str | 
     if profile.source == GENERAL_RULE and is_decoder and not loaded.has_own_files:
         return f"{loaded.name} shows no known family, so the last token is pooled, and it gets no prompts; {how}"
     base = None if loaded.base_model is None else str(loaded.base_model.value)
-    is_bare_text_model = loaded.kind == "pooled" and not loaded.has_own_files and not is_decoder
+    is_bare_text_model = loaded.kind in ("pooled", "exported") and not loaded.has_own_files and not is_decoder
     if is_bare_text_model and not has_prompts and lacks_prompts(loaded.name, loaded.pooling_source, base):
         return (
             f"{loaded.name} has no files for sentence-transformers, which would name its prompts, so it gets none; "

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from smart_rag.config import IndexConfig, Weighting, check_choice, check_weights
 from smart_rag.embeddings.representation import Representation
-from smart_rag.encoders.prompts import named_prompts, takes_instructions, with_instruction, with_prompts
+from smart_rag.encoders.prompts import (
+    default_prompt_name,
+    named_prompts,
+    takes_instructions,
+    with_instruction,
+    with_prompts,
+)
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput, MissingExtra
@@ -255,8 +261,10 @@ class MtebModel:
         if own is None:
             return self.encoder
         if symmetric:
-            default = str(getattr(getattr(self.encoder, "model", None), "default_prompt_name", None))
-            encoder = with_prompts(self.encoder, {"document": _prompt(own, task_metadata, None, own.get(default, ""))})
+            default = default_prompt_name(self.encoder)
+            encoder = with_prompts(
+                self.encoder, {"document": _prompt(own, task_metadata, None, own.get(str(default), ""))}
+            )
             return encoder
         general = self.encoder.describe()
         query = _prompt(own, task_metadata, "query", general["query_prompt"])

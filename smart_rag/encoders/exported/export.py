@@ -85,6 +85,7 @@ def export(loaded: LoadedModel, files: Path, folder: ExportFolder) -> dict[str, 
     settings: dict[str, Any] = {
         "prompts": dict(model.prompts or {}),
         "default_prompt_name": model.default_prompt_name,
+        "family_prompts": dict(loaded.prompts),
         "pooling": pooling.modes[0],
         "include_prompt": pooling.include_prompt,
         "config": {
@@ -238,7 +239,8 @@ def _eager(model: Any) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's remarks, which concern its own developers, from the user."""
-    noisy = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    names = ("torch.onnx", "torch.__trace", "onnxscript", "onnx_ir")
+    noisy = {logging.getLogger(name): logging.getLogger(name).level for name in names}
     for log in noisy:
         log.setLevel(logging.ERROR)
     try:

@@ -24,7 +24,7 @@ from smart_rag.paths import absolute, cache_folder
 logger = logging.getLogger(__name__)
 
 # The form of the files. Exports of another form are made again.
-_FORMAT = 1
+_FORMAT = 2
 # The libraries that can change the numbers of a model.
 _LIBRARIES = ("onnxruntime", "openvino", "sentence-transformers", "tokenizers", "torch", "transformers")
 _SETTINGS = "settings.json"

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from smart_rag import SmartEncoder
 from smart_rag.encoders.exported.folder import ExportFolder, local_files, stored_precision
 from smart_rag.encoders.exported.model import POOLINGS, pool
+from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import EncoderError, InvalidInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,6 +83,43 @@ def test_each_family_has_the_numbers_of_torch(name, tmp_path):
         assert ours.count_tokens(TEXTS) == theirs.count_tokens(TEXTS)
         foreign = ["泵需要新的轴承和密封件。", *TEXTS]
         assert ours.unread(foreign) == theirs.unread(foreign)
+
+
+def test_a_bare_folder_keeps_the_prompts_of_its_name(tmp_path):
+    folder = TEXT_FAMILIES["Qwen3-Embedding (Qwen3)"].save_bare(tmp_path / "Qwen3-Embedding-0.6B")
+    ours, theirs = (SmartEncoder(folder, device="cpu", backend=each) for each in ("onnx", "torch"))
+    assert decisions(ours) == decisions(theirs)
+    assert ours.fingerprint == theirs.fingerprint
+    assert_same(ours.encode_query(TEXTS), theirs.encode_query(TEXTS))
+
+
+def test_a_bare_folder_without_known_prompts_is_named(tmp_path, caplog):
+    folder = TEXT_FAMILIES["BGE (BERT)"].save_bare(tmp_path / "nomic-embed-text-v1")
+    for _ in range(2):  # the second time, nothing is exported
+        warn_once.cache_clear()
+        SmartEncoder(folder, device="cpu", backend="onnx").encode_document(TEXTS)
+        assert "which would name its prompts, so it gets none" in caplog.text
+        caplog.clear()
+
+
+def test_prompts_and_profiles_share_one_export(tmp_path, monkeypatch):
+    """The caller's prompts go over those of the model, as in sentence-transformers."""
+    monkeypatch.setenv("SMART_RAG_CACHE", str(tmp_path / "cache"))
+    family = TEXT_FAMILIES["Qwen3-Embedding (Qwen3)"]
+    folder = family.save(tmp_path / "model")
+    for given in (
+        {"profile": "general", "model_options": {"prompts": {"query": "ask: ", "other": "o: "}}},
+        {},
+        {"model_options": {"prompts": {"extra": "e: "}, "default_prompt_name": "extra"}},
+        {"prompt_names": {"query": None}, "model_options": {"default_prompt_name": "query"}},
+    ):
+        ours, theirs = (SmartEncoder(folder, device="cpu", backend=each, **given) for each in ("onnx", "torch"))
+        assert decisions(ours) == decisions(theirs)
+        for task in ("query", "document"):
+            assert_same(getattr(ours, f"encode_{task}")(TEXTS), getattr(theirs, f"encode_{task}")(TEXTS))
+        assert len(list((tmp_path / "cache" / "exports").iterdir())) == 1
+    with pytest.raises(InvalidInput, match="default_prompt_name is 'qery'; did you mean 'query'"):
+        SmartEncoder(folder, device="cpu", backend="onnx", model_options={"default_prompt_name": "qery"})
 
 
 @pytest.mark.parametrize("mode", POOLINGS)
