@@ -42,7 +42,7 @@ from smart_rag.encoders.protocol import (
     token_counter,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import IndexClosed, IndexExists, IndexNotFound, InvalidInput
+from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
 from smart_rag.files import reader as files
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
@@ -102,18 +102,21 @@ R = TypeVar("R")
 
 
 def _following(method: Callable[Concatenate[SmartIndex, P], R]) -> Callable[Concatenate[SmartIndex, P], R]:
-    """Decorate a method that reads. If the index is written anew meanwhile, the method is called again."""
+    """Decorate a method that reads. If the index is written anew meanwhile, the method is called again.
+
+    Stores that are closed and removed in the middle of a call can raise any error.
+    """
 
     @wraps(method)
     def call(self: SmartIndex, /, *arguments: P.args, **options: P.kwargs) -> R:
-        store = self._store
-        try:
-            return method(self, *arguments, **options)
-        except (IndexNotFound, IndexClosed):
-            self._check_open()  # opens the new stores, if there are any
-            if self._store is store:
-                raise
-            return method(self, *arguments, **options)
+        while True:
+            store = self._store
+            try:
+                return method(self, *arguments, **options)
+            except Exception:
+                self._check_open()  # opens the new stores, if there are any
+                if self._store is store:
+                    raise
 
     return call
 
@@ -744,8 +747,8 @@ class SmartIndex:
                         seen.add(document.id)
                         yield document
                 return
-            except (IndexNotFound, IndexClosed):
-                self._check_open()  # opens the new stores, if there are any
+            except Exception:  # as in `_following`
+                self._check_open()
                 if self._store is store:
                     raise
 

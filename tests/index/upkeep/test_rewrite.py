@@ -405,6 +405,29 @@ def test_readers_of_the_same_process_go_on(tmp_path):
         assert index.search("boat", 1)[0].id == "new"
 
 
+class Interrupted(VocabularyEncoder):
+    """Each of the first ``times`` queries waits while the index in ``path`` is compacted by another object."""
+
+    def __init__(self, path, times):
+        super().__init__()
+        self.path, self.times = path, times
+
+    def encode_query(self, queries, **options):
+        if self.times:
+            self.times -= 1
+            with SmartIndex.open(self.path, VocabularyEncoder()) as other:
+                other.compact()
+        return super().encode_query(queries, **options)
+
+
+def test_a_search_goes_on_however_often_the_index_is_written_anew(tmp_path):
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add_texts(["pump", "boat"], ["a", "b"])
+    with SmartIndex.open(tmp_path / "index", Interrupted(tmp_path / "index", 4)) as reader:
+        assert [hit.id for hit in reader.search("boat", 1)] == ["b"]
+        assert reader.encoder.times == 0
+
+
 def test_old_stores_that_were_left_over_are_removed(tmp_path, monkeypatch):
     """A process that dies after the switch leaves them, and a mark in the new ones, which are not unfinished."""
     path = tmp_path / "index"
