@@ -17,8 +17,9 @@ TEXTS = ["The cat sat on the mat.", "", "Dogs bark at night."]
 
 def test_numbers_are_the_encoders(embeddings, minilm):
     vectors = embeddings.embed_documents(TEXTS)
-    assert vectors == minilm.encode_document(TEXTS).pooled.tolist()
-    assert embeddings.embed_query("cats") == minilm.encode_query(["cats"]).pooled[0].tolist()
+    documents, query = minilm.encode_document(TEXTS), minilm.encode_query(["cats"])
+    assert vectors == (documents.pooled * documents.norms[:, None]).tolist()
+    assert embeddings.embed_query("cats") == (query.pooled[0] * query.norms[0]).tolist()
     assert {type(value) for vector in vectors for value in vector} == {float}
     assert embeddings.embed_documents([]) == []
 
