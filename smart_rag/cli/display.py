@@ -311,12 +311,12 @@ def paper_tables(result: Mapping[str, Any]) -> Group:
         if not column["runs"]:
             continue
         figures = [_beside(column, ranking) for ranking in ("pooled", "late", "smart")]
-        tasks = f"{column['tasks']} of {column['of']}"
+        tasks = f"{column['tasks']} of {column['of']}" if column["of"] else f"{column['tasks']}, not in the paper"
         if column["unreadable"]:
             tasks += f", without {number(column['unreadable'], 'row')}"
         table.add_row(name, column.get("measure", ""), tasks, *figures)
     datasets = Table(title="datasets, in percent")
-    datasets.add_column("")
+    datasets.add_column("", overflow="fold")
     for heading in ("documents", "queries", "pooled", "late", "pooled + late"):
         datasets.add_column(heading, justify="right")
     notes = []

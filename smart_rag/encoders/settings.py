@@ -215,7 +215,8 @@ def _warn_of_unused_prompt(task: Task, loaded: LoadedModel) -> None:
         warn_once(
             f"{loaded.name}: of the prompts {names} in the model's files, none has the name 'query', so queries get no "
             f"prompt, as in sentence-transformers; if the model needs one, choose it, for example by "
-            f"prompt_names={{'query': {next(iter(prompts))!r}}}"
+            f"prompt_names={{'query': {next(iter(prompts))!r}}}, or give its text by query_prompt=, on the command "
+            "line --query-prompt"
         )
 
 

@@ -119,7 +119,8 @@ class MtebModel:
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
         name = f"smart-rag/{Path(str(description['model'])).name}-{self.ranking}"
         found = {"name": name, "revision": digest, "embed_dim": self.encoder.dimension}
-        return ModelMeta.create_empty(overwrites={**found, "modalities": sorted(modalities_of(self.encoder))})
+        read = sorted({*modalities_of(self.encoder)} - {"video"})
+        return ModelMeta.create_empty(overwrites={**found, "modalities": read})
 
     # --- the search protocol ---
 

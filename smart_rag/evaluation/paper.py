@@ -327,7 +327,7 @@ def _columns(datasets: Sequence[Mapping[str, Any]], row: Row | None) -> dict[str
                 "measure": own[0]["measure"],
                 "tasks": len(own),
                 "unreadable": sum(len(dataset["unreadable"]) for dataset in own),
-                "of": sum(task.column == column for task in TASKS) or len(own),
+                "of": sum(task.column == column for task in TASKS),
                 "runs": _means(own),
                 "published": {name: figure for name, figure in published.items() if figure is not None},
             }

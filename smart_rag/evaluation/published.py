@@ -130,9 +130,8 @@ def _datasets(folder: Path, tables: Mapping[str, Table]) -> Iterator[Published]:
             yield Published(own, folder, "judged", parts, others)
         else:
             found = ", ".join(table.name for table in parts.values())
-            yield Published(
-                (folder.name,), folder, "unknown", parts, (f"the tables {found}, without queries or qrels",)
-            )
+            lacking = " and ".join(part for part in ("corpus", "queries", "qrels") if part not in parts)
+            yield Published((folder.name,), folder, "unknown", parts, (f"the tables {found}, without {lacking}",))
     for name, table in left.items():
         try:
             columns = set(table.columns)

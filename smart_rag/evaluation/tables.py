@@ -6,7 +6,8 @@ each split has one or more files. These layouts are read:
 - The front matter of ``README.md`` names the parts (``configs``) and their files.
 - A subfolder holds the files of one part, as ``corpus/test-00000-of-00001.parquet``.
 - The folder itself or its subfolder ``data`` holds files of one part, as ``data/test-00000-of-00001.parquet``.
-- The folder holds ``corpus.jsonl`` and ``queries.jsonl``, and its subfolder ``qrels`` the qrels of each split.
+- The folder holds ``corpus.jsonl`` and ``queries.jsonl``, and its subfolder ``qrels`` the qrels of each split, as
+  ``.jsonl`` or, as BEIR has them, as ``.tsv`` with a header.
 - `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written the folder or a subfolder.
 
 If the splits of a part are called corpus and queries, they are themselves the parts.
@@ -14,9 +15,10 @@ If the splits of a part are called corpus and queries, they are themselves the p
 
 from __future__ import annotations
 
+import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +30,7 @@ from smart_rag.wording import one_line
 
 # A row with a page has a megabyte.
 _ROWS_AT_ONCE = 32
-_SUFFIXES = (".parquet", ".jsonl")
+_SUFFIXES = (".parquet", ".jsonl", ".tsv")
 # The end of `test-00000-of-00001.parquet` or `test-00000-of-00001-e2cd0b6b8d4c7a31.parquet`, of the split test.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _NUMBERED = re.compile(r"\d{4}\.parquet")
@@ -65,6 +67,9 @@ class Table:
             if file.suffix == ".jsonl":
                 state = file.stat()
                 return _json_columns(file, state.st_mtime_ns, state.st_size)
+            if file.suffix == ".tsv":
+                with file.open(encoding="utf-8", newline="") as lines:
+                    return tuple(_tabbed(lines).fieldnames or ())
             if file.suffix == ".parquet":
                 return tuple(_pyarrow("parquet").read_schema(file).names)
             with _pyarrow().memory_map(str(file)) as source:
@@ -226,6 +231,9 @@ def _names(file: Path, key: str) -> list[str]:
 def _rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     if file.suffix == ".jsonl":
         yield from _json_rows(file)
+    elif file.suffix == ".tsv":
+        with file.open(encoding="utf-8", newline="") as lines:
+            yield from ({name: value for name, value in row.items() if name} for row in _tabbed(lines))
     elif file.suffix == ".parquet":
         with _pyarrow("parquet").ParquetFile(file) as opened:
             for batch in opened.iter_batches(_ROWS_AT_ONCE, columns=None if columns is None else list(columns)):
@@ -236,6 +244,10 @@ def _rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]
                 chosen = whole if columns is None else whole.select([*filter(whole.schema.names.__contains__, columns)])
                 for start in range(0, len(chosen), _ROWS_AT_ONCE):
                     yield from chosen.slice(start, _ROWS_AT_ONCE).to_pylist()
+
+
+def _tabbed(lines: Iterable[str]) -> csv.DictReader[str]:
+    return csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:

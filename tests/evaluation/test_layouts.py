@@ -121,7 +121,7 @@ def test_the_command_goes_on_and_its_exit_status_tells(tmp_path):
     options = ("eval", tmp_path / "data", "--paper", "--model", model, "--device", "cpu")
     code, output, _ = run(*options)
     assert code == 0
-    assert "1 of 1, without 1 row" in output
+    assert "1, not in the paper, without 1 row" in output
     note = "ours: left out: 1 document that cannot be read: p1 (the image in the table: a broken or truncated image"
     assert note in " ".join(output.split())
     texts(tmp_path / "data" / "NanoNQ")
@@ -129,7 +129,7 @@ def test_the_command_goes_on_and_its_exit_status_tells(tmp_path):
     code, output, _ = run(*options)
     assert code == 1
     assert "NanoNQ: not ranked: " in output
-    assert "1 of 1, without 1 row" in output
+    assert "1, not in the paper, without 1 row" in output
 
 
 def test_frames_of_a_video_that_cannot_be_decoded(tmp_path):
@@ -366,6 +366,27 @@ def test_json_lines(tmp_path, readme):
     assert [document.text for document in dataset.documents] == ["word0", "word9 word1", "word9 word2", "word9 word3"]
     assert dataset.qrels == {"q0": {"d0": 1}, "q1": {"d1": 1}}
     assert dataset.left_out == ("1 query without a relevant document",)
+
+
+def test_qrels_as_beir_has_them(tmp_path):
+    """Ids may look like numbers. A broken row is counted, and without the qrels, what lacks is named."""
+    folder = tmp_path / "scifact"
+    jsonl(folder / "corpus.jsonl", [{"_id": str(i), "text": f"word{i}"} for i in range(4)])
+    jsonl(folder / "queries.jsonl", [{"_id": f"0{i}", "text": f"word{i}"} for i in range(3)])
+    with pytest.raises(InvalidInput, match="the tables corpus, queries, without qrels"):
+        evaluate_published(tmp_path, TextEncoder())
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text(
+        'query-id\tcorpus-id\tscore\r\n00\t0\t1\r\n01\t1\t2\r\n01\t2\t0\n02\t"2\t1\n02\n'
+    )
+    [source] = find_published(tmp_path)
+    dataset = source.load(Places(tmp_path))
+    assert dataset.qrels == {"00": {"0": 1}, "01": {"1": 2}, "02": {'"2': 1}}
+    assert dataset.left_out == (
+        "1 judgement without an id",
+        "1 judgement without a grade that is a whole number",
+        "1 judged document outside of the corpus",
+    )
 
 
 def test_a_file_of_a_table_without_a_column(tmp_path):

@@ -400,7 +400,7 @@ def test_what_is_no_dataset_is_named(tmp_path):
     parquet(tmp_path / "Half" / "corpus" / "test.parquet", [{"_id": "d", "text": "a"}])
     reasons = {each["name"]: each["reason"] for each in evaluate_published(tmp_path, TextEncoder())["failed"]}
     assert "found the table Odd with the columns premise, label; expected" in reasons["Odd"]
-    assert "found the tables corpus, without queries or qrels" in reasons["Half"]
+    assert "found the tables corpus, without queries and qrels" in reasons["Half"]
 
 
 def test_a_folder_without_tables(tmp_path):

