@@ -35,6 +35,7 @@ from tqdm import tqdm
 from smart_rag import SmartEncoder, TokenBatch
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.tokens import TokenCodes
+from smart_rag.scoring import kernels  # noqa: F401, as in a program that has searched for a while
 from smart_rag.scoring.maxsim import late_interaction
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"

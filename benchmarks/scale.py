@@ -42,6 +42,7 @@ from tqdm import tqdm
 from smart_rag import Document, Representation, SmartIndex, TokenBatch
 from smart_rag.config import DEFAULT_CANDIDATES, IndexConfig
 from smart_rag.index.stopwatch import Stopwatch
+from smart_rag.scoring import kernels  # noqa: F401, as in a program that has searched for a while
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.token_store import TokenStore
 

@@ -47,6 +47,7 @@ from report import show, write
 from store_contestants import PEERS, Contestant, is_installed, of_bytes, of_scores
 
 from smart_rag.embeddings.codec import get_codec
+from smart_rag.scoring import kernels  # noqa: F401, as in a program that has searched for a while
 
 _DIMENSION = 384
 _LENGTHS = (100, 201)

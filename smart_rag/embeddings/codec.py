@@ -102,14 +102,19 @@ class RotatedCodec:
             codes[:, : part.shape[1]] += part << (plane * self.bits)
         return np.ascontiguousarray(codes if isinstance(codes, np.ndarray) else codes.cpu().numpy())
 
-    def levels(self, codes: Codes, dimension: int) -> NDArray[np.float32]:
-        """Return the rotated vectors (n, dimension) of ``codes``: float32, with norm 1."""
+    def unpack(self, codes: Codes, dimension: int) -> NDArray[np.float32]:
+        """Return the code of each dimension, from 0 to 2 ** bits - 1: (n, dimension) float32."""
         width = codes.shape[1]
         mask = np.uint8(2**self.bits - 1)
-        levels = np.empty((len(codes), dimension), dtype=np.float32)
+        unpacked = np.empty((len(codes), dimension), dtype=np.float32)
         for plane, start in enumerate(range(0, dimension, width)):
-            part = levels[:, start : start + width]
+            part = unpacked[:, start : start + width]
             part[:] = (codes[:, : part.shape[1]] >> np.uint8(plane * self.bits)) & mask
+        return unpacked
+
+    def levels(self, codes: Codes, dimension: int) -> NDArray[np.float32]:
+        """Return the rotated vectors (n, dimension) of ``codes``: float32, with norm 1."""
+        levels = self.unpack(codes, dimension)
         levels -= np.float32(self.zero)
         levels /= np.linalg.norm(levels, axis=1, keepdims=True)
         return levels

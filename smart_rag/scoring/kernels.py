@@ -37,9 +37,8 @@ from smart_rag.scoring.instructions import (
     popcount,
     transpose,
 )
+from smart_rag.scoring.planes import PLANE, planes_of
 
-# The lower plane of a query is divided by this factor.
-_PLANE = 254
 # If more than this number of products in a tile needs the lower plane, the whole tile is multiplied with it.
 _MANY = 32
 _FAST: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -74,11 +73,9 @@ def queries(embeddings: NDArray[np.float32], bits: int, kind: int) -> Queries:
     _add_products(np.ascontiguousarray(embeddings), turned(dimension), rotated)
     planes, width = 8 // bits, -(-dimension * bits // 8)
     rows = TILES[kind][2]
-    scale = np.maximum(np.abs(rotated).max(axis=1), np.float32(1e-30)) / np.float32(127)
-    steps = rotated / scale[:, None]
+    found = planes_of(rotated)
     both = np.zeros((2, count, planes * width), dtype=np.int8)
-    both[0, :, :dimension] = np.rint(steps)
-    both[1, :, :dimension] = np.rint((steps - both[0, :, :dimension]) * _PLANE)
+    both[0, :, :dimension], both[1, :, :dimension] = found.upper, found.lower
     # Four neighbouring bytes of a token stand in one word, for each of the codes that a byte holds.
     words = -(-width // 4)
     padded = np.zeros((2, -(-count // rows) * rows, planes, 4 * words), dtype=np.int8)
@@ -86,8 +83,8 @@ def queries(embeddings: NDArray[np.float32], bits: int, kind: int) -> Queries:
     ordered = padded.reshape(2, -1, rows, planes, words, 4).transpose(0, 1, 4, 3, 2, 5)
     tiles = np.ascontiguousarray(ordered).view(np.int32).reshape(2, -1, words * planes, rows)
     # The part of a query that the upper plane lacks, times a vector of norm 1. It is a little larger, for rounding.
-    reach = 2.001 * np.linalg.norm(both[1].astype(np.float32), axis=1) / _PLANE
-    return Queries(tiles, both[1], both.sum(axis=2, dtype=np.int64).T.copy(), reach.astype(np.float32), scale)
+    reach = 2.001 * np.linalg.norm(both[1].astype(np.float32), axis=1) / PLANE
+    return Queries(tiles, both[1], both.sum(axis=2, dtype=np.int64).T.copy(), reach.astype(np.float32), found.scale)
 
 
 def best(queries: Queries, codes: Codes, offsets: Offsets, bits: int, dimension: int, kind: int) -> NDArray[np.float32]:
@@ -329,7 +326,7 @@ def _compiled(kind: int, bits: int) -> Callable[..., None]:
                     _multiply_plane(kind, bits, 0, query, count, unpacked, tiles, products)
                     tried, both = 0, False
                 _centre(products[0, row], zeros * sums[query, 0], count, inverse, similar)
-                middle = zeros * (_PLANE * sums[query, 0] + sums[query, 1])
+                middle = zeros * (PLANE * sums[query, 0] + sums[query, 1])
                 begin = 0
                 for text in range(texts):
                     end, highest, found = ends[text], np.float32(-np.inf), best[document + text, query]
@@ -348,8 +345,8 @@ def _compiled(kind: int, bits: int) -> Callable[..., None]:
                                 rest = np.int64(products[1, row, token])
                                 if not both:
                                     rest = np.int64(_product(kind, bits, codes, first + token, lower, query))
-                                exact = 2 * (_PLANE * np.int64(products[0, row, token]) + rest) - middle
-                                found = max(found, np.float32(exact) / np.float32(_PLANE) * inverse[token])
+                                exact = 2 * (PLANE * np.int64(products[0, row, token]) + rest) - middle
+                                found = max(found, np.float32(exact) / np.float32(PLANE) * inverse[token])
                         best[document + text, query] = found
                     begin = end
         return source

@@ -63,7 +63,7 @@ def late_interaction(
         raise DimensionMismatch(
             f"the query's token embeddings have {queries.dimension} dimensions, the documents' {documents.dimension}"
         )
-    product = product_for(documents, device)
+    product = product_for(documents, device, len(queries.embeddings))
     token_shares = shares(queries.offsets, token_weights)
     late = np.empty((len(queries), len(documents)), dtype=np.float32)
     query_blocks = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.codec import RotatedCodec, rotate
+from smart_rag.embeddings.codec import RotatedCodec
 from smart_rag.embeddings.multiply import multiply
 from smart_rag.embeddings.tokens import FloatArray, Offsets, TokenCodes, Tokens
+from smart_rag.scoring import planes
+from smart_rag.scoring.planes import Planes, planes_of, rotated_queries
 
 if TYPE_CHECKING:
     from smart_rag.scoring.kernels import Queries
@@ -25,6 +28,19 @@ logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 23
 # Number of products of two numbers in a block of codes. One core needs milliseconds for them.
 _BLOCK_PRODUCTS = 1 << 29
+# To load Numba and the compiled loop takes about a second. NumPy computes this number of products in the same time. A
+# program that searches once or twice never loads Numba.
+_WORTH_COMPILING = 1 << 30
+
+
+@dataclass(slots=True)
+class _Spent:
+    """The number of products of two numbers that this process has computed by NumPy instead of Numba."""
+
+    products: int = 0
+
+
+_spent = _Spent()
 
 
 class TokenProduct(Protocol):
@@ -48,8 +64,8 @@ class TokenProduct(Protocol):
         ...
 
 
-def product_for(documents: Tokens, device: str) -> TokenProduct:
-    """Return the fastest exact way to compare query tokens with ``documents`` on ``device``."""
+def product_for(documents: Tokens, device: str, query_tokens: int) -> TokenProduct:
+    """Return the fastest exact way to compare ``query_tokens`` with ``documents`` on ``device``."""
     codec = documents.codec if isinstance(documents, TokenCodes) else None
     rotated = codec if isinstance(codec, RotatedCodec) else None
     if device != "cpu":
@@ -58,7 +74,9 @@ def product_for(documents: Tokens, device: str) -> TokenProduct:
         return DeviceProduct(rotated, device)
     if rotated is None:
         return FloatProduct()
-    return CodeProduct(rotated, fastest_kind()) if numba_is_installed() else LevelProduct(rotated)
+    products = query_tokens * int(documents.offsets[-1]) * documents.dimension
+    is_much = "smart_rag.scoring.kernels" in sys.modules or _spent.products + products > _WORTH_COMPILING
+    return CodeProduct(rotated, fastest_kind()) if is_much and numba_is_installed() else PlainProduct(rotated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +100,32 @@ class FloatProduct:
 
 
 @dataclass(frozen=True, slots=True)
-class LevelProduct(FloatProduct):
-    """Multiplies rotated codes as normalised float32 levels. The query is rotated instead of the documents."""
+class PlainProduct:
+    """Multiplies rotated codes as integers, by NumPy. The scores equal those of `CodeProduct`, to the last bit."""
 
     codec: RotatedCodec
+    uses_one_core = False
 
-    def queries(self, embeddings: FloatArray) -> FloatArray:
-        return rotate(embeddings)
+    def block_tokens(self, dimension: int, query_tokens: int) -> int:
+        return _BLOCK_BYTES // (4 * (dimension + 8 * query_tokens))
 
-    def documents(self, block: Tokens) -> FloatArray:
-        assert isinstance(block, TokenCodes)
-        return self.codec.levels(block.codes, block.dimension)
+    def queries(self, embeddings: FloatArray) -> Planes:
+        return planes_of(rotated_queries(embeddings))
+
+    def documents(self, block: TokenCodes) -> TokenCodes:
+        return block
+
+    def best(self, queries: Planes, documents: TokenCodes, offsets: Offsets) -> NDArray[np.float32]:
+        _spent.products += len(queries.scale) * len(documents.codes) * documents.dimension
+        return planes.best(queries, documents.codes, offsets, self.codec, documents.dimension)
 
 
 @dataclass(frozen=True, slots=True)
 class CodeProduct:
-    """Multiplies rotated codes as integers, without decoding them. The query has two planes of int8.
+    """Multiplies rotated codes as integers, without decoding them, in a loop that Numba compiles.
 
-    A query is q = scale * (upper + lower / 254). The document token has the codes c. The code of the value 0 is z, and
-    n is the norm of the levels c - z. Then the cosine is (q c - z sum(q)) / n. All tokens are multiplied with the upper
-    plane. Only tokens that can be the best one are multiplied with the lower plane, too.
+    All tokens are multiplied with the upper plane of the query (see `planes`). Only tokens that can be the best one are
+    multiplied with the lower plane, too.
     """
 
     codec: RotatedCodec
@@ -142,5 +166,5 @@ def numba_is_installed() -> bool:
     """Return whether Numba is installed. A machine with few packages, such as a GPU's container, may lack it."""
     installed = importlib.util.find_spec("numba") is not None
     if not installed:
-        logger.info("Numba is not installed; codes are scored in float32, which takes several times as long")
+        logger.info("Numba is not installed; codes are scored by NumPy, which takes several times as long")
     return installed

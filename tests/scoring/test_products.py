@@ -31,7 +31,7 @@ CODECS = ["float32", "float16", *ROTATED]
 # Each way of this CPU to multiply codes; what a machine without Numba does, and torch on a device. The last is the one
 # that the library takes on this machine.
 KINDS = [instructions.KINDS[kind] for kind in instructions.available()]
-KERNELS = ["floats", "levels", "torch", *KINDS, "chosen"]
+KERNELS = ["floats", "numpy", "torch", *KINDS, "chosen"]
 
 
 chosen_kernel = products.product_for
@@ -44,13 +44,13 @@ def encoded(tokens, name):
 def kernel_of(kind, documents, device="cpu"):
     """Return one kernel, whatever this machine is fast at."""
     if kind == "chosen":
-        return chosen_kernel(documents, device)
+        return chosen_kernel(documents, device, 1)
     codec = documents.codec if isinstance(documents, TokenCodes) and documents.codec.name in ROTATED else None
     if kind == "torch":
         return DeviceProduct(codec, device)
     if kind == "floats" or codec is None:
         return products.FloatProduct()
-    return products.LevelProduct(codec) if kind == "levels" else code_product(kind, codec)
+    return products.PlainProduct(codec) if kind == "numpy" else code_product(kind, codec)
 
 
 def code_product(kind, codec):
@@ -61,7 +61,7 @@ def code_product(kind, codec):
 def late_by(kind, queries, documents):
     """Return the scores by one kernel."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maxsim, "product_for", lambda documents, device: kernel_of(kind, documents, device))
+        patch.setattr(maxsim, "product_for", lambda documents, device, _: kernel_of(kind, documents, device))
         return maxsim.late_interaction(queries, documents)
 
 
@@ -193,7 +193,7 @@ def test_blocks_on_several_cores_equal_the_whole(monkeypatch, kind, name):
     threads = torch.get_num_threads()
     monkeypatch.setattr(products, "_BLOCK_BYTES", 1024)
     monkeypatch.setattr(products, "_BLOCK_PRODUCTS", 1024)
-    monkeypatch.setattr(maxsim, "product_for", lambda documents, device: kernel_of(kind, documents, device))
+    monkeypatch.setattr(maxsim, "product_for", lambda documents, device, _: kernel_of(kind, documents, device))
     asked = []
     monkeypatch.setattr(maxsim, "cores", lambda: (asked.append(1), cores.cores())[1])
     with ThreadPoolExecutor(4) as pool:
@@ -239,15 +239,19 @@ def test_no_codes_have_no_scores():
 
 
 def test_the_kernel_follows_from_codec_and_device(monkeypatch):
-    """No time is measured. Without Numba, codes are scored as levels."""
+    """No time is measured. Without Numba, and for little work in all, NumPy scores codes."""
     documents = encoded(batch(np.random.default_rng(0), [3], 25), "2bit")
-    assert products.product_for(documents, "cpu") == products.CodeProduct(documents.codec, instructions.available()[-1])
-    assert products.product_for(documents, "cuda") == DeviceProduct(documents.codec, "cuda")
+    from smart_rag.scoring import kernels  # noqa: F401, from now on, Numba is loaded
+
+    assert products.product_for(documents, "cpu", 1) == products.CodeProduct(
+        documents.codec, instructions.available()[-1]
+    )
+    assert products.product_for(documents, "cuda", 1) == DeviceProduct(documents.codec, "cuda")
     for floats in (documents.decode(), encoded(documents.decode(), "float16")):
-        assert type(products.product_for(floats, "cpu")) is products.FloatProduct
-        assert products.product_for(floats, "cuda:0") == DeviceProduct(None, "cuda:0")
+        assert type(products.product_for(floats, "cpu", 1)) is products.FloatProduct
+        assert products.product_for(floats, "cuda:0", 1) == DeviceProduct(None, "cuda:0")
     monkeypatch.setattr(products, "numba_is_installed", lambda: False)
-    assert products.product_for(documents, "cpu") == products.LevelProduct(documents.codec)
+    assert products.product_for(documents, "cpu", 1) == products.PlainProduct(documents.codec)
 
 
 @pytest.mark.parametrize("dimension", [1, 25, 130, 384])
@@ -258,7 +262,7 @@ def test_all_kinds_of_cpus_give_equal_scores(name, dimension):
     queries, documents = batch(rng, [5, 8], dimension), batch(rng, [70, 1, 1, 200, 3], dimension)
     documents.embeddings[75:200] = documents.embeddings[75] + 1e-3 * documents.embeddings[75:200]
     codes = encoded(documents, name)
-    plain, *others = (late_by(kind, queries, codes) for kind in KINDS)
+    plain, *others = (late_by(kind, queries, codes) for kind in [*KINDS, "numpy"])
     np.testing.assert_allclose(plain, loop_late(queries, codes.decode()), rtol=0, atol=1e-4)
     for other in others:
         np.testing.assert_array_equal(other, plain)
@@ -327,18 +331,23 @@ def test_the_kind_follows_from_the_instructions(monkeypatch, features, kind):
 
 
 def test_scoring_on_a_cpu_loads_no_torch():
-    """Neither does encoding. For float tokens, Numba is not loaded, either."""
+    """Neither does encoding. Numba is loaded only when there is much to do, and never for float tokens."""
     script = """
 import sys, numpy as np
 from smart_rag.embeddings.codec import get_codec, rotation
 from smart_rag.embeddings.tokens import TokenBatch, TokenCodes
+from smart_rag.scoring import products
 from smart_rag.scoring.maxsim import late_interaction
 tokens = TokenBatch.from_list([np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)])
-for name, heavy in (("float16", {"torch", "numba"}), ("2bit", {"torch"})):
+for name in ("float16", "2bit"):
     codec = get_codec(name)
-    late_interaction(tokens, TokenCodes(codec.encode(tokens.embeddings), tokens.offsets, 32, codec))
-    assert not heavy & set(sys.modules), name
+    codes = TokenCodes(codec.encode(tokens.embeddings), tokens.offsets, 32, codec)
+    first = late_interaction(tokens, codes)
+    assert not {"torch", "numba"} & set(sys.modules), name
+products._WORTH_COMPILING = 2 * 4 * 4 * 32 - 1
+assert late_interaction(tokens, codes) == first
 assert "numba" in sys.modules
+assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], timeout=120, check=True)
 
