@@ -65,10 +65,15 @@ def check_report_file(path: str | None) -> None:
     """Before the work begins, check that `show_figures` can write to the file that ``--json`` names.
 
     Raises:
-        InvalidInput: the folder of the file does not exist.
+        InvalidInput: the folder of the file does not exist, or ``path`` is a folder.
     """
-    if path not in (None, "-") and not absolute(path).parent.is_dir():
-        raise InvalidInput(f"--json {path}: the folder {absolute(path).parent} does not exist")
+    if path in (None, "-"):
+        return
+    file = absolute(path)
+    if not file.parent.is_dir():
+        raise InvalidInput(f"--json {path}: the folder {file.parent} does not exist")
+    if file.is_dir():
+        raise InvalidInput(f"--json {path} is a folder; name a file")
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from smart_rag.cli.options import (
 )
 from smart_rag.embeddings.codec import PRESETS
 from smart_rag.errors import ChromaFailure, CorruptStore
-from smart_rag.paths import absolute
+from smart_rag.paths import absolute, model_location
 from smart_rag.types import VerifyReport
 from smart_rag.wording import number
 
@@ -146,11 +146,24 @@ def convert(
     options = {name: value for name, value in options.items() if value is not None}
     own = {} if model is not None else {**options, "trust_remote_code": trust_remote_code}
     with open_index(db, **own) as opened:
-        encoder = None if model is None else SmartEncoder(model, trust_remote_code=trust_remote_code, **options)
+        encoder = None
+        if model is not None:
+            kept = _chosen_before(opened.manifest.encoder or {}, model)
+            kept = {name: value for name, value in kept.items() if name not in options}
+            for name, value in kept.items():
+                note(f"{name}={value}, as in the index")
+            encoder = SmartEncoder(model, trust_remote_code=trust_remote_code, **{**kept, **options})
         opened.convert(encoder, codec=codec, show_progress_bar=on_terminal())
         settings = opened.manifest
     name = "vectors of your own" if settings.encoder is None else settings.encoder["model"]
     out.print(f"{display.short_path(str(db))}: {name}, codec {settings.config.codec}")
+
+
+def _chosen_before(described: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return what the caller chose when the index was made, if it is converted to the same model once more."""
+    if described.get("model") != model_location(model):
+        return {}
+    return {name: described[name] for name in ("max_pixels", "paper") if described.get(name)}
 
 
 def backup(

@@ -24,8 +24,9 @@ from smart_rag.encoders.models.pooled import PooledModel
 from smart_rag.encoders.models.positions import Mask, Positions
 from smart_rag.encoders.profiles import TokenPolicy
 from smart_rag.encoders.vocabulary import Vocabulary
+from smart_rag.errors import EncoderError
 from smart_rag.types import Content, Task
-from smart_rag.wording import number
+from smart_rag.wording import first_line, number
 
 if TYPE_CHECKING:
     import torch
@@ -260,7 +261,13 @@ class BatchEncoder:
     def _forward(self, model: PooledModel, prepared: Prepared, words: TokenIds, output: Output) -> Batch:
         adapter = self._adapter if output.layers is None else None
         layers = output.layers or ((-1,) if adapter is None else adapter.layers)
-        found = model.unit_states(prepared, layers, partial(self.kept, task=prepared.task))
+        try:
+            found = model.unit_states(prepared, layers, partial(self.kept, task=prepared.task))
+        except (IndexError, KeyError, TypeError, AttributeError) as error:  # memory and devices raise RuntimeError
+            raise EncoderError(
+                f"the forward pass of {model.name} fails: {first_line(error)}; its config.json may not fit its other "
+                "files, so take all files of the model again"
+            ) from error
         if found.positions is not prepared.positions:  # tokens were merged, so they are no longer words
             words = np.full(found.positions.ids.shape, -1, dtype=np.int32)
         keep = self.kept(found.positions, prepared.task)

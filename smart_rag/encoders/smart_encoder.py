@@ -18,6 +18,7 @@ from smart_rag.encoders.engine import Engine, ModelArguments, describe_backend, 
 from smart_rag.encoders.fingerprint import arguments_in, fingerprint_of
 from smart_rag.encoders.loading import known_models
 from smart_rag.encoders.loading.model_options import portable_options, with_full_paths
+from smart_rag.encoders.models.image_sizes import MOST_PIXELS
 from smart_rag.encoders.models.inputs import UNLIMITED
 from smart_rag.encoders.models.reading import Reading
 from smart_rag.encoders.pickling import made_again
@@ -120,7 +121,7 @@ class SmartEncoder:
     ) -> None:
         check_count("batch_size", batch_size)
         check_count("batch_tokens", batch_tokens)
-        check_count("max_pixels", 1 if max_pixels is None else max_pixels)
+        check_count("max_pixels", 1 if max_pixels is None else max_pixels, MOST_PIXELS)
         check_model_options(model_options or {})
         model_options = with_full_paths(model_options or {})
         self.model_name, self.revision = model_location(model), revision

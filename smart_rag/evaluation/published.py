@@ -90,8 +90,8 @@ def find_published(root: Path, split: str | None = None) -> list[Published]:
     found = list(_walk(root, split, _DEPTH))
     if not found:
         raise InvalidInput(
-            f"{root}: found no dataset; expected Parquet files or folders of save_to_disk, with the tables corpus, "
-            "queries and qrels, or with the columns of MMEB-V2"
+            f"{root}: found no dataset in {_DEPTH} levels of folders; expected Parquet files or folders of "
+            "save_to_disk, with the tables corpus, queries and qrels, or with the columns of MMEB-V2"
         )
     return found
 

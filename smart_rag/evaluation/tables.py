@@ -68,7 +68,7 @@ class Table:
                 state = file.stat()
                 return _json_columns(file, state.st_mtime_ns, state.st_size)
             if file.suffix == ".tsv":
-                with file.open(encoding="utf-8", newline="") as lines:
+                with file.open(encoding="utf-8-sig", newline="") as lines:
                     return tuple(_tabbed(lines).fieldnames or ())
             if file.suffix == ".parquet":
                 return tuple(_pyarrow("parquet").read_schema(file).names)
@@ -107,8 +107,8 @@ def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
     """
     parts = _declared(folder) or _found(folder)
     tables: dict[str, Table] = {}
-    every = {name for splits in parts.values() if not isinstance(splits, InvalidInput) for name in splits}
-    is_nowhere = split is not None and split not in every and "corpus" not in every
+    named = [part for part in parts.values() if not isinstance(part, InvalidInput) and "corpus" not in part]
+    is_nowhere = split is not None and bool(named) and not any(split in part for part in named)
     for name, splits in parts.items():
         if isinstance(splits, InvalidInput):
             tables[name] = Table(name, folder, (), str(splits))
@@ -121,7 +121,9 @@ def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
             f"{folder}: the table {name!r} has the splits {', '.join(sorted(splits))}; expected one split, or one "
             f"called {split or 'test'!r}; name another split by split=, on the command line --split"
         )
-        is_there = wanted in splits and not is_nowhere
+        # Judgements of one split do not belong to the queries of another.
+        is_other = split is not None and wanted != split and name.endswith("qrels")
+        is_there = wanted in splits and not is_nowhere and not is_other
         tables[name] = Table(name, folder, splits[wanted] if is_there else (), "" if is_there else problem)
     return tables
 
@@ -232,7 +234,7 @@ def _rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]
     if file.suffix == ".jsonl":
         yield from _json_rows(file)
     elif file.suffix == ".tsv":
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             yield from ({name: value for name, value in row.items() if name} for row in _tabbed(lines))
     elif file.suffix == ".parquet":
         with _pyarrow("parquet").ParquetFile(file) as opened:
@@ -251,7 +253,7 @@ def _tabbed(lines: Iterable[str]) -> csv.DictReader[str]:
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for line, content in enumerate(lines, start=1):
             if content.strip():
                 row = json.loads(content)

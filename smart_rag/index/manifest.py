@@ -271,6 +271,7 @@ class Manifest:
                 [f"profile={mine['profile']!r}"] if "profile" in differ and isinstance(mine.get("profile"), str) else []
             )
             then += [f"paper={mine.get('paper') is True}"] if "paper" in differ else []
+            then += [f"max_pixels={mine.get('max_pixels')}"] if "max_pixels" in differ else []
             if then:
                 advice += f", as it was used then: SmartEncoder(..., {', '.join(then)})"
             raise IndexMismatch(

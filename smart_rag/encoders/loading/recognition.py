@@ -136,6 +136,12 @@ def check_model_type(files: Repository) -> None:
     from transformers import CONFIG_MAPPING
 
     config = files.json("config.json")
+    for name in ("text_config", "vision_config"):
+        if not isinstance(config.get(name, {}), Mapping):  # transformers would make the largest model of the kind
+            raise ModelNotFound(
+                f"{files.find('config.json')}: {name} is {config[name]!r:.40}, expected an object; take all files of "
+                "the model again"
+            )
     kind = config.get("model_type")
     if kind is None or kind in CONFIG_MAPPING or config.get("auto_map"):
         return

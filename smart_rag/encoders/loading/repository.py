@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 from smart_rag.config import DEFAULT_MODEL
-from smart_rag.errors import MissingExtra
+from smart_rag.errors import MissingExtra, ModelNotFound
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,13 @@ class Repository:
         return None if file is None else Path(file)
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return the content of a JSON file. Return an empty dict if there is no such file."""
+        """Return the content of a JSON file. Return an empty dict if there is no such file.
+
+        Raises:
+            ModelNotFound: the file does not hold a JSON object.
+        """
         file = self.find(name)
-        return {} if file is None else dict(json.loads(file.read_text(encoding="utf-8")))
+        return {} if file is None else _json_object(file)
 
     def modules(self) -> list[dict[str, Any]]:
         """Return the modules that ``modules.json`` lists. Return an empty list if there is no such file."""
@@ -116,6 +120,28 @@ def tensors_in(file: Path, names: Collection[str] | None = None) -> dict[str, to
 
     whole: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     return {name: tensor for name, tensor in whole.items() if names is None or name in names}
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except ValueError as error:
+        raise ModelNotFound(
+            f"{file} does not hold a JSON object ({error}); take all files of the model again"
+        ) from error
+    return found
+
+
+def damaged_json(folder: Path) -> Path | None:
+    """Return a JSON file in ``folder`` that holds no JSON. Return None if all of them do."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            return file
+    return None
 
 
 def bundled() -> str:

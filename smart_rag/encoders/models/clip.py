@@ -44,7 +44,7 @@ class ClipInputs(ModelInputs):
     def origins(self, content: Content, task: Task) -> tuple[Positions, list[TokenOrigin]]:
         if content.image is None:
             return super().origins(content, task)
-        features = self._preprocess([content], task)
+        features = self._read([content], task)
         rows, columns = [int(self.tokens_per_image**0.5)] * 2
         if _keeps_ratio(self.model):
             rows, columns = features["spatial_shapes"][0].tolist()

@@ -31,6 +31,8 @@ _MAX_ASPECT = 200
 # The limits of qwen-vl-utils for an image without limits of its own, in units of merged patches.
 _QWEN_UNITS = (4, 16_384)
 _FULL_HD = 1920 * 1080
+# A caller's limit may not be greater. Pillow refuses to open images of nearly twice this size.
+MOST_PIXELS = 100_000_000
 # If the processor makes all images equally large, a page of a PDF is drawn with this many times as many pixels.
 _OVERSAMPLING = 4
 # An image with more pixels is huge. Several of them in memory would need gigabytes, so each is resized at once.
@@ -53,10 +55,12 @@ class ImageSizes:
         self._size, self._video_size = image_size(processor), image_size(video_processor)
         self._unit = patch_unit(processor)
         self._max_pixels = max_pixels
-        if processor is not None and max_pixels is not None and self.limits is None:
+        if processor is None and max_pixels is not None:
+            warn_once(f"max_pixels={max_pixels} has no effect, because the model reads no images; leave max_pixels out")
+        elif max_pixels is not None and self.limits is None:
             warn_once(
-                f"max_pixels={max_pixels} does not change the number of tokens of an image, because the model's "
-                "processor decides it alone; images are only shrunk to this size before; leave max_pixels out"
+                f"max_pixels={max_pixels} does not limit the number of tokens of an image, because the model's "
+                "processor decides it; images are only shrunk to this size before; leave max_pixels out"
             )
 
     @cached_property
@@ -145,6 +149,11 @@ class ImageSizes:
         """
         if self.limits is None or self._profile.resizing == "processor" or self._profile.frames_as_images:
             return self.open(source)
+        if self._max_pixels is not None:
+            warn_once(
+                f"max_pixels={self._max_pixels} does not limit the frames of a video that is a list; they have the "
+                "sizes of the family's own code"
+            )
         side = 2 * self._unit
         every = (_QWEN_UNITS[0] * side**2, _QWEN_UNITS[1] * side**2)
         return media.open_image_as(source, lambda width, height: whole_units(width, height, side, every))

@@ -29,6 +29,7 @@ from smart_rag.encoders.models.messages import VideoMetadata, chat, most_frames
 from smart_rag.encoders.models.positions import (
     Mask,
     Positions,
+    common_prefix,
     counted_positions,
     ids_and_attended,
     patch_origins,
@@ -38,9 +39,10 @@ from smart_rag.encoders.models.positions import (
     square_origins,
 )
 from smart_rag.encoders.profiles import Profile
-from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
 from smart_rag.files import images
 from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unicode
+from smart_rag.wording import first_line
 
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"
 # A tokenizer or model without a limit on the length of a text states a number such as 1e30. We take numbers above this
@@ -150,7 +152,7 @@ class ModelInputs:
         """The number of tokens of the largest image, including the tokens around it."""
         if "image" not in self.modalities:
             return 0
-        features = self._preprocess([Content(image=images.blank(self.image_sizes.max_pixels))], "document")
+        features = self._read([Content(image=images.blank(self.image_sizes.max_pixels))], "document")
         return int(features["attention_mask"].sum())
 
     # --- contents ---
@@ -228,11 +230,23 @@ class ModelInputs:
             EncoderError: an image or a video has more tokens than the model can read.
         """
         contents = [self._shortened(content, task) for content in contents]
-        features = self._preprocess(contents, task)
+        features = self._read(contents, task)
         positions = self._positions(features, contents, task)
         if self.profile.positions == "counted":
             features = {**features, "position_ids": counted_positions(features["attention_mask"])}
         return Prepared(dict(features), positions, task)
+
+    def _read(self, contents: Sequence[Content], task: Task) -> Mapping[str, Any]:
+        """Return the inputs of a forward pass by the model's own processor, whose files may not fit together."""
+        try:
+            return self._preprocess(contents, task)
+        except (SmartRagError, MemoryError):
+            raise
+        except Exception as error:  # templates and processors raise errors of many classes
+            raise EncoderError(
+                f"the processor of {self.name} fails: {first_line(error)}; its files may not fit together, so take all "
+                "files of the model again"
+            ) from error
 
     def _shortened(self, content: Content, task: Task) -> Content:
         """Return ``content`` with its text cut, so that the text fits beside the image, the video and the template.
@@ -299,15 +313,13 @@ class ModelInputs:
 
     def positions(self, content: Content, task: Task) -> Positions:
         """Return the positions (1, length) of one content."""
-        return self._positions(self._preprocess([content], task), [content], task)
+        return self._positions(self._read([content], task), [content], task)
 
     def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         ids, attended = ids_and_attended(features)
         visual = np.isin(ids, self.visual_ids)
         special = np.isin(ids, self.special_ids) & ~visual
-        ordinal = np.cumsum(
-            attended, axis=1, dtype=np.int64
-        )  # 1 at the first attended position, even if there is padding on the left
+        ordinal = np.cumsum(attended, axis=1, dtype=np.int64)  # 1 at the first attended position
         template = self._of_prompt(features, ordinal, task) & attended
         if self.pooling.include_prompt:
             pooled = self._pooled_position(ids, attended)
@@ -336,7 +348,7 @@ class ModelInputs:
         """Return the number of tokens of the prompt before a text, including special tokens before the prompt."""
         if task not in self._prompt_lengths:
             rows = [self.tokenizer(self.prompts[task] + text, verbose=False)["input_ids"] for text in _UNLIKE]
-            self._prompt_lengths[task] = _common_prefix(*map(np.asarray, rows))
+            self._prompt_lengths[task] = common_prefix(*map(np.asarray, rows))
         return self._prompt_lengths[task]
 
     def _pooled_position(self, ids: NDArray[np.int64], attended: Mask) -> Mask:
@@ -370,10 +382,12 @@ class ModelInputs:
             rows = []
             for text in _UNLIKE:
                 # A video is left out. Its times are words, too, but they come first. Nothing after the text changes.
-                features = self._preprocess([Content(text, image)], task)
+                features = self._read([Content(text, image)], task)
                 ids, attended = ids_and_attended(features)
                 rows.append(ids[0][attended[0] & ~np.isin(ids[0], self.visual_ids)])
-            before, after = _common_prefix(*rows), _common_prefix(*(row[::-1] for row in rows))
+            if np.array_equal(*rows):
+                raise EncoderError(f"{self.name}: its chat template leaves out the text; take its files again")
+            before, after = common_prefix(*rows), common_prefix(*(row[::-1] for row in rows))
             self._template_lengths[structure] = (0 if content.video is not None else before, after)
         return self._template_lengths[structure]
 
@@ -388,7 +402,7 @@ class ModelInputs:
         if not getattr(self.tokenizer, "is_fast", False):
             raise EncoderError(f"the tokenizer of {self.name} gives no character offsets; use a model with a fast one")
         content = self._shortened(content, task)
-        features = self._preprocess([content], task)
+        features = self._read([content], task)
         positions = self._positions(features, [content], task)
         origins = [TokenOrigin()] * positions.ids.shape[1]
         for i, span in self._spans(content.text, positions, task):
@@ -417,14 +431,8 @@ class ModelInputs:
     def _offsets(self, text: str, add_special_tokens: bool = False) -> list[Span]:
         if not text and not add_special_tokens:
             return []
-        encoded = self.tokenizer(
-            text,
-            return_offsets_mapping=True,
-            add_special_tokens=add_special_tokens,
-            truncation=True,
-            max_length=self.model.max_seq_length,
-            verbose=False,
-        )
+        options = {"add_special_tokens": add_special_tokens, "max_length": self.model.max_seq_length, "verbose": False}
+        encoded = self.tokenizer(text, return_offsets_mapping=True, truncation=True, **options)
         return [(start, stop) for start, stop in encoded["offset_mapping"]]
 
     def _patches(self, features: Mapping[str, Any], positions: Positions) -> Iterator[tuple[int, TokenOrigin]]:
@@ -439,9 +447,3 @@ class ModelInputs:
             if grid is not None:
                 merged_grid = np.asarray(grid) // [1, merged, merged]
                 yield from zip(where, patch_origins(merged_grid, is_video=kind == "video"), strict=True)
-
-
-def _common_prefix(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """Return how many ids at the start are equal in both arrays. The arrays must differ somewhere."""
-    length = min(len(one), len(other))
-    return int(np.argmin(one[:length] == other[:length]))

@@ -139,3 +139,9 @@ def square_origins(tokens: Sequence[str], where: Sequence[int]) -> Iterator[Toke
             xs = [(found[1] - 1 + edge / side) / wide for edge in (x, x + 1)]
             ys = [(found[0] - 1 + edge / side) / high for edge in (y, y + 1)]
             yield TokenOrigin(box=(xs[0], ys[0], xs[1], ys[1]))
+
+
+def common_prefix(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
+    """Return how many ids at the start are equal in both arrays. The arrays must differ somewhere."""
+    length = min(len(one), len(other))
+    return int(np.argmin(one[:length] == other[:length]))

@@ -61,7 +61,7 @@ def test_a_limit_that_changes_no_token_is_said(build, tmp_path, caplog):
         counts.add(len(encoder.encode_document([Content(image=image)]).tokens[0]))
         sources = {decision.name: decision.source for decision in encoder.decisions}
         assert sources.keys() & {"image_pixels", "page_pixels"} == {"page_pixels" if limit is None else "image_pixels"}
-        assert caplog.text.count("does not change the number of tokens") == (limit is not None)
+        assert caplog.text.count("does not limit the number of tokens") == (limit is not None)
         caplog.clear()
         warn_once.cache_clear()
     assert len(counts) == 1
