@@ -108,7 +108,13 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def model_location(model: str | Path) -> str:
-    """If ``model`` is a folder, return its full path. If it is the name of a model, return it unchanged."""
+    """If ``model`` is a folder, return its full path. If it is the name of a model, return it unchanged.
+
+    Raises:
+        InvalidInput: ``model`` is empty, or is neither a str nor a path.
+    """
+    if not isinstance(model, str | Path) or not str(model).strip():
+        raise InvalidInput(f"a model must be the name of a model or its folder, got {model!r:.80}")
     if model == DEFAULT_MODEL:
         return DEFAULT_MODEL
     is_folder = isinstance(model, Path) or model.startswith("~") or Path(model).exists()

@@ -48,6 +48,7 @@ _PRECISIONS_OF: dict[str, dict[str | None, Precision]] = {
     "onnx": {None: "float32", "auto": "float32", "float32": "float32", "int8": "int8"},
     "openvino": {None: "float32", "auto": "float32", "float32": "float32", "bfloat16": "bfloat16"},
 }
+_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64", "int8")
 # Options of a model that change nothing in its export.
 _OF_PROMPTS = ("prompts", "default_prompt_name")
 _NOT_IN_EXPORT = (*_OF_PROMPTS, "token", "truncate_dim", "similarity_fn_name", "local_files_only", "cache_folder")
@@ -99,6 +100,8 @@ def start(arguments: ModelArguments) -> Engine:
         InvalidInput: an argument cannot be used with this model, this backend or this machine.
     """
     check_choice("backend", arguments.backend, Backend)
+    if arguments.dtype is not None and str(arguments.dtype).removeprefix("torch.") not in _DTYPES:
+        raise InvalidInput(f"dtype must be one of {', '.join(_DTYPES)}, got {arguments.dtype!r}")
     reason = _why_torch(arguments)
     if reason is not None:
         return start_on_torch(arguments, reason)

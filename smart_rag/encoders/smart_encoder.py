@@ -79,7 +79,7 @@ class SmartEncoder:
             its name and its files.
         query_tokens, document_tokens: the policy that chooses the tokens for late interaction. By default, the policy
             of the profile, in most cases ``"content"``: all tokens except special tokens. See docs/models.md.
-        max_pixels: the maximum number of pixels of an image. By default, the limit of the profile or the model.
+        max_pixels: the maximum number of pixels of an image or a page. By default, that of the profile or the model.
         paper: whether the pooled token takes part in late interaction, unless it is special, as in the paper's code.
         adapter: the folder of an adapter that was trained for this model (`smart_rag.encoders.adapter`).
         base_model: the name or folder of the model that a LoRA is added to, if ``model`` is a folder or a repository

@@ -27,6 +27,8 @@ def test_a_report_needs_a_folder(tmp_path):
         check_report_file(writable)
     with pytest.raises(InvalidInput, match=r"--json .*figures.json: the folder .*gone does not exist"):
         check_report_file(str(tmp_path / "gone" / "figures.json"))
+    with pytest.raises(InvalidInput, match="is a folder; name a file"):
+        check_report_file(str(tmp_path))
 
 
 def test_a_report_that_cannot_be_written_is_an_error_before_the_work(dataset, tmp_path):

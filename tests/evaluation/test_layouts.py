@@ -379,6 +379,9 @@ def test_qrels_as_beir_has_them(tmp_path):
     (folder / "qrels" / "test.tsv").write_text(
         'query-id\tcorpus-id\tscore\r\n00\t0\t1\r\n01\t1\t2\r\n01\t2\t0\n02\t"2\t1\n02\n'
     )
+    with pytest.raises(InvalidInput, match="has the splits test; expected one split, or one called 'dev'"):
+        evaluate_published(tmp_path, TextEncoder(), split="dev")
+    (folder / "qrels" / "test.tsv").write_text("\ufeff" + (folder / "qrels" / "test.tsv").read_text())
     [source] = find_published(tmp_path)
     dataset = source.load(Places(tmp_path))
     assert dataset.qrels == {"00": {"0": 1}, "01": {"1": 2}, "02": {'"2': 1}}

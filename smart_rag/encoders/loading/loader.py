@@ -26,6 +26,7 @@ from smart_rag.encoders.loading.processor_files import FILES_WITH_PROCESSOR, wit
 from smart_rag.encoders.loading.recognition import (
     by_architecture,
     check_architecture,
+    check_config,
     check_model_type,
     check_static,
     family_of,
@@ -33,7 +34,7 @@ from smart_rag.encoders.loading.recognition import (
 )
 from smart_rag.encoders.loading.repository import Repository, bundled, damaged_json
 from smart_rag.encoders.loading.text_pooling import pooling_of_bare_folder, prompts_of_bare_folder
-from smart_rag.encoders.loading.weights import check_numbers, check_tokenizer, check_weights
+from smart_rag.encoders.loading.weights import check_length, check_numbers, check_tokenizer, check_weights
 from smart_rag.encoders.loading.weights_report import no_loading_bar, reports_of_weights
 from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, UNKNOWN, Decision, profile_of
 from smart_rag.errors import EncoderError, InvalidInput, MissingExtra, ModelNotFound
@@ -138,6 +139,7 @@ def load(
             check_weights(model, loaded.model, reports, _READ_ELSEWHERE.get(loaded.kind, ()))
             check_numbers(model, loaded.model)
             check_tokenizer(model, loaded.model)
+            check_length(model, loaded.model)
             keep_texts_in_rows(loaded.model)
             return loaded
     except (torch.OutOfMemoryError, ModelNotFound, MissingExtra, InvalidInput, EncoderError):
@@ -186,7 +188,7 @@ def _load(
     further = {name: value for name, value in further.items() if name != "local_files_only"}
     lora = LoraFolder.find(name, files)
     if lora is None and base_model is not None:
-        if files.find("config.json") is None:
+        if not Path(path).exists() and files.find("config.json") is None:
             raise ModelNotFound(
                 f"the model {name!r}, a LoRA of {base_model!r}, is not on this machine and cannot be downloaded; if "
                 "you have it in a folder, name this folder"
@@ -251,6 +253,7 @@ def _load_whole(
         found = by_architecture(files, " of colpali-engine")
         return LoadedModel(name, model, True, "col-qwen", profile, recognised=found)
     check_static(name, files)
+    check_config(files)
     check_model_type(files)
     has_own_files = files.has_modules_file
     if has_own_files and profile.value.models and _foreign_module(files) and _is_vision_language_decoder(files, False):

@@ -40,14 +40,22 @@ class LoraFolder:
 
     @classmethod
     def find(cls, name: str, files: Repository) -> LoraFolder | None:
-        """Return the LoRA in ``files``. Return None if there is none, or if there is a whole model beside it.
+        """Return the LoRA in ``files``. Return None if there is none.
 
         Raises:
             MissingExtra: there is one, and peft is not installed.
+            ModelNotFound: there is a whole model beside it, to which transformers would add the LoRA without a word.
         """
         settings = files.json(_SETTINGS)
-        if not settings or any(files.find(weights) is not None for weights in _WHOLE):
+        if not settings:
             return None
+        whole = next((weights for weights in _WHOLE if files.find(weights) is not None), None)
+        if whole is not None:
+            raise ModelNotFound(
+                f"{name!r} has a whole model ({whole}) and the settings of a LoRA ({_SETTINGS}); if the LoRA was "
+                f"merged into the model, it would be added twice; move {_SETTINGS} away to use the model alone, or "
+                f"{whole} to use the LoRA on its base model"
+            )
         try:
             import peft  # noqa: F401
         except ImportError as error:

@@ -130,11 +130,21 @@ def check_architecture(files: Repository) -> None:
         )
 
 
-def check_model_type(files: Repository) -> None:
-    """Raise `ModelNotFound` if transformers does not know the kind of model, and its files bring no code for it."""
-    import transformers
-    from transformers import CONFIG_MAPPING
-
+def check_config(files: Repository) -> None:
+    """Raise `ModelNotFound` if the configuration is of another kind of model, or has a gap that would be filled."""
+    task = files.json("config_sentence_transformers.json").get("model_type")
+    if task in ("SparseEncoder", "CrossEncoder"):
+        raise ModelNotFound(
+            f"the model {files.path!r} is a {task} of sentence-transformers, which gives no embeddings of tokens in "
+            "the space of a pooled embedding; use an embedding model"
+        )
+    pooling = files.json("1_Pooling/config.json")
+    modes = sorted(key for key in pooling if key.startswith("pooling_mode"))
+    if modes and not any(pooling[mode] for mode in modes):  # sentence-transformers would take the mean
+        raise ModelNotFound(
+            f"{files.find('1_Pooling/config.json')} names no way of pooling: {', '.join(modes)} are all off; take the "
+            "file again"
+        )
     config = files.json("config.json")
     for name in ("text_config", "vision_config"):
         if not isinstance(config.get(name, {}), Mapping):  # transformers would make the largest model of the kind
@@ -142,6 +152,14 @@ def check_model_type(files: Repository) -> None:
                 f"{files.find('config.json')}: {name} is {config[name]!r:.40}, expected an object; take all files of "
                 "the model again"
             )
+
+
+def check_model_type(files: Repository) -> None:
+    """Raise `ModelNotFound` if transformers does not know the kind of model, and its files bring no code for it."""
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    config = files.json("config.json")
     kind = config.get("model_type")
     if kind is None or kind in CONFIG_MAPPING or config.get("auto_map"):
         return

@@ -92,6 +92,16 @@ def check_numbers(path: str, model: AnyModel) -> None:
         )
 
 
+def check_length(path: str, model: AnyModel) -> None:
+    """Raise `ModelNotFound` if the maximum length of a text in the model's files is no length."""
+    length = model.max_seq_length
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float) or length < 1):
+        raise ModelNotFound(
+            f"the files in {path!r} say max_seq_length={length!r}, expected a whole number of at least 1 "
+            "(sentence_bert_config.json, tokenizer_config.json); take all files of the model again"
+        )
+
+
 def is_finite(weight: torch.Tensor) -> bool:
     """Return whether all values of ``weight`` are numbers. One sum says so, without a copy of the weight."""
     import torch

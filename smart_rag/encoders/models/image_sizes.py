@@ -47,20 +47,28 @@ class ImageSizes:
         processor: the model's image processor. It is None if the model reads no images.
         video_processor: the model's video processor. It is None if the model reads no videos.
         max_pixels: the caller's limit. It takes precedence over all others.
+        name: the name of the model, for warnings.
     """
 
-    def __init__(self, profile: Profile, processor: Any, max_pixels: int | None, video_processor: Any = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        processor: Any,
+        max_pixels: int | None,
+        video_processor: Any = None,
+        name: str = "the model",
+    ) -> None:
         self._profile = profile
         self._processor = processor
         self._size, self._video_size = image_size(processor), image_size(video_processor)
         self._unit = patch_unit(processor)
-        self._max_pixels = max_pixels
+        self._max_pixels, self._name = max_pixels, name
         if processor is None and max_pixels is not None:
-            warn_once(f"max_pixels={max_pixels} has no effect, because the model reads no images; leave max_pixels out")
+            warn_once(f"max_pixels={max_pixels} has no effect, because {name} reads no images; leave max_pixels out")
         elif max_pixels is not None and self.limits is None:
             warn_once(
-                f"max_pixels={max_pixels} does not limit the number of tokens of an image, because the model's "
-                "processor decides it; images are only shrunk to this size before; leave max_pixels out"
+                f"max_pixels={max_pixels} does not limit the number of tokens of an image, because the processor of "
+                f"{name} decides it; images are only shrunk to this size before; leave max_pixels out"
             )
 
     @cached_property
@@ -149,11 +157,6 @@ class ImageSizes:
         """
         if self.limits is None or self._profile.resizing == "processor" or self._profile.frames_as_images:
             return self.open(source)
-        if self._max_pixels is not None:
-            warn_once(
-                f"max_pixels={self._max_pixels} does not limit the frames of a video that is a list; they have the "
-                "sizes of the family's own code"
-            )
         side = 2 * self._unit
         every = (_QWEN_UNITS[0] * side**2, _QWEN_UNITS[1] * side**2)
         return media.open_image_as(source, lambda width, height: whole_units(width, height, side, every))
@@ -166,6 +169,11 @@ class ImageSizes:
         frames, or if they have the sizes of images.
         """
         pixels = self._profile.video_pixels(len(frames))
+        if pixels is not None and self._max_pixels is not None:
+            warn_once(
+                f"max_pixels={self._max_pixels} does not limit the frames of a video; for {self._name}, they have the "
+                "sizes of the family's own code"
+            )
         if pixels is None or self._profile.resizing == "processor" or self._are_images(source):
             return None
         count = len(frames) + len(frames) % 2

@@ -95,7 +95,7 @@ class ModelInputs:
                 "interaction needs both in one space; use a model with one kind of pooling"
             )
         self.image_processor = image_processor_of(model)
-        self.image_sizes = ImageSizes(profile, self.image_processor, max_pixels, video_processor_of(model))
+        self.image_sizes = ImageSizes(profile, self.image_processor, max_pixels, video_processor_of(model), name)
         self.special_ids = special_ids(self.tokenizer)
         self.visual_ids = placeholder_ids(model, "image", "video")
         self._template_lengths: dict[tuple[Task, bool, bool], tuple[int, int]] = {}

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoProcessor
 
 from smart_rag.encoders.loading import devices
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import InvalidInput, ModelNotFound
+from smart_rag.errors import EncoderError, InvalidInput, ModelNotFound
 from smart_rag.types import Content
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,6 +30,78 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     return models_in(tmp_path_factory)
+
+
+FAULTS = {
+    "sparse": (
+        "config_sentence_transformers.json",
+        {"model_type": "SparseEncoder"},
+        "is a SparseEncoder of sentence-tr",
+    ),
+    "no pooling": (
+        "1_Pooling/config.json",
+        {"pooling_mode": None, "pooling_mode_mean_tokens": False},
+        "no way of pooling",
+    ),
+    "length": ("sentence_bert_config.json", {"max_seq_length": -5}, "max_seq_length=-5, expected a whole number"),
+    "text": ("config.json", {"text_config": None}, "config.json: text_config is None, expected an object"),
+}
+
+
+@pytest.mark.parametrize(("file", "values", "says"), FAULTS.values(), ids=FAULTS)
+def test_files_that_say_what_cannot_be(models, tmp_path, file, values, says):
+    """Otherwise, another model or another pooling would be taken without a word."""
+    folder = shutil.copytree(models("mean").path, tmp_path / "model")
+    path = folder / file
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **values}))
+    with pytest.raises(ModelNotFound, match=says):
+        SmartEncoder(folder, device="cpu")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "1_Pooling/config.json"])
+def test_a_file_that_holds_no_json_is_named(models, tmp_path, file):
+    folder = shutil.copytree(models("mean").path, tmp_path / "model")
+    (folder / file).write_text('{"a": ')
+    with pytest.raises(ModelNotFound, match=rf"{file} (does not hold a JSON object|holds no JSON)"):
+        SmartEncoder(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": ""}, "a model must be the name of a model or its folder, got ''"),
+        ({"model": None}, "must be the name of a model or its folder, got None"),
+        ({"dtype": "bool"}, "dtype must be one of auto, float32, .*, got 'bool'"),
+        ({"max_pixels": 2**40}, "max_pixels must be at most 100,000,000"),
+    ],
+)
+def test_arguments_that_cannot_be(given, says):
+    with pytest.raises(InvalidInput, match=says):
+        SmartEncoder(**{"model": "minilm", "device": "cpu", **given})
+
+
+def test_processors_and_models_whose_files_do_not_fit_are_named(tmp_path):
+    """The processor fails at the first text or image, and the model in its forward pass."""
+    for name, file, values, says in (
+        ("template", "chat_template.jinja", "{% for", "the processor of .* fails"),
+        ("no text", "chat_template.jinja", "<|im_start|>user", "its chat template leaves out the text"),
+        (
+            "positions",
+            "config.json",
+            {"text_config": {"rope_parameters": {"mrope_section": []}}},
+            "forward pass of .* fails",
+        ),
+    ):
+        folder = Path(tiny_vision.qwen3_vl(tmp_path / name))
+        if isinstance(values, str):
+            (folder / file).write_text(values)
+        else:
+            config = json.loads((folder / file).read_text())
+            config["text_config"]["rope_parameters"] |= values["text_config"]["rope_parameters"]
+            (folder / file).write_text(json.dumps(config))
+        with pytest.raises(EncoderError, match=says):
+            SmartEncoder(folder, device="cpu", profile="general").encode_document(["A pump needs bearings.", "b"])
 
 
 @pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-model"])

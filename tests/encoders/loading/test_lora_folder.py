@@ -289,8 +289,17 @@ def test_a_base_model_of_a_whole_model(base, tmp_path):
         SmartEncoder(base, base_model=base)
     whole = shutil.copytree(base, tmp_path / "whole")
     edit(whole, "adapter_config.json", base_model_name_or_path="somebody/else")
-    with pytest.raises(InvalidInput, match="is no LoRA"):
-        SmartEncoder(whole, base_model=base)
+    for given in ({}, {"base_model": base}):
+        with pytest.raises(ModelNotFound, match=r"whole model \(model.safetensors\) and the settings.*added twice"):
+            SmartEncoder(whole, **given)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "pissa_niter_16"])
+def test_a_lora_whose_base_weights_are_computed_at_random(vlm2vec, base, tmp_path, start):
+    folder = shutil.copytree(vlm2vec[0], tmp_path / "lora")
+    edit(folder, "adapter_config.json", init_lora_weights=start)
+    with pytest.raises(ModelNotFound, match=rf"init_lora_weights='{start}', so peft would compute other base weights"):
+        SmartEncoder(folder, base_model=base)
 
 
 def test_without_peft_the_extra_is_named(vlm2vec, base, monkeypatch):
