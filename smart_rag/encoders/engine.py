@@ -131,7 +131,7 @@ def start(arguments: ModelArguments) -> Engine:
 def _as_exported(arguments: ModelArguments) -> ModelArguments:
     """Return the arguments with which a model is loaded for its export, which serves all prompts and profiles."""
     options = {name: value for name, value in arguments.model_options.items() if name not in _OF_PROMPTS}
-    return replace(arguments, dtype=None, profile=None, model_options=options)
+    return replace(arguments, dtype=None, model_options=options)
 
 
 def start_on_torch(arguments: ModelArguments, reason: str) -> Engine:

@@ -22,7 +22,7 @@ from smart_rag.encoders.exported.tokenizer import settings_of
 from smart_rag.encoders.fingerprint import weights_digest
 from smart_rag.encoders.loading.loader import LoadedModel
 from smart_rag.encoders.models.pooled import PooledModel
-from smart_rag.encoders.profiles import TokenPolicy
+from smart_rag.encoders.profiles import ARGUMENT, UNKNOWN, TokenPolicy
 from smart_rag.errors import EncoderError
 from smart_rag.types import Content, Task
 from smart_rag.wording import first_line
@@ -82,6 +82,7 @@ def export(loaded: LoadedModel, files: Path, folder: ExportFolder) -> dict[str, 
     model.tokenizer.backend_tokenizer.save(str(beside.tokenizer))
     pooling = pooling_of(model)
     config = transformer_config(model)
+    profile = UNKNOWN if loaded.profile.source == ARGUMENT else loaded.profile
     settings: dict[str, Any] = {
         "prompts": dict(model.prompts or {}),
         "default_prompt_name": model.default_prompt_name,
@@ -100,7 +101,8 @@ def export(loaded: LoadedModel, files: Path, folder: ExportFolder) -> dict[str, 
         "weights": weights_digest(model),
         "modules": module_settings(model),
         "has_own_files": loaded.has_own_files,
-        "profile": [loaded.profile.value.name, loaded.profile.source],
+        # Text models show no family by their files. What the caller has named is not kept.
+        "profile": [profile.value.name, profile.source],
         "pooling_source": loaded.pooling_source,
         "own_file": None,
     }
