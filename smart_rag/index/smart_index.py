@@ -789,8 +789,8 @@ class SmartIndex:
             weights: the weights of the pooled and the late score. By default, those of the index.
             weighting: the weighting of query tokens, ``"idf"`` or ``"none"``. By default, that of the index.
             min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Start with .5.
-            stopwatch: records the time in milliseconds of each of the stages ``encode``, ``candidates``, ``gather``
-                and ``score``.
+            stopwatch: records the time in milliseconds of each of the stages ``encode``, ``candidates``, ``gather``,
+                ``score`` and ``texts``.
 
         Raises:
             InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or a filter is not valid.

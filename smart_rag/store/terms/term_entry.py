@@ -36,6 +36,18 @@ def unpacked(value: bytes, path: Path) -> tuple[str, TokenIds]:
     Raises:
         CorruptStore: the entry fails its checksum.
     """
+    start, width = _start_and_width(value, path)
+    terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
+    return value[_HEADER.size : start].decode(), terms
+
+
+def unpacked_id(value: bytes, path: Path) -> str:
+    """Do the same as `unpacked`, but return the document's id alone, which is faster."""
+    return value[_HEADER.size : _start_and_width(value, path)[0]].decode()
+
+
+def _start_and_width(value: bytes, path: Path) -> tuple[int, int]:
+    """Return where the terms begin in the bytes of an entry, and the number of bytes of each."""
     whole = len(value) >= _HEADER.size
     checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
     if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
@@ -43,9 +55,7 @@ def unpacked(value: bytes, path: Path) -> tuple[str, TokenIds]:
             f"{path}: the terms of a document fail their checksum; {REPAIR}; if no document has them any more, "
             "index.vacuum() removes them"
         )
-    start = _HEADER.size + id_bytes
-    terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
-    return value[_HEADER.size : start].decode(), terms
+    return _HEADER.size + id_bytes, width
 
 
 def packed_trace(trace: float) -> bytes:
