@@ -27,7 +27,16 @@ from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import FILE_NAME, Environment, repeated
 from smart_rag.store.place import Place
 from smart_rag.store.terms.changes import Changes
-from smart_rag.store.terms.term_entry import REPAIR, packed, packed_trace, unpacked, unpacked_id, unpacked_trace
+from smart_rag.store.terms.term_entry import (
+    REPAIR,
+    joined,
+    packed,
+    packed_trace,
+    unpacked,
+    unpacked_id,
+    unpacked_parts,
+    unpacked_trace,
+)
 from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"
@@ -313,17 +322,19 @@ class TermStore:
             if transaction.id() == version:
                 return None
             database = self._environment.databases["terms"]
-            slots, hashes, lengths = bytearray(), array("Q"), array("q")
-            # This is one buffer. After a list of many small arrays, the process would never give the memory back.
-            terms = bytearray()
+            slots, hashes, lengths, widths = bytearray(), array("Q"), array("q"), bytearray()
+            # These are two buffers, by the bytes of a term. After a list of many small arrays, the process would never
+            # give the memory back.
+            terms = {2: bytearray(), 4: bytearray()}
             cursor = transaction.cursor(database)
             if cursor.set_range(_SLOT.pack(last + 1)):
                 for slot, value in cursor:
-                    id, own = unpacked(value, self.path)
+                    id, own, width = unpacked_parts(value, self.path)
                     slots += slot
-                    hashes.append(id_hash(id))
-                    lengths.append(len(own))
-                    terms += own.tobytes()
+                    hashes.append(xxhash.xxh3_64_intdigest(id))
+                    lengths.append(len(own) // width)
+                    widths.append(width)
+                    terms[width] += own
             live = None
             if count + len(lengths) != transaction.stat(database)["entries"]:
                 live = _numbers(b"".join(transaction.cursor(database).iternext(values=False)))
@@ -333,7 +344,7 @@ class TermStore:
                 transaction.id(),
                 _numbers(slots),
                 np.asarray(hashes, dtype=np.uint64),
-                np.frombuffer(terms, dtype=np.int32),
+                joined(terms, np.repeat(np.frombuffer(widths, np.uint8), lengths)),
                 offsets,
                 live,
                 self._doubtful_slots(transaction),
