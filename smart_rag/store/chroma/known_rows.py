@@ -34,7 +34,7 @@ class KnownRow:
     metadata: Mapping[str, Any]
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """About how many bytes the row needs in memory."""
         return _OBJECT_BYTES + self.pooled.nbytes + sum(map(sys.getsizeof, (self.text, *self.metadata.values())))
 
@@ -69,6 +69,6 @@ class KnownRows:
             for id, row in rows.items():
                 if id not in self._rows:
                     self._rows[id] = row
-                    self._bytes += row.bytes
+                    self._bytes += row.size
             while self._bytes > self._most_bytes:
-                self._bytes -= self._rows.pop(next(iter(self._rows))).bytes
+                self._bytes -= self._rows.pop(next(iter(self._rows))).size

@@ -46,7 +46,7 @@ def test_a_thread_that_is_late_changes_nothing(known):
 
 def test_memory_is_bounded_and_what_came_first_goes_first():
     text = "x" * 3000
-    size = row(0, text, 100).bytes
+    size = row(0, text, 100).size
     assert size > 3000 + 400 + sys.getsizeof("")
     known = KnownRows(most_bytes=10 * size)
     for i in range(25):
