@@ -13,7 +13,7 @@ from helpers.command_line import good, run
 from helpers.word_encoder import SeeingEncoder, VocabularyEncoder
 from PIL import Image
 
-from smart_rag import Document, Representation, SmartIndex
+from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.errors import ChromaFailure, CorruptStore, IndexLocked
 from smart_rag.types import VerifyReport
 
