@@ -70,6 +70,9 @@ def main() -> None:
             "ratio smart_rag / LlamaIndex": spread([a / b for a, b in zip(ours, theirs, strict=True)]),
             "forward pass / smart_rag search": spread([a / b for a, b in zip(stages["encode"], ours, strict=True)]),
             **{f"smart_rag: {stage}, ms": spread(times) for stage, times in stages.items()},
+            "smart_rag: candidates and texts, ms": spread(
+                [sum(parts) for parts in zip(stages["candidates"], stages["texts"], strict=True)]
+            ),
         },
         arguments.json,
         documents=len(dataset.documents),

@@ -162,8 +162,8 @@ class IndexConfig:
         chunk_tokens: maximum number of tokens of a chunk.
         chunk_overlap: maximum number of tokens that neighbouring chunks share.
         hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of the graph (HNSW) in which Chroma searches.
-            Chroma reads them only when a collection is created. We searched 20,000 random vectors for the nearest 400.
-            The recall is .998 with the defaults here, and .65 with Chroma's own defaults.
+            Chroma reads them only when a collection is created. They were measured on 100,000 texts; see
+            ``docs/operations.md``. An index that an older version made keeps its own settings.
     """
 
     codec: str = "balanced"
@@ -171,9 +171,9 @@ class IndexConfig:
     weighting: Weighting = "idf"
     chunk_tokens: int = 200
     chunk_overlap: int = 40
-    hnsw_max_neighbors: int = 48
-    hnsw_ef_construction: int = 400
-    hnsw_ef_search: int = 1000
+    hnsw_max_neighbors: int = 16
+    hnsw_ef_construction: int = 100
+    hnsw_ef_search: int = 400
 
     def __post_init__(self) -> None:
         if not isinstance(self.codec, str):

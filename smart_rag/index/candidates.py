@@ -4,12 +4,15 @@
 candidates in this way. It takes the other half by the rare tokens that they share with the query. A pooled embedding
 loses rare names and numbers first. A document that matches such names and numbers by late interaction nearly always
 contains them.
+
+If nobody writes meanwhile, Chroma is asked for ids and distances alone. Everything else comes from rows that earlier
+searches have read. Otherwise, each row is read with its distance, so that its parts fit together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
 import numpy as np
@@ -17,44 +20,73 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.scoring import maxsim
+from smart_rag.store.chroma.known_rows import State
 from smart_rag.store.document_store import DocumentStore
-from smart_rag.store.pooled_store import Candidate
+from smart_rag.store.row import Row
 from smart_rag.store.terms.term_store import id_hash
 from smart_rag.store.where import Where
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """n documents that one query is to be scored with.
+
+    Attributes:
+        ids: the ids of the documents.
+        keys: the keys of their token embeddings.
+        pooled: the cosines (n) of their pooled embeddings with the query's.
+        rows: a dict from id to row. With a state, it is empty.
+    """
+
+    ids: list[str]
+    keys: list[bytes]
+    pooled: NDArray[np.float32]
+    rows: dict[str, Row]
+
+
+@dataclass(slots=True)
+class _Read:
+    """What has been read for one query: by id, the keys, the pooled embeddings (dimension) and the rows."""
+
+    keys: dict[str, bytes] = field(default_factory=dict)
+    pooled: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FirstStage:
-    """Finds ``limit`` candidates among the documents of ``store`` that pass the filters. Each method is a strategy."""
+    """Finds ``limit`` candidates among the documents of ``store`` that pass the filters. Each method is a strategy.
+
+    ``state`` is what `DocumentStore.settled_state` has returned. If it still returns the same after the search, the
+    candidates are right. Without a ``state``, the rows of all candidates are read with them.
+    """
 
     store: DocumentStore
     limit: int
     where: Where | None = None
     where_document: Where | None = None
+    state: State | None = None
 
-    def pooled(self, queries: Representation) -> list[list[Candidate]]:
+    def pooled(self, queries: Representation) -> list[Candidates]:
         """Return the documents with the highest pooled cosine for each query, best first."""
-        return self.store.pooled.query(queries.pooled, self.limit, self.where, self.where_document)
+        nearest = self._nearest(queries.pooled)
+        return [self._candidates(queries.pooled[i : i + 1], *one, []) for i, one in enumerate(nearest)]
 
-    def terms(self, queries: Representation) -> list[list[Candidate]]:
+    def terms(self, queries: Representation) -> list[Candidates]:
         """Return, for each query, the best documents by pooled cosine and by shared terms, in alternation.
 
         For a query without vocabulary ids, the result is that of `pooled`.
         """
         tokens = queries.tokens
-        by_pooled = self.pooled(queries)
         if tokens.ids is None:
-            return by_pooled
+            return self.pooled(queries)
+        nearest = self._nearest(queries.pooled)
         admitted = self._admitted()
         hashes = None if admitted is None else np.fromiter(map(id_hash, admitted), np.uint64, len(admitted))
         found = []
-        for i, candidates in enumerate(by_pooled):
-            known = {candidate.row.document.id: candidate for candidate in candidates}
+        for i, one in enumerate(nearest):
             by_terms = self.store.terms.best(tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]], self.limit, hashes)
-            turns = chain.from_iterable(zip_longest(known, by_terms))
-            chosen = list(dict.fromkeys(name for name in turns if name is not None))[: self.limit]
-            known |= self._fetched(queries.pooled[i : i + 1], [name for name in chosen if name not in known])
-            found.append([known[name] for name in chosen if name in known])
+            found.append(self._candidates(queries.pooled[i : i + 1], *one, by_terms))
         return found
 
     def _admitted(self) -> set[str] | None:
@@ -63,11 +95,47 @@ class FirstStage:
             return None
         return set(self.store.pooled.ids(self.where, self.where_document))
 
-    def _fetched(self, query: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Candidate]:
-        """Return a dict of candidates: the documents with these ids. Ids that are not in the store are left out."""
-        found = self.store.pooled.vectors(ids)
-        if not found:
-            return {}
-        rows, embeddings = zip(*found, strict=True)
-        cosines = maxsim.pooled_similarity(query, np.stack(embeddings))[0].tolist()
-        return {row.document.id: Candidate(row, cosine) for row, cosine in zip(rows, cosines, strict=True)}
+    def _nearest(self, queries: NDArray[np.float32]) -> list[tuple[dict[str, float], _Read]]:
+        """Return, for each query, the cosines of the nearest documents by id, best first, and what was read of them."""
+        pooled, filters = self.store.pooled, (self.where, self.where_document)
+        if self.state is not None:
+            return [(cosines, _Read()) for cosines in pooled.nearest(queries, self.limit, *filters)]
+        found = []
+        for answer in pooled.query(queries, self.limit, *filters):
+            rows = {one.row.document.id: one.row for one in answer}
+            keys = {name: row.key for name, row in rows.items()}
+            found.append(({one.row.document.id: one.pooled_score for one in answer}, _Read(keys, rows=rows)))
+        return found
+
+    def _candidates(
+        self, query: NDArray[np.float32], cosines: dict[str, float], read: _Read, by_terms: Sequence[str]
+    ) -> Candidates:
+        """Return the candidates from the nearest documents, with their ``cosines``, and from those ``by_terms``."""
+        while True:
+            turns = chain.from_iterable(zip_longest(cosines, by_terms))
+            chosen = list(dict.fromkeys(name for name in turns if name is not None))[: self.limit]
+            self._read(chosen, read)
+            # These are damaged, or other programs wrote them. Others take their places.
+            gone = [name for name in chosen if name in cosines and name not in read.keys]
+            if not gone:
+                break
+            for name in gone:
+                del cosines[name]
+        names = [name for name in chosen if name in read.keys]
+        rest = [name for name in names if name not in cosines]
+        if rest:
+            found = maxsim.pooled_similarity(query, np.stack([read.pooled[name] for name in rest]))[0]
+            cosines |= zip(rest, found.tolist(), strict=True)
+        pooled = np.asarray([cosines[name] for name in names], dtype=np.float32)
+        return Candidates(names, [read.keys[name] for name in names], pooled, read.rows)
+
+    def _read(self, names: Sequence[str], read: _Read) -> None:
+        """Add the rows with these ids to ``read``, unless they are there. Unknown ids are left out."""
+        absent = [name for name in names if name not in read.keys]
+        if self.state is not None:
+            for name, known in self.store.known(self.state, absent).items():
+                read.keys[name], read.pooled[name] = known.key, known.pooled
+        elif absent:
+            for row, pooled in self.store.pooled.vectors(absent):
+                name = row.document.id
+                read.keys[name], read.pooled[name], read.rows[name] = row.key, pooled, row

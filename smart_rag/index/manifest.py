@@ -189,12 +189,15 @@ class Manifest:
         """Raise `IndexMismatch` unless the index in ``folder`` has the settings of ``config`` and ``asked``.
 
         Values that are None are not compared. ``weights`` and ``weighting`` are not compared either, because they can
-        change.
+        change. Neither are the defaults of the graph, because older versions had others.
         """
         if config is not None:
             asked = {**asked, **asdict(config), "codec": get_codec(config.codec).name}
         own = {**asdict(self), **asdict(self.config)}
+        graph = {name: value for name, value in asdict(IndexConfig()).items() if name.startswith("hnsw_")}
         for name, value in asked.items():
+            if value == graph.get(name):
+                continue
             if name not in ("weights", "weighting") and value is not None and value != own[name]:
                 raise IndexMismatch(
                     f"{folder}: the index was made with {name}={own[name]!r}, but {name}={value!r} is asked for; open "

@@ -21,6 +21,7 @@ from smart_rag.errors import InvalidInput
 from smart_rag.index.candidates import FirstStage
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim, ranking
+from smart_rag.store.chroma.known_rows import State
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.where import Where
 from smart_rag.types import Document, Hit, explainer_of, with_explainer
@@ -67,7 +68,7 @@ class Search:
             self.store.integrity.check_counts()
             first_stage = self.first_stage
             if first_stage == "auto":
-                first_stage = automatic_first_stage(self.store.pooled.count())
+                first_stage = automatic_first_stage(self.store.count())
                 if first_stage == "exhaustive":  # because there are few documents
                     return self.store.retry_unless_writing(lambda: self._exhaustive(queries))
             if first_stage != "exhaustive":
@@ -77,23 +78,48 @@ class Search:
 
     def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
         """Score the candidates that the first stage finds."""
-        stage = FirstStage(self.store, max(self.candidates, self.top_k), self.where, self.where_document)
+        state = self.store.settled_state()
+        if state is not None:
+            found = self._best(queries, first_stage, state)
+            if found is not None and state == self.store.settled_state():
+                return found
+        found = self._best(queries, first_stage, None)
+        assert found is not None  # because all rows were read
+        return found
+
+    def _best(
+        self, queries: Representation, first_stage: FirstStageName, state: State | None
+    ) -> list[list[Hit]] | None:
+        """Return the hits of each query. ``state`` is that of `FirstStage`.
+
+        Return None if a document of the hits is no longer there.
+        """
+        limit = max(self.candidates, self.top_k)
+        stage = FirstStage(self.store, limit, self.where, self.where_document, state)
         with self.stopwatch.measure("candidates"):
             found = stage.terms(queries) if first_stage == "terms" else stage.pooled(queries)
-        results = []
+        scored = []
         for query, candidates in zip(queries, found, strict=True):
-            documents = [candidate.row.document for candidate in candidates]
-            pooled = np.asarray([candidate.pooled_score for candidate in candidates], dtype=np.float32)
             with self.stopwatch.measure("gather"):
-                keys = [candidate.row.key for candidate in candidates]
-                tokens = self.store.gather(keys, [document.id for document in documents])
+                tokens = self.store.gather(candidates.keys, candidates.ids)
             with self.stopwatch.measure("score"):
-                weights = self.token_weights(query)
-                late = maxsim.late_interaction(query.tokens, tokens, self.device, weights)[0] if documents else pooled
-                results.append(hits(documents, pooled, late, self.weights, self.top_k))
-            best = {hit.id for hit in results[-1]}
-            shown = (candidate.row for candidate in candidates if candidate.row.document.id in best)
-            self.store.integrity.check_texts(shown)
+                late = candidates.pooled
+                if candidates.ids:
+                    late = maxsim.late_interaction(query.tokens, tokens, self.device, self.token_weights(query))[0]
+                scores = ranking.hybrid(candidates.pooled, late, self.weights)
+                scored.append((candidates, late, ranking.ranking(scores, candidates.ids, self.top_k)))
+        with self.stopwatch.measure("texts"):
+            shown = dict.fromkeys(candidates.ids[i] for candidates, _, best in scored for i in best)
+            known = {} if state is None else self.store.rows(state, list(shown))
+        results = []
+        for candidates, late, best in scored:
+            read = candidates.rows if state is None else known
+            rows = [read[candidates.ids[i]] for i in best if candidates.ids[i] in read]
+            if len(rows) < len(best):
+                return None
+            self.store.integrity.check_texts(rows)
+            documents = [row.document for row in rows]
+            results.append(hits(documents, candidates.pooled[best], late[best], self.weights, self.top_k))
         return results
 
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
@@ -102,7 +128,8 @@ class Search:
         for block in self.scan(queries):
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
-        rows = self.store.pooled.get(list({name for leader in leaders for name in leader.ids}))
+        with self.stopwatch.measure("texts"):
+            rows = self.store.pooled.get(list({name for leader in leaders for name in leader.ids}))
         self.store.integrity.check_texts(rows.values())
         results = []
         for leader in leaders:

@@ -63,6 +63,7 @@ from smart_rag.index.upkeep.snapshot import snapshot
 from smart_rag.paths import absolute, bytes_below
 from smart_rag.progress import Progress
 from smart_rag.scoring.relevance import Scale
+from smart_rag.store.chroma.log import shorten_log
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.place import Place
 from smart_rag.store.row import VECTORS, Row
@@ -87,8 +88,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Number of documents in one commit if the caller brings the vectors.
-_BATCH = 128
+# Number of documents in one commit if the caller brings the vectors. With 128, Chroma needs a third more time for each.
+_BATCH = 512
 # Rounds of a repair: what replaces a damaged entry may take an entry of another document with it.
 _REPAIRS = 3
 # If the caller brings the vectors, the modalities are unknown.
@@ -478,6 +479,7 @@ class SmartIndex:
                 replaced += self._store.commit(
                     rows[start : start + _BATCH], representation.slice(start, start + _BATCH)
                 )
+            shorten_log(self._store.pooled)
         return AddReport(added=len(rows) - replaced, replaced=replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -790,8 +792,8 @@ class SmartIndex:
             weights: the weights of the pooled and the late score. By default, those of the index.
             weighting: the weighting of query tokens, ``"idf"`` or ``"none"``. By default, that of the index.
             min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Start with .5.
-            stopwatch: records the time in milliseconds of each of the stages ``encode``, ``candidates``, ``gather``
-                and ``score``.
+            stopwatch: records the time in milliseconds of each of the stages ``encode``, ``candidates``, ``gather``,
+                ``score`` and ``texts``.
 
         Raises:
             InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or a filter is not valid.
@@ -1076,6 +1078,7 @@ class SmartIndex:
         ):
             try:
                 yield Ingest(self._store, self._encoder, progress.update, on_commit, progress.encoded)
+                shorten_log(self._store.pooled)
             finally:  # the texts that were written before an error count, too
                 self._encoder.warn_of_unread_texts()
 
@@ -1164,6 +1167,7 @@ class SmartIndex:
                 else:
                     copy_documents(self._store, new.store, encoder, progress.update)
             new.store.mark_lost(lost or ())
+            shorten_log(new.store.pooled)
         except BaseException:
             new.store.close()
             raise

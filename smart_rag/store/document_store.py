@@ -21,6 +21,7 @@ from smart_rag.embeddings.tokens import Codec, TokenCodes, TokenIds
 from smart_rag.errors import ChromaFailure, MissingTokens, SmartRagError, StorageFull
 from smart_rag.paths import check_room
 from smart_rag.store.checks.row_checksum import traces_of
+from smart_rag.store.chroma.known_rows import KnownRow, KnownRows, State
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.integrity import Integrity
 from smart_rag.store.pending import StoredRows
@@ -66,6 +67,8 @@ class DocumentStore:
         self.images = images
         self.terms = InvertedIndex(terms, self._existing, pooled.version)
         self._terms = terms
+        self._known = KnownRows()
+        self._counted: tuple[State | None, int] = None, 0
         # Identity of the index, see `smart_rag.store.place`.
         self.place = replace(tokens.place, folder=tokens.path.parent if folder is None else folder)
         self.integrity = Integrity(pooled, tokens, terms, self.place.folder, fingerprint)
@@ -163,6 +166,43 @@ class DocumentStore:
     def is_in_doubt(self) -> bool:
         """Whether a batch is being written, or was not finished. See `settle`."""
         return self._terms.before() is not None
+
+    def settled_state(self) -> State | None:
+        """Return numbers that change with each write to a row. While a batch is being written, return None.
+
+        With the caller's Chroma client, always return None, because other programs may write rows.
+        """
+        rows = self.pooled.version()  # first, because a write is in doubt before it changes this number
+        terms = self._terms.settled_version()
+        return None if rows is None or terms is None else (rows, terms)
+
+    def known(self, state: State, ids: Sequence[str]) -> dict[str, KnownRow]:
+        """Return a dict from id to row, for these ids. Unknown ids are left out.
+
+        ``state`` is what `settled_state` has returned. If it returns the same later, no row has changed meanwhile.
+        """
+        found = self._known.get(state, ids)
+        absent = [id for id in ids if id not in found]
+        if absent:
+            read = {
+                row.document.id: KnownRow(row.key, pooled, row.document.text, row.stored or {})
+                for row, pooled in self.pooled.vectors(absent)
+            }
+            self._known.add(state, read)
+            found |= read
+        return found
+
+    def rows(self, state: State, ids: Sequence[str]) -> dict[str, Row]:
+        """Do the same as `known`, but return whole rows."""
+        found = {id: self.pooled.reader.row(id, row.text, row.metadata) for id, row in self.known(state, ids).items()}
+        return {id: row for id, row in found.items() if row is not None}
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        state = self.settled_state()
+        if state is None or state != self._counted[0]:
+            self._counted = state, self.pooled.count()
+        return self._counted[1]
 
     @contextmanager
     def _settled_on_failure(self) -> Iterator[None]:

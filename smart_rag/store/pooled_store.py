@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from smart_rag.config import IndexConfig
 from smart_rag.errors import IndexExists, IndexNotFound
 from smart_rag.store.checks.chroma_tables import copy_chroma
+from smart_rag.store.chroma.answers import Found, found_in
 from smart_rag.store.chroma.client import FolderClient, GivenClient, chroma_errors
 from smart_rag.store.pending import StoredRows
 from smart_rag.store.row import Row
@@ -61,7 +62,7 @@ class PooledStore:
     ) -> None:
         # Whether filters can search lists. They cannot if an older smart_rag wrote the rows.
         self.has_lists = True
-        self._reader = RowReader(root)
+        self.reader = RowReader(root)
         self._chroma = chroma
         self.collection = collection
         self._part_rows = part_rows  # number of rows in one call to Chroma
@@ -147,11 +148,11 @@ class PooledStore:
     @property
     def sources(self) -> Sources:
         """The files that rows may name. An index that is opened replaces them by its own."""
-        return self._reader.sources
+        return self.reader.sources
 
     @sources.setter
     def sources(self, sources: Sources) -> None:
-        self._reader.sources = sources
+        self.reader.sources = sources
 
     @property
     def given_client(self) -> ClientAPI | None:
@@ -184,7 +185,7 @@ class PooledStore:
 
     def rows(self, stored: StoredRows) -> list[Row]:
         """Return ``stored`` as rows. The rows of other programs and damaged rows are left out."""
-        return self._reader.rows(stored.settled().columns())
+        return self.reader.rows(stored.settled().columns())
 
     def undo_of(self, rows: Sequence[Row], before: StoredRows) -> StoredRows:
         """Return what to write to bring back the rows ``before`` after ``rows`` were written over them."""
@@ -198,7 +199,7 @@ class PooledStore:
         found: dict[str, Row] = {}
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents"])
-            found.update((row.document.id, row) for row in self._reader.rows(result))
+            found.update((row.document.id, row) for row in self.reader.rows(result))
         return found
 
     def embeddings(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -215,7 +216,7 @@ class PooledStore:
         for part in self._parts(len(ids)):
             result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents", "embeddings"])
             embeddings = dict(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
-            found += [(row, embeddings[row.document.id]) for row in self._reader.rows(result)]
+            found += [(row, embeddings[row.document.id]) for row in self.reader.rows(result)]
         return found
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
@@ -243,12 +244,12 @@ class PooledStore:
     def select(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[Row]:
         """Yield every row that matches the filters. A row that is removed before it is read is left out."""
         for result in self._pages(where, where_document, ["metadatas", "documents"]):
-            yield from self._reader.rows(result)
+            yield from self.reader.rows(result)
 
     def scan(self, where: Where | None = None, where_document: Where | None = None) -> Iterator[PooledBlock]:
         """Yield every row that matches the filters, with its pooled embedding. The rows come in blocks."""
         for result in self._pages(where, where_document, ["metadatas", "embeddings"]):
-            keys = list(map(self._reader.key, result["ids"], result["metadatas"]))
+            keys = list(map(self.reader.key, result["ids"], result["metadatas"]))
             own = [i for i, key in enumerate(keys) if key is not None]
             if own:
                 pooled = np.asarray(result["embeddings"], dtype=np.float32)[own]
@@ -278,38 +279,58 @@ class PooledStore:
 
         ``pooled`` (n, dimension) are the embeddings of the queries. The search is approximate.
         """
-        filters = self._filters(where, where_document)
+        if limit > _QUERY_ROWS:  # read the rows in parts
+            nearest = self.nearest(pooled, limit, where, where_document)
+            found = [(cosines, self.get(list(cosines))) for cosines in nearest]
+            return [[Candidate(rows[id], cosines[id]) for id in cosines if id in rows] for cosines, rows in found]
+        answers = self._nearest(pooled, limit, ["distances", "metadatas", "documents"], where, where_document)
+        return [
+            [
+                Candidate(row, one.cosine)
+                for one in answer
+                if one.metadata is not None and (row := self.reader.row(one.id, one.text, one.metadata)) is not None
+            ]
+            for answer in answers
+        ]
+
+    def nearest(
+        self,
+        pooled: NDArray[np.float32],
+        limit: int,
+        where: Where | None = None,
+        where_document: Where | None = None,
+    ) -> list[dict[str, float]]:
+        """Do the same as `query`, but return only ids and cosines: for each query, a dict, best first.
+
+        The rows are not read. So the rows of other programs and damaged rows are among them.
+        """
+        answers = self._nearest(pooled, limit, ["distances"], where, where_document)
+        return [{one.id: one.cosine for one in answer} for answer in answers]
+
+    def _nearest(
+        self, pooled: NDArray[np.float32], limit: int, include: list[str], *where: Where | None
+    ) -> list[list[Found]]:
+        filters = self._filters(*where)
         if fits(*filters.values()):
-            return self._query(pooled, limit, **filters)
-        ids = self.ids(where, where_document)
-        found: list[list[Candidate]] = [[] for _ in pooled]
+            return self._query(pooled, limit, include, **filters)
+        ids = self.ids(*where)
+        found: list[list[Found]] = [[] for _ in pooled]
         for part in self._parts(len(ids)):
-            for candidates, more in zip(found, self._query(pooled, limit, ids=ids[part]), strict=True):
-                candidates += more
-        return [sorted(candidates, key=lambda one: one.pooled_score, reverse=True)[:limit] for candidates in found]
+            for answer, more in zip(found, self._query(pooled, limit, include, ids=ids[part]), strict=True):
+                answer += more
+        return [sorted(answer, key=lambda one: one.cosine, reverse=True)[:limit] for answer in found]
 
-    def _query(self, pooled: NDArray[np.float32], limit: int, **selection: Any) -> list[list[Candidate]]:
-        """Do the same as `query`, but only among the rows that ``selection`` (arguments of Chroma) chooses."""
+    def _query(
+        self, pooled: NDArray[np.float32], limit: int, include: list[str], **selection: Any
+    ) -> list[list[Found]]:
+        """Do the same as `_nearest`, but only among the rows that ``selection`` (arguments of Chroma) chooses."""
         step = max(1, _QUERY_ROWS // limit)
-        found: list[list[Candidate]] = []
+        found: list[list[Found]] = []
         for start in range(0, len(pooled), step):
-            result = self._read(
-                "query",
-                query_embeddings=pooled[start : start + step],
-                n_results=limit,
-                include=["distances"] if limit > _QUERY_ROWS else ["distances", "metadatas", "documents"],
-                **selection,
+            queries = pooled[start : start + step]
+            found += found_in(
+                self._read("query", query_embeddings=queries, n_results=limit, include=include, **selection)
             )
-            found += self._many_candidates(result) if limit > _QUERY_ROWS else self._candidates(result)
-        return found
-
-    def _many_candidates(self, result: Any) -> list[list[Candidate]]:
-        """Return the candidates of a long answer. The answer has only ids and distances. Read the rows in parts."""
-        found = []
-        for ids, distances in zip(result["ids"], result["distances"], strict=True):
-            rows = self.get(ids)
-            pairs = zip(ids, distances, strict=True)
-            found.append([Candidate(rows[name], 1.0 - distance) for name, distance in pairs if name in rows])
         return found
 
     def keys_in_use(self, keys: Sequence[bytes]) -> set[bytes]:
@@ -332,7 +353,7 @@ class PooledStore:
 
     def refused_files(self, id: str) -> list[Path]:
         """Return the files that were left out when the row ``id`` was read, because the index may not read them."""
-        return self._reader.refused.get(id, [])
+        return self.reader.refused.get(id, [])
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the rows with these ids. Unknown ids are ignored."""
@@ -383,18 +404,6 @@ class PooledStore:
         if not self._closed:
             self._closed = True
             self._chroma.release()
-
-    def _candidates(self, result: Any) -> list[list[Candidate]]:
-        queries = zip(*(result[name] for name in ("ids", "documents", "metadatas", "distances")), strict=True)
-        return [
-            [
-                Candidate(row, 1.0 - distance)
-                for name, text, metadata, distance in zip(*query, strict=True)
-                # A row that was removed after its vector was found has no metadata.
-                if metadata is not None and (row := self._reader.row(name, text, metadata)) is not None
-            ]
-            for query in queries
-        ]
 
     def _filters(self, where: Where | None, where_document: Where | None) -> dict[str, dict[str, Any] | None]:
         """Return the filters as arguments of Chroma."""

@@ -62,9 +62,9 @@ def by_loops(query, held, limit, admits=lambda document: True):
     return pooled, {id: value for id, value in weights.items() if value > 0}
 
 
-def chosen(index, strategy, query, limit, **filters):
+def chosen(index, strategy, query, limit, *, state=None, **filters):
     encoded = VocabularyEncoder().encode_query([query])
-    stage = FirstStage(index._store, limit, **filters)
+    stage = FirstStage(index._store, limit, **filters, state=state)
     return getattr(stage, strategy)(encoded)[0]
 
 
@@ -88,19 +88,22 @@ def test_candidates_equal_those_of_loops(index, limit, filters, admits):
     held = documents(40)
     for query in QUERIES:
         pooled, weights = by_loops(query, held, limit, admits)
-        first = [candidate.row.document.id for candidate in chosen(index, "pooled", query, limit, **filters)]
+        first = chosen(index, "pooled", query, limit, **filters).ids
         leading = sorted(pooled.values(), reverse=True)[:limit]
         assert [pooled[id] for id in first] == pytest.approx(leading, abs=1e-5)
         found = chosen(index, "terms", query, limit, **filters)
-        ids = [candidate.row.document.id for candidate in found]
         # Which of several that share the same tokens is for the inverted index to say.
         best = index._store.terms.best(VocabularyEncoder().encode_query([query]).tokens.ids, 1000)
         best = [id for id in best if id in weights]
         assert [weights[id] for id in best] == pytest.approx(sorted(weights.values(), reverse=True), abs=1e-5)
         turns = chain.from_iterable(zip_longest(first, best[:limit]))
-        assert ids == list(dict.fromkeys(id for id in turns if id is not None))[:limit]
-        for candidate in found:
-            assert candidate.pooled_score == pytest.approx(pooled[candidate.row.document.id], abs=1e-5)
+        assert found.ids == list(dict.fromkeys(id for id in turns if id is not None))[:limit]
+        assert found.pooled.tolist() == pytest.approx([pooled[id] for id in found.ids], abs=1e-5)
+        assert found.keys == [found.rows[id].key for id in found.ids]
+        # While nothing is written, the same is found, the first time and later.
+        for _ in range(2):
+            again = chosen(index, "terms", query, limit, state=index._store.settled_state(), **filters)
+            assert (again.ids, again.keys, again.pooled.tolist()) == (found.ids, found.keys, found.pooled.tolist())
 
 
 def test_queries_together_are_queries_alone(index):
@@ -109,7 +112,8 @@ def test_queries_together_are_queries_alone(index):
         stage = FirstStage(index._store, 7, **filters)
         for query, found in zip(QUERIES, stage.terms(encoded), strict=True):
             alone = chosen(index, "terms", query, 7, **filters)
-            assert [candidate.row for candidate in found] == [candidate.row for candidate in alone]
+            assert found.rows == alone.rows
+            assert (found.ids, found.keys, found.pooled.tolist()) == (alone.ids, alone.keys, alone.pooled.tolist())
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -190,7 +194,8 @@ def test_any_sequence_gives_what_an_index_built_afresh_gives(tmp_path_factory, o
 
 
 def candidates_of(index, strategy, query, limit):
-    return {found.row.document.id: found.pooled_score for found in chosen(index, strategy, query, limit)}
+    found = chosen(index, strategy, query, limit)
+    return dict(zip(found.ids, found.pooled.tolist(), strict=True))
 
 
 def test_a_rare_name_is_found_by_terms(tmp_path):
@@ -202,8 +207,8 @@ def test_a_rare_name_is_found_by_terms(tmp_path):
     with SmartIndex.create(tmp_path / "index", VocabularyEncoder(), config=EXACT) as index:
         index.add_texts(texts)
         query = "pump report pump report kowalski"
-        assert texts[-1] not in [candidate.row.document.text for candidate in chosen(index, "pooled", query, 4)]
-        assert texts[-1] in [candidate.row.document.text for candidate in chosen(index, "terms", query, 4)]
+        assert texts[-1] not in [row.document.text for row in chosen(index, "pooled", query, 4).rows.values()]
+        assert texts[-1] in [row.document.text for row in chosen(index, "terms", query, 4).rows.values()]
 
 
 @pytest.mark.parametrize("known", ["neither", "documents", "queries"])
@@ -215,7 +220,7 @@ def test_without_vocabulary_ids_it_switches_itself_off(tmp_path, known):
     query = encoders[known == "queries"].encode_query(["pump keys the"])
     with SmartIndex.from_embeddings(tmp_path / "index", held, vectors, config=EXACT) as index:
         stage = FirstStage(index._store, 5)
-        assert stage.terms(query) == stage.pooled(query)
+        assert stage.terms(query)[0].rows == stage.pooled(query)[0].rows
         assert query_shares(index, query).tolist() == pytest.approx([1 / 3] * 3)
         assert index.verify().sound
 
@@ -232,7 +237,7 @@ def test_another_process_is_seen_at_once(tmp_path):
             for strategy in STRATEGIES:
                 hits = index.search("carp keys", 10, first_stage=strategy)
                 assert {hit.id: hit.text for hit in hits} == texts
-            assert "carp" not in " ".join(texts.values()) or chosen(index, "terms", "carp", 1)
+            assert "carp" not in " ".join(texts.values()) or chosen(index, "terms", "carp", 1).ids
             query = VocabularyEncoder().encode_query(["carp keys"])
             parts = [weight(word, list(texts.values())) for word in ("carp", "keys")]
             assert query_shares(index, query).tolist() == pytest.approx([part / sum(parts) for part in parts])

@@ -316,6 +316,23 @@ def test_open_or_create_refuses_what_the_index_is_not(tmp_path, asked, message):
         assert ids(index) == ["a"]
 
 
+def test_an_index_keeps_the_graph_of_an_older_version(tmp_path):
+    """Older versions had other defaults. Who asks for no settings of the graph gets the index as it is."""
+    path = tmp_path / "index"
+    old = {"hnsw_max_neighbors": 48, "hnsw_ef_construction": 400, "hnsw_ef_search": 1000}
+    with SmartIndex.create(path, WordEncoder(), config=IndexConfig(codec="exact", **old)) as index:
+        index.add_texts(["a cat", "a dog"])
+    with SmartIndex.open_or_create(path, WordEncoder(), config=IndexConfig(codec="exact")) as index:
+        assert {name: getattr(index.manifest.config, name) for name in old} == old
+        index.compact()
+        assert {name: getattr(index.manifest.config, name) for name in old} == old
+        collection = index._store.pooled._chroma._collections["smart_rag"]
+        assert collection._model.configuration_json["hnsw"]["ef_search"] == 1000
+        assert len(index.search("cat")) == 2
+    with pytest.raises(IndexMismatch, match="made with hnsw_ef_search=1000, but hnsw_ef_search=77 is asked for"):
+        SmartIndex.open_or_create(path, WordEncoder(), config=IndexConfig(codec="exact", hnsw_ef_search=77))
+
+
 def test_open_or_create_for_own_vectors(tmp_path):
     for _ in range(2):
         with SmartIndex.open_or_create(tmp_path / "own", dimension=2) as index:

@@ -91,6 +91,7 @@ def test_stopwatch_has_every_stage(index, first_stage):
         "candidates": 1,
         "gather": 1,
         "score": 1,
+        "texts": 1,
     }
 
 

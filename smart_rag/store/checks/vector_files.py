@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "smart_rag.checksums"
 # Chroma writes its files when this number of records is in its log, or more.
-_PENDING_RECORDS = 1_000
+PENDING_RECORDS = 1_000
 _UNKNOWN = -1
 _BLOCK_BYTES = 1 << 20
 # A record has about 500 bytes for each collection in the folder.
@@ -75,7 +75,7 @@ class VectorFiles:
         self._state = state
         if self._is_read_only:
             return
-        if any(one.logged - one.persisted >= _PENDING_RECORDS for one in segments(self._folder)):
+        if any(one.logged - one.persisted >= PENDING_RECORDS for one in segments(self._folder)):
             self._write(_UNKNOWN)  # Chroma will write the files now
 
     def note(self, writes: int) -> None:

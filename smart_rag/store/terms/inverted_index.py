@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.scoring.maxsim import inverse_document_frequency
 from smart_rag.store.terms import gap_codes
+from smart_rag.store.terms.changes import Changes
 from smart_rag.store.terms.gap_codes import GapCodes
-from smart_rag.store.terms.term_store import Changes, TermStore
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.types import Revision
 
 # The pair of a term and the position of a document is stored as one number: term * _TERM + position.

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from smart_rag.embeddings.tokens import TokenIds
 from smart_rag.errors import CorruptStore
@@ -36,6 +38,24 @@ def unpacked(value: bytes, path: Path) -> tuple[str, TokenIds]:
     Raises:
         CorruptStore: the entry fails its checksum.
     """
+    start, width = _start_and_width(value, path)
+    terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
+    return value[_HEADER.size : start].decode(), terms
+
+
+def unpacked_parts(value: bytes, path: Path) -> tuple[bytes, bytes, int]:
+    """Do the same as `unpacked`, but return the bytes of the id, those of the terms, and the bytes of each term."""
+    start, width = _start_and_width(value, path)
+    return value[_HEADER.size : start], value[start:], width
+
+
+def unpacked_id(value: bytes, path: Path) -> str:
+    """Do the same as `unpacked`, but return the document's id alone, which is faster."""
+    return value[_HEADER.size : _start_and_width(value, path)[0]].decode()
+
+
+def _start_and_width(value: bytes, path: Path) -> tuple[int, int]:
+    """Return where the terms begin in the bytes of an entry, and the number of bytes of each."""
     whole = len(value) >= _HEADER.size
     checksum, id_bytes, width = _HEADER.unpack_from(value) if whole else (0, 0, 0)
     if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
@@ -43,9 +63,15 @@ def unpacked(value: bytes, path: Path) -> tuple[str, TokenIds]:
             f"{path}: the terms of a document fail their checksum; {REPAIR}; if no document has them any more, "
             "index.vacuum() removes them"
         )
-    start = _HEADER.size + id_bytes
-    terms = np.frombuffer(value, f"<u{width}", offset=start).astype(np.int32)
-    return value[_HEADER.size : start].decode(), terms
+    return _HEADER.size + id_bytes, width
+
+
+def joined(terms: Mapping[int, bytes | bytearray], widths: NDArray[np.uint8]) -> TokenIds:
+    """Return n terms, int32, in their order. ``widths`` (n) are their bytes, and ``terms`` has them by these bytes."""
+    found = np.empty(len(widths), dtype=np.int32)
+    for width, of_width in terms.items():
+        found[widths == width] = np.frombuffer(of_width, f"<u{width}")
+    return found
 
 
 def packed_trace(trace: float) -> bytes:

@@ -14,7 +14,6 @@ import struct
 import threading
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,22 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.tokens import Offsets, TokenIds
+from smart_rag.embeddings.tokens import TokenIds
 from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import FILE_NAME, Environment, repeated
 from smart_rag.store.place import Place
-from smart_rag.store.terms.term_entry import REPAIR, packed, packed_trace, unpacked, unpacked_trace
+from smart_rag.store.terms.changes import Changes
+from smart_rag.store.terms.term_entry import (
+    REPAIR,
+    joined,
+    packed,
+    packed_trace,
+    unpacked,
+    unpacked_id,
+    unpacked_parts,
+    unpacked_trace,
+)
 from smart_rag.types import Revision
 
 _LAYOUT = b"terms 1"
@@ -45,25 +54,6 @@ _PENDING = b"pending"
 _OWN_KEYS = (_NEXT, _DOUBTFUL, _COMPLETE)
 # A revision without terms has this instead of a slot, and then the document's id. No slot is so large.
 _NO_TERMS = b"-"
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Changes in a store since an earlier call of `TermStore.changes`.
-
-    n documents were added. ``slots`` (n) int64 are their slots, in ascending order. ``hashes`` (n) uint64 are the
-    hashes of their ids. ``terms[offsets[i] : offsets[i + 1]]`` are the terms of document i. ``live`` has all slots
-    that are now in the store. It is None if no document was removed. ``doubtful`` has the slots of revisions in doubt
-    (see `TermStore.put`). Pass ``version`` to the next call.
-    """
-
-    version: int
-    slots: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
-    terms: TokenIds
-    offsets: Offsets
-    live: NDArray[np.int64] | None
-    doubtful: Mapping[Revision, int]
 
 
 class TermStore:
@@ -178,6 +168,14 @@ class TermStore:
             environment.write(write)
 
     @repeated
+    def settled_version(self) -> int | None:
+        """Return a number that grows with each write. While revisions are in doubt, return None."""
+        with self._environment.read(buffers=False) as transaction:
+            slots = self._environment.databases["slots"]
+            in_doubt = transaction.get(_PENDING) is not None or transaction.get(_DOUBTFUL, db=slots) is not None
+            return None if in_doubt else int(transaction.id())
+
+    @repeated
     def doubtful(self) -> list[Revision]:
         """Return the revisions that are in doubt."""
         with self._environment.read(buffers=False) as transaction:
@@ -272,7 +270,7 @@ class TermStore:
         if value.startswith(_NO_TERMS):
             return value.removeprefix(_NO_TERMS).decode()
         try:
-            return None if entry is None else unpacked(entry, self.path)[0]
+            return None if entry is None else unpacked_id(entry, self.path)
         except CorruptStore:  # `damaged` names it, if it has a row
             return None
 
@@ -324,17 +322,19 @@ class TermStore:
             if transaction.id() == version:
                 return None
             database = self._environment.databases["terms"]
-            slots, hashes, lengths = bytearray(), array("Q"), array("q")
-            # This is one buffer. After a list of many small arrays, the process would never give the memory back.
-            terms = bytearray()
+            slots, hashes, lengths, widths = bytearray(), array("Q"), array("q"), bytearray()
+            # These are two buffers, by the bytes of a term. After a list of many small arrays, the process would never
+            # give the memory back.
+            terms = {2: bytearray(), 4: bytearray()}
             cursor = transaction.cursor(database)
             if cursor.set_range(_SLOT.pack(last + 1)):
                 for slot, value in cursor:
-                    id, own = unpacked(value, self.path)
+                    id, own, width = unpacked_parts(value, self.path)
                     slots += slot
-                    hashes.append(id_hash(id))
-                    lengths.append(len(own))
-                    terms += own.tobytes()
+                    hashes.append(xxhash.xxh3_64_intdigest(id))
+                    lengths.append(len(own) // width)
+                    widths.append(width)
+                    terms[width] += own
             live = None
             if count + len(lengths) != transaction.stat(database)["entries"]:
                 live = _numbers(b"".join(transaction.cursor(database).iternext(values=False)))
@@ -344,7 +344,7 @@ class TermStore:
                 transaction.id(),
                 _numbers(slots),
                 np.asarray(hashes, dtype=np.uint64),
-                np.frombuffer(terms, dtype=np.int32),
+                joined(terms, np.repeat(np.frombuffer(widths, np.uint8), lengths)),
                 offsets,
                 live,
                 self._doubtful_slots(transaction),
@@ -366,7 +366,7 @@ class TermStore:
         with self._environment.read(buffers=False) as transaction:
             database = self._environment.databases["terms"]
             values = [transaction.get(_SLOT.pack(slot), db=database) for slot in slots]
-            return [unpacked(value, self.path)[0] for value in values if value is not None]
+            return [unpacked_id(value, self.path) for value in values if value is not None]
 
     @repeated
     def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:

@@ -13,7 +13,7 @@ from helpers.command_line import good, run
 from helpers.word_encoder import SeeingEncoder, VocabularyEncoder
 from PIL import Image
 
-from smart_rag import Document, Representation, SmartIndex
+from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.errors import ChromaFailure, CorruptStore, IndexLocked
 from smart_rag.types import VerifyReport
 
@@ -49,7 +49,7 @@ def cut(file):
 def flip(path):
     """Change a number of the vector of one document."""
     (file,) = (path / "chroma").glob("*/data_level0.bin")
-    data, links = bytearray(file.read_bytes()), 4 + 4 * 2 * 48
+    data, links = bytearray(file.read_bytes()), 4 + 4 * 2 * IndexConfig().hnsw_max_neighbors
     start = 600 * (links + 4 * 24 + 8) + links
     data[start + 3] ^= 0x40
     file.write_bytes(data)
