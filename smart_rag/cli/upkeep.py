@@ -153,6 +153,8 @@ def convert(
             for name, value in kept.items():
                 note(f"{name}={value}, as in the index")
             encoder = SmartEncoder(model, trust_remote_code=trust_remote_code, **{**kept, **options})
+            for name, before, now in _changed(opened.manifest.encoder or {}, encoder.describe(), {*options, *kept}):
+                note(f"{name} is {now!r}; in the index, it is {before!r}")
         opened.convert(encoder, codec=codec, show_progress_bar=on_terminal())
         settings = opened.manifest
     name = "vectors of your own" if settings.encoder is None else settings.encoder["model"]
@@ -163,7 +165,16 @@ def _chosen_before(described: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return what the caller chose when the index was made, if it is converted to the same model once more."""
     if described.get("model") != model_location(model):
         return {}
-    return {name: described[name] for name in ("max_pixels", "paper") if described.get(name)}
+    return {name: described[name] for name in ("adapter", "max_pixels", "paper") if described.get(name)}
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], given: set[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old value and new value of those settings of the same model that the caller has not named."""
+    if before.get("model") != now.get("model"):
+        return
+    for name in ("query_prompt", "document_prompt", "max_length", "profile", "query_tokens", "document_tokens"):
+        if name not in given and before.get(name) != now.get(name):
+            yield name, before.get(name), now.get(name)
 
 
 def backup(

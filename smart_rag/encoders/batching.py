@@ -263,7 +263,10 @@ class BatchEncoder:
         layers = output.layers or ((-1,) if adapter is None else adapter.layers)
         try:
             found = model.unit_states(prepared, layers, partial(self.kept, task=prepared.task))
-        except (IndexError, KeyError, TypeError, AttributeError) as error:  # memory and devices raise RuntimeError
+        except (IndexError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            is_memory = "memory" in f"{type(error).__name__} {error}".lower()
+            if isinstance(error, RuntimeError) and (is_memory or str(model.model.device) != "cpu"):
+                raise  # the device has no memory left, or has failed
             raise EncoderError(
                 f"the forward pass of {model.name} fails: {first_line(error)}; its config.json may not fit its other "
                 "files, so take all files of the model again"

@@ -88,7 +88,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Number of documents in one commit if the caller brings the vectors. With 128, Chroma needs a third more time for each.
+# Number of documents in one commit if the caller brings the vectors. With 128, Chroma needs a fifth more time for each.
 _BATCH = 512
 # Rounds of a repair: what replaces a damaged entry may take an entry of another document with it.
 _REPAIRS = 3

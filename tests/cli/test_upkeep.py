@@ -62,6 +62,22 @@ def test_convert_to_another_model(folder, tmp_path, other_model):
         assert index.manifest.encoder["model"] == str(other_model)
 
 
+def test_convert_to_the_same_model_keeps_what_was_chosen(folder, tmp_path):
+    """What is not kept is named, such as prompts, which another version may have chosen otherwise."""
+    from helpers import tiny_vision  # which skips the test where torchvision is not to be had
+
+    db, model = tmp_path / "index", tiny_vision.qwen3_vl(tmp_path / "model")
+    options = ("--max-pixels", 50_176, "--query-prompt", "ask: ", "--model", model)
+    good("index", folder / "cats.txt", "--db", db, *options)
+    code, _, errors = run("convert", "--model", model, "--db", db)
+    assert code == 0
+    assert "max_pixels=50176, as in the index" in errors
+    assert "query_prompt is ''; in the index, it is 'ask: '" in errors
+    with SmartIndex.open(db) as index:
+        assert index.encoder.describe()["max_pixels"] == 50_176
+    assert "max_pixels" not in run("convert", "--model", model, "--max-pixels", 100_352, "--db", db)[2]
+
+
 def test_backup_and_restore(folder, tmp_path):
     db, copy = tmp_path / "index", tmp_path / "copies" / "monday"
     good("index", folder, "--db", db)
