@@ -62,6 +62,11 @@ class ModelSettings:
         """
         _check_profile(profile_decision, loaded)
         profile: Profile = profile_decision.value
+        if prompts["document"] and profile.prompts_for_images_only:
+            warn_once(
+                f"document_prompt={prompts['document']!r:.80} stands before documents with an image or a video alone, "
+                f"as in the own code of {profile.name}"
+            )
         length = Decision.first(
             "max_length",
             (max_length, ARGUMENT),

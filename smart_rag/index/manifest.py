@@ -252,6 +252,12 @@ class Manifest:
                     f"images and positions than this one ({', '.join(changed)}); encode the documents again with "
                     "SmartIndex.convert(encoder) or `smart-rag convert --model`"
                 )
+            if differ == ["pooling"] and self.created_with == __version__:
+                raise IndexMismatch(
+                    f"{folder}: the index was made with {made_with!r}, pooled by {mine.get('pooling')}, and "
+                    f"{other.get('model')!r} is pooled by {theirs.get('pooling')}; without files for "
+                    "sentence-transformers, the name of a folder can decide it, so give the folder the name that it had"
+                )
             if differ and set(differ) <= {"pooling", "modules"}:
                 raise IndexMismatch(
                     f"{folder}: the index was made by smart_rag {self.created_with}, which pooled the model in "

@@ -207,6 +207,7 @@ def _load(
             "it, name it by base_model=, on the command line --base-model"
         )
     base_files = repository(bundled() if base_model == DEFAULT_MODEL else base, base_revision)
+    lora.check_start(is_plain=col_qwen_weights.is_col_qwen(base_files))
     if col_qwen_weights.is_col_qwen(base_files):  # its projection is beside the decoder, where peft does not look
         modules = col_qwen_weights.load(base_files, weights, files)
         model = _construct(base_files, device, is_multi_vector=True, modules=modules, **further)

@@ -20,10 +20,12 @@ from smart_rag.encoders.compatibility import AnyModel, transformer_config
 from smart_rag.encoders.loading.repository import Repository
 from smart_rag.encoders.loading.weights import is_finite
 from smart_rag.errors import MissingExtra, ModelNotFound
+from smart_rag.wording import first_line
 
 _SETTINGS = "adapter_config.json"
 # A folder with one of these files holds a whole model.
 _WHOLE = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin")
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Files of the LoRA that never replace one of the base model: they describe its weights, or they are the LoRA.
 _OF_BASE = ("config.json", "generation_config.json")
@@ -56,11 +58,32 @@ class LoraFolder:
                 f"merged into the model, it would be added twice; move {_SETTINGS} away to use the model alone, or "
                 f"{whole} to use the LoRA on its base model"
             )
+        if not any(files.find(weights) is not None for weights in _WEIGHTS):
+            raise ModelNotFound(
+                f"{name!r} has the settings of a LoRA ({_SETTINGS}) and no weights; expected {' or '.join(_WEIGHTS)}; "
+                "take all files of the LoRA again"
+            )
         try:
             import peft  # noqa: F401
         except ImportError as error:
             raise MissingExtra("peft", "lora", f"the model {name!r}, which is a LoRA of another model,") from error
         return cls(name, files, settings)
+
+    def check_start(self, *, is_plain: bool) -> None:
+        """Raise `ModelNotFound` if the LoRA needs base weights that cannot be had.
+
+        When peft loads such a LoRA, it first takes a part out of the base weights. With ``pissa_niter``, this part is
+        another one each time. With ``is_plain``, nothing is taken out.
+        """
+        start = self.settings.get("init_lora_weights", True)
+        unknown = ("pissa", "olora", "loftq", "corda") if is_plain else ("pissa_niter", "loftq", "corda")
+        if isinstance(start, str) and start.lower().startswith(unknown):
+            raise ModelNotFound(
+                f"the LoRA {self.name!r} cannot be added to its base model: its {_SETTINGS} has "
+                f"init_lora_weights={start!r}, so peft would compute other base weights first; merge it into its base "
+                "model where it was trained, or save it as a plain LoRA (peft: save_pretrained(folder, "
+                "path_initial_model_for_weight_conversion=...))"
+            )
 
     def base(self, given: str | None) -> tuple[str, str | None]:
         """Return the name or the folder of the base model, and its revision. ``given`` comes first.
@@ -112,7 +135,15 @@ class LoraFolder:
                     f"download; if you have it in a folder, name it by {_HOW}"
                 ) from error
             link_all(self.files.folder(), folder, with_code, but=_OF_BASE)
-            yield replace(base, path=str(folder), revision=None, local=True)
+            try:
+                yield replace(base, path=str(folder), revision=None, local=True)
+            except OSError as error:  # transformers names the temporary folder
+                if str(folder) not in str(error):
+                    raise
+                raise ModelNotFound(
+                    f"the base model {base.path!r} of the LoRA {self.name!r} lacks a file: "
+                    f"{first_line(error).replace(str(folder), base.path)}; take all its files again"
+                ) from error
 
     def add_to(self, model: AnyModel) -> None:
         """Add the LoRA to the weights of ``model``, which are float32 on the CPU.
@@ -157,13 +188,6 @@ def _add(model: Any, folder: Path) -> str:
         return (
             "it has rows of single tokens (trainable_token_indices), so it must be merged into its base model by peft; "
             "then name the result in place of the LoRA"
-        )
-    start = str(getattr(config, "init_lora_weights", True)).lower()
-    if start.startswith(("pissa_niter", "loftq", "corda")):
-        return (
-            f"its {_SETTINGS} has init_lora_weights={config.init_lora_weights!r}, so peft would compute other base "
-            "weights each time it is loaded; merge the LoRA into its base model where it was trained, or save it as a "
-            "plain LoRA (peft: save_pretrained(folder, path_initial_model_for_weight_conversion=...))"
         )
     saved = load_peft_weights(str(folder), device="cpu")
     broken = sorted(name for name, tensor in saved.items() if not is_finite(tensor))

@@ -32,11 +32,15 @@ _TRAINED = "three axes"
 class MultiVectorInputs(ModelInputs):
     """Inputs of a `MultiVectorEncoder`. Its own mask decides which tokens count."""
 
+    # The processor of a ColModernVBERT cuts no text, so the caller's limit is kept here.
+    _length: int | None = None
+
     @property
     def max_length(self) -> int | None:
-        return document_length(self.model)
+        return self._length if puts_no_words_around(self.model) else document_length(self.model)
 
     def _set_max_length(self, max_length: int) -> None:
+        self._length = max_length
         set_document_length(self.model, max_length)
 
     @property
@@ -62,11 +66,21 @@ class MultiVectorInputs(ModelInputs):
         transformer: Any = self.model[0]
         if contents[0].image is not None:
             return dict(transformer.processor.process_images(self._open_images(contents)))
-        texts = [self.prompts[task] + content.text for content in contents]
+        texts = [self._cut(self.prompts[task] + content.text) for content in contents]
         # Its own words follow a query, and nothing follows a document (colpali-engine, ColModernVBertProcessor).
         if task == "query":
             return dict(transformer.processor.process_queries(texts))
         return dict(transformer.processor(text=texts, padding="longest", return_tensors="pt"))
+
+    def _cut(self, text: str) -> str:
+        """Return ``text`` with as many tokens as the caller's limit allows, beside the special tokens."""
+        if self._length is None:
+            return text
+        spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+        most = max(1, self._length - len(self.tokenizer("", verbose=False)["input_ids"]))
+        return text if len(spans) <= most else text[: spans[most - 1][1]]
 
     def _positions(self, features: Mapping[str, Any], contents: Sequence[Content], task: Task) -> Positions:
         positions = super()._positions(features, contents, task)

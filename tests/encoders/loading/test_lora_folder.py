@@ -298,8 +298,19 @@ def test_a_base_model_of_a_whole_model(base, tmp_path):
 def test_a_lora_whose_base_weights_are_computed_at_random(vlm2vec, base, tmp_path, start):
     folder = shutil.copytree(vlm2vec[0], tmp_path / "lora")
     edit(folder, "adapter_config.json", init_lora_weights=start)
-    with pytest.raises(ModelNotFound, match=rf"init_lora_weights='{start}', so peft would compute other base weights"):
+    with pytest.raises(ModelNotFound, match=rf"init_lora_weights='{start}'"):
         SmartEncoder(folder, base_model=base)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match=r"no weights; expected adapter_model\.safetensors or"):
+        SmartEncoder(folder, base_model=base)
+
+
+def test_a_base_model_that_lacks_its_weights_is_named(vlm2vec, base, tmp_path):
+    """Not the temporary folder in which the LoRA is laid over it."""
+    broken = shutil.copytree(base, tmp_path / "broken base")
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match=r"base model '.*broken base' of the LoRA .* lacks a file: .*broken base"):
+        SmartEncoder(vlm2vec[0], base_model=broken)
 
 
 def test_without_peft_the_extra_is_named(vlm2vec, base, monkeypatch):

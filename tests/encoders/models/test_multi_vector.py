@@ -297,3 +297,14 @@ def test_texts_of_unequal_length_together(models, name):
         together = encode(texts)
         for i, text in enumerate(texts):
             assert np.abs(together.pooled[i] - encode([text]).pooled[0]).max() < 1e-5
+
+
+def test_a_colmodernvbert_cuts_texts_where_the_caller_says(tmp_path):
+    """Its own processor cuts none, so without a limit, there is none."""
+    folder = tiny_vbert.colmodernvbert(tmp_path)
+    whole, cut = (SmartEncoder(folder, device="cpu", max_length=length) for length in (None, 8))
+    assert (whole.max_length, cut.max_length) == (None, 8)
+    text = "The pump needs new bearings. " * 9
+    long, short = (len(each.encode_document([text]).tokens[0]) for each in (whole, cut))
+    assert short <= 8 < long
+    np.testing.assert_array_equal(cut.encode_document(["a b"]).pooled, whole.encode_document(["a b"]).pooled)
