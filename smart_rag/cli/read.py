@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smart_rag.cli import display
-from smart_rag.cli.console import note, out, print_json, printable
+from smart_rag.cli.console import err, note, out, print_json, printable
 from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
     Adapter,
@@ -51,7 +51,11 @@ def search(
     db: Db,
     query: Annotated[
         str | None,
-        typer.Argument(metavar="QUERY", help="A text. It may be left out if there is --image.", show_default=False),
+        typer.Argument(
+            metavar="QUERY",
+            help="A text. Without it and without --image, each line of the input is a query.",
+            show_default=False,
+        ),
     ] = None,
     image: QueryImage = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", help="Number of passages.")] = DEFAULT_TOP_K,
@@ -80,31 +84,32 @@ def search(
     sources: SourcePaths = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search by a text, an image or both. In each passage, the words that matched best are emphasised."""
-    if query is None and image is None:
-        raise typer.BadParameter("give a QUERY, an image with --image, or both")
+    """Search by a text, an image or both. In each passage, the words that matched best are emphasised.
+
+    Without a query, the model stays loaded, and you can ask again and again. An empty line ends it.
+    """
+    if query is None and image is None and explain is not None:
+        raise typer.BadParameter("--explain needs a QUERY, an image with --image, or both")
     _check_picture(explain)
+    choices: dict[str, Any] = {
+        "candidates": candidates,
+        "where": _filter("--where", where, '{"page": 3}'),
+        "where_document": _filter("--where-document", where_document, '{"$contains": "pump"}'),
+        "first_stage": first_stage,
+        "min_relevance": min_relevance,
+    }
     options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "device": device}
     options |= {"trust_remote_code": trust_remote_code}
     with open_index(db, model, sources=sources, **options) as index:
-        hits = index.search(
-            _query(query or "", image),
-            top_k,
-            candidates=candidates,
-            where=_filter("--where", where, '{"page": 3}'),
-            where_document=_filter("--where-document", where_document, '{"$contains": "pump"}'),
-            first_stage=first_stage,
-            min_relevance=min_relevance,
-        )
-        is_calibrated = index.is_calibrated
-        if as_json:
-            print_json([display.hit_json(hit, is_calibrated) for hit in hits])
-        else:
-            _show_hits(
-                index, hits, is_calibrated, "nothing found" if min_relevance is None else "nothing relevant found"
-            )
-        if explain is not None and hits:  # print the hits first, because the image file may no longer exist
-            _write_picture(hits[0], explain)
+        for question in _questions(query, image):
+            hits = index.search(question, top_k, **choices)
+            is_calibrated = index.is_calibrated
+            if as_json:
+                print_json([display.hit_json(hit, is_calibrated) for hit in hits])
+            else:
+                _show_hits(index, hits, is_calibrated, _nothing(min_relevance))
+            if explain is not None and hits:  # print the hits first, because the image file may no longer exist
+                _write_picture(hits[0], explain)
 
 
 def ask(
@@ -224,6 +229,21 @@ def _nothing(min_relevance: float | None) -> str:
     return "nothing found" if min_relevance is None else "nothing relevant found"
 
 
+def _questions(query: str | None, image: Path | None) -> Iterator[str | Content]:
+    """Yield the query of the command line or, if there is none, the lines of the input up to an empty one."""
+    if query is not None or image is not None:
+        yield _query(query or "", image)
+        return
+    is_asked = sys.stdin.isatty()
+    while True:
+        if is_asked:
+            err.print("query: ", end="")
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
 def _query(text: str, image: Path | None) -> str | Content:
     return text if image is None else Content(text, image)
 
@@ -271,10 +291,10 @@ def _check_picture(path: Path | None) -> None:
     Raises:
         InvalidInput: the suffix is not the suffix of an image format, or the folder does not exist.
     """
-    from smart_rag.files.images import SUFFIXES
-
     if path is None:
         return
+    from smart_rag.files.images import SUFFIXES
+
     if path.suffix.lower() not in SUFFIXES:
         raise InvalidInput(f"--explain {path}: expected the name of an image, which ends in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():

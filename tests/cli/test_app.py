@@ -54,7 +54,7 @@ def test_version():
     [
         (["nothing"], "No such command 'nothing'"),
         (["search", "words"], "Missing option '--db'"),
-        (["search", "--db", "x"], "give a QUERY, an image with --image, or both"),
+        (["search", "--db", "x", "--explain", "x.png"], "--explain needs a QUERY, an image with --image, or both"),
         (["index", "--db", "x"], "Missing argument"),
         (["info"], "give an index with --db, or a model with --model"),
         (["info", "--db", "x", "--model", "minilm"], "give an index with --db, or a model with --model"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,45 @@ def test_a_passage_that_the_model_cannot_read_is_marked(tmp_path):
         index.add([Document("a", "The pump needs new bearings."), Document("b", "泵需要新的轴承和密封件。")])
     heads = re.findall(r"late  (.*)$", good("search", "pump bearings", "--db", tmp_path / "index"), re.MULTILINE)
     assert heads == ["a", "b  unread by the model"]
+
+
+class Keyboard(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Keyboard])
+def test_one_question_after_the_other(db, monkeypatch, kind):
+    """From a terminal or from a file. An empty line or the end of the input ends it."""
+    for text in ("pump bearings\nWhat do cats do?\n\nnever asked\n", "pump bearings\nWhat do cats do?"):
+        monkeypatch.setattr("sys.stdin", kind(text))
+        code, output, errors = run("search", "--db", db, "-k", "1")
+        assert code == 0
+        assert passages(output) == [
+            *passages(good("search", "pump bearings", "--db", db, "-k", "1")),
+            *passages(good("search", "What do cats do?", "--db", db, "-k", "1")),
+        ]
+        assert errors.count("query: ") == (3 if kind is Keyboard else 0)
+
+
+def test_a_search_of_a_text_index_loads_no_heavy_library(db, tmp_path):
+    """Once its model is exported, neither torch nor Numba and their kind is imported, so that it starts fast."""
+    good("search", "pump", "--db", db)
+    script = """
+import sys
+from smart_rag.cli import main
+sys.argv = ["smart-rag", "search", "pump", "--db", sys.argv[1]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+heavy = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy", "numba", "pandas", "matplotlib", "PIL"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(db)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == "[]"
 
 
 def test_search_as_json(db, documents):
