@@ -89,7 +89,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code
-heavy = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy", "numba", "pandas", "matplotlib", "PIL"}
+heavy = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy", "numba", "pandas", "matplotlib"}
 print(sorted(heavy & set(sys.modules)))
 """
     ran = subprocess.run(
