@@ -124,12 +124,13 @@ def start(arguments: ModelArguments) -> Engine:
         why = settings["refused"]
     if arguments.backend != "auto":
         raise EncoderError(f"{arguments.model} cannot run on backend={arguments.backend!r}: {why}; leave backend out")
-    is_loaded = loaded is not None and arguments.dtype in (None, "float32") and replace(arguments, dtype=None) == plain
-    return _on_torch(arguments, loaded if is_loaded and loaded is not None else _load(arguments), why)
+    if loaded is None or arguments.dtype not in (None, "float32") or replace(arguments, dtype=None) != plain:
+        loaded = _load(arguments)
+    return _on_torch(arguments, loaded, why)
 
 
 def _as_exported(arguments: ModelArguments) -> ModelArguments:
-    """Return the arguments with which a model is loaded for its export, which serves all prompts and profiles."""
+    """Return the arguments with which a model is loaded for its export, which serves all prompts."""
     options = {name: value for name, value in arguments.model_options.items() if name not in _OF_PROMPTS}
     return replace(arguments, dtype=None, model_options=options)
 
