@@ -5,13 +5,14 @@ candidates in this way. It takes the other half by the rare tokens that they sha
 loses rare names and numbers first. A document that matches such names and numbers by late interaction nearly always
 contains them.
 
-If nobody writes meanwhile, Chroma is asked for ids and distances alone. Everything else comes from rows that earlier
-searches have read. Otherwise, each row is read with its distance, so that its parts fit together.
+If nobody writes meanwhile, Chroma is asked for ids and distances alone, and for the pooled embeddings of documents that
+it did not find. The keys of the token embeddings come from the term store. Otherwise, each row is read with its
+distance, so that its parts fit together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.scoring import maxsim
-from smart_rag.store.chroma.known_rows import State
+from smart_rag.store.chroma.known import State
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import Row
 from smart_rag.store.terms.term_store import id_hash
@@ -114,7 +115,7 @@ class FirstStage:
         while True:
             turns = chain.from_iterable(zip_longest(cosines, by_terms))
             chosen = list(dict.fromkeys(name for name in turns if name is not None))[: self.limit]
-            self._read(chosen, read)
+            self._read(chosen, cosines, read)
             # These are damaged, or other programs wrote them. Others take their places.
             gone = [name for name in chosen if name in cosines and name not in read.keys]
             if not gone:
@@ -129,13 +130,18 @@ class FirstStage:
         pooled = np.asarray([cosines[name] for name in names], dtype=np.float32)
         return Candidates(names, [read.keys[name] for name in names], pooled, read.rows)
 
-    def _read(self, names: Sequence[str], read: _Read) -> None:
-        """Add the rows with these ids to ``read``, unless they are there. Unknown ids are left out."""
+    def _read(self, names: Sequence[str], cosines: Mapping[str, float], read: _Read) -> None:
+        """Add the rows with these ids to ``read``, unless they are there. Unknown ids are left out.
+
+        With a state, the pooled embeddings of those with ``cosines`` are left out.
+        """
         absent = [name for name in names if name not in read.keys]
         if self.state is not None:
-            for name, known in self.store.known(self.state, absent).items():
-                read.keys[name], read.pooled[name] = known.key, known.pooled
+            pooled = self.store.pooled_embeddings(self.state, [name for name in absent if name not in cosines])
+            keys = self.store.keys(self.state, [name for name in absent if name in cosines or name in pooled])
+            read.pooled.update(pooled)
+            read.keys.update(keys)
         elif absent:
-            for row, pooled in self.store.pooled.vectors(absent):
+            for row, pooled_of_one in self.store.pooled.vectors(absent):
                 name = row.document.id
-                read.keys[name], read.pooled[name], read.rows[name] = row.key, pooled, row
+                read.keys[name], read.pooled[name], read.rows[name] = row.key, pooled_of_one, row

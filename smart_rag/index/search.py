@@ -21,7 +21,7 @@ from smart_rag.errors import InvalidInput
 from smart_rag.index.candidates import FirstStage
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim, ranking
-from smart_rag.store.chroma.known_rows import State
+from smart_rag.store.chroma.known import State
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.where import Where
 from smart_rag.types import Document, Hit, explainer_of, with_explainer

@@ -78,9 +78,11 @@ class StoredRows:
         metadatas = [{key: value for key, value in (own or {}).items() if value is not None} for own in self.metadatas]
         return replace(self, metadatas=metadatas)
 
-    def part(self, rows: slice) -> StoredRows:
-        """Return some of the rows."""
-        return StoredRows(self.ids[rows], self.texts[rows], self.metadatas[rows], self.pooled[rows])
+    def part(self, rows: slice | NDArray[np.intp]) -> StoredRows:
+        """Return some of the rows: a slice, or these positions."""
+        at = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        ids, texts, metadatas = [self.ids[i] for i in at], [self.texts[i] for i in at], [self.metadatas[i] for i in at]
+        return StoredRows(ids, texts, metadatas, self.pooled[rows])
 
     def packed(self) -> bytes:
         """Return the rows as bytes."""

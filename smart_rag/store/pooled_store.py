@@ -178,6 +178,22 @@ class PooledStore:
             some = rows.part(part)
             self._write("upsert", embeddings=some.pooled, **some.columns())
 
+    def update_metadata(self, rows: Sequence[Row], before: StoredRows) -> None:
+        """Write ``rows``, whose pooled embeddings stay as they are in ``before``, over the rows ``before``.
+
+        If the texts stay, too, Chroma leaves its graph as it is. To put an embedding into the graph again takes longer
+        than to add a new one.
+        """
+        places = {id: i for i, id in enumerate(before.ids)}
+        pooled = before.pooled[[places[row.document.id] for row in rows]]
+        changed = StoredRows.of_rows(rows, pooled, self.root).over(before)
+        same = np.asarray([before.texts[places[row.document.id]] == row.document.text for row in rows])
+        kept = changed.part(np.flatnonzero(same))
+        for part in self._parts(len(kept)):
+            some = kept.part(part)
+            self._write("update", ids=list(some.ids), metadatas=list(some.metadatas))
+        self.write(changed.part(np.flatnonzero(~same)))
+
     def stored(self, ids: Sequence[str]) -> StoredRows:
         """Return the rows with these ids as Chroma stores them. Unknown ids are left out."""
         parts, include = self._parts(len(ids)), ["metadatas", "documents", "embeddings"]

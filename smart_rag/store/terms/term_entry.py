@@ -1,4 +1,4 @@
-"""Bytes of an entry of the term store: the id of a document and its terms. Also the bytes of a trace.
+"""Bytes of an entry of the term store: the id of a document and its terms. Also the bytes of traces and revisions.
 
 ``docs/format.md`` describes them.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from smart_rag.embeddings.tokens import TokenIds
 from smart_rag.errors import CorruptStore
+from smart_rag.types import Revision
 
 REPAIR = "write them again with index.verify(repair=True) or `smart-rag verify --repair`"
 # Checksum of the rest of the entry, length of the document's id in bytes, number of bytes of a vocabulary id.
@@ -71,6 +72,22 @@ def joined(terms: Mapping[int, bytes | bytearray], widths: NDArray[np.uint8]) ->
     found = np.empty(len(widths), dtype=np.int32)
     for width, of_width in terms.items():
         found[widths == width] = np.frombuffer(of_width, f"<u{width}")
+    return found
+
+
+def packed_revisions(revisions: Collection[Revision]) -> bytes:
+    """Return the bytes of a list of revisions, sorted."""
+    names = [(key, id.encode()) for id, key in sorted(revisions)]
+    return b"".join(key + len(name).to_bytes(4, "little") + name for key, name in names)
+
+
+def unpacked_revisions(value: bytes) -> list[Revision]:
+    """Return the revisions of which `packed_revisions` made ``value``."""
+    found, at = [], 0
+    while at < len(value):
+        key, length = value[at : at + 16], int.from_bytes(value[at + 16 : at + 20], "little")
+        found.append((value[at + 20 : at + 20 + length].decode(), key))
+        at += 20 + length
     return found
 
 

@@ -9,7 +9,6 @@ after it. ``docs/format.md`` describes the bytes.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import threading
 from array import array
@@ -27,17 +26,20 @@ from smart_rag.paths import absolute
 from smart_rag.store.lmdb_environment import FILE_NAME, Environment, repeated
 from smart_rag.store.place import Place
 from smart_rag.store.terms.changes import Changes
+from smart_rag.store.terms.live_keys import KEYS, id_key, live_keys, replace_live_keys, revision_key, write_live_keys
 from smart_rag.store.terms.term_entry import (
     REPAIR,
     joined,
     packed,
+    packed_revisions,
     packed_trace,
     unpacked,
     unpacked_id,
     unpacked_parts,
+    unpacked_revisions,
     unpacked_trace,
 )
-from smart_rag.types import Revision
+from smart_rag.types import Key, Revision
 
 _LAYOUT = b"terms 1"
 _DATABASES = ("terms", "slots")
@@ -65,7 +67,7 @@ class TermStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = absolute(path)
-        self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES, later=[_TRACES])
+        self._shared: Environment | None = Environment.at(self.path, _LAYOUT, _DATABASES, later=[_TRACES, KEYS])
         self.place = Place(self.path, self.path / FILE_NAME, self._shared.identity)
         self.is_complete = self._mark_if_new()
 
@@ -117,17 +119,17 @@ class TermStore:
             slot = 0 if following is None else _SLOT.unpack(following)[0]
             for revision, value in values.items():
                 if value is None:
-                    transaction.put(_revision_key(revision), _NO_TERMS + revision[0].encode(), db=slots)
+                    transaction.put(revision_key(revision), _NO_TERMS + revision[0].encode(), db=slots)
                     continue
                 # Slots ascend, so LMDB may append: its pages are then full.
                 transaction.put(_SLOT.pack(slot), value, append=True, db=self._environment.databases["terms"])
-                transaction.put(_revision_key(revision), _SLOT.pack(slot), db=slots)
+                transaction.put(revision_key(revision), _SLOT.pack(slot), db=slots)
                 slot += 1
             transaction.put(_NEXT, _SLOT.pack(slot), db=slots)
-            self._remove_traces(transaction, map(_revision_key, traces or ()))
+            self._remove_traces(transaction, map(revision_key, traces or ()))
             for revision, trace in (traces or {}).items():
                 if trace is not None:
-                    key = _revision_key(revision)
+                    key = revision_key(revision)
                     transaction.put(key, packed_trace(trace), db=self._environment.databases[_TRACES])
             if in_doubt:
                 self._set_doubtful(transaction, in_doubt | set(self._doubtful(transaction)))
@@ -155,11 +157,15 @@ class TermStore:
         return None if value is None else bytes(value)
 
     def settle(self, gone: Collection[Revision], kept: Collection[Revision] = ()) -> None:
-        """Remove the terms of the revisions ``gone``. After that, ``gone`` and ``kept`` are not in doubt any more."""
+        """Remove the terms of the revisions ``gone``. The rows of ``kept`` are on disk, and `keys` knows them now.
+
+        After that, ``gone`` and ``kept`` are not in doubt any more.
+        """
 
         def write(transaction: Any) -> None:
             self._remove(transaction, gone)
-            self._remove_traces(transaction, map(_revision_key, gone))
+            self._remove_traces(transaction, map(revision_key, gone))
+            write_live_keys(transaction, self._environment.databases, gone, kept)
             self._set_doubtful(transaction, set(self._doubtful(transaction)).difference(gone, kept))
             transaction.delete(_PENDING)
 
@@ -182,17 +188,10 @@ class TermStore:
             return self._doubtful(transaction)
 
     def _doubtful(self, transaction: Any) -> list[Revision]:
-        value = bytes(transaction.get(_DOUBTFUL, b"", db=self._environment.databases["slots"]))
-        found, at = [], 0
-        while at < len(value):
-            key, length = value[at : at + 16], int.from_bytes(value[at + 16 : at + 20], "little")
-            found.append((value[at + 20 : at + 20 + length].decode(), key))
-            at += 20 + length
-        return found
+        return unpacked_revisions(transaction.get(_DOUBTFUL, b"", db=self._environment.databases["slots"]))
 
     def _set_doubtful(self, transaction: Any, revisions: Collection[Revision]) -> None:
-        names = [(key, id.encode()) for id, key in sorted(revisions)]
-        value = b"".join(key + len(name).to_bytes(4, "little") + name for key, name in names)
+        value = packed_revisions(revisions)
         slots = self._environment.databases["slots"]
         if not value:
             transaction.delete(_DOUBTFUL, db=slots)
@@ -208,6 +207,15 @@ class TermStore:
             return int(transaction.stat(slots)["entries"]) - own
 
     @repeated
+    def keys(self, ids: Iterable[str]) -> dict[str, Key]:
+        """Return a dict from id to the key of the document's row, for ``ids``, while no revision is in doubt.
+
+        Ids that are not known are left out. Those of rows that an older version wrote are not known.
+        """
+        with self._environment.read(buffers=False) as transaction:
+            return live_keys(transaction, self._environment.databases, ids)
+
+    @repeated
     def missing(self, revisions: Sequence[Revision]) -> list[Revision]:
         """Return the ``revisions`` that are not in the store.
 
@@ -217,7 +225,7 @@ class TermStore:
             return []
         with self._environment.read() as transaction:
             slots = self._environment.databases["slots"]
-            return [one for one in revisions if transaction.get(_revision_key(one), db=slots) is None]
+            return [one for one in revisions if transaction.get(revision_key(one), db=slots) is None]
 
     @repeated
     def get(self, revisions: Sequence[Revision]) -> list[TokenIds | None]:
@@ -230,7 +238,7 @@ class TermStore:
             raise CorruptStore(f"{self.path}: the terms of the document {lost[0][0]!r} are lost; {REPAIR}")
         with self._environment.read(buffers=False) as transaction:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
-            places = [transaction.get(_revision_key(one), _NO_TERMS, db=slots) for one in revisions]
+            places = [transaction.get(revision_key(one), _NO_TERMS, db=slots) for one in revisions]
             values = [None if one.startswith(_NO_TERMS) else transaction.get(one, b"", db=terms) for one in places]
             return [None if value is None else unpacked(value, self.path)[1] for value in values]
 
@@ -241,7 +249,7 @@ class TermStore:
             traces = self._environment.databases.get(_TRACES)
             if traces is None:  # an older store, and this user cannot write to it
                 return np.full(len(revisions), np.nan)
-            values = (transaction.get(_revision_key(one), db=traces) for one in revisions)
+            values = (transaction.get(revision_key(one), db=traces) for one in revisions)
             return np.asarray(
                 [np.nan if value is None else unpacked_trace(value) for value in values], dtype=np.float64
             )
@@ -255,10 +263,10 @@ class TermStore:
         """
         if not self.is_complete:
             return []
-        known = {_revision_key(revision) for revision in [*live, *self.doubtful()]}
+        known = {*_OWN_KEYS, *(revision_key(revision) for revision in [*live, *self.doubtful()])}
         with self._environment.read(buffers=False) as transaction:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
-            found = [value for key, value in transaction.cursor(slots) if key not in (*_OWN_KEYS, *known)]
+            found = [value for key, value in transaction.cursor(slots) if key not in known]
             ids = {self._id_of(value, transaction.get(value, db=terms)) for value in found}
         return sorted(id for id in ids.difference(id for id, _ in live) if id is not None)
 
@@ -287,6 +295,8 @@ class TermStore:
 
         def write(transaction: Any) -> None:
             self._remove_traces(transaction, gone)
+            for id in ids:
+                transaction.delete(id_key(id), db=self._environment.databases[KEYS])
             for key, slot in gone.items():
                 transaction.delete(key, db=slots)
                 if not slot.startswith(_NO_TERMS):
@@ -298,7 +308,7 @@ class TermStore:
 
     def _remove(self, transaction: Any, revisions: Collection[Revision]) -> None:
         for revision in revisions:
-            slot = transaction.pop(_revision_key(revision), db=self._environment.databases["slots"])
+            slot = transaction.pop(revision_key(revision), db=self._environment.databases["slots"])
             if slot is not None and not slot.startswith(_NO_TERMS):
                 transaction.delete(slot, db=self._environment.databases["terms"])
 
@@ -353,7 +363,7 @@ class TermStore:
     def _doubtful_slots(self, transaction: Any) -> dict[Revision, int]:
         """Return the slots of the revisions that are in doubt and have terms."""
         slots = self._environment.databases["slots"]
-        found = {of: transaction.get(_revision_key(of), db=slots) for of in self._doubtful(transaction)}
+        found = {of: transaction.get(revision_key(of), db=slots) for of in self._doubtful(transaction)}
         return {
             of: _SLOT.unpack(slot)[0]
             for of, slot in found.items()
@@ -375,7 +385,7 @@ class TermStore:
         with self._environment.read(buffers=False) as transaction:
             databases = self._environment.databases
             for revision in revisions:
-                slot = transaction.get(_revision_key(revision), db=databases["slots"])
+                slot = transaction.get(revision_key(revision), db=databases["slots"])
                 if slot is None or slot.startswith(_NO_TERMS):
                     continue
                 try:
@@ -391,11 +401,12 @@ class TermStore:
 
         With ``completes``, a store of an older version is complete from now on, if it has all revisions in ``live``.
         """
-        keys = set(map(_revision_key, live))
+        keys = set(map(revision_key, live))
 
         def write(transaction: Any) -> None:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
             slot_of = {key: slot for key, slot in transaction.cursor(slots) if key not in _OWN_KEYS}
+            replace_live_keys(transaction, self._environment.databases, live)
             for key in slot_of.keys() - keys:
                 transaction.delete(key, db=slots)
             traces = transaction.cursor(self._environment.databases[_TRACES]).iternext(values=False)
@@ -414,7 +425,7 @@ class TermStore:
         """Return whether the store lacks some of ``revisions``."""
         with self._environment.read() as transaction:
             slots = self._environment.databases["slots"]
-            return any(transaction.get(_revision_key(one), db=slots) is None for one in revisions)
+            return any(transaction.get(revision_key(one), db=slots) is None for one in revisions)
 
     @repeated
     def used_bytes(self) -> int:
@@ -441,9 +452,3 @@ def _numbers(slots: bytes | bytearray) -> NDArray[np.int64]:
 def id_hash(id: str) -> int:
     """Return the XXH3-64 of a document's id."""
     return xxhash.xxh3_64_intdigest(id.encode())
-
-
-def _revision_key(revision: Revision) -> bytes:
-    # The key is a hash, because LMDB limits the length of a key.
-    id, key = revision
-    return hashlib.blake2b(key + id.encode(), digest_size=16).digest()

@@ -1,22 +1,25 @@
-"""Rows in memory: one state, a bound on memory."""
+"""What searches have read, in memory: one state, a bound on memory."""
 
 from __future__ import annotations
 
 import sys
 
-import numpy as np
 import pytest
 
-from smart_rag.store.chroma.known_rows import KnownRow, KnownRows
+from smart_rag.store.chroma.known import Known, KnownRow
 
 
-def row(number, text="text", width=4):
-    return KnownRow(bytes([number] * 16), np.full(width, number, dtype=np.float32), text, {"n": number})
+def row(number, text="text"):
+    return KnownRow(bytes([number] * 16), text, {"n": number})
+
+
+def rows(most_bytes=1 << 20):
+    return Known(lambda row: row.size, most_bytes)
 
 
 @pytest.fixture
 def known():
-    known = KnownRows()
+    known = rows()
     known.add((3, 5), {"a": row(1), "b": row(2)})
     return known
 
@@ -46,11 +49,11 @@ def test_a_thread_that_is_late_changes_nothing(known):
 
 def test_memory_is_bounded_and_what_came_first_goes_first():
     text = "x" * 3000
-    size = row(0, text, 100).size
-    assert size > 3000 + 400 + sys.getsizeof("")
-    known = KnownRows(most_bytes=10 * size)
+    size = row(0, text).size
+    assert size > 3000 + sys.getsizeof("")
+    known = rows(most_bytes=10 * size)
     for i in range(25):
-        known.add((0, 0), {f"{i}": row(i, text, 100), f"{i - 1}": row(i - 1 if i else 0, text, 100)})
+        known.add((0, 0), {f"{i}": row(i, text), f"{i - 1}": row(i - 1 if i else 0, text)})
     assert list(known.get((0, 0), map(str, range(-1, 25)))) == [str(i) for i in range(15, 25)]
     known.add((0, 0), {"large": row(1, 20 * text)})
     assert known.get((0, 0), ["large", "24"]) == {}
