@@ -12,20 +12,26 @@ distance, so that its parts fit together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.embeddings.representation import Representation
-from smart_rag.scoring import maxsim
+from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.chroma.known import State
+from smart_rag.store.chroma.known_documents import Admitted
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.row import Row
-from smart_rag.store.terms.term_store import id_hash
 from smart_rag.store.where import Where
+
+# Documents that pass a filter are compared with a query one by one, if they are at most so many.
+_COMPARED = 2_000
+# Otherwise, Chroma looks for so many times the documents of which enough should pass, but for no more than these.
+_SPARE, _WIDEST = 1.5, 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class FirstStage:
 
     def pooled(self, queries: Representation) -> list[Candidates]:
         """Return the documents with the highest pooled cosine for each query, best first."""
-        nearest = self._nearest(queries.pooled)
+        nearest = self._nearest(queries.pooled, self._admitted() if self.state is not None else None)
         return [self._candidates(queries.pooled[i : i + 1], *one, []) for i, one in enumerate(nearest)]
 
     def terms(self, queries: Representation) -> list[Candidates]:
@@ -81,32 +87,69 @@ class FirstStage:
         tokens = queries.tokens
         if tokens.ids is None:
             return self.pooled(queries)
-        nearest = self._nearest(queries.pooled)
         admitted = self._admitted()
-        hashes = None if admitted is None else np.fromiter(map(id_hash, admitted), np.uint64, len(admitted))
+        nearest = self._nearest(queries.pooled, admitted)
         found = []
         for i, one in enumerate(nearest):
-            by_terms = self.store.terms.best(tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]], self.limit, hashes)
+            ids = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]]
+            by_terms = self.store.terms.best(ids, self.limit, None if admitted is None else admitted.hashes)
+            if admitted is not None:  # other documents may have the same hash
+                by_terms = [name for name in by_terms if name in admitted.ids]
             found.append(self._candidates(queries.pooled[i : i + 1], *one, by_terms))
         return found
 
-    def _admitted(self) -> set[str] | None:
-        """Return the ids of all documents that pass the filters. Return None if there is no filter."""
+    def _admitted(self) -> Admitted | None:
+        """Return the documents that pass the filters. Return None if there is no filter."""
         if not self.where and not self.where_document:
             return None
-        return set(self.store.pooled.ids(self.where, self.where_document))
+        if self.state is not None:
+            return self.store.known.admitted(self.state, self.where, self.where_document)
+        return Admitted(frozenset(self.store.pooled.ids(self.where, self.where_document)))
 
-    def _nearest(self, queries: NDArray[np.float32]) -> list[tuple[dict[str, float], _Read]]:
+    def _nearest(self, queries: NDArray[np.float32], admitted: Admitted | None) -> list[tuple[dict[str, float], _Read]]:
         """Return, for each query, the cosines of the nearest documents by id, best first, and what was read of them."""
         pooled, filters = self.store.pooled, (self.where, self.where_document)
         if self.state is not None:
-            return [(cosines, _Read()) for cosines in pooled.nearest(queries, self.limit, *filters)]
+            if admitted is None:
+                nearest = pooled.nearest(queries, self.limit)
+            else:
+                nearest = self._nearest_of(queries, admitted, self.state)
+            return [(cosines, _Read()) for cosines in nearest]
         found = []
         for answer in pooled.query(queries, self.limit, *filters):
             rows = {one.row.document.id: one.row for one in answer}
             keys = {name: row.key for name, row in rows.items()}
             found.append(({one.row.document.id: one.pooled_score for one in answer}, _Read(keys, rows=rows)))
         return found
+
+    def _nearest_of(self, queries: NDArray[np.float32], admitted: Admitted, state: State) -> list[dict[str, float]]:
+        """Return, for each query, the cosines of the nearest of the ``admitted`` documents by id, best first.
+
+        Chroma takes much longer with a filter than without one. So a few documents are compared one by one. If there
+        are many, Chroma looks for more documents without the filter, until enough of them pass it.
+        """
+        size = len(admitted.ids)
+        if size <= max(_COMPARED, self.limit):
+            return self._compared(queries, admitted, state)
+        wide = math.ceil(_SPARE * self.limit * self.store.count() / size)
+        if wide > _WIDEST:
+            return self.store.pooled.nearest(queries, self.limit, self.where, self.where_document)
+        found = []
+        for query, nearest in zip(queries, self.store.pooled.nearest(queries, wide), strict=True):
+            cosines = {name: cosine for name, cosine in nearest.items() if name in admitted.ids}
+            if len(cosines) < self.limit:  # the documents near the query are others
+                (cosines,) = self.store.pooled.nearest(query[None], self.limit, self.where, self.where_document)
+            found.append(dict(islice(cosines.items(), self.limit)))
+        return found
+
+    def _compared(self, queries: NDArray[np.float32], admitted: Admitted, state: State) -> list[dict[str, float]]:
+        pooled = self.store.known.pooled(state, sorted(admitted.ids))
+        if not pooled:
+            return [{} for _ in queries]
+        names = list(pooled)
+        cosines = maxsim.pooled_similarity(queries, np.stack(list(pooled.values())))
+        best = (ranking.ranking(of_one, names, self.limit) for of_one in cosines)
+        return [{names[i]: float(of_one[i]) for i in chosen} for of_one, chosen in zip(cosines, best, strict=True)]
 
     def _candidates(
         self, query: NDArray[np.float32], cosines: dict[str, float], read: _Read, by_terms: Sequence[str]
@@ -137,8 +180,8 @@ class FirstStage:
         """
         absent = [name for name in names if name not in read.keys]
         if self.state is not None:
-            pooled = self.store.pooled_embeddings(self.state, [name for name in absent if name not in cosines])
-            keys = self.store.keys(self.state, [name for name in absent if name in cosines or name in pooled])
+            pooled = self.store.known.pooled(self.state, [name for name in absent if name not in cosines])
+            keys = self.store.known.keys(self.state, [name for name in absent if name in cosines or name in pooled])
             read.pooled.update(pooled)
             read.keys.update(keys)
         elif absent:

@@ -110,7 +110,7 @@ class Search:
                 scored.append((candidates, late, ranking.ranking(scores, candidates.ids, self.top_k)))
         with self.stopwatch.measure("texts"):
             shown = dict.fromkeys(candidates.ids[i] for candidates, _, best in scored for i in best)
-            known = {} if state is None else self.store.rows(state, list(shown))
+            known = {} if state is None else self.store.known.rows(state, list(shown))
         results = []
         for candidates, late, best in scored:
             read = candidates.rows if state is None else known

@@ -21,7 +21,8 @@ from smart_rag.embeddings.tokens import Codec, TokenCodes, TokenIds
 from smart_rag.errors import ChromaFailure, MissingTokens, SmartRagError, StorageFull
 from smart_rag.paths import check_room
 from smart_rag.store.checks.row_checksum import traces_of
-from smart_rag.store.chroma.known import Known, KnownRow, State
+from smart_rag.store.chroma.known import State
+from smart_rag.store.chroma.known_documents import KnownDocuments
 from smart_rag.store.image_store import ImageStore
 from smart_rag.store.integrity import Integrity
 from smart_rag.store.pending import StoredRows
@@ -43,10 +44,6 @@ _REMOVED_AT_ONCE = 2_000
 _BATCH_BYTES = 160 << 10
 _ROW_BYTES = 1_500
 _TEXT_COPIES = 16
-
-# Bytes that an index keeps in memory of what searches have read: pooled embeddings, and rows without them. 20,000
-# embeddings with 384 dimensions need as much, and the rows of 16,000 texts of 100 words.
-_POOLED_BYTES, _KNOWN_ROWS_BYTES = 32 << 20, 16 << 20
 
 # Key of the revision of a lost document.
 _NO_KEY = bytes(16)
@@ -71,8 +68,7 @@ class DocumentStore:
         self.images = images
         self.terms = InvertedIndex(terms, self._existing, pooled.version)
         self._terms = terms
-        self._known_rows: Known[KnownRow] = Known(lambda row: row.size, _KNOWN_ROWS_BYTES)
-        self._known_pooled: Known[NDArray[np.float32]] = Known(lambda pooled: pooled.nbytes + 200, _POOLED_BYTES)
+        self.known = KnownDocuments(pooled, terms)
         self._counted: tuple[State | None, int] = None, 0
         # Identity of the index, see `smart_rag.store.place`.
         self.place = replace(tokens.place, folder=tokens.path.parent if folder is None else folder)
@@ -180,42 +176,6 @@ class DocumentStore:
         rows = self.pooled.version()  # first, because a write is in doubt before it changes this number
         terms = self._terms.settled_version()
         return None if rows is None or terms is None else (rows, terms)
-
-    def keys(self, state: State, ids: Sequence[str]) -> dict[str, Key]:
-        """Return a dict from id to the key of the document's tokens, for these ids. Unknown ids are left out.
-
-        ``state`` is what `settled_state` has returned. If it returns the same later, no row has changed meanwhile.
-        """
-        found = self._terms.keys(ids)
-        absent = [id for id in ids if id not in found]
-        # An older version wrote these rows, or they are not ours.
-        return found | {id: row.key for id, row in self._read_rows(state, absent).items()}
-
-    def pooled_embeddings(self, state: State, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return a dict from id to pooled embedding (dimension), as `keys` does."""
-        found = self._known_pooled.get(state, ids)
-        absent = [id for id in ids if id not in found]
-        if absent:
-            read = self.pooled.embeddings(absent)
-            self._known_pooled.add(state, read)
-            found |= read
-        return found
-
-    def rows(self, state: State, ids: Sequence[str]) -> dict[str, Row]:
-        """Return a dict from id to row, as `keys` does."""
-        read = self._read_rows(state, ids)
-        found = {id: self.pooled.reader.row(id, row.text, row.metadata) for id, row in read.items()}
-        return {id: row for id, row in found.items() if row is not None}
-
-    def _read_rows(self, state: State, ids: Sequence[str]) -> dict[str, KnownRow]:
-        found = self._known_rows.get(state, ids)
-        absent = [id for id in ids if id not in found]
-        if absent:
-            rows = self.pooled.get(absent)
-            read = {id: KnownRow(row.key, row.document.text, row.stored or {}) for id, row in rows.items()}
-            self._known_rows.add(state, read)
-            found |= read
-        return found
 
     def count(self) -> int:
         """Return the number of rows."""

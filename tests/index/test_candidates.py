@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.errors import CorruptStore
+from smart_rag.index import candidates
 from smart_rag.index.candidates import FirstStage
 
 EXACT = IndexConfig(codec="exact")
@@ -85,25 +86,47 @@ def chosen(index, strategy, query, limit, *, state=None, **filters):
 )
 def test_candidates_equal_those_of_loops(index, limit, filters, admits):
     """Of those that the filters admit: by cosine and by weight of shared tokens, in turn."""
+    check_candidates(index, limit, filters, admits)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 15])
+@pytest.mark.parametrize(
+    ("where", "admits"),
+    [
+        ({"even": True}, lambda document: document.metadata["even"]),
+        ({"n": {"$lt": 25}}, lambda document: document.metadata["n"] < 25),
+        ({"n": {"$gte": 38}}, lambda document: document.metadata["n"] >= 38),
+    ],
+)
+@pytest.mark.parametrize(("spare", "widest"), [(1.5, 2000), (0.1, 2000), (1.5, 3)], ids=["wide", "too few", "too wide"])
+def test_candidates_among_many_that_pass(index, limit, where, admits, spare, widest, monkeypatch):
+    """If too many documents pass to compare each, Chroma looks for more than are needed, or filters them."""
+    monkeypatch.setattr(candidates, "_COMPARED", 0)
+    monkeypatch.setattr(candidates, "_SPARE", spare)
+    monkeypatch.setattr(candidates, "_WIDEST", widest)
+    check_candidates(index, limit, {"where": where}, admits)
+
+
+def check_candidates(index, limit, filters, admits):
+    """While rows may change, and while nothing is written: the first time and later."""
     held = documents(40)
+    keys = {id: row.key for id, row in index._store.pooled.get([document.id for document in held]).items()}
+    state = index._store.settled_state()
     for query in QUERIES:
         pooled, weights = by_loops(query, held, limit, admits)
-        first = chosen(index, "pooled", query, limit, **filters).ids
-        leading = sorted(pooled.values(), reverse=True)[:limit]
-        assert [pooled[id] for id in first] == pytest.approx(leading, abs=1e-5)
-        found = chosen(index, "terms", query, limit, **filters)
         # Which of several that share the same tokens is for the inverted index to say.
         best = index._store.terms.best(VocabularyEncoder().encode_query([query]).tokens.ids, 1000)
         best = [id for id in best if id in weights]
         assert [weights[id] for id in best] == pytest.approx(sorted(weights.values(), reverse=True), abs=1e-5)
-        turns = chain.from_iterable(zip_longest(first, best[:limit]))
-        assert found.ids == list(dict.fromkeys(id for id in turns if id is not None))[:limit]
-        assert found.pooled.tolist() == pytest.approx([pooled[id] for id in found.ids], abs=1e-5)
-        assert found.keys == [found.rows[id].key for id in found.ids]
-        # While nothing is written, the same is found, the first time and later.
-        for _ in range(2):
-            again = chosen(index, "terms", query, limit, state=index._store.settled_state(), **filters)
-            assert (again.ids, again.keys, again.pooled.tolist()) == (found.ids, found.keys, found.pooled.tolist())
+        leading = sorted(pooled.values(), reverse=True)[:limit]
+        for at in (None, state, state):
+            first = chosen(index, "pooled", query, limit, state=at, **filters).ids
+            assert [pooled[id] for id in first] == pytest.approx(leading, abs=1e-5)
+            found = chosen(index, "terms", query, limit, state=at, **filters)
+            turns = chain.from_iterable(zip_longest(first, best[:limit]))
+            assert found.ids == list(dict.fromkeys(id for id in turns if id is not None))[:limit]
+            assert found.pooled.tolist() == pytest.approx([pooled[id] for id in found.ids], abs=1e-5)
+            assert found.keys == [keys[id] for id in found.ids]
 
 
 def test_queries_together_are_queries_alone(index):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.rows import create, row, unit_rows
@@ -147,6 +149,32 @@ def test_update_metadata(store):
     np.testing.assert_allclose(store.pooled.embeddings(["a"])["a"], before, rtol=0, atol=1e-6)
     assert best(store, 0) == ["a"]
     assert store.integrity.verify().sound
+
+
+def test_metadata_alone_leave_the_graph_as_it_is(store):
+    """Chroma takes longer to put an embedding into its graph again than to add a new one."""
+    store.commit([row("a", number=1, x=1, gone=[1]), row("b", number=2)], vectors(2))
+    calls = []
+    write = store.pooled._chroma.write
+
+    def seen(name, method, arguments):
+        calls.append((method, sorted(arguments)))
+        write(name, method, arguments)
+
+    store.pooled._chroma.write = seen
+    store.update_metadata([row("a", number=1, x=2)])
+    assert calls == [("update", ["ids", "metadatas"])]
+    held = store.pooled.get(["a"])["a"]
+    assert held.document.metadata == {"x": 2}
+    assert not held.is_altered()
+    # A text that changes while the vectors stay, as those of the caller may.
+    other = row("a", number=1, x=2)
+    other = replace(other, document=replace(other.document, text="another text"))
+    store.update_metadata([other, row("b", number=2, y=1)])
+    assert [method for method, _ in calls[1:]] == ["update", "upsert"]
+    held = store.pooled.get(["a", "b"])
+    assert (held["a"].document.text, held["b"].document.metadata) == ("another text", {"y": 1})
+    assert not any(each.is_altered() for each in held.values())
 
 
 def test_missing_and_damaged_entries_are_repaired(store):

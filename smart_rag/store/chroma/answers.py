@@ -1,10 +1,19 @@
-"""`Found`: one row in Chroma's answer to a query. Chroma answers with distances, which become similarities here."""
+"""Chroma's answers: `Found` and `Candidate` of a query, `PooledBlock` of a scan.
+
+Chroma answers with distances, which become similarities here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smart_rag.store.row import Row
 
 
 class Found(NamedTuple):
@@ -17,6 +26,23 @@ class Found(NamedTuple):
     cosine: float
     text: str | None
     metadata: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Row that the first stage found, with the cosine of its pooled embedding with the query's."""
+
+    row: Row
+    pooled_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PooledBlock:
+    """Part of a scan: the ids of n rows, the keys of their token embeddings, and pooled embeddings (n, dimension)."""
+
+    ids: list[str]
+    keys: list[bytes]
+    pooled: NDArray[np.float32]
 
 
 def found_in(result: Any) -> list[list[Found]]:

@@ -27,6 +27,10 @@ from smart_rag.types import Revision
 _TERM = 1 << 32
 # Removed documents stay in the lists until they are more than this share of all documents.
 _MAX_REMOVED = 0.25
+# Filters whose documents are kept as masks. Each takes a byte for each document.
+_MASKS = 16
+# Sums of scores are rounded to about this number.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ class InvertedIndex:
         # Each item is more than twice as long as the next one. So it is cheap to add documents, and there are few
         # items.
         self._lists: list[_Lists] = []
+        self._masks: dict[int, tuple[NDArray[np.uint64], NDArray[np.bool_]]] = {}
 
     def weights(self, ids: TokenIds) -> NDArray[np.float32] | None:
         """Return the inverse document frequencies (n) float32 for the vocabulary ids (n) of a query's tokens.
@@ -158,23 +163,60 @@ class InvertedIndex:
         """
         with self._mutex:
             self._refresh()
-            scores = np.zeros(len(self._slots), dtype=np.float32)
-            for term in np.unique(ids[ids >= 0]):
-                positions = self._positions(term)
-                frequency = np.asarray([len(positions)], dtype=np.int64)
-                scores[positions] += inverse_document_frequency(frequency, self._count)[0]
-            if admitted is not None:
-                scores[~np.isin(self._hashes, admitted)] = 0
-            slots = self._slots[self._top(scores, limit)].tolist()
+            positions = self._best(np.unique(ids[ids >= 0]), limit, None if admitted is None else self._mask(admitted))
+            slots = self._slots[positions].tolist()
         return list(dict.fromkeys(self._store.ids(slots)))
 
-    def _top(self, scores: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
-        """Return the positions of the ``limit`` highest scores above 0, best first."""
-        found = np.flatnonzero(scores)
+    def _best(self, terms: TokenIds, limit: int, mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        """Return the positions of the ``limit`` best documents, best first. ``mask`` says which documents to choose
+        from.
+
+        The rarest terms come first. As soon as the documents without any of them cannot be among the best, only the
+        documents that still can be are looked up in the long lists of the other terms (as in MaxScore: Turtle and
+        Flood, "Query evaluation: strategies and optimizations", 1995).
+        """
+        frequencies = np.asarray([self._frequency(term) for term in terms], dtype=np.int64)
+        order = np.argsort(frequencies, kind="stable")
+        values = inverse_document_frequency(frequencies[order], self._count)
+        everywhere = frequencies[order] == self._count  # these terms add the same to each document
+        # What this term and the later ones can add to one document, and not to all.
+        rest = np.cumsum(np.where(everywhere, 0, values)[::-1], dtype=np.float64)[::-1]
+        scores = np.zeros(len(self._slots), dtype=np.float32)
+        found = np.empty(0, dtype=np.int64)  # the positions with a score
+        closed = False
+        for term, value, more, is_everywhere in zip(terms[order], values, rest, everywhere, strict=True):
+            if not closed and len(found) >= limit:
+                lowest = np.partition(scores[found], len(found) - limit)[len(found) - limit]
+                if more < lowest - _ROUNDING:
+                    closed = True
+                    found = found[scores[found] >= lowest - more - _ROUNDING]
+            if closed and is_everywhere:
+                break
+            positions = self._positions(term)
+            if closed:
+                positions = found[_is_in(found, positions)]
+            elif mask is not None:
+                positions = positions[mask[positions]]
+            scores[positions] += value
+            if not closed:
+                found = np.union1d(found, positions)
+        return self._top(found, scores[found], limit)
+
+    def _mask(self, admitted: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return whether each document is among ``admitted``. The masks of the last filters are kept."""
+        kept = self._masks.pop(id(admitted), None)
+        mask = np.isin(self._hashes, admitted) if kept is None else kept[1]
+        self._masks[id(admitted)] = admitted, mask  # with the array, so that no other one gets its number
+        if len(self._masks) > _MASKS:
+            del self._masks[next(iter(self._masks))]
+        return mask
+
+    def _top(self, found: NDArray[np.int64], scores: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
+        """Return those of the positions ``found`` with the ``limit`` highest ``scores``, best first."""
         if len(found) > limit:
-            threshold = np.partition(scores[found], len(found) - limit)[len(found) - limit]
-            found = found[scores[found] >= threshold]
-        order = np.lexsort((self._hashes[found], -scores[found]))
+            threshold = np.partition(scores, len(found) - limit)[len(found) - limit]
+            found, scores = found[scores >= threshold], scores[scores >= threshold]
+        order = np.lexsort((self._hashes[found], -scores))
         return found[order[:limit]]
 
     def _frequency(self, term: np.int32) -> int:
@@ -206,6 +248,7 @@ class InvertedIndex:
             raise
 
     def _apply(self, changes: Changes) -> None:
+        self._masks = {}
         self._append(changes)
         if changes.live is not None:
             self._live &= np.isin(self._slots, changes.live)
@@ -246,3 +289,12 @@ def _pairs(terms: NDArray[np.integer[Any]], positions: NDArray[np.integer[Any]])
     pairs *= _TERM
     pairs += positions
     return pairs
+
+
+def _is_in(some: NDArray[np.int64], sorted_numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each of ``some`` is among ``sorted_numbers``."""
+    if not len(sorted_numbers):
+        return np.zeros(len(some), dtype=np.bool_)
+    at = np.searchsorted(sorted_numbers, some)
+    at[at == len(sorted_numbers)] = 0
+    return np.equal(sorted_numbers[at], some)

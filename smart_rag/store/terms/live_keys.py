@@ -46,17 +46,21 @@ def write_live_keys(
     transaction: Any, databases: Mapping[str, Any], gone: Iterable[Revision], kept: Iterable[Revision]
 ) -> None:
     """Forget the keys of the revisions ``gone``, and remember those of ``kept``."""
-    keys = databases[KEYS]
     changed: dict[bytes, Key | None] = {id_key(id): None for id, _ in gone}
-    changed |= {id_key(id): key for id, key in kept}
-    for name, key in sorted(changed.items()):  # sorted, because LMDB then writes to neighbouring pages
-        if key is None:
-            transaction.delete(name, db=keys)
-        else:
-            transaction.put(name, key, db=keys)
+    _write(transaction, databases[KEYS], changed | {id_key(id): key for id, key in kept})
 
 
 def replace_live_keys(transaction: Any, databases: Mapping[str, Any], live: Collection[Revision]) -> None:
     """Remember the keys of the revisions ``live``, and no others."""
-    transaction.drop(databases[KEYS], delete=False)
-    write_live_keys(transaction, databases, (), live)
+    keys = databases[KEYS]
+    others: dict[bytes, Key | None] = dict.fromkeys(map(bytes, transaction.cursor(keys).iternext(values=False)))
+    _write(transaction, keys, others | {id_key(id): key for id, key in live})
+
+
+def _write(transaction: Any, keys: Any, changed: Mapping[bytes, Key | None]) -> None:
+    """Write a key under each name. None removes it. What is there already is not written, so that nothing changes."""
+    for name, key in sorted(changed.items(), key=lambda item: item[0]):  # LMDB then writes to neighbouring pages
+        if key is None:
+            transaction.delete(name, db=keys)
+        elif transaction.get(name, db=keys) != key:
+            transaction.put(name, key, db=keys)

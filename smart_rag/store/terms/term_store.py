@@ -419,13 +419,7 @@ class TermStore:
                 transaction.put(_COMPLETE, b"", db=slots)
 
         self._environment.write(write)
-        self.is_complete = self.is_complete or (completes and not self._lacks(live))
-
-    def _lacks(self, revisions: Collection[Revision]) -> bool:
-        """Return whether the store lacks some of ``revisions``."""
-        with self._environment.read() as transaction:
-            slots = self._environment.databases["slots"]
-            return any(transaction.get(revision_key(one), db=slots) is None for one in revisions)
+        self.is_complete = self._mark_if_new()
 
     @repeated
     def used_bytes(self) -> int:

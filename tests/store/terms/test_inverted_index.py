@@ -315,3 +315,44 @@ def test_a_closed_store(store, index):
         index.weights(int32(1))
     with pytest.raises(IndexClosed):
         index.best(int32(1), 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    query=st.lists(st.integers(0, 39), min_size=1, max_size=9),
+    limit=st.integers(1, 60),
+    admitted=st.one_of(st.none(), st.sets(st.integers(0, 299), max_size=200)),
+)
+def test_rare_and_common_terms(many, query, limit, admitted):
+    """Documents that only have common terms are left out early. Those that are left out could not be among the best."""
+    index, documents = many
+    check(index, documents, int32(*query), limit, None if admitted is None else [f"d{i}" for i in admitted])
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An index of 300 documents. Term 0 is in all of them, term i in about one of 1 + i²/8."""
+    rng = np.random.default_rng(0)
+    share = 1 / (1 + np.arange(40) ** 2 / 8)
+    documents = {f"d{i}": {0, *np.flatnonzero(rng.random(40) < share).tolist()} for i in range(300)}
+    store = TermStore(tmp_path_factory.mktemp("many"))
+    put(store, documents)
+    yield InvertedIndex(store, list, lambda: None), documents
+    store.close()
+
+
+def test_a_mask_of_a_filter_ends_with_a_change(store, index):
+    put(store, {"a": {1}, "b": {1}})
+    admitted = np.asarray([id_hash("a"), id_hash("c")], dtype=np.uint64)
+    assert index.best(int32(1), 9, admitted) == ["a"]
+    put(store, {"c": {1}})
+    delete(store, ["a"])
+    assert index.best(int32(1), 9, admitted) == ["c"]
+
+
+def test_masks_of_many_filters(store, index):
+    put(store, {f"d{i}": {1} for i in range(40)})
+    filters = [np.asarray([id_hash(f"d{i}")], dtype=np.uint64) for i in range(40)]
+    for _ in range(2):
+        for i, admitted in enumerate(filters):
+            assert index.best(int32(1), 9, admitted) == [f"d{i}"]

@@ -136,6 +136,7 @@ def test_a_slot_is_never_used_again(tmp_path):
 def test_calls_that_change_nothing(store):
     """To remove unknown documents, or to settle what is not in doubt, does not change the version."""
     store.put([revision("a")], [terms(1)])
+    store.settle([], [revision("a")])
     version = store.changes(-1, -1, 0).version
     store.put([], [])
     store.settle([], [revision("a")])
@@ -398,3 +399,48 @@ def test_bytes_on_disk_are_bounded(store):
         for _ in range(0, documents, 100):
             put([names[i] for i in rng.choice(documents, 100, replace=False)])
     assert store.used_bytes() < 2 * documents * (2 * 100 + 13 + 14 + 110)
+
+
+def test_keys_of_settled_documents(tmp_path):
+    """They are known once their batch is settled, and change and go with their rows."""
+    store = TermStore(tmp_path)
+    old, new, other = revision("a", 1), revision("a", 2), revision("ä" * 600, 3)
+    store.put([old, other], [terms(1), None], [old, other], b"")
+    assert store.keys(["a", other[0]]) == {}
+    store.settle([], [old, other])
+    assert store.keys([other[0], "a", "b"]) == {other[0]: other[1], "a": old[1]}
+    store.put([new], [terms(2)], [new, old], b"")
+    store.settle([new], [old])  # the batch failed
+    assert store.keys(["a"]) == {"a": old[1]}
+    store.put([new], [terms(2)], [new, old], b"")
+    store.settle([old], [new])
+    store.close()
+    store = TermStore(tmp_path)
+    assert store.keys(["a"]) == {"a": new[1]}
+    store.settle([new])
+    assert store.keys(["a", other[0]]) == {other[0]: other[1]}
+    assert store.remove_ids([other[0]]) == 1
+    assert store.keys([other[0]]) == {}
+    store.close()
+
+
+def test_a_version_that_does_not_know_the_keys(store):
+    """It leaves the keys as they are. What they say of its own documents does not count, until the next vacuum."""
+    old, new, other = revision("a", 1), revision("a", 2), revision("b")
+    store.put([old, other], [None, None])
+    store.settle([], [old, other])
+    with store._environment.read() as transaction:
+        keys = dict(transaction.cursor(store._environment.databases["keys"]))
+    store.put([new], [None])
+    store.settle([old], [new])
+
+    def undo(transaction):
+        for key, value in keys.items():
+            transaction.put(key, value, db=store._environment.databases["keys"])
+
+    store._environment.write(undo)
+    assert store.keys(["a", "b"]) == {"b": other[1]}
+    store.vacuum([new])
+    assert store.keys(["a", "b"]) == {"a": new[1]}
+    store.vacuum([])
+    assert store.keys(["a", "b"]) == {}
