@@ -24,9 +24,9 @@ from smart_rag.paths import absolute, cache_folder
 logger = logging.getLogger(__name__)
 
 # The form of the files. Exports of another form are made again.
-_FORMAT = 2
+_FORMAT = 3
 # The libraries that can change the numbers of a model.
-_LIBRARIES = ("onnxruntime", "openvino", "sentence-transformers", "tokenizers", "torch", "transformers")
+_LIBRARIES = ("onnxruntime", "onnxscript", "openvino", "sentence-transformers", "tokenizers", "torch", "transformers")
 _SETTINGS = "settings.json"
 
 
@@ -71,6 +71,16 @@ class ExportFolder:
         return Path(settings["own_file"]) if settings["own_file"] else self.model
 
     @property
+    def weights(self) -> Path:
+        """The weights of `model` and `fused_model`, which share them."""
+        return self.path / f"{self.model.name}.data"
+
+    @property
+    def fused_model(self) -> Path:
+        """The same as `model`, with steps of ONNX Runtime's own. It exists if ``settings["fused"]``."""
+        return self.path / "model_fused.onnx"
+
+    @property
     def int8_model(self) -> Path:
         """The ONNX file with weights of 8 bits. It is made when it is asked for."""
         return self.path / "model_int8.onnx"
@@ -95,7 +105,7 @@ class ExportFolder:
     def _checksums(self) -> dict[str, str]:
         """Return the checksums of the files that are there."""
         checksums = {}
-        for file in (self.tokenizer, self.model, self.head):
+        for file in (self.tokenizer, self.model, self.weights, self.fused_model, self.head):
             if file.exists():
                 with file.open("rb") as stream:
                     checksums[file.name] = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()

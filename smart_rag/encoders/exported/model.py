@@ -62,6 +62,8 @@ class ExportedModel:
         self._max_seq_length: int | None = settings["max_seq_length"]
         self.tokenizer = FileTokenizer(folder.tokenizer, settings["tokenizer"], self._cut())
         path = folder.int8_model if precision == "int8" else folder.model_file(settings)
+        if settings["fused"] and backend == "onnx" and precision == "float32":
+            path = folder.fused_model
         self.runner = runner_of(path, backend, precision)
         self.head = runner_of(folder.head, "onnx") if settings["has_head"] else None
         self._prompt_lengths: dict[str, int] = {}

@@ -9,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir
 import pytest
 import torch
 from helpers import tiny_vision
 from helpers.text_families import MAX_LENGTH, TEXT_FAMILIES
+from onnxscript.rewriter import ort_fusions
+from onnxscript.rewriter.ort_fusions import optimize_for_ort
 from safetensors.torch import load_file, save_file
 
 from smart_rag import SmartEncoder
@@ -215,6 +219,7 @@ def test_an_onnx_file_of_the_model_itself_is_used(tmp_path):
     SmartEncoder(folder, device="cpu", backend="onnx")  # the same weights, so the same file
     made = ExportFolder.of(Path(folder), loading(folder))
     shutil.copy(made.model, own)
+    shutil.copy(made.weights, own.parent)
     encoder = SmartEncoder(folder, device="cpu", backend="onnx")
     settings = ExportFolder.of(Path(folder), loading(folder)).settings()
     assert settings["own_file"] == str(own)
@@ -223,6 +228,44 @@ def test_an_onnx_file_of_the_model_itself_is_used(tmp_path):
     encoder = SmartEncoder(folder, device="cpu", backend="onnx")
     assert ExportFolder.of(Path(folder), loading(folder)).settings()["own_file"] is None
     assert_same(encoder.encode_document(TEXTS), trained.encode_document(TEXTS))
+
+
+def operations(file):
+    return {node.op_type for node in onnx.load(file, load_external_data=False).graph.node}
+
+
+def test_attention_is_one_step(bert):
+    """ONNX Runtime computes it faster so. OpenVINO and int8 take the form with standard operations."""
+    export = ExportFolder.of(Path(bert), loading(bert))
+    assert export.settings()["fused"]
+    assert "Attention" in operations(export.fused_model) - operations(export.model)
+    assert "Softmax" in operations(export.model) - operations(export.fused_model)
+    assert SmartEncoder(bert, device="cpu", backend="onnx")._model.model.runner._path == export.fused_model
+    assert export.weights.name.encode() in export.fused_model.read_bytes()  # they share the weights
+
+
+def altered(model):
+    fused, counts = optimize_for_ort(model)
+    weight = max(fused.graph.initializers.values(), key=lambda value: value.const_value.size)
+    weight.const_value = onnx_ir.tensor(weight.const_value.numpy()[::-1].copy(), name=weight.name)
+    return fused, counts
+
+
+def failing(model):
+    raise RuntimeError("no pattern fits")
+
+
+@pytest.mark.parametrize("rewrite", [altered, failing])
+def test_a_rewrite_that_changes_numbers_is_not_used(rewrite, tmp_path, monkeypatch):
+    folder = TEXT_FAMILIES["BGE (BERT)"].save(tmp_path / "model")
+    monkeypatch.setattr(ort_fusions, "optimize_for_ort", rewrite)
+    encoder = SmartEncoder(folder, device="cpu", backend="onnx")
+    export = ExportFolder.of(Path(folder), loading(folder))
+    assert not export.settings()["fused"]
+    assert not export.fused_model.exists()
+    assert_same(
+        encoder.encode_document(TEXTS), SmartEncoder(folder, device="cpu", backend="torch").encode_document(TEXTS)
+    )
 
 
 def loading(folder):
@@ -235,7 +278,7 @@ def test_a_damaged_export_is_made_again(tmp_path):
     folder = TEXT_FAMILIES["BGE (BERT)"].save(tmp_path / "model")
     first = SmartEncoder(folder, device="cpu", backend="onnx").encode_document(TEXTS)
     export = ExportFolder.of(Path(folder), loading(folder))
-    for name in ("settings.json", "model.onnx", "tokenizer.json"):
+    for name in ("settings.json", "model.onnx", "model.onnx.data", "model_fused.onnx", "tokenizer.json"):
         (export.path / name).write_bytes((export.path / name).read_bytes()[:50])
         assert_same(SmartEncoder(folder, device="cpu", backend="onnx").encode_document(TEXTS), first)
 
