@@ -55,6 +55,30 @@ class RealTexts:
         tokens = TokenCodes(codes, offsets, self.pooled.shape[1], get_codec(_CODEC), ids)
         return documents, Representation(np.asarray(self.pooled[start:stop]), tokens)
 
+    def mixtures(self, start: int, stop: int) -> tuple[list[Document], Representation]:
+        """Return documents made of two real ones, by any numbers: the begin of one and the end of another.
+
+        Their pooled embedding lies between those of the two, in proportion.
+        """
+        generator, count = np.random.default_rng([3, start]), len(self.ids)
+        firsts, seconds = np.arange(start, stop) % count, generator.integers(0, count, stop - start)
+        shares = generator.uniform(0.55, 0.9, stop - start).astype(np.float32)
+        pooled = shares[:, None] * self.pooled[firsts] + (1 - shares[:, None]) * self.pooled[seconds]
+        pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
+        bounds = self._arrays["documents_offsets"]
+        rows, documents = [], []
+        for number, first, second, share in zip(range(start, stop), firsts, seconds, shares.tolist(), strict=True):
+            (a, b), (c, d) = bounds[first : first + 2].tolist(), bounds[second : second + 2].tolist()
+            rows.append(np.r_[a : a + max(1, int((b - a) * share)), d - max(1, int((d - c) * (1 - share))) : d])
+            one, other = self.texts[first], self.texts[second]
+            text = f"{one[: int(len(one) * share)]} {other[int(len(other) * share) :]}"
+            documents.append(Document(f"mixture/{number:08}", text))
+        chosen = np.concatenate(rows)
+        offsets = np.append(0, np.cumsum([len(of_one) for of_one in rows]))
+        codes, ids = (self._arrays[f"documents_{name}"][chosen] for name in ("tokens", "ids"))
+        tokens = TokenCodes(codes, offsets, self.pooled.shape[1], get_codec(_CODEC), ids)
+        return documents, Representation(pooled, tokens)
+
     @property
     def pooled(self) -> np.ndarray:
         return self._arrays["documents_pooled"]

@@ -1,13 +1,21 @@
 """Growth of search time, memory, ingest time and disk space with the index: synthetic indexes of several sizes.
 
-python benchmarks/scale.py [--documents 10000,100000] [--queries N] [--rounds N] [--folder DIR] [--json FILE]
+python benchmarks/scale.py [--documents 10000,100000] [--real FOLDER] [--queries N] [--rounds N] [--folder DIR]
+    [--json FILE]
 
 With --folder the indexes are kept, and the next run searches them without a new ingest. An interrupted ingest continues
 where it stopped. Linux only. The codec is `balanced`.
 
+With --real, the documents and queries are those of the folder that `real_texts.py` has made. If more documents are
+asked for, the rest are mixtures of two real ones. Otherwise they are synthetic:
+
 Documents have 150 tokens of 384 dimensions and a text of 100 words. A document belongs to one of documents / 100
 topics. Half of its tokens are words of its topic, half any words. The document's own context (that of its topic, with
 noise) and noise are added to each token. Queries are 12 tokens that are made in the same way.
+
+Half of the documents have the metadata {"half": 1}. "Filtered" is a search among them: the first one, and later ones
+with the same filter. "Files" are 30 documents each: three are removed, added again, and replaced by others. An
+exhaustive scan scores all documents, if they are at most 100,000.
 
 Each size is searched in a process of its own, the sizes in turn in each round. A figure is the median over the
 rounds, its growth the median of the rounds' ratios. A second process opens only Chroma's collection and runs the same
@@ -28,6 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -36,6 +45,7 @@ from unittest.mock import patch
 
 import chromadb
 import numpy as np
+from real_texts import RealTexts
 from report import show, write
 from tqdm import tqdm
 
@@ -51,6 +61,7 @@ _TOKENS, _QUERY_TOKENS, _TEXT_WORDS = 150, 12, 100
 _WORDS, _TOPIC_WORDS, _TOPIC_DOCUMENTS = 4096, 64, 100
 _BATCH = 1024
 _WARM = 20
+_FILTERED, _SCANNED, _FILE = 60, 100_000, 30
 _STAGES = ("candidates", "gather", "score")
 _MEMORY = ("RssAnon", "RssFile")
 
@@ -75,7 +86,7 @@ class Corpus:
         count = min(_BATCH, self.documents - start)
         words, vectors = self._made(np.random.default_rng([1, start]), count, _TOKENS)
         texts = (" ".join(self._texts[word] for word in row[:_TEXT_WORDS]) for row in words)
-        return [Document(f"{start + i:08}", text) for i, text in enumerate(texts)], vectors
+        return [Document(f"{start + i:08}", text, _half(start + i)) for i, text in enumerate(texts)], vectors
 
     def queries(self, count: int) -> Representation:
         return self._made(np.random.default_rng(2), count, _QUERY_TOKENS)[1]
@@ -96,12 +107,45 @@ class Corpus:
         return words, Representation(_unit(rows.mean(1)), TokenBatch(rows.reshape(-1, _DIMENSION), offsets, ids))
 
 
+class RealCorpus:
+    """The texts of `real_texts.py`, and mixtures of them. Their queries are mixed in the same order in each process."""
+
+    def __init__(self, folder: Path, documents: int) -> None:
+        self.documents = documents
+        self._texts = RealTexts(folder)
+
+    def batch(self, start: int) -> tuple[list[Document], Representation]:
+        """Do the same as `Corpus.batch`."""
+        stop, real = min(start + _BATCH, self.documents), len(self._texts.ids)
+        parts = []
+        if start < real:
+            parts.append(self._texts.documents(start, min(stop, real)))
+        if stop > real:
+            parts.append(self._texts.mixtures(max(start, real), stop))
+        documents = [document for of_one, _ in parts for document in of_one]
+        documents = [replace(one, metadata=_half(start + i)) for i, one in enumerate(documents)]
+        return documents, Representation.concatenate([vectors for _, vectors in parts])
+
+    def queries(self, count: int) -> Representation:
+        queries = self._texts.queries()
+        chosen = np.random.default_rng(2).permutation(len(queries))[:count]
+        return Representation.concatenate([queries[int(i)] for i in chosen])
+
+
+def corpus_of(documents: int, real: Path | None) -> Corpus | RealCorpus:
+    return Corpus(documents) if real is None else RealCorpus(real, documents)
+
+
+def _half(number: int) -> dict[str, int]:
+    return {"half": number % 2}
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
     rows /= np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
     return rows
 
 
-def ingest(folder: Path, corpus: Corpus) -> None:
+def ingest(folder: Path, corpus: Corpus | RealCorpus) -> None:
     """Add the missing documents to the index in ``folder``. Beside it, save the seconds of each batch."""
     path, log = folder / "index", folder / "ingest.json"
     batches: list[dict[str, float]] = json.loads(log.read_text()) if log.exists() else []
@@ -185,14 +229,50 @@ def search(folder: Path, queries: Representation) -> dict[str, float]:
             hits = index.search(queries[i], stopwatch=stopwatch)
         assert len(hits) == 10
     after = _memory()
+    times = [_milliseconds(lambda i=i: index.search(queries[i], where={"half": 1})) for i in range(_FILTERED)]
+    scans = []
+    if index.count() <= _SCANNED:
+        scans = [_milliseconds(lambda i=i: index.search(queries[i], first_stage="exhaustive")) for i in range(3)]
+    figures = {"filtered, first, ms": times[0], "filtered p50, ms": median(times[1:])}
+    if scans:
+        figures["exhaustive, ms"] = min(scans)
+    figures |= _changes(index)
     index.close()
-    figures = {}
     for stage in ("search", *_STAGES):
         for percent in (50, 95):
             figures[f"{stage} p{percent}, ms"] = float(np.percentile(stopwatch.milliseconds[stage], percent))
     figures["open, ms"] = 1e3 * (opened - started)
     figures["first search, ms"] = 1e3 * (first - opened)
     return {**figures, **{f"memory: {kind}, MB": after[kind] / 1e6 for kind in _MEMORY}}
+
+
+def _changes(index: SmartIndex) -> dict[str, float]:
+    """Remove three files, add them again, and replace them by others. Return the seconds of each."""
+    step = index.count() // 3
+    ids = [id for i in range(3) for id in _page(index, i * step)]
+    documents = index.get(ids)
+    tokens = index.tokens(ids)
+    pooled = np.stack([index._store.pooled.embeddings([id])[id] for id in ids])
+    vectors = Representation(pooled, tokens)
+    others = Representation(pooled[::-1].copy(), TokenBatch.from_list([tokens[i] for i in reversed(range(len(ids)))]))
+    return {
+        "remove three files, s": _milliseconds(lambda: index.delete(ids)) / 1e3,
+        "add them again, s": _milliseconds(lambda: index.add_embeddings(documents, vectors)) / 1e3,
+        "replace them, s": _milliseconds(lambda: index.add_embeddings(documents, others)) / 1e3,
+        "and back, s": _milliseconds(lambda: index.add_embeddings(documents, vectors)) / 1e3,
+    }
+
+
+def _page(index: SmartIndex, start: int) -> list[str]:
+    """Return the ids of the documents of one file."""
+    found: list[str] = index._store.pooled._read("get", limit=_FILE, offset=start, include=[])["ids"]
+    return found
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - started)
 
 
 def chroma(folder: Path, queries: Representation) -> dict[str, float]:
@@ -238,25 +318,30 @@ def _memory() -> dict[str, int]:
     return {kind: 1024 * int(status[kind].split()[0]) for kind in _MEMORY}
 
 
-def measured(mode: str, folder: Path, documents: int, queries: int) -> dict[str, float]:
+def measured(mode: str, folder: Path, documents: int, queries: int, real: Path | None) -> dict[str, float]:
     """Return the figures of one new process."""
     command = [sys.executable, __file__, "--measure", mode, "--folder", str(folder)]
     command += ["--documents", str(documents), "--queries", str(queries)]
+    command += ["--real", str(real)] if real else []
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
     return figures
 
 
-def round_of(folder: Path, documents: int, queries: int) -> dict[str, float]:
+def round_of(folder: Path, documents: int, queries: int, real: Path | None) -> dict[str, float]:
     """Return the figures of one size in one round."""
-    return measured("search", folder, documents, queries) | measured("chroma", folder, documents, queries)
+    return {
+        name: value
+        for mode in ("search", "chroma")
+        for name, value in measured(mode, folder, documents, queries, real).items()
+    }
 
 
 def growth(sizes: Sequence[int], rounds: dict[int, list[dict[str, float]]]) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield for each figure its ratio from one size to the next, and for the memory the bytes of one more document."""
     steps = list(pairwise(sizes))
     for name in rounds[sizes[0]][0]:
-        if "memory" not in name:
+        if "memory" not in name and all(name in of_size[0] for of_size in rounds.values()):
             yield (
                 name,
                 {
@@ -282,14 +367,14 @@ def _step(smaller: int, larger: int) -> str:
     return f"{smaller:,} to {larger:,}"
 
 
-def run(folder: Path, sizes: Sequence[int], queries: int, rounds: int) -> dict[str, Any]:
+def run(folder: Path, sizes: Sequence[int], queries: int, rounds: int, real: Path | None) -> dict[str, Any]:
     for size in sizes:
         (folder / str(size)).mkdir(parents=True, exist_ok=True)
-        measured("ingest", folder / str(size), size, queries)
+        measured("ingest", folder / str(size), size, queries, real)
     found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size in sizes:
-            found[size].append(round_of(folder / str(size), size, queries))
+            found[size].append(round_of(folder / str(size), size, queries, real))
     rows: dict[str, dict[str, float]] = {}
     for size in sizes:
         figures = {name: median(one[name] for one in found[size]) for name in found[size][0]}
@@ -315,6 +400,7 @@ def run(folder: Path, sizes: Sequence[int], queries: int, rounds: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", default="10000,100000")
+    parser.add_argument("--real", type=Path, help="folder of real_texts.py (default: synthetic documents)")
     parser.add_argument("--queries", type=int, default=320, help=f"number of queries; the first {_WARM} warm up")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="folder that keeps the indexes (default: they are removed)")
@@ -324,7 +410,7 @@ def main() -> None:
 
     sizes = [int(size) for size in arguments.documents.split(",")]
     if arguments.measure:
-        corpus = Corpus(sizes[0])
+        corpus = corpus_of(sizes[0], arguments.real)
         if arguments.measure == "ingest":
             ingest(arguments.folder, corpus)
             print("{}")
@@ -334,7 +420,7 @@ def main() -> None:
             print(json.dumps({"search": search, "chroma": chroma}[arguments.measure](arguments.folder, queries)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        result = run(arguments.folder or Path(temporary), sizes, arguments.queries, arguments.rounds)
+        result = run(arguments.folder or Path(temporary), sizes, arguments.queries, arguments.rounds, arguments.real)
     if arguments.json:
         write(arguments.json, title="scale", queries=arguments.queries, **result)
 

@@ -67,7 +67,7 @@ from smart_rag.store.chroma.log import shorten_log
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.place import Place
 from smart_rag.store.row import VECTORS, Row
-from smart_rag.store.token_store import key_of_vectors
+from smart_rag.store.token_store import keys_of_vectors
 from smart_rag.store.where import Where
 from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import (
@@ -468,11 +468,9 @@ class SmartIndex:
         """
         documents = _checked_given(documents, representation)
         self._encoder.check(representation)
-        rows = []
-        for document, tokens in zip(documents, representation.tokens, strict=True):
-            key = key_of_vectors(self.manifest.config.codec, tokens)
-            saved = self._store.images.with_saved_images(document)
-            rows.append(Row(saved, key, modality=VECTORS))
+        keys = keys_of_vectors(self.manifest.config.codec, representation.tokens)
+        saved = map(self._store.images.with_saved_images, documents)
+        rows = [Row(document, key, modality=VECTORS) for document, key in zip(saved, keys, strict=True)]
         replaced = 0
         with self._session.writing():
             for start in range(0, len(rows), _BATCH):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from smart_rag.embeddings.token_pooling import pool_tokens
-from smart_rag.embeddings.tokens import Codec, Codes, FloatArray, Offsets, TokenCodes, Tokens
+from smart_rag.embeddings.tokens import Codec, Codes, Offsets, TokenCodes, Tokens
 from smart_rag.errors import (
     CorruptStore,
     DimensionMismatch,
@@ -44,9 +44,18 @@ def content_key(fingerprint: str, codec: str, content: str | bytes) -> Key:
     return digest.digest()
 
 
-def key_of_vectors(codec: str, tokens: FloatArray) -> Key:
-    """Return the storage key (16 bytes) of token embeddings (n, dimension) that the caller brings."""
-    return content_key("vectors", codec, np.ascontiguousarray(tokens, dtype="<f4").tobytes())
+def keys_of_vectors(codec: str, tokens: Tokens) -> list[Key]:
+    """Return the storage keys (16 bytes each) of the tokens of n texts that the caller brings.
+
+    ``codec`` is the name of the codec that stores them. Codes are not decoded for this, because that takes longer than
+    all the rest of writing them. So the same tokens have another key as codes than as numbers.
+    """
+    if isinstance(tokens, TokenCodes):
+        fingerprint, rows = f"codes {tokens.codec.name} {tokens.dimension}", tokens.codes
+    else:
+        fingerprint, rows = "vectors", tokens.embeddings.astype("<f4", copy=False)
+    parts = (np.ascontiguousarray(rows[start:stop]) for start, stop in pairwise(tokens.offsets.tolist()))
+    return [content_key(fingerprint, codec, part.tobytes()) for part in parts]
 
 
 @dataclass(frozen=True, slots=True)

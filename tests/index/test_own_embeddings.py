@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from helpers.word_encoder import CountingEncoder, WordEncoder
 
-from smart_rag import Document, IndexConfig, SmartIndex, rerank
+from smart_rag import Document, IndexConfig, Representation, SmartIndex, rerank
+from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.tokens import TokenCodes
 from smart_rag.errors import DimensionMismatch, IndexClosed, IndexMismatch, InvalidInput
 from smart_rag.index.index_encoder import IndexEncoder
+from smart_rag.store.token_store import keys_of_vectors
 
 TEXTS = {"cat": "the cat sat on the mat", "dog": "dogs bark at night", "tax": "taxes are due in april"}
 DOCUMENTS = [Document(id, text) for id, text in TEXTS.items()]
@@ -221,3 +223,30 @@ def test_an_index_of_an_encoder_of_ones_own_asks_for_it(tmp_path):
         index.search("cat")
     with SmartIndex.open(tmp_path / "plain", WordEncoder()) as index:
         assert index.search("cat", 1)[0].id == "cat"
+
+
+def test_codes_are_added_without_decoding_them(tmp_path, monkeypatch):
+    """The same codes have the same keys. Other codes, another width and another codec of the index have others."""
+    vectors = WordEncoder().encode_document(list(TEXTS.values()))
+    codec = get_codec("balanced")
+    tokens = TokenCodes(
+        codec.encode(vectors.tokens.embeddings), vectors.tokens.offsets, vectors.tokens.dimension, codec
+    )
+    coded = Representation(vectors.pooled, tokens)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(codec), "decode", lambda *arguments: pytest.fail("the codes were decoded"))
+        with SmartIndex.from_embeddings(
+            tmp_path / "index", DOCUMENTS, coded, config=IndexConfig(codec="balanced")
+        ) as index:
+            first = index._store.pooled.get(list(TEXTS))
+            assert index.add_embeddings(DOCUMENTS, coded).replaced == 3
+            assert index._store.pooled.get(list(TEXTS)) == first
+    with SmartIndex.open(tmp_path / "index") as index:
+        assert index.verify().sound
+        found = [index.search(vectors[i], 1)[0].id for i in range(3)]
+    assert found == list(TEXTS)
+    keys = keys_of_vectors("balanced", tokens)
+    assert keys == [first[id].key for id in TEXTS]
+    narrow = TokenCodes(tokens.codes, tokens.offsets, tokens.dimension - 1, codec)
+    others = [keys_of_vectors("balanced", narrow), keys_of_vectors("exact", tokens)]
+    assert len({*keys, *others[0], *others[1], *keys_of_vectors("balanced", tokens.decode())}) == 12

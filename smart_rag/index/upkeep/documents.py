@@ -16,7 +16,7 @@ from smart_rag.index.ingest import Ingest, batches
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import VECTORS, Row
-from smart_rag.store.token_store import key_of_vectors
+from smart_rag.store.token_store import keys_of_vectors
 from smart_rag.wording import number
 
 OnProgress = Callable[[int], object]
@@ -106,7 +106,7 @@ def _with_new_key(
     if target.codec == source.codec:
         return row
     if row.modality == VECTORS or not encoder.exists:
-        return replace(row, key=key_of_vectors(target.codec.name, vectors.tokens[0]))
+        return replace(row, key=keys_of_vectors(target.codec.name, vectors.tokens)[0])
     content = row.document.content(encoder.modalities)
     return replace(row, key=encoder.key(content, None if row.stamp is None else row.stamp.hash))
 
