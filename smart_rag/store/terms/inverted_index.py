@@ -29,6 +29,8 @@ _TERM = 1 << 32
 _MAX_REMOVED = 0.25
 # Filters whose documents are kept as masks. Each takes a byte for each document.
 _MASKS = 16
+# Terms in at least this share of the documents may be kept as bits, and so many of them: 16 bytes for each document.
+_COMMON, _MOST_BITS = 1 / 32, 128
 # Sums of scores are rounded to about this number.
 _ROUNDING = 1e-3
 
@@ -131,7 +133,11 @@ class InvertedIndex:
         # Each item is more than twice as long as the next one. So it is cheap to add documents, and there are few
         # items.
         self._lists: list[_Lists] = []
-        self._masks: dict[int, tuple[NDArray[np.uint64], NDArray[np.bool_]]] = {}
+        self._forget_masks()
+
+    def _forget_masks(self) -> None:
+        self._masks: dict[int, tuple[NDArray[np.uint64], NDArray[np.bool_]]] = {}  # the documents that pass a filter
+        self._bits: dict[int, NDArray[np.uint8]] = {}  # the documents that contain a term
 
     def weights(self, ids: TokenIds) -> NDArray[np.float32] | None:
         """Return the inverse document frequencies (n) float32 for the vocabulary ids (n) of a query's tokens.
@@ -185,22 +191,40 @@ class InvertedIndex:
         found = np.empty(0, dtype=np.int64)  # the positions with a score
         closed = False
         for term, value, more, is_everywhere in zip(terms[order], values, rest, everywhere, strict=True):
-            if not closed and len(found) >= limit:
-                lowest = np.partition(scores[found], len(found) - limit)[len(found) - limit]
-                if more < lowest - _ROUNDING:
-                    closed = True
-                    found = found[scores[found] >= lowest - more - _ROUNDING]
+            if len(found) >= limit and more < rest[0] - more:  # no score is higher than what the terms so far add
+                reached = scores[found]
+                lowest = np.partition(reached, len(found) - limit)[len(found) - limit]
+                closed = closed or more < lowest - _ROUNDING
+                if closed:
+                    found = found[reached >= lowest - more - _ROUNDING]
             if closed and is_everywhere:
                 break
-            positions = self._positions(term)
             if closed:
-                positions = found[_is_in(found, positions)]
-            elif mask is not None:
-                positions = positions[mask[positions]]
+                positions = found[self._contain(found, term)]
+            else:
+                positions = self._positions(term)
+                positions = positions if mask is None else positions[mask[positions]]
+                found = np.concatenate([found, positions[scores[positions] == 0]])
             scores[positions] += value
-            if not closed:
-                found = np.union1d(found, positions)
         return self._top(found, scores[found], limit)
+
+    def _contain(self, positions: NDArray[np.int64], term: np.int32) -> NDArray[np.bool_]:
+        """Return whether each of the live documents at ``positions`` contains ``term``.
+
+        Common terms are in most questions, and their lists are long. So they are kept as bits, once they were needed.
+        """
+        if self._frequency(term) < _COMMON * self._count:
+            return _is_in(positions, self._positions(term))
+        bits = self._bits.pop(int(term), None)
+        if bits is None:
+            flags = np.zeros(len(self._slots), dtype=np.bool_)
+            flags[self._positions(term)] = True
+            bits = np.packbits(flags, bitorder="little")
+        self._bits[int(term)] = bits
+        if len(self._bits) > _MOST_BITS:
+            del self._bits[next(iter(self._bits))]
+        contained: NDArray[np.bool_] = (bits[positions >> 3] >> (positions & 7).astype(np.uint8)) & 1 == 1
+        return contained
 
     def _mask(self, admitted: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Return whether each document is among ``admitted``. The masks of the last filters are kept."""
@@ -248,7 +272,6 @@ class InvertedIndex:
             raise
 
     def _apply(self, changes: Changes) -> None:
-        self._masks = {}
         self._append(changes)
         if changes.live is not None:
             self._live &= np.isin(self._slots, changes.live)
@@ -262,6 +285,7 @@ class InvertedIndex:
 
     def _hide_without_row(self) -> None:
         """Leave out documents that are in doubt and have no row. A process died before it wrote these rows."""
+        self._forget_masks()
         self._shown = self._live
         if self._doubtful:
             existing = set(self._existing(self._doubtful))
