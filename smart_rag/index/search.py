@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -21,6 +21,7 @@ from smart_rag.errors import InvalidInput
 from smart_rag.index.candidates import FirstStage
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim, ranking
+from smart_rag.store.chroma.answers import PooledBlock
 from smart_rag.store.chroma.known import State
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.where import Where
@@ -124,8 +125,21 @@ class Search:
 
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
         """Score every document, in one scan for all queries."""
+        state = self.store.settled_state()
+        if state is None:
+            return self._best_of_all(queries, self.store.pooled.scan(self.where, self.where_document))
+        known = self.store.known.scan(state, self.where, self.where_document)
+        if known is not None:
+            found = self._best_of_all(queries, known)
+            if state == self.store.settled_state():
+                return found
+        blocks = self.store.pooled.scan(self.where, self.where_document)
+        has_filter = self.where or self.where_document
+        return self._best_of_all(queries, blocks if has_filter else self.store.known.remembered(state, blocks))
+
+    def _best_of_all(self, queries: Representation, blocks: Iterable[PooledBlock]) -> list[list[Hit]]:
         leaders = [ranking.Leaders(self.top_k) for _ in range(len(queries))]
-        for block in self.scan(queries):
+        for block in self._scored(queries, blocks):
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
         with self.stopwatch.measure("texts"):
@@ -140,8 +154,11 @@ class Search:
 
     def scan(self, queries: Representation) -> Iterator[Scores]:
         """Yield the scores of every document that passes the filters, in blocks."""
+        return self._scored(queries, self.store.pooled.scan(self.where, self.where_document))
+
+    def _scored(self, queries: Representation, blocks: Iterable[PooledBlock]) -> Iterator[Scores]:
         weights = self.token_weights(queries)
-        for block in self.stopwatch.each("candidates", self.store.pooled.scan(self.where, self.where_document)):
+        for block in self.stopwatch.each("candidates", iter(blocks)):
             pooled = maxsim.pooled_similarity(queries.pooled, block.pooled)
             for start in range(0, len(block.ids), _SCAN):
                 part = slice(start, start + _SCAN)

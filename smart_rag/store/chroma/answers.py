@@ -5,7 +5,7 @@ Chroma answers with distances, which become similarities here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -43,6 +43,11 @@ class PooledBlock:
     ids: list[str]
     keys: list[bytes]
     pooled: NDArray[np.float32]
+
+    def of(self, ids: Collection[str]) -> PooledBlock:
+        """Return those of the rows that are among ``ids``."""
+        chosen = [i for i, id in enumerate(self.ids) if id in ids]
+        return PooledBlock([self.ids[i] for i in chosen], [self.keys[i] for i in chosen], self.pooled[chosen])
 
 
 def found_in(result: Any) -> list[list[Found]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smart_rag.store.chroma.answers import PooledBlock
 from smart_rag.store.chroma.known import Known, KnownRow, State
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
@@ -19,8 +20,16 @@ from smart_rag.types import Key
 # Bytes in memory for pooled embeddings, for rows without them, and for the ids of the documents that pass filters.
 # 20,000 embeddings with 384 dimensions need as much, the rows of 16,000 texts of 100 words, and 600,000 ids.
 _POOLED_BYTES, _ROWS_BYTES, _ADMITTED_BYTES = 32 << 20, 16 << 20, 64 << 20
+# Bytes in memory for the pooled embeddings of all documents, after a search that compared all. 150,000 embeddings with
+# 384 dimensions need as much. Chroma reads 15,000 of them in a second.
+_SCAN_BYTES = 256 << 20
 # Bytes of an id that passes a filter: as an object of Python, in a set, and as a hash.
 _ID_BYTES = 110
+_ALL = ""  # the name of the scan of all documents
+
+
+def _size(block: PooledBlock) -> int:
+    return block.pooled.nbytes + _ID_BYTES * len(block.ids)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class KnownDocuments:
         self._terms = terms
         self._rows: Known[KnownRow] = Known(lambda row: row.size, _ROWS_BYTES)
         self._pooled: Known[NDArray[np.float32]] = Known(lambda pooled: pooled.nbytes + 200, _POOLED_BYTES)
+        self._scans: Known[list[PooledBlock]] = Known(lambda blocks: sum(map(_size, blocks)), _SCAN_BYTES)
         self._admitted: Known[Admitted] = Known(lambda admitted: _ID_BYTES * len(admitted.ids), _ADMITTED_BYTES)
 
     def keys(self, state: State, ids: Sequence[str]) -> dict[str, Key]:
@@ -80,6 +90,29 @@ class KnownDocuments:
             known[name] = Admitted(frozenset(self._store.ids(where, where_document)))
             self._admitted.add(state, known)
         return known[name]
+
+    def scan(self, state: State, where: Where | None, where_document: Where | None) -> Iterator[PooledBlock] | None:
+        """Return all documents that pass the filters in blocks, if an earlier scan has read them, or None."""
+        blocks = self._scans.get(state, [_ALL]).get(_ALL)
+        if blocks is None:
+            return None
+        if not where and not where_document:
+            return iter(blocks)
+        admitted = self.admitted(state, where, where_document).ids
+        return (block.of(admitted) for block in blocks)
+
+    def remembered(self, state: State, blocks: Iterable[PooledBlock]) -> Iterator[PooledBlock]:
+        """Yield ``blocks``, which are all documents. If they all were read and are not too large, remember them."""
+        read, size = [], 0
+        for block in blocks:
+            size += _size(block)
+            if size <= _SCAN_BYTES:
+                read.append(block)
+            else:
+                read = []
+            yield block
+        if size <= _SCAN_BYTES:
+            self._scans.add(state, {_ALL: read})
 
     def _read(self, state: State, ids: Sequence[str]) -> dict[str, KnownRow]:
         found = self._rows.get(state, ids)

@@ -7,6 +7,7 @@ import pytest
 from helpers.word_encoder import VocabularyEncoder
 
 from smart_rag import Document, SmartIndex
+from smart_rag.store.chroma import known_documents
 
 
 @pytest.fixture
@@ -82,3 +83,42 @@ def test_keys_of_rows_that_an_older_version_wrote(index):
     assert index.search("pump 2", 3, first_stage="terms")[0].id == "d2"
     index.vacuum()
     assert store._terms.keys(["d1", "d2"]) == expected
+
+
+def test_a_scan_of_all_documents_is_read_once(index, reads):
+    """Later scans, with any filter, are those of a new process, until somebody writes."""
+
+    def found(**options):
+        return [
+            (hit.id, round(hit.score, 5), hit.metadata)
+            for hit in index.search("pump 4", 9, first_stage="exhaustive", **options)
+        ]
+
+    first = found()
+    reads.clear()
+    assert found() == first
+    assert reads.count("get") == 1  # the texts of the hits
+    expected = [hit for hit in first if hit[2] == {"n": 1}]
+    assert found(where={"n": 1}) == expected
+    assert found(where_document={"$contains": "4"}) == [hit for hit in first if hit[0] == "d4"]
+    assert found(where={"n": 7}) == []
+    index.add([Document("d4", "carp", {"n": 2}), Document("new", "pump 4", {"n": 1})])
+    assert found()[0][0] == "new"
+    assert {hit[0] for hit in found(where={"n": 1})} == {"d1", "d7", "new"}
+    index.delete(["new"])
+    assert "new" not in {hit[0] for hit in found()}
+
+
+def test_a_large_scan_is_not_remembered(index, reads, monkeypatch):
+    monkeypatch.setattr(known_documents, "_SCAN_BYTES", 100)
+    first = index.search("pump 4", 9, first_stage="exhaustive")
+    assert index._store.known.scan(index._store.settled_state(), None, None) is None
+    assert index.search("pump 4", 9, first_stage="exhaustive") == first
+
+
+def test_a_scan_that_ends_early_is_not_remembered(index):
+    known, state = index._store.known, index._store.settled_state()
+    next(known.remembered(state, index._store.pooled.scan()))
+    assert known.scan(state, None, None) is None
+    assert [len(block.ids) for block in known.remembered(state, index._store.pooled.scan())] == [9]
+    assert [len(block.ids) for block in known.scan(state, None, None)] == [9]
