@@ -3,7 +3,8 @@
 `FirstStage.pooled` takes the documents with the highest pooled cosine. `FirstStage.terms` takes only half of its
 candidates in this way. It takes the other half by the rare tokens that they share with the query. A pooled embedding
 loses rare names and numbers first. A document that matches such names and numbers by late interaction nearly always
-contains them.
+contains them. The tokens of images have no vocabulary ids. There, the centroids of tokens take the place of words (see
+`smart_rag.scoring.centroids`).
 
 If nobody writes meanwhile, Chroma is asked for ids and distances alone. Everything else comes from rows that earlier
 searches have read. Otherwise, each row is read with its distance, so that its parts fit together.
@@ -11,7 +12,7 @@ searches have read. Otherwise, each row is read with its distance, so that its p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
@@ -73,19 +74,26 @@ class FirstStage:
         return [self._candidates(queries.pooled[i : i + 1], *one, []) for i, one in enumerate(nearest)]
 
     def terms(self, queries: Representation) -> list[Candidates]:
-        """Return, for each query, the best documents by pooled cosine and by shared terms, in alternation.
+        """Return, for each query, the best documents by pooled cosine and by terms, in alternation.
 
-        For a query without vocabulary ids, the result is that of `pooled`.
+        The terms of a document are its vocabulary ids, or the centroids of its tokens, if it is, for example, a page
+        that was read as an image. If the index has documents of both kinds, they take turns.
         """
-        tokens = queries.tokens
-        if tokens.ids is None:
-            return self.pooled(queries)
+        tokens, centroids = queries.tokens, self.store.centroids
         nearest = self._nearest(queries.pooled)
-        admitted = self._admitted()
+        has_centroids = centroids.exist()
+        admitted = self._admitted() if has_centroids or tokens.ids is not None else None
         hashes = None if admitted is None else np.fromiter(map(id_hash, admitted), np.uint64, len(admitted))
         found = []
         for i, one in enumerate(nearest):
-            by_terms = self.store.terms.best(tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]], self.limit, hashes)
+            rows = slice(tokens.offsets[i], tokens.offsets[i + 1])
+            ids = None if tokens.ids is None else tokens.ids[rows]
+            by_words = [] if ids is None else self.store.terms.best(ids, self.limit, hashes)
+            by_centroids = []
+            if has_centroids:
+                weights = None if ids is None else self.store.terms.weights(ids)
+                by_centroids = centroids.best(tokens.embeddings[rows], weights, self.limit, hashes)
+            by_terms = _in_turn(by_words, by_centroids)
             found.append(self._candidates(queries.pooled[i : i + 1], *one, by_terms))
         return found
 
@@ -112,8 +120,7 @@ class FirstStage:
     ) -> Candidates:
         """Return the candidates from the nearest documents, with their ``cosines``, and from those ``by_terms``."""
         while True:
-            turns = chain.from_iterable(zip_longest(cosines, by_terms))
-            chosen = list(dict.fromkeys(name for name in turns if name is not None))[: self.limit]
+            chosen = _in_turn(cosines, by_terms)[: self.limit]
             self._read(chosen, read)
             # These are damaged, or other programs wrote them. Others take their places.
             gone = [name for name in chosen if name in cosines and name not in read.keys]
@@ -139,3 +146,8 @@ class FirstStage:
             for row, pooled in self.store.pooled.vectors(absent):
                 name = row.document.id
                 read.keys[name], read.pooled[name], read.rows[name] = row.key, pooled, row
+
+
+def _in_turn(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    """Return the ids of both rankings, one of each in turn, without duplicates."""
+    return list(dict.fromkeys(id for id in chain.from_iterable(zip_longest(first, second)) if id is not None))

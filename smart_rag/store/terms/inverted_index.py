@@ -19,6 +19,7 @@ from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.scoring.maxsim import inverse_document_frequency
 from smart_rag.store.terms import gap_codes
 from smart_rag.store.terms.changes import Changes
+from smart_rag.store.terms.codebook import WITHOUT_WORDS
 from smart_rag.store.terms.gap_codes import GapCodes
 from smart_rag.store.terms.term_store import TermStore
 from smart_rag.types import Revision
@@ -138,11 +139,12 @@ class InvertedIndex:
             return None
         with self._mutex:
             self._refresh()
-            if not self._count:
+            count = self._count_with_words()
+            if not count:
                 return None
             terms, token = np.unique(ids, return_inverse=True)
-            frequencies = [self._count if term < 0 else self._frequency(term) for term in terms]
-            return inverse_document_frequency(np.asarray(frequencies, dtype=np.int64), self._count)[token]
+            frequencies = [count if term < 0 else self._frequency(term) for term in terms]
+            return inverse_document_frequency(np.asarray(frequencies, dtype=np.int64), count)[token]
 
     def best(self, ids: TokenIds, limit: int, admitted: NDArray[np.uint64] | None = None) -> list[str]:
         """Return the ids of the ``limit`` best documents for a query, best first.
@@ -159,14 +161,51 @@ class InvertedIndex:
         with self._mutex:
             self._refresh()
             scores = np.zeros(len(self._slots), dtype=np.float32)
+            count = self._count_with_words()
             for term in np.unique(ids[ids >= 0]):
                 positions = self._positions(term)
                 frequency = np.asarray([len(positions)], dtype=np.int64)
-                scores[positions] += inverse_document_frequency(frequency, self._count)[0]
+                scores[positions] += inverse_document_frequency(frequency, count)[0]
             if admitted is not None:
                 scores[~np.isin(self._hashes, admitted)] = 0
             slots = self._slots[self._top(scores, limit)].tolist()
         return list(dict.fromkeys(self._store.ids(slots)))
+
+    def best_by_gains(
+        self,
+        terms: TokenIds,
+        gains: NDArray[np.float32],
+        limit: int,
+        admitted: NDArray[np.uint64] | None = None,
+    ) -> list[str]:
+        """Return the ids of the ``limit`` documents with the highest scores above 0, best first.
+
+        A token of a query has p ``terms``, and each of them has a gain. The score of a document is the sum, over the n
+        tokens, of the greatest gain among those terms of the token that the document has.
+
+        Args:
+            terms: (n, p) int32.
+            gains: (n, p), at least 0. In each row, they ascend.
+            limit, admitted: as in `best`.
+        """
+        with self._mutex:
+            self._refresh()
+            scores = np.zeros(len(self._slots), dtype=np.float32)
+            positions = {term: self._positions(term) for term in np.unique(terms[gains > 0])}
+            for row, of_row in zip(terms, gains, strict=True):
+                greatest = np.zeros(len(scores), dtype=np.float32)
+                for term, gain in zip(row, of_row, strict=True):
+                    if gain > 0:
+                        greatest[positions[term]] = gain  # the last gain of a document is the greatest
+                scores += greatest
+            if admitted is not None:
+                scores[~np.isin(self._hashes, admitted)] = 0
+            slots = self._slots[self._top(scores, limit)].tolist()
+        return list(dict.fromkeys(self._store.ids(slots)))
+
+    def _count_with_words(self) -> int:
+        """Return the number of documents, without those that have no vocabulary ids at all."""
+        return self._count - self._frequency(np.int32(WITHOUT_WORDS))
 
     def _top(self, scores: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
         """Return the positions of the ``limit`` highest scores above 0, best first."""
