@@ -91,9 +91,28 @@ def probes(tokens: FloatArray, centroids: Centroids, count: int) -> tuple[NDArra
     return np.concatenate(numbers), np.concatenate(cosines)
 
 
+def merged(
+    tokens: FloatArray, weights: NDArray[np.float32], centroids: Centroids, most: int
+) -> tuple[FloatArray, NDArray[np.float32]]:
+    """Return at most ``most`` tokens that stand for ``tokens`` (n, dimension) of a query, and their weights.
+
+    If n is at most ``most``, they are the tokens themselves. Otherwise, the tokens with the same nearest centroid
+    become one: the L2-normalised sum of the tokens, each times its weight. It has the sum of their ``weights`` (n),
+    which are positive. Those with the highest weights are returned. An image has hundreds of tokens, and many of them
+    are nearly equal.
+    """
+    if len(tokens) <= most:
+        return tokens, weights
+    _, group = np.unique(nearest(tokens, centroids), return_inverse=True)
+    sums = np.zeros((group.max() + 1, tokens.shape[1]), dtype=np.float32)
+    np.add.at(sums, group, tokens * weights[:, None])
+    heaviest = np.argsort(-np.bincount(group, weights), kind="stable")[:most]
+    norms = np.linalg.norm(sums[heaviest], axis=1, keepdims=True)
+    return sums[heaviest] / np.maximum(norms, 1e-6), np.bincount(group, weights)[heaviest].astype(np.float32)
+
+
 def _similarities(tokens: FloatArray, centroids: Centroids) -> Iterator[NDArray[np.float32]]:
     """Yield the cosines of ``tokens`` with all ``centroids``, in blocks of tokens."""
-    turned = np.ascontiguousarray(centroids.T)
     rows = max(1, _AT_ONCE // len(centroids))
     for start in range(0, len(tokens), rows):
-        yield multiply(tokens[start : start + rows], turned)
+        yield multiply(tokens[start : start + rows], centroids.T)

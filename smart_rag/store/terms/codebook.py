@@ -16,16 +16,16 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.tokens import FloatArray, TokenIds
+from smart_rag.embeddings.tokens import MOST_ID, FloatArray, TokenIds
 from smart_rag.errors import CorruptStore
 from smart_rag.scoring.centroids import MOST_CENTROIDS, Centroids, nearest
 from smart_rag.store.terms.term_entry import REPAIR
 
-# The terms of centroids begin here. All vocabulary ids are smaller.
-FIRST = 1 << 30
 # The term of each document that has centroids, but no vocabulary ids at all. Such documents do not count when the
 # rarity of a vocabulary id is computed.
-WITHOUT_WORDS = FIRST - 1
+WITHOUT_WORDS = MOST_ID + 1
+# The terms of centroids begin here.
+FIRST = MOST_ID + 2
 # Number of different tags. The terms of the codebook with the tag t begin at FIRST + t * MOST_CENTROIDS.
 _TAGS = FIRST // MOST_CENTROIDS
 # Checksum of all that follows, number of documents, number of centroids, dimension.
