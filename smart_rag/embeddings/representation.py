@@ -67,8 +67,8 @@ class Representation:
                 equal tokens.
 
         Raises:
-            InvalidInput: a vector is zero or contains NaN or inf, an id is not an integer from -1 to 2^30 - 2, or the shapes do not
-                fit together.
+            InvalidInput: a vector is zero or contains NaN or inf, an id is not an integer from -1 to `MOST_ID`, or the
+                shapes do not fit together.
         """
         rows = np.atleast_2d(_array(pooled, "pooled"))
         if tokens is None:

@@ -34,9 +34,8 @@ _AT_ONCE = 1 << 20
 def learned(tokens: FloatArray) -> Centroids:
     """Return centroids (k, dimension) float32 of ``tokens`` (n, dimension), which are L2-normalised. n is at least 1.
 
-    k is n / `TOKENS_OF_EACH`, from 1 to `MOST_CENTROIDS`. The centroids are L2-normalised, and each number of them is a
-    number of float16. They come from spherical k-means (Dhillon and Modha, 2001). The same tokens give the same
-    centroids, except for rounding errors of the CPU.
+    k is n / `TOKENS_OF_EACH`, from 1 to `MOST_CENTROIDS`. The centroids are L2-normalised. They come from spherical
+    k-means (Dhillon and Modha, 2001). The same tokens give the same centroids, except for rounding errors of the CPU.
     """
     count = min(MOST_CENTROIDS, max(1, len(tokens) // TOKENS_OF_EACH))
     generator = np.random.default_rng(_SEED)
@@ -54,7 +53,7 @@ def learned(tokens: FloatArray) -> Centroids:
         # A centroid without tokens begins again at a token.
         empty = np.flatnonzero(sizes == 0)
         centroids[empty] = tokens[generator.choice(len(tokens), len(empty), replace=False)]
-    return centroids.astype(np.float16).astype(np.float32)
+    return centroids
 
 
 def nearest(tokens: FloatArray, centroids: Centroids) -> NDArray[np.int64]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import pytest
 from helpers.ragged import batch, dot
+from helpers.word_encoder import VocabularyEncoder, WordEncoder
+from PIL import Image
 
 from smart_rag import Document, Representation, SmartIndex, TokenBatch
 from smart_rag.errors import CorruptStore
@@ -57,7 +61,13 @@ def books(index):
 
 def terms_of(index):
     rows = list(index._store.pooled.select())
-    return {row.document.id: of_one for row, of_one in zip(rows, index._store._terms.get([r.revision for r in rows]))}
+    terms = index._store._terms.get([row.revision for row in rows])
+    return {row.document.id: of_one for row, of_one in zip(rows, terms, strict=True)}
+
+
+def in_turn(first, second):
+    pairs = zip_longest(first, second)
+    return list(dict.fromkeys(name for pair in pairs for name in pair if name is not None))
 
 
 def firsts(index):
@@ -123,7 +133,7 @@ def test_the_best_equal_those_of_loops(index, seed):
     assert check_best(index, seed)
     check_best(index, seed, limit=1000)
     check_best(index, seed, weights=np.float32([1, 5, 0.1, 2]))
-    check_best(index, seed, admits=lambda id: int(id[1:]) % 3 == 0)
+    check_best(index, seed, admits=lambda name: int(name[1:]) % 3 == 0)
 
 
 def test_few_documents_have_no_centroids(tmp_path):
@@ -161,8 +171,7 @@ def test_candidates_take_turns(index):
         pooled, both = stage.pooled(query), stage.terms(query)
         for i in range(3):
             best = index._store.centroids.best(query.tokens[i], None, 10)
-            turns = [id for pair in zip(pooled[i].ids, best) for id in pair]
-            assert both[i].ids == list(dict.fromkeys(turns))[:10]
+            assert both[i].ids == in_turn(pooled[i].ids, best)[:10]
             assert both[i].ids != pooled[i].ids
     kept = {f"d{i}" for i in range(0, 60, 2)}
     found = FirstStage(index._store, 8, where={"even": True}).terms(query)
@@ -194,10 +203,8 @@ def test_texts_keep_their_numbers(tmp_path):
         words = both._store.terms.best(query.tokens.ids, 12)
         weights = both._store.terms.weights(query.tokens.ids)
         others = both._store.centroids.best(query.tokens.embeddings, weights, 12)
-        by_terms = [id for pair in zip(words, others) for id in pair]
-        pooled = stage.pooled(query)[0].ids
-        turns = [id for pair in zip(pooled, by_terms) for id in pair]
-        assert stage.terms(query)[0].ids == list(dict.fromkeys(turns))[:12]
+        turns = in_turn(stage.pooled(query)[0].ids, in_turn(words, others)[:12])
+        assert stage.terms(query)[0].ids == turns[:12]
 
 
 def test_queries_without_words_alone(tmp_path):
@@ -360,6 +367,63 @@ def test_a_damaged_codebook_is_reported(index):
             index.search(vectors(1), 3, first_stage="terms")
         assert index.search(vectors(1), 3, first_stage="pooled")
         assert sorted(index.verify().damaged) == sorted(f"d{i}" for i in range(60))
+
+
+class PageEncoder(VocabularyEncoder):
+    """Sees four patches in each image, which have no vocabulary ids."""
+
+    modalities = ("text", "image")
+    fingerprint = "pages"
+
+    def encode_query(self, items):
+        images = [getattr(item, "image", None) for item in items]
+        texts = [item if isinstance(item, str) else item.text for item in items]
+        parts = []
+        for text, image in zip(texts, images, strict=True):
+            words = "" if image is None else f" {' '.join(f'{text}-{i}' for i in range(4))}"
+            encoded = WordEncoder().encode_query([text + words])
+            ids = [self.id_of(word) for word in text.split()] + [-1] * (len(words.split()))
+            tokens = replace(encoded.tokens, ids=np.asarray(ids, dtype=np.int32))
+            parts.append(Representation(encoded.pooled, tokens))
+        return Representation.concatenate(parts)
+
+    encode_document = encode_query
+
+
+def test_pages_have_words_and_centroids(tmp_path):
+    """A page with a text is found by both. A text has no centroids. Documents that are encoded again get them again."""
+    picture = Image.new("RGB", (4, 4))
+    with SmartIndex.create(tmp_path / "index", PageEncoder()) as index:
+        index.add([Document(f"p{i}", f"page number{i}", image=picture) for i in range(LEAST)])
+        index.add([Document(f"t{i}", f"text number{i}") for i in range(5)])
+        index.add([Document("p20", "page number20", image=picture)])
+        before = terms_of(index)
+        for id, terms in before.items():
+            assert has_centroids(terms) == id.startswith("p")
+            expected = {VocabularyEncoder.id_of(word) for word in index.get([id])[0].text.split()}
+            assert set(words_of(terms).tolist()) == expected
+        assert index._store.terms.best(np.int32([VocabularyEncoder.id_of("number7")]), 3) == ["p7"]
+        patch = WordEncoder().encode_query(["number7-2 number7-1"])
+        assert index._store.centroids.best(patch.tokens.embeddings, None, 30)
+        path = index.path
+
+        def damage(transaction):
+            transaction.put(b"centroids 0", books(index)[0].packed()[:-1] + b"\xff\xff")
+
+        index._store._terms._environment.write(damage)
+    with SmartIndex.open(path, PageEncoder(), sources=[path]) as index:
+        assert len(index.verify(repair=True).damaged) == LEAST + 1
+        assert index.verify().sound
+        assert {id: has_centroids(one, firsts(index)) for id, one in terms_of(index).items()} == {
+            id: id.startswith("p") for id in before
+        }
+        index.convert(OtherPages())
+        assert len(books(index)) == 1
+        assert index.verify().sound
+
+
+class OtherPages(PageEncoder):
+    fingerprint = "other pages"
 
 
 def test_documents_of_one_token_have_no_codebook(tmp_path):

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 # A new codebook is learned when there are so many times as many documents as there were for the one before.
 _GROWTH = 4
 # Nearest centroids of each codebook with which a token of a query is compared.
-_PROBES = 16
+_PROBES = 8
 # Tokens of a query that are compared. A query with more, such as an image, is merged to so many. On texts of 200 tokens
 # as queries, this finds as many of the best documents as all tokens do.
 _QUERY_TOKENS = 64
@@ -178,7 +178,7 @@ class CentroidTerms:
             if len(tokens) >= min(2 * len(wanted), MOST_CENTROIDS * TOKENS_OF_EACH):
                 path = self._terms.path.parent
                 logger.info("%s: learn centroids from the tokens of %s", path, number(len(wanted), "document"))
-                self._codebooks.add(Codebook(learned(tokens), len(wanted)))
+                self._codebooks.add(Codebook.of(learned(tokens), len(wanted)))
                 books = self._codebooks.all()
         if books:
             lacking = [one for one in wanted if not one.is_assigned]

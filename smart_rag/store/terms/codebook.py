@@ -16,7 +16,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from smart_rag.embeddings.tokens import MOST_ID, FloatArray, TokenIds
+from smart_rag.embeddings.codec import get_codec
+from smart_rag.embeddings.tokens import MOST_ID, Codes, FloatArray, TokenIds
 from smart_rag.errors import CorruptStore
 from smart_rag.scoring.centroids import MOST_CENTROIDS, Centroids, nearest
 from smart_rag.store.terms.term_entry import REPAIR
@@ -31,17 +32,30 @@ _TAGS = FIRST // MOST_CENTROIDS
 # Checksum of all that follows, number of documents, number of centroids, dimension.
 _HEADER = struct.Struct("<QQII")
 _CHECKSUM_BYTES = 8
+# The codes of centroids take an eighth of the bytes of float32. With exact centroids, a search finds no more.
+_CODEC = get_codec("4bit")
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """Centroids (k, dimension) float32, which are numbers of float16.
+    """The codes (k, bytes) of k centroids with ``dimension`` dimensions.
 
-    ``documents`` is the number of documents without vocabulary ids at the time when the centroids were learned.
+    ``documents`` is the number of documents that were to be found by centroids when these centroids were learned.
     """
 
-    centroids: Centroids
+    codes: Codes
+    dimension: int
     documents: int
+
+    @classmethod
+    def of(cls, centroids: FloatArray, documents: int) -> Codebook:
+        """Return the codebook of ``centroids`` (k, dimension), which are L2-normalised."""
+        return cls(_CODEC.encode(np.asarray(centroids, dtype=np.float32)), centroids.shape[1], documents)
+
+    @cached_property
+    def centroids(self) -> Centroids:
+        """The centroids (k, dimension) float32, L2-normalised, as the codes have them."""
+        return np.asarray(_CODEC.decode(self.codes, self.dimension), dtype=np.float32)
 
     @cached_property
     def first(self) -> int:
@@ -50,12 +64,7 @@ class Codebook:
         So the terms of one codebook are never taken for those of another one. This could happen if an older version,
         which knows no codebooks, copied the terms alone.
         """
-        tag = xxhash.xxh3_64_intdigest(self._body) % _TAGS
-        return FIRST + tag * MOST_CENTROIDS
-
-    @cached_property
-    def _body(self) -> bytes:
-        return self.centroids.astype("<f2").tobytes()
+        return FIRST + xxhash.xxh3_64_intdigest(self.codes.tobytes()) % _TAGS * MOST_CENTROIDS
 
     def terms(self, tokens: FloatArray) -> TokenIds:
         """Return the terms of a document with these ``tokens`` (n, dimension): sorted int32."""
@@ -63,9 +72,9 @@ class Codebook:
 
     def packed(self) -> bytes:
         """Return the bytes of the codebook. ``docs/format.md`` describes them."""
-        header = _HEADER.pack(0, self.documents, *self.centroids.shape)[_CHECKSUM_BYTES:]
-        checksum = xxhash.xxh3_64_intdigest(header + self._body)
-        return checksum.to_bytes(_CHECKSUM_BYTES, "little") + header + self._body
+        header = _HEADER.pack(0, self.documents, len(self.codes), self.dimension)[_CHECKSUM_BYTES:]
+        body = header + self.codes.tobytes()
+        return xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body
 
     @classmethod
     def unpacked(cls, value: bytes, path: Path) -> Codebook:
@@ -78,8 +87,8 @@ class Codebook:
         checksum, documents, count, dimension = _HEADER.unpack_from(value) if whole else (0, 0, 0, 0)
         if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
             raise CorruptStore(f"{path}: the centroids of the token embeddings fail their checksum; {REPAIR}")
-        centroids = np.frombuffer(value, "<f2", offset=_HEADER.size).reshape(count, dimension)
-        return cls(centroids.astype(np.float32), documents)
+        codes = np.frombuffer(value, np.uint8, offset=_HEADER.size)
+        return cls(codes.reshape(count, _CODEC.bytes_per_token(dimension)), dimension, documents)
 
 
 def joined(words: TokenIds | None, centroids: TokenIds) -> TokenIds:

@@ -14,8 +14,8 @@ from smart_rag.scoring.centroids import MOST_CENTROIDS
 from smart_rag.store.terms.codebook import FIRST, WITHOUT_WORDS, Codebook, has_centroids, joined, words_of
 
 HERE = Path("terms")
-SMALL = Codebook(np.float32([[1, 0], [-0.5, 0.25]]), 700)
-BYTES = "68f15e655d83d447 bc02000000000000 02000000 02000000 003c 0000 00b8 0034"
+SMALL = Codebook.of(np.float32([[1, 0], [-0.8, 0.6]]), 700)
+BYTES = "c7e4988a4af27cde bc02000000000000 02000000 02000000 8c a4"
 
 
 def test_bytes_of_the_format():
@@ -23,7 +23,8 @@ def test_bytes_of_the_format():
     assert SMALL.packed() == bytes.fromhex(BYTES)
     again = Codebook.unpacked(bytes.fromhex(BYTES), HERE)
     assert (again.documents, again.centroids.tolist()) == (700, SMALL.centroids.tolist())
-    assert again.first == SMALL.first == FIRST + 256512 * MOST_CENTROIDS
+    assert (again.dimension, again.codes.tolist()) == (2, SMALL.codes.tolist())
+    assert again.first == SMALL.first == FIRST + 203879 * MOST_CENTROIDS
 
 
 @pytest.mark.parametrize("change", [lambda value: value[:-1], lambda value: value[:10], lambda value: b"", "flip"])
@@ -33,6 +34,17 @@ def test_a_damaged_codebook(change):
         damaged = value[:i] + bytes([value[i] ^ 1]) + value[i + 1 :] if change == "flip" else change(value)
         with pytest.raises(CorruptStore, match=r"terms: the centroids .*index.verify\(repair=True\)"):
             Codebook.unpacked(damaged, HERE)
+
+
+@pytest.mark.parametrize("dimension", [1, 5, 384])
+def test_centroids_of_any_dimension(dimension):
+    """They are nearly what they were, and their codes are short."""
+    centroids = unit_rows(np.random.default_rng(0), 9, dimension)
+    book = Codebook.unpacked(Codebook.of(centroids, 1).packed(), HERE)
+    assert book.centroids.dtype == np.float32
+    assert np.linalg.norm(book.centroids, axis=1) == pytest.approx(np.ones(9), abs=1e-5)
+    assert (np.sum(book.centroids * centroids, axis=1) > 0.95).all()
+    assert len(book.packed()) == 24 + 9 * -(-dimension // 2)
 
 
 def test_terms_are_the_distinct_nearest_centroids():
@@ -45,7 +57,7 @@ def test_terms_are_the_distinct_nearest_centroids():
 def test_codebooks_have_terms_of_their_own():
     """All terms fit into int32, and those of two codebooks do not meet."""
     rng = np.random.default_rng(0)
-    firsts = [Codebook(unit_rows(rng, 2, 4).astype(np.float16).astype(np.float32), 1).first for _ in range(50)]
+    firsts = [Codebook.of(unit_rows(rng, 2, 4), 1).first for _ in range(50)]
     assert len(set(firsts)) == 50
     assert all(FIRST <= first <= 2**31 - MOST_CENTROIDS for first in firsts)
     assert {(first - FIRST) % MOST_CENTROIDS for first in firsts} == {0}

@@ -9,10 +9,7 @@ from smart_rag.store.terms.codebook import Codebook
 from smart_rag.store.terms.codebooks import Codebooks, Growth
 from smart_rag.store.terms.term_store import TermStore
 
-BOOKS = [
-    Codebook(unit_rows(np.random.default_rng(i), 3 + i, 4).astype(np.float16).astype(np.float32), 10 * i)
-    for i in range(3)
-]
+BOOKS = [Codebook.of(unit_rows(np.random.default_rng(i), 3 + i, 4), 10 * i) for i in range(3)]
 
 
 @pytest.fixture
@@ -29,7 +26,7 @@ def values(books):
 def damage(terms, number):
     def write(transaction):
         key = f"centroids {number}".encode()
-        transaction.put(key, transaction.get(key)[:-1] + b"\1")
+        transaction.put(key, transaction.get(key)[:-1] + b"\x01")
 
     terms._environment.write(write)
 
