@@ -29,6 +29,7 @@ _ROUNDS = 4
 _SEED = 0
 # Number of similarities that are computed at once. They stay in the cache of the CPU.
 _AT_ONCE = 1 << 20
+_COLUMNS = 128
 
 
 def learned(tokens: FloatArray) -> Centroids:
@@ -46,7 +47,10 @@ def learned(tokens: FloatArray) -> Centroids:
         sizes = np.bincount(labels, minlength=count)
         found = np.flatnonzero(sizes)
         starts = np.cumsum(sizes)[found] - sizes[found]
-        sums = np.add.reduceat(tokens[np.argsort(labels, kind="stable")], starts, axis=0)
+        order = np.argsort(labels, kind="stable")
+        # Few dimensions at a time, so that the sorted tokens take little memory.
+        columns = [np.add.reduceat(part[order], starts, axis=0) for part in _columns(tokens)]
+        sums = np.concatenate(columns, axis=1)
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         # The mean of opposite tokens may be zero. Then the centroid stays as it is.
         centroids[found] = np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), centroids[found])
@@ -108,6 +112,10 @@ def merged(
     heaviest = np.argsort(-np.bincount(group, weights), kind="stable")[:most]
     norms = np.linalg.norm(sums[heaviest], axis=1, keepdims=True)
     return sums[heaviest] / np.maximum(norms, 1e-6), np.bincount(group, weights)[heaviest].astype(np.float32)
+
+
+def _columns(tokens: FloatArray) -> list[FloatArray]:
+    return [tokens[:, start : start + _COLUMNS] for start in range(0, tokens.shape[1], _COLUMNS)]
 
 
 def _similarities(tokens: FloatArray, centroids: Centroids) -> Iterator[NDArray[np.float32]]:

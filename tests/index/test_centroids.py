@@ -26,6 +26,7 @@ LEAST = 20
 def few_documents(monkeypatch):
     """Learn from 20 documents on, so that the tests are quick. The tokens of a query have 3 probes."""
     monkeypatch.setattr(centroid_terms, "EXHAUSTIVE_DOCUMENTS", LEAST)
+    monkeypatch.setattr(centroid_terms, "_GROWTH", 2)
     monkeypatch.setattr(centroid_terms, "_PROBES", 3)
     monkeypatch.setattr(centroid_terms, "_ASSIGNED_AT_ONCE", 7)
 
@@ -216,10 +217,10 @@ def test_queries_without_words_alone(tmp_path):
 def test_another_codebook_as_the_index_grows(index):
     """Documents that were there keep their centroids. New ones are assigned to the new codebook."""
     before = terms_of(index)
-    index.add_embeddings(documents(100, 100), vectors(100, seed=1))
+    index.add_embeddings(documents(40, 100), vectors(40, seed=1))
     assert len(books(index)) == 1
-    index.add_embeddings(documents(120, 300), vectors(120, seed=2))
-    assert [book.documents for book in books(index)] == [60, 280]
+    index.add_embeddings(documents(25, 300), vectors(25, seed=2))
+    assert [book.documents for book in books(index)] == [60, 125]
     index.add_embeddings(documents(5, 500), vectors(5, seed=3))
     after = terms_of(index)
     assert {id: after[id].tolist() for id in before} == {id: terms.tolist() for id, terms in before.items()}
@@ -304,7 +305,7 @@ def test_a_reader_that_has_read_before(index):
     """An open index finds what another object then assigns to a new codebook."""
     with SmartIndex.open(index.path) as reader:
         check_best(reader, 0)
-        index.add_embeddings(documents(300, 100), vectors(300, seed=6))
+        index.add_embeddings(documents(70, 100), vectors(70, seed=6))
         assert len(books(reader)) == 2
         assert check_best(reader, 1) == check_best(index, 1)
 
@@ -426,12 +427,64 @@ class OtherPages(PageEncoder):
     fingerprint = "other pages"
 
 
+def damage_tokens(index, ids):
+    rows = index._store.pooled.get(ids)
+    databases = index._store.tokens._environment.databases
+
+    def write(transaction):
+        for number, value in list(transaction.cursor(databases["segments"])):
+            value = bytearray(value)
+            for row in rows.values():
+                at = bytes(value).find(row.key)
+                if at >= 0:
+                    value[at + 20] ^= 1
+            transaction.put(number, bytes(value), db=databases["segments"])
+
+    index._store.tokens._environment.write(write)
+
+
+@pytest.mark.parametrize("broken", [["d3"], [f"d{i}" for i in range(60)]])
+def test_damaged_tokens_are_left_to_verify(index, broken):
+    """The other documents get their centroids, if there are any."""
+    without_centroids(index)
+    damage_tokens(index, broken)
+    index.vacuum()
+    assert {id for id, one in terms_of(index).items() if not has_centroids(one)} == set(broken)
+    assert set(index.verify().damaged) == set(broken)
+
+
+def test_a_reader_after_a_repair(index):
+    """It uses the codebook that has come in the place of a damaged one."""
+    with SmartIndex.open(index.path) as reader:
+        check_best(reader, 0)
+        index._store.centroids._codebooks.keep(0)
+        index.delete(["d0"])
+        index.vacuum()
+        assert firsts(reader).tolist() == firsts(index).tolist()
+        assert check_best(reader, 1) == check_best(index, 1)
+
+
+def test_it_does_not_look_again_at_each_write(tmp_path, monkeypatch):
+    """Even if there is always one document too few."""
+    looks = []
+    complete = centroid_terms.CentroidTerms.complete
+    monkeypatch.setattr(centroid_terms.CentroidTerms, "complete", lambda self: (looks.append(1), complete(self))[1])
+    with made(tmp_path / "index", LEAST - 1) as index:
+        for seed in range(6):
+            index.add_embeddings(documents(1), vectors(1, seed=100 + seed))
+        assert index.count() == LEAST - 1
+        assert len(looks) == 3
+        assert books(index) == []
+        index.add_embeddings(documents(3, 50), vectors(3, seed=70))
+        assert len(books(index)) == 1
+
+
 def test_documents_of_one_token_have_no_codebook(tmp_path):
     """Their pooled embeddings say the same."""
     with SmartIndex.create(tmp_path / "index", None, dimension=WIDTH) as index:
         index.add_embeddings(documents(90), Representation.from_embeddings(vectors(90).pooled))
         assert books(index) == []
-        assert index._store.centroids._codebooks.growth().due == 4 * 90
+        assert index._store.centroids._codebooks.growth().due == 2 * 90
 
 
 def test_long_queries(index):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import EXHAUSTIVE_DOCUMENTS
-from smart_rag.embeddings.tokens import Codes, FloatArray, TokenIds
+from smart_rag.embeddings.tokens import Codes, FloatArray, TokenCodes, TokenIds
 from smart_rag.errors import ChromaFailure, CorruptStore, MissingTokens, StorageFull
 from smart_rag.scoring.centroids import MOST_CENTROIDS, TOKENS_OF_EACH, learned, merged, probes
 from smart_rag.store.row import VECTORS, Row
@@ -153,17 +153,25 @@ class CentroidTerms:
         growth = self._codebooks.growth() or Growth(0, EXHAUSTIVE_DOCUMENTS)
         if growth.written + self._counted >= growth.due:
             self.complete()
+            self._wait()
         elif is_first or self._counted >= _COUNTED_AT_ONCE:
             self._codebooks.set_growth(growth._replace(written=growth.written + self._counted))
             self._counted = 0
 
+    def _wait(self) -> None:
+        """If there were too few documents after all, because some were removed, do not look again at each write."""
+        growth = self._codebooks.growth()
+        if growth is not None and growth.written > growth.due - growth.due // 8:
+            self._codebooks.set_growth(growth._replace(written=growth.due - growth.due // 8))
+
     def complete(self) -> None:
         """Learn a codebook if there are enough documents for it. Assign the documents that have no centroids.
 
-        If the process dies meanwhile, the next call goes on.
+        If the process dies meanwhile, the next call goes on. Documents whose tokens or terms are damaged are left out,
+        because `verify` names them.
 
         Raises:
-            CorruptStore: the token embeddings of a document or a codebook are damaged.
+            CorruptStore: a codebook is damaged.
             StorageFull: the disk is full. The next call goes on.
         """
         books = self._codebooks.all()
@@ -173,7 +181,7 @@ class CentroidTerms:
         due = max(EXHAUSTIVE_DOCUMENTS, _GROWTH * books[-1].documents if books else 0)
         if len(wanted) >= due:
             due = _GROWTH * len(wanted)
-            tokens = self._sample([one.revision for one in wanted])
+            tokens = self._sample(wanted)
             # If each document has one token, its pooled embedding says as much as a centroid.
             if len(tokens) >= min(2 * len(wanted), MOST_CENTROIDS * TOKENS_OF_EACH):
                 path = self._terms.path.parent
@@ -182,7 +190,7 @@ class CentroidTerms:
                 books = self._codebooks.all()
         if books:
             lacking = [one for one in wanted if not one.is_assigned]
-            for part in _parts(lacking, _ASSIGNED_AT_ONCE):
+            for part in map(self._intact, _parts(lacking, _ASSIGNED_AT_ONCE)):
                 revisions = [one.revision for one in part]
                 self._terms.put(revisions, self._assigned(books[-1], revisions, [one.words for one in part]))
         self._codebooks.set_growth(Growth(len(wanted), due))
@@ -230,20 +238,34 @@ class CentroidTerms:
         self, book: Codebook, revisions: Sequence[Revision], words: Sequence[TokenIds | None]
     ) -> list[TokenIds | None]:
         """Return the terms of documents: their vocabulary ids ``words``, and their centroids in ``book``."""
-        tokens = self._tokens.gather([key for _, key in revisions], [id for id, _ in revisions])
+        tokens = self._gathered(revisions)
         return [joined(one, book.terms(matrix)) for one, matrix in zip(words, tokens, strict=True)]
 
-    def _sample(self, revisions: Sequence[Revision]) -> FloatArray:
+    def _gathered(self, revisions: Sequence[Revision]) -> TokenCodes:
+        return self._tokens.gather([key for _, key in revisions], [id for id, _ in revisions])
+
+    def _intact(self, documents: Sequence[_Wanted]) -> Sequence[_Wanted]:
+        """Return those of the ``documents`` whose tokens are not damaged."""
+        try:
+            self._gathered([one.revision for one in documents])
+        except CorruptStore:
+            return [part[0] for one in documents if (part := self._intact([one]))] if len(documents) > 1 else []
+        return documents
+
+    def _sample(self, wanted: Sequence[_Wanted]) -> FloatArray:
         """Return tokens (n, dimension) of documents chosen at random. n is at most what `learned` makes use of."""
         most = MOST_CENTROIDS * TOKENS_OF_EACH
         generator = np.random.default_rng(_SEED)
-        chosen = [revisions[i] for i in generator.permutation(len(revisions))[:_SAMPLED]]
+        chosen = [wanted[i] for i in generator.permutation(len(wanted))[:_SAMPLED]]
         of_each = -(-2 * most // len(chosen))  # more than needed, because some documents have few tokens
         samples: list[Codes] = []
-        for part in _parts(chosen, _ASSIGNED_AT_ONCE):
-            tokens = self._tokens.gather([key for _, key in part], [id for id, _ in part])
+        tokens = None
+        for part in filter(None, map(self._intact, _parts(chosen, _ASSIGNED_AT_ONCE))):
+            tokens = self._gathered([one.revision for one in part])
             for start, stop in pairwise(tokens.offsets.tolist()):
                 samples.append(tokens.codes[start + generator.permutation(stop - start)[:of_each]])
+        if tokens is None:
+            return np.empty((0, 1), dtype=np.float32)
         codes = np.concatenate(samples)
         codes = codes[generator.permutation(len(codes))[:most]]
         return tokens.codec.decode(codes, tokens.dimension)

@@ -31,7 +31,7 @@ FIRST = MOST_ID + 2
 _TAGS = FIRST // MOST_CENTROIDS
 # Checksum of all that follows, number of documents, number of centroids, dimension.
 _HEADER = struct.Struct("<QQII")
-_CHECKSUM_BYTES = 8
+CHECKSUM_BYTES = 8
 # The codes of centroids take an eighth of the bytes of float32. With exact centroids, a search finds no more.
 _CODEC = get_codec("4bit")
 
@@ -72,9 +72,9 @@ class Codebook:
 
     def packed(self) -> bytes:
         """Return the bytes of the codebook. ``docs/format.md`` describes them."""
-        header = _HEADER.pack(0, self.documents, len(self.codes), self.dimension)[_CHECKSUM_BYTES:]
+        header = _HEADER.pack(0, self.documents, len(self.codes), self.dimension)[CHECKSUM_BYTES:]
         body = header + self.codes.tobytes()
-        return xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little") + body
+        return xxhash.xxh3_64_intdigest(body).to_bytes(CHECKSUM_BYTES, "little") + body
 
     @classmethod
     def unpacked(cls, value: bytes, path: Path) -> Codebook:
@@ -85,7 +85,7 @@ class Codebook:
         """
         whole = len(value) >= _HEADER.size
         checksum, documents, count, dimension = _HEADER.unpack_from(value) if whole else (0, 0, 0, 0)
-        if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) != checksum:
+        if not whole or xxhash.xxh3_64_intdigest(memoryview(value)[CHECKSUM_BYTES:]) != checksum:
             raise CorruptStore(f"{path}: the centroids of the token embeddings fail their checksum; {REPAIR}")
         codes = np.frombuffer(value, np.uint8, offset=_HEADER.size)
         return cls(codes.reshape(count, _CODEC.bytes_per_token(dimension)), dimension, documents)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from smart_rag.errors import CorruptStore
 from smart_rag.store.lmdb_environment import repeated
-from smart_rag.store.terms.codebook import Codebook
+from smart_rag.store.terms.codebook import CHECKSUM_BYTES, Codebook
 from smart_rag.store.terms.term_store import TermStore
 
 # These keys are beside the layout, where older versions ignore them.
@@ -25,14 +25,14 @@ class Growth(NamedTuple):
 
 
 class Codebooks:
-    """The codebooks of the store ``terms``, the oldest first. A codebook never changes, and none is removed.
+    """The codebooks of the store ``terms``, the oldest first. A codebook never changes. Only a repair removes one.
 
-    So a reader that knows the terms of a codebook also finds the codebook, because it was written before them.
+    A reader that knows the terms of a codebook also finds the codebook, because it was written before them.
     """
 
     def __init__(self, terms: TermStore) -> None:
         self._terms = terms
-        self._known: list[Codebook] = []
+        self._known: dict[bytes, Codebook] = {}  # by their checksums
 
     @repeated
     def all(self) -> list[Codebook]:
@@ -41,14 +41,15 @@ class Codebooks:
         Raises:
             CorruptStore: a codebook is damaged.
         """
-        known = self._known
-        with self._terms._environment.read(buffers=False) as transaction:
-            found = [*known]
+        known, found = self._known, {}
+        with self._terms._environment.read() as transaction:
+            # A codebook that is known already is not copied. After a repair, another one may have its number.
             while (value := transaction.get(_key(len(found)))) is not None:
-                found.append(Codebook.unpacked(value, self._terms.path))
-        if len(found) > len(known):
+                checksum = bytes(value[:CHECKSUM_BYTES])
+                found[checksum] = known.get(checksum) or Codebook.unpacked(bytes(value), self._terms.path)
+        if found.keys() != known.keys():
             self._known = found
-        return found
+        return list(found.values())
 
     def add(self, codebook: Codebook) -> None:
         """Add a codebook. It is the one that new documents are assigned to."""
@@ -90,7 +91,6 @@ class Codebooks:
             while transaction.delete(_key(number)):
                 number += 1
 
-        self._known = self._known[:count]
         self._terms._environment.write(write)
 
     @repeated

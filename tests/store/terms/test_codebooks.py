@@ -78,8 +78,13 @@ def test_damaged_codebooks(terms):
         Codebooks(terms).all()
     books.keep(1)
     assert values(Codebooks(terms).all()) == values(books.all()) == values(BOOKS[:1])
+    reader = Codebooks(terms)
+    reader.all()
     books.add(BOOKS[2])
-    assert values(Codebooks(terms).all()) == values([BOOKS[0], BOOKS[2]])
+    assert values(reader.all()) == values(books.all()) == values([BOOKS[0], BOOKS[2]])
+    books.keep(0)
+    books.add(BOOKS[1])
+    assert values(reader.all()) == values(books.all()) == values(BOOKS[1:2])
 
 
 def test_a_copy_has_them(terms, tmp_path):
