@@ -41,7 +41,8 @@ class Codebooks:
         Raises:
             CorruptStore: a codebook is damaged.
         """
-        known, found = self._known, {}
+        known = self._known
+        found: dict[bytes, Codebook] = {}
         with self._terms._environment.read() as transaction:
             # A codebook that is known already is not copied. After a repair, another one may have its number.
             while (value := transaction.get(_key(len(found)))) is not None:
