@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +78,12 @@ class FirstStage:
         """Return, for each query, the best documents by pooled cosine and by terms, in alternation.
 
         The terms of a document are its vocabulary ids, or the centroids of its tokens, if it is, for example, a page
-        that was read as an image. If the index has documents of both kinds, they take turns.
+        that was read as an image. If the index has both kinds of documents, each gets candidates in proportion to its number.
         """
         tokens, centroids = queries.tokens, self.store.centroids
         nearest = self._nearest(queries.pooled)
-        has_centroids = centroids.exist()
-        admitted = self._admitted() if has_centroids or tokens.ids is not None else None
+        count = centroids.count()
+        admitted = self._admitted() if count or tokens.ids is not None else None
         hashes = None if admitted is None else np.fromiter(map(id_hash, admitted), np.uint64, len(admitted))
         found = []
         for i, one in enumerate(nearest):
@@ -90,10 +91,12 @@ class FirstStage:
             ids = None if tokens.ids is None else tokens.ids[rows]
             by_words = [] if ids is None else self.store.terms.best(ids, self.limit, hashes)
             by_centroids = []
-            if has_centroids:
+            if count:
                 weights = None if ids is None else self.store.terms.weights(ids)
                 by_centroids = centroids.best(tokens.embeddings[rows], weights, self.limit, hashes)
-            by_terms = _in_turn(by_words, by_centroids)
+            by_terms = by_words
+            if by_centroids:
+                by_terms = _mixed(by_words, by_centroids, self.store.terms.count_with_words(), count)
             found.append(self._candidates(queries.pooled[i : i + 1], *one, by_terms))
         return found
 
@@ -151,3 +154,14 @@ class FirstStage:
 def _in_turn(first: Iterable[str], second: Iterable[str]) -> list[str]:
     """Return the ids of both rankings, one of each in turn, without duplicates."""
     return list(dict.fromkeys(id for id in chain.from_iterable(zip_longest(first, second)) if id is not None))
+
+
+def _mixed(first: Sequence[str], second: Sequence[str], of_first: int, of_second: int) -> list[str]:
+    """Return the ids of two rankings, so that each part of the result has about ``of_first : of_second`` of them.
+
+    >>> _mixed(["a", "b", "c", "d"], ["x", "y"], 2, 1)
+    ['a', 'b', 'x', 'c', 'd', 'y']
+    """
+    places = [(rank / max(of_first, 1), id) for rank, id in enumerate(first, 1)]
+    places += [(rank / max(of_second, 1), id) for rank, id in enumerate(second, 1)]
+    return list(dict.fromkeys(id for _, id in sorted(places, key=itemgetter(0))))

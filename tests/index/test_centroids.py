@@ -204,8 +204,13 @@ def test_texts_keep_their_numbers(tmp_path):
         words = both._store.terms.best(query.tokens.ids, 12)
         weights = both._store.terms.weights(query.tokens.ids)
         others = both._store.centroids.best(query.tokens.embeddings, weights, 12)
-        turns = in_turn(stage.pooled(query)[0].ids, in_turn(words, others)[:12])
-        assert stage.terms(query)[0].ids == turns[:12]
+        # 60 documents have centroids, and 25 have words. So 12 come from centroids in the time of 5 words.
+        by_terms, left = [], {"words": list(words), "others": list(others)}
+        while any(left.values()):
+            next_word = (len(words) - len(left["words"]) + 1) / 25 if left["words"] else np.inf
+            next_other = (len(others) - len(left["others"]) + 1) / 60 if left["others"] else np.inf
+            by_terms.append(left["words" if next_word <= next_other else "others"].pop(0))
+        assert stage.terms(query)[0].ids == in_turn(stage.pooled(query)[0].ids, by_terms)[:12]
 
 
 def test_queries_without_words_alone(tmp_path):
@@ -299,6 +304,9 @@ def test_an_older_version_has_written(index):
     assert all_have_centroids(index)
     assert not any(has_centroids(one, firsts(index)) for one in stale.values())
     check_best(index, 4)
+    index._store.centroids._codebooks.keep(0)
+    index.compact()
+    assert set(terms_of(index).values()) == {None}
 
 
 def test_a_reader_that_has_read_before(index):

@@ -75,9 +75,10 @@ class CentroidTerms:
 
     # --- reading ---
 
-    def exist(self) -> bool:
-        """Return whether documents can be found by centroids."""
-        return bool(self._codebooks.all())
+    def count(self) -> int:
+        """Return about how many documents can be found by centroids. Without a codebook, it is 0."""
+        growth = self._codebooks.growth() if self._codebooks.all() else None
+        return 0 if growth is None else max(growth.written, 1)
 
     def best(
         self,

@@ -203,6 +203,12 @@ class InvertedIndex:
             slots = self._slots[self._top(scores, limit)].tolist()
         return list(dict.fromkeys(self._store.ids(slots)))
 
+    def count_with_words(self) -> int:
+        """Return the number of documents whose encoder gives vocabulary ids."""
+        with self._mutex:
+            self._refresh()
+            return self._count_with_words()
+
     def _count_with_words(self) -> int:
         """Return the number of documents, without those that have no vocabulary ids at all."""
         return self._count - self._frequency(np.int32(WITHOUT_WORDS))
