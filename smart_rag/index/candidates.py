@@ -78,7 +78,7 @@ class FirstStage:
         """Return, for each query, the best documents by pooled cosine and by terms, in alternation.
 
         The terms of a document are its vocabulary ids, or the centroids of its tokens, if it is, for example, a page
-        that was read as an image. If the index has both kinds of documents, each gets candidates in proportion to its number.
+        that was read as an image. If the index has both kinds, each gets candidates in proportion to its number.
         """
         tokens, centroids = queries.tokens, self.store.centroids
         nearest = self._nearest(queries.pooled)
