@@ -199,11 +199,14 @@ def test_texts_keep_their_numbers(tmp_path):
         assert both._store.terms.best(ids, 50) == alone._store.terms.best(ids, 50)
         for id, terms in terms_of(both).items():
             assert has_centroids(terms) == (int(id[1:]) < 60)
-        query = vectors(1, seed=5, ids=2)
+        plain = vectors(1, seed=5).tokens
+        mixed = np.resize(np.int32([2, 99, -1, 0]), len(plain.embeddings))
+        query = Representation(vectors(1, seed=5).pooled, replace(plain, ids=mixed))
         stage = FirstStage(both._store, 12)
         words = both._store.terms.best(query.tokens.ids, 12)
         weights = both._store.terms.weights(query.tokens.ids)
         others = both._store.centroids.best(query.tokens.embeddings, weights, 12)
+        assert others != both._store.centroids.best(query.tokens.embeddings, None, 12)
         # 60 documents have centroids, and 25 have words. So 12 come from centroids in the time of 5 words.
         by_terms, left = [], {"words": list(words), "others": list(others)}
         while any(left.values()):
