@@ -25,7 +25,9 @@ def looped_centroids(tokens, count):
     return np.array(centroids)
 
 
-def test_learned_centroids_equal_those_of_loops():
+@pytest.mark.parametrize("columns", [1, 4, 128])
+def test_learned_centroids_equal_those_of_loops(monkeypatch, columns):
+    monkeypatch.setattr(module, "_COLUMNS", columns)
     rng = np.random.default_rng(1)
     tokens = np.concatenate([unit_rows(rng, 1, 6) + 0.2 * unit_rows(rng, 32, 6) for _ in range(4)])
     tokens = (tokens / np.linalg.norm(tokens, axis=1, keepdims=True)).astype(np.float32)
