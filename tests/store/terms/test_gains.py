@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smart_rag.store.terms.codebook import FIRST, WITHOUT_WORDS
@@ -21,6 +21,13 @@ ROW = st.lists(st.tuples(st.sampled_from(CENTROIDS), st.integers(0, 8)), min_siz
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(BATCH, max_size=4), st.sets(ID), st.lists(ROW, max_size=4), st.integers(1, 8), st.none() | st.sets(ID))
+@example(
+    [{"d0": set(CENTROIDS[:2]), "d1": {CENTROIDS[2]}}],
+    set(),
+    [[(c, 4 + i) for i, c in enumerate(CENTROIDS[:3])]],
+    1,
+    None,
+)
 def test_it_equals_loops(tmp_path_factory, batches, deleted, rows, limit, admitted):
     rows = [sorted(row, key=lambda pair: pair[1]) for row in rows]
     store = TermStore(tmp_path_factory.mktemp("terms"))
@@ -60,4 +67,14 @@ def test_documents_without_words_change_no_weight(tmp_path, others):
     assert index.best(np.int32([1, 2]), 9) == ["d1", "d0"]
     store.settle([(f"d{i}", KEY) for i in range(3)])
     assert index.weights(np.int32([1])) is None
+    store.close()
+
+
+def test_documents_without_words_change_no_ranking(tmp_path):
+    """Of five documents, one rare word counts more than two frequent ones. Of 105, it would count less."""
+    store = TermStore(tmp_path)
+    index = InvertedIndex(store, list, lambda: None)
+    texts = [np.int32([7]), *[np.int32([1, 2])] * 4]
+    store.put([(f"d{i}", KEY) for i in range(105)], [*texts, *[np.int32([WITHOUT_WORDS, FIRST])] * 100])
+    assert index.best(np.int32([1, 2, 7]), 1) == ["d0"]
     store.close()
