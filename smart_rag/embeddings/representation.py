@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smart_rag.embeddings.tokens import FloatArray, Offsets, TokenBatch, TokenIds, Tokens, concatenated
+from smart_rag.embeddings.tokens import MOST_ID, FloatArray, Offsets, TokenBatch, TokenIds, Tokens, concatenated
 from smart_rag.errors import InvalidInput
 
 
@@ -67,8 +67,8 @@ class Representation:
                 equal tokens.
 
         Raises:
-            InvalidInput: a vector is zero or contains NaN or inf, an id is not a 32-bit integer, or the shapes do not
-                fit together.
+            InvalidInput: a vector is zero or contains NaN or inf, an id is not an integer from -1 to `MOST_ID`, or the
+                shapes do not fit together.
         """
         rows = np.atleast_2d(_array(pooled, "pooled"))
         if tokens is None:
@@ -164,12 +164,11 @@ def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
     """Return the vocabulary ids of all tokens as one int32 array (total).
 
     Raises:
-        InvalidInput: an id is not a 32-bit integer, or a text does not have one id for each token.
+        InvalidInput: an id is not an integer from -1 to `MOST_ID`, or a text does not have one id for each token.
     """
     lengths = np.diff(offsets).tolist()
     if len(ids) != len(lengths):
         raise InvalidInput(f"ids must be one sequence for each of the {len(lengths)} texts, got {len(ids)}")
-    limits = np.iinfo(np.int32)
     arrays = [np.asarray(row.detach().cpu() if hasattr(row, "detach") else row) for row in ids]
     for i, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
         if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
@@ -177,9 +176,9 @@ def _token_ids(ids: Sequence[ArrayLike], offsets: Offsets) -> TokenIds:
                 f"ids of text {i} must be {length} integers, one for each of its tokens; got {array.dtype} of shape "
                 f"{array.shape}"
             )
-        if array.min() < -1 or array.max() > limits.max:
+        if array.min() < -1 or array.max() > MOST_ID:
             raise InvalidInput(
-                f"ids of text {i} must be from -1 (no word) to {limits.max}; got {array.min()} to {array.max()}"
+                f"ids of text {i} must be from -1 (no word) to {MOST_ID}; got {array.min()} to {array.max()}"
             )
     return np.concatenate(arrays).astype(np.int32) if arrays else np.empty(0, dtype=np.int32)
 

@@ -20,6 +20,9 @@ Offsets = NDArray[np.int64]
 Codes = NDArray[np.uint8]
 TokenIds = NDArray[np.int32]
 
+# Greatest vocabulary id. The term store uses greater numbers itself.
+MOST_ID = (1 << 30) - 2
+
 
 def _offsets(lengths: Sequence[int]) -> Offsets:
     """Return the positions (n + 1) at which the rows of n texts begin. The last one is where the last text ends."""
@@ -77,10 +80,16 @@ class _Ragged:
         return self._with(np.concatenate(rows), _offsets(list(map(len, rows))))
 
     def terms(self, i: int) -> TokenIds | None:
-        """Return the distinct vocabulary ids of text ``i``: sorted int32 without -1. None if there are no ids."""
+        """Return the distinct vocabulary ids of text ``i``: sorted int32 without -1. None if there are no ids.
+
+        Raises:
+            InvalidInput: an id is greater than `MOST_ID`.
+        """
         if self.ids is None:
             return None
         ids = self.ids[self.offsets[i] : self.offsets[i + 1]]
+        if ids.max() > MOST_ID:
+            raise InvalidInput(f"the vocabulary ids of text {i} must be at most {MOST_ID}, got {ids.max()}")
         return np.unique(ids[ids >= 0])
 
 

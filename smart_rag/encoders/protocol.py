@@ -249,8 +249,8 @@ def encode_for_store(encoder: Encoder, documents: Sequence[Any], codec: Codec) -
         vectors = encoder.encode_document(documents)
     if vectors.tokens.ids is None and len(vectors):
         warn_once(
-            f"{type(encoder).__name__} gives no vocabulary ids: query tokens all count the same, and candidates are "
-            "found by pooled cosine alone. Give ids= to Representation.from_embeddings (see smart_rag.Vocabulary), and "
+            f"{type(encoder).__name__} gives no vocabulary ids: query tokens all count the same, and rare words do not "
+            "help to find candidates. Give ids= to Representation.from_embeddings (see smart_rag.Vocabulary), and "
             "a CachedEncoder no folder, which stores no ids"
         )
     return vectors

@@ -3,7 +3,8 @@
 `FirstStage.pooled` takes the documents with the highest pooled cosine. `FirstStage.terms` takes only half of its
 candidates in this way. It takes the other half by the rare tokens that they share with the query. A pooled embedding
 loses rare names and numbers first. A document that matches such names and numbers by late interaction nearly always
-contains them.
+contains them. The tokens of images have no vocabulary ids. There, the centroids of tokens take the place of words (see
+`smart_rag.scoring.centroids`).
 
 If nobody writes meanwhile, Chroma is asked for ids and distances alone, and for the pooled embeddings of documents that
 it did not find. The keys of the token embeddings come from the term store. Otherwise, each row is read with its
@@ -13,9 +14,10 @@ distance, so that its parts fit together.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,19 +82,26 @@ class FirstStage:
         return [self._candidates(queries.pooled[i : i + 1], *one, []) for i, one in enumerate(nearest)]
 
     def terms(self, queries: Representation) -> list[Candidates]:
-        """Return, for each query, the best documents by pooled cosine and by shared terms, in alternation.
+        """Return, for each query, the best documents by pooled cosine and by terms, in alternation.
 
-        For a query without vocabulary ids, the result is that of `pooled`.
+        The terms of a document are its vocabulary ids, or the centroids of its tokens, if it is, for example, a page
+        that was read as an image. If the index has both kinds, each gets candidates in proportion to its number.
         """
-        tokens = queries.tokens
-        if tokens.ids is None:
-            return self.pooled(queries)
-        admitted = self._admitted()
+        tokens, centroids = queries.tokens, self.store.centroids
+        count = centroids.count()
+        admitted = self._admitted() if count or tokens.ids is not None or self.state is not None else None
+        hashes = None if admitted is None else admitted.hashes
         nearest = self._nearest(queries.pooled, admitted)
         found = []
         for i, one in enumerate(nearest):
-            ids = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]]
-            by_terms = self.store.terms.best(ids, self.limit, None if admitted is None else admitted.hashes)
+            rows = slice(tokens.offsets[i], tokens.offsets[i + 1])
+            ids = None if tokens.ids is None else tokens.ids[rows]
+            by_terms = [] if ids is None else self.store.terms.best(ids, self.limit, hashes)
+            if count:
+                weights = None if ids is None else self.store.terms.weights(ids)
+                by_centroids = centroids.best(tokens.embeddings[rows], weights, self.limit, hashes)
+                if by_centroids:
+                    by_terms = _mixed(by_terms, by_centroids, self.store.terms.count_with_words(), count)
             if admitted is not None:  # other documents may have the same hash
                 by_terms = [name for name in by_terms if name in admitted.ids]
             found.append(self._candidates(queries.pooled[i : i + 1], *one, by_terms))
@@ -156,8 +165,7 @@ class FirstStage:
     ) -> Candidates:
         """Return the candidates from the nearest documents, with their ``cosines``, and from those ``by_terms``."""
         while True:
-            turns = chain.from_iterable(zip_longest(cosines, by_terms))
-            chosen = list(dict.fromkeys(name for name in turns if name is not None))[: self.limit]
+            chosen = _in_turn(cosines, by_terms)[: self.limit]
             self._read(chosen, cosines, read)
             # These are damaged, or other programs wrote them. Others take their places.
             gone = [name for name in chosen if name in cosines and name not in read.keys]
@@ -188,3 +196,19 @@ class FirstStage:
             for row, pooled_of_one in self.store.pooled.vectors(absent):
                 name = row.document.id
                 read.keys[name], read.pooled[name], read.rows[name] = row.key, pooled_of_one, row
+
+
+def _in_turn(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    """Return the ids of both rankings, one of each in turn, without duplicates."""
+    return list(dict.fromkeys(id for id in chain.from_iterable(zip_longest(first, second)) if id is not None))
+
+
+def _mixed(first: Sequence[str], second: Sequence[str], of_first: int, of_second: int) -> list[str]:
+    """Return the ids of two rankings, so that each part of the result has about ``of_first : of_second`` of them.
+
+    >>> _mixed(["a", "b", "c", "d"], ["x", "y"], 2, 1)
+    ['a', 'b', 'x', 'c', 'd', 'y']
+    """
+    places = [(rank / max(of_first, 1), id) for rank, id in enumerate(first, 1)]
+    places += [(rank / max(of_second, 1), id) for rank, id in enumerate(second, 1)]
+    return list(dict.fromkeys(id for _, id in sorted(places, key=itemgetter(0))))

@@ -502,6 +502,7 @@ class SmartIndex:
         """Remove token embeddings and images that no document uses. Return the number of removed token entries.
 
         An index of an older format is also converted to the current format. After that, filters can search lists.
+        Images that an older version has added are listed under centroids (see ``docs/operations.md``).
         """
         with self._session.writing():
             self._encoder.forget()
@@ -781,9 +782,10 @@ class SmartIndex:
             top_k: the number of documents to return.
             candidates: the number of documents to score.
             first_stage: how the candidates are chosen. ``"terms"`` chooses half of them by pooled cosine, and the other
-                half by the rare tokens that they share with the query. ``"pooled"`` chooses all of them by pooled
-                cosine. ``"exhaustive"`` scores every document, as in the paper. ``"auto"`` means ``"exhaustive"`` in a
-                small index, and ``"terms"`` otherwise.
+                half by the rare tokens that they share with the query, or by centroids of tokens if the tokens of
+                documents are no words, as those of an image. ``"pooled"`` chooses all of them by pooled cosine.
+                ``"exhaustive"`` scores every document, as in the paper. ``"auto"`` means ``"exhaustive"`` in a small
+                index, and ``"terms"`` otherwise.
             where: a filter on metadata, such as ``{"year": {"$gte": 2020}}`` or ``{"tags": {"$contains": "pump"}}`` for
                 a list. It is written like Chroma's filters. `docs/filters.md` says what each operator finds.
             where_document: a filter on texts: ``$contains``, ``$regex`` or their opposites.

@@ -28,6 +28,7 @@ from smart_rag.store.integrity import Integrity
 from smart_rag.store.pending import StoredRows
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
+from smart_rag.store.terms.centroid_terms import CentroidTerms
 from smart_rag.store.terms.inverted_index import InvertedIndex
 from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
@@ -69,10 +70,11 @@ class DocumentStore:
         self.terms = InvertedIndex(terms, self._existing, pooled.version)
         self._terms = terms
         self.known = KnownDocuments(pooled, terms)
+        self.centroids = CentroidTerms(terms, tokens, self.terms, pooled.select)
         self._counted: tuple[State | None, int] = None, 0
         # Identity of the index, see `smart_rag.store.place`.
         self.place = replace(tokens.place, folder=tokens.path.parent if folder is None else folder)
-        self.integrity = Integrity(pooled, tokens, terms, self.place.folder, fingerprint)
+        self.integrity = Integrity(pooled, tokens, terms, self.centroids, self.place.folder, fingerprint)
 
     @property
     def codec(self) -> Codec:
@@ -97,11 +99,13 @@ class DocumentStore:
             undo = self.pooled.undo_of(rows, before).packed()
             check_room(self.place.folder, self._bytes_of(rows, vectors) + len(undo))
             self.tokens.put([row.key for row in rows], vectors.tokens)
+            terms = self.centroids.completed(rows, terms)
             self._terms.put(revisions, terms, [*revisions, *old], undo, _traces(revisions, vectors.pooled))
             with self._settled_on_failure():
                 self.pooled.upsert(rows, vectors.pooled, before)
                 self._terms.settle(set(old).difference(revisions), revisions)
             self._drop([row.key for row in replaced])
+            self.centroids.written(rows, terms)
             return len(replaced)
 
     @contextmanager
@@ -219,7 +223,9 @@ class DocumentStore:
             known = np.isfinite(self._terms.traces(revisions))
             lacking = [row for row, has_trace in zip(rows, known, strict=True) if not has_trace]
             traces = _traces_of_rows(lacking, pooled)
-            self._terms.put(revisions, [vectors.tokens.terms(i) for i in range(len(rows))], traces=traces)
+            self.centroids.remove_damaged()
+            terms = self.centroids.completed(rows, [vectors.tokens.terms(i) for i in range(len(rows))])
+            self._terms.put(revisions, terms, traces=traces)
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
         """Write ``rows`` to change their metadata. Their vectors must be stored already. See `commit` about errors."""
@@ -354,6 +360,7 @@ class DocumentStore:
             # Older versions wrote the modality "text" also for vectors that the caller brought. Such an index stays as
             # it is.
             self._terms.vacuum(revisions, completes=not any(map(self.integrity.has_another_key, rows)))
+            self.centroids.complete()
             return self.tokens.vacuum({row.key for row in rows})
 
     def mark_lost(self, ids: Collection[str]) -> None:
@@ -366,6 +373,7 @@ class DocumentStore:
             live = {row.revision for row in self.pooled.select()}
             if not self._terms.lost_ids(live):
                 self._terms.vacuum(live)
+            self.centroids.complete()
 
     def copy_to(self, folder: Path) -> None:
         """Copy all stores to ``folder``. The caller holds the write lock of the rows.

@@ -15,6 +15,7 @@ from smart_rag.store.checks.row_checksum import sound_vectors
 from smart_rag.store.checks.vector_check import damage_of_vectors, known_traces
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
+from smart_rag.store.terms.centroid_terms import CentroidTerms
 from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore, content_key
 from smart_rag.types import Key, VerifyReport
@@ -59,11 +60,18 @@ class Integrity:
     """Checks of the stores of the index in ``folder``. ``fingerprint`` is that of its encoder, if it has one."""
 
     def __init__(
-        self, pooled: PooledStore, tokens: TokenStore, terms: TermStore, folder: Path, fingerprint: str | None
+        self,
+        pooled: PooledStore,
+        tokens: TokenStore,
+        terms: TermStore,
+        centroids: CentroidTerms,
+        folder: Path,
+        fingerprint: str | None,
     ) -> None:
         self._pooled = pooled
         self._tokens = tokens
         self._terms = terms
+        self._centroids = centroids
         self._folder = folder
         self._fingerprint = fingerprint
         self._has_warned = False
@@ -218,7 +226,7 @@ class Integrity:
         missing = {rows[i].document.id for i in self._tokens.missing([row.key for row in rows])}
         missing.update(id for id, _ in self._terms.missing(revisions))
         damaged = {row.document.id for row in rows if row.key in unreadable}
-        damaged.update(id for id, _ in self._terms.damaged(revisions))
+        damaged.update(id for id, _ in [*self._terms.damaged(revisions), *self._centroids.damaged(revisions)])
         has_trace = np.isfinite(self._terms.traces(revisions))
         altered = {
             row.document.id

@@ -96,6 +96,14 @@ def test_terms_are_the_distinct_ids():
     assert codes.terms(0) is None
 
 
+def test_ids_that_the_term_store_uses_itself():
+    """They are refused before they are stored. The greatest id of a word is allowed."""
+    batch = TokenBatch.from_list(matrices([1, 1]), ids=[np.int32([2**30 - 2]), np.int32([2**30 - 1])])
+    assert batch.terms(0).tolist() == [2**30 - 2]
+    with pytest.raises(InvalidInput, match="text 1 must be at most 1073741822, got 1073741823"):
+        batch.terms(1)
+
+
 @pytest.mark.parametrize("ids", [np.int32([1]), np.int32([[1, 2]]), np.int64([1, 2]), np.float32([1, 2])])
 def test_ids_that_do_not_fit(ids):
     """There must be one int32 for each token."""
@@ -427,6 +435,7 @@ def test_vectors_of_ones_own_may_bring_ids():
         ([[1, 2], [0.5]], "ids of text 1 must be 1 integers.* got float64"),
         ([[1, -2], [3]], "ids of text 0 must be from -1 .* got -2 to 1"),
         ([[1, 2], [2**31]], "ids of text 1 must be from -1 .* got 2147483648"),
+        ([[1, 2], [2**30 - 1]], "ids of text 1 must be from -1 .* to 1073741822; got 1073741823"),
     ],
 )
 def test_ids_of_ones_own_that_cannot_be_used(ids, message):

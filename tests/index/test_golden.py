@@ -42,7 +42,8 @@ def check(index, stages=("auto", "terms", "pooled", "exhaustive")):
 
 
 def test_each_format_has_an_index():
-    versions = [2, 3, 4, 4]  # the second has traces of its pooled embeddings in terms/
+    # The second of format 4 has centroids in terms/, and the last two have traces of their pooled embeddings.
+    versions = [2, 3, 4, 4, 4]
     for path, version in zip(GOLDEN, versions, strict=True):
         with zipfile.ZipFile(path) as archive:
             assert json.loads(archive.read("manifest.json"))["format_version"] == version
@@ -58,6 +59,20 @@ def test_a_new_index_is_the_same(tmp_path):
 def test_it_opens_and_is_searched(folder):
     with SmartIndex.open(folder, GoldenEncoder()) as index:
         check(index)
+
+
+def test_one_has_centroids(tmp_path):
+    """The picture, of which a codebook was made. It is found by it."""
+    with zipfile.ZipFile(GOLDEN[-2]) as archive:
+        archive.extractall(tmp_path / "index")
+    with SmartIndex.open(tmp_path / "index", GoldenEncoder()) as index:
+        query = GoldenEncoder().encode_query(["a red image"])
+        assert index._store.centroids.best(query.tokens.embeddings, None, 5) == []  # one centroid is no choice
+        [row] = index._store.pooled.get(["picture"]).values()
+        [book] = index._store.centroids._codebooks.all()
+        [terms] = index._store._terms.get([row.revision])
+        words = sorted(map(GoldenEncoder.id_of, ["red", "image"]))
+        assert terms.tolist() == [*words, book.first]
 
 
 def test_it_is_written_and_brought_up_to_date(folder):

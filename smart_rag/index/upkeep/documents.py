@@ -44,6 +44,7 @@ def copy_documents(
         CorruptStore, MissingTokens: something in ``source`` is altered, damaged or lost.
         NotTrusted: a document has an image or a video that the index may not read.
     """
+    target.centroids.take_codebooks(source.centroids)
     for window in _windows(source.pooled):
         for part in batches(window):
             stored = source.stored([row.document.id for row in part])

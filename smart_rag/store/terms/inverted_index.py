@@ -19,6 +19,7 @@ from smart_rag.embeddings.tokens import Offsets, TokenIds
 from smart_rag.scoring.maxsim import inverse_document_frequency
 from smart_rag.store.terms import gap_codes
 from smart_rag.store.terms.changes import Changes
+from smart_rag.store.terms.codebook import WITHOUT_WORDS
 from smart_rag.store.terms.gap_codes import GapCodes
 from smart_rag.store.terms.term_store import TermStore
 from smart_rag.types import Revision
@@ -149,11 +150,12 @@ class InvertedIndex:
             return None
         with self._mutex:
             self._refresh()
-            if not self._count:
+            count = self._count_with_words()
+            if not count:
                 return None
             terms, token = np.unique(ids, return_inverse=True)
-            frequencies = [self._count if term < 0 else self._frequency(term) for term in terms]
-            return inverse_document_frequency(np.asarray(frequencies, dtype=np.int64), self._count)[token]
+            frequencies = [count if term < 0 else self._frequency(term) for term in terms]
+            return inverse_document_frequency(np.asarray(frequencies, dtype=np.int64), count)[token]
 
     def best(self, ids: TokenIds, limit: int, admitted: NDArray[np.uint64] | None = None) -> list[str]:
         """Return the ids of the ``limit`` best documents for a query, best first.
@@ -183,8 +185,9 @@ class InvertedIndex:
         """
         frequencies = np.asarray([self._frequency(term) for term in terms], dtype=np.int64)
         order = np.argsort(frequencies, kind="stable")
-        values = inverse_document_frequency(frequencies[order], self._count)
-        everywhere = frequencies[order] == self._count  # these terms add the same to each document
+        count = self._count_with_words()
+        values = inverse_document_frequency(frequencies[order], count)
+        everywhere = frequencies[order] == count  # these terms add the same to each document with words
         # What this term and the later ones can add to one document, and not to all.
         rest = np.cumsum(np.where(everywhere, 0, values)[::-1], dtype=np.float64)[::-1]
         scores = np.zeros(len(self._slots), dtype=np.float32)
@@ -207,6 +210,50 @@ class InvertedIndex:
                 found = np.concatenate([found, positions[scores[positions] == 0]])
             scores[positions] += value
         return self._top(found, scores[found], limit)
+
+    def best_by_gains(
+        self,
+        terms: TokenIds,
+        gains: NDArray[np.float32],
+        limit: int,
+        admitted: NDArray[np.uint64] | None = None,
+    ) -> list[str]:
+        """Return the ids of the ``limit`` documents with the highest scores above 0, best first.
+
+        A token of a query has p ``terms``, and each of them has a gain. The score of a document is the sum, over the n
+        tokens, of the greatest gain among those terms of the token that the document has.
+
+        Args:
+            terms: (n, p) int32.
+            gains: (n, p), at least 0. In each row, they ascend.
+            limit, admitted: as in `best`.
+        """
+        with self._mutex:
+            self._refresh()
+            scores = np.zeros(len(self._slots), dtype=np.float32)
+            seen = np.zeros(len(self._slots), dtype=np.int32)  # the last token that a document has got a gain of
+            positions = {term: self._positions(term) for term in np.unique(terms[gains > 0])}
+            for token, (row, of_row) in enumerate(zip(terms, gains, strict=True), 1):
+                for term, gain in zip(row[::-1], of_row[::-1], strict=True):  # the greatest gain first
+                    if gain > 0:
+                        new = positions[term][seen[positions[term]] != token]
+                        scores[new] += gain
+                        seen[new] = token
+            if admitted is not None:
+                scores[~self._mask(admitted)] = 0
+            found = np.flatnonzero(scores)
+            slots = self._slots[self._top(found, scores[found], limit)].tolist()
+        return list(dict.fromkeys(self._store.ids(slots)))
+
+    def count_with_words(self) -> int:
+        """Return the number of documents whose encoder gives vocabulary ids."""
+        with self._mutex:
+            self._refresh()
+            return self._count_with_words()
+
+    def _count_with_words(self) -> int:
+        """Return the number of documents, without those that have no vocabulary ids at all."""
+        return self._count - self._frequency(np.int32(WITHOUT_WORDS))
 
     def _contain(self, positions: NDArray[np.int64], term: np.int32) -> NDArray[np.bool_]:
         """Return whether each of the live documents at ``positions`` contains ``term``.
