@@ -214,8 +214,8 @@ def disk_figures(folder: Path, documents: int) -> dict[str, float]:
     }
 
 
-def search(folder: Path, queries: Representation) -> dict[str, float]:
-    """Open the index, search it, and return milliseconds and memory."""
+def search(folder: Path, queries: Representation, corpus: Callable[[], Corpus | RealCorpus]) -> dict[str, float]:
+    """Open the index, search it, change it and back, and return milliseconds and memory."""
     started = time.perf_counter()
     index = SmartIndex.open(folder / "index")
     opened = time.perf_counter()
@@ -236,7 +236,7 @@ def search(folder: Path, queries: Representation) -> dict[str, float]:
     figures = {"filtered, first, ms": times[0], "filtered p50, ms": median(times[1:])}
     if scans:
         figures["exhaustive, ms"] = min(scans)
-    figures |= _changes(index)
+    figures |= _changes(index, corpus())
     index.close()
     for stage in ("search", *_STAGES):
         for percent in (50, 95):
@@ -246,27 +246,20 @@ def search(folder: Path, queries: Representation) -> dict[str, float]:
     return {**figures, **{f"memory: {kind}, MB": after[kind] / 1e6 for kind in _MEMORY}}
 
 
-def _changes(index: SmartIndex) -> dict[str, float]:
+def _changes(index: SmartIndex, corpus: Corpus | RealCorpus) -> dict[str, float]:
     """Remove three files, add them again, and replace them by others. Return the seconds of each."""
-    step = index.count() // 3
-    ids = [id for i in range(3) for id in _page(index, i * step)]
-    documents = index.get(ids)
-    tokens = index.tokens(ids)
-    pooled = np.stack([index._store.pooled.embeddings([id])[id] for id in ids])
-    vectors = Representation(pooled, tokens)
-    others = Representation(pooled[::-1].copy(), TokenBatch.from_list([tokens[i] for i in reversed(range(len(ids)))]))
+    starts = [corpus.documents // _BATCH // 3 * i * _BATCH for i in range(3)]
+    parts = [(documents[:_FILE], vectors.slice(0, _FILE)) for documents, vectors in map(corpus.batch, starts)]
+    documents = [document for part, _ in parts for document in part]
+    ids = [document.id for document in documents]
+    vectors = Representation.concatenate([part for _, part in parts])
+    others = Representation.concatenate([vectors[i] for i in reversed(range(len(ids)))])
     return {
         "remove three files, s": _milliseconds(lambda: index.delete(ids)) / 1e3,
         "add them again, s": _milliseconds(lambda: index.add_embeddings(documents, vectors)) / 1e3,
         "replace them, s": _milliseconds(lambda: index.add_embeddings(documents, others)) / 1e3,
         "and back, s": _milliseconds(lambda: index.add_embeddings(documents, vectors)) / 1e3,
     }
-
-
-def _page(index: SmartIndex, start: int) -> list[str]:
-    """Return the ids of the documents of one file."""
-    found: list[str] = index._store.pooled._read("get", limit=_FILE, offset=start, include=[])["ids"]
-    return found
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
@@ -417,7 +410,12 @@ def main() -> None:
         else:
             queries = corpus.queries(arguments.queries)
             del corpus
-            print(json.dumps({"search": search, "chroma": chroma}[arguments.measure](arguments.folder, queries)))
+            found = (
+                search(arguments.folder, queries, lambda: corpus_of(sizes[0], arguments.real))
+                if arguments.measure == "search"
+                else chroma(arguments.folder, queries)
+            )
+            print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as temporary:
         result = run(arguments.folder or Path(temporary), sizes, arguments.queries, arguments.rounds, arguments.real)

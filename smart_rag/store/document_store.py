@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ from smart_rag.store.image_store import ImageStore
 from smart_rag.store.integrity import Integrity
 from smart_rag.store.pending import StoredRows
 from smart_rag.store.pooled_store import PooledStore
-from smart_rag.store.row import Row
+from smart_rag.store.row import VISUAL, Row
 from smart_rag.store.terms.centroid_terms import CentroidTerms
 from smart_rag.store.terms.inverted_index import InvertedIndex
 from smart_rag.store.terms.term_store import TermStore
@@ -70,7 +71,7 @@ class DocumentStore:
         self.terms = InvertedIndex(terms, self._existing, pooled.version)
         self._terms = terms
         self.known = KnownDocuments(pooled, terms)
-        self.centroids = CentroidTerms(terms, tokens, self.terms, pooled.select)
+        self.centroids = CentroidTerms(terms, tokens, self.terms, partial(pooled.ids, VISUAL), pooled.get)
         self._counted: tuple[State | None, int] = None, 0
         # Identity of the index, see `smart_rag.store.place`.
         self.place = replace(tokens.place, folder=tokens.path.parent if folder is None else folder)

@@ -37,6 +37,11 @@ _KEY = re.compile("[0-9a-f]{32}")
 _REFUSED_PREFIXES = (RESERVED, "chroma:", "#", "$")
 
 
+# The filter that finds the rows that were encoded with an image or a video.
+VISUAL = {
+    _MODALITY: {"$in": ["image", "video", "text+image", "text+video", "image+video", "text+image+video"]},
+}
+
 # The modality of a row whose vectors the caller brought. Its key is a hash of these vectors, and not of its content.
 VECTORS = "vectors"
 

@@ -111,7 +111,7 @@ def check_best(index, seed, limit=10, weights=None, admits=None):
         scores = {id: score for id, score in scores.items() if admits(id)}
     hashes = None
     if admits is not None:
-        from smart_rag.store.terms.term_store import id_hash
+        from smart_rag.store.terms.term_entry import id_hash
 
         hashes = np.asarray([id_hash(id) for id in terms_of(index) if admits(id)], dtype=np.uint64)
     found = index._store.centroids.best(query, weights, limit, hashes)

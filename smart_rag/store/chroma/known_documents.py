@@ -13,7 +13,8 @@ from smart_rag.store.chroma.answers import PooledBlock
 from smart_rag.store.chroma.known import Known, KnownRow, State
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import Row
-from smart_rag.store.terms.term_store import TermStore, id_hash
+from smart_rag.store.terms.term_entry import id_hash
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.where import Where
 from smart_rag.types import Key
 

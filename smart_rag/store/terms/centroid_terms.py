@@ -9,7 +9,7 @@ later are assigned to it. Documents that have terms keep them, so nothing is wri
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TypeVar
@@ -22,7 +22,7 @@ from smart_rag.embeddings.tokens import Codes, FloatArray, TokenCodes, TokenIds
 from smart_rag.errors import ChromaFailure, CorruptStore, MissingTokens, StorageFull
 from smart_rag.scoring.centroids import MOST_CENTROIDS, TOKENS_OF_EACH, learned, merged, probes
 from smart_rag.store.row import VECTORS, Row
-from smart_rag.store.terms.codebook import Codebook, has_centroids, joined, words_of
+from smart_rag.store.terms.codebook import WITHOUT_WORDS, Codebook, has_centroids, joined, words_of
 from smart_rag.store.terms.codebooks import Codebooks, Growth
 from smart_rag.store.terms.inverted_index import InvertedIndex
 from smart_rag.store.terms.term_store import TermStore
@@ -61,14 +61,27 @@ class _Wanted:
 
 
 class CentroidTerms:
-    """Terms for documents in ``terms`` and ``tokens``, and the documents that are best by these terms."""
+    """Terms for documents in ``terms`` and ``tokens``, and the documents that are best by these terms.
+
+    Args:
+        terms, tokens: the stores of the documents.
+        index: the inverted index of the terms.
+        visual: a function that returns the ids of the documents with images or videos.
+        rows: a function that returns a dict from id to row, for some ids. It leaves out unknown ids.
+    """
 
     def __init__(
-        self, terms: TermStore, tokens: TokenStore, index: InvertedIndex, rows: Callable[[], Iterable[Row]]
+        self,
+        terms: TermStore,
+        tokens: TokenStore,
+        index: InvertedIndex,
+        visual: Callable[[], Sequence[str]],
+        rows: Callable[[Sequence[str]], Mapping[str, Row]],
     ) -> None:
         self._terms = terms
         self._tokens = tokens
         self._index = index
+        self._visual = visual
         self._rows = rows
         self._codebooks = Codebooks(terms)
         self._counted: int | None = None  # documents since their number was written
@@ -220,9 +233,13 @@ class CentroidTerms:
             self._codebooks.set_growth(growth._replace(written=0))
 
     def _wanted(self, firsts: NDArray[np.int32]) -> Iterator[_Wanted]:
-        """Yield the documents that are to be found by centroids. ``firsts`` are the first terms of the codebooks."""
-        for rows in _parts(self._rows(), _READ_AT_ONCE):
-            row_of = {row.revision: row for row in rows}
+        """Yield the documents that are to be found by centroids. ``firsts`` are the first terms of the codebooks.
+
+        Only rows of such documents are read, because they may be few among many texts.
+        """
+        without_words = [*self._terms.without_terms(), *self._index.containing(WITHOUT_WORDS)]
+        for ids in _parts(dict.fromkeys([*self._visual(), *without_words]), _READ_AT_ONCE):
+            row_of = {row.revision: row for row in self._rows(ids).values()}
             revisions = self._readable(list(row_of))
             for revision, terms in zip(revisions, self._terms.get(revisions), strict=True):
                 words = words_of(terms)

@@ -55,6 +55,18 @@ def unpacked_id(value: bytes, path: Path) -> str:
     return value[_HEADER.size : _start_and_width(value, path)[0]].decode()
 
 
+def has_no_terms(value: bytes) -> bool:
+    """Return whether an entry is sound and has no terms."""
+    if len(value) < _HEADER.size or len(value) != _HEADER.size + _HEADER.unpack_from(value)[1]:
+        return False
+    return bool(xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) == _HEADER.unpack_from(value)[0])
+
+
+def id_hash(id: str) -> int:
+    """Return the XXH3-64 of a document's id."""
+    return xxhash.xxh3_64_intdigest(id.encode())
+
+
 def _start_and_width(value: bytes, path: Path) -> tuple[int, int]:
     """Return where the terms begin in the bytes of an entry, and the number of bytes of each."""
     whole = len(value) >= _HEADER.size

@@ -29,6 +29,7 @@ from smart_rag.store.terms.changes import Changes
 from smart_rag.store.terms.live_keys import KEYS, id_key, live_keys, replace_live_keys, revision_key, write_live_keys
 from smart_rag.store.terms.term_entry import (
     REPAIR,
+    has_no_terms,
     joined,
     packed,
     packed_revisions,
@@ -228,6 +229,17 @@ class TermStore:
             return [one for one in revisions if transaction.get(revision_key(one), db=slots) is None]
 
     @repeated
+    def without_terms(self) -> list[str]:
+        """Return the ids of all documents that have no terms."""
+        with self._environment.read(buffers=False) as transaction:
+            terms, slots = (self._environment.databases[name] for name in _DATABASES)
+            marked = (value for value in transaction.cursor(slots).iternext(keys=False) if value.startswith(_NO_TERMS))
+            empty = filter(has_no_terms, transaction.cursor(terms).iternext(keys=False))
+            return [one.removeprefix(_NO_TERMS).decode() for one in marked] + [
+                unpacked_id(one, self.path) for one in empty
+            ]
+
+    @repeated
     def get(self, revisions: Sequence[Revision]) -> list[TokenIds | None]:
         """Return the terms of the ``revisions``, sorted int32. None if a revision has no terms.
 
@@ -347,12 +359,13 @@ class TermStore:
                     terms[width] += own
             live = None
             if count + len(lengths) != transaction.stat(database)["entries"]:
-                live = _numbers(b"".join(transaction.cursor(database).iternext(values=False)))
+                known = b"".join(transaction.cursor(database).iternext(values=False))
+                live = np.frombuffer(known, ">u8").astype(np.int64)
             offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
             np.cumsum(lengths, out=offsets[1:])
             return Changes(
                 transaction.id(),
-                _numbers(slots),
+                np.frombuffer(slots, ">u8").astype(np.int64),
                 np.asarray(hashes, dtype=np.uint64),
                 joined(terms, np.repeat(np.frombuffer(widths, np.uint8), lengths)),
                 offsets,
@@ -437,12 +450,3 @@ class TermStore:
         environment, self._shared = self._shared, None
         if environment is not None:
             environment.release()
-
-
-def _numbers(slots: bytes | bytearray) -> NDArray[np.int64]:
-    return np.frombuffer(slots, ">u8").astype(np.int64)
-
-
-def id_hash(id: str) -> int:
-    """Return the XXH3-64 of a document's id."""
-    return xxhash.xxh3_64_intdigest(id.encode())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from smart_rag.store.terms.codebook import FIRST, WITHOUT_WORDS
 from smart_rag.store.terms.inverted_index import InvertedIndex
-from smart_rag.store.terms.term_store import TermStore, id_hash
+from smart_rag.store.terms.term_entry import id_hash
+from smart_rag.store.terms.term_store import TermStore
 
 KEY = b"k" * 16
 CENTROIDS = [FIRST, FIRST + 1, FIRST + 4096, 2**31 - 1]

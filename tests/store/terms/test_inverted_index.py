@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from smart_rag.errors import CorruptStore, IndexClosed
 from smart_rag.store.terms.inverted_index import InvertedIndex
-from smart_rag.store.terms.term_store import TermStore, id_hash
+from smart_rag.store.terms.term_entry import id_hash
+from smart_rag.store.terms.term_store import TermStore
 
 KEY = b"k" * 16
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.errors import CorruptStore, IndexClosed, IndexMismatch
-from smart_rag.store.terms.term_store import TermStore, id_hash
+from smart_rag.store.terms.term_entry import id_hash
+from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
 
 
@@ -444,3 +445,17 @@ def test_a_version_that_does_not_know_the_keys(store):
     assert store.keys(["a", "b"]) == {"a": new[1]}
     store.vacuum([])
     assert store.keys(["a", "b"]) == {}
+
+
+def test_documents_without_terms(store):
+    """Those whose encoder gives no vocabulary ids, and those whose tokens have none. Damaged entries are left out."""
+    store.put([revision("a"), revision("b"), revision("c"), revision("d")], [terms(1), None, terms(), terms(70_000)])
+    assert sorted(store.without_terms()) == ["b", "c"]
+    database = store._environment.databases["terms"]
+
+    def damage(transaction):
+        for slot, value in list(transaction.cursor(database)):
+            transaction.put(slot, value[:-1] if len(value) > 14 else b"?" + value[1:], db=database)
+
+    store._environment.write(damage)
+    assert store.without_terms() == ["b"]
