@@ -249,7 +249,10 @@ def search(folder: Path, queries: Representation, corpus: Callable[[], Corpus | 
 def _changes(index: SmartIndex, corpus: Corpus | RealCorpus) -> dict[str, float]:
     """Remove three files, add them again, and replace them by others. Return the seconds of each."""
     starts = [corpus.documents // _BATCH // 3 * i * _BATCH for i in range(3)]
-    parts = [(documents[:_FILE], vectors.slice(0, _FILE)) for documents, vectors in map(corpus.batch, starts)]
+    parts = []
+    for i, (documents, vectors) in enumerate(map(corpus.batch, starts)):
+        start, stop = i * _FILE, (i + 1) * _FILE
+        parts.append((documents[start:stop], vectors.slice(start, stop)))
     documents = [document for part, _ in parts for document in part]
     ids = [document.id for document in documents]
     vectors = Representation.concatenate([part for _, part in parts])

@@ -233,11 +233,9 @@ class TermStore:
         """Return the ids of all documents that have no terms."""
         with self._environment.read(buffers=False) as transaction:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
-            marked = (value for value in transaction.cursor(slots).iternext(keys=False) if value.startswith(_NO_TERMS))
-            empty = filter(has_no_terms, transaction.cursor(terms).iternext(keys=False))
-            return [one.removeprefix(_NO_TERMS).decode() for one in marked] + [
-                unpacked_id(one, self.path) for one in empty
-            ]
+            values, entries = (transaction.cursor(one).iternext(keys=False) for one in (slots, terms))
+            ids = [one.removeprefix(_NO_TERMS).decode() for one in values if one.startswith(_NO_TERMS)]
+            return ids + [unpacked_id(one, self.path) for one in entries if has_no_terms(one)]
 
     @repeated
     def get(self, revisions: Sequence[Revision]) -> list[TokenIds | None]:
@@ -359,8 +357,8 @@ class TermStore:
                     terms[width] += own
             live = None
             if count + len(lengths) != transaction.stat(database)["entries"]:
-                known = b"".join(transaction.cursor(database).iternext(values=False))
-                live = np.frombuffer(known, ">u8").astype(np.int64)
+                left = b"".join(transaction.cursor(database).iternext(values=False))
+                live = np.frombuffer(left, ">u8").astype(np.int64)
             offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
             np.cumsum(lengths, out=offsets[1:])
             return Changes(
