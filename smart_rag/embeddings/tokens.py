@@ -88,7 +88,7 @@ class _Ragged:
         if self.ids is None:
             return None
         ids = self.ids[self.offsets[i] : self.offsets[i + 1]]
-        if ids.max() > MOST_ID:
+        if ids.max(initial=-1) > MOST_ID:
             raise InvalidInput(f"the vocabulary ids of text {i} must be at most {MOST_ID}, got {ids.max()}")
         return np.unique(ids[ids >= 0])
 
