@@ -155,8 +155,8 @@ class FirstStage:
         pooled = self.store.known.pooled(state, sorted(admitted.ids))
         if not pooled:
             return [{} for _ in queries]
-        names = list(pooled)
-        cosines = maxsim.pooled_similarity(queries, np.stack(list(pooled.values())))
+        names = sorted(pooled)  # in this order each time, because products are rounded by their places
+        cosines = maxsim.pooled_similarity(queries, np.stack([pooled[name] for name in names]))
         best = (ranking.ranking(of_one, names, self.limit) for of_one in cosines)
         return [{names[i]: float(of_one[i]) for i in chosen} for of_one, chosen in zip(cosines, best, strict=True)]
 
