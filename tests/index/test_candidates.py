@@ -403,7 +403,7 @@ def test_cosines_do_not_depend_on_what_was_read_before(tmp_path):
     found = []
     for first in ({"n": {"$gt": 30}}, {"n": {"$lt": 20}}, {"n": 59}):
         with SmartIndex.open(tmp_path / "index") as index:
-            for where in (first, {"n": {"$gt": 3}}):
+            for where in (first, {"n": {"$gt": 2}}):  # 57 rows, the last of which are rounded in another way
                 stage = FirstStage(index._store, 60, where, state=index._store.settled_state())
                 last = stage.pooled(query)[0]
             found.append(dict(zip(last.ids, last.pooled.tolist(), strict=True)))
