@@ -34,6 +34,8 @@ from smart_rag.store.where import Where
 _COMPARED = 2_000
 # Otherwise, Chroma looks for so many times the documents of which enough should pass, but for no more than these.
 _SPARE, _WIDEST = 1.5, 2_000
+# By how much the length of an embedding of length 1 may differ from 1, because it is rounded.
+_UNIT = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,13 @@ class FirstStage:
         """
         tokens, centroids = queries.tokens, self.store.centroids
         count = centroids.count()
-        admitted = self._admitted() if count or tokens.ids is not None or self.state is not None else None
-        hashes = None if admitted is None else admitted.hashes
+        admitted = self._admitted() if self.state is not None else None
         nearest = self._nearest(queries.pooled, admitted)
+        if self.state is None and (count or tokens.ids is not None):
+            admitted = (
+                self._admitted()
+            )  # after the rows were read, so that a document that does not pass any more is out
+        hashes = None if admitted is None else admitted.hashes
         found = []
         for i, one in enumerate(nearest):
             rows = slice(tokens.offsets[i], tokens.offsets[i + 1])
@@ -156,7 +162,11 @@ class FirstStage:
         if not pooled:
             return [{} for _ in queries]
         names = sorted(pooled)  # in this order each time, because products are rounded by their places
-        cosines = maxsim.pooled_similarity(queries, np.stack([pooled[name] for name in names]))
+        rows = np.stack([pooled[name] for name in names])
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        # Only rows of other programs have other lengths.
+        rows /= np.where((np.abs(norms - 1) > _UNIT) & (norms > 0), norms, 1)
+        cosines = maxsim.pooled_similarity(queries, rows)
         best = (ranking.ranking(of_one, names, self.limit) for of_one in cosines)
         return [{names[i]: float(of_one[i]) for i in chosen} for of_one, chosen in zip(cosines, best, strict=True)]
 

@@ -660,6 +660,10 @@ class SmartIndex:
             with self._session.writing():
                 self._rewrite(Manifest.read(self.path), self._encoder, False, self._encoder.exists, lost=found.lost)
             found = self._store.integrity.verify()
+        if repair and found.damaged:
+            with self._session.writing():
+                self._store.mend_centroids()  # first, because nothing is encoded for this
+            found = self._store.integrity.verify()
         for _ in range(_REPAIRS if repair else 0):
             broken = [*found.missing, *found.damaged]
             if not broken:

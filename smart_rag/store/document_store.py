@@ -224,9 +224,14 @@ class DocumentStore:
             known = np.isfinite(self._terms.traces(revisions))
             lacking = [row for row, has_trace in zip(rows, known, strict=True) if not has_trace]
             traces = _traces_of_rows(lacking, pooled)
-            self.centroids.remove_damaged()
             terms = self.centroids.completed(rows, [vectors.tokens.terms(i) for i in range(len(rows))])
             self._terms.put(revisions, terms, traces=traces)
+
+    def mend_centroids(self) -> None:
+        """Learn damaged codebooks again, and assign the documents that they served."""
+        with self._batch():
+            self.centroids.remove_damaged()
+            self.centroids.complete()
 
     def update_metadata(self, rows: Sequence[Row]) -> None:
         """Write ``rows`` to change their metadata. Their vectors must be stored already. See `commit` about errors."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import chain, zip_longest
 
+import chromadb
 import numpy as np
 import pytest
 from helpers.another_process import another_process
@@ -408,3 +409,40 @@ def test_cosines_do_not_depend_on_what_was_read_before(tmp_path):
                 last = stage.pooled(query)[0]
             found.append(dict(zip(last.ids, last.pooled.tolist(), strict=True)))
     assert found[0] == found[1] == found[2]
+
+
+def test_a_document_that_changes_before_chroma_is_asked(tmp_path, monkeypatch):
+    """It is out, if it does not pass the filter any more. With a client of the caller, nobody sees the write."""
+
+    def held(passes):
+        return [Document(f"d{i}", f"the w{i}", {"passes": passes}) for i in range(20)]
+
+    client = chromadb.EphemeralClient()
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder(), client=client) as index:
+        index.add(held(True))
+        query = index._store.pooled.query
+
+        def later(*arguments):
+            monkeypatch.undo()
+            index.add(held(False))
+            return query(*arguments)
+
+        monkeypatch.setattr(index._store.pooled, "query", later)
+        assert index.search("the w1", 3, first_stage="terms", where={"passes": True}) == []
+
+
+def test_long_embeddings_of_other_programs_are_compared_by_their_cosines(tmp_path):
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder()) as index:
+        index.add(documents(12))
+        collection = index._store.pooled._chroma._collections[index._store.pooled.collection]
+        pooled = index._store.pooled.embeddings(["d0"])["d0"]
+        opposite = 500 * (np.roll(pooled, 1) + 0.1 * pooled)
+        index._store.pooled._write(
+            "upsert", ids=["x1", "x2"], embeddings=[opposite, opposite], metadatas=[{"even": True}] * 2
+        )
+        assert collection.count() == 14
+        state = index._store.settled_state()
+        query = Representation(pooled[None], VocabularyEncoder().encode_query(["pump"]).tokens)
+        found = FirstStage(index._store, 6, {"even": True}, state=state).pooled(query)[0]
+        assert len(found.ids) >= 4
+        assert found.ids[0] == "d0"

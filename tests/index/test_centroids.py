@@ -365,7 +365,7 @@ def test_a_failure_while_learning_is_a_warning(tmp_path, monkeypatch, caplog):
 
 
 def test_a_damaged_codebook_is_reported(index):
-    """Searches say what to do, and verify names the documents. Without an encoder, nobody can encode them again."""
+    """Searches say what to do, and verify names the documents. A repair learns another one and encodes nothing."""
     [book] = books(index)
 
     def damage(transaction):
@@ -379,6 +379,40 @@ def test_a_damaged_codebook_is_reported(index):
             index.search(vectors(1), 3, first_stage="terms")
         assert index.search(vectors(1), 3, first_stage="pooled")
         assert sorted(index.verify().damaged) == sorted(f"d{i}" for i in range(60))
+        before = index.tokens(["d7"]).embeddings
+        assert len(index.verify(repair=True).damaged) == 60
+        assert index.verify().sound
+        assert np.array_equal(index.tokens(["d7"]).embeddings, before)
+        assert all_have_centroids(index)
+        check_best(index, 0)
+
+
+def test_a_lost_codebook_is_reported(index):
+    """So are numbers of its growth that cannot be read."""
+    environment = index._store._terms._environment
+    environment.write(lambda transaction: transaction.put(b"centroids next", b"short"))
+    assert index.search(vectors(1), 3, first_stage="terms")
+    environment.write(lambda transaction: transaction.put(b"centroids next", bytes(16)))
+    environment.write(lambda transaction: transaction.delete(b"centroids 0"))
+    assert len(index.verify().damaged) == 60
+    index.verify(repair=True)
+    assert index.verify().sound
+    assert all_have_centroids(index)
+
+
+def test_tokens_of_the_caller_survive_a_damaged_codebook(tmp_path):
+    """Although the index has an encoder, which would encode their texts in another way."""
+    own = WordEncoder().encode_document([f"word{i} other{i % 5}" for i in range(30)])
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        index.add_embeddings(documents(30), own)
+        [book] = books(index)
+        before = index.tokens(["d7"]).embeddings
+        environment = index._store._terms._environment
+        environment.write(lambda transaction: transaction.put(b"centroids 0", book.packed()[:-1] + b"?"))
+        index._store.centroids._codebooks._known.clear()
+        assert len(index.verify(repair=True).damaged) == 30
+        assert index.verify().sound
+        assert np.array_equal(index.tokens(["d7"]).embeddings, before)
 
 
 class PageEncoder(VocabularyEncoder):

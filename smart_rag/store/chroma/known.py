@@ -19,6 +19,8 @@ V = TypeVar("V")
 
 # Bytes of Python's objects for one row, without its text and the values of its metadata.
 _OBJECT_BYTES = 500
+# Bytes of an entry of a dict, without its key and its value.
+_ENTRY_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Known(Generic[V]):
     def get(self, state: State, ids: Iterable[str]) -> dict[str, V]:
         """Return a dict from id to value, for those of ``ids`` that are known in this ``state``."""
         with self._mutex:
-            if state != self._state:
+            if state > self._state:
+                self._forget(state)
+            if state < self._state:
                 return {}
             return {id: self._values[id] for id in ids if id in self._values}
 
@@ -66,10 +70,17 @@ class Known(Generic[V]):
             if state < self._state:  # another thread has seen a later write
                 return
             if state > self._state:
-                self._state, self._values, self._bytes = state, {}, 0
+                self._forget(state)
             for id, value in values.items():
                 if id not in self._values:
                     self._values[id] = value
-                    self._bytes += self._size(value)
+                    self._bytes += self._size_of(id, value)
             while self._bytes > self._most_bytes:
-                self._bytes -= self._size(self._values.pop(next(iter(self._values))))
+                first = next(iter(self._values))
+                self._bytes -= self._size_of(first, self._values.pop(first))
+
+    def _forget(self, state: State) -> None:
+        self._state, self._values, self._bytes = state, {}, 0
+
+    def _size_of(self, id: str, value: V) -> int:
+        return _ENTRY_BYTES + sys.getsizeof(id) + self._size(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,13 +25,17 @@ _POOLED_BYTES, _ROWS_BYTES, _ADMITTED_BYTES = 32 << 20, 16 << 20, 64 << 20
 # Bytes in memory for the pooled embeddings of all documents, after a search that compared all. 150,000 embeddings with
 # 384 dimensions need as much. Chroma reads 15,000 of them in a second.
 _SCAN_BYTES = 256 << 20
-# Bytes of an id that passes a filter: as an object of Python, in a set, and as a hash.
-_ID_BYTES = 110
+# Bytes of an id in a set and as a hash, and of an id in a scan, without the id itself.
+_ID_BYTES = 60
 _ALL = ""  # the name of the scan of all documents
 
 
 def _size(block: PooledBlock) -> int:
-    return block.pooled.nbytes + _ID_BYTES * len(block.ids)
+    return block.pooled.nbytes + _bytes_of(block.ids)
+
+
+def _bytes_of(ids: Iterable[str]) -> int:
+    return sum(_ID_BYTES + sys.getsizeof(id) for id in ids)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class KnownDocuments:
         self._rows: Known[KnownRow] = Known(lambda row: row.size, _ROWS_BYTES)
         self._pooled: Known[NDArray[np.float32]] = Known(lambda pooled: pooled.nbytes + 200, _POOLED_BYTES)
         self._scans: Known[list[PooledBlock]] = Known(lambda blocks: sum(map(_size, blocks)), _SCAN_BYTES)
-        self._admitted: Known[Admitted] = Known(lambda admitted: _ID_BYTES * len(admitted.ids), _ADMITTED_BYTES)
+        self._admitted: Known[Admitted] = Known(lambda admitted: _bytes_of(admitted.ids), _ADMITTED_BYTES)
 
     def keys(self, state: State, ids: Sequence[str]) -> dict[str, Key]:
         """Return a dict from id to the key of the document's tokens, for these ids. Unknown ids are left out."""

@@ -215,11 +215,10 @@ class CentroidTerms:
         self._codebooks.keep(len(self._codebooks.sound()))
 
     def damaged(self, revisions: Sequence[Revision]) -> list[Revision]:
-        """Return those of the ``revisions`` that have centroids of a codebook that is damaged."""
-        sound = self._codebooks.sound()
-        if len(sound) == self._codebooks.count():
+        """Return those of the ``revisions`` that have centroids of a codebook that is damaged or lost."""
+        if not self._codebooks.count() and self._codebooks.growth() is None:
             return []
-        firsts = _firsts(sound)
+        firsts = _firsts(self._codebooks.sound())
         readable = self._readable(revisions)
         terms = zip(readable, self._terms.get(readable), strict=True)
         return [one for one, of_one in terms if has_centroids(of_one) and not has_centroids(of_one, firsts)]
@@ -237,7 +236,7 @@ class CentroidTerms:
 
         Only rows of such documents are read, because they may be few among many texts.
         """
-        without_words = [*self._terms.without_terms(), *self._index.containing(WITHOUT_WORDS)]
+        without_words = self._terms.without_words(WITHOUT_WORDS)
         for ids in _parts(dict.fromkeys([*self._visual(), *without_words]), _READ_AT_ONCE):
             row_of = {row.revision: row for row in self._rows(ids).values()}
             revisions = self._readable(list(row_of))

@@ -96,10 +96,10 @@ class Codebooks:
 
     @repeated
     def growth(self) -> Growth | None:
-        """Return what `set_growth` has written last. In a store without such documents, return None."""
+        """Return what `set_growth` has written last. If there are no such documents, or it is damaged, return None."""
         with self._terms._environment.read(buffers=False) as transaction:
             value = transaction.get(_GROWTH)
-        return None if value is None else Growth(*_NUMBERS.unpack(value))
+        return None if value is None or len(value) != _NUMBERS.size else Growth(*_NUMBERS.unpack(value))
 
     def set_growth(self, growth: Growth) -> None:
         """Write ``growth``."""

@@ -245,13 +245,6 @@ class InvertedIndex:
             slots = self._slots[self._top(found, scores[found], limit)].tolist()
         return list(dict.fromkeys(self._store.ids(slots)))
 
-    def containing(self, term: int) -> list[str]:
-        """Return the ids of the documents that contain ``term``."""
-        with self._mutex:
-            self._refresh()
-            slots = self._slots[self._positions(np.int32(term))].tolist()
-        return list(dict.fromkeys(self._store.ids(slots)))
-
     def count_with_words(self) -> int:
         """Return the number of documents whose encoder gives vocabulary ids."""
         with self._mutex:

@@ -55,11 +55,15 @@ def unpacked_id(value: bytes, path: Path) -> str:
     return value[_HEADER.size : _start_and_width(value, path)[0]].decode()
 
 
-def has_no_terms(value: bytes) -> bool:
-    """Return whether an entry is sound and has no terms."""
-    if len(value) < _HEADER.size or len(value) != _HEADER.size + _HEADER.unpack_from(value)[1]:
+def has_no_words(value: bytes, mark: int) -> bool:
+    """Return whether an entry is sound, and has no terms or begins with the term ``mark``."""
+    if len(value) < _HEADER.size:
         return False
-    return bool(xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) == _HEADER.unpack_from(value)[0])
+    checksum, id_bytes, width = _HEADER.unpack_from(value)
+    terms = value[_HEADER.size + id_bytes :]
+    if terms and (width != 4 or terms[:4] != mark.to_bytes(4, "little")):
+        return False
+    return bool(xxhash.xxh3_64_intdigest(memoryview(value)[_CHECKSUM_BYTES:]) == checksum)
 
 
 def id_hash(id: str) -> int:

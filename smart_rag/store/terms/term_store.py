@@ -29,7 +29,7 @@ from smart_rag.store.terms.changes import Changes
 from smart_rag.store.terms.live_keys import KEYS, id_key, live_keys, replace_live_keys, revision_key, write_live_keys
 from smart_rag.store.terms.term_entry import (
     REPAIR,
-    has_no_terms,
+    has_no_words,
     joined,
     packed,
     packed_revisions,
@@ -229,13 +229,13 @@ class TermStore:
             return [one for one in revisions if transaction.get(revision_key(one), db=slots) is None]
 
     @repeated
-    def without_terms(self) -> list[str]:
-        """Return the ids of all documents that have no terms."""
+    def without_words(self, mark: int) -> list[str]:
+        """Return the ids of all documents that have no terms, or whose first term is ``mark``."""
         with self._environment.read(buffers=False) as transaction:
             terms, slots = (self._environment.databases[name] for name in _DATABASES)
             values, entries = (transaction.cursor(one).iternext(keys=False) for one in (slots, terms))
             ids = [one.removeprefix(_NO_TERMS).decode() for one in values if one.startswith(_NO_TERMS)]
-            return ids + [unpacked_id(one, self.path) for one in entries if has_no_terms(one)]
+            return ids + [unpacked_id(one, self.path) for one in entries if has_no_words(one, mark)]
 
     @repeated
     def get(self, revisions: Sequence[Revision]) -> list[TokenIds | None]:

@@ -51,7 +51,7 @@ def test_memory_is_bounded_and_what_came_first_goes_first():
     text = "x" * 3000
     size = row(0, text).size
     assert size > 3000 + sys.getsizeof("")
-    known = rows(most_bytes=10 * size)
+    known = rows(most_bytes=10 * (size + 100 + sys.getsizeof("24")))
     for i in range(25):
         known.add((0, 0), {f"{i}": row(i, text), f"{i - 1}": row(i - 1 if i else 0, text)})
     assert list(known.get((0, 0), map(str, range(-1, 25)))) == [str(i) for i in range(15, 25)]

@@ -122,3 +122,21 @@ def test_a_scan_that_ends_early_is_not_remembered(index):
     assert known.scan(state, None, None) is None
     assert [len(block.ids) for block in known.remembered(state, index._store.pooled.scan())] == [9]
     assert [len(block.ids) for block in known.scan(state, None, None)] == [9]
+
+
+def test_many_filters_that_nothing_passes_take_bounded_memory(index, monkeypatch):
+    state = index._store.settled_state()
+    known = known_documents.KnownDocuments(index._store.pooled, index._store._terms)
+    known._admitted._most_bytes = 5_000
+    for i in range(40):
+        assert known.admitted(state, {"n": -1 - i}, None).ids == set()
+    assert 5 < len(known._admitted._values) < 30
+
+
+def test_a_write_frees_what_was_known(index):
+    known, state = index._store.known, index._store.settled_state()
+    list(known.remembered(state, index._store.pooled.scan()))
+    assert known._scans._values
+    index.delete(["d1"])
+    assert known.scan(index._store.settled_state(), None, None) is None
+    assert not known._scans._values

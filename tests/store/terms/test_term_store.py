@@ -447,15 +447,16 @@ def test_a_version_that_does_not_know_the_keys(store):
     assert store.keys(["a", "b"]) == {}
 
 
-def test_documents_without_terms(store):
-    """Those whose encoder gives no vocabulary ids, and those whose tokens have none. Damaged entries are left out."""
-    store.put([revision("a"), revision("b"), revision("c"), revision("d")], [terms(1), None, terms(), terms(70_000)])
-    assert sorted(store.without_terms()) == ["b", "c"]
+def test_documents_without_words(store):
+    """Those without terms, and those that are marked. Damaged entries are left out."""
+    of = [terms(1), None, terms(), terms(70_000), terms(80_000, 90_000), terms(3, 80_000)]
+    store.put([revision(id) for id in "abcdef"], of)
+    assert sorted(store.without_words(80_000)) == ["b", "c", "e"]
     database = store._environment.databases["terms"]
 
     def damage(transaction):
         for slot, value in list(transaction.cursor(database)):
-            transaction.put(slot, value[:-1] if len(value) > 14 else b"?" + value[1:], db=database)
+            transaction.put(slot, value[:-1] + b"?" if len(value) > 14 else b"?" + value[1:], db=database)
 
     store._environment.write(damage)
-    assert store.without_terms() == ["b"]
+    assert store.without_words(80_000) == ["b"]
