@@ -179,7 +179,7 @@ class Ingest:
             before = existing.get(row.document.id)
             if before is None or before.key != row.key or row.key in lost or self.store.integrity.is_altered(before):
                 new.append(row)
-            elif before == row:
+            elif row.is_same(before):
                 unchanged.append(row)
             else:
                 changed.append(row)

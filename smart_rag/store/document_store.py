@@ -309,7 +309,7 @@ class DocumentStore:
         """Return, for each of ``rows``, whether the store has the same row and its tokens."""
         there = self.pooled.get([row.document.id for row in rows])
         lost = set(self.tokens.missing([row.key for row in rows]))
-        return [there.get(row.document.id) == row and i not in lost for i, row in enumerate(rows)]
+        return [row.is_same(there.get(row.document.id)) and i not in lost for i, row in enumerate(rows)]
 
     def vectors_of_keys(self, keys: Sequence[Key]) -> dict[Key, Representation]:
         """Return a dict from key to the vectors that are stored under it, for ``keys``. They have no vocabulary ids.

@@ -74,6 +74,10 @@ class Row:
         """The document's id and key. If the content of the document changes, the revision also changes."""
         return self.document.id, self.key
 
+    def is_same(self, other: Row | None) -> bool:
+        """Return whether ``other`` is the same row. In Python, True equals 1 and 1.0, but filters tell them apart."""
+        return self == other and other is not None and _typed(self) == _typed(other)
+
     def lacks_checksum(self) -> bool:
         """Return whether the row has metadata, but no checksum of it. Only rows of older indexes are like this."""
         return self.stored is not None and CHECKSUM not in self.stored and self.stored.keys() != {KEY}
@@ -87,6 +91,11 @@ class Row:
         exact = self.document.metadata
         floats = {name: value for name, value in self.stored.items() if isinstance(value, float)}
         return not all(_is_close(value, exact.get(name)) for name, value in floats.items())
+
+
+def _typed(row: Row) -> str:
+    """Return the metadata as text that shows the types of all values."""
+    return json.dumps(row.document.metadata, sort_keys=True)
 
 
 def _is_close(stored: float, exact: Any) -> bool:

@@ -18,7 +18,7 @@ from helpers.another_process import python
 from helpers.chroma_server import connected
 from helpers.five_texts import EXACT, STAGES, TEXTS, documents
 from helpers.reference_scores import reference
-from helpers.word_encoder import TESTS, LetterEncoder, SeeingEncoder
+from helpers.word_encoder import TESTS, LetterEncoder, SeeingEncoder, WordEncoder
 
 from smart_rag import Document, Hit, Representation, SmartIndex, errors
 from smart_rag.index.stopwatch import Stopwatch
@@ -414,3 +414,16 @@ def test_a_model_may_be_named_by_its_folder(tmp_path):
     for make in (SmartIndex.create, SmartIndex.open, SmartIndex.open_or_create):
         with make(tmp_path / "index", Path(get_model_path())) as index:
             assert index.manifest.encoder["model"] == str(get_model_path())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, True), (True, 1.0), (1.0, 1), ([1], [True]), ([1.0], [1]), (0, False)]
+)
+def test_metadata_of_another_type_are_new_metadata(tmp_path, before, after):
+    """In Python, True equals 1. A filter tells them apart."""
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        index.add([Document("a", "pump", {"value": before})])
+        assert index.add([Document("a", "pump", {"value": before})]).unchanged == 1
+        assert index.add([Document("a", "pump", {"value": after})]).replaced == 1
+        found = index.get(["a"])[0].metadata["value"]
+        assert repr(found) == repr(after)
