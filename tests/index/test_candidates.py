@@ -417,7 +417,7 @@ def test_a_document_that_changes_before_chroma_is_asked(tmp_path, monkeypatch):
     def held(passes):
         return [Document(f"d{i}", f"the w{i}", {"passes": passes}) for i in range(20)]
 
-    client = chromadb.EphemeralClient()
+    client = chromadb.PersistentClient(tmp_path / "chroma", chromadb.Settings(anonymized_telemetry=False))
     with SmartIndex.create(tmp_path / "index", VocabularyEncoder(), client=client) as index:
         index.add(held(True))
         query = index._store.pooled.query
