@@ -94,9 +94,8 @@ class FirstStage:
         admitted = self._admitted() if self.state is not None else None
         nearest = self._nearest(queries.pooled, admitted)
         if self.state is None and (count or tokens.ids is not None):
-            admitted = (
-                self._admitted()
-            )  # after the rows were read, so that a document that does not pass any more is out
+            # This is after the rows were read, so that a document that does not pass any more is left out.
+            admitted = self._admitted()
         hashes = None if admitted is None else admitted.hashes
         found = []
         for i, one in enumerate(nearest):
@@ -141,7 +140,8 @@ class FirstStage:
         """Return, for each query, the cosines of the nearest of the ``admitted`` documents by id, best first.
 
         Chroma takes much longer with a filter than without one. So a few documents are compared one by one. If there
-        are many, Chroma looks for more documents without the filter, until enough of them pass it.
+        are many, Chroma looks once for more documents than needed, without the filter. Only if too few of them pass, it
+        searches with the filter.
         """
         size = len(admitted.ids)
         if size <= max(_COMPARED, self.limit):
