@@ -55,7 +55,8 @@ test-lowest: install
 # Compiled and tried with warnings as errors: what a later Python removes gives a warning first.
 WITHOUT_TORCH := $(addprefix tests/,$(addsuffix .py, \
 	test_imports test_types test_config test_errors \
-	$(addprefix files/test_,content images pdf readable text video worker_process) \
+	$(addprefix files/test_,content worker_process) \
+	$(addprefix files/formats/test_,images pdf readable text video) \
 	$(addprefix store/test_,image_store lmdb_environment segments) \
 	$(addprefix store/terms/test_,gap_codes term_store) \
 	$(addprefix evaluation/test_,bootstrap metrics) training/test_report))

@@ -293,7 +293,7 @@ def _check_picture(path: Path | None) -> None:
     """
     if path is None:
         return
-    from smart_rag.files.images import SUFFIXES
+    from smart_rag.files.formats.images import SUFFIXES
 
     if path.suffix.lower() not in SUFFIXES:
         raise InvalidInput(f"--explain {path}: expected the name of an image, which ends in {', '.join(SUFFIXES)}")

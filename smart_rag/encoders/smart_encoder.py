@@ -24,7 +24,7 @@ from smart_rag.encoders.models.reading import Reading
 from smart_rag.encoders.pickling import made_again
 from smart_rag.encoders.profiles import OWN_FILES, Decision, TokenPolicy
 from smart_rag.encoders.trainable import TrainableModel
-from smart_rag.files import images
+from smart_rag.files.formats import images
 from smart_rag.paths import absolute, model_location
 from smart_rag.types import Content, Encodable, PdfPage, Task, TokenOrigin
 

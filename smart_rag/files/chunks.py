@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from smart_rag.config import IndexConfig
-from smart_rag.files.page import Page
+from smart_rag.files.formats.page import Page
 
 
 class Chunker:
@@ -25,7 +25,15 @@ class Chunker:
         self._splitter = TextSplitter.from_callback(count_tokens, config.chunk_tokens, overlap=config.chunk_overlap)
 
     def split(self, pages: Iterable[Page]) -> Iterator[Page]:
-        """Yield the chunks of each page, in order, as pages with the same number and image."""
+        """Yield the chunks of each page, in order, as pages with the same number and image.
+
+        Each chunk begins with the header of its page. What a page left out comes with its first chunk, or with a page
+        without text if it has no chunk.
+        """
         for page in pages:
+            left_out = page.left_out
             for text in self._splitter.chunks(page.text):
-                yield replace(page, text=text)
+                yield replace(page, text=f"{page.header}{text}", left_out=left_out)
+                left_out = ()
+            if left_out:
+                yield replace(page, text="", left_out=left_out)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError
-from smart_rag.files import images, pdf
+from smart_rag.files.formats import images, pdf
 from smart_rag.files.worker import call, check_time
 from smart_rag.paths import absolute
 from smart_rag.types import Box, Content, ImageSource, PdfPage, Span, VideoSource

@@ -9,21 +9,21 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from smart_rag.config import IndexConfig
 from smart_rag.errors import DocumentError, InvalidInput, SmartRagError
-from smart_rag.files import images, video
 from smart_rag.files.chunks import Chunker
-from smart_rag.files.html import read_html
-from smart_rag.files.office import read_docx
-from smart_rag.files.page import Page
-from smart_rag.files.pdf import Pdf, read_pdf
-from smart_rag.files.readable import check_readable
-from smart_rag.files.text import read_text
+from smart_rag.files.formats import images, video
+from smart_rag.files.formats.html import read_html
+from smart_rag.files.formats.office import read_docx
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.pdf import Pdf, read_pdf
+from smart_rag.files.formats.readable import check_readable
+from smart_rag.files.formats.text import read_text
 from smart_rag.files.worker import call
 from smart_rag.paths import absolute
 from smart_rag.types import Document, PdfPage
@@ -158,7 +158,7 @@ def _warn_of(unusable: Collection[Path], modalities: Collection[str]) -> None:
 
 
 def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
-    """Yield those pages of a file that have text. A format without pages gives one page.
+    """Yield those pages of a file that have text, or that left something out. A format without pages gives one page.
 
     Args:
         path: a file.
@@ -174,13 +174,17 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         )
     check_readable(path)
     empty = True
+    left_out: list[str] = []
     for page in _parse(path):
-        if page.text.strip() or (pages_without_text and page.number is not None):
-            empty = False
+        wanted = page.text.strip() or (pages_without_text and page.number is not None)
+        if wanted or page.left_out:
+            empty = empty and not wanted
+            left_out += page.left_out
             # Some PDFs hold half of a surrogate pair. It cannot be stored.
             yield replace(page, text=page.text.encode("utf-8", "replace").decode())
     if empty:
-        raise DocumentError(path, "no text in it (a scan needs a model that reads page images)")
+        reason = "; ".join(left_out) or "a scan needs a model that reads page images"
+        raise DocumentError(path, f"no text in it ({reason})")
 
 
 def _parse(path: Path) -> Iterator[Page]:
@@ -201,8 +205,8 @@ def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     if suffix not in FORMATS or (suffix in _PLAIN and _size(path) <= _SMALL_BYTES):
         yield from read(path, pages_without_text)
         return
-    for text, page in call(_texts_and_numbers, path, pages_without_text):
-        yield Page(text, page, None if page is None else PdfPage(path, page))
+    for text, page, has_image, metadata, header, left_out in call(_plain_pages, path, pages_without_text):
+        yield Page(text, page, PdfPage(path, page) if has_image else None, metadata, header, tuple(left_out))
 
 
 def _size(path: Path) -> int:
@@ -213,14 +217,25 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _texts_and_numbers(path: str, pages_without_text: bool) -> list[tuple[str, int | None]]:
+def _plain_pages(path: str, pages_without_text: bool) -> list[list[Any]]:
     """Return the pages of a file in a form that the worker process can send."""
-    return [(page.text, page.number) for page in read(Path(path), pages_without_text)]
+    return [
+        [page.text, page.number, page.image is not None, dict(page.metadata), page.header, list(page.left_out)]
+        for page in read(Path(path), pages_without_text)
+    ]
 
 
 def _count_pages(path: str) -> int:
     with Pdf(path) as pdf:
         return len(pdf)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """The documents of a file, and what they lack: phrases such as ``"page 2: cannot be read"``."""
+
+    documents: list[Document]
+    left_out: list[str] = field(default_factory=list)
 
 
 class Reader:
@@ -240,10 +255,11 @@ class Reader:
         self._modalities = modalities
         self._chunker = Chunker(count_tokens, config)
 
-    def documents(self, path: Path) -> Iterator[Document]:
-        """Yield the documents of a file. Their metadata has ``source``, ``chunk`` and, if there are pages, ``page``.
+    def read(self, path: Path) -> ReadFile:
+        """Return the documents of a file, and what they lack.
 
-        Images and videos are not opened here. A broken one raises `DocumentError` when it is encoded.
+        The metadata of a document has ``source``, ``chunk`` and, if there are pages, ``page``. Images and videos are
+        not opened here. A broken one raises `DocumentError` when it is encoded.
 
         Raises:
             DocumentError: the file cannot be read, has nothing that the encoder can read, or its format is unknown.
@@ -252,33 +268,33 @@ class Reader:
         suffix = path.suffix.lower()
         if suffix in images.SUFFIXES:
             self._check_modality(path, "image")
-            yield _document(path, 0, Page("", image=path))
-        elif suffix in video.SUFFIXES:
+            return ReadFile([_document(path, 0, Page("", image=path))])
+        if suffix in video.SUFFIXES:
             self._check_modality(path, "video")
-            yield _document(path, 0, Page(""), video=path)
-        else:
-            yield from self._documents_of_text(path)
+            return ReadFile([_document(path, 0, Page(""), video=path)])
+        return self._read_text(path)
 
     def count_pages(self, path: Path) -> int:
-        """Return the number of pages that `documents` makes into documents. Without pages, or on an error, return
-        1.
-        """
+        """Return the number of pages that `read` makes into documents. Without pages, or on an error, return 1."""
         if not self._is_paged(path):
             return 1
         try:
             return call(_count_pages, path)
-        except DocumentError:  # `documents` raises it again, and `add_files` reports it
+        except DocumentError:  # `read` raises it again, and `add_files` reports it
             return 1
 
-    def _documents_of_text(self, path: Path) -> Iterator[Document]:
+    def _read_text(self, path: Path) -> ReadFile:
         paged = self._is_paged(path)
         pages = _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path))
-        empty = True
-        for chunk, page in enumerate(pages):
-            empty = False
-            yield _document(path, chunk, page)
-        if empty:
+        found = ReadFile([])
+        for page in pages:
+            if page.text or paged:
+                found.documents.append(_document(path, len(found.documents), page))
+            where = "" if page.number is None else f"page {page.number}: "
+            found.left_out.extend(f"{where}{phrase}" for phrase in page.left_out)
+        if not found.documents:
             raise DocumentError(path, "no text in it")
+        return found
 
     def _is_paged(self, path: Path) -> bool:
         return path.suffix.lower() == ".pdf" and "image" in self._modalities
@@ -291,7 +307,7 @@ class Reader:
 
 
 def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> Document:
-    metadata: dict[str, Any] = {"source": str(path), "chunk": chunk}
+    metadata: dict[str, Any] = {**page.metadata, "source": str(path), "chunk": chunk}
     if page.number is not None:
         metadata["page"] = page.number
     return Document(f"{path}#{chunk}", page.text, metadata, page.image, video)

@@ -159,7 +159,7 @@ class Ingest:
         before = [row for row in self.store.pooled.select({"source": source}) if row.stamp is not None]
         if before and all(row.stamp == FileStamp(digest, len(before)) and not row.is_altered() for row in before):
             return [], [row.document.id for row in before]
-        documents = list(reader.documents(path))
+        documents = reader.read(path).documents
         stamp = FileStamp(digest, len(documents))
         return [self._row(document, stamp) for document in documents], [row.document.id for row in before]
 

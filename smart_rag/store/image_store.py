@@ -14,8 +14,8 @@ from pathlib import Path
 
 from smart_rag.errors import InvalidInput
 from smart_rag.files import content as media
-from smart_rag.files import images
-from smart_rag.files.readable import check_readable
+from smart_rag.files.formats import images
+from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute, is_writable, temporary_folder
 from smart_rag.store.row import files_of
 from smart_rag.store.sources import Sources

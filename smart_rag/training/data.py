@@ -22,7 +22,7 @@ from typing import Any, overload
 from smart_rag.config import check_count
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.datasets import load_dataset
-from smart_rag.files.images import image_from_bytes
+from smart_rag.files.formats.images import image_from_bytes
 from smart_rag.paths import absolute
 from smart_rag.types import Document
 

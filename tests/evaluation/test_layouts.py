@@ -29,7 +29,7 @@ from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.media import Places
 from smart_rag.evaluation.paper import evaluate_published
 from smart_rag.evaluation.published import find_published
-from smart_rag.files.images import open_image
+from smart_rag.files.formats.images import open_image
 
 TABLES = ("corpus", "queries", "qrels")
 BROKEN = picture(3)[:200]  # the head of a picture

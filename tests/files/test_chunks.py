@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from smart_rag import IndexConfig
 from smart_rag.encoders.protocol import token_counter
 from smart_rag.files.chunks import Chunker
-from smart_rag.files.page import Page
+from smart_rag.files.formats.page import Page
 from smart_rag.types import PdfPage
 
 SENTENCES = [

@@ -259,7 +259,7 @@ def test_images_and_videos_that_a_model_does_not_take_are_counted(tmp_path, capl
 def documents(path: Path, *modalities: str, tokens: int = 200) -> list[Document]:
     config = IndexConfig(chunk_tokens=tokens, chunk_overlap=0)
     reader = Reader(modalities, lambda text: len(text.split()), config)
-    return list(reader.documents(path))
+    return reader.read(path).documents
 
 
 def test_every_format_becomes_documents(tmp_path):

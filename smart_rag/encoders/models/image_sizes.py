@@ -15,7 +15,7 @@ from smart_rag.encoders.profiles import ARGUMENT, GENERAL_RULE, OWN_FILES, Decis
 from smart_rag.encoders.protocol import warn_once
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.files import content as media
-from smart_rag.files import images
+from smart_rag.files.formats import images
 from smart_rag.types import ImageSource, PdfPage, VideoSource
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from smart_rag.encoders.models.image_sizes import ImageSizes
 from smart_rag.encoders.profiles import Profile
 from smart_rag.errors import InvalidInput
-from smart_rag.files import images, video
+from smart_rag.files.formats import images, video
 from smart_rag.types import Content, ImageSource, Task, VideoSource
 
 Message = dict[str, Any]

@@ -14,7 +14,7 @@ from smart_rag.embeddings.tokens import FloatArray
 from smart_rag.encoders.protocol import Encoder, token_origins_of
 from smart_rag.errors import InvalidInput
 from smart_rag.files import content as media
-from smart_rag.files import video
+from smart_rag.files.formats import video
 from smart_rag.index.explain.pictures import add_legend, draw_heat_map, draw_marked_text, mark_boxes
 from smart_rag.scoring.maxsim import similarities as similarities_of
 from smart_rag.types import Content, Encodable, Hit, Match, PdfPage, Span, Task, TokenOrigin

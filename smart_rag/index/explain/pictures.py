@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from smart_rag.files.images import fit
+from smart_rag.files.formats.images import fit
 from smart_rag.types import Box, Span
 
 # Words of a legend, each with its heat.

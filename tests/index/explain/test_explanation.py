@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, rerank
 from smart_rag.demo import sample_folder
 from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
-from smart_rag.files import pdf
+from smart_rag.files.formats import pdf
 from smart_rag.index.explain import pictures
 from smart_rag.index.explain.explanation import emphasis
 from smart_rag.types import Match, TokenOrigin

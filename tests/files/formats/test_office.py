@@ -11,7 +11,7 @@ from helpers.hostile_files import wide_table
 from helpers.text_files import refused, text_of, word_file, write
 
 from smart_rag.errors import MissingExtra
-from smart_rag.files.office import read_docx
+from smart_rag.files.formats.office import read_docx
 
 
 def test_a_docx_gives_paragraphs_and_tables_in_their_order(tmp_path):

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.images import fit
-from smart_rag.files.page import Page
-from smart_rag.files.readable import check_readable
+from smart_rag.files.formats.images import fit
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.types import Box, PdfPage, Span
 

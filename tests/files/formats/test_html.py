@@ -8,7 +8,7 @@ import pytest
 from helpers.text_files import text_of, write
 
 from smart_rag.errors import MissingExtra
-from smart_rag.files.html import read_html
+from smart_rag.files.formats.html import read_html
 
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
 

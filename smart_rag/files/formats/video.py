@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.images import MAX_SOURCE_PIXELS, fit
-from smart_rag.files.readable import check_readable
+from smart_rag.files.formats.images import MAX_SOURCE_PIXELS, fit
+from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smart_rag.errors import DocumentError
-from smart_rag.files.readable import check_readable
+from smart_rag.files.formats.readable import check_readable
 
 
 def reason(path):

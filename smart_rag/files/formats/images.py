@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.readable import check_readable
+from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smart_rag.errors import DocumentError
-from smart_rag.files.page import Page
+from smart_rag.files.formats.page import Page
 
 
 def decode(path: Path) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.video import SUFFIXES, Frames, middle_frame, read_frames
+from smart_rag.files.formats.video import SUFFIXES, Frames, middle_frame, read_frames
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 ONE = 1 << 16
@@ -299,7 +299,7 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path):
     short = video(tmp_path / "short.mp4", frames=30, size=(960, 544), preset="ultrafast")
     long = video(tmp_path / "long.mp4", frames=300, size=(960, 544), preset="ultrafast")
     code = f"""{PEAK}
-from smart_rag.files.video import read_frames
+from smart_rag.files.formats.video import read_frames
 for path in ({str(short)!r}, {str(long)!r}):
     assert len(read_frames(path, 100, 4, 10_000).images) == 4
     print(peak())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.images import MAX_SOURCE_PIXELS, SUFFIXES, digest, fit, image_from_bytes, open_image
+from smart_rag.files.formats.images import MAX_SOURCE_PIXELS, SUFFIXES, digest, fit, image_from_bytes, open_image
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 # How a file stores an image that is to be shown upright, by its orientation (Exif 2.3, table 6).

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import MissingExtra
-from smart_rag.files.page import Page
+from smart_rag.files.formats.page import Page
 
 
 def read_docx(path: Path) -> Iterator[Page]:

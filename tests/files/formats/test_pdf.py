@@ -33,8 +33,8 @@ from PIL import Image
 
 import smart_rag
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
-from smart_rag.files.page import Page
-from smart_rag.files.pdf import Pdf, _cached, boxes, dots, read_pdf, render, render_as
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.pdf import Pdf, _cached, boxes, dots, read_pdf, render, render_as
 from smart_rag.types import PdfPage
 
 SAMPLE = Path(smart_rag.__file__).parent / "samples" / "engineering_report.pdf"
@@ -395,7 +395,7 @@ def test_a_long_pdf_takes_no_more_memory_than_a_short_one(tmp_path):
         objects += [stream(b"200 0 0 200 0 0 cm /I Do"), scan]
     path = written(tmp_path, raw_pdf(*objects))
     code = f"""{PEAK}
-from smart_rag.files.pdf import Pdf
+from smart_rag.files.formats.pdf import Pdf
 peaks = []
 with Pdf({str(path)!r}) as pdf:
     for number in range(1, len(pdf) + 1):
