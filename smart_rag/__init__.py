@@ -15,7 +15,8 @@ from smart_rag._version import __version__
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.representation import Representation
 from smart_rag.embeddings.tokens import TokenBatch
-from smart_rag.types import AddReport, Content, Document, Hit, IndexInfo, Match, PdfPage, VerifyReport
+from smart_rag.reports import AddReport
+from smart_rag.types import Content, Document, Hit, IndexInfo, Match, PdfPage, VerifyReport
 
 if TYPE_CHECKING:
     from smart_rag.encoders.cached.cached_encoder import CachedEncoder

@@ -31,6 +31,16 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.expanduser(path)).absolute()
 
 
+def shown(path: str | Path) -> str:
+    r"""Return ``path`` on one line, for messages. Bytes that are no UTF-8 and control characters are escaped.
+
+    >>> shown("a\nb.txt")
+    'a\\nb.txt'
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def user_folder() -> Path:
     """Return the folder in which smart_rag remembers what this user has named, such as ``~/.config/smart_rag``.
 

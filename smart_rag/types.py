@@ -301,51 +301,6 @@ def with_explainer(hit: Hit, explainer: Explainer | None) -> Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class FailedFile:
-    """A file that could not be indexed, and the reason."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddReport:
-    """Result of a call that writes to an index: counts of documents, and the files that could not be read."""
-
-    added: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    failed: tuple[FailedFile, ...] = ()
-
-    def __add__(self, other: AddReport) -> AddReport:
-        return AddReport(
-            self.added + other.added,
-            self.replaced + other.replaced,
-            self.unchanged + other.unchanged,
-            self.removed + other.removed,
-            self.failed + other.failed,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillReport:
-    """Result of `CachedEncoder.add`: counts of documents, and the reasons why some were left out.
-
-    Attributes:
-        added: number of documents that were encoded and stored.
-        unchanged: number of documents whose content was stored before this call, or earlier in this call.
-        left_out: number of documents that cannot be encoded.
-        reasons: the id and the reason of each of the first ten documents that were left out.
-    """
-
-    added: int = 0
-    unchanged: int = 0
-    left_out: int = 0
-    reasons: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class IndexInfo:
     """Contents and size of an index.
 

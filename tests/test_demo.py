@@ -8,7 +8,7 @@ import pytest
 
 from smart_rag import SmartIndex
 from smart_rag.demo import sample_folder, sample_questions
-from smart_rag.files.reader import find
+from smart_rag.files.finder import find
 
 QUESTIONS = sample_questions()
 DEMO = [question for question in QUESTIONS if question.demo]

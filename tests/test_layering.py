@@ -19,7 +19,7 @@ PACKAGE = Path(smart_rag.__file__).parent
 ROWS = (
     ("errors",),
     ("values",),
-    ("types", "config", "wording", "citations", "fences", "threads", "_version", "progress"),
+    ("types", "config", "reports", "wording", "citations", "fences", "threads", "_version", "progress"),
     ("paths",),
     ("embeddings",),
     ("files", "scoring"),
@@ -58,7 +58,7 @@ LONG = {
 FRAMEWORKS = {"llama_index", "langchain", "langchain_core"}
 PUBLIC_MODULES = {"smart_rag"} | {
     f"smart_rag.{name}"
-    for name in ("errors", "types", "values", "config", "paths", "citations", "fences", "threads", "answer")
+    for name in ("errors", "types", "reports", "values", "config", "paths", "citations", "fences", "threads", "answer")
 }
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from smart_rag.errors import InvalidInput
-from smart_rag.types import AddReport, Content, Document, FailedFile, Hit, PdfPage, VerifyReport, is_unicode
+from smart_rag.reports import AddReport, FailedFile
+from smart_rag.types import Content, Document, Hit, PdfPage, VerifyReport, is_unicode
 
 PAGE = PdfPage(Path("a.pdf"), 3)
 

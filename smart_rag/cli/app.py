@@ -52,6 +52,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "eval": measure.evaluate,
     "tune": measure.tune,
     "info": read.info,
+    "sources": write.sources,
     "delete": write.delete,
     "verify": upkeep.verify,
     "vacuum": upkeep.vacuum,

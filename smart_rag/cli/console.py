@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -14,8 +15,10 @@ from rich.text import Text
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
 
-# Characters that a terminal may obey: controls, other ends of lines, and changes of the direction of writing.
+# Characters that a terminal may obey: controls, other ends of lines, and changes of the direction of writing. Halves
+# of surrogate pairs, too: they are in file names that are not UTF-8, and cannot be written.
 _OBEYED = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_OBEYED += range(0xD800, 0xE000)
 _SHOWN = dict.fromkeys(_OBEYED, "\ufffd") | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): " "}
 
 
@@ -61,8 +64,8 @@ def note(message: str, style: str = "") -> None:
     err.print(Text(message, style=style), soft_wrap=True)
 
 
-def check_report_file(path: str | None) -> None:
-    """Before the work begins, check that `show_figures` can write to the file that ``--json`` names.
+def check_report_file(path: str | Path | None, option: str = "--json") -> None:
+    """Before the work begins, check that the file that ``option`` names can be written.
 
     Raises:
         InvalidInput: the folder of the file does not exist, or ``path`` is a folder.
@@ -71,9 +74,9 @@ def check_report_file(path: str | None) -> None:
         return
     file = absolute(path)
     if not file.parent.is_dir():
-        raise InvalidInput(f"--json {path}: the folder {file.parent} does not exist")
+        raise InvalidInput(f"{option} {path}: the folder {file.parent} does not exist")
     if file.is_dir():
-        raise InvalidInput(f"--json {path} is a folder; name a file")
+        raise InvalidInput(f"{option} {path} is a folder; name a file")
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
@@ -83,4 +86,9 @@ def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
         return
     out.print(shown)
     if path:
-        absolute(path).write_text(json.dumps(figures, indent=2), encoding="utf-8")
+        write_json(absolute(path), figures)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON values to ``file``."""
+    file.write_text(json.dumps(value, indent=2), encoding="utf-8")

@@ -33,7 +33,7 @@ from smart_rag.cli.options import (
     ReportFile,
     Trusted,
 )
-from smart_rag.cli.write import print_report
+from smart_rag.cli.report import print_report
 from smart_rag.config import DEFAULT_CANDIDATES, DEFAULT_MODEL, IndexConfig
 from smart_rag.paths import absolute
 

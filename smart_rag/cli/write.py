@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from smart_rag.cli import display
-from smart_rag.cli.console import note, on_terminal, out
+from smart_rag.cli.console import check_report_file, note, on_terminal, out, print_json, write_json
 from smart_rag.cli.opening import config_with_codec, open_index
 from smart_rag.cli.options import (
     Adapter,
@@ -26,11 +28,16 @@ from smart_rag.cli.options import (
     QueryPrompt,
     Trusted,
 )
+from smart_rag.cli.report import print_report, print_survey, report_json
 from smart_rag.config import DEFAULT_FILE_MEMORY, DEFAULT_FILE_SECONDS, IndexConfig
-from smart_rag.errors import InvalidInput
-from smart_rag.paths import absolute
-from smart_rag.types import AddReport
+from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
+from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.paths import absolute, shown
+from smart_rag.reports import AddReport, FailedFile, ReadFile
 from smart_rag.wording import number
+
+if TYPE_CHECKING:
+    from smart_rag.files.finder import Found
 
 # The first search calibrates a smaller index in a moment.
 _WORTH_CALIBRATING = 200
@@ -47,6 +54,19 @@ def index(
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Leave out files that match.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove the passages of files that no longer exist.")] = False,
+    gitignore: Annotated[
+        bool, typer.Option("--gitignore/--no-gitignore", help="Leave out what .gitignore and .smartragignore name.")
+    ] = True,
+    max_file_size: Annotated[
+        float | None, typer.Option(min=0, metavar="MB", help="Leave out larger files of folders.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be read and what would be left out. Write nothing.")
+    ] = False,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", parser=absolute, help="Write what became of each file as JSON."),
+    ] = None,
     file_seconds: Annotated[
         float, typer.Option(min=0, metavar="S", help="Leave out a file if reading it takes longer; 0 for no limit.")
     ] = DEFAULT_FILE_SECONDS,
@@ -65,10 +85,19 @@ def index(
 ) -> None:
     """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files import limits
-    from smart_rag.files.reader import find
 
+    check_report_file(report_file, "--report")
+    wanted = _Wanted(paths, include or (), exclude or (), gitignore, max_file_size)
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
-    find(paths, include or (), exclude or (), ("text", "image", "video"), warns=False)
+    if not prune:
+        wanted.find(("text", "image", "video"), warns=False)
+    if dry_run:
+        with limits(file_seconds=file_seconds or None, file_memory=file_memory or None):
+            report = _surveyed(wanted, _modalities(db, model, device, trust_remote_code))
+        print_survey(report)
+        if report_file:
+            write_json(report_file, report_json(report))
+        return
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
     with (
@@ -90,7 +119,13 @@ def index(
         ) as opened,
     ):
         report = opened.add_files(
-            paths, include=include or (), exclude=exclude or (), prune=prune, show_progress_bar=on_terminal()
+            paths,
+            include=wanted.include,
+            exclude=wanted.exclude,
+            prune=prune,
+            gitignore=gitignore,
+            max_file_size=max_file_size,
+            show_progress_bar=on_terminal(),
         )
         count = opened.count()
         # With a vision-language model, this would take long. A small index is calibrated by the first search that needs
@@ -98,20 +133,77 @@ def index(
         if count >= _WORTH_CALIBRATING and opened.modalities == {"text"} and not opened.is_calibrated:
             opened.calibrate()
     print_report(report)
+    if report_file:
+        write_json(report_file, report_json(report))
     if is_new and not count:
         shutil.rmtree(db, ignore_errors=True)
     else:
         out.print(f"{number(count, 'passage')} in {display.short_path(str(db))}")
-    if report.failed and report == AddReport(failed=report.failed):
+    if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
         raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The files that the options of `index` ask for."""
+
+    paths: Sequence[Path]
+    include: Sequence[str]
+    exclude: Sequence[str]
+    gitignore: bool
+    max_file_size: float | None
+
+    def find(self, modalities: Collection[str], warns: bool = True) -> Found:
+        from smart_rag.files.finder import find
+
+        return find(
+            self.paths,
+            self.include,
+            self.exclude,
+            modalities,
+            gitignore=self.gitignore,
+            max_file_size=self.max_file_size,
+            warns=warns,
+        )
+
+
+def _modalities(db: Path, model: str | None, device: str | None, trust_remote_code: bool) -> Collection[str]:
+    """Return the modalities of the index, or of the model that a new index would have."""
+    if (db / FILE_NAME).exists():
+        return Manifest.read(db).modalities
+    if model is None:
+        return ("text",)
+    from smart_rag.encoders.smart_encoder import SmartEncoder
+
+    return SmartEncoder(model, device=device, trust_remote_code=trust_remote_code).modalities
+
+
+def _surveyed(wanted: _Wanted, modalities: Collection[str]) -> AddReport:
+    """Return what would be read, as a report without passages."""
+    from smart_rag.files.reader import survey
+
+    found = wanted.find(modalities)
+    read: list[ReadFile] = []
+    failed = list(found.failed)
+    for path in found.files:
+        try:
+            read.append(survey(path, modalities))
+        except DocumentError as error:
+            failed.append(FailedFile(error.path, error.reason))
+        except MissingExtra as error:
+            failed.append(FailedFile(path, str(error)))
+    return AddReport(failed=tuple(failed), read=tuple(read), skipped=tuple(found.skipped))
 
 
 def delete(
     db: Db,
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of passages.")] = None,
-    source: Annotated[list[Path] | None, typer.Option(metavar="PATH", help="All passages of this file.")] = None,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="All passages of this file or folder."),
+    ] = None,
 ) -> None:
-    """Remove passages by their ids, or all passages of a file."""
+    """Remove passages by their ids, or all passages of a file or a folder."""
     if not ids and not source:
         raise typer.BadParameter("give ids, or files with --source")
     with open_index(db) as opened:
@@ -125,12 +217,24 @@ def delete(
         note(f"{message} in {display.short_path(str(db))}")
 
 
-def print_report(report: AddReport) -> None:
-    """Print the counts of ``report`` to standard output, and the files that were left out to standard error."""
-    counts = {name: getattr(report, name) for name in ("added", "replaced", "unchanged", "removed")}
-    out.print("passages: " + (", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"))
-    if report.failed:
-        were = "was" if len(report.failed) == 1 else "were"
-        note(f"{number(len(report.failed), 'file')} {were} left out:", "bold yellow")
-        for failed in report.failed:
-            note(f"  {display.short_path(str(failed.path))}: {failed.reason}")
+def sources(
+    db: Db,
+    gone: Annotated[bool, typer.Option("--gone", help="Only files that no longer exist.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove the passages of files that no longer exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the files in an index, and say which of them no longer exist."""
+    with open_index(db) as opened:
+        found = [file for file in opened.sources() if not gone or file.exists is False]
+        removed = opened.prune() if prune else 0
+    if as_json:
+        print_json([{"path": str(file.path), "passages": file.passages, "exists": file.exists} for file in found])
+    else:
+        for file in found:
+            mark = {True: "", False: " (gone)", None: " (cannot be looked at)"}[file.exists]
+            passages = number(file.passages, "passage")
+            out.print(f"{display.short_path(shown(file.path))}: {passages}{mark}", soft_wrap=True)
+        if not found:
+            note("no file" + (" is gone" if gone else " in the index"))
+    if prune:
+        note(f"{number(removed, 'passage')} removed")

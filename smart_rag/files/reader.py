@@ -1,4 +1,4 @@
-"""Documents from files: find files, read the text of each file, and split it into chunks.
+"""Documents from files: read the text of each file, and split it into chunks.
 
 A file that cannot be read raises `DocumentError`, whose reason is one line. Large files, and files that need a parser,
 are read in the worker process (`smart_rag.files.worker`).
@@ -6,16 +6,13 @@ are read in the worker process (`smart_rag.files.worker`).
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import DocumentError, InvalidInput, SmartRagError
+from smart_rag.errors import DocumentError, MissingExtra, SmartRagError
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.html import read_html
@@ -25,11 +22,8 @@ from smart_rag.files.formats.pdf import Pdf, read_pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.worker import call
-from smart_rag.paths import absolute
+from smart_rag.reports import ReadFile
 from smart_rag.types import Document, PdfPage
-from smart_rag.wording import number
-
-logger = logging.getLogger(__name__)
 
 # The suffixes of files that have text. The function of each suffix reads the pages of such a file.
 FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
@@ -44,117 +38,11 @@ FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
 _PLAIN = (".txt", ".md")
 _SMALL_BYTES = 1 << 20
 
-# A warning names at most this number of files.
-_MOST_NAMES = 5
-
-_ALL_MODALITIES = ("text", "image", "video")
-
 
 def suffixes(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
     """Return the suffixes of the files that an encoder with these ``modalities`` can use."""
     visual = (images.SUFFIXES if "image" in modalities else ()) + (video.SUFFIXES if "video" in modalities else ())
     return (*FORMATS, *visual)
-
-
-def find(
-    paths: Iterable[str | Path],
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    modalities: Collection[str] = ("text",),
-    *,
-    warns: bool = True,
-) -> list[Path]:
-    """Return the files at and below ``paths``: absolute paths without links, sorted, each once.
-
-    A file that ``paths`` names is always in the result. For a folder, the result has the files in it whose suffix
-    belongs to ``modalities`` (see `suffixes`), but no hidden files. If ``modalities`` lacks images or videos, a
-    warning counts the images or videos that are left out.
-
-    A folder may come from somebody else, and a link in it may lead to any file of this machine. So a link is left out
-    if it leads to a file or folder that is not at or below one of ``paths``. A warning names these links.
-
-    Args:
-        paths: files and folders.
-        include: patterns such as ``"*.md"`` or ``"drafts/*"``. If there are such patterns, only files that match a
-            pattern are taken from folders, whatever suffix these files have. A pattern is compared with the name of a
-            file and with its path below the folder.
-        exclude: patterns of files to leave out of folders.
-        modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
-        warns: whether to log the warnings.
-
-    Raises:
-        InvalidInput: a path does not exist, or no file is found.
-    """
-    found: set[Path] = set()
-    unusable: set[Path] = set()
-    outside: list[Path] = []
-    given = [absolute(path) for path in paths]
-    roots = [Path(os.path.realpath(path)) for path in given]  # `Path.resolve` raises an error if links lead in a circle
-    for path, root in zip(given, roots, strict=True):
-        if root.is_file():
-            found.add(root)
-        elif root.is_dir():
-            for file in _entries_in(root, include, exclude):
-                target = file.resolve()
-                if not any(map(target.is_relative_to, roots)):
-                    outside.append(file)
-                elif target.is_file():
-                    usable = include or file.suffix.lower() in suffixes(modalities)
-                    (found if usable else unusable).add(target)
-        else:
-            raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
-    refused = _refusal(outside)
-    if not found:
-        named = ", ".join(map(str, given))
-        known = ", ".join(suffixes(modalities))
-        raise InvalidInput(
-            f"no documents found in {named or 'nothing'}; the formats are {known}{refused and '; '}{refused}"
-        )
-    if warns:
-        _warn_of(unusable - found, modalities)
-        if refused:
-            logger.warning("%s", refused)
-    return sorted(found)
-
-
-def _entries_in(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
-    """Yield the files below ``folder`` that match the patterns, and links to folders.
-
-    Without ``include``, yield the files of any modality. Nothing is yielded twice, because links are not followed.
-    """
-    for file in folder.rglob("*"):
-        path = file.relative_to(folder)
-        if any(part.startswith(".") for part in path.parts) or _matches(path, exclude):
-            continue
-        wanted = _matches(path, include) if include else file.suffix.lower() in suffixes(_ALL_MODALITIES)
-        if (wanted and file.is_file()) or (file.is_symlink() and file.is_dir()):
-            yield file
-
-
-def _refusal(links: Collection[Path]) -> str:
-    """Return the text of a warning of ``links`` that lead out of the folders. It is empty if there are no links."""
-    if not links:
-        return ""
-    shown = [f"{path} (to {path.resolve()})" for path in sorted(links)[:_MOST_NAMES]]
-    more = ["..."] if len(links) > _MOST_NAMES else []
-    return (
-        f"{number(len(links), 'link')} left out, leading out of the named folders: {', '.join([*shown, *more])}; "
-        "to add such a file, name the file itself"
-    )
-
-
-def _matches(path: Path, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(path.name, pattern) or fnmatch(path.as_posix(), pattern) for pattern in patterns)
-
-
-def _warn_of(unusable: Collection[Path], modalities: Collection[str]) -> None:
-    if unusable:
-        logger.warning(
-            "%s left out (%s): this model takes %s",
-            number(len(unusable), "file"),
-            ", ".join(sorted({file.suffix.lower() for file in unusable})),
-            ", ".join(sorted(modalities)),
-        )
 
 
 def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
@@ -231,11 +119,45 @@ def _count_pages(path: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadFile:
+class Reading:
     """The documents of a file, and what they lack: phrases such as ``"page 2: cannot be read"``."""
 
     documents: list[Document]
     left_out: list[str] = field(default_factory=list)
+
+
+def survey(path: Path, modalities: Collection[str]) -> ReadFile:
+    """Return what an encoder with these ``modalities`` would get from a file. Its passages are not counted.
+
+    Raises:
+        DocumentError, MissingExtra: as `Reader.read`.
+    """
+    if _visual_modality(path, modalities):
+        return ReadFile(path, 0, 0)
+    pages = list(_pages(path, pages_without_text=True))
+    return ReadFile(path, 0, sum(len(page.text) for page in pages), tuple(_losses(pages)))
+
+
+def _losses(pages: Iterable[Page]) -> Iterator[str]:
+    """Yield what ``pages`` left out, each phrase with the number of its page."""
+    for page in pages:
+        where = "" if page.number is None else f"page {page.number}: "
+        yield from (f"{where}{phrase}" for phrase in page.left_out)
+
+
+def _visual_modality(path: Path, modalities: Collection[str]) -> str:
+    """Return ``"image"`` or ``"video"`` for a file of this kind, and an empty text for any other file.
+
+    Raises:
+        DocumentError: ``modalities`` lack what is returned.
+    """
+    suffix = path.suffix.lower()
+    modality = "image" if suffix in images.SUFFIXES else "video" if suffix in video.SUFFIXES else ""
+    if modality and modality not in modalities:
+        raise DocumentError(
+            path, f"needs a model that takes {modality}s; this one takes {', '.join(sorted(modalities))}"
+        )
+    return modality
 
 
 class Reader:
@@ -255,7 +177,7 @@ class Reader:
         self._modalities = modalities
         self._chunker = Chunker(count_tokens, config)
 
-    def read(self, path: Path) -> ReadFile:
+    def read(self, path: Path) -> Reading:
         """Return the documents of a file, and what they lack.
 
         The metadata of a document has ``source``, ``chunk`` and, if there are pages, ``page``. Images and videos are
@@ -265,13 +187,11 @@ class Reader:
             DocumentError: the file cannot be read, has nothing that the encoder can read, or its format is unknown.
             MissingExtra: the package that reads its format is not installed.
         """
-        suffix = path.suffix.lower()
-        if suffix in images.SUFFIXES:
-            self._check_modality(path, "image")
-            return ReadFile([_document(path, 0, Page("", image=path))])
-        if suffix in video.SUFFIXES:
-            self._check_modality(path, "video")
-            return ReadFile([_document(path, 0, Page(""), video=path)])
+        match _visual_modality(path, self._modalities):
+            case "image":
+                return Reading([_document(path, 0, Page("", image=path))])
+            case "video":
+                return Reading([_document(path, 0, Page(""), video=path)])
         return self._read_text(path)
 
     def count_pages(self, path: Path) -> int:
@@ -280,39 +200,34 @@ class Reader:
             return 1
         try:
             return call(_count_pages, path)
-        except DocumentError:  # `read` raises it again, and `add_files` reports it
+        except (DocumentError, MissingExtra):  # `read` raises it again, and `add_files` reports it
             return 1
 
-    def _read_text(self, path: Path) -> ReadFile:
+    def _read_text(self, path: Path) -> Reading:
         paged = self._is_paged(path)
         pages = _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path))
-        found = ReadFile([])
-        for page in pages:
-            if page.text or paged:
-                found.documents.append(_document(path, len(found.documents), page))
-            where = "" if page.number is None else f"page {page.number}: "
-            found.left_out.extend(f"{where}{phrase}" for phrase in page.left_out)
-        if not found.documents:
+        found = list(pages)
+        taken = [page for page in found if page.text or paged]
+        if not taken:
             raise DocumentError(path, "no text in it")
-        return found
+        return Reading([_document(path, i, page) for i, page in enumerate(taken)], list(_losses(found)))
 
     def _is_paged(self, path: Path) -> bool:
         return path.suffix.lower() == ".pdf" and "image" in self._modalities
-
-    def _check_modality(self, path: Path, modality: str) -> None:
-        if modality not in self._modalities:
-            raise DocumentError(
-                path, f"needs a model that takes {modality}s; this one takes {', '.join(sorted(self._modalities))}"
-            )
 
 
 def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> Document:
     metadata: dict[str, Any] = {**page.metadata, "source": str(path), "chunk": chunk}
     if page.number is not None:
         metadata["page"] = page.number
-    return Document(f"{path}#{chunk}", page.text, metadata, page.image, video)
+    return Document(id_of(path, chunk), page.text, metadata, page.image, video)
+
+
+def id_of(path: Path, chunk: int) -> str:
+    """Return the id of a document: the path of its file, and the number of the document in this file."""
+    return f"{path}#{chunk}"
 
 
 def source_of(id: str) -> str:
-    """Return the path of a document's file. ``id`` is the id of the document. `Reader` must have made this id."""
+    """Return the path of a document's file. ``id`` is the id of the document. `id_of` must have made this id."""
     return id.rpartition("#")[0]

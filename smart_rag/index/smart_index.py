@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import secrets
 import threading
@@ -43,12 +44,12 @@ from smart_rag.encoders.protocol import (
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
-from smart_rag.files import reader as files
+from smart_rag.files.finder import Found, find
+from smart_rag.files.reader import Reader, source_of
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
 from smart_rag.index.index_encoder import IndexEncoder, encoder_named
-from smart_rag.index.ingest import Ingest, OnCommit, checked_documents, documents_of_texts
 from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.index.queries import as_documents, marked, with_full_paths
 from smart_rag.index.relevance import Calibration, checked_scores, relevant_hits
@@ -60,8 +61,12 @@ from smart_rag.index.upkeep.documents import copy_documents, encode_documents, l
 from smart_rag.index.upkeep.rebuild import rebuild
 from smart_rag.index.upkeep.rewrite import Rewrite, remove_old
 from smart_rag.index.upkeep.snapshot import snapshot
+from smart_rag.index.writing.documents import checked_documents, documents_of_texts
+from smart_rag.index.writing.file_ingest import FileIngest, ids_below, indexed_files, is_gone
+from smart_rag.index.writing.ingest import Ingest, OnCommit
 from smart_rag.paths import absolute, bytes_below
 from smart_rag.progress import Progress
+from smart_rag.reports import AddReport, IndexedFile
 from smart_rag.scoring.relevance import Scale
 from smart_rag.store.chroma.log import shorten_log
 from smart_rag.store.document_store import DocumentStore
@@ -70,17 +75,7 @@ from smart_rag.store.row import VECTORS, Row
 from smart_rag.store.token_store import keys_of_vectors
 from smart_rag.store.where import Where
 from smart_rag.threads import in_reader_thread, in_writer_thread
-from smart_rag.types import (
-    AddReport,
-    Content,
-    Document,
-    Encodable,
-    Hit,
-    IndexInfo,
-    PdfPage,
-    VerifyReport,
-    with_explainer,
-)
+from smart_rag.types import Content, Document, Encodable, Hit, IndexInfo, PdfPage, VerifyReport, with_explainer
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -394,22 +389,30 @@ class SmartIndex:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         prune: bool = False,
+        gitignore: bool = True,
+        max_file_size: float | None = None,
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
         """Cut the files at and below ``paths`` into documents, write these documents, and return a report.
 
         A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
-        cannot be read, or that takes too much time or memory, is listed in ``failed``, and its earlier documents stay.
+        was moved is known by its bytes: its documents get the new path, and nothing is encoded. If several files have
+        the same bytes, one of them is added. A file that cannot be read, or that takes too much time or memory, is
+        listed in ``failed``, and its earlier documents stay. Files that were left out are listed in ``skipped``: of
+        unknown types, hidden, in folders such as ``node_modules``, or named by ``.gitignore``.
+
         `smart_rag.files.limits` changes how much time and memory a file may take. Each document has the metadata
         ``source`` (the file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
 
         Args:
             paths: files and folders. `smart_rag.files.FORMATS` lists the formats.
             include: patterns of the files to take from folders, such as ``"*.md"``.
-            exclude: patterns of the files to leave out.
-            prune: if an indexed file below one of the folders no longer exists, remove its documents. Without
-                ``prune``, a warning counts these files.
+            exclude: patterns of the files and folders to leave out.
+            prune: if an indexed file below one of the folders no longer exists, remove its documents. Such a folder
+                need not exist any more. Without ``prune``, a warning counts these documents.
+            gitignore: whether to leave out what ``.gitignore`` and ``.smartragignore`` name.
+            max_file_size: leave out larger files of folders, in megabytes.
             show_progress_bar: show a progress bar.
             on_commit: as in `add`.
 
@@ -418,28 +421,48 @@ class SmartIndex:
             IndexLocked: another process writes to the index.
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
-        found = files.find(paths, include, exclude, self.manifest.modalities)
+        roots = [Path(os.path.realpath(absolute(path))) for path in paths]
+        there = [path for path, root in zip(paths, roots, strict=True) if root.exists() or not prune]
+        found = (
+            find(there, include, exclude, self.manifest.modalities, gitignore=gitignore, max_file_size=max_file_size)
+            if there
+            else Found()
+        )
         own = self.path.resolve()  # the index holds images, and may itself be inside one of the folders
-        found = [path for path in found if not path.is_relative_to(own)]
+        wanted = [path for path in found.files if not path.is_relative_to(own)]
         self._store.images.sources.name(map(Path, paths))
         with self._session.writing():  # before a model is loaded: if another process writes, that is a waste of time
-            reader = files.Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
+            reader = Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
             has_vision = "image" in self.manifest.modalities
-            total = sum(map(reader.count_pages, found)) if has_vision and show_progress_bar else len(found)
+            total = sum(map(reader.count_pages, wanted)) if has_vision and show_progress_bar else len(wanted)
             with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
-                report = ingest.add_files(found, reader)
-                gone = ingest.gone(paths)
+                report = FileIngest(ingest, reader).add(wanted)
+                report += AddReport(failed=tuple(found.failed), skipped=tuple(found.skipped))
+                gone = ids_below(self._store.pooled, roots, is_gone)
                 if prune:
-                    report += ingest.remove(id for ids in gone.values() for id in ids)
+                    report += ingest.remove(gone)
         if gone and not prune:
-            exist, their = ("exists", "its") if len(gone) == 1 else ("exist", "their")
+            count = len(set(map(source_of, gone)))
+            exist, their = ("exists", "its") if count == 1 else ("exist", "their")
             logger.warning(
                 "%s of the index no longer %s; the option prune removes %s passages",
-                number(len(gone), "file"),
-                exist,
-                their,
+                *(number(count, "file"), exist, their),
             )
         return report
+
+    def sources(self) -> list[IndexedFile]:
+        """Return the files whose documents are in the index, sorted by path, and whether each still exists."""
+        self._check_open()
+        return indexed_files(self._store.pooled)
+
+    def prune(self) -> int:
+        """Remove the documents of all files that no longer exist, and return the number of these documents.
+
+        `add_files` with ``prune`` does this for the folders that it is given. Documents that were not made from files
+        stay, and so do those of files in folders that may not be read.
+        """
+        self._check_open()
+        return self.delete(ids_below(self._store.pooled, [Path(self.path.anchor)], is_gone))
 
     def add_texts(
         self,
@@ -492,11 +515,16 @@ class SmartIndex:
             return self._store.delete(list(dict.fromkeys(ids)))
 
     def delete_source(self, path: str | Path) -> int:
-        """Remove every document whose metadata ``source`` is ``path``, and return the number of these documents."""
+        """Remove every document whose metadata ``source`` is ``path``, and return the number of these documents.
+
+        If ``path`` is a folder, or was one, remove the documents of all files in it that `add_files` has added.
+        """
         self._check_open()
-        sources = list(dict.fromkeys([str(path), str(absolute(path).resolve())]))
+        places = [absolute(path), Path(os.path.realpath(absolute(path)))]
+        sources = list(dict.fromkeys([str(path), *map(str, places)]))
         rows = self._store.pooled.select({"source": {"$in": sources}})  # also those that are altered
-        return self.delete([row.document.id for row in rows])
+        below = ids_below(self._store.pooled, places)
+        return self.delete([*(row.document.id for row in rows), *below])
 
     def vacuum(self) -> int:
         """Remove token embeddings and images that no document uses. Return the number of removed token entries.

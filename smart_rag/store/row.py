@@ -42,6 +42,9 @@ VISUAL = {
     _MODALITY: {"$in": ["image", "video", "text+image", "text+video", "image+video", "text+image+video"]},
 }
 
+# The filter that finds the rows of files.
+OF_FILES = {_FILE_CHUNKS: {"$gte": 0}}
+
 # The modality of a row whose vectors the caller brought. Its key is a hash of these vectors, and not of its content.
 VECTORS = "vectors"
 
@@ -52,6 +55,11 @@ class FileStamp:
 
     hash: str
     chunks: int
+
+
+def of_bytes(hash: str) -> dict[str, Any]:
+    """Return the filter that finds the rows of files with this ``hash``; see `FileStamp`."""
+    return {_FILE_HASH: hash}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,10 @@ from helpers.command_line import good
 from smart_rag.cli.app import app
 
 # Options of the command line alone: where the index is, what is printed or drawn, and what is changed.
-OWN = {"db", "json", "help", "explain", "source", "dry_run", "force", "plot", "for", "chroma", "collection", "options"}
+OWN = {
+    *("db", "json", "help", "explain", "source", "dry_run", "force", "plot", "for", "report", "gone"),
+    *("chroma", "collection", "options"),
+}
 
 
 def library(command):
@@ -32,6 +35,7 @@ def library(command):
         "eval": [SmartEncoder, evaluator.evaluate, load_dataset, evaluate_published],
         "tune": [SmartEncoder, tuner.tune, load_labels],
         "info": [SmartEncoder],
+        "sources": [SmartIndex.add_files],
         "delete": [SmartIndex.delete],
         "verify": [SmartIndex.verify],
         "vacuum": [SmartIndex.vacuum],

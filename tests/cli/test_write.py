@@ -100,7 +100,7 @@ def test_only_broken_files_are_an_error_in_an_index_that_holds_something(folder,
 
 
 def test_progress_is_a_bar_for_people_and_a_line_in_a_file(folder, tmp_path, monkeypatch, caplog):
-    assert run("index", folder, "--db", tmp_path / "index")[2] == ""  # it is too short for a line
+    assert "indexing" not in run("index", folder, "--db", tmp_path / "index")[2]  # it is too short for a line
     bar = run("index", folder, "--db", tmp_path / "another", stream=Terminal)[2]
     assert "indexing" in bar
     assert "tokens/s, " in bar

@@ -69,7 +69,7 @@ def read_damaged(folder, files, seed):
             for i in range(files):
                 path = write(folder / f"damaged{i}{suffix}", damaged(data, chosen))
                 try:
-                    assert all(document.text.strip() for document in reader.documents(path))
+                    assert all(document.text.strip() for document in reader.read(path).documents)
                     read += 1
                 except DocumentError as error:
                     refused.append((error, path))

@@ -38,7 +38,7 @@ pytestmark = posix
 
 def texts(path, *modalities):
     reader = Reader(modalities or ("text",), lambda text: len(text.split()), CONFIG)
-    return [document.text for document in reader.documents(path)]
+    return [document.text for document in reader.read(path).documents]
 
 
 def reason(question):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
+import tempfile
 import threading
 import zlib
 from dataclasses import replace
@@ -17,14 +19,17 @@ from fpdf import FPDF
 from helpers import bad_parsers
 from helpers.hostile_files import nested_forms
 from helpers.odd_files import fpdf_pages
+from helpers.permissions import as_nobody
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.encoders.protocol import Encoder, token_counter
 from smart_rag.errors import InvalidInput
 from smart_rag.files import limits
-from smart_rag.files.reader import Reader, find
+from smart_rag.files.finder import find
+from smart_rag.files.reader import Reader
 from smart_rag.files.worker import call
-from smart_rag.types import AddReport
+from smart_rag.index.writing.file_ingest import FileIngest, is_gone
+from smart_rag.reports import AddReport, SkippedFile
 
 CONFIG = IndexConfig(chunk_tokens=6, chunk_overlap=0)
 
@@ -107,7 +112,7 @@ def texts(index, path=None):
 def expected(*paths):
     """The documents that these files are to be, by id."""
     reader = Reader({"text"}, token_counter(Recorder()), CONFIG)
-    return {d.id: d for path in find(paths) for d in reader.documents(path)}
+    return {d.id: d for path in find(paths).files for d in reader.read(path).documents}
 
 
 def content(index):
@@ -246,17 +251,109 @@ def test_a_file_that_grew_gains_documents(index, folder):
     assert texts(index, folder / "tax.html") == ["Taxes are due in late April.", "Fines are due in early May."]
 
 
-def test_equal_files_share_tokens_and_part_again(index, tmp_path, recorder):
-    one, other = (write(tmp_path / name, "The cat sat on the mat.") for name in ("one.txt", "other.txt"))
-    assert index.add_files([one, other]) == AddReport(added=2)
+def test_files_with_the_same_bytes_are_added_once(index, tmp_path, recorder):
+    one, other = (write(tmp_path / "docs" / name, "The cat sat on the mat.") for name in ("one.txt", "other.txt"))
+    third = write(tmp_path / "docs" / "third.md", "The cat sat on the mat.")  # it is read in another way
+    for count in (AddReport(added=2), AddReport(unchanged=2)):
+        report = index.add_files([tmp_path / "docs"])
+        assert report == count
+        assert report.skipped == (SkippedFile(other, "the same content as another file", str(one)),)
     assert recorder.encoded == ["The cat sat on the mat."]
-    assert len({hit.score for hit in index.search("cat")}) == 1
+    # As soon as they differ, both are added.
     write(one, "Dogs bark at strangers at night.")
-    assert index.add_files([one, other]) == AddReport(replaced=1, unchanged=1)
+    assert index.add_files([tmp_path / "docs"]) == AddReport(added=1, replaced=1, unchanged=1)
+    # As soon as they are equal again, one of them goes.
+    write(other, "Dogs bark at strangers at night.")
+    assert index.add_files([tmp_path / "docs"]) == AddReport(unchanged=2, removed=1)
+    # If the file that is in the index goes, the other one takes its place.
+    one.unlink()
+    assert index.add_files([tmp_path / "docs"]) == AddReport(unchanged=1, moved=1)
+    assert {d.id for d in index.documents()} == {f"{other}#0", f"{third}#0"}
+    assert sorted(recorder.encoded[1:]) == ["Dogs bark at strangers at night.", "The cat sat on the mat."]
     assert_whole(index)
-    assert found(index, "cat mat").source == str(other.resolve())
-    index.delete_source(one)
-    assert index.count() == 1
+
+
+def test_a_folder_that_was_moved_is_known_again(index, folder, recorder):
+    index.add_files([folder])
+    before = {d.id.removeprefix(str(folder)): (d.text, d.metadata) for d in index.documents()}
+    scores = [(hit.text, hit.score) for hit in index.search("cats and taxes", 6)]
+    recorder.encoded.clear()
+    new = folder.rename(folder.with_name("renamed"))
+    assert {one.exists for one in index.sources()} == {False}
+    report = index.add_files([new])
+    assert report == AddReport(moved=6)
+    assert recorder.encoded == []
+    after = {d.id.removeprefix(str(new)): (d.text, d.metadata) for d in index.documents()}
+    assert after.keys() == before.keys()
+    for name, (text, metadata) in after.items():
+        old = before[name][1]
+        assert (text, metadata) == (
+            before[name][0],
+            {**old, "source": str(new) + old["source"].removeprefix(str(folder))},
+        )
+    assert [(hit.text, hit.score) for hit in index.search("cats and taxes", 6)] == scores
+    assert {one.exists for one in index.sources()} == {True}
+    assert index.add_files([new]) == AddReport(unchanged=6)
+    assert_whole(index)
+
+
+def test_a_file_that_was_moved_and_changed_is_another_file(index, folder):
+    index.add_files([folder])
+    write((folder / "cats.txt").rename(folder / "lions.txt"), "Lions roar.")
+    report = index.add_files([folder], prune=True)
+    assert (report.added, report.moved, report.removed + report.unchanged) == (1, 0, 6)
+
+
+def test_rows_of_a_moved_file_that_were_altered_are_read_again(index, folder, recorder):
+    index.add_files([folder])
+    with sqlite3.connect(index.path / "chroma" / "chroma.sqlite3") as database:
+        sql = "update embedding_metadata set string_value='forged' where key='chroma:document' and string_value like ?"
+        assert database.execute(sql, ["%cat%"]).rowcount > 0
+    (folder / "cats.txt").rename(folder / "lions.txt")
+    report = index.add_files([folder], prune=True)
+    assert (report.added, report.moved, report.removed) == (3, 0, 3)
+    assert_whole(index)
+
+
+def test_nobody_knows_whether_a_file_in_a_closed_folder_is_gone():
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        write(root / "closed" / "a.txt", "Words.")
+        assert not is_gone(root / "closed" / "a.txt")
+        assert is_gone(root / "closed" / "b.txt")
+        assert is_gone(root / "closed" / "a.txt" / "b.txt")
+        (root / "closed").chmod(0)
+        with as_nobody():
+            assert not is_gone(root / "closed" / "a.txt")
+            assert not is_gone(root / "closed" / "b.txt")
+        (root / "closed").chmod(0o700)
+
+
+def test_sources_and_prune_of_the_whole_index(index, folder, tmp_path):
+    index.add_files([folder])
+    index.add([Document("mine", "A note.", {"source": str(folder / "nowhere.txt")})])
+    names = [one.path.name for one in index.sources()]
+    assert len(names) == len(set(names))
+    assert sum(one.passages for one in index.sources()) == 6
+    (folder / "cats.txt").unlink()
+    gone = [one for one in index.sources() if not one.exists]
+    assert [one.path.name for one in gone] == ["cats.txt"]
+    assert index.prune() == gone[0].passages
+    assert index.prune() == 0
+    assert "mine" in {d.id for d in index.documents()}
+
+
+def test_a_folder_can_be_deleted_and_pruned_after_it_is_gone(index, folder, tmp_path):
+    other = write(tmp_path / "docs2" / "a.txt", "Not below the folder.")
+    index.add_files([folder, other])
+    copy = folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(InvalidInput, match="does not exist"):
+        index.add_files([folder])
+    assert index.add_files([folder], prune=True) == AddReport(removed=6)
+    index.add_files([copy])
+    assert index.delete_source(copy) == 6
+    assert [d.metadata["source"] for d in index.documents()] == [str(other)]
 
 
 def test_repeated_passages_of_a_file_are_kept_each(index, tmp_path):
@@ -545,9 +642,9 @@ def test_a_run_that_fails_in_the_encoder_can_be_made_again(tmp_path, folder):
 
 def test_files_of_a_window_are_written_before_the_next_is_read(tmp_path, monkeypatch):
     """Memory stays bounded: what was read is on disk before more than a window of documents has gathered."""
-    from smart_rag.index import ingest
+    from smart_rag.index.writing import file_ingest as ingest
 
-    monkeypatch.setattr(ingest, "_FILE_WINDOW", 4)
+    monkeypatch.setattr(ingest, "_WINDOW", 4)
     folder = tmp_path / "docs"
     for i in range(6):
         write(folder / f"{i}.txt", f"File number {i} has two. Sentences in it, not one.")
@@ -575,14 +672,13 @@ def test_progress_of_files_is_seen_and_kept(index, tmp_path):
 
     with index._ingest(None, "file", False, None) as quiet:
         ingest = replace(quiet, on_progress=done.append)
-        assert ingest.add_files(taken(), Reader({"text"}, token_counter(Recorder()), CONFIG)) == AddReport(added=600)
+        files = FileIngest(ingest, Reader({"text"}, token_counter(Recorder()), CONFIG))
+        assert files.add(taken()) == AddReport(added=600)
         assert max(max(pair) for pair in waiting) < 300
         assert sum(done) == 600
         done.clear()
         waiting.clear()
-        assert ingest.add_files(taken(), Reader({"text"}, token_counter(Recorder()), CONFIG)) == AddReport(
-            unchanged=600
-        )
+        assert files.add(taken()) == AddReport(unchanged=600)
         assert {unseen for unseen, _ in waiting} == {0}
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.word_encoder import CountingEncoder, WordEncoder
 
 from smart_rag import CachedEncoder, Document, SmartIndex, arerank, rerank, threads
-from smart_rag.types import AddReport
+from smart_rag.reports import AddReport
 
 WORDS = ["cats", "dogs", "boats", "keys", "taxes", "rain"]
 DOCUMENTS = [Document(str(i), f"{word} are what passage {i} is about") for i, word in enumerate(WORDS * 8)]
@@ -107,7 +107,7 @@ def test_few_threads_call_the_model(index, encoder):
 
 
 def test_searches_do_not_wait_for_a_long_writing(index, encoder, monkeypatch):
-    monkeypatch.setattr("smart_rag.index.ingest._BATCH", 4)
+    monkeypatch.setattr("smart_rag.index.writing.ingest._BATCH", 4)
 
     async def work():
         writing = asyncio.create_task(index.aadd(DOCUMENTS))
@@ -147,7 +147,7 @@ def test_a_search_that_waits_is_dropped_when_it_is_cancelled(index, encoder):
 
 
 def test_a_cancelled_writing_stops_and_can_be_made_again(index, encoder, monkeypatch):
-    monkeypatch.setattr("smart_rag.index.ingest._BATCH", 4)
+    monkeypatch.setattr("smart_rag.index.writing.ingest._BATCH", 4)
     committed = []
 
     async def work():

@@ -104,8 +104,8 @@ def test_killed_while_adding(tmp_path):
     code = """
         import sys
         sys.path.insert(0, sys.argv[2])
-        import smart_rag.index.ingest
-        smart_rag.index.ingest._BATCH = 8
+        import smart_rag.index.writing.ingest
+        smart_rag.index.writing.ingest._BATCH = 8
         from smart_rag import Document, SmartIndex
         from helpers.word_encoder import LetterEncoder
         index = SmartIndex.create(sys.argv[1], LetterEncoder())

@@ -167,8 +167,8 @@ def test_a_folder_that_holds_an_index_is_not_free(tmp_path):
 
 def test_a_stream_of_any_length_is_read_in_windows(tmp_path, monkeypatch):
     """A generator is taken window by window, committed batch by batch, and never held whole."""
-    monkeypatch.setattr("smart_rag.index.ingest._WINDOW", 6)
-    monkeypatch.setattr("smart_rag.index.ingest._BATCH", 4)
+    monkeypatch.setattr("smart_rag.index.writing.ingest._WINDOW", 6)
+    monkeypatch.setattr("smart_rag.index.writing.ingest._BATCH", 4)
     taken = 0
     most_waiting = 0
     committed: list[str] = []
@@ -195,7 +195,7 @@ def test_in_a_stream_the_last_of_an_id_counts(tmp_path):
 
 def test_an_interrupted_add_is_made_again(tmp_path, monkeypatch):
     """What was acknowledged stays, the second call encodes the rest alone, nothing is doubled on disk."""
-    monkeypatch.setattr("smart_rag.index.ingest._BATCH", 2)
+    monkeypatch.setattr("smart_rag.index.writing.ingest._BATCH", 2)
     encoder = LetterEncoder()
     with SmartIndex.create(tmp_path / "index", encoder) as index:
         acknowledged: list[str] = []
@@ -217,7 +217,7 @@ def test_an_interrupted_add_is_made_again(tmp_path, monkeypatch):
 
 def test_what_was_encoded_is_kept_when_a_later_batch_fails(tmp_path, monkeypatch):
     """While a batch is written the next one is encoded: its failure does not take the first along."""
-    monkeypatch.setattr("smart_rag.index.ingest._BATCH", 2)
+    monkeypatch.setattr("smart_rag.index.writing.ingest._BATCH", 2)
     encoder, encode = LetterEncoder(), LetterEncoder().encode_document
     calls = []
 

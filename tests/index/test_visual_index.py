@@ -16,7 +16,8 @@ from PIL import Image
 from smart_rag import Document, SmartEncoder, SmartIndex
 from smart_rag.errors import DocumentError, IndexMismatch, InvalidInput
 from smart_rag.files import limits
-from smart_rag.types import AddReport, Content, PdfPage
+from smart_rag.reports import AddReport
+from smart_rag.types import Content, PdfPage
 
 # A page of 48 patches.
 PIXELS = 48 * 32 * 32
@@ -194,7 +195,7 @@ def test_an_index_of_an_earlier_version_is_refused_until_it_is_converted(tmp_pat
 
 def test_a_broken_page_leaves_the_others(index, folder, monkeypatch):
     """A page that cannot be drawn is reported with its number; the next run tries it again, and it alone."""
-    from smart_rag.files import pdf as reader
+    from smart_rag.files.formats import pdf as reader
 
     draw = reader.Pdf.render_as
 

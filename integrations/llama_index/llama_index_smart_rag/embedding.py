@@ -25,8 +25,9 @@ from llama_index_smart_rag.stored import stored_nodes, stored_vector, to_rank
 from smart_rag import CachedEncoder, Encoder, Representation
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.reports import BackfillReport
 from smart_rag.threads import in_reader_thread, in_writer_thread
-from smart_rag.types import BackfillReport, Content
+from smart_rag.types import Content
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection

@@ -15,7 +15,7 @@ from llama_index_smart_rag import SmartEmbedding, SmartRerank, SmartVectorStore
 from PIL import Image
 
 from smart_rag.errors import InvalidInput
-from smart_rag.types import BackfillReport
+from smart_rag.reports import BackfillReport
 
 pytestmark = pytest.mark.newest
 

@@ -8,7 +8,8 @@ from itertools import islice
 
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.progress import Progress
-from smart_rag.types import BackfillReport, Content, Document, Encodable, Key, is_unicode
+from smart_rag.reports import BackfillReport
+from smart_rag.types import Content, Document, Encodable, Key, is_unicode
 from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)

@@ -39,9 +39,10 @@ from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import CorruptStore, IndexMismatch, InvalidInput
 from smart_rag.files.content import identity
 from smart_rag.paths import absolute, model_location
+from smart_rag.reports import BackfillReport
 from smart_rag.scoring.relevance import Scale
 from smart_rag.store.token_store import TokenStore, content_key
-from smart_rag.types import BackfillReport, Content, Document, Encodable, Key, Task, TokenOrigin
+from smart_rag.types import Content, Document, Encodable, Key, Task, TokenOrigin
 
 # Number of queries that are kept in memory. A retriever and a reranker both encode the same query.
 _MAX_QUERIES = 128

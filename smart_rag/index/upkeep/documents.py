@@ -12,7 +12,7 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import NotTrusted
 from smart_rag.index.index_encoder import IndexEncoder
-from smart_rag.index.ingest import Ingest, batches
+from smart_rag.index.writing.ingest import Ingest, batches
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.row import VECTORS, Row

@@ -15,7 +15,8 @@ from PIL import Image
 
 from smart_rag import CachedEncoder, Document, rerank
 from smart_rag.errors import InvalidInput
-from smart_rag.types import BackfillReport, Content
+from smart_rag.reports import BackfillReport
+from smart_rag.types import Content
 
 TEXTS = [f"passage {i} is about {word}" for i, word in enumerate(["cats", "dogs", "boats", "keys"] * 175)]
 

@@ -8,7 +8,7 @@ from langchain_smart_rag import SmartEmbeddings, SmartReranker, SmartVectorStore
 from PIL import Image
 
 from smart_rag.errors import InvalidInput
-from smart_rag.types import BackfillReport
+from smart_rag.reports import BackfillReport
 
 pytestmark = pytest.mark.newest
 

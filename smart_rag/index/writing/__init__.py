@@ -1,0 +1,1 @@
+"""Write documents and files into an index."""
