@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from helpers.permissions import as_nobody
+from helpers.other_users import as_nobody
 from helpers.text_files import write
 
 from smart_rag.errors import InvalidInput

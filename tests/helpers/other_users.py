@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ NOBODY = 65534
 AS_USER = f"""
 import os, sys, tempfile, threading, time
 sys.path.insert(0, {TESTS!r})
-import chromadb, lmdb, numba, sqlite3, tqdm.auto, tracemalloc
+import chromadb, encodings.utf_8_sig, lmdb, numba, pathspec, semantic_text_splitter, sqlite3, tqdm.auto, tracemalloc
 from chromadb.api.rust import RustBindingsAPI
 from chromadb.api.client import SharedSystemClient
 from smart_rag import Document, SmartIndex, errors
+from smart_rag.files.formats import page, text
 from smart_rag.index import smart_index
 from helpers import environments
 from helpers.word_encoder import LetterEncoder, VocabularyEncoder, WordEncoder
@@ -69,3 +71,16 @@ def open_folder(owner=None):
     if owner is not None:
         os.chown(folder, *owner)
     return folder
+
+
+@contextmanager
+def as_nobody():
+    """Run with the rights of a user who owns nothing, if the tests are run by root."""
+    if os.geteuid() == 0:
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        yield

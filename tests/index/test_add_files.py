@@ -19,7 +19,7 @@ from fpdf import FPDF
 from helpers import bad_parsers
 from helpers.hostile_files import nested_forms
 from helpers.odd_files import fpdf_pages
-from helpers.permissions import as_nobody
+from helpers.other_users import as_nobody
 
 from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.encoders.protocol import Encoder, token_counter
