@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ from smart_rag.cli.options import (
     Trusted,
 )
 from smart_rag.cli.report import print_report, print_survey, report_json
+from smart_rag.cli.watch import follow
 from smart_rag.config import DEFAULT_FILE_MEMORY, DEFAULT_FILE_SECONDS, IndexConfig
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.index.manifest import FILE_NAME, Manifest
@@ -37,6 +39,7 @@ from smart_rag.reports import AddReport, FailedFile, ReadFile
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
+    from smart_rag.encoders.protocol import Encoder
     from smart_rag.files.finder import Found
 
 # The first search calibrates a smaller index in a moment.
@@ -63,6 +66,9 @@ def index(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be read and what would be left out. Write nothing.")
     ] = False,
+    watches: Annotated[
+        bool, typer.Option("--watch", help="Go on, and take up changes of the files as they come, until Ctrl-C.")
+    ] = False,
     report_file: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE", parser=absolute, help="Write what became of each file as JSON."),
@@ -85,14 +91,16 @@ def index(
 ) -> None:
     """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files import limits
+    from smart_rag.files.finder import ALL_MODALITIES
 
     check_report_file(report_file, "--report")
+    within_limits = partial(limits, file_seconds=file_seconds or None, file_memory=file_memory or None)
     wanted = _Wanted(paths, include or (), exclude or (), gitignore, max_file_size)
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
     if not prune:
-        wanted.find(("text", "image", "video"), warns=False)
+        wanted.find(ALL_MODALITIES, warns=False)
     if dry_run:
-        with limits(file_seconds=file_seconds or None, file_memory=file_memory or None):
+        with within_limits():
             report = _surveyed(wanted, _modalities(db, model, device, trust_remote_code))
         print_survey(report)
         if report_file:
@@ -101,7 +109,7 @@ def index(
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
     with (
-        limits(file_seconds=file_seconds or None, file_memory=file_memory or None),
+        within_limits(),
         open_index(
             db,
             model,
@@ -132,15 +140,30 @@ def index(
         # it.
         if count >= _WORTH_CALIBRATING and opened.modalities == {"text"} and not opened.is_calibrated:
             opened.calibrate()
-    print_report(report)
-    if report_file:
-        write_json(report_file, report_json(report))
+        print_report(report)
+        if report_file:
+            write_json(report_file, report_json(report))
+        if count or not is_new:
+            out.print(f"{number(count, 'passage')} in {display.short_path(str(db))}")
+        encoder = opened.encoder if watches else None
     if is_new and not count:
         shutil.rmtree(db, ignore_errors=True)
-    else:
-        out.print(f"{number(count, 'passage')} in {display.short_path(str(db))}")
+    elif encoder is not None:
+        find = partial(wanted.find_or_nothing, Manifest.read(db).modalities)
+        with within_limits():
+            for change in follow(paths, find, partial(_add_changed, db, encoder), db):
+                print_report(change)
+                out.file.flush()  # into a pipe or a file, Python would write it much later
     if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
         raise SystemExit(1)
+
+
+def _add_changed(db: Path, encoder: Encoder, paths: Sequence[Path]) -> AddReport:
+    """Write the files ``paths``, and remove the documents of those that are gone. Others can write before and after."""
+    from smart_rag.index.smart_index import SmartIndex
+
+    with SmartIndex.open(db, encoder) as opened:
+        return opened.add_files(paths, prune=True)
 
 
 @dataclass(frozen=True)
@@ -165,6 +188,14 @@ class _Wanted:
             max_file_size=self.max_file_size,
             warns=warns,
         )
+
+    def find_or_nothing(self, modalities: Collection[str]) -> Found:
+        from smart_rag.files.finder import Found
+
+        try:
+            return self.find(modalities, warns=False)
+        except InvalidInput:  # the last file is gone, which is no error while changes are followed
+            return Found()
 
 
 def _modalities(db: Path, model: str | None, device: str | None, trust_remote_code: bool) -> Collection[str]:

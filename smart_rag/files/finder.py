@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # A warning names at most this number of files.
 _MOST_NAMES = 5
-_ALL_MODALITIES = ("text", "image", "video")
+ALL_MODALITIES = ("text", "image", "video")
 _MEGABYTE = 10**6
 # Folders that programs fill. Nobody wrote the files in them to be read.
 _OF_PROGRAMS = ("node_modules", "__pycache__", "__MACOSX")
@@ -132,7 +132,7 @@ class _Search:
         self._exclude = exclude
         self._modalities = modalities
         self._known = frozenset(suffixes(modalities))
-        self._known_to_others = frozenset(suffixes(_ALL_MODALITIES))
+        self._known_to_others = frozenset(suffixes(ALL_MODALITIES))
         self._max_bytes = None if max_file_size is None else max_file_size * _MEGABYTE
         self._gitignore = gitignore
         self._files: dict[Path, None] = {}

@@ -1,0 +1,75 @@
+"""``smart-rag index --watch``: a process that takes up changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from filelock import FileLock
+
+from smart_rag import SmartIndex
+
+SECONDS = 60
+
+
+class Watching:
+    """A running ``smart-rag index --watch``, and the lines that it prints."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, "-m", "smart_rag", "index", *map(str, arguments), "--watch"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    def wait_for(self, text, times=1):
+        end = time.monotonic() + SECONDS
+        while sum(text in line for line in self.lines) < times:
+            assert self.process.poll() is None, self.lines
+            assert time.monotonic() < end, self.lines
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def watching(folder, tmp_path):
+    one = Watching(folder, "--db", tmp_path / "index", "--exclude", "*.log")
+    yield one
+    one.process.kill()
+    one.process.wait()
+    one.process.stdout.close()
+
+
+def test_changes_are_taken_up_as_they_come(watching, folder, tmp_path):
+    watching.wait_for("watching ")  # after the model was loaded
+    (folder / "birds.txt").write_text("Birds sing in the morning.")
+    (folder / "noise.log").write_text("Nothing.")
+    watching.wait_for("passages: 1 added")
+    temporary = folder.parent / "new.txt"
+    temporary.write_text("Birds fly south in the autumn.")
+    temporary.replace(folder / "birds.txt")  # as editors do
+    watching.wait_for("passages: 1 replaced")
+    (folder / "birds.txt").rename(folder / "swallows.txt")
+    watching.wait_for("passages: 1 moved")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "fish.md").write_text("Fish swim.")
+    watching.wait_for("passages: 1 added", times=2)
+    with FileLock(tmp_path / "index" / "write.lock", timeout=SECONDS):  # another process writes
+        shutil.rmtree(folder / "deep")
+        watching.wait_for("will be tried again")
+    watching.wait_for("passages: 1 removed")
+    watching.process.send_signal(signal.SIGINT)
+    assert watching.process.wait(SECONDS) == 130
+    with SmartIndex.open(tmp_path / "index") as index:
+        names = {os.path.basename(one.path) for one in index.sources()}
+        assert "swallows.txt" in names
+        assert names.isdisjoint({"birds.txt", "fish.md", "noise.log"})
+        assert index.verify().sound
