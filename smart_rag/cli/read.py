@@ -230,7 +230,10 @@ def _nothing(min_relevance: float | None) -> str:
 
 
 def _questions(query: str | None, image: Path | None) -> Iterator[str | Content]:
-    """Yield the query of the command line or, if there is none, the lines of the input up to an empty one."""
+    """Yield the query of the command line or, if there is none, the lines of the input.
+
+    On a terminal, an empty line is the end. In a file, empty lines are left out.
+    """
     if query is not None or image is not None:
         yield _query(query or "", image)
         return
@@ -238,10 +241,11 @@ def _questions(query: str | None, image: Path | None) -> Iterator[str | Content]
     while True:
         if is_asked:
             err.print("query: ", end="")
-        line = sys.stdin.readline().strip()
-        if not line:
+        line = sys.stdin.readline()
+        if not line or (is_asked and not line.strip()):
             return
-        yield line
+        if line.strip():
+            yield line.strip()
 
 
 def _query(text: str, image: Path | None) -> str | Content:

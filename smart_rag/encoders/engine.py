@@ -167,7 +167,8 @@ def _why_torch(arguments: ModelArguments) -> str | None:
     reason = _reason(arguments)
     if reason is None or arguments.backend in ("auto", "torch"):
         return reason
-    raise InvalidInput(f"backend={arguments.backend!r} cannot be used: {reason}; leave backend out")
+    other = ", or give dtype='float32', too" if reason.startswith("dtype is ") else ""
+    raise InvalidInput(f"backend={arguments.backend!r} cannot be used: {reason}; leave backend out{other}")
 
 
 def _reason(arguments: ModelArguments) -> str | None:
@@ -278,7 +279,8 @@ def _from_export(arguments: ModelArguments, folder: ExportFolder, settings: Mapp
         pooling_source=settings["pooling_source"],
         prompts=settings["family_prompts"],
     )
-    why = f"differs from torch by at most {settings['difference']:.0e}" if precision == "float32" else precision
+    by = "" if backend == "onnx" else "the ONNX file, run by ONNX Runtime, "
+    why = f"{by}differs from torch by at most {settings['difference']:.0e}" if precision == "float32" else precision
     return _engine(arguments, loaded, Decision("backend", backend, why))
 
 

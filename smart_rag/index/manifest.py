@@ -50,7 +50,7 @@ DATA_NAME = re.compile("data-[0-9a-f]{16}")
 # The settings of an encoder that a caller chooses. If all of them are the same, the model itself has changed.
 _CHOSEN = (
     *("model", "revision", "query_prompt", "document_prompt", "max_length"),
-    *("document_tokens", "max_pixels", "adapter", "paper", "profile", "base_model"),
+    *("document_tokens", "max_pixels", "adapter", "paper", "profile", "base_model", "precision"),
 )
 # The settings of an encoder that its adapter decides.
 _OF_ADAPTER = {"adapter", "layer", "token_dimension"}
@@ -225,9 +225,10 @@ class Manifest:
         return replace(self, data=data or f"data-{secrets.token_hex(8)}", format_version=FORMAT_VERSION)
 
     def found_again(self, encoder: Encoder) -> Manifest:
-        """Return the manifest.
+        """Return the manifest, with what of ``encoder`` concerns this machine alone.
 
-        If the folder of its model or adapter is gone, the result names the model or adapter of ``encoder`` instead.
+        If the folder of its model or adapter is gone, the result names the model or adapter of ``encoder`` instead. If
+        something else runs the model to the same numbers, the result names it, so that later searches need it, too.
         """
         known, now = self.encoder or {}, encoder.describe()
         gone = {
@@ -235,7 +236,12 @@ class Manifest:
             for name in ("model", "adapter", "base_model")
             if now.get(name) and known.get(name) and Path(known[name]).is_absolute() and not Path(known[name]).exists()
         }
-        return replace(self, encoder={**known, **gone}) if gone else self
+        runs = {name: now.get(name) for name in ("backend", "dtype") if now.get(name) != known.get(name)}
+        if self.fingerprint != encoder.fingerprint or "weights" not in now:
+            runs = {}
+        changed = {**known, **gone, **runs}
+        kept = {name: value for name, value in changed.items() if value is not None or name not in runs}
+        return replace(self, encoder=kept) if gone or runs else self
 
     def check_encoder(self, folder: Path, encoder: Encoder) -> None:
         """Raise `IndexMismatch` unless the index in ``folder`` was made with ``encoder``."""
@@ -280,6 +286,7 @@ class Manifest:
                 [f"profile={mine['profile']!r}"] if "profile" in differ and isinstance(mine.get("profile"), str) else []
             )
             then += [f"paper={mine.get('paper') is True}"] if "paper" in differ else []
+            then += [f"dtype={mine.get('dtype')!r}"] if "precision" in differ else []
             then += [f"max_pixels={mine.get('max_pixels')}"] if "max_pixels" in differ else []
             if then:
                 advice += f", as it was used then: SmartEncoder(..., {', '.join(then)})"

@@ -66,8 +66,9 @@ class Keyboard(io.StringIO):
 
 @pytest.mark.parametrize("kind", [io.StringIO, Keyboard])
 def test_one_question_after_the_other(db, monkeypatch, kind):
-    """From a terminal or from a file. An empty line or the end of the input ends it."""
-    for text in ("pump bearings\nWhat do cats do?\n\nnever asked\n", "pump bearings\nWhat do cats do?"):
+    """From a terminal, an empty line ends it. In a file, only the end does."""
+    end = "\n\nnever asked\n" if kind is Keyboard else ""
+    for text in (f"pump bearings\nWhat do cats do?{end}", "pump bearings\nWhat do cats do?\n"):
         monkeypatch.setattr("sys.stdin", kind(text))
         code, output, errors = run("search", "--db", db, "-k", "1")
         assert code == 0
@@ -76,6 +77,9 @@ def test_one_question_after_the_other(db, monkeypatch, kind):
             *passages(good("search", "What do cats do?", "--db", db, "-k", "1")),
         ]
         assert errors.count("query: ") == (3 if kind is Keyboard else 0)
+    if kind is not Keyboard:
+        monkeypatch.setattr("sys.stdin", kind("\npump bearings\n  \n\nWhat do cats do?\n"))
+        assert passages(run("search", "--db", db, "-k", "1")[1]) == passages(output)
 
 
 def test_a_search_of_a_text_index_loads_no_heavy_library(db, tmp_path):

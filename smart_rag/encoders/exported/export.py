@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,8 @@ _PROBES = (
     "na\u00efve caf\u00e9 \ufb01ne \U0001f600 e\u0301 \u200b\u00ad",
     "A pump moves a liquid from one place to another. " * 12,
 )
+# With less room than this, in bytes, a file that cannot be written is the fault of the disk.
+_LEAST_FREE = 1 << 20
 # A text of at most this many tokens is compared, because a forward pass of a very long text takes long.
 _LONGEST = 1024
 # Names under which onnxscript counts what it makes of attention.
@@ -152,14 +156,14 @@ def write_int8(folder: ExportFolder, settings: Mapping[str, Any]) -> None:
     """Write the export a second time, with weights of 8 bits for each channel, if this has not been done before."""
     quantization = private_onnxruntime("onnxruntime.quantization")
 
-    if folder.int8_model.exists():
+    if folder.has_int8_model():
         return
     beside = folder.int8_model.with_name(f"{folder.int8_model.name}.{os.getpid()}.new")
     with _quiet(), _without_advice():
         quantization.quantize_dynamic(
             folder.model_file(settings), beside, per_channel=True, weight_type=quantization.QuantType.QInt8
         )
-    beside.replace(folder.int8_model)
+    folder.take_int8_model(beside)
 
 
 @contextmanager
@@ -259,7 +263,23 @@ def _write(
     except ImportError:
         raise
     except Exception as error:  # the exporter raises errors of many classes, and the torch model still works
+        full = _full_disk(error, path.parent)
+        if full is not None:
+            raise full from error
         raise EncoderError(f"torch.onnx does not export it: {first_line(error)}") from error
+
+
+def _full_disk(error: BaseException, folder: Path) -> OSError | None:
+    """Return an error of the disk with ``folder`` if it is full, which is no fault of the model. ``error`` was raised.
+
+    The exporter gives the error of the disk as a cause, or only says that an element cannot be written.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno == errno.ENOSPC):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None and shutil.disk_usage(folder).free > _LEAST_FREE:
+        return None
+    return OSError(errno.ENOSPC, "no space left on the disk", str(folder))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,8 @@ _FORMAT = 3
 # The libraries that can change the numbers of a model.
 _LIBRARIES = ("onnxruntime", "onnxscript", "openvino", "sentence-transformers", "tokenizers", "torch", "transformers")
 _SETTINGS = "settings.json"
+# No export takes as long.
+_SECONDS_OF_AN_EXPORT = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,29 @@ class ExportFolder:
         """The ONNX file with weights of 8 bits. It is made when it is asked for."""
         return self.path / "model_int8.onnx"
 
+    def has_int8_model(self) -> bool:
+        """Return whether `int8_model` is there, as it was written."""
+        try:
+            checksum = self._int8_checksum.read_text(encoding="ascii")
+            if checksum == _checksum(self.int8_model):
+                return True
+        except (OSError, ValueError):
+            checksum = ""
+        if checksum or self.int8_model.exists():
+            logger.warning("%s is damaged, so it is made again", self.int8_model)
+        return False
+
+    def take_int8_model(self, beside: Path) -> None:
+        """Give the file ``beside`` the name of `int8_model`, and write its checksum."""
+        checksum = _checksum(beside)
+        self._int8_checksum.unlink(missing_ok=True)
+        beside.replace(self.int8_model)
+        self._int8_checksum.write_text(checksum, encoding="ascii")
+
+    @property
+    def _int8_checksum(self) -> Path:
+        return self.path / "model_int8.xxh3"
+
     @property
     def head(self) -> Path:
         """The ONNX file of the modules after the pooling. It does not exist if there are none."""
@@ -104,12 +130,8 @@ class ExportFolder:
 
     def _checksums(self) -> dict[str, str]:
         """Return the checksums of the files that are there."""
-        checksums = {}
-        for file in (self.tokenizer, self.model, self.weights, self.fused_model, self.head):
-            if file.exists():
-                with file.open("rb") as stream:
-                    checksums[file.name] = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
-        return checksums
+        files = (self.tokenizer, self.model, self.weights, self.fused_model, self.head)
+        return {file.name: _checksum(file) for file in files if file.exists()}
 
     def refuse(self, reason: str) -> None:
         """Remember why the model cannot be exported. If this cannot be written, the next start tries again."""
@@ -120,10 +142,17 @@ class ExportFolder:
 
     def begin(self) -> ExportFolder:
         """Return a new folder beside this one, to write to. `finish` gives it this folder's name."""
+        self._remove_remains()
         beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True, mode=0o700)
         return ExportFolder(beside)
+
+    def _remove_remains(self) -> None:
+        """Remove what processes have left that were killed while they wrote an export, here or for another model."""
+        for left in self.path.parent.glob("*.new"):
+            if time.time() - left.stat().st_mtime > _SECONDS_OF_AN_EXPORT:
+                shutil.rmtree(left, ignore_errors=True)
 
     def finish(self, beside: ExportFolder, settings: Mapping[str, Any]) -> None:
         """Give the folder ``beside`` this one's name. Its files and ``settings`` are then complete."""
@@ -137,6 +166,11 @@ class ExportFolder:
             shutil.rmtree(beside.path, ignore_errors=True)
             if self.settings() is None:
                 raise
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
 
 
 def local_files(model: str, revision: str | None, cache: str | None) -> Path | None:

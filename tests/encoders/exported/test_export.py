@@ -14,16 +14,17 @@ import onnx_ir
 import pytest
 import torch
 from helpers import tiny_vision
+from helpers.small_disk import small_disk
 from helpers.text_families import MAX_LENGTH, TEXT_FAMILIES
 from onnxscript.rewriter import ort_fusions
 from onnxscript.rewriter.ort_fusions import optimize_for_ort
 from safetensors.torch import load_file, save_file
 
-from smart_rag import SmartEncoder
+from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.encoders.exported.folder import ExportFolder, local_files, stored_precision
 from smart_rag.encoders.exported.model import POOLINGS, pool
 from smart_rag.encoders.protocol import warn_once
-from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.errors import EncoderError, IndexMismatch, InvalidInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,7 +152,7 @@ def test_a_later_start_needs_no_torch(bert):
     """Neither torch nor transformers is imported, and the numbers are those of this process."""
     code = f"""
 import sys
-from smart_rag import SmartEncoder
+from smart_rag import SmartEncoder, SmartIndex
 encoder = SmartEncoder({bert!r}, backend="onnx")
 found = encoder.encode_document({TEXTS!r})
 assert not {{"torch", "transformers", "sentence_transformers"}} & set(sys.modules), "imported"
@@ -330,6 +331,49 @@ def test_int8_is_another_model(bert):
     assert 0.9 < cosines.min() < 0.999999
     with pytest.raises(InvalidInput, match="name another dtype"):
         SmartEncoder(bert, device="cpu", backend="torch", dtype="int8")
+
+
+def test_a_damaged_int8_file_is_made_again(bert, caplog):
+    wanted = SmartEncoder(bert, device="cpu", backend="onnx", dtype="int8").encode_document(TEXTS)
+    file = ExportFolder.of(Path(bert), loading(bert)).int8_model
+    sound = file.read_bytes()
+    for damaged in (sound[:-50], sound[:100] + bytes([sound[100] ^ 1]) + sound[101:]):
+        file.write_bytes(damaged)
+        caplog.clear()
+        assert_same(SmartEncoder(bert, device="cpu", backend="onnx", dtype="int8").encode_document(TEXTS), wanted, 1e-7)
+        assert "model_int8.onnx is damaged, so it is made again" in caplog.text
+    caplog.clear()
+    assert_same(SmartEncoder(bert, device="cpu", backend="onnx", dtype="int8").encode_document(TEXTS), wanted, 1e-7)
+    assert "damaged" not in caplog.text
+
+
+def test_a_full_disk_is_no_fault_of_the_model(bert, tmp_path, monkeypatch):
+    """As soon as there is room again, the model is exported."""
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        monkeypatch.setenv("SMART_RAG_CACHE", str(disk))
+        (disk / "filler").write_bytes(bytes(2_900_000))
+        with pytest.raises(EncoderError, match=r"the export cannot be written to .*: [Nn]o space left"):
+            SmartEncoder(bert, device="cpu", backend="onnx")
+        (disk / "filler").unlink()
+        assert backend(SmartEncoder(bert, device="cpu", backend="onnx"))[0] == "onnx"
+
+
+def test_an_index_takes_the_backend_that_writes_to_it(bert, tmp_path):
+    """It must not need for ever what is no longer installed."""
+    with SmartIndex.create(tmp_path / "index", SmartEncoder(bert, device="cpu", backend="onnx")) as index:
+        index.add_texts(["A pump."])
+    with SmartIndex.open(tmp_path / "index", SmartEncoder(bert, device="cpu", backend="torch")) as index:
+        index.add_texts(["A boat."])
+    with SmartIndex.open(tmp_path / "index") as index:
+        assert backend(index.encoder)[0] == "torch"
+
+
+def test_the_message_for_another_precision_names_it(bert, tmp_path):
+    ours, int8 = (SmartEncoder(bert, device="cpu", backend="onnx", dtype=dtype) for dtype in (None, "int8"))
+    with SmartIndex.create(tmp_path / "index", int8) as index:
+        index.add_texts(["A pump."])
+    with pytest.raises(IndexMismatch, match=r"other dtype, precision\).*SmartEncoder\(\.\.\., dtype='int8'\)"):
+        SmartIndex.open(tmp_path / "index", ours)
 
 
 def test_threads_and_forks_encode_at_once(bert):
