@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smart_rag.errors import MissingExtra
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.text import decode
+from smart_rag.files.formats.encoding import decode
 
 
 def read_html(path: Path) -> Iterator[Page]:
@@ -21,4 +21,5 @@ def read_html(path: Path) -> Iterator[Page]:
         from inscriptis import get_text
     except ImportError as error:
         raise MissingExtra("inscriptis", "html", f"reading {path.name}") from error
-    yield Page(get_text(decode(path)))
+    found = decode(path.read_bytes(), path, is_html=True)
+    yield Page(get_text(found.text), left_out=found.left_out)
