@@ -82,7 +82,7 @@ _USUAL = re.compile(
     r"\U00010000-\U0003ffff]"
 )
 # Letters and spaces of ASCII. Nearly no byte of UTF-16 is one, apart from every second byte of English.
-_NO_LETTERS = bytes(i for i in range(256) if not i == 32 or (i < 128 and chr(i).isalpha()))
+_NO_LETTERS = bytes(i for i in range(256) if not (i < 128 and (chr(i).isalpha() or i == 32)))
 _SAMPLE_BYTES = 1 << 16
 
 
@@ -104,9 +104,9 @@ class Decoded:
 def decode(data: bytes, path: Path, *, is_html: bool = False) -> Decoded:
     """Return the text of ``data``.
 
-    A byte order mark counts most. Then counts what the file says: an XML declaration, a line such as ``coding: latin-1``,
-    or in HTML a meta element. Then it is UTF-8 where nearly all of it is, then what `legacy_encoding.detect` finds. A file
-    that says another encoding and is sound UTF-8 is UTF-8.
+    A byte order mark counts most. Then counts what the file says: an XML declaration, a line such as
+    ``coding: latin-1``, or in HTML a meta element. Then it is UTF-8 where nearly all of it is, then what
+    `legacy_encoding.detect` finds. A file that says another encoding and is sound UTF-8 is UTF-8.
 
     Args:
         data: the bytes of a file.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smart_rag.errors import MissingExtra
-from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.encoding import decode
+from smart_rag.files.formats.page import Page
 
 
 def read_html(path: Path) -> Iterator[Page]:
