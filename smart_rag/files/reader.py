@@ -37,6 +37,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
     ".md": read_text,
     ".html": read_html,
     ".htm": read_html,
+    ".xhtml": read_html,
     ".pdf": read_pdf,
     ".docx": read_docx,
 }
