@@ -76,11 +76,27 @@ _CONTROLS = bytes(i for i in range(32) if i not in b"\0\a\b\t\n\v\f\r\x1a\x1b") 
 _NO_CONTROLS = bytes(i for i in range(256) if i not in _CONTROLS)
 _NULS = re.compile("\0+")
 
-# Characters of texts. Binary data, read as UTF-16, has others.
+# Characters of texts. Binary data with a mark of UTF-16 has others.
 _USUAL = re.compile(
     r"[\t\n\r -~\xa0-\u1fff\u2010-\u22ff\u2500-\u25ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef"
     r"\U00010000-\U0003ffff]"
 )
+# A text without a mark has characters that all scripts share, and one script.
+_SHARED = r"\t\n\r -~\xa0-\xbf\u2010-\u22ff\u2500-\u25ff\u3000-\u303f\uff00-\uffef\U0001f000-\U0001ffff"
+_SCRIPTS = [
+    re.compile(f"[{_SHARED}{script}]")
+    for script in (
+        r"\xc0-\u024f\u1e00-\u1eff",
+        r"\u0370-\u03ff\u1f00-\u1fff",
+        r"\u0400-\u052f",
+        r"\u0590-\u05ff",
+        r"\u0600-\u06ff",
+        r"\u0900-\u0dff",
+        r"\u0e00-\u0eff",
+        r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff",
+        r"\uac00-\ud7a3\u4e00-\u9fff",
+    )
+]
 # Letters and spaces of ASCII. Nearly no byte of UTF-16 is one, apart from every second byte of English.
 _NO_LETTERS = bytes(i for i in range(256) if not (i < 128 and (chr(i).isalpha() or i == 32)))
 _SAMPLE_BYTES = 1 << 16
@@ -116,6 +132,8 @@ def decode(data: bytes, path: Path, *, is_html: bool = False) -> Decoded:
     Raises:
         DocumentError: the file holds binary data.
     """
+    if data.startswith(_BINARY) or data[257:262] == b"ustar":
+        raise _not_text(path)
     marked = next((codec for mark, codec in _MARKS if data.startswith(mark)), None)
     if marked is not None:
         text = data.decode(marked, "replace").removeprefix("\ufeff")
@@ -136,8 +154,6 @@ def _not_text(path: Path) -> DocumentError:
 
 def _is_binary(data: bytes) -> bool:
     """Return whether ``data``, or its begin, has more controls than a damaged text has."""
-    if data.startswith(_BINARY) or data[257:262] == b"ustar":
-        return True
     head = data[:512]
     return _controls(data) > 2 + len(data) // 100 or _controls(head) > 2 + len(head) // 20
 
@@ -172,15 +188,17 @@ def _is_utf8(sample: bytes) -> bool:
 
 
 def _is_usual(sample: bytes, codec: str) -> bool:
+    """Return whether ``codec`` gives characters of texts. The sample may end in a character."""
+    width = 4 if codec.startswith("utf-32") else 2
     try:
-        text = sample[: len(sample) // 4 * 4].decode(codec)
+        text = sample[: len(sample) // width * width].decode(codec)
     except UnicodeDecodeError as error:
-        if error.start < len(sample) - 4:  # the sample may end between two halves of a character
+        if error.start < len(sample) - 4:
             return False
         text = sample[: error.start].decode(codec)
     if not text:
         return False
-    return len(_USUAL.findall(text)) >= 0.97 * len(text)
+    return max(len(script.findall(text)) for script in _SCRIPTS) >= 0.95 * len(text)
 
 
 def _shifted(data: bytes) -> str | None:
