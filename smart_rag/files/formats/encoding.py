@@ -173,6 +173,8 @@ def _wide(data: bytes) -> str | None:
     is_log = not binary and _is_utf8(sample)  # with a hole in it
     if is_log or len(sample.translate(None, _NO_LETTERS)) > 0.6 * len(sample):
         return None
+    if len(sample) < 4 or (len(sample) % 2 and len(sample) < 64):  # too little, and half of a character at its end
+        return None
     upper_first = len(set(sample[::2])) < len(set(sample[1::2]))
     order = "be" if upper_first else "le"
     return next((codec for codec in (f"utf-32-{order}", f"utf-16-{order}") if _is_usual(sample, codec)), None)

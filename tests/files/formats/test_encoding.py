@@ -150,10 +150,11 @@ def test_a_hole_of_nuls_in_a_log_costs_nothing_else(nuls):
         b"%PDF-1.7\n% all of it could be text\n",
         b"\xff\xfe" + random.Random(0).randbytes(300),
         b"\x89PNG\r\n\x1a\n\0\0",
+        b"\0\1\2",
         bytes(range(256)) * 4,
         b"\0\1\2\3" * 20 + b"a long text follows " * 300,
     ],
-    ids=["noise", "short noise", "zlib", "pdf", "marked noise", "png head", "all bytes", "binary head"],
+    ids=["noise", "short noise", "zlib", "pdf", "marked noise", "png head", "three bytes", "all bytes", "binary head"],
 )
 def test_binary_data_is_refused(data):
     with pytest.raises(DocumentError, match=r"^a\.txt: binary data, not text$"):
