@@ -71,7 +71,8 @@ _ALPHABETS = {
 # Much more text is Western than the confidence of a detector knows.
 _PRIOR = {"cp1252": 1.35, "iso8859-15": 1.3, "cp1254": 1.5, "cp866": 0.7}
 
-_MULTIBYTE = ("euc_jis_2004", "cp932")
+_JAPANESE = ("euc_jis_2004", "cp932")
+_MULTIBYTE = (*_JAPANESE, "gb18030", "big5hkscs", "cp949")
 
 # A run of ASCII letters and other characters, of which at least one is beyond ASCII.
 _WORD = re.compile(r"[A-Za-z]*[^\x00-\x7f\xa0][A-Za-z\x80-\x9f\xa1-\U0010ffff]*")
@@ -82,29 +83,50 @@ _HIGH = re.compile(rb"[\x80-\xff]")
 
 def detect(data: bytes) -> str:
     """Return the codec of a text that is neither Unicode nor ASCII. If nothing is known, it is ``"cp1252"``."""
-    from chardet import detect_all
-
     sample = _sample(data)
-    candidates = {codec: 0.5 for codec in _MULTIBYTE if _is_japanese(sample, codec)}
-    for found in detect_all(
-        sample, ignore_threshold=True, include_encodings=list(_CODECS), no_match_encoding="windows-1252"
-    ):
-        name = (found["encoding"] or "").lower()
-        codec = _CODECS.get(name) or _OTHER_NAMES.get(name)
-        if codec is not None:
-            candidates[codec] = max(candidates.get(codec, 0.0), found["confidence"])
+    candidates = _confidences(sample, list(_CODECS))
+    for codec in _JAPANESE:
+        if _is_japanese(sample, codec):
+            candidates[codec] = max(candidates.get(codec, 0.0), 0.5)
+    for codec in _MULTIBYTE:
+        if codec not in candidates and (sound := _repaired(sample, codec)):
+            candidates |= _confidences(sound, [codec])
     scores = {codec: confidence * _fit(sample, codec) for codec, confidence in candidates.items()}
     best = max(scores, key=scores.__getitem__, default="cp1252")
     return best if scores.get(best) else "cp1252"
 
 
+def _confidences(sample: bytes, encodings: list[str]) -> dict[str, float]:
+    """Return the confidence of chardet in each codec. Those that it excludes are not in the result."""
+    from chardet import detect_all
+
+    fallback = encodings[0]  # chardet gives it, with no confidence, if it excludes all
+    confidences: dict[str, float] = {}
+    for found in detect_all(sample, True, include_encodings=encodings, no_match_encoding=fallback):
+        name = (found["encoding"] or "").lower()
+        codec = _CODECS.get(name) or _OTHER_NAMES.get(name)
+        if codec is not None:
+            confidences[codec] = max(confidences.get(codec, 0.0), found["confidence"])
+    return confidences
+
+
+def _repaired(sample: bytes, codec: str) -> bytes | None:
+    """Return ``sample`` without a few bytes that ``codec`` cannot read. chardet excludes a codec for one of them."""
+    text = sample.decode(codec, "ignore")
+    lost = sample.decode(codec, "replace").count("\ufffd")
+    beyond = sum(char > "\x7f" for char in text)
+    return text.encode(codec, "ignore") if 0 < lost * 50 <= beyond else None
+
+
 def _sample(data: bytes) -> bytes:
-    """Return a part of ``data`` that begins with the line of the first byte beyond ASCII."""
+    """Return a part of ``data``: whole lines, from the first byte beyond ASCII on."""
     first = _HIGH.search(data)
     begin = data.rfind(b"\n", 0, first.start()) + 1 if first else 0
     if first and first.start() - begin > _SAMPLE_BYTES // 2:  # a long line
         begin = first.start()
-    return data[begin : begin + _SAMPLE_BYTES]
+    sample = data[begin : begin + _SAMPLE_BYTES]
+    end = sample.rfind(b"\n") + 1 if begin + _SAMPLE_BYTES < len(data) else 0
+    return sample[:end] if end else sample
 
 
 def _is_japanese(sample: bytes, codec: str) -> bool:
@@ -120,6 +142,10 @@ def _is_japanese(sample: bytes, codec: str) -> bool:
 def _fit(sample: bytes, codec: str) -> float:
     """Return how well the words fit that ``codec`` gives: 0 if none does."""
     text = sample.decode(codec, "replace")
+    if codec in _MULTIBYTE:  # these languages have no spaces between words
+        beyond = [char for char in text if char > "\x7f"]
+        odd = sum(char == "\ufffd" or unicodedata.category(char)[0] == "C" for char in beyond)
+        return (1 - odd / max(1, len(beyond))) ** 8
     good = bad = single = 0
     other = False
     for run in _WORD.findall(text):
@@ -158,7 +184,7 @@ def _is_control(char: str) -> bool:
 def _is_odd(word: str) -> bool:
     """Return whether ``word`` mixes scripts, has a symbol inside, or goes on in upper case."""
     scripts = {_script(char) for char in word if char.isalpha()}
-    if "Latin" in scripts and len(scripts) > 1 and "East Asia" not in scripts:
+    if "Latin" in scripts and len(scripts) > 1:
         return True
     if any(unicodedata.category(char)[0] in "SNC" for char in word):
         return True

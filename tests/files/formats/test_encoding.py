@@ -42,6 +42,17 @@ def test_the_texts_are_many():
     assert min(len(sample.text) for sample in SAMPLES) < 20
 
 
+@pytest.mark.parametrize("encoding", ["shift_jis", "euc-jp", "gb18030", "big5", "euc-kr"])
+@pytest.mark.parametrize("newlines", [True, False])
+def test_a_bad_byte_in_an_asian_encoding_costs_little(encoding, newlines):
+    text = max((sample.text for sample in SAMPLES if sample.encoding == encoding), key=len)
+    text = text if newlines else text.replace("\n", "")
+    data = (text * 3).encode(encoding) + b"\x80\x20" + (text * 1000).encode(encoding)
+    found = decode(data, PATH)
+    assert found.text[-len(text) * 1000 :] == text * 1000
+    assert len(found.text) == len(text) * 1003 + 2
+
+
 @pytest.mark.slow
 def test_words_out_of_a_text_are_read_as_well():
     """Three words have next to no evidence, eight have enough."""
