@@ -166,27 +166,16 @@ def _controls(data: bytes) -> int:
 
 def _wide(data: bytes) -> str | None:
     """Return the codec of a text in UTF-16 or UTF-32 without a mark. The upper bytes of a text have few values."""
-    binary = _is_binary(data)
-    if not binary and b"\0" not in data:
+    if data.count(0) * 4 < len(data) and not _is_binary(data):  # a log with a hole in it
         return None
     sample = data[:_SAMPLE_BYTES]
-    is_log = not binary and _is_utf8(sample)  # with a hole in it
-    if is_log or len(sample.translate(None, _NO_LETTERS)) > 0.6 * len(sample):
+    if len(sample.translate(None, _NO_LETTERS)) > 0.6 * len(sample):
         return None
     if len(sample) < 4 or (len(sample) % 2 and len(sample) < 64):  # too little, and half of a character at its end
         return None
     upper_first = len(set(sample[::2])) < len(set(sample[1::2]))
     order = "be" if upper_first else "le"
     return next((codec for codec in (f"utf-32-{order}", f"utf-16-{order}") if _is_usual(sample, codec)), None)
-
-
-def _is_utf8(sample: bytes) -> bool:
-    """Return whether ``sample`` is UTF-8. It may end in a character."""
-    try:
-        sample.decode()
-    except UnicodeDecodeError as error:
-        return error.start > len(sample) - 4
-    return True
 
 
 def _is_usual(sample: bytes, codec: str) -> bool:

@@ -78,19 +78,20 @@ _MULTIBYTE = (*_JAPANESE, "gb18030", "big5hkscs", "cp949")
 _WORD = re.compile(r"[A-Za-z]*[^\x00-\x7f\xa0][A-Za-z\x80-\x9f\xa1-\U0010ffff]*")
 _KANA = re.compile(r"[\u3041-\u30fe]")
 _RARE_IN_JAPANESE = re.compile(r"[^\x00-\x7f\u3000-\u30ff\u4e00-\u9fff\uff01-\uff5e\u2010-\u203b\u2190-\u25ff]")
+_TOGETHER = re.compile(r"[^\x00-\x7f]{3,}")
 _HIGH = re.compile(rb"[\x80-\xff]")
 
 
 def detect(data: bytes) -> str:
     """Return the codec of a text that is neither Unicode nor ASCII. If nothing is known, it is ``"cp1252"``."""
-    sample = _sample(data)
+    sample = _sample(data).replace(b"\0", b" ")
     candidates = _confidences(sample, list(_CODECS))
     for codec in _JAPANESE:
         if _is_japanese(sample, codec):
             candidates[codec] = max(candidates.get(codec, 0.0), 0.5)
-    for codec in _MULTIBYTE:
+    for codec in _CODECS.values():
         if codec not in candidates and (sound := _repaired(sample, codec)):
-            candidates |= _confidences(sound, [codec])
+            candidates |= _confidences(sound, [next(name for name in _CODECS if _CODECS[name] == codec)])
     scores = {codec: confidence * _fit(sample, codec) for codec, confidence in candidates.items()}
     best = max(scores, key=scores.__getitem__, default="cp1252")
     return best if scores.get(best) else "cp1252"
@@ -111,11 +112,18 @@ def _confidences(sample: bytes, encodings: list[str]) -> dict[str, float]:
 
 
 def _repaired(sample: bytes, codec: str) -> bytes | None:
-    """Return ``sample`` without a few bytes that ``codec`` cannot read. chardet excludes a codec for one of them."""
+    """Return ``sample`` without a few bytes that ``codec`` cannot read. chardet excludes a codec for one of them.
+
+    Nearly any text is Chinese by such a rule: an accented letter and the letter after it are a character. But Chinese
+    characters stand together.
+    """
     text = sample.decode(codec, "ignore")
     lost = sample.decode(codec, "replace").count("\ufffd")
     beyond = sum(char > "\x7f" for char in text)
-    return text.encode(codec, "ignore") if 0 < lost * 50 <= beyond else None
+    few = lost * 20 <= len(text) and (lost * 3 <= beyond or codec == "cp1252")
+    if codec in _MULTIBYTE:
+        few = few and 2 * sum(len(run) for run in _TOGETHER.findall(text)) > beyond
+    return text.encode(codec, "ignore") if lost and few else None
 
 
 def _sample(data: bytes) -> bytes:

@@ -53,6 +53,22 @@ def test_a_bad_byte_in_an_asian_encoding_costs_little(encoding, newlines):
     assert len(found.text) == len(text) * 1003 + 2
 
 
+@pytest.mark.parametrize("junk", [b"\x81 ", b"\x9d ", b"\xff ", b"\0 "])
+@pytest.mark.parametrize(
+    "sample",
+    [s for s in SAMPLES if s.encoding.startswith(("cp12", "iso8859", "koi8")) and len(s.text) > 150],
+    ids=lambda sample: f"{sample.language}-{sample.encoding}",
+)
+def test_a_bad_byte_in_a_european_encoding_costs_little(sample, junk):
+    """chardet excludes an encoding for one byte that it lacks."""
+    data = sample.text.encode(sample.encoding)
+    middle = data.index(b" ", len(data) // 2) + 1
+    text = text_of(data[:middle] + junk + data[middle:])
+    before, after = (part.decode(sample.encoding) for part in (data[:middle], data[middle:]))
+    assert text.startswith(before)
+    assert text.endswith(after)
+
+
 @pytest.mark.slow
 def test_words_out_of_a_text_are_read_as_well():
     """Three words have next to no evidence, eight have enough."""
