@@ -17,7 +17,7 @@ from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.html import read_html
 from smart_rag.files.formats.office import read_docx
-from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.page import Page, is_visible
 from smart_rag.files.formats.pdf import Pdf, read_pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
@@ -31,6 +31,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
     ".md": read_text,
     ".html": read_html,
     ".htm": read_html,
+    ".xhtml": read_html,
     ".pdf": read_pdf,
     ".docx": read_docx,
 }
@@ -64,12 +65,13 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     empty = True
     left_out: list[str] = []
     for page in _parse(path):
-        wanted = page.text.strip() or (pages_without_text and page.number is not None)
+        seen = is_visible(page.text)
+        wanted = seen or (pages_without_text and page.number is not None)
         if wanted or page.left_out:
             empty = empty and not wanted
             left_out += page.left_out
             # Some PDFs hold half of a surrogate pair. It cannot be stored.
-            yield replace(page, text=page.text.encode("utf-8", "replace").decode())
+            yield replace(page, text=page.text.encode("utf-8", "replace").decode() if seen else "")
     if empty:
         reason = "; ".join(left_out) or "a scan needs a model that reads page images"
         raise DocumentError(path, f"no text in it ({reason})")

@@ -19,7 +19,7 @@ from smart_rag.types import Document, PdfPage
 
 
 def test_the_formats_tested_here_are_all_there_are():
-    assert set(FORMATS) == {".txt", ".md", ".html", ".htm", ".pdf", ".docx"}
+    assert set(FORMATS) == {".txt", ".md", ".html", ".htm", ".xhtml", ".pdf", ".docx"}
 
 
 @pytest.mark.parametrize("suffix", sorted(FORMATS))

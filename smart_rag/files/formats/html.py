@@ -1,24 +1,74 @@
-"""HTML files, as the text that a browser shows."""
+"""HTML and XHTML: the title and the description, then the text that a browser shows.
+
+All visible text is kept. Extractors of articles guess what belongs to the article: they lose much of a form, and of a
+page of documentation. So only those parts are left out that the page itself marks as navigation, and banners that ask
+for cookies. Their words are counted.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from smart_rag.errors import MissingExtra
+from smart_rag.files.formats.encoding import decode
+from smart_rag.files.formats.html_text import Visible
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.text import decode
+from smart_rag.wording import number
+
+# Elements without content. In XHTML any other element may also end in its start tag, which HTML does not know.
+_VOID = frozenset(
+    ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr")
+)
+_ENDED = re.compile(r"<([A-Za-z][\w:.-]*)((?:\s[^<>]*)?)/>")
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+_IS_XHTML = re.compile(r"\s*(?:<\?xml\b|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
+# A browser that runs scripts does not parse what is in these elements.
+_NOSCRIPT = re.compile(r"<noscript\b[^>]*>.*?</noscript\s*>", re.DOTALL | re.IGNORECASE)
 
 
 def read_html(path: Path) -> Iterator[Page]:
-    """Yield the visible text of an HTML file as one page.
+    """Yield the text of an HTML or XHTML file as one page.
 
     Raises:
         DocumentError: the file holds binary data.
-        MissingExtra: inscriptis is not installed.
+        MissingExtra: selectolax is not installed.
+    """
+    yield text_of_html(path.read_bytes(), path)
+
+
+def text_of_html(data: bytes, path: Path) -> Page:
+    """Return the title, the description and the visible text of an HTML or XHTML document, as a page.
+
+    Args:
+        data: the document. It may also be a part of another file, such as a chapter of an EPUB.
+        path: the file, for the errors.
+
+    Raises:
+        DocumentError: ``data`` is binary.
+        MissingExtra: selectolax is not installed.
     """
     try:
-        from inscriptis import get_text
+        from selectolax.lexbor import LexborHTMLParser
     except ImportError as error:
-        raise MissingExtra("inscriptis", "html", f"reading {path.name}") from error
-    yield Page(get_text(decode(path)))
+        raise MissingExtra("selectolax", "html", f"reading {path.name}") from error
+    found = decode(data, path, is_html=True)
+    markup = found.text
+    if path.suffix.lower() in (".xhtml", ".epub") or _IS_XHTML.match(markup):
+        markup = _ENDED.sub(_as_html, _CDATA.sub(_escaped, markup))
+    tree = LexborHTMLParser(_NOSCRIPT.sub(" ", markup))
+    visible = Visible(tree)
+    head = "\n\n".join(visible.head())
+    text = f"{head}\n\n{visible.text}" if head and visible.text else head or visible.text
+    left_out = [f"{number(words, 'word')} of {what}" for what, words in visible.left_out.items()]
+    return Page(text, left_out=(*found.left_out, *left_out))
+
+
+def _as_html(element: re.Match[str]) -> str:
+    name, attributes = element.groups()
+    return element[0] if name.lower() in _VOID else f"<{name}{attributes}></{name}>"
+
+
+def _escaped(section: re.Match[str]) -> str:
+    return section[1].replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

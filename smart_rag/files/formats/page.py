@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from smart_rag.types import ImageSource
+
+# A character that a person can see: no white space, no control, no joiner, no filler of zero width.
+_VISIBLE = re.compile(
+    r"[^\s\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f"
+    r"\u205f-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def is_visible(text: str) -> bool:
+    r"""Return whether a person sees anything of ``text``. Spaces and characters of zero width cannot be seen.
+
+    >>> is_visible("\u200b.\n"), is_visible("\u200b\ufeff\xad \n")
+    (True, False)
+    """
+    return _VISIBLE.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
