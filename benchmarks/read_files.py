@@ -160,8 +160,7 @@ def _reference(path: Path) -> str:
     suffix = path.suffix.lower()
     try:
         if suffix == ".pdf":
-            command = ["pdftotext", "-enc", "UTF-8", str(path), "-"]
-            return subprocess.run(command, capture_output=True, timeout=120).stdout.decode("utf-8", "replace")
+            return _output("pdftotext", "-enc", "UTF-8", *_cropped(path), str(path), "-")
         if suffix in _PARTS:
             return "\n".join(_paragraphs(path, *_PARTS[suffix]))
         if suffix == ".epub":
@@ -171,6 +170,19 @@ def _reference(path: Path) -> str:
         return path.read_text("utf-8") if suffix in _PLAIN else ""
     except (OSError, ValueError, zipfile.BadZipFile, etree.LxmlError, subprocess.TimeoutExpired):
         return ""
+
+
+def _cropped(path: Path) -> list[str]:
+    """Return the options of pdftotext that leave out what is printed beside the visible part of the pages."""
+    sizes = re.findall(r"size: +([\d.]+) x ([\d.]+)", _output("pdfinfo", "-f", "1", "-l", "100000", str(path)))
+    if not sizes:
+        return []
+    sides = [str(round(max(map(float, side)) + 1)) for side in zip(*sizes, strict=True)]
+    return ["-cropbox", "-x", "0", "-y", "0", "-W", sides[0], "-H", sides[1]]
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, timeout=120).stdout.decode("utf-8", "replace")
 
 
 def _parts(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:

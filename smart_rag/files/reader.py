@@ -162,7 +162,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
 
     Args:
         path: a file.
-        pages_without_text: also yield numbered pages that have no text, such as scanned pages of a PDF.
+        pages_without_text: also yield pages that have an image and no text, such as scanned pages of a PDF.
 
     Raises:
         DocumentError: the file cannot be read, has no text, or its format is unknown.
@@ -176,15 +176,16 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     empty = True
     left_out: list[str] = []
     for page in _parse(path):
-        wanted = page.text.strip() or (pages_without_text and page.number is not None)
+        wanted = page.text.strip() or (pages_without_text and page.image is not None)
         if wanted or page.left_out:
             empty = empty and not wanted
             left_out += page.left_out
             # Some PDFs hold half of a surrogate pair. It cannot be stored.
             yield replace(page, text=page.text.encode("utf-8", "replace").decode())
     if empty:
-        reason = "; ".join(left_out) or "a scan needs a model that reads page images"
-        raise DocumentError(path, f"no text in it ({reason})")
+        reason = "; ".join(dict.fromkeys(left_out))
+        is_complete = not reason or "text in it" in reason
+        raise DocumentError(path, (reason or "no text in it") if is_complete else f"no text in it ({reason})")
 
 
 def _parse(path: Path) -> Iterator[Page]:
@@ -268,7 +269,7 @@ class Reader:
         suffix = path.suffix.lower()
         if suffix in images.SUFFIXES:
             self._check_modality(path, "image")
-            return ReadFile([_document(path, 0, Page("", image=path))])
+            return _read_image(path)
         if suffix in video.SUFFIXES:
             self._check_modality(path, "video")
             return ReadFile([_document(path, 0, Page(""), video=path)])
@@ -286,15 +287,19 @@ class Reader:
     def _read_text(self, path: Path) -> ReadFile:
         paged = self._is_paged(path)
         pages = _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path))
-        found = ReadFile([])
+        documents: list[Document] = []
+        lacking: dict[str, list[int]] = {}
+        last = 0
         for page in pages:
-            if page.text or paged:
-                found.documents.append(_document(path, len(found.documents), page))
-            where = "" if page.number is None else f"page {page.number}: "
-            found.left_out.extend(f"{where}{phrase}" for phrase in page.left_out)
-        if not found.documents:
+            is_shown = paged and page.image is not None  # and so is what its text lacks
+            if page.text or is_shown:
+                documents.append(_document(path, len(documents), page))
+            last = max(last, page.number or 0)
+            for phrase in () if is_shown else page.left_out:
+                lacking.setdefault(phrase, []).extend([] if page.number is None else [page.number])
+        if not documents:
             raise DocumentError(path, "no text in it")
-        return found
+        return ReadFile(documents, [_of_pages(phrase, numbers, last) for phrase, numbers in lacking.items()])
 
     def _is_paged(self, path: Path) -> bool:
         return path.suffix.lower() == ".pdf" and "image" in self._modalities
@@ -304,6 +309,34 @@ class Reader:
             raise DocumentError(
                 path, f"needs a model that takes {modality}s; this one takes {', '.join(sorted(self._modalities))}"
             )
+
+
+def _read_image(path: Path) -> ReadFile:
+    """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
+    pages = images.pages(path)
+    if len(pages) == 1:
+        left_out = ["the other pictures of the animation"] if images.is_animation(path) else []
+        return ReadFile([_document(path, 0, Page("", image=path))], left_out)
+    return ReadFile([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)])
+
+
+def _of_pages(phrase: str, numbers: Sequence[int], last: int) -> str:
+    """Return ``phrase`` with the pages that it is about, of a file with ``last`` pages.
+
+    >>> _of_pages("no text", [2, 7, 8, 9], 30), _of_pages("no text", [2], 30)
+    ('4 of 30 pages (2, 7-9): no text', 'page 2: no text')
+    """
+    if len(numbers) < 2:
+        return f"page {numbers[0]}: {phrase}" if numbers else phrase
+    ranges: list[tuple[int, int]] = []
+    for page in numbers:
+        if ranges and page == ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], page
+        else:
+            ranges.append((page, page))
+    shown = [str(first) if first == end else f"{first}-{end}" for first, end in ranges[:_MOST_NAMES]]
+    more = ["..."] if len(ranges) > _MOST_NAMES else []
+    return f"{len(numbers):,} of {last:,} pages ({', '.join([*shown, *more])}): {phrase}"
 
 
 def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> Document:

@@ -132,10 +132,12 @@ class Pdf:
                 phrases.append(NO_LETTERS if layer.unknown else NO_TEXT)
         elif layer.unknown >= _FEWEST_UNKNOWN:
             phrases.append(SOME_LETTERS)
-        with _PDFIUM:
-            if number == 1 and self._document.get_formtype() == self._pdfium.raw.FORMTYPE_XFA_FULL:
-                phrases.append(XFA)
         return tuple(phrases)
+
+    def is_xfa(self) -> bool:
+        """Return whether the file is an XFA form. Its only page asks for a program that can show it."""
+        with _PDFIUM:
+            return bool(self._document.get_formtype() == self._pdfium.raw.FORMTYPE_XFA_FULL)
 
     def render(self, number: int, max_pixels: int) -> Image:
         """Return page ``number``, counted from 1: an upright RGB image on white, with annotations and forms.
@@ -329,6 +331,8 @@ def read_pdf(path: Path) -> Iterator[Page]:
                 yield Page(pdf.text(number), number, PdfPage(path, number), left_out=pdf.left_out(number))
             except DocumentError as error:
                 yield Page("", number, left_out=(error.reason.removeprefix(f"page {number} "),))
+        if pdf.is_xfa():
+            yield Page("", left_out=(XFA,))
 
 
 def boxes(path: str | Path, number: int, spans: Sequence[Span]) -> list[list[Box]]:

@@ -174,14 +174,16 @@ def _shown(page: Any, text_page: Any, characters: Sequence[str]) -> list[int]:
     if len(inside) >= len("".join("".join(characters).replace("\0", "").split())):
         return list(range(len(characters)))
     left, bottom, right, top = page.get_bbox()
-
-    def is_inside(i: int) -> bool:
-        if characters[i].isspace():
-            return True
-        a, b, c, d = text_page.get_charbox(i)
-        return left <= (a + c) / 2 <= right and bottom <= (b + d) / 2 <= top
-
-    return [i for i in range(len(characters)) if is_inside(i)]
+    shown: list[int] = []
+    for i, character in enumerate(characters):
+        if character.isspace():
+            is_inside = bool(shown) and (shown[-1] == i - 1 or not characters[shown[-1]].isspace())
+        else:
+            a, b, c, d = text_page.get_charbox(i)
+            is_inside = left <= (a + c) / 2 <= right and bottom <= (b + d) / 2 <= top
+        if is_inside:
+            shown.append(i)
+    return shown
 
 
 def _clean(characters: list[str], has_no_map: Callable[[int], bool], shown: Sequence[int]) -> int:
