@@ -243,8 +243,8 @@ class Reader:
     """Makes documents from files for an encoder.
 
     For an encoder that reads images, each page of a PDF is one document with its image and its text, and each image
-    file is one document. For an encoder that reads videos, each video file is one document. All other text is split
-    into chunks.
+    file is one document, or one for each image of a TIFF. For an encoder that reads videos, each video file is one
+    document. All other text is split into chunks.
 
     Args:
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
@@ -259,8 +259,8 @@ class Reader:
     def read(self, path: Path) -> ReadFile:
         """Return the documents of a file, and what they lack.
 
-        The metadata of a document has ``source``, ``chunk`` and, if there are pages, ``page``. Images and videos are
-        not opened here. A broken one raises `DocumentError` when it is encoded.
+        The metadata of a document has ``source``, ``chunk`` and, if there are pages, ``page``. A broken image or video
+        raises `DocumentError` when it is encoded.
 
         Raises:
             DocumentError: the file cannot be read, has nothing that the encoder can read, or its format is unknown.
