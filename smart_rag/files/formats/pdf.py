@@ -27,6 +27,7 @@ from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files.formats.images import fit
 from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.pdf_fonts import NamedGlyphs
 from smart_rag.files.formats.pdf_text import Layer, joined, read_layer
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
@@ -73,6 +74,7 @@ class Pdf:
         self._pages_opened = 0
         self._is_flattened = False
         self._layers: dict[int, Layer] = {}
+        self._glyphs = NamedGlyphs(self.path)
 
     def _load(self) -> Any:
         """Return the file as a document of pdfium. The caller holds the lock."""
@@ -226,7 +228,7 @@ class Pdf:
             with self._page(number) as page:
                 self._flatten(page)
             with self._page(number) as page:
-                layer = read_layer(page)
+                layer = read_layer(page, self._glyphs)
             near = {i: kept for i, kept in self._layers.items() if abs(i - number) <= 2 * _NEARBY_PAGES}
             self._layers = {**near, number: layer}
         return self._layers[number]

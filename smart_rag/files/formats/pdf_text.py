@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smart_rag.files.formats.pdf_fonts import NamedGlyphs
 from smart_rag.types import Span
 
 # pdfium joins two lines if the first one ends with a hyphen in a word. This character takes the place of the hyphen.
@@ -89,8 +90,11 @@ class Layer:
         return Counter(match[0].lower() for match in _WORD.finditer(whole))
 
 
-def read_layer(page: Any) -> Layer:
-    """Return what is visible of a page's text layer. Broken words are not joined yet; see `joined`."""
+def read_layer(page: Any, glyphs: NamedGlyphs) -> Layer:
+    """Return what is visible of a page's text layer. Broken words are not joined yet; see `joined`.
+
+    ``glyphs`` has the letters of those fonts of the PDF that pdfium does not know.
+    """
     import pypdfium2
 
     raw, text_page = pypdfium2.raw, page.get_textpage()
@@ -98,7 +102,11 @@ def read_layer(page: Any) -> Layer:
     shown = _shown(page, text_page, characters)
     unknown = 0
     if _ODD.search("".join(characters)):
-        unknown = _clean(characters, lambda i: raw.FPDFText_HasUnicodeMapError(text_page, i) == 1, shown)
+        unmapped = {i for i in shown if raw.FPDFText_HasUnicodeMapError(text_page, i) == 1}
+        letter = glyphs.letters(raw, text_page)
+        for i in unmapped:
+            characters[i] = letter(i, characters[i]) or characters[i]
+        unknown = _clean(characters, unmapped, shown)
     for i in shown:
         if characters[i] == "\r":
             characters[i] = "" if characters[i + 1 : i + 2] == ["\n"] else "\n"
@@ -186,12 +194,11 @@ def _shown(page: Any, text_page: Any, characters: Sequence[str]) -> list[int]:
     return shown
 
 
-def _clean(characters: list[str], has_no_map: Callable[[int], bool], shown: Sequence[int]) -> int:
+def _clean(characters: list[str], unmapped: set[int], shown: Sequence[int]) -> int:
     """Replace what is no text by spaces, and return how many characters are left out for it."""
-    visible = [i for i in shown if characters[i] not in _BLANK]
-    unmapped = {i for i in visible if has_no_map(i)}
+    visible = {i for i in shown if characters[i] not in _BLANK}
     unknown = 0
-    for group, most in ((unmapped, _MOST_CONTROL), (set(visible) - unmapped, _MOST_WRONG)):
+    for group, most in ((visible & unmapped, _MOST_CONTROL), (visible - unmapped, _MOST_WRONG)):
         control = sum(_CONTROL.match(characters[i]) is not None for i in group if not _is_ligature(characters, i))
         letters = sum("a" <= characters[i] <= "z" for i in group)
         if control > most * len(group) and letters < _FEWEST_LETTERS * len(group):
