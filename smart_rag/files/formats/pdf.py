@@ -212,9 +212,7 @@ class Pdf:
             DocumentError: there is no such page, or it cannot be read.
         """
         layer = self._layer(number)
-        with self._page(number) as page:
-            self._flatten(page)
-        with self._page(number) as page:
+        with self._flat_page(number) as page:
             text_page = page.get_textpage()
             return [[_box_of(page, *rect) for rect in layer.rectangles(text_page, span)] for span in spans]
 
@@ -225,9 +223,7 @@ class Pdf:
     def _broken_layer(self, number: int) -> Layer:
         """Return the text of page ``number``, in which words are broken at the end of a line."""
         if number not in self._layers:
-            with self._page(number) as page:
-                self._flatten(page)
-            with self._page(number) as page:
+            with self._flat_page(number) as page:
                 layer = read_layer(page, self._glyphs)
             near = {i: kept for i, kept in self._layers.items() if abs(i - number) <= 2 * _NEARBY_PAGES}
             self._layers = {**near, number: layer}
@@ -243,11 +239,20 @@ class Pdf:
                 continue
         return counts
 
-    def _flatten(self, page: Any) -> None:
-        """Make annotations and fields a part of ``page``, if it has any. This is seen when it is opened again."""
+    @contextmanager
+    def _flat_page(self, number: int) -> Iterator[Any]:
+        """Do the same as `_page`, and make annotations and fields a part of the page. This is seen when it is opened
+        again.
+        """
         raw = self._pdfium.raw
-        if raw.FPDFPage_GetAnnotCount(page) > 0:
-            self._is_flattened |= raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) == raw.FLATTEN_SUCCESS
+        with _PDFIUM:
+            with self._page(number) as page:
+                if raw.FPDFPage_GetAnnotCount(page) < 1:
+                    yield page
+                    return
+                self._is_flattened |= raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) == raw.FLATTEN_SUCCESS
+            with self._page(number) as page:
+                yield page
 
     @contextmanager
     def _page(self, number: int, as_filed: bool = False) -> Iterator[Any]:

@@ -86,16 +86,14 @@ def _glyph_names(font: bytes) -> frozenset[bytes]:
     """Return the names of the glyphs of a font in the format CFF, as far as they are codes."""
     if font[:1] != b"\x01":
         return frozenset()
-    place = int.from_bytes(
-        font[2:3], "big"
-    )  # behind the header, there are lists of names of fonts, of dictionaries, and of strings
-    for _ in range(3):
+    place = int.from_bytes(font[2:3], "big")
+    for _ in range(3):  # behind the header, there are the lists of fonts, of dictionaries, and of strings
         strings, place = _list(font, place)
     return frozenset(string for string in strings if _GLYPH.match(string))
 
 
 def _list(font: bytes, place: int) -> tuple[list[bytes], int]:
-    """Return the items of a list in a font, which the format calls INDEX, and the place behind it. Long items are empty."""
+    """Return the items of an INDEX, a list in a font, and the place behind it. Long items are empty."""
     count = int.from_bytes(font[place : place + 2], "big")
     if not count:
         return [], place + 2
