@@ -20,6 +20,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -160,7 +161,8 @@ def _reference(path: Path) -> str:
     suffix = path.suffix.lower()
     try:
         if suffix == ".pdf":
-            return _output("pdftotext", "-enc", "UTF-8", *_cropped(path), str(path), "-")
+            parts = (_output("pdftotext", "-enc", "UTF-8", *pages, str(path), "-") for pages in _page_ranges(path))
+            return "\n".join(parts)
         if suffix in _PARTS:
             return "\n".join(_paragraphs(path, *_PARTS[suffix]))
         if suffix == ".epub":
@@ -172,13 +174,13 @@ def _reference(path: Path) -> str:
         return ""
 
 
-def _cropped(path: Path) -> list[str]:
-    """Return the options of pdftotext that leave out what is printed beside the visible part of the pages."""
-    sizes = re.findall(r"size: +([\d.]+) x ([\d.]+)", _output("pdfinfo", "-f", "1", "-l", "100000", str(path)))
-    if not sizes:
-        return []
-    sides = [str(round(max(map(float, side)) + 1)) for side in zip(*sizes, strict=True)]
-    return ["-cropbox", "-x", "0", "-y", "0", "-W", sides[0], "-H", sides[1]]
+def _page_ranges(path: Path) -> Iterator[list[str]]:
+    """Yield the options of pdftotext for pages of one size: without what is printed beside their visible part."""
+    sizes = re.findall(r"(\d+) size: +([\d.]+) x ([\d.]+)", _output("pdfinfo", "-f", "1", "-l", "100000", str(path)))
+    for (width, height), group in groupby(sizes, key=lambda size: (float(size[1]), float(size[2]))):
+        pages = [page for page, _, _ in group]
+        area = ["-x", "0", "-y", "0", "-W", str(round(width) + 1), "-H", str(round(height) + 1)]
+        yield ["-f", pages[0], "-l", pages[-1], "-cropbox", *area]
 
 
 def _output(*command: str) -> str:

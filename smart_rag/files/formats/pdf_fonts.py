@@ -95,9 +95,9 @@ def _glyph_names(font: bytes) -> frozenset[bytes]:
 def _list(font: bytes, place: int) -> tuple[list[bytes], int]:
     """Return the items of an INDEX, a list in a font, and the place behind it. Long items are empty."""
     count = int.from_bytes(font[place : place + 2], "big")
-    if not count:
+    size = int.from_bytes(font[place + 2 : place + 3], "big")
+    if not count or count * size > len(font):
         return [], place + 2
-    size = min(font[place + 2] if place + 2 < len(font) else 0, 4)
     first = place + 3
     offsets = [int.from_bytes(font[first + i * size : first + (i + 1) * size], "big") for i in range(count + 1)]
     before = first + (count + 1) * size - 1

@@ -78,6 +78,21 @@ def test_pages_nearby_say_whether_a_word_has_a_hyphen(tmp_path):
     assert found[-1].split() == ["a", "tracecompilation", "and", "a", "cooperation"]
 
 
+def test_a_character_that_takes_two_in_utf_16(tmp_path):
+    """pdfium counts it once, and writes it as two."""
+    names = b"/CIDInit/ProcSet findresource begin begincmap 1 begincodespacerange <00><ff> endcodespacerange"
+    to_unicode = names + b" 1 beginbfchar <24> <D83DDE00> endbfchar endcmap end"
+    font = FONT.replace(b">>", b"/ToUnicode 6 0 R>>")
+    content = stream(lines("a $ of the reauthori-", "zation, a pump"))
+    path = write(tmp_path / "a.pdf", raw_pdf(CATALOG, PAGES, page(), content, font, stream(to_unicode)))
+    with Pdf(path) as pdf:
+        assert pdf.text(1).split() == ["a", "\U0001f600", "of", "the", "reauthorization,", "a", "pump"]
+        start = pdf.text(1).index("pump")
+        ((box,), (first, second)) = pdf.boxes(1, [(start, start + 4), (start - 18, start - 3)])
+    assert box[0] > second[2] > second[0]
+    assert first[3] <= second[1] == pytest.approx(box[1], abs=0.03)
+
+
 def test_a_word_is_the_same_whichever_page_is_read_first(tmp_path):
     """The index and the highlights read a page at different times."""
     contents = [lines(f"page {i} with a pump-", f"house and pump{'-' if i % 3 else ''}house") for i in range(12)]
