@@ -220,5 +220,7 @@ def _clean(characters: list[str], unmapped: set[int], shown: Sequence[int]) -> i
 
 def _is_ligature(characters: list[str], i: int) -> bool:
     """Return whether character ``i`` stands for a ligature of TeX: beside of it, there are letters of our alphabet."""
+    if characters[i] not in _LIGATURES:
+        return False
     beside = "".join(characters[max(0, i - 1) : i] + characters[i + 1 : i + 2])
-    return characters[i] in _LIGATURES and any(c.isascii() and c.isalpha() for c in beside)
+    return any(c.isascii() and c.isalpha() for c in beside)
