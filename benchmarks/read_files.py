@@ -45,6 +45,10 @@ _PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ".ods": (r"content\.xml", "body", ("p", "h")),
 }
 
+# The elements of HTML that do not end a word.
+_INLINE = frozenset(("a", "abbr", "b", "bdi", "bdo", "cite", "code", "del", "dfn", "em", "font", "i", "ins", "kbd"))
+_INLINE |= {"mark", "q", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "tt", "u", "var", "wbr"}
+
 
 @dataclass
 class Reading:
@@ -223,10 +227,16 @@ def _name(element: etree._Element) -> str:
 
 def _html(data: bytes) -> str:
     """Return the text in an HTML document, with its navigation, without its scripts."""
-    root = html.document_fromstring(data)
-    for gone in root.xpath("//script|//style|//template|//noscript|//head|//comment()"):
-        gone.drop_tree()
-    return "\n".join(root.itertext())
+    try:
+        parser = html.HTMLParser(encoding="utf-8" if data.decode("utf-8") else None)
+    except UnicodeDecodeError:
+        parser = html.HTMLParser()
+    root = html.document_fromstring(data, parser)
+    for element in root.iter(etree.Element):
+        if element.tag not in _INLINE:
+            element.text, element.tail = f"\n{element.text or ''}", f"\n{element.tail or ''}"
+    hidden = " or ".join(f"ancestor::{name}" for name in ("script", "style", "template", "noscript", "head"))
+    return "".join(root.xpath(f"//text()[not({hidden})]"))
 
 
 if __name__ == "__main__":
