@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class PdfPage:
-    """A page of a PDF file as an image. The image is drawn when it is used. ``page`` counts from 1."""
+    """A page of a PDF or TIFF file as an image. The image is drawn when it is used. ``page`` counts from 1."""
 
     path: Path
     page: int

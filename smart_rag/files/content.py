@@ -27,15 +27,18 @@ def open_image(source: ImageSource, max_pixels: int = images.MAX_SOURCE_PIXELS) 
     """Return ``source`` as an upright RGB image of at most ``max_pixels``.
 
     A page of a PDF is drawn as large as ``max_pixels`` allows. Any other image is shrunk if necessary, never enlarged.
+    A `PdfPage` of a TIFF is one of the images in this file.
 
     Raises:
         DocumentError: the file cannot be read, or its format is not the one that its name says.
         InvalidInput: an image in memory cannot be used.
         MissingExtra: ``source`` is a page of a PDF, and pypdfium2 is not installed.
     """
-    if isinstance(source, PdfPage):
-        return _drawn(source, max_pixels)
-    return images.open_image(source, max_pixels)
+    if not isinstance(source, PdfPage):
+        return images.open_image(source, max_pixels)
+    if _is_image(source):
+        return images.open_image(source.path, max_pixels, page=_number(source))
+    return _drawn(source, max_pixels)
 
 
 def open_image_as(source: ImageSource, size_of: images.SizeRule) -> Image.Image:
@@ -46,6 +49,8 @@ def open_image_as(source: ImageSource, size_of: images.SizeRule) -> Image.Image:
     """
     if not isinstance(source, PdfPage):
         return images.open_image(source, size_of=size_of)
+    if _is_image(source):
+        return images.open_image(source.path, size_of=size_of, page=_number(source))
     number, path, task = _number(source), absolute(source.path), f"drawing page {source.page}"
     width, height = call(pdf.dots, path, number, task=task)
     size, pixels = call(_pixels_as, path, number, *size_of(width, height), task=task)
@@ -53,17 +58,21 @@ def open_image_as(source: ImageSource, size_of: images.SizeRule) -> Image.Image:
 
 
 def page_text(page: PdfPage) -> str:
-    """Return the text layer of a page of a PDF.
+    """Return the text layer of a page of a PDF. A page of a TIFF has none.
 
     Raises:
         DocumentError: the file or the page cannot be read.
         MissingExtra: pypdfium2 is not installed.
     """
-    return call(pdf.text, absolute(page.path), _number(page), task=f"reading page {page.page}")
+    return (
+        "" if _is_image(page) else call(pdf.text, absolute(page.path), _number(page), task=f"reading page {page.page}")
+    )
 
 
 def page_boxes(page: PdfPage, spans: Sequence[Span]) -> list[list[Box]]:
     """Return the boxes of each of ``spans`` in `page_text`; see `Pdf.boxes`. The errors are those of `page_text`."""
+    if _is_image(page):
+        return [[] for _ in spans]
     found = call(pdf.boxes, absolute(page.path), _number(page), list(spans), task=f"reading page {page.page}")
     return [[(left, top, right, bottom) for left, top, right, bottom in boxes] for boxes in found]
 
@@ -148,6 +157,11 @@ def _pixels_as(path: str, number: int, width: int, height: int) -> tuple[tuple[i
     """Return the size and the pixels of a page, drawn with this ``width`` and ``height``."""
     image = pdf.render_as(path, number, (width, height))
     return image.size, image.tobytes()
+
+
+def _is_image(page: PdfPage) -> bool:
+    """Return whether ``page`` is an image in a file of several images, such as a TIFF."""
+    return Path(page.path).suffix.lower() in images.SUFFIXES
 
 
 def _number(page: PdfPage) -> int:

@@ -6,7 +6,7 @@ are read in the worker process (`smart_rag.files.worker`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
 # Small files of these formats are read in this process. They need no parser, and this takes less time.
 _PLAIN = (".txt", ".md")
 _SMALL_BYTES = 1 << 20
+# What a page lacks is said with at most so many ranges of pages.
+_MOST_RANGES = 5
 
 
 def suffixes(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
 
     Args:
         path: a file.
-        pages_without_text: also yield numbered pages that have no text, such as scanned pages of a PDF.
+        pages_without_text: also yield pages that have an image and no text, such as scanned pages of a PDF.
 
     Raises:
         DocumentError: the file cannot be read, has no text, or its format is unknown.
@@ -66,15 +68,16 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     left_out: list[str] = []
     for page in _parse(path):
         seen = is_visible(page.text)
-        wanted = seen or (pages_without_text and page.number is not None)
+        wanted = seen or (pages_without_text and page.image is not None)
         if wanted or page.left_out:
             empty = empty and not wanted
             left_out += page.left_out
             # Some PDFs hold half of a surrogate pair. It cannot be stored.
             yield replace(page, text=page.text.encode("utf-8", "replace").decode() if seen else "")
     if empty:
-        reason = "; ".join(left_out) or "a scan needs a model that reads page images"
-        raise DocumentError(path, f"no text in it ({reason})")
+        reason = "; ".join(dict.fromkeys(left_out))
+        is_complete = not reason or "text in it" in reason
+        raise DocumentError(path, (reason or "no text in it") if is_complete else f"no text in it ({reason})")
 
 
 def _parse(path: Path) -> Iterator[Page]:
@@ -137,14 +140,22 @@ def survey(path: Path, modalities: Collection[str]) -> ReadFile:
     if _visual_modality(path, modalities):
         return ReadFile(path, 0, 0)
     pages = list(_pages(path, pages_without_text=True))
-    return ReadFile(path, 0, sum(len(page.text) for page in pages), tuple(_losses(pages)))
+    is_seen = path.suffix.lower() == ".pdf" and "image" in modalities
+    return ReadFile(path, 0, sum(len(page.text) for page in pages), tuple(_losses(pages, is_seen)))
 
 
-def _losses(pages: Iterable[Page]) -> Iterator[str]:
-    """Yield what ``pages`` left out, each phrase with the number of its page."""
+def _losses(pages: Iterable[Page], seen: bool) -> Iterator[str]:
+    """Yield what ``pages`` left out, each phrase with the numbers of its pages.
+
+    If the pages are ``seen`` as images, nothing is lost of those that have an image.
+    """
+    lacking: dict[str, list[int]] = {}
+    last = 0
     for page in pages:
-        where = "" if page.number is None else f"page {page.number}: "
-        yield from (f"{where}{phrase}" for phrase in page.left_out)
+        last = max(last, page.number or 0)
+        for phrase in () if seen and page.image is not None else page.left_out:
+            lacking.setdefault(phrase, []).extend([] if page.number is None else [page.number])
+    return (_of_pages(phrase, numbers, last) for phrase, numbers in lacking.items())
 
 
 def _visual_modality(path: Path, modalities: Collection[str]) -> str:
@@ -166,8 +177,8 @@ class Reader:
     """Makes documents from files for an encoder.
 
     For an encoder that reads images, each page of a PDF is one document with its image and its text, and each image
-    file is one document. For an encoder that reads videos, each video file is one document. All other text is split
-    into chunks.
+    file is one document, or one for each image of a TIFF. For an encoder that reads videos, each video file is one
+    document. All other text is split into chunks.
 
     Args:
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
@@ -182,8 +193,8 @@ class Reader:
     def read(self, path: Path) -> Reading:
         """Return the documents of a file, and what they lack.
 
-        The metadata of a document has ``source``, ``chunk`` and, if there are pages, ``page``. Images and videos are
-        not opened here. A broken one raises `DocumentError` when it is encoded.
+        The metadata of a document has ``source``, ``chunk`` and, if there are pages, ``page``. A broken image or video
+        raises `DocumentError` when it is encoded.
 
         Raises:
             DocumentError: the file cannot be read, has nothing that the encoder can read, or its format is unknown.
@@ -191,7 +202,7 @@ class Reader:
         """
         match _visual_modality(path, self._modalities):
             case "image":
-                return Reading([_document(path, 0, Page("", image=path))])
+                return _read_image(path)
             case "video":
                 return Reading([_document(path, 0, Page(""), video=path)])
         return self._read_text(path)
@@ -209,13 +220,41 @@ class Reader:
         paged = self._is_paged(path)
         pages = _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path))
         found = list(pages)
-        taken = [page for page in found if page.text or paged]
+        taken = [page for page in found if page.text or (paged and page.image is not None)]
         if not taken:
             raise DocumentError(path, "no text in it")
-        return Reading([_document(path, i, page) for i, page in enumerate(taken)], list(_losses(found)))
+        return Reading([_document(path, i, page) for i, page in enumerate(taken)], list(_losses(found, paged)))
 
     def _is_paged(self, path: Path) -> bool:
         return path.suffix.lower() == ".pdf" and "image" in self._modalities
+
+
+def _read_image(path: Path) -> Reading:
+    """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
+    pages = images.pages(path)
+    if len(pages) == 1:
+        left_out = ["the other pictures of the animation"] if images.is_animation(path) else []
+        return Reading([_document(path, 0, Page("", image=path))], left_out)
+    return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)])
+
+
+def _of_pages(phrase: str, numbers: Sequence[int], last: int) -> str:
+    """Return ``phrase`` with the pages that it is about, of a file with ``last`` pages.
+
+    >>> _of_pages("no text", [2, 7, 8, 9], 30), _of_pages("no text", [2], 30)
+    ('4 of 30 pages (2, 7-9): no text', 'page 2: no text')
+    """
+    if len(numbers) < 2:
+        return f"page {numbers[0]}: {phrase}" if numbers else phrase
+    ranges: list[tuple[int, int]] = []
+    for page in numbers:
+        if ranges and page == ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], page
+        else:
+            ranges.append((page, page))
+    shown = [str(first) if first == end else f"{first}-{end}" for first, end in ranges[:_MOST_RANGES]]
+    more = ["..."] if len(ranges) > _MOST_RANGES else []
+    return f"{len(numbers):,} of {last:,} pages ({', '.join([*shown, *more])}): {phrase}"
 
 
 def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> Document:

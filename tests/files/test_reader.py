@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers.odd_files import fpdf_pages
+from helpers.odd_files import animation, fpdf_pages
 from helpers.text_files import refused, word_file, write
+from PIL import Image
 
 from smart_rag import IndexConfig
 from smart_rag.errors import DocumentError
+from smart_rag.files.content import open_image, open_image_as, page_boxes, page_text
 from smart_rag.files.finder import find
 from smart_rag.files.reader import FORMATS, Reader, source_of
 from smart_rag.types import Document, PdfPage
@@ -115,7 +117,7 @@ def test_a_format_without_pages_has_no_page(tmp_path):
 
 
 def test_a_model_of_images_gets_whole_pages_images_and_videos(tmp_path):
-    """Files of images and videos are not opened: their errors come when they are encoded."""
+    """The errors of images and videos come when they are encoded."""
     path = write(tmp_path / "a.pdf", fpdf_pages("One two three. Four five six.", ""))
     found = documents(path, "text", "image", tokens=3)
     assert [(d.id, d.text, d.image, d.metadata["page"]) for d in found] == [
@@ -125,6 +127,28 @@ def test_a_model_of_images_gets_whole_pages_images_and_videos(tmp_path):
     image, video = tmp_path / "b.PNG", tmp_path / "c.mp4"
     assert documents(image, "image") == [Document(f"{image}#0", "", {"source": str(image), "chunk": 0}, image=image)]
     assert documents(video, "video") == [Document(f"{video}#0", "", {"source": str(video), "chunk": 0}, video=video)]
+
+
+def test_each_image_of_a_tiff_is_a_document(tmp_path):
+    first, *others = [Image.new("L", (20, 10), 40 * i) for i in range(3)]
+    path = tmp_path / "a.tif"
+    first.save(path, save_all=True, append_images=others)
+    found = documents(path, "image")
+    assert [(d.id, d.image, d.metadata["page"]) for d in found] == [
+        (f"{path}#{i}", PdfPage(path, i + 1), i + 1) for i in range(3)
+    ]
+    assert [open_image(d.image).getpixel((3, 3)) for d in found] == [(40 * i,) * 3 for i in range(3)]
+    assert open_image_as(found[1].image, lambda width, height: (2 * width, height)).size == (40, 10)
+    assert page_text(found[1].image) == ""
+    assert page_boxes(found[1].image, [(0, 1)]) == [[]]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp"])
+def test_an_animation_is_one_document_and_the_rest_is_reported(tmp_path, name):
+    (tmp_path / name).write_bytes(animation("GIF" if name == "a.gif" else "WEBP"))
+    found = Reader(("image",), len, IndexConfig()).read(tmp_path / name)
+    assert [d.image for d in found.documents] == [tmp_path / name]
+    assert found.left_out == ["the other pictures of the animation"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "images"), ("a.mp4", "videos")])

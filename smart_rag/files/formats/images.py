@@ -22,7 +22,7 @@ from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k")
 # An image is not decoded if its header states more pixels than this. Pillow needs 0.7 GB for this number of pixels. An
 # A2 page at 600 dpi has fewer pixels. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
 MAX_SOURCE_PIXELS = 170_000_000
@@ -32,7 +32,10 @@ A4_PIXELS = 2480 * 3508  # at 300 dpi
 SizeRule: TypeAlias = Callable[[int, int], tuple[int, int]]
 
 # Pillow reads other formats, too. But some of them start a program (EPS) or only refer to other files.
-_PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+# A TIFF with more images is no document of pages. Looking for more of them would take long.
+_MOST_PAGES = 10_000
+_NEW_SUBFILE_TYPE = 254
 # The operation that turns an image upright, for each Exif orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,7 +51,7 @@ _WARNINGS = threading.RLock()
 
 
 def open_image(
-    source: str | Path | Image.Image, max_pixels: int | None = None, size_of: SizeRule | None = None
+    source: str | Path | Image.Image, max_pixels: int | None = None, size_of: SizeRule | None = None, page: int = 1
 ) -> Image.Image:
     """Return an upright RGB image with at most ``max_pixels``. The background of a transparent image is white.
 
@@ -63,6 +66,7 @@ def open_image(
         max_pixels: the maximum number of pixels. By default, the image keeps its size.
         size_of: a function from the image's (width, height) to the size that it gets, in place of ``max_pixels``. Then
             the image is decoded as a whole and resized once, by Pillow's bicubic filter.
+        page: the number of the image in a file of several images; see `pages`.
 
     Raises:
         DocumentError: a file cannot be read, is not in one of the formats of `SUFFIXES`, is broken or truncated, or
@@ -81,8 +85,36 @@ def open_image(
     path = absolute(source)
     check_readable(path)
     with _loading(path), Image.open(path, formats=_PILLOW_FORMATS) as image:
+        image.seek(page - 1)
         _check_size(image.size)
         return _converted(image, max_pixels, size_of)
+
+
+def pages(path: Path) -> list[int]:
+    """Return the numbers of those images of a TIFF that are pages, from 1 on. Smaller copies of a page are left out.
+
+    Any other file has one page, and so has a file that `open_image` cannot read.
+    """
+    found = []
+    try:
+        with _loading(path), Image.open(path, formats=("TIFF",)) as image:
+            for number in range(1, _MOST_PAGES + 1):
+                image.seek(number - 1)
+                kind = getattr(image, "tag_v2", {}).get(_NEW_SUBFILE_TYPE, 0)
+                if not (isinstance(kind, int) and kind & 1):
+                    found.append(number)
+    except DocumentError:  # also behind the last image
+        pass
+    return found or [1]
+
+
+def is_animation(path: Path) -> bool:
+    """Return whether a file is an animation of several images. It is False if `open_image` cannot read the file."""
+    try:
+        with _loading(path), Image.open(path, formats=("GIF", "WEBP", "PNG", "AVIF")) as image:
+            return bool(getattr(image, "is_animated", False))
+    except DocumentError:
+        return False
 
 
 def image_from_bytes(content: bytes) -> Image.Image:

@@ -1,5 +1,8 @@
 """PDF: the text layer and the image of each page, and the position of its words.
 
+Filled fields of forms, notes and stamps belong to the text. So a page is flattened in memory before its text is read:
+they become a part of the page, as if it was printed. The file is never written.
+
 pdfium is not thread-safe, not even for two different documents. So every call to pdfium holds the same lock, which the
 whole process shares. No method returns a pdfium page: each method opens its page and closes it. The document is
 reopened from time to time, so that a long PDF needs no more memory than a short one.
@@ -9,8 +12,11 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import logging
+import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -21,6 +27,8 @@ from smart_rag.config import check_count
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files.formats.images import fit
 from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.pdf_fonts import NamedGlyphs
+from smart_rag.files.formats.pdf_text import Layer, joined, read_layer
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.types import Box, PdfPage, Span
@@ -33,6 +41,15 @@ _POINTS_PER_INCH = 72
 # For every page that was opened, pdfium keeps the embedded images until the document is closed.
 _PAGES_BEFORE_REOPENING = 50
 _PDFIUM = threading.RLock()
+# Whether a broken word has a hyphen is looked up on so many pages before and after it.
+_NEARBY_PAGES = 2
+# What a page lacks, for the report.
+NO_TEXT = "no text in it (a scan needs a model that reads page images)"
+NO_LETTERS = "no usable text in it (its fonts do not say which letters they show)"
+SOME_LETTERS = "some of its text is not usable (a font does not say which letters it shows)"
+XFA = "an XFA form, which only Adobe's programs show"
+# A page with fewer characters of unknown fonts, such as bullets and arrows, lacks nothing that a search would find.
+_FEWEST_UNKNOWN = 20
 
 
 class Pdf:
@@ -55,6 +72,9 @@ class Pdf:
             self._document = self._load()
             self._pages = len(self._document)
         self._pages_opened = 0
+        self._is_flattened = False
+        self._layers: dict[int, Layer] = {}
+        self._glyphs = NamedGlyphs(self.path)
 
     def _load(self) -> Any:
         """Return the file as a document of pdfium. The caller holds the lock."""
@@ -70,6 +90,7 @@ class Pdf:
         if len(document) < 1:
             document.close()
             raise DocumentError(self.path, "no pages in it")
+        logging.getLogger("pypdfium2._helpers.document").addFilter(_is_not_of_xfa)
         try:
             document.init_forms()
         except self._pdfium.PdfiumError as error:
@@ -96,9 +117,29 @@ class Pdf:
         Raises:
             DocumentError: there is no such page, or it cannot be read.
         """
-        with self._page(number) as page:
-            text: str = page.get_textpage().get_text_bounded()
-        return text.replace("\r\n", "\n").replace("\ufffe", "-\n")
+        return self._layer(number).text
+
+    def left_out(self, number: int) -> tuple[str, ...]:
+        """Return what the text of page ``number`` lacks, as phrases for `Page.left_out`.
+
+        Raises:
+            DocumentError: there is no such page, or it cannot be read.
+        """
+        layer = self._layer(number)
+        phrases = []
+        if not layer.text.strip():
+            with self._page(number) as page:
+                is_empty = self._pdfium.raw.FPDFPage_CountObjects(page) < 1
+            if layer.unknown or not is_empty:
+                phrases.append(NO_LETTERS if layer.unknown else NO_TEXT)
+        elif layer.unknown >= _FEWEST_UNKNOWN:
+            phrases.append(SOME_LETTERS)
+        return tuple(phrases)
+
+    def is_xfa(self) -> bool:
+        """Return whether the file is an XFA form. Its only page asks for a program that can show it."""
+        with _PDFIUM:
+            return bool(self._document.get_formtype() == self._pdfium.raw.FORMTYPE_XFA_FULL)
 
     def render(self, number: int, max_pixels: int) -> Image:
         """Return page ``number``, counted from 1: an upright RGB image on white, with annotations and forms.
@@ -109,7 +150,7 @@ class Pdf:
             DocumentError: there is no such page, or it cannot be read.
         """
         check_count("max_pixels", max_pixels)
-        with self._page(number) as page:
+        with self._page(number, as_filed=True) as page:
             width, height = page.get_size()
             columns, rows = fit(width, height, max_pixels, MAX_DPI / _POINTS_PER_INCH)
             # pdfium rounds up. Without the last factor, 800.0000001 would become 801.
@@ -143,7 +184,7 @@ class Pdf:
         """
         width, height = check_count("width", size[0]), check_count("height", size[1])
         raw = self._pdfium.raw
-        with self._page(number) as page:
+        with self._page(number, as_filed=True) as page:
             bitmap = self._pdfium.PdfBitmap.new_native(width, height, raw.FPDFBitmap_BGR)
             try:
                 bitmap.fill_rect((255, 255, 255, 255), 0, 0, width, height)
@@ -170,27 +211,70 @@ class Pdf:
         Raises:
             DocumentError: there is no such page, or it cannot be read.
         """
-        text = self.text(number)
-        with self._page(number) as page:
-            layer = page.get_textpage()
-            return [[_box_of(page, *rect) for rect in _rectangles(layer, text, *span)] for span in spans]
+        layer = self._layer(number)
+        with self._flat_page(number) as page:
+            text_page = page.get_textpage()
+            return [[_box_of(page, *rect) for rect in layer.rectangles(text_page, span)] for span in spans]
+
+    def _layer(self, number: int) -> Layer:
+        """Return the text of page ``number``, with whole words."""
+        return joined(self._broken_layer(number), lambda: self._words_near(number))
+
+    def _broken_layer(self, number: int) -> Layer:
+        """Return the text of page ``number``, in which words are broken at the end of a line."""
+        if number not in self._layers:
+            with self._flat_page(number) as page:
+                layer = read_layer(page, self._glyphs)
+            near = {i: kept for i, kept in self._layers.items() if abs(i - number) <= 2 * _NEARBY_PAGES}
+            self._layers = {**near, number: layer}
+        return self._layers[number]
+
+    def _words_near(self, number: int) -> Counter[str]:
+        """Return how often each word occurs on page ``number`` and the pages around it. Unreadable ones have none."""
+        counts: Counter[str] = Counter()
+        for near in range(max(1, number - _NEARBY_PAGES), min(self._pages, number + _NEARBY_PAGES) + 1):
+            try:
+                counts += self._broken_layer(near).words()
+            except DocumentError:  # the reader of that page reports it
+                continue
+        return counts
 
     @contextmanager
-    def _page(self, number: int) -> Iterator[Any]:
-        """Open page ``number``, counted from 1, and hold the lock while the page is open."""
+    def _flat_page(self, number: int) -> Iterator[Any]:
+        """Do the same as `_page`, and make annotations and fields a part of the page. This is seen when it is opened
+        again.
+        """
+        raw = self._pdfium.raw
+        with _PDFIUM:
+            with self._page(number) as page:
+                if raw.FPDFPage_GetAnnotCount(page) < 1:
+                    yield page
+                    return
+                self._is_flattened |= raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) == raw.FLATTEN_SUCCESS
+            with self._page(number) as page:
+                yield page
+
+    @contextmanager
+    def _page(self, number: int, as_filed: bool = False) -> Iterator[Any]:
+        """Open page ``number``, counted from 1, and hold the lock while the page is open.
+
+        Args:
+            number: the page.
+            as_filed: whether it must not be flattened. Then the document is reopened if any page of it was flattened.
+        """
         check_count("page", number)
         if number > self._pages:
             raise DocumentError(self.path, f"there is no page {number}; the last one is {self._pages}")
         with _PDFIUM:
             if self._document.raw is None:
                 raise InvalidInput(f"{self.path} was closed; use it inside the `with` statement that opened it")
-            if self._pages_opened == _PAGES_BEFORE_REOPENING:
+            if self._pages_opened == _PAGES_BEFORE_REOPENING or (as_filed and self._is_flattened):
                 reopened = self._load()
                 self._document.close()
-                self._document, self._pages_opened = reopened, 0
+                self._document, self._pages_opened, self._is_flattened = reopened, 0, False
             self._pages_opened += 1
             try:
-                page = self._document[number - 1]
+                page = self._open(number)
                 try:
                     yield page
                 finally:
@@ -198,22 +282,32 @@ class Pdf:
             except self._pdfium.PdfiumError as error:
                 raise DocumentError(self.path, f"page {number} cannot be read") from error
 
+    def _open(self, number: int) -> Any:
+        """Return page ``number`` with a size. If its CropBox lies outside of its MediaBox, the MediaBox is shown.
 
-def _rectangles(layer: Any, text: str, start: int, stop: int) -> Iterator[tuple[float, float, float, float]]:
-    """Yield the rectangle of each line of ``text[start:stop]``: (left, bottom, right, top) in points.
+        The PDF standard does not say what to show then. pdf.js shows the MediaBox.
+        """
+        page = self._document[number - 1]
+        if not _has_size(page):
+            page.set_cropbox(*page.get_mediabox())
+            page.close()
+            page = self._document[number - 1]
+            if not _has_size(page):
+                width, height = page.get_size()
+                page.close()
+                raise DocumentError(
+                    self.path, f"page {number} cannot be drawn (its size is {width:g} x {height:g} points)"
+                )
+        return page
 
-    pdfium counts characters in a different way. So this function searches the page for this part of the text, and skips
-    the places where the same characters occur earlier.
-    """
-    if not text[start:stop]:
-        return
-    search = layer.search(text[start:stop], match_case=True)
-    found = search.get_next()
-    for _ in range(text.count(text[start:stop], 0, start)):
-        found = found and search.get_next()
-    if found:
-        for i in range(layer.count_rects(*found)):
-            yield layer.get_rect(i)
+
+def _has_size(page: Any) -> bool:
+    return all(math.isfinite(side) and side > 0 for side in page.get_size())
+
+
+def _is_not_of_xfa(record: logging.LogRecord) -> bool:
+    """Return whether to log a message of pypdfium2. It would say of each XFA form that pdfium cannot read XFA."""
+    return "XFA" not in str(record.msg)
 
 
 def _box_of(page: Any, left: float, bottom: float, right: float, top: float) -> Box:
@@ -232,13 +326,20 @@ def _box_of(page: Any, left: float, bottom: float, right: float, top: float) -> 
 def read_pdf(path: Path) -> Iterator[Page]:
     """Yield every page of a PDF, with its text, its number and its image.
 
+    A page that cannot be read has neither a text nor an image, and ``left_out`` says so.
+
     Raises:
-        DocumentError: the file or a page cannot be read.
+        DocumentError: the file cannot be read.
         MissingExtra: pypdfium2 is not installed.
     """
     with Pdf(path) as pdf:
         for number in range(1, len(pdf) + 1):
-            yield Page(pdf.text(number), number, PdfPage(path, number))
+            try:
+                yield Page(pdf.text(number), number, PdfPage(path, number), left_out=pdf.left_out(number))
+            except DocumentError as error:
+                yield Page("", number, left_out=(error.reason.removeprefix(f"page {number} "),))
+        if pdf.is_xfa():
+            yield Page("", left_out=(XFA,))
 
 
 def boxes(path: str | Path, number: int, spans: Sequence[Span]) -> list[list[Box]]:

@@ -13,10 +13,19 @@ import pytest
 from helpers.odd_files import MODES, animation, noise_image, odd_images, png_bomb, saved, with_orientation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.formats.images import MAX_SOURCE_PIXELS, SUFFIXES, digest, fit, image_from_bytes, open_image
+from smart_rag.files.formats.images import (
+    MAX_SOURCE_PIXELS,
+    SUFFIXES,
+    digest,
+    fit,
+    image_from_bytes,
+    is_animation,
+    open_image,
+    pages,
+)
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 # How a file stores an image that is to be shown upright, by its orientation (Exif 2.3, table 6).
@@ -441,3 +450,81 @@ def test_a_digest_covers_everything_that_is_shown():
         *(Image.frombytes("L", (6, 12), image.tobytes()), palette, other_palette, transparent, turned, plain),
     ]
     assert len({digest(one) for one in different}) == len(different)
+
+
+# --- several images in a file ---------------------------------------------------------------
+
+
+def tiff_of(*subfile_types, size=(20, 10)):
+    """Return a TIFF with an image for each of these types; image ``i`` is of the grey 40 * (i + 1)."""
+    file = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(file, True) as appending:
+        for i, subfile_type in enumerate(subfile_types):
+            tags = TiffImagePlugin.ImageFileDirectory_v2()
+            tags[254] = subfile_type
+            Image.new("L", size, 40 * (i + 1)).save(appending, "TIFF", tiffinfo=tags)
+            appending.newFrame()
+    return file.getvalue()
+
+
+def test_each_image_of_a_tiff_is_a_page(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff_of(0, 2, 2))
+    assert pages(tmp_path / "a.tif") == [1, 2, 3]
+    greys = [open_image(tmp_path / "a.tif", page=page).getpixel((5, 5)) for page in (1, 2, 3)]
+    assert greys == [(40,) * 3, (80,) * 3, (120,) * 3]
+    with pytest.raises(DocumentError, match=r"a\.tif"):
+        open_image(tmp_path / "a.tif", page=4)
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff_of(0, 1, 0, 1))
+    assert pages(tmp_path / "a.tif") == [1, 3]
+
+
+@pytest.mark.parametrize("data", [b"", b"noise", saved(noise_image("RGB", (8, 8)), "PNG"), animation("GIF")])
+def test_any_other_file_has_one_page(tmp_path, data):
+    (tmp_path / "a.tif").write_bytes(data)
+    assert pages(tmp_path / "a.tif") == [1]
+    assert pages(tmp_path / "gone.tif") == [1]
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_cut_tiff_has_pages_that_are_opened_or_refused(tmp_path, cut):
+    data = tiff_of(*[0] * 20)
+    (tmp_path / "a.tif").write_bytes(data[: int(len(data) * cut)])
+    for page in pages(tmp_path / "a.tif"):
+        assert isinstance(outcome(tmp_path / "a.tif", page=page), Image.Image | DocumentError)
+
+
+def test_a_tiff_whose_images_lead_in_a_circle_ends(tmp_path):
+    data = bytearray(tiff_of(0, 0))
+    first = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[first : first + 2], "little")
+    second = int.from_bytes(data[first + 2 + 12 * entries :][:4], "little")
+    entries = int.from_bytes(data[second : second + 2], "little")
+    data[second + 2 + 12 * entries : second + 6 + 12 * entries] = data[4:8]
+    (tmp_path / "a.tif").write_bytes(data)
+    assert pages(tmp_path / "a.tif") == [1, 2]
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_an_animation_is_known(tmp_path, format):
+    (tmp_path / "a").write_bytes(animation(format))
+    (tmp_path / "b").write_bytes(saved(noise_image("RGB", (8, 8)).convert("P" if format == "GIF" else "RGB"), format))
+    assert is_animation(tmp_path / "a")
+    assert not is_animation(tmp_path / "b")
+    assert not is_animation(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(("format", "name"), [("AVIF", "a.avif"), ("JPEG2000", "a.jp2"), ("JPEG2000", "a.j2k")])
+def test_newer_formats_are_read(tmp_path, format, name):
+    data = saved(Image.fromarray(four_corners()), format, **({"no_jp2": True} if name == "a.j2k" else {}))
+    assert corners(opened(tmp_path, data, name)) == [RED, GREEN, BLUE, YELLOW]
+    assert opened(tmp_path, data, name, max_pixels=240).size == (20, 12)
+    for cut in (0.1, 0.5, 0.8):
+        assert isinstance(outcome_of(tmp_path, data[: int(len(data) * cut)], name), Image.Image | DocumentError)
+
+
+def outcome_of(tmp_path, data, name):
+    (tmp_path / name).write_bytes(data)
+    return outcome(tmp_path / name)

@@ -205,10 +205,9 @@ def test_lines_stay_apart_and_words_whole(tmp_path):
     made.add_page()
     made.multi_cell(40, 8, "The inter\u00adnational pump\u00adhouse is a well-known place.", align="L")
     (page,) = read_pdf(written(tmp_path, bytes(made.output())))
+    assert page.text.count("\n") >= 1
     assert "\r" not in page.text
-    assert "\ufffe" not in page.text
-    assert page.text.count("\n") >= 2
-    assert "well-known" in page.text
+    assert page.text.split() == ["The", "international", "pumphouse", "is", "a", "well-known", "place."]
 
 
 def test_a_pdf_that_only_its_owner_may_change_can_be_read(tmp_path):
