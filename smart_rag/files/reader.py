@@ -24,6 +24,7 @@ from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import Pdf, read_pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
+from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
 from smart_rag.paths import absolute
 from smart_rag.types import Document, PdfPage
@@ -249,11 +250,18 @@ class Reader:
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
         count_tokens: returns the number of tokens of a text.
         config: the settings of the index.
+        token_spans: returns the first and last place of each token of a text; see `Chunker`.
     """
 
-    def __init__(self, modalities: Collection[str], count_tokens: Callable[[str], int], config: IndexConfig) -> None:
+    def __init__(
+        self,
+        modalities: Collection[str],
+        count_tokens: Callable[[str], int],
+        config: IndexConfig,
+        token_spans: TokenSpans | None = None,
+    ) -> None:
         self._modalities = modalities
-        self._chunker = Chunker(count_tokens, config)
+        self._chunker = Chunker(count_tokens, config, token_spans)
 
     def read(self, path: Path) -> ReadFile:
         """Return the documents of a file, and what they lack.
@@ -285,7 +293,9 @@ class Reader:
 
     def _read_text(self, path: Path) -> ReadFile:
         paged = self._is_paged(path)
-        pages = _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path))
+        pages = (
+            _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path), path.suffix.lower())
+        )
         found = ReadFile([])
         for page in pages:
             if page.text or paged:
