@@ -37,6 +37,7 @@ CODE = frozenset(
 
 _HEADING = re.compile(r" {0,3}#{1,6}(?:\s|$)")
 _UNDERLINE = re.compile(r"=+|-+")  # below a heading
+_DASHES = re.compile("-{4,}")  # below the names of a table's columns. For some models, each is a token
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 # A line that ends what a line of the same indentation began.
 _CLOSING = re.compile(r"\s*(?:[})\]]|end\b|fi\b|done\b|esac\b)")
@@ -97,7 +98,7 @@ def _markdown(text: str, fits: Callable[[str], bool]) -> Iterator[Part]:
         if rows and not whole:
             before = len(kept) - headings
             yield Part("".join(kept[:before]), "".join(joined[:before]))
-            yield Part("".join(rows), "".join(rows), "".join([*kept[before:], first, rule]))
+            yield Part("".join(rows), "".join(rows), "".join([*kept[before:], first, _DASHES.sub("---", rule)]))
             kept, joined, headings = [], [], 0
             continue
         if kind == "heading" or (headings and not block.strip()):
