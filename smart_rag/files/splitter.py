@@ -11,8 +11,9 @@ from smart_rag.files.token_places import TokenPlaces, TokenSpans
 # The number of characters of a chunk for each token that it may have. Prose has four to six. Texts with more are blanks
 # or words that the model does not know. A file in base64 is a single token for some models.
 CHARACTERS_PER_TOKEN = 16
-# The number of chunks in a window.
+# The number of chunks in a window, and the number of the last ones that are not used.
 _WINDOW = 12
+_UNSURE = 2
 
 # The first and last place of a chunk, with the blanks around it.
 _Found = tuple[int, int]
@@ -99,11 +100,7 @@ class Splitter:
 
     def _sure(self, window: _Window, measure: Callable[[str], int]) -> tuple[list[_Found], int]:
         found = self._split(window.joined, measure)
-        count = len(found)
-        if not window.is_last:
-            count = max(count - 1, 0)
-            while count and not self._is_enough(window.joined[found[count - 1][0] :], measure):
-                count -= 1
+        count = len(found) if window.is_last else max(len(found) - _UNSURE, 0)
         return found[:count], found[count][0] if count < len(found) else len(window.text)
 
     def _split(self, joined: str, measure: Callable[[str], int]) -> list[_Found]:
@@ -116,10 +113,6 @@ class Splitter:
 
         splitter = TextSplitter.from_callback(size, self._tokens, overlap=self._overlap, trim=False)
         return [(start, start + len(chunk)) for start, chunk in splitter.chunk_indices(joined)]
-
-    def _is_enough(self, part: str, measure: Callable[[str], int]) -> bool:
-        """Return whether ``part`` is so long that text after it cannot change its first chunk."""
-        return len(part) > self._longest or measure(part) > 3 * self._tokens // 2
 
     def _fits(self, text: str, found: list[_Found], places: TokenPlaces) -> bool:
         """Return whether chunks of ``text`` and what they share are within the limits."""
