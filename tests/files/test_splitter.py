@@ -134,6 +134,7 @@ def test_limits_hold_for_mixed_text(text, tokens, overlap, places):
         if all(text.find(chunk) == text.rfind(chunk) for chunk in (one, following)):
             shared = text[text.index(following) : text.index(one) + len(one)]
             assert Tokenizer().count(shared) <= overlap
+            assert len(shared) <= overlap * CHARACTERS_PER_TOKEN
 
 
 @settings(max_examples=200, deadline=None)
@@ -150,3 +151,23 @@ def test_places_count_what_the_tokenizer_counts(text, data):
         before, after = text[:begin][-1:], text[begin + len(part) :][:1]
         if text.find(part) == begin and all(not side or side.isspace() for side in (before, after)):
             assert places.count(part) == count
+
+
+def test_limits_hold_if_the_places_of_tokens_are_wrong():
+    tokenizer = Tokenizer()
+    splitter = Splitter(tokenizer.count, 20, 5, lambda text: tokenizer.spans(text)[::2])
+    chunks = list(splitter.chunks(WORDS * 30))
+    assert max(map(tokenizer.count, chunks)) <= 20
+
+
+def test_no_chunk_repeats_the_end_of_the_one_before_it():
+    first, second, third = f"{'a ' * 13}a.", "b b b b.", f"{'c ' * 17}c."
+    assert list(map(Tokenizer().count, (first, second, third))) == [15, 5, 19]
+    text = f"{first}\n\n{second}\n\n{third}"
+    chunks, _ = split(text, 20, 5, True)
+    assert chunks == [f"{first}\n\n{second}", third] == chunks_of_the_whole(text, 20, 5)
+
+
+def test_what_neighbours_share_is_bounded_in_characters():
+    chunks, _ = split("x" * 5_000, 20, 2, False)
+    assert sum(map(len, chunks)) <= 5_000 + len(chunks) * 2 * CHARACTERS_PER_TOKEN
