@@ -12,6 +12,7 @@ Protocol               Asked by                        Without it
 `HasDefaultWeights`    `default_weights_of`            `smart_rag.config.DEFAULT_WEIGHTS`
 `HasDevice`            `device_of`                     scores are computed on the CPU
 `CountsTokens`         `token_counter`                 texts are measured in words; a warning says so once
+`PlacesTokens`         `token_spans_of`                a text is read again for each part of it that is measured
 `CodesTokens`          `encode_for_store`              token embeddings are coded later, not by the encoder
 `ExplainsTokens`       `token_origins_of`              `Hit.explain` raises `EncoderError`
 `KnowsScripts`         `unread_by`                     every text counts as one that the model can read
@@ -142,6 +143,17 @@ class CountsTokens(Protocol):
         ...
 
 
+class PlacesTokens(Protocol):
+    """An encoder that knows the places of tokens in a text, so that long texts are cut into chunks in less time."""
+
+    def token_spans(self, text: str, /) -> Sequence[tuple[int, int]] | None:
+        """Return the first and last place of each token of the full text. Return None if they are not known.
+
+        The tokens are those that `CountsTokens.count_tokens` counts.
+        """
+        ...
+
+
 class CodesTokens(Protocol):
     """An encoder that can code token embeddings on the device that computes them."""
 
@@ -210,6 +222,12 @@ def token_counter(encoder: Encoder) -> Callable[[str], int]:
         )
         return lambda text: len(text.split())
     return lambda text: int(count([text])[0])
+
+
+def token_spans_of(encoder: Encoder, text: str) -> Sequence[tuple[int, int]] | None:
+    """Return the first and last place of each token of ``text``. Return None if ``encoder`` knows no places."""
+    spans: Callable[[str], Sequence[tuple[int, int]] | None] | None = getattr(encoder, "token_spans", None)
+    return None if spans is None else spans(text)
 
 
 def token_origins_of(encoder: Encoder, item: Encodable, task: Task) -> list[TokenOrigin]:

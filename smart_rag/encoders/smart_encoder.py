@@ -401,6 +401,10 @@ class SmartEncoder:
         """
         return Reading(self._model.inputs.tokenizer).lengths([texts] if isinstance(texts, str) else texts)
 
+    def token_spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Return the first and last place of each token of ``text``. Return None if the tokenizer knows no places."""
+        return Reading(self._model.inputs.tokenizer).spans(text)
+
     def unread(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is in a script that the model's tokenizer does not know; see `Reading`."""
         return Reading(self._model.inputs.tokenizer).unread(texts)

@@ -21,6 +21,7 @@ from smart_rag.files.formats.page import Page, is_visible
 from smart_rag.files.formats.pdf import Pdf, read_pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
+from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
 from smart_rag.reports import ReadFile
 from smart_rag.types import Document, PdfPage
@@ -184,11 +185,18 @@ class Reader:
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
         count_tokens: returns the number of tokens of a text.
         config: the settings of the index.
+        token_spans: returns the first and last place of each token of a text; see `Chunker`.
     """
 
-    def __init__(self, modalities: Collection[str], count_tokens: Callable[[str], int], config: IndexConfig) -> None:
+    def __init__(
+        self,
+        modalities: Collection[str],
+        count_tokens: Callable[[str], int],
+        config: IndexConfig,
+        token_spans: TokenSpans | None = None,
+    ) -> None:
         self._modalities = modalities
-        self._chunker = Chunker(count_tokens, config)
+        self._chunker = Chunker(count_tokens, config, token_spans)
 
     def read(self, path: Path) -> Reading:
         """Return the documents of a file, and what they lack.
@@ -218,8 +226,10 @@ class Reader:
 
     def _read_text(self, path: Path) -> Reading:
         paged = self._is_paged(path)
-        pages = _pages(path, pages_without_text=True) if paged else self._chunker.split(_pages(path))
-        found = list(pages)
+        if paged:
+            found = list(_pages(path, pages_without_text=True))
+        else:
+            found = list(self._chunker.split(_pages(path), path.suffix.lower()))
         taken = [page for page in found if page.text or (paged and page.image is not None)]
         if not taken:
             raise DocumentError(path, "no text in it")

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -41,6 +41,7 @@ from smart_rag.encoders.pickling import check_pickles
 from smart_rag.encoders.protocol import (
     Encoder,
     token_counter,
+    token_spans_of,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
@@ -432,7 +433,8 @@ class SmartIndex:
         wanted = [path for path in found.files if not path.is_relative_to(own)]
         self._store.images.sources.name(map(Path, paths))
         with self._session.writing():  # before a model is loaded: if another process writes, that is a waste of time
-            reader = Reader(self.manifest.modalities, token_counter(self.encoder), self.manifest.config)
+            counter, spans = token_counter(self.encoder), partial(token_spans_of, self.encoder)
+            reader = Reader(self.manifest.modalities, counter, self.manifest.config, spans)
             has_vision = "image" in self.manifest.modalities
             total = sum(map(reader.count_pages, wanted)) if has_vision and show_progress_bar else len(wanted)
             with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:

@@ -21,6 +21,7 @@ from smart_rag.encoders.protocol import (
     token_counter,
     token_dimension_of,
     token_origins_of,
+    token_spans_of,
 )
 from smart_rag.errors import EncoderError
 from smart_rag.types import TokenOrigin
@@ -44,6 +45,9 @@ class Complete(WordEncoder):
 
     def count_tokens(self, texts):
         return [len(text) for text in texts]
+
+    def token_spans(self, text):
+        return [(i, i + 1) for i in range(len(text))]
 
     def encode_document(self, documents, *, codec=None):
         self.codec = codec
@@ -105,6 +109,7 @@ def test_a_cached_encoder_passes_on_all_optional_members(tmp_path):
         assert device_of(encoder) == "cuda:3"
         assert token_dimension_of(encoder) == 24
         assert token_counter(encoder)("four") == 4
+        assert token_spans_of(encoder, "up") == [(0, 1), (1, 2)]
         assert token_origins_of(encoder, "four", "query")[1] == TokenOrigin(span=(0, 5))
         encode_for_store(encoder, ["a b"], get_codec("2bit"))
         assert inner.codec == "2bit"
@@ -118,7 +123,7 @@ def test_a_cached_encoder_knows_every_protocol():
         for name, value in vars(protocol).items()
         if getattr(value, "_is_protocol", False) and value.__module__ == protocol.__name__
     }
-    assert len(optional) == 10
+    assert len(optional) == 11
     for name, members in optional.items():
         assert members, name
         assert f"`{name}`" in protocol.__doc__
@@ -132,6 +137,7 @@ def test_fallbacks_of_optional_members(caplog):
     assert default_weights_of(encoder) == (1.0, 2.0)
     assert device_of(encoder) == "cpu"
     assert token_dimension_of(encoder) == 24
+    assert token_spans_of(encoder, "a") is token_spans_of(CachedEncoder(encoder), "a") is None
     with pytest.raises(EncoderError, match="WordEncoder has no token_origins"):
         token_origins_of(encoder, "a", "query")
     with pytest.raises(EncoderError, match="WordEncoder has no token_origins"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag import IndexConfig
-from smart_rag.encoders.protocol import token_counter
+from smart_rag.encoders.protocol import token_counter, token_spans_of
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats.page import Page
 from smart_rag.types import PdfPage
@@ -27,9 +28,10 @@ SENTENCES = [
 ]
 
 
-def cut(encoder, text: str, *, tokens: int, overlap: int = 0) -> list[str]:
+def cut(encoder, text: str, *, tokens: int, overlap: int = 0, suffix: str = "", header: str = "") -> list[str]:
     config = IndexConfig(chunk_tokens=tokens, chunk_overlap=overlap)
-    return [page.text for page in Chunker(token_counter(encoder), config).split([Page(text)])]
+    chunker = Chunker(token_counter(encoder), config, partial(token_spans_of, encoder))
+    return [page.text for page in chunker.split([Page(text, header=header)], suffix)]
 
 
 PIECES = st.one_of(
@@ -117,3 +119,96 @@ def test_texts_are_measured_in_words_if_the_encoder_counts_no_tokens():
     assert " ".join(chunks) == " ".join(SENTENCES)
     assert [len(chunk.split()) for chunk in chunks] == [7, 7, 6, 6]
     assert all(chunk.endswith(".") for chunk in chunks)
+
+
+def test_chunks_begin_with_the_header_of_their_page_and_stay_within_the_limit(minilm):
+    chunks = cut(minilm, " ".join(SENTENCES), tokens=16, header="Weather | Animals\n")
+    assert len(chunks) == 3
+    assert all(chunk.startswith("Weather | Animals\n") for chunk in chunks)
+    assert max(minilm.count_tokens(chunks)) <= 16
+    assert " ".join(chunk.removeprefix("Weather | Animals\n") for chunk in chunks) == " ".join(SENTENCES)
+
+
+def test_a_header_that_takes_more_than_half_of_a_chunk_is_not_repeated(minilm):
+    header = "a header of nine words for a small chunk\n"
+    chunks = cut(minilm, "It rained all day. We went home.", tokens=16, header=header)
+    assert "".join("".join(chunks).split()) == "".join(f"{header}It rained all day. We went home.".split())
+    assert max(minilm.count_tokens(chunks)) <= 16
+
+
+def test_code_in_markdown_stays_whole_if_it_fits(minilm):
+    code = "```python\nfor i in range(3):\n\n    print(i)\n```"
+    text = f"The cat sat.\n\n{code}\n\n{' '.join(SENTENCES)}"
+    size = minilm.count_tokens([code])[0]
+    assert cut(minilm, text, tokens=size, suffix=".md")[:2] == ["The cat sat.", code]
+    assert not any(code in chunk for chunk in cut(minilm, text, tokens=size))
+    assert not any(code in chunk for chunk in cut(minilm, text, tokens=size - 1, suffix=".md"))
+
+
+def test_a_heading_stays_with_what_follows(minilm):
+    text = f"{' '.join(SENTENCES[:3])}\n\n# The harbour\n\n{' '.join(SENTENCES)}"
+    before = minilm.count_tokens([" ".join(SENTENCES[:3]) + "# The harbour"])[0]
+    chunks = cut(minilm, text, tokens=before + 1, suffix=".md")
+    assert chunks[:2] == [" ".join(SENTENCES[:3]), f"# The harbour\n\n{' '.join(SENTENCES[:3])}"]
+    assert cut(minilm, text, tokens=before + 1)[0].endswith("# The harbour")
+
+
+def test_parts_of_a_long_table_repeat_its_header_with_the_heading(minilm):
+    rows = [f"| boat {i} | berth {i * 7} |\n" for i in range(30)]
+    text = f"Some words.\n\n## Berths\n\n| name | place |\n|--------------|:-------|\n{''.join(rows)}\nMore words."
+    chunks = cut(minilm, text, tokens=80, suffix=".md")
+    header = "## Berths\n\n| name | place |\n|---|:---|\n"
+    assert chunks[0] == "Some words."
+    assert chunks[-1].endswith("More words.")
+    tables = [chunk for chunk in chunks if "| boat" in chunk]
+    assert len(tables) > 3
+    assert all(chunk.startswith(header) for chunk in tables)
+    assert max(minilm.count_tokens(chunks)) <= 80
+    for row in rows:
+        assert any(row.strip() in chunk for chunk in tables)
+
+
+@pytest.mark.parametrize("suffix", [".py", ".js"])
+def test_functions_stay_whole_if_they_fit(minilm, suffix):
+    functions = {
+        ".py": [f"# Adds {i}.\n@cache\ndef add{i}(a):\n    b = {i}\n\n    return a + b\n" for i in range(9)],
+        ".js": [f"// Adds {i}.\nfunction add{i}(a) {{\n  b = {i}\n\n  return a + b\n}}\n" for i in range(9)],
+    }[suffix]
+    size = max(minilm.count_tokens(functions))
+    chunks = cut(minilm, "\n".join(functions), tokens=size + 16, suffix=suffix)
+    assert chunks == [function.strip() for function in functions]
+    assert chunks != cut(minilm, "\n".join(functions), tokens=size + 16)
+
+
+MARKDOWN = st.lists(
+    st.sampled_from(
+        [
+            "# One\n",
+            "Two\n===\n",
+            "\n",
+            "a paragraph of words, which goes on. And on.\n",
+            "```\ncode\n\nmore\n```\n",
+            "~~~~\nnever closed\n",
+            "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n",
+            "|a|b|\r\n|-|-|\r\n",
+            "- item\n  - inner\n",
+            "x" * 130 + "\n",
+            "def f():\n    return 1\n",
+            "class A:\n    def f(self):\n        return 1\n",
+            "\u2028",
+        ]
+    ),
+    min_size=1,
+    max_size=30,
+).map("".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MARKDOWN, st.integers(8, 60), st.integers(0, 6), st.sampled_from([".md", ".py"]))
+def test_no_chunk_of_markdown_or_code_is_above_the_limit(minilm, text, tokens, overlap, suffix):
+    chunks = cut(minilm, text, tokens=tokens, overlap=overlap, suffix=suffix)
+    assert all(count <= tokens for count in minilm.count_tokens(chunks))
+    assert all(chunk.strip() for chunk in chunks)
+    left = "".join("".join(chunks).split())
+    for line in text.splitlines():
+        assert "".join(line.split()) in left or len(line) > 40 or "|" in line or tokens < 16

@@ -32,6 +32,7 @@ from smart_rag.encoders.protocol import (
     token_counter,
     token_dimension_of,
     token_origins_of,
+    token_spans_of,
     unread_by,
     warn_once,
 )
@@ -47,8 +48,7 @@ from smart_rag.types import Content, Document, Encodable, Key, Task, TokenOrigin
 # Number of queries that are kept in memory. A retriever and a reranker both encode the same query.
 _MAX_QUERIES = 128
 # Number of documents that are encoded before they are written. An image can have a thousand tokens.
-_BATCH_SIZE = 256
-_VISUAL_BATCH_SIZE = 8
+_BATCH_SIZE, _VISUAL_BATCH_SIZE = 256, 8
 # With more documents, the best hit of any question has a higher score. After this growth, a warning is logged.
 _MUCH = 1.5
 
@@ -56,10 +56,9 @@ logger = logging.getLogger(__name__)
 
 
 class CachedEncoder:
-    """A wrapper around another encoder.
+    """A wrapper around another encoder. It keeps the embeddings of documents in a folder.
 
-    It has a folder, and keeps the embeddings of documents there. If a document has the same content as an earlier one,
-    its embeddings are read from the folder.
+    If a document has the same content as an earlier one, its embeddings are read from the folder.
 
     >>> encoder = CachedEncoder("minilm", "tokens")                     # doctest: +SKIP
     >>> encoder.encode_document(["The cat sat on the mat."])            # doctest: +SKIP
@@ -67,17 +66,15 @@ class CachedEncoder:
 
     Several models and several processes can share one folder. The encoder also keeps the last queries in memory.
     Without a folder, it does not keep embeddings of documents. The model is loaded and the folder is opened on first
-    use. A pickle holds the name of the model, or an encoder of your own if you passed one. It also holds the path of
-    the folder and the arguments, but no embeddings. A copy shares the loaded encoder. Call `close` before a fork. If
-    the folder is still open in the parent, the child gets `UseAfterFork` when it uses the folder. If the folder was
-    deleted, it is made again.
+    use. A pickle holds the name of the model, or your own encoder. It also holds the path of the folder and the
+    arguments, but no embeddings. A copy shares the loaded encoder. Call `close` before a fork. If the folder is still
+    open in the parent, the child gets `UseAfterFork` when it uses the folder. A deleted folder is made again.
 
     Args:
         encoder: an encoder, or the name or the folder of a model.
         path: the folder. It is created if it does not exist.
         codec: the codec of the token embeddings. Pooled embeddings are kept in float32.
-        options: arguments of `SmartEncoder`. They are allowed only if ``encoder`` is the name or the folder of a
-            model.
+        options: arguments of `SmartEncoder`. They are allowed only with the name or the folder of a model.
 
     Raises:
         InvalidInput: ``options`` are given although ``encoder`` is an encoder, or there is no such codec.
@@ -192,6 +189,10 @@ class CachedEncoder:
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
         """Return the number of tokens of each text. If the encoder cannot count tokens, count words and warn."""
         return list(map(token_counter(self.encoder), [texts] if isinstance(texts, str) else texts))
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]] | None:
+        """Return the first and last place of each token of ``text``. Return None if the encoder knows no places."""
+        return token_spans_of(self.encoder, text)
 
     @property
     def unread(self) -> Callable[[Sequence[str]], list[bool]] | None:

@@ -69,6 +69,16 @@ class Reading:
         encoded = self._tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)
         return [len(ids) for ids in encoded["input_ids"]]
 
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Return the first and last place of each token of ``text``. Return None if the tokenizer knows no places."""
+        if not getattr(self._tokenizer, "is_fast", False):
+            return None
+        encoded = self._tokenizer(
+            text, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
+        )
+        spans: list[tuple[int, int]] = encoded["offset_mapping"]
+        return spans
+
     def unread(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is in a script that the tokenizer does not know.
 

@@ -1,0 +1,127 @@
+"""`Splitter`: splits a text of any length and shape in a time that grows with the length alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from smart_rag.files.token_places import TokenPlaces, TokenSpans
+
+# The number of characters of a chunk for each token that it may have. Prose has four to six. Texts with more are blanks
+# or words that the model does not know. A file in base64 is a single token for some models.
+CHARACTERS_PER_TOKEN = 16
+# The number of chunks in a window, and the number of the last ones that are not used.
+_WINDOW = 12
+_UNSURE = 2
+
+# The first and last place of a chunk, with the blanks around it.
+_Found = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A part of a text, as it is and as the library sees it."""
+
+    text: str
+    joined: str
+    is_last: bool
+
+    def part(self, part: str) -> str:
+        """Return ``part``, which the library sees, as it is."""
+        if self.joined is self.text:
+            return part
+        begin = self.joined.find(part)
+        return self.text[begin : begin + len(part)]
+
+
+class Splitter:
+    """Splits texts into chunks of at most ``tokens`` tokens, and of at most 16 times as many characters.
+
+    Chunks end at paragraphs, sentences or words where possible. Neighbouring chunks share up to ``overlap`` tokens.
+    semantic-text-splitter does the work.
+
+    Args:
+        count_tokens: returns the number of tokens of a text.
+        tokens: the limit.
+        overlap: the most tokens that neighbours share.
+        token_spans: returns the first and last place of each token of a text. If it is given, the tokenizer reads a
+            text once or twice, and not again for each part of it.
+    """
+
+    def __init__(
+        self, count_tokens: Callable[[str], int], tokens: int, overlap: int, token_spans: TokenSpans | None = None
+    ) -> None:
+        self._count_tokens = count_tokens
+        self._tokens, self._overlap = tokens, overlap
+        self._token_spans = token_spans
+        self._longest = tokens * CHARACTERS_PER_TOKEN
+
+    def chunks(self, text: str, joined: str | None = None) -> Iterator[str]:
+        """Yield the chunks of a text. ``joined`` is the text, of the same length, as the library shall see it.
+
+        For each chunk, the library looks at all of the text that follows, so its time would grow with the square of the
+        length. So it gets the text window by window. The last chunks of a window are not used, since they could be
+        others with the text that follows. The next window begins where the first of them begins.
+        """
+        joined = text if joined is None else joined
+        begin = last = 0
+        length = _WINDOW * self._tokens
+        while begin < len(text):
+            stop = begin + length
+            window = _Window(text[begin:stop], joined[begin:stop], is_last=stop >= len(text))
+            sure, rest = self._split_window(window)
+            if not sure:
+                length *= 2
+                continue
+            for start, end in sure:
+                chunk = window.text[start:end]
+                if begin + start + len(chunk.rstrip()) > last and chunk.strip():
+                    yield chunk.strip()
+                    last = begin + start + len(chunk.rstrip())
+            begin += rest
+            length = min(max(rest // len(sure), self._tokens), self._longest) * _WINDOW
+
+    def _split_window(self, window: _Window) -> tuple[list[_Found], int]:
+        """Return the chunks of a window that are sure, and the place where the next window begins."""
+        places = self._places(window)
+        if places is not None:
+            sure, rest = self._sure(window, places.count)
+            if self._fits(window.text, sure, places):
+                return sure, rest
+        # A part of a word can have more tokens than its places say.
+        return self._sure(window, lambda part: self._count_tokens(window.part(part)))
+
+    def _places(self, window: _Window) -> TokenPlaces | None:
+        spans = None if self._token_spans is None else self._token_spans(window.text)
+        if spans is None:
+            return None
+        return TokenPlaces(window.text, spans, self._count_tokens, (self._tokens, self._overlap), window.joined)
+
+    def _sure(self, window: _Window, measure: Callable[[str], int]) -> tuple[list[_Found], int]:
+        found = self._split(window.joined, measure)
+        count = len(found) if window.is_last else max(len(found) - _UNSURE, 0)
+        return found[:count], found[count][0] if count < len(found) else len(window.text)
+
+    def _split(self, joined: str, measure: Callable[[str], int]) -> list[_Found]:
+        from semantic_text_splitter import TextSplitter
+
+        def size(part: str) -> int:
+            if len(part) > self._longest:
+                return self._tokens + 1
+            return max(measure(part), -(-len(part) // CHARACTERS_PER_TOKEN))
+
+        splitter = TextSplitter.from_callback(size, self._tokens, overlap=self._overlap, trim=False)
+        return [(start, start + len(chunk)) for start, chunk in splitter.chunk_indices(joined)]
+
+    def _fits(self, text: str, found: list[_Found], places: TokenPlaces) -> bool:
+        """Return whether chunks of ``text`` and what they share are within the limits."""
+        shared = [(start, end) for (_, end), (start, _) in pairwise(found)]
+        for parts, limit in ((found, self._tokens), (shared, self._overlap)):
+            for start, end in parts:
+                part = text[start:end]
+                start += len(part) - len(part.lstrip())
+                end -= len(part) - len(part.rstrip())
+                if start < end and not places.knows(start, end) and self._count_tokens(text[start:end]) > limit:
+                    return False
+        return True

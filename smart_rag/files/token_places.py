@@ -1,0 +1,119 @@
+"""`TokenPlaces`: the number of tokens of any part of a text, from the places of the tokens of the whole text.
+
+To split a text, thousands of parts of it are measured. A tokenizer that reads each of them reads every word twenty
+times. Here it reads the text once. Only the ends of a part are read again, because a tokenizer may cut a word into
+other tokens if the word itself is cut.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+
+# First and last place of each token in a text. None if they are not known.
+TokenSpans = Callable[[str], Sequence[tuple[int, int]] | None]
+_BLANK = re.compile(r"\s")
+# At an end of a part, at least this number of characters is read again, up to where a word or a token ends.
+_END = 16
+# A word that ends there has at most this number of characters. Of longer words, no model knows more than pieces.
+_WORD = 48
+# The rest of a longer token is not read again. Such a token stands for an unknown word, and so does its rest.
+_LONG = 256
+# A count is exact if the places give a number this near to a limit. The ends change a count by less in most texts.
+_NEAR = 8
+
+
+class TokenPlaces:
+    """Counts the tokens of parts of one text.
+
+    Args:
+        text: the text.
+        spans: the first and last place of each token of the text.
+        count_tokens: returns the number of tokens of a text.
+        limits: numbers of tokens that counts are compared with. Counts are exact in their neighbourhood.
+        joined: the text as `count` gets parts of it, with other characters for some of the blanks.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        count_tokens: Callable[[str], int],
+        limits: Sequence[int],
+        joined: str,
+    ) -> None:
+        self._text, self._joined = text, joined
+        self._starts = [start for start, _ in spans]
+        self._stops = [stop for _, stop in spans]
+        self._count_tokens = count_tokens
+        self._limits = limits
+        self._counts: dict[str, int] = {}
+        self._changes: dict[int, int] = {}
+
+    def count(self, part: str) -> int:
+        """Return the number of tokens of ``part``, which is a part of ``joined``. Blanks at its ends do not count."""
+        begin = self._joined.find(part)
+        stop = begin + len(part.rstrip())
+        begin += len(part) - len(part.lstrip())
+        if begin >= stop:
+            return 0
+        rough = self._between(begin, stop)
+        cut = self._is_in_unknown_word(begin) or self._is_in_unknown_word(stop)
+        if not cut and all(abs(rough - limit) > _NEAR for limit in self._limits):
+            return rough
+        again = stop if self._is_end_of_word(stop) else self._before(stop)
+        if again <= self._after(begin):
+            return self._again(begin, stop) if stop - begin <= _LONG else rough
+        count = self._between(begin, again) + self._change(begin)
+        if again < stop:
+            count += self._again(again, stop) - self._change(again)
+        return count
+
+    def knows(self, begin: int, stop: int) -> bool:
+        """Return whether the count of this part of the text is certain, because no word is cut at its ends."""
+        starts_word = begin == 0 or self._text[begin - 1].isspace()
+        return starts_word and self._is_end_of_word(stop) and self._change(begin) == 0
+
+    def _between(self, begin: int, stop: int) -> int:
+        """Return the number of tokens of the whole text that have a character from ``begin`` to ``stop``."""
+        return bisect_left(self._starts, stop) - bisect_right(self._stops, begin)
+
+    def _change(self, begin: int) -> int:
+        """Return how many tokens more there are if the text begins at ``begin``."""
+        if begin not in self._changes:
+            stop = self._after(begin)
+            known = stop - begin > _LONG
+            self._changes[begin] = 0 if known else self._again(begin, stop) - self._between(begin, stop)
+        return self._changes[begin]
+
+    def _after(self, begin: int) -> int:
+        """Return a place after ``begin`` where a word ends, or else a token."""
+        blank = _BLANK.search(self._text, begin + _END, begin + _WORD)
+        if blank:
+            return blank.start()
+        token = bisect_left(self._stops, begin + _END)
+        return self._stops[token] if token < len(self._stops) else len(self._text)
+
+    def _before(self, stop: int) -> int:
+        """Return a place before ``stop`` where a word begins, or else a token. Return ``stop`` in a long token."""
+        blank = _BLANK.search(self._text, max(stop - _WORD, 0), max(stop - _END, 0))
+        if blank:
+            return blank.end()
+        token = bisect_right(self._starts, stop - _END) - 1
+        start = self._starts[token] if token >= 0 else 0
+        return start if stop - start <= _LONG else stop
+
+    def _is_in_unknown_word(self, place: int) -> bool:
+        """Return whether ``place`` is in a token that is so long that it can be many tokens if it is cut."""
+        token = bisect_right(self._starts, place) - 1
+        return token >= 0 and self._starts[token] + _WORD < self._stops[token] > place > self._starts[token]
+
+    def _is_end_of_word(self, place: int) -> bool:
+        return place == len(self._text) or self._text[place].isspace()
+
+    def _again(self, begin: int, stop: int) -> int:
+        part = self._text[begin:stop]
+        if part not in self._counts:
+            self._counts[part] = self._count_tokens(part)
+        return self._counts[part]
