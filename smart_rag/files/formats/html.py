@@ -8,7 +8,7 @@ for cookies. Their words are counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smart_rag.errors import MissingExtra
@@ -25,7 +25,7 @@ _ENDED = re.compile(r"<([A-Za-z][\w:.-]*)((?:\s[^<>]*)?)/>")
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _IS_XHTML = re.compile(r"\s*(?:<\?xml\b|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
 # A browser that runs scripts does not parse what is in these elements.
-_NOSCRIPT = re.compile(r"<noscript\b[^>]*>.*?</noscript\s*>", re.DOTALL | re.IGNORECASE)
+_NOSCRIPT = re.compile(r"<noscript\b[^>]*>.*?</noscript[^>]*>?", re.DOTALL | re.IGNORECASE)
 
 
 def read_html(path: Path) -> Iterator[Page]:
@@ -56,13 +56,20 @@ def text_of_html(data: bytes, path: Path) -> Page:
     found = decode(data, path, is_html=True)
     markup = found.text
     if path.suffix.lower() in (".xhtml", ".epub") or _IS_XHTML.match(markup):
-        markup = _ENDED.sub(_as_html, _CDATA.sub(_escaped, markup))
-    tree = LexborHTMLParser(_NOSCRIPT.sub(" ", markup))
+        markup = _ENDED.sub(_as_html, _replaced(markup, _CDATA, _escaped, "]]>"))
+    tree = LexborHTMLParser(_replaced(markup, _NOSCRIPT, lambda _: " ", "</noscript", "</NOSCRIPT"))
     visible = Visible(tree)
     head = "\n\n".join(visible.head())
     text = f"{head}\n\n{visible.text}" if head and visible.text else head or visible.text
     left_out = [f"{number(words, 'word')} of {what}" for what, words in visible.left_out.items()]
     return Page(text, left_out=(*found.left_out, *left_out))
+
+
+def _replaced(markup: str, pattern: re.Pattern[str], by: Callable[[re.Match[str]], str], *ends: str) -> str:
+    """Return ``markup`` with all matches replaced. Behind the last of ``ends`` is none, so that is not searched."""
+    last = max((markup.rfind(end) + len(end) for end in ends if end in markup), default=0)
+    last = (markup.find(">", last - 1) + 1 or len(markup)) if last else 0
+    return f"{pattern.sub(by, markup[:last])}{markup[last:]}"
 
 
 def _as_html(element: re.Match[str]) -> str:
