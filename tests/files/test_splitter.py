@@ -166,8 +166,3 @@ def test_no_chunk_repeats_the_end_of_the_one_before_it():
     text = f"{first}\n\n{second}\n\n{third}"
     chunks, _ = split(text, 20, 5, True)
     assert chunks == [f"{first}\n\n{second}", third] == chunks_of_the_whole(text, 20, 5)
-
-
-def test_what_neighbours_share_is_bounded_in_characters():
-    chunks, _ = split("x" * 5_000, 20, 2, False)
-    assert sum(map(len, chunks)) <= 5_000 + len(chunks) * 2 * CHARACTERS_PER_TOKEN
