@@ -40,6 +40,7 @@ OWNERS = {
     "datasets": {"training"},
     "ir_measures": {"evaluation"},
     "lmdb": {"store"},
+    "lxml": {"files"},
     "matplotlib": {"training"},
     "mteb": {"evaluation"},
     "numba": {"scoring"},

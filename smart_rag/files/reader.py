@@ -19,7 +19,7 @@ from smart_rag.errors import DocumentError, InvalidInput, SmartRagError
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.html import read_html
-from smart_rag.files.formats.office import read_docx
+from smart_rag.files.formats.office.docx import read_docx
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import Pdf, read_pdf
 from smart_rag.files.formats.readable import check_readable
