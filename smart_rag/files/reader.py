@@ -18,10 +18,9 @@ from smart_rag.config import IndexConfig
 from smart_rag.errors import DocumentError, InvalidInput, SmartRagError
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
-from smart_rag.files.formats.html import read_html
-from smart_rag.files.formats.office.docx import read_docx
+from smart_rag.files.formats.known import FORMATS, format_of
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.pdf import Pdf, read_pdf
+from smart_rag.files.formats.pdf import Pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.worker import call
@@ -31,17 +30,7 @@ from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)
 
-# The suffixes of files that have text. The function of each suffix reads the pages of such a file.
-FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
-    ".txt": read_text,
-    ".md": read_text,
-    ".html": read_html,
-    ".htm": read_html,
-    ".pdf": read_pdf,
-    ".docx": read_docx,
-}
-# Small files of these formats are read in this process. They need no parser, and this takes less time.
-_PLAIN = (".txt", ".md")
+# Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
 
 # A warning names at most this number of files.
@@ -54,6 +43,11 @@ def suffixes(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
     """Return the suffixes of the files that an encoder with these ``modalities`` can use."""
     visual = (images.SUFFIXES if "image" in modalities else ()) + (video.SUFFIXES if "video" in modalities else ())
     return (*FORMATS, *visual)
+
+
+def _is_known(path: Path, modalities: Collection[str]) -> bool:
+    """Return whether an encoder with these ``modalities`` can use a file."""
+    return path.suffix.lower() in suffixes(modalities) or (not path.suffix and format_of(path) is not None)
 
 
 def find(
@@ -99,7 +93,7 @@ def find(
                 if not any(map(target.is_relative_to, roots)):
                     outside.append(file)
                 elif target.is_file():
-                    usable = include or file.suffix.lower() in suffixes(modalities)
+                    usable = include or _is_known(file, modalities)
                     (found if usable else unusable).add(target)
         else:
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
@@ -126,7 +120,7 @@ def _entries_in(folder: Path, include: Sequence[str], exclude: Sequence[str]) ->
         path = file.relative_to(folder)
         if any(part.startswith(".") for part in path.parts) or _matches(path, exclude):
             continue
-        wanted = _matches(path, include) if include else file.suffix.lower() in suffixes(_ALL_MODALITIES)
+        wanted = _matches(path, include) if include else _is_known(file, _ALL_MODALITIES)
         if (wanted and file.is_file()) or (file.is_symlink() and file.is_dir()):
             yield file
 
@@ -168,10 +162,8 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         DocumentError: the file cannot be read, has no text, or its format is unknown.
         MissingExtra: the package that reads its format is not installed.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise DocumentError(
-            path, f"{path.suffix or 'no suffix'} is not a known format; the formats are {', '.join(FORMATS)}"
-        )
+    if path.suffix and format_of(path) is None:
+        raise DocumentError(path, f"{path.suffix} is not a known format; the formats are {', '.join(FORMATS)}")
     check_readable(path)
     empty = True
     left_out: list[str] = []
@@ -190,7 +182,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
 def _parse(path: Path) -> Iterator[Page]:
     """Yield all pages of a file. If a parser raises any error, raise `DocumentError` with this error as the cause."""
     try:
-        yield from FORMATS[path.suffix.lower()](path)
+        yield from (format_of(path) or read_text)(path)
     except (SmartRagError, MemoryError):
         raise
     except OSError as error:
@@ -201,8 +193,8 @@ def _parse(path: Path) -> Iterator[Page]:
 
 def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     """Do the same as `read`, in the worker process if the format needs a parser or if the file is large."""
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS or (suffix in _PLAIN and _size(path) <= _SMALL_BYTES):
+    known = format_of(path)
+    if known is None or (known is read_text and _size(path) <= _SMALL_BYTES):
         yield from read(path, pages_without_text)
         return
     for text, page, has_image, metadata, header, left_out in call(_plain_pages, path, pages_without_text):

@@ -11,14 +11,22 @@ from helpers.text_files import refused, word_file, write
 
 from smart_rag import IndexConfig
 from smart_rag.errors import DocumentError, InvalidInput
-from smart_rag.files.reader import FORMATS, Reader, find, source_of
+from smart_rag.files.formats.text import read_text
+from smart_rag.files.reader import FORMATS, Reader, find, read, source_of
 from smart_rag.types import Document, PdfPage
 
 # --- read -----------------------------------------------------------------------------------
 
 
 def test_the_formats_tested_here_are_all_there_are():
-    assert set(FORMATS) == {".txt", ".md", ".html", ".htm", ".pdf", ".docx"}
+    """The tests of the other formats of text and of code are those of .txt."""
+    others = {suffix for suffix, read in FORMATS.items() if read is not read_text}
+    assert others == {
+        *(".html", ".htm", ".xhtml", ".pdf", ".docx", ".docm", ".dotx", ".dotm"),
+        *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb"),
+    }
+    usual = {".txt", ".md", ".markdown", ".rst", ".tex", ".org", ".log", ".xml", ".yaml", ".py", ".js", ".c", ".java"}
+    assert usual <= set(FORMATS) - others
 
 
 @pytest.mark.parametrize("suffix", sorted(FORMATS))
@@ -40,10 +48,15 @@ def test_a_blank_file_is_refused(tmp_path, name, data):
     assert "no text in it" in refused(write(tmp_path / name, data))
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("a.xyz", ".xyz"), ("README", "no suffix"), (".txt", "no suffix")])
-def test_a_file_of_an_unknown_format_is_refused(tmp_path, name, suffix):
-    reason = refused(write(tmp_path / name, b"words"))
-    assert reason.startswith(f"{suffix} is not a known format")
+@pytest.mark.parametrize("name", ["README", "LICENSE", ".txt"])
+def test_a_file_without_a_suffix_is_read_if_it_is_text(tmp_path, name):
+    assert [page.text for page in read(write(tmp_path / name, "words"))] == ["words"]
+    assert refused(write(tmp_path / name, b"\x7fELF\0\0")) == "binary data, not text"
+
+
+def test_a_file_of_an_unknown_format_is_refused(tmp_path):
+    reason = refused(write(tmp_path / "a.xyz", b"words"))
+    assert reason.startswith(".xyz is not a known format")
     assert all(known in reason for known in FORMATS)
 
 
@@ -76,9 +89,10 @@ def tree(tmp_path):
     root = tmp_path / "tree"
     for name in (
         *("a.txt", "b.md", "c.PDF", "deep/d.html", "deep/er/e.txt", "drafts/f.md", "drafts/old/g.md", "named.txt/h.md"),
-        *(".hidden.txt", ".git/i.txt", "deep/.cache/j.txt", "photo.jpg", "README"),
+        *(".hidden.txt", ".git/i.txt", "deep/.cache/j.txt", "photo.jpg"),
     ):
         write(root / name, b"words")
+    write(root / "program", b"\x7fELF\0")
     return root
 
 
@@ -98,6 +112,12 @@ def test_a_folder_is_walked_without_what_is_hidden_or_of_other_formats(tree):
         "named.txt/h.md",
     ]
     assert all(path.is_absolute() for path in find([tree]))
+
+
+def test_a_text_without_a_suffix_is_found(tree):
+    write(tree / "README", "words")
+    os.mkfifo(tree / "pipe")
+    assert "README" in names(tree)
 
 
 @pytest.mark.parametrize(
