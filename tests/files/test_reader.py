@@ -23,6 +23,7 @@ def test_the_formats_tested_here_are_all_there_are():
     others = {suffix for suffix, read in FORMATS.items() if read is not read_text}
     assert others == {
         *(".html", ".htm", ".xhtml", ".pdf", ".docx", ".docm", ".dotx", ".dotm"),
+        *(".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm", ".xlsx", ".xlsm", ".xltx", ".xltm"),
         *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb"),
     }
     usual = {".txt", ".md", ".markdown", ".rst", ".tex", ".org", ".log", ".xml", ".yaml", ".py", ".js", ".c", ".java"}

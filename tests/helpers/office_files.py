@@ -60,3 +60,52 @@ def p(text: str) -> str:
 def run(text: str) -> str:
     """Return a run of a Word document."""
     return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def pptx(path: Path, *slides: str, **parts: str) -> Path:
+    """Write a .pptx of these slides, the last one shown first. ``parts`` has further ones, such as ``slide1_rels``."""
+    ids = [f"rId{i}" for i in range(1, len(slides) + 1)]
+    listed = "".join(f'<p:sldId id="{255 + i}" r:id="{id}"/>' for i, id in reversed([*enumerate(ids, 1)]))
+    made = {"_rels/.rels": related(rId1=("officeDocument", "ppt/presentation.xml"))}
+    made["ppt/presentation.xml"] = part("p:presentation", f"<p:sldIdLst>{listed}</p:sldIdLst>")
+    made["ppt/_rels/presentation.xml.rels"] = related(**{id: ("slide", f"slides/slide{id[3:]}.xml") for id in ids})
+    for i, slide in enumerate(slides, 1):
+        made[f"ppt/slides/slide{i}.xml"] = part("p:sld", f"<p:cSld><p:spTree>{slide}</p:spTree></p:cSld>")
+    for name, text in parts.items():
+        rels = name.removesuffix("_rels")
+        made[f"ppt/slides/{name}.xml" if rels == name else f"ppt/slides/_rels/{rels}.xml.rels"] = text
+    return archive(path, made)
+
+
+def shape(*texts: str, kind: str = "") -> str:
+    """Return a shape of a slide with these paragraphs. ``kind`` is the kind of its placeholder."""
+    placeholder = f'<p:nvSpPr><p:nvPr><p:ph type="{kind}"/></p:nvPr></p:nvSpPr>' if kind else ""
+    inner = "".join(f"<a:p><a:r><a:t>{text}</a:t></a:r></a:p>" for text in texts)
+    return f"<p:sp>{placeholder}<p:txBody><a:lstStyle/>{inner}</p:txBody></p:sp>"
+
+
+def xlsx(
+    path: Path, sheets: Mapping[str, str], strings: str = "", styles: str = "", settings: str = "", **parts: str
+) -> Path:
+    """Write a .xlsx. ``sheets`` has the rows of each sheet by its name, ``parts`` further parts beside the sheets."""
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    ids = [f"rId{i}" for i in range(1, len(sheets) + 1)]
+    listed = "".join(f'<sheet name="{name}" r:id="{id}"/>' for name, id in zip(sheets, ids, strict=True))
+    made = {"_rels/.rels": related(rId1=("officeDocument", "xl/workbook.xml"))}
+    made["xl/workbook.xml"] = (
+        f'<workbook xmlns="{main}" xmlns:r="{OFFICE}">{settings}<sheets>{listed}</sheets></workbook>'
+    )
+    targets = {id: ("worksheet", f"worksheets/sheet{id[3:]}.xml") for id in ids}
+    made["xl/_rels/workbook.xml.rels"] = related(
+        **targets, strings=("sharedStrings", "s.xml"), styles=("styles", "t.xml")
+    )
+    for id, rows in zip(ids, sheets.values(), strict=True):
+        made[f"xl/worksheets/sheet{id[3:]}.xml"] = (
+            f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData></worksheet>'
+        )
+    made["xl/s.xml"] = f'<sst xmlns="{main}">{strings}</sst>'
+    made["xl/t.xml"] = f'<styleSheet xmlns="{main}">{styles}</styleSheet>'
+    for name, text in parts.items():
+        rels = name.removesuffix("_rels")
+        made[f"xl/worksheets/{name}.xml" if rels == name else f"xl/worksheets/_rels/{rels}.xml.rels"] = text
+    return archive(path, made)

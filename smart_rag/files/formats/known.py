@@ -7,6 +7,8 @@ from pathlib import Path
 
 from smart_rag.files.formats.html import read_html
 from smart_rag.files.formats.office.docx import read_docx
+from smart_rag.files.formats.office.sheets import read_xlsx
+from smart_rag.files.formats.office.slides import read_pptx
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
 from smart_rag.files.formats.plain.notebook import read_notebook
@@ -35,6 +37,8 @@ FORMATS: dict[str, Format] = {
     ".xhtml": read_html,
     ".pdf": read_pdf,
     **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), read_docx),
+    **dict.fromkeys((".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm"), read_pptx),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xltx", ".xltm"), read_xlsx),
     ".csv": read_table,
     ".tsv": read_table,
     ".json": read_json,
