@@ -7,10 +7,13 @@ from pathlib import Path
 
 from smart_rag.files.formats.html import read_html
 from smart_rag.files.formats.office.docx import read_docx
+from smart_rag.files.formats.office.epub import read_epub
+from smart_rag.files.formats.office.opendocument import read_odp, read_ods, read_odt
 from smart_rag.files.formats.office.sheets import read_xlsx
 from smart_rag.files.formats.office.slides import read_pptx
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
+from smart_rag.files.formats.plain.mail import read_mail
 from smart_rag.files.formats.plain.notebook import read_notebook
 from smart_rag.files.formats.plain.records import read_json, read_jsonl
 from smart_rag.files.formats.plain.tables import read_table
@@ -39,6 +42,11 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), read_docx),
     **dict.fromkeys((".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm"), read_pptx),
     **dict.fromkeys((".xlsx", ".xlsm", ".xltx", ".xltm"), read_xlsx),
+    **dict.fromkeys((".odt", ".ott"), read_odt),
+    **dict.fromkeys((".odp", ".otp"), read_odp),
+    **dict.fromkeys((".ods", ".ots"), read_ods),
+    ".epub": read_epub,
+    ".eml": read_mail,
     ".csv": read_table,
     ".tsv": read_table,
     ".json": read_json,

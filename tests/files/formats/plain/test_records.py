@@ -58,7 +58,8 @@ def test_records_follow_each_other(tmp_path):
 
 
 words = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=5)
-values = st.recursive(words | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(words, inner), max_leaves=8)
+leaves = words | st.integers() | st.none()
+values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(words, inner), max_leaves=8)
 
 
 @given(values)
