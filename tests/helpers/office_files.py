@@ -109,3 +109,32 @@ def xlsx(
         rels = name.removesuffix("_rels")
         made[f"xl/worksheets/{name}.xml" if rels == name else f"xl/worksheets/_rels/{rels}.xml.rels"] = text
     return archive(path, made)
+
+
+_ODF = " ".join(
+    f'xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{prefix}:1.0"'
+    for prefix in ("office", "text", "table", "draw", "style")
+)
+
+
+def opendocument(path: Path, kind: str, body: str, styles: str = "", **parts: str) -> Path:
+    """Write an OpenDocument file. ``kind`` is ``"text"``, ``"presentation"`` or ``"spreadsheet"``."""
+    content = f"<office:body><office:{kind}>{body}</office:{kind}></office:body>"
+    made = {"content.xml": f"<office:document-content {_ODF}>{content}</office:document-content>"}
+    if styles:
+        pages = f"<office:master-styles><style:master-page>{styles}</style:master-page></office:master-styles>"
+        made["styles.xml"] = f"<office:document-styles {_ODF}>{pages}</office:document-styles>"
+    return archive(path, {**made, **{f"{name}/content.xml": text for name, text in parts.items()}})
+
+
+def epub(path: Path, *chapters: str, **parts: str) -> Path:
+    """Write an .epub whose chapters are read in the reverse order of their files."""
+    items = "".join(f'<item id="c{i}" href="text/c%20{i}.xhtml"/>' for i in range(len(chapters)))
+    spine = "".join(f'<itemref idref="c{i}"/>' for i in reversed(range(len(chapters))))
+    about = '<metadata xmlns:dc="dc"><dc:title>Boats</dc:title><dc:creator>T. Reed</dc:creator></metadata>'
+    made = {
+        "META-INF/container.xml": '<container><rootfiles><rootfile full-path="OPS/book.opf"/></rootfiles></container>',
+        "OPS/book.opf": f"<package>{about}<manifest>{items}</manifest><spine>{spine}</spine></package>",
+        **{f"OPS/text/c {i}.xhtml": chapter for i, chapter in enumerate(chapters)},
+    }
+    return archive(path, {**made, **{f"META-INF/{name}.xml": text for name, text in parts.items()}})

@@ -19,6 +19,7 @@ _INLINE = {
 }
 _CELLS = {"td", "th"}
 _NAMED_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]*;")
+_TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _SPACES = re.compile(r"[ \t\r\n\f]+")
 
 
@@ -37,8 +38,9 @@ def html_text(text: str, name: str) -> str:
     except ImportError as error:
         raise MissingExtra("lxml", "office", f"reading {name}") from error
     root = _root(text)
-    if root is None:
-        return ""
+    if root is None:  # nothing in it, or nested so deeply that the parser gives up
+        words = html.unescape(_TAG.sub("\n", text))
+        return "\n\n".join(" ".join(line.split()) for line in words.splitlines() if line.strip())
     lines: list[list[str]] = [[]]
     walk = lxml.etree.iterwalk(root, events=("start", "end", "comment", "pi"))
     for event, element in walk:
@@ -60,6 +62,7 @@ def html_text(text: str, name: str) -> str:
 
 
 def _root(text: str) -> _Element | None:
+    """Return the root of HTML or XHTML, or None if there is none."""
     import lxml.etree
 
     options = {"resolve_entities": False, "no_network": True, "huge_tree": True}
@@ -73,4 +76,5 @@ def _root(text: str) -> _Element | None:
         except lxml.etree.XMLSyntaxError:
             pass  # it calls itself XHTML, but it is not
     parser = lxml.etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
-    return lxml.etree.fromstring(text.encode("utf-8", "replace"), parser)
+    root = lxml.etree.fromstring(text.encode("utf-8", "replace"), parser)
+    return None if any("depth" in error.message for error in parser.error_log) else root
