@@ -9,6 +9,7 @@ from smart_rag.files.formats.html import read_html
 from smart_rag.files.formats.office.docx import read_docx
 from smart_rag.files.formats.office.epub import read_epub
 from smart_rag.files.formats.office.opendocument import read_odp, read_ods, read_odt
+from smart_rag.files.formats.office.rtf import read_rtf
 from smart_rag.files.formats.office.sheets import read_xlsx
 from smart_rag.files.formats.office.slides import read_pptx
 from smart_rag.files.formats.page import Page
@@ -45,6 +46,7 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys((".odt", ".ott"), read_odt),
     **dict.fromkeys((".odp", ".otp"), read_odp),
     **dict.fromkeys((".ods", ".ots"), read_ods),
+    ".rtf": read_rtf,
     ".epub": read_epub,
     ".eml": read_mail,
     ".csv": read_table,

@@ -13,6 +13,13 @@ def p(text):
     return f"<text:p>{text}</text:p>"
 
 
+TABLE = (
+    f"<table:table><table:table-row><table:table-cell>{p('wide')}</table:table-cell><table:covered-table-cell/>"
+    f"</table:table-row><table:table-row><table:table-cell>{p('a')}</table:table-cell>"
+    f"<table:table-cell>{p('b')}{p('c')}</table:table-cell></table:table-row></table:table>"
+)
+
+
 def pages(read, path):
     """Return the pages of a document of which nothing is left out."""
     *found, end = read(path)
@@ -39,9 +46,7 @@ def text_of(tmp_path, body, **parts):
          ["Text.", "Why?"]),
         (p("Before<draw:frame><draw:text-box>" + p("in the box") + "</draw:text-box></draw:frame> after"),
          ["Before after", "in the box"]),
-        ("<table:table><table:table-row><table:table-cell>" + p("wide") + "</table:table-cell>"
-         "<table:covered-table-cell/></table:table-row><table:table-row><table:table-cell>" + p("a") + "</table:table-cell><table:table-cell>"
-         + p("b") + p("c") + "</table:table-cell></table:table-row></table:table>", ["wide", "a | b\nc"]),
+        (TABLE, ["wide", "a | b\nc"]),
         ("<text:section>" * 1500 + p("deep") + "</text:section>" * 1500, ["deep"]),
     ],
 )  # fmt: skip
