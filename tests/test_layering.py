@@ -44,9 +44,11 @@ OWNERS = {
     "matplotlib": {"training"},
     "mteb": {"evaluation"},
     "numba": {"scoring"},
+    "olefile": {"files"},
     "openai": {"answer"},
     "peft": {"encoders", "training"},
     "pypdfium2": {"files"},
+    "python_calamine": {"files"},
     "safetensors": {"encoders"},
     "sentence_transformers": {"encoders", "training"},
     "torch": {"embeddings", "scoring", "encoders", "training", "evaluation"},  # mteb takes similarities as tensors

@@ -25,6 +25,7 @@ def test_the_formats_tested_here_are_all_there_are():
         *(".html", ".htm", ".xhtml", ".pdf", ".docx", ".docm", ".dotx", ".dotm"),
         *(".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm", ".xlsx", ".xlsm", ".xltx", ".xltm"),
         *(".odt", ".ott", ".odp", ".otp", ".ods", ".ots", ".epub", ".eml", ".rtf"),
+        *(".doc", ".dot", ".ppt", ".pps", ".pot", ".xls", ".xlt", ".xlsb", ".msg"),
         *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb"),
     }
     usual = {".txt", ".md", ".markdown", ".rst", ".tex", ".org", ".log", ".xml", ".yaml", ".py", ".js", ".c", ".java"}

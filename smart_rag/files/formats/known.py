@@ -8,14 +8,17 @@ from pathlib import Path
 from smart_rag.files.formats.html import read_html
 from smart_rag.files.formats.office.docx import read_docx
 from smart_rag.files.formats.office.epub import read_epub
+from smart_rag.files.formats.office.legacy import read_doc, read_ppt
 from smart_rag.files.formats.office.opendocument import read_odp, read_ods, read_odt
 from smart_rag.files.formats.office.rtf import read_rtf
 from smart_rag.files.formats.office.sheets import read_xlsx
 from smart_rag.files.formats.office.slides import read_pptx
+from smart_rag.files.formats.office.xls import read_xls
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
 from smart_rag.files.formats.plain.mail import read_mail
 from smart_rag.files.formats.plain.notebook import read_notebook
+from smart_rag.files.formats.plain.outlook import read_msg
 from smart_rag.files.formats.plain.records import read_json, read_jsonl
 from smart_rag.files.formats.plain.tables import read_table
 from smart_rag.files.formats.text import read_text
@@ -46,6 +49,10 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys((".odt", ".ott"), read_odt),
     **dict.fromkeys((".odp", ".otp"), read_odp),
     **dict.fromkeys((".ods", ".ots"), read_ods),
+    **dict.fromkeys((".doc", ".dot"), read_doc),
+    **dict.fromkeys((".ppt", ".pps", ".pot"), read_ppt),
+    **dict.fromkeys((".xls", ".xlt", ".xlsb"), read_xls),
+    ".msg": read_msg,
     ".rtf": read_rtf,
     ".epub": read_epub,
     ".eml": read_mail,

@@ -49,7 +49,7 @@ class Archive:
     def __exit__(self, *exception: object) -> None:
         self._zip.close()
 
-    def bytes(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
         """Return the bytes of a part.
 
         Raises:
@@ -79,11 +79,11 @@ class Archive:
         """Return the root of a part in XML. Entities are not replaced, and nothing outside of the part is read.
 
         Raises:
-            DocumentError: as `bytes`; or the part is not XML.
+            DocumentError: as `read`; or the part is not XML.
         """
         root = self._parts.get(name)
         if root is None:
-            root = self._parse(name, self.bytes(name))
+            root = self._parse(name, self.read(name))
             self._parts[name] = root
         return root
 
@@ -161,7 +161,7 @@ def parse(data: bytes, recover: bool = False) -> _Element | None:
 
 def elements(root: _Element) -> Iterator[_Element]:
     """Yield an element and all elements below it, without comments and processing instructions."""
-    return root.iter("{*}*")
+    yield from root.iter("{*}*")
 
 
 def local(element: _Element) -> str:

@@ -37,7 +37,7 @@ def read_epub(path: Path) -> Iterator[Page]:
             try:
                 if name in encrypted:
                     raise DocumentError(path, "encrypted")
-                yield Page(html_text(decoded(archive.bytes(name)), path.name), metadata=metadata)
+                yield Page(html_text(decoded(archive.read(name)), path.name), metadata=metadata)
             except DocumentError as error:
                 archive.left_out.append(f"the chapter {name!r} cannot be read ({error.reason})")
         yield Page("", left_out=tuple(archive.left_out))

@@ -79,7 +79,7 @@ class _Book:
         import lxml.etree
 
         try:
-            data = io.BytesIO(self._archive.bytes(part))
+            data = io.BytesIO(self._archive.read(part))
         except DocumentError as error:
             self._archive.left_out.append(f"cannot be read ({error.reason})")
             return

@@ -80,12 +80,12 @@ class _Body:
         kind = part.get_content_type()
         named = _file_name(part)
         if kind == "message/rfc822" and part.is_multipart():
-            for message in part.get_payload():
+            for message in _parts(part):
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
                 self.texts.append("\n".join(lines))
                 self.read(message)
         elif part.is_multipart():
-            parts = part.get_payload()
+            parts = _parts(part)
             for inner in self._chosen(parts) if kind == "multipart/alternative" else parts:
                 self.read(inner)
         elif part.get_content_maintype() == "text" and not named and part.get_content_disposition() != "attachment":
@@ -104,6 +104,12 @@ class _Body:
         payload = part.get_payload(decode=True)
         text = decoded(payload if isinstance(payload, bytes) else b"", part.get_content_charset())
         return html_text(text, self._name) if part.get_content_type() == "text/html" else text.strip()
+
+
+def _parts(part: Message) -> list[Message]:
+    """Return the parts of a part that has some."""
+    payload = part.get_payload()
+    return [inner for inner in payload if isinstance(inner, Message)] if isinstance(payload, list) else []
 
 
 def _header(message: Message, name: str) -> str:
