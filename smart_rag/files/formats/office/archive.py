@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 _MOST_BYTES = 256_000_000  # of all parts that are read, unpacked; a zip bomb has more
+_STEP = 1 << 12
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 
@@ -60,20 +61,25 @@ class Archive:
             raise DocumentError(self.path, f"damaged, or not a {self.path.suffix} file (it has no part {name!r})")
         if info.flag_bits & 1:
             raise DocumentError(self.path, "encrypted; save it without a password")
+        data = bytearray()
         try:
-            with self._zip.open(info) as part:  # the size that is stated may be wrong
-                data = part.read(self._room + 1) if info.file_size <= self._room else b"\0" * (self._room + 1)
+            with self._zip.open(info) as part:
+                # The size that is stated may be wrong.
+                while len(data) <= self._room and info.file_size <= self._room and (more := part.read(_STEP)):
+                    data += more
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OSError) as error:
-            raise DocumentError(
-                self.path, f"damaged, or not a {self.path.suffix} file (its part {name!r} cannot be unpacked)"
-            ) from error
-        if len(data) > self._room:
+            if not data:
+                raise DocumentError(
+                    self.path, f"damaged, or not a {self.path.suffix} file (its part {name!r} cannot be unpacked)"
+                ) from error
+            self._note_damage(name)
+        if max(len(data), info.file_size) > self._room:
             raise DocumentError(
                 self.path,
                 f"its parts unpack to more than {_MOST_BYTES // 10**6} MB; expected a document, found a zip bomb?",
             )
         self._room -= len(data)
-        return data
+        return bytes(data)
 
     def xml(self, name: str) -> _Element:
         """Return the root of a part in XML. Entities are not replaced, and nothing outside of the part is read.
@@ -107,13 +113,18 @@ class Archive:
             found = parse(data, recover=True) if data.strip() else None
             if found is None or not any(text.strip() for text in found.itertext("{*}*")):
                 raise DocumentError(self.path, broken) from error
-            self.left_out.append(f"the part {name!r} is damaged, and what follows the damage may be missing")
+            self._note_damage(name)
             root = found
         if root is None:
             raise DocumentError(self.path, broken)
         if next(root.iter(self._etree.Entity), None) is not None:
             self.left_out.append(f"the part {name!r} has XML entities, which are not read")
         return root
+
+    def _note_damage(self, name: str) -> None:
+        phrase = f"the part {name!r} is damaged, and what follows the damage may be missing"
+        if phrase not in self.left_out:
+            self.left_out.append(phrase)
 
     def related(self, name: str) -> dict[str, tuple[str, str]]:
         """Return what a part of an OOXML document refers to: for each id, (kind of part, name of part).

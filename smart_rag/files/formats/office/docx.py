@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from smart_rag.files.formats.office.archive import Archive, local, value
 from smart_rag.files.formats.office.drawing import diagram_text
-from smart_rag.files.formats.office.missing import missing_words
+from smart_rag.files.formats.office.missing import embedded_files, missing_words
 from smart_rag.files.formats.office.walk import blocks, raw_text
 from smart_rag.files.formats.page import Page
 from smart_rag.wording import number
@@ -59,9 +59,7 @@ class _Document:
             yield number(hidden, "hidden word")
         raw = {"".join(part.split()): part for part in (raw_text(self._archive.part(name)) for name in self._parts())}
         yield from missing_words(raw.values(), [text, *self._hidden])
-        chunks = sum(kind == "aFChunk" for kind, _ in self._related.values())
-        if chunks:
-            yield number(chunks, "embedded document")
+        yield from embedded_files(self._related)
 
     def _parts(self) -> Iterator[str]:
         """Yield the names of the parts that hold text."""

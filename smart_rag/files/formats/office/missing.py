@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from smart_rag.wording import number
 
@@ -21,6 +21,13 @@ def missing_words(raw: Iterable[str], given: Iterable[str]) -> Iterator[str]:
         words_per_letter = sum(len(text.split()) for text in like) / max(1, _letters(like).total())
         words = max(1, round(missing.total() * words_per_letter))
         yield f"about {number(words, 'word')} that the raw text of the file has and the reader did not give"
+
+
+def embedded_files(related: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    """Yield a phrase if a part of an OOXML document refers to other files that are embedded in it."""
+    count = sum(kind in ("aFChunk", "oleObject", "package") for kind, _ in related.values())
+    if count:
+        yield f"{number(count, 'embedded file')} not read"
 
 
 def _letters(texts: Iterable[str]) -> Counter[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from smart_rag.errors import DocumentError
 from smart_rag.files.formats.office.archive import Archive, elements, inner, local, value
 from smart_rag.files.formats.office.drawing import diagram_text
+from smart_rag.files.formats.office.missing import embedded_files
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
 from smart_rag.wording import number
@@ -45,7 +46,7 @@ def read_xlsx(path: Path) -> Iterator[Page]:
         for position, (name, part) in enumerate(book.sheets(), 1):
             header, text = table_text(book.rows(part))
             text = "\n\n".join(filter(None, (text, *book.around(part))))
-            left_out = tuple(archive.left_out[said:])
+            left_out = (*archive.left_out[said:], *embedded_files(archive.related(part)))
             said = len(archive.left_out)
             yield Page(text, position, metadata={"sheet": name}, header=f"{name}\n{header}", left_out=left_out)
         yield Page("", left_out=(*archive.left_out[said:], *book.unread()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from smart_rag.files.formats.office.archive import Archive, elements, inner, local, value
 from smart_rag.files.formats.office.drawing import diagram_text
-from smart_rag.files.formats.office.missing import missing_words
+from smart_rag.files.formats.office.missing import embedded_files, missing_words
 from smart_rag.files.formats.office.walk import blocks, raw_text
 from smart_rag.files.formats.page import Page
 
@@ -59,8 +59,9 @@ class _Slide:
         return "\n\n".join(filter(None, found))
 
     def left_out(self, text: str) -> Iterator[str]:
-        """Yield a phrase if `text` lacks words of the slide."""
+        """Yield a phrase for each kind of what `text` lacks."""
         yield from missing_words([raw_text(self._slide)], [text])
+        yield from embedded_files(self._related)
 
     def after(self, element: _Element) -> list[str]:
         """Return the text of a chart or of a diagram."""

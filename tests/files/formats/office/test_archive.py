@@ -76,3 +76,13 @@ def test_a_member_that_cannot_be_unpacked_is_named(tmp_path):
         start = sound.infolist()[0].header_offset + 30 + len("word/document.xml")
     write(path, data[:start] + b"\xff" * 8 + data[start + 8 :])
     assert refused(path) == "damaged, or not a .docx file (its part 'word/document.xml' cannot be unpacked)"
+
+
+def test_of_a_damaged_member_the_sound_beginning_is_read(tmp_path):
+    words = " ".join(f"word{i * 7919 % 10_007}" for i in range(20_000))
+    path = archive(tmp_path / "a.docx", {"word/document.xml": part("w:document", p("First.") + p(words))})
+    data = path.read_bytes()
+    write(path, data[: len(data) // 2] + b"\xff" * 8 + data[len(data) // 2 + 8 :])
+    (page,) = read_docx(path)
+    assert page.text.startswith("First.\n\nword0 word7919")
+    assert page.left_out == ("the part 'word/document.xml' is damaged, and what follows the damage may be missing",)

@@ -204,3 +204,8 @@ def test_of_damaged_xml_the_sound_beginning_is_read(tmp_path):
     page = page_of(archive(tmp_path / "a.docx", {"word/document.xml": main[: main.index("Cut") + 2]}))
     assert page.text == "Sound.\n\nCu"
     assert page.left_out == ("the part 'word/document.xml' is damaged, and what follows the damage may be missing",)
+
+
+def test_embedded_files_are_counted(tmp_path):
+    rels = related(a=("aFChunk", "a.html"), b=("oleObject", "embeddings/b.bin"), c=("image", "c.png"))
+    assert page_of(docx(tmp_path / "a.docx", p("Body."), rels)).left_out == ("2 embedded files not read",)
