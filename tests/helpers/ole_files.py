@@ -89,6 +89,10 @@ def ppt(path: Path, encrypted: bool = False, broken: bool = False) -> Path:
         return record(0x03F3, struct.pack("<IIIII", reference, 0, 0, id, 0))
 
     put(2, record(0x03EE, words("An earlier version"), holds_others=True))
+    first_directory = len(data)
+    data += record(0x1772, struct.pack("<II", 1 << 20 | 2, places[2]))
+    first_edit = len(data)
+    data += record(0x0FF5, struct.pack("<IIIIIIHH", 0, 0, 0, first_directory, 1, 5, 0, 0))
     put(2, record(0x03EE, record(0xF00D, words("In a shape"), holds_others=True), holds_others=True))
     put(3, record(0x03EE, record(0x03EF, bytes(24)), holds_others=True))
     put(4, record(0x03F0, record(0x03F1, struct.pack("<II", 257, 0)) + words("Say this."), holds_others=True))
@@ -99,7 +103,7 @@ def ppt(path: Path, encrypted: bool = False, broken: bool = False) -> Path:
     rows = struct.pack("<I4I", 4 << 20 | 1, *(places[id] for id in (1, 2, 3, 4)))
     data += record(0x1772, rows)
     edit = len(data)
-    data += record(0x0FF5, struct.pack("<IIIIIIHH", 0, 0, 0, directory, 1, 5, 0, 0))
+    data += record(0x0FF5, struct.pack("<IIIIIIHH", 0, 0, first_edit, directory, 1, 5, 0, 0))
     mark = 0xF3D1C4DF if encrypted else 0xE391C05F
     user = record(0x0FF6, struct.pack("<III", 20, mark, 3 if broken else edit))
     return ole(path, {"Current User": user, "PowerPoint Document": data})

@@ -111,8 +111,6 @@ class _Walk:
         name = local(element)
         if name == "r":
             return self._document.hides(element)
-        if name == "tr":
-            return element.find("{*}trPr/{*}del") is not None
         return name in UNSEEN or is_repeated(element)
 
     def _start(self, element: _Element) -> None:
