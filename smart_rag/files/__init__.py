@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smart_rag.files.content import jpeg
-    from smart_rag.files.reader import FORMATS
+    from smart_rag.files.formats.known import FORMATS
     from smart_rag.files.worker import limits
 
 # Loaded when first asked for, as in `smart_rag`.
-_HOMES = {"FORMATS": "reader", "jpeg": "content", "limits": "worker"}
+_HOMES = {"FORMATS": "formats.known", "jpeg": "content", "limits": "worker"}
 
 __all__ = ["FORMATS", "jpeg", "limits"]
 

@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.files.formats.known import format_of
 from smart_rag.files.ignored import NAMES, Ignored, folders_of_repository
 from smart_rag.files.reader import suffixes
 from smart_rag.paths import absolute, shown
@@ -245,7 +246,7 @@ class _Search:
             below = [path.relative_to(root) for root in self._roots if path.is_relative_to(root)]
             if not any(_matches(one, self._include) for one in below):
                 return NOT_INCLUDED, ""
-        elif suffix not in self._known:
+        elif suffix not in self._known and (suffix or format_of(path) is None):
             if suffix in self._known_to_others:
                 return f"{OTHER_MODALITY} {'videos' if suffix in suffixes(('video',)) else 'images'}", suffix
             return UNKNOWN_TYPE, suffix or "without a suffix"

@@ -15,29 +15,18 @@ from smart_rag.config import IndexConfig
 from smart_rag.errors import DocumentError, MissingExtra, SmartRagError
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
-from smart_rag.files.formats.html import read_html
-from smart_rag.files.formats.office import read_docx
+from smart_rag.files.formats.known import FORMATS, format_of
 from smart_rag.files.formats.page import Page, is_visible
-from smart_rag.files.formats.pdf import Pdf, read_pdf
+from smart_rag.files.formats.pdf import Pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
 from smart_rag.reports import ReadFile
 from smart_rag.types import Document, PdfPage
+from smart_rag.wording import one_line
 
-# The suffixes of files that have text. The function of each suffix reads the pages of such a file.
-FORMATS: dict[str, Callable[[Path], Iterator[Page]]] = {
-    ".txt": read_text,
-    ".md": read_text,
-    ".html": read_html,
-    ".htm": read_html,
-    ".xhtml": read_html,
-    ".pdf": read_pdf,
-    ".docx": read_docx,
-}
-# Small files of these formats are read in this process. They need no parser, and this takes less time.
-_PLAIN = (".txt", ".md")
+# Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
 # What a page lacks is said with at most so many ranges of pages.
 _MOST_RANGES = 5
@@ -60,10 +49,8 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         DocumentError: the file cannot be read, has no text, or its format is unknown.
         MissingExtra: the package that reads its format is not installed.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise DocumentError(
-            path, f"{path.suffix or 'no suffix'} is not a known format; the formats are {', '.join(FORMATS)}"
-        )
+    if path.suffix and format_of(path) is None:
+        raise DocumentError(path, f"{path.suffix} is not a known format; the formats are {', '.join(FORMATS)}")
     check_readable(path)
     empty = True
     left_out: list[str] = []
@@ -84,19 +71,20 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
 def _parse(path: Path) -> Iterator[Page]:
     """Yield all pages of a file. If a parser raises any error, raise `DocumentError` with this error as the cause."""
     try:
-        yield from FORMATS[path.suffix.lower()](path)
+        yield from (format_of(path) or read_text)(path)
     except (SmartRagError, MemoryError):
         raise
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        raise DocumentError(path, f"damaged, or not a {path.suffix} file") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise DocumentError(path, f"damaged, or not a {path.suffix} file ({reason})") from error
 
 
 def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     """Do the same as `read`, in the worker process if the format needs a parser or if the file is large."""
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS or (suffix in _PLAIN and _size(path) <= _SMALL_BYTES):
+    known = format_of(path)
+    if known is None or (known is read_text and _size(path) <= _SMALL_BYTES):
         yield from read(path, pages_without_text)
         return
     for text, page, has_image, metadata, header, left_out in call(_plain_pages, path, pages_without_text):

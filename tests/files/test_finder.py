@@ -20,9 +20,10 @@ def tree(tmp_path):
     root = tmp_path / "tree"
     for name in (
         *("a.txt", "b.md", "c.PDF", "deep/d.html", "deep/er/e.txt", "drafts/f.md", "drafts/old/g.md", "named.txt/h.md"),
-        *(".hidden.txt", ".git/i.txt", "deep/.cache/j.txt", "photo.jpg", "README"),
+        *(".hidden.txt", ".git/i.txt", "deep/.cache/j.txt", "photo.jpg"),
     ):
         write(root / name, b"words")
+    write(root / "program", b"\x7fELF\0")
     return root
 
 
@@ -201,7 +202,7 @@ def reasons(*paths, **options) -> dict[str, str]:
 
 
 def test_whatever_is_left_out_is_in_the_result(tree):
-    for name in ("node_modules/deep/k.txt", "__pycache__/l.txt", "cache/m.txt", "packages/n.txt", "big.txt", "x.log"):
+    for name in ("node_modules/deep/k.txt", "__pycache__/l.txt", "cache/m.txt", "packages/n.txt", "big.txt", "x.bin"):
         write(tree / name, b"words" * 1000 if name == "big.txt" else b"words")
     write(tree / "cache" / "CACHEDIR.TAG", b"Signature")
     write(tree / "packages" / "pyvenv.cfg", b"")
@@ -214,7 +215,7 @@ def test_whatever_is_left_out_is_in_the_result(tree):
         **dict.fromkeys(["node_modules", "__pycache__", "cache", "packages"], "a folder that programs fill"),
         "drafts": "named by exclude",
         "photo.jpg": "needs a model that takes images",
-        **dict.fromkeys(["README", "x.log"], "of a type that is not read"),
+        **dict.fromkeys(["program", "x.bin"], "of a type that is not read"),
         "big.txt": "larger than max_file_size",
         **dict.fromkeys(["pipe.txt", "broken.txt"], "neither a file nor a folder"),
         "again.txt": "the same file as another",
@@ -228,6 +229,12 @@ def test_whatever_is_left_out_is_in_the_result(tree):
             assert (
                 any((Path(folder) / name).resolve().is_relative_to(place) for place in places) or name == "broken.txt"
             )
+
+
+def test_a_text_without_a_suffix_is_found(tree):
+    write(tree / "README", "words")
+    os.mkfifo(tree / "pipe")
+    assert "README" in names(tree)
 
 
 def test_files_that_git_ignores_are_left_out(tmp_path):

@@ -14,14 +14,25 @@ from smart_rag import IndexConfig
 from smart_rag.errors import DocumentError
 from smart_rag.files.content import open_image, open_image_as, page_boxes, page_text
 from smart_rag.files.finder import find
-from smart_rag.files.reader import FORMATS, Reader, source_of
+from smart_rag.files.formats.text import read_text
+from smart_rag.files.reader import FORMATS, Reader, read, source_of
 from smart_rag.types import Document, PdfPage
 
 # --- read -----------------------------------------------------------------------------------
 
 
 def test_the_formats_tested_here_are_all_there_are():
-    assert set(FORMATS) == {".txt", ".md", ".html", ".htm", ".xhtml", ".pdf", ".docx"}
+    """The tests of the other formats of text and of code are those of .txt."""
+    others = {suffix for suffix, read in FORMATS.items() if read is not read_text}
+    assert others == {
+        *(".html", ".htm", ".xhtml", ".pdf", ".docx", ".docm", ".dotx", ".dotm"),
+        *(".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm", ".xlsx", ".xlsm", ".xltx", ".xltm"),
+        *(".odt", ".ott", ".odp", ".otp", ".ods", ".ots", ".epub", ".eml", ".rtf"),
+        *(".doc", ".dot", ".ppt", ".pps", ".pot", ".xls", ".xlt", ".xlsb", ".msg"),
+        *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb"),
+    }
+    usual = {".txt", ".md", ".markdown", ".rst", ".tex", ".org", ".log", ".xml", ".yaml", ".py", ".js", ".c", ".java"}
+    assert usual <= set(FORMATS) - others
 
 
 @pytest.mark.parametrize("suffix", sorted(FORMATS))
@@ -43,10 +54,15 @@ def test_a_blank_file_is_refused(tmp_path, name, data):
     assert "no text in it" in refused(write(tmp_path / name, data))
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("a.xyz", ".xyz"), ("README", "no suffix"), (".txt", "no suffix")])
-def test_a_file_of_an_unknown_format_is_refused(tmp_path, name, suffix):
-    reason = refused(write(tmp_path / name, b"words"))
-    assert reason.startswith(f"{suffix} is not a known format")
+@pytest.mark.parametrize("name", ["README", "LICENSE", ".txt"])
+def test_a_file_without_a_suffix_is_read_if_it_is_text(tmp_path, name):
+    assert [page.text for page in read(write(tmp_path / name, "words"))] == ["words"]
+    assert refused(write(tmp_path / name, b"\x7fELF\0\0")) == "binary data, not text"
+
+
+def test_a_file_of_an_unknown_format_is_refused(tmp_path):
+    reason = refused(write(tmp_path / "a.xyz", b"words"))
+    assert reason.startswith(".xyz is not a known format")
     assert all(known in reason for known in FORMATS)
 
 

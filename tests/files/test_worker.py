@@ -30,7 +30,7 @@ from smart_rag.files.worker import call, call_alone
 from smart_rag.types import PdfPage
 
 PATH = Path("/a.pdf")
-CONFIG = IndexConfig()
+CONFIG = IndexConfig(chunk_overlap=0)
 posix = pytest.mark.skipif(os.name != "posix", reason="there is no worker on this system")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="this system has no /proc")
 pytestmark = posix

@@ -687,7 +687,8 @@ def test_a_damaged_word_file_does_not_end_the_run(index, folder):
     made.add_paragraph("Words.")
     made.save(str(folder / "word.docx"))
     data = (folder / "word.docx").read_bytes()
-    write(folder / "word.docx", data[:100] + b"\xff" * 300 + data[400:])
+    start = data.index(b"word/document.xml") + 40
+    write(folder / "word.docx", data[:start] + b"\xff" * 300 + data[start + 300 :])
     report = index.add_files([folder])
     assert report.added == 6
     assert len(report.failed) == 1

@@ -1,0 +1,109 @@
+"""Word documents (.docx and its kin): all text that Word shows, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smart_rag.files.formats.office.archive import Archive, local, value
+from smart_rag.files.formats.office.drawing import diagram_text
+from smart_rag.files.formats.office.missing import embedded_files, missing_words
+from smart_rag.files.formats.office.walk import blocks, raw_text
+from smart_rag.files.formats.page import Page
+from smart_rag.wording import number
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
+
+_NOTES = {"footnoteReference": "footnotes", "endnoteReference": "endnotes", "commentReference": "comments"}
+_BLOCK = "\n\n"
+
+
+def read_docx(path: Path) -> Iterator[Page]:
+    """Yield the text of a Word document as one page.
+
+    The headers stand first, then the body, then the footers. A footnote, endnote, comment, chart, diagram or text box
+    follows the paragraph that it belongs to.
+
+    Raises:
+        DocumentError: the file is encrypted or damaged.
+        MissingExtra: lxml is not installed.
+    """
+    with Archive(path) as archive:
+        document = _Document(archive)
+        text = document.text()
+        yield Page(text, left_out=(*archive.left_out, *document.left_out(text)))
+
+
+class _Document:
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._main = archive.main("word/document.xml")
+        self._related = archive.related(self._main)
+        self._notes = {kind: self._read_notes(kind) for kind in _NOTES.values()}
+        self._hidden: list[str] = []
+
+    def text(self) -> str:
+        found = [*self._margins("header"), *self._blocks(self._archive.xml(self._main)), *self._margins("footer")]
+        # Notes that nothing refers to are shown nowhere, but nothing should be lost.
+        found += [
+            text for notes in self._notes.values() for element in notes.values() for text in self._blocks(element)
+        ]
+        return _BLOCK.join(found)
+
+    def left_out(self, text: str) -> Iterator[str]:
+        """Yield a phrase for each kind of text that `text` lacks."""
+        hidden = sum(len(part.split()) for part in self._hidden)
+        if hidden:
+            yield number(hidden, "hidden word")
+        raw = {"".join(part.split()): part for part in (raw_text(self._archive.part(name)) for name in self._parts())}
+        yield from missing_words(raw.values(), [text, *self._hidden])
+        yield from embedded_files(self._related)
+
+    def _parts(self) -> Iterator[str]:
+        """Yield the names of the parts that hold text."""
+        yield self._main
+        for kind, name in dict.fromkeys(self._related.values()):
+            if kind in (*_NOTES.values(), "header", "footer") and name in self._archive.names:
+                yield name
+
+    def _margins(self, kind: str) -> Iterator[str]:
+        """Yield the text of the headers or of the footers. Sections may repeat a text: it is read once."""
+        texts: dict[str, None] = {}
+        for found, name in self._related.values():
+            root = self._archive.part(name) if found == kind else None
+            if root is not None:
+                texts[_BLOCK.join(self._blocks(root))] = None
+        yield from filter(None, texts)
+
+    def _read_notes(self, kind: str) -> dict[str, _Element]:
+        """Return the footnotes, endnotes or comments, by id."""
+        name = next((name for found, name in self._related.values() if found == kind), None)
+        root = None if name is None else self._archive.part(name)
+        notes = () if root is None else root.iterchildren("{*}*")
+        # Those with a type are lines that separate notes from the text.
+        return {value(note, "id") or "": note for note in notes if value(note, "type") in (None, "normal")}
+
+    def _blocks(self, root: _Element) -> list[str]:
+        """Return the paragraphs below an element, and the rows of its tables, each as one text."""
+        return blocks(self, root)
+
+    def after(self, element: _Element) -> list[str]:
+        """Return what a reference in a paragraph leads to: a note, a comment, a chart or a diagram."""
+        name = local(element)
+        if name in _NOTES:
+            note = self._notes[_NOTES[name]].pop(value(element, "id") or "", None)
+            return [] if note is None else self._blocks(note)
+        id = value(element, "dm" if name == "relIds" else "id") or ""
+        _, part = self._related.get(id, ("", ""))
+        drawing = self._archive.part(part) if part in self._archive.names else None
+        return [] if drawing is None else diagram_text(drawing)
+
+    def hides(self, run: _Element) -> bool:
+        """Return whether a run is hidden. Note its text if it is."""
+        vanish = run.find("{*}rPr/{*}vanish")
+        hidden = vanish is not None and value(vanish, "val") not in ("0", "false", "off")
+        if hidden:
+            self._hidden.append(raw_text(run))
+        return hidden

@@ -1,0 +1,69 @@
+"""Books (.epub): the chapters, in the order in which they are read."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from smart_rag.errors import DocumentError
+from smart_rag.files.formats.office.archive import Archive, elements, local
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.mail import decoded
+from smart_rag.files.formats.plain.markup import html_text
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
+
+_METADATA = {"title": "title", "creator": "author"}
+
+
+def read_epub(path: Path) -> Iterator[Page]:
+    """Yield each chapter of a book as a page without a number. The title and the author of the book are its metadata.
+
+    Raises:
+        DocumentError: the file is encrypted or damaged.
+        MissingExtra: lxml is not installed.
+    """
+    with Archive(path) as archive:
+        container = archive.xml("META-INF/container.xml")
+        book = next((element.get("full-path", "") for element in container.iter("{*}rootfile")), "")
+        root = archive.xml(book)
+        metadata = _metadata(root)
+        encrypted = _encrypted(archive)
+        for name in _chapters(root, posixpath.dirname(book)):
+            try:
+                if name in encrypted:
+                    raise DocumentError(path, "encrypted")
+                yield Page(html_text(decoded(archive.read(name)), path.name), metadata=metadata)
+            except DocumentError as error:
+                archive.left_out.append(f"the chapter {name!r} cannot be read ({error.reason})")
+        yield Page("", left_out=tuple(archive.left_out))
+
+
+def _chapters(root: _Element, folder: str) -> Iterator[str]:
+    """Yield the names of the parts with the chapters."""
+    targets = {item.get("id"): item.get("href", "") for item in root.iter("{*}item")}
+    for reference in root.iter("{*}itemref"):
+        target = unquote(targets.get(reference.get("idref"), ""))
+        if target:
+            yield posixpath.normpath(posixpath.join(folder, target))
+
+
+def _metadata(root: _Element) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for element in elements(root):
+        key = _METADATA.get(local(element), "")
+        if key and element.text:
+            found.setdefault(key, element.text.strip())
+    return found
+
+
+def _encrypted(archive: Archive) -> set[str]:
+    """Return the names of the parts that are encrypted."""
+    name = "META-INF/encryption.xml"
+    root = archive.part(name) if name in archive.names else None
+    references = () if root is None else root.iter("{*}CipherReference")
+    return {unquote(reference.get("URI", "")) for reference in references}

@@ -1,0 +1,244 @@
+"""OpenDocument (.odt, .odp, .ods and their kin): texts, slides and sheets of LibreOffice and others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smart_rag.errors import DocumentError
+from smart_rag.files.formats.office.archive import Archive, elements, local, value
+from smart_rag.files.formats.office.missing import missing_words
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.tables import table_text
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
+
+# What is not shown: deleted text, the number of a note, the author and the date of a comment, forms and scripts.
+_UNSEEN = {"tracked-changes", "note-citation", "creator", "date", "date-string", "forms", "scripts", "title", "desc"}
+_CONTAINERS = {"table-row", "table-cell", "covered-table-cell", "text-box", "note-body", "annotation", "notes"}
+_PARAGRAPHS = {"p", "h"}
+_MOST_REPEATED = 20  # a cell may say that it is repeated a million times
+_SPACES = re.compile(r"[ \t\r\n]+")
+_BLOCK = "\n\n"
+
+
+def read_odt(path: Path) -> Iterator[Page]:
+    """Yield a text document as one page: headers, body, footers. Notes, comments and text boxes follow their paragraph.
+
+    Raises:
+        DocumentError: the file is encrypted or damaged.
+        MissingExtra: lxml is not installed.
+    """
+
+    def pages(document: _Document, body: _Element) -> Iterator[Page]:
+        found = [*document.margins("header"), *document.blocks(body), *document.margins("footer")]
+        yield Page(_BLOCK.join(found))
+
+    yield from _read(path, pages)
+
+
+def read_odp(path: Path) -> Iterator[Page]:
+    """Yield each slide as a page, with its notes.
+
+    Raises:
+        DocumentError, MissingExtra: as `read_odt`.
+    """
+
+    def pages(document: _Document, body: _Element) -> Iterator[Page]:
+        for number, slide in enumerate(body.iter("{*}page"), 1):
+            yield Page(_BLOCK.join(document.blocks(slide)), number)
+
+    yield from _read(path, pages)
+
+
+def read_ods(path: Path) -> Iterator[Page]:
+    """Yield each sheet as a page. The name of the sheet and its first row are the header, which each chunk repeats.
+
+    Raises:
+        DocumentError, MissingExtra: as `read_odt`.
+    """
+
+    def pages(document: _Document, body: _Element) -> Iterator[Page]:
+        for number, sheet in enumerate(body.iterchildren("{*}table"), 1):
+            name = value(sheet, "name") or ""
+            header, text = table_text(document.rows(sheet))
+            others = [block for shapes in sheet.iterchildren("{*}shapes") for block in document.blocks(shapes)]
+            text = _BLOCK.join(filter(None, (text, *others)))
+            yield Page(text, number, metadata={"sheet": name}, header=f"{name}\n{header}")
+
+    yield from _read(path, pages)
+
+
+def _read(path: Path, pages: Callable[[_Document, _Element], Iterator[Page]]) -> Iterator[Page]:
+    """Yield ``pages`` of a document, then a page without text that has what is left out of the whole document."""
+    with Archive(path) as archive:
+        document = _Document(archive)
+        given = []
+        for page in pages(document, document.body):
+            given += [page.header, page.text]
+            yield page
+        # In a sheet, cells that are repeated are given more often than they stand in the file.
+        raw = "".join(_raw(document.body))
+        yield Page("", left_out=(*archive.left_out, *missing_words([raw], given)))
+
+
+class _Document:
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._embedded: set[str] = set()
+        manifest = archive.part("META-INF/manifest.xml") if "META-INF/manifest.xml" in archive.names else None
+        if manifest is not None and next(manifest.iter("{*}encryption-data"), None) is not None:
+            raise DocumentError(archive.path, "encrypted; save it without a password")
+        root = archive.xml("content.xml")
+        # The body is <office:body>, and what it holds is named after the kind of the document.
+        bodies = [element for body in root.iterchildren("{*}body") for element in body.iterchildren("{*}*")]
+        if not bodies:
+            raise DocumentError(archive.path, f"damaged, or not a {archive.path.suffix} file (it has no body)")
+        self.body = bodies[0]
+
+    def margins(self, kind: str) -> list[str]:
+        """Return the headers or the footers of the pages, each text once."""
+        styles = self._archive.part("styles.xml") if "styles.xml" in self._archive.names else None
+        found: dict[str, None] = {}
+        for page in () if styles is None else styles.iter("{*}master-page"):
+            for element in page:
+                if local(element) in (kind, f"{kind}-first", f"{kind}-left"):
+                    found[_BLOCK.join(self.blocks(element))] = None
+        return [text for text in found if text]
+
+    def rows(self, sheet: _Element) -> Iterator[list[str]]:
+        """Yield the cells of each row of a sheet."""
+        for row in sheet.iter("{*}table-row"):
+            if next(row.iterancestors("{*}table")) is not sheet:
+                continue  # a row of a table in a cell
+            cells: list[str] = []
+            for cell in row:
+                if local(cell) in ("table-cell", "covered-table-cell"):
+                    cells += [" ".join(self.blocks(cell))] * _repeated(cell, "number-columns-repeated")
+            for _ in range(_repeated(row, "number-rows-repeated") if any(cells) else 1):
+                yield cells
+
+    def blocks(self, root: _Element) -> list[str]:
+        """Return the paragraphs below an element, and the rows of its tables, each as one text."""
+        return _Walk(self).blocks(root)
+
+    def embedded(self, element: _Element) -> list[str]:
+        """Return the text of a formula or of a chart in a document."""
+        name = f"{(value(element, 'href') or '').removeprefix('./').rstrip('/')}/content.xml"
+        known = name in self._archive.names and name not in self._embedded  # an object may say that it is in itself
+        self._embedded.add(name)
+        root = self._archive.part(name) if known else None
+        if root is None:
+            return []
+        if local(root) == "math":
+            shown = (part for part in elements(root) if local(part) in ("mi", "mn", "mo", "mtext"))
+            return [" ".join((part.text or "").strip() for part in shown)]
+        return list(dict.fromkeys(self.blocks(root)))
+
+
+@dataclass(slots=True)
+class _Frame:
+    """What was read of a container; see `smart_rag.files.formats.office.walk`. ``paragraphs`` counts the open ones."""
+
+    blocks: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    paragraphs: int = 0
+
+    def close_paragraph(self) -> None:
+        text = "".join(self.text).strip()
+        self.blocks += [text] * bool(text) + self.after
+        self.text, self.after = [], []
+
+    def add(self, name: str, blocks: list[str]) -> None:
+        if name == "table-cell" or (name == "covered-table-cell" and blocks):
+            self.blocks.append("\n".join(blocks))
+        elif name == "table-row":
+            self.blocks += [" | ".join(blocks)] * any(blocks)
+        elif self.paragraphs:
+            self.after += blocks
+        else:
+            self.blocks += blocks
+
+
+class _Walk:
+    """A walk through a tree. It takes no recursion, because a hostile file nests deeply."""
+
+    def __init__(self, document: _Document) -> None:
+        self._document = document
+        self._frames = [_Frame()]
+
+    def blocks(self, root: _Element) -> list[str]:
+        import lxml.etree
+
+        walk = lxml.etree.iterwalk(root, events=("start", "end"), tag="{*}*")
+        skipped: _Element | None = None
+        for event, element in walk:
+            if event == "start":
+                if local(element) in _UNSEEN:
+                    walk.skip_subtree()
+                    skipped = element
+                else:
+                    self._start(element)
+            else:
+                if element is not skipped:
+                    self._end(element)
+                skipped = None
+                if element is not root:
+                    self._say(element.tail)
+        self._frames[0].close_paragraph()
+        return self._frames[0].blocks
+
+    def _start(self, element: _Element) -> None:
+        name, frame = local(element), self._frames[-1]
+        if name in _CONTAINERS:
+            self._frames.append(_Frame())
+        elif name in _PARAGRAPHS:
+            frame.paragraphs += 1
+        elif name == "s":
+            frame.text.append(" " * min(int(count) if (count := value(element, "c") or "1").isdecimal() else 1, 100))
+        elif name == "tab":
+            frame.text.append("\t")
+        elif name == "line-break":
+            frame.text.append("\n")
+        elif name == "object":
+            frame.after += self._document.embedded(element)
+        self._say(element.text)
+
+    def _end(self, element: _Element) -> None:
+        name = local(element)
+        if name in _CONTAINERS:
+            inner = self._frames.pop()
+            inner.close_paragraph()
+            self._frames[-1].add(name, inner.blocks)
+        elif name in _PARAGRAPHS:
+            self._frames[-1].paragraphs -= 1
+            self._frames[-1].close_paragraph()
+
+    def _say(self, text: str | None) -> None:
+        """Add a text to the paragraph. Between paragraphs, there are only spaces."""
+        if text and self._frames[-1].paragraphs:
+            self._frames[-1].text.append(_SPACES.sub(" ", text))
+
+
+def _raw(root: _Element) -> Iterator[str]:
+    """Yield all text that stands in paragraphs, without a regard to what surrounds it."""
+    import lxml.etree
+
+    depth, skipped = 0, 0
+    for event, element in lxml.etree.iterwalk(root, events=("start", "end"), tag="{*}*"):
+        name, step = local(element), 1 if event == "start" else -1
+        depth += step * (name in _PARAGRAPHS)
+        skipped += step * (name in _UNSEEN)
+        text = element.text if event == "start" else element.tail
+        if text and depth and not skipped:
+            yield text
+
+
+def _repeated(element: _Element, name: str) -> int:
+    count = value(element, name) or "1"
+    return min(int(count), _MOST_REPEATED) if count.isdecimal() and len(count) < 10 else 1

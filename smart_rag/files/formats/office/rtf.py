@@ -1,0 +1,217 @@
+"""Rich text (.rtf).
+
+striprtf loses tables, notes and headers, and the text of some files. Other readers mistake code pages. So this module
+reads the format itself: groups in braces, control words, and bytes in the code page of their font.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from smart_rag.errors import DocumentError
+from smart_rag.files.formats.page import Page
+from smart_rag.wording import number
+
+_TOKEN = re.compile(
+    rb"\\([a-zA-Z]{1,32})(-?\d{1,10})? ?|\\'([0-9a-fA-F]{2})|\\([^a-zA-Z])|([{}])|[\r\n\0]+|([^\\{}\r\n\0]+)"
+)
+# Groups without text that is shown. So are those that begin with \*, except for the ones below.
+_UNSEEN = {
+    *("colortbl", "stylesheet", "info", "pict", "objdata", "themedata", "colorschememapping", "listtable", "generator"),
+    *("listoverridetable", "rsidtbl", "revtbl", "latentstyles", "datastore", "xmlnstbl", "fldinst", "filetbl", "mmath"),
+    *("nonshppict", "bkmkstart", "bkmkend", "private", "atnid", "atndate", "atnref", "datafield", "xe", "tc", "rxe"),
+    *("ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "pgdsctbl", "userprops", "wgrffmtfilter", "sp"),
+    *("sn", "nesttableprops", "nonesttables", "do", "template", "operator", "falt", "panose"),
+}
+_SEEN = {"shppict", "shpinst", "annotation", "footnote"}
+# Groups whose text follows the paragraph that they stand in.
+_APART = {
+    *("footnote", "annotation", "shptxt", "header", "headerl", "headerr", "headerf", "footer", "footerl", "footerr"),
+    "footerf",
+}
+_END = "\n\n"
+_TEXTS = {
+    **{"par": "\n\n", "sect": "\n\n", "page": "\n\n", "row": "\n\n", "nestrow": "\n", "line": "\n", "lbr": "\n"},
+    **{"cell": " | ", "nestcell": " | ", "tab": "\t", "emdash": "\u2014", "endash": "\u2013", "bullet": "\u2022"},
+    **{"lquote": "\u2018", "rquote": "\u2019", "ldblquote": "\u201c", "rdblquote": "\u201d", "emspace": "\u2003"},
+    **{"enspace": "\u2002", "zwj": "\u200d", "zwnj": "\u200c"},
+}
+_SIGNS = {b"~": "\xa0", b"_": "\u2011", b"\n": "\n\n", b"\r": "\n\n"}
+_CHARSETS = {
+    **{0: "cp1252", 2: "cp1252", 77: "mac_roman", 128: "cp932", 129: "cp949", 130: "johab", 134: "gbk", 136: "big5"},
+    **{161: "cp1253", 162: "cp1254", 163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251"},
+    **{222: "cp874", 238: "cp1250", 254: "cp437", 255: "cp437"},
+}
+_ENCODINGS = {"mac": "mac_roman", "pc": "cp437", "pca": "cp850"}
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What holds within a group.
+
+    Attributes:
+        text: what the text of the group is added to, or None if it is not shown.
+        encoding: that of the font, or empty.
+        unicode_bytes: the characters that follow a Unicode character, for older programs.
+        hidden: whether the text is hidden.
+    """
+
+    text: list[str] | None
+    encoding: str = ""
+    unicode_bytes: int = 1
+    hidden: bool = False
+
+
+def read_rtf(path: Path) -> Iterator[Page]:
+    """Yield a rich text as one page. Notes, headers, footers and text boxes follow the paragraph that they stand in.
+
+    Raises:
+        DocumentError: the file is no rich text.
+    """
+    data = path.read_bytes()
+    if not data.lstrip()[:4].startswith(b"{\\rt"):
+        raise DocumentError(path, "damaged, or not a .rtf file")
+    text, hidden = rtf_text(data)
+    yield Page(text, left_out=(number(hidden, "hidden word"),) * bool(hidden))
+
+
+def rtf_text(data: bytes) -> tuple[str, int]:
+    """Return the text of a rich text, and the number of its words that are hidden."""
+    reader = _Reader()
+    reader.read(data)
+    return reader.text(), sum(len(part.split()) for part in reader.hidden)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.hidden: list[str] = []
+        self._body: list[str] = []
+        self._apart: list[list[str]] = []  # texts that follow the paragraph
+        self._state = _State(self._body)
+        self._outer: list[_State] = []
+        self._encoding = "cp1252"
+        self._fonts: dict[int, str] = {}
+        self._font = 0
+        self._bytes = bytearray()  # of characters that are not yet decoded
+        self._to_skip = 0
+        self._starred = False
+
+    def read(self, data: bytes) -> None:
+        place = 0
+        while place < len(data):
+            token = _TOKEN.match(data, place)
+            if token is None:  # a backslash at the end
+                break
+            place = token.end()
+            word, argument, code, sign, brace, plain = token.groups()
+            if code:
+                self._add_bytes(bytes([int(code, 16)]))
+            elif plain:
+                self._add_bytes(plain)
+            elif word == b"bin":
+                place += max(0, int(argument or 0))
+            elif word:
+                self._do(word.decode(), None if argument is None else int(argument))
+            elif sign == b"*":
+                self._starred = True
+            elif sign:
+                self._say(_SIGNS.get(sign, sign.decode("ascii", "ignore") if sign in b"\\{}" else ""))
+            elif brace:
+                self._turn(brace == b"{")
+        self._decode()
+
+    def text(self) -> str:
+        found = "".join([*self._body, *self._following()])
+        found = found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves of pairs come one by one
+        lines = (line.strip(" |\n\t") for line in found.split(_END))
+        return _END.join(line for line in lines if line)
+
+    def _turn(self, opens: bool) -> None:
+        self._decode()
+        self._to_skip, self._starred = 0, False
+        if opens:
+            self._outer.append(self._state)
+        elif self._outer:
+            self._state = self._outer.pop()
+
+    def _do(self, word: str, argument: int | None) -> None:
+        starred, self._starred = self._starred, False
+        if word == "u" and argument is not None:
+            self._say(chr(argument % 65536))
+            self._to_skip = self._state.unicode_bytes
+        elif word in _APART:
+            self._open_apart()
+        elif word in _UNSEEN or (starred and word not in _SEEN):
+            self._change(text=None)
+        elif word in ("v", "deleted"):
+            self._change(hidden=argument != 0)
+        elif word == "uc":
+            self._change(unicode_bytes=max(0, argument or 0))
+        elif word in _TEXTS:
+            self._say(_TEXTS[word])
+        else:
+            self._do_fonts(word, argument or 0)
+
+    def _do_fonts(self, word: str, argument: int) -> None:
+        if word == "fonttbl":
+            self._change(text=None)
+        elif word == "f":
+            self._font = argument
+            self._change(encoding=self._fonts.get(argument, ""))
+        elif word == "fcharset":
+            self._fonts[self._font] = _CHARSETS.get(argument, "")
+        elif word == "plain":
+            self._change(encoding="", hidden=False)
+        elif word == "ansicpg" and _is_known(f"cp{argument}"):
+            self._encoding = f"cp{argument}"
+        elif word in _ENCODINGS:
+            self._encoding = _ENCODINGS[word]
+
+    def _open_apart(self) -> None:
+        self._decode()
+        if self._state.text is not None:
+            self._apart.append([])
+            self._change(text=self._apart[-1])
+
+    def _change(self, **values: Any) -> None:
+        self._decode()
+        self._state = replace(self._state, **values)
+
+    def _add_bytes(self, data: bytes) -> None:
+        skipped = min(self._to_skip, len(data))
+        self._to_skip -= skipped
+        self._bytes += data[skipped:]
+
+    def _decode(self) -> None:
+        """Add the bytes before this place. A character may have two of them."""
+        if self._bytes:
+            text = bytes(self._bytes).decode(self._state.encoding or self._encoding, "replace")
+            self._bytes.clear()
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._bytes:
+            self._decode()
+        if self._state.text is None:
+            return
+        (self.hidden if self._state.hidden else self._state.text).append(text)
+        if text == _END and self._state.text is self._body:
+            self._body += self._following()
+
+    def _following(self) -> list[str]:
+        found = [part for apart in self._apart for part in (_END, *apart, _END)]
+        self._apart = []
+        return found
+
+
+def _is_known(encoding: str) -> bool:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        return False
+    return True

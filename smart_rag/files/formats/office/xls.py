@@ -1,0 +1,56 @@
+"""Sheets in the binary formats (.xls, .xlsb), by calamine."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from smart_rag.errors import DocumentError, MissingExtra, SmartRagError
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.tables import table_text
+
+
+def read_xls(path: Path) -> Iterator[Page]:
+    """Yield each sheet as a page. The name of the sheet and its first row are the header, which each chunk repeats.
+
+    Raises:
+        DocumentError: the file is encrypted or damaged.
+        MissingExtra: python-calamine is not installed.
+    """
+    try:
+        import python_calamine
+    except ImportError as error:
+        raise MissingExtra("python-calamine", "office", f"reading {path.name}") from error
+    try:
+        with python_calamine.load_workbook(path) as book:
+            for number, name in enumerate(book.sheet_names, 1):
+                yield _sheet(book, number, name)
+    except python_calamine.PasswordError as error:
+        raise DocumentError(path, "encrypted; save it without a password") from error
+    except (SmartRagError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit, OSError):
+        raise
+    except BaseException as error:  # calamine is written in Rust, whose panics are no `Exception`
+        raise DocumentError(path, f"damaged, or not a {path.suffix} file") from error
+
+
+def _sheet(book: Any, number: int, name: str) -> Page:
+    from python_calamine import CalamineError
+
+    try:
+        rows = ([_shown(cell) for cell in row] for row in book.get_sheet_by_name(name).iter_rows())
+        header, text = table_text(rows)
+    except CalamineError as error:
+        return Page("", number, metadata={"sheet": name}, left_out=(f"cannot be read ({error})",))
+    return Page(text, number, metadata={"sheet": name}, header=f"{name}\n{header}")
+
+
+def _shown(cell: Any) -> str:
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, float):
+        return f"{cell:.15g}"
+    if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
+        return cell.date().isoformat()
+    return str(cell)

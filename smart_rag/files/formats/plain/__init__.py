@@ -1,0 +1,1 @@
+"""Formats of text with a structure: tables, records, notebooks and mails."""

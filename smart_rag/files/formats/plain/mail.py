@@ -1,0 +1,136 @@
+"""Mails (.eml): what a mail program shows of them, by the standard library."""
+
+from __future__ import annotations
+
+import email.policy
+from collections.abc import Iterator
+from email.message import EmailMessage, Message
+from email.parser import BytesParser
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from smart_rag.errors import DocumentError
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.markup import html_text
+from smart_rag.wording import number
+
+_HEADERS = ("Subject", "From", "To", "Cc", "Date")
+_MOST_BYTES = 256_000_000
+
+
+def read_mail(path: Path) -> Iterator[Page]:
+    """Yield a mail as one page: its subject, sender, receivers and date, and its body.
+
+    These are metadata, too, with the names of the attachments. The attachments are not read. HTML is read only where
+    there is no plain text.
+
+    Raises:
+        DocumentError: the file is no mail.
+        MissingExtra: the body is HTML, and lxml is not installed.
+    """
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise DocumentError(path, f"more than {_MOST_BYTES // 10**6} MB; expected a mail")
+    message = BytesParser(EmailMessage, policy=email.policy.default).parsebytes(data)
+    headers = {name: text for name in _HEADERS if (text := _header(message, name))}
+    if not headers and not message.is_multipart():
+        raise DocumentError(path, "no mail: it has none of the headers Subject, From, To and Date")
+    body = _Body(path.name)
+    body.read(message)
+    yield mail_page(headers, "\n\n".join(body.texts), body.attachments, body.left_out)
+
+
+def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_out: list[str]) -> Page:
+    """Return the page of a mail, with what is left out of it."""
+    lines = "\n".join(f"{name}: {text}" for name, text in headers.items())
+    metadata = {name.lower(): text for name, text in headers.items()}
+    if "date" in metadata:
+        metadata["date"] = _iso(metadata["date"])
+    if attachments:
+        named = ", ".join(attachments)
+        metadata["attachments"] = named
+        left_out = [*left_out, f"{number(len(attachments), 'attachment')} not read: {named}"]
+    return Page(f"{lines}\n\n{body.strip()}", metadata=metadata, left_out=tuple(left_out))
+
+
+def decoded(data: bytes, charset: str | None = None) -> str:
+    """Return the text of a part of a file. ``charset`` is what the file says of it, which may be wrong."""
+    for encoding in filter(None, (charset, "utf-8-sig")):
+        try:
+            return data.decode(encoding)
+        except (LookupError, ValueError):  # an unknown charset, or other bytes than it has
+            continue
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(data).best()
+    return data.decode("cp1252", "replace") if best is None else str(best)
+
+
+class _Body:
+    """The texts of a mail, the names of its attachments, and what cannot be read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.texts: list[str] = []
+        self.attachments: list[str] = []
+        self.left_out: list[str] = []
+
+    def read(self, part: Message) -> None:
+        kind = part.get_content_type()
+        named = _file_name(part)
+        if kind == "message/rfc822" and part.is_multipart():
+            for message in _parts(part):
+                lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
+                self.texts.append("\n".join(lines))
+                self.read(message)
+        elif part.is_multipart():
+            parts = _parts(part)
+            for inner in self._chosen(parts) if kind == "multipart/alternative" else parts:
+                self.read(inner)
+        elif part.get_content_maintype() == "text" and not named and part.get_content_disposition() != "attachment":
+            self.texts.append(self._text(part))
+        elif named or part.get_payload(decode=True):
+            self.attachments.append(named or f"({kind})")
+
+    def _chosen(self, parts: list[Message]) -> list[Message]:
+        """Return the parts of an alternative to read: the plain text, or else the last one, which is the best."""
+        for part in parts:
+            if part.get_content_type() == "text/plain" and self._text(part).strip():
+                return [part]
+        return [part for part in parts if part.get_content_type() != "text/plain"][-1:] or parts
+
+    def _text(self, part: Message) -> str:
+        payload = part.get_payload(decode=True)
+        text = decoded(payload if isinstance(payload, bytes) else b"", part.get_content_charset())
+        return html_text(text, self._name) if part.get_content_type() == "text/html" else text.strip()
+
+
+def _parts(part: Message) -> list[Message]:
+    """Return the parts of a part that has some."""
+    payload = part.get_payload()
+    return [inner for inner in payload if isinstance(inner, Message)] if isinstance(payload, list) else []
+
+
+def _header(message: Message, name: str) -> str:
+    """Return a header on one line. The standard library fails on some that are malformed."""
+    try:
+        found = str(message.get(name, ""))
+    except (ValueError, LookupError, AttributeError, TypeError, IndexError):
+        found = next((str(text) for key, text in message.raw_items() if key.lower() == name.lower()), "")
+    return " ".join(found.encode("utf-8", "replace").decode().split())
+
+
+def _file_name(part: Message) -> str:
+    try:
+        return " ".join((part.get_filename() or "").split())
+    except (ValueError, LookupError, AttributeError, TypeError, IndexError):
+        return "(a name that cannot be read)"
+
+
+def _iso(date: str) -> str:
+    """Return the date of a mail in the form of ISO 8601, or as it is."""
+    try:
+        return parsedate_to_datetime(date).isoformat()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return date

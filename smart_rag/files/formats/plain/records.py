@@ -1,0 +1,78 @@
+"""Records: .json and .jsonl. Braces, quotes and escapes are left out, because they are no words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.text import read_text
+
+
+class _Object(tuple[tuple[str, Any], ...]):
+    """The keys and values of a JSON object. A key may occur twice, and a dict would keep only one."""
+
+
+def read_json(path: Path) -> Iterator[Page]:
+    """Yield the keys and values of a JSON file, one on each line. Text that is no sound JSON is given as it is.
+
+    Raises:
+        DocumentError: the file holds binary data.
+    """
+    (page,) = read_text(path)
+    yield Page(_readable(page.text), left_out=page.left_out)
+
+
+def read_jsonl(path: Path) -> Iterator[Page]:
+    """Yield the records of a file that has one on each line, one after another, with an empty line between two.
+
+    A line that is no sound JSON is given as it is.
+
+    Raises:
+        DocumentError: the file holds binary data.
+    """
+    (page,) = read_text(path)
+    # Only these end a line: JSON strings may hold the others that `str.splitlines` knows.
+    lines = page.text.replace("\r\n", "\n").split("\n")
+    yield Page("\n\n".join(_readable(line) for line in lines if line.strip()), left_out=page.left_out)
+
+
+def _readable(text: str) -> str:
+    # Numbers keep their spelling.
+    try:
+        loaded = json.loads(text, object_pairs_hook=_Object, parse_int=str, parse_float=str, parse_constant=str)
+        return "\n".join(_lines(loaded))
+    except (ValueError, RecursionError):
+        return text
+
+
+def _lines(value: Any) -> Iterator[str]:
+    """Yield the lines of a value, as in YAML: ``key: value``, and ``- value`` for each value of a list."""
+    if isinstance(value, _Object):
+        for key, part in value:
+            yield from _labelled(f"{key}:", part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _labelled("-", part)
+    else:
+        yield _scalar(value)
+
+
+def _labelled(label: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, (_Object, list)):
+        yield f"{label} {_scalar(value)}"
+    elif not value:
+        yield label
+    elif label == "-" and isinstance(value, _Object):
+        first, *rest = _lines(value)
+        yield f"- {first}"
+        yield from (f"  {line}" for line in rest)
+    else:
+        yield label
+        yield from (f"  {line}" for line in _lines(value))
+
+
+def _scalar(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

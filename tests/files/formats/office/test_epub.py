@@ -1,0 +1,32 @@
+"""Books: chapters in the order of the spine, whatever is wrong with one of them."""
+
+from __future__ import annotations
+
+from helpers.office_files import archive, epub
+from helpers.text_files import refused
+
+from smart_rag.files.formats.office.epub import read_epub
+
+XHTML = (
+    '<?xml version="1.0" encoding="UTF-8"?><html xmlns="http://www.w3.org/1999/xhtml">'
+    "<head><title/></head><body>{}</body></html>"
+)
+
+
+def test_chapters_are_read_in_the_order_of_the_spine(tmp_path):
+    first, second, end = read_epub(epub(tmp_path / "a.epub", XHTML.format("<p>Zwei&nbsp;&amp; Ende</p>"), "<p>Eins"))
+    assert (first.text, second.text) == ("Eins", "Zwei\xa0& Ende")
+    assert first.metadata == {"title": "Boats", "author": "T. Reed"}
+    assert (first.number, end.text, end.left_out) == (None, "", ())
+
+
+def test_an_encrypted_chapter_does_not_lose_the_others(tmp_path):
+    reference = '<encryption><CipherReference URI="OPS/text/c%200.xhtml"/></encryption>'
+    sound, end = read_epub(epub(tmp_path / "a.epub", "\x03\x04", "<p>Sound</p>", encryption=reference))
+    assert sound.text == "Sound"
+    assert end.left_out == ("the chapter 'OPS/text/c 0.xhtml' cannot be read (encrypted)",)
+
+
+def test_what_is_no_book_is_refused(tmp_path):
+    reason = "damaged, or not a .epub file (it has no part 'META-INF/container.xml')"
+    assert refused(archive(tmp_path / "a.epub", {"a.txt": "words"})) == reason

@@ -1,0 +1,110 @@
+"""OpenDocument: texts, slides and sheets, with all that is shown of them, once."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.office_files import archive, opendocument
+from helpers.text_files import refused
+
+from smart_rag.files.formats.office.opendocument import read_odp, read_ods, read_odt
+
+
+def p(text):
+    return f"<text:p>{text}</text:p>"
+
+
+TABLE = (
+    f"<table:table><table:table-row><table:table-cell>{p('wide')}</table:table-cell><table:covered-table-cell/>"
+    f"</table:table-row><table:table-row><table:table-cell>{p('a')}</table:table-cell>"
+    f"<table:table-cell>{p('b')}{p('c')}</table:table-cell></table:table-row></table:table>"
+)
+
+
+def pages(read, path):
+    """Return the pages of a document of which nothing is left out."""
+    *found, end = read(path)
+    assert (end.text, end.left_out) == ("", ())
+    return found
+
+
+def text_of(tmp_path, body, **parts):
+    (page,) = pages(read_odt, opendocument(tmp_path / "a.odt", "text", body, **parts))
+    return page.text.split("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "blocks"),
+    [
+        (f"<text:tracked-changes>{p('gone')}</text:tracked-changes>{p('kept')}", ["kept"]),
+        ("<text:h>Title</text:h><text:section><text:list><text:list-item><text:p>Item</text:p></text:list-item>"
+         "</text:list></text:section>", ["Title", "Item"]),
+        (p("a <text:span>b <text:a>c</text:a></text:span> d\n   e<text:s text:c='2'/>f<text:tab/>g<text:line-break/>h"),
+         ["a b c d e  f\tg\nh"]),
+        (p("Fact<text:note><text:note-citation>1</text:note-citation><text:note-body>" + p("The note.")
+           + "</text:note-body></text:note> goes on."), ["Fact goes on.", "The note."]),
+        (p("Text<office:annotation><x:creator xmlns:x='dc'>Bo</x:creator>" + p("Why?") + "</office:annotation>."),
+         ["Text.", "Why?"]),
+        (p("Before<draw:frame><draw:text-box>" + p("in the box") + "</draw:text-box></draw:frame> after"),
+         ["Before after", "in the box"]),
+        (TABLE, ["wide", "a | b\nc"]),
+        ("<text:section>" * 1500 + p("deep") + "</text:section>" * 1500, ["deep"]),
+    ],
+)  # fmt: skip
+def test_each_part_of_a_text_is_read(tmp_path, body, blocks):
+    assert text_of(tmp_path, body) == blocks
+
+
+def test_headers_and_footers_are_read_once(tmp_path):
+    styles = f"<style:header>{p('Top')}</style:header><style:header-left>{p('Top')}</style:header-left>"
+    styles += f"<style:footer>{p('Bottom')}</style:footer>"
+    assert text_of(tmp_path, p("Body"), styles=styles) == ["Top", "Body", "Bottom"]
+
+
+def test_formulas_and_charts_are_read_and_end(tmp_path):
+    """An object may say that it is in itself."""
+    link = "<draw:object xlink:href='./{0}' xmlns:xlink='x'/>"
+    inner = p("Sales") * 2 + p(link.format("Chart"))
+    chart = f"<x:body xmlns:x='x' xmlns:text='t' xmlns:draw='d'>{inner}</x:body>"
+    math = "<math><mi>E</mi><mo>=</mo><mn>2</mn></math>"
+    body = p(f"See {link.format('Math')}{link.format('Chart')}.")
+    assert text_of(tmp_path, body, Math=math, Chart=chart) == ["See .", "E = 2", "Sales"]
+
+
+def test_slides_are_pages_with_their_notes(tmp_path):
+    def slide(text, notes=""):
+        box = f"<draw:frame><draw:text-box>{p(text)}</draw:text-box></draw:frame>"
+        return f"<draw:page>{box}<draw:notes>{p(notes)}</draw:notes></draw:page>"
+
+    path = opendocument(tmp_path / "a.odp", "presentation", slide("First", "Say this.") + slide("Second"))
+    assert [(page.number, page.text) for page in pages(read_odp, path)] == [(1, "First\n\nSay this."), (2, "Second")]
+
+
+def test_sheets_are_pages_with_a_header(tmp_path):
+    def row(*texts, repeated=1):
+        cells = "".join(f"<table:table-cell>{p(text)}</table:table-cell>" for text in texts)
+        end = '<table:table-cell table:number-columns-repeated="16000"/>'
+        return f'<table:table-row table:number-rows-repeated="{repeated}">{cells}{end}</table:table-row>'
+
+    rows = row("Name", "Price") + row("Tea", "1,50 €", repeated=2) + row(repeated=1_000_000) + row("Coffee")
+    path = opendocument(tmp_path / "a.ods", "spreadsheet", f'<table:table table:name="Drinks">{rows}</table:table>')
+    (page,) = pages(read_ods, path)
+    assert (page.number, page.header) == (1, "Drinks\nName | Price\n")
+    assert page.text == "Tea | 1,50 €\nTea | 1,50 €\nCoffee"
+    assert page.metadata == {"sheet": "Drinks"}
+
+
+def test_a_million_repeated_cells_take_no_memory(tmp_path):
+    cell = f'<table:table-cell table:number-columns-repeated="999999999">{p("x")}</table:table-cell>'
+    row = f'<table:table-row table:number-rows-repeated="999999999">{cell}</table:table-row>'
+    (page,) = pages(read_ods, opendocument(tmp_path / "a.ods", "spreadsheet", f"<table:table>{row}</table:table>"))
+    assert len(page.text) < 10_000
+
+
+def test_an_encrypted_document_is_named_as_such(tmp_path):
+    manifest = "<manifest><file-entry full-path='content.xml'><encryption-data/></file-entry></manifest>"
+    path = archive(tmp_path / "a.odt", {"META-INF/manifest.xml": manifest, "content.xml": b"\x03\xff\x12"})
+    assert refused(path) == "encrypted; save it without a password"
+
+
+def test_a_document_without_a_body_is_refused(tmp_path):
+    assert refused(archive(tmp_path / "a.odt", {"content.xml": "<a/>"})).endswith("(it has no body)")

@@ -1,0 +1,64 @@
+"""Rich text: groups, code pages, tables, notes, and whatever bytes there are."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.text_files import refused, write
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smart_rag.files.formats.office.rtf import read_rtf, rtf_text
+
+FONTS = r"{\fonttbl{\f0\fcharset0 Arial;}{\f1\fcharset238 Arial CE;}{\f2\fcharset128 MS Mincho;}}"
+
+
+@pytest.mark.parametrize(
+    ("inner", "text"),
+    [
+        (r"One.\par Two\line three\tab four\par\par", "One.\n\nTwo\nthree\tfour"),
+        (r"caf\'e9 \{x\} a\~b \ldblquote c\rdblquote", "café {x} a\xa0b “c”"),
+        (r"\f1 \'c8l\'e1nek {\f2 \'93\'fa\'96\'7b} x", "Článek 日本 x"),
+        (r"\uc1\u8364? {\uc2\u8364\'80\'81}{\uc0\u8364 }x \u-10179?\u-8704? ", "€ €€x 😀"),
+        (r"{\info{\title Secret}}{\*\unknown Secret}{\pict\bin4 }{}}ab}shown", "shown"),
+        (r"See {\field{\*\fldinst HYPERLINK x}{\fldrslt the page}}.", "See the page."),
+        (r"\trowd a\cell b\cell\row\trowd c\cell\cell\row after", "a | b\n\nc\n\nafter"),
+        (r"Fact{\footnote\pard The {\b note}.\par}goes on.\par Next.", "Factgoes on.\n\nThe note.\n\nNext."),
+        (r"{\header Top\par}Body\par{\*\shpinst{\sp{\sn x}{\sv 1}}{\shptxt Box}}end", "Body\n\nTop\n\nend\n\nBox"),
+        (r"{\listtext 1.\tab}Item", "1.\tItem"),
+        (r"{{{unbalanced", "unbalanced"),
+        (r"a\par}}}}b", "a\n\nb"),
+        ("{" * 50_000 + "deep", "deep"),
+    ],
+)
+def test_text_is_read_as_it_is_shown(inner, text):
+    found, hidden = rtf_text((r"{\rtf1\ansi\ansicpg1252\deff0" + FONTS + r"\pard " + inner + "}").encode("latin-1"))
+    assert found == text
+    assert hidden == 0
+
+
+def test_the_code_page_of_the_file_holds_where_a_font_has_none():
+    assert rtf_text(rb"{\rtf1\ansi\ansicpg1251 \'c0\'c1}")[0] == "АБ"
+    assert rtf_text(rb"{\rtf1\mac caf\'8e}")[0] == "café"
+    assert rtf_text(rb"{\rtf1\ansi\ansicpg99999 caf\'e9}")[0] == "café"
+
+
+def test_hidden_text_is_counted(tmp_path):
+    (page,) = read_rtf(write(tmp_path / "a.rtf", r"{\rtf1 shown {\v quite secret} \v x\v0 too}"))
+    assert page.text == "shown  too"
+    assert page.left_out == ("3 hidden words",)
+
+
+def test_what_is_no_rich_text_is_refused(tmp_path):
+    assert refused(write(tmp_path / "a.rtf", "just words")) == "damaged, or not a .rtf file"
+
+
+tokens = st.sampled_from(
+    [b"{", b"}", b"\\", b"\\u", b"\\bin9", b"\\'e9", b"\\f1", b"\\footnote", b"\\fcharset128", b"\\*"]
+)
+
+
+@given(st.lists(tokens | st.binary(max_size=4)))
+def test_no_bytes_end_the_run(parts):
+    text, hidden = rtf_text(b"{\\rtf1" + b"".join(parts))
+    assert isinstance(text, str)
+    assert hidden >= 0

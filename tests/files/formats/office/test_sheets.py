@@ -1,0 +1,129 @@
+"""Sheets: the cells as they are shown, the header for each chunk, comments, and files that would fill the memory."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.office_files import part, related, xlsx
+from helpers.text_files import refused
+
+from smart_rag.files.formats.office.sheets import read_xlsx
+
+STRINGS = (
+    "<si><t>Name</t></si><si><t>Price</t></si>"
+    '<si><r><t xml:space="preserve">Green </t></r><r><t>tea</t></r><rPh><t>ty</t></rPh></si>'
+)
+
+
+def pages(path):
+    *sheets, end = read_xlsx(path)
+    assert (end.text, end.number) == ("", None)
+    return sheets, end.left_out
+
+
+def shown(tmp_path, cells, styles, strings=""):
+    """Return the text of one row, of which nothing is left out."""
+    path = xlsx(tmp_path / "a.xlsx", {"S": f"<row>{cells}</row>"}, f"{strings}", styles)
+    (page,), _ = pages(path)
+    assert page.left_out == ()
+    return page.text
+
+
+def test_sheets_are_pages_with_a_header(tmp_path):
+    rows = (
+        '<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c></row>'
+        '<row r="2"><c r="A2" t="s"><v>2</v></c><c r="B2"><v>1.5</v></c></row>'
+        '<row r="9"><c r="A9" t="inlineStr"><is><t>Coffee</t></is></c></row>'
+    )
+    (tea, empty), left_out = pages(xlsx(tmp_path / "a.xlsx", {"Drinks": rows, "Empty": ""}, STRINGS))
+    assert (tea.number, tea.header, tea.text) == (1, "Drinks\nName | Price\n", "Green tea | 1.5\nCoffee")
+    assert tea.metadata == {"sheet": "Drinks"}
+    assert (empty.number, empty.text) == (2, "")
+    assert left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ('<c t="b"><v>1</v></c>', "TRUE"),
+        ('<c t="e"><v>#REF!</v></c>', "#REF!"),
+        ('<c t="str"><f>A1</f><v>words</v></c>', "words"),
+        ("<c><f>SUM(A1:A3)</f></c>", "=SUM(A1:A3)"),
+        ("<c><v>0.30000000000000004</v></c>", "0.3"),
+        ("<c><v>12345678</v></c>", "12345678"),
+        ("<c><v>nonsense</v></c>", "nonsense"),
+        ('<c s="1"><v>43831</v></c>', "2020-01-01"),
+        ('<c s="1"><v>43831.75</v></c>', "2020-01-01 18:00:00"),
+        ('<c s="1"><v>0.5</v></c>', "12:00:00"),
+        ('<c s="1"><v>-7</v></c>', "-7"),
+        ('<c s="2"><v>0.125</v></c>', "12.5%"),
+        ('<c s="3"><v>0.126</v></c>', "13%"),
+        ('<c s="4"><v>43831</v></c>', "2020-01-01"),
+        ('<c s="5"><v>3</v></c>', "3"),
+        ('<c s="99"><v>3</v></c>', "3"),
+        ('<c r="C1"><v>3</v></c><c r="E1"><v>4</v></c>', " |  | 3 |  | 4"),
+        ('<c r="XFD1"><v>3</v></c>', " | " * 20 + "3"),
+    ],
+)
+def test_a_cell_is_shown_as_excel_shows_it(tmp_path, cell, text):
+    styles = (
+        '<numFmts><numFmt numFmtId="164" formatCode="yyyy\\-mm\\-dd;@"/><numFmt numFmtId="165" formatCode="0.0%"/>'
+        '<numFmt numFmtId="166" formatCode="[Red]0 &quot;days&quot;"/></numFmts><cellXfs><xf numFmtId="0"/>'
+        '<xf numFmtId="14"/><xf numFmtId="165"/><xf numFmtId="9"/><xf numFmtId="164"/><xf numFmtId="166"/></cellXfs>'
+    )
+    assert shown(tmp_path, cell, styles) == text
+
+
+def test_dates_may_begin_in_1904(tmp_path):
+    dates = '<cellXfs><xf numFmtId="14"/></cellXfs>'
+    cell = '<row><c s="0"><v>1</v></c></row>'
+    path = xlsx(tmp_path / "a.xlsx", {"S": cell}, "", dates, settings='<workbookPr date1904="1"/>')
+    (page,), _ = pages(path)
+    assert page.text == "1904-01-02"
+
+
+def test_comments_text_boxes_and_charts_are_read(tmp_path):
+    row = "<row><c><v>1</v></c></row>"
+    drawing = "<a:p><a:r><a:t>In a box</a:t></a:r></a:p><c:chart r:id='c'/>"
+    (page,), _ = pages(
+        xlsx(
+            tmp_path / "a.xlsx",
+            {"S": row + row},
+            sheet1_rels=related(c=("comments", "c.xml"), d=("drawing", "d.xml")),
+            c='<comments><comment ref="A1"><text><r><t>Why </t></r><r><t>one?</t></r></text></comment></comments>',
+            d=part("a:drawing", drawing),
+            d_rels=related(c=("chart", "chart.xml")),
+            chart=part("c:chartSpace", "<c:strCache><c:pt><c:v>Sales</c:v></c:pt></c:strCache>"),
+        )
+    )
+    assert page.text.split("\n\n") == ["1", "A1: Why one?", "Sales", "In a box"]
+
+
+def test_what_no_cell_shows_and_what_cells_lack_is_counted(tmp_path):
+    path = xlsx(tmp_path / "a.xlsx", {"S": '<row><c t="s"><v>0</v></c><c t="s"><v>7</v></c></row>'}, STRINGS)
+    _, left_out = pages(path)
+    assert left_out == (
+        "3 words that the raw text of the file has and no cell shows",
+        "1 cell whose text is not in the file",
+    )
+
+
+def test_a_broken_sheet_does_not_lose_the_others(tmp_path):
+    path = xlsx(tmp_path / "a.xlsx", {"A": "<row><c><v>1</v></c></row><broken", "B": "<row><c><v>2</v></c></row>"})
+    (first, second), _ = pages(path)
+    assert (first.text, second.text, second.left_out) == ("1", "2", ())
+    assert first.left_out == ("damaged XML, and what follows the damage is missing",)
+
+
+def test_a_cell_at_the_far_end_takes_no_memory(tmp_path):
+    """A library that holds the whole sheet needs 17 billion cells for it."""
+    far = '<row r="1"><c r="A1"><v>1</v></c></row><row r="1048576"><c r="XFD1048576"><v>2</v></c></row>'
+    (page,), _ = pages(xlsx(tmp_path / "a.xlsx", {"S": far}))
+    assert page.header == "S\n1\n"
+    assert page.text.endswith("| 2")
+
+
+def test_a_long_text_that_many_cells_show_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("smart_rag.files.formats.office.sheets._MOST_TEXT", 1_000_000)
+    rows = '<row><c t="s"><v>0</v></c></row>' * 200
+    path = xlsx(tmp_path / "a.xlsx", {"S": rows}, f"<si><t>{'words ' * 2000}</t></si>")
+    assert "its cells show more than 1 million characters" in refused(path)
