@@ -138,7 +138,10 @@ class Search:
         """Return the late scores (n) of n ``candidates``, which have these ``tokens``, for one query."""
         if not candidates.ids:
             return candidates.pooled
-        return maxsim.late_interaction(query.tokens, tokens, self.device, self.token_weights(query))[0]
+        late: NDArray[np.float32] = maxsim.late_interaction(
+            query.tokens, tokens, self.device, self.token_weights(query)
+        )[0]
+        return late
 
     def _chosen(self, queries: Representation, first_stage: FirstStageName, state: State | None) -> list[list[Hit]]:
         """Do the same as `_best`, but with the hits that the rule allows."""
