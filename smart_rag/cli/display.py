@@ -98,15 +98,22 @@ def hit_text(
         shown = sorted([*texts, (hit.id, passage)], key=lambda one: chunk_of(one[0]))
         lines = [text for _, text in shown]
     if hit.duplicates:
-        names = ", ".join(printable(short_path(name)).replace("\n", "\ufffd") for name in hit.duplicates)
-        lines.append(Text(f"nearly the same: {names}", style="dim"))
+        lines.append(Text(_duplicates(hit), style="dim"))
     return Group(head, *(Padding(line, (0, 0, 0, 4)) for line in lines[:-1]), Padding(lines[-1], (0, 0, 1, 4)))
 
 
 def source_line(hit: Hit) -> Text:
-    """Return one line for a source of an answer: its number, its score and its file."""
+    """Return one line for a source of an answer: its number, its score, its file and its duplicates."""
     return Text.assemble(
-        (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")
+        *((f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")),
+        (f"  {_duplicates(hit)}" if hit.duplicates else "", "dim"),
+    )
+
+
+def _duplicates(hit: Hit) -> str:
+    """Return the ids of the passages that were folded into ``hit``, on one line."""
+    return "nearly the same: " + ", ".join(
+        printable(short_path(name)).replace("\n", "\ufffd") for name in hit.duplicates
     )
 
 

@@ -4,10 +4,11 @@ Texts are compared by the runs of 9 characters that they share (shingles, Broder
 scripts are treated alike. Two texts are near duplicates if they share 80 % of their runs, and have the same numbers.
 In a passage of 130 words, about five words may then differ. Upper and lower case and white space do not count.
 
-This was measured. Among 12,000 passages of eight datasets, 4 pairs were found besides equal texts, and each of them was
-two versions of one text. Without the rule for numbers, pages of forms and reports that differ by a date or an amount
-were found, too. Embeddings cannot tell such pages apart. Of the passages that changed between versions of
-documentation, one in five is found. The others differ in more than a few words.
+This was measured. Among 14,500 passages of eight datasets, the rule finds 45 pairs of equal texts and 4 other pairs,
+each of which is two versions of one text. Without the rule for numbers, it would find 6 more, among them pages that
+differ by a year or by a number alone. Embeddings cannot tell such pages apart: with MiniLM, the cosine of a paragraph
+and the same paragraph with another number is .998 in the median, and .964 if five words differ. Of the passages that
+changed between versions of documentation, one in six is found. The others differ in more than a few words.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from helpers.five_texts import EXACT, STAGES
 from helpers.word_encoder import VocabularyEncoder
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smart_rag import Document, SmartIndex
@@ -79,6 +79,8 @@ RULES = {
 
 
 @given(**RULES)
+@example(query="boat", top_k=12, per_source=1, key="mixed", fold=False)
+@example(query="boat", top_k=60, per_source=2, key="few", fold=True)
 @settings(max_examples=40, deadline=None)
 def test_the_hits_are_those_of_a_plain_loop_over_the_full_ranking(index, query, top_k, per_source, key, fold):
     ranked = index.search(query, COUNT, first_stage="exhaustive")
