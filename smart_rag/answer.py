@@ -210,6 +210,10 @@ def ask(
     where: Where | None = None,
     where_document: Where | None = None,
     min_relevance: Number | None = None,
+    per_source: Count | None = None,
+    source_key: str = "source",
+    fold_duplicates: bool = False,
+    neighbours: int = 0,
     context_tokens: Count = DEFAULT_CONTEXT_TOKENS,
     images: int = 0,
     image_pixels: Count = DEFAULT_IMAGE_PIXELS,
@@ -231,6 +235,10 @@ def ask(
         top_k: the maximum number of passages.
         where, where_document: filters on metadata and on texts, as in `SmartIndex.search`.
         min_relevance: leave out passages whose relevance is lower than this number, as in `SmartIndex.search`.
+        per_source, source_key, fold_duplicates: how many passages a source may have, and whether near duplicates are
+            one passage, as in `SmartIndex.search`.
+        neighbours: the number of chunks before and after each passage that are sent with it; see `Hit.window`. A
+            passage that is sent with an earlier one is left out.
         context_tokens: the maximum number of tokens of all passages together, counted by the tokenizer of the index.
         images: the number of passages whose images are sent. The image of the question is then sent, too. The language
             model must be able to read images. An endpoint does not say whether its model can. By default, only text is
@@ -255,16 +263,40 @@ def ask(
         raise InvalidInput(f"timeout must be a number of seconds above 0, got {timeout!r}")
     if isinstance(images, bool) or not isinstance(images, int) or images < 0:
         raise InvalidInput(f"images must be a whole number of at least 0, got {images!r}")
+    if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 0:
+        raise InvalidInput(f"neighbours must be a whole number of at least 0, got {neighbours!r}")
     context_tokens = check_count("context_tokens", context_tokens)
     image_pixels = check_count("image_pixels", image_pixels)
     if max_tokens is not None:
         max_tokens = check_count("max_tokens", max_tokens)
     if isinstance(question, Content) and not question.text.strip():
         raise InvalidInput("the question has no text; expected a text, with or without an image")
-    hits = index.search(question, top_k, where=where, where_document=where_document, min_relevance=min_relevance)
+    hits = index.search(
+        question,
+        top_k,
+        where=where,
+        where_document=where_document,
+        min_relevance=min_relevance,
+        per_source=per_source,
+        source_key=source_key,
+        fold_duplicates=fold_duplicates,
+    )
+    if neighbours:
+        hits = _with_neighbours(hits, neighbours)
     count_tokens = token_counter(index.encoder)
     messages, sources = prompt(question, hits, context_tokens, count_tokens, images, image_pixels)
     return Answer(sources, messages, llm_url=llm_url, llm_model=llm_model, max_tokens=max_tokens, timeout=timeout)
+
+
+def _with_neighbours(hits: Sequence[Hit], neighbours: int) -> list[Hit]:
+    """Return ``hits`` with the texts of their windows. A hit in the window of an earlier one is left out."""
+    widened = []
+    sent: set[str] = set()
+    for hit in hits:
+        if hit.id not in sent:
+            sent |= {document.id for document in hit.neighbours(neighbours)}
+            widened.append(with_explainer(replace(hit, text=hit.window(neighbours)), explainer_of(hit)))
+    return widened
 
 
 def prompt(

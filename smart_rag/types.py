@@ -41,6 +41,8 @@ VideoSource: TypeAlias = str | Path | Sequence[ImageSource]
 Encodable: TypeAlias = Union[str, "Content", PdfPage, "Image.Image"]
 # What the model of an index cannot read: the query of a search, or the text of a hit.
 Unread = Literal["query", "text"]
+# Chunks that share fewer characters than this share them by chance.
+_SHARED = 10
 # Role of an item. Many models have one prompt for each role.
 Task = Literal["query", "document"]
 
@@ -203,6 +205,10 @@ class Explainer(Protocol):
         """Return the relevance of ``hit``, from 0 to 1, or None if the relevance is unknown."""
         ...
 
+    def neighbours(self, hit: Hit, before_and_after: int) -> list[Document]:
+        """Return the documents around ``hit`` in its file."""
+        ...
+
 
 class _Explainable:
     """Holds a hit's explainer in a slot, not in a field. So comparisons, repr, pickles and `asdict` leave it out."""
@@ -220,7 +226,7 @@ class Hit(_Explainable):
         score: w_pooled * ``pooled_score`` + w_late * ``late_score``, with the weights of the search.
         pooled_score: cosine of the pooled embeddings, in [-1, 1].
         late_score: weighted mean of the cosines of the matches, in [-1, 1].
-        rank: position in the ranking, from 1 on.
+        rank: position in the ranking, from 1 on. If hits were left out, the others keep their positions.
         unread: what is in a script that the model's tokenizer does not know: ``"query"``, ``"text"`` or both. The score
             then says little. It is empty if the model can read both, or if the index's encoder does not tell.
     """
@@ -235,6 +241,7 @@ class Hit(_Explainable):
     image: ImageSource | None = None
     video: str | Path | None = None
     unread: tuple[Unread, ...] = ()
+    duplicates: tuple[str, ...] = ()
 
     @property
     def source(self) -> str | None:
@@ -279,13 +286,60 @@ class Hit(_Explainable):
             IndexClosed: the hit's index is closed.
             EncoderError: the index's encoder does not know which part of a text or an image a token stands for.
         """
+        return self._known_explainer.explain(self)
+
+    def neighbours(self, before_and_after: int = 1) -> list[Document]:
+        """Return the documents that come right before and right after this hit in its file, in their order.
+
+        The hit itself is not among them. There are ``before_and_after`` documents on each side, or fewer at the ends of
+        the file. They may be on other pages. The list is empty if `SmartIndex.add_files` has not added the hit's
+        document. The filters of the search do not matter.
+
+        Raises:
+            InvalidInput: ``before_and_after`` is not from 1 to 1,000, the hit is not from an index, or the hit was
+                copied or pickled.
+            IndexClosed: the hit's index is closed.
+        """
+        return self._known_explainer.neighbours(self, before_and_after)
+
+    def window(self, before_and_after: int = 1) -> str:
+        """Return the text of this hit and of its `neighbours`. What two chunks share is in the text once.
+
+        Raises:
+            InvalidInput, IndexClosed: as in `neighbours`.
+        """
+        texts = {document.id: document.text for document in self.neighbours(before_and_after)}
+        texts[self.id] = self.text
+        return _joined([texts[id] for id in (sorted(texts, key=chunk_of) if len(texts) > 1 else texts)])
+
+    @property
+    def _known_explainer(self) -> Explainer:
         explainer = explainer_of(self)
         if explainer is None:
             raise InvalidInput(
                 f"the hit {self.id!r} does not know its query: it is not from a SmartIndex, or it was copied or "
                 "pickled; search again, or give it to SmartIndex.rerank"
             )
-        return explainer.explain(self)
+        return explainer
+
+
+def chunk_of(id: str) -> int:
+    """Return the number of a document in its file. `smart_rag.files.reader.id_of` must have made ``id``."""
+    return int(id.rpartition("#")[2])
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Return ``texts`` as one text. If a text begins with the end of the text before, this part is left out.
+
+    >>> _joined(["Rain fell. The boats stayed in.", "The boats stayed in. At noon the sun came out."])
+    'Rain fell. The boats stayed in. At noon the sun came out.'
+    """
+    whole = ""
+    for text in texts:
+        longest = min(len(whole), len(text))
+        shared = next((n for n in range(longest, _SHARED - 1, -1) if whole.endswith(text[:n])), 0)
+        whole += text[shared:] if shared or not whole else f"\n{text}"
+    return whole
 
 
 def explainer_of(hit: Hit) -> Explainer | None:

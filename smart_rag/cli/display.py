@@ -15,7 +15,7 @@ from rich.text import Text
 from smart_rag.cli.console import printable
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
-from smart_rag.types import Hit, ImageSource, PdfPage
+from smart_rag.types import Document, Hit, ImageSource, PdfPage, chunk_of
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 _PASSAGE_LENGTH = 420  # characters of a passage that are shown
 
 
-def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
-    """Return a hit as JSON values. ``has_relevance`` says whether to compute the relevance. If not, it is null."""
+def hit_json(hit: Hit, has_relevance: bool = False, neighbours: Sequence[Document] = ()) -> dict[str, Any]:
+    """Return a hit as JSON values, with its ``neighbours``.
+
+    ``has_relevance`` says whether to compute the relevance. If not, it is null.
+    """
     return {
         "rank": hit.rank,
         "id": hit.id,
@@ -39,12 +42,14 @@ def hit_json(hit: Hit, has_relevance: bool = False) -> dict[str, Any]:
         "pooled_score": hit.pooled_score,
         "late_score": hit.late_score,
         "unread": list(hit.unread),
+        "duplicates": list(hit.duplicates),
         "source": hit.source,
         "page": hit.page,
         "text": hit.text,
         "image": _file(hit.image),
         "video": _file(hit.video),
         "metadata": dict(hit.metadata),
+        "neighbours": [{"id": one.id, "page": one.metadata.get("page"), "text": one.text} for one in neighbours],
     }
 
 
@@ -66,9 +71,16 @@ def short_path(path: str) -> str:
 
 
 def hit_text(
-    hit: Hit, weights: tuple[float, float], words: list[tuple[int, int]], relevance: float | None = None
+    hit: Hit,
+    weights: tuple[float, float],
+    words: list[tuple[int, int]],
+    relevance: float | None = None,
+    neighbours: Sequence[Document] = (),
 ) -> Group:
-    """Return the hit's score, the parts of the score with their weights, the relevance, the source and the passage."""
+    """Return the hit's score, the parts of the score with their weights, the relevance, the source and the passage.
+
+    The ``neighbours`` of the hit stand before and after the passage, and the ids of its duplicates at the end.
+    """
     parts = zip(weights, (hit.pooled_score, hit.late_score), ("pooled", "late"), strict=True)
     head = Text.assemble(
         (f"{hit.rank:>2}  ", "bold"),
@@ -80,13 +92,28 @@ def hit_text(
     )
     medium = "[image]" if hit.video is None else "[video]"
     passage = _passage(hit.text, words) if hit.text.strip() else Text(medium, style="dim")
-    return Group(head, Padding(passage, (0, 0, 1, 4)))
+    lines = [passage]
+    if neighbours:
+        texts = [(one.id, Text(_passage(one.text, []).plain, style="dim")) for one in neighbours]
+        shown = sorted([*texts, (hit.id, passage)], key=lambda one: chunk_of(one[0]))
+        lines = [text for _, text in shown]
+    if hit.duplicates:
+        lines.append(Text(_duplicates(hit), style="dim"))
+    return Group(head, *(Padding(line, (0, 0, 0, 4)) for line in lines[:-1]), Padding(lines[-1], (0, 0, 1, 4)))
 
 
 def source_line(hit: Hit) -> Text:
-    """Return one line for a source of an answer: its number, its score and its file."""
+    """Return one line for a source of an answer: its number, its score, its file and its duplicates."""
     return Text.assemble(
-        (f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")
+        *((f"[{hit.rank}]", "bold"), "  ", (f"{hit.score:.3f}", "bold green"), "  ", (source_label(hit), "cyan")),
+        (f"  {_duplicates(hit)}" if hit.duplicates else "", "dim"),
+    )
+
+
+def _duplicates(hit: Hit) -> str:
+    """Return the ids of the passages that were folded into ``hit``, on one line."""
+    return "nearly the same: " + ", ".join(
+        printable(short_path(name)).replace("\n", "\ufffd") for name in hit.duplicates
     )
 
 

@@ -113,6 +113,10 @@ MinRelevance = Annotated[
         metavar="R", help="Leave out passages of a lower relevance, from 0 to 1; .5 is a good value to begin with."
     ),
 ]
+PerSource = Annotated[int | None, typer.Option(metavar="N", help="Number of passages that a file may have, such as 1.")]
+FoldDuplicates = Annotated[
+    bool, typer.Option("--fold-duplicates", help="Show passages that say nearly the same only once.")
+]
 WhereDocument = Annotated[
     str | None,
     typer.Option(metavar="JSON", help='Filter on texts, such as {"$contains": "pump"} or {"$regex": "pumps?"}.'),

@@ -22,8 +22,10 @@ from smart_rag.cli.options import (
     Db,
     Device,
     Dtype,
+    FoldDuplicates,
     MinRelevance,
     MovedModel,
+    PerSource,
     QueryImage,
     SourcePaths,
     Trusted,
@@ -40,7 +42,7 @@ from smart_rag.config import (
 )
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
 from smart_rag.paths import absolute
-from smart_rag.types import Content, Hit, Span
+from smart_rag.types import Content, Document, Hit, Span
 
 if TYPE_CHECKING:
     from smart_rag.answer import Answer
@@ -65,6 +67,11 @@ def search(
     where: Where = None,
     where_document: WhereDocument = None,
     min_relevance: MinRelevance = None,
+    per_source: PerSource = None,
+    fold_duplicates: FoldDuplicates = False,
+    neighbours: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Show N passages of the file before and after each passage.")
+    ] = 0,
     first_stage: Annotated[
         FirstStageName, typer.Option(help="How candidates are chosen; exhaustive scores all passages.")
     ] = "auto",
@@ -97,6 +104,8 @@ def search(
         "where_document": _filter("--where-document", where_document, '{"$contains": "pump"}'),
         "first_stage": first_stage,
         "min_relevance": min_relevance,
+        "per_source": per_source,
+        "fold_duplicates": fold_duplicates,
     }
     options: dict[str, Any] = {"base_model": base_model, "adapter": adapter, "device": device}
     options |= {"trust_remote_code": trust_remote_code}
@@ -104,10 +113,12 @@ def search(
         for question in _questions(query, image):
             hits = index.search(question, top_k, **choices)
             is_calibrated = index.is_calibrated
+            around = [hit.neighbours(neighbours) if neighbours else [] for hit in hits]
             if as_json:
-                print_json([display.hit_json(hit, is_calibrated) for hit in hits])
+                shown = zip(hits, around, strict=True)
+                print_json([display.hit_json(hit, is_calibrated, documents) for hit, documents in shown])
             else:
-                _show_hits(index, hits, is_calibrated, _nothing(min_relevance))
+                _show_hits(index, hits, around, is_calibrated, _nothing(min_relevance))
             if explain is not None and hits:  # print the hits first, because the image file may no longer exist
                 _write_picture(hits[0], explain)
 
@@ -130,6 +141,11 @@ def ask(
     where: Where = None,
     where_document: WhereDocument = None,
     min_relevance: MinRelevance = None,
+    per_source: PerSource = None,
+    fold_duplicates: FoldDuplicates = False,
+    neighbours: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Send N passages of the file before and after each passage, too.")
+    ] = 0,
     image: QueryImage = None,
     images: Annotated[
         int,
@@ -170,6 +186,9 @@ def ask(
             where=_filter("--where", where, '{"page": 3}'),
             where_document=_filter("--where-document", where_document, '{"$contains": "pump"}'),
             min_relevance=min_relevance,
+            per_source=per_source,
+            fold_duplicates=fold_duplicates,
+            neighbours=neighbours,
             context_tokens=context_tokens,
             images=images,
             max_tokens=max_tokens,
@@ -265,8 +284,13 @@ def _filter(option: str, text: str | None, example: str) -> Mapping[str, Any] | 
     return where
 
 
-def _show_hits(index: SmartIndex, hits: Sequence[Hit], has_relevance: bool, nothing: str) -> None:
-    """Print ``hits``, or ``nothing``. Emphasise the words that matched best, if the model and the files allow this."""
+def _show_hits(
+    index: SmartIndex, hits: Sequence[Hit], around: Sequence[Sequence[Document]], has_relevance: bool, nothing: str
+) -> None:
+    """Print ``hits`` with the documents ``around`` each, or ``nothing``.
+
+    Emphasise the words that matched best, if the model and the files allow this.
+    """
     if not hits:
         out.print(nothing)
     try:
@@ -274,8 +298,9 @@ def _show_hits(index: SmartIndex, hits: Sequence[Hit], has_relevance: bool, noth
     except (EncoderError, DocumentError) as error:
         note(f"no words are emphasised: {error}", "dim")
         words = [[] for _ in hits]
-    for hit, spans in zip(hits, words, strict=True):
-        out.print(display.hit_text(hit, index.manifest.weights, spans, hit.relevance if has_relevance else None))
+    for hit, spans, documents in zip(hits, words, around, strict=True):
+        relevance = hit.relevance if has_relevance else None
+        out.print(display.hit_text(hit, index.manifest.weights, spans, relevance, documents))
 
 
 def _words(index: SmartIndex, hit: Hit) -> list[Span]:

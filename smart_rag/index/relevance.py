@@ -90,7 +90,13 @@ class Calibration:
         """Return the scores of the best hits of foreign questions, in the language that sets the scale."""
         started = time.perf_counter()
         asking = replace(
-            search, top_k=1, candidates=DEFAULT_CANDIDATES, first_stage="auto", where=None, where_document=None
+            search,
+            top_k=1,
+            candidates=DEFAULT_CANDIDATES,
+            first_stage="auto",
+            where=None,
+            where_document=None,
+            rule=None,
         )
 
         def best(questions: Representation) -> list[float | None]:

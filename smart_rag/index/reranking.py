@@ -108,6 +108,12 @@ class _Reranking:
     def relevance(self, hit: Hit) -> float | None:
         return None if self._scale is None else self._scale.relevance(hit.score)
 
+    def neighbours(self, hit: Hit, before_and_after: int) -> list[Document]:
+        raise InvalidInput(
+            f"the hit {hit.id!r} comes from smart_rag.rerank, which knows no index with its neighbours; give it to "
+            "SmartIndex.rerank of an index with this document"
+        )
+
     @cached_property
     def _scale(self) -> Scale | None:
         return scale_of(self.encoder, self.weights)

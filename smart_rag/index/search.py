@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -17,18 +17,25 @@ from smart_rag.config import (
     Weighting,
 )
 from smart_rag.embeddings.representation import Representation
+from smart_rag.embeddings.tokens import TokenCodes
 from smart_rag.errors import InvalidInput
-from smart_rag.index.candidates import FirstStage
+from smart_rag.index.candidates import Candidates, FirstStage
+from smart_rag.index.hits.selection import Rule, Scored, Selection
 from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.chroma.answers import PooledBlock
 from smart_rag.store.chroma.known import State
 from smart_rag.store.document_store import DocumentStore
+from smart_rag.store.row import Row
 from smart_rag.store.where import Where
 from smart_rag.types import Document, Hit, explainer_of, with_explainer
 
 # Number of documents whose tokens are in memory at a time during an exhaustive scan.
 _SCAN = 256
+# If each source may have only a few hits, so many times the candidates are scored, and again if there are too few hits.
+# In an index of 60,000 texts in 300 files, 100 candidates came from 32 files (median). Among them were 87 % of the best
+# hits of 10 files. Among 400 candidates were 99 %, which is as many as an ordinary search finds among 100.
+_WIDER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class Search:
     """The settings of a search of ``store``.
 
     ``where`` and ``where_document`` are filters on metadata and text, in Chroma's form. The scores are computed on
-    ``device``.
+    ``device``. Without a ``rule``, the best documents become hits, whatever their sources are.
     """
 
     store: DocumentStore
@@ -57,6 +64,7 @@ class Search:
     weighting: Weighting = "idf"
     where: Where | None = None
     where_document: Where | None = None
+    rule: Rule | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def hits(self, queries: Representation) -> list[list[Hit]]:
@@ -79,12 +87,13 @@ class Search:
 
     def _two_stage(self, queries: Representation, first_stage: FirstStageName) -> list[list[Hit]]:
         """Score the candidates that the first stage finds."""
+        find = self._best if self.rule is None else self._chosen
         state = self.store.settled_state()
         if state is not None:
-            found = self._best(queries, first_stage, state)
+            found = find(queries, first_stage, state)
             if found is not None and state == self.store.settled_state():
                 return found
-        found = self._best(queries, first_stage, None)
+        found = find(queries, first_stage, None)
         assert found is not None  # because all rows were read
         return found
 
@@ -95,18 +104,13 @@ class Search:
 
         Return None if a document of the hits is no longer there.
         """
-        limit = max(self.candidates, self.top_k)
-        stage = FirstStage(self.store, limit, self.where, self.where_document, state)
-        with self.stopwatch.measure("candidates"):
-            found = stage.terms(queries) if first_stage == "terms" else stage.pooled(queries)
+        found = self._candidates(queries, first_stage, max(self.candidates, self.top_k), state)
         scored = []
         for query, candidates in zip(queries, found, strict=True):
             with self.stopwatch.measure("gather"):
                 tokens = self.store.gather(candidates.keys, candidates.ids)
             with self.stopwatch.measure("score"):
-                late = candidates.pooled
-                if candidates.ids:
-                    late = maxsim.late_interaction(query.tokens, tokens, self.device, self.token_weights(query))[0]
+                late = self._late(query, candidates, tokens)
                 scores = ranking.hybrid(candidates.pooled, late, self.weights)
                 scored.append((candidates, late, ranking.ranking(scores, candidates.ids, self.top_k)))
         with self.stopwatch.measure("texts"):
@@ -123,6 +127,96 @@ class Search:
             results.append(hits(documents, candidates.pooled[best], late[best], self.weights, self.top_k))
         return results
 
+    def _candidates(
+        self, queries: Representation, first_stage: FirstStageName, limit: int, state: State | None
+    ) -> list[Candidates]:
+        stage = FirstStage(self.store, limit, self.where, self.where_document, state)
+        with self.stopwatch.measure("candidates"):
+            return stage.terms(queries) if first_stage == "terms" else stage.pooled(queries)
+
+    def _late(self, query: Representation, candidates: Candidates, tokens: TokenCodes) -> NDArray[np.float32]:
+        """Return the late scores (n) of n ``candidates``, which have these ``tokens``, for one query."""
+        if not candidates.ids:
+            return candidates.pooled
+        late: NDArray[np.float32] = maxsim.late_interaction(
+            query.tokens, tokens, self.device, self.token_weights(query)
+        )[0]
+        return late
+
+    def _chosen(self, queries: Representation, first_stage: FirstStageName, state: State | None) -> list[list[Hit]]:
+        """Do the same as `_best`, but with the hits that the rule allows."""
+        assert self.rule is not None
+        limit = max(self.candidates, self.top_k) * (1 if self.rule.per_source is None else _WIDER)
+        found = self._candidates(queries, first_stage, limit, state)
+        return [
+            self._chosen_for(query, candidates, first_stage, limit, state)
+            for query, candidates in zip(queries, found, strict=True)
+        ]
+
+    def _chosen_for(
+        self, query: Representation, found: Candidates, first_stage: FirstStageName, limit: int, state: State | None
+    ) -> list[Hit]:
+        """Return the hits of one query, of which ``limit`` candidates were ``found``.
+
+        One file can take the places of all candidates. So if there are too few hits, more candidates are found, and
+        none of them is from a source that is full. If no more documents than that are left, all of them are scored.
+        """
+        assert self.rule is not None
+        scored, rows = Scored(), dict(found.rows)
+
+        def read(ids: Sequence[str]) -> Mapping[str, Row]:
+            absent = [name for name in ids if name not in rows]
+            rows.update(self.store.pooled.get(absent) if state is None else self.store.known.rows(state, absent))
+            return rows
+
+        def score(candidates: Candidates) -> Selection:
+            rows.update(candidates.rows)
+            with self.stopwatch.measure("gather"):
+                tokens = self.store.gather(candidates.keys, candidates.ids)
+            with self.stopwatch.measure("score"):
+                scored.add([(candidates.ids, candidates.pooled, self._late(query, candidates, tokens))])
+            return self._selection(scored, read)
+
+        selection = score(found)
+        while not selection.is_full:
+            limit *= _WIDER
+            others = replace(self, where=self.rule.without(self.where, selection.full_sources))
+            if others._count(state) <= limit:
+                scored.add((block.ids, block.pooled[0], block.late[0]) for block in others.scan(query))
+                selection = self._selection(scored, read)
+                break
+            selection = score(*others._candidates(query, first_stage, limit, state))
+        return self._hits_of(selection, scored)
+
+    def _count(self, state: State | None) -> int:
+        """Return the number of documents that pass the filters."""
+        filters = self.where, self.where_document
+        if not any(filters):
+            return self.store.count()
+        if state is None:
+            return len(self.store.pooled.ids(*filters))
+        return len(self.store.known.admitted(state, *filters).ids)
+
+    def _selection(self, scored: Scored, read: Callable[[Sequence[str]], Mapping[str, Row]]) -> Selection:
+        assert self.rule is not None
+        selection = Selection(self.top_k, self.rule)
+        with self.stopwatch.measure("score"):
+            ranked = scored.ranked(self.weights)
+        with self.stopwatch.measure("texts"):
+            selection.walk(ranked, read, lambda where: frozenset(self.store.pooled.ids(where)))
+        return selection
+
+    def _hits_of(self, selection: Selection, scored: Scored) -> list[Hit]:
+        chosen = selection.chosen
+        self.store.integrity.check_texts(one.row for one in chosen)
+        documents = [one.row.document for one in chosen]
+        pooled, late = scored.of([document.id for document in documents])
+        found = hits(documents, pooled, late, self.weights, self.top_k)
+        return [
+            replace(hit, rank=one.place + 1, duplicates=tuple(one.duplicates))
+            for hit, one in zip(found, chosen, strict=True)
+        ]
+
     def _exhaustive(self, queries: Representation) -> list[list[Hit]]:
         """Score every document, in one scan for all queries."""
         state = self.store.settled_state()
@@ -138,6 +232,8 @@ class Search:
         return self._best_of_all(queries, blocks if has_filter else self.store.known.remembered(state, blocks))
 
     def _best_of_all(self, queries: Representation, blocks: Iterable[PooledBlock]) -> list[list[Hit]]:
+        if self.rule is not None:
+            return self._chosen_of_all(queries, blocks)
         leaders = [ranking.Leaders(self.top_k) for _ in range(len(queries))]
         for block in self._scored(queries, blocks):
             for i, leader in enumerate(leaders):
@@ -150,6 +246,16 @@ class Search:
             documents = [rows[name].document for name in leader.ids if name in rows]
             kept = np.flatnonzero([name in rows for name in leader.ids])
             results.append(hits(documents, leader.pooled[kept], leader.late[kept], self.weights, self.top_k))
+        return results
+
+    def _chosen_of_all(self, queries: Representation, blocks: Iterable[PooledBlock]) -> list[list[Hit]]:
+        """Do the same as `_best_of_all`, but with the hits that the rule allows. All scores are kept in memory."""
+        scored = list(self._scored(queries, blocks))
+        results = []
+        for i in range(len(queries)):
+            of_one = Scored()
+            of_one.add((block.ids, block.pooled[i], block.late[i]) for block in scored)
+            results.append(self._hits_of(self._selection(of_one, self.store.pooled.get), of_one))
         return results
 
     def scan(self, queries: Representation) -> Iterator[Scores]:

@@ -50,6 +50,7 @@ from smart_rag.files.reader import Reader, source_of
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
+from smart_rag.index.hits.selection import Rule
 from smart_rag.index.index_encoder import IndexEncoder, encoder_named
 from smart_rag.index.manifest import FILE_NAME, FORMAT_VERSION, Manifest
 from smart_rag.index.queries import as_documents, marked, with_full_paths
@@ -805,6 +806,9 @@ class SmartIndex:
         weights: Weights | None = None,
         weighting: Weighting | None = None,
         min_relevance: Number | None = None,
+        per_source: Count | None = None,
+        source_key: str = "source",
+        fold_duplicates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> list[Hit]:
         """Return the ``top_k`` best documents for ``query``, best first.
@@ -826,11 +830,19 @@ class SmartIndex:
             weights: the weights of the pooled and the late score. By default, those of the index.
             weighting: the weighting of query tokens, ``"idf"`` or ``"none"``. By default, that of the index.
             min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Start with .5.
+            per_source: how many hits a source may have, such as 1 for the best passage of each file. The other hits
+                come from further down the ranking, and keep their scores and ranks. Four times as many candidates are
+                scored, and more if these are from too few sources. So there are ``top_k`` hits if the index has so
+                many.
+            source_key: the metadata key that names the source. A document without this key is its own source.
+            fold_duplicates: if the texts of several hits are nearly the same, and their numbers are the same, return
+                the best one. Its `Hit.duplicates` are the ids of the others.
             stopwatch: records the time in milliseconds of each of the stages ``encode``, ``candidates``, ``gather``,
                 ``score`` and ``texts``.
 
         Raises:
-            InvalidInput: the query is empty, ``top_k`` or ``candidates`` is below 1, or a filter is not valid.
+            InvalidInput: the query is empty, ``top_k``, ``candidates`` or ``per_source`` is below 1, or a filter is not
+                valid.
             MissingTokens: a candidate's token embeddings are missing. Call `verify` with ``repair`` to encode them
                 again.
         """
@@ -845,6 +857,9 @@ class SmartIndex:
             weights=weights,
             weighting=weighting,
             min_relevance=min_relevance,
+            per_source=per_source,
+            source_key=source_key,
+            fold_duplicates=fold_duplicates,
             stopwatch=stopwatch,
         )[0]
 
@@ -872,6 +887,9 @@ class SmartIndex:
         weights: Weights | None = None,
         weighting: Weighting | None = None,
         min_relevance: Number | None = None,
+        per_source: Count | None = None,
+        source_key: str = "source",
+        fold_duplicates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> list[list[Hit]]:
         """Do the same as `search` for each of ``queries``. An exhaustive search reads the index only once."""
@@ -885,6 +903,7 @@ class SmartIndex:
             first_stage=first_stage,
             where=where,
             where_document=where_document,
+            rule=Rule.of(per_source, source_key, fold_duplicates),
             stopwatch=stopwatch or Stopwatch(),
         )
         if not len(queries):
@@ -1119,7 +1138,7 @@ class SmartIndex:
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
         """Return the ``hits`` of ``search``, with what the model cannot read and with an explainer for ``query``."""
         hits = marked(hits, query, self._encoder.loaded)
-        explainer = Explainer(with_full_paths(query), search, self._encoder, self._session, self._calibration)
+        explainer = Explainer(with_full_paths(query), search, self._encoder, self._session, self._calibration, self.get)
         return [with_explainer(hit, explainer) for hit in hits]
 
     def _search(self, top_k: int, weights: Weights | None, weighting: Weighting | None) -> Search:

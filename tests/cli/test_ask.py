@@ -271,6 +271,24 @@ def test_the_answer_as_json(db, index):
     ]
 
 
+def test_one_passage_of_each_file_and_the_passages_around_it(tmp_path, minilm):
+    path = tmp_path / "log.txt"
+    texts = ["The keys hang in the office.", "The boat house is locked at night.", "The watch ends at six."]
+    with SmartIndex.create(tmp_path / "index", minilm) as index:
+        index.add([Document(f"{path}#{i}", text, {"source": str(path), "chunk": i}) for i, text in enumerate(texts)])
+        index.add([Document("other", "The boat house is old."), Document("again", "The boat house is  OLD.")])
+    with endpoint(says("Yes [1].")) as server:
+        arguments = ("ask", "Is the boat house locked?", "--db", tmp_path / "index", *options(server, "--json"))
+        both = json.loads(good(*arguments, "--per-source", "1", "--fold-duplicates"))["sources"]
+        assert [hit["id"] for hit in both if hit["source"]] == [f"{path}#1"]
+        assert {hit["id"] for hit in both if not hit["source"]} < {"other", "again"}
+        near = json.loads(good(*arguments, "--neighbours", "1"))["sources"]
+        assert [hit["text"] for hit in near if hit["source"]] == ["\n".join(texts)]
+        assert "--neighbours" in run(*arguments, "--neighbours", "-1")[2]
+    prompts = [read(body["messages"])[0] for _, _, body in server.requests]
+    assert [text for _, name, _, text in prompts[1] if name == "log.txt"] == ["\n".join(texts)]
+
+
 def test_sources_that_are_cited_come_first(db, index):
     """And a number that no source has is marked."""
     hits = index.search(QUESTION, 3)

@@ -13,8 +13,8 @@ from smart_rag.cli.app import app
 
 # Options of the command line alone: where the index is, what is printed or drawn, and what is changed.
 OWN = {
-    *("db", "json", "help", "explain", "source", "dry_run", "force", "plot", "for", "report", "gone", "watch"),
-    *("chroma", "collection", "options"),
+    *("db", "json", "help", "explain", "neighbours", "source", "dry_run", "force", "plot", "for", "report", "gone"),
+    *("watch", "chroma", "collection", "options"),
 }
 
 

@@ -107,8 +107,8 @@ def test_search_as_json(db, documents):
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
     for hit in hits:
         assert set(hit) == {
-            *("rank", "id", "score", "relevance", "pooled_score", "late_score", "unread"),
-            *("source", "page", "text", "image", "video", "metadata"),
+            *("rank", "id", "score", "relevance", "pooled_score", "late_score", "unread", "duplicates"),
+            *("source", "page", "text", "image", "video", "metadata", "neighbours"),
         }
         assert hit["score"] == pytest.approx(hit["pooled_score"] + 2 * hit["late_score"], abs=1e-5)
     source = str((documents / "report.pdf").resolve())
@@ -132,6 +132,34 @@ def test_the_options_of_search(db, documents):
     assert sources("--where-document", '{"$contains": "bearings"}') == ["report.pdf"]
     assert sources("--where-document", '{"$contains": "bearings"}', "--where", '{"page": 1}') == []
     assert sources("--where", '{"page": {"$in": []}}') == []
+
+
+def test_one_passage_of_each_file(db):
+    hits = json.loads(good("search", "dogs", "--db", db, "--json", "--per-source", "1"))
+    assert sorted(Path(hit["source"]).name for hit in hits) == ["cats.txt", "dogs.md", "report.pdf"]
+    assert "--per-source" in usage_error_of("search", "dogs", "--db", db, "--per-source", "one")
+    assert "per_source must be" in error_of("search", "dogs", "--db", db, "--per-source", "0")
+
+
+def test_the_passages_around_a_hit(db, documents):
+    path = (documents / "report.pdf").resolve()
+    arguments = ("search", "Which bearings does the pump need?", "--db", db, "-k", "1", "--neighbours", "1")
+    (hit,) = json.loads(good(*arguments, "--json"))
+    with SmartIndex.open(db) as index:
+        (before,) = index.get([f"{path}#0"])
+    assert hit["neighbours"] == [{"id": f"{path}#0", "page": 1, "text": before.text}]
+    (shown,) = passages(good(*arguments))
+    assert shown == " ".join([*before.text.split(), *PUMP.split()])
+
+
+def test_near_duplicates_are_shown_once_and_named(tmp_path):
+    with SmartIndex.create(tmp_path / "index", "minilm") as index:
+        text = "The pump needs new bearings before the winter, and the seals are worn out as well. " * 3
+        index.add([Document("a\nb", text), Document("c", text.upper()), Document("d", "Cats purr.")])
+    arguments = ("search", "pump bearings", "--db", tmp_path / "index", "--fold-duplicates")
+    hits = {hit["id"]: hit["duplicates"] for hit in json.loads(good(*arguments, "--json"))}
+    assert hits in ({"a\nb": ["c"], "d": []}, {"c": ["a\nb"], "d": []})
+    assert re.search("^    nearly the same: (c|a\ufffdb) *$", good(*arguments), re.MULTILINE)
 
 
 def test_nothing_found(db):

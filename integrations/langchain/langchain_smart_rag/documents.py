@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 RELEVANCE_SCORE = "relevance_score"
 # Number of documents that one warning names.
 _NAMED = 10
+# The metadata key for the ids of the documents that a search with ``fold_duplicates`` has left out.
+DUPLICATES = "duplicates"
 # The metadata key for the file of a document's image.
 IMAGE_PATH = "image_path"
 
@@ -98,6 +100,8 @@ def _may_show(document: Document, index: smart_rag.SmartIndex) -> bool:
 
 def _to_langchain(found: smart_rag.Document | smart_rag.Hit, index: smart_rag.SmartIndex) -> Document:
     metadata = dict(found.metadata)
+    if isinstance(found, smart_rag.Hit) and found.duplicates:
+        metadata[DUPLICATES] = list(found.duplicates)
     if index.has_image(found):
         try:
             metadata[IMAGE_PATH] = str(index.image_file(found))

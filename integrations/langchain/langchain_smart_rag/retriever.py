@@ -25,6 +25,12 @@ from smart_rag.config import (
 )
 from smart_rag.threads import in_reader_thread
 
+# The fields that `invoke` takes, too.
+_OF_A_SEARCH = (
+    *("k", "candidates", "first_stage", "weights", "filter", "where_document", "min_relevance"),
+    *("per_source", "source_key", "fold_duplicates", "neighbours"),
+)
+
 
 def _opened(index: Any) -> Any:
     return SmartIndex.open(index) if isinstance(index, str | Path) else index
@@ -57,6 +63,13 @@ class SmartRetriever(BaseRetriever):
         filter: a filter on metadata, as in `SmartIndex.search`, where it is called ``where``.
         where_document: a filter on texts, as in `SmartIndex.search`, such as ``{"$contains": "pump"}``.
         min_relevance: leave out documents whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
+        per_source: how many documents a source may have, such as 1 for the best passage of each file. See
+            `SmartIndex.search`.
+        source_key: the metadata key that names the source.
+        fold_duplicates: return documents that say nearly the same only once. ``duplicates`` in the metadata are the ids
+            of the others.
+        neighbours: the number of chunks before and after each passage that ``page_content`` holds, too, as
+            `smart_rag.Hit.window` does.
         with_score: store the score in the metadata of each document, under ``relevance_score``. Citations and other
             parts of LangChain look for the score there.
         sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
@@ -65,7 +78,8 @@ class SmartRetriever(BaseRetriever):
 
     Raises:
         IndexNotFound: the folder holds no index.
-        InvalidInput: ``k``, ``candidates``, ``weights`` or ``min_relevance`` is out of range.
+        InvalidInput: ``k``, ``candidates``, ``weights``, ``min_relevance``, ``per_source`` or ``neighbours`` is out of
+            range.
     """
 
     # Unknown arguments raise an error. Otherwise a misspelt filter, such as `where=`, would search all documents.
@@ -79,6 +93,10 @@ class SmartRetriever(BaseRetriever):
     filter: dict[str, Any] | None = None
     where_document: dict[str, Any] | None = None
     min_relevance: float | None = None
+    per_source: int | None = None
+    source_key: str = "source"
+    fold_duplicates: bool = False
+    neighbours: int = 0
     with_score: bool = True
 
     # Without this method, type checkers would give the arguments the types of the fields, and would refuse a folder.
@@ -93,6 +111,10 @@ class SmartRetriever(BaseRetriever):
         filter: dict[str, Any] | None = None,
         where_document: dict[str, Any] | None = None,
         min_relevance: Number | None = None,
+        per_source: Count | None = None,
+        source_key: str = "source",
+        fold_duplicates: bool = False,
+        neighbours: int = 0,
         with_score: bool = True,
         sources: Iterable[str | Path] = (),
         **options: Any,
@@ -106,6 +128,10 @@ class SmartRetriever(BaseRetriever):
             "filter": filter,
             "where_document": where_document,
             "min_relevance": None if min_relevance is None else check_fraction("min_relevance", min_relevance),
+            "per_source": None if per_source is None else check_count("per_source", per_source),
+            "source_key": source_key,
+            "fold_duplicates": fold_duplicates,
+            "neighbours": neighbours and check_count("neighbours", neighbours),
             "with_score": with_score,
         }
         super().__init__(**fields, **options)
@@ -113,11 +139,14 @@ class SmartRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        names = ("k", "candidates", "first_stage", "weights", "filter", "where_document", "min_relevance")
-        search = {**{name: getattr(self, name) for name in names}, **options}
+        search = {**{name: getattr(self, name) for name in _OF_A_SEARCH}, **options}
         question = query_of(query, search.pop("image", None))
+        neighbours = search.pop("neighbours")
         hits = self.index.search(question, search.pop("k"), where=search.pop("filter"), **search)
         found = to_langchain(hits, self.index)
+        if neighbours:
+            for document, hit in zip(found, hits, strict=True):
+                document.page_content = hit.window(neighbours)
         if not self.with_score:
             return found
         return [with_score(document, hit.score) for document, hit in zip(found, hits, strict=True)]

@@ -39,8 +39,10 @@ class SmartVectorStore(VectorStore):
 
     Searches have further arguments, which you pass by name. ``filter`` and ``where_document`` are the filters of
     `SmartIndex.search` on metadata and texts (``filter`` is LangChain's name for ``where``). ``candidates`` and
-    ``first_stage`` replace the store's own values. ``image`` is an image file to search with. It is used together with
-    the text, or alone if the text is empty.
+    ``first_stage`` replace the store's own values. ``per_source``, ``source_key``, ``fold_duplicates`` and
+    ``min_relevance`` are those of `SmartIndex.search`, too. For example, a retriever of
+    ``store.as_retriever(search_kwargs={"per_source": 1})`` finds the best passage of each file. ``image`` is an image
+    file to search with. It is used together with the text, or alone if the text is empty.
 
     A pickle holds the arguments and the path of the index's folder. The index is opened when the pickle is read. A
     deep copy also opens the index, and shares the embeddings.
@@ -231,7 +233,8 @@ class SmartVectorStore(VectorStore):
         Args:
             query: a text.
             k: the number of documents. smart_rag calls it ``top_k``.
-            kwargs: ``filter``, ``where_document``, ``candidates``, ``first_stage``, ``image``; see `SmartVectorStore`.
+            kwargs: ``filter``, ``where_document``, ``per_source``, ``fold_duplicates`` and others; see
+                `SmartVectorStore`.
 
         Raises:
             InvalidInput: the query is empty, ``k`` is below 1, or a filter is not valid.

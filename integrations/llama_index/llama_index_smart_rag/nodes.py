@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 # The metadata key under which `node_to_metadata_dict` stores the id of the document that a node was cut from.
 REF_DOC_ID = "ref_doc_id"
 _NODE = "_node_content"
+# The metadata key for the ids of the nodes that a search with ``fold_duplicates`` has left out.
+DUPLICATES = "duplicates"
+# The metadata key for a passage with its neighbours, as in LlamaIndex's ``SentenceWindowNodeParser``.
+WINDOW = "window"
 # Fields of LlamaIndex's nodes that may name a file or an address.
 _RESOURCES = ("text_resource", "image_resource", "audio_resource", "video_resource")
 
@@ -159,7 +163,11 @@ def nodes_of(found: Iterable[Document | Hit], index: SmartIndex, *, allow_urls: 
     read (`SmartIndex.may_read`) are left out. With ``allow_urls``, addresses on the web are kept. One warning counts
     the nodes.
     """
+    found = list(found)
     nodes = [node_of(document, index) for document in found]
+    for node, document in zip(nodes, found, strict=True):
+        if isinstance(document, Hit) and document.duplicates:
+            note(node, DUPLICATES, list(document.duplicates))
     refused = [node for node in nodes if _without_refused(node, index, allow_urls)]
     if refused:
         logger.warning(
@@ -169,6 +177,13 @@ def nodes_of(found: Iterable[Document | Hit], index: SmartIndex, *, allow_urls: 
             *(len(refused), refused[0].node_id),
         )
     return nodes
+
+
+def note(node: BaseNode, key: str, value: Any) -> None:
+    """Write a value into the metadata of ``node``. Embedding models and language models do not read it."""
+    node.metadata[key] = value
+    node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, key]
+    node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, key]
 
 
 def allow_files(nodes: Iterable[BaseNode], index: SmartIndex) -> None:

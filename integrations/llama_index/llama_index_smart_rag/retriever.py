@@ -11,7 +11,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
-from llama_index_smart_rag.nodes import nodes_of, query_of, where_of
+from llama_index_smart_rag.nodes import WINDOW, nodes_of, note, query_of, where_of
 from llama_index_smart_rag.pickling import with_callbacks_that_pickle
 from smart_rag import SmartIndex
 from smart_rag.config import (
@@ -47,6 +47,14 @@ class SmartRetriever(BaseRetriever):
         where_document: a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
         weights: the weights of the pooled and of the late score. By default, those of the index.
         min_relevance: leave out nodes whose `smart_rag.Hit.relevance` is lower than this number from 0 to 1.
+        per_source: how many nodes a source may have, such as 1 for the best passage of each file. See
+            `SmartIndex.search`.
+        source_key: the metadata key that names the source.
+        fold_duplicates: return nodes that say nearly the same only once. ``duplicates`` in the metadata are the ids of
+            the others.
+        neighbours: the number of chunks before and after each passage that ``window`` in the metadata holds. As with
+            LlamaIndex's ``SentenceWindowNodeParser``, a ``MetadataReplacementPostProcessor("window")`` puts this text
+            in the place of the passage.
         with_relevance: use the relevance as the score of a node, so that a ``SimilarityPostprocessor`` can use it.
         sources: files and folders whose images the index may read, as in `SmartIndex.open`. Ignored if ``index`` is
             open.
@@ -68,6 +76,10 @@ class SmartRetriever(BaseRetriever):
         where_document: dict[str, Any] | None = None,
         weights: Weights | None = None,
         min_relevance: Number | None = None,
+        per_source: Count | None = None,
+        source_key: str = "source",
+        fold_duplicates: bool = False,
+        neighbours: int = 0,
         with_relevance: bool = False,
         sources: Iterable[str | Path] = (),
         allow_urls: bool = False,
@@ -85,7 +97,11 @@ class SmartRetriever(BaseRetriever):
             "where_document": where_document,
             "weights": None if weights is None else check_weights(weights),
             "min_relevance": None if min_relevance is None else check_fraction("min_relevance", min_relevance),
+            "per_source": None if per_source is None else check_count("per_source", per_source),
+            "source_key": source_key,
+            "fold_duplicates": fold_duplicates,
         }
+        self._neighbours = neighbours and check_count("neighbours", neighbours)
         self._with_relevance = with_relevance
         super().__init__(callback_manager=callback_manager, **options)
 
@@ -115,6 +131,7 @@ class SmartRetriever(BaseRetriever):
             "index": str(self._index.path),
             "similarity_top_k": options.pop("top_k"),
             "filters": None if self._filters is None else self._filters.model_dump(mode="json"),
+            "neighbours": self._neighbours,
             "with_relevance": self._with_relevance,
             "sources": self._sources,
             "allow_urls": self._allow_urls,
@@ -137,6 +154,9 @@ class SmartRetriever(BaseRetriever):
         hits = self._index.search(query_of(query_bundle), where=where_of(self._filters), **self._options)
         scores = [hit.relevance if self._with_relevance else hit.score for hit in hits]
         nodes = nodes_of(hits, self._index, allow_urls=self._allow_urls)
+        if self._neighbours:
+            for node, hit in zip(nodes, hits, strict=True):
+                note(node, WINDOW, hit.window(self._neighbours))
         return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

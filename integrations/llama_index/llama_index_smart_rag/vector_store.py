@@ -27,7 +27,8 @@ from smart_rag.paths import absolute, model_location
 from smart_rag.threads import in_reader_thread, in_writer_thread
 from smart_rag.types import Content
 
-_OF_QUERY = ("where_document", "image_path", "mmr_threshold", "mmr_prefetch_k", "mmr_prefetch_factor")
+_OF_SEARCH = ("where_document", "per_source", "source_key", "fold_duplicates")
+_OF_QUERY = (*_OF_SEARCH, "image_path", "mmr_threshold", "mmr_prefetch_k", "mmr_prefetch_factor")
 # For each hit that MMR returns, it chooses from this many hits by default, as in LlamaIndex's Chroma store.
 _MMR_PREFETCH = 4.0
 _MMR_LAMBDA = 0.5
@@ -221,6 +222,9 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         Args:
             query: a query of LlamaIndex.
             kwargs: ``where_document`` is a filter on texts, such as ``{"$contains": "pump"}``. See `SmartIndex.search`.
+                ``per_source`` says how many nodes a source may have. The source of a node is the document that it was
+                cut from, unless ``source_key`` names another metadata key. With ``fold_duplicates``, nodes that say
+                nearly the same are returned only once, and ``duplicates`` in the metadata are the ids of the others.
                 ``image_path`` adds an image to the query. Then the query's embedding is ignored, because LlamaIndex
                 embeds only the text. The mode ``mmr`` has more arguments. With ``mmr_threshold`` 1, only relevance
                 counts. ``mmr_prefetch_k`` is the number of hits from which ``mmr`` chooses. ``mmr_prefetch_factor``
@@ -240,8 +244,9 @@ class SmartVectorStore(Pickled, BasePydanticVectorStore):
         representation, weights = self._representation(query, kwargs.get("image_path"))
         search = {
             "where": where_of(query.filters, query.doc_ids),
-            "where_document": kwargs.get("where_document"),
             "weights": weights,
+            "source_key": REF_DOC_ID,
+            **{name: kwargs[name] for name in _OF_SEARCH if name in kwargs},
         }
         if query.mode is VectorStoreQueryMode.DEFAULT:
             hits = self._search(representation, query.similarity_top_k, **search)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.word_encoder import WordEncoder
 from llama_index.core.llms import MockLLM
-from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.postprocessor import MetadataReplacementPostProcessor, SimilarityPostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index_smart_rag import (
@@ -49,6 +49,52 @@ def test_options_reach_the_search(index, options):
     nodes = SmartRetriever(index, 2, **options).retrieve("boats about")
     hits = index.search("boats about", 2, **options)
     assert [(node.node_id, node.score) for node in nodes] == [(hit.id, hit.score) for hit in hits]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """An index of two files with three chunks each. The second file is a copy of the first."""
+    texts = ["the keys hang in the office", "dogs bark at night in the boat house", "the watch ends at six"]
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        for name in ("a.txt", "b.txt"):
+            path = str(tmp_path / name)
+            index.add([Document(f"{path}#{i}", text, {"source": path, "chunk": i}) for i, text in enumerate(texts)])
+        yield index
+
+
+def test_one_node_of_each_source(files):
+    hits = files.search("dogs bark", 4, per_source=1)
+    assert len({hit.source for hit in hits}) == len(hits) == 2
+    assert [node.node_id for node in SmartRetriever(files, 4, per_source=1).retrieve("dogs bark")] == [
+        hit.id for hit in hits
+    ]
+    assert len(SmartRetriever(files, 9, per_source=1, source_key="chunk").retrieve("dogs bark")) == 3
+    with pytest.raises(InvalidInput, match="per_source"):
+        SmartRetriever(files, per_source=0)
+
+
+def test_near_duplicates_are_named(files):
+    hits = files.search("dogs bark", 4, fold_duplicates=True)
+    nodes = SmartRetriever(files, 4, fold_duplicates=True).retrieve("dogs bark")
+    assert len(nodes) == 3
+    assert [node.metadata["duplicates"] for node in nodes] == [list(hit.duplicates) for hit in hits]
+    assert all(hits[0].duplicates[0] not in node.node.get_content(mode) for node in nodes for mode in ("llm", "embed"))
+    assert all("duplicates" not in node.metadata for node in SmartRetriever(files, 4).retrieve("dogs bark"))
+
+
+def test_neighbours_are_in_the_window(files):
+    """As with LlamaIndex's own sentence windows, a postprocessor puts them in the place of the passage."""
+    hits = files.search("dogs bark", 4)
+    retriever = SmartRetriever(files, 4, neighbours=1)
+    nodes = retriever.retrieve("dogs bark")
+    assert [node.text for node in nodes] == [hit.text for hit in hits]
+    assert "the office" in nodes[0].metadata["window"]
+    assert "the office" not in nodes[0].node.get_content("llm")
+    replaced = MetadataReplacementPostProcessor(target_metadata_key="window").postprocess_nodes(nodes)
+    assert [node.text for node in replaced] == [hit.window() for hit in hits]
+    for bad in (-1, 1.5):
+        with pytest.raises(InvalidInput, match="neighbours"):
+            SmartRetriever(files, neighbours=bad)
 
 
 def test_by_default_the_weights_are_the_indexs(tmp_path):

@@ -503,6 +503,40 @@ def test_a_model_may_be_named_by_its_folder(tmp_path):
         assert store.to_dict()["model_name"] == str(get_model_path())
 
 
+def test_one_node_of_each_document(store):
+    """The source of a node is the document that it was cut from."""
+    store.add(
+        [
+            TextNode(
+                id_=f"{source}-{i}",
+                text=f"keys and {word} and boats",
+                relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=source)},
+                metadata={"word": word},
+            )
+            for source in ("first", "second")
+            for i, word in enumerate(WORDS)
+        ]
+    )
+    index = VectorStoreIndex.from_vector_store(store, store.embed_model)
+
+    def found(**kwargs):
+        nodes = index.as_retriever(similarity_top_k=9, vector_store_kwargs=kwargs).retrieve("keys and boats")
+        return [node.node for node in nodes]
+
+    assert len(found()) == 9
+    assert {node.ref_doc_id for node in found(per_source=1)} == {"first", "second"}
+    assert len(found(per_source=1)) == 2
+    assert len(found(per_source=3)) == 6
+    assert sorted(node.metadata["word"] for node in found(per_source=1, source_key="word")) == sorted(WORDS)
+    folded = found(fold_duplicates=True)
+    assert len(folded) == len(WORDS)
+    assert all(len(node.metadata["duplicates"]) == 1 for node in folded)
+    diverse = index.as_retriever(
+        similarity_top_k=2, vector_store_query_mode="mmr", vector_store_kwargs={"per_source": 1}
+    ).retrieve("keys and boats")
+    assert {node.node.ref_doc_id for node in diverse} == {"first", "second"}
+
+
 def test_a_misspelt_argument_of_a_query_is_refused(tmp_path):
     """It was ignored, so that a filter let everything pass."""
     with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
 from smart_rag.index.explain.explanation import Explanation, Question
+from smart_rag.index.hits.neighbours import ids_around
 from smart_rag.index.index_encoder import IndexEncoder
 from smart_rag.index.queries import as_documents, checked_queries
 from smart_rag.index.relevance import Calibration
@@ -21,13 +22,17 @@ from smart_rag.types import Content, Document, Hit
 
 @dataclass(frozen=True, eq=False)
 class Explainer:
-    """The query of a search, and the store and the encoder that answered the query. All hits of one query share it."""
+    """The query of a search, and the store and the encoder that answered the query. All hits of one query share it.
+
+    ``get`` returns the documents of the index with given ids.
+    """
 
     query: str | Content | Representation
     search: Search
     encoder: IndexEncoder
     session: Session
     calibration: Calibration
+    get: Callable[[Sequence[str]], list[Document]]
 
     def explain(self, hit: Hit) -> Explanation:
         """Return the explanation of ``hit``; see `Hit.explain`."""
@@ -46,6 +51,10 @@ class Explainer:
         self.session.check_open()
         scale = self.calibration.scale(self.search)
         return None if scale is None else scale.relevance(hit.score)
+
+    def neighbours(self, hit: Hit, before_and_after: int) -> list[Document]:
+        """Return the documents around ``hit`` in its file; see `Hit.neighbours`."""
+        return self.get(ids_around(hit, before_and_after))
 
     @cached_property
     def _question(self) -> Question:

@@ -5,8 +5,9 @@ import pickle
 import pytest
 from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField
-from langchain_smart_rag import SmartRetriever
+from langchain_smart_rag import SmartRetriever, SmartVectorStore
 
+import smart_rag
 from smart_rag import IndexConfig, SmartIndex
 from smart_rag.errors import IndexClosed, IndexNotFound, InvalidInput
 
@@ -55,6 +56,54 @@ def test_fields_and_arguments_of_a_call(filled):
     assert [document.id for document in retriever.invoke("dogs", **options)] == [hit.id for hit in hits]
     with pytest.raises(TypeError):
         retriever.invoke("dogs", top_k=3)
+
+
+@pytest.fixture
+def files(index, tmp_path):
+    """An index of two files with three chunks each. The second file is a copy of the first."""
+    texts = ["The keys hang in the office.", "Dogs bark at night in the boat house.", "The watch ends at six."]
+    for name in ("a.txt", "b.txt"):
+        path = tmp_path / name
+        metadata = {"source": str(path)}
+        index.add(smart_rag.Document(f"{path}#{i}", text, {**metadata, "chunk": i}) for i, text in enumerate(texts))
+    return index
+
+
+def test_one_document_of_each_source(files):
+    hits = files.search("dogs", 4, per_source=1)
+    assert [hit.source for hit in hits] == [hit.source for hit in hits[:2]]
+    for found in (
+        SmartRetriever(files, per_source=1).invoke("dogs"),
+        SmartRetriever(files).invoke("dogs", per_source=1),
+        SmartVectorStore(files).as_retriever(search_kwargs={"per_source": 1}).invoke("dogs"),
+        SmartVectorStore(files).max_marginal_relevance_search("dogs", per_source=1),
+    ):
+        assert [document.id for document in found] == [hit.id for hit in hits]
+    assert len(SmartRetriever(files, per_source=1, source_key="chunk", k=9).invoke("dogs")) == 3
+    with pytest.raises(InvalidInput, match="per_source"):
+        SmartRetriever(files, per_source=0)
+
+
+def test_near_duplicates_are_named(files):
+    hits = files.search("dogs", 4, fold_duplicates=True)
+    for found in (
+        SmartRetriever(files, fold_duplicates=True).invoke("dogs"),
+        SmartVectorStore(files).as_retriever(search_kwargs={"fold_duplicates": True}).invoke("dogs"),
+    ):
+        assert len(found) == 3
+        assert [document.metadata["duplicates"] for document in found] == [list(hit.duplicates) for hit in hits]
+    assert all("duplicates" not in document.metadata for document in SmartRetriever(files).invoke("dogs"))
+
+
+def test_neighbours_stand_around_the_passage(files):
+    hits = files.search("dogs", 4)
+    retriever = SmartRetriever(files, neighbours=1)
+    assert [document.page_content for document in retriever.invoke("dogs")] == [hit.window() for hit in hits]
+    assert retriever.invoke("dogs")[0].page_content.splitlines()[1] == hits[0].text
+    assert [document.page_content for document in retriever.invoke("dogs", neighbours=0)] == [hit.text for hit in hits]
+    for bad in (-1, 1.5):
+        with pytest.raises(InvalidInput, match="neighbours"):
+            SmartRetriever(files, neighbours=bad)
 
 
 @pytest.mark.asyncio
