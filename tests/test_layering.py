@@ -48,6 +48,7 @@ OWNERS = {
     "openai": {"answer"},
     "peft": {"encoders", "training"},
     "pypdfium2": {"files"},
+    "watchfiles": {"files"},
     "python_calamine": {"files"},
     "safetensors": {"encoders"},
     "sentence_transformers": {"encoders", "training"},

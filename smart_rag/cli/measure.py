@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from smart_rag.cli import display
+from smart_rag.cli import display, figures
 from smart_rag.cli.console import check_report_file, on_terminal, out, print_json, show_figures
 from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import (
@@ -124,7 +124,7 @@ def evaluate(
         ) as index,
     ):
         result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())
-    show_figures(result, display.evaluation_tables(result), json_file)
+    show_figures(result, figures.evaluation_tables(result), json_file)
 
 
 def _evaluate_published(
@@ -151,7 +151,7 @@ def _evaluate_published(
         limit_queries=limit_queries,
         show_progress_bar=on_terminal(),
     )
-    show_figures(result, display.paper_tables(result), json_file)
+    show_figures(result, figures.paper_tables(result), json_file)
     if result["failed"]:
         raise SystemExit(1)
 
@@ -185,13 +185,13 @@ def tune(
         if not dry_run:
             index.calibrate(tuner.relevant_scores(index, texts, judgements))
     if as_json:
-        print_json(display.tuning_json(found, written=writes))
+        print_json(figures.tuning_json(found, written=writes))
         return
-    out.print(display.tuning_table(found))
+    out.print(figures.tuning_table(found))
     done = "The best setting is saved in the index." if writes else "The index is unchanged."
     if found.choice != found.current and not (writes or dry_run):
         done += " --force saves the best setting anyway."
-    out.print(Text(display.tuning_verdict(found) + "\n" + done), soft_wrap=True)
+    out.print(Text(figures.tuning_verdict(found) + "\n" + done), soft_wrap=True)
 
 
 def demo(db: KeptDb = None) -> None:

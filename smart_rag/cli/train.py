@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from smart_rag.cli import display
+from smart_rag.cli import figures
 from smart_rag.cli.console import check_report_file, err, on_terminal, out, show_figures
 from smart_rag.cli.options import BaseModel, Device, LimitQueries, MaxPixels, ProfileName, ReportFile, Trusted
 from smart_rag.config import DEFAULT_MODEL, AdapterObjective, Objective
@@ -227,13 +227,13 @@ def _show_training(
 ) -> None:
     """Show the figures of a training, the line ``done`` and the report's warning. Write the plot.
 
-    ``unit`` is the same as in `display.training_tables`.
+    ``unit`` is the same as in `figures.training_tables`.
     """
     if os.environ.get("RANK", "0") != "0":  # only the first of several processes prints
         return
     if plot is not None:
         report.save_plot(plot)
-    show_figures(report.as_json(), display.training_tables(report, unit), json_file)
+    show_figures(report.as_json(), figures.training_tables(report, unit), json_file)
     if json_file != "-":
         out.print(Text(done), soft_wrap=True)
     if report.warning:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +31,8 @@ from smart_rag.cli.options import (
     Trusted,
 )
 from smart_rag.cli.report import print_report, print_survey, report_json
-from smart_rag.cli.watch import follow
 from smart_rag.config import DEFAULT_FILE_MEMORY, DEFAULT_FILE_SECONDS, IndexConfig
-from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
+from smart_rag.errors import DocumentError, IndexLocked, InvalidInput, MissingExtra
 from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.paths import absolute, shown
 from smart_rag.reports import AddReport, FailedFile, ReadFile
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 # The first search calibrates a smaller index in a moment.
 _WORTH_CALIBRATING = 200
+# While another process writes, the next try to write is after so many seconds.
+_SECONDS_TO_WAIT = 2.0
 
 
 def index(
@@ -92,6 +94,7 @@ def index(
     """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files import limits
     from smart_rag.files.finder import ALL_MODALITIES
+    from smart_rag.files.watcher import changes
 
     check_report_file(report_file, "--report")
     within_limits = partial(limits, file_seconds=file_seconds or None, file_memory=file_memory or None)
@@ -150,20 +153,32 @@ def index(
         shutil.rmtree(db, ignore_errors=True)
     elif encoder is not None:
         find = partial(wanted.find_or_nothing, Manifest.read(db).modalities)
+        note(f"watching {', '.join(map(str, paths))}; Ctrl-C ends it", "dim")
         with within_limits():
-            for change in follow(paths, find, partial(_add_changed, db, encoder), db):
-                print_report(change)
+            for changed in changes(paths, find, db):
+                print_report(_add_changed(db, encoder, changed))
                 out.file.flush()  # into a pipe or a file, Python would write it much later
     if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
         raise SystemExit(1)
 
 
 def _add_changed(db: Path, encoder: Encoder, paths: Sequence[Path]) -> AddReport:
-    """Write the files ``paths``, and remove the documents of those that are gone. Others can write before and after."""
+    """Write the files ``paths``, and remove the documents of those that are gone.
+
+    Other processes can write before and after. While one of them writes, this is tried again and again.
+    """
     from smart_rag.index.smart_index import SmartIndex
 
-    with SmartIndex.open(db, encoder) as opened:
-        return opened.add_files(paths, prune=True)
+    is_told = False
+    while True:
+        try:
+            with SmartIndex.open(db, encoder) as opened:
+                return opened.add_files(paths, prune=True)
+        except IndexLocked as error:
+            if not is_told:
+                note(f"{error}; {number(len(paths), 'changed file')} will be tried again", "yellow")
+            is_told = True
+            time.sleep(_SECONDS_TO_WAIT)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,177 @@
+"""Figures of the command line: tables of evaluations, tunings and trainings for people, JSON values for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from smart_rag.cli.display import size_text
+from smart_rag.wording import number
+
+if TYPE_CHECKING:
+    from smart_rag.evaluation.tuner import Setting, Tuning
+    from smart_rag.training.report import TrainingReport
+
+
+def evaluation_tables(result: Mapping[str, Any]) -> Group:
+    """Return the figures of `evaluate` as tables."""
+    counts = f"{number(result['documents'], 'document')}, {number(result['queries'], 'query')}"
+    quality = Table(title=f"{result['dataset']}: {counts}")
+    quality.add_column("ranking")
+    metrics = list(result["runs"]["hybrid"])
+    for metric in metrics:
+        quality.add_column(metric, justify="right")
+    for name, values in result["runs"].items():
+        quality.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))
+    differences = Table(title="differences in nDCG@10")
+    for column in ("", "mean", "95 % interval", ""):
+        differences.add_column(column, justify="right" if column else "left")
+    for name, values in result["differences"].items():
+        interval = f"{values['low']:+.4f} to {values['high']:+.4f}"
+        differences.add_row(name, f"{values['ndcg@10']:+.4f}", interval, values["verdict"])
+    searches = Table(title=f"one search, by its first stage (auto: {result['auto']}); p50 in milliseconds, last: p95")
+    steps = list(dict.fromkeys(step for values in result["first_stages"].values() for step in values["latency_ms"]))
+    searches.add_column("")
+    for column in ("best 10 found", "scored", *steps, "p95"):
+        searches.add_column(column, justify="right")
+    for stage, values in result["first_stages"].items():
+        times = values["latency_ms"]
+        searches.add_row(
+            stage,
+            f"{values['recall_of_best']:.4f}",
+            f"{values['documents_scored']:,.0f}",
+            *(f"{times[step]['p50']:.1f}" if step in times else "-" for step in steps),
+            f"{times['total']['p95']:.1f}",
+        )
+    storage, ingest = result["storage"], result["ingest"]
+    speed = (
+        f"{ingest['documents_per_s']:.1f} documents/s"
+        if ingest["documents_per_s"]
+        else "not measured, the documents were indexed already"
+    )
+    return Group(
+        quality,
+        differences,
+        searches,
+        f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
+        f"document, {size_text(storage['total_bytes'])} in total; ingest: {speed}",
+    )
+
+
+def paper_tables(result: Mapping[str, Any]) -> Group:
+    """Return the figures of `evaluate_published` as tables, in percent, with what was left out below them."""
+    published_model = result["published_model"]
+    table = Table(title=f"{result['model']}, in percent; in brackets: {published_model or 'no published figures'}")
+    table.add_column("")
+    for heading in ("measure", "datasets", "pooled", "late", "pooled + late"):
+        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    for name, column in {**result["columns"], "average": result["average"]}.items():
+        if not column["runs"]:
+            continue
+        figures = [_beside(column, ranking) for ranking in ("pooled", "late", "smart")]
+        tasks = f"{column['tasks']} of {column['of']}" if column["of"] else f"{column['tasks']}, not in the paper"
+        if column["unreadable"]:
+            tasks += f", without {number(column['unreadable'], 'row')}"
+        table.add_row(name, column.get("measure", ""), tasks, *figures)
+    datasets = Table(title="datasets, in percent")
+    datasets.add_column("", overflow="fold")
+    for heading in ("documents", "queries", "pooled", "late", "pooled + late"):
+        datasets.add_column(heading, justify="right")
+    notes = []
+    for found in result["datasets"]:
+        figures = [f"{100 * found['runs'][ranking][found['measure']]:.2f}" for ranking in ("pooled", "late", "smart")]
+        datasets.add_row(found["name"], f"{found['documents']:,}", f"{found['queries']:,}", *figures)
+        if found["left_out"]:
+            notes.append(f"{found['name']}: left out: {'; '.join(found['left_out'])}")
+    notes += [f"{other['name']}: not ranked: {other['reason']}" for other in [*result["skipped"], *result["failed"]]]
+    return Group(table, datasets, *(Text(note) for note in notes))
+
+
+def _beside(column: Mapping[str, Any], ranking: str) -> str:
+    """Return our figure, and the published one in brackets if there is one."""
+    published = column["published"].get(ranking)
+    return f"{column['runs'][ranking]:.2f}" + ("" if published is None else f" ({published:.2f})")
+
+
+def _setting_json(setting: Setting) -> dict[str, Any]:
+    return {"weights": list(setting.weights), "weighting": setting.weighting}
+
+
+def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
+    """Return the result of `tune` as JSON values."""
+    return {
+        "queries": found.queries,
+        "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
+        "current": _setting_json(found.current),
+        "choice": _setting_json(found.choice),
+        "held_out": found.held_out.as_json("ndcg@10"),
+        "written": written,
+    }
+
+
+def tuning_table(found: Tuning) -> Table:
+    """Return the score of each setting. Each row is for one ratio of the weights: from only late to only pooled."""
+    table = Table(title=f"nDCG@10 of {found.queries:,} queries")
+    table.add_column("pooled : late")
+    for column in ("weighting idf", "weighting none"):
+        table.add_column(column, justify="right")
+    rows: dict[tuple[float, float], dict[str, Text]] = {}
+    for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
+        mark = " current" if setting == found.current else " best" if setting == found.choice else ""
+        cell = Text(f"{found.scores[setting]:.4f}{mark:<8}", style="bold" if mark else "")
+        rows.setdefault(setting.weights, {})[setting.weighting] = cell
+    for weights, cells in rows.items():
+        table.add_row(_ratio(weights), cells.get("idf", ""), cells.get("none", ""))
+    return table
+
+
+def tuning_verdict(found: Tuning) -> str:
+    """Return the conclusion of `tune`."""
+    if found.choice == found.current:
+        return f"No setting is better than the current setting of the index, {_setting(found.current)}."
+    held_out = found.held_out
+    is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
+    return (
+        f"Best: {_setting(found.choice)}; current: {_setting(found.current)}.\n"
+        f"Difference on held-out queries, with the setting that is best on the others: {held_out.mean:+.4f} "
+        f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}): {is_noise}."
+    )
+
+
+def _setting(setting: Setting) -> str:
+    return f"{_ratio(setting.weights)}, weighting {setting.weighting}"
+
+
+def _ratio(weights: tuple[float, float]) -> str:
+    return f"{weights[0]:g} : {weights[1]:g}"
+
+
+def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
+    """Return the figures of a training: the base model, SMART before and after the training, and the differences.
+
+    ``unit`` is ``"epoch"`` if the model was evaluated after each epoch, or ``"evaluation"`` if more often.
+    """
+    queries, documents = number(report.held_out_queries, "held-out query"), number(report.documents, "document")
+    quality = Table(title=f"nDCG@10 of {queries} among {documents}")
+    for column in ("", "pooled", "late", "hybrid"):
+        quality.add_column(column, justify="right" if column else "left")
+    frozen, trained = (
+        [f"{report.ndcg[f'{when} {name}']:.4f}" for name in ("pooled", "late", "hybrid")]
+        for when in ("frozen", "trained")
+    )
+    quality.add_row("base model", frozen[0], "", "")
+    quality.add_row("SMART, frozen", "", *frozen[1:])
+    if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change the pooled ranking
+        trained[0] = ""
+    quality.add_row(f"trained, {unit} {report.best_epoch} of {len(report.history) - 1}", *trained)
+    differences = Table(title="differences")
+    for column in ("", "mean", "95 % interval", ""):
+        differences.add_column(column, justify="right" if column else "left")
+    for name, found in report.differences.items():
+        interval = f"{found.low:+.4f} to {found.high:+.4f}"
+        differences.add_row(name, f"{found.mean:+.4f}", interval, found.verdict)
+    return Group(quality, differences)
