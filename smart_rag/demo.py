@@ -33,7 +33,7 @@ def sample_folder() -> Path:
 
 def sample_questions() -> list[SampleQuestion]:
     """Return the questions about the sample documents."""
-    rows = json.loads((sample_folder() / "questions.json").read_text(encoding="utf-8"))
+    rows = json.loads((Path(__file__).parent / "sample_questions.json").read_text(encoding="utf-8"))
     return [
         SampleQuestion(row["question"], row["answer_source"], row["answer_page"], row["answer_contains"], row["demo"])
         for row in rows

@@ -30,7 +30,7 @@ def test_two_lines_and_an_import_differ():
 def passages(minilm, tmp_path):
     """Return the bundled documents, cut into passages."""
     with SmartIndex.create(tmp_path / "cut", minilm) as index:
-        index.add_files([sample_folder()], exclude=["questions.json"])
+        index.add_files([sample_folder()])
         return [Document(cut.text, id=cut.id, metadata=dict(cut.metadata)) for cut in index.documents()]
 
 
