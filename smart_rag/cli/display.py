@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from smart_rag.cli.console import printable
+from smart_rag.cli.console import on_one_line, printable
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.types import Document, Hit, ImageSource, PdfPage, chunk_of
@@ -60,7 +60,7 @@ def _file(source: ImageSource | None) -> str | None:
 
 def source_label(hit: Hit) -> str:
     """Return the file and the page of a hit, or its id if it has no file."""
-    name = _on_one_line(short_path(hit.source) if hit.source else hit.id)
+    name = on_one_line(short_path(hit.source) if hit.source else hit.id)
     return f"{name}, page {hit.page}" if hit.page is not None else name
 
 
@@ -111,11 +111,7 @@ def source_line(hit: Hit) -> Text:
 
 def _duplicates(hit: Hit) -> str:
     """Return the ids of the passages that were folded into ``hit``."""
-    return f"nearly the same: {', '.join(_on_one_line(short_path(name)) for name in hit.duplicates)}"
-
-
-def _on_one_line(name: str) -> str:
-    return printable(name).replace("\n", "\ufffd")
+    return f"nearly the same: {', '.join(on_one_line(short_path(name)) for name in hit.duplicates)}"
 
 
 def unknown_citations(numbers: Sequence[int], sources: int) -> str:
