@@ -33,6 +33,11 @@ def printable(text: str) -> str:
     return text.translate(_SHOWN)
 
 
+def on_one_line(name: str) -> str:
+    """Return ``name`` without characters that a terminal would not show, and without line breaks."""
+    return printable(name).replace("\n", "\ufffd")
+
+
 _ESCAPED = {code: f"\\u{code:04x}" for code in _OBEYED if code >= 0x7F}  # `json.dumps` has escaped the others
 
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from smart_rag.cli.console import printable
+from smart_rag.cli.console import on_one_line, printable
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.types import Document, Hit, ImageSource, PdfPage, chunk_of
@@ -58,7 +58,7 @@ def _file(source: ImageSource | None) -> str | None:
 
 def source_label(hit: Hit) -> str:
     """Return the file and the page of a hit, or its id if it has no file."""
-    name = printable(short_path(hit.source) if hit.source else hit.id).replace("\n", "\ufffd")  # one line
+    name = on_one_line(short_path(hit.source) if hit.source else hit.id)
     return f"{name}, page {hit.page}" if hit.page is not None else name
 
 
@@ -91,10 +91,9 @@ def hit_text(
     medium = "[image]" if hit.video is None else "[video]"
     passage = _passage(hit.text, words) if hit.text.strip() else Text(medium, style="dim")
     lines = [passage]
-    if neighbours:
-        texts = [(one.id, Text(_passage(one.text, []).plain, style="dim")) for one in neighbours]
-        shown = sorted([*texts, (hit.id, passage)], key=lambda one: chunk_of(one[0]))
-        lines = [text for _, text in shown]
+    for one in neighbours:
+        place = len(lines) if chunk_of(one.id) > chunk_of(hit.id) else len(lines) - 1
+        lines.insert(place, Text(_passage(one.text, []).plain, style="dim"))
     if hit.duplicates:
         lines.append(Text(_duplicates(hit), style="dim"))
     return Group(head, *(Padding(line, (0, 0, 0, 4)) for line in lines[:-1]), Padding(lines[-1], (0, 0, 1, 4)))
@@ -109,10 +108,8 @@ def source_line(hit: Hit) -> Text:
 
 
 def _duplicates(hit: Hit) -> str:
-    """Return the ids of the passages that were folded into ``hit``, on one line."""
-    return "nearly the same: " + ", ".join(
-        printable(short_path(name)).replace("\n", "\ufffd") for name in hit.duplicates
-    )
+    """Return the ids of the passages that were folded into ``hit``."""
+    return f"nearly the same: {', '.join(on_one_line(short_path(name)) for name in hit.duplicates)}"
 
 
 def unknown_citations(numbers: Sequence[int], sources: int) -> str:
