@@ -52,7 +52,7 @@ def mean_reciprocal(ranks: list[int]) -> float:
 
 
 def test_the_samples_are_of_several_formats_and_one_has_pages():
-    assert {path.suffix for path in find([sample_folder()])} >= {".pdf", ".md", ".txt", ".html"}
+    assert {path.suffix for path in find([sample_folder()]).files} >= {".pdf", ".md", ".txt", ".html"}
     assert {question.page for question in QUESTIONS} > {None, 1, 5}
     assert 3 <= len(DEMO) <= 5
     assert len({question.question for question in QUESTIONS}) == len(QUESTIONS) >= 20
