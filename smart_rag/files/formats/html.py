@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from smart_rag.errors import MissingExtra
@@ -49,20 +50,24 @@ def text_of_html(data: bytes, path: Path) -> Page:
         DocumentError: ``data`` is binary.
         MissingExtra: selectolax is not installed.
     """
+    found = decode(data, path, is_html=True)
+    page = page_of_markup(found.text, path)
+    return replace(page, left_out=(*found.left_out, *page.left_out))
+
+
+def page_of_markup(markup: str, path: Path) -> Page:
+    """Return the page of an HTML or XHTML document that is decoded; see `text_of_html`."""
     try:
         from selectolax.lexbor import LexborHTMLParser
     except ImportError as error:
         raise MissingExtra("selectolax", "html", f"reading {path.name}") from error
-    found = decode(data, path, is_html=True)
-    markup = found.text
     if path.suffix.lower() in (".xhtml", ".epub") or _IS_XHTML.match(markup):
         markup = _ENDED.sub(_as_html, _replaced(markup, _CDATA, _escaped, "]]>"))
     tree = LexborHTMLParser(_replaced(markup, _NOSCRIPT, lambda _: " ", "</noscript", "</NOSCRIPT"))
     visible = Visible(tree)
     head = "\n\n".join(visible.head())
     text = f"{head}\n\n{visible.text}" if head and visible.text else head or visible.text
-    left_out = [f"{number(words, 'word')} of {what}" for what, words in visible.left_out.items()]
-    return Page(text, left_out=(*found.left_out, *left_out))
+    return Page(text, left_out=tuple(f"{number(words, 'word')} of {what}" for what, words in visible.left_out.items()))
 
 
 def _replaced(markup: str, pattern: re.Pattern[str], by: Callable[[re.Match[str]], str], *ends: str) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from smart_rag.errors import DocumentError
+from smart_rag.files.formats.html import text_of_html
 from smart_rag.files.formats.office.archive import Archive, elements, local
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.plain.mail import decoded
-from smart_rag.files.formats.plain.markup import html_text
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -25,7 +25,7 @@ def read_epub(path: Path) -> Iterator[Page]:
 
     Raises:
         DocumentError: the file is encrypted or damaged.
-        MissingExtra: lxml is not installed.
+        MissingExtra: lxml or selectolax is not installed.
     """
     with Archive(path) as archive:
         container = archive.xml("META-INF/container.xml")
@@ -37,7 +37,7 @@ def read_epub(path: Path) -> Iterator[Page]:
             try:
                 if name in encrypted:
                     raise DocumentError(path, "encrypted")
-                yield Page(html_text(decoded(archive.read(name)), path.name), metadata=metadata)
+                yield replace(text_of_html(archive.read(name), path), metadata=metadata)
             except DocumentError as error:
                 archive.left_out.append(f"the chapter {name!r} cannot be read ({error.reason})")
         yield Page("", left_out=tuple(archive.left_out))

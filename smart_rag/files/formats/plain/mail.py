@@ -10,8 +10,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from smart_rag.errors import DocumentError
+from smart_rag.files.formats.html import page_of_markup
+from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.plain.markup import html_text
 from smart_rag.wording import number
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
@@ -26,7 +27,7 @@ def read_mail(path: Path) -> Iterator[Page]:
 
     Raises:
         DocumentError: the file is no mail.
-        MissingExtra: the body is HTML, and lxml is not installed.
+        MissingExtra: the body is HTML, and selectolax is not installed.
     """
     with path.open("rb") as file:
         data = file.read(_MOST_BYTES + 1)
@@ -36,7 +37,7 @@ def read_mail(path: Path) -> Iterator[Page]:
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():
         raise DocumentError(path, "no mail: it has none of the headers Subject, From, To and Date")
-    body = _Body(path.name)
+    body = _Body(path)
     body.read(message)
     yield mail_page(headers, "\n\n".join(body.texts), body.attachments, body.left_out)
 
@@ -61,17 +62,14 @@ def decoded(data: bytes, charset: str | None = None) -> str:
             return data.decode(encoding)
         except (LookupError, ValueError):  # an unknown charset, or other bytes than it has
             continue
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(data).best()
-    return data.decode("cp1252", "replace") if best is None else str(best)
+    return data.decode(detect(data), "replace")
 
 
 class _Body:
     """The texts of a mail, the names of its attachments, and what cannot be read."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self.texts: list[str] = []
         self.attachments: list[str] = []
         self.left_out: list[str] = []
@@ -103,7 +101,11 @@ class _Body:
     def _text(self, part: Message) -> str:
         payload = part.get_payload(decode=True)
         text = decoded(payload if isinstance(payload, bytes) else b"", part.get_content_charset())
-        return html_text(text, self._name) if part.get_content_type() == "text/html" else text.strip()
+        if part.get_content_type() != "text/html":
+            return text.strip()
+        page = page_of_markup(text, self._path)
+        self.left_out += page.left_out
+        return page.text
 
 
 def _parts(part: Message) -> list[Message]:

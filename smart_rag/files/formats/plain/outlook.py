@@ -9,11 +9,11 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.office.legacy import ole, stream
 from smart_rag.files.formats.office.rtf import rtf_text
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.mail import decoded, mail_page
-from smart_rag.files.formats.plain.markup import html_text
 
 _SUBJECT, _TO, _CC, _SENDER = "0037", "0E04", "0E03", "0C1A"
 _ADDRESSES = ("5D01", "0C1F")
@@ -54,18 +54,19 @@ def read_msg(path: Path) -> Iterator[Page]:
             for folder in sorted({entry[0] for entry in opened.listdir() if entry[0].startswith("__attach")})
         ]
         headers = {name: " ".join(text.split()) for name, text in headers.items() if text}
-        yield mail_page(headers, _body(opened, path.name), attachments, [])
+        body = _body(opened, path)
+        yield mail_page(headers, body.text, attachments, [*body.left_out])
 
 
-def _body(opened: Any, name: str) -> str:
+def _body(opened: Any, path: Path) -> Page:
     """Return the plain text, or else the HTML, or else the rich text."""
     plain = _text(opened, _BODY)
     if plain:
-        return plain.replace("\r\n", "\n")
+        return Page(plain.replace("\r\n", "\n"))
     html = _text(opened, _HTML) or decoded(stream(opened, f"__substg1.0_{_HTML}0102"))
     if html.strip():
-        return html_text(html.replace("\0", ""), name)
-    return rtf_text(_unpacked(stream(opened, f"__substg1.0_{_RICH}0102")))[0]
+        return page_of_markup(html.replace("\0", ""), path)
+    return Page(rtf_text(_unpacked(stream(opened, f"__substg1.0_{_RICH}0102")))[0])
 
 
 def _text(opened: Any, id: str, folder: str = "") -> str:
