@@ -152,20 +152,22 @@ def index(
     if is_new and not count:
         shutil.rmtree(db, ignore_errors=True)
     elif encoder is not None:
-        find = partial(wanted.find_or_nothing, Manifest.read(db).modalities)
         note(f"watching {', '.join(map(str, paths))}; Ctrl-C ends it", "dim")
         with within_limits():
-            for changed in changes(paths, find, db):
-                print_report(_add_changed(db, encoder, changed))
-                out.file.flush()  # into a pipe or a file, Python would write it much later
+            for changed in changes(paths, db):
+                report = _add_changed(db, encoder, wanted, changed)
+                if report != AddReport(unchanged=report.unchanged):
+                    print_report(report)
+                    out.file.flush()  # into a pipe or a file, Python would write it much later
     if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
         raise SystemExit(1)
 
 
-def _add_changed(db: Path, encoder: Encoder, paths: Sequence[Path]) -> AddReport:
-    """Write the files ``paths``, and remove the documents of those that are gone.
+def _add_changed(db: Path, encoder: Encoder, wanted: _Wanted, changed: set[Path]) -> AddReport:
+    """Write what is ``wanted`` of the paths that have ``changed``, and remove the passages of files that are gone.
 
-    Other processes can write before and after. While one of them writes, this is tried again and again.
+    If a file is gone, all files are looked at, because another one may have the same bytes. Other processes can write
+    before and after. While one of them writes, this is tried again and again.
     """
     from smart_rag.index.smart_index import SmartIndex
 
@@ -173,12 +175,21 @@ def _add_changed(db: Path, encoder: Encoder, paths: Sequence[Path]) -> AddReport
     while True:
         try:
             with SmartIndex.open(db, encoder) as opened:
-                return opened.add_files(paths, prune=True)
+                files = wanted.find(opened.modalities, warns=False, may_be_empty=True).files
+                gone = [file.path for file in opened.sources() if not changed.isdisjoint(_with_parents(file.path))]
+                gone = [path for path in gone if not path.exists()]
+                if not gone:
+                    files = [file for file in files if not changed.isdisjoint(_with_parents(file))]
+                return opened.add_files([*files, *gone], prune=True)
         except IndexLocked as error:
             if not is_told:
-                note(f"{error}; {number(len(paths), 'changed file')} will be tried again", "yellow")
+                note(f"{error}; {number(len(changed), 'changed file')} will be tried again", "yellow")
             is_told = True
             time.sleep(_SECONDS_TO_WAIT)
+
+
+def _with_parents(path: Path) -> list[Path]:
+    return [path, *path.parents]
 
 
 @dataclass(frozen=True)
@@ -191,7 +202,7 @@ class _Wanted:
     gitignore: bool
     max_file_size: float | None
 
-    def find(self, modalities: Collection[str], warns: bool = True) -> Found:
+    def find(self, modalities: Collection[str], warns: bool = True, may_be_empty: bool = False) -> Found:
         from smart_rag.files.finder import find
 
         return find(
@@ -202,15 +213,8 @@ class _Wanted:
             gitignore=self.gitignore,
             max_file_size=self.max_file_size,
             warns=warns,
+            may_be_empty=may_be_empty,
         )
-
-    def find_or_nothing(self, modalities: Collection[str]) -> Found:
-        from smart_rag.files.finder import Found
-
-        try:
-            return self.find(modalities, warns=False)
-        except InvalidInput:  # the last file is gone, which is no error while changes are followed
-            return Found()
 
 
 def _modalities(db: Path, model: str | None, device: str | None, trust_remote_code: bool) -> Collection[str]:

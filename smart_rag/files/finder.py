@@ -28,12 +28,19 @@ logger = logging.getLogger(__name__)
 
 # A warning names at most this number of files.
 _MOST_NAMES = 5
+_MOST_FORMATS = 8
 ALL_MODALITIES = ("text", "image", "video")
 _MEGABYTE = 10**6
 # Folders that programs fill. Nobody wrote the files in them to be read.
 _OF_PROGRAMS = ("node_modules", "__pycache__", "__MACOSX")
 # A folder with all names of one of these sets belongs to a program, too: a cache, a Python's packages, an index.
-_MARKS = ({"CACHEDIR.TAG"}, {"pyvenv.cfg"}, {"manifest.json", "chroma", "tokens"})
+_MARKS = ({"CACHEDIR.TAG"}, {"pyvenv.cfg"}, {"CMakeCache.txt"}, {"manifest.json", "chroma", "tokens"})
+# So do folders with these names, beside the file of a project whose program makes them.
+_BUILT = ("build", "dist", "out", "target")
+_PROJECTS = {
+    *("pyproject.toml", "setup.py", "package.json", "Cargo.toml", "pom.xml", "build.gradle", "build.gradle.kts"),
+    *("CMakeLists.txt", "meson.build"),
+}
 
 HIDDEN = "hidden"
 EXCLUDED = "named by exclude"
@@ -58,6 +65,10 @@ class Found:
     skipped: list[SkippedFile] = field(default_factory=list)
     failed: list[FailedFile] = field(default_factory=list)
 
+    def left_out(self, reason: str | None = None) -> list[Path]:
+        """Return the paths that were left out for this ``reason``, or for any reason."""
+        return [one.path for one in self.skipped if reason in (None, one.reason)]
+
 
 def find(
     paths: Iterable[str | Path],
@@ -68,6 +79,7 @@ def find(
     gitignore: bool = True,
     max_file_size: float | None = None,
     warns: bool = True,
+    may_be_empty: bool = False,
 ) -> Found:
     """Return the files at and below ``paths``, and what was left out there.
 
@@ -89,6 +101,7 @@ def find(
             above count, too, up to the folder that holds the repository.
         max_file_size: leave out larger files of folders, in megabytes.
         warns: whether to log a warning of what was left out, unless anybody would expect it.
+        may_be_empty: whether it is no error if no file is found.
 
     Raises:
         InvalidInput: a path does not exist, or no file is found.
@@ -105,12 +118,12 @@ def find(
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
     found = search.found()
     left_out = list(_described(found.skipped))
-    if not found.files and not found.failed:
+    if not found.files and not found.failed and not may_be_empty:
         named = ", ".join(map(str, given))
-        known = ", ".join(suffix for suffix in suffixes(modalities) if suffix)
-        raise InvalidInput(
-            f"no documents found in {named or 'nothing'}; {'; '.join([f'the formats are {known}', *left_out])}"
-        )
+        known = [suffix for suffix in suffixes(modalities) if suffix]
+        formats = f"the formats are {', '.join(known[:_MOST_FORMATS])} and {len(known) - _MOST_FORMATS} more"
+        reasons = "; ".join([f"{formats} (smart_rag.files.FORMATS)", *left_out])
+        raise InvalidInput(f"no documents found in {named or 'nothing'}; {reasons}")
     for sentence in left_out if warns else ():
         logger.warning("%s", sentence)
     return found
@@ -170,7 +183,8 @@ class _Search:
                 continue
             if self._gitignore:
                 ignored = self._ignored_in(folder, names, ignored)
-            below = [Path(entry.path) for entry in entries if self._is_folder(entry, root, ignored)]
+            is_project = not names.isdisjoint(_PROJECTS)
+            below = [Path(entry.path) for entry in entries if self._is_folder(entry, root, ignored, is_project)]
             folders += [(path, ignored) for path in reversed(below)]
 
     def _ignored_above(self, root: Path) -> Ignored:
@@ -186,12 +200,14 @@ class _Search:
             self._fail(error.path, error.reason)
             return ignored
 
-    def _is_folder(self, entry: os.DirEntry[str], root: Path, ignored: Ignored) -> bool:
+    def _is_folder(self, entry: os.DirEntry[str], root: Path, ignored: Ignored, is_project: bool) -> bool:
         """Return whether ``entry`` is a folder to look into. Anything else is taken or left out here."""
         path = Path(entry.path)
         try:
             is_folder = entry.is_dir(follow_symlinks=False)
             reason = self._reason(path, is_folder, root, ignored)
+            if is_folder and is_project and path.name in _BUILT:
+                reason = OF_PROGRAMS
             if reason:
                 self._skip(path, reason)
             elif not is_folder:
@@ -231,11 +247,13 @@ class _Search:
         if reason:
             self._skip(path, reason, detail)
         elif is_folder:  # a link to a folder that is looked into anyway
-            return
+            self._skip(path, SAME_FILE, shown(target))
         elif not _is_text(target):
             self._fail(target, _NAME)
         else:
             self._files[target] = None
+            if target != path:
+                self._skip(path, SAME_FILE, shown(target))
 
     def _reason_of_file(self, path: Path, state: os.stat_result) -> tuple[str, str]:
         """Return why a file is left out, in general and in detail. Both are empty if it is taken."""
@@ -278,6 +296,11 @@ def _path(one: SkippedFile | FailedFile) -> Path:
 
 def _matches(path: Path, patterns: Sequence[str]) -> bool:
     return any(fnmatch(path.name, pattern) or fnmatch(path.as_posix(), pattern) for pattern in patterns)
+
+
+def is_asked(reason: str) -> bool:
+    """Return whether files are left out for this ``reason`` only because the options of this call say so."""
+    return reason in (EXCLUDED, NOT_INCLUDED, TOO_LARGE)
 
 
 def is_expected(reason: str) -> bool:

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial, wraps
@@ -45,7 +45,7 @@ from smart_rag.encoders.protocol import (
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
-from smart_rag.files.finder import Found, find
+from smart_rag.files.finder import SAME_FILE, find, is_asked
 from smart_rag.files.reader import Reader, source_of
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
@@ -424,11 +424,12 @@ class SmartIndex:
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         roots = [Path(os.path.realpath(absolute(path))) for path in paths]
-        there = [path for path, root in zip(paths, roots, strict=True) if root.exists() or not prune]
-        found = (
-            find(there, include, exclude, self.manifest.modalities, gitignore=gitignore, max_file_size=max_file_size)
-            if there
-            else Found()
+        found = find(
+            [path for path, root in zip(paths, roots, strict=True) if root.exists() or not prune],
+            *(include, exclude, self.manifest.modalities),
+            gitignore=gitignore,
+            max_file_size=max_file_size,
+            may_be_empty=prune,
         )
         own = self.path.resolve()  # the index holds images, and may itself be inside one of the folders
         wanted = [path for path in found.files if not path.is_relative_to(own)]
@@ -441,16 +442,15 @@ class SmartIndex:
             with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
                 report = FileIngest(ingest, reader).add(wanted)
                 report += AddReport(failed=tuple(found.failed), skipped=tuple(found.skipped))
+                report += ingest.remove(ids_below(self._store.pooled, found.left_out(SAME_FILE)))
                 gone = ids_below(self._store.pooled, roots, is_gone)
+                left = ids_below(self._store.pooled, found.left_out())
                 if prune:
-                    report += ingest.remove(gone)
-        if gone and not prune:
-            count = len(set(map(source_of, gone)))
-            exist, their = ("exists", "its") if count == 1 else ("exist", "their")
-            logger.warning(
-                "%s of the index no longer %s; the option prune removes %s passages",
-                *(number(count, "file"), exist, their),
-            )
+                    asked = ids_below(self._store.pooled, [one.path for one in found.skipped if is_asked(one.reason)])
+                    report += ingest.remove({*gone, *left}.difference(asked))
+        if not prune:
+            _warn_of_stale(gone, "no longer exists", "no longer exist")
+            _warn_of_stale(left, "is left out now", "are left out now")
         return report
 
     def sources(self) -> list[IndexedFile]:
@@ -1256,6 +1256,14 @@ class SmartIndex:
         if now != manifest:
             now.write(self.path)
             self.manifest = now
+
+
+def _warn_of_stale(ids: Collection[str], one: str, several: str) -> None:
+    """Warn of files of the index whose documents have these ``ids``."""
+    if ids:
+        count = len(set(map(source_of, ids)))
+        what, their = (one, "its") if count == 1 else (several, "their")
+        logger.warning("%s of the index %s; the option prune removes %s passages", number(count, "file"), what, their)
 
 
 def _checked_given(documents: Sequence[Document], vectors: Representation) -> list[Document]:

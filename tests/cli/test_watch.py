@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from smart_rag import SmartIndex
 
-SECONDS = 60
+SECONDS = 120
 
 
 class Watching:
@@ -48,6 +48,7 @@ def watching(folder, tmp_path):
     one.process.stdout.close()
 
 
+@pytest.mark.timeout(900)
 def test_changes_are_taken_up_as_they_come(watching, folder, tmp_path):
     watching.wait_for("watching ")  # after the model was loaded
     (folder / "birds.txt").write_text("Birds sing in the morning.")
@@ -57,8 +58,12 @@ def test_changes_are_taken_up_as_they_come(watching, folder, tmp_path):
     temporary.write_text("Birds fly south in the autumn.")
     temporary.replace(folder / "birds.txt")  # as editors do
     watching.wait_for("passages: 1 replaced")
-    (folder / "birds.txt").rename(folder / "swallows.txt")
+    (folder / "copy.txt").write_text("Birds fly south in the autumn.")
+    watching.wait_for("the same content as another file")
+    (folder / "birds.txt").unlink()  # its copy takes its place
     watching.wait_for("passages: 1 moved")
+    (folder / "copy.txt").rename(folder / "swallows.txt")
+    watching.wait_for("passages: 1 moved", times=2)
     (folder / "deep").mkdir()
     (folder / "deep" / "fish.md").write_text("Fish swim.")
     watching.wait_for("passages: 1 added", times=2)

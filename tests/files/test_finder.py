@@ -206,6 +206,9 @@ def test_whatever_is_left_out_is_in_the_result(tree):
         write(tree / name, b"words" * 1000 if name == "big.txt" else b"words")
     write(tree / "cache" / "CACHEDIR.TAG", b"Signature")
     write(tree / "packages" / "pyvenv.cfg", b"")
+    write(tree / "build" / "o.txt", b"words")
+    write(tree / "setup.py", b"words")
+    write(tree / "deep" / "build" / "taken.txt", b"words")  # of no project
     os.mkfifo(tree / "pipe.txt")
     os.link(tree / "a.txt", tree / "deep" / "again.txt")
     (tree / "broken.txt").symlink_to(tree / "nowhere")
@@ -219,6 +222,7 @@ def test_whatever_is_left_out_is_in_the_result(tree):
         "big.txt": "larger than max_file_size",
         **dict.fromkeys(["pipe.txt", "broken.txt"], "neither a file nor a folder"),
         "again.txt": "the same file as another",
+        "build": "a folder that programs fill",
     }
     assert reasons(tree, include=["a.txt"])["b.md"] == "not named by include"
     # Each file of the tree is found, or in the result, or in a folder that is in the result.

@@ -273,6 +273,55 @@ def test_files_with_the_same_bytes_are_added_once(index, tmp_path, recorder):
     assert_whole(index)
 
 
+def test_another_name_of_a_file_that_was_indexed_goes(index, tmp_path):
+    """Hard links and links that are left at the old place."""
+    docs = tmp_path / "docs"
+    first = write(docs / "z.txt", "The cat sat on the mat.")
+    index.add_files([docs])
+    os.link(first, docs / "a.txt")
+    write(first, "Dogs bark at strangers at night.")
+    report = index.add_files([docs])
+    assert [d.id for d in index.documents()] == [f"{docs / 'a.txt'}#0"]
+    assert found(index, "dogs bark").text.startswith("Dogs")
+    assert (docs / "z.txt") in {one.path for one in report.skipped}
+    (docs / "a.txt").unlink()
+    (docs / "z.txt").rename(docs / "moved.txt")
+    (docs / "z.txt").symlink_to(docs / "moved.txt")
+    assert index.add_files([docs]) == AddReport(moved=1)
+    write(docs / "moved.txt", "Fish swim.")
+    assert index.add_files([docs]) == AddReport(replaced=1)
+    assert [(d.id, d.text) for d in index.documents()] == [(f"{docs / 'moved.txt'}#0", "Fish swim.")]
+
+
+def test_a_twin_that_is_not_whole_is_no_reason_to_leave_a_file_out(index, tmp_path):
+    text = "The cat sat on the mat. It purred all day long. Nobody knew why it purred."
+    one = write(tmp_path / "a" / "one.txt", text)
+    index.add_files([one])
+    index.delete([f"{one}#1"])
+    other = write(tmp_path / "b" / "other.txt", text)
+    report = index.add_files([tmp_path / "b"])
+    assert report.added == report.read[0].passages == 3
+    assert {d.metadata["source"] for d in index.documents()} == {str(one), str(other)}
+
+
+def test_files_that_are_left_out_now_are_named_and_pruned(index, folder, caplog):
+    index.add_files([folder])
+    write(folder / ".gitignore", "cats.txt\n")
+    assert index.add_files([folder], exclude=["*.html"]).removed == 0
+    assert "2 files of the index are left out now; the option prune removes their passages" in caplog.text
+    assert index.add_files([folder], exclude=["*.html"], prune=True).removed == 3
+    assert {Path(d.metadata["source"]).name for d in index.documents()} == {"dogs.md", "tax.html"}
+
+
+def test_prune_of_a_folder_whose_last_file_is_gone(index, folder):
+    index.add_files([folder / "deep"])
+    (folder / "deep" / "dogs.md").unlink()
+    with pytest.raises(InvalidInput, match="no documents found"):
+        index.add_files([folder / "deep"])
+    assert index.add_files([folder / "deep"], prune=True).removed == 2
+    assert index.count() == 0
+
+
 def test_a_folder_that_was_moved_is_known_again(index, folder, recorder):
     index.add_files([folder])
     before = {d.id.removeprefix(str(folder)): (d.text, d.metadata) for d in index.documents()}

@@ -80,7 +80,7 @@ class FileIngest:
             return AddReport(unchanged=len(before))
         other = self._first.get((digest, path.suffix))
         twins = {} if other else self._twins(path, digest)
-        other = other or next((twin for twin in twins if self._has(twin, digest)), None)
+        other = other or next((twin for twin, rows in twins.items() if self._holds(twin, rows, digest)), None)
         if other is not None:
             return AddReport(
                 removed=self.ingest.store.delete(ids), skipped=(SkippedFile(path, SAME_CONTENT, shown(other)),)
@@ -117,9 +117,9 @@ class FileIngest:
                 found.setdefault(source, []).append(row)
         return found
 
-    def _has(self, path: Path, digest: str) -> bool:
-        """Return whether the file ``path`` still has the bytes with this ``digest``."""
-        if _exists(path) is not True:
+    def _holds(self, path: Path, rows: Sequence[Row], digest: str) -> bool:
+        """Return whether the file ``path`` still has the bytes with this ``digest``, and ``rows`` are all its rows."""
+        if is_gone(path) or _exists(path) is None or not self._are_whole(rows):
             return False
         if path not in self._digests:
             try:
@@ -194,20 +194,28 @@ def ids_below(
     pooled: PooledStore, roots: Collection[Path], wanted: Callable[[Path], bool] = lambda _: True
 ) -> list[str]:
     """Return the ids of the documents of files that are at or below one of ``roots`` and that are ``wanted``."""
+    places = set(roots)
 
     @cache
     def is_one(source: str) -> bool:
         path = Path(source)
-        return any(map(path.is_relative_to, roots)) and wanted(path)
+        return not places.isdisjoint([path, *path.parents]) and wanted(path)
 
+    if not places:
+        return []
     # This looks at ids first, because reading every row takes twenty times as long.
     ids = [id for id in pooled.ids() if is_one(source_of(id))]
     return [id for id, row in pooled.get(ids).items() if row.stamp is not None]
 
 
 def is_gone(path: Path) -> bool:
-    """Return whether ``path`` certainly does not exist. If its folder may not be read, nobody knows."""
-    return _exists(path) is False
+    """Return whether there is certainly no file of this path any more.
+
+    If its folder may not be read, nobody knows. If it is, or lies behind, a link, it is a name of another path, by
+    which `find` finds this file.
+    """
+    exists = _exists(path)
+    return exists is False or (exists is True and os.path.realpath(path) != str(path))
 
 
 def _exists(path: Path) -> bool | None:
