@@ -46,6 +46,7 @@ OWNERS = {
     "openai": {"answer"},
     "peft": {"encoders", "training"},
     "pypdfium2": {"files"},
+    "rapidocr": {"files"},
     "safetensors": {"encoders"},
     "sentence_transformers": {"encoders", "training"},
     "torch": {"embeddings", "scoring", "encoders", "training", "evaluation"},  # mteb takes similarities as tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,6 +63,9 @@ def index(
     max_file_size: Annotated[
         float | None, typer.Option(min=0, metavar="MB", help="Leave out larger files of folders.")
     ] = None,
+    ocr: Annotated[
+        bool, typer.Option("--ocr", help="Recognise the text of images, and of pages without text, for a text model.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be read and what would be left out. Write nothing.")
     ] = False,
@@ -92,13 +95,16 @@ def index(
     """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files import limits
     from smart_rag.files.finder import ALL_MODALITIES
+    from smart_rag.files.ocr.engine import check_installed
 
+    if ocr:
+        check_installed()
     check_report_file(report_file, "--report")
     within_limits = partial(limits, file_seconds=file_seconds or None, file_memory=file_memory or None)
-    wanted = _Wanted(paths, include or (), exclude or (), gitignore, max_file_size)
+    wanted = _Wanted(paths, include or (), exclude or (), gitignore, max_file_size, ocr)
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
     if not prune:
-        wanted.find(ALL_MODALITIES, warns=False)
+        replace(wanted, ocr=False).find(ALL_MODALITIES, warns=False)
     if dry_run:
         with within_limits():
             report = _surveyed(wanted, _modalities(db, model, device, trust_remote_code))
@@ -133,6 +139,7 @@ def index(
             prune=prune,
             gitignore=gitignore,
             max_file_size=max_file_size,
+            ocr=ocr,
             show_progress_bar=on_terminal(),
         )
         count = opened.count()
@@ -151,19 +158,19 @@ def index(
     elif encoder is not None:
         find = partial(wanted.find_or_nothing, Manifest.read(db).modalities)
         with within_limits():
-            for change in follow(paths, find, partial(_add_changed, db, encoder), db):
+            for change in follow(paths, find, partial(_add_changed, db, encoder, ocr), db):
                 print_report(change)
                 out.file.flush()  # into a pipe or a file, Python would write it much later
     if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
         raise SystemExit(1)
 
 
-def _add_changed(db: Path, encoder: Encoder, paths: Sequence[Path]) -> AddReport:
+def _add_changed(db: Path, encoder: Encoder, ocr: bool, paths: Sequence[Path]) -> AddReport:
     """Write the files ``paths``, and remove the documents of those that are gone. Others can write before and after."""
     from smart_rag.index.smart_index import SmartIndex
 
     with SmartIndex.open(db, encoder) as opened:
-        return opened.add_files(paths, prune=True)
+        return opened.add_files(paths, prune=True, ocr=ocr)
 
 
 @dataclass(frozen=True)
@@ -175,15 +182,17 @@ class _Wanted:
     exclude: Sequence[str]
     gitignore: bool
     max_file_size: float | None
+    ocr: bool = False
 
     def find(self, modalities: Collection[str], warns: bool = True) -> Found:
         from smart_rag.files.finder import find
+        from smart_rag.files.reader import with_ocr
 
         return find(
             self.paths,
             self.include,
             self.exclude,
-            modalities,
+            with_ocr(modalities) if self.ocr else modalities,
             gitignore=self.gitignore,
             max_file_size=self.max_file_size,
             warns=warns,
@@ -218,7 +227,7 @@ def _surveyed(wanted: _Wanted, modalities: Collection[str]) -> AddReport:
     failed = list(found.failed)
     for path in found.files:
         try:
-            read.append(survey(path, modalities))
+            read.append(survey(path, modalities, wanted.ocr))
         except DocumentError as error:
             failed.append(FailedFile(error.path, error.reason))
         except MissingExtra as error:
