@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +18,19 @@ from smart_rag.files.ocr.reading_order import Line, rows_of
 from smart_rag.types import Box, Span
 
 # From a point of the image that was read to the point of the page, both in fractions.
-_Back = Callable[[float, float], tuple[float, float]]
+_Back: TypeAlias = Callable[[float, float], tuple[float, float]]
 
 # What a page lacks, for the report.
 NOTHING = "no text recognised in it"
 UNCLEAR = "some of its lines could not be recognised"
 
-# If the score of a page is lower, or if most of its lines stand upright, the page may lie on its side or on its head.
+# If the score of a page is lower, the page may stand on its head.
 _GOOD_SCORE = 0.9
 # The turns of a page, each with the function from a point of the turned page to the point of the page.
-_TURNS: Sequence[tuple[Image.Transpose, _Back]] = (
+_Turns: TypeAlias = Sequence[tuple[Image.Transpose, _Back]]
+_ON_ITS_HEAD: _Turns = ((Image.Transpose.ROTATE_180, lambda x, y: (1 - x, 1 - y)),)
+_ON_ITS_SIDE: _Turns = (
     (Image.Transpose.ROTATE_90, lambda x, y: (1 - y, x)),
-    (Image.Transpose.ROTATE_180, lambda x, y: (1 - x, 1 - y)),
     (Image.Transpose.ROTATE_270, lambda x, y: (y, 1 - x)),
 )
 
@@ -66,11 +68,9 @@ def recognise_image(image: Image.Image) -> Recognised:
         MissingExtra: the extra ``ocr`` is not installed.
     """
     page = _Lines(read_lines(image), image.size, lambda x, y: (x, y))
-    if page.may_be_turned():
-        turned = [(image.transpose(turn), back) for turn, back in _TURNS]
-        pages = [page, *(_Lines(read_lines(one), one.size, back) for one, back in turned)]
-        page = max(pages, key=lambda lines: lines.certain_characters())
-    return page.as_text()
+    turned = [(image.transpose(turn), back) for turn, back in page.turns()]
+    pages = [page, *(_Lines(read_lines(one), one.size, back) for one, back in turned)]
+    return max(pages, key=lambda lines: lines.certain_characters()).as_text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,14 @@ class _Lines:
     def certain_characters(self) -> float:
         return sum(line.score * len(line.text) for line in self.lines if line.is_clear())
 
-    def may_be_turned(self) -> bool:
-        """Return whether another turn of the image may give a better text."""
+    def turns(self) -> _Turns:
+        """Return the turns of the image that may give a better text. Of a good page, there are none."""
         count = sum(len(line.text) for line in self.lines)
         upright = sum(len(line.text) for line in self.lines if line.sides[1] > 1.5 * line.sides[0])
         score = sum(line.score * len(line.text) for line in self.lines)
-        return count > 0 and (2 * upright > count or score < _GOOD_SCORE * count)
+        if 2 * upright > count:
+            return _ON_ITS_SIDE
+        return _ON_ITS_HEAD if score < _GOOD_SCORE * count else ()
 
     def as_text(self) -> Recognised:
         """Return the text of the lines in reading order, with whole words."""
@@ -122,7 +124,8 @@ class _Lines:
 
 def _broken(text: str, places: Sequence[int]) -> Layer:
     """Return ``text`` as a layer for `joined`, in which `HYPHEN` takes the place of a hyphen at the end of a line."""
-    characters, kept = [], []
+    characters: list[str] = []
+    kept: list[int] = []
     for i, letter in enumerate(text):
         at_end = letter == "\n" and i >= 2 and text[i - 1] in "-\u2010\xad" and text[i - 2].isalpha()
         if at_end and text[i + 1 : i + 2].isalpha():
