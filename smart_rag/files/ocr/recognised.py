@@ -26,6 +26,9 @@ UNCLEAR = "some of its lines could not be recognised"
 
 # If the score of a page is lower, the page may stand on its head.
 _GOOD_SCORE = 0.9
+# The engine may read the lines of a page that lies on its side, but not their order. So if it reads almost as much of
+# the turned page, this is taken.
+_ALMOST = 0.9
 # The turns of a page, each with the function from a point of the turned page to the point of the page.
 _Turns: TypeAlias = Sequence[tuple[Image.Transpose, _Back]]
 _ON_ITS_HEAD: _Turns = ((Image.Transpose.ROTATE_180, lambda x, y: (1 - x, 1 - y)),)
@@ -68,9 +71,13 @@ def recognise_image(image: Image.Image) -> Recognised:
         MissingExtra: the extra ``ocr`` is not installed.
     """
     page = _Lines(read_lines(image), image.size, lambda x, y: (x, y))
-    turned = [(image.transpose(turn), back) for turn, back in page.turns()]
-    pages = [page, *(_Lines(read_lines(one), one.size, back) for one, back in turned)]
-    return max(pages, key=lambda lines: lines.certain_characters()).as_text()
+    turns = page.turns()
+    turned = [(image.transpose(turn), back) for turn, back in turns]
+    best = max(
+        (_Lines(read_lines(one), one.size, back) for one, back in turned), key=_Lines.certain_characters, default=page
+    )
+    least = page.certain_characters() * (_ALMOST if turns is _ON_ITS_SIDE else 1)
+    return (best if best.certain_characters() > least else page).as_text()
 
 
 @dataclass(frozen=True, slots=True)
