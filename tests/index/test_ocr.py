@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 
@@ -152,6 +153,14 @@ def test_words_are_marked_where_they_stand_on_the_scan(minilm, tmp_path, folder)
         margin = 0.015
         expected[:, int((left - margin) * width) : int((right + margin) * width)] = True
     assert not (coloured & ~expected).any()
+
+
+def test_the_pages_that_are_recognised_have_a_bar_and_each_file_counts_once(index, folder, capsys):
+    index.add_files([folder], ocr=True, show_progress_bar=True)
+    shown = capsys.readouterr().err
+    assert re.search(r"recognising report.pdf: 100%.* 2/2 ", shown)
+    assert "recognising photo.png" not in shown  # it has one page
+    assert re.findall(r"indexing[^\r\n]* (\d+/\d+) ", shown)[-1] == "2/2"
 
 
 def test_a_model_that_reads_images_needs_no_recognition(tmp_path, folder):

@@ -258,5 +258,5 @@ def _failed(path: Path, error: SmartRagError | MemoryError) -> FailedFile:
 
 
 def _pages(rows: Sequence[Row]) -> int:
-    """Return the number of ``rows`` that are pages of a PDF."""
-    return sum(isinstance(row.document.image, PdfPage) for row in rows)
+    """Return the number of ``rows`` that are pages of a PDF, encoded as images."""
+    return sum(isinstance(row.document.image, PdfPage) and row.modality != "text" for row in rows)
