@@ -45,6 +45,8 @@ _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
 _UNREADABLE = (NO_TEXT, NO_LETTERS)
 _TO_RECOGNISE = "its text would be recognised"
+# What an animation lacks, of which one picture is taken.
+_ANIMATION = "the other pictures of the animation"
 # What a page lacks is said with at most so many ranges of pages.
 _MOST_RANGES = 5
 
@@ -272,15 +274,9 @@ class Reader:
 
     def _recognise(self, path: Path, show_progress_bar: bool) -> Reading:
         """Return the documents of a PDF or of an image file. What cannot be read in another way is recognised."""
-        if path.suffix.lower() in images.SUFFIXES:
-            numbers = call(_image_pages, path)
-            pages = [Page("", page, PdfPage(path, page), left_out=(NO_TEXT,)) for page in numbers]
-        else:
-            pages = list(_pages(path, pages_without_text=True))
-        read = list(_recognised(path, pages, show_progress_bar))
-        if path.suffix.lower() in images.SUFFIXES and len(read) == 1:
-            read = [replace(read[0], number=None)]
-        return self._chunked(path, read)
+        is_image = path.suffix.lower() in images.SUFFIXES
+        pages = _pages_of_image(path) if is_image else list(_pages(path, pages_without_text=True))
+        return self._chunked(path, _recognised(path, pages, show_progress_bar))
 
     def _is_paged(self, path: Path) -> bool:
         return path.suffix.lower() == ".pdf" and "image" in self._modalities
@@ -296,7 +292,7 @@ def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: boo
 
 def _lacks_text(page: Page) -> bool:
     """Return whether the text of ``page`` can only be recognised."""
-    return not page.text and isinstance(page.image, PdfPage) and not set(page.left_out).isdisjoint(_UNREADABLE)
+    return not page.text and page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
 
 
 def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> Iterator[Page]:
@@ -304,27 +300,37 @@ def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> I
     count = sum(map(_lacks_text, pages))
     with Progress(count, f"recognising {path.name}", "page", show_progress_bar and count > 1) as progress:
         for page in pages:
-            if not _lacks_text(page):
+            image = page.image
+            if not (isinstance(image, PdfPage) and _lacks_text(page)):
                 yield page
                 continue
-            number = page.number or 1
             try:
-                text, left_out = call(ocr_pages.recognise, path, number, task=f"recognising page {number}")
+                text, left_out = call(ocr_pages.recognise, path, image.page, task=f"recognising page {image.page}")
                 yield replace(page, text=text, metadata={**page.metadata, RECOGNISED: True}, left_out=tuple(left_out))
             except DocumentError as error:
-                yield replace(page, left_out=(error.reason.removeprefix(f"page {number} "),))
+                yield replace(page, left_out=(error.reason.removeprefix(f"page {image.page} "),))
             progress.update(1)
 
 
-def _image_pages(path: str) -> list[int]:
-    return images.pages(Path(path))
+def _pages_of_image(path: Path) -> list[Page]:
+    """Return the pages of an image file, whose text can be recognised. A single image has no number."""
+    numbers, is_animation = call(_image_pages, path)
+    pages = [Page("", page, PdfPage(path, page), left_out=(NO_TEXT,)) for page in numbers]
+    if len(pages) == 1:
+        pages = [replace(pages[0], number=None)]
+    return [*pages, Page("", left_out=(_ANIMATION,))] if is_animation else pages
+
+
+def _image_pages(path: str) -> list[Any]:
+    """Return the numbers of the pages of an image file, and whether it is an animation."""
+    return [images.pages(Path(path)), images.is_animation(Path(path))]
 
 
 def _read_image(path: Path) -> Reading:
     """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
     pages = images.pages(path)
     if len(pages) == 1:
-        left_out = ["the other pictures of the animation"] if images.is_animation(path) else []
+        left_out = [_ANIMATION] if images.is_animation(path) else []
         return Reading([_document(path, 0, Page("", image=path))], left_out)
     return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)])
 

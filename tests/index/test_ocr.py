@@ -126,6 +126,13 @@ def test_the_images_of_a_tiff_are_pages(index, folder):
     assert {hit.page: hit.text for hit in documents(index).values()} == {1: "The first page.", 2: "The second page."}
 
 
+def test_the_other_pictures_of_an_animation_are_said_to_be_left_out(index, folder):
+    scan("The first page.").save(folder / "a.gif", save_all=True, append_images=[scan("More.")])
+    report = index.add_files([folder / "a.gif"], ocr=True)
+    assert documents(index)["a.gif#0"].text == "The first page."
+    assert report.read[0].left_out == ("the other pictures of the animation",)
+
+
 def test_a_page_that_takes_too_long_is_named(index, folder):
     with limits(file_seconds=0.05):
         report = index.add_files([folder / "photo.png"], ocr=True)
