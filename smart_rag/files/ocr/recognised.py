@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -144,10 +143,9 @@ def _broken(text: str, places: Sequence[int]) -> Layer:
 
 
 def _straight(quads: Sequence[NDArray[np.float64]]) -> Iterator[Box]:
-    """Yield the boxes of lines, after the page was turned by the angle at which most of its lines run."""
-    tops = [quad[1] - quad[0] for quad in quads]
-    longest = sorted(tops, key=lambda top: -float(np.hypot(*top)))[: max(1, len(tops) // 2)]
-    angle = statistics.median(math.atan2(top[1], top[0]) for top in longest)
+    """Yield the boxes of lines, after the page was turned by the angle at which its lines run."""
+    x, y = np.sum([quad[1] - quad[0] for quad in quads], axis=0)  # so long lines count for more
+    angle = math.atan2(y, x)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     for quad in quads:
         (left, top), (right, bottom) = (quad @ turn).min(axis=0), (quad @ turn).max(axis=0)
