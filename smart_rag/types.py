@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Storage key: hash of the content and of how it was encoded.
 Key = bytes
+# The metadata of a document whose text was recognised in an image by OCR. Its value is True.
+RECOGNISED = "ocr"
 # Document id and storage key. A document whose content changes gets a new revision.
 Revision = tuple[str, Key]
 # (start, stop) in the characters of a text.
@@ -27,7 +29,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class PdfPage:
-    """A page of a PDF or TIFF file as an image. The image is drawn when it is used. ``page`` counts from 1."""
+    """A page of a PDF or of an image file as an image. The image is drawn when it is used. ``page`` counts from 1."""
 
     path: Path
     page: int

@@ -50,6 +50,7 @@ OWNERS = {
     "pypdfium2": {"files"},
     "watchfiles": {"files"},
     "python_calamine": {"files"},
+    "rapidocr": {"files"},
     "safetensors": {"encoders"},
     "sentence_transformers": {"encoders", "training"},
     "torch": {"embeddings", "scoring", "encoders", "training", "evaluation"},  # mteb takes similarities as tensors

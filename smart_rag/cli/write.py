@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,6 +65,9 @@ def index(
     max_file_size: Annotated[
         float | None, typer.Option(min=0, metavar="MB", help="Leave out larger files of folders.")
     ] = None,
+    ocr: Annotated[
+        bool, typer.Option("--ocr", help="Recognise the text of images, and of pages without text, for a text model.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be read and what would be left out. Write nothing.")
     ] = False,
@@ -94,14 +97,16 @@ def index(
     """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files import limits
     from smart_rag.files.finder import ALL_MODALITIES
-    from smart_rag.files.watcher import changes
+    from smart_rag.files.ocr.engine import check_installed
 
+    if ocr:
+        check_installed()
     check_report_file(report_file, "--report")
     within_limits = partial(limits, file_seconds=file_seconds or None, file_memory=file_memory or None)
-    wanted = _Wanted(paths, include or (), exclude or (), gitignore, max_file_size)
+    wanted = _Wanted(paths, include or (), exclude or (), gitignore, max_file_size, ocr)
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
     if not prune:
-        wanted.find(ALL_MODALITIES, warns=False)
+        replace(wanted, ocr=False).find(ALL_MODALITIES, warns=False)
     if dry_run:
         with within_limits():
             report = _surveyed(wanted, _modalities(db, model, device, trust_remote_code))
@@ -136,6 +141,7 @@ def index(
             prune=prune,
             gitignore=gitignore,
             max_file_size=max_file_size,
+            ocr=ocr,
             show_progress_bar=on_terminal(),
         )
         count = opened.count()
@@ -152,15 +158,22 @@ def index(
     if is_new and not count:
         shutil.rmtree(db, ignore_errors=True)
     elif encoder is not None:
-        note(f"watching {', '.join(map(str, paths))}; Ctrl-C ends it", "dim")
         with within_limits():
-            for changed in changes(paths, db):
-                report = _add_changed(db, encoder, wanted, changed)
-                if report != AddReport(unchanged=report.unchanged):
-                    print_report(report)
-                    out.file.flush()  # into a pipe or a file, Python would write it much later
+            _follow(db, encoder, wanted)
     if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
         raise SystemExit(1)
+
+
+def _follow(db: Path, encoder: Encoder, wanted: _Wanted) -> None:
+    """Take up changes of what is ``wanted`` as they come, until Ctrl-C."""
+    from smart_rag.files.watcher import changes
+
+    note(f"watching {', '.join(map(str, wanted.paths))}; Ctrl-C ends it", "dim")
+    for changed in changes(wanted.paths, db):
+        report = _add_changed(db, encoder, wanted, changed)
+        if report != AddReport(unchanged=report.unchanged):
+            print_report(report)
+            out.file.flush()  # into a pipe or a file, Python would write it much later
 
 
 def _add_changed(db: Path, encoder: Encoder, wanted: _Wanted, changed: set[Path]) -> AddReport:
@@ -180,7 +193,7 @@ def _add_changed(db: Path, encoder: Encoder, wanted: _Wanted, changed: set[Path]
                 gone = [path for path in gone if not path.exists()]
                 if not gone:
                     files = [file for file in files if not changed.isdisjoint(_with_parents(file))]
-                return opened.add_files([*files, *gone], prune=True)
+                return opened.add_files([*files, *gone], prune=True, ocr=wanted.ocr)
         except IndexLocked as error:
             if not is_told:
                 note(f"{error}; {number(len(changed), 'changed file')} will be tried again", "yellow")
@@ -201,15 +214,17 @@ class _Wanted:
     exclude: Sequence[str]
     gitignore: bool
     max_file_size: float | None
+    ocr: bool = False
 
     def find(self, modalities: Collection[str], warns: bool = True, may_be_empty: bool = False) -> Found:
         from smart_rag.files.finder import find
+        from smart_rag.files.reader import with_ocr
 
         return find(
             self.paths,
             self.include,
             self.exclude,
-            modalities,
+            with_ocr(modalities) if self.ocr else modalities,
             gitignore=self.gitignore,
             max_file_size=self.max_file_size,
             warns=warns,
@@ -237,7 +252,7 @@ def _surveyed(wanted: _Wanted, modalities: Collection[str]) -> AddReport:
     failed = list(found.failed)
     for path in found.files:
         try:
-            read.append(survey(path, modalities))
+            read.append(survey(path, modalities, wanted.ocr))
         except DocumentError as error:
             failed.append(FailedFile(error.path, error.reason))
         except MissingExtra as error:

@@ -18,6 +18,7 @@ from PIL import Image
 from smart_rag.config import check_count
 from smart_rag.errors import DocumentError
 from smart_rag.files.formats import images, pdf
+from smart_rag.files.ocr import pages as ocr
 from smart_rag.files.worker import call, check_time
 from smart_rag.paths import absolute
 from smart_rag.types import Box, Content, ImageSource, PdfPage, Span, VideoSource
@@ -57,23 +58,28 @@ def open_image_as(source: ImageSource, size_of: images.SizeRule) -> Image.Image:
     return Image.frombytes("RGB", size, pixels)
 
 
-def page_text(page: PdfPage) -> str:
+def page_text(page: PdfPage, recognised: bool = False) -> str:
     """Return the text layer of a page of a PDF. A page of a TIFF has none.
+
+    If ``recognised`` is True, return the text that `smart_rag.files.ocr` recognises on the page.
 
     Raises:
         DocumentError: the file or the page cannot be read.
-        MissingExtra: pypdfium2 is not installed.
+        MissingExtra: pypdfium2 or RapidOCR is not installed.
     """
+    if recognised:
+        return call(ocr.text, absolute(page.path), _number(page), task=f"recognising page {page.page}")
     return (
         "" if _is_image(page) else call(pdf.text, absolute(page.path), _number(page), task=f"reading page {page.page}")
     )
 
 
-def page_boxes(page: PdfPage, spans: Sequence[Span]) -> list[list[Box]]:
+def page_boxes(page: PdfPage, spans: Sequence[Span], recognised: bool = False) -> list[list[Box]]:
     """Return the boxes of each of ``spans`` in `page_text`; see `Pdf.boxes`. The errors are those of `page_text`."""
-    if _is_image(page):
+    if _is_image(page) and not recognised:
         return [[] for _ in spans]
-    found = call(pdf.boxes, absolute(page.path), _number(page), list(spans), task=f"reading page {page.page}")
+    function, task = (ocr.boxes, "recognising") if recognised else (pdf.boxes, "reading")
+    found = call(function, absolute(page.path), _number(page), list(spans), task=f"{task} page {page.page}")
     return [[(left, top, right, bottom) for left, top, right, bottom in boxes] for boxes in found]
 
 

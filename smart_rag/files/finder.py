@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.errors import InvalidInput
 from smart_rag.files.formats.known import format_of
 from smart_rag.files.ignored import NAMES, Ignored, folders_of_repository
 from smart_rag.files.reader import suffixes
@@ -194,11 +194,10 @@ class _Search:
         return ignored
 
     def _ignored_in(self, folder: Path, names: Collection[str], ignored: Ignored) -> Ignored:
-        try:
-            return ignored.inside(folder, names)
-        except DocumentError as error:
-            self._fail(error.path, error.reason)
-            return ignored
+        inside, failed = ignored.inside(folder, names)
+        for one in failed:
+            self._fail(one.path, one.reason)
+        return inside
 
     def _is_folder(self, entry: os.DirEntry[str], root: Path, ignored: Ignored, is_project: bool) -> bool:
         """Return whether ``entry`` is a folder to look into. Anything else is taken or left out here."""
@@ -241,9 +240,10 @@ class _Search:
         reason, detail = ("", "") if is_folder else self._reason_of_file(path, state)
         if not reason and not any(map(target.is_relative_to, self._roots)):
             reason, detail = LINK_OUT, f"to {shown(target)}"
-        first = target if is_folder or state.st_nlink == 1 else self._inodes.setdefault(_inode(state), target)
-        if not reason and first != target:
-            reason, detail = SAME_FILE, shown(first)
+        if not reason and not is_folder and state.st_nlink > 1 and _is_text(target):
+            first = self._inodes.setdefault((state.st_dev, state.st_ino), target)
+            if first != target:
+                reason, detail = SAME_FILE, shown(first)
         if reason:
             self._skip(path, reason, detail)
         elif is_folder:  # a link to a folder that is looked into anyway
@@ -282,10 +282,6 @@ class _Search:
 _NAME = "its name is not UTF-8, and an index stores names as text; rename it"
 
 
-def _inode(state: os.stat_result) -> tuple[int, int]:
-    return state.st_dev, state.st_ino
-
-
 def _is_text(path: Path) -> bool:
     return is_unicode(str(path))
 
@@ -299,8 +295,11 @@ def _matches(path: Path, patterns: Sequence[str]) -> bool:
 
 
 def is_asked(reason: str) -> bool:
-    """Return whether files are left out for this ``reason`` only because the options of this call say so."""
-    return reason in (EXCLUDED, NOT_INCLUDED, TOO_LARGE)
+    """Return whether files are left out for this ``reason`` only because the options of this call say so.
+
+    Without ``ocr``, images are left out, and what was recognised before stays.
+    """
+    return reason in (EXCLUDED, NOT_INCLUDED, TOO_LARGE) or reason.startswith(OTHER_MODALITY)
 
 
 def is_expected(reason: str) -> bool:

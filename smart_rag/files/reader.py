@@ -12,22 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.config import IndexConfig
-from smart_rag.errors import DocumentError, MissingExtra, SmartRagError
+from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of
 from smart_rag.files.formats.page import Page, is_visible
-from smart_rag.files.formats.pdf import Pdf
+from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
+from smart_rag.files.ocr import pages as ocr_pages
+from smart_rag.files.ocr.engine import check_installed
 from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
+from smart_rag.progress import Progress
 from smart_rag.reports import ReadFile
-from smart_rag.types import Document, PdfPage
+from smart_rag.types import RECOGNISED, Document, PdfPage
 from smart_rag.wording import one_line
 
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
+# What a page lacks if its text can be recognised, and what is said of it before this is done.
+_UNREADABLE = (NO_TEXT, NO_LETTERS)
+_TO_RECOGNISE = "its text would be recognised"
+# What an animation lacks, of which one picture is taken.
+_ANIMATION = "the other pictures of the animation"
 # What a page lacks is said with at most so many ranges of pages.
 _MOST_RANGES = 5
 
@@ -120,15 +128,39 @@ class Reading:
     left_out: list[str] = field(default_factory=list)
 
 
-def survey(path: Path, modalities: Collection[str]) -> ReadFile:
+def with_ocr(modalities: Collection[str]) -> tuple[str, ...]:
+    """Return the modalities of the files that an encoder with these ``modalities`` can use if text is recognised.
+
+    Raises:
+        InvalidInput: the encoder reads images, so that it needs no recognition.
+        MissingExtra: the extra ``ocr`` is not installed.
+    """
+    if "image" in modalities:
+        raise InvalidInput("ocr is for models that read only text; this one reads images as they are, so leave it out")
+    check_installed()
+    return (*modalities, "image")
+
+
+def can_be_recognised(path: Path) -> bool:
+    """Return whether the text of a file of this type can be recognised: of a PDF, or of an image."""
+    return path.suffix.lower() in (".pdf", *images.SUFFIXES)
+
+
+def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFile:
     """Return what an encoder with these ``modalities`` would get from a file. Its passages are not counted.
+
+    If ``ocr`` is True, ``left_out`` says which pages would be recognised. None is recognised here.
 
     Raises:
         DocumentError, MissingExtra: as `Reader.read`.
     """
+    if ocr and path.suffix.lower() in images.SUFFIXES:
+        return ReadFile(path, 0, 0, (_TO_RECOGNISE,))
     if _visual_modality(path, modalities):
         return ReadFile(path, 0, 0)
     pages = list(_pages(path, pages_without_text=True))
+    if ocr:
+        pages = [replace(page, left_out=(_TO_RECOGNISE,)) if _lacks_text(page) else page for page in pages]
     is_seen = path.suffix.lower() == ".pdf" and "image" in modalities
     return ReadFile(path, 0, sum(len(page.text) for page in pages), tuple(_losses(pages, is_seen)))
 
@@ -156,8 +188,9 @@ def _visual_modality(path: Path, modalities: Collection[str]) -> str:
     suffix = path.suffix.lower()
     modality = "image" if suffix in images.SUFFIXES else "video" if suffix in video.SUFFIXES else ""
     if modality and modality not in modalities:
+        advice = ", or add its text with ocr" if modality == "image" and "text" in modalities else ""
         raise DocumentError(
-            path, f"needs a model that takes {modality}s; this one takes {', '.join(sorted(modalities))}"
+            path, f"needs a model that takes {modality}s; this one takes {', '.join(sorted(modalities))}{advice}"
         )
     return modality
 
@@ -186,8 +219,11 @@ class Reader:
         self._modalities = modalities
         self._chunker = Chunker(count_tokens, config, token_spans)
 
-    def read(self, path: Path) -> Reading:
+    def read(self, path: Path, ocr: bool = False, show_progress_bar: bool = False) -> Reading:
         """Return the documents of a file, and what they lack.
+
+        If ``ocr`` is True, the text of images, and of those pages of a PDF that have no usable text, is recognised.
+        Their documents have the metadata `RECOGNISED`. ``show_progress_bar`` is for these pages.
 
         The metadata of a document has ``source``, ``chunk`` and, if there are pages, ``page``. A broken image or video
         raises `DocumentError` when it is encoded.
@@ -196,6 +232,8 @@ class Reader:
             DocumentError: the file cannot be read, has nothing that the encoder can read, or its format is unknown.
             MissingExtra: the package that reads its format is not installed.
         """
+        if ocr and can_be_recognised(path):
+            return self._recognise(path, show_progress_bar)
         match _visual_modality(path, self._modalities):
             case "image":
                 return _read_image(path)
@@ -213,25 +251,74 @@ class Reader:
             return 1
 
     def _read_text(self, path: Path) -> Reading:
-        paged = self._is_paged(path)
-        if paged:
+        if self._is_paged(path):
             found = list(_pages(path, pages_without_text=True))
-        else:
-            found = list(self._chunker.split(_pages(path), path.suffix.lower()))
-        taken = [page for page in found if page.text or (paged and page.image is not None)]
-        if not taken:
-            raise DocumentError(path, "no text in it")
-        return Reading([_document(path, i, page) for i, page in enumerate(taken)], list(_losses(found, paged)))
+            return _reading(path, found, [page for page in found if page.text or page.image is not None], True)
+        return self._chunked(path, _pages(path))
+
+    def _chunked(self, path: Path, pages: Iterable[Page]) -> Reading:
+        found = list(self._chunker.split(pages, path.suffix.lower()))
+        return _reading(path, found, [page for page in found if page.text])
+
+    def _recognise(self, path: Path, show_progress_bar: bool) -> Reading:
+        """Return the documents of a PDF or of an image file. What cannot be read in another way is recognised."""
+        is_image = path.suffix.lower() in images.SUFFIXES
+        pages = _pages_of_image(path) if is_image else list(_pages(path, pages_without_text=True))
+        return self._chunked(path, _recognised(path, pages, show_progress_bar))
 
     def _is_paged(self, path: Path) -> bool:
         return path.suffix.lower() == ".pdf" and "image" in self._modalities
+
+
+def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: bool = False) -> Reading:
+    """Return the documents of the pages or chunks that are ``taken`` of those that were ``found``."""
+    left_out = list(_losses(found, seen))
+    if not taken:
+        raise DocumentError(path, "; ".join(left_out) or "no text in it")
+    return Reading([_document(path, i, page) for i, page in enumerate(taken)], left_out)
+
+
+def _lacks_text(page: Page) -> bool:
+    """Return whether the text of ``page`` can only be recognised."""
+    return not page.text and page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
+
+
+def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> Iterator[Page]:
+    """Yield ``pages``, with the text that is recognised on those without one. Each may take as long as a file may."""
+    count = sum(map(_lacks_text, pages))
+    with Progress(count, f"recognising {path.name}", "page", show_progress_bar and count > 1) as progress:
+        for page in pages:
+            image = page.image
+            if not (isinstance(image, PdfPage) and _lacks_text(page)):
+                yield page
+                continue
+            try:
+                text, left_out = call(ocr_pages.recognise, path, image.page, task=f"recognising page {image.page}")
+                yield replace(page, text=text, metadata={**page.metadata, RECOGNISED: True}, left_out=tuple(left_out))
+            except DocumentError as error:
+                yield replace(page, left_out=(error.reason.removeprefix(f"page {image.page} "),))
+            progress.update(1)
+
+
+def _pages_of_image(path: Path) -> list[Page]:
+    """Return the pages of an image file, whose text can be recognised. A single image has no number."""
+    numbers, is_animation = call(_image_pages, path)
+    pages = [Page("", page, PdfPage(path, page), left_out=(NO_TEXT,)) for page in numbers]
+    if len(pages) == 1:
+        pages = [replace(pages[0], number=None)]
+    return [*pages, Page("", left_out=(_ANIMATION,))] if is_animation else pages
+
+
+def _image_pages(path: str) -> list[Any]:
+    """Return the numbers of the pages of an image file, and whether it is an animation."""
+    return [images.pages(Path(path)), images.is_animation(Path(path))]
 
 
 def _read_image(path: Path) -> Reading:
     """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
     pages = images.pages(path)
     if len(pages) == 1:
-        left_out = ["the other pictures of the animation"] if images.is_animation(path) else []
+        left_out = [_ANIMATION] if images.is_animation(path) else []
         return Reading([_document(path, 0, Page("", image=path))], left_out)
     return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)])
 

@@ -46,7 +46,7 @@ from smart_rag.encoders.protocol import (
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
 from smart_rag.files.finder import SAME_FILE, find, is_asked
-from smart_rag.files.reader import Reader, source_of
+from smart_rag.files.reader import Reader, source_of, with_ocr
 from smart_rag.index import folder
 from smart_rag.index.explain.explainer import Explainer, vectors_of
 from smart_rag.index.folder import check_free
@@ -393,6 +393,7 @@ class SmartIndex:
         prune: bool = False,
         gitignore: bool = True,
         max_file_size: float | None = None,
+        ocr: bool = False,
         show_progress_bar: bool = False,
         on_commit: OnCommit | None = None,
     ) -> AddReport:
@@ -415,18 +416,23 @@ class SmartIndex:
                 need not exist any more. Without ``prune``, a warning counts these documents.
             gitignore: whether to leave out what ``.gitignore`` and ``.smartragignore`` name.
             max_file_size: leave out larger files of folders, in megabytes.
+            ocr: for a model that reads only text: recognise the text of image files, and of pages of PDFs that have no
+                usable text (`docs/scans.md`). Their documents have the metadata ``ocr``, which is True. A later call
+                without ``ocr`` keeps them.
             show_progress_bar: show a progress bar.
             on_commit: as in `add`.
 
         Raises:
-            InvalidInput: a path does not exist, or no file is found.
+            InvalidInput: a path does not exist, or no file is found, or ``ocr`` is True and the model reads images.
+            MissingExtra: ``ocr`` is True, and the extra ``ocr`` is not installed.
             IndexLocked: another process writes to the index.
         """
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         roots = [Path(os.path.realpath(absolute(path))) for path in paths]
+        readable = with_ocr(self.manifest.modalities) if ocr else self.manifest.modalities
         found = find(
             [path for path, root in zip(paths, roots, strict=True) if root.exists() or not prune],
-            *(include, exclude, self.manifest.modalities),
+            *(include, exclude, readable),
             gitignore=gitignore,
             max_file_size=max_file_size,
             may_be_empty=prune,
@@ -440,14 +446,14 @@ class SmartIndex:
             has_vision = "image" in self.manifest.modalities
             total = sum(map(reader.count_pages, wanted)) if has_vision and show_progress_bar else len(wanted)
             with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
-                report = FileIngest(ingest, reader).add(wanted)
+                report = FileIngest(ingest, reader, ocr, show_progress_bar).add(wanted)
                 report += AddReport(failed=tuple(found.failed), skipped=tuple(found.skipped))
                 report += ingest.remove(ids_below(self._store.pooled, found.left_out(SAME_FILE)))
                 gone = ids_below(self._store.pooled, roots, is_gone)
-                left = ids_below(self._store.pooled, found.left_out())
+                unasked = [one.path for one in found.skipped if not is_asked(one.reason)]
+                left = ids_below(self._store.pooled, unasked)
                 if prune:
-                    asked = ids_below(self._store.pooled, [one.path for one in found.skipped if is_asked(one.reason)])
-                    report += ingest.remove({*gone, *left}.difference(asked))
+                    report += ingest.remove({*gone, *left})
         if not prune:
             _warn_of_stale(gone, "no longer exists", "no longer exist")
             _warn_of_stale(left, "is left out now", "are left out now")

@@ -51,7 +51,10 @@ VECTORS = "vectors"
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """Version of the file that a document comes from: a hash of its bytes, and the number of its documents."""
+    """Version of the file that a document comes from: a hash of its bytes, and the number of its documents.
+
+    The hash is followed by ``+ocr`` if the text of scans in the file was recognised.
+    """
 
     hash: str
     chunks: int

@@ -289,9 +289,37 @@ def test_a_folder_without_permission_is_reported(mode):
         assert "Permission denied" in failed.reason
 
 
-def test_a_file_with_patterns_that_cannot_be_read_is_reported(tmp_path):
-    write(tmp_path / "a.txt", b"words")
-    write(tmp_path / ".gitignore", b"!\n")
+@pytest.mark.parametrize(
+    "line", ["!", "[z-a]", "\\", "*a*a*a*a*ab", "**" * 50, "***a***a***a***b", "/".join(["**", "a"] * 12) + "/zz"]
+)
+def test_a_pattern_that_cannot_be_used_costs_no_other(tmp_path, line):
+    deep = tmp_path.joinpath(*["a"] * 40)
+    write(deep / ("a" * 200 + ".txt"), b"words")
+    write(tmp_path / "b.log", b"words")
+    write(tmp_path / "c.tmp.txt", b"words")
+    write(tmp_path / ".gitignore", f"*.log\n{line}\n*.tmp.*\n")
     found = find([tmp_path])
-    assert [path.name for path in found.files] == ["a.txt"]
-    assert "its patterns cannot be read" in found.failed[0].reason
+    assert [path.parent for path in found.files] == [deep.resolve()]
+    assert [(one.path.name, one.reason) for one in found.failed] == [
+        (".gitignore", "no sound pattern, or one with too many wildcards, in line 2")
+    ]
+
+
+def test_patterns_behind_a_link_are_not_read(tmp_path):
+    secret = write(tmp_path / "secret", b"*.txt\n")
+    write(tmp_path / "docs" / "a.txt", b"words")
+    (tmp_path / "docs" / ".gitignore").symlink_to(secret)
+    assert [path.name for path in find([tmp_path / "docs"]).files] == ["a.txt"]
+
+
+def test_of_several_names_of_a_file_one_that_can_be_read_is_taken(tmp_path):
+    write(tmp_path / "a.bin", b"words")
+    os.link(tmp_path / "a.bin", tmp_path / "b.txt")
+    os.link(tmp_path / "a.bin", tmp_path / "c.txt")
+    found = find([tmp_path])
+    assert [path.name for path in found.files] == ["b.txt"]
+    assert {one.path.name: one.reason for one in found.skipped} == {
+        "a.bin": "of a type that is not read",
+        "c.txt": "the same file as another",
+    }
+    assert [path.name for path in find([tmp_path], include=["c.*"]).files] == ["c.txt"]

@@ -308,7 +308,7 @@ def test_files_that_are_left_out_now_are_named_and_pruned(index, folder, caplog)
     index.add_files([folder])
     write(folder / ".gitignore", "cats.txt\n")
     assert index.add_files([folder], exclude=["*.html"]).removed == 0
-    assert "2 files of the index are left out now; the option prune removes their passages" in caplog.text
+    assert "1 file of the index is left out now; the option prune removes its passages" in caplog.text
     assert index.add_files([folder], exclude=["*.html"], prune=True).removed == 3
     assert {Path(d.metadata["source"]).name for d in index.documents()} == {"dogs.md", "tax.html"}
 

@@ -44,7 +44,7 @@ _PDFIUM = threading.RLock()
 # Whether a broken word has a hyphen is looked up on so many pages before and after it.
 _NEARBY_PAGES = 2
 # What a page lacks, for the report.
-NO_TEXT = "no text in it (a scan needs a model that reads page images)"
+NO_TEXT = "no text in it (a scan needs ocr, or a model that reads page images)"
 NO_LETTERS = "no usable text in it (its fonts do not say which letters they show)"
 SOME_LETTERS = "some of its text is not usable (a font does not say which letters it shows)"
 XFA = "an XFA form, which only Adobe's programs show"

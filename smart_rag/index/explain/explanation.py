@@ -17,7 +17,7 @@ from smart_rag.files import content as media
 from smart_rag.files.formats import video
 from smart_rag.index.explain.pictures import add_legend, draw_heat_map, draw_marked_text, mark_boxes
 from smart_rag.scoring.maxsim import similarities as similarities_of
-from smart_rag.types import Content, Encodable, Hit, Match, PdfPage, Span, Task, TokenOrigin
+from smart_rag.types import RECOGNISED, Content, Encodable, Hit, Match, PdfPage, Span, Task, TokenOrigin
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -183,11 +183,12 @@ class Explanation:
         page = self.hit.image
         if not isinstance(page, PdfPage):
             return None
-        start = media.page_text(page).find(self.hit.text)
+        recognised = self.hit.metadata.get(RECOGNISED) is True
+        start = media.page_text(page, recognised).find(self.hit.text)
         marks = self._marks(token)
         if start < 0 or not marks:
             return None
-        found = media.page_boxes(page, [(start + first, start + last) for (first, last), _ in marks])
+        found = media.page_boxes(page, [(start + first, start + last) for (first, last), _ in marks], recognised)
         boxes = [(box, heat) for (_, heat), those in zip(marks, found, strict=True) for box in those]
         return mark_boxes(media.open_image(page, _PIXELS), boxes) if boxes else None
 

@@ -17,7 +17,7 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.finder import SAME_CONTENT
-from smart_rag.files.reader import Reader, Reading, id_of, source_of
+from smart_rag.files.reader import Reader, Reading, can_be_recognised, id_of, source_of
 from smart_rag.index.writing.documents import checked_documents
 from smart_rag.index.writing.ingest import Ingest, batches
 from smart_rag.paths import shown
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 # Maximum number of documents in a window of files. It is small, because the next run skips only files that were
 # committed.
 _WINDOW = 256
+# What follows the digest in the stamp of a file that was read with the recognition of text.
+_WITH_OCR = "+ocr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,15 @@ class FileIngest:
     """Writes the documents of files by ``ingest``. Its ``on_progress`` is called with numbers of pages.
 
     A file without pages counts as one page.
+
+    If ``ocr`` is True, the text of scans is recognised. The stamps of the rows remember this. So a file that was read
+    without it is read again, and a file that was read with it is never read without it.
     """
 
     ingest: Ingest
     reader: Reader
+    ocr: bool = False
+    show_progress_bar: bool = False
     _first: dict[tuple[str, str], Path] = field(default_factory=dict)  # the first file of these bytes and this suffix
     _digests: dict[Path, str] = field(default_factory=dict)
 
@@ -75,11 +82,13 @@ class FileIngest:
         digest = digest_of_file(path)
         before = [row for row in self._select({"source": str(path)}) if row.stamp is not None]
         ids = [row.document.id for row in before]
-        if before and all(row.stamp == FileStamp(digest, len(before)) and not row.is_altered() for row in before):
+        ocr = can_be_recognised(path) and (self.ocr or any(_is_recognised(row) for row in before))
+        version = digest + _WITH_OCR * ocr
+        if before and all(row.stamp == FileStamp(version, len(before)) and not row.is_altered() for row in before):
             self._first.setdefault((digest, path.suffix), path)
             return AddReport(unchanged=len(before))
         other = self._first.get((digest, path.suffix))
-        twins = {} if other else self._twins(path, digest)
+        twins = {} if other else self._twins(path, [version] if ocr else [digest, digest + _WITH_OCR])
         other = other or next((twin for twin, rows in twins.items() if self._holds(twin, rows, digest)), None)
         if other is not None:
             return AddReport(
@@ -89,15 +98,15 @@ class FileIngest:
             if is_gone(twin) and self._are_whole(rows):
                 self._first[digest, path.suffix] = path
                 return self._move(rows, [_moved(row, twin, path) for row in rows])
-        reading = self._read(path)
+        reading = self._read(path, ocr)
         self._first[digest, path.suffix] = path
-        stamp = FileStamp(digest, len(reading.documents))
+        stamp = FileStamp(version, len(reading.documents))
         rows = [self.ingest.row(document, stamp) for document in reading.documents]
         return _ChangedFile(path, rows, [*ids], reading.left_out)
 
-    def _read(self, path: Path) -> Reading:
+    def _read(self, path: Path, ocr: bool) -> Reading:
         try:
-            reading = self.reader.read(path)
+            reading = self.reader.read(path, ocr, self.show_progress_bar)
             return replace(reading, documents=checked_documents(reading.documents, self.ingest.encoder.modalities))
         except (SmartRagError, MemoryError):
             raise
@@ -105,16 +114,17 @@ class FileIngest:
             logger.warning("%s: reading it failed in a way that nobody expected", shown(path), exc_info=True)
             raise DocumentError(path, f"cannot be read ({type(error).__name__}: {one_line(error)})") from error
 
-    def _twins(self, path: Path, digest: str) -> dict[Path, list[Row]]:
-        """Return the rows of other files in the index that had the same bytes, by the paths of these files.
+    def _twins(self, path: Path, versions: Sequence[str]) -> dict[Path, list[Row]]:
+        """Return the rows of other files in the index with one of these ``versions``, by the paths of these files.
 
         A file with another suffix is read in another way, so it is another file.
         """
         found: dict[Path, list[Row]] = {}
-        for row in self._select(of_bytes(digest)):
-            source = Path(source_of(row.document.id))
-            if source != path and source.suffix == path.suffix:
-                found.setdefault(source, []).append(row)
+        for version in versions:
+            for row in self._select(of_bytes(version)):
+                source = Path(source_of(row.document.id))
+                if source != path and source.suffix == path.suffix:
+                    found.setdefault(source, []).append(row)
         return found
 
     def _holds(self, path: Path, rows: Sequence[Row], digest: str) -> bool:
@@ -242,6 +252,11 @@ def _moved(row: Row, old: Path, new: Path) -> Row:
     return replace(row, document=moved, stored=None)
 
 
+def _is_recognised(row: Row) -> bool:
+    """Return whether the file of ``row`` was read with the recognition of text."""
+    return row.stamp is not None and row.stamp.hash.endswith(_WITH_OCR)
+
+
 def _failed(path: Path, error: SmartRagError | MemoryError) -> FailedFile:
     if isinstance(error, DocumentError):
         return FailedFile(error.path, error.reason)
@@ -251,5 +266,5 @@ def _failed(path: Path, error: SmartRagError | MemoryError) -> FailedFile:
 
 
 def _pages(rows: Sequence[Row]) -> int:
-    """Return the number of ``rows`` that are pages of a PDF."""
-    return sum(isinstance(row.document.image, PdfPage) for row in rows)
+    """Return the number of ``rows`` that are pages of a PDF, encoded as images."""
+    return sum(isinstance(row.document.image, PdfPage) and row.modality != "text" for row in rows)

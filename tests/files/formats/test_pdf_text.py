@@ -224,7 +224,7 @@ def test_pages_without_text_are_counted(tmp_path):
 
 def test_a_scan_is_refused_with_what_to_do(tmp_path):
     path = write(tmp_path / "a.pdf", pages_of(SCAN, SCAN))
-    assert refused(path) == "no text in it (a scan needs a model that reads page images)"
+    assert refused(path) == "no text in it (a scan needs ocr, or a model that reads page images)"
     assert refused(write(tmp_path / "a.txt", b" \n ")) == "no text in it"
 
 
