@@ -38,6 +38,8 @@ _TO_RECOGNISE = "its text would be recognised"
 _ANIMATION = "the other pictures of the animation"
 # What a page lacks is said with at most so many ranges of pages.
 _MOST_RANGES = 5
+# Characters of a value that a file gives as metadata, such as the receivers of a mail.
+_MOST_METADATA = 500
 
 
 def suffixes(modalities: Collection[str] = ("text",)) -> tuple[str, ...]:
@@ -343,10 +345,17 @@ def _of_pages(phrase: str, numbers: Sequence[int], last: int) -> str:
 
 
 def _document(path: Path, chunk: int, page: Page, video: Path | None = None) -> Document:
-    metadata: dict[str, Any] = {**page.metadata, "source": str(path), "chunk": chunk}
+    given = {key: _short(value) for key, value in page.metadata.items()}
+    metadata: dict[str, Any] = {**given, "source": str(path), "chunk": chunk}
     if page.number is not None:
         metadata["page"] = page.number
     return Document(id_of(path, chunk), page.text, metadata, page.image, video)
+
+
+def _short(value: str | int | float | bool) -> str | int | float | bool:
+    """Return ``value``, cut if it is a long text: every document of the file holds it. The text has all of it."""
+    is_long = isinstance(value, str) and len(value) > _MOST_METADATA
+    return f"{str(value)[:_MOST_METADATA]}…" if is_long else value
 
 
 def id_of(path: Path, chunk: int) -> str:

@@ -51,13 +51,19 @@ VECTORS = "vectors"
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """Version of the file that a document comes from: a hash of its bytes, and the number of its documents.
+    """Version of the file that a document comes from.
 
-    The hash is followed by ``+ocr`` if the text of scans in the file was recognised.
+    ``hash`` is the digest of its bytes, and may be followed by plus signs and how it was read. ``chunks`` is the number
+    of its documents.
     """
 
     hash: str
     chunks: int
+
+    @property
+    def digest(self) -> str:
+        """The digest of the file's bytes alone."""
+        return self.hash.partition("+")[0]
 
 
 def of_bytes(hash: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from smart_rag.files import limits
 from smart_rag.files.finder import find
 from smart_rag.files.reader import Reader
 from smart_rag.files.worker import call
+from smart_rag.index.writing import file_ingest
 from smart_rag.index.writing.file_ingest import FileIngest, is_gone
 from smart_rag.reports import AddReport, SkippedFile
 
@@ -320,6 +321,29 @@ def test_prune_of_a_folder_whose_last_file_is_gone(index, folder):
         index.add_files([folder / "deep"])
     assert index.add_files([folder / "deep"], prune=True).removed == 2
     assert index.count() == 0
+
+
+def test_files_are_read_once_more_if_they_are_read_in_a_better_way(index, folder, recorder, monkeypatch):
+    monkeypatch.setattr(file_ingest, "_READING", "")  # as releases before did
+    index.add_files([folder])
+    assert index.add_files([folder]) == AddReport(unchanged=6)
+    monkeypatch.undo()
+    recorder.encoded.clear()
+    assert index.add_files([folder]) == AddReport(replaced=6)
+    assert recorder.encoded == []
+    assert index.add_files([folder]) == AddReport(unchanged=6)
+
+
+def test_long_metadata_of_a_file_are_cut(index, tmp_path):
+    """Each passage holds them. The text has all of them."""
+    receivers = ", ".join(f"somebody{i}@example.org" for i in range(300))
+    write(tmp_path / "a.eml", f"Subject: Keys\nTo: {receivers}\nTo: last@example.org\n\n" + "Keys hang here. " * 200)
+    index.add_files([tmp_path / "a.eml"])
+    found = list(index.documents())
+    assert len(found) > 100
+    assert {len(d.metadata["to"]) for d in found} == {501}
+    assert {d.metadata["subject"] for d in found} == {"Keys"}
+    assert "last@example.org" in " ".join(d.text for d in found)
 
 
 def test_a_folder_that_was_moved_is_known_again(index, folder, recorder):

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 _WINDOW = 256
 # What follows the digest in the stamp of a file that was read with the recognition of text.
 _WITH_OCR = "+ocr"
+# What follows the digest in every stamp. A release that reads files better changes it. Then each file is read once
+# more, and what has the same text as before is not encoded. Releases before the second way of reading wrote nothing.
+_READING = "+2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,12 @@ class FileIngest:
         before = [row for row in self._select({"source": str(path)}) if row.stamp is not None]
         ids = [row.document.id for row in before]
         ocr = can_be_recognised(path) and (self.ocr or any(_is_recognised(row) for row in before))
-        version = digest + _WITH_OCR * ocr
+        version = digest + _READING + _WITH_OCR * ocr
         if before and all(row.stamp == FileStamp(version, len(before)) and not row.is_altered() for row in before):
             self._first.setdefault((digest, path.suffix), path)
             return AddReport(unchanged=len(before))
         other = self._first.get((digest, path.suffix))
-        twins = {} if other else self._twins(path, [version] if ocr else [digest, digest + _WITH_OCR])
+        twins = {} if other else self._twins(path, [version] if ocr else [version, version + _WITH_OCR, digest])
         other = other or next((twin for twin, rows in twins.items() if self._holds(twin, rows, digest)), None)
         if other is not None:
             return AddReport(

@@ -67,7 +67,7 @@ class Ingest:
         """Return the row of ``document``, with the key of its tokens. Its images in memory are saved."""
         document = self.store.images.with_saved_images(document)
         content = document.content(self.encoder.modalities)
-        key = self.encoder.key(content, None if stamp is None else stamp.hash)
+        key = self.encoder.key(content, None if stamp is None else stamp.digest)
         return Row(document, key, stamp, content.modality)
 
     def remove(self, ids: Iterable[str]) -> AddReport:

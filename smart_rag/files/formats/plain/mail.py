@@ -77,7 +77,10 @@ class _Body:
     def read(self, part: Message) -> None:
         kind = part.get_content_type()
         named = _file_name(part)
-        if kind == "message/rfc822" and part.is_multipart():
+        if kind == "message/delivery-status":
+            lines = (f"{name}: {text}" for inner in _parts(part) for name, text in inner.raw_items())
+            self.texts.append("\n".join(lines))
+        elif kind == "message/rfc822" and part.is_multipart():
             for message in _parts(part):
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
                 self.texts.append("\n".join(lines))
@@ -117,7 +120,7 @@ def _parts(part: Message) -> list[Message]:
 def _header(message: Message, name: str) -> str:
     """Return a header on one line. The standard library fails on some that are malformed."""
     try:
-        found = str(message.get(name, ""))
+        found = ", ".join(map(str, message.get_all(name, [])))
     except (ValueError, LookupError, AttributeError, TypeError, IndexError):
         found = next((str(text) for key, text in message.raw_items() if key.lower() == name.lower()), "")
     return " ".join(found.encode("utf-8", "replace").decode().split())

@@ -44,7 +44,8 @@ def _source(cell: Mapping[str, Any]) -> str:
 def _printed(output: Mapping[str, Any]) -> str:
     """Return the text of an output: what was printed, an error, or the plain form of a value."""
     if output.get("output_type") in ("error", "pyerr"):
-        text = "\n".join(output.get("traceback") or [f"{output.get('ename')}: {output.get('evalue')}"])
+        lines = output.get("traceback") or f"{output.get('ename')}: {output.get('evalue')}"
+        text = lines if isinstance(lines, str) else "\n".join(lines)
     else:
         data = _data(output)
         kinds = ("text", "text/markdown", "text/latex", "text/plain")

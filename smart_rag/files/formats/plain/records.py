@@ -10,6 +10,8 @@ from typing import Any
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.text import read_text
 
+_MOST_MARGINS = 8
+
 
 class _Object(tuple[tuple[str, Any], ...]):
     """The keys and values of a JSON object. A key may occur twice, and a dict would keep only one."""
@@ -48,30 +50,35 @@ def _readable(text: str) -> str:
         return text
 
 
-def _lines(value: Any) -> Iterator[str]:
-    """Yield the lines of a value, as in YAML: ``key: value``, and ``- value`` for each value of a list."""
+def _lines(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the lines of a value, as in YAML: ``key: value``, and ``- value`` for each value of a list.
+
+    ``depth`` is the number of values that it lies in. Far inside, lines are no longer set in: the blanks could be a
+    thousand times the file.
+    """
     if isinstance(value, _Object):
         for key, part in value:
-            yield from _labelled(f"{key}:", part)
+            yield from _labelled(f"{key}:", part, depth)
     elif isinstance(value, list):
         for part in value:
-            yield from _labelled("-", part)
+            yield from _labelled("-", part, depth)
     else:
         yield _scalar(value)
 
 
-def _labelled(label: str, value: Any) -> Iterator[str]:
+def _labelled(label: str, value: Any, depth: int) -> Iterator[str]:
+    margin = "  " if depth < _MOST_MARGINS else ""
     if not isinstance(value, (_Object, list)):
         yield f"{label} {_scalar(value)}"
     elif not value:
         yield label
     elif label == "-" and isinstance(value, _Object):
-        first, *rest = _lines(value)
+        first, *rest = _lines(value, depth + 1)
         yield f"- {first}"
-        yield from (f"  {line}" for line in rest)
+        yield from (f"{margin}{line}" for line in rest)
     else:
         yield label
-        yield from (f"  {line}" for line in _lines(value))
+        yield from (f"{margin}{line}" for line in _lines(value, depth + 1))
 
 
 def _scalar(value: Any) -> str:

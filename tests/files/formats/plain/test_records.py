@@ -78,3 +78,13 @@ def test_all_words_of_any_json_are_there(tmp_path_factory, value):
             assert ("null" if value is None else str(value)) in text
 
     check(value)
+
+
+def test_far_inside_lines_are_not_set_in(tmp_path):
+    """Otherwise the blanks would be a thousand times the file."""
+    data = b'{"a":' * 240 + b"[" + b",".join([b"1"] * 5000) + b"]" + b"}" * 240
+    path = tmp_path / "a.json"
+    path.write_bytes(data)
+    (page,) = read_json(path)
+    assert page.text.count("- 1") == 5000
+    assert len(page.text) < 20 * len(data)
