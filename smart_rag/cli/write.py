@@ -41,6 +41,7 @@ from smart_rag.wording import number
 if TYPE_CHECKING:
     from smart_rag.encoders.protocol import Encoder
     from smart_rag.files.finder import Found
+    from smart_rag.index.smart_index import SmartIndex
 
 # The first search calibrates a smaller index in a moment.
 _WORTH_CALIBRATING = 200
@@ -105,7 +106,7 @@ def index(
     within_limits = partial(limits, file_seconds=file_seconds or None, file_memory=file_memory or None)
     wanted = _Wanted(paths, include or (), exclude or (), gitignore, max_file_size, ocr)
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
-    if not prune:
+    if not prune and not watches:
         replace(wanted, ocr=False).find(ALL_MODALITIES, warns=False)
     if dry_run:
         with within_limits():
@@ -134,16 +135,7 @@ def index(
             trust_remote_code=trust_remote_code,
         ) as opened,
     ):
-        report = opened.add_files(
-            paths,
-            include=wanted.include,
-            exclude=wanted.exclude,
-            prune=prune,
-            gitignore=gitignore,
-            max_file_size=max_file_size,
-            ocr=ocr,
-            show_progress_bar=on_terminal(),
-        )
+        report = wanted.add_to(opened, prune=prune or watches, show_progress_bar=on_terminal())
         count = opened.count()
         # With a vision-language model, this would take long. A small index is calibrated by the first search that needs
         # it.
@@ -179,30 +171,29 @@ def _follow(db: Path, encoder: Encoder, wanted: _Wanted) -> None:
 def _add_changed(db: Path, encoder: Encoder, wanted: _Wanted, changed: set[Path]) -> AddReport:
     """Write what is ``wanted`` of the paths that have ``changed``, and remove the passages of files that are gone.
 
-    If a file is gone, all files are looked at, because another one may have the same bytes. Other processes can write
-    before and after. While one of them writes, this is tried again and again.
+    If more has changed than files that are there, all files are looked at: a file that is gone may be in another place,
+    and patterns leave out other files. Other processes can write before and after. While one of them writes, this is
+    tried again and again.
     """
+    from smart_rag.files.ignored import NAMES
     from smart_rag.index.smart_index import SmartIndex
 
     is_told = False
     while True:
         try:
             with SmartIndex.open(db, encoder) as opened:
-                files = wanted.find(opened.modalities, warns=False, may_be_empty=True).files
-                gone = [file.path for file in opened.sources() if not changed.isdisjoint(_with_parents(file.path))]
-                gone = [path for path in gone if not path.exists()]
-                if not gone:
-                    files = [file for file in files if not changed.isdisjoint(_with_parents(file))]
-                return opened.add_files([*files, *gone], prune=True, ocr=wanted.ocr)
+                found = wanted.find(opened.modalities, warns=False, may_be_empty=True)
+                left_out = [one.path for one in found.skipped] + [one.path for one in found.failed]
+                there = {*found.files, *left_out}
+                if all(path in there and path.is_file() and path.name not in NAMES for path in changed):
+                    files = [file for file in found.files if file in changed]
+                    return opened.add_files(files, ocr=wanted.ocr) if files else AddReport()
+                return wanted.add_to(opened, prune=True)
         except IndexLocked as error:
             if not is_told:
                 note(f"{error}; {number(len(changed), 'changed file')} will be tried again", "yellow")
             is_told = True
             time.sleep(_SECONDS_TO_WAIT)
-
-
-def _with_parents(path: Path) -> list[Path]:
-    return [path, *path.parents]
 
 
 @dataclass(frozen=True)
@@ -229,6 +220,19 @@ class _Wanted:
             max_file_size=self.max_file_size,
             warns=warns,
             may_be_empty=may_be_empty,
+        )
+
+    def add_to(self, index: SmartIndex, *, prune: bool, show_progress_bar: bool = False) -> AddReport:
+        """Write these files to ``index``."""
+        return index.add_files(
+            self.paths,
+            include=self.include,
+            exclude=self.exclude,
+            prune=prune,
+            gitignore=self.gitignore,
+            max_file_size=self.max_file_size,
+            ocr=self.ocr,
+            show_progress_bar=show_progress_bar,
         )
 
 

@@ -110,9 +110,16 @@ def find(
     roots = [Path(os.path.realpath(path)) for path in given]  # `Path.resolve` raises an error if links lead in a circle
     search = _Search(roots, include, exclude, modalities, max_file_size, gitignore)
     for path, root in zip(given, roots, strict=True):
-        if root.is_file():
+        try:
+            mode = root.stat().st_mode
+        except PermissionError as error:
+            search.fail(root, f"cannot be read ({error.strerror})")
+            continue
+        except (OSError, ValueError):
+            mode = 0
+        if stat.S_ISREG(mode):
             search.name(root)
-        elif root.is_dir():
+        elif stat.S_ISDIR(mode):
             search.walk(root)
         else:
             raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
@@ -164,7 +171,7 @@ class _Search:
         if _is_text(file):
             self._files[file] = None
         else:
-            self._fail(file, _NAME)
+            self.fail(file, _NAME)
 
     def walk(self, root: Path) -> None:
         """Look at everything below the folder ``root``. Links to folders are not followed."""
@@ -175,7 +182,7 @@ class _Search:
                 with os.scandir(folder) as listed:
                     entries = sorted(listed, key=lambda entry: entry.name)
             except OSError as error:
-                self._fail(folder, f"cannot be listed ({error.strerror or error})")
+                self.fail(folder, f"cannot be listed ({error.strerror or error})")
                 continue
             names = {entry.name for entry in entries}
             if folder != root and any(mark <= names for mark in _MARKS):
@@ -196,7 +203,7 @@ class _Search:
     def _ignored_in(self, folder: Path, names: Collection[str], ignored: Ignored) -> Ignored:
         inside, failed = ignored.inside(folder, names)
         for one in failed:
-            self._fail(one.path, one.reason)
+            self.fail(one.path, one.reason)
         return inside
 
     def _is_folder(self, entry: os.DirEntry[str], root: Path, ignored: Ignored, is_project: bool) -> bool:
@@ -213,12 +220,12 @@ class _Search:
                 self._take(path, entry)
             return is_folder and not reason
         except OSError as error:
-            self._fail(path, f"cannot be read ({error.strerror or error})")
+            self.fail(path, f"cannot be read ({error.strerror or error})")
             return False
 
     def _reason(self, path: Path, is_folder: bool, root: Path, ignored: Ignored) -> str:
         """Return why the name of ``path`` leaves it out. It is empty if it does not."""
-        if path.name.startswith("."):
+        if path.name.startswith(".") or (path.is_symlink() and self._leads_to_hidden(path)):
             return HIDDEN
         if is_folder and path.name in _OF_PROGRAMS:
             return OF_PROGRAMS
@@ -227,6 +234,12 @@ class _Search:
             return EXCLUDED
         by = ignored.by(path, is_folder)
         return f"ignored by {by}" if by else ""
+
+    def _leads_to_hidden(self, path: Path) -> bool:
+        """Return whether a link leads to what is hidden below one of the roots."""
+        target = Path(os.path.realpath(path))
+        below = [target.relative_to(root) for root in self._roots if target.is_relative_to(root)]
+        return bool(below) and all(any(part.startswith(".") for part in one.parts) for one in below)
 
     def _take(self, path: Path, entry: os.DirEntry[str]) -> None:
         """Take the file ``path`` if it can be read, or note why it is left out."""
@@ -249,7 +262,7 @@ class _Search:
         elif is_folder:  # a link to a folder that is looked into anyway
             self._skip(path, SAME_FILE, shown(target))
         elif not _is_text(target):
-            self._fail(target, _NAME)
+            self.fail(target, _NAME)
         else:
             self._files[target] = None
             if target != path:
@@ -275,7 +288,8 @@ class _Search:
     def _skip(self, path: Path, reason: str, detail: str = "") -> None:
         self._skipped.setdefault(path, SkippedFile(path, reason, detail))
 
-    def _fail(self, path: Path, reason: str) -> None:
+    def fail(self, path: Path, reason: str) -> None:
+        """Note that ``path`` cannot be read."""
         self._failed.setdefault(path, FailedFile(path, reason))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ _MOST_NAMED = 5
 
 def folders_of_repository(folder: Path) -> list[Path]:
     """Return the folders above ``folder`` that belong to the same repository, the highest first."""
-    if (folder / ".git").exists():
+    if os.path.exists(folder / ".git"):  # it says no where `Path.exists` raises an error, because of permissions
         return []
     parents = list(folder.parents)
     for i, parent in enumerate(parents):
-        if (parent / ".git").exists():
+        if os.path.exists(parent / ".git"):
             return parents[i::-1]
     return []
 
@@ -74,7 +75,7 @@ class Ignored:
         failed = []
         for name in NAMES:
             file = folder / name
-            if name not in names or file.is_symlink() or not file.is_file():
+            if name not in names or os.path.islink(file) or not os.path.isfile(file):
                 continue
             try:
                 spec, unusable = _read(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,11 +21,21 @@ def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
         paths: files and folders.
         own: a folder whose changes do not count, such as that of an index.
     """
+    while True:
+        yield from _changes(paths, own)
+        # A folder was replaced by another one, of which the system tells nothing. So it is watched anew.
+        while not all(path.exists() for path in paths):
+            time.sleep(_FIRST / 1000)
+
+
+def _changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
+    """Do the same as `changes`, until one of the folders is gone or replaced."""
     from watchfiles import watch
 
     places = [path.resolve() for path in paths]
     # A file that is watched itself would be lost when an editor replaces it. So its folder is watched.
     folders = {place if place.is_dir() else place.parent for place in places}
+    watched = {folder: folder.stat().st_ino for folder in folders}
     options = {"step": _QUIET, "rust_timeout": _FIRST, "yield_on_timeout": True, "ignore_permission_denied": True}
     is_first = True
     for batch in watch(*folders, watch_filter=None, **options):  # type: ignore[arg-type]
@@ -33,3 +44,6 @@ def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
         if changed or is_first:
             yield changed.union(places) if is_first else changed
         is_first = False
+        if any(not folder.exists() or folder.stat().st_ino != number for folder, number in watched.items()):
+            yield set(places)
+            return

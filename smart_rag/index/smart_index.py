@@ -431,7 +431,7 @@ class SmartIndex:
         roots = [Path(os.path.realpath(absolute(path))) for path in paths]
         readable = with_ocr(self.manifest.modalities) if ocr else self.manifest.modalities
         found = find(
-            [path for path, root in zip(paths, roots, strict=True) if root.exists() or not prune],
+            [path for path, root in zip(paths, roots, strict=True) if not (prune and is_gone(root))],
             *(include, exclude, readable),
             gitignore=gitignore,
             max_file_size=max_file_size,

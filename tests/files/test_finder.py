@@ -305,6 +305,33 @@ def test_a_pattern_that_cannot_be_used_costs_no_other(tmp_path, line):
     ]
 
 
+def test_a_named_path_without_permission_is_reported():
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        write(root / "a.txt", b"words")
+        write(root / "closed" / "b.txt", b"words")
+        write(root / "closed" / "deep" / "c.txt", b"words")
+        (root / "closed").chmod(0)
+        with as_nobody():
+            found = find([root / "a.txt", root / "closed" / "b.txt", root / "closed", root / "closed" / "deep"])
+        (root / "closed").chmod(0o700)
+        assert [path.name for path in found.files] == ["a.txt"]
+        assert {one.path.name for one in found.failed} == {"b.txt", "closed", "deep"}
+        assert all("Permission denied" in one.reason for one in found.failed)
+
+
+def test_a_link_to_what_is_hidden_is_left_out(tmp_path):
+    write(tmp_path / ".git" / "config", b"words")
+    write(tmp_path / ".env", b"words")
+    write(tmp_path / "a.txt", b"words")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / ".git" / "config")
+    (tmp_path / "n.md").symlink_to(tmp_path / ".env")
+    assert names(tmp_path) == ["a.txt"]
+    assert reasons(tmp_path)["n.md"] == "hidden"
+    assert [path.name for path in find([tmp_path / "n.md"]).files] == [".env"]
+
+
 def test_patterns_behind_a_link_are_not_read(tmp_path):
     secret = write(tmp_path / "secret", b"*.txt\n")
     write(tmp_path / "docs" / "a.txt", b"words")

@@ -82,9 +82,15 @@ _TOGETHER = re.compile(r"[^\x00-\x7f]{3,}")
 _HIGH = re.compile(rb"[\x80-\xff]")
 
 
+# In a text that is as short, one letter outside of ASCII fits many encodings.
+_FEW_BYTES = 20
+
+
 def detect(data: bytes) -> str:
     """Return the codec of a text that is neither Unicode nor ASCII. If nothing is known, it is ``"cp1252"``."""
     sample = _sample(data).replace(b"\0", b" ")
+    if len(data) < _FEW_BYTES and sum(byte >= 0x80 for byte in data) < 2:  # one letter says nothing
+        return "cp1252"
     candidates = _confidences(sample, list(_CODECS))
     for codec in _JAPANESE:
         if _is_japanese(sample, codec):

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from smart_rag.embeddings.representation import Representation
-from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
+from smart_rag.errors import CorruptStore, DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.finder import SAME_CONTENT
 from smart_rag.files.reader import Reader, Reading, can_be_recognised, id_of, source_of
@@ -98,9 +98,15 @@ class FileIngest:
                 removed=self.ingest.store.delete(ids), skipped=(SkippedFile(path, SAME_CONTENT, shown(other)),)
             )
         for twin, rows in twins.items() if not before else ():
-            if is_gone(twin) and self._are_whole(rows):
-                self._first[digest, path.suffix] = path
-                return self._move(rows, [_moved(row, twin, path) for row in rows])
+            if not is_gone(twin) or not self._are_whole(rows):
+                continue
+            try:
+                report = self._move(rows, [_moved(row, twin, path) for row in rows])
+            except CorruptStore as error:  # then it is encoded, like a file that has changed
+                logger.warning("%s: the passages of %s cannot be moved (%s)", shown(path), shown(twin), error)
+                continue
+            self._first[digest, path.suffix] = path
+            return report
         reading = self._read(path, ocr)
         self._first[digest, path.suffix] = path
         stamp = FileStamp(version, len(reading.documents))
@@ -162,7 +168,11 @@ class FileIngest:
     def _write(self, window: _Window) -> AddReport:
         """Write the rows of whole files, and then remove the documents of earlier versions of these files."""
         report = self.ingest.write(window.rows, lambda part: self.ingest.on_progress(_pages(part)))
-        report += AddReport(removed=self.ingest.store.delete(list(window.stale)), read=tuple(window.read))
+        refused = Counter(failed.path for failed in report.failed)  # images that could not be encoded
+        read = (replace(file, passages=file.passages - refused[file.path]) for file in window.read)
+        report += AddReport(
+            removed=self.ingest.store.delete(list(window.stale)), read=tuple(file for file in read if file.passages)
+        )
         self.ingest.on_progress(window.without_pages)
         return report
 

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 # What is not shown: deleted text, the number of a note, the author and the date of a comment, forms and scripts.
-_UNSEEN = {"tracked-changes", "note-citation", "creator", "date", "date-string", "forms", "scripts", "title", "desc"}
+_UNSEEN = {"tracked-changes", "note-citation", "date-string", "forms", "scripts"}
+# So are these, unless they are fields in the text: the same names have the author and the date of a comment, and the
+# description of a drawing.
+_UNSEEN_OUTSIDE = {"creator", "date", "title", "desc"}
+_TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 _CONTAINERS = {"table-row", "table-cell", "covered-table-cell", "text-box", "note-body", "annotation", "notes"}
 _PARAGRAPHS = {"p", "h"}
 _MOST_REPEATED = 20  # a cell may say that it is repeated a million times
@@ -179,7 +183,7 @@ class _Walk:
         skipped: _Element | None = None
         for event, element in walk:
             if event == "start":
-                if local(element) in _UNSEEN:
+                if _is_unseen(element):
                     walk.skip_subtree()
                     skipped = element
                 else:
@@ -233,10 +237,15 @@ def _raw(root: _Element) -> Iterator[str]:
     for event, element in lxml.etree.iterwalk(root, events=("start", "end"), tag="{*}*"):
         name, step = local(element), 1 if event == "start" else -1
         depth += step * (name in _PARAGRAPHS)
-        skipped += step * (name in _UNSEEN)
+        skipped += step * _is_unseen(element)
         text = element.text if event == "start" else element.tail
         if text and depth and not skipped:
             yield text
+
+
+def _is_unseen(element: _Element) -> bool:
+    name = local(element)
+    return name in _UNSEEN or (name in _UNSEEN_OUTSIDE and not str(element.tag).startswith(_TEXT))
 
 
 def _repeated(element: _Element, name: str) -> int:

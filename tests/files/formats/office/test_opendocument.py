@@ -44,6 +44,8 @@ def text_of(tmp_path, body, **parts):
            + "</text:note-body></text:note> goes on."), ["Fact goes on.", "The note."]),
         (p("Text<office:annotation><x:creator xmlns:x='dc'>Bo</x:creator>" + p("Why?") + "</office:annotation>."),
          ["Text.", "Why?"]),
+        (p("Berlin, <text:date>14 March 2026</text:date>: <text:title>The keys</text:title>"),
+         ["Berlin, 14 March 2026: The keys"]),
         (p("Before<draw:frame><draw:text-box>" + p("in the box") + "</draw:text-box></draw:frame> after"),
          ["Before after", "in the box"]),
         (TABLE, ["wide", "a | b\nc"]),
