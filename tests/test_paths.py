@@ -69,7 +69,7 @@ def test_an_index_in_the_home(home):
 def test_files_in_the_home(home):
     (home / "docs").mkdir()
     for name in ("a.txt", "~$b.txt"):
-        (home / "docs" / name).write_text("bearings")
+        (home / "docs" / name).write_text(f"bearings {name}")
     with SmartIndex.create(home / "index", WordEncoder()) as index:
         assert index.add_files(["~/docs"]).added == 2
         assert index.delete_source("~/docs/a.txt") == 1
