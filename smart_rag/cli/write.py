@@ -211,8 +211,9 @@ class _Wanted:
         from smart_rag.files.finder import find
         from smart_rag.files.reader import with_ocr
 
+        # While changes are followed, a folder may be gone for a while.
         return find(
-            self.paths,
+            [path for path in self.paths if path.exists()] if may_be_empty else self.paths,
             self.include,
             self.exclude,
             with_ocr(modalities) if self.ocr else modalities,

@@ -80,9 +80,14 @@ def test_changes_are_taken_up_as_they_come(watching, folder, tmp_path):
     watching.wait_for(" removed", times=3)
     (tmp_path / "docs" / "late.txt").write_text("Late birds come, too.")
     watching.wait_for(" 1 added", times=4)
+    shutil.rmtree(tmp_path / "docs")
+    watching.wait_for(" 2 removed")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "back.txt").write_text("Here is a folder again.")
+    watching.wait_for(" 1 added", times=5)
     watching.process.send_signal(signal.SIGINT)
     assert watching.process.wait(SECONDS) == 130
     with SmartIndex.open(tmp_path / "index") as index:
         names = {os.path.basename(one.path) for one in index.sources()}
-        assert names == {"swallows.txt", "late.txt"}
+        assert names == {"back.txt"}
         assert index.verify().sound
