@@ -65,9 +65,9 @@ class Found:
     skipped: list[SkippedFile] = field(default_factory=list)
     failed: list[FailedFile] = field(default_factory=list)
 
-    def left_out(self, reason: str | None = None) -> list[Path]:
-        """Return the paths that were left out for this ``reason``, or for any reason."""
-        return [one.path for one in self.skipped if reason in (None, one.reason)]
+    def left_out(self, reason: str) -> list[Path]:
+        """Return the paths that were left out for this ``reason``."""
+        return [one.path for one in self.skipped if one.reason == reason]
 
 
 def find(
