@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -33,9 +34,9 @@ from sentence_transformers.util.similarity import maxsim
 from tqdm import tqdm
 
 from smart_rag import SmartEncoder, TokenBatch
-from smart_rag.embeddings.codec import get_codec
+from smart_rag.embeddings.codec import RotatedCodec, get_codec
 from smart_rag.embeddings.tokens import TokenCodes
-from smart_rag.scoring import kernels  # noqa: F401, as in a program that has searched for a while
+from smart_rag.scoring import kernels, products  # noqa: F401, as in a program that has searched for a while
 from smart_rag.scoring.maxsim import late_interaction
 
 _SHAPES = "12x160x384,30x300x768,20x750x128,30x1800x2048"
@@ -52,6 +53,12 @@ def unit(generator: np.random.Generator, count: int, dimension: int) -> np.ndarr
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def without_numba(queries: TokenBatch, codes: TokenCodes) -> np.ndarray:
+    """Return the scores that an environment without the extra `fast` computes."""
+    with mock.patch.object(products, "numba_is_usable", return_value=False):
+        return late_interaction(queries, codes)
+
+
 def contestants(query: np.ndarray, documents: TokenBatch, codecs: list[str]) -> dict[str, Callable[[], Any]]:
     """Return a function for each contestant by name. Its vectors are in memory, in the form that it needs."""
     queries = TokenBatch.from_list([query])
@@ -61,6 +68,8 @@ def contestants(query: np.ndarray, documents: TokenBatch, codecs: list[str]) -> 
         layout = get_codec(name)
         codes = TokenCodes(layout.encode(embeddings), documents.offsets, documents.dimension, layout)
         runs[f"smart_rag {name}"] = lambda codes=codes: late_interaction(queries, codes)  # type: ignore[misc]
+        if isinstance(layout, RotatedCodec):
+            runs[f"smart_rag {name}, without Numba"] = lambda codes=codes: without_numba(queries, codes)  # type: ignore[misc]
     tensors = [torch.from_numpy(np.asarray(matrix)) for matrix in documents]
     one = torch.from_numpy(query)
     runs[_PEER] = lambda: maxsim([one], tensors)

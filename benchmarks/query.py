@@ -21,7 +21,10 @@ from tqdm import tqdm
 from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.evaluation import load_dataset
 from smart_rag.index.stopwatch import Stopwatch
-from smart_rag.scoring import kernels  # noqa: F401, as in a program that has searched for a while
+from smart_rag.scoring.products import numba_is_usable
+
+if numba_is_usable():  # as in a program that has searched for a while
+    from smart_rag.scoring import kernels  # noqa: F401
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,7 +77,7 @@ def product_for(documents: Tokens, device: str, query_tokens: int) -> TokenProdu
         return FloatProduct()
     products = query_tokens * int(documents.offsets[-1]) * documents.dimension
     is_much = "smart_rag.scoring.kernels" in sys.modules or _spent.products + products > _WORTH_COMPILING
-    return CodeProduct(rotated, fastest_kind()) if is_much and numba_is_installed() else PlainProduct(rotated)
+    return CodeProduct(rotated, fastest_kind()) if is_much and numba_is_usable() else PlainProduct(rotated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +163,13 @@ def fastest_kind() -> int:
 
 
 @lru_cache(maxsize=1)
-def numba_is_installed() -> bool:
-    """Return whether Numba is installed. A machine with few packages, such as a GPU's container, may lack it."""
-    installed = importlib.util.find_spec("numba") is not None
-    if not installed:
-        logger.info("Numba is not installed; codes are scored by NumPy, which takes several times as long")
-    return installed
+def numba_is_usable() -> bool:
+    """Return whether Numba (the extra `fast`) is installed and compiles, which the user's settings can forbid."""
+    if importlib.util.find_spec("numba") is None:
+        reason = "Numba is not installed (`pip install 'smart-rag[fast]'`)"
+    elif os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        reason = "NUMBA_DISABLE_JIT is set"
+    else:
+        return True
+    logger.info("%s; codes are scored by NumPy, which takes several times as long", reason)
+    return False

@@ -250,7 +250,7 @@ def test_the_kernel_follows_from_codec_and_device(monkeypatch):
     for floats in (documents.decode(), encoded(documents.decode(), "float16")):
         assert type(products.product_for(floats, "cpu", 1)) is products.FloatProduct
         assert products.product_for(floats, "cuda:0", 1) == DeviceProduct(None, "cuda:0")
-    monkeypatch.setattr(products, "numba_is_installed", lambda: False)
+    monkeypatch.setattr(products, "numba_is_usable", lambda: False)
     assert products.product_for(documents, "cpu", 1) == products.PlainProduct(documents.codec)
 
 
@@ -383,6 +383,34 @@ def test_segment_reduce_equals_reduceat(lengths, rows, seed):
     np.testing.assert_array_equal(
         found, [[max(row[a:b]) for a, b in pairwise(offsets)] for row in similarities.tolist()]
     )
+
+
+@pytest.mark.parametrize("without", ["sys.modules['numba'] = None", "os.environ['NUMBA_DISABLE_JIT'] = '1'"])
+def test_without_numba(tmp_path, without):
+    """The extra `fast` is not installed, or its compiler is switched off: searches work, however much there is."""
+    script = f"""
+import importlib.util, logging, os, sys
+{without}
+sys.modules['llvmlite'] = None
+logging.basicConfig(level=logging.INFO)
+from smart_rag import Document, SmartIndex
+from smart_rag.scoring import products
+products._WORTH_COMPILING = 0
+with SmartIndex.create(sys.argv[1], "minilm") as index:
+    index.add([Document("a", "The boats are fuelled on Mondays."), Document("b", "The keys hang in the hall.")])
+    for first_stage in ("terms", "exhaustive"):
+        print(index.search("Where are the keys?", first_stage=first_stage)[0].id)
+print("smart_rag.scoring.kernels" in sys.modules)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "index")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.stdout.split() == ["b", "b", "False"], ran.stderr
+    assert "codes are scored by NumPy" in ran.stderr
 
 
 def test_a_user_who_can_write_nowhere():
