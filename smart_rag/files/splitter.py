@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from smart_rag.files.token_places import TokenPlaces, TokenSpans
+from smart_rag.files.unbroken import next_blank, unbroken_chunk
 
 # The number of characters of a chunk for each token that it may have. Prose has four to six. Texts with more are blanks
 # or words that the model does not know. A file in base64 is a single token for some models.
@@ -65,9 +66,16 @@ class Splitter:
         others with the text that follows. The next window begins where the first of them begins.
         """
         joined = text if joined is None else joined
-        begin = last = 0
+        begin = last = blank = 0
         length = _WINDOW * self._tokens
         while begin < len(text):
+            blank = blank if blank > begin else next_blank(text, begin)
+            if blank - begin >= self._longest and (unbroken := self._unbroken_chunk(text, begin, length // _WINDOW)):
+                last, following = unbroken
+                yield text[begin:last]
+                length = max(last - begin, self._tokens) * _WINDOW
+                begin = following
+                continue
             stop = begin + length
             window = _Window(text[begin:stop], joined[begin:stop], is_last=stop >= len(text))
             sure, rest = self._split_window(window)
@@ -81,6 +89,13 @@ class Splitter:
                     last = begin + start + len(chunk.rstrip())
             begin += rest
             length = min(max(rest // len(sure), self._tokens), self._longest) * _WINDOW
+
+    def _unbroken_chunk(self, text: str, begin: int, length: int) -> tuple[int, int] | None:
+        """Return where the chunk that begins at ``begin`` ends and where the next one begins. No blank is in them."""
+        if self._token_spans is None:
+            return None
+        limits = (self._tokens, self._overlap, self._longest)
+        return unbroken_chunk(text, begin, length, self._token_spans, self._count_tokens, limits)
 
     def _split_window(self, window: _Window) -> tuple[list[_Found], int]:
         """Return the chunks of a window that are sure, and the place where the next window begins."""
