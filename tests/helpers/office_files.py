@@ -120,7 +120,8 @@ _ODF = " ".join(
 def opendocument(path: Path, kind: str, body: str, styles: str = "", **parts: str) -> Path:
     """Write an OpenDocument file. ``kind`` is ``"text"``, ``"presentation"`` or ``"spreadsheet"``."""
     content = f"<office:body><office:{kind}>{body}</office:{kind}></office:body>"
-    made = {"content.xml": f"<office:document-content {_ODF}>{content}</office:document-content>"}
+    made = {"mimetype": f"application/vnd.oasis.opendocument.{kind}"}
+    made["content.xml"] = f"<office:document-content {_ODF}>{content}</office:document-content>"
     if styles:
         pages = f"<office:master-styles><style:master-page>{styles}</style:master-page></office:master-styles>"
         made["styles.xml"] = f"<office:document-styles {_ODF}>{pages}</office:document-styles>"
@@ -133,6 +134,7 @@ def epub(path: Path, *chapters: str, **parts: str) -> Path:
     spine = "".join(f'<itemref idref="c{i}"/>' for i in reversed(range(len(chapters))))
     about = '<metadata xmlns:dc="dc"><dc:title>Boats</dc:title><dc:creator>T. Reed</dc:creator></metadata>'
     made = {
+        "mimetype": "application/epub+zip",
         "META-INF/container.xml": '<container><rootfiles><rootfile full-path="OPS/book.opf"/></rootfiles></container>',
         "OPS/book.opf": f"<package>{about}<manifest>{items}</manifest><spine>{spine}</spine></package>",
         **{f"OPS/text/c {i}.xhtml": chapter for i, chapter in enumerate(chapters)},

@@ -15,7 +15,7 @@ from smart_rag.errors import DocumentError, MissingExtra
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-_MOST_BYTES = 256_000_000  # of all parts that are read, unpacked; a zip bomb has more
+MOST_BYTES = 256_000_000  # of all parts that are read, unpacked; a zip bomb has more
 _STEP = 1 << 12
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
@@ -36,7 +36,7 @@ class Archive:
         self.path = path
         self.left_out: list[str] = []
         self._etree = lxml.etree
-        self._room = _MOST_BYTES
+        self._room = MOST_BYTES
         self._parts: dict[str, _Element | None] = {}
         try:
             self._zip = zipfile.ZipFile(path)
@@ -76,7 +76,7 @@ class Archive:
         if max(len(data), info.file_size) > self._room:
             raise DocumentError(
                 self.path,
-                f"its parts unpack to more than {_MOST_BYTES // 10**6} MB; expected a document, found a zip bomb?",
+                f"its parts unpack to more than {MOST_BYTES // 10**6} MB; expected a document, found a zip bomb?",
             )
         self._room -= len(data)
         return bytes(data)
@@ -196,6 +196,6 @@ def value(element: _Element, name: str) -> str | None:
 
 def _why_no_zip(path: Path) -> str:
     with path.open("rb") as file:
-        if file.read(8) == _OLE and "EncryptedPackage".encode("utf-16-le") in file.read(_MOST_BYTES):
+        if file.read(8) == _OLE and "EncryptedPackage".encode("utf-16-le") in file.read(MOST_BYTES):
             return "encrypted; save it without a password"
     return f"damaged, or not a {path.suffix} file"

@@ -24,7 +24,8 @@ def read_xls(path: Path) -> Iterator[Page]:
     except ImportError as error:
         raise MissingExtra("python-calamine", "office", f"reading {path.name}") from error
     try:
-        with python_calamine.load_workbook(path) as book:
+        # Of a path, calamine believes the suffix.
+        with path.open("rb") as file, python_calamine.load_workbook(file) as book:
             for number, name in enumerate(book.sheet_names, 1):
                 yield _sheet(book, number, name)
     except python_calamine.PasswordError as error:

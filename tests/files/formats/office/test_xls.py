@@ -25,7 +25,7 @@ def test_sheets_are_pages_with_a_header(tmp_path):
 
 
 def test_what_is_no_workbook_is_refused(tmp_path):
-    assert refused(write(tmp_path / "a.xls", b"words")) == "damaged, or not a .xls file"
+    assert refused(write(tmp_path / "a.xls", b"words\0\1")) == "damaged, or not a .xls file"
     assert refused(ole(tmp_path / "b.xls", {"Other": b"x"})) == "damaged, or not a .xls file"
 
 
