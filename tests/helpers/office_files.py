@@ -43,6 +43,13 @@ def archive(path: Path, parts: Mapping[str, str | bytes]) -> Path:
     return path
 
 
+def replaced(path: Path, name: str, content: bytes | None) -> Path:
+    """Replace the content of a part of a zip. If ``content`` is None, remove the part."""
+    with zipfile.ZipFile(path) as opened:
+        parts = {part: opened.read(part) for part in opened.namelist() if part != name}
+    return archive(path, parts if content is None else {**parts, name: content})
+
+
 def docx(path: Path, body: str, rels: str = "", **parts: str) -> Path:
     """Write a .docx with this body. ``parts`` has the names and the texts of its other parts in ``word/``."""
     main = {"_rels/.rels": related(rId1=("officeDocument", "word/document.xml"))}

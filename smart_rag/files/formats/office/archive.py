@@ -110,7 +110,7 @@ class Archive:
         try:
             root = parse(data)
         except self._etree.XMLSyntaxError as error:
-            found = parse(data, recover=True) if data.strip() else None
+            found = recovered(data)
             if found is None or not any(text.strip() for text in found.itertext("{*}*")):
                 raise DocumentError(self.path, broken) from error
             self._note_damage(name)
@@ -168,6 +168,16 @@ def parse(data: bytes, recover: bool = False) -> _Element | None:
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True, recover=recover
     )
     return lxml.etree.fromstring(data, parser)
+
+
+def recovered(data: bytes) -> _Element | None:
+    """Return the root of what can be read of a damaged XML text, or None if there is nothing."""
+    import lxml.etree
+
+    try:
+        return parse(data, recover=True)
+    except lxml.etree.XMLSyntaxError:  # there is no element at all
+        return None
 
 
 def elements(root: _Element) -> Iterator[_Element]:

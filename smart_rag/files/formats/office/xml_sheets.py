@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smart_rag.errors import DocumentError, MissingExtra
-from smart_rag.files.formats.office.archive import MOST_BYTES, parse, value
+from smart_rag.files.formats.office.archive import MOST_BYTES, parse, recovered, value
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
 
@@ -36,7 +36,7 @@ def read_xml_sheets(path: Path) -> Iterator[Page]:
     try:
         root = parse(data)
     except XMLSyntaxError:
-        root = parse(data, recover=True)
+        root = recovered(data)
         left_out.append("its XML is damaged, and what follows the damage may be missing")
     sheets = [] if root is None else list(root.iter("{*}Worksheet"))
     for number, sheet in enumerate(sheets, 1):

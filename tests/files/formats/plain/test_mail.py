@@ -96,3 +96,13 @@ def test_no_bytes_end_the_run(tmp_path_factory, data):
     path = write(tmp_path_factory.mktemp("mail") / "a.eml", b"From: a\n" + bytes(data))
     with contextlib.suppress(DocumentError):
         list(read_mail(path))
+
+
+def test_a_damaged_part_loses_no_other(tmp_path):
+    part = "--x\nContent-Type: text/plain\n\n{}\n"
+    malformed = ("Content-Type: text/plain; charset*\n\n", "Content-Disposition: inline; filename*0*\n\n")
+    for damaged in (*malformed, "Content-Type: text/plain; charset=hex\n\n"):
+        head = "Subject: Keys\nContent-Type: multipart/mixed; boundary=x\n\n"
+        page = page_of(tmp_path, f"{head}{part.format('before')}--x\n{damaged}\n{part.format('after')}--x--\n".encode())
+        assert "before" in page.text
+        assert "after" in page.text
