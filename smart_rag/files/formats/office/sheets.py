@@ -30,6 +30,7 @@ _BUILTIN_PERCENTAGES = {9: "0%", 10: "0.00%"}
 _NO_CODE = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')  # texts, colours and spaces in the code of a number format
 _MOST_EMPTY = 20  # empty cells that are kept between two others
 _MOST_TEXT = 256_000_000  # characters: many cells may show the same long text
+_MOST_LETTERS = 7  # of a column: Excel has at most three
 _MOST_DIGITS = 30  # Excel shows as many
 _LAST_DATE = 2_958_466  # days after the first: the year 9999
 
@@ -220,7 +221,7 @@ def _whole(text: str) -> int:
 def _column(reference: str | None) -> int:
     """Return the number of a column, from 1 on, such as 28 for ``"AB7"``. Return 0 if there is none."""
     column = 0
-    for letter in (reference or "").upper():
+    for letter in (reference or "")[:_MOST_LETTERS].upper():
         if not "A" <= letter <= "Z":
             break
         column = column * 26 + ord(letter) - 64

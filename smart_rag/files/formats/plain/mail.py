@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from smart_rag.errors import DocumentError, SmartRagError
+from smart_rag.files.formats.encoding import codec_named
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.page import Page
@@ -66,10 +67,11 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
 
 def decoded(data: bytes, charset: str | None = None) -> str:
     """Return the text of a part of a file. ``charset`` is what the file says of it, which may be wrong."""
-    for encoding in filter(None, (charset, "utf-8-sig")):
+    for encoding in (codec_named(charset or ""), "utf-8-sig"):
         try:
-            return data.decode(encoding)
-        except (LookupError, ValueError):  # an unknown charset, or other bytes than it has
+            if encoding:
+                return data.decode(encoding)
+        except ValueError:  # it has other bytes
             continue
     return data.decode(detect(data), "replace")
 
