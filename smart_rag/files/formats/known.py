@@ -122,7 +122,7 @@ def format_of(path: Path) -> Format | None:
     2. If the suffix is known or missing, a zip is the document whose parts it has, an OLE container the document whose
        streams it has, and a text that begins as sheets in XML is such sheets.
     3. If the suffix is missing or not one of texts, a text that begins as HTML or as a web archive is one. Any other
-       text is a text, a table or a mail, if programs for this suffix read these, too.
+       text, but no XML, is a text, a table or a mail, if programs for this suffix read these, too.
     4. Everything else is what its suffix says. A file without a suffix, such as README or LICENSE, is known if it
        begins with text.
 
@@ -145,16 +145,22 @@ def format_of(path: Path) -> Format | None:
         return _read_ole
     if not _is_text(start):
         return stated
-    text = _decoded(start)
-    if _SHEETS.match(text):
+    return _format_of_text(_decoded(start), stated)
+
+
+def _format_of_text(start: str, stated: Format | None) -> Format:
+    """Return the function that reads a file that begins as a text. ``stated`` is the one of its suffix."""
+    if _SHEETS.match(start):
         return read_xml_sheets
-    if stated in _TEXT_FORMATS:
+    if stated is not None and stated in _TEXT_FORMATS:
         return stated
-    if _HTML.match(text):
+    if _HTML.match(start):
         return read_html
-    if _MIME.match(text):
+    if _MIME.match(start):
         return read_mail
-    return read_text if stated is None else _OF_TEXT.get(stated, stated)
+    if stated is None:
+        return read_text
+    return stated if start.lstrip().startswith("<") else _OF_TEXT.get(stated, stated)
 
 
 def is_pdf(path: Path) -> bool:

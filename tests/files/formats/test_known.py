@@ -130,6 +130,7 @@ def test_texts_stay_what_their_suffix_says(tmp_path):
     for name in ("a.txt", "a.md", "a.csv"):
         assert "<td>" in first(write(tmp_path / name, _TABLE))
     assert "damaged, or not a .docx file" in refused(write(tmp_path / "b.docx", "only words"))
+    assert "damaged, or not a .doc file" in refused(write(tmp_path / "b.doc", '<?xml version="1.0"?><w:wordDocument/>'))
     assert "no document of a known" not in refused(write(tmp_path / "c.docx", b"PK\3\4 and no zip"))
     assert refused(ole(tmp_path / "d", {"Other": b"x"})) == "a container without a document of a known format"
 

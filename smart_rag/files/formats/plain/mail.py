@@ -11,6 +11,7 @@ from email.parser import BytesParser
 from email.policy import EmailPolicy
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 from smart_rag.errors import DocumentError, SmartRagError
 from smart_rag.files.formats.encoding import codec_named
@@ -79,7 +80,7 @@ def decoded(data: bytes, charset: str | None = None) -> str:
 class _Policy(EmailPolicy):
     """The usual rules for mails. A header that is malformed or long is a plain text."""
 
-    def header_fetch_parse(self, name: str, value: str) -> str:
+    def header_fetch_parse(self, name: str, value: str) -> Any:
         if len(value) <= _MOST_PARSED:
             try:
                 return super().header_fetch_parse(name, value)
