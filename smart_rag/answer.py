@@ -238,7 +238,7 @@ def ask(
         per_source, source_key, fold_duplicates: how many passages a source may have, and whether near duplicates are
             one passage, as in `SmartIndex.search`.
         neighbours: the number of chunks before and after each passage that are sent with it; see `Hit.window`. A
-            passage that is sent with an earlier one is left out.
+            passage or a chunk that is sent with an earlier one is not sent again.
         context_tokens: the maximum number of tokens of all passages together, counted by the tokenizer of the index.
         images: the number of passages whose images are sent. The image of the question is then sent, too. The language
             model must be able to read images. An endpoint does not say whether its model can. By default, only text is
@@ -289,13 +289,18 @@ def ask(
 
 
 def _with_neighbours(hits: Sequence[Hit], neighbours: int) -> list[Hit]:
-    """Return ``hits`` with the texts of their windows. A hit in the window of an earlier one is left out."""
-    widened = []
+    """Return ``hits`` with the texts of their windows, but each chunk only once.
+
+    A hit in the window of an earlier one is left out, and a chunk is in the first of the windows that it belongs to.
+    """
+    widened: list[Hit] = []
     sent: set[str] = set()
     for hit in hits:
         if hit.id not in sent:
-            sent |= {document.id for document in hit.neighbours(neighbours)}
-            widened.append(with_explainer(replace(hit, text=hit.window(neighbours)), explainer_of(hit)))
+            around = hit.neighbours(neighbours)
+            text = hit.window(neighbours, without=sent)
+            sent |= {hit.id, *(document.id for document in around)}
+            widened.append(with_explainer(replace(hit, text=text), explainer_of(hit)))
     return widened
 
 

@@ -304,13 +304,16 @@ class Hit(_Explainable):
         """
         return self._known_explainer.neighbours(self, before_and_after)
 
-    def window(self, before_and_after: int = 1) -> str:
+    def window(self, before_and_after: int = 1, *, without: Collection[str] = ()) -> str:
         """Return the text of this hit and of its `neighbours`. What two chunks share is in the text once.
+
+        Neighbours whose ids are in ``without`` are left out, such as those in the window of another hit.
 
         Raises:
             InvalidInput, IndexClosed: as in `neighbours`.
         """
-        texts = {document.id: document.text for document in self.neighbours(before_and_after)}
+        around = self.neighbours(before_and_after)
+        texts = {document.id: document.text for document in around if document.id not in without}
         texts[self.id] = self.text
         return _joined([texts[id] for id in (sorted(texts, key=chunk_of) if len(texts) > 1 else texts)])
 

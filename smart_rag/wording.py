@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def number(count: int, noun: str) -> str:
     """Return ``count`` and ``noun``, with the noun in the plural if needed. ``noun`` is given in the singular.
@@ -12,6 +14,16 @@ def number(count: int, noun: str) -> str:
     if count != 1:
         noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun}"
+
+
+def some(places: Sequence[int], most: int = 5) -> str:
+    """Return the first of ``places``, and how many more there are.
+
+    >>> some([3]), some([3, 5]), some([1, 2, 3, 4, 5, 6, 7])
+    ('3', '3, 5', '1, 2, 3, 4, 5 and 2 more')
+    """
+    shown = ", ".join(f"{place:,}" for place in places[:most])
+    return f"{shown} and {len(places) - most:,} more" if len(places) > most else shown
 
 
 def one_line(error: BaseException) -> str:

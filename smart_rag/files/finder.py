@@ -277,9 +277,9 @@ class _Search:
             below = [path.relative_to(root) for root in self._roots if path.is_relative_to(root)]
             if not any(_matches(one, self._include) for one in below):
                 return NOT_INCLUDED, ""
-        elif suffix not in self._known and (suffix or format_of(path) is None):
-            if suffix in self._known_to_others:
-                return f"{OTHER_MODALITY} {'videos' if suffix in suffixes(('video',)) else 'images'}", suffix
+        elif suffix in self._known_to_others - self._known:
+            return f"{OTHER_MODALITY} {'videos' if suffix in suffixes(('video',)) else 'images'}", suffix
+        elif suffix not in self._known and format_of(path) is None:
             return UNKNOWN_TYPE, suffix or "without a suffix"
         if self._max_bytes is not None and state.st_size > self._max_bytes:
             return TOO_LARGE, f"{state.st_size / _MEGABYTE:.1f} MB"

@@ -15,7 +15,7 @@ from smart_rag.config import IndexConfig
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
-from smart_rag.files.formats.known import FORMATS, format_of
+from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
 from smart_rag.files.formats.page import Page, is_visible
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
 from smart_rag.files.formats.readable import check_readable
@@ -145,7 +145,7 @@ def with_ocr(modalities: Collection[str]) -> tuple[str, ...]:
 
 def can_be_recognised(path: Path) -> bool:
     """Return whether the text of a file of this type can be recognised: of a PDF, or of an image."""
-    return path.suffix.lower() in (".pdf", *images.SUFFIXES)
+    return path.suffix.lower() in images.SUFFIXES or is_pdf(path)
 
 
 def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFile:
@@ -163,7 +163,7 @@ def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFi
     pages = list(_pages(path, pages_without_text=True))
     if ocr:
         pages = [replace(page, left_out=(_TO_RECOGNISE,)) if _lacks_text(page) else page for page in pages]
-    is_seen = path.suffix.lower() == ".pdf" and "image" in modalities
+    is_seen = "image" in modalities and is_pdf(path)
     return ReadFile(path, 0, sum(len(page.text) for page in pages), tuple(_losses(pages, is_seen)))
 
 
@@ -259,7 +259,8 @@ class Reader:
         return self._chunked(path, _pages(path))
 
     def _chunked(self, path: Path, pages: Iterable[Page]) -> Reading:
-        found = list(self._chunker.split(pages, path.suffix.lower()))
+        suffix = path.suffix.lower() if format_of(path) is read_text else ""
+        found = list(self._chunker.split(pages, suffix))
         return _reading(path, found, [page for page in found if page.text])
 
     def _recognise(self, path: Path, show_progress_bar: bool) -> Reading:
@@ -269,7 +270,7 @@ class Reader:
         return self._chunked(path, _recognised(path, pages, show_progress_bar))
 
     def _is_paged(self, path: Path) -> bool:
-        return path.suffix.lower() == ".pdf" and "image" in self._modalities
+        return "image" in self._modalities and is_pdf(path)
 
 
 def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: bool = False) -> Reading:

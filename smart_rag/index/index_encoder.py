@@ -75,6 +75,11 @@ class IndexEncoder:
         self._texts = self._unread_texts = 0  # of the rows since the last `warn_of_unread_texts`
 
     @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the model; see `Manifest`."""
+        return self._manifest.fingerprint
+
+    @property
     def exists(self) -> bool:
         """Whether the index has an encoder. If not, the caller brings the vectors."""
         return self.loaded is not None or self._manifest.encoder is not None

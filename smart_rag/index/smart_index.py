@@ -1144,7 +1144,10 @@ class SmartIndex:
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
         """Return the ``hits`` of ``search``, with what the model cannot read and with an explainer for ``query``."""
         hits = marked(hits, query, self._encoder.loaded)
-        explainer = Explainer(with_full_paths(query), search, self._encoder, self._session, self._calibration, self.get)
+        explainer = Explainer(
+            *(with_full_paths(query), search, self._encoder, self._session, self._calibration, self.get),
+            current=lambda: (self._encoder, self._store),
+        )
         return [with_explainer(hit, explainer) for hit in hits]
 
     def _search(self, top_k: int, weights: Weights | None, weighting: Weighting | None) -> Search:

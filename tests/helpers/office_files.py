@@ -43,6 +43,13 @@ def archive(path: Path, parts: Mapping[str, str | bytes]) -> Path:
     return path
 
 
+def replaced(path: Path, name: str, content: bytes | None) -> Path:
+    """Replace the content of a part of a zip. If ``content`` is None, remove the part."""
+    with zipfile.ZipFile(path) as opened:
+        parts = {part: opened.read(part) for part in opened.namelist() if part != name}
+    return archive(path, parts if content is None else {**parts, name: content})
+
+
 def docx(path: Path, body: str, rels: str = "", **parts: str) -> Path:
     """Write a .docx with this body. ``parts`` has the names and the texts of its other parts in ``word/``."""
     main = {"_rels/.rels": related(rId1=("officeDocument", "word/document.xml"))}
@@ -120,7 +127,8 @@ _ODF = " ".join(
 def opendocument(path: Path, kind: str, body: str, styles: str = "", **parts: str) -> Path:
     """Write an OpenDocument file. ``kind`` is ``"text"``, ``"presentation"`` or ``"spreadsheet"``."""
     content = f"<office:body><office:{kind}>{body}</office:{kind}></office:body>"
-    made = {"content.xml": f"<office:document-content {_ODF}>{content}</office:document-content>"}
+    made = {"mimetype": f"application/vnd.oasis.opendocument.{kind}"}
+    made["content.xml"] = f"<office:document-content {_ODF}>{content}</office:document-content>"
     if styles:
         pages = f"<office:master-styles><style:master-page>{styles}</style:master-page></office:master-styles>"
         made["styles.xml"] = f"<office:document-styles {_ODF}>{pages}</office:document-styles>"
@@ -133,6 +141,7 @@ def epub(path: Path, *chapters: str, **parts: str) -> Path:
     spine = "".join(f'<itemref idref="c{i}"/>' for i in reversed(range(len(chapters))))
     about = '<metadata xmlns:dc="dc"><dc:title>Boats</dc:title><dc:creator>T. Reed</dc:creator></metadata>'
     made = {
+        "mimetype": "application/epub+zip",
         "META-INF/container.xml": '<container><rootfiles><rootfile full-path="OPS/book.opf"/></rootfiles></container>',
         "OPS/book.opf": f"<package>{about}<manifest>{items}</manifest><spine>{spine}</spine></package>",
         **{f"OPS/text/c {i}.xhtml": chapter for i, chapter in enumerate(chapters)},

@@ -252,6 +252,31 @@ def test_a_file_that_grew_gains_documents(index, folder):
     assert texts(index, folder / "tax.html") == ["Taxes are due in late April.", "Fines are due in early May."]
 
 
+def test_a_document_of_the_caller_is_not_replaced_by_a_passage(index, folder):
+    own = Document(f"{folder / 'cats.txt'}#0", "My own words.")
+    index.add([own])
+    report = index.add_files([folder])
+    (failed,) = report.failed
+    assert failed.path == folder / "cats.txt"
+    assert failed.reason == (
+        f"its passage would replace the document {own.id!r}, which was not added from a file; delete that document, or "
+        "give it another id"
+    )
+    assert index.get([own.id]) == [own]
+    assert {document.metadata.get("source") for document in index.documents()} == {
+        *(None, str(folder / "deep" / "dogs.md"), str(folder / "tax.html"))
+    }
+    moved = folder / "moved.html"
+    index.add([Document(f"{moved}#0", "My own words, too.")])
+    (folder / "tax.html").rename(moved)
+    assert {failed.path for failed in index.add_files([folder]).failed} == {folder / "cats.txt", moved}
+    assert index.get([f"{moved}#0"])[0].text == "My own words, too."
+    index.delete([own.id, f"{moved}#0"])
+    report = index.add_files([folder])
+    assert (report.failed, report.moved) == ((), 1)
+    assert texts(index, folder / "cats.txt")[0].startswith("The cat sat")
+
+
 def test_files_with_the_same_bytes_are_added_once(index, tmp_path, recorder):
     one, other = (write(tmp_path / "docs" / name, "The cat sat on the mat.") for name in ("one.txt", "other.txt"))
     third = write(tmp_path / "docs" / "third.md", "The cat sat on the mat.")  # it is read in another way

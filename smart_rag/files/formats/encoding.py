@@ -234,7 +234,15 @@ def _named(data: bytes, is_html: bool) -> str | None:
     found = _XML.search(head) or (is_html and _META.search(_COMMENT.sub(b"", head))) or _CODING.search(head)
     if not found:
         return None
-    name = re.sub(r"[^a-z0-9]", "", found[1].decode().lower())
+    return codec_named(found[1].decode())
+
+
+def codec_named(encoding: str) -> str | None:
+    """Return the codec of an older encoding by a name that a file gives it, or None if it is none of them.
+
+    Python has further codecs, which are no encodings of files, or are slow.
+    """
+    name = re.sub(r"[^a-z0-9]", "", encoding.lower())
     return _SINGLE.get(name) or _MULTIPLE.get(name)
 
 

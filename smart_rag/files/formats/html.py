@@ -26,6 +26,13 @@ _ENDED = re.compile(r"<([A-Za-z][\w:.-]*)((?:\s[^<>]*)?)/>")
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _IS_XHTML = re.compile(r"\s*(?:<\?xml\b|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
 # A browser that runs scripts does not parse what is in these elements.
+# With each element that holds blocks, the parser looks at all elements around it. Browsers bound their nesting, too.
+_BLOCK = re.compile(
+    r"<(/?)(?:div|section|article|aside|main|header|footer|nav|ul|ol|dl|menu|pre|listing|form|blockquote|center|address"
+    r"|dir|details|summary|dialog|fieldset|figure|figcaption|hgroup|search|table)\b[^<>]*>",
+    re.IGNORECASE,
+)
+_MOST_DEPTH = 500
 _NOSCRIPT = re.compile(r"<noscript\b[^>]*>.*?</noscript[^>]*>?", re.DOTALL | re.IGNORECASE)
 
 
@@ -63,7 +70,8 @@ def page_of_markup(markup: str, path: Path) -> Page:
         raise MissingExtra("selectolax", "html", f"reading {path.name}") from error
     if path.suffix.lower() in (".xhtml", ".epub") or _IS_XHTML.match(markup):
         markup = _ENDED.sub(_as_html, _replaced(markup, _CDATA, _escaped, "]]>"))
-    tree = LexborHTMLParser(_replaced(markup, _NOSCRIPT, lambda _: " ", "</noscript", "</NOSCRIPT"))
+    markup = _shallow(_replaced(markup, _NOSCRIPT, lambda _: " ", "</noscript", "</NOSCRIPT"))
+    tree = LexborHTMLParser(markup)
     visible = Visible(tree)
     head = "\n\n".join(visible.head())
     text = f"{head}\n\n{visible.text}" if head and visible.text else head or visible.text
@@ -75,6 +83,20 @@ def _replaced(markup: str, pattern: re.Pattern[str], by: Callable[[re.Match[str]
     last = max((markup.rfind(end) + len(end) for end in ends if end in markup), default=0)
     last = (markup.find(">", last - 1) + 1 or len(markup)) if last else 0
     return f"{pattern.sub(by, markup[:last])}{markup[last:]}"
+
+
+def _shallow(markup: str) -> str:
+    """Return ``markup`` without the blocks that are nested more deeply than any page needs. Their text stays."""
+    depth = 0
+
+    def bounded(tag: re.Match[str]) -> str:
+        nonlocal depth
+        ends = bool(tag[1])
+        is_deep = depth > _MOST_DEPTH - (not ends)
+        depth = max(0, depth + (-1 if ends else 1))
+        return "<hr>" if is_deep else tag[0]
+
+    return _BLOCK.sub(bounded, markup)
 
 
 def _as_html(element: re.Match[str]) -> str:

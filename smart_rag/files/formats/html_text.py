@@ -83,6 +83,8 @@ _SPACE = re.compile(r"[ \t\n\r\f]+")
 _WORD = re.compile(r"\w+")
 # Navigation has its words in links. Another part with such a mark is text.
 _SHARE_OF_LINKS = 0.5
+# Such parts may stand in each other, and each is counted anew. After so many that are text, the others are text, too.
+_MOST_KEPT = 50
 # A page with fewer words outside of its navigation is a table of contents.
 _FEWEST_WORDS = 25
 
@@ -104,6 +106,7 @@ class Visible:
     def __init__(self, tree: LexborHTMLParser) -> None:
         self._tree = tree
         self.left_out: Counter[str] = Counter()
+        self._kept = 0  # parts with the mark of navigation that are text
         self.text = self._read(frozenset(("navigation", "cookie banners", "hidden text")))
         if self.left_out and len(_WORD.findall(self.text)) < _FEWEST_WORDS:
             self.left_out.clear()
@@ -127,7 +130,7 @@ class Visible:
         texts: list[str] = []
         node: Any = self._tree.root
         depth_of_pre = 0
-        rows: list[int] = []
+        rows: list[list[int]] = []
         while node is not None:
             tag = node.tag
             enters = False
@@ -157,10 +160,13 @@ class Visible:
 
     def _leaves(self, node: Any, kind: str) -> bool:
         """Return whether to leave out ``node``, and count its words."""
+        if kind == "navigation" and self._kept > _MOST_KEPT:
+            return False
         words = _words(node)
         if kind == "navigation":
             in_links = sum(_words(link) for link in node.css("a, button, select"))
             if in_links < _SHARE_OF_LINKS * words:
+                self._kept += 1
                 return False
         if words:
             self.left_out[kind] += words
@@ -186,7 +192,8 @@ def _kind(node: Any) -> str:
     return "cookie banners" if _COOKIES.search(name) and node.tag not in ("body", "html", "main") else ""
 
 
-def _open(texts: list[str], node: Any, tag: str, rows: list[int]) -> None:
+def _open(texts: list[str], node: Any, tag: str, rows: list[list[int]]) -> None:
+    """Add the marks of an element that begins. ``rows`` has the places of each open row and of its cells."""
     if tag in _APART:
         texts.append(_PARAGRAPH)
     elif tag in _LINES:
@@ -194,8 +201,10 @@ def _open(texts: list[str], node: Any, tag: str, rows: list[int]) -> None:
     if tag == "br":
         texts.append("\n")
     elif tag == "tr":
-        rows.append(len(texts))
+        rows.append([len(texts)])
     elif tag in _CELLS:
+        if rows:
+            rows[-1].append(len(texts))
         texts.append(_CELL)
     elif tag == "li":
         texts.append(_ITEM)
@@ -205,12 +214,12 @@ def _open(texts: list[str], node: Any, tag: str, rows: list[int]) -> None:
         texts.append(f" {node.attributes.get('value') or node.attributes.get('placeholder') or ''} ")
 
 
-def _close(texts: list[str], node: Any, rows: list[int]) -> None:
+def _close(texts: list[str], node: Any, rows: list[list[int]]) -> None:
     tag = node.tag
     if tag == "li":
         texts.append(_ITEM_END)
     if tag == "tr" and rows:
-        _divide(texts, rows.pop())
+        _divide(texts, *rows.pop())
     if tag in _APART:
         texts.append(_PARAGRAPH)
     elif tag in _LINES:
@@ -219,15 +228,17 @@ def _close(texts: list[str], node: Any, rows: list[int]) -> None:
         texts.append(" ")
 
 
-def _divide(texts: list[str], begin: int) -> None:
-    """Set the marks of cells in the row that begins at ``begin``. A row of blocks is a layout, with a line for each."""
-    marks = [i for i in range(begin, len(texts)) if texts[i] == _CELL]
-    has_blocks = any(text in (_LINE, _PARAGRAPH) for text in texts[begin:])
+def _divide(texts: list[str], begin: int, *marks: int) -> None:
+    """Set the marks of the cells in a row. A row of blocks is a layout, with a line for each.
+
+    Rows stand in rows, so this must look only at the begin of what stands in a cell.
+    """
+    has_blocks = any(texts[i] in (_LINE, _PARAGRAPH) for i in range(begin, len(texts)))
     seen = False
     for mark, end in zip(marks, [*marks, len(texts)][1:], strict=True):
         divider = _LINE if has_blocks else " | "
         texts[mark] = divider if seen else ""
-        seen = seen or any(text.strip() for text in texts[mark + 1 : end])
+        seen = seen or any(texts[i].strip() for i in range(mark + 1, end))
 
 
 def _joined(texts: list[str]) -> str:

@@ -100,8 +100,10 @@ class FileIngest:
         for twin, rows in twins.items() if not before else ():
             if not is_gone(twin) or not self._are_whole(rows):
                 continue
+            moved = [_moved(row, twin, path) for row in rows]
+            self._check_ids(path, moved)
             try:
-                report = self._move(rows, [_moved(row, twin, path) for row in rows])
+                report = self._move(rows, moved)
             except CorruptStore as error:  # then it is encoded, like a file that has changed
                 logger.warning("%s: the passages of %s cannot be moved (%s)", shown(path), shown(twin), error)
                 continue
@@ -111,7 +113,19 @@ class FileIngest:
         self._first[digest, path.suffix] = path
         stamp = FileStamp(version, len(reading.documents))
         rows = [self.ingest.row(document, stamp) for document in reading.documents]
+        self._check_ids(path, rows)
         return _ChangedFile(path, rows, [*ids], reading.left_out)
+
+    def _check_ids(self, path: Path, rows: Sequence[Row]) -> None:
+        """Raise `DocumentError` if the index has a document with the id of one of ``rows`` that is from no file."""
+        there = self.ingest.store.pooled.get([row.document.id for row in rows])
+        own = [id for id, row in there.items() if row.stamp is None]
+        if own:
+            raise DocumentError(
+                path,
+                f"its passage would replace the document {own[0]!r}, which was not added from a file; delete that "
+                "document, or give it another id",
+            )
 
     def _read(self, path: Path, ocr: bool) -> Reading:
         try:

@@ -151,3 +151,19 @@ def test_any_tags_keep_the_words_or_count_them(tags):
     page = page_of(f"<body>{html}")
     counted = sum(int(phrase.split()[0]) for phrase in page.left_out)
     assert sum(f"w{i}" in page.text for i in range(len(tags))) + counted >= len(tags)
+
+
+@pytest.mark.parametrize("tag", ["<div>", "<b>", "<ul><li>", "<table><tr><td>", "<nav>", "<pre>", "<a><div>"])
+def test_a_deep_page_is_read_to_its_end_in_little_time(tmp_path, tag):
+    """Unclosed blocks took the square of their number: a page of 1 MB took minutes."""
+    begin = time.monotonic()
+    deep = tag * (300_000 // len(tag))
+    assert "the end" in text_of(write(tmp_path / "a.html", f"<p>the begin{deep}the<br>middle</div>{deep}the end"))
+    assert time.monotonic() - begin < 10
+
+
+def test_blocks_that_are_nested_deeply_stay_apart(tmp_path):
+    blocks = "".join(f"<div>block {i}" for i in range(1000))
+    text = text_of(write(tmp_path / "a.html", f"{blocks}{'</div>' * 1000}<div>last</div>"))
+    assert text.split() == [word for i in range(1000) for word in ("block", str(i))] + ["last"]
+    assert [line for line in text.split("\n") if line] == [*(f"block {i}" for i in range(1000)), "last"]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from smart_rag import Document, Hit, IndexConfig, Representation, SmartIndex, rerank
 from smart_rag.demo import sample_folder
-from smart_rag.errors import EncoderError, IndexClosed, InvalidInput
+from smart_rag.errors import EncoderError, IndexClosed, IndexMismatch, InvalidInput
 from smart_rag.files.formats import pdf
 from smart_rag.index.explain import pictures
 from smart_rag.index.explain.explanation import emphasis
@@ -453,3 +453,24 @@ def test_words_are_marked_on_the_page_they_stand_on(minilm, tmp_path):
         index.add([Document("other", "seawater bearings of another text", {}, image=hit.image)])
         (found,) = [hit for hit in index.search("seawater bearings", top_k=50) if hit.id == "other"]
         assert found.explain().picture(legend=False).width == 900
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_hit_can_be_explained_after_the_index_was_written_anew(minilm, tmp_path, elsewhere):
+    """The store that found the hit is closed then."""
+    documents = [Document(name, text) for name, text in TEXTS.items()]
+    with SmartIndex.create(tmp_path / "index", minilm) as index, SmartIndex.open(tmp_path / "index", minilm) as other:
+        index.add(documents)
+        asking = other if elsewhere else index
+        hit, known = asking.search("Which pump in the drawer?", 1)[0], asking.search("Which pump in the drawer?", 1)[0]
+        expected, relevance = known.explain().matches, known.relevance
+        index.compact()
+        assert hit.explain().matches == expected
+        assert hit.relevance == relevance
+        assert hit.neighbours() == []
+        index.convert(codec="compact")
+        assert [match.query for match in hit.explain().matches] == [match.query for match in expected]
+        index.convert(WordEncoder())
+        reason = "was made with 'words'" if elsewhere else "was converted to another model after this hit was found"
+        with pytest.raises(IndexMismatch if elsewhere else InvalidInput, match=reason):
+            hit.explain()

@@ -9,6 +9,7 @@ import pytest
 from helpers.word_encoder import VocabularyEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex, rerank
+from smart_rag.answer import ask
 from smart_rag.errors import IndexClosed, InvalidInput
 from smart_rag.files.reader import id_of
 
@@ -117,3 +118,21 @@ def test_neighbours_are_those_of_now(index):
     index.close()
     with pytest.raises(IndexClosed):
         hit.neighbours()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_language_model_gets_each_chunk_once(tmp_path, count):
+    """Windows of hits that are near each other overlap."""
+    parts = [f"Part {number} is about things." for number in range(12)]
+    (tmp_path / "a.txt").write_text("\n\n".join(parts))
+    config = IndexConfig(chunk_tokens=8, chunk_overlap=0)
+    with SmartIndex.create(tmp_path / "index", VocabularyEncoder(), config=config) as index:
+        index.add_files([tmp_path / "a.txt"])
+        assert index.count() == len(parts)
+        for top_k in (2, 5, 12):
+            answer = ask(index, "things", llm_url="http://localhost:1", llm_model="m", top_k=top_k, neighbours=count)
+            prompt = str(answer.messages)
+            hits = index.search("things", top_k)
+            assert {part for part in parts if prompt.count(part) > 1} == set()
+            assert all(hit.text in prompt for hit in hits)
+            assert all(document.text in prompt for document in hits[0].neighbours(count))

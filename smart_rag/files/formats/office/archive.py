@@ -15,7 +15,7 @@ from smart_rag.errors import DocumentError, MissingExtra
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-_MOST_BYTES = 256_000_000  # of all parts that are read, unpacked; a zip bomb has more
+MOST_BYTES = 256_000_000  # of all parts that are read, unpacked; a zip bomb has more
 _STEP = 1 << 12
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
@@ -36,7 +36,7 @@ class Archive:
         self.path = path
         self.left_out: list[str] = []
         self._etree = lxml.etree
-        self._room = _MOST_BYTES
+        self._room = MOST_BYTES
         self._parts: dict[str, _Element | None] = {}
         try:
             self._zip = zipfile.ZipFile(path)
@@ -76,7 +76,7 @@ class Archive:
         if max(len(data), info.file_size) > self._room:
             raise DocumentError(
                 self.path,
-                f"its parts unpack to more than {_MOST_BYTES // 10**6} MB; expected a document, found a zip bomb?",
+                f"its parts unpack to more than {MOST_BYTES // 10**6} MB; expected a document, found a zip bomb?",
             )
         self._room -= len(data)
         return bytes(data)
@@ -110,7 +110,7 @@ class Archive:
         try:
             root = parse(data)
         except self._etree.XMLSyntaxError as error:
-            found = parse(data, recover=True) if data.strip() else None
+            found = recovered(data)
             if found is None or not any(text.strip() for text in found.itertext("{*}*")):
                 raise DocumentError(self.path, broken) from error
             self._note_damage(name)
@@ -170,6 +170,16 @@ def parse(data: bytes, recover: bool = False) -> _Element | None:
     return lxml.etree.fromstring(data, parser)
 
 
+def recovered(data: bytes) -> _Element | None:
+    """Return the root of what can be read of a damaged XML text, or None if there is nothing."""
+    import lxml.etree
+
+    try:
+        return parse(data, recover=True)
+    except lxml.etree.XMLSyntaxError:  # there is no element at all
+        return None
+
+
 def elements(root: _Element) -> Iterator[_Element]:
     """Yield an element and all elements below it, without comments and processing instructions."""
     yield from root.iter("{*}*")
@@ -196,6 +206,6 @@ def value(element: _Element, name: str) -> str | None:
 
 def _why_no_zip(path: Path) -> str:
     with path.open("rb") as file:
-        if file.read(8) == _OLE and "EncryptedPackage".encode("utf-16-le") in file.read(_MOST_BYTES):
+        if file.read(8) == _OLE and "EncryptedPackage".encode("utf-16-le") in file.read(MOST_BYTES):
             return "encrypted; save it without a password"
     return f"damaged, or not a {path.suffix} file"

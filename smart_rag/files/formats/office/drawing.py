@@ -1,7 +1,8 @@
-"""Drawings, which text documents, slides and sheets have in common: shapes, charts and diagrams."""
+"""Drawings, which text documents, slides and sheets have in common: shapes, pictures, charts and diagrams."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from smart_rag.files.formats.office.archive import elements, inner, local
@@ -20,6 +21,32 @@ def is_repeated(element: _Element) -> bool:
 def has_text(element: _Element) -> bool:
     """Return whether there is text in an element."""
     return any(inner(part).strip() for part in element.iter("{*}t"))
+
+
+# Programs write these as the description of a picture: the name of its file, its number, and a note of their own.
+_NO_DESCRIPTION = re.compile(
+    r"[^\n]*\.(?:png|jpe?g|gif|bmp|tiff?|emf|wmf|svg|webp|heic|pdf)|(?:picture|image|photo|graphic|bild|grafik)?\s*\d*",
+    re.IGNORECASE,
+)
+_NOTE = re.compile(
+    r"(?:Description automatically generated(?: with \w+ confidence)?|AI-generated content may be incorrect\.?)\s*$",
+    re.IGNORECASE,
+)
+
+
+def description(picture: _Element) -> str:
+    """Return the alternative text of a picture, or an empty text if nobody has described it.
+
+    No viewer shows it on the page, but it may be the only text about the picture. Word says it of the drawing, too, and
+    there it is newer.
+    """
+    drawing = next(picture.iterancestors("{*}inline", "{*}anchor", "{*}wgp"), None)
+    places = (None if drawing is None else drawing.find("{*}docPr"), picture.find("{*}nvPicPr/{*}cNvPr"))
+    for place in places:
+        text = "" if place is None else _NOTE.sub("", place.get("descr", "")).strip()
+        if not _NO_DESCRIPTION.fullmatch(text):
+            return text
+    return ""
 
 
 def diagram_text(root: _Element) -> list[str]:

@@ -30,10 +30,10 @@ def read_epub(path: Path) -> Iterator[Page]:
     with Archive(path) as archive:
         container = archive.xml("META-INF/container.xml")
         book = next((element.get("full-path", "") for element in container.iter("{*}rootfile")), "")
-        root = archive.xml(book)
-        metadata = _metadata(root)
+        root = archive.part(book)
+        metadata = {} if root is None else _metadata(root)
         encrypted = _encrypted(archive)
-        for name in _chapters(root, posixpath.dirname(book)):
+        for name in _all_chapters(archive) if root is None else _chapters(root, posixpath.dirname(book)):
             try:
                 if name in encrypted:
                     raise DocumentError(path, "encrypted")
@@ -50,6 +50,11 @@ def _chapters(root: _Element, folder: str) -> Iterator[str]:
         target = unquote(targets.get(reference.get("idref"), ""))
         if target:
             yield posixpath.normpath(posixpath.join(folder, target))
+
+
+def _all_chapters(archive: Archive) -> list[str]:
+    """Return the parts that may be chapters, in the order of their names, because the list of them cannot be read."""
+    return sorted(name for name in archive.names if name.lower().endswith((".xhtml", ".html", ".htm")))
 
 
 def _metadata(root: _Element) -> dict[str, str]:

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import DocumentError, MissingExtra
-from smart_rag.files.formats.office.docx import read_docx
-from smart_rag.files.formats.office.rtf import read_rtf
-from smart_rag.files.formats.office.slides import read_pptx
 from smart_rag.files.formats.page import Page
 
 _STREAM = 2  # for olefile
@@ -59,19 +56,10 @@ def stream(opened: Any, name: str) -> bytes:
 def read_doc(path: Path) -> Iterator[Page]:
     """Yield a Word document as one page: the body, then notes, headers, comments and text boxes.
 
-    A .docx or a rich text that is called .doc is read, too.
-
     Raises:
         DocumentError: the file is encrypted or damaged.
         MissingExtra: olefile is not installed.
     """
-    other = _other_format(path)
-    if other == "rtf":
-        yield from read_rtf(path)
-        return
-    if other == "zip":
-        yield from read_docx(path)
-        return
     with ole(path) as opened:
         main = stream(opened, "WordDocument")
         version, flags = struct.unpack_from("<2xH6xH", main)
@@ -86,15 +74,12 @@ def read_doc(path: Path) -> Iterator[Page]:
 
 
 def read_ppt(path: Path) -> Iterator[Page]:
-    """Yield each slide as a page, with its notes. A .pptx that is called .ppt is read, too.
+    """Yield each slide as a page, with its notes.
 
     Raises:
         DocumentError: the file is encrypted or damaged.
         MissingExtra: olefile is not installed.
     """
-    if _other_format(path) == "zip":
-        yield from read_pptx(path)
-        return
     with ole(path) as opened:
         user = stream(opened, "Current User")
         data = stream(opened, "PowerPoint Document")
@@ -105,13 +90,6 @@ def read_ppt(path: Path) -> Iterator[Page]:
         except (struct.error, KeyError, ValueError):
             text = "\n\n".join(_texts(data, 0, len(data)))
             yield Page(text, left_out=("the numbers of the slides, because the list of them is damaged",))
-
-
-def _other_format(path: Path) -> str:
-    """Return ``"zip"`` or ``"rtf"`` for a file that only has the suffix of an older format."""
-    with path.open("rb") as file:
-        start = file.read(5)
-    return "zip" if start.startswith(b"PK\x03\x04") else "rtf" if start == b"{\\rtf" else ""
 
 
 def _pieces(main: bytes, table: bytes) -> Iterator[str]:

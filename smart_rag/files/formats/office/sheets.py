@@ -30,6 +30,8 @@ _BUILTIN_PERCENTAGES = {9: "0%", 10: "0.00%"}
 _NO_CODE = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')  # texts, colours and spaces in the code of a number format
 _MOST_EMPTY = 20  # empty cells that are kept between two others
 _MOST_TEXT = 256_000_000  # characters: many cells may show the same long text
+_MOST_LETTERS = 7  # of a column: Excel has at most three
+_MOST_DIGITS = 30  # Excel shows as many
 _LAST_DATE = 2_958_466  # days after the first: the year 9999
 
 
@@ -161,14 +163,14 @@ class _Book:
         return stored
 
     def _string(self, place: str) -> str:
-        if not place.isdecimal() or int(place) >= len(self._strings):
+        if _whole(place) >= len(self._strings):
             self._lost += 1
             return ""
         self._unread.discard(int(place))
         return self._strings[int(place)]
 
     def _number(self, stored: str, style: str) -> str:
-        code = self._formats[int(style)] if style.isdecimal() and int(style) < len(self._formats) else ""
+        code = self._formats[_whole(style)] if _whole(style) < len(self._formats) else ""
         try:
             found = float(stored)
         except ValueError:
@@ -176,7 +178,8 @@ class _Book:
         if code == "date" and 0 <= found < _LAST_DATE:
             return self._date(found)
         if code.endswith("%"):
-            return f"{found:.{len(code.partition('.')[2]) - 1 if '.' in code else 0}%}"
+            digits = len(code.partition(".")[2]) - 1 if "." in code else 0
+            return f"{found:.{min(digits, _MOST_DIGITS)}%}"
         return f"{found:.15g}"
 
     def _date(self, days: float) -> str:
@@ -203,17 +206,22 @@ def _formats(styles: _Element) -> Iterator[str]:
         for style in (element for element in elements(group) if local(element) == "xf"):
             id = style.get("numFmtId", "0")
             code = _NO_CODE.sub("", codes.get(id, "")).partition(";")[0]
-            built_in = int(id) if id.isdecimal() and id not in codes else 0
+            built_in = 0 if id in codes else _whole(id)
             if built_in in _BUILTIN_DATES or re.search("[dmyhs]", code.lower().replace("general", "")):
                 yield "date"
             else:
                 yield _BUILTIN_PERCENTAGES.get(built_in, code if code.endswith("%") else "")
 
 
+def _whole(text: str) -> int:
+    """Return a number that is the place of something, or a very large one if ``text`` is none."""
+    return int(text) if text.isdecimal() and len(text) < 10 else 10**9
+
+
 def _column(reference: str | None) -> int:
     """Return the number of a column, from 1 on, such as 28 for ``"AB7"``. Return 0 if there is none."""
     column = 0
-    for letter in (reference or "").upper():
+    for letter in (reference or "")[:_MOST_LETTERS].upper():
         if not "A" <= letter <= "Z":
             break
         column = column * 26 + ord(letter) - 64

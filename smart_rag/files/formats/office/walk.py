@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from smart_rag.files.formats.office.archive import inner, local, value
-from smart_rag.files.formats.office.drawing import is_repeated
+from smart_rag.files.formats.office.drawing import description, is_repeated
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -24,7 +24,7 @@ UNSEEN = {
 _SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-", "den": "/"}
 REFERENCES = {"footnoteReference", "endnoteReference", "commentReference", "chart", "relIds"}
 _CONTAINERS = {"tr", "tc", "txbxContent", "txBody"}
-_RAW = """.//*[local-name()='t'][not(ancestor::*[
+_RAW = """.//*[local-name()='t' or local-name()='pic'][not(ancestor::*[
     local-name()='del' or local-name()='moveFrom' or local-name()='Fallback'
     or @*[local-name()='type' and (contains(., 'eparator') or .='continuationNotice')]])]"""
 
@@ -45,8 +45,12 @@ def blocks(document: Document, root: _Element) -> list[str]:
 
 
 def raw_text(root: _Element | None) -> str:
-    """Return the text of all text elements that are not deleted, without a regard to what surrounds them."""
-    return "" if root is None else " ".join(inner(element) for element in root.xpath(_RAW))
+    """Return the text of all text elements, and the descriptions of all pictures, that are not deleted.
+
+    What surrounds them does not matter.
+    """
+    found = [] if root is None else root.xpath(_RAW)
+    return " ".join(description(element) if local(element) == "pic" else inner(element) for element in found)
 
 
 @dataclass(slots=True)
@@ -123,6 +127,8 @@ class _Walk:
             frame.text.append(_SIGNS[name])
         elif name == "sym":
             frame.text.append(_symbol(value(element, "char") or ""))
+        elif name == "pic":
+            frame.after += filter(None, [description(element)])
         elif name in REFERENCES:
             frame.after += self._document.after(element)
 

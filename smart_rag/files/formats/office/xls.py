@@ -5,11 +5,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from smart_rag.errors import DocumentError, MissingExtra, SmartRagError
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
+
+_ZIP, _OLE = b"PK\3\4", b"\xd0\xcf\x11\xe0"
+# How files with the suffixes that calamine knows begin. If it is encrypted, an .xlsb is an OLE container.
+_BEGINS = {".xls": (_OLE,), ".xlsb": (_ZIP, _OLE)}
 
 
 def read_xls(path: Path) -> Iterator[Page]:
@@ -24,7 +28,7 @@ def read_xls(path: Path) -> Iterator[Page]:
     except ImportError as error:
         raise MissingExtra("python-calamine", "office", f"reading {path.name}") from error
     try:
-        with python_calamine.load_workbook(path) as book:
+        with path.open("rb") as file, python_calamine.load_workbook(_source(path, file)) as book:
             for number, name in enumerate(book.sheet_names, 1):
                 yield _sheet(book, number, name)
     except python_calamine.PasswordError as error:
@@ -33,6 +37,13 @@ def read_xls(path: Path) -> Iterator[Page]:
         raise
     except BaseException as error:  # calamine is written in Rust, whose panics are no `Exception`
         raise DocumentError(path, f"damaged, or not a {path.suffix} file") from error
+
+
+def _source(path: Path, file: BinaryIO) -> Path | BinaryIO:
+    """Return what calamine is to read: it believes the suffix of a path, and does not say if a file is encrypted."""
+    begin = file.read(4)
+    file.seek(0)
+    return path if begin in _BEGINS.get(path.suffix.lower(), ()) else file
 
 
 def _sheet(book: Any, number: int, name: str) -> Page:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import email.policy
+import re
 from collections.abc import Iterator
+from email.errors import MessageError
+from email.header import decode_header, make_header
 from email.message import EmailMessage, Message
 from email.parser import BytesParser
+from email.policy import EmailPolicy
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
-from smart_rag.errors import DocumentError
+from smart_rag.errors import DocumentError, SmartRagError
+from smart_rag.files.formats.encoding import codec_named
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.page import Page
-from smart_rag.wording import number
+from smart_rag.wording import number, one_line
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
 _MOST_BYTES = 256_000_000
+# Characters of a header that the standard library parses, which takes it the square of their number.
+_MOST_PARSED = 2_000
+# What the standard library raises for headers that are malformed.
+_MALFORMED = (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+_WORD = re.compile(r"=\?[^?\s]{1,80}\?[bqBQ]\?[^?]*\?=")
+_BETWEEN_WORDS = re.compile(r"(?<=\?=)\s+(?==\?)")
 
 
 def read_mail(path: Path) -> Iterator[Page]:
@@ -33,7 +44,7 @@ def read_mail(path: Path) -> Iterator[Page]:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise DocumentError(path, f"more than {_MOST_BYTES // 10**6} MB; expected a mail")
-    message = BytesParser(EmailMessage, policy=email.policy.default).parsebytes(data)
+    message = BytesParser(EmailMessage, policy=_Policy()).parsebytes(data)
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():
         raise DocumentError(path, "no mail: it has none of the headers Subject, From, To and Date")
@@ -57,12 +68,34 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
 
 def decoded(data: bytes, charset: str | None = None) -> str:
     """Return the text of a part of a file. ``charset`` is what the file says of it, which may be wrong."""
-    for encoding in filter(None, (charset, "utf-8-sig")):
+    for encoding in (codec_named(charset or ""), "utf-8-sig"):
         try:
-            return data.decode(encoding)
-        except (LookupError, ValueError):  # an unknown charset, or other bytes than it has
+            if encoding:
+                return data.decode(encoding)
+        except ValueError:  # it has other bytes
             continue
     return data.decode(detect(data), "replace")
+
+
+class _Policy(EmailPolicy):
+    """The usual rules for mails. A header that is malformed or long is a plain text."""
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        if len(value) <= _MOST_PARSED:
+            try:
+                return super().header_fetch_parse(name, value)
+            except _MALFORMED:
+                pass
+        elif name.lower().startswith("content-"):  # it is parsed again, so that it must be short
+            value = value[:_MOST_PARSED]
+        return _WORD.sub(_decoded_word, _BETWEEN_WORDS.sub("", "".join(value.splitlines())))
+
+
+def _decoded_word(word: re.Match[str]) -> str:
+    try:
+        return str(make_header(decode_header(word[0])))
+    except _MALFORMED:
+        return word[0]
 
 
 class _Body:
@@ -87,12 +120,21 @@ class _Body:
                 self.read(message)
         elif part.is_multipart():
             parts = _parts(part)
-            for inner in self._chosen(parts) if kind == "multipart/alternative" else parts:
-                self.read(inner)
+            for place, inner in enumerate(self._chosen(parts) if kind == "multipart/alternative" else parts, 1):
+                self._read_one(inner, place)
         elif part.get_content_maintype() == "text" and not named and part.get_content_disposition() != "attachment":
             self.texts.append(self._text(part))
         elif named or part.get_payload(decode=True):
             self.attachments.append(named or f"({kind})")
+
+    def _read_one(self, part: Message, place: int) -> None:
+        """Read one of several parts. Whatever is wrong with it, the others are read."""
+        try:
+            self.read(part)
+        except (SmartRagError, MemoryError):
+            raise
+        except Exception as error:  # the standard library raises many kinds for headers that are malformed
+            self.left_out.append(f"part {place} cannot be read ({type(error).__name__}: {one_line(error)})")
 
     def _chosen(self, parts: list[Message]) -> list[Message]:
         """Return the parts of an alternative to read: the plain text, or else the last one, which is the best."""
@@ -121,7 +163,7 @@ def _header(message: Message, name: str) -> str:
     """Return a header on one line. The standard library fails on some that are malformed."""
     try:
         found = ", ".join(map(str, message.get_all(name, [])))
-    except (ValueError, LookupError, AttributeError, TypeError, IndexError):
+    except _MALFORMED:
         found = next((str(text) for key, text in message.raw_items() if key.lower() == name.lower()), "")
     return " ".join(found.encode("utf-8", "replace").decode().split())
 
@@ -129,7 +171,7 @@ def _header(message: Message, name: str) -> str:
 def _file_name(part: Message) -> str:
     try:
         return " ".join((part.get_filename() or "").split())
-    except (ValueError, LookupError, AttributeError, TypeError, IndexError):
+    except _MALFORMED:
         return "(a name that cannot be read)"
 
 

@@ -11,13 +11,15 @@ from typing import Any
 from smart_rag.errors import DocumentError
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.text import read_text
-from smart_rag.wording import number
+from smart_rag.wording import number, some
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def read_notebook(path: Path) -> Iterator[Page]:
     """Yield the cells of a notebook, each followed by the text of its outputs, as one page.
+
+    A cell that is no cell is left out, and named.
 
     Raises:
         DocumentError: the file is no notebook.
@@ -28,17 +30,30 @@ def read_notebook(path: Path) -> Iterator[Page]:
         cells = notebook.get("cells")
         if cells is None:  # before version 4
             cells = [cell for sheet in notebook["worksheets"] for cell in sheet["cells"]]
-        outputs = [output for cell in cells for output in cell.get("outputs", [])]
-        blocks = [block for cell in cells for block in (_source(cell), *map(_printed, cell.get("outputs", [])))]
+        if not isinstance(cells, list):
+            raise TypeError(f"expected a list of cells, got {type(cells).__name__}")
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise DocumentError(path, "damaged, or not a notebook") from error
-    silent = sum(1 for output in outputs if not _printed(output) and _data(output))
-    left_out = (f"{number(silent, 'output')} without text",) * bool(silent)
+    blocks: list[str] = []
+    silent = 0
+    unread: list[int] = []
+    for place, cell in enumerate(cells, 1):
+        try:
+            blocks.append(_source(cell))
+            outputs = [(_printed(output), _data(output)) for output in cell.get("outputs") or ()]
+        except (AttributeError, TypeError, ValueError):
+            unread.append(place)
+            continue
+        blocks += [text for text, _ in outputs]
+        silent += sum(1 for text, data in outputs if not text and data)
+    left_out = [f"{number(silent, 'output')} without text"] * bool(silent)
+    if unread:
+        left_out.append(f"{number(len(unread), 'cell')} damaged in whole or in part: cell {some(unread)}")
     yield Page("\n\n".join(filter(None, blocks)), left_out=(*page.left_out, *left_out))
 
 
 def _source(cell: Mapping[str, Any]) -> str:
-    return _joined(cell.get("source", cell.get("input", "")))
+    return _joined(cell.get("source", cell.get("input")))
 
 
 def _printed(output: Mapping[str, Any]) -> str:
@@ -60,5 +75,5 @@ def _data(output: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in output.items() if key in ("text", "png", "jpeg", "svg", "html")}
 
 
-def _joined(text: str | list[str]) -> str:
-    return text if isinstance(text, str) else "".join(text)
+def _joined(text: str | list[str] | None) -> str:
+    return text if isinstance(text, str) else "".join(text or ())

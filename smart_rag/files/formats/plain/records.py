@@ -9,6 +9,7 @@ from typing import Any
 
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.text import read_text
+from smart_rag.wording import number, some
 
 _MOST_MARGINS = 8
 
@@ -30,7 +31,7 @@ def read_json(path: Path) -> Iterator[Page]:
 def read_jsonl(path: Path) -> Iterator[Page]:
     """Yield the records of a file that has one on each line, one after another, with an empty line between two.
 
-    A line that is no sound JSON is given as it is.
+    A line that is no sound JSON is given as it is, and named.
 
     Raises:
         DocumentError: the file holds binary data.
@@ -38,16 +39,26 @@ def read_jsonl(path: Path) -> Iterator[Page]:
     (page,) = read_text(path)
     # Only these end a line: JSON strings may hold the others that `str.splitlines` knows.
     lines = page.text.replace("\r\n", "\n").split("\n")
-    yield Page("\n\n".join(_readable(line) for line in lines if line.strip()), left_out=page.left_out)
+    records = [(place, line, _parsed(line)) for place, line in enumerate(lines, 1) if line.strip()]
+    damaged = [place for place, _, parsed in records if parsed is None]
+    noted = f"{number(len(damaged), 'damaged record')} given as plain text: line {some(damaged)}"
+    text = "\n\n".join(line if parsed is None else parsed for _, line, parsed in records)
+    yield Page(text, left_out=(*page.left_out, *[noted] * bool(damaged)))
 
 
 def _readable(text: str) -> str:
+    parsed = _parsed(text)
+    return text if parsed is None else parsed
+
+
+def _parsed(text: str) -> str | None:
+    """Return the keys and values of a text in JSON, or None if it is not sound."""
     # Numbers keep their spelling.
     try:
         loaded = json.loads(text, object_pairs_hook=_Object, parse_int=str, parse_float=str, parse_constant=str)
         return "\n".join(_lines(loaded))
     except (ValueError, RecursionError):
-        return text
+        return None
 
 
 def _lines(value: Any, depth: int = 0) -> Iterator[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.text import read_text
+from smart_rag.wording import number, some
 
 _SEPARATORS = ",;\t|"
 _SAMPLE_LINES = 200
 _MOST_HEADER = 400  # characters; a longer header would be most of a chunk
+_MOST_UNCLOSED = 20  # quotes; for each, the rest of the table is read once more
 _MOST_FIELD = 2**31 - 1  # the most that every system takes
 
 
@@ -31,11 +33,35 @@ def read_table(path: Path) -> Iterator[Page]:
     lines = text.splitlines(keepends=True)
     separator = separator or _separator(lines[:_SAMPLE_LINES])
     try:
-        rows = list(_rows(lines, separator))
-    except csv.Error:  # such as a quote that nothing closes
-        rows = [[line] for line in lines]
+        rows, unclosed = _closed(lines, separator)
+    except csv.Error:
+        rows, unclosed = [[line] for line in lines], []
     header, body = table_text(rows)
-    yield Page(body, header=header, left_out=page.left_out)
+    noted = f"{number(len(unclosed), 'quote')} without an end, so the row may be cut: line {some(unclosed)}"
+    yield Page(body, header=header, left_out=(*page.left_out, *[noted] * bool(unclosed)))
+
+
+def _closed(lines: Sequence[str], separator: str) -> tuple[list[list[str]], list[int]]:
+    """Return the rows of a table, and the lines whose quotes nothing closes.
+
+    Such a quote would make one cell of all that follows. So it counts as a character.
+    """
+    rows: list[list[str]] = []
+    unclosed: list[int] = []
+    begin = 0
+    while begin < len(lines):
+        last = begin  # the line with which the last row begins
+        end = begin
+        for row, read in _rows(lines[begin:], separator):
+            rows.append(row)
+            last, end = end, begin + read
+        is_open = end - last > 1 and sum(line.count('"') for line in lines[last:]) % 2
+        if not is_open or len(unclosed) == _MOST_UNCLOSED:
+            break
+        rows[-1] = lines[last].replace('"', "").split(separator)
+        unclosed.append(last + 1)
+        begin = last + 1
+    return rows, unclosed
 
 
 def table_text(rows: Iterable[Sequence[str]]) -> tuple[str, str]:
@@ -57,10 +83,12 @@ def row_text(cells: Sequence[str]) -> str:
     return " | ".join(texts)
 
 
-def _rows(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[list[str], int]]:
+    """Yield each row, and the number of lines that are read with it."""
     before = csv.field_size_limit(_MOST_FIELD)
     try:
-        yield from csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        yield from ((row, reader.line_num) for row in reader)
     finally:
         csv.field_size_limit(before)
 
@@ -70,7 +98,7 @@ def _separator(lines: Sequence[str]) -> str:
 
     def fit(separator: str) -> tuple[int, int]:
         try:
-            widths = Counter(len(row) for row in _rows(lines, separator) if len(row) > 1)
+            widths = Counter(len(row) for row, _ in _rows(lines, separator) if len(row) > 1)
         except csv.Error:
             return 0, 0
         width, count = max(widths.items(), key=lambda item: item[1], default=(0, 0))

@@ -27,7 +27,7 @@ def test_an_encrypted_document_is_named_as_such(tmp_path):
 @pytest.mark.parametrize("states_its_size", [True, False])
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch, states_its_size):
     """In little memory. A bomb may state a small size."""
-    monkeypatch.setattr("smart_rag.files.formats.office.archive._MOST_BYTES", 1_000_000)
+    monkeypatch.setattr("smart_rag.files.formats.office.archive.MOST_BYTES", 1_000_000)
     path = archive(tmp_path / "a.docx", {"word/document.xml": b" " * 3_000_000})
     if not states_its_size:
         path.write_bytes(path.read_bytes().replace((3_000_000).to_bytes(4, "little"), (900_000).to_bytes(4, "little")))

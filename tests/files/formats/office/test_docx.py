@@ -209,3 +209,24 @@ def test_of_damaged_xml_the_sound_beginning_is_read(tmp_path):
 def test_embedded_files_are_counted(tmp_path):
     rels = related(a=("aFChunk", "a.html"), b=("oleObject", "embeddings/b.bin"), c=("image", "c.png"))
     assert page_of(docx(tmp_path / "a.docx", p("Body."), rels)).left_out == ("2 embedded files not read",)
+
+
+@pytest.mark.parametrize(
+    ("drawing", "picture", "text"),
+    [
+        ("A red boat", "boat.jpg", "A red boat"),
+        ("A red boat", "A red boat", "A red boat"),
+        ("", "A boat&#10;&#10;Description automatically generated with low confidence", "A boat"),
+        ("AI-generated content may be incorrect.", "Picture 3", ""),
+        (r"C:\my pictures\c.PNG", "", ""),
+    ],
+)
+def test_the_description_of_a_picture_is_read_once(tmp_path, drawing, picture, text):
+    """It is the only text about the picture, unless a program wrote it."""
+    named = f'<pic:nvPicPr><pic:cNvPr id="0" name="Picture 1" descr="{picture}"/></pic:nvPicPr>'
+    made = f"<a:graphicData><pic:pic xmlns:pic='pic'>{named}</pic:pic></a:graphicData>"
+    inline = f'<wp:inline xmlns:wp="wp"><wp:docPr id="1" name="Picture 1" descr="{drawing}"/>{made}</wp:inline>'
+    body = f"<w:p>{run('in ')}<w:r><w:drawing>{inline}</w:drawing></w:r>{run('words')}</w:p>{p('next')}"
+    (page,) = read_docx(docx(tmp_path / "a.docx", body))
+    assert page.text.split("\n\n") == ["in words", *[text] * bool(text), "next"]
+    assert page.left_out == ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from helpers.office_files import archive, epub
+import pytest
+from helpers.office_files import archive, epub, replaced
 from helpers.text_files import refused
 
 from smart_rag.files.formats.office.epub import read_epub
@@ -25,6 +26,16 @@ def test_an_encrypted_chapter_does_not_lose_the_others(tmp_path):
     sound, end = read_epub(epub(tmp_path / "a.epub", "\x03\x04", "<p>Sound</p>", encryption=reference))
     assert sound.text == "Sound"
     assert end.left_out == ("the chapter 'OPS/text/c 0.xhtml' cannot be read (encrypted)",)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", b"\0\1\2"])
+def test_a_damaged_chapter_or_list_of_chapters_loses_no_other(tmp_path, content):
+    chapters = replaced(epub(tmp_path / "a.epub", "<p>A", "<p>B", "<p>C"), "OPS/text/c 1.xhtml", content)
+    assert [page.text for page in read_epub(chapters) if page.text not in ("", "garbage")] == ["C", "A"]
+    listed = replaced(epub(tmp_path / "b.epub", "<p>A", "<p>B", "<p>C"), "OPS/book.opf", content)
+    *pages, end = read_epub(listed)
+    assert [page.text for page in pages] == ["A", "B", "C"]
+    assert end.left_out[0].startswith("the part 'OPS/book.opf' cannot be read (")
 
 
 def test_what_is_no_book_is_refused(tmp_path):

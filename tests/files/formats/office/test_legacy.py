@@ -56,7 +56,7 @@ def test_what_is_encrypted_is_named_as_such(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".doc", ".ppt"])
 def test_what_is_no_such_file_is_refused(tmp_path, suffix):
-    assert "damaged, or not a" in refused(write(tmp_path / f"a{suffix}", b"words"))
+    assert "damaged, or not a" in refused(write(tmp_path / f"a{suffix}", b"words\0\1"))
     empty = refused(ole(tmp_path / f"b{suffix}", {"Other": b"x"}))
     assert "damaged, or not a" in empty or "no text in it" in empty
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.office_files import archive, opendocument
+from helpers.office_files import archive, opendocument, replaced
 from helpers.text_files import refused
 
 from smart_rag.files.formats.office.opendocument import read_odp, read_ods, read_odt
@@ -106,6 +106,15 @@ def test_an_encrypted_document_is_named_as_such(tmp_path):
     manifest = "<manifest><file-entry full-path='content.xml'><encryption-data/></file-entry></manifest>"
     path = archive(tmp_path / "a.odt", {"META-INF/manifest.xml": manifest, "content.xml": b"\x03\xff\x12"})
     assert refused(path) == "encrypted; save it without a password"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", b"\0\1\2"])
+def test_a_damaged_part_does_not_lose_the_text(tmp_path, content):
+    styles = f"<style:header>{p('Top')}</style:header>"
+    path = replaced(opendocument(tmp_path / "a.odt", "text", p("Body"), styles=styles), "styles.xml", content)
+    page, end = read_odt(path)
+    assert page.text == "Body"
+    assert content is None or end.left_out[0].startswith("the part 'styles.xml' cannot be read (")
 
 
 def test_a_document_without_a_body_is_refused(tmp_path):

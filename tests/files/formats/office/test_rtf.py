@@ -49,7 +49,7 @@ def test_hidden_text_is_counted(tmp_path):
 
 
 def test_what_is_no_rich_text_is_refused(tmp_path):
-    assert refused(write(tmp_path / "a.rtf", "just words")) == "damaged, or not a .rtf file"
+    assert refused(write(tmp_path / "a.rtf", b"just words\0\1")) == "damaged, or not a .rtf file"
 
 
 tokens = st.sampled_from(

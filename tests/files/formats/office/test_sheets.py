@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from helpers.office_files import part, related, xlsx
 from helpers.text_files import refused
@@ -127,3 +129,29 @@ def test_a_long_text_that_many_cells_show_is_refused(tmp_path, monkeypatch):
     rows = '<row><c t="s"><v>0</v></c></row>' * 200
     path = xlsx(tmp_path / "a.xlsx", {"S": rows}, f"<si><t>{'words ' * 2000}</t></si>")
     assert "its cells show more than 1 million characters" in refused(path)
+
+
+@pytest.mark.parametrize("cell", [f'<c t="s"><v>{"9" * 5000}</v></c>', f'<c s="{"9" * 5000}"><v>5</v></c>'])
+def test_an_odd_number_in_a_cell_loses_no_other(tmp_path, cell):
+    row = '<row><c t="inlineStr"><is><t>{}</t></is></c></row>'
+    sheets = {"A": row.format("before"), "B": f"<row>{cell}</row>", "C": row.format("after")}
+    found = [page.text for page in read_xlsx(xlsx(tmp_path / "a.xlsx", sheets))]
+    assert (found[0], found[2]) == ("before", "after")
+
+
+def test_an_odd_format_of_numbers_is_bounded(tmp_path):
+    styles = f'<numFmts><numFmt numFmtId="{{}}" formatCode="0.{"0" * 10**6}%"/></numFmts><cellXfs><xf numFmtId="{{}}"/>'
+    for id in ("200", "9" * 5000):
+        path = xlsx(
+            tmp_path / "a.xlsx",
+            {"A": '<row><c s="0"><v>0.5</v></c></row>'},
+            styles=f"{styles}</cellXfs>".format(id, id),
+        )
+        assert next(read_xlsx(path)).text == f"50.{'0' * 30}%"
+
+
+def test_a_giant_reference_of_a_cell_takes_little_time(tmp_path):
+    begin = time.monotonic()
+    row = f'<row><c r="{"A" * 10**6}1"><v>5</v></c></row>'
+    assert next(read_xlsx(xlsx(tmp_path / "a.xlsx", {"A": row}))).text.endswith("5")
+    assert time.monotonic() - begin < 5

@@ -58,3 +58,9 @@ def test_a_broken_slide_does_not_lose_the_others(tmp_path):
     assert (broken.number, broken.text, sound.number, sound.text) == (1, "", 2, "Sound")
     assert "'ppt/slides/slide2.xml' cannot be read" in broken.left_out[0]
     assert sound.left_out == ()
+
+
+def test_the_description_of_a_picture_is_read(tmp_path):
+    picture = '<p:pic><p:nvPicPr><p:cNvPr id="2" name="Picture 1" descr="A red boat"/></p:nvPicPr></p:pic>'
+    (page,) = read_pptx(pptx(tmp_path / "a.pptx", shape("first") + picture + shape("second")))
+    assert (page.text, page.left_out) == ("first\n\nA red boat\n\nsecond", ())

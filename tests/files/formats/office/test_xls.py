@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from helpers.ole_files import ole, xls
 from helpers.text_files import refused, write
@@ -25,7 +27,7 @@ def test_sheets_are_pages_with_a_header(tmp_path):
 
 
 def test_what_is_no_workbook_is_refused(tmp_path):
-    assert refused(write(tmp_path / "a.xls", b"words")) == "damaged, or not a .xls file"
+    assert refused(write(tmp_path / "a.xls", b"words\0\1")) == "damaged, or not a .xls file"
     assert refused(ole(tmp_path / "b.xls", {"Other": b"x"})) == "damaged, or not a .xls file"
 
 
@@ -38,3 +40,12 @@ def test_a_cell_at_the_far_end_ends_no_run(tmp_path):
     reader = Reader({"text"}, lambda text: len(text.split()), IndexConfig())
     with pytest.raises(DocumentError), limits(file_memory=1.0):
         reader.read(path)
+
+
+def test_an_encrypted_workbook_is_named_as_such(tmp_path):
+    begin = struct.pack("<HHHHHHII", 0x0809, 16, 0x0600, 5, 0x0DBB, 0x07CC, 0, 6)
+    password = struct.pack("<HHHHH48x", 0x002F, 54, 1, 1, 1)
+    path = ole(tmp_path / "a.xls", {"Workbook": begin + password + struct.pack("<HH", 0x000A, 0)})
+    assert refused(path) == "encrypted; save it without a password"
+    packed = ole(tmp_path / "a.xlsb", {"EncryptedPackage": b"x"})
+    assert refused(packed) == "encrypted; save it without a password"

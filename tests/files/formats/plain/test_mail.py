@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from email.message import EmailMessage
 
 import pytest
@@ -96,3 +97,25 @@ def test_no_bytes_end_the_run(tmp_path_factory, data):
     path = write(tmp_path_factory.mktemp("mail") / "a.eml", b"From: a\n" + bytes(data))
     with contextlib.suppress(DocumentError):
         list(read_mail(path))
+
+
+def test_a_damaged_part_loses_no_other(tmp_path):
+    part = "--x\nContent-Type: text/plain\n\n{}\n"
+    malformed = ("Content-Type: text/plain; charset*\n\n", "Content-Disposition: inline; filename*0*\n\n")
+    for damaged in (*malformed, "Content-Type: text/plain; charset=hex\n\n"):
+        head = "Subject: Keys\nContent-Type: multipart/mixed; boundary=x\n\n"
+        page = page_of(tmp_path, f"{head}{part.format('before')}--x\n{damaged}\n{part.format('after')}--x--\n".encode())
+        assert "before" in page.text
+        assert "after" in page.text
+
+
+def test_long_headers_and_slow_charsets_take_little_time(tmp_path):
+    begin = time.monotonic()
+    receivers = ", ".join(f"=?utf-8?q?M=C3=BCller?= <a{i}@example.com>" for i in range(50_000))
+    page = page_of(tmp_path, f"Subject: Keys\nTo: {receivers}\n\nHi".encode())
+    assert page.text.startswith("Subject: Keys\nTo: Müller <a0@example.com>, Müller <a1@example.com>")
+    assert page.text.endswith("Müller <a49999@example.com>\n\nHi")
+    page_of(tmp_path, f"Subject: {'=?x?q?' * 200_000}\n\nHi".encode())
+    page_of(tmp_path, f"Subject: Keys\nContent-Type: text/plain; {';' * 1_000_000}\n\nHi".encode())
+    page_of(tmp_path, f"Subject: Keys\nContent-Type: text/plain; charset=punycode\n\na-{'b9c' * 300_000}".encode())
+    assert time.monotonic() - begin < 10

@@ -40,6 +40,25 @@ def test_a_notebook_of_version_3_is_read(tmp_path):
     assert page.text == "1 + 1\n\n2"
 
 
-@pytest.mark.parametrize("data", ["[]", "{}", '{"cells": 3}', '{"cells": [1]}', "{", "[" * 100_000])
+@pytest.mark.parametrize("data", ["[]", "{}", '{"cells": 3}', "{", "[" * 100_000])
 def test_what_is_no_notebook_is_refused(tmp_path, data):
     assert refused(write(tmp_path / "a.ipynb", data)) == "damaged, or not a notebook"
+
+
+@pytest.mark.parametrize(
+    ("cell", "text", "is_damaged"),
+    [
+        *((cell, "", True) for cell in (5, None, "x", [1], {"source": 5}, {"source": ["x", 5]})),
+        *(({"source": "x", "outputs": outputs}, "x", True) for outputs in (5, [5], [{"data": 5}])),
+        ({"source": "x", "outputs": [{"data": {"text/plain": 5}}]}, "x", True),
+        ({"source": "x", "outputs": [{"output_type": "error", "traceback": [5]}]}, "x", True),
+        ({"cell_type": "unknown", "source": "x", "outputs": None}, "x", False),
+        ({"cell_type": "code", "source": None}, "", False),
+        ({"cell_type": "code"}, "", False),
+    ],
+)
+def test_a_damaged_cell_loses_no_other(tmp_path, cell, text, is_damaged):
+    cells = [{"source": "before"}, cell, {"source": "after", "outputs": [PRINTED]}]
+    (page,) = read_notebook(write(tmp_path / "a.ipynb", json.dumps({"cells": cells})))
+    assert page.text.split("\n\n") == ["before", *[text] * bool(text), "after", "42\n43"]
+    assert page.left_out == (("1 cell damaged in whole or in part: cell 2",) if is_damaged else ())

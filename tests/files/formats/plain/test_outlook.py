@@ -59,4 +59,4 @@ def test_rich_text_is_read_where_there_is_nothing_else(tmp_path, compressed):
 
 
 def test_what_is_no_mail_is_refused(tmp_path):
-    assert refused(write(tmp_path / "a.msg", b"words")) == "damaged, or not a .msg file"
+    assert refused(write(tmp_path / "a.msg", b"words\0\1")) == "damaged, or not a .msg file"

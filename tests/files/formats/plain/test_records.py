@@ -88,3 +88,10 @@ def test_far_inside_lines_are_not_set_in(tmp_path):
     (page,) = read_json(path)
     assert page.text.count("- 1") == 5000
     assert len(page.text) < 20 * len(data)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    lines = ['{"a": 1}', '{"b": bad', '{"c": 2}', "[" * 100_000]
+    (page,) = read_jsonl(write(tmp_path / "a.jsonl", "\n".join(lines)))
+    assert page.text.split("\n\n") == ["a: 1", lines[1], "c: 2", lines[3]]
+    assert page.left_out == ("2 damaged records given as plain text: line 2, 4",)
