@@ -16,6 +16,7 @@ from smart_rag.files.formats.office.slides import read_pptx
 from smart_rag.files.formats.office.xls import read_xls
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
+from smart_rag.files.formats.pictures.svg import read_svg
 from smart_rag.files.formats.plain.mail import read_mail
 from smart_rag.files.formats.plain.notebook import read_notebook
 from smart_rag.files.formats.plain.outlook import read_msg
@@ -56,6 +57,8 @@ FORMATS: dict[str, Format] = {
     ".rtf": read_rtf,
     ".epub": read_epub,
     ".eml": read_mail,
+    ".svg": read_svg,
+    ".svgz": read_svg,
     ".csv": read_table,
     ".tsv": read_table,
     ".json": read_json,
