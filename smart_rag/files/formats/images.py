@@ -23,7 +23,9 @@ from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k", *heif.SUFFIXES)
+# Of the formats that Pillow reads and writes.
+PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k")
+SUFFIXES = (*PILLOW_SUFFIXES, *heif.SUFFIXES)
 # An image is not decoded if its header states more pixels than this. Pillow needs 0.7 GB for this number of pixels. An
 # A2 page at 600 dpi has fewer pixels. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
 MAX_SOURCE_PIXELS = 170_000_000

@@ -5,6 +5,9 @@ libheif turns each picture upright, by what the container says. Viewers do the s
 
 from __future__ import annotations
 
+import io
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from smart_rag.errors import MissingExtra
 SUFFIXES = (".heic", ".heif")
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 _SEQUENCES = (b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
+# The box of a size that libheif decodes. It may be larger than the part of it that is shown.
+_SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
 
 
 def is_heif(path: Path) -> bool:
@@ -38,7 +43,7 @@ def count_pictures(path: Path) -> int:
         MissingExtra: pi-heif is not installed.
         Exception: the file is broken; libheif has errors of many classes.
     """
-    return len(_opened(path))
+    return len(_opened(path, path.read_bytes()))
 
 
 def picture(path: Path, page: int, check_size: Callable[[tuple[int, int]], None]) -> Image.Image:
@@ -47,30 +52,31 @@ def picture(path: Path, page: int, check_size: Callable[[tuple[int, int]], None]
     Args:
         path: the file.
         page: the number of the picture.
-        check_size: a function that raises an error if the (width, height) of the picture is too large. It is called
-            before decoding.
+        check_size: a function that raises an error if a (width, height) is too large. It is called before decoding,
+            with every size that the file states.
 
     Raises:
         EOFError: there is no such picture.
         MissingExtra, Exception: as `count_pictures`, or as ``check_size``.
     """
-    file = _opened(path)
+    data = path.read_bytes()
+    for size in _SIZE.findall(data):
+        check_size(struct.unpack(">II", size))
+    file = _opened(path, data)
     first = file.primary_index
     order = [first, *(i for i in range(len(file)) if i != first)]
     if not 1 <= page <= len(order):
         raise EOFError(f"it has no picture {page}")
-    found = file[order[page - 1]]
-    check_size(found.size)
-    image: Image.Image = found.to_pillow()
+    image: Image.Image = file[order[page - 1]].to_pillow()
     return image
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, data: bytes) -> Any:
     try:
         import pi_heif
     except ImportError as error:
         raise MissingExtra("pi-heif", "heic", f"reading {path.name}") from error
-    return pi_heif.open_heif(path)
+    return pi_heif.open_heif(io.BytesIO(data))
 
 
 def _brand(path: Path) -> bytes:

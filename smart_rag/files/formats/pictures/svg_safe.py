@@ -24,7 +24,7 @@ from smart_rag.files.formats.images import MAX_SOURCE_PIXELS
 from smart_rag.files.formats.office.archive import elements, local
 from smart_rag.files.formats.pictures.svg import GZIP, MOST_BYTES, parsed, unzipped
 from smart_rag.files.formats.pictures.svg_style import without_comments
-from smart_rag.files.formats.pictures.svg_text import html_lines
+from smart_rag.files.formats.pictures.svg_text import html_lines, is_chosen
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _RASTERS = ("PNG", "JPEG", "GIF", "WEBP")
 # resvg's parser is recursive. It crashes at a depth of more than 200, and pictures that people draw have up to 40.
 _DEEPEST = 100
 _LINE_HEIGHT = 1.2
+_SIZE = 16.0  # of a font, where nothing says another one
 
 
 class Safe:
@@ -64,6 +65,8 @@ class Safe:
         for element in list(elements(root)):
             if local(element) == "foreignObject":
                 _replace_html(element)
+        for element in root.iter("{*}switch"):
+            _resolve(element)
         for element in elements(root):
             self._clean(element)
         self.left_out = [f"{number(count, 'picture')} {where} not drawn" for where, count in self._lost.items()]
@@ -170,23 +173,49 @@ def _check_depth(root: _Element, path: Path) -> None:
 def _replace_html(element: _Element) -> None:
     """Put the words of the HTML in a picture into an element <text>, because resvg draws no HTML.
 
-    In an element <switch>, something else stands in for the HTML, which resvg draws.
+    In an element <switch>, a text may stand in for the HTML. It has the right place, but often other words.
     """
     from lxml import etree
 
     parent = element.getparent()
-    if parent is None or (local(parent) == "switch" and len(parent) > 1):
+    if parent is None or (local(parent) == "switch" and not is_chosen(element)):
         return
     lines = html_lines(element)
-    left, top, width, height = (_float(element.get(key)) for key in ("x", "y", "width", "height"))
-    size = min(16.0, height / (_LINE_HEIGHT * max(1, len(lines)))) or 16.0
-    text = etree.Element(f"{{{SVG}}}text", {"text-anchor": "middle", "font-size": f"{size:g}"})
-    middle = top + height / 2 - (len(lines) - 1) / 2 * _LINE_HEIGHT * size + size / 3
+    others = list(element.itersiblings()) if local(parent) == "switch" else []
+    text = next((other for other in others if local(other) == "text"), None)
+    if others:
+        parent.remove(element)
+        if text is None:
+            return
+    if text is None:
+        text = etree.Element(f"{{{SVG}}}text")
+        text.tail = element.tail
+        parent.replace(element, text)
+        x, y, size = _middle(element, len(lines))
+        text.attrib.update({"text-anchor": "middle", "font-size": f"{size:g}"})
+    else:
+        x, y = _float(text.get("x")), _float(text.get("y"))
+        size = _float(text.get("font-size")) or _SIZE
+        del text[:]
+        text.text = None
     for i, line in enumerate(lines):
-        place = {"x": f"{left + width / 2:g}", "y": f"{middle + i * _LINE_HEIGHT * size:g}"}
-        etree.SubElement(text, f"{{{SVG}}}tspan", place).text = line
-    text.tail = element.tail
-    parent.replace(element, text)
+        down = (i - (len(lines) - 1) / 2) * _LINE_HEIGHT * size
+        etree.SubElement(text, f"{{{SVG}}}tspan", {"x": f"{x:g}", "y": f"{y + down:g}"}).text = line
+
+
+def _resolve(switch: _Element) -> None:
+    """Leave what viewers show of a <switch>. resvg knows fewer features, and would draw what stands in for them."""
+    for child in [child for child in switch if not is_chosen(child)]:
+        switch.remove(child)
+    for child in switch:
+        child.attrib.pop("requiredFeatures", None)
+
+
+def _middle(element: _Element, lines: int) -> tuple[float, float, float]:
+    """Return the place of the middle line of a text that fills an element, and the size of its font."""
+    left, top, width, height = (_float(element.get(key)) for key in ("x", "y", "width", "height"))
+    size = min(_SIZE, height / (_LINE_HEIGHT * max(1, lines))) or _SIZE
+    return left + width / 2, top + height / 2 + size / 3, size
 
 
 def _float(text: str | None) -> float:

@@ -21,7 +21,7 @@ _UNSEEN = frozenset(("script", "style", "metadata"))
 # What is drawn only where an element <use> names it.
 _DEFINITIONS = frozenset(("defs", "symbol"))
 # What shapes other elements, and is not drawn itself.
-_SHAPES = frozenset(("clipPath", "mask", "filter", "linearGradient", "radialGradient", "marker", "pattern", "font"))
+_SHAPES = frozenset(("clipPath", "mask", "filter", "linearGradient", "radialGradient", "marker", "pattern"))
 _TEXTS = frozenset(("text", "title", "desc", "foreignObject"))
 _BLOCKS = """
     address article body dd div dl dt figcaption footer form h1 h2 h3 h4 h5 h6 header hr html li ol p pre section table
@@ -103,7 +103,7 @@ class Visible:
         if name in _UNSEEN:
             return True
         parent = element.getparent()
-        if parent is not None and local(parent) == "switch" and not _is_chosen(element):
+        if parent is not None and local(parent) == "switch" and not is_chosen(element):
             return True
         if self._styles.of(element).get("display") != "none":
             return False
@@ -174,7 +174,7 @@ def html_lines(element: _Element) -> list[str]:
     return Visible(element).text.splitlines()
 
 
-def _is_chosen(element: _Element) -> bool:
+def is_chosen(element: _Element) -> bool:
     """Return whether a viewer shows a child of an element <switch>: the first that it can, for some language."""
     if not _is_shown_by_viewers(element):
         return False

@@ -95,7 +95,7 @@ def test_scripts_and_styles_are_no_words(tmp_path):
 
 
 def test_html_in_the_picture_is_read(tmp_path):
-    html = '<p>one <b>bold</b></p>two<br/>three<span style="display:none">x</span>'
+    html = '<p>one <b>bold</b></p><font>two</font><br/>three<span style="display:none">x</span>'
     page = page_of(tmp_path, f'<foreignObject><div xmlns="http://www.w3.org/1999/xhtml">{html}</div></foreignObject>')
     assert page.text.splitlines() == ["one bold", "two", "three"]
     assert page.left_out == ("1 word of hidden text",)

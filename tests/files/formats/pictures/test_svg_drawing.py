@@ -44,7 +44,7 @@ def losses(path):
 
 
 def colours(image):
-    return {colour for _, colour in image.getcolors(1 << 24)}
+    return {colour for _, colour in image.getcolors(image.width * image.height)}
 
 
 def png(colour="red", size=(8, 8)):
@@ -136,7 +136,20 @@ def test_without_fonts_the_report_says_so(tmp_path, monkeypatch):
 def test_html_is_drawn_where_nothing_stands_in_for_it(tmp_path):
     html = '<foreignObject width="40" height="20"><div xmlns="http://www.w3.org/1999/xhtml">HH</div></foreignObject>'
     assert len(colours(drawn(tmp_path, html))) > 1
-    assert len(colours(drawn(tmp_path, f"<switch>{html}{RECT}</switch>"))) == 1
+    assert colours(drawn(tmp_path, f"<switch>{html}{RECT}</switch>")) == {RED}
+    instead = '<text x="2" y="18" font-size="18" fill="red">{}</text>'
+    expected = drawn(tmp_path, instead.format("HH")).tobytes()
+    unknown = '<foreignObject requiredExtensions="http://ns.adobe.com/x/">no</foreignObject>'
+    for inner in (html + instead.format("[Not supported by viewer]"), unknown + instead.format("HH")):
+        assert drawn(tmp_path, f"<switch>{inner}</switch>").tobytes() == expected
+
+
+def test_of_a_switch_the_branch_of_viewers_is_drawn(tmp_path):
+    feature = 'requiredFeatures="http://www.w3.org/TR/SVG11/feature#Extensibility"'
+    blue = RECT.replace("red", "blue")
+    for branch, colour in ((f"<g {feature}>{RECT}</g>", RED), (f'<g requiredExtensions="x">{RECT}</g>', (0, 0, 255))):
+        assert colours(drawn(tmp_path, f"<switch>{branch}<a>{blue}</a></switch>")) == {colour}
+    assert colours(drawn(tmp_path, f"<switch><g {feature}/><a>{blue}</a></switch>")) == {WHITE}
 
 
 def test_styles_count(tmp_path):
