@@ -56,10 +56,12 @@ def open_image_as(source: ImageSource, size_of: images.SizeRule) -> Image.Image:
     gives. The errors are those of `open_image`.
     """
     page = _page_apart(source)
-    if page is None and isinstance(source, PdfPage):
-        return images.open_image(source.path, size_of=size_of, page=_number(source))
-    if page is None or _is_image(page):
-        return images.open_image(source if page is None else open_image(page), size_of=size_of)
+    if page is None:
+        if isinstance(source, PdfPage):
+            return images.open_image(source.path, size_of=size_of, page=_number(source))
+        return images.open_image(source, size_of=size_of)
+    if _is_image(page):
+        return images.open_image(open_image(page), size_of=size_of)
     number, path, task = _number(page), absolute(page.path), _task(page)
     width, height = call(drawing_of(path).dots, path, number, task=task)
     size, pixels = call(_pixels_as, path, number, *size_of(width, height), task=task)
@@ -186,7 +188,7 @@ def _pixels_as(path: str, number: int, width: int, height: int) -> tuple[tuple[i
 
 def _is_image(page: PdfPage) -> bool:
     """Return whether ``page`` is an image in a file of images, such as a TIFF."""
-    return Path(page.path).suffix.lower() in images.SUFFIXES
+    return Path(page.path).suffix.lower() in images.SUFFIXES or is_heif(absolute(page.path))
 
 
 def _has_layer(page: PdfPage) -> bool:

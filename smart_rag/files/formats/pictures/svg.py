@@ -126,7 +126,7 @@ def _without_entities(text: str, path: Path) -> tuple[str, list[str]]:
             raise DocumentError(path, "it declares XML entities in a way that is not read; save it without them")
         return text, []
     values = {name: double or single for name, double, single in _ENTITY.findall(doctype[0])}
-    plain = {
+    plain: dict[str, str] = {
         name: value for name, value in values.items() if len(value) <= _LONGEST_ENTITY and not set(value) & {*"&%<"}
     }
     room = MOST_BYTES
@@ -135,7 +135,7 @@ def _without_entities(text: str, path: Path) -> tuple[str, list[str]]:
     def replaced(reference: re.Match[str]) -> str:
         nonlocal room, lost
         if reference[1] in _OF_XML:
-            return reference[0]
+            return str(reference[0])
         value = plain.get(reference[1])
         if value is None:
             lost += 1

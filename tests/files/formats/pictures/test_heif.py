@@ -66,7 +66,7 @@ def refused(path):
     return caught.value.reason
 
 
-@pytest.mark.parametrize("name", ["a.heic", "a.HEIF", "a.jpg"])
+@pytest.mark.parametrize("name", ["a.heic", "a.HEIF", "a.jpg", "a"])
 def test_a_picture_is_upright(tmp_path, name):
     """Phones and messengers also name it .jpg."""
     path = write(tmp_path / name, TURNED)
@@ -136,6 +136,15 @@ def test_a_cut_file_is_refused(tmp_path, cut):
     path = write(tmp_path / "a.heic", TURNED[:cut])
     assert refused(path).startswith("a broken or truncated image (")
     assert images.pages(path) == [1]
+
+
+def test_a_file_that_crashes_libheif_is_refused(tmp_path):
+    """libheif 1.23 crashes at this file, so it runs in the worker process. A later version may just refuse the file."""
+    path = write(tmp_path / "a.heic", TURNED[:178] + bytes([135]) + TURNED[179:])
+    assert refused(path) != ""
+    with pytest.raises(DocumentError):
+        open_image_as(path, lambda width, height: (width, height))
+    assert open_image(write(tmp_path / "b.heic", TURNED)).size == (24, 40)
 
 
 def test_a_damaged_file_is_opened_or_refused(tmp_path):

@@ -81,7 +81,7 @@ def test_what_is_shown_in_something_hidden_is_read(tmp_path):
     inner = """<g visibility="hidden"><text visibility="visible">one</text></g>
     <symbol id="s"><text>two</text></symbol><defs><g id="d"><text>three</text></g></defs>
     <use xlink:href="#s"/><use href="#d"/>
-    <style>@media print { text { display: none } } .a { display: none }</style>
+    <style>@media print { a { fill: red } text { display: none } } .a { display: none }</style>
     <text class="a" style="display:inline">four</text>"""
     page = page_of(tmp_path, inner)
     assert page.text.split() == ["one", "two", "three", "four"]
