@@ -47,10 +47,12 @@ OWNERS = {
     "olefile": {"files"},
     "openai": {"answer"},
     "peft": {"encoders", "training"},
+    "pi_heif": {"files"},
     "pypdfium2": {"files"},
     "watchfiles": {"files"},
     "python_calamine": {"files"},
     "rapidocr": {"files"},
+    "resvg_py": {"files"},
     "safetensors": {"encoders"},
     "sentence_transformers": {"encoders", "training"},
     "torch": {"embeddings", "scoring", "encoders", "training", "evaluation"},  # mteb takes similarities as tensors

@@ -322,10 +322,12 @@ def _check_picture(path: Path | None) -> None:
     """
     if path is None:
         return
-    from smart_rag.files.formats.images import SUFFIXES
+    from smart_rag.files.formats.images import PILLOW_SUFFIXES
 
-    if path.suffix.lower() not in SUFFIXES:
-        raise InvalidInput(f"--explain {path}: expected the name of an image, which ends in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in PILLOW_SUFFIXES:
+        raise InvalidInput(
+            f"--explain {path}: expected the name of an image, which ends in {', '.join(PILLOW_SUFFIXES)}"
+        )
     if not path.parent.is_dir():
         raise InvalidInput(f"--explain {path}: the folder {path.parent} does not exist")
 

@@ -18,6 +18,8 @@ from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
 from smart_rag.files.formats.page import Page, is_visible
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
+from smart_rag.files.formats.pictures import svg, svg_drawing
+from smart_rag.files.formats.pictures.heif import is_heif
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.ocr import pages as ocr_pages
@@ -32,7 +34,7 @@ from smart_rag.wording import one_line
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
-_UNREADABLE = (NO_TEXT, NO_LETTERS)
+_UNREADABLE = (NO_TEXT, NO_LETTERS, svg.NO_WORDS)
 _TO_RECOGNISE = "its text would be recognised"
 # What an animation lacks, of which one picture is taken.
 _ANIMATION = "the other pictures of the animation"
@@ -98,7 +100,7 @@ def _pages(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         yield from read(path, pages_without_text)
         return
     for text, page, has_image, metadata, header, left_out in call(_plain_pages, path, pages_without_text):
-        yield Page(text, page, PdfPage(path, page) if has_image else None, metadata, header, tuple(left_out))
+        yield Page(text, page, PdfPage(path, page or 1) if has_image else None, metadata, header, tuple(left_out))
 
 
 def _size(path: Path) -> int:
@@ -144,8 +146,8 @@ def with_ocr(modalities: Collection[str]) -> tuple[str, ...]:
 
 
 def can_be_recognised(path: Path) -> bool:
-    """Return whether the text of a file of this type can be recognised: of a PDF, or of an image."""
-    return path.suffix.lower() in images.SUFFIXES or is_pdf(path)
+    """Return whether the text of a file of this type can be recognised: of a PDF, an SVG or an image."""
+    return path.suffix.lower() in (*svg.SUFFIXES, *images.SUFFIXES) or is_pdf(path)
 
 
 def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFile:
@@ -160,11 +162,22 @@ def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFi
         return ReadFile(path, 0, 0, (_TO_RECOGNISE,))
     if _visual_modality(path, modalities):
         return ReadFile(path, 0, 0)
+    is_seen = _is_paged(path, modalities)
+    undrawn = _undrawn(path) if is_seen else []
     pages = list(_pages(path, pages_without_text=True))
     if ocr:
         pages = [replace(page, left_out=(_TO_RECOGNISE,)) if _lacks_text(page) else page for page in pages]
-    is_seen = "image" in modalities and is_pdf(path)
-    return ReadFile(path, 0, sum(len(page.text) for page in pages), tuple(_losses(pages, is_seen)))
+    return ReadFile(path, 0, sum(len(page.text) for page in pages), (*_losses(pages, is_seen), *undrawn))
+
+
+def _is_paged(path: Path, modalities: Collection[str]) -> bool:
+    """Return whether each page of a file is one document with its image: of a PDF, or of an SVG, which has one page."""
+    return "image" in modalities and (path.suffix.lower() in svg.SUFFIXES or is_pdf(path))
+
+
+def _undrawn(path: Path) -> list[str]:
+    """Return phrases of what is in an SVG and not in the picture that is drawn of it. A PDF is drawn as it is."""
+    return call(svg_drawing.losses, path, task="drawing it") if svg.is_svg(path) else []
 
 
 def _losses(pages: Iterable[Page], seen: bool) -> Iterator[str]:
@@ -200,9 +213,9 @@ def _visual_modality(path: Path, modalities: Collection[str]) -> str:
 class Reader:
     """Makes documents from files for an encoder.
 
-    For an encoder that reads images, each page of a PDF is one document with its image and its text, and each image
-    file is one document, or one for each image of a TIFF. For an encoder that reads videos, each video file is one
-    document. All other text is split into chunks.
+    For an encoder that reads images, each page of a PDF is one document with its image and its text, and so is an SVG.
+    Each image file is one document, or one for each image of a TIFF or HEIF file. For an encoder that reads videos,
+    each video file is one document. All other text is split into chunks.
 
     Args:
         modalities: the modalities of the encoder: ``"text"``, ``"image"``, ``"video"``.
@@ -245,7 +258,7 @@ class Reader:
 
     def count_pages(self, path: Path) -> int:
         """Return the number of pages that `read` makes into documents. Without pages, or on an error, return 1."""
-        if not self._is_paged(path):
+        if not _is_paged(path, self._modalities) or svg.is_svg(path):
             return 1
         try:
             return call(_count_pages, path)
@@ -253,9 +266,12 @@ class Reader:
             return 1
 
     def _read_text(self, path: Path) -> Reading:
-        if self._is_paged(path):
+        if _is_paged(path, self._modalities):
+            undrawn = _undrawn(path)
             found = list(_pages(path, pages_without_text=True))
-            return _reading(path, found, [page for page in found if page.text or page.image is not None], True)
+            taken = [page for page in found if page.text or page.image is not None]
+            reading = _reading(path, found, taken, True)
+            return replace(reading, left_out=[*reading.left_out, *undrawn])
         return self._chunked(path, _pages(path))
 
     def _chunked(self, path: Path, pages: Iterable[Page]) -> Reading:
@@ -264,13 +280,10 @@ class Reader:
         return _reading(path, found, [page for page in found if page.text])
 
     def _recognise(self, path: Path, show_progress_bar: bool) -> Reading:
-        """Return the documents of a PDF or of an image file. What cannot be read in another way is recognised."""
+        """Return the documents of a PDF, an SVG or an image file. What cannot be read in another way is recognised."""
         is_image = path.suffix.lower() in images.SUFFIXES
         pages = _pages_of_image(path) if is_image else list(_pages(path, pages_without_text=True))
         return self._chunked(path, _recognised(path, pages, show_progress_bar))
-
-    def _is_paged(self, path: Path) -> bool:
-        return "image" in self._modalities and is_pdf(path)
 
 
 def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: bool = False) -> Reading:
@@ -319,11 +332,11 @@ def _image_pages(path: str) -> list[Any]:
 
 def _read_image(path: Path) -> Reading:
     """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
-    pages = images.pages(path)
+    pages, is_animation = call(_image_pages, path) if is_heif(path) else _image_pages(str(path))
+    left_out = [_ANIMATION] if is_animation and len(pages) == 1 else []
     if len(pages) == 1:
-        left_out = [_ANIMATION] if images.is_animation(path) else []
         return Reading([_document(path, 0, Page("", image=path))], left_out)
-    return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)])
+    return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)], left_out)
 
 
 def _of_pages(phrase: str, numbers: Sequence[int], last: int) -> str:

@@ -64,9 +64,9 @@ def limits(
     ...     index.add_files(["plans/"])
 
     PDF, office and HTML files, mails and tables, and text files of more than 1 MB, are read in a process of their own.
-    Pages of PDFs are also drawn there. If reading a file or drawing a page exceeds a limit or crashes, `DocumentError`
-    is raised. `SmartIndex.add_files` reports the file in ``failed`` and goes on. The limit of time also holds for the
-    digest of a file's bytes, which is computed in this process.
+    Pages of PDFs and SVG pictures are also drawn there, and HEIC pictures are decoded. If reading a file or drawing a
+    page exceeds a limit or crashes, `DocumentError` is raised. `SmartIndex.add_files` reports the file in ``failed``
+    and goes on. The limit of time also holds for the digest of a file's bytes, which is computed in this process.
 
     If both limits are None, files are read in this process. Files are also read in this process on Windows, and in a
     program without a Python interpreter, such as one that PyInstaller made.

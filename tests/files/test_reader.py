@@ -29,7 +29,7 @@ def test_the_formats_tested_here_are_all_there_are():
         *(".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm", ".xlsx", ".xlsm", ".xltx", ".xltm"),
         *(".odt", ".ott", ".odp", ".otp", ".ods", ".ots", ".epub", ".eml", ".rtf"),
         *(".doc", ".dot", ".ppt", ".pps", ".pot", ".xls", ".xlt", ".xlsb", ".msg"),
-        *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb"),
+        *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb", ".svg", ".svgz"),
     }
     usual = {".txt", ".md", ".markdown", ".rst", ".tex", ".org", ".log", ".xml", ".yaml", ".py", ".js", ".c", ".java"}
     assert usual <= set(FORMATS) - others

@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from smart_rag.config import check_count
-from smart_rag.errors import DocumentError, InvalidInput
+from smart_rag.errors import DocumentError, InvalidInput, SmartRagError
+from smart_rag.files.formats.pictures import heif
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.wording import one_line
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k")
+# Of the formats that Pillow reads and writes.
+PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k")
+SUFFIXES = (*PILLOW_SUFFIXES, *heif.SUFFIXES)
 # An image is not decoded if its header states more pixels than this. Pillow needs 0.7 GB for this number of pixels. An
 # A2 page at 600 dpi has fewer pixels. Pillow's own limit, twice its MAX_IMAGE_PIXELS, is a little higher.
 MAX_SOURCE_PIXELS = 170_000_000
@@ -71,6 +74,7 @@ def open_image(
     Raises:
         DocumentError: a file cannot be read, is not in one of the formats of `SUFFIXES`, is broken or truncated, or
             has more pixels than `MAX_SOURCE_PIXELS`. The pixels are counted before decoding.
+        MissingExtra: a file is HEIF, and pi-heif is not installed.
         InvalidInput: an image in memory cannot be loaded or has too many pixels, or ``source`` is neither an image nor
             a path.
     """
@@ -84,8 +88,7 @@ def open_image(
         raise InvalidInput(f"an image must be a path or a PIL image, got {type(source).__name__}")
     path = absolute(source)
     check_readable(path)
-    with _loading(path), Image.open(path, formats=_PILLOW_FORMATS) as image:
-        image.seek(page - 1)
+    with _loading(path), _opened(path, page) as image:
         _check_size(image.size)
         return _converted(image, max_pixels, size_of)
 
@@ -93,10 +96,16 @@ def open_image(
 def pages(path: Path) -> list[int]:
     """Return the numbers of those images of a TIFF that are pages, from 1 on. Smaller copies of a page are left out.
 
-    Any other file has one page, and so has a file that `open_image` cannot read.
+    Each picture of a HEIF file is a page. Any other file has one page, and so has a file that `open_image` cannot read.
+
+    Raises:
+        MissingExtra: the file is HEIF, and pi-heif is not installed.
     """
     found = []
     try:
+        if heif.is_heif(path):
+            with _loading(path):
+                return list(range(1, heif.count_pictures(path) + 1)) or [1]
         with _loading(path), Image.open(path, formats=("TIFF",)) as image:
             for number in range(1, _MOST_PAGES + 1):
                 image.seek(number - 1)
@@ -110,6 +119,8 @@ def pages(path: Path) -> list[int]:
 
 def is_animation(path: Path) -> bool:
     """Return whether a file is an animation of several images. It is False if `open_image` cannot read the file."""
+    if heif.is_heif(path):
+        return heif.is_sequence(path)
     try:
         with _loading(path), Image.open(path, formats=("GIF", "WEBP", "PNG", "AVIF")) as image:
             return bool(getattr(image, "is_animated", False))
@@ -182,8 +193,20 @@ def _loading(source: Path | Image.Image | bytes) -> Iterator[None]:
         raise _error(source, reason) from error
     except UnidentifiedImageError as error:
         raise _error(source, f"not an image of a known format; the formats are {', '.join(SUFFIXES)}") from error
+    except SmartRagError:
+        raise
     except Exception as error:  # decoders raise errors of many classes for a broken image
         raise _error(source, f"a broken or truncated image ({one_line(error)})") from error
+
+
+@contextmanager
+def _opened(path: Path, page: int) -> Iterator[Image.Image]:
+    if heif.is_heif(path):
+        yield heif.picture(path, page, _check_size)
+        return
+    with Image.open(path, formats=_PILLOW_FORMATS) as image:
+        image.seek(page - 1)
+        yield image
 
 
 def _error(source: Path | Image.Image | bytes, reason: str) -> DocumentError | InvalidInput:
@@ -200,7 +223,7 @@ def _converted(image: Image.Image, max_pixels: int | None, size_of: SizeRule | N
     draft = image.draft(None, (2 * size[0], 2 * size[1])) if is_draft else None
     image.load()
     turn = _UPRIGHT.get(_orientation(image))  # after load(): it turns a TIFF upright, and a PNG may state it at the end
-    image = _on_white(image)
+    image = on_white(image)
     if size_of is not None:
         image = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
     elif image.size != size:
@@ -213,7 +236,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     """Return a new RGB image without metadata, so that its orientation is not applied a second time."""
     if image.mode[0] in "IF":
         image = _eight_bit(image)

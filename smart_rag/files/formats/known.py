@@ -25,6 +25,7 @@ from smart_rag.files.formats.office.xls import read_xls
 from smart_rag.files.formats.office.xml_sheets import read_xml_sheets
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
+from smart_rag.files.formats.pictures.svg import read_svg
 from smart_rag.files.formats.plain.mail import read_mail
 from smart_rag.files.formats.plain.notebook import read_notebook
 from smart_rag.files.formats.plain.outlook import read_msg
@@ -65,6 +66,8 @@ FORMATS: dict[str, Format] = {
     ".rtf": read_rtf,
     ".epub": read_epub,
     ".eml": read_mail,
+    ".svg": read_svg,
+    ".svgz": read_svg,
     ".csv": read_table,
     ".tsv": read_table,
     ".json": read_json,

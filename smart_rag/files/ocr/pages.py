@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.config import check_count
-from smart_rag.files.formats import images, pdf
+from smart_rag.files.formats import images
+from smart_rag.files.formats.pictures.drawn import drawing_of
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.ocr.engine import LONGEST_SIDE
 from smart_rag.files.ocr.recognised import Recognised, recognise_image
@@ -20,7 +21,9 @@ _MOST_ENLARGED = 2.0
 
 
 def recognise(path: str, number: int) -> list[Any]:
-    """Return the text of page ``number`` of a PDF or an image file, and what it lacks: phrases for `Page.left_out`.
+    """Return the text of page ``number`` of a file, and what it lacks: phrases for `Page.left_out`.
+
+    The file is a PDF, an SVG or an image.
 
     Raises:
         DocumentError: the file or the page cannot be read.
@@ -54,8 +57,9 @@ def _cached(path: Path, number: int, mtime: int, size: int) -> Recognised:
     if path.suffix.lower() in images.SUFFIXES:
         image = images.open_image(path, size_of=_fitting, page=number)
     else:
-        width, height = pdf.dots(path, number)
-        image = pdf.render_as(path, number, _fitting(width, height))
+        drawing = drawing_of(path)
+        width, height = drawing.dots(str(path), number)
+        image = drawing.render_as(str(path), number, _fitting(width, height))
     return recognise_image(image)
 
 

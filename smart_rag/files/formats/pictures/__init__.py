@@ -1,0 +1,1 @@
+"""Pictures that Pillow does not read."""
