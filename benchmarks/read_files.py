@@ -1,8 +1,8 @@
 """What is read of the files in a folder: words found, seconds and memory for each format.
 
 The words of each file are compared with those that an independent reader finds: `pdftotext` for PDFs, the raw XML of
-office files, lxml for HTML, the bytes of plain text, and for the formats of before 2007 `antiword`, `catppt`, `xls2csv`
-and `unrtf`. A word that occurs three times must be found three times.
+office files, lxml for HTML, the bytes of plain text, `antiword` for .doc, and `unrtf` for .rtf. A word that occurs
+three times must be found three times. Of the other formats, only what cannot be read is counted.
 
 Each folder in FOLDER is a source, such as a repository. Its files are FOLDER/SOURCE/..., and so the name of each file
 begins with its source. FOLDER/SOURCES.tsv may have a line for each source: its folder, its address, and its commit. The
@@ -22,6 +22,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import posixpath
 import re
 import resource
 import subprocess
@@ -40,6 +41,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import unquote
 
 from lxml import etree, html
 from report import show, write
@@ -50,24 +52,17 @@ from smart_rag.files.reader import FORMATS, read
 _LOWEST = 0.95  # a file with a smaller share of its words is named
 _PLAIN = (".txt", ".md", ".markdown", ".csv", ".tsv", ".log", ".rst", ".tex", ".org", ".json", ".jsonl")
 # Hyphens within a word and at the end of a line are no difference: each reader joins words in its own way.
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")  # in the output of a program
 _HYPHEN = re.compile(r"(?<=\w)[-\u00ad\u2010\u2011]\s*(?=\w)")
 # The elements of a paragraph, and of pieces of text in it, in the XML of each format.
 _PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ".docx": (r"word/document\.xml", "p", ("t",)),
     ".pptx": (r"ppt/slides/slide\d+\.xml", "p", ("t",)),
     ".xlsx": (r"xl/(sharedStrings|worksheets/sheet\d+)\.xml", "si", ("t",)),
-    ".odt": (r"content\.xml", "body", ("p", "h")),
-    ".odp": (r"content\.xml", "body", ("p", "h")),
-    ".ods": (r"content\.xml", "body", ("p", "h")),
 }
-# The programs that read the formats of before 2007. Those of `_AS_HTML` give HTML.
-_PROGRAMS: dict[str, tuple[str, ...]] = {
-    ".doc": ("antiword", "-w", "0", "-m", "UTF-8.txt"),
-    ".ppt": ("catppt", "-d", "utf-8"),
-    ".xls": ("xls2csv", "-d", "utf-8"),
-    ".rtf": ("unrtf", "--html", "--nopict"),
-}
-_AS_HTML = (".rtf",)
+_OPEN_DOCUMENT = (".odt", ".odp", ".ods")
+_UNSEEN = ("tracked-changes", "note-citation", "date-string")
+_DESCRIPTIONS = ("creator", "date", "title", "desc")
 # What the processes begin with: the imports of the readers and of this script.
 _IMPORTS = ("smart_rag.files.reader", "lxml.html", "pypdfium2", "selectolax.lexbor", "python_calamine", "olefile")
 _IMPORTS += ("email.policy", "rich.console", "rich.table", "importlib.metadata", "concurrent.futures.thread")
@@ -226,18 +221,21 @@ def _reference(path: Path) -> str:
             return "\n".join(parts)
         if suffix in _PARTS:
             return "\n".join(_paragraphs(path, *_PARTS[suffix]))
-        if suffix in _PROGRAMS:
-            text = _output(*_PROGRAMS[suffix], str(path))
-            return _html(text.encode()) if suffix in _AS_HTML else text
+        if suffix in _OPEN_DOCUMENT:
+            return "\n".join(_open_document(path))
+        if suffix == ".doc":
+            return _output("antiword", "-w", "0", "-m", "UTF-8.txt", str(path)).replace("[pic]", "")
+        if suffix == ".rtf":
+            return _html(_output("unrtf", "--html", "--nopict", str(path)).encode())
         if suffix == ".eml":
             return "\n".join(_mail(path.read_bytes()))
         if suffix == ".ipynb":
             return "\n".join(_cells(json.loads(path.read_bytes())))
         if suffix == ".epub":
-            return "\n".join(_html(data) for _, data in _parts(path, r".*\.x?html?"))
+            return "\n".join(_html(chapter) for chapter in _chapters(path))
         if suffix in (".html", ".htm", ".xhtml"):
             return _html(path.read_bytes())
-        return path.read_text("utf-8") if suffix in _PLAIN else ""
+        return path.read_text("utf-8-sig").partition("\0")[0] if suffix in _PLAIN else ""
     except (OSError, ValueError, LookupError, zipfile.BadZipFile, etree.LxmlError, subprocess.TimeoutExpired):
         return ""
 
@@ -257,7 +255,8 @@ def _cells(notebook: Any) -> Iterator[str]:
     for cell in notebook["cells"]:
         yield "".join(cell["source"])
         for output in cell.get("outputs", ()):
-            yield "".join(output.get("text", ()) or output.get("data", {}).get("text/plain", ()))
+            shown = output.get("text") or output.get("data", {}).get("text/plain") or output.get("traceback") or ()
+            yield _COLOUR.sub("", "".join(shown))
 
 
 def _page_ranges(path: Path) -> Iterator[list[str]]:
@@ -282,24 +281,56 @@ def _parts(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
 
 def _paragraphs(path: Path, pattern: str, paragraph: str, texts: tuple[str, ...]) -> Iterator[str]:
     """Yield the texts of the elements named ``texts``, in a line for each ``paragraph``, of the XML in a zip."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
     for _, data in _parts(path, pattern):
-        root = etree.fromstring(data, parser)
-        # A picture for old programs repeats the text of the new one. What a tracked deletion holds is not shown.
-        for gone in root.xpath("//*[local-name()='Fallback' or local-name()='tracked-changes']"):
+        root = etree.fromstring(data, _xml())
+        # A picture for old programs repeats the text of the new one. Phonetic texts and deleted ones are not shown.
+        for gone in root.xpath("//*[local-name()='Fallback' or local-name()='rPh' or local-name()='moveFrom']"):
             gone.getparent().remove(gone)
         for element in root.iter("{*}" + paragraph):
             nested = {id(inner) for child in element.iterdescendants("{*}" + paragraph) for inner in child.iter()}
             own = [inner for inner in element.iterdescendants() if id(inner) not in nested]
-            if paragraph == "body":
-                yield from (" ".join("".join(inner.itertext()).split()) for inner in own if _name(inner) in texts)
-            else:
-                yield "".join(_piece(inner, texts) for inner in own)
+            yield "".join(_piece(inner, texts) for inner in own)
+
+
+def _xml() -> etree.XMLParser:
+    return etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
+
+
+def _open_document(path: Path) -> Iterator[str]:
+    """Yield the paragraphs of an OpenDocument file, without numbers of notes, authors of comments and descriptions."""
+    with zipfile.ZipFile(path) as archive:
+        root = etree.fromstring(archive.read("content.xml"), _xml())
+    open_paragraphs: list[list[str]] = []
+    unseen = 0
+    for event, element in etree.iterwalk(root, events=("start", "end"), tag="{*}*"):
+        name = _name(element)
+        starts = event == "start"
+        is_unseen = name in _UNSEEN or (name in _DESCRIPTIONS and ":text:" not in element.tag)
+        unseen += (1 if starts else -1) * is_unseen
+        if name in ("p", "h") and starts:
+            open_paragraphs.append([])
+        elif name in ("p", "h"):
+            yield "".join(open_paragraphs.pop())
+        elif name in ("s", "tab", "line-break") and open_paragraphs and starts:
+            open_paragraphs[-1].append(" ")
+        if open_paragraphs and not unseen:
+            open_paragraphs[-1].append((element.text if starts else element.tail) or "")
+
+
+def _chapters(path: Path) -> Iterator[bytes]:
+    """Yield the chapters of a book."""
+    with zipfile.ZipFile(path) as archive:
+        container = etree.fromstring(archive.read("META-INF/container.xml"), _xml())
+        name = next(container.iter("{*}rootfile")).get("full-path")
+        book = etree.fromstring(archive.read(name), _xml())
+        targets = {item.get("id"): item.get("href") for item in book.iter("{*}item")}
+        for reference in book.iter("{*}itemref"):
+            yield archive.read(posixpath.join(posixpath.dirname(name), unquote(targets[reference.get("idref")])))
 
 
 def _piece(element: etree._Element, texts: tuple[str, ...]) -> str:
-    if _name(element) in texts:
-        return element.text or ""
+    if _name(element) in texts:  # each reader joins the signs of a formula in its own way
+        return " " if "/math" in element.tag else element.text or ""
     return " " if _name(element) in ("tab", "br", "cr", "noBreakHyphen") else ""
 
 
