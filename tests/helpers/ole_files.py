@@ -50,13 +50,13 @@ def ole(path: Path, streams: Mapping[str, bytes]) -> Path:
     return path
 
 
-def doc(path: Path, *pieces: str, flags: int = 0, version: int = 193) -> Path:
-    """Write a .doc whose pieces are in turn of one and of two bytes for each character."""
+def doc(path: Path, *pieces: str, flags: int = 0, version: int = 193, encoding: str = "cp1252") -> Path:
+    """Write a .doc whose pieces are in turn of one byte, in ``encoding``, and of two bytes for each character."""
     text, positions, places = b"", [0], []
     for i, piece in enumerate(pieces):
         start = 0x400 + len(text)
         places.append(start * 2 | 1 << 30 if i % 2 == 0 else start)
-        text += piece.encode("cp1252" if i % 2 == 0 else "utf-16-le")
+        text += piece.encode(encoding if i % 2 == 0 else "utf-16-le")
         positions.append(positions[-1] + len(piece))
     rows = struct.pack(f"<{len(positions)}I", *positions) + b"".join(struct.pack("<2xI2x", place) for place in places)
     pieces_table = b"\x01\x02\x00ab\x02" + struct.pack("<I", len(rows)) + rows

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import DocumentError, MissingExtra
+from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.office.docx import read_docx
 from smart_rag.files.formats.office.rtf import read_rtf
 from smart_rag.files.formats.office.slides import read_pptx
@@ -79,7 +80,7 @@ def read_doc(path: Path) -> Iterator[Page]:
             raise DocumentError(path, "encrypted; save it without a password")
         if version < _WORD_97:
             start, end = struct.unpack_from("<II", main, 0x18)
-            text = main[start:end].decode("cp1252", "replace")
+            text = _text_of_word_95(main[start:end])
         else:
             text = "".join(_pieces(main, stream(opened, "1Table" if flags & 0x0200 else "0Table")))
         yield Page(_shown(text))
@@ -112,6 +113,12 @@ def _other_format(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(5)
     return "zip" if start.startswith(b"PK\x03\x04") else "rtf" if start == b"{\\rtf" else ""
+
+
+def _text_of_word_95(data: bytes) -> str:
+    """Return a text in the code page of its author, which the file does not say, or in UTF-16."""
+    is_wide = data.count(0) * 4 > len(data)
+    return data.decode("utf-16-le" if is_wide else detect(data), "replace")
 
 
 def _pieces(main: bytes, table: bytes) -> Iterator[str]:

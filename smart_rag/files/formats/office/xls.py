@@ -56,4 +56,4 @@ def _shown(cell: Any) -> str:
         return f"{cell:.15g}"
     if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
         return cell.date().isoformat()
-    return str(cell)
+    return str(cell).replace("\0", "")  # some programs say that a text has one byte for each letter, and write two

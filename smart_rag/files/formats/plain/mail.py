@@ -33,6 +33,8 @@ def read_mail(path: Path) -> Iterator[Page]:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise DocumentError(path, f"more than {_MOST_BYTES // 10**6} MB; expected a mail")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # an editor saved it in UTF-16
+        data = data.decode("utf-16", "replace").encode()
     message = BytesParser(EmailMessage, policy=email.policy.default).parsebytes(data)
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():

@@ -22,6 +22,12 @@ def test_pieces_of_one_and_of_two_bytes_are_read(tmp_path):
     assert text_of(doc(tmp_path / "c.doc", "Word 95\r", version=104)) == "Word 95"
 
 
+def test_word_95_does_not_say_its_code_page(tmp_path):
+    russian = "Компания предлагает со склада в Москве следующий ассортимент настоящих молдавских вин\r"
+    assert text_of(doc(tmp_path / "a.doc", russian, version=104, encoding="cp1251")) == russian.strip()
+    assert text_of(doc(tmp_path / "b.doc", "Fax number\r", version=104, encoding="utf-16-le")) == "Fax number"
+
+
 def test_control_characters_are_read_as_they_are_shown(tmp_path):
     field = "See \x13 REF \x13 x \x14y\x15 \x14the \x13 HYPERLINK \x14page\x15\x15."
     assert text_of(doc(tmp_path / "a.doc", f"{field}\ra\x07b\x07\x07c\x07\x07No\x1ebreak\x0bline\x01\x1f\r")) == (

@@ -48,6 +48,11 @@ def test_hidden_text_is_counted(tmp_path):
     assert page.left_out == ("3 hidden words",)
 
 
+def test_a_star_within_a_group_hides_nothing():
+    assert rtf_text(rb"{\rtf1 {\*\cs7 unknown}{\i0\*\cs7\cf0 The quick fox}}")[0] == "The quick fox"
+    assert rtf_text(b"{\\rtf1 {\r\n\\*\\cs7 unknown}fox}")[0] == "fox"
+
+
 def test_what_is_no_rich_text_is_refused(tmp_path):
     assert refused(write(tmp_path / "a.rtf", "just words")) == "damaged, or not a .rtf file"
 

@@ -27,6 +27,11 @@ def test_sheets_are_pages_with_a_header(tmp_path):
     assert (empty.number, empty.text) == (2, "")
 
 
+def test_a_text_that_is_wide_by_mistake_has_no_nuls(tmp_path):
+    (sheet,) = read_xls(xls(tmp_path / "a.xls", S=[["G\0r\0ü\0n\0"]]))
+    assert sheet.text == "Grün"
+
+
 def test_what_is_no_workbook_is_refused(tmp_path):
     assert refused(write(tmp_path / "a.xls", b"words")) == "damaged, or not a .xls file"
     assert refused(ole(tmp_path / "b.xls", {"Other": b"x"})) == "damaged, or not a .xls file"
