@@ -26,6 +26,7 @@ _SIGNS = str.maketrans(
     {"\r": "\n\n", "\x0c": "\n\n", "\x07": " | ", "\x0b": "\n", "\x1e": "-", "\x1f": None, "\x01": None, "\x02": None}
     | {"\x03": None, "\x04": None, "\x05": None, "\x08": None}
 )
+_CONTROLS = re.compile(rb"[\x00-\x1f]+")
 _FIELD = re.compile("\x13[^\x13\x14\x15]*(?:\x14([^\x13\x15]*))?\x15")  # its code, then what it shows
 
 
@@ -117,8 +118,10 @@ def _other_format(path: Path) -> str:
 
 def _text_of_word_95(data: bytes) -> str:
     """Return a text in the code page of its author, which the file does not say, or in UTF-16."""
-    is_wide = data.count(0) * 4 > len(data)
-    return data.decode("utf-16-le" if is_wide else detect(data), "replace")
+    if data.count(0) * 4 > len(data):
+        return data.decode("utf-16-le", "replace")
+    # To the detector, controls such as the ends of cells are a sign of another encoding.
+    return data.decode(detect(_CONTROLS.sub(b"\n", data)), "replace")
 
 
 def _pieces(main: bytes, table: bytes) -> Iterator[str]:

@@ -10,12 +10,14 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from smart_rag.errors import DocumentError
+from smart_rag.files.formats.encoding import decode
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.page import Page
 from smart_rag.wording import number
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
+_HEAD_BYTES = 1000
 _MOST_BYTES = 256_000_000
 
 
@@ -33,8 +35,9 @@ def read_mail(path: Path) -> Iterator[Page]:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise DocumentError(path, f"more than {_MOST_BYTES // 10**6} MB; expected a mail")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # an editor saved it in UTF-16
-        data = data.decode("utf-16", "replace").encode()
+    head = data[:_HEAD_BYTES]
+    if head.count(0) * 4 > len(head):  # an editor saved it in UTF-16
+        data = decode(data, path).text.encode()
     message = BytesParser(EmailMessage, policy=email.policy.default).parsebytes(data)
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():

@@ -87,9 +87,10 @@ def test_a_malformed_header_does_not_lose_the_mail(tmp_path):
     assert page.metadata["date"] == "never"
 
 
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_a_mail_that_an_editor_saved_in_utf_16_is_read(tmp_path, encoding):
-    page = page_of(tmp_path, "\ufeffSubject: Grüße\nFrom: a@b\n\nJürgen kommt.\n".encode(encoding))
+def test_a_mail_that_an_editor_saved_in_utf_16_is_read(tmp_path, encoding, mark):
+    page = page_of(tmp_path, f"{mark}Subject: Grüße\nFrom: a@b\n\nJürgen kommt.\n".encode(encoding))
     assert page.metadata["subject"] == "Grüße"
     assert page.text.endswith("Jürgen kommt.")
 
