@@ -21,6 +21,7 @@ _WORD_97 = 105  # the first version of the format whose text lies in pieces
 _COMPRESSED = 1 << 30
 # The parts of a container of records in a .ppt.
 _SLIDE_LIST, _SLIDE_PLACE, _CHARACTERS, _BYTES, _EDIT, _DIRECTORY = 0x0FF0, 0x03F3, 0x0FA0, 0x0FA8, 0x0FF5, 0x1772
+_FOR_97 = "PP97_DUALSTORAGE/"  # a file for PowerPoint 95 and 97 has its slides twice, those for 97 in this folder
 _ENCRYPTED_SLIDES = 0xF3D1C4DF
 _SIGNS = str.maketrans(
     {"\r": "\n\n", "\x0c": "\n\n", "\x07": " | ", "\x0b": "\n", "\x1e": "-", "\x1f": None, "\x01": None, "\x02": None}
@@ -98,8 +99,11 @@ def read_ppt(path: Path) -> Iterator[Page]:
         yield from read_pptx(path)
         return
     with ole(path) as opened:
-        user = stream(opened, "Current User")
-        data = stream(opened, "PowerPoint Document")
+        folder = _FOR_97 if opened.exists(f"{_FOR_97}PowerPoint Document") else ""
+        if not folder and (opened.exists("PP40") or opened.exists("PersistentStorage Directory")):
+            raise DocumentError(path, "a presentation of PowerPoint 95 or older, which is not read; save it as .pptx")
+        user = stream(opened, f"{folder}Current User")
+        data = stream(opened, f"{folder}PowerPoint Document")
         if len(user) >= 20 and struct.unpack_from("<I", user, 12)[0] == _ENCRYPTED_SLIDES:
             raise DocumentError(path, "encrypted; save it without a password")
         try:

@@ -48,6 +48,13 @@ def test_slides_of_the_last_version_are_pages(tmp_path):
     ]
 
 
+def test_a_file_for_powerpoint_95_is_read_if_it_is_for_97_too(tmp_path):
+    both = read_ppt(ppt(tmp_path / "a.ppt", folder="PP97_DUALSTORAGE/"))
+    assert [page.text for page in both] == ["First\ntitle\n\nIn a shape", "Second\n\nSay this."]
+    reason = "a presentation of PowerPoint 95 or older, which is not read; save it as .pptx"
+    assert refused(ole(tmp_path / "b.ppt", {"PP40": b"x"})) == reason
+
+
 def test_without_the_list_of_slides_all_text_is_one_page(tmp_path):
     (page,) = read_ppt(ppt(tmp_path / "a.ppt", broken=True))
     assert page.text.split("\n\n") == ["An earlier version", "In a shape", "Say this.", "First\ntitle", "Second"]
