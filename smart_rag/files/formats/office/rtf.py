@@ -26,6 +26,7 @@ _UNSEEN = {
     *("listoverridetable", "rsidtbl", "revtbl", "latentstyles", "datastore", "xmlnstbl", "fldinst", "filetbl", "mmath"),
     *("nonshppict", "bkmkstart", "bkmkend", "private", "atnid", "atndate", "atnref", "datafield", "xe", "tc", "rxe"),
     *("ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "pgdsctbl", "userprops", "wgrffmtfilter", "sp"),
+    *("leveltext", "levelnumbers", "listname"),
     *("sn", "nesttableprops", "nonesttables", "do", "template", "operator", "falt", "panose"),
 }
 _SEEN = {"shppict", "shpinst", "annotation", "footnote"}
