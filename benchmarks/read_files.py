@@ -60,6 +60,7 @@ _PARTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ".pptx": (r"ppt/slides/slide\d+\.xml", "p", ("t",)),
     ".xlsx": (r"xl/(sharedStrings|worksheets/sheet\d+)\.xml", "si", ("t",)),
 }
+_WORD_95 = b"\xdc\xa5"  # such a file does not say its code page, and antiword takes each for a Western one
 _OPEN_DOCUMENT = (".odt", ".odp", ".ods")
 _UNSEEN = ("tracked-changes", "note-citation", "date-string")
 _DESCRIPTIONS = ("creator", "date", "title", "desc")
@@ -71,6 +72,8 @@ _SOURCES = "SOURCES.tsv"
 # The elements of HTML that do not end a word.
 _INLINE = frozenset(("a", "abbr", "b", "bdi", "bdo", "cite", "code", "del", "dfn", "em", "font", "i", "ins", "kbd"))
 _INLINE |= {"mark", "q", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "tt", "u", "var", "wbr"}
+
+_NOT_SHOWN = ("script", "style", "template", "noscript", "head", "audio", "video", "iframe")
 
 
 @dataclass
@@ -224,6 +227,10 @@ def _reference(path: Path) -> str:
         if suffix in _OPEN_DOCUMENT:
             return "\n".join(_open_document(path))
         if suffix == ".doc":
+            with path.open("rb") as file:
+                start = file.read(514)
+            if start.endswith(_WORD_95):
+                return ""
             return _output("antiword", "-w", "0", "-m", "UTF-8.txt", str(path)).replace("[pic]", "")
         if suffix == ".rtf":
             return _html(_output("unrtf", "--html", "--nopict", str(path)).encode())
@@ -235,14 +242,15 @@ def _reference(path: Path) -> str:
             return "\n".join(_html(chapter) for chapter in _chapters(path))
         if suffix in (".html", ".htm", ".xhtml"):
             return _html(path.read_bytes())
-        return path.read_text("utf-8-sig").partition("\0")[0] if suffix in _PLAIN else ""
+        text = path.read_text("utf-8-sig") if suffix in _PLAIN else ""
+        return "" if "\0" in text else text
     except (OSError, ValueError, LookupError, zipfile.BadZipFile, etree.LxmlError, subprocess.TimeoutExpired):
         return ""
 
 
 def _mail(data: bytes) -> Iterator[str]:
     """Yield the subject and the text of a mail: plain if there is one, or else HTML."""
-    mail = email.message_from_bytes(data, EmailMessage, policy=email.policy.default)
+    mail = email.message_from_bytes(data.replace(b"\0", b""), EmailMessage, policy=email.policy.default)
     yield str(mail["subject"] or "")
     body = mail.get_body(("plain", "html"))
     if body is not None:
@@ -348,7 +356,7 @@ def _html(data: bytes) -> str:
     for element in root.iter(etree.Element):
         if element.tag not in _INLINE:
             element.text, element.tail = f"\n{element.text or ''}", f"\n{element.tail or ''}"
-    hidden = " or ".join(f"ancestor::{name}" for name in ("script", "style", "template", "noscript", "head"))
+    hidden = " or ".join(f"ancestor::{name}" for name in _NOT_SHOWN)
     return "".join(root.xpath(f"//text()[not({hidden})]"))
 
 
