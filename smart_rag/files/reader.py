@@ -164,7 +164,10 @@ def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFi
     if ocr:
         pages = [replace(page, left_out=(_TO_RECOGNISE,)) if _lacks_text(page) else page for page in pages]
     is_seen = path.suffix.lower() == ".pdf" and "image" in modalities
-    return ReadFile(path, 0, sum(len(page.text) for page in pages), tuple(_losses(pages, is_seen)))
+    characters, left_out = sum(len(page.text) for page in pages), tuple(_losses(pages, is_seen))
+    if not (characters or left_out or is_seen):  # such as a PDF of empty pages
+        raise DocumentError(path, "no text in it")
+    return ReadFile(path, 0, characters, left_out)
 
 
 def _losses(pages: Iterable[Page], seen: bool) -> Iterator[str]:
