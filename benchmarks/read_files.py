@@ -43,6 +43,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import unquote
 
+import olefile
 from lxml import etree, html
 from report import show, write
 
@@ -98,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int, default=200, help="files of each format (default: 200)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for one file (default: 60)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="for one file (default: 120)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once (default: one for each core)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -227,10 +228,9 @@ def _reference(path: Path) -> str:
         if suffix in _OPEN_DOCUMENT:
             return "\n".join(_open_document(path))
         if suffix == ".doc":
-            with path.open("rb") as file:
-                start = file.read(514)
-            if start.endswith(_WORD_95):
-                return ""
+            with olefile.OleFileIO(path) as opened:
+                if opened.openstream("WordDocument").read(2) == _WORD_95:
+                    return ""
             return _output("antiword", "-w", "0", "-m", "UTF-8.txt", str(path)).replace("[pic]", "")
         if suffix == ".rtf":
             return _html(_output("unrtf", "--html", "--nopict", str(path)).encode())
@@ -250,7 +250,9 @@ def _reference(path: Path) -> str:
 
 def _mail(data: bytes) -> Iterator[str]:
     """Yield the subject and the text of a mail: plain if there is one, or else HTML."""
-    mail = email.message_from_bytes(data.replace(b"\0", b""), EmailMessage, policy=email.policy.default)
+    mail = email.message_from_bytes(
+        data.replace(b"\0", b"").lstrip(b"\xff\xfe"), EmailMessage, policy=email.policy.default
+    )
     yield str(mail["subject"] or "")
     body = mail.get_body(("plain", "html"))
     if body is not None:
@@ -295,9 +297,13 @@ def _paragraphs(path: Path, pattern: str, paragraph: str, texts: tuple[str, ...]
         for gone in root.xpath("//*[local-name()='Fallback' or local-name()='rPh' or local-name()='moveFrom']"):
             gone.getparent().remove(gone)
         for element in root.iter("{*}" + paragraph):
-            nested = {id(inner) for child in element.iterdescendants("{*}" + paragraph) for inner in child.iter()}
-            own = [inner for inner in element.iterdescendants() if id(inner) not in nested]
+            own = (inner for inner in element.iterdescendants() if _within(inner, paragraph) is element)
             yield "".join(_piece(inner, texts) for inner in own)
+
+
+def _within(element: etree._Element, name: str) -> etree._Element:
+    """Return the nearest element of this name that holds ``element``."""
+    return next(element.iterancestors("{*}" + name))
 
 
 def _xml() -> etree.XMLParser:
