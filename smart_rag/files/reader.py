@@ -167,7 +167,10 @@ def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFi
     pages = list(_pages(path, pages_without_text=True))
     if ocr:
         pages = [replace(page, left_out=(_TO_RECOGNISE,)) if _lacks_text(page) else page for page in pages]
-    return ReadFile(path, 0, sum(len(page.text) for page in pages), (*_losses(pages, is_seen), *undrawn))
+    characters, left_out = sum(len(page.text) for page in pages), (*_losses(pages, is_seen), *undrawn)
+    if not (characters or left_out or is_seen):  # such as a PDF of empty pages
+        raise DocumentError(path, "no text in it")
+    return ReadFile(path, 0, characters, left_out)
 
 
 def _is_paged(path: Path, modalities: Collection[str]) -> bool:

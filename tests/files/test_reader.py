@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers.odd_files import animation, fpdf_pages
+from helpers.odd_files import animation, fpdf_pages, one_page
 from helpers.text_files import refused, word_file, write
 from PIL import Image
 
@@ -15,7 +15,7 @@ from smart_rag.errors import DocumentError
 from smart_rag.files.content import open_image, open_image_as, page_boxes, page_text
 from smart_rag.files.finder import find
 from smart_rag.files.formats.text import read_text
-from smart_rag.files.reader import FORMATS, Reader, read, source_of
+from smart_rag.files.reader import FORMATS, Reader, read, source_of, survey
 from smart_rag.types import Document, PdfPage
 
 # --- read -----------------------------------------------------------------------------------
@@ -171,6 +171,15 @@ def test_an_animation_is_one_document_and_the_rest_is_reported(tmp_path, name):
 def test_a_file_of_a_modality_that_the_model_lacks_is_refused(tmp_path, name, kind):
     with pytest.raises(DocumentError, match=f"needs a model that takes {kind}; this one takes text"):
         documents(tmp_path / name, "text")
+
+
+def test_a_survey_refuses_what_a_run_refuses(tmp_path):
+    path = write(tmp_path / "blank.pdf", one_page(contents=b""))
+    with pytest.raises(DocumentError, match="no text in it"):
+        survey(path, {"text"})
+    assert survey(path, {"text", "image"}).characters == 0
+    with pytest.raises(DocumentError, match="no text in it"):
+        Reader({"text"}, len, IndexConfig()).read(path)
 
 
 def test_the_number_of_pages(tmp_path):

@@ -50,13 +50,13 @@ def ole(path: Path, streams: Mapping[str, bytes]) -> Path:
     return path
 
 
-def doc(path: Path, *pieces: str, flags: int = 0, version: int = 193) -> Path:
-    """Write a .doc whose pieces are in turn of one and of two bytes for each character."""
+def doc(path: Path, *pieces: str, flags: int = 0, version: int = 193, encoding: str = "cp1252") -> Path:
+    """Write a .doc whose pieces are in turn of one byte, in ``encoding``, and of two bytes for each character."""
     text, positions, places = b"", [0], []
     for i, piece in enumerate(pieces):
         start = 0x400 + len(text)
         places.append(start * 2 | 1 << 30 if i % 2 == 0 else start)
-        text += piece.encode("cp1252" if i % 2 == 0 else "utf-16-le")
+        text += piece.encode(encoding if i % 2 == 0 else "utf-16-le")
         positions.append(positions[-1] + len(piece))
     rows = struct.pack(f"<{len(positions)}I", *positions) + b"".join(struct.pack("<2xI2x", place) for place in places)
     pieces_table = b"\x01\x02\x00ab\x02" + struct.pack("<I", len(rows)) + rows
@@ -72,8 +72,11 @@ def record(kind: int, data: bytes, instance: int = 0, *, holds_others: bool = Fa
     return struct.pack("<HHI", instance << 4 | (15 if holds_others else 0), kind, len(data)) + data
 
 
-def ppt(path: Path, encrypted: bool = False, broken: bool = False) -> Path:
-    """Write a .ppt with two slides, a note for the second, and an earlier version of the first slide."""
+def ppt(path: Path, encrypted: bool = False, broken: bool = False, folder: str = "") -> Path:
+    """Write a .ppt with two slides, a note for the second, and an earlier version of the first slide.
+
+    With a ``folder``, the file has slides of PowerPoint 95, and these slides in the folder.
+    """
     data = b""
     places = {}
 
@@ -106,7 +109,8 @@ def ppt(path: Path, encrypted: bool = False, broken: bool = False) -> Path:
     data += record(0x0FF5, struct.pack("<IIIIIIHH", 0, 0, first_edit, directory, 1, 5, 0, 0))
     mark = 0xF3D1C4DF if encrypted else 0xE391C05F
     user = record(0x0FF6, struct.pack("<III", 20, mark, 3 if broken else edit))
-    return ole(path, {"Current User": user, "PowerPoint Document": data})
+    streams = {f"{folder}Current User": user, f"{folder}PowerPoint Document": data}
+    return ole(path, streams | ({"PersistentStorage Directory": b"x", "PowerPoint Document": b"x"} if folder else {}))
 
 
 def msg(path: Path, properties: Mapping[str, str | bytes], sent: int = 0) -> Path:

@@ -10,6 +10,9 @@ from smart_rag.files.formats.office.archive import elements, inner, local
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
+# The labels of a chart: a copy of what the cells show, in one level or in several, or without cells.
+_LABELS = ("strCache", "multiLvlStrCache", "strLit")
+
 
 def is_repeated(element: _Element) -> bool:
     """Return whether an element repeats the one before it for older programs, which is done with each text box."""
@@ -56,6 +59,6 @@ def diagram_text(root: _Element) -> list[str]:
         name = local(element)
         if name == "p":
             found["".join(inner(part) for part in element.iter("{*}t")).strip()] = None
-        elif name == "strCache":
+        elif name in _LABELS:
             found.update(dict.fromkeys(inner(part).strip() for part in element.iter("{*}v")))
     return [text for text in found if text]

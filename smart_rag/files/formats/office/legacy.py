@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import DocumentError, MissingExtra
+from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.page import Page
 
 _STREAM = 2  # for olefile
@@ -17,11 +18,13 @@ _WORD_97 = 105  # the first version of the format whose text lies in pieces
 _COMPRESSED = 1 << 30
 # The parts of a container of records in a .ppt.
 _SLIDE_LIST, _SLIDE_PLACE, _CHARACTERS, _BYTES, _EDIT, _DIRECTORY = 0x0FF0, 0x03F3, 0x0FA0, 0x0FA8, 0x0FF5, 0x1772
+_FOR_97 = "PP97_DUALSTORAGE/"  # a file for PowerPoint 95 and 97 has its slides twice, those for 97 in this folder
 _ENCRYPTED_SLIDES = 0xF3D1C4DF
 _SIGNS = str.maketrans(
     {"\r": "\n\n", "\x0c": "\n\n", "\x07": " | ", "\x0b": "\n", "\x1e": "-", "\x1f": None, "\x01": None, "\x02": None}
     | {"\x03": None, "\x04": None, "\x05": None, "\x08": None}
 )
+_CONTROLS = re.compile(rb"[\x00-\x1f]+")
 _FIELD = re.compile("\x13[^\x13\x14\x15]*(?:\x14([^\x13\x15]*))?\x15")  # its code, then what it shows
 
 
@@ -67,7 +70,7 @@ def read_doc(path: Path) -> Iterator[Page]:
             raise DocumentError(path, "encrypted; save it without a password")
         if version < _WORD_97:
             start, end = struct.unpack_from("<II", main, 0x18)
-            text = main[start:end].decode("cp1252", "replace")
+            text = _text_of_word_95(main[start:end])
         else:
             text = "".join(_pieces(main, stream(opened, "1Table" if flags & 0x0200 else "0Table")))
         yield Page(_shown(text))
@@ -81,8 +84,11 @@ def read_ppt(path: Path) -> Iterator[Page]:
         MissingExtra: olefile is not installed.
     """
     with ole(path) as opened:
-        user = stream(opened, "Current User")
-        data = stream(opened, "PowerPoint Document")
+        folder = _FOR_97 if opened.exists(f"{_FOR_97}PowerPoint Document") else ""
+        if not folder and (opened.exists("PP40") or opened.exists("PersistentStorage Directory")):
+            raise DocumentError(path, "a presentation of PowerPoint 95 or older, which is not read; save it as .pptx")
+        user = stream(opened, f"{folder}Current User")
+        data = stream(opened, f"{folder}PowerPoint Document")
         if len(user) >= 20 and struct.unpack_from("<I", user, 12)[0] == _ENCRYPTED_SLIDES:
             raise DocumentError(path, "encrypted; save it without a password")
         try:
@@ -90,6 +96,14 @@ def read_ppt(path: Path) -> Iterator[Page]:
         except (struct.error, KeyError, ValueError):
             text = "\n\n".join(_texts(data, 0, len(data)))
             yield Page(text, left_out=("the numbers of the slides, because the list of them is damaged",))
+
+
+def _text_of_word_95(data: bytes) -> str:
+    """Return a text in the code page of its author, which the file does not say, or in UTF-16."""
+    if data.count(0) * 4 > len(data):
+        return data.decode("utf-16-le", "replace")
+    # To the detector, controls such as the ends of cells are a sign of another encoding.
+    return data.decode(detect(_CONTROLS.sub(b"\n", data)), "replace")
 
 
 def _pieces(main: bytes, table: bytes) -> Iterator[str]:

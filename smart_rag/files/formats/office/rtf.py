@@ -26,6 +26,7 @@ _UNSEEN = {
     *("listoverridetable", "rsidtbl", "revtbl", "latentstyles", "datastore", "xmlnstbl", "fldinst", "filetbl", "mmath"),
     *("nonshppict", "bkmkstart", "bkmkend", "private", "atnid", "atndate", "atnref", "datafield", "xe", "tc", "rxe"),
     *("ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "pgdsctbl", "userprops", "wgrffmtfilter", "sp"),
+    *("leveltext", "levelnumbers", "listname"),
     *("sn", "nesttableprops", "nonesttables", "do", "template", "operator", "falt", "panose"),
 }
 _SEEN = {"shppict", "shpinst", "annotation", "footnote"}
@@ -99,7 +100,7 @@ class _Reader:
         self._font = 0
         self._bytes = bytearray()  # of characters that are not yet decoded
         self._to_skip = 0
-        self._starred = False
+        self._begins = self._starred = False
 
     def read(self, data: bytes) -> None:
         place = 0
@@ -117,12 +118,14 @@ class _Reader:
                 place += max(0, int(argument or 0))
             elif word:
                 self._do(word.decode(), None if argument is None else int(argument))
-            elif sign == b"*":
-                self._starred = True
+            elif sign == b"*":  # elsewhere than at the begin of a group it means nothing
+                self._starred = self._begins
             elif sign:
                 self._say(_SIGNS.get(sign, sign.decode("ascii", "ignore") if sign in b"\\{}" else ""))
             elif brace:
                 self._turn(brace == b"{")
+            if token.lastindex:  # else it is the end of a line
+                self._begins = brace == b"{"
         self._decode()
 
     def text(self) -> str:

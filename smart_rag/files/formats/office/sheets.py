@@ -104,15 +104,16 @@ class _Book:
             self._archive.left_out.append("damaged XML, and what follows the damage is missing")
 
     def around(self, part: str) -> Iterator[str]:
-        """Yield the comments, text boxes and charts of a sheet."""
+        """Yield the comments, text boxes, charts and diagrams of a sheet."""
         for kind, name in self._archive.related(part).values():
             root = self._archive.part(name) if kind in ("comments", "threadedComment", "drawing") else None
             for element in () if root is None else elements(root):
                 if local(element) in ("comment", "threadedComment"):
                     yield f"{element.get('ref', '')}: {_shared(element)}"
-                elif local(element) == "chart":
-                    _, chart = self._archive.related(name).get(value(element, "id") or "", ("", ""))
-                    drawn = self._archive.part(chart) if chart in self._archive.names else None
+                elif local(element) in ("chart", "relIds"):
+                    id = value(element, "id" if local(element) == "chart" else "dm") or ""
+                    _, drawing = self._archive.related(name).get(id, ("", ""))
+                    drawn = self._archive.part(drawing) if drawing in self._archive.names else None
                     yield from () if drawn is None else diagram_text(drawn)
             if kind == "drawing" and root is not None:
                 yield from diagram_text(root)

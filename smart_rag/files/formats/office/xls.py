@@ -29,8 +29,11 @@ def read_xls(path: Path) -> Iterator[Page]:
         raise MissingExtra("python-calamine", "office", f"reading {path.name}") from error
     try:
         with path.open("rb") as file, python_calamine.load_workbook(_source(path, file)) as book:
-            for number, name in enumerate(book.sheet_names, 1):
-                yield _sheet(book, number, name)
+            for number, sheet in enumerate(book.sheets_metadata, 1):
+                if sheet.typ == python_calamine.SheetTypeEnum.ChartSheet:
+                    yield Page("", number, metadata={"sheet": sheet.name}, left_out=("a chart, which is not read",))
+                else:
+                    yield _sheet(book, number, sheet.name)
     except python_calamine.PasswordError as error:
         raise DocumentError(path, "encrypted; save it without a password") from error
     except (SmartRagError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit, OSError):
@@ -52,7 +55,7 @@ def _sheet(book: Any, number: int, name: str) -> Page:
     try:
         rows = ([_shown(cell) for cell in row] for row in book.get_sheet_by_name(name).iter_rows())
         header, text = table_text(rows)
-    except CalamineError as error:
+    except (CalamineError, OSError) as error:  # a sheet that ends too soon is an OSError
         return Page("", number, metadata={"sheet": name}, left_out=(f"cannot be read ({error})",))
     return Page(text, number, metadata={"sheet": name}, header=f"{name}\n{header}")
 
@@ -64,4 +67,4 @@ def _shown(cell: Any) -> str:
         return f"{cell:.15g}"
     if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
         return cell.date().isoformat()
-    return str(cell)
+    return str(cell).replace("\0", "")  # some programs say that a text has one byte for each letter, and write two

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import DocumentError, SmartRagError
-from smart_rag.files.formats.encoding import codec_named
+from smart_rag.files.formats.encoding import codec_named, decode
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.page import Page
 from smart_rag.wording import number, one_line
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
+_HEAD_BYTES = 1000
 _MOST_BYTES = 256_000_000
 # Characters of a header that the standard library parses, which takes it the square of their number.
 _MOST_PARSED = 2_000
@@ -44,6 +45,9 @@ def read_mail(path: Path) -> Iterator[Page]:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise DocumentError(path, f"more than {_MOST_BYTES // 10**6} MB; expected a mail")
+    head = data[:_HEAD_BYTES]
+    if head.count(0) * 4 > len(head):  # an editor saved it in UTF-16
+        data = decode(data, path).text.encode()
     message = BytesParser(EmailMessage, policy=_Policy()).parsebytes(data)
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():

@@ -22,6 +22,13 @@ def test_pieces_of_one_and_of_two_bytes_are_read(tmp_path):
     assert text_of(doc(tmp_path / "c.doc", "Word 95\r", version=104)) == "Word 95"
 
 
+def test_word_95_does_not_say_its_code_page(tmp_path):
+    words = ["ВИНА", "БЕЛЫЕ", "Наименование", "продукции", "Тип", "бутылки"]
+    russian = text_of(doc(tmp_path / "a.doc", "\x07\x07".join([*words, *[""] * 5]), version=104, encoding="cp1251"))
+    assert russian.split() == words
+    assert text_of(doc(tmp_path / "b.doc", "Fax number\r", version=104, encoding="utf-16-le")) == "Fax number"
+
+
 def test_control_characters_are_read_as_they_are_shown(tmp_path):
     field = "See \x13 REF \x13 x \x14y\x15 \x14the \x13 HYPERLINK \x14page\x15\x15."
     assert text_of(doc(tmp_path / "a.doc", f"{field}\ra\x07b\x07\x07c\x07\x07No\x1ebreak\x0bline\x01\x1f\r")) == (
@@ -39,6 +46,13 @@ def test_slides_of_the_last_version_are_pages(tmp_path):
         (1, "First\ntitle\n\nIn a shape", ()),
         (2, "Second\n\nSay this.", ()),
     ]
+
+
+def test_a_file_for_powerpoint_95_is_read_if_it_is_for_97_too(tmp_path):
+    both = read_ppt(ppt(tmp_path / "a.ppt", folder="PP97_DUALSTORAGE/"))
+    assert [page.text for page in both] == ["First\ntitle\n\nIn a shape", "Second\n\nSay this."]
+    reason = "a presentation of PowerPoint 95 or older, which is not read; save it as .pptx"
+    assert refused(ole(tmp_path / "b.ppt", {"PP40": b"x"})) == reason
 
 
 def test_without_the_list_of_slides_all_text_is_one_page(tmp_path):

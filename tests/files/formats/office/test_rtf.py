@@ -48,6 +48,17 @@ def test_hidden_text_is_counted(tmp_path):
     assert page.left_out == ("3 hidden words",)
 
 
+def test_a_star_within_a_group_hides_nothing():
+    assert rtf_text(rb"{\rtf1 {\*\cs7 unknown}{\i0\*\cs7\cf0 The quick fox}}")[0] == "The quick fox"
+    assert rtf_text(b"{\\rtf1 {\r\n\\*\\cs7 unknown}fox}")[0] == "fox"
+
+
+def test_the_numbers_of_a_list_are_no_text():
+    assert (
+        rtf_text(rb"{\rtf1 {\list{\listlevel{\leveltext \'02\'00.}{\levelnumbers \'01}}{\listname a;}}fox}")[0] == "fox"
+    )
+
+
 def test_what_is_no_rich_text_is_refused(tmp_path):
     assert refused(write(tmp_path / "a.rtf", b"just words\0\1")) == "damaged, or not a .rtf file"
 

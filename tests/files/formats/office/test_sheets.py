@@ -83,9 +83,10 @@ def test_dates_may_begin_in_1904(tmp_path):
     assert page.text == "1904-01-02"
 
 
-def test_comments_text_boxes_and_charts_are_read(tmp_path):
+def test_comments_text_boxes_charts_and_diagrams_are_read(tmp_path):
     row = "<row><c><v>1</v></c></row>"
-    drawing = "<a:p><a:r><a:t>In a box</a:t></a:r></a:p><c:chart r:id='c'/>"
+    drawing = "<a:p><a:r><a:t>In a box</a:t></a:r></a:p><c:chart r:id='c'/><x:relIds xmlns:x='x' r:dm='e'/>"
+    labels = "<c:strCache><c:pt><c:v>Sales</c:v></c:pt></c:strCache><c:strLit><c:pt><c:v>North</c:v></c:pt></c:strLit>"
     (page,), _ = pages(
         xlsx(
             tmp_path / "a.xlsx",
@@ -93,11 +94,12 @@ def test_comments_text_boxes_and_charts_are_read(tmp_path):
             sheet1_rels=related(c=("comments", "c.xml"), d=("drawing", "d.xml")),
             c='<comments><comment ref="A1"><text><r><t>Why </t></r><r><t>one?</t></r></text></comment></comments>',
             d=part("a:drawing", drawing),
-            d_rels=related(c=("chart", "chart.xml")),
-            chart=part("c:chartSpace", "<c:strCache><c:pt><c:v>Sales</c:v></c:pt></c:strCache>"),
+            d_rels=related(c=("chart", "chart.xml"), e=("diagramData", "e.xml")),
+            chart=part("c:chartSpace", labels),
+            e=part("a:dataModel", "<a:p><a:r><a:t>A step</a:t></a:r></a:p>"),
         )
     )
-    assert page.text.split("\n\n") == ["1", "A1: Why one?", "Sales", "In a box"]
+    assert page.text.split("\n\n") == ["1", "A1: Why one?", "Sales", "North", "A step", "In a box"]
 
 
 def test_what_no_cell_shows_and_what_cells_lack_is_counted(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 
 import pytest
 from helpers.ole_files import ole, xls
@@ -24,6 +25,11 @@ def test_sheets_are_pages_with_a_header(tmp_path):
     assert drinks.text == "Grüner Tee | 1.5\nKaffee | 3 | TRUE"
     assert drinks.metadata == {"sheet": "Drinks"}
     assert (empty.number, empty.text) == (2, "")
+
+
+def test_a_text_that_is_wide_by_mistake_has_no_nuls(tmp_path):
+    (sheet,) = read_xls(xls(tmp_path / "a.xls", S=[["G\0r\0ü\0n\0"]]))
+    assert sheet.text == "Grün"
 
 
 def test_what_is_no_workbook_is_refused(tmp_path):
@@ -49,3 +55,40 @@ def test_an_encrypted_workbook_is_named_as_such(tmp_path):
     assert refused(path) == "encrypted; save it without a password"
     packed = ole(tmp_path / "a.xlsb", {"EncryptedPackage": b"x"})
     assert refused(packed) == "encrypted; save it without a password"
+
+
+def _xlsb(path, **sheets):
+    """Write a .xlsb with these sheets: one cell with a text, a chart if the text is None, or any bytes of a part."""
+
+    def record(kind, data=b""):
+        code = bytes([kind]) if kind < 128 else bytes([kind & 127 | 128, kind >> 7])
+        return code + bytes([len(data)]) + data
+
+    def wide(text):
+        return struct.pack("<I", len(text)) + text.encode("utf-16-le")
+
+    bundle, relations = b"", ""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (name, text) in enumerate(sheets.items(), 1):
+            folder = "chartsheets" if text is None else "worksheets"
+            bundle += record(156, struct.pack("<II", 0, number) + wide(f"rId{number}") + wide(name))
+            relations += (
+                f'<Relationship Id="rId{number}" Type="http://schemas.openxmlformats.org/officeDocument/2006/'
+                f'relationships/{folder[:-1]}" Target="{folder}/sheet{number}.bin"/>'
+            )
+            part = record(129) + record(148, bytes(16)) + record(145) + record(0, struct.pack("<I", 0))
+            part += record(6, bytes(8) + wide(str(text))) + record(146) + record(130)
+            part = text if isinstance(text, bytes) else record(129) if text is None else part
+            archive.writestr(f"xl/{folder}/sheet{number}.bin", part)
+        archive.writestr("xl/workbook.bin", record(131) + record(143) + bundle + record(144) + record(132))
+        archive.writestr("xl/_rels/workbook.bin.rels", f"<Relationships>{relations}</Relationships>")
+    return path
+
+
+def test_a_chart_or_a_damaged_sheet_costs_no_other_sheet(tmp_path):
+    path = _xlsb(tmp_path / "a.xlsb", First="Grüner Tee", Chart=None, Cut=b"\x81\x01", Last="Kaffee")
+    first, chart, cut, last = read_xls(path)
+    assert (first.text, last.text, last.number) == ("Grüner Tee", "Kaffee", 4)
+    assert (chart.text, chart.left_out) == ("", ("a chart, which is not read",))
+    assert cut.text == ""
+    assert cut.left_out[0].startswith("cannot be read (")

@@ -181,7 +181,7 @@ def test_a_damaged_file_gives_what_is_before_the_damage(tmp_path):
     assert page.left_out == ("the file is damaged, and what follows the damage may be missing",)
 
 
-@pytest.mark.parametrize("data", [b"words", b"<html><body>words</body></html>", b"\x89PNG\r\n\x1a\n", b"<", b"\0" * 99])
+@pytest.mark.parametrize("data", [b"words", b"\x89PNG\r\n\x1a\n", b"<", b"\0" * 99])
 def test_other_files_are_refused(tmp_path, data):
     assert refused(write(tmp_path / "a.svg", data)) != ""
 

@@ -88,6 +88,14 @@ def test_a_malformed_header_does_not_lose_the_mail(tmp_path):
     assert page.metadata["date"] == "never"
 
 
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_mail_that_an_editor_saved_in_utf_16_is_read(tmp_path, encoding, mark):
+    page = page_of(tmp_path, f"{mark}Subject: Grüße\nFrom: a@b\n\nJürgen kommt.\n".encode(encoding))
+    assert page.metadata["subject"] == "Grüße"
+    assert page.text.endswith("Jürgen kommt.")
+
+
 def test_what_is_no_mail_is_refused(tmp_path):
     assert refused(write(tmp_path / "a.eml", "just some words")).startswith("no mail: ")
 
