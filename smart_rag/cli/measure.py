@@ -137,7 +137,7 @@ def _evaluate_published(
     limit_queries: int | None,
     json_file: str | None,
 ) -> None:
-    from smart_rag.evaluation.paper import evaluate_published, paper_encoder
+    from smart_rag.evaluation.paper.evaluation import evaluate_published, paper_encoder
 
     encoder = paper_encoder(
         model or DEFAULT_MODEL, **{name: value for name, value in options.items() if value is not None}

@@ -22,7 +22,7 @@ from helpers.published_datasets import (
 
 from smart_rag import Content, SmartEncoder
 from smart_rag.encoders.prompts import takes_instructions, with_instruction
-from smart_rag.evaluation.paper import paper_encoder
+from smart_rag.evaluation.paper.evaluation import paper_encoder
 
 FIND_PAGE = "Find a document image that matches the given query."
 
