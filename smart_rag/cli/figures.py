@@ -55,6 +55,7 @@ def evaluation_tables(result: Mapping[str, Any]) -> Group:
     )
     return Group(
         quality,
+        *map(Text, result["notes"]),
         differences,
         searches,
         f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
@@ -105,6 +106,7 @@ def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
     """Return the result of `tune` as JSON values."""
     return {
         "queries": found.queries,
+        "notes": list(found.notes),
         "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
         "current": _setting_json(found.current),
         "choice": _setting_json(found.choice),
@@ -131,12 +133,13 @@ def tuning_table(found: Tuning) -> Table:
 
 def tuning_verdict(found: Tuning) -> str:
     """Return the conclusion of `tune`."""
+    notes = "".join(f"{note}\n" for note in found.notes)
     if found.choice == found.current:
-        return f"No setting is better than the current setting of the index, {_setting(found.current)}."
+        return f"{notes}No setting is better than the current setting of the index, {_setting(found.current)}."
     held_out = found.held_out
     is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
     return (
-        f"Best: {_setting(found.choice)}; current: {_setting(found.current)}.\n"
+        f"{notes}Best: {_setting(found.choice)}; current: {_setting(found.current)}.\n"
         f"Difference on held-out queries, with the setting that is best on the others: {held_out.mean:+.4f} "
         f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}): {is_noise}."
     )

@@ -21,6 +21,7 @@ from smart_rag.errors import InvalidInput
 from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.datasets import Dataset
 from smart_rag.evaluation.metrics import Metrics, Run
+from smart_rag.evaluation.qrels import own_notes
 from smart_rag.index.search import automatic_first_stage
 from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
@@ -106,6 +107,7 @@ def evaluate(
         "machine": _machine(index),
         "documents": len(dataset.documents),
         "queries": len(dataset.queries),
+        "notes": [*dataset.notes, *own_notes(dataset.own_documents)],
         "runs": {name: {key: float(of.mean()) for key, of in values.items()} for name, values in measured.items()},
         "differences": _differences({name: values["ndcg@10"] for name, values in measured.items()}, stages),
         "auto": automatic,
@@ -194,6 +196,7 @@ def _searches(
     from tqdm.auto import tqdm
 
     count = index.count()
+    spare = bool(dataset.own_documents)  # one more hit takes the place of the query's own document
     searched = {stage: _Searched({}, [], Stopwatch()) for stage in stages}
     for stage in stages:  # the first search loads everything that is loaded on first use
         index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
@@ -210,8 +213,8 @@ def _searches(
             with stopwatch.measure("total"):
                 hits = index.search(
                     query,
-                    limit,
-                    candidates=limit,
+                    limit + spare,
+                    candidates=limit + spare,
                     first_stage=stage,
                     weights=weights,
                     weighting=weighting,
@@ -220,7 +223,7 @@ def _searches(
             times = {step: sum(parts) for step, parts in stopwatch.milliseconds.items()}
             for step, time_taken in {**times, "encode": encode, "total": times["total"] + encode}.items():
                 found.stopwatch.milliseconds[step].append(time_taken)
-            found.ranking[id] = [hit.id for hit in hits]
+            found.ranking[id] = without_own(dataset, id, [hit.id for hit in hits])[:limit]
             found.scored.append(count if stage == "exhaustive" else len(hits))
     return searched
 
@@ -254,10 +257,18 @@ def exhaustive_rankings(
         for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan_weighting, rankings in scans.items():
-                found = leaders_of_scan(index, queries, rankings, depth, scan_weighting, progress.update)
+                spare = bool(dataset.own_documents)
+                found = leaders_of_scan(index, queries, rankings, depth + spare, scan_weighting, progress.update)
                 for name, leaders in found.items():
-                    runs[name].update((id, leader.ids) for id, leader in zip(part, leaders, strict=True))
+                    for id, leader in zip(part, leaders, strict=True):
+                        runs[name][id] = without_own(dataset, id, leader.ids)[:depth]
     return runs
+
+
+def without_own(dataset: Dataset, query: str, ids: list[str]) -> list[str]:
+    """Return a ranking without the document that is the query itself."""
+    own = dataset.own_documents.get(query)
+    return ids if own is None else [id for id in ids if id != own]
 
 
 def leaders_of_scan(

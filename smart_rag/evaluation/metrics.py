@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.errors import MissingExtra
-from smart_rag.evaluation.datasets import Qrels
+from smart_rag.evaluation.qrels import Qrels
 
 # Document ids by query id, best first.
 Run = dict[str, list[str]]
@@ -45,7 +45,9 @@ class Metrics:
         for name in names:
             measure, depth = MEASURES[name]
             self._names[getattr(ir_measures, measure) @ depth] = name
-        self._evaluator = ir_measures.evaluator(list(self._names), qrels)
+        # trec_eval can end the process if all grades of a query are below 0. They mean "not relevant", as 0 does.
+        graded = {query: {id: max(grade, 0) for id, grade in grades.items()} for query, grades in qrels.items()}
+        self._evaluator = ir_measures.evaluator(list(self._names), graded)
 
     def by_query(self, run: Run) -> dict[str, NDArray[np.float64]]:
         """Return each measure for every query in the qrels (n_queries), in their order. Without a ranking: 0."""

@@ -156,7 +156,7 @@ def test_better_weights_are_written_except_in_a_dry_run(judged):
 
 def test_tune_prints_figures_as_json(judged):
     figures = json.loads(good(*arguments(judged, "--json", "--dry-run", "--limit-queries", 35)))
-    assert list(figures) == ["queries", "settings", "current", "choice", "held_out", "written"]
+    assert list(figures) == ["queries", "notes", "settings", "current", "choice", "held_out", "written"]
     assert (figures["queries"], figures["written"]) == (35, False)
     assert figures["current"] == {"weights": [1, 0], "weighting": "idf"}
     assert len(figures["settings"]) == 23  # pooled alone has one ranking, whatever the weighting

@@ -195,7 +195,9 @@ def test_the_keys_are_the_documented_ones(result):
     figures = dict.fromkeys(["recall_of_best", "documents_scored"])
     latency = dict.fromkeys(["encode", "candidates", "gather", "score", "total"], percentiles)
     assert opened == {
-        **dict.fromkeys(["dataset", "model", "settings", "versions", "machine", "documents", "queries", "auto"]),
+        **dict.fromkeys(
+            ["dataset", "model", "settings", "versions", "machine", "documents", "queries", "notes", "auto"]
+        ),
         "runs": dict.fromkeys(["pooled", "late", "hybrid", "paper", *searches], metrics),
         "differences": dict.fromkeys(
             ["hybrid - pooled", "hybrid - paper", *(f"{name} - hybrid" for name in searches)],
@@ -248,3 +250,25 @@ def test_documents_that_the_model_cannot_read_are_named(tmp_path, caplog):
         "scans: 1 document left out, because the model reads only text; they count as not found, the first is 'page'"
         in caplog.messages
     )
+
+
+def test_a_query_does_not_find_itself(graded, tmp_path):
+    """As in ArguAna: queries are documents. Each ranking leaves out the document itself, and has the full depth."""
+    texts = {document.id: document.text for document in graded.documents}
+    queries = {f"d{i:03}": texts[f"d{i:03}"] for i in range(5)}
+    qrels = {id: {f"d{140 + i:03}": 1, f"d{120 + i:03}": 2} for i, id in enumerate(queries)}
+    plain = Dataset("itself", graded.documents, queries, qrels)
+    own = Dataset("itself", graded.documents, queries, qrels, own_documents={id: id for id in queries})
+    with SmartIndex.create(tmp_path / "index", WordEncoder(), config=EXACT) as index:
+        before, found = evaluate(plain, index, top_k=10), evaluate(own, index, top_k=10)
+        rankings = exhaustive_rankings(plain, index, 11, (1, 2), "idf")
+        assert all(ids[0] == id for id, ids in rankings["hybrid"].items())
+        left = {name: {id: ids[1:] for id, ids in run.items()} for name, run in rankings.items()}
+        assert exhaustive_rankings(own, index, 10, (1, 2), "idf") == left
+    assert before["notes"] == []
+    [note] = found["notes"]
+    assert note == "5 queries with the id and the text of a document, such as 'd000'; their rankings leave it out"
+    expected = Metrics(qrels).mean(left["hybrid"])
+    assert found["runs"]["hybrid"] == pytest.approx(expected)
+    for name in ("search_terms", "search_pooled", "search_exhaustive"):
+        assert found["runs"][name] == pytest.approx(expected)
