@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.qrels import Met, met, own_documents, read_qrels
 
-IDS = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=8).filter(
-    lambda name: name.lower() not in ("score", "grade", "relevance", "rel", "label", "judgement", "judgment")
-)
+IDS = st.text("abz09\"'#,;-_\u00e4\u8a9e", min_size=1, max_size=6)
 GRADES = st.sampled_from(["0", "1", "2", "+1", "1 ", " 3", "-1", "1.0", "2e0", "007"])
 
 
 @given(
-    st.dictionaries(st.tuples(IDS, IDS), GRADES, min_size=1),
+    st.dictionaries(st.tuples(IDS, IDS), GRADES, min_size=1, max_size=20),
     st.sampled_from(["beir", "header", "trec", "blanks"]),
     st.booleans(),
     st.booleans(),
