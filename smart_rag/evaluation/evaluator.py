@@ -18,9 +18,9 @@ from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.datasets import Dataset
-from smart_rag.evaluation.metrics import Metrics, Run
+from smart_rag.evaluation.differences import corrected, difference, intervals
+from smart_rag.evaluation.metrics import Metrics, Run, measures_of
 from smart_rag.evaluation.qrels import own_notes
 from smart_rag.index.search import automatic_first_stage
 from smart_rag.index.smart_index import SmartIndex, scan_scores
@@ -73,7 +73,8 @@ def evaluate(
     weights = index.manifest.weights if weights is None else check_weights(weights)
     weighting = index.manifest.config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)
-    metrics = Metrics(dataset.qrels)
+    names = measures_of(top_k)
+    metrics = Metrics(dataset.qrels, names)
     _check_documents(dataset, index)
     ingested, seconds = _ingest(dataset, index, show_progress_bar)
 
@@ -109,7 +110,8 @@ def evaluate(
         "queries": len(dataset.queries),
         "notes": [*dataset.notes, *own_notes(dataset.own_documents)],
         "runs": {name: {key: float(of.mean()) for key, of in values.items()} for name, values in measured.items()},
-        "differences": _differences({name: values["ndcg@10"] for name, values in measured.items()}, stages),
+        "intervals": {name: _intervals(values) for name, values in measured.items()},
+        "differences": _differences({name: values[names[0]] for name, values in measured.items()}, stages, names[0]),
         "auto": automatic,
         "first_stages": {stage: searched[stage].figures(best) for stage in stages},
         "storage": _storage(info),
@@ -147,11 +149,18 @@ def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tup
     return report.added + report.replaced, time.perf_counter() - started
 
 
+def _intervals(values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
+    """Return the ends of the 95 % interval of each measure of a ranking."""
+    found = zip(values, intervals(np.stack(list(values.values()))), strict=True)
+    return {measure: {"low": low, "high": high} for measure, (low, high) in found}
+
+
 def _differences(
-    ndcg: Mapping[str, NDArray[np.float64]], stages: Sequence[FirstStageName]
+    ndcg: Mapping[str, NDArray[np.float64]], stages: Sequence[FirstStageName], measure: str
 ) -> dict[str, dict[str, Any]]:
     pairs = [("hybrid", "pooled"), ("hybrid", "paper"), *((f"search_{stage}", "hybrid") for stage in stages)]
-    return {f"{a} - {b}": bootstrap.difference(ndcg[a], ndcg[b]).as_json("ndcg@10") for a, b in pairs}
+    found = corrected({f"{a} - {b}": difference(ndcg[a], ndcg[b]) for a, b in pairs})
+    return {name: one.as_json(measure) for name, one in found.items()}
 
 
 def _storage(info: IndexInfo) -> dict[str, float]:

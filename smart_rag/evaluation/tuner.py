@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation import bootstrap
-from smart_rag.evaluation.bootstrap import FEWEST_QUERIES, Difference
+from smart_rag.evaluation.differences import FEWEST_QUERIES, Difference, difference
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.evaluation.qrels import Qrels, met, own_documents, own_notes
 from smart_rag.index.smart_index import SmartIndex
@@ -97,7 +96,7 @@ def tune(
         queries: the queries by id, as texts or as `Content` with an image.
         qrels: grades by query id and document id.
         folds: number of folds.
-        seed: seed of the folds and of the bootstrap.
+        seed: seed of the folds and of the interval.
         show_progress_bar: whether to show a progress bar.
 
     Raises:
@@ -142,7 +141,7 @@ def tune(
         dict(zip(settings, values.mean(axis=1).tolist(), strict=True)),
         current,
         settings[_best(values)],
-        bootstrap.difference(held_out, values[0], seed=seed),
+        difference(held_out, values[0], seed=seed),
         (*measured.notes, *own_notes(own)),
     )
 

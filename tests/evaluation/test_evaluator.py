@@ -94,7 +94,9 @@ def test_depth_candidates_and_weights_are_used(graded, index):
     result = evaluate(graded, index, top_k=5, candidates=8, weights=(0.0, 1.0))
     runs = plain_runs(graded, WordEncoder(), 5, 8, (0, 1))
     for kind, run in runs.items():
-        assert result["runs"][kind] == pytest.approx(Metrics(graded.qrels).mean(run), abs=1e-6)
+        expected = Metrics(graded.qrels, ("ndcg@5", "recall@5", "mrr@5")).mean(run)
+        assert result["runs"][kind] == pytest.approx(expected, abs=1e-6)
+    assert set(result["differences"]["hybrid - pooled"]) == {"ndcg@5", "low", "high", "p", "verdict"}
     assert result["runs"]["hybrid"] == result["runs"]["late"]
     assert result["runs"]["search_pooled"] != result["runs"]["late"]
     assert result["settings"]["top_k"] == 5
@@ -132,7 +134,7 @@ def test_a_large_index_is_not_searched_whole_for_each_query(tmp_path):
         result = evaluate(large, index, top_k=5)
     assert result["auto"] == "terms"
     assert list(result["first_stages"]) == ["terms", "pooled"]
-    assert result["runs"]["hybrid"]["mrr@10"] == 1
+    assert result["runs"]["hybrid"] == {"ndcg@5": 1, "recall@5": 1, "mrr@5": 1}
 
 
 def test_hybrid_weights_query_tokens_by_idf_and_paper_does_not(tmp_path, minilm):
@@ -201,7 +203,10 @@ def test_the_keys_are_the_documented_ones(result):
         "runs": dict.fromkeys(["pooled", "late", "hybrid", "paper", *searches], metrics),
         "differences": dict.fromkeys(
             ["hybrid - pooled", "hybrid - paper", *(f"{name} - hybrid" for name in searches)],
-            dict.fromkeys(["ndcg@10", "low", "high", "verdict"]),
+            dict.fromkeys(["ndcg@10", "low", "high", "p", "verdict"]),
+        ),
+        "intervals": dict.fromkeys(
+            ["pooled", "late", "hybrid", "paper", *searches], dict.fromkeys(metrics, dict.fromkeys(["low", "high"]))
         ),
         "first_stages": {stage: {**figures, "latency_ms": latency} for stage in ("terms", "pooled", "exhaustive")},
         "storage": dict.fromkeys(["bytes_per_token", "bytes_per_document", "tokens", "total_bytes"]),
@@ -268,7 +273,7 @@ def test_a_query_does_not_find_itself(graded, tmp_path):
     assert before["notes"] == []
     [note] = found["notes"]
     assert note == "5 queries with the id and the text of a document, such as 'd000'; their rankings leave it out"
-    expected = Metrics(qrels).mean(left["hybrid"])
+    expected = Metrics(qrels, tuple(found["runs"]["hybrid"])).mean(left["hybrid"])
     assert found["runs"]["hybrid"] == pytest.approx(expected)
     for name in ("search_terms", "search_pooled", "search_exhaustive"):
         assert found["runs"][name] == pytest.approx(expected)
