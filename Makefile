@@ -59,7 +59,7 @@ WITHOUT_TORCH := $(addprefix tests/,$(addsuffix .py, \
 	$(addprefix files/formats/test_,images pdf readable text video) \
 	$(addprefix store/test_,image_store lmdb_environment segments) \
 	$(addprefix store/terms/test_,gap_codes term_store) \
-	$(addprefix evaluation/test_,bootstrap metrics) training/test_report))
+	$(addprefix evaluation/test_,differences metrics) training/test_report))
 test-python:
 	$(PYTHON) --version
 	$(PYTHON) -m venv --clear $(VENV)-python

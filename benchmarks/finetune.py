@@ -22,7 +22,7 @@ from rich.table import Table
 
 from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
-from smart_rag.evaluation import bootstrap
+from smart_rag.evaluation.differences import difference
 from smart_rag.training import FinetuneSettings, TrainingData, finetune, load_training_data
 from smart_rag.training.report import ByRanking
 from smart_rag.training.split import split
@@ -86,7 +86,7 @@ def main() -> None:
             if name in ("base", other) or other not in values:
                 shown.append("")
                 continue
-            found = bootstrap.difference(of["hybrid"], values[other]["hybrid"])
+            found = difference(of["hybrid"], values[other]["hybrid"])
             figures[name][f"hybrid to {other}"] = found.as_json("ndcg@10")
             shown.append(f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})")
         table.add_row(name, *shown)

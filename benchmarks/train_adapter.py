@@ -26,7 +26,7 @@ from rich.table import Table
 from smart_rag import SmartEncoder
 from smart_rag.config import DEFAULT_MODEL
 from smart_rag.encoders.adapter import Adapter
-from smart_rag.evaluation import bootstrap
+from smart_rag.evaluation.differences import difference
 from smart_rag.training import AdapterSettings, load_training_data, train_adapter
 from smart_rag.training.split import split
 from smart_rag.training.states import cached_states
@@ -40,8 +40,8 @@ def compared(values: Values, frozen: Values) -> dict[str, Any]:
     found = {name: {"ndcg@10": float(of.mean())} for name, of in values.items()}
     for name in ("late", "hybrid"):
         found[name]["frozen"] = float(frozen[name].mean())
-        found[name]["to frozen"] = bootstrap.difference(values[name], frozen[name]).as_json("ndcg@10")
-        found[name]["to pooled"] = bootstrap.difference(values[name], frozen["pooled"]).as_json("ndcg@10")
+        found[name]["to frozen"] = difference(values[name], frozen[name]).as_json("ndcg@10")
+        found[name]["to pooled"] = difference(values[name], frozen["pooled"]).as_json("ndcg@10")
     return found
 
 

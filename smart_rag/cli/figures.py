@@ -23,16 +23,16 @@ def evaluation_tables(result: Mapping[str, Any]) -> Group:
     quality = Table(title=f"{result['dataset']}: {counts}")
     quality.add_column("ranking")
     metrics = list(result["runs"]["hybrid"])
-    for metric in metrics:
-        quality.add_column(metric, justify="right")
+    for column in (metrics[0], "95 % interval", *metrics[1:]):
+        quality.add_column(column, justify="right")
     for name, values in result["runs"].items():
-        quality.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))
-    differences = Table(title="differences in nDCG@10")
-    for column in ("", "mean", "95 % interval", ""):
-        differences.add_column(column, justify="right" if column else "left")
+        ends = result["intervals"][name][metrics[0]]
+        figures = [f"{values[metric]:.4f}" for metric in metrics]
+        quality.add_row(name, figures[0], f"{ends['low']:.3f} to {ends['high']:.3f}", *figures[1:])
+    differences = _differences_table(f"differences in {metrics[0].replace('ndcg', 'nDCG')}")
     for name, values in result["differences"].items():
         interval = f"{values['low']:+.4f} to {values['high']:+.4f}"
-        differences.add_row(name, f"{values['ndcg@10']:+.4f}", interval, values["verdict"])
+        differences.add_row(name, f"{values[metrics[0]]:+.4f}", interval, _p(values["p"]), values["verdict"])
     searches = Table(title=f"one search, by its first stage (auto: {result['auto']}); p50 in milliseconds, last: p95")
     steps = list(dict.fromkeys(step for values in result["first_stages"].values() for step in values["latency_ms"]))
     searches.add_column("")
@@ -55,6 +55,7 @@ def evaluation_tables(result: Mapping[str, Any]) -> Group:
     )
     return Group(
         quality,
+        *map(Text, result["notes"]),
         differences,
         searches,
         f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
@@ -101,10 +102,22 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
     return {"weights": list(setting.weights), "weighting": setting.weighting}
 
 
+def _differences_table(title: str) -> Table:
+    table = Table(title=title)
+    for column in ("", "mean", "95 % interval", "p", ""):
+        table.add_column(column, justify="right" if column else "left")
+    return table
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
     """Return the result of `tune` as JSON values."""
     return {
         "queries": found.queries,
+        "notes": list(found.notes),
         "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
         "current": _setting_json(found.current),
         "choice": _setting_json(found.choice),
@@ -131,14 +144,15 @@ def tuning_table(found: Tuning) -> Table:
 
 def tuning_verdict(found: Tuning) -> str:
     """Return the conclusion of `tune`."""
+    notes = "".join(f"{note}\n" for note in found.notes)
     if found.choice == found.current:
-        return f"No setting is better than the current setting of the index, {_setting(found.current)}."
+        return f"{notes}No setting is better than the current setting of the index, {_setting(found.current)}."
     held_out = found.held_out
     is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
     return (
-        f"Best: {_setting(found.choice)}; current: {_setting(found.current)}.\n"
+        f"{notes}Best: {_setting(found.choice)}; current: {_setting(found.current)}.\n"
         f"Difference on held-out queries, with the setting that is best on the others: {held_out.mean:+.4f} "
-        f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}): {is_noise}."
+        f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}, p {_p(held_out.p)}): {is_noise}."
     )
 
 
@@ -168,10 +182,8 @@ def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
     if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change the pooled ranking
         trained[0] = ""
     quality.add_row(f"trained, {unit} {report.best_epoch} of {len(report.history) - 1}", *trained)
-    differences = Table(title="differences")
-    for column in ("", "mean", "95 % interval", ""):
-        differences.add_column(column, justify="right" if column else "left")
+    differences = _differences_table("differences")
     for name, found in report.differences.items():
         interval = f"{found.low:+.4f} to {found.high:+.4f}"
-        differences.add_row(name, f"{found.mean:+.4f}", interval, found.verdict)
+        differences.add_row(name, f"{found.mean:+.4f}", interval, _p(found.p), found.verdict)
     return Group(quality, differences)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,17 @@ def evaluate(
             help="With --paper: the folder of images and videos that the datasets name by their paths.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="With --paper: the split to read.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The split to read: qrels/NAME.tsv, or with --paper, a table's.")
+    ] = None,
+    answerable_only: Annotated[
+        bool,
+        typer.Option(
+            "--answerable-only",
+            help="Leave out judgements of documents that the corpus lacks, and queries without a relevant document. "
+            "Otherwise they count as not found.",
+        ),
+    ] = False,
     language: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="With --paper: use only the queries in this language; the paper uses all."),
@@ -91,10 +102,10 @@ def evaluate(
 
     check_report_file(json_file)
     if paper:
-        if db is not None or top_k != DEFAULT_DEPTH or candidates != DEFAULT_CANDIDATES:
+        if db is not None or top_k != DEFAULT_DEPTH or candidates != DEFAULT_CANDIDATES or answerable_only:
             raise typer.BadParameter(
-                "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k and "
-                "--candidates"
+                "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k, "
+                "--candidates and --answerable-only"
             )
         given: dict[str, object] = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
         given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "max_pixels": max_pixels}
@@ -102,9 +113,9 @@ def evaluate(
         given |= {"backend": backend, "dtype": dtype}
         _evaluate_published(dataset, model, given, media, split, language, limit_queries, json_file)
         return
-    if media or split or language:
-        raise typer.BadParameter("--media, --split and --language need --paper")
-    data = load_dataset(dataset, limit_queries)
+    if media or language:
+        raise typer.BadParameter("--media and --language need --paper")
+    data = load_dataset(dataset, limit_queries, split=split, answerable_only=answerable_only)
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_index(
@@ -137,7 +148,7 @@ def _evaluate_published(
     limit_queries: int | None,
     json_file: str | None,
 ) -> None:
-    from smart_rag.evaluation.paper import evaluate_published, paper_encoder
+    from smart_rag.evaluation.paper.evaluation import evaluate_published, paper_encoder
 
     encoder = paper_encoder(
         model or DEFAULT_MODEL, **{name: value for name, value in options.items() if value is not None}
@@ -177,13 +188,14 @@ def tune(
     from smart_rag.evaluation.datasets import load_labels
 
     with open_index(db, device=device) as index:
-        texts, judgements = load_labels(queries, qrels, limit_queries)
-        found = tuner.tune(index, texts, judgements, show_progress_bar=on_terminal())
+        labels = load_labels(queries, qrels, limit_queries)
+        found = tuner.tune(index, labels.queries, labels.qrels, show_progress_bar=on_terminal())
+        found = replace(found, notes=(*labels.notes, *found.notes))
         writes = not dry_run and found.choice != found.current and (force or found.is_worth_it)
         if writes:
             index.set_weights(found.choice.weights, found.choice.weighting)
         if not dry_run:
-            index.calibrate(tuner.relevant_scores(index, texts, judgements))
+            index.calibrate(tuner.relevant_scores(index, labels.queries, labels.qrels))
     if as_json:
         print_json(figures.tuning_json(found, written=writes))
         return

@@ -18,9 +18,10 @@ from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation import bootstrap
 from smart_rag.evaluation.datasets import Dataset
-from smart_rag.evaluation.metrics import Metrics, Run
+from smart_rag.evaluation.differences import corrected, difference, intervals
+from smart_rag.evaluation.metrics import Metrics, Run, measures_of
+from smart_rag.evaluation.qrels import own_notes
 from smart_rag.index.search import automatic_first_stage
 from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
@@ -72,7 +73,8 @@ def evaluate(
     weights = index.manifest.weights if weights is None else check_weights(weights)
     weighting = index.manifest.config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)
-    metrics = Metrics(dataset.qrels)
+    names = measures_of(top_k)
+    metrics = Metrics(dataset.qrels, names)
     _check_documents(dataset, index)
     ingested, seconds = _ingest(dataset, index, show_progress_bar)
 
@@ -106,8 +108,10 @@ def evaluate(
         "machine": _machine(index),
         "documents": len(dataset.documents),
         "queries": len(dataset.queries),
+        "notes": [*dataset.notes, *own_notes(dataset.own_documents)],
         "runs": {name: {key: float(of.mean()) for key, of in values.items()} for name, values in measured.items()},
-        "differences": _differences({name: values["ndcg@10"] for name, values in measured.items()}, stages),
+        "intervals": {name: _intervals(values) for name, values in measured.items()},
+        "differences": _differences({name: values[names[0]] for name, values in measured.items()}, stages, names[0]),
         "auto": automatic,
         "first_stages": {stage: searched[stage].figures(best) for stage in stages},
         "storage": _storage(info),
@@ -145,11 +149,18 @@ def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tup
     return report.added + report.replaced, time.perf_counter() - started
 
 
+def _intervals(values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
+    """Return the ends of the 95 % interval of each measure of a ranking."""
+    found = zip(values, intervals(np.stack(list(values.values()))), strict=True)
+    return {measure: {"low": low, "high": high} for measure, (low, high) in found}
+
+
 def _differences(
-    ndcg: Mapping[str, NDArray[np.float64]], stages: Sequence[FirstStageName]
+    ndcg: Mapping[str, NDArray[np.float64]], stages: Sequence[FirstStageName], measure: str
 ) -> dict[str, dict[str, Any]]:
     pairs = [("hybrid", "pooled"), ("hybrid", "paper"), *((f"search_{stage}", "hybrid") for stage in stages)]
-    return {f"{a} - {b}": bootstrap.difference(ndcg[a], ndcg[b]).as_json("ndcg@10") for a, b in pairs}
+    found = corrected({f"{a} - {b}": difference(ndcg[a], ndcg[b]) for a, b in pairs})
+    return {name: one.as_json(measure) for name, one in found.items()}
 
 
 def _storage(info: IndexInfo) -> dict[str, float]:
@@ -194,6 +205,7 @@ def _searches(
     from tqdm.auto import tqdm
 
     count = index.count()
+    spare = bool(dataset.own_documents)  # one more hit takes the place of the query's own document
     searched = {stage: _Searched({}, [], Stopwatch()) for stage in stages}
     for stage in stages:  # the first search loads everything that is loaded on first use
         index.search(next(iter(dataset.queries.values())), limit, candidates=limit, first_stage=stage)
@@ -210,8 +222,8 @@ def _searches(
             with stopwatch.measure("total"):
                 hits = index.search(
                     query,
-                    limit,
-                    candidates=limit,
+                    limit + spare,
+                    candidates=limit + spare,
                     first_stage=stage,
                     weights=weights,
                     weighting=weighting,
@@ -220,7 +232,7 @@ def _searches(
             times = {step: sum(parts) for step, parts in stopwatch.milliseconds.items()}
             for step, time_taken in {**times, "encode": encode, "total": times["total"] + encode}.items():
                 found.stopwatch.milliseconds[step].append(time_taken)
-            found.ranking[id] = [hit.id for hit in hits]
+            found.ranking[id] = without_own(dataset, id, [hit.id for hit in hits])[:limit]
             found.scored.append(count if stage == "exhaustive" else len(hits))
     return searched
 
@@ -254,10 +266,18 @@ def exhaustive_rankings(
         for part in parts:
             queries = index.encode_queries([dataset.queries[id] for id in part])
             for scan_weighting, rankings in scans.items():
-                found = leaders_of_scan(index, queries, rankings, depth, scan_weighting, progress.update)
+                spare = bool(dataset.own_documents)
+                found = leaders_of_scan(index, queries, rankings, depth + spare, scan_weighting, progress.update)
                 for name, leaders in found.items():
-                    runs[name].update((id, leader.ids) for id, leader in zip(part, leaders, strict=True))
+                    for id, leader in zip(part, leaders, strict=True):
+                        runs[name][id] = without_own(dataset, id, leader.ids)[:depth]
     return runs
+
+
+def without_own(dataset: Dataset, query: str, ids: list[str]) -> list[str]:
+    """Return a ranking without the document that is the query itself."""
+    own = dataset.own_documents.get(query)
+    return ids if own is None else [id for id in ids if id != own]
 
 
 def leaders_of_scan(

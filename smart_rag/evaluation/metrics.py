@@ -6,21 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.errors import MissingExtra
-from smart_rag.evaluation.datasets import Qrels
+from smart_rag.evaluation.qrels import Qrels
 
 # Document ids by query id, best first.
 Run = dict[str, list[str]]
 
-# Our name of each measure, its name in ir-measures, and its depth.
-MEASURES = {
-    "ndcg@10": ("nDCG", 10),
-    "recall@10": ("R", 10),
-    "recall@100": ("R", 100),
-    "mrr@10": ("RR", 10),
-    "ndcg@5": ("nDCG", 5),
-    "hit@1": ("Success", 1),
-}
+# Our name of each measure, without its depth, and its name in ir-measures.
+MEASURES = {"ndcg": "nDCG", "recall": "R", "mrr": "RR", "hit": "Success"}
 DEFAULT_MEASURES = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
+
+
+def measures_of(depth: int) -> tuple[str, ...]:
+    """Return the default measures for rankings of ``depth`` documents. A measure that needs more has this depth.
+
+    >>> measures_of(50), measures_of(5)
+    (('ndcg@10', 'recall@10', 'recall@50', 'mrr@10'), ('ndcg@5', 'recall@5', 'mrr@5'))
+    """
+    pairs = [name.split("@") for name in DEFAULT_MEASURES]
+    return tuple(dict.fromkeys(f"{measure}@{min(int(own), depth)}" for measure, own in pairs))
 
 
 class Metrics:
@@ -28,7 +31,7 @@ class Metrics:
 
     Args:
         qrels: graded relevance by query id and document id.
-        names: names of the measures to compute, from `MEASURES`.
+        names: names of the measures to compute: one of `MEASURES`, ``@`` and its depth.
 
     Raises:
         MissingExtra: ir-measures is not installed.
@@ -43,9 +46,11 @@ class Metrics:
         # We do not use `ir_measures.parse_measure`, because it needs `ast.Num`, which Python 3.14 no longer has.
         self._names = {}
         for name in names:
-            measure, depth = MEASURES[name]
-            self._names[getattr(ir_measures, measure) @ depth] = name
-        self._evaluator = ir_measures.evaluator(list(self._names), qrels)
+            measure, depth = name.split("@")
+            self._names[getattr(ir_measures, MEASURES[measure]) @ int(depth)] = name
+        # trec_eval can end the process if all grades of a query are below 0. They mean "not relevant", as 0 does.
+        graded = {query: {id: max(grade, 0) for id, grade in grades.items()} for query, grades in qrels.items()}
+        self._evaluator = ir_measures.evaluator(list(self._names), graded)
 
     def by_query(self, run: Run) -> dict[str, NDArray[np.float64]]:
         """Return each measure for every query in the qrels (n_queries), in their order. Without a ranking: 0."""

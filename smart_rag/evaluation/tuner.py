@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation import bootstrap
-from smart_rag.evaluation.bootstrap import FEWEST_QUERIES, Difference
-from smart_rag.evaluation.datasets import Qrels
+from smart_rag.evaluation.differences import FEWEST_QUERIES, Difference, difference
 from smart_rag.evaluation.metrics import Metrics
+from smart_rag.evaluation.qrels import Qrels, met, own_documents, own_notes
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.scoring import ranking
 from smart_rag.types import Content
+from smart_rag.wording import number
 
 # Ratios pooled : late, from late interaction alone to the pooled cosine alone.
 RATIOS = ((0, 1), (1, 8), (1, 5), (1, 4), (1, 3), (1, 2), (2, 3), (1, 1), (3, 2), (2, 1), (4, 1), (1, 0))
@@ -56,6 +56,7 @@ class Tuning:
         scores: mean nDCG@10 of each setting over all queries.
         current: setting of the index.
         choice: best setting. It is ``current`` if no other setting is better.
+        notes: what about the judgements has to be said, such as documents that the index lacks.
         held_out: difference in nDCG@10 between the chosen settings and ``current``. It is measured on queries that were
             not used for the choice.
     """
@@ -65,6 +66,7 @@ class Tuning:
     current: Setting
     choice: Setting
     held_out: Difference
+    notes: tuple[str, ...] = ()
 
     @property
     def is_worth_it(self) -> bool:
@@ -86,38 +88,44 @@ def tune(
     Every setting ranks the same candidates. In a small index, these are all documents. In a larger index, the first
     stage chooses 500 candidates. The queries are divided into ``folds``. For each fold, the setting that is best on
     the other folds ranks the queries of this fold. This ranking is compared with the ranking by the current setting.
-    To use the chosen setting, pass it to `SmartIndex.set_weights`.
+    To use the chosen setting, pass it to `SmartIndex.set_weights`. Judgements of documents that the index lacks, and
+    queries without a relevant document in it, are left out and counted.
 
     Args:
         index: index to tune.
         queries: the queries by id, as texts or as `Content` with an image.
         qrels: grades by query id and document id.
         folds: number of folds.
-        seed: seed of the folds and of the bootstrap.
+        seed: seed of the folds and of the interval.
         show_progress_bar: whether to show a progress bar.
 
     Raises:
-        InvalidInput: fewer than 30 queries have a relevant document, none of these documents is in the index, or
-            ``folds`` is not between 2 and the number of queries.
+        InvalidInput: fewer than 30 queries have a relevant document in the index, or ``folds`` is not between 2 and
+            the number of queries.
         MissingExtra: ir-measures is not installed.
     """
-    judged = {id: text for id, text in queries.items() if any(grade > 0 for grade in qrels.get(id, {}).values())}
-    if len(judged) < FEWEST_QUERIES:
+    named = {name for id in queries for name in qrels.get(id, {})}
+    found = {document.id for document in index.get(sorted(named))}
+    measured = met({id: qrels[id] for id in queries if id in qrels}, found, answerable_only=True, place="the index")
+    judged = {id: queries[id] for id in measured.qrels}
+    if named and not judged:
         raise InvalidInput(
-            f"tuning needs at least {FEWEST_QUERIES} queries with a relevant document, got {len(judged)}; "
-            "with fewer, the choice is chance; judge more queries"
+            f"{index.path}: no relevant document of the {number(len(queries), 'query')} is in the index; the qrels "
+            "must use the document ids of the index (`smart-rag search --json` shows them)"
+        )
+    if len(judged) < FEWEST_QUERIES:
+        why = f" ({'; '.join(measured.notes)})" if measured.notes else ""
+        raise InvalidInput(
+            f"tuning needs at least {FEWEST_QUERIES} queries with a relevant document in the index, got "
+            f"{len(judged)}{why}; with fewer, the choice is chance; judge more queries"
         )
     if not 2 <= folds <= len(judged):
         raise InvalidInput(f"folds must be between 2 and the number of queries ({len(judged)}), got {folds}")
-    metrics = Metrics({id: qrels[id] for id in judged}, ("ndcg@10",))
+    metrics = Metrics(measured.qrels, ("ndcg@10",))
     current = Setting(index.manifest.weights, index.manifest.config.weighting)
-    relevant = {name for id in judged for name, grade in qrels[id].items() if grade > 0}
-    if not index.get(list(relevant)):
-        raise InvalidInput(
-            f"{index.path}: no relevant document of the {len(judged)} queries is in the index; the qrels must use the "
-            "document ids of the index (`smart-rag search --json` shows them)"
-        )
-    candidates = _candidates(index, judged, show_progress_bar)
+    texts = {document.id: document.text for document in index.get(sorted(judged))}
+    own = own_documents(judged, texts, measured.qrels)
+    candidates = _candidates(index, judged, own, show_progress_bar)
     settings = _settings(current)
     values = np.stack(
         [
@@ -133,14 +141,18 @@ def tune(
         dict(zip(settings, values.mean(axis=1).tolist(), strict=True)),
         current,
         settings[_best(values)],
-        bootstrap.difference(held_out, values[0], seed=seed),
+        difference(held_out, values[0], seed=seed),
+        (*measured.notes, *own_notes(own)),
     )
 
 
 def relevant_scores(index: SmartIndex, queries: Mapping[str, str | Content], qrels: Qrels) -> list[float]:
     """Return scores for `SmartIndex.calibrate`: the best hit's score, for each query whose best hit is relevant."""
-    found = index.search_many(list(queries.values()), 1)
-    best = [(id, hits[0]) for id, hits in zip(queries, found, strict=True) if hits]
+    texts = {document.id: document.text for document in index.get(sorted(queries))}
+    own = own_documents(queries, texts, qrels)
+    found = index.search_many(list(queries.values()), 2 if own else 1)
+    ranked = [(id, [hit for hit in hits if hit.id != own.get(id)]) for id, hits in zip(queries, found, strict=True)]
+    best = [(id, hits[0]) for id, hits in ranked if hits]
     return [hit.score for id, hit in best if qrels.get(id, {}).get(hit.id, 0) > 0]
 
 
@@ -172,9 +184,9 @@ class _Candidates:
 
 
 def _candidates(
-    index: SmartIndex, queries: Mapping[str, str | Content], show_progress_bar: bool
+    index: SmartIndex, queries: Mapping[str, str | Content], own: Mapping[str, str], show_progress_bar: bool
 ) -> dict[Weighting, dict[str, _Candidates]]:
-    """Return the candidates, by weighting and by query id."""
+    """Return the candidates, by weighting and by query id. ``own`` has the document that is a query itself."""
     from tqdm.auto import tqdm
 
     found: dict[Weighting, dict[str, _Candidates]] = {"idf": {}, "none": {}}
@@ -185,7 +197,8 @@ def _candidates(
             encoded = index.encode_queries([queries[id] for id in part])
             for weighting, of_weighting in found.items():
                 hits = index.search_many(encoded, _CANDIDATES, candidates=_CANDIDATES, weighting=weighting)
-                for id, of_query in zip(part, hits, strict=True):
+                for id, of_hits in zip(part, hits, strict=True):
+                    of_query = [hit for hit in of_hits if hit.id != own.get(id)]
                     of_weighting[id] = _Candidates(
                         [hit.id for hit in of_query],
                         np.asarray([hit.pooled_score for hit in of_query], dtype=np.float32),

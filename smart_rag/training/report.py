@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from smart_rag.config import Objective
 from smart_rag.errors import InvalidInput, MissingExtra
-from smart_rag.evaluation import bootstrap
-from smart_rag.evaluation.bootstrap import Difference
+from smart_rag.evaluation.differences import Difference, corrected, difference
 from smart_rag.paths import absolute
 from smart_rag.wording import number
 
@@ -86,7 +85,7 @@ class TrainingReport:
         values = {f"{when} {name}": ndcg for when, by in both.items() for name, ndcg in by.items()}
         pairs = [(f"trained {name}", f"frozen {name}") for name in frozen if (trained[name] != frozen[name]).any()]
         pairs += [(f"trained {objective}", f"frozen {objective}"), ("trained hybrid", "frozen pooled")]
-        differences = {f"{a} - {b}": bootstrap.difference(values[a], values[b]) for a, b in dict.fromkeys(pairs)}
+        differences = corrected({f"{a} - {b}": difference(values[a], values[b]) for a, b in dict.fromkeys(pairs)})
         ndcg = {name: float(of_queries.mean()) for name, of_queries in values.items()}
         return cls(*counts, tuple(history), best_epoch, ndcg, differences, objective)
 

@@ -22,9 +22,9 @@ def test_eval_prints_every_run_and_keeps_index_and_figures(dataset, tmp_path):
     assert "animals: 3 documents, 2 queries" in output
     searches = ("search_terms", "search_pooled", "search_exhaustive")
     for ranking in ("pooled", "late", "hybrid", "paper", *searches):
-        assert re.search(rf"│ {ranking} +│ +1\.0000 │ +1\.0000 │ +1\.0000 │ +1\.0000 │", output)
+        assert re.search(rf"│ {ranking} +│ +1\.0000 │ 1\.000 to 1\.000 │( +1\.0000 │){{3}}", output)
     for difference in ("hybrid - pooled", "hybrid - paper", *(f"{search} - hybrid" for search in searches)):
-        assert re.search(rf"│ {difference} +│ \+0\.0000 │ \+0\.0000 to \+0\.0000 │ too few queries │", output)
+        assert re.search(rf"│ {difference} +│ \+0\.0000 │ \+0\.0000 to \+0\.0000 │ 1\.000 │ too few queries │", output)
     assert "(auto: exhaustive)" in output
     for stage in ("terms", "pooled", "exhaustive"):
         assert re.search(rf"│ {stage} +│ +1\.0000 │ +3 │", output)
@@ -156,14 +156,14 @@ def test_better_weights_are_written_except_in_a_dry_run(judged):
 
 def test_tune_prints_figures_as_json(judged):
     figures = json.loads(good(*arguments(judged, "--json", "--dry-run", "--limit-queries", 35)))
-    assert list(figures) == ["queries", "settings", "current", "choice", "held_out", "written"]
+    assert list(figures) == ["queries", "notes", "settings", "current", "choice", "held_out", "written"]
     assert (figures["queries"], figures["written"]) == (35, False)
     assert figures["current"] == {"weights": [1, 0], "weighting": "idf"}
     assert len(figures["settings"]) == 23  # pooled alone has one ranking, whatever the weighting
     best = max(figures["settings"], key=lambda setting: setting["ndcg@10"])
     assert best.pop("ndcg@10") > 0
     assert figures["choice"] == best
-    assert list(figures["held_out"]) == ["ndcg@10", "low", "high", "verdict"]
+    assert list(figures["held_out"]) == ["ndcg@10", "low", "high", "p", "verdict"]
 
 
 def test_too_few_labels_are_an_error(judged):

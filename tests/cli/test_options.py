@@ -25,7 +25,7 @@ def library(command):
     from smart_rag import Content, IndexConfig, SmartEncoder, SmartIndex, answer, training
     from smart_rag.evaluation import evaluator, tuner
     from smart_rag.evaluation.datasets import load_dataset, load_labels
-    from smart_rag.evaluation.paper import evaluate_published
+    from smart_rag.evaluation.paper.evaluation import evaluate_published
     from smart_rag.files import limits
 
     return {

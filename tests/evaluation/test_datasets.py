@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from smart_rag import Content, Document
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation import load_dataset
-from smart_rag.evaluation.datasets import load_labels
+from smart_rag.evaluation.datasets import Labels, load_labels
 from smart_rag.types import PdfPage
 
 
@@ -129,7 +130,14 @@ def test_the_limit_counts_judged_queries(small):
 
 def test_labels_can_be_in_any_two_files(small, tmp_path):
     moved = (small / "qrels.tsv").rename(tmp_path / "labels.tsv")
-    assert load_labels(small / "queries.jsonl", moved, 1) == ({"q1": "what purrs?"}, {"q1": {"d1": 2, "d2": 0}})
+    assert load_labels(small / "queries.jsonl", moved, 1) == Labels(
+        {"q1": "what purrs?"},
+        {"q1": {"d1": 2, "d2": 0}},
+        (
+            "1 query without a judgement left out",
+            "the judgements of 1 query left out, which queries.jsonl lacks, such as 'q9'",
+        ),
+    )
     moved.write_text("q9\td1\t1\n")
     with pytest.raises(InvalidInput, match=r"no query of queries\.jsonl is judged in .*labels\.tsv"):
         load_labels(small / "queries.jsonl", moved)
@@ -158,10 +166,10 @@ def test_a_bad_line_is_named_with_its_number(small, name, line):
         load_dataset(small)
 
 
-@pytest.mark.parametrize("line", ["q1\td1", "q1\td1\thigh", "q1\td1\t0.5", "q1 d1 1", "q1\t0\td1\t1"])
+@pytest.mark.parametrize("line", ["q1\td1", "q1\td1\thigh", "q1\td1\t", "q1\t0\td1\t1\trun", "q1 d1 1 0 2"])
 def test_a_bad_line_of_the_qrels_is_named_with_its_number(small, line):
     (small / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\nq1\td1\t1\n{line}\n")
-    with pytest.raises(InvalidInput, match=r"qrels\.tsv, line 3: expected query id, document id and an integer grade"):
+    with pytest.raises(InvalidInput, match=r"qrels\.tsv, line 3: expected query id, document id and grade"):
         load_dataset(small)
 
 
@@ -189,3 +197,65 @@ def test_an_empty_query_is_an_error(small):
     (small / "queries.jsonl").write_text('{"_id": "q1", "text": " "}\n')
     with pytest.raises(InvalidInput, match=r"queries\.jsonl: query 'q1' is empty; give it a text"):
         load_dataset(small)
+
+
+def test_judgements_that_cannot_be_met_are_counted_or_left_out(small):
+    qrels = small / "qrels.tsv"
+    qrels.write_text(f"{qrels.read_text()}q1\tgone\t1\nq3\td5\t2\n")
+    dataset = load_dataset(small)
+    assert dataset.qrels == {"q1": {"d1": 2, "d2": 0, "gone": 1}, "q3": {"d2": 1, "d5": 2}}
+    note = "2 judgements of documents that the corpus lacks, such as 'gone'; "
+    assert dataset.notes[-1] == f"{note}the 2 relevant ones count as not found"
+    dataset = load_dataset(small, answerable_only=True)
+    assert dataset.qrels == {"q1": {"d1": 2, "d2": 0}, "q3": {"d2": 1}}
+    assert dataset.notes[-1] == f"{note}they are left out"
+    qrels.write_text("q1\tgone\t1\nq3\td2\t0\n")
+    assert list(load_dataset(small).queries) == ["q1", "q3"]
+    with pytest.raises(InvalidInput, match=r"small: no query has a relevant document in the corpus; 1 judgement of"):
+        load_dataset(small, answerable_only=True)
+
+
+def test_splits(small):
+    (small / "qrels").mkdir()
+    (small / "qrels" / "dev.tsv").write_text("q2\td1\t1\n")
+    (small / "qrels" / "train.tsv.gz").write_bytes(gzip.compress(b"q3\td1\t1\n"))
+    assert list(load_dataset(small).queries) == ["q1", "q3"]
+    assert list(load_dataset(small, split="dev").queries) == ["q2"]
+    assert list(load_dataset(small, split="train").queries) == ["q3"]
+    with pytest.raises(InvalidInput, match=r"qrels/test\.tsv is missing; found the splits dev, train: name one"):
+        load_dataset(small, split="test")
+    (small / "qrels.tsv").unlink()
+    with pytest.raises(InvalidInput, match="found the splits dev, train"):
+        load_dataset(small)
+
+
+def test_every_file_can_be_packed_and_marked_as_utf_8(small):
+    expected = load_dataset(small)
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"):
+        path = small / name
+        path.with_name(f"{name}.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
+        path.unlink()
+    assert load_dataset(small) == expected
+
+
+def test_ids_and_titles_in_other_shapes(small):
+    (small / "corpus.jsonl").write_text('{"id": "d1", "title": "alone", "text": null}\n{"id": 0, "text": "zero"}\n')
+    assert load_dataset(small).documents == [Document("d1", "alone"), Document("0", "zero")]
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
+def test_an_id_twice_is_an_error_unless_the_row_is_the_same(small, name, caplog):
+    lines = (small / name).read_text().splitlines()
+    (small / name).write_text("\n".join([*lines, lines[0]]) + "\n")
+    expected = f"{small / name}: 1 row repeated; each counts once"
+    load_dataset(small)
+    assert expected in caplog.messages
+    (small / name).write_text("\n".join([*lines, lines[0].replace("purr", "bark")]) + "\n")
+    with pytest.raises(InvalidInput, match=rf"{name}, line \d: the id '[dq]1' is also on line 1, with other values"):
+        load_dataset(small)
+
+
+def test_a_query_that_is_a_document_is_known(small):
+    (small / "queries.jsonl").write_text('{"_id": "d1", "text": "They purr when they are content."}\n')
+    (small / "qrels.tsv").write_text("d1\td2\t1\n")
+    assert load_dataset(small).own_documents == {"d1": "d1"}

@@ -94,7 +94,9 @@ def test_depth_candidates_and_weights_are_used(graded, index):
     result = evaluate(graded, index, top_k=5, candidates=8, weights=(0.0, 1.0))
     runs = plain_runs(graded, WordEncoder(), 5, 8, (0, 1))
     for kind, run in runs.items():
-        assert result["runs"][kind] == pytest.approx(Metrics(graded.qrels).mean(run), abs=1e-6)
+        expected = Metrics(graded.qrels, ("ndcg@5", "recall@5", "mrr@5")).mean(run)
+        assert result["runs"][kind] == pytest.approx(expected, abs=1e-6)
+    assert set(result["differences"]["hybrid - pooled"]) == {"ndcg@5", "low", "high", "p", "verdict"}
     assert result["runs"]["hybrid"] == result["runs"]["late"]
     assert result["runs"]["search_pooled"] != result["runs"]["late"]
     assert result["settings"]["top_k"] == 5
@@ -132,7 +134,7 @@ def test_a_large_index_is_not_searched_whole_for_each_query(tmp_path):
         result = evaluate(large, index, top_k=5)
     assert result["auto"] == "terms"
     assert list(result["first_stages"]) == ["terms", "pooled"]
-    assert result["runs"]["hybrid"]["mrr@10"] == 1
+    assert result["runs"]["hybrid"] == {"ndcg@5": 1, "recall@5": 1, "mrr@5": 1}
 
 
 def test_hybrid_weights_query_tokens_by_idf_and_paper_does_not(tmp_path, minilm):
@@ -195,11 +197,16 @@ def test_the_keys_are_the_documented_ones(result):
     figures = dict.fromkeys(["recall_of_best", "documents_scored"])
     latency = dict.fromkeys(["encode", "candidates", "gather", "score", "total"], percentiles)
     assert opened == {
-        **dict.fromkeys(["dataset", "model", "settings", "versions", "machine", "documents", "queries", "auto"]),
+        **dict.fromkeys(
+            ["dataset", "model", "settings", "versions", "machine", "documents", "queries", "notes", "auto"]
+        ),
         "runs": dict.fromkeys(["pooled", "late", "hybrid", "paper", *searches], metrics),
         "differences": dict.fromkeys(
             ["hybrid - pooled", "hybrid - paper", *(f"{name} - hybrid" for name in searches)],
-            dict.fromkeys(["ndcg@10", "low", "high", "verdict"]),
+            dict.fromkeys(["ndcg@10", "low", "high", "p", "verdict"]),
+        ),
+        "intervals": dict.fromkeys(
+            ["pooled", "late", "hybrid", "paper", *searches], dict.fromkeys(metrics, dict.fromkeys(["low", "high"]))
         ),
         "first_stages": {stage: {**figures, "latency_ms": latency} for stage in ("terms", "pooled", "exhaustive")},
         "storage": dict.fromkeys(["bytes_per_token", "bytes_per_document", "tokens", "total_bytes"]),
@@ -248,3 +255,25 @@ def test_documents_that_the_model_cannot_read_are_named(tmp_path, caplog):
         "scans: 1 document left out, because the model reads only text; they count as not found, the first is 'page'"
         in caplog.messages
     )
+
+
+def test_a_query_does_not_find_itself(graded, tmp_path):
+    """As in ArguAna: queries are documents. Each ranking leaves out the document itself, and has the full depth."""
+    texts = {document.id: document.text for document in graded.documents}
+    queries = {f"d{i:03}": texts[f"d{i:03}"] for i in range(5)}
+    qrels = {id: {f"d{140 + i:03}": 1, f"d{120 + i:03}": 2} for i, id in enumerate(queries)}
+    plain = Dataset("itself", graded.documents, queries, qrels)
+    own = Dataset("itself", graded.documents, queries, qrels, own_documents={id: id for id in queries})
+    with SmartIndex.create(tmp_path / "index", WordEncoder(), config=EXACT) as index:
+        before, found = evaluate(plain, index, top_k=10), evaluate(own, index, top_k=10)
+        rankings = exhaustive_rankings(plain, index, 11, (1, 2), "idf")
+        assert all(ids[0] == id for id, ids in rankings["hybrid"].items())
+        left = {name: {id: ids[1:] for id, ids in run.items()} for name, run in rankings.items()}
+        assert exhaustive_rankings(own, index, 10, (1, 2), "idf") == left
+    assert before["notes"] == []
+    [note] = found["notes"]
+    assert note == "5 queries with the id and the text of a document, such as 'd000'; their rankings leave it out"
+    expected = Metrics(qrels, tuple(found["runs"]["hybrid"])).mean(left["hybrid"])
+    assert found["runs"]["hybrid"] == pytest.approx(expected)
+    for name in ("search_terms", "search_pooled", "search_exhaustive"):
+        assert found["runs"][name] == pytest.approx(expected)

@@ -26,9 +26,9 @@ from helpers.published_datasets import (
 
 from smart_rag import Content
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation.media import Places
-from smart_rag.evaluation.paper import evaluate_published
-from smart_rag.evaluation.published import find_published
+from smart_rag.evaluation.paper.evaluation import evaluate_published
+from smart_rag.evaluation.paper.media import Places
+from smart_rag.evaluation.paper.published import find_published
 from smart_rag.files.formats.images import open_image
 
 TABLES = ("corpus", "queries", "qrels")

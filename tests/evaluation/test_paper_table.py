@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smart_rag.evaluation.paper_table import COLUMNS, ROWS, TASKS, row_of, task_of
+from smart_rag.evaluation.paper.table import COLUMNS, ROWS, TASKS, row_of, task_of
 
 # The averages of tables 1 and 2 of arXiv 2605.24938, which are not typed in but follow from the columns.
 AVERAGES = {

@@ -13,7 +13,7 @@ from smart_rag import Document, IndexConfig, Representation, SmartIndex
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation import tune
-from smart_rag.evaluation.tuner import RATIOS, Setting, cross_validated
+from smart_rag.evaluation.tuner import RATIOS, Setting, cross_validated, relevant_scores
 from smart_rag.index.smart_index import scan_scores
 
 COUNT = 60
@@ -126,7 +126,7 @@ def test_fewer_than_30_queries_are_refused(late_only):
     index, queries, qrels = late_only
     some = dict(list(queries.items())[:30])
     assert tune(index, some, qrels).queries == 30
-    with pytest.raises(InvalidInput, match="at least 30 queries with a relevant document, got 29"):
+    with pytest.raises(InvalidInput, match="at least 30 queries with a relevant document in the index, got 29"):
         tune(index, some, {**qrels, "q3": {"d3": 0}})
 
 
@@ -152,3 +152,34 @@ def test_of_equal_settings_the_nearest_to_the_defaults_is_chosen(late_only):
     assert found.choice == found.current or distance(found.choice) == min(map(distance, as_good))
     order = [distance(setting) for setting in list(found.scores)[1:]]
     assert order == sorted(order)
+
+
+def test_judgements_of_documents_that_the_index_lacks_are_left_out_and_counted(late_only):
+    index, queries, qrels = late_only
+    known = tune(index, dict(list(queries.items())[:45]), qrels)
+    assert known.notes == ()
+    moved = {id: {f"gone-{id}": 2} for id in qrels}
+    moved |= {id: {**qrels[id], "gone": 1} for id in list(qrels)[:45]}
+    found = tune(index, queries, moved)
+    assert (found.queries, found.scores, found.choice) == (45, known.scores, known.choice)
+    assert found.notes == (
+        "60 judgements of documents that the index lacks, such as 'gone'; they are left out",
+        "15 queries without a relevant document, such as 'q45'; left out",
+    )
+    few = {id: grades if i < 29 else {"gone": 1} for i, (id, grades) in enumerate(qrels.items())}
+    with pytest.raises(InvalidInput, match=r"in the index, got 29 \(31 judgements of documents that the index lacks"):
+        tune(index, queries, few)
+
+
+def test_a_query_that_is_a_document_does_not_find_itself(tmp_path):
+    """Itself would be the best hit of each query, whatever the weights."""
+    index, queries, qrels = planted(tmp_path / "index", Planted(), IndexConfig(weights=(2, 1), chunk_tokens=77))
+    with index:
+        index.add([Document(id, text) for id, text in queries.items()])
+        found = tune(index, queries, qrels)
+        assert found.notes == (
+            "60 queries with the id and the text of a document, such as 'q0'; their rankings leave it out",
+        )
+        assert max(found.scores.values()) > 0.9
+        index.set_weights((0, 1), "none")
+        assert len(relevant_scores(index, queries, qrels)) == COUNT

@@ -23,10 +23,10 @@ from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.evaluation.datasets import Dataset, Unreadable, unreadable_notes
 from smart_rag.evaluation.evaluator import leaders_of_scan, versions
-from smart_rag.evaluation.media import Places
 from smart_rag.evaluation.metrics import Metrics
-from smart_rag.evaluation.paper_table import COLUMNS, OTHERS, TASKS, Row, Task, row_of, task_of
-from smart_rag.evaluation.published import Published, find_published
+from smart_rag.evaluation.paper.media import Places
+from smart_rag.evaluation.paper.published import Published, find_published
+from smart_rag.evaluation.paper.table import COLUMNS, OTHERS, TASKS, Row, Task, row_of, task_of
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.types import Content, Document
 from smart_rag.wording import number

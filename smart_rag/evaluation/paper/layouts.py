@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation.datasets import Dataset, Qrels, Unreadable, unreadable_notes
-from smart_rag.evaluation.media import Places, Video
-from smart_rag.evaluation.tables import Table
+from smart_rag.evaluation.datasets import Dataset, Unreadable, unreadable_notes
+from smart_rag.evaluation.paper.media import Places, Video
+from smart_rag.evaluation.paper.tables import Table
+from smart_rag.evaluation.qrels import Qrels
 from smart_rag.types import Content, Document
 from smart_rag.wording import number
 

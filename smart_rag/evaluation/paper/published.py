@@ -8,9 +8,9 @@ from pathlib import Path
 
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.datasets import Dataset
-from smart_rag.evaluation.layouts import COLUMNS, READERS, Reader
-from smart_rag.evaluation.media import Places
-from smart_rag.evaluation.tables import Table, tables_in
+from smart_rag.evaluation.paper.layouts import COLUMNS, READERS, Reader
+from smart_rag.evaluation.paper.media import Places
+from smart_rag.evaluation.paper.tables import Table, tables_in
 
 # How deep below the given folder a dataset may lie, such as vidore/esg_reports_v2.
 _DEPTH = 4
@@ -80,7 +80,7 @@ def find_published(root: Path, split: str | None = None) -> list[Published]:
 
     Args:
         root: the folder.
-        split: the split to read, as in `smart_rag.evaluation.tables.tables_in`.
+        split: the split to read, as in `smart_rag.evaluation.paper.tables.tables_in`.
 
     Raises:
         InvalidInput: there is none.
