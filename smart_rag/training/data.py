@@ -3,7 +3,8 @@
 =================  ==================================================================================
 Format             Contents
 =================  ==================================================================================
-pairs or triples   a .jsonl file of {"query": ..., "positive": ..., "negatives": [...]}; negatives are optional
+pairs or triples   a .jsonl file of {"query": ..., "positive": ..., "negatives": [...]}; negatives are optional, each
+                   may be a text or a list, and the names of sentence-transformers and BGE are known, too
 a BEIR folder      its qrels are ``qrels/train.tsv``, or ``qrels.tsv`` in a folder without splits
 a dataset folder   made by ``save_to_disk`` of Hugging Face datasets, with the columns of pairs, or ``query`` and
                    ``image``
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,13 +28,24 @@ from smart_rag.evaluation.datasets import load_dataset
 from smart_rag.files.formats.images import image_from_bytes
 from smart_rag.paths import absolute
 from smart_rag.types import Document
+from smart_rag.wording import number
+
+logger = logging.getLogger(__name__)
 
 _EXPECTED = (
     "training data is a .jsonl file of pairs, a BEIR folder with corpus.jsonl, or a folder that save_to_disk of "
     "Hugging Face datasets made"
 )
-# Column names of pairs and triples: first our names, then those of sentence-transformers.
-_QUERY, _POSITIVE, _NEGATIVES = ("query", "anchor"), ("positive",), ("negatives", "negative")
+# Column names of pairs and triples: first our names, then those of sentence-transformers, BGE and others.
+_QUERY = ("query", "anchor", "question", "sentence1")
+_POSITIVE = ("positive", "positives", "pos", "answer", "sentence2")
+_NEGATIVES = ("negatives", "negative", "neg")
+_NUMBERED = re.compile(r"negative_\d+")
+_LABEL = "label"
+_COLUMNS = (
+    f"a query ({', '.join(_QUERY)}), a positive ({', '.join(_POSITIVE)}), and optionally negatives "
+    f"({', '.join(_NEGATIVES)}, negative_1, negative_2, ...) and a {_LABEL} of 1 or 0"
+)
 _DIGEST_BYTES = 16
 
 
@@ -60,11 +74,19 @@ class TrainingData:
         return f"TrainingData({self.name!r}, documents={len(self.documents)}, queries={len(self.queries)})"
 
 
-def load_training_data(path: str | Path, limit_queries: int | None = None) -> TrainingData:
+def load_training_data(
+    path: str | Path, limit_queries: int | None = None, *, columns: Mapping[str, str] | None = None
+) -> TrainingData:
     """Return the first ``limit_queries`` queries of the training data at ``path``, in any format of this module.
 
     Documents with equal texts become one document. Queries with equal texts become one query, which gets all their
-    positives.
+    positives. A row with the ``label`` 0 says that its positive is a negative. A query without any positive is left out.
+
+    Args:
+        path: the file or folder.
+        limit_queries: the number of queries.
+        columns: other names of columns in rows of pairs, such as ``{"search": "query", "id": ""}``. A column with an
+            empty name is left out. Without this, a column that is not known is an error.
 
     Raises:
         InvalidInput: there is no training data at ``path``, or a line or row cannot be read.
@@ -74,11 +96,11 @@ def load_training_data(path: str | Path, limit_queries: int | None = None) -> Tr
     if limit_queries is not None:
         check_count("limit_queries", limit_queries)
     if path.is_file():
-        return _from_rows(path, _json_rows(path), limit_queries)
+        return _from_rows(path, _json_rows(path, columns or {}), limit_queries)
     if (path / "corpus.jsonl").is_file():
         return _from_beir(path, limit_queries)
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
-        return _from_dataset_folder(path, limit_queries)
+        return _from_dataset_folder(path, limit_queries, columns or {})
     found = "does not exist" if not path.exists() else "is none of these"
     raise InvalidInput(f"{path} {found}: {_EXPECTED}")
 
@@ -105,17 +127,23 @@ def digest(data: TrainingData) -> str:
 # --- formats ----------------------------------------------------------------------------------
 
 
-def _from_rows(path: Path, rows: Iterable[tuple[str, str, list[str]]], limit_queries: int | None) -> TrainingData:
-    """Return the training data of rows (query, positive, negatives). All their values are texts."""
+def _from_rows(path: Path, rows: Iterable[tuple[str, list[str], list[str]]], limit_queries: int | None) -> TrainingData:
+    """Return the training data of rows (query, positives, negatives). All their values are texts."""
     positions: dict[str, int] = {}
     positives: dict[str, list[int]] = {}
     negatives: dict[str, list[int]] = {}
-    for query, positive, others in rows:
+    for query, own_positives, others in rows:
         if limit_queries is not None and query not in positives and len(positives) == limit_queries:
             continue
-        positives.setdefault(query, []).append(positions.setdefault(positive, len(positions)))
+        found = positives.setdefault(query, [])
+        found += [positions.setdefault(text, len(positions)) for text in own_positives]
         own_negatives = negatives.setdefault(query, [])
         own_negatives += [positions.setdefault(text, len(positions)) for text in others]
+    if without := [query for query, found in positives.items() if not found]:
+        logger.warning(
+            "%s: %s without a positive left out, such as %r", path, number(len(without), "query"), without[0]
+        )
+    positives = {query: found for query, found in positives.items() if found}
     if not positives:
         raise InvalidInput(f"{path}: found no pair of query and positive; expected one on each line or row")
     documents = [Document(_digest(text.encode("utf-8", "surrogatepass")), text) for text in positions]
@@ -129,34 +157,54 @@ def _query(text: str, positives: Iterable[int], negatives: Iterable[int] = ()) -
     return TrainingQuery(text, unique, tuple(i for i in dict.fromkeys(negatives) if i not in unique))
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+def _json_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, list[str], list[str]]]:
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
+        for line, content in enumerate(lines, start=1):
+            if content.strip():
                 try:
-                    yield _pair(json.loads(line))
-                except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise InvalidInput(
-                        f"{path}, line {number}: expected a JSON object with the texts 'query' and 'positive', and "
-                        f"optionally a list 'negatives' ({error})"
-                    ) from error
+                    yield _row(json.loads(content.decode("utf-8-sig")), columns)
+                except (UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+                    raise InvalidInput(f"{path}, line {line}: expected a JSON object with {_COLUMNS} ({error})") from error
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[str, str, list[str]]:
-    query, positive = (_column(row, names) for names in (_QUERY, _POSITIVE))
-    found: str | list[str] = next((row[name] for name in _NEGATIVES if row.get(name)), [])
-    negatives = [found] if isinstance(found, str) else list(found)
-    for text in (query, positive, *negatives):
+def _row(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, list[str], list[str]]:
+    """Return the query, the positives and the negatives of a row.
+
+    Raises:
+        LookupError, TypeError: the row lacks a column, has one that is not known, or has a value of another kind.
+    """
+    named = {columns.get(name, name): value for name, value in row.items() if columns.get(name, name)}
+    if len(named) < sum(bool(columns.get(name, name)) for name in row):
+        raise LookupError(f"two columns have the same meaning: {', '.join(row)}")
+    unknown = [name for name in named if not _is_known(name)]
+    if unknown:
+        raise LookupError(f"the column {unknown[0]!r} is not known; give it another name, or leave it out")
+    query = _texts(named, _QUERY)
+    positives, negatives = _texts(named, _POSITIVE), _texts(named, _NEGATIVES)
+    negatives += [text for name in named if _NUMBERED.fullmatch(name) for text in _texts(named, (name,))]
+    if len(query) != 1 or not positives:
+        raise LookupError(f"{_QUERY[0] if len(query) != 1 else _POSITIVE[0]!r} is missing, or empty")
+    label = named.get(_LABEL, 1)
+    if label not in (0, 1):
+        raise TypeError(f"the label {label!r} is neither 1 nor 0")
+    return (query[0], positives, negatives) if label == 1 else (query[0], [], [*positives, *negatives])
+
+
+def _is_known(name: str) -> bool:
+    return name in (*_QUERY, *_POSITIVE, *_NEGATIVES, _LABEL) or _NUMBERED.fullmatch(name) is not None
+
+
+def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the texts of the one of these columns that a row has. A value is a text, a list of texts, or None."""
+    found = [name for name in names if name in row]
+    if len(found) > 1:
+        raise LookupError(f"the columns {' and '.join(found)} have the same meaning")
+    value = row[found[0]] if found else None
+    texts = [] if value is None else [value] if isinstance(value, str) else list(value)
+    for text in texts:
         if not isinstance(text, str) or not text.strip():
             raise TypeError(f"{text!r} is not a text")
-    return query, positive, negatives
-
-
-def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    for name in names:
-        if name in row:
-            return row[name]
-    raise KeyError(names[0])
+    return texts
 
 
 def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
@@ -192,7 +240,7 @@ def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
     return TrainingData(dataset.name, documents, [_query(text, found) for text, found in positives.items()])
 
 
-def _from_dataset_folder(folder: Path, limit_queries: int | None) -> TrainingData:
+def _from_dataset_folder(folder: Path, limit_queries: int | None, renamed: Mapping[str, str]) -> TrainingData:
     try:
         import datasets
     except ImportError as error:
@@ -207,11 +255,11 @@ def _from_dataset_folder(folder: Path, limit_queries: int | None) -> TrainingDat
         # Images stay bytes, because a decoded image is many times as large.
         return _from_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit_queries)
     try:
-        return _from_rows(folder, map(_pair, rows), limit_queries)
-    except (KeyError, TypeError) as error:
+        return _from_rows(folder, (_row(row, renamed) for row in rows), limit_queries)
+    except (LookupError, TypeError) as error:
         raise InvalidInput(
-            f"{folder}: expected the columns query and positive, and optionally negatives, or the columns query and "
-            f"image; found {', '.join(columns)} ({error})"
+            f"{folder}: expected the columns of {_COLUMNS}, or the columns query and image; found "
+            f"{', '.join(columns)} ({error})"
         ) from error
 
 

@@ -46,6 +46,34 @@ def test_column_names_of_sentence_transformers(tmp_path):
     assert texts(load_training_data(path)) == {"who": (["the cat"], ["a dog"])}
 
 
+@pytest.mark.parametrize(
+    ("row", "negatives"),
+    [
+        ({"query": "who", "pos": ["the cat", "a cat"], "neg": ["a dog"]}, ["a dog"]),
+        ({"anchor": "who", "positives": ["the cat", "a cat"], "negative_1": "a dog", "negative_2": "x"}, ["a dog", "x"]),
+        ({"question": "who", "answer": ["the cat", "a cat"], "negatives": None, "label": 1}, []),
+    ],
+)
+def test_column_names_of_others(tmp_path, row, negatives):
+    path = jsonl(tmp_path / "x.jsonl", [row])
+    assert texts(load_training_data(path)) == {"who": (["the cat", "a cat"], negatives)}
+
+
+def test_a_pair_with_the_label_0_is_a_negative(tmp_path, caplog):
+    rows = [("who", "the cat", 1), ("who", "a dog", 0), ("what", "a dog", 0)]
+    path = jsonl(tmp_path / "x.jsonl", [{"sentence1": a, "sentence2": b, "label": label} for a, b, label in rows])
+    assert texts(load_training_data(path)) == {"who": (["the cat"], ["a dog"])}
+    assert caplog.messages == [f"{path}: 1 query without a positive left out, such as 'what'"]
+
+
+def test_columns_can_be_renamed_and_left_out(tmp_path):
+    path = jsonl(tmp_path / "x.jsonl", [{"search": "who", "hit": "the cat", "id": 7}])
+    columns = {"search": "query", "hit": "positive", "id": ""}
+    assert texts(load_training_data(path, columns=columns)) == {"who": (["the cat"], [])}
+    with pytest.raises(InvalidInput, match="two columns have the same meaning"):
+        load_training_data(path, columns={"search": "query", "hit": "query"})
+
+
 def test_the_limit_counts_queries(tmp_path):
     data = load_training_data(jsonl(tmp_path / "pairs.jsonl", PAIRS), limit_queries=1)
     assert texts(data) == {"who sat": EXPECTED["who sat"]}
@@ -59,12 +87,18 @@ def test_the_limit_counts_queries(tmp_path):
         '{"query": "who"}',
         '{"query": " ", "positive": "x"}',
         '{"query": "a", "positive": "b", "negatives": [3]}',
+        '{"query": "a", "positive": "b", "comment": "c"}',
+        '{"query": "a", "positive": "b", "anchor": "c"}',
+        '{"query": "a", "positive": "b", "label": 0.7}',
+        '{"query": ["a", "b"], "positive": "b"}',
+        '{"query": "a", "positive": []}',
+        '{"query": "a", "positive": 7}',
     ],
 )
 def test_a_bad_line_is_named(line, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(PAIRS[0]) + "\n\n" + line)
-    with pytest.raises(InvalidInput, match=r"x\.jsonl, line 3: expected a JSON object with the texts 'query'"):
+    with pytest.raises(InvalidInput, match=r"x\.jsonl, line 3: expected a JSON object with a query \(query"):
         load_training_data(path)
 
 
@@ -149,7 +183,7 @@ def test_pairs_in_a_dataset_folder(split, tmp_path):
 
 
 def test_other_columns_and_splits_are_an_error(tmp_path):
-    with pytest.raises(InvalidInput, match="found question"):
+    with pytest.raises(InvalidInput, match=r"found question \('positive' is missing"):
         load_training_data(saved(tmp_path / "columns", [{"question": "who"}]))
     with pytest.raises(InvalidInput, match="found the splits test; expected a split named 'train'"):
         load_training_data(saved(tmp_path / "splits", PAIRS[:1], split="test"))
