@@ -18,7 +18,7 @@ from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of
 from smart_rag.files.formats.page import Page, is_visible
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
-from smart_rag.files.formats.readable import check_readable
+from smart_rag.files.formats.readable import EMPTY, check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.ocr import pages as ocr_pages
 from smart_rag.files.ocr.engine import check_installed
@@ -34,6 +34,8 @@ _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
 _UNREADABLE = (NO_TEXT, NO_LETTERS)
 _TO_RECOGNISE = "its text would be recognised"
+# What is said of a file that can be read, and that has no text at all.
+_BLANK = "no text in it"
 # What an animation lacks, of which one picture is taken.
 _ANIMATION = "the other pictures of the animation"
 # What a page lacks is said with at most so many ranges of pages.
@@ -75,7 +77,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     if empty:
         reason = "; ".join(dict.fromkeys(left_out))
         is_complete = not reason or "text in it" in reason
-        raise DocumentError(path, (reason or "no text in it") if is_complete else f"no text in it ({reason})")
+        raise DocumentError(path, (reason or _BLANK) if is_complete else f"no text in it ({reason})")
 
 
 def _parse(path: Path) -> Iterator[Page]:
@@ -146,6 +148,14 @@ def with_ocr(modalities: Collection[str]) -> tuple[str, ...]:
 def can_be_recognised(path: Path) -> bool:
     """Return whether the text of a file of this type can be recognised: of a PDF, or of an image."""
     return path.suffix.lower() in (".pdf", *images.SUFFIXES)
+
+
+def has_no_text(error: DocumentError) -> bool:
+    """Return whether ``error`` says that the file can be read and is empty, or has only blanks.
+
+    A file that has something else, such as a scan, is not meant.
+    """
+    return error.reason in (EMPTY, _BLANK)
 
 
 def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFile:
@@ -276,7 +286,7 @@ def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: boo
     """Return the documents of the pages or chunks that are ``taken`` of those that were ``found``."""
     left_out = list(_losses(found, seen))
     if not taken:
-        raise DocumentError(path, "; ".join(left_out) or "no text in it")
+        raise DocumentError(path, "; ".join(left_out) or _BLANK)
     return Reading([_document(path, i, page) for i, page in enumerate(taken)], left_out)
 
 
