@@ -97,7 +97,7 @@ def index(
 ) -> None:
     """Index files and folders. A second run adds new files and replaces changed files."""
     from smart_rag.files import limits
-    from smart_rag.files.finder import ALL_MODALITIES
+    from smart_rag.files.finder import ALL_MODALITIES, MISSING
     from smart_rag.files.ocr.engine import check_installed
 
     if ocr:
@@ -152,7 +152,8 @@ def index(
     elif encoder is not None:
         with within_limits():
             _follow(db, encoder, wanted)
-    if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
+    is_missing = any(one.reason == MISSING for one in report.failed)
+    if is_missing or (report.failed and report == AddReport(failed=report.failed, skipped=report.skipped)):
         raise SystemExit(1)
 
 

@@ -71,6 +71,13 @@ def test_some_broken_files_are_listed_and_the_rest_is_indexed(folder, tmp_path, 
     )
 
 
+def test_a_missing_path_among_others_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = run("index", "docs", "nothere", "--db", "index")
+    assert (code, output) == (1, "passages: 4 added\n4 passages in index\n")
+    assert "1 file was left out:\n  nothere: does not exist; expected a file or a folder of documents\n" in errors
+
+
 def test_limits_for_files(folder, tmp_path):
     nested_forms(folder / "forms.pdf")
     arguments = ("index", folder, "--db", tmp_path / "index", "--file-seconds")

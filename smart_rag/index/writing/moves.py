@@ -86,7 +86,7 @@ class Moves:
             heir = self._heir(path, stamp)
             if heir is None:
                 continue
-            if not self._has_rows(heir) and self._copy(group, path, heir):
+            if self._copy(group, path, heir):
                 self.received.add(heir)
                 kept += len(group)
             else:
@@ -126,10 +126,6 @@ class Moves:
                 )
             elif self._has_bytes(one, digest):
                 yield one
-
-    def _has_rows(self, path: Path) -> bool:
-        """Return whether there are rows of the file ``path``, such as those of an interrupted call."""
-        return any(row.stamp is not None for row in self.ingest.store.pooled.select({"source": str(path)}))
 
     def _has_bytes(self, path: Path, digest: str) -> bool:
         """Return whether ``path`` is a file with the bytes of ``digest``."""
