@@ -1169,8 +1169,8 @@ class SmartIndex:
     @contextmanager
     def _moves(self) -> Iterator[Moves]:
         """Yield what removes documents of files. A duplicate of a file takes them over; see `Duplicates`."""
-        with self._ingest(None, "document", False, None) as ingest, Duplicates.of(self.path) as duplicates:
-            moves = Moves(ingest, duplicates)
+        with self._session.writing(), Duplicates.of(self.path) as duplicates:
+            moves = Moves(Ingest(self._store, self._encoder, lambda _: None), duplicates)
             yield moves
             moves.warn_of_unread()
 
