@@ -81,9 +81,9 @@ class Moves:
         for row in rows if self.duplicates else ():
             if row.stamp is not None and row.stamp.digest != digest:
                 files.setdefault((Path(source_of(row.document.id)), row.stamp), []).append(row)
-        kept = 0
+        kept, going = 0, {path for path, _ in files}
         for (path, stamp), group in files.items():
-            heir = self._heir(path, stamp)
+            heir = self._heir(path, stamp, going)
             if heir is None:
                 continue
             if self._copy(group, path, heir):
@@ -106,13 +106,17 @@ class Moves:
                 shown(path),
             )
 
-    def _heir(self, path: Path, stamp: FileStamp) -> Path | None:
-        """Return the duplicate that takes over the documents of ``path``, unless another file in the index has them."""
+    def _heir(self, path: Path, stamp: FileStamp, going: Collection[Path]) -> Path | None:
+        """Return the duplicate that takes over the documents of ``path``.
+
+        Return None if there is none, or if another file in the index has these documents and is not ``going``, too.
+        """
         heir = next(self._heirs(path, stamp.digest), None)
         if heir is None:
             return None
         twins = self.twins(path, [stamp.hash])
-        return None if any(self.holds(twin, rows, stamp.digest) for twin, rows in twins.items()) else heir
+        stay = (twin not in going and self.holds(twin, rows, stamp.digest) for twin, rows in twins.items())
+        return None if any(stay) else heir
 
     def _heirs(self, path: Path, digest: str) -> Iterator[Path]:
         for one in self.duplicates.with_bytes(digest, path.suffix):
