@@ -114,6 +114,8 @@ def index(
         print_survey(report)
         if report_file:
             write_json(report_file, report_json(report))
+        if _has_missing(report):
+            raise SystemExit(1)
         return
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
@@ -152,8 +154,15 @@ def index(
     elif encoder is not None:
         with within_limits():
             _follow(db, encoder, wanted)
-    if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
+    if _has_missing(report) or (report.failed and report == AddReport(failed=report.failed, skipped=report.skipped)):
         raise SystemExit(1)
+
+
+def _has_missing(report: AddReport) -> bool:
+    """Return whether one of the paths that the user named does not exist."""
+    from smart_rag.files.finder import MISSING
+
+    return any(one.reason == MISSING for one in report.failed)
 
 
 def _follow(db: Path, encoder: Encoder, wanted: _Wanted) -> None:
@@ -295,8 +304,11 @@ def sources(
 ) -> None:
     """List the files in an index, and say which of them no longer exist."""
     with open_index(db) as opened:
-        found = [file for file in opened.sources() if not gone or file.exists is False]
+        before = opened.sources()
+        found = [file for file in before if not gone or file.exists is False]
         removed = opened.prune() if prune else 0
+        known = {file.path for file in before}
+        new = [file for file in opened.sources() if file.path not in known] if prune else []
     if as_json:
         print_json([{"path": str(file.path), "passages": file.passages, "exists": file.exists} for file in found])
     else:
@@ -307,4 +319,7 @@ def sources(
         if not found:
             note("no file" + (" is gone" if gone else " in the index"))
     if prune:
+        for file in new:  # it was left out before, because a file that is gone had the same bytes
+            passages = number(file.passages, "passage")
+            note(f"{display.short_path(shown(file.path))}: {passages} of a file that is gone, with the same content")
         note(f"{number(removed, 'passage')} removed")

@@ -53,17 +53,23 @@ NO_FILE = "neither a file nor a folder"
 OTHER_MODALITY = "needs a model that takes"
 UNKNOWN_TYPE = "of a type that is not read"
 SAME_CONTENT = "the same content as another file"
+# Why a path that the caller names fails.
+MISSING = "does not exist; expected a file or a folder of documents"
 # The user has asked for these, or nobody expects them to be read. So no warning names them.
 _EXPECTED = (HIDDEN, EXCLUDED, NOT_INCLUDED, OF_PROGRAMS, SAME_FILE, SAME_CONTENT, "ignored by")
 
 
 @dataclass(slots=True)
 class Found:
-    """Result of `find`: absolute paths of files without links, sorted, each once, and what was left out."""
+    """Result of `find`: absolute paths of files without links, sorted, each once, and what was left out.
+
+    ``hard_links`` maps those of the paths that were left out which are hard links to the file that is taken.
+    """
 
     files: list[Path] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
     failed: list[FailedFile] = field(default_factory=list)
+    hard_links: dict[Path, Path] = field(default_factory=dict)
 
     def left_out(self, reason: str) -> list[Path]:
         """Return the paths that were left out for this ``reason``."""
@@ -104,7 +110,7 @@ def find(
         may_be_empty: whether it is no error if no file is found.
 
     Raises:
-        InvalidInput: a path does not exist, or no file is found.
+        InvalidInput: none of ``paths`` exists, or no file is found. If some of them exist, the others have failed.
     """
     given = [absolute(path) for path in paths]
     roots = [Path(os.path.realpath(path)) for path in given]  # `Path.resolve` raises an error if links lead in a circle
@@ -122,8 +128,11 @@ def find(
         elif stat.S_ISDIR(mode):
             search.walk(root)
         else:
-            raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
+            search.fail(path, MISSING)
     found = search.found()
+    missing = [one.path for one in found.failed if one.reason == MISSING]
+    if missing and len(missing) == len(set(given)):
+        raise InvalidInput(f"{', '.join(map(str, missing))} {MISSING}")
     left_out = list(_described(found.skipped))
     if not found.files and not found.failed and not may_be_empty:
         named = ", ".join(map(str, given))
@@ -160,11 +169,13 @@ class _Search:
         self._skipped: dict[Path, SkippedFile] = {}
         self._failed: dict[Path, FailedFile] = {}
         self._inodes: dict[tuple[int, int], Path] = {}
+        self._hard_links: dict[Path, Path] = {}
 
     def found(self) -> Found:
         """Return what was found so far."""
         skipped = sorted((one for path, one in self._skipped.items() if path not in self._files), key=_path)
-        return Found(sorted(self._files), skipped, sorted(self._failed.values(), key=_path))
+        links = {path: first for path, first in self._hard_links.items() if path not in self._files}
+        return Found(sorted(self._files), skipped, sorted(self._failed.values(), key=_path), links)
 
     def name(self, file: Path) -> None:
         """Take ``file``, which the caller has named."""
@@ -257,6 +268,7 @@ class _Search:
             first = self._inodes.setdefault((state.st_dev, state.st_ino), target)
             if first != target:
                 reason, detail = SAME_FILE, shown(first)
+                self._hard_links[target] = first
         if reason:
             self._skip(path, reason, detail)
         elif is_folder:  # a link to a folder that is looked into anyway

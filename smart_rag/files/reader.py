@@ -20,7 +20,7 @@ from smart_rag.files.formats.page import Page, is_visible
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
 from smart_rag.files.formats.pictures import svg, svg_drawing
 from smart_rag.files.formats.pictures.heif import is_heif
-from smart_rag.files.formats.readable import check_readable
+from smart_rag.files.formats.readable import EMPTY, check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.ocr import pages as ocr_pages
 from smart_rag.files.ocr.engine import check_installed
@@ -36,6 +36,8 @@ _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
 _UNREADABLE = (NO_TEXT, NO_LETTERS, svg.NO_WORDS)
 _TO_RECOGNISE = "its text would be recognised"
+# What is said of a file that can be read, and that has no text at all.
+_BLANK = "no text in it"
 # What an animation lacks, of which one picture is taken.
 _ANIMATION = "the other pictures of the animation"
 # What a page lacks is said with at most so many ranges of pages.
@@ -77,7 +79,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     if empty:
         reason = "; ".join(dict.fromkeys(left_out))
         is_complete = not reason or "text in it" in reason
-        raise DocumentError(path, (reason or "no text in it") if is_complete else f"no text in it ({reason})")
+        raise DocumentError(path, (reason or _BLANK) if is_complete else f"no text in it ({reason})")
 
 
 def _parse(path: Path) -> Iterator[Page]:
@@ -148,6 +150,14 @@ def with_ocr(modalities: Collection[str]) -> tuple[str, ...]:
 def can_be_recognised(path: Path) -> bool:
     """Return whether the text of a file of this type can be recognised: of a PDF, an SVG or an image."""
     return path.suffix.lower() in (*svg.SUFFIXES, *images.SUFFIXES) or is_pdf(path)
+
+
+def has_no_text(error: DocumentError) -> bool:
+    """Return whether ``error`` says that the file can be read and is empty, or has only blanks.
+
+    A file that has something else, such as a scan, is not meant.
+    """
+    return error.reason in (EMPTY, _BLANK)
 
 
 def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFile:
@@ -293,7 +303,7 @@ def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: boo
     """Return the documents of the pages or chunks that are ``taken`` of those that were ``found``."""
     left_out = list(_losses(found, seen))
     if not taken:
-        raise DocumentError(path, "; ".join(left_out) or "no text in it")
+        raise DocumentError(path, "; ".join(left_out) or _BLANK)
     return Reading([_document(path, i, page) for i, page in enumerate(taken)], left_out)
 
 

@@ -71,6 +71,28 @@ def test_some_broken_files_are_listed_and_the_rest_is_indexed(folder, tmp_path, 
     )
 
 
+def test_a_missing_path_among_others_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = run("index", "docs", "nothere", "--db", "index")
+    assert (code, output) == (1, "passages: 4 added\n4 passages in index\n")
+    assert "1 file was left out:\n  nothere: does not exist; expected a file or a folder of documents\n" in errors
+    assert run("index", "docs", "nothere", "--db", "index", "--dry-run")[0] == 1
+
+
+def test_sources_and_what_takes_the_place_of_a_file_that_is_gone(folder, tmp_path, monkeypatch):
+    (folder / "copy.md").write_bytes((folder / "dogs.md").read_bytes())
+    good("index", folder, "--db", tmp_path / "index")
+    monkeypatch.chdir(tmp_path)
+    (folder / "copy.md").unlink()
+    (folder / "cats.txt").unlink()
+    gone = "docs/cats.txt: 1 passage (gone)\ndocs/copy.md: 1 passage (gone)\n"
+    assert good("sources", "--db", "index", "--gone") == gone
+    code, output, errors = run("sources", "--db", "index", "--gone", "--prune")
+    assert (code, output) == (0, gone)
+    assert errors == "docs/dogs.md: 1 passage of a file that is gone, with the same content\n1 passage removed\n"
+    assert "docs/dogs.md: 1 passage\n" in good("sources", "--db", "index")
+
+
 def test_limits_for_files(folder, tmp_path):
     nested_forms(folder / "forms.pdf")
     arguments = ("index", folder, "--db", tmp_path / "index", "--file-seconds")

@@ -11,7 +11,7 @@ from helpers.other_users import as_nobody
 from helpers.text_files import write
 
 from smart_rag.errors import InvalidInput
-from smart_rag.files.finder import find
+from smart_rag.files.finder import MISSING, find
 
 
 @pytest.fixture
@@ -156,8 +156,11 @@ def test_a_home_folder_is_expanded(tree, monkeypatch):
 
 
 def test_a_path_that_is_missing_is_named(tree):
-    with pytest.raises(InvalidInput, match=r"no/such/place does not exist"):
-        find([tree, "no/such/place"])
+    with pytest.raises(InvalidInput, match=r"nowhere, .*no/such/place does not exist; expected a file"):
+        find(["no/such/place", tree / "nowhere"])
+    found = find([tree, tree / "nowhere"])
+    assert found.files == find([tree]).files
+    assert [(one.path, one.reason) for one in found.failed] == [(tree / "nowhere", MISSING)]
 
 
 @pytest.mark.parametrize("patterns", [{}, {"include": ["*.txt"]}])
