@@ -42,15 +42,22 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in _OBEYED if code >= 0x7F}  # `json
 
 
 class _Console(Console):
-    """A console for texts of documents, models and errors. Control characters in these texts have no effect."""
+    """A console for texts of documents, models, file names and errors: what they say is shown, and nothing else.
+
+    Control characters in these texts have no effect, and what looks like rich's markup or like the name of an emoji is
+    text. Styles are given as `Text`.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)
 
 
-out = _Console(highlight=False)
-err = _Console(stderr=True, highlight=False)
+out = _Console()
+err = _Console(stderr=True)
 
 
 def on_terminal() -> bool:

@@ -24,6 +24,7 @@ from smart_rag.files.ocr import pages as ocr_pages
 from smart_rag.files.ocr.engine import check_installed
 from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
+from smart_rag.paths import shown
 from smart_rag.progress import Progress
 from smart_rag.reports import ReadFile
 from smart_rag.types import RECOGNISED, Document, PdfPage
@@ -288,7 +289,7 @@ def _lacks_text(page: Page) -> bool:
 def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> Iterator[Page]:
     """Yield ``pages``, with the text that is recognised on those without one. Each may take as long as a file may."""
     count = sum(map(_lacks_text, pages))
-    with Progress(count, f"recognising {path.name}", "page", show_progress_bar and count > 1) as progress:
+    with Progress(count, f"recognising {shown(Path(path.name))}", "page", show_progress_bar and count > 1) as progress:
         for page in pages:
             image = page.image
             if not (isinstance(image, PdfPage) and _lacks_text(page)):
