@@ -102,7 +102,7 @@ def find(
             above count, too, up to the folder that holds the repository.
         max_file_size: leave out larger files of folders, in megabytes.
         warns: whether to log a warning of what was left out, unless anybody would expect it.
-        may_be_empty: whether it is no error if no file is found.
+        may_be_empty: whether it is no error if no file is found, or a path does not exist.
 
     Raises:
         InvalidInput: a path does not exist, or no file is found.
@@ -116,6 +116,10 @@ def find(
         except PermissionError as error:
             search.fail(root, f"cannot be read ({error.strerror})")
             continue
+        except (FileNotFoundError, NotADirectoryError):
+            if may_be_empty:
+                continue
+            mode = 0
         except (OSError, ValueError):
             mode = 0
         if stat.S_ISREG(mode):
