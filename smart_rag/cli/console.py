@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,15 +81,28 @@ def check_report_file(path: str | Path | None, option: str = "--json") -> None:
     """Before the work begins, check that the file that ``option`` names can be written.
 
     Raises:
-        InvalidInput: the folder of the file does not exist, or ``path`` is a folder.
+        InvalidInput: the folder of the file does not exist, or ``path`` is a folder, or the file may not be written, or
+            it exists and is no JSON file. So a wrong name costs nobody a document.
     """
     if path in (None, "-"):
         return
     file = absolute(path)
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise InvalidInput(f"{option} {path}: the folder {file.parent} does not exist")
-    if file.is_dir():
+    if os.path.isdir(file):
         raise InvalidInput(f"{option} {path} is a folder; name a file")
+    is_new = not os.path.lexists(file)
+    if not is_new and not os.path.isfile(file):  # such as a device, where writing is the only test
+        return
+    try:
+        with file.open("ab") as opened:
+            is_empty = not opened.tell()
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise InvalidInput(f"{option} {path} cannot be written ({error.strerror or error})") from error
+    if not is_empty and file.suffix.lower() != ".json":
+        raise InvalidInput(f"{option} {path} exists and does not end in .json; name a new file, or remove this one")
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
@@ -102,5 +116,12 @@ def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write JSON values to ``file``."""
-    file.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    """Write JSON values to ``file``.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    try:
+        file.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be written ({error.strerror or error}); the rest was done") from error

@@ -298,7 +298,7 @@ def delete(
         raise typer.BadParameter("give ids, or files with --source")
     with open_index(db) as opened:
         removed = [(f"no passage {id!r}", opened.delete([id])) for id in dict.fromkeys(ids or [])]
-        removed += [(f"no passage of the file {path}", opened.delete_source(path)) for path in source or []]
+        removed += [(f"no passage of the file {shown(path)}", opened.delete_source(path)) for path in source or []]
     absent = [message for message, count in removed if not count]
     if len(absent) == len(removed):
         raise InvalidInput(f"{', '.join(absent)} in {db}; nothing was removed")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from helpers.command_line import error_of, run
+from helpers.other_users import as_nobody
 from rich.table import Table
 
 import smart_rag
@@ -38,6 +41,41 @@ def test_a_report_needs_a_folder(tmp_path):
         check_report_file(str(tmp_path / "gone" / "figures.json"))
     with pytest.raises(InvalidInput, match="is a folder; name a file"):
         check_report_file(str(tmp_path))
+
+
+def test_a_report_never_replaces_a_document(tmp_path):
+    document, earlier, empty = tmp_path / "a.txt", tmp_path / "report.json", tmp_path / "empty"
+    document.write_text("words")
+    earlier.write_text("{}")
+    empty.touch()
+    with pytest.raises(InvalidInput, match=r"--json .*a\.txt exists and does not end in \.json"):
+        check_report_file(document)
+    error_of("index", document, "--db", tmp_path / "index", "--report", document)
+    assert document.read_text() == "words"
+    check_report_file(earlier)
+    check_report_file(empty)
+    check_report_file(tmp_path / "new.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "empty", "report.json"]
+
+
+def test_a_report_that_may_not_be_written_is_an_error_before_the_work():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "old.json").write_text("{}")
+        (folder / "old.json").chmod(0o444)
+        folder.chmod(0o555)
+        with as_nobody():
+            for file in ("new.json", "old.json"):
+                with pytest.raises(InvalidInput, match=rf"{file} cannot be written \(Permission denied\)"):
+                    check_report_file(folder / file)
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_report_for_which_there_is_no_space_is_an_error():
+    with pytest.raises(InvalidInput, match=r"/dev/full cannot be written \(No space left on device\)"):
+        show_figures({"ndcg": 0.5}, "a table", "/dev/full")
 
 
 def test_a_report_that_cannot_be_written_is_an_error_before_the_work(dataset, tmp_path):
