@@ -1,4 +1,4 @@
-"""Texts of messages: a count with its noun, and an error on one line."""
+"""Texts of messages: a count with its noun, a number of bytes, and an error on one line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ def number(count: int, noun: str) -> str:
     if count != 1:
         noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun}"
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes as text. The unit is the largest one in which the number is at least 1."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError
 
 
 def one_line(error: BaseException) -> str:

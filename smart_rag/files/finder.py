@@ -22,7 +22,7 @@ from smart_rag.files.reader import suffixes
 from smart_rag.paths import absolute, shown
 from smart_rag.reports import FailedFile, SkippedFile
 from smart_rag.types import is_unicode
-from smart_rag.wording import number
+from smart_rag.wording import number, size_text
 
 logger = logging.getLogger(__name__)
 
@@ -299,7 +299,7 @@ class _Search:
                 return f"{OTHER_MODALITY} {'videos' if suffix in suffixes(('video',)) else 'images'}", suffix
             return UNKNOWN_TYPE, suffix or "without a suffix"
         if self._max_bytes is not None and state.st_size > self._max_bytes:
-            return TOO_LARGE, f"{state.st_size / _MEGABYTE:.1f} MB"
+            return TOO_LARGE, size_text(state.st_size)
         return "", ""
 
     def _skip(self, path: Path, reason: str, detail: str = "") -> None:

@@ -30,6 +30,7 @@ from smart_rag.reports import ReadFile
 from smart_rag.types import RECOGNISED, Document, PdfPage
 from smart_rag.wording import one_line
 
+_KINDS = "known are texts, source code, HTML, PDF, office files, mails, tables, JSON (smart_rag.files.FORMATS has all)"
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
@@ -61,7 +62,9 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         MissingExtra: the package that reads its format is not installed.
     """
     if path.suffix and format_of(path) is None:
-        raise DocumentError(path, f"{path.suffix} is not a known format; the formats are {', '.join(FORMATS)}")
+        raise DocumentError(
+            path, f"{path.suffix} is not a known format; known are {_KINDS} (all: smart_rag.files.FORMATS)"
+        )
     check_readable(path)
     empty = True
     left_out: list[str] = []

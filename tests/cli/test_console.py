@@ -15,7 +15,9 @@ from rich.table import Table
 
 import smart_rag
 from smart_rag.cli.console import check_report_file, err, out, show_figures
+from smart_rag.cli.report import print_survey
 from smart_rag.errors import InvalidInput
+from smart_rag.reports import AddReport, ReadFile
 
 # Names that rich would take for markup, for an emoji, or for an error in markup.
 NAMES = ("[draft] plan.txt", "[/q].txt", "red[/red].txt", "a :smile: b.txt", "[link=x]y.txt")
@@ -113,6 +115,17 @@ def test_file_names_are_shown_as_they_are(tmp_path):
         assert f"The cat of {name} purrs." in hits[1]
     assert "[/q].pdf" in survey[1]
     assert "[/q].pdf" in added[2]
+
+
+def test_a_survey_says_what_a_model_sees(capsys):
+    """An image for a model that sees, the same for a text model with ``--ocr``, and a text."""
+    files = [("seen.png", 0, ()), ("scan.png", 0, ("its text would be recognised",)), ("a.txt", 5, ())]
+    print_survey(AddReport(read=tuple(ReadFile(Path(name), 0, count, lacks) for name, count, lacks in files)))
+    assert capsys.readouterr().out.splitlines() == [
+        "seen.png: seen by the model",
+        "scan.png: 0 characters (its text would be recognised)",
+        "a.txt: 5 characters",
+    ]
 
 
 def test_one_module_makes_consoles():
