@@ -26,29 +26,35 @@ def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
         paths: files and folders.
         own: a folder whose changes do not count, such as that of an index.
     """
+    is_lost = False
     while True:
         # A folder that came, went, or was replaced by another one is watched anew: the system tells nothing of it.
-        yield from _changes([Path(os.path.realpath(path)) for path in paths], Path(os.path.realpath(own)))
+        places = [Path(os.path.realpath(path)) for path in paths]
+        # A file that is watched itself would be lost when an editor replaces it. So its folder is watched.
+        folders = {place.parent if os.path.isfile(place) else place for place in places}
+        numbers = {folder: _number(folder) for folder in folders}
+        if any(numbers.values()):
+            yield from _changes(places, numbers, Path(os.path.realpath(own)))
+        elif not is_lost:
+            yield set(places)
+        is_lost = not any(numbers.values())
         time.sleep(_FIRST / 1000)
 
 
-def _changes(places: Sequence[Path], own: Path) -> Iterator[set[Path]]:
-    """Do the same as `changes`, until one of the folders comes, is gone, or is replaced."""
+def _changes(places: Sequence[Path], numbers: dict[Path, int | None], own: Path) -> Iterator[set[Path]]:
+    """Do the same as `changes`, until one of the folders has another number than in ``numbers``."""
     from watchfiles import watch
 
-    # A file that is watched itself would be lost when an editor replaces it. So its folder is watched.
-    folders = {place.parent if os.path.isfile(place) else place for place in places}
-    before = {folder: _number(folder) for folder in folders}
-    watched = [folder for folder, number in before.items() if number is not None]
+    watched = [folder for folder, number in numbers.items() if number is not None]
     options = {"step": _QUIET, "rust_timeout": _FIRST, "yield_on_timeout": True, "ignore_permission_denied": True}
     is_first = True
     try:
-        for batch in watch(*watched, watch_filter=None, **options) if watched else ():  # type: ignore[arg-type]
+        for batch in watch(*watched, watch_filter=None, **options):  # type: ignore[arg-type]
             changed = {path for _, name in batch if _counts(path := Path(name), places, own)}
             if changed or is_first:
                 yield changed.union(places) if is_first else changed
             is_first = False
-            if any(_number(folder) != number for folder, number in before.items()):
+            if any(_number(folder) != number for folder, number in numbers.items()):
                 yield set(places)
                 return
     except (FileNotFoundError, PermissionError):  # since the folder was looked at, it has gone

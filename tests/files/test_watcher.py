@@ -62,3 +62,17 @@ def test_a_folder_above_may_lose_its_permissions():
         write(root / "p" / "docs" / "b.txt", b"words")
         with as_nobody():
             assert root / "p" / "docs" / "b.txt" in next(told)
+
+
+def test_a_folder_that_is_replaced_and_removed_at_once_is_told(tmp_path):
+    root = (tmp_path / "docs").resolve()
+    write(root / "a.txt", b"words")
+    told = changes([root], tmp_path / "index")
+    assert next(told) == {root}
+    root.rename(tmp_path / "elsewhere")
+    write(root / "a.txt", b"words")
+    assert root in next(told)
+    shutil.rmtree(root)  # while the new folder is not watched yet
+    assert next(told) == {root}
+    write(root / "b.txt", b"words")
+    assert root in next(told)
