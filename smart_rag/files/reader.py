@@ -26,11 +26,13 @@ from smart_rag.files.ocr import pages as ocr_pages
 from smart_rag.files.ocr.engine import check_installed
 from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
+from smart_rag.paths import shown
 from smart_rag.progress import Progress
 from smart_rag.reports import ReadFile
 from smart_rag.types import RECOGNISED, Document, PdfPage
 from smart_rag.wording import one_line
 
+_KINDS = "known are texts, source code, HTML, PDF, office files, mails, tables, JSON (smart_rag.files.FORMATS has all)"
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
@@ -64,7 +66,9 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         MissingExtra: the package that reads its format is not installed.
     """
     if path.suffix and format_of(path) is None:
-        raise DocumentError(path, f"{path.suffix} is not a known format; the formats are {', '.join(FORMATS)}")
+        raise DocumentError(
+            path, f"{path.suffix} is not a known format; known are {_KINDS} (all: smart_rag.files.FORMATS)"
+        )
     check_readable(path)
     empty = True
     left_out: list[str] = []
@@ -315,7 +319,7 @@ def _lacks_text(page: Page) -> bool:
 def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> Iterator[Page]:
     """Yield ``pages``, with the text that is recognised on those without one. Each may take as long as a file may."""
     count = sum(map(_lacks_text, pages))
-    with Progress(count, f"recognising {path.name}", "page", show_progress_bar and count > 1) as progress:
+    with Progress(count, f"recognising {shown(Path(path.name))}", "page", show_progress_bar and count > 1) as progress:
         for page in pages:
             image = page.image
             if not (isinstance(image, PdfPage) and _lacks_text(page)):

@@ -69,7 +69,7 @@ from smart_rag.index.writing.file_ingest import FileIngest
 from smart_rag.index.writing.indexed_files import ids_below, indexed_files, is_below, is_gone, is_missing
 from smart_rag.index.writing.ingest import Ingest, OnCommit
 from smart_rag.index.writing.moves import Moves
-from smart_rag.paths import absolute, bytes_below
+from smart_rag.paths import absolute, bytes_below, shown
 from smart_rag.progress import Progress
 from smart_rag.reports import AddReport, IndexedFile
 from smart_rag.scoring.relevance import Scale
@@ -80,7 +80,17 @@ from smart_rag.store.row import VECTORS, Row
 from smart_rag.store.token_store import keys_of_vectors
 from smart_rag.store.where import Where
 from smart_rag.threads import in_reader_thread, in_writer_thread
-from smart_rag.types import Content, Document, Encodable, Hit, IndexInfo, PdfPage, VerifyReport, with_explainer
+from smart_rag.types import (
+    Content,
+    Document,
+    Encodable,
+    Hit,
+    IndexInfo,
+    PdfPage,
+    VerifyReport,
+    is_unicode,
+    with_explainer,
+)
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -90,6 +100,8 @@ logger = logging.getLogger(__name__)
 
 # Number of documents in one commit if the caller brings the vectors. With 128, Chroma needs a fifth more time for each.
 _BATCH = 512
+# A warning names at most this number of files.
+_MOST_NAMES = 5
 # Rounds of a repair: what replaces a damaged entry may take an entry of another document with it.
 _REPAIRS = 3
 # If the caller brings the vectors, the modalities are unknown.
@@ -552,8 +564,9 @@ class SmartIndex:
         """
         self._check_open()
         places = [absolute(path), Path(os.path.realpath(absolute(path)))]
-        sources = list(dict.fromkeys([str(path), *map(str, places)]))
-        rows = self._store.pooled.select({"source": {"$in": sources}})  # also those that are altered
+        # An index stores names as text, so it has no file with another name.
+        sources = [name for name in dict.fromkeys([str(path), *map(str, places)]) if is_unicode(name)]
+        rows = self._store.pooled.select({"source": {"$in": sources}}) if sources else ()  # also those that are altered
         below = ids_below(self._store.pooled, places)
         with self._moves() as moves:
             moves.duplicates.forget_all(lambda one: is_below(one, places))
@@ -1301,11 +1314,13 @@ class SmartIndex:
 
 
 def _warn_of_stale(ids: Collection[str], one: str, several: str) -> None:
-    """Warn of files of the index whose documents have these ``ids``."""
+    """Warn of files of the index whose documents have these ``ids``, and name the first of them."""
     if ids:
-        count = len(set(map(source_of, ids)))
-        what, their = (one, "its") if count == 1 else (several, "their")
-        logger.warning("%s of the index %s; the option prune removes %s passages", number(count, "file"), what, their)
+        files = sorted(set(map(source_of, ids)))
+        what, their = (one, "its") if len(files) == 1 else (several, "their")
+        names = ", ".join(map(shown, files[:_MOST_NAMES])) + (", ..." if len(files) > _MOST_NAMES else "")
+        advice = f"the option prune removes {their} passages"
+        logger.warning("%s of the index %s; %s: %s", number(len(files), "file"), what, advice, names)
 
 
 def _checked_given(documents: Sequence[Document], vectors: Representation) -> list[Document]:

@@ -11,9 +11,11 @@ import pytest
 from filelock import FileLock
 from helpers.command_line import Terminal, error_of, good, run, usage_error_of
 from helpers.hostile_files import nested_forms
+from helpers.text_files import write
 from helpers.word_encoder import WordEncoder
 
-from smart_rag import Document, SmartIndex
+from smart_rag import AddReport, Document, SmartIndex
+from smart_rag.cli.write import _add_changed, _Wanted
 
 
 def test_a_second_run_adds_new_files_and_replaces_changed_ones(folder, tmp_path):
@@ -187,3 +189,35 @@ def test_a_large_index_is_calibrated(tmp_path):
     good("index", tmp_path / "docs", "--db", tmp_path / "index")
     assert json.loads(good("info", "--db", tmp_path / "index", "--json"))["manifest"]["relevance"]["documents"] == 220
     assert "  relevance 1.00  " in good("search", "Where is boat 12 moored?", "--db", tmp_path / "index", "-k", 1)
+
+
+def test_a_change_of_a_file_that_is_not_wanted_reads_no_other_file(tmp_path):
+    root = tmp_path.resolve() / "docs"
+    for name in ("a.txt", "b.txt", "node_modules/x.txt", "ignored.txt", "noise.log"):
+        write(root / name, f"The cat of {name}.")
+    write(root / ".gitignore", "ignored.txt\n")
+    db, encoder = tmp_path / "index", WordEncoder()
+    wanted = _Wanted([root], (), ("*.log",), True, None)
+    with SmartIndex.create(db, encoder) as index:
+        assert wanted.add_to(index, prune=True).added == 2
+
+    def report(*names):
+        return _add_changed(db, encoder, wanted, {root / name for name in names})
+
+    left_alone = report("node_modules/y/x.txt", "node_modules/x.txt", "ignored.txt", "noise.log", "gone.tmp", ".x/lock")
+    assert left_alone == AddReport()
+    assert report("a.txt").unchanged == 1
+    assert report(".gitignore").unchanged == 2
+    write(root / "a.txt", "Other words.")
+    assert report("a.txt", "4913").replaced == 1
+    write(root / "deep" / "c.txt", "More words.")
+    assert report("deep").added == 1
+    (root / "deep" / "CACHEDIR.TAG").touch()
+    assert report("deep/CACHEDIR.TAG").removed == 1
+    (root / "b.txt").unlink()
+    assert report("b.txt").removed == 1
+    (root / "a.txt").rename(root / "d.txt")
+    assert report("a.txt", "d.txt").moved == 1
+    root.rename(tmp_path / "elsewhere")
+    assert _Wanted([root], (), (), True, None).find(("text",), may_be_empty=True).files == []
+    assert report(".").removed == 1

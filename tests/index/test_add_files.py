@@ -496,13 +496,17 @@ def test_a_file_that_vanished_stays_unless_pruned(index, folder, caplog):
     assert index.add_files([folder]) == AddReport(unchanged=3)
     assert len(texts(index, folder / "cats.txt")) == 3
     gone = "1 file of the index no longer exists; the option prune removes its passages"
+    gone = f"{gone}: {(folder / 'cats.txt').resolve()}"
     assert caplog.messages == [gone]
     (folder / "tax.html").unlink()
     for path in (folder / "deep", folder / "deep" / "dogs.md"):
         index.add_files([path])  # nothing is gone there
     assert caplog.messages == [gone]
     index.add_files([folder])
-    assert caplog.messages[1:] == ["2 files of the index no longer exist; the option prune removes their passages"]
+    both = f"{(folder / 'cats.txt').resolve()}, {(folder / 'tax.html').resolve()}"
+    assert caplog.messages[1:] == [
+        f"2 files of the index no longer exist; the option prune removes their passages: {both}"
+    ]
     assert index.add_files([folder], prune=True) == AddReport(unchanged=2, removed=4)
     assert texts(index, folder / "cats.txt") == []
     assert_whole(index)
@@ -528,6 +532,12 @@ def test_a_file_that_is_excluded_now_is_not_pruned(index, folder):
     index.add_files([folder])
     assert index.add_files([folder], exclude=["cats.txt"], prune=True) == AddReport(unchanged=3)
     assert index.count() == 6
+
+
+def test_delete_source_takes_any_name(index, folder):
+    index.add_files([folder])
+    assert index.delete_source(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")) == 0
+    assert index.delete_source(folder) == 6
 
 
 def test_delete_source_takes_relative_and_absolute_paths(index, folder, monkeypatch):
