@@ -250,6 +250,10 @@ class Pdf:
                 if raw.FPDFPage_GetAnnotCount(page) < 1:
                     yield page
                     return
+                # Flattening does not see boxes that the page inherits. It would cut the page to 612 x 792 points.
+                box = page.get_bbox()
+                page.set_mediabox(*box)
+                page.set_cropbox(*box)
                 self._is_flattened |= raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) == raw.FLATTEN_SUCCESS
             with self._page(number) as page:
                 yield page
@@ -289,7 +293,7 @@ class Pdf:
         """
         page = self._document[number - 1]
         if not _has_size(page):
-            page.set_cropbox(*page.get_mediabox())
+            page.set_cropbox(0, 0, 0, 0)  # pdfium takes the MediaBox for an empty one, also where it is inherited
             page.close()
             page = self._document[number - 1]
             if not _has_size(page):

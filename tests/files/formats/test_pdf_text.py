@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter
 
+import numpy as np
 import pypdfium2
 import pytest
 from helpers.odd_files import CATALOG, FONT, PAGES, one_page, page, raw_pdf, stream
@@ -270,6 +271,40 @@ def test_ligatures_of_tex_are_letters(tmp_path):
 def test_what_lies_beside_the_page_is_not_read(tmp_path):
     data = pages_of(lines("on the page") + b" BT /F 12 Tf 500 40 Td (off the page) Tj ET")
     assert [text.strip() for text in texts(tmp_path, data)] == ["on the page"]
+
+
+LINK = b"/Annots[<</Type/Annot/Subtype/Link/Rect[10 10 60 30]/A<</S/URI/URI(http://example.org)>>>>]"
+
+
+def inheriting(pages, entries=LINK):
+    """Return a PDF whose page has ``entries`` and takes its boxes from ``pages``, with a word in every corner."""
+    corners = ((b"high", 50, 820), (b"right", 800, 300), (b"low", 50, 20), (b"below", 50, -30))
+    shown = b" ".join(b"BT /F 12 Tf %d %d Td (%s) Tj ET" % (x, y, word) for word, x, y in corners)
+    whole = page(entries=entries).replace(b"/MediaBox[0 0 200 100]", b"")
+    return raw_pdf(CATALOG, PAGES.replace(b"/Kids", pages + b"/Kids"), whole, stream(shown), FONT)
+
+
+@pytest.mark.parametrize(
+    ("pages", "entries", "words"),
+    [
+        (b"/MediaBox[0 0 900 850]", LINK, "high right low"),
+        (b"/MediaBox[0 -50 900 850]", LINK, "high right low below"),
+        (b"/MediaBox[0 0 900 850]/CropBox[0 0 900 700]", LINK, "right low"),
+        (b"/CropBox[0 0 900 700]", b"/MediaBox[0 0 900 850]" + LINK, "right low"),
+        (b"/MediaBox[0 0 900 850]", b"/CropBox[2000 2000 2100 2100]", "high right low"),
+        (b"/MediaBox[0 0 900 850]/CropBox[2000 2000 2100 2100]", LINK, "high right low"),
+    ],
+)
+def test_a_page_may_inherit_its_size(tmp_path, pages, entries, words):
+    path = write(tmp_path / "a.pdf", inheriting(pages, entries))
+    with Pdf(path) as pdf:
+        assert pdf.text(1).split() == words.split()
+        low = pdf.text(1).index("low")
+        ((box,),) = pdf.boxes(1, [(low, low + 3)])
+        assert box[0] == pytest.approx(50 / 900, abs=0.01)
+        image = np.asarray(pdf.render(1, 400_000).convert("L"))
+        rows, columns = image.shape
+        assert image[int(box[1] * rows) : int(box[3] * rows), int(box[0] * columns) : int(box[2] * columns)].min() < 99
 
 
 # --- sizes ----------------------------------------------------------------------------------------
