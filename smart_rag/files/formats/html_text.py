@@ -126,66 +126,91 @@ class Visible:
         return [text for text in shown if not self.text.startswith(f"{text}\n")]
 
     def _read(self, without: frozenset[str]) -> str:
-        texts = _Texts()
+        walk = _Walk(without, self.left_out)
         node: Any = self._tree.root
-        depth = depth_of_pre = 0
-        open_navigation: list[_Navigation] = []
         while node is not None:
-            tag = node.tag
-            enters = False
-            if tag == "-text":
-                text = node.text_content
-                texts.append(f"{_AS_IS}{text}" if depth_of_pre else _SPACE.sub(" ", text))
-                if open_navigation:
-                    open_navigation[-1].count(text)
-            elif tag is not None and not tag.startswith(("-", "!")) and tag not in _UNSEEN:
-                kind = _kind(node)
-                enters = node.first_child is not None
-                if kind in without and kind != "navigation":
-                    enters = False
-                    self._leave(kind, _words(node))
-                    texts.append(_LINE)
-                else:
-                    depth_of_pre += tag in _PREFORMATTED and enters
-                    if enters and kind in without:
-                        open_navigation.append(_Navigation(depth, len(texts.all), self.left_out[kind]))
-                    elif open_navigation and enters:
-                        open_navigation[-1].links += tag in _LINKS
-                    texts.open(node, tag)
-                    if not enters:
-                        texts.close(node)
-            if enters:
+            if walk.enters(node):
                 node = node.first_child
-                depth += 1
                 continue
             while node is not None and node.next is None:
                 node = node.parent
-                depth -= 1
-                if node is not None and node.tag is not None:
-                    depth_of_pre -= node.tag in _PREFORMATTED
-                    texts.close(node)
-                    if open_navigation and open_navigation[-1].depth == depth:
-                        self._end(open_navigation, texts)
-                    elif open_navigation:
-                        open_navigation[-1].links -= node.tag in _LINKS
+                if node is not None:
+                    walk.leave(node)
             node = node.next if node is not None else None
-        return _joined(texts.all)
+        return _joined(walk.texts.all)
 
-    def _end(self, open_navigation: list[_Navigation], texts: _Texts) -> None:
+
+class _Walk:
+    """One way through a document.
+
+    Attributes:
+        texts: the texts that are shown.
+    """
+
+    def __init__(self, without: frozenset[str], left_out: Counter[str]) -> None:
+        self.texts = _Texts()
+        self._without = without
+        self._left_out = left_out
+        self._depth = 0
+        self._depth_of_pre = 0
+        self._navigation: list[_Navigation] = []  # the open ones
+
+    def enters(self, node: Any) -> bool:
+        """Add what ``node`` begins with, and return whether to go on in it. Then `leave` adds what it ends with."""
+        tag = node.tag
+        if tag == "-text":
+            self._add(node.text_content)
+        if tag is None or tag.startswith(("-", "!")) or tag in _UNSEEN:
+            return False
+        kind = _kind(node)
+        if kind in self._without and kind != "navigation":
+            self._count(kind, _words(node))
+            self.texts.append(_LINE)
+            return False
+        if node.first_child is None:
+            self.texts.open(node, tag)
+            self.texts.close(node)
+            return False
+        if kind in self._without:
+            self._navigation.append(_Navigation(self._depth, len(self.texts.all), self._left_out[kind]))
+        elif self._navigation:
+            self._navigation[-1].links += tag in _LINKS
+        self._depth += 1
+        self._depth_of_pre += tag in _PREFORMATTED
+        self.texts.open(node, tag)
+        return True
+
+    def leave(self, node: Any) -> None:
+        if node.tag is None:
+            return
+        self._depth -= 1
+        self._depth_of_pre -= node.tag in _PREFORMATTED
+        self.texts.close(node)
+        if self._navigation and self._navigation[-1].depth == self._depth:
+            self._end_navigation()
+        elif self._navigation:
+            self._navigation[-1].links -= node.tag in _LINKS
+
+    def _add(self, text: str) -> None:
+        self.texts.append(f"{_AS_IS}{text}" if self._depth_of_pre else _SPACE.sub(" ", text))
+        if self._navigation:
+            self._navigation[-1].count(text)
+
+    def _end_navigation(self) -> None:
         """Leave out the innermost navigation, which ends here, if it is one by its links. Else it is text."""
-        ended = open_navigation.pop()
-        if open_navigation:
-            open_navigation[-1].add(ended)
+        ended = self._navigation.pop()
+        if self._navigation:
+            self._navigation[-1].add(ended)
         if ended.in_links >= _SHARE_OF_LINKS * ended.words:
-            self.left_out["navigation"] = ended.left_out_before
-            self._leave("navigation", ended.words)
-            texts.cut(ended.begin)
-            texts.append(_LINE)
+            self._left_out["navigation"] = ended.left_out_before
+            self._count("navigation", ended.words)
+            self.texts.cut(ended.begin)
+            self.texts.append(_LINE)
 
-    def _leave(self, kind: str, words: int) -> None:
-        self.left_out[kind] += words
-        if not self.left_out[kind]:
-            del self.left_out[kind]
+    def _count(self, kind: str, words: int) -> None:
+        self._left_out[kind] += words
+        if not self._left_out[kind]:
+            del self._left_out[kind]
 
 
 @dataclass(slots=True)
