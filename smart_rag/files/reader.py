@@ -16,7 +16,7 @@ from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRag
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of
-from smart_rag.files.formats.page import Page, is_visible
+from smart_rag.files.formats.page import Page, is_visible, without_controls
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.files.formats.text import read_text
@@ -27,7 +27,7 @@ from smart_rag.files.worker import call
 from smart_rag.progress import Progress
 from smart_rag.reports import ReadFile
 from smart_rag.types import RECOGNISED, Document, PdfPage
-from smart_rag.wording import one_line
+from smart_rag.wording import number, one_line
 
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
@@ -64,18 +64,29 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     check_readable(path)
     empty = True
     left_out: list[str] = []
-    for page in _parse(path):
+    for page in map(_cleaned, _parse(path)):
         seen = is_visible(page.text)
         wanted = seen or (pages_without_text and page.image is not None)
         if wanted or page.left_out:
             empty = empty and not wanted
             left_out += page.left_out
-            # Some PDFs hold half of a surrogate pair. It cannot be stored.
-            yield replace(page, text=page.text.encode("utf-8", "replace").decode() if seen else "")
+            yield page if seen else replace(page, text="")
     if empty:
         reason = "; ".join(dict.fromkeys(left_out))
         is_complete = not reason or "text in it" in reason
         raise DocumentError(path, (reason or "no text in it") if is_complete else f"no text in it ({reason})")
+
+
+def _cleaned(page: Page) -> Page:
+    """Return ``page`` without control characters, which are counted, and without halves of characters."""
+    text, count = without_controls(page.text)
+    header, in_header = without_controls(page.header)
+    metadata = {
+        key: without_controls(value)[0] if isinstance(value, str) else value for key, value in page.metadata.items()
+    }
+    count += in_header
+    left_out = (*page.left_out, f"{number(count, 'control character')} left out") if count else page.left_out
+    return replace(page, text=text, header=header, metadata=metadata, left_out=left_out)
 
 
 def _parse(path: Path) -> Iterator[Page]:

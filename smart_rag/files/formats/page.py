@@ -15,6 +15,27 @@ _VISIBLE = re.compile(
 )
 
 
+# Controls, which would reach terminals and language models. Tabs and ends of lines stay. Logs colour their lines by
+# sequences that begin with ESC, and a page of a manual prints a letter, goes back and prints it again.
+_COLOUR = re.compile(r"(?:\x1b|\x9b|\x1b\[)(?<=[\[\x9b])[0-9;?]*[ -/]*[@-~]")
+_TYPED_OVER = re.compile(r"[^\n]\x08")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_LINE_ENDS = str.maketrans({"\x0b": "\n", "\x0c": "\n", "\x85": "\n"})
+
+
+def without_controls(text: str) -> tuple[str, int]:
+    r"""Return ``text`` without control characters and lone surrogates, and the number of controls.
+
+    >>> without_controls("a\x00b \x1b[31mred\x1b[0m N\x08NA\tME\x0c")
+    ('a b red NA\tME\n', 4)
+    """
+    text = text.encode("utf-8", "replace").decode().translate(_LINE_ENDS)
+    count = len(_CONTROL.findall(text))
+    if count:
+        text = _CONTROL.sub(" ", _TYPED_OVER.sub("", _COLOUR.sub("", text)))
+    return text, count
+
+
 def is_visible(text: str) -> bool:
     r"""Return whether a person sees anything of ``text``. Spaces and characters of zero width cannot be seen.
 
