@@ -55,7 +55,7 @@ _MULTIPLE = {
 }
 
 # Encodings of mails that are ASCII with escapes.
-_SHIFTED = {"utf7": "utf-7", "hzgb2312": "hz"}
+_SHIFTED = {"utf7": "utf-7", "hzgb2312": "hz", "iso2022jp": "iso2022_jp_ext", "iso2022kr": "iso2022_kr"}
 
 # What a file may say stands in its first bytes.
 _HEAD_BYTES = 4096
