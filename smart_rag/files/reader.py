@@ -292,8 +292,8 @@ def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: boo
 
 
 def _lacks_text(page: Page) -> bool:
-    """Return whether the text of ``page`` can only be recognised."""
-    return not page.text and page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
+    """Return whether the text of ``page`` can only be recognised. The texts of notes on it may be known."""
+    return page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
 
 
 def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> Iterator[Page]:
@@ -308,6 +308,8 @@ def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> I
             try:
                 text, left_out = call(ocr_pages.recognise, path, image.page, task=f"recognising page {image.page}")
                 yield replace(page, text=text, metadata={**page.metadata, RECOGNISED: True}, left_out=tuple(left_out))
+                if page.text:
+                    yield replace(page, left_out=())
             except DocumentError as error:
                 yield replace(page, left_out=(error.reason.removeprefix(f"page {image.page} "),))
             progress.update(1)

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pypdfium2
 import pytest
+from fpdf import FPDF
 from helpers.odd_files import CATALOG, FONT, PAGES, one_page, page, raw_pdf, stream
 from helpers.text_files import refused, write
 from hypothesis import given
@@ -169,6 +170,53 @@ def test_fields_notes_and_stamps_are_read(tmp_path, data):
 
 def test_a_hidden_note_is_not_read(tmp_path):
     assert texts(tmp_path, NOTE.replace(b"/F 4", b"/F 2")) == ["Name of owner:"]
+
+
+@pytest.mark.parametrize("subtype", [b"FreeText", b"Text", b"Highlight", b"StrikeOut", b"Square", b"Caret"])
+def test_notes_that_are_not_drawn_are_read_once(tmp_path, subtype):
+    note = b"/Annots[<</Type/Annot/Subtype/%s/F 4/Rect[10 20 190 40]/Contents(%s)>>]"
+    for contents, more in ((b"Ask Tobias\\rfor the key", "\n\nAsk Tobias\nfor the key"), (b"A few words", "")):
+        path = write(tmp_path / "a.pdf", one_page(entries=note % (subtype, contents)))
+        with Pdf(path) as pdf:
+            before = pdf.render(1, 20_000).tobytes()
+            text = pdf.text(1)
+            assert text == "A few words" + more
+            drawn, noted = pdf.boxes(1, [(0, 5), (len(text) - 3, len(text))])
+            assert len(drawn) == 1
+            assert len(noted) == (0 if more else 1)
+            assert pdf.render(1, 20_000).tobytes() == before
+            assert pdf.text(1) == text
+
+
+@pytest.mark.parametrize(
+    "hidden", [b"/Subtype/Link/F 4", b"/Subtype/Popup/F 4", b"/Subtype/Text/F 2", b"/Subtype/Text/F 32"]
+)
+def test_what_no_reader_shows_of_notes_is_not_read(tmp_path, hidden):
+    note = b"/Annots[<</Type/Annot%s/Rect[10 20 190 40]/Contents(Ask Tobias)>>]" % hidden
+    assert texts(tmp_path, one_page(entries=note)) == ["A few words"]
+
+
+def test_embedded_files_are_named(tmp_path):
+    made = FPDF()
+    made.add_page()
+    made.set_font("Helvetica", size=12)
+    made.cell(text="A cover sheet")
+    for name in ("first.txt", "second.txt"):
+        write(tmp_path / name, "embedded words")
+    made.embed_file(tmp_path / "first.txt")
+    made.file_attachment_annotation(tmp_path / "second.txt", 20, 20)
+    first, last = read_pdf(write(tmp_path / "a.pdf", bytes(made.output())))
+    assert first.text == "A cover sheet"
+    assert last == Page("", left_out=("2 embedded files not read: first.txt, second.txt",))
+
+
+def test_a_scan_with_a_note_is_still_a_scan(tmp_path):
+    picture = b"q 100 0 0 100 0 0 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \x80 EI Q"
+    note = b"/Annots[<</Type/Annot/Subtype/Text/F 4/Rect[10 20 190 40]/Contents(Ask Tobias)>>]"
+    data = raw_pdf(CATALOG, PAGES, page(entries=note), stream(picture), FONT)
+    (found,) = read_pdf(write(tmp_path / "a.pdf", data))
+    assert found.text == "Ask Tobias"
+    assert found.left_out == (NO_TEXT,)
 
 
 def test_an_xfa_form_is_named_and_not_logged(tmp_path, caplog):
