@@ -12,7 +12,7 @@ from typing import Any
 from smart_rag.files.formats.encoding import decode_part
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.office.legacy import ole, stream
-from smart_rag.files.formats.office.rtf import rtf_text
+from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.mail import mail_page
 
@@ -67,7 +67,7 @@ def _body(opened: Any, path: Path) -> Page:
     html = _text(opened, _HTML) or decode_part(stream(opened, f"__substg1.0_{_HTML}0102"), is_html=True).text
     if html.strip():
         return page_of_markup(html.replace("\0", ""), path)
-    return Page(rtf_text(_unpacked(stream(opened, f"__substg1.0_{_RICH}0102")))[0])
+    return page_of_rtf(_unpacked(stream(opened, f"__substg1.0_{_RICH}0102")))
 
 
 def _text(opened: Any, id: str, folder: str = "") -> str:
