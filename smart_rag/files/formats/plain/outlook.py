@@ -11,7 +11,7 @@ from typing import Any
 
 from smart_rag.files.formats.encoding import decode_part
 from smart_rag.files.formats.html import page_of_markup
-from smart_rag.files.formats.office.legacy import ole, stream
+from smart_rag.files.formats.office.legacy import losses, ole, stream
 from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.mail import mail_page
@@ -56,7 +56,7 @@ def read_msg(path: Path) -> Iterator[Page]:
         ]
         headers = {name: " ".join(text.split()) for name, text in headers.items() if text}
         body = _body(opened, path)
-        yield mail_page(headers, body.text, attachments, [*body.left_out])
+        yield mail_page(headers, body.text, attachments, [*body.left_out, *losses(opened)])
 
 
 def _body(opened: Any, path: Path) -> Page:
