@@ -36,6 +36,9 @@ _UNREADABLE = (NO_TEXT, NO_LETTERS)
 _TO_RECOGNISE = "its text would be recognised"
 # What an animation lacks, of which one picture is taken.
 _ANIMATION = "the other pictures of the animation"
+# What a TIFF lacks.
+_BROKEN = "a broken or truncated image; more may follow it"
+_MORE_IMAGES = "more images than a file of pages has"
 # What a page lacks is said with at most so many ranges of pages.
 _MOST_RANGES = 5
 # Characters of a value that a file gives as metadata, such as the receivers of a mail.
@@ -317,25 +320,33 @@ def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> I
 
 def _pages_of_image(path: Path) -> list[Page]:
     """Return the pages of an image file, whose text can be recognised. A single image has no number."""
-    numbers, is_animation = call(_image_pages, path)
+    numbers, is_animation, damaged, has_more = call(_image_pages, path)
     pages = [Page("", page, PdfPage(path, page), left_out=(NO_TEXT,)) for page in numbers]
     if len(pages) == 1:
         pages = [replace(pages[0], number=None)]
-    return [*pages, Page("", left_out=(_ANIMATION,))] if is_animation else pages
+    pages += [Page("", left_out=(_ANIMATION,))] if is_animation else []
+    return [*pages, *_lost_pages(damaged, has_more)]
 
 
 def _image_pages(path: str) -> list[Any]:
-    """Return the numbers of the pages of an image file, and whether it is an animation."""
-    return [images.pages(Path(path)), images.is_animation(Path(path))]
+    """Return the numbers of the pages of an image file, whether it is an animation, and what `lost_pages` returns."""
+    return [images.pages(Path(path)), images.is_animation(Path(path)), *images.lost_pages(Path(path))]
+
+
+def _lost_pages(damaged: Sequence[int], has_more: bool) -> list[Page]:
+    """Return what a TIFF lacks, as pages without text."""
+    more = [Page("", left_out=(_MORE_IMAGES,))] if has_more else []
+    return [*(Page("", number, left_out=(_BROKEN,)) for number in damaged), *more]
 
 
 def _read_image(path: Path) -> Reading:
     """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
     pages = images.pages(path)
+    left_out = list(_losses(_lost_pages(*images.lost_pages(path)), seen=False))
     if len(pages) == 1:
-        left_out = [_ANIMATION] if images.is_animation(path) else []
+        left_out += [_ANIMATION] if images.is_animation(path) else []
         return Reading([_document(path, 0, Page("", image=path))], left_out)
-    return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)])
+    return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)], left_out)
 
 
 def _of_pages(phrase: str, numbers: Sequence[int], last: int) -> str:

@@ -181,6 +181,17 @@ def test_each_image_of_a_tiff_is_a_document(tmp_path):
     assert page_boxes(found[1].image, [(0, 1)]) == [[]]
 
 
+def test_what_follows_in_a_tiff_that_is_cut_off_is_said(tmp_path):
+    first, *others = [Image.new("L", (200, 200), 40 * i) for i in range(6)]
+    path = tmp_path / "a.tif"
+    first.save(path, save_all=True, append_images=others)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    found = Reader(("image",), len, IndexConfig()).read(path)
+    assert [d.metadata["page"] for d in found.documents] == [1, 2, 3, 4]
+    assert found.left_out == ["page 5: a broken or truncated image; more may follow it"]
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.webp"])
 def test_an_animation_is_one_document_and_the_rest_is_reported(tmp_path, name):
     (tmp_path / name).write_bytes(animation("GIF" if name == "a.gif" else "WEBP"))
