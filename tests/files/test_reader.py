@@ -58,10 +58,10 @@ def test_a_blank_file_is_refused(tmp_path, name, data):
     ("name", "data", "text", "count"),
     [
         ("a.json", r'{"key": "one\u0000two \u001b[31mred\u001b[0m"}', "key: one two red", 3),
-        ("a.jsonl", r'{"key": "one\u0085two\u0093three"}', "key: one\ntwo three", 1),
+        ("a.jsonl", r'{"key": "one\u0081two\u0093three\u007f"}', "key: one two“three", 2),
         ("a.rtf", r"{\rtf1 one\u0 ?two\'00three\'1bfour}", "one two three four", 3),
         ("a.log", "\x1b[1;31mERROR\x1b[0m N\x08NA\x08AME\tx\f\x7f.", "ERROR NAME\tx\n .", 5),
-        ("a.html", "<p>one&#1;two \x9d three</p>", "one two   three", 2),
+        ("a.html", "<p>one&#1;two \x9d three don\x92t</p>", "one two   three don’t", 2),  # noqa: RUF001
         ("a.csv", "a\x01b,c\nd,e\n", "a b", 1),
         ("a.eml", "From: =?utf-8?q?a=00=1bb?= <a@example.com>\n\none\x02two", "one two", None),
     ],
