@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from email.message import Message
 from email.parser import BytesParser
@@ -17,6 +18,9 @@ from smart_rag.files.formats.plain.mail_parts import POLICY, payload_of, without
 from smart_rag.wording import number
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
+_ADDRESSES = ("From", "To", "Cc")
+_QUOTED_NAME = re.compile(r'"([^"\\]*)"\s*(?=<)')
+_COMMA = re.compile(r",\s*")
 _MOST_BYTES = 256_000_000
 _BODIES = ("text/plain", "text/html")
 # The plain text of a mail is its body, unless another form of it has so many times the words.
@@ -147,6 +151,8 @@ def _parts(part: Message) -> list[Message]:
 def _header(message: Message, name: str) -> str:
     """Return a header on one line."""
     found = ", ".join(without_encoded_words(str(text)) for text in message.get_all(name, []))
+    if name in _ADDRESSES:
+        found = _COMMA.sub(", ", _QUOTED_NAME.sub(r"\1 ", found))
     return " ".join(found.split())
 
 

@@ -81,6 +81,13 @@ def test_the_charset_may_be_right_unknown_or_wrong(tmp_path, charset):
     assert page_of(tmp_path, data).text == "Subject: x\n\nTee für 5 €"
 
 
+def test_receivers_are_shown_as_people_write_them(tmp_path):
+    data = b'From: "Tobias M. Reed" <t@example.com>\nTo: "Ann, Bo"\n <a@example.com>,b@example.com\nTo: c@d.e\n\nx'
+    metadata = page_of(tmp_path, data).metadata
+    assert metadata["from"] == "Tobias M. Reed <t@example.com>"
+    assert metadata["to"] == "Ann, Bo <a@example.com>, b@example.com, c@d.e"
+
+
 def test_a_malformed_header_does_not_lose_the_mail(tmp_path):
     data = b"Subject: =?utf-8?B?////?= =?x?Q?a?=\nDate: never\nTo: <<>>, @\nFrom: \xff\xfe <a@>\n\nwords"
     page = page_of(tmp_path, data)
