@@ -16,7 +16,7 @@ from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRag
 from smart_rag.files.chunks import Chunker
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
-from smart_rag.files.formats.page import Page, is_visible
+from smart_rag.files.formats.page import Page, is_visible, without_controls
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
 from smart_rag.files.formats.pictures import svg, svg_drawing
 from smart_rag.files.formats.pictures.heif import is_heif
@@ -30,7 +30,7 @@ from smart_rag.paths import shown
 from smart_rag.progress import Progress
 from smart_rag.reports import ReadFile
 from smart_rag.types import RECOGNISED, Document, PdfPage
-from smart_rag.wording import one_line
+from smart_rag.wording import number, one_line
 
 _KINDS = "known are texts, source code, HTML, PDF, office files, mails, tables, JSON (smart_rag.files.FORMATS has all)"
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
@@ -42,6 +42,9 @@ _TO_RECOGNISE = "its text would be recognised"
 _BLANK = "no text in it"
 # What an animation lacks, of which one picture is taken.
 _ANIMATION = "the other pictures of the animation"
+# What a TIFF lacks.
+_BROKEN = "a broken or truncated image; more may follow it"
+_MORE_IMAGES = "more images than a file of pages has"
 # What a page lacks is said with at most so many ranges of pages.
 _MOST_RANGES = 5
 # Characters of a value that a file gives as metadata, such as the receivers of a mail.
@@ -72,18 +75,29 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
     check_readable(path)
     empty = True
     left_out: list[str] = []
-    for page in _parse(path):
+    for page in map(_cleaned, _parse(path)):
         seen = is_visible(page.text)
         wanted = seen or (pages_without_text and page.image is not None)
         if wanted or page.left_out:
             empty = empty and not wanted
             left_out += page.left_out
-            # Some PDFs hold half of a surrogate pair. It cannot be stored.
-            yield replace(page, text=page.text.encode("utf-8", "replace").decode() if seen else "")
+            yield page if seen else replace(page, text="")
     if empty:
         reason = "; ".join(dict.fromkeys(left_out))
         is_complete = not reason or "text in it" in reason
         raise DocumentError(path, (reason or _BLANK) if is_complete else f"no text in it ({reason})")
+
+
+def _cleaned(page: Page) -> Page:
+    """Return ``page`` without control characters, which are counted, and without halves of characters."""
+    text, count = without_controls(page.text)
+    header, in_header = without_controls(page.header)
+    metadata = {
+        key: without_controls(value)[0] if isinstance(value, str) else value for key, value in page.metadata.items()
+    }
+    count += in_header
+    left_out = (*page.left_out, f"{number(count, 'control character')} left out") if count else page.left_out
+    return replace(page, text=text, header=header, metadata=metadata, left_out=left_out)
 
 
 def _parse(path: Path) -> Iterator[Page]:
@@ -312,8 +326,8 @@ def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: boo
 
 
 def _lacks_text(page: Page) -> bool:
-    """Return whether the text of ``page`` can only be recognised."""
-    return not page.text and page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
+    """Return whether the text of ``page`` can only be recognised. The texts of notes on it may be known."""
+    return page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
 
 
 def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> Iterator[Page]:
@@ -328,6 +342,8 @@ def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> I
             try:
                 text, left_out = call(ocr_pages.recognise, path, image.page, task=f"recognising page {image.page}")
                 yield replace(page, text=text, metadata={**page.metadata, RECOGNISED: True}, left_out=tuple(left_out))
+                if page.text:
+                    yield replace(page, left_out=())
             except DocumentError as error:
                 yield replace(page, left_out=(error.reason.removeprefix(f"page {image.page} "),))
             progress.update(1)
@@ -335,23 +351,31 @@ def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> I
 
 def _pages_of_image(path: Path) -> list[Page]:
     """Return the pages of an image file, whose text can be recognised. A single image has no number."""
-    numbers, is_animation = call(_image_pages, path)
+    numbers, is_animation, damaged, has_more = call(_image_pages, path)
     pages = [Page("", page, PdfPage(path, page), left_out=(NO_TEXT,)) for page in numbers]
     if len(pages) == 1:
         pages = [replace(pages[0], number=None)]
-    return [*pages, Page("", left_out=(_ANIMATION,))] if is_animation else pages
+    pages += [Page("", left_out=(_ANIMATION,))] if is_animation else []
+    return [*pages, *_lost_pages(damaged, has_more)]
 
 
 def _image_pages(path: str) -> list[Any]:
-    """Return the numbers of the pages of an image file, and whether it is an animation."""
-    return [images.pages(Path(path)), images.is_animation(Path(path))]
+    """Return the numbers of the pages of an image file, whether it is an animation, and what `lost_pages` returns."""
+    return [images.pages(Path(path)), images.is_animation(Path(path)), *images.lost_pages(Path(path))]
+
+
+def _lost_pages(damaged: Sequence[int], has_more: bool) -> list[Page]:
+    """Return what a TIFF lacks, as pages without text."""
+    more = [Page("", left_out=(_MORE_IMAGES,))] if has_more else []
+    return [*(Page("", number, left_out=(_BROKEN,)) for number in damaged), *more]
 
 
 def _read_image(path: Path) -> Reading:
     """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
-    pages, is_animation = call(_image_pages, path) if is_heif(path) else _image_pages(str(path))
-    left_out = [_ANIMATION] if is_animation and len(pages) == 1 else []
+    pages, is_animation, *lost = call(_image_pages, path) if is_heif(path) else _image_pages(str(path))
+    left_out = list(_losses(_lost_pages(*lost), seen=False))
     if len(pages) == 1:
+        left_out += [_ANIMATION] if is_animation else []
         return Reading([_document(path, 0, Page("", image=path))], left_out)
     return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)], left_out)
 
