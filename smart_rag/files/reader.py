@@ -13,7 +13,8 @@ from typing import Any
 
 from smart_rag.config import IndexConfig
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
-from smart_rag.files.chunks import Chunker
+from smart_rag.files.chunking.chunks import Chunker
+from smart_rag.files.chunking.token_places import TokenSpans
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
 from smart_rag.files.formats.page import Page, is_visible, without_controls
@@ -24,7 +25,6 @@ from smart_rag.files.formats.readable import EMPTY, check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.ocr import pages as ocr_pages
 from smart_rag.files.ocr.engine import check_installed
-from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
 from smart_rag.paths import shown
 from smart_rag.progress import Progress
