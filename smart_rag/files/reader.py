@@ -18,7 +18,7 @@ from smart_rag.files.chunking.token_places import TokenSpans
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
 from smart_rag.files.formats.page import Page, is_visible, without_controls
-from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
+from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, WHOLE_PAGE, Pdf
 from smart_rag.files.formats.pictures import svg, svg_drawing
 from smart_rag.files.formats.pictures.heif import is_heif
 from smart_rag.files.formats.readable import EMPTY, check_readable
@@ -214,13 +214,14 @@ def _undrawn(path: Path) -> list[str]:
 def _losses(pages: Iterable[Page], seen: bool) -> Iterator[str]:
     """Yield what ``pages`` left out, each phrase with the numbers of its pages.
 
-    If the pages are ``seen`` as images, nothing is lost of those that have an image.
+    If the pages are ``seen`` as images, no text is lost of those that have an image.
     """
     lacking: dict[str, list[int]] = {}
     last = 0
     for page in pages:
         last = max(last, page.number or 0)
-        for phrase in () if seen and page.image is not None else page.left_out:
+        phrases = {WHOLE_PAGE}.intersection(page.left_out) if seen and page.image is not None else page.left_out
+        for phrase in phrases:
             lacking.setdefault(phrase, []).extend([] if page.number is None else [page.number])
     return (_of_pages(phrase, numbers, last) for phrase, numbers in lacking.items())
 

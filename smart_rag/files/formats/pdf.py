@@ -45,6 +45,7 @@ _PDFIUM = threading.RLock()
 # Whether a broken word has a hyphen is looked up on so many pages before and after it.
 _NEARBY_PAGES = 2
 # What a page lacks, for the report.
+WHOLE_PAGE = "its CropBox lies outside of its MediaBox, so all of it is shown"
 NO_TEXT = "no text in it (a scan needs ocr, or a model that reads page images)"
 NO_LETTERS = "no usable text in it (its fonts do not say which letters they show)"
 SOME_LETTERS = "some of its text is not usable (a font does not say which letters it shows)"
@@ -80,6 +81,7 @@ class Pdf:
         self._layers: dict[int, Layer] = {}
         self._notes: dict[int, list[str]] = {}
         self._embedded: dict[str, None] = {}  # an ordered set
+        self._whole: set[int] = set()  # pages of which all is shown, against what the file says
         self._glyphs = NamedGlyphs(self.path)
 
     def _load(self) -> Any:
@@ -145,7 +147,7 @@ class Pdf:
                 phrases.append(NO_LETTERS if layer.unknown else NO_TEXT)
         elif layer.unknown >= _FEWEST_UNKNOWN:
             phrases.append(SOME_LETTERS)
-        return tuple(phrases)
+        return (*phrases, WHOLE_PAGE) if number in self._whole else tuple(phrases)
 
     def is_xfa(self) -> bool:
         """Return whether the file is an XFA form. Its only page asks for a program that can show it."""
@@ -326,6 +328,7 @@ class Pdf:
         """
         page = self._document[number - 1]
         if not _has_size(page):
+            self._whole.add(number)
             page.set_cropbox(0, 0, 0, 0)  # pdfium takes the MediaBox for an empty one, also where it is inherited
             page.close()
             page = self._document[number - 1]

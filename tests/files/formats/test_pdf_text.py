@@ -20,7 +20,7 @@ from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, SOME_LETTERS, XFA, Pdf, read_pdf
 from smart_rag.files.formats.pdf_fonts import _glyph_names
 from smart_rag.files.formats.pdf_text import HYPHEN, Layer, joined
-from smart_rag.files.reader import Reader
+from smart_rag.files.reader import Reader, survey
 from smart_rag.types import PdfPage
 
 
@@ -319,6 +319,16 @@ def test_ligatures_of_tex_are_letters(tmp_path):
 def test_what_lies_beside_the_page_is_not_read(tmp_path):
     data = pages_of(lines("on the page") + b" BT /F 12 Tf 500 40 Td (off the page) Tj ET")
     assert [text.strip() for text in texts(tmp_path, data)] == ["on the page"]
+
+
+def test_a_page_that_lies_outside_of_itself_is_shown_whole_and_named(tmp_path):
+    """Also to a model that sees the page."""
+    outside = write(tmp_path / "a.pdf", inheriting(b"/MediaBox[0 0 900 850]", b"/CropBox[2000 2000 2100 2100]"))
+    (left_out,) = survey(outside, ("text", "image")).left_out
+    assert left_out == "page 1: its CropBox lies outside of its MediaBox, so all of it is shown"
+    assert survey(outside, ("text",)).left_out == (left_out,)
+    inside = write(tmp_path / "b.pdf", inheriting(b"/MediaBox[0 0 900 850]"))
+    assert survey(inside, ("text", "image")).left_out == ()
 
 
 LINK = b"/Annots[<</Type/Annot/Subtype/Link/Rect[10 10 60 30]/A<</S/URI/URI(http://example.org)>>>>]"
