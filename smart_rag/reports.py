@@ -53,7 +53,7 @@ class IndexedFile:
     Attributes:
         path: the file.
         passages: number of its documents.
-        exists: whether the file exists. None if the system does not say, because its folder may not be read.
+        exists: whether it exists, as a file. None if the system does not say, because its folder may not be read.
     """
 
     path: Path
@@ -72,8 +72,10 @@ class AddReport:
         replaced: number of documents whose content or metadata changed.
         unchanged: number of documents that are as they were.
         removed: number of documents that were removed.
-        moved: number of documents of files with another path than before. They were not encoded again.
-        failed: files that could not be read. Earlier documents of such a file stay.
+        moved: number of documents that got another path, because their file was moved, or because another file with
+            the same bytes takes its place. They were not encoded again.
+        failed: files that could not be read, and paths that do not exist. Earlier documents of such a file stay, unless
+            the file has become empty.
         read: the files that were read.
         skipped: the files and folders that were left out on purpose.
     """

@@ -1,4 +1,4 @@
-"""Texts of messages: a count with its noun, and an error on one line."""
+"""Texts of messages: a count with its noun, a number of bytes, and an error on one line."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def some(places: Sequence[int], most: int = 5) -> str:
     """
     shown = ", ".join(f"{place:,}" for place in places[:most])
     return f"{shown} and {len(places) - most:,} more" if len(places) > most else shown
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes as text. The unit is the largest one in which the number is at least 1."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError
 
 
 def one_line(error: BaseException) -> str:

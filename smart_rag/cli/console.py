@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,15 +43,22 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in _OBEYED if code >= 0x7F}  # `json
 
 
 class _Console(Console):
-    """A console for texts of documents, models and errors. Control characters in these texts have no effect."""
+    """A console for texts of documents, models, file names and errors: what they say is shown, and nothing else.
+
+    Control characters in these texts have no effect, and what looks like rich's markup or like the name of an emoji is
+    text. Styles are given as `Text`.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)
 
 
-out = _Console(highlight=False)
-err = _Console(stderr=True, highlight=False)
+out = _Console()
+err = _Console(stderr=True)
 
 
 def on_terminal() -> bool:
@@ -73,15 +81,28 @@ def check_report_file(path: str | Path | None, option: str = "--json") -> None:
     """Before the work begins, check that the file that ``option`` names can be written.
 
     Raises:
-        InvalidInput: the folder of the file does not exist, or ``path`` is a folder.
+        InvalidInput: the folder of the file does not exist, or ``path`` is a folder, or the file may not be written, or
+            it exists and is no JSON file. So a wrong name costs nobody a document.
     """
     if path in (None, "-"):
         return
     file = absolute(path)
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise InvalidInput(f"{option} {path}: the folder {file.parent} does not exist")
-    if file.is_dir():
+    if os.path.isdir(file):
         raise InvalidInput(f"{option} {path} is a folder; name a file")
+    is_new = not os.path.lexists(file)
+    if not is_new and not os.path.isfile(file):  # such as a device, where writing is the only test
+        return
+    try:
+        with file.open("ab") as opened:
+            is_empty = not opened.tell()
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise InvalidInput(f"{option} {path} cannot be written ({error.strerror or error})") from error
+    if not is_empty and file.suffix.lower() != ".json":
+        raise InvalidInput(f"{option} {path} exists and does not end in .json; name a new file, or remove this one")
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
@@ -95,5 +116,12 @@ def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write JSON values to ``file``."""
-    file.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    """Write JSON values to ``file``.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    try:
+        file.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be written ({error.strerror or error}); the rest was done") from error

@@ -17,7 +17,7 @@ from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.scoring.products import numba_is_usable
 from smart_rag.types import Document, Hit, ImageSource, PdfPage, chunk_of
-from smart_rag.wording import number
+from smart_rag.wording import number, size_text
 
 if TYPE_CHECKING:
     from smart_rag.demo import SampleQuestion
@@ -277,12 +277,3 @@ def _value(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value).replace("\n", "\\n")
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes as text. The unit is the largest one in which the number is at least 1."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    raise AssertionError

@@ -9,8 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from smart_rag.cli.display import size_text
-from smart_rag.wording import number
+from smart_rag.wording import number, size_text
 
 if TYPE_CHECKING:
     from smart_rag.evaluation.tuner import Setting, Tuning

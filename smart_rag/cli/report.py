@@ -63,7 +63,8 @@ def _print_left_out(report: AddReport) -> None:
 def print_survey(report: AddReport) -> None:
     """Print what would be read: each file with its number of characters, and what would be left out."""
     for file in report.read:
-        taken = number(file.characters, "character") if file.characters else "seen by the model"
+        is_seen = not file.characters and not file.left_out
+        taken = "seen by the model" if is_seen else number(file.characters, "character")
         losses = f" ({'; '.join(file.left_out)})" if file.left_out else ""
         out.print(f"{short_path(shown(file.path))}: {taken}{losses}", soft_wrap=True)
     _print_left_out(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Collection, Sequence
@@ -114,6 +115,8 @@ def index(
         print_survey(report)
         if report_file:
             write_json(report_file, report_json(report))
+        if _has_missing(report):
+            raise SystemExit(1)
         return
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
@@ -152,8 +155,15 @@ def index(
     elif encoder is not None:
         with within_limits():
             _follow(db, encoder, wanted)
-    if report.failed and report == AddReport(failed=report.failed, skipped=report.skipped):
+    if _has_missing(report) or (report.failed and report == AddReport(failed=report.failed, skipped=report.skipped)):
         raise SystemExit(1)
+
+
+def _has_missing(report: AddReport) -> bool:
+    """Return whether one of the paths that the user named does not exist."""
+    from smart_rag.files.finder import MISSING
+
+    return any(one.reason == MISSING for one in report.failed)
 
 
 def _follow(db: Path, encoder: Encoder, wanted: _Wanted) -> None:
@@ -171,11 +181,10 @@ def _follow(db: Path, encoder: Encoder, wanted: _Wanted) -> None:
 def _add_changed(db: Path, encoder: Encoder, wanted: _Wanted, changed: set[Path]) -> AddReport:
     """Write what is ``wanted`` of the paths that have ``changed``, and remove the passages of files that are gone.
 
-    If more has changed than files that are there, all files are looked at: a file that is gone may be in another place,
-    and patterns leave out other files. Other processes can write before and after. While one of them writes, this is
+    If more has changed than files that are there, all files are read: a file that is gone may be in another place, and
+    patterns leave out other files. Other processes can write before and after. While one of them writes, this is
     tried again and again.
     """
-    from smart_rag.files.ignored import NAMES
     from smart_rag.index.smart_index import SmartIndex
 
     is_told = False
@@ -183,17 +192,38 @@ def _add_changed(db: Path, encoder: Encoder, wanted: _Wanted, changed: set[Path]
         try:
             with SmartIndex.open(db, encoder) as opened:
                 found = wanted.find(opened.modalities, warns=False, may_be_empty=True)
-                left_out = [one.path for one in found.skipped] + [one.path for one in found.failed]
-                there = {*found.files, *left_out}
-                if all(path in there and path.is_file() and path.name not in NAMES for path in changed):
-                    files = [file for file in found.files if file in changed]
-                    return opened.add_files(files, ocr=wanted.ocr) if files else AddReport()
-                return wanted.add_to(opened, prune=True)
+                if _concerns_others(changed, found, opened):
+                    return wanted.add_to(opened, prune=True)
+                files = [file for file in found.files if file in changed]
+                return opened.add_files(files, ocr=wanted.ocr) if files else AddReport()
         except IndexLocked as error:
             if not is_told:
                 note(f"{error}; {number(len(changed), 'changed file')} will be tried again", "yellow")
             is_told = True
             time.sleep(_SECONDS_TO_WAIT)
+
+
+def _concerns_others(changed: Collection[Path], found: Found, opened: SmartIndex) -> bool:
+    """Return whether other files must be read than those in ``found`` that have ``changed``.
+
+    They must be if patterns or a folder have changed, or if the index has a file that is gone or is left out now.
+    """
+    from smart_rag.files.finder import is_asked
+    from smart_rag.files.ignored import NAMES
+
+    taken = {*found.files, *(one.path for one in found.failed)}
+    left_out = {one.path: one.reason for one in found.skipped}
+    absent: set[Path] = set()
+    for path in changed:
+        # What is below a folder that is left out is not in `found`.
+        place = next((one for one in (*reversed(path.parents), path) if one in left_out), path)
+        if place == path and (path.name in NAMES or (path not in left_out and os.path.isdir(path))):
+            return True
+        if place not in taken and not is_asked(left_out.get(place, "")):
+            absent.add(place)
+    if not absent:
+        return False
+    return any(not absent.isdisjoint([file.path, *file.path.parents]) for file in opened.sources())
 
 
 @dataclass(frozen=True)
@@ -211,9 +241,8 @@ class _Wanted:
         from smart_rag.files.finder import find
         from smart_rag.files.reader import with_ocr
 
-        # While changes are followed, a folder may be gone for a while.
         return find(
-            [path for path in self.paths if path.exists()] if may_be_empty else self.paths,
+            self.paths,
             self.include,
             self.exclude,
             with_ocr(modalities) if self.ocr else modalities,
@@ -278,7 +307,7 @@ def delete(
         raise typer.BadParameter("give ids, or files with --source")
     with open_index(db) as opened:
         removed = [(f"no passage {id!r}", opened.delete([id])) for id in dict.fromkeys(ids or [])]
-        removed += [(f"no passage of the file {path}", opened.delete_source(path)) for path in source or []]
+        removed += [(f"no passage of the file {shown(path)}", opened.delete_source(path)) for path in source or []]
     absent = [message for message, count in removed if not count]
     if len(absent) == len(removed):
         raise InvalidInput(f"{', '.join(absent)} in {db}; nothing was removed")
@@ -295,8 +324,11 @@ def sources(
 ) -> None:
     """List the files in an index, and say which of them no longer exist."""
     with open_index(db) as opened:
-        found = [file for file in opened.sources() if not gone or file.exists is False]
+        before = opened.sources()
+        found = [file for file in before if not gone or file.exists is False]
         removed = opened.prune() if prune else 0
+        known = {file.path for file in before}
+        new = [file for file in opened.sources() if file.path not in known] if prune else []
     if as_json:
         print_json([{"path": str(file.path), "passages": file.passages, "exists": file.exists} for file in found])
     else:
@@ -307,4 +339,7 @@ def sources(
         if not found:
             note("no file" + (" is gone" if gone else " in the index"))
     if prune:
+        for file in new:  # it was left out before, because a file that is gone had the same bytes
+            passages = number(file.passages, "passage")
+            note(f"{display.short_path(shown(file.path))}: {passages} of a file that is gone, with the same content")
         note(f"{number(removed, 'passage')} removed")

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from smart_rag.errors import InvalidInput
 from smart_rag.files.formats.known import format_of
-from smart_rag.files.ignored import NAMES, Ignored, folders_of_repository
+from smart_rag.files.ignored import Ignored, folders_of_repository
 from smart_rag.files.reader import suffixes
 from smart_rag.paths import absolute, shown
 from smart_rag.reports import FailedFile, SkippedFile
 from smart_rag.types import is_unicode
-from smart_rag.wording import number
+from smart_rag.wording import number, size_text
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +53,24 @@ NO_FILE = "neither a file nor a folder"
 OTHER_MODALITY = "needs a model that takes"
 UNKNOWN_TYPE = "of a type that is not read"
 SAME_CONTENT = "the same content as another file"
+IGNORED = "ignored by"
+# Why a path that the caller names fails.
+MISSING = "does not exist; expected a file or a folder of documents"
 # The user has asked for these, or nobody expects them to be read. So no warning names them.
-_EXPECTED = (HIDDEN, EXCLUDED, NOT_INCLUDED, OF_PROGRAMS, SAME_FILE, SAME_CONTENT, "ignored by")
+_EXPECTED = (HIDDEN, EXCLUDED, NOT_INCLUDED, OF_PROGRAMS, SAME_FILE, SAME_CONTENT, IGNORED)
 
 
 @dataclass(slots=True)
 class Found:
-    """Result of `find`: absolute paths of files without links, sorted, each once, and what was left out."""
+    """Result of `find`: absolute paths of files without links, sorted, each once, and what was left out.
+
+    ``hard_links`` maps those of the paths that were left out which are hard links to the file that is taken.
+    """
 
     files: list[Path] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
     failed: list[FailedFile] = field(default_factory=list)
+    hard_links: dict[Path, Path] = field(default_factory=dict)
 
     def left_out(self, reason: str) -> list[Path]:
         """Return the paths that were left out for this ``reason``."""
@@ -101,10 +108,10 @@ def find(
             above count, too, up to the folder that holds the repository.
         max_file_size: leave out larger files of folders, in megabytes.
         warns: whether to log a warning of what was left out, unless anybody would expect it.
-        may_be_empty: whether it is no error if no file is found.
+        may_be_empty: whether it is no error if no file is found, or a path does not exist.
 
     Raises:
-        InvalidInput: a path does not exist, or no file is found.
+        InvalidInput: none of ``paths`` exists, or no file is found. If some of them exist, the others have failed.
     """
     given = [absolute(path) for path in paths]
     roots = [Path(os.path.realpath(path)) for path in given]  # `Path.resolve` raises an error if links lead in a circle
@@ -115,6 +122,10 @@ def find(
         except PermissionError as error:
             search.fail(root, f"cannot be read ({error.strerror})")
             continue
+        except (FileNotFoundError, NotADirectoryError):
+            if may_be_empty:
+                continue
+            mode = 0
         except (OSError, ValueError):
             mode = 0
         if stat.S_ISREG(mode):
@@ -122,15 +133,14 @@ def find(
         elif stat.S_ISDIR(mode):
             search.walk(root)
         else:
-            raise InvalidInput(f"{path} does not exist; expected a file or a folder of documents")
+            search.fail(path, MISSING)
     found = search.found()
+    missing = [one.path for one in found.failed if one.reason == MISSING]
+    if missing and len(missing) == len(set(given)):
+        raise InvalidInput(f"{', '.join(map(str, missing))} {MISSING}")
     left_out = list(_described(found.skipped))
     if not found.files and not found.failed and not may_be_empty:
-        named = ", ".join(map(str, given))
-        known = [suffix for suffix in suffixes(modalities) if suffix]
-        formats = f"the formats are {', '.join(known[:_MOST_FORMATS])} and {len(known) - _MOST_FORMATS} more"
-        reasons = "; ".join([f"{formats} (smart_rag.files.FORMATS)", *left_out])
-        raise InvalidInput(f"no documents found in {named or 'nothing'}; {reasons}")
+        raise InvalidInput(_nothing_found(given, found.skipped, left_out, modalities))
     for sentence in left_out if warns else ():
         logger.warning("%s", sentence)
     return found
@@ -160,11 +170,14 @@ class _Search:
         self._skipped: dict[Path, SkippedFile] = {}
         self._failed: dict[Path, FailedFile] = {}
         self._inodes: dict[tuple[int, int], Path] = {}
+        self._hard_links: dict[Path, Path] = {}
+        self._ignored: dict[tuple[Path, Path], Ignored] = {}
 
     def found(self) -> Found:
         """Return what was found so far."""
         skipped = sorted((one for path, one in self._skipped.items() if path not in self._files), key=_path)
-        return Found(sorted(self._files), skipped, sorted(self._failed.values(), key=_path))
+        links = {path: first for path, first in self._hard_links.items() if path not in self._files}
+        return Found(sorted(self._files), skipped, sorted(self._failed.values(), key=_path), links)
 
     def name(self, file: Path) -> None:
         """Take ``file``, which the caller has named."""
@@ -175,9 +188,9 @@ class _Search:
 
     def walk(self, root: Path) -> None:
         """Look at everything below the folder ``root``. Links to folders are not followed."""
-        folders = [(root, self._ignored_above(root))]
+        folders = [root]
         while folders:
-            folder, ignored = folders.pop()
+            folder = folders.pop()
             try:
                 with os.scandir(folder) as listed:
                     entries = sorted(listed, key=lambda entry: entry.name)
@@ -188,30 +201,37 @@ class _Search:
             if folder != root and any(mark <= names for mark in _MARKS):
                 self._skip(folder, OF_PROGRAMS)
                 continue
-            if self._gitignore:
-                ignored = self._ignored_in(folder, names, ignored)
             is_project = not names.isdisjoint(_PROJECTS)
-            below = [Path(entry.path) for entry in entries if self._is_folder(entry, root, ignored, is_project)]
-            folders += [(path, ignored) for path in reversed(below)]
+            below = [Path(entry.path) for entry in entries if self._is_folder(entry, root, is_project)]
+            folders += reversed(below)
 
-    def _ignored_above(self, root: Path) -> Ignored:
-        ignored = Ignored()
-        for folder in folders_of_repository(root) if self._gitignore else ():
-            ignored = self._ignored_in(folder, NAMES, ignored)
-        return ignored
+    def _ignored_in(self, folder: Path, root: Path) -> Ignored:
+        """Return the patterns that count for what is in ``folder``, which is ``root`` or below it."""
+        if not self._gitignore:
+            return Ignored()
+        place = root, folder
+        if place not in self._ignored:
+            if folder == root:
+                above = Ignored()
+                for one in folders_of_repository(root):
+                    above = self._with_patterns_of(one, above)
+            else:
+                above = self._ignored_in(folder.parent, root)
+            self._ignored[place] = self._with_patterns_of(folder, above)
+        return self._ignored[place]
 
-    def _ignored_in(self, folder: Path, names: Collection[str], ignored: Ignored) -> Ignored:
-        inside, failed = ignored.inside(folder, names)
+    def _with_patterns_of(self, folder: Path, ignored: Ignored) -> Ignored:
+        inside, failed = ignored.inside(folder)
         for one in failed:
             self.fail(one.path, one.reason)
         return inside
 
-    def _is_folder(self, entry: os.DirEntry[str], root: Path, ignored: Ignored, is_project: bool) -> bool:
+    def _is_folder(self, entry: os.DirEntry[str], root: Path, is_project: bool) -> bool:
         """Return whether ``entry`` is a folder to look into. Anything else is taken or left out here."""
         path = Path(entry.path)
         try:
             is_folder = entry.is_dir(follow_symlinks=False)
-            reason = self._reason(path, is_folder, root, ignored)
+            reason = self._reason(path, is_folder, root) or (self._reason_of_target(path) if entry.is_symlink() else "")
             if is_folder and is_project and path.name in _BUILT:
                 reason = OF_PROGRAMS
             if reason:
@@ -223,23 +243,31 @@ class _Search:
             self.fail(path, f"cannot be read ({error.strerror or error})")
             return False
 
-    def _reason(self, path: Path, is_folder: bool, root: Path, ignored: Ignored) -> str:
+    def _reason(self, path: Path, is_folder: bool, root: Path) -> str:
         """Return why the name of ``path`` leaves it out. It is empty if it does not."""
-        if path.name.startswith(".") or (path.is_symlink() and self._leads_to_hidden(path)):
+        if path.name.startswith("."):
             return HIDDEN
         if is_folder and path.name in _OF_PROGRAMS:
             return OF_PROGRAMS
-        below = path.relative_to(root)
-        if _matches(below, self._exclude):
+        if _matches(path.relative_to(root), self._exclude):
             return EXCLUDED
-        by = ignored.by(path, is_folder)
-        return f"ignored by {by}" if by else ""
+        by = self._ignored_in(path.parent, root).by(path, is_folder)
+        return f"{IGNORED} {by}" if by else ""
 
-    def _leads_to_hidden(self, path: Path) -> bool:
-        """Return whether a link leads to what is hidden below one of the roots."""
-        target = Path(os.path.realpath(path))
-        below = [target.relative_to(root) for root in self._roots if target.is_relative_to(root)]
-        return bool(below) and all(any(part.startswith(".") for part in one.parts) for one in below)
+    def _reason_of_target(self, link: Path) -> str:
+        """Return why the file that ``link`` leads to is left out where it is. It is empty if a root has it."""
+        target = Path(os.path.realpath(link))
+        reasons = [self._reason_below(root, target) for root in self._roots if target.is_relative_to(root)]
+        return reasons[0] if reasons and all(reasons) else ""
+
+    def _reason_below(self, root: Path, target: Path) -> str:
+        """Return why ``target``, or a folder between it and ``root``, is left out. It is empty if it is not."""
+        path = root
+        for part in target.relative_to(root).parts:
+            path = path / part
+            if reason := self._reason(path, path != target or path.is_dir(), root):
+                return reason
+        return ""
 
     def _take(self, path: Path, entry: os.DirEntry[str]) -> None:
         """Take the file ``path`` if it can be read, or note why it is left out."""
@@ -257,6 +285,7 @@ class _Search:
             first = self._inodes.setdefault((state.st_dev, state.st_ino), target)
             if first != target:
                 reason, detail = SAME_FILE, shown(first)
+                self._hard_links[target] = first
         if reason:
             self._skip(path, reason, detail)
         elif is_folder:  # a link to a folder that is looked into anyway
@@ -282,7 +311,7 @@ class _Search:
         elif suffix not in self._known and format_of(path) is None:
             return UNKNOWN_TYPE, suffix or "without a suffix"
         if self._max_bytes is not None and state.st_size > self._max_bytes:
-            return TOO_LARGE, f"{state.st_size / _MEGABYTE:.1f} MB"
+            return TOO_LARGE, size_text(state.st_size)
         return "", ""
 
     def _skip(self, path: Path, reason: str, detail: str = "") -> None:
@@ -319,6 +348,21 @@ def is_asked(reason: str) -> bool:
 def is_expected(reason: str) -> bool:
     """Return whether anybody would expect that files are left out for this ``reason``. No warning names them."""
     return reason.startswith(_EXPECTED)
+
+
+def _nothing_found(
+    given: Sequence[Path], skipped: Collection[SkippedFile], left_out: Sequence[str], modalities: Collection[str]
+) -> str:
+    """Return the message for a search without a result. It names the formats, unless patterns are the reason."""
+    expected = Counter(one.reason for one in skipped if is_expected(one.reason))
+    reasons = [f"{count:,} left out, {reason}" for reason, count in expected.most_common()]
+    if any(reason.startswith(IGNORED) for reason in expected):
+        reasons.append("gitignore=False (--no-gitignore) takes what is ignored")
+    else:
+        known = [suffix for suffix in suffixes(modalities) if suffix]
+        first = ", ".join(known[:_MOST_FORMATS])
+        reasons.insert(0, f"the formats are {first} and {len(known) - _MOST_FORMATS} more (smart_rag.files.FORMATS)")
+    return f"no documents found in {', '.join(map(shown, given)) or 'nothing'}; {'; '.join([*reasons, *left_out])}"
 
 
 def _described(skipped: Collection[SkippedFile]) -> Iterator[str]:

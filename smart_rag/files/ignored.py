@@ -1,25 +1,25 @@
-"""`Ignored`: the files that ``.gitignore`` and ``.smartragignore`` leave out, each for its folder and all below it."""
+"""`Ignored`: the files that ``.gitignore`` and ``.smartragignore`` leave out, each for its folder and all below it.
+
+The rules are Git's. What is below an ignored folder is never looked at. A folder that the caller names is looked at,
+even if a file of patterns above it leaves it out.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from smart_rag.files.git_patterns import Pattern
 from smart_rag.reports import FailedFile
-
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
 
 # The later one of a folder decides.
 NAMES = (".gitignore", ".smartragignore")
-# Of wildcards in one part of a pattern, and of parts that stand for any number of folders.
-_MOST_WILDCARDS = 3
-_MOST_CHARACTERS = 1 << 20
-_MOST_NAMED = 5
+# Of a file, and of the patterns in it. Nobody writes so many, and comparing takes time for each.
+_MOST_BYTES = 1 << 24
+_MOST_PATTERNS = 10_000
+_MOST_BYTES_OF_PATTERNS = 1 << 18
+_BOM = b"\xef\xbb\xbf"
 
 
 def folders_of_repository(folder: Path) -> list[Path]:
@@ -33,66 +33,55 @@ def folders_of_repository(folder: Path) -> list[Path]:
     return []
 
 
-def _read(file: Path) -> tuple[GitIgnoreSpec, list[int]]:
-    """Return the patterns in ``file``, and the numbers of the lines that cannot be used."""
-    from pathspec import GitIgnoreSpec
-
-    with file.open(encoding="utf-8", errors="surrogateescape") as opened:
-        lines = opened.read(_MOST_CHARACTERS).splitlines()
-    usable, unusable = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            if _takes_too_long(line):
-                raise ValueError
-            GitIgnoreSpec.from_lines([line])
-            usable.append(line)
-        except (ValueError, re.error):
-            unusable.append(number)
-    return GitIgnoreSpec.from_lines(usable), unusable
-
-
-def _takes_too_long(pattern: str) -> bool:
-    """Return whether comparing ``pattern`` with a name could take very long: pathspec tries all ways to match it."""
-    parts = pattern.split("/")
-    return parts.count("**") > _MOST_WILDCARDS or any(part.count("*") > _MOST_WILDCARDS for part in parts)
+def _read(file: Path) -> tuple[list[Pattern], str]:
+    """Return the patterns in ``file``, the last one first, and which of them are not used. Empty if all are."""
+    with file.open("rb") as opened:
+        text = opened.read(_MOST_BYTES + 1)
+    found: list[Pattern] = []
+    size = 0
+    for line_number, line in enumerate(text[:_MOST_BYTES].removeprefix(_BOM).split(b"\n"), 1):
+        size += 0 if line.startswith(b"#") else len(line)
+        if len(found) == _MOST_PATTERNS or size > _MOST_BYTES_OF_PATTERNS:
+            return found[::-1], f"too many patterns; those from line {line_number:,} on are not used"
+        pattern = Pattern.of(line.removesuffix(b"\r"))
+        if pattern is not None:
+            found.append(pattern)
+    return found[::-1], f"only its first {_MOST_BYTES >> 20} MB are read" if len(text) > _MOST_BYTES else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """The patterns of a folder and of the folders above it. The patterns of a deeper folder decide.
+    """The patterns of a folder and of the folders above it. The patterns of a deeper folder decide."""
 
-    The syntax is Git's. The package pathspec compares a path with the patterns.
-    """
+    patterns: tuple[tuple[Path, str, list[Pattern]], ...] = ()
 
-    patterns: tuple[tuple[Path, str, GitIgnoreSpec], ...] = ()
-
-    def inside(self, folder: Path, names: Collection[str]) -> tuple[Ignored, list[FailedFile]]:
+    def inside(self, folder: Path) -> tuple[Ignored, list[FailedFile]]:
         """Return these patterns and those of ``folder``, and what of its files could not be used.
 
-        ``names`` are the names of the files in ``folder``. As in Git, a link is not followed.
+        As in Git, a link is not followed.
         """
         found = list(self.patterns)
         failed = []
         for name in NAMES:
             file = folder / name
-            if name not in names or os.path.islink(file) or not os.path.isfile(file):
+            if os.path.islink(file) or not os.path.isfile(file):
                 continue
             try:
-                spec, unusable = _read(file)
+                patterns, reason = _read(file)
             except OSError as error:
                 failed.append(FailedFile(file, f"its patterns cannot be read ({error.strerror or error})"))
                 continue
-            found.append((folder, name, spec))
-            if unusable:
-                lines = ", ".join(map(str, unusable[:_MOST_NAMED]))
-                failed.append(FailedFile(file, f"no sound pattern, or one with too many wildcards, in line {lines}"))
+            found.append((folder, name, patterns))
+            if reason:
+                failed.append(FailedFile(file, reason))
         return (Ignored(tuple(found)) if len(found) > len(self.patterns) else self), failed
 
     def by(self, path: Path, is_folder: bool) -> str:
         """Return the name of the file that leaves ``path`` out. It is empty if none does."""
-        for folder, name, spec in reversed(self.patterns):
-            below = path.relative_to(folder).as_posix() + ("/" if is_folder else "")
-            answer = spec.check_file(below).include
-            if answer is not None:
-                return name if answer else ""
+        name = os.fsencode(path.name)
+        for folder, file, patterns in reversed(self.patterns):
+            below = os.fsencode(path.relative_to(folder).as_posix())
+            for pattern in patterns:
+                if pattern.matches(below, name, is_folder):
+                    return "" if pattern.takes else file
         return ""

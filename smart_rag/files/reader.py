@@ -13,31 +13,38 @@ from typing import Any
 
 from smart_rag.config import IndexConfig
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
-from smart_rag.files.chunks import Chunker
+from smart_rag.files.chunking.chunks import Chunker
+from smart_rag.files.chunking.token_places import TokenSpans
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
-from smart_rag.files.formats.page import Page, is_visible
-from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, Pdf
+from smart_rag.files.formats.page import Page, is_visible, without_controls
+from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, WHOLE_PAGE, Pdf
 from smart_rag.files.formats.pictures import svg, svg_drawing
 from smart_rag.files.formats.pictures.heif import is_heif
-from smart_rag.files.formats.readable import check_readable
+from smart_rag.files.formats.readable import EMPTY, check_readable
 from smart_rag.files.formats.text import read_text
 from smart_rag.files.ocr import pages as ocr_pages
 from smart_rag.files.ocr.engine import check_installed
-from smart_rag.files.token_places import TokenSpans
 from smart_rag.files.worker import call
+from smart_rag.paths import shown
 from smart_rag.progress import Progress
 from smart_rag.reports import ReadFile
 from smart_rag.types import RECOGNISED, Document, PdfPage
-from smart_rag.wording import one_line
+from smart_rag.wording import number, one_line
 
+_KINDS = "known are texts, source code, HTML, PDF, office files, mails, tables, JSON (smart_rag.files.FORMATS has all)"
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
 _UNREADABLE = (NO_TEXT, NO_LETTERS, svg.NO_WORDS)
 _TO_RECOGNISE = "its text would be recognised"
+# What is said of a file that can be read, and that has no text at all.
+_BLANK = "no text in it"
 # What an animation lacks, of which one picture is taken.
 _ANIMATION = "the other pictures of the animation"
+# What a TIFF lacks.
+_BROKEN = "a broken or truncated image; more may follow it"
+_MORE_IMAGES = "more images than a file of pages has"
 # What a page lacks is said with at most so many ranges of pages.
 _MOST_RANGES = 5
 # Characters of a value that a file gives as metadata, such as the receivers of a mail.
@@ -62,22 +69,35 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         MissingExtra: the package that reads its format is not installed.
     """
     if path.suffix and format_of(path) is None:
-        raise DocumentError(path, f"{path.suffix} is not a known format; the formats are {', '.join(FORMATS)}")
+        raise DocumentError(
+            path, f"{path.suffix} is not a known format; known are {_KINDS} (all: smart_rag.files.FORMATS)"
+        )
     check_readable(path)
     empty = True
     left_out: list[str] = []
-    for page in _parse(path):
+    for page in map(_cleaned, _parse(path)):
         seen = is_visible(page.text)
         wanted = seen or (pages_without_text and page.image is not None)
         if wanted or page.left_out:
             empty = empty and not wanted
             left_out += page.left_out
-            # Some PDFs hold half of a surrogate pair. It cannot be stored.
-            yield replace(page, text=page.text.encode("utf-8", "replace").decode() if seen else "")
+            yield page if seen else replace(page, text="")
     if empty:
         reason = "; ".join(dict.fromkeys(left_out))
         is_complete = not reason or "text in it" in reason
-        raise DocumentError(path, (reason or "no text in it") if is_complete else f"no text in it ({reason})")
+        raise DocumentError(path, (reason or _BLANK) if is_complete else f"no text in it ({reason})")
+
+
+def _cleaned(page: Page) -> Page:
+    """Return ``page`` without control characters, which are counted, and without halves of characters."""
+    text, count = without_controls(page.text)
+    header, in_header = without_controls(page.header)
+    metadata = {
+        key: without_controls(value)[0] if isinstance(value, str) else value for key, value in page.metadata.items()
+    }
+    count += in_header
+    left_out = (*page.left_out, f"{number(count, 'control character')} left out") if count else page.left_out
+    return replace(page, text=text, header=header, metadata=metadata, left_out=left_out)
 
 
 def _parse(path: Path) -> Iterator[Page]:
@@ -150,6 +170,14 @@ def can_be_recognised(path: Path) -> bool:
     return path.suffix.lower() in (*svg.SUFFIXES, *images.SUFFIXES) or is_pdf(path)
 
 
+def has_no_text(error: DocumentError) -> bool:
+    """Return whether ``error`` says that the file can be read and is empty, or has only blanks.
+
+    A file that has something else, such as a scan, is not meant.
+    """
+    return error.reason in (EMPTY, _BLANK)
+
+
 def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFile:
     """Return what an encoder with these ``modalities`` would get from a file. Its passages are not counted.
 
@@ -186,13 +214,14 @@ def _undrawn(path: Path) -> list[str]:
 def _losses(pages: Iterable[Page], seen: bool) -> Iterator[str]:
     """Yield what ``pages`` left out, each phrase with the numbers of its pages.
 
-    If the pages are ``seen`` as images, nothing is lost of those that have an image.
+    If the pages are ``seen`` as images, no text is lost of those that have an image.
     """
     lacking: dict[str, list[int]] = {}
     last = 0
     for page in pages:
         last = max(last, page.number or 0)
-        for phrase in () if seen and page.image is not None else page.left_out:
+        phrases = {WHOLE_PAGE}.intersection(page.left_out) if seen and page.image is not None else page.left_out
+        for phrase in phrases:
             lacking.setdefault(phrase, []).extend([] if page.number is None else [page.number])
     return (_of_pages(phrase, numbers, last) for phrase, numbers in lacking.items())
 
@@ -293,19 +322,19 @@ def _reading(path: Path, found: Sequence[Page], taken: Sequence[Page], seen: boo
     """Return the documents of the pages or chunks that are ``taken`` of those that were ``found``."""
     left_out = list(_losses(found, seen))
     if not taken:
-        raise DocumentError(path, "; ".join(left_out) or "no text in it")
+        raise DocumentError(path, "; ".join(left_out) or _BLANK)
     return Reading([_document(path, i, page) for i, page in enumerate(taken)], left_out)
 
 
 def _lacks_text(page: Page) -> bool:
-    """Return whether the text of ``page`` can only be recognised."""
-    return not page.text and page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
+    """Return whether the text of ``page`` can only be recognised. The texts of notes on it may be known."""
+    return page.image is not None and not set(page.left_out).isdisjoint(_UNREADABLE)
 
 
 def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> Iterator[Page]:
     """Yield ``pages``, with the text that is recognised on those without one. Each may take as long as a file may."""
     count = sum(map(_lacks_text, pages))
-    with Progress(count, f"recognising {path.name}", "page", show_progress_bar and count > 1) as progress:
+    with Progress(count, f"recognising {shown(Path(path.name))}", "page", show_progress_bar and count > 1) as progress:
         for page in pages:
             image = page.image
             if not (isinstance(image, PdfPage) and _lacks_text(page)):
@@ -314,6 +343,8 @@ def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> I
             try:
                 text, left_out = call(ocr_pages.recognise, path, image.page, task=f"recognising page {image.page}")
                 yield replace(page, text=text, metadata={**page.metadata, RECOGNISED: True}, left_out=tuple(left_out))
+                if page.text:
+                    yield replace(page, left_out=())
             except DocumentError as error:
                 yield replace(page, left_out=(error.reason.removeprefix(f"page {image.page} "),))
             progress.update(1)
@@ -321,23 +352,31 @@ def _recognised(path: Path, pages: Sequence[Page], show_progress_bar: bool) -> I
 
 def _pages_of_image(path: Path) -> list[Page]:
     """Return the pages of an image file, whose text can be recognised. A single image has no number."""
-    numbers, is_animation = call(_image_pages, path)
+    numbers, is_animation, damaged, has_more = call(_image_pages, path)
     pages = [Page("", page, PdfPage(path, page), left_out=(NO_TEXT,)) for page in numbers]
     if len(pages) == 1:
         pages = [replace(pages[0], number=None)]
-    return [*pages, Page("", left_out=(_ANIMATION,))] if is_animation else pages
+    pages += [Page("", left_out=(_ANIMATION,))] if is_animation else []
+    return [*pages, *_lost_pages(damaged, has_more)]
 
 
 def _image_pages(path: str) -> list[Any]:
-    """Return the numbers of the pages of an image file, and whether it is an animation."""
-    return [images.pages(Path(path)), images.is_animation(Path(path))]
+    """Return the numbers of the pages of an image file, whether it is an animation, and what `lost_pages` returns."""
+    return [images.pages(Path(path)), images.is_animation(Path(path)), *images.lost_pages(Path(path))]
+
+
+def _lost_pages(damaged: Sequence[int], has_more: bool) -> list[Page]:
+    """Return what a TIFF lacks, as pages without text."""
+    more = [Page("", left_out=(_MORE_IMAGES,))] if has_more else []
+    return [*(Page("", number, left_out=(_BROKEN,)) for number in damaged), *more]
 
 
 def _read_image(path: Path) -> Reading:
     """Return a document for each page of an image file: a TIFF may have several. Of an animation, one is taken."""
-    pages, is_animation = call(_image_pages, path) if is_heif(path) else _image_pages(str(path))
-    left_out = [_ANIMATION] if is_animation and len(pages) == 1 else []
+    pages, is_animation, *lost = call(_image_pages, path) if is_heif(path) else _image_pages(str(path))
+    left_out = list(_losses(_lost_pages(*lost), seen=False))
     if len(pages) == 1:
+        left_out += [_ANIMATION] if is_animation else []
         return Reading([_document(path, 0, Page("", image=path))], left_out)
     return Reading([_document(path, i, Page("", page, PdfPage(path, page))) for i, page in enumerate(pages)], left_out)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from smart_rag.files.ignored import NAMES
 
 # Milliseconds of quiet after which changes are told. An editor writes a file in several steps.
 _QUIET = 300
@@ -15,35 +18,60 @@ _FIRST = 1_000
 def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
     """Yield the paths at or below ``paths`` that have changed, come or gone, whenever there are some.
 
-    As soon as changes are noticed, ``paths`` themselves are yielded once, because something may have changed before.
+    Hidden files do not count, unless ``paths`` name them. As soon as changes are noticed, ``paths`` themselves are
+    yielded once, because something may have changed before. A path that does not exist, or that may not be read, is
+    looked for every second.
 
     Args:
         paths: files and folders.
         own: a folder whose changes do not count, such as that of an index.
     """
+    is_lost = False
     while True:
-        yield from _changes(paths, own)
-        # A folder was replaced by another one, of which the system tells nothing. So it is watched anew.
-        while not all(path.exists() for path in paths):
-            time.sleep(_FIRST / 1000)
+        # A folder that came, went, or was replaced by another one is watched anew: the system tells nothing of it.
+        places = [Path(os.path.realpath(path)) for path in paths]
+        # A file that is watched itself would be lost when an editor replaces it. So its folder is watched.
+        folders = {place.parent if os.path.isfile(place) else place for place in places}
+        numbers = {folder: _number(folder) for folder in folders}
+        if any(numbers.values()):
+            yield from _changes(places, numbers, Path(os.path.realpath(own)))
+        elif not is_lost:
+            yield set(places)
+        is_lost = not any(numbers.values())
+        time.sleep(_FIRST / 1000)
 
 
-def _changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
-    """Do the same as `changes`, until one of the folders is gone or replaced."""
+def _changes(places: Sequence[Path], numbers: dict[Path, int | None], own: Path) -> Iterator[set[Path]]:
+    """Do the same as `changes`, until one of the folders has another number than in ``numbers``."""
     from watchfiles import watch
 
-    places = [path.resolve() for path in paths]
-    # A file that is watched itself would be lost when an editor replaces it. So its folder is watched.
-    folders = {place if place.is_dir() else place.parent for place in places}
-    watched = {folder: folder.stat().st_ino for folder in folders}
+    watched = [folder for folder, number in numbers.items() if number is not None]
     options = {"step": _QUIET, "rust_timeout": _FIRST, "yield_on_timeout": True, "ignore_permission_denied": True}
     is_first = True
-    for batch in watch(*folders, watch_filter=None, **options):  # type: ignore[arg-type]
-        changed = {path for _, name in batch if any(map((path := Path(name)).is_relative_to, places))}
-        changed = {path for path in changed if not path.is_relative_to(own.resolve())}
-        if changed or is_first:
-            yield changed.union(places) if is_first else changed
-        is_first = False
-        if any(not folder.exists() or folder.stat().st_ino != number for folder, number in watched.items()):
-            yield set(places)
-            return
+    try:
+        for batch in watch(*watched, watch_filter=None, **options):  # type: ignore[arg-type]
+            changed = {path for _, name in batch if _counts(path := Path(name), places, own)}
+            if changed or is_first:
+                yield changed.union(places) if is_first else changed
+            is_first = False
+            if any(_number(folder) != number for folder, number in numbers.items()):
+                yield set(places)
+                return
+    except (FileNotFoundError, PermissionError):  # since the folder was looked at, it has gone
+        return
+
+
+def _number(folder: Path) -> int | None:
+    """Return the number by which the system knows ``folder``. Return None if there is none, or it may not be read."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def _counts(path: Path, places: Sequence[Path], own: Path) -> bool:
+    """Return whether ``path`` is at or below one of ``places`` and not hidden there. Files of patterns always count."""
+    if path.is_relative_to(own):
+        return False
+    below = [path.relative_to(place).parts for place in places if path.is_relative_to(place)]
+    return any(not any(part.startswith(".") for part in parts if part not in NAMES) for parts in below)

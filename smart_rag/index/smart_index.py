@@ -64,9 +64,12 @@ from smart_rag.index.upkeep.rebuild import rebuild
 from smart_rag.index.upkeep.rewrite import Rewrite, remove_old
 from smart_rag.index.upkeep.snapshot import snapshot
 from smart_rag.index.writing.documents import checked_documents, documents_of_texts
-from smart_rag.index.writing.file_ingest import FileIngest, ids_below, indexed_files, is_gone
+from smart_rag.index.writing.duplicates import Duplicates
+from smart_rag.index.writing.file_ingest import FileIngest
+from smart_rag.index.writing.indexed_files import ids_below, indexed_files, is_below, is_gone, is_missing
 from smart_rag.index.writing.ingest import Ingest, OnCommit
-from smart_rag.paths import absolute, bytes_below
+from smart_rag.index.writing.moves import Moves
+from smart_rag.paths import absolute, bytes_below, shown
 from smart_rag.progress import Progress
 from smart_rag.reports import AddReport, IndexedFile
 from smart_rag.scoring.relevance import Scale
@@ -77,7 +80,17 @@ from smart_rag.store.row import VECTORS, Row
 from smart_rag.store.token_store import keys_of_vectors
 from smart_rag.store.where import Where
 from smart_rag.threads import in_reader_thread, in_writer_thread
-from smart_rag.types import Content, Document, Encodable, Hit, IndexInfo, PdfPage, VerifyReport, with_explainer
+from smart_rag.types import (
+    Content,
+    Document,
+    Encodable,
+    Hit,
+    IndexInfo,
+    PdfPage,
+    VerifyReport,
+    is_unicode,
+    with_explainer,
+)
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -87,6 +100,8 @@ logger = logging.getLogger(__name__)
 
 # Number of documents in one commit if the caller brings the vectors. With 128, Chroma needs a fifth more time for each.
 _BATCH = 512
+# A warning names at most this number of files.
+_MOST_NAMES = 5
 # Rounds of a repair: what replaces a damaged entry may take an entry of another document with it.
 _REPAIRS = 3
 # If the caller brings the vectors, the modalities are unknown.
@@ -401,9 +416,11 @@ class SmartIndex:
 
         A file that has not changed is left alone. A file that has changed replaces its earlier documents. A file that
         was moved is known by its bytes: its documents get the new path, and nothing is encoded. If several files have
-        the same bytes, one of them is added. A file that cannot be read, or that takes too much time or memory, is
-        listed in ``failed``, and its earlier documents stay. Files that were left out are listed in ``skipped``: of
-        unknown types, hidden, in folders such as ``node_modules``, or named by ``.gitignore``.
+        the same bytes, one of them is added. The index remembers the others. If the one is changed or removed, in this
+        call or a later one, another takes its place. A file that cannot be read, or that takes too much time or
+        memory, is listed in ``failed``, and its earlier documents stay. If it has become empty, they are removed. A
+        path that does not exist is listed there, too. Files that were left out are listed in ``skipped``: of unknown
+        types, hidden, in folders such as ``node_modules``, or named by ``.gitignore``.
 
         `smart_rag.files.limits` changes how much time and memory a file may take. Each document has the metadata
         ``source`` (the file's full path), ``chunk`` (a number), and ``page`` (from 1 on) if the format has pages.
@@ -423,7 +440,7 @@ class SmartIndex:
             on_commit: as in `add`.
 
         Raises:
-            InvalidInput: a path does not exist, or no file is found, or ``ocr`` is True and the model reads images.
+            InvalidInput: none of ``paths`` exists, or no file is found, or ``ocr`` is True and the model reads images.
             MissingExtra: ``ocr`` is True, and the extra ``ocr`` is not installed.
             IndexLocked: another process writes to the index.
         """
@@ -431,7 +448,7 @@ class SmartIndex:
         roots = [Path(os.path.realpath(absolute(path))) for path in paths]
         readable = with_ocr(self.manifest.modalities) if ocr else self.manifest.modalities
         found = find(
-            [path for path, root in zip(paths, roots, strict=True) if not (prune and is_gone(root))],
+            [path for path, root in zip(paths, roots, strict=True) if not (prune and is_missing(root))],
             *(include, exclude, readable),
             gitignore=gitignore,
             max_file_size=max_file_size,
@@ -439,21 +456,33 @@ class SmartIndex:
         )
         own = self.path.resolve()  # the index holds images, and may itself be inside one of the folders
         wanted = [path for path in found.files if not path.is_relative_to(own)]
+        taken, other_names = set(wanted), set(found.left_out(SAME_FILE))
+        unasked = {one.path for one in found.skipped if not is_asked(one.reason)}
+
+        def is_left_out(path: Path) -> bool:
+            return is_below(path, unasked) and path not in taken
+
         self._store.images.sources.name(map(Path, paths))
         with self._session.writing():  # before a model is loaded: if another process writes, that is a waste of time
             counter, spans = token_counter(self.encoder), partial(token_spans_of, self.encoder)
             reader = Reader(self.manifest.modalities, counter, self.manifest.config, spans)
             has_vision = "image" in self.manifest.modalities
             total = sum(map(reader.count_pages, wanted)) if has_vision and show_progress_bar else len(wanted)
-            with self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest:
-                report = FileIngest(ingest, reader, ocr, show_progress_bar).add(wanted)
+            with (
+                self._ingest(total, "page" if has_vision else "file", show_progress_bar, on_commit) as ingest,
+                Duplicates.of(self.path) as duplicates,
+            ):
+                duplicates.forget_all(is_left_out)
+                files = FileIngest(Moves(ingest, duplicates, is_left_out), reader, ocr, show_progress_bar)
+                report = files.add(wanted)
                 report += AddReport(failed=tuple(found.failed), skipped=tuple(found.skipped))
-                report += ingest.remove(ids_below(self._store.pooled, found.left_out(SAME_FILE)))
+                report += files.remove(ids_below(self._store.pooled, other_names, is_left_out))
+                files.remember_links(found.hard_links)
                 gone = ids_below(self._store.pooled, roots, is_gone)
-                unasked = [one.path for one in found.skipped if not is_asked(one.reason)]
-                left = ids_below(self._store.pooled, unasked)
+                left = ids_below(self._store.pooled, unasked, is_left_out)
                 if prune:
-                    report += ingest.remove({*gone, *left})
+                    report += files.remove([*{*gone, *left}])
+                    duplicates.forget_all(lambda path: is_below(path, roots) and is_gone(path))
         if not prune:
             _warn_of_stale(gone, "no longer exists", "no longer exist")
             _warn_of_stale(left, "is left out now", "are left out now")
@@ -468,10 +497,14 @@ class SmartIndex:
         """Remove the documents of all files that no longer exist, and return the number of these documents.
 
         `add_files` with ``prune`` does this for the folders that it is given. Documents that were not made from files
-        stay, and so do those of files in folders that may not be read.
+        stay, and so do those of files in folders that may not be read. If another file was left out because it has the
+        same bytes, the documents stay, with the path of this file.
         """
         self._check_open()
-        return self.delete(ids_below(self._store.pooled, [Path(self.path.anchor)], is_gone))
+        with self._moves() as moves:
+            removed = moves.remove(ids_below(self._store.pooled, [Path(self.path.anchor)], is_gone)).removed
+            moves.duplicates.forget_all(is_gone)
+        return removed
 
     def add_texts(
         self,
@@ -526,14 +559,19 @@ class SmartIndex:
     def delete_source(self, path: str | Path) -> int:
         """Remove every document whose metadata ``source`` is ``path``, and return the number of these documents.
 
-        If ``path`` is a folder, or was one, remove the documents of all files in it that `add_files` has added.
+        If ``path`` is a folder, or was one, remove the documents of all files in it that `add_files` has added. If a
+        file elsewhere was left out because it has the same bytes, the documents stay, with the path of this file.
         """
         self._check_open()
         places = [absolute(path), Path(os.path.realpath(absolute(path)))]
-        sources = list(dict.fromkeys([str(path), *map(str, places)]))
-        rows = self._store.pooled.select({"source": {"$in": sources}})  # also those that are altered
+        # An index stores names as text, so it has no file with another name.
+        sources = [name for name in dict.fromkeys([str(path), *map(str, places)]) if is_unicode(name)]
+        rows = self._store.pooled.select({"source": {"$in": sources}}) if sources else ()  # also those that are altered
         below = ids_below(self._store.pooled, places)
-        return self.delete([*(row.document.id for row in rows), *below])
+        with self._moves() as moves:
+            moves.duplicates.forget_all(lambda one: is_below(one, places))
+            report = moves.remove(list(dict.fromkeys([*(row.document.id for row in rows), *below])))
+        return report.removed + report.moved
 
     def vacuum(self) -> int:
         """Remove token embeddings and images that no document uses. Return the number of removed token entries.
@@ -1141,6 +1179,14 @@ class SmartIndex:
             finally:  # the texts that were written before an error count, too
                 self._encoder.warn_of_unread_texts()
 
+    @contextmanager
+    def _moves(self) -> Iterator[Moves]:
+        """Yield what removes documents of files. A duplicate of a file takes them over; see `Duplicates`."""
+        with self._session.writing(), Duplicates.of(self.path) as duplicates:
+            moves = Moves(Ingest(self._store, self._encoder, lambda _: None), duplicates)
+            yield moves
+            moves.warn_of_unread()
+
     def _explainable(self, hits: Sequence[Hit], query: str | Content | Representation, search: Search) -> list[Hit]:
         """Return the ``hits`` of ``search``, with what the model cannot read and with an explainer for ``query``."""
         hits = marked(hits, query, self._encoder.loaded)
@@ -1268,11 +1314,13 @@ class SmartIndex:
 
 
 def _warn_of_stale(ids: Collection[str], one: str, several: str) -> None:
-    """Warn of files of the index whose documents have these ``ids``."""
+    """Warn of files of the index whose documents have these ``ids``, and name the first of them."""
     if ids:
-        count = len(set(map(source_of, ids)))
-        what, their = (one, "its") if count == 1 else (several, "their")
-        logger.warning("%s of the index %s; the option prune removes %s passages", number(count, "file"), what, their)
+        files = sorted(set(map(source_of, ids)))
+        what, their = (one, "its") if len(files) == 1 else (several, "their")
+        names = ", ".join(map(shown, files[:_MOST_NAMES])) + (", ..." if len(files) > _MOST_NAMES else "")
+        advice = f"the option prune removes {their} passages"
+        logger.warning("%s of the index %s; %s: %s", number(len(files), "file"), what, advice, names)
 
 
 def _checked_given(documents: Sequence[Document], vectors: Representation) -> list[Document]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from smart_rag import Hit
 from smart_rag.cli import display
 from smart_rag.types import PdfPage
+from smart_rag.wording import size_text
 
 
 def test_a_hit_without_text_is_shown_by_its_medium(capsys):
@@ -29,7 +30,7 @@ def test_a_hit_without_text_is_shown_by_its_medium(capsys):
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (5e12, "5,000.0 GB")],
 )
 def test_a_size_has_the_largest_unit_that_fits(size, text):
-    assert display.size_text(size) == text
+    assert size_text(size) == text
 
 
 def test_a_path_below_the_working_directory_is_short(tmp_path, monkeypatch):

@@ -39,6 +39,13 @@ class Watching:
             time.sleep(0.05)
 
 
+def wait_until(condition):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def watching(folder, tmp_path):
     one = Watching(folder, "--db", tmp_path / "index", "--exclude", "*.log")
@@ -63,21 +70,27 @@ def test_changes_are_taken_up_as_they_come(watching, folder, tmp_path):
     watching.wait_for(" 1 moved")
     (folder / "copy.txt").rename(folder / "swallows.txt")
     watching.wait_for(" 1 moved", times=2)
+    (folder / "twin.txt").write_text("Birds fly south in the autumn.")
+    wait_until((tmp_path / "index" / "duplicates.json").exists)  # an equal file is no news
+    (folder / "swallows.txt").write_text("Swallows fly, too.")  # its copy takes the passages over
+    watching.wait_for(" 1 replaced, 1 moved")
+    (folder / "twin.txt").unlink()
+    watching.wait_for(" 1 removed")
     (folder / "deep").mkdir()
     (folder / "deep" / "fish.md").write_text("Fish swim.")
     watching.wait_for(" 1 added", times=2)
     with FileLock(tmp_path / "index" / "write.lock", timeout=SECONDS):  # another process writes
         shutil.rmtree(folder / "deep")
         watching.wait_for("will be tried again")
-    watching.wait_for(" 1 removed")
+    watching.wait_for(" 1 removed", times=2)
     (folder / "secret.txt").write_text("Nobody shall read this.")
     watching.wait_for(" 1 added", times=3)
     (folder / ".gitignore").write_text("secret.txt\n")
-    watching.wait_for("unchanged, 1 removed", times=2)
+    watching.wait_for("unchanged, 1 removed", times=3)
     folder.rename(folder.with_name("elsewhere"))  # and another folder takes its place
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "swallows.txt").write_text("Swallows come back.")
-    watching.wait_for(" removed", times=3)
+    watching.wait_for(" removed", times=4)
     (tmp_path / "docs" / "late.txt").write_text("Late birds come, too.")
     watching.wait_for(" 1 added", times=4)
     shutil.rmtree(tmp_path / "docs")

@@ -11,9 +11,11 @@ import pytest
 from filelock import FileLock
 from helpers.command_line import Terminal, error_of, good, run, usage_error_of
 from helpers.hostile_files import nested_forms
+from helpers.text_files import write
 from helpers.word_encoder import WordEncoder
 
-from smart_rag import Document, SmartIndex
+from smart_rag import AddReport, Document, SmartIndex
+from smart_rag.cli.write import _add_changed, _Wanted
 
 
 def test_a_second_run_adds_new_files_and_replaces_changed_ones(folder, tmp_path):
@@ -69,6 +71,28 @@ def test_some_broken_files_are_listed_and_the_rest_is_indexed(folder, tmp_path, 
         "2 files were left out:\n  docs/photo.txt: binary data, not text\n  docs/scan.pdf: damaged, or not a PDF"
         in errors
     )
+
+
+def test_a_missing_path_among_others_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = run("index", "docs", "nothere", "--db", "index")
+    assert (code, output) == (1, "passages: 4 added\n4 passages in index\n")
+    assert "1 file was left out:\n  nothere: does not exist; expected a file or a folder of documents\n" in errors
+    assert run("index", "docs", "nothere", "--db", "index", "--dry-run")[0] == 1
+
+
+def test_sources_and_what_takes_the_place_of_a_file_that_is_gone(folder, tmp_path, monkeypatch):
+    (folder / "copy.md").write_bytes((folder / "dogs.md").read_bytes())
+    good("index", folder, "--db", tmp_path / "index")
+    monkeypatch.chdir(tmp_path)
+    (folder / "copy.md").unlink()
+    (folder / "cats.txt").unlink()
+    gone = "docs/cats.txt: 1 passage (gone)\ndocs/copy.md: 1 passage (gone)\n"
+    assert good("sources", "--db", "index", "--gone") == gone
+    code, output, errors = run("sources", "--db", "index", "--gone", "--prune")
+    assert (code, output) == (0, gone)
+    assert errors == "docs/dogs.md: 1 passage of a file that is gone, with the same content\n1 passage removed\n"
+    assert "docs/dogs.md: 1 passage\n" in good("sources", "--db", "index")
 
 
 def test_limits_for_files(folder, tmp_path):
@@ -165,3 +189,35 @@ def test_a_large_index_is_calibrated(tmp_path):
     good("index", tmp_path / "docs", "--db", tmp_path / "index")
     assert json.loads(good("info", "--db", tmp_path / "index", "--json"))["manifest"]["relevance"]["documents"] == 220
     assert "  relevance 1.00  " in good("search", "Where is boat 12 moored?", "--db", tmp_path / "index", "-k", 1)
+
+
+def test_a_change_of_a_file_that_is_not_wanted_reads_no_other_file(tmp_path):
+    root = tmp_path.resolve() / "docs"
+    for name in ("a.txt", "b.txt", "node_modules/x.txt", "ignored.txt", "noise.log"):
+        write(root / name, f"The cat of {name}.")
+    write(root / ".gitignore", "ignored.txt\n")
+    db, encoder = tmp_path / "index", WordEncoder()
+    wanted = _Wanted([root], (), ("*.log",), True, None)
+    with SmartIndex.create(db, encoder) as index:
+        assert wanted.add_to(index, prune=True).added == 2
+
+    def report(*names):
+        return _add_changed(db, encoder, wanted, {root / name for name in names})
+
+    left_alone = report("node_modules/y/x.txt", "node_modules/x.txt", "ignored.txt", "noise.log", "gone.tmp", ".x/lock")
+    assert left_alone == AddReport()
+    assert report("a.txt").unchanged == 1
+    assert report(".gitignore").unchanged == 2
+    write(root / "a.txt", "Other words.")
+    assert report("a.txt", "4913").replaced == 1
+    write(root / "deep" / "c.txt", "More words.")
+    assert report("deep").added == 1
+    (root / "deep" / "CACHEDIR.TAG").touch()
+    assert report("deep/CACHEDIR.TAG").removed == 1
+    (root / "b.txt").unlink()
+    assert report("b.txt").removed == 1
+    (root / "a.txt").rename(root / "d.txt")
+    assert report("a.txt", "d.txt").moved == 1
+    root.rename(tmp_path / "elsewhere")
+    assert _Wanted([root], (), (), True, None).find(("text",), may_be_empty=True).files == []
+    assert report(".").removed == 1

@@ -11,7 +11,7 @@ from helpers.other_users import as_nobody
 from helpers.text_files import write
 
 from smart_rag.errors import InvalidInput
-from smart_rag.files.finder import find
+from smart_rag.files.finder import MISSING, find
 
 
 @pytest.fixture
@@ -156,8 +156,11 @@ def test_a_home_folder_is_expanded(tree, monkeypatch):
 
 
 def test_a_path_that_is_missing_is_named(tree):
-    with pytest.raises(InvalidInput, match=r"no/such/place does not exist"):
-        find([tree, "no/such/place"])
+    with pytest.raises(InvalidInput, match=r"nowhere, .*no/such/place does not exist; expected a file"):
+        find(["no/such/place", tree / "nowhere"])
+    found = find([tree, tree / "nowhere"])
+    assert found.files == find([tree]).files
+    assert [(one.path, one.reason) for one in found.failed] == [(tree / "nowhere", MISSING)]
 
 
 @pytest.mark.parametrize("patterns", [{}, {"include": ["*.txt"]}])
@@ -292,17 +295,25 @@ def test_a_folder_without_permission_is_reported(mode):
 @pytest.mark.parametrize(
     "line", ["!", "[z-a]", "\\", "*a*a*a*a*ab", "**" * 50, "***a***a***a***b", "/".join(["**", "a"] * 12) + "/zz"]
 )
-def test_a_pattern_that_cannot_be_used_costs_no_other(tmp_path, line):
+def test_no_pattern_costs_another_one_or_takes_long(tmp_path, line):
     deep = tmp_path.joinpath(*["a"] * 40)
-    write(deep / ("a" * 200 + ".txt"), b"words")
+    write(deep / ("a" * 200 + ".md"), b"words")
     write(tmp_path / "b.log", b"words")
     write(tmp_path / "c.tmp.txt", b"words")
     write(tmp_path / ".gitignore", f"*.log\n{line}\n*.tmp.*\n")
+    found = find([tmp_path], may_be_empty=True)
+    assert [path.parent for path in found.files] == ([] if line == "**" * 50 else [deep.resolve()])
+    assert found.failed == []
+
+
+def test_patterns_that_are_not_used_are_named(tmp_path):
+    for name in ("secret.txt", "late.txt", "a.txt"):
+        write(tmp_path / name, b"words")
+    comments = "# a comment\n" * 100_000
+    write(tmp_path / ".gitignore", f"{comments}secret.txt\n" + "b?\n" * 10_000 + "late.txt\n")
     found = find([tmp_path])
-    assert [path.parent for path in found.files] == [deep.resolve()]
-    assert [(one.path.name, one.reason) for one in found.failed] == [
-        (".gitignore", "no sound pattern, or one with too many wildcards, in line 2")
-    ]
+    assert [path.name for path in found.files] == ["a.txt", "late.txt"]
+    assert [one.reason for one in found.failed] == ["too many patterns; those from line 110,001 on are not used"]
 
 
 def test_a_named_path_without_permission_is_reported():

@@ -19,7 +19,7 @@ NOBODY = 65534
 AS_USER = f"""
 import os, sys, tempfile, threading, time
 sys.path.insert(0, {TESTS!r})
-import chromadb, encodings.utf_8_sig, lmdb, numba, pathspec, semantic_text_splitter, sqlite3, tqdm.auto, tracemalloc
+import chromadb, encodings.utf_8_sig, lmdb, numba, semantic_text_splitter, sqlite3, tqdm.auto, tracemalloc
 from chromadb.api.rust import RustBindingsAPI
 from chromadb.api.client import SharedSystemClient
 from smart_rag import Document, SmartIndex, errors

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smart_rag.errors import DocumentError
@@ -53,6 +54,9 @@ _MULTIPLE = {
     "iso2022kr": "iso2022_kr",
 }
 
+# Encodings of mails that are ASCII with escapes.
+_SHIFTED = {"utf7": "utf-7", "hzgb2312": "hz", "iso2022jp": "iso2022_jp_ext", "iso2022kr": "iso2022_kr"}
+
 # What a file may say stands in its first bytes.
 _HEAD_BYTES = 4096
 _XML = re.compile(rb"\A\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{1,40})")
@@ -75,6 +79,10 @@ _BINARY = (
 _CONTROLS = bytes(i for i in range(32) if i not in b"\0\a\b\t\n\v\f\r\x1a\x1b") + b"\x7f"
 _NO_CONTROLS = bytes(i for i in range(256) if i not in _CONTROLS)
 _NULS = re.compile("\0+")
+_SIGNS_OF_WINDOWS = re.compile(rb"[\x80\x82-\x8c\x8e\x91-\x9c\x9e\x9f]")
+# These encodings have controls in the place of the letters and quotes of Windows.
+_WITH_CONTROLS = frozenset(f"iso8859-{i}" for i in range(2, 17))
+_NO_CHARACTERS = dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 
 # Characters of texts. Binary data with a mark of UTF-16 has others.
 _USUAL = re.compile(
@@ -145,7 +153,29 @@ def decode(data: bytes, path: Path, *, is_html: bool = False) -> Decoded:
         return _decoded(data.decode(codec, "replace"), codec, data)
     if _is_binary(data):
         raise _not_text(path)
-    return _utf8(data, is_html) or _declared(data, is_html) or _mostly_utf8(data) or _detected(data)
+    return _chosen(data, _named(data, is_html))
+
+
+def decode_part(data: bytes, named: str = "", *, is_html: bool = False) -> Decoded:
+    """Return the text of a part of a file, such as the body of a mail. No part is refused.
+
+    Args:
+        data: the bytes of the part.
+        named: the encoding that the file says of it, which may be wrong.
+        is_html: whether a meta element can say the encoding.
+    """
+    shifted = _SHIFTED.get(_plain(named)) if data.isascii() else None
+    marked = next((codec for mark, codec in _MARKS if data.startswith(mark)), None)
+    codec = shifted or marked or _wide(data) or _shifted(data)
+    if codec is not None:
+        return _decoded(data.decode(codec, "replace").removeprefix("\ufeff"), codec, data)
+    return _chosen(data, _codec_of(named) or (_named(data, is_html) if is_html else None))
+
+
+def _chosen(data: bytes, named: str | None) -> Decoded:
+    """Return the text of ``data``, which may say a codec."""
+    utf8 = _utf8(data, named)
+    return utf8 or (_as_named(data, named) if named else None) or _mostly_utf8(data) or _detected(data)
 
 
 def _not_text(path: Path) -> DocumentError:
@@ -206,22 +236,19 @@ def _shifted(data: bytes) -> str | None:
     return None
 
 
-def _utf8(data: bytes, is_html: bool) -> Decoded | None:
+def _utf8(data: bytes, named: str | None) -> Decoded | None:
     """Return the text if all of it is UTF-8, unless it is so short that it may be an Asian encoding that it names."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-    if len(data) - len(text) < 8 and not data.isascii() and _named(data, is_html) in _MULTIPLE.values():
+    if len(data) - len(text) < 8 and not data.isascii() and named in _MULTIPLE.values():
         return None
     return _decoded(text, "utf-8", data)
 
 
-def _declared(data: bytes, is_html: bool) -> Decoded | None:
+def _as_named(data: bytes, codec: str) -> Decoded | None:
     """Return the text in the encoding that the file says, if nearly all of it can be decoded."""
-    codec = _named(data, is_html)
-    if codec is None:
-        return None
     found = data.decode(codec, "replace")
     if found.count("\ufffd") * 20 > sum(len(run) for run in re.findall(rb"[\x80-\xff]+", data)):
         return None
@@ -234,21 +261,21 @@ def _named(data: bytes, is_html: bool) -> str | None:
     found = _XML.search(head) or (is_html and _META.search(_COMMENT.sub(b"", head))) or _CODING.search(head)
     if not found:
         return None
-    return codec_named(found[1].decode())
+    return _codec_of(found[1].decode())
 
 
-def codec_named(encoding: str) -> str | None:
-    """Return the codec of an older encoding by a name that a file gives it, or None if it is none of them.
+def _codec_of(named: str) -> str | None:
+    return _SINGLE.get(_plain(named)) or _MULTIPLE.get(_plain(named))
 
-    Python has further codecs, which are no encodings of files, or are slow.
-    """
-    name = re.sub(r"[^a-z0-9]", "", encoding.lower())
-    return _SINGLE.get(name) or _MULTIPLE.get(name)
+
+def _plain(named: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", named.lower())
 
 
 def _mostly_utf8(data: bytes) -> Decoded | None:
     """Return the text if there are more than twice as many sound characters of UTF-8 beyond ASCII as broken ones.
 
+    If there are at least as many, what is not UTF-8 is text of Windows, unless all of it is of an Asian encoding.
     The last character may be cut. If it is the only one, two of its bytes are evidence.
     """
     text = data.decode("utf-8-sig", "replace")
@@ -257,7 +284,23 @@ def _mostly_utf8(data: bytes) -> Decoded | None:
     if _ends_cut(data):
         broken -= 1
         sound += 1
-    return _decoded(text, "utf-8", data) if sound > 2 * broken else None
+    if sound > 2 * broken:
+        return _decoded(text, "utf-8", data)
+    if sound < broken or detect(data) in _MULTIPLE.values():
+        return None
+    mixed = _decoded(data.decode("utf-8-sig", _OTHER_BYTES), "utf-8", data)
+    return replace(mixed, left_out=(*mixed.left_out, f"{number(broken, 'character')} read as cp1252, not as utf-8"))
+
+
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    """Return the bytes that are not UTF-8 as text of Windows, for `codecs.register_error`."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+_OTHER_BYTES = "smart_rag.as_windows"
+codecs.register_error(_OTHER_BYTES, _as_windows)
 
 
 def _ends_cut(data: bytes) -> bool:
@@ -277,12 +320,16 @@ def _ends_cut(data: bytes) -> bool:
 
 def _detected(data: bytes) -> Decoded:
     codec = detect(data)
+    if codec == "iso8859-15" and _SIGNS_OF_WINDOWS.search(data):  # which ISO 8859 lacks
+        codec = "cp1252"
     return _decoded(data.decode(codec, "replace"), codec, data)
 
 
 def _decoded(text: str, codec: str, data: bytes) -> Decoded:
     """Return the text without its NULs, and count them and what could not be decoded."""
     left_out = []
+    if codec in _WITH_CONTROLS:  # no text has these characters, so it is of another encoding
+        text = text.translate(_NO_CHARACTERS)
     lost = text.count("\ufffd")
     if lost:
         lost -= data.count("\ufffd".encode(codec)) if codec.startswith(("utf", "gb18030")) else 0

@@ -25,7 +25,6 @@ _VOID = frozenset(
 _ENDED = re.compile(r"<([A-Za-z][\w:.-]*)((?:\s[^<>]*)?)/>")
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _IS_XHTML = re.compile(r"\s*(?:<\?xml\b|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
-# A browser that runs scripts does not parse what is in these elements.
 # With each element that holds blocks, the parser looks at all elements around it. Browsers bound their nesting, too.
 _BLOCK = re.compile(
     r"<(/?)(?:div|section|article|aside|main|header|footer|nav|ul|ol|dl|menu|pre|listing|form|blockquote|center|address"
@@ -33,7 +32,16 @@ _BLOCK = re.compile(
     re.IGNORECASE,
 )
 _MOST_DEPTH = 500
-_NOSCRIPT = re.compile(r"<noscript\b[^>]*>.*?</noscript[^>]*>?", re.DOTALL | re.IGNORECASE)
+# A start or end tag, or a comment. No part of it is tried twice, so the time grows with the length of the markup.
+_TAG = re.compile(
+    r"""<(?:!--|(?P<end>/)?(?P<name>[a-zA-Z][^\s/>]*+)(?P<rest>(?:[^>"'=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+|["'])*+)>?)"""
+)
+# A parser reads no tags in these elements, but the one that ends them. A browser that runs scripts shows no noscript.
+_RAW = frozenset(("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "noscript"))
+_RAW_END = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in _RAW}
+_SHADOW_ROOT = re.compile(r"\sshadowrootmode\s*=", re.IGNORECASE)
+_MARKUP = re.compile(r"<[^>]*>?")
+_WORD = re.compile(r"\w+")
 
 
 def read_html(path: Path) -> Iterator[Page]:
@@ -70,19 +78,52 @@ def page_of_markup(markup: str, path: Path) -> Page:
         raise MissingExtra("selectolax", "html", f"reading {path.name}") from error
     if path.suffix.lower() in (".xhtml", ".epub") or _IS_XHTML.match(markup):
         markup = _ENDED.sub(_as_html, _replaced(markup, _CDATA, _escaped, "]]>"))
-    markup = _shallow(_replaced(markup, _NOSCRIPT, lambda _: " ", "</noscript", "</NOSCRIPT"))
-    tree = LexborHTMLParser(markup)
-    visible = Visible(tree)
+    markup, without_scripts = _as_shown(markup)
+    visible = Visible(LexborHTMLParser(_shallow(markup)))
+    if without_scripts:
+        visible.left_out["text for browsers that run no scripts"] = without_scripts
     head = "\n\n".join(visible.head())
     text = f"{head}\n\n{visible.text}" if head and visible.text else head or visible.text
     return Page(text, left_out=tuple(f"{number(words, 'word')} of {what}" for what, words in visible.left_out.items()))
 
 
-def _replaced(markup: str, pattern: re.Pattern[str], by: Callable[[re.Match[str]], str], *ends: str) -> str:
-    """Return ``markup`` with all matches replaced. Behind the last of ``ends`` is none, so that is not searched."""
-    last = max((markup.rfind(end) + len(end) for end in ends if end in markup), default=0)
-    last = (markup.find(">", last - 1) + 1 or len(markup)) if last else 0
-    return f"{pattern.sub(by, markup[:last])}{markup[last:]}"
+def _as_shown(markup: str) -> tuple[str, int]:
+    """Return ``markup`` as a browser that runs scripts shows it, and the number of words that are left out for it.
+
+    Elements ``noscript`` are left out. The parser would read what is in them. A ``template`` that is a shadow root
+    becomes a ``div``. The parser would not read what is in it.
+    """
+    lower = markup.lower()
+    if "<noscript" not in lower and "shadowrootmode" not in lower:
+        return markup, 0
+    parts: list[str] = []
+    are_shown: list[bool] = []  # of each open template, whether it is a shadow root
+    place = words = 0
+    copied = 0  # the markup before this place is in ``parts``
+    while (tag := _TAG.search(markup, place)) is not None:
+        place = tag.end()
+        name = (tag["name"] or "").lower()
+        by = None
+        if not name:
+            place = markup.find("-->", tag.start() + 2) + 3
+        elif name == "template" and not tag["end"]:
+            are_shown.append(_SHADOW_ROOT.search(tag["rest"]) is not None)
+            by = "<div>" if are_shown[-1] else None
+        elif name == "template" and are_shown:
+            by = "</div>" if are_shown.pop() else None
+        elif name in _RAW and not tag["end"]:
+            end = _RAW_END[name].search(markup, place)
+            inside = markup[place : end.start() if end else len(markup)]
+            place = (markup.find(">", end.end()) + 1 if end else 0) or len(markup)
+            if name == "noscript":
+                words += len(_WORD.findall(_MARKUP.sub(" ", inside)))
+                by = " "
+        if by is not None:
+            parts += [markup[copied : tag.start()], by]
+            copied = place
+        if place < tag.end():  # a comment without an end
+            break
+    return "".join([*parts, markup[copied:]]), words
 
 
 def _shallow(markup: str) -> str:
@@ -97,6 +138,12 @@ def _shallow(markup: str) -> str:
         return "<hr>" if is_deep else tag[0]
 
     return _BLOCK.sub(bounded, markup)
+
+
+def _replaced(markup: str, pattern: re.Pattern[str], by: Callable[[re.Match[str]], str], end: str) -> str:
+    """Return ``markup`` with all matches replaced. Behind the last ``end`` is none, so that is not searched."""
+    last = markup.rfind(end) + len(end) if end in markup else 0
+    return f"{pattern.sub(by, markup[:last])}{markup[last:]}"
 
 
 def _as_html(element: re.Match[str]) -> str:

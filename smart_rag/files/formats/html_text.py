@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,10 +82,9 @@ _NAVIGATION_ROLES = frozenset(("navigation", "menu", "menubar", "search"))
 _COOKIES = re.compile(r"cookie[-_ ]?(?:banner|consent|notice|bar|law|popup|message)|consent[-_ ]?banner", re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _WORD = re.compile(r"\w+")
+_LINKS = frozenset(("a", "button", "select"))
 # Navigation has its words in links. Another part with such a mark is text.
 _SHARE_OF_LINKS = 0.5
-# Such parts may stand in each other, and each is counted anew. After so many that are text, the others are text, too.
-_MOST_KEPT = 50
 # A page with fewer words outside of its navigation is a table of contents.
 _FEWEST_WORDS = 25
 
@@ -106,7 +106,6 @@ class Visible:
     def __init__(self, tree: LexborHTMLParser) -> None:
         self._tree = tree
         self.left_out: Counter[str] = Counter()
-        self._kept = 0  # parts with the mark of navigation that are text
         self.text = self._read(frozenset(("navigation", "cookie banners", "hidden text")))
         if self.left_out and len(_WORD.findall(self.text)) < _FEWEST_WORDS:
             self.left_out.clear()
@@ -127,50 +126,191 @@ class Visible:
         return [text for text in shown if not self.text.startswith(f"{text}\n")]
 
     def _read(self, without: frozenset[str]) -> str:
-        texts: list[str] = []
+        walk = _Walk(without, self.left_out)
         node: Any = self._tree.root
-        depth_of_pre = 0
-        rows: list[list[int]] = []
         while node is not None:
-            tag = node.tag
-            enters = False
-            if tag == "-text":
-                text = node.text_content
-                texts.append(f"{_AS_IS}{text}" if depth_of_pre else _SPACE.sub(" ", text))
-            elif tag is not None and not tag.startswith(("-", "!")) and tag not in _UNSEEN:
-                kind = _kind(node)
-                if kind in without and self._leaves(node, kind):
-                    texts.append(_LINE)
-                else:
-                    enters = node.first_child is not None
-                    depth_of_pre += tag in _PREFORMATTED and enters
-                    _open(texts, node, tag, rows)
-                    if not enters:
-                        _close(texts, node, rows)
-            if enters:
+            if walk.enters(node):
                 node = node.first_child
                 continue
             while node is not None and node.next is None:
                 node = node.parent
-                if node is not None and node.tag is not None:
-                    depth_of_pre -= node.tag in _PREFORMATTED
-                    _close(texts, node, rows)
+                if node is not None:
+                    walk.leave(node)
             node = node.next if node is not None else None
-        return _joined(texts)
+        return _joined(walk.texts.all)
 
-    def _leaves(self, node: Any, kind: str) -> bool:
-        """Return whether to leave out ``node``, and count its words."""
-        if kind == "navigation" and self._kept > _MOST_KEPT:
+
+class _Walk:
+    """One way through a document.
+
+    Attributes:
+        texts: the texts that are shown.
+    """
+
+    def __init__(self, without: frozenset[str], left_out: Counter[str]) -> None:
+        self.texts = _Texts()
+        self._without = without
+        self._left_out = left_out
+        self._depth = 0
+        self._depth_of_pre = 0
+        self._navigation: list[_Navigation] = []  # the open ones
+
+    def enters(self, node: Any) -> bool:
+        """Add what ``node`` begins with, and return whether to go on in it. Then `leave` adds what it ends with."""
+        tag = node.tag
+        if tag == "-text":
+            self._add(node.text_content)
+        if tag is None or tag.startswith(("-", "!")) or tag in _UNSEEN:
             return False
-        words = _words(node)
-        if kind == "navigation":
-            in_links = sum(_words(link) for link in node.css("a, button, select"))
-            if in_links < _SHARE_OF_LINKS * words:
-                self._kept += 1
-                return False
-        if words:
-            self.left_out[kind] += words
+        kind = _kind(node)
+        if kind in self._without and kind != "navigation":
+            self._count(kind, _words(node))
+            self.texts.append(_LINE)
+            return False
+        if node.first_child is None:
+            self.texts.open(node, tag)
+            self.texts.close(node)
+            return False
+        if kind in self._without:
+            self._navigation.append(_Navigation(self._depth, len(self.texts.all), self._left_out[kind]))
+        elif self._navigation:
+            self._navigation[-1].links += tag in _LINKS
+        self._depth += 1
+        self._depth_of_pre += tag in _PREFORMATTED
+        self.texts.open(node, tag)
         return True
+
+    def leave(self, node: Any) -> None:
+        if node.tag is None:
+            return
+        self._depth -= 1
+        self._depth_of_pre -= node.tag in _PREFORMATTED
+        self.texts.close(node)
+        if self._navigation and self._navigation[-1].depth == self._depth:
+            self._end_navigation()
+        elif self._navigation:
+            self._navigation[-1].links -= node.tag in _LINKS
+
+    def _add(self, text: str) -> None:
+        self.texts.append(f"{_AS_IS}{text}" if self._depth_of_pre else _SPACE.sub(" ", text))
+        if self._navigation:
+            self._navigation[-1].count(text)
+
+    def _end_navigation(self) -> None:
+        """Leave out the innermost navigation, which ends here, if it is one by its links. Else it is text."""
+        ended = self._navigation.pop()
+        if self._navigation:
+            self._navigation[-1].add(ended)
+        if ended.in_links >= _SHARE_OF_LINKS * ended.words:
+            self._left_out["navigation"] = ended.left_out_before
+            self._count("navigation", ended.words)
+            self.texts.cut(ended.begin)
+            self.texts.append(_LINE)
+
+    def _count(self, kind: str, words: int) -> None:
+        self._left_out[kind] += words
+        if not self._left_out[kind]:
+            del self._left_out[kind]
+
+
+@dataclass(slots=True)
+class _Navigation:
+    """An open element that says that it is navigation.
+
+    Attributes:
+        depth: the number of elements that it stands in.
+        begin: the number of texts before it.
+        left_out_before: the words of navigation that were left out before it.
+        words: the number of words in it.
+        in_links: the number of its words that are in links.
+        links: the number of links in it that are open.
+    """
+
+    depth: int
+    begin: int
+    left_out_before: int
+    words: int = 0
+    in_links: int = 0
+    links: int = 0
+
+    def count(self, text: str) -> None:
+        words = len(_WORD.findall(text))
+        self.words += words
+        self.in_links += words if self.links else 0
+
+    def add(self, inner: _Navigation) -> None:
+        self.words += inner.words
+        self.in_links += inner.words if self.links else inner.in_links
+
+
+@dataclass(slots=True)
+class _Row:
+    """An open row of a table: the places of its cells, each with the number of texts with words before it."""
+
+    cells: list[tuple[int, int]] = field(default_factory=list)
+    has_blocks: bool = False
+
+
+class _Texts:
+    """The texts of a document in order, with marks for the white space between them."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+        self._rows: list[_Row] = []
+        self._seen = 0  # texts that are not only white space
+
+    def append(self, text: str) -> None:
+        self._seen += bool(text.strip())
+        if self._rows and text in (_LINE, _PARAGRAPH):
+            self._rows[-1].has_blocks = True
+        self.all.append(text)
+
+    def cut(self, begin: int) -> None:
+        """Remove all texts from the place ``begin`` on. No row may be open that begins behind it."""
+        del self.all[begin:]
+
+    def open(self, node: Any, tag: str) -> None:
+        """Add what an element begins with."""
+        if tag in _APART:
+            self.append(_PARAGRAPH)
+        elif tag in _LINES:
+            self.append(_LINE)
+        if tag == "br":
+            self.append("\n")
+        elif tag == "tr":
+            self._rows.append(_Row())
+        elif tag in _CELLS:
+            if self._rows:
+                self._rows[-1].cells.append((len(self.all), self._seen))
+            self.all.append(_CELL)
+        elif tag == "li":
+            self.append(_ITEM)
+        elif tag in ("img", "area"):
+            self.append(f" {_SPACE.sub(' ', node.attributes.get('alt') or '')} ")
+        elif tag == "input" and (node.attributes.get("type") or "text").lower() not in _NO_VALUE:
+            self.append(f" {node.attributes.get('value') or node.attributes.get('placeholder') or ''} ")
+
+    def close(self, node: Any) -> None:
+        """Add what an element ends with."""
+        tag = node.tag
+        if tag == "li":
+            self.append(_ITEM_END)
+        if tag == "tr" and self._rows:
+            self._divide(self._rows.pop())
+        if tag in _APART:
+            self.append(_PARAGRAPH)
+        elif tag in _LINES:
+            self.append(_LINE)
+        elif tag in _DIVIDED and node.next is not None and node.next.tag in _DIVIDED:
+            self.append(" ")
+
+    def _divide(self, row: _Row) -> None:
+        """Set the marks of the cells of a row. A row of blocks is a layout, with a line for each."""
+        if self._rows:
+            self._rows[-1].has_blocks |= row.has_blocks
+        divider = _LINE if row.has_blocks else " | "
+        for i, (place, seen) in enumerate(row.cells):
+            self.all[place] = divider if seen > row.cells[0][1] and i else ""
 
 
 def _words(node: Any) -> int:
@@ -190,55 +330,6 @@ def _kind(node: Any) -> str:
         return "navigation"
     name = f"{attributes.get('id') or ''} {attributes.get('class') or ''}"
     return "cookie banners" if _COOKIES.search(name) and node.tag not in ("body", "html", "main") else ""
-
-
-def _open(texts: list[str], node: Any, tag: str, rows: list[list[int]]) -> None:
-    """Add the marks of an element that begins. ``rows`` has the places of each open row and of its cells."""
-    if tag in _APART:
-        texts.append(_PARAGRAPH)
-    elif tag in _LINES:
-        texts.append(_LINE)
-    if tag == "br":
-        texts.append("\n")
-    elif tag == "tr":
-        rows.append([len(texts)])
-    elif tag in _CELLS:
-        if rows:
-            rows[-1].append(len(texts))
-        texts.append(_CELL)
-    elif tag == "li":
-        texts.append(_ITEM)
-    elif tag in ("img", "area"):
-        texts.append(f" {_SPACE.sub(' ', node.attributes.get('alt') or '')} ")
-    elif tag == "input" and (node.attributes.get("type") or "text").lower() not in _NO_VALUE:
-        texts.append(f" {node.attributes.get('value') or node.attributes.get('placeholder') or ''} ")
-
-
-def _close(texts: list[str], node: Any, rows: list[list[int]]) -> None:
-    tag = node.tag
-    if tag == "li":
-        texts.append(_ITEM_END)
-    if tag == "tr" and rows:
-        _divide(texts, *rows.pop())
-    if tag in _APART:
-        texts.append(_PARAGRAPH)
-    elif tag in _LINES:
-        texts.append(_LINE)
-    elif tag in _DIVIDED and node.next is not None and node.next.tag in _DIVIDED:
-        texts.append(" ")
-
-
-def _divide(texts: list[str], begin: int, *marks: int) -> None:
-    """Set the marks of the cells in a row. A row of blocks is a layout, with a line for each.
-
-    Rows stand in rows, so this must look only at the begin of what stands in a cell.
-    """
-    has_blocks = any(texts[i] in (_LINE, _PARAGRAPH) for i in range(begin, len(texts)))
-    seen = False
-    for mark, end in zip(marks, [*marks, len(texts)][1:], strict=True):
-        divider = _LINE if has_blocks else " | "
-        texts[mark] = divider if seen else ""
-        seen = seen or any(texts[i].strip() for i in range(mark + 1, end))
 
 
 def _joined(texts: list[str]) -> str:

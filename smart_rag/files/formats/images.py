@@ -101,20 +101,38 @@ def pages(path: Path) -> list[int]:
     Raises:
         MissingExtra: the file is HEIF, and pi-heif is not installed.
     """
-    found = []
+    return _images_of(path)[0] or [1]
+
+
+def lost_pages(path: Path) -> tuple[list[int], bool]:
+    """Return the numbers of those images of a TIFF that cannot be read, and whether it has more than are looked at."""
+    found, damaged, has_more = _images_of(path)
+    return (damaged if found else []), has_more
+
+
+def _images_of(path: Path) -> tuple[list[int], list[int], bool]:
+    """Return the pages of a TIFF or HEIF, the images that cannot be read, and whether there are too many of them."""
+    found: list[int] = []
+    damaged: list[int] = []
     try:
         if heif.is_heif(path):
             with _loading(path):
-                return list(range(1, heif.count_pictures(path) + 1)) or [1]
+                return list(range(1, heif.count_pictures(path) + 1)), [], False
         with _loading(path), Image.open(path, formats=("TIFF",)) as image:
-            for number in range(1, _MOST_PAGES + 1):
-                image.seek(number - 1)
+            for number in range(1, _MOST_PAGES + 2):
+                try:
+                    image.seek(number - 1)
+                except EOFError:  # behind the last image
+                    return found, damaged, False
+                except Exception:  # the image after it may be sound
+                    damaged.append(number)
+                    continue
                 kind = getattr(image, "tag_v2", {}).get(_NEW_SUBFILE_TYPE, 0)
                 if not (isinstance(kind, int) and kind & 1):
                     found.append(number)
-    except DocumentError:  # also behind the last image
-        pass
-    return found or [1]
+            return [number for number in found if number <= _MOST_PAGES], damaged, True
+    except DocumentError:  # `open_image` raises it again
+        return found, damaged, False
 
 
 def is_animation(path: Path) -> bool:

@@ -15,6 +15,33 @@ _VISIBLE = re.compile(
 )
 
 
+# Controls, which would reach terminals and language models. Tabs and ends of lines stay. Logs colour their lines by
+# sequences that begin with ESC, and a page of a manual prints a letter, goes back and prints it again.
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_TYPED_OVER = re.compile(r"[^\n]\x08")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Ends of lines, and the letters and quotes of Windows where a program took them for Latin-1. HTML says the same.
+_MEANT = {0x0B: "\n", 0x0C: "\n"}
+_MEANT |= {i: bytes([i]).decode("cp1252") for i in range(0x80, 0xA0) if i not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
+
+
+def without_controls(text: str) -> tuple[str, int]:
+    r"""Return ``text`` without control characters and lone surrogates, and the number of controls.
+
+    >>> without_controls("a\x00b \x1b[31mred\x1b[0m N\x08NA\tME\x0c 5 \x80")
+    ('a b red NA\tME\n 5 €', 4)
+    """
+    text = text.encode("utf-8", "replace").decode()
+    if not _ODD.search(text):
+        return text, 0
+    text = text.translate(_MEANT)
+    count = len(_CONTROL.findall(text))
+    if count:
+        text = _CONTROL.sub(" ", _TYPED_OVER.sub("", _COLOUR.sub("", text)))
+    return text, count
+
+
 def is_visible(text: str) -> bool:
     r"""Return whether a person sees anything of ``text``. Spaces and characters of zero width cannot be seen.
 

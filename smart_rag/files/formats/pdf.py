@@ -28,10 +28,11 @@ from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files.formats.images import fit
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf_fonts import NamedGlyphs
-from smart_rag.files.formats.pdf_text import Layer, joined, read_layer
+from smart_rag.files.formats.pdf_text import Layer, joined, notes_of, read_layer, string_of
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.types import Box, PdfPage, Span
+from smart_rag.wording import number as count_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,10 +45,13 @@ _PDFIUM = threading.RLock()
 # Whether a broken word has a hyphen is looked up on so many pages before and after it.
 _NEARBY_PAGES = 2
 # What a page lacks, for the report.
+WHOLE_PAGE = "its CropBox lies outside of its MediaBox, so all of it is shown"
 NO_TEXT = "no text in it (a scan needs ocr, or a model that reads page images)"
 NO_LETTERS = "no usable text in it (its fonts do not say which letters they show)"
 SOME_LETTERS = "some of its text is not usable (a font does not say which letters it shows)"
 XFA = "an XFA form, which only Adobe's programs show"
+# Of embedded files, so many are named. The others are counted.
+_MOST_NAMES = 20
 # A page with fewer characters of unknown fonts, such as bullets and arrows, lacks nothing that a search would find.
 _FEWEST_UNKNOWN = 20
 
@@ -73,7 +77,11 @@ class Pdf:
             self._pages = len(self._document)
         self._pages_opened = 0
         self._is_flattened = False
+        self._drawn: set[int] = set()  # pages with annotations; pdfium adds appearances to them when it draws them
         self._layers: dict[int, Layer] = {}
+        self._notes: dict[int, list[str]] = {}
+        self._embedded: dict[str, None] = {}  # an ordered set
+        self._whole: set[int] = set()  # pages of which all is shown, against what the file says
         self._glyphs = NamedGlyphs(self.path)
 
     def _load(self) -> Any:
@@ -114,10 +122,15 @@ class Pdf:
     def text(self, number: int) -> str:
         """Return the text layer of page ``number``, counted from 1. It is empty if the page is only an image.
 
+        The texts of notes follow that are not on the page itself. They have no boxes.
+
         Raises:
             DocumentError: there is no such page, or it cannot be read.
         """
-        return self._layer(number).text
+        text = self._layer(number).text
+        shown = "".join(text.split())
+        notes = [note for note in self._notes.get(number, ()) if "".join(note.split()) not in shown]
+        return "\n\n".join([*([text] if text else []), *notes])
 
     def left_out(self, number: int) -> tuple[str, ...]:
         """Return what the text of page ``number`` lacks, as phrases for `Page.left_out`.
@@ -134,12 +147,21 @@ class Pdf:
                 phrases.append(NO_LETTERS if layer.unknown else NO_TEXT)
         elif layer.unknown >= _FEWEST_UNKNOWN:
             phrases.append(SOME_LETTERS)
-        return tuple(phrases)
+        return (*phrases, WHOLE_PAGE) if number in self._whole else tuple(phrases)
 
     def is_xfa(self) -> bool:
         """Return whether the file is an XFA form. Its only page asks for a program that can show it."""
         with _PDFIUM:
             return bool(self._document.get_formtype() == self._pdfium.raw.FORMTYPE_XFA_FULL)
+
+    def embedded(self) -> list[str]:
+        """Return the names of the files in this one. Those in notes are known when the pages have been read."""
+        raw = self._pdfium.raw
+        with _PDFIUM:
+            count = raw.FPDFDoc_GetAttachmentCount(self._document)
+            files = (raw.FPDFDoc_GetAttachment(self._document, i) for i in range(count))
+            names = [string_of(raw.FPDFAttachment_GetName, file) for file in files if file]
+        return [name or "(no name)" for name in dict.fromkeys([*names, *self._embedded])]
 
     def render(self, number: int, max_pixels: int) -> Image:
         """Return page ``number``, counted from 1: an upright RGB image on white, with annotations and forms.
@@ -150,7 +172,7 @@ class Pdf:
             DocumentError: there is no such page, or it cannot be read.
         """
         check_count("max_pixels", max_pixels)
-        with self._page(number, as_filed=True) as page:
+        with self._drawable(number) as page:
             width, height = page.get_size()
             columns, rows = fit(width, height, max_pixels, MAX_DPI / _POINTS_PER_INCH)
             # pdfium rounds up. Without the last factor, 800.0000001 would become 801.
@@ -184,7 +206,7 @@ class Pdf:
         """
         width, height = check_count("width", size[0]), check_count("height", size[1])
         raw = self._pdfium.raw
-        with self._page(number, as_filed=True) as page:
+        with self._drawable(number) as page:
             bitmap = self._pdfium.PdfBitmap.new_native(width, height, raw.FPDFBitmap_BGR)
             try:
                 bitmap.fill_rect((255, 255, 255, 255), 0, 0, width, height)
@@ -250,9 +272,23 @@ class Pdf:
                 if raw.FPDFPage_GetAnnotCount(page) < 1:
                     yield page
                     return
+                if number not in self._notes:
+                    self._notes[number], files = notes_of(page)
+                    self._embedded.update(dict.fromkeys(files))
+                # Flattening does not see boxes that the page inherits. It would cut the page to 612 x 792 points.
+                box = page.get_bbox()
+                page.set_mediabox(*box)
+                page.set_cropbox(*box)
                 self._is_flattened |= raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) == raw.FLATTEN_SUCCESS
             with self._page(number) as page:
                 yield page
+
+    @contextmanager
+    def _drawable(self, number: int) -> Iterator[Any]:
+        with self._page(number, as_filed=True) as page:
+            if self._pdfium.raw.FPDFPage_GetAnnotCount(page) > 0:
+                self._drawn.add(number)
+            yield page
 
     @contextmanager
     def _page(self, number: int, as_filed: bool = False) -> Iterator[Any]:
@@ -261,6 +297,7 @@ class Pdf:
         Args:
             number: the page.
             as_filed: whether it must not be flattened. Then the document is reopened if any page of it was flattened.
+                Otherwise it is reopened if this page was drawn.
         """
         check_count("page", number)
         if number > self._pages:
@@ -268,10 +305,12 @@ class Pdf:
         with _PDFIUM:
             if self._document.raw is None:
                 raise InvalidInput(f"{self.path} was closed; use it inside the `with` statement that opened it")
-            if self._pages_opened == _PAGES_BEFORE_REOPENING or (as_filed and self._is_flattened):
+            is_changed = self._is_flattened if as_filed else number in self._drawn
+            if self._pages_opened == _PAGES_BEFORE_REOPENING or is_changed:
                 reopened = self._load()
                 self._document.close()
                 self._document, self._pages_opened, self._is_flattened = reopened, 0, False
+                self._drawn.clear()
             self._pages_opened += 1
             try:
                 page = self._open(number)
@@ -289,7 +328,8 @@ class Pdf:
         """
         page = self._document[number - 1]
         if not _has_size(page):
-            page.set_cropbox(*page.get_mediabox())
+            self._whole.add(number)
+            page.set_cropbox(0, 0, 0, 0)  # pdfium takes the MediaBox for an empty one, also where it is inherited
             page.close()
             page = self._document[number - 1]
             if not _has_size(page):
@@ -340,6 +380,9 @@ def read_pdf(path: Path) -> Iterator[Page]:
                 yield Page("", number, left_out=(error.reason.removeprefix(f"page {number} "),))
         if pdf.is_xfa():
             yield Page("", left_out=(XFA,))
+        if embedded := pdf.embedded():
+            named = ", ".join([*embedded[:_MOST_NAMES], *(["..."] if len(embedded) > _MOST_NAMES else [])])
+            yield Page("", left_out=(f"{count_of(len(embedded), 'embedded file')} not read: {named}",))
 
 
 def boxes(path: str | Path, number: int, spans: Sequence[Span]) -> list[list[Box]]:

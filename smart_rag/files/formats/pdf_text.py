@@ -39,6 +39,10 @@ _MOST_WRONG = 0.2
 # TeX's bitmap fonts have no map, and control characters in formulas. But the most of their texts are small letters.
 _FEWEST_LETTERS = 0.4
 
+# Annotations without a text of their own: links, pop-ups, fields and more. Fields are drawn.
+_NO_NOTES = frozenset((0, 2, 16, *range(18, 28)))
+_HIDDEN = 2 | 32  # by its flags, or not to be shown on a screen
+
 _BLANK = (*" \t\r\n\xa0\0", HYPHEN, "")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _BEFORE = re.compile(r"[^\W_]+(?:-[^\W_]+)*\Z")
@@ -141,6 +145,39 @@ def joined(layer: Layer, words: Callable[[], Counter[str]]) -> Layer:
             characters[i] = ""
     places = [place for place, part in zip(layer.places, characters, strict=True) for _ in part]
     return Layer("".join(characters), places, layer.unknown)
+
+
+def notes_of(page: Any) -> tuple[list[str], list[str]]:
+    """Return the texts of the notes on a page, as a reader shows them, and the names of the files in them.
+
+    A sticky note, the comment of a highlight, and a note without an appearance are no part of what is drawn.
+    """
+    import pypdfium2
+
+    raw = pypdfium2.raw
+    texts, files = [], []
+    for i in range(raw.FPDFPage_GetAnnotCount(page)):
+        note = raw.FPDFPage_GetAnnot(page, i)
+        if not note:
+            continue
+        try:
+            if raw.FPDFAnnot_GetSubtype(note) not in _NO_NOTES and not raw.FPDFAnnot_GetFlags(note) & _HIDDEN:
+                texts.append(string_of(raw.FPDFAnnot_GetStringValue, note, b"Contents"))
+            attached = raw.FPDFAnnot_GetFileAttachment(note)
+            if attached:
+                files.append(string_of(raw.FPDFAttachment_GetName, attached))
+        finally:
+            raw.FPDFPage_CloseAnnot(note)
+    return [text for text in texts if text], files
+
+
+def string_of(function: Callable[..., int], *arguments: Any) -> str:
+    """Return the text that a function of pdfium writes into a buffer, in UTF-16."""
+    size = function(*arguments, None, 0)
+    buffer = (ctypes.c_ushort * (size // 2 + 1))()
+    function(*arguments, buffer, size)
+    text = bytes(buffer)[:size].decode("utf-16-le", "replace").split("\0")[0].replace(HYPHEN, "")
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def _keeps_hyphen(before: str, after: str, counts: Counter[str]) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from smart_rag.errors import DocumentError
 
+EMPTY = "the file is empty"
+
 
 def check_readable(path: Path) -> None:
     """Raise `DocumentError` unless ``path`` is a file that can be opened and that is not empty."""
@@ -15,4 +17,4 @@ def check_readable(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
         raise DocumentError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if empty:
-        raise DocumentError(path, "the file is empty")
+        raise DocumentError(path, EMPTY)

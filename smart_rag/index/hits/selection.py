@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from smart_rag.config import Count, check_count
 from smart_rag.errors import InvalidInput
-from smart_rag.index.hits.duplicates import Passage
+from smart_rag.index.hits.duplicates import Passage, Passages
 from smart_rag.scoring.ranking import hybrid, ranking
 from smart_rag.store.row import Row
 from smart_rag.store.where import Where
@@ -126,7 +126,7 @@ class Selection:
         self._top_k = top_k
         self._rule = rule
         self._taken: dict[Source, int] = {}
-        self._passages: list[Passage] = []
+        self._passages = Passages()
         self.chosen: list[Chosen] = []
 
     @property
@@ -179,9 +179,9 @@ class Selection:
             self._taken[source] = self._taken.get(source, 0) + 1
         if self._rule.fold:
             passage = Passage.of(row)
-            for chosen, earlier in zip(self.chosen, self._passages, strict=True):
-                if passage.is_like(earlier):
-                    chosen.duplicates.append(row.document.id)
-                    return
+            earlier = self._passages.first_like(passage)
+            if earlier is not None:
+                self.chosen[earlier].duplicates.append(row.document.id)
+                return
             self._passages.append(passage)
         self.chosen.append(Chosen(row, place))

@@ -12,6 +12,7 @@ from pathlib import Path
 from smart_rag.errors import IndexMismatch, InvalidInput, StorageFull
 from smart_rag.index.folder import check_free
 from smart_rag.index.manifest import Manifest
+from smart_rag.index.writing.duplicates import FILE_NAME as DUPLICATES
 from smart_rag.store.document_store import DocumentStore
 
 
@@ -42,6 +43,8 @@ def snapshot(path: Path, manifest: Manifest, store: DocumentStore, target: Path)
             if now.data != manifest.data:
                 raise IndexMismatch(f"{path}: the index was written anew at this moment; try again")
             store.copy_to(unfinished)
+            if (path / DUPLICATES).is_file():
+                shutil.copyfile(path / DUPLICATES, unfinished / DUPLICATES)
             replace(now, data="").write(unfinished)
         _sync(unfinished)
         unfinished.rename(target)  # it may replace an empty folder, but no other one

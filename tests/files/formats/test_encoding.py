@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smart_rag.errors import DocumentError
-from smart_rag.files.formats.encoding import decode
+from smart_rag.files.formats.encoding import decode, decode_part
 
 PATH = Path("a.txt")
 CURLY = "The company’s “annual report” shows a profit. It doesn’t include the subsidiary. "  # noqa: RUF001
@@ -141,6 +141,49 @@ def test_one_bad_byte_costs_one_character():
     found = decode(data, PATH)
     assert found.text == f"{CURLY * 10}caf\ufffd. {CURLY * 10}"
     assert found.left_out == ("1 character could not be decoded as utf-8",)
+
+
+def test_one_bad_byte_in_a_text_with_two_accents():
+    found = decode((ENGLISH * 800).encode() + "naïve in a café. ".encode() + b"\xff", PATH)
+    assert found.text == f"{ENGLISH * 800}naïve in a café. ÿ"
+    assert found.left_out == ("1 character read as cp1252, not as utf-8",)
+
+
+def test_a_text_of_two_encodings_is_read_in_both():
+    found = decode("Schlüssel für alle, größer. ".encode() * 20 + "Schlüssel für alle. ".encode("cp1252") * 20, PATH)
+    assert found.text == "Schlüssel für alle, größer. " * 20 + "Schlüssel für alle. " * 20
+    assert found.left_out == ("40 characters read as cp1252, not as utf-8",)
+
+
+@pytest.mark.parametrize("name", ["iso-8859-1", "latin1", ""])
+def test_latin_1_is_the_encoding_of_windows(name):
+    text = "It costs 5 € — “don’t”. " * 3  # noqa: RUF001
+    head = f"# coding: {name}\n" if name else ""
+    assert text_of(f"{head}{text}".encode("cp1252")) == f"{head}{text}"
+
+
+def test_no_text_has_the_upper_controls():
+    head = "# coding: iso-8859-2\n"
+    found = decode(f"{head}Zażółć gęślą jaźń, zażółć gęślą jaźń".encode("iso-8859-2") + b" \x93", PATH)
+    assert found.text.endswith("jaźń \ufffd")
+    assert found.left_out == ("1 character could not be decoded as iso8859-2",)
+
+
+@pytest.mark.parametrize(
+    "sample", SAMPLES, ids=lambda sample: f"{sample.language}-{sample.encoding}-{len(sample.text)}"
+)
+def test_a_part_is_read_as_a_file_is(sample):
+    data = sample.text.encode(sample.encoding)
+    assert decode_part(data).text == sample.text
+    assert decode_part(data, sample.encoding).text == sample.text
+    assert decode_part(sample.text.encode(), sample.encoding).text == sample.text or len(sample.text) < 10
+
+
+@pytest.mark.parametrize("name", ["utf-7", "utf-16", "hz-gb-2312"])
+def test_a_part_in_an_encoding_of_mails(name):
+    assert decode_part("Grüße, 猫".encode(name) if name != "hz-gb-2312" else "猫".encode("hz"), name).text.endswith(
+        "猫"
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 2])

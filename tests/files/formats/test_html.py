@@ -109,11 +109,57 @@ def test_what_the_page_marks_is_left_out_and_counted(part, what):
     assert page.left_out == (what,)
 
 
-@pytest.mark.parametrize("part", ["script", "style", "template", "noscript", "iframe"])
+@pytest.mark.parametrize("part", ["script", "style", "template", "iframe"])
 def test_what_no_browser_shows_is_not_counted(part):
     page = page_of(f"<p>a<{part}><p>no words</p></{part}>{ARTICLE}")
     assert page.text == page_of(f"<p>a{ARTICLE}").text
     assert page.left_out == ()
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        '<script>var s = "<noscript>";</script>',
+        "<!-- a <noscript> is below -->",
+        "<textarea><noscript></textarea>",
+        "<title><noscript></title>",
+        '<img alt="<noscript>">',
+        "<img alt='<noscript>' title = \"a > b\">",
+        "<!--><script><!-- <noscript> --></script  >",
+        "<STYLE>/* <noscript> */</STYLE>",
+    ],
+)
+def test_noscript_in_a_string_hides_nothing(before):
+    page = page_of(f"{before}<p>First words.</p><NoScript ><p>On with <b>scripts</b>!</p></noscript><p>Last words.</p>")
+    assert page.text.endswith("First words.\n\nLast words.")
+    assert page.left_out == ("3 words of text for browsers that run no scripts",)
+
+
+def test_a_shadow_root_is_shown():
+    page = page_of(
+        "<my-page><template shadowrootmode=open><p>In the shadow.</p><template>x</template></template></my-page>"
+    )
+    assert page.text == "In the shadow."
+    assert page_of("<p>a</p><template><p>in a mould</p></template>").text == "a"
+
+
+def test_navigation_in_navigation_is_counted_once():
+    inner = "<nav><a href=1>One two</a></nav>"
+    page = page_of(f"<nav>{inner}<a href=2>three</a>{inner}</nav>{ARTICLE}")
+    assert page.left_out == ("5 words of navigation",)
+    assert page.text == page_of(ARTICLE).text
+    page = page_of(f"<nav><p>These words are a text in the navigation.</p>{inner}</nav>{ARTICLE}")
+    assert page.left_out == ("2 words of navigation",)
+    assert page.text.startswith("These words")
+
+
+@pytest.mark.parametrize(
+    "part", ["<table><tr><td>x", "<nav>word ", "<noscript ", "<noscript></noscript ", "<!--", '<a b="', "<p hidden>a"]
+)
+def test_the_time_grows_with_the_length(part):
+    begin = time.perf_counter()
+    page_of(part * 8000 + "</noscript>")
+    assert time.perf_counter() - begin < 5
 
 
 def test_navigation_with_text_is_text_and_so_is_a_table_of_contents():

@@ -23,6 +23,7 @@ from smart_rag.files.formats.images import (
     fit,
     image_from_bytes,
     is_animation,
+    lost_pages,
     open_image,
     pages,
 )
@@ -505,6 +506,37 @@ def test_a_tiff_whose_images_lead_in_a_circle_ends(tmp_path):
     data[second + 2 + 12 * entries : second + 6 + 12 * entries] = data[4:8]
     (tmp_path / "a.tif").write_bytes(data)
     assert pages(tmp_path / "a.tif") == [1, 2]
+
+
+def linked(data):
+    """Return the places of the tags of each image in a TIFF."""
+    places = [int.from_bytes(data[4:8], "little")]
+    while places[-1]:
+        entries = int.from_bytes(data[places[-1] : places[-1] + 2], "little")
+        places.append(int.from_bytes(data[places[-1] + 2 + 12 * entries :][:4], "little"))
+    return places[:-1]
+
+
+def test_images_of_a_tiff_that_cannot_be_read_are_named(tmp_path):
+    data = bytearray(tiff_of(*[0] * 6))
+    assert lost_pages(written(tmp_path, data)) == ([], False)
+    data[linked(data)[2] + 14 : linked(data)[2] + 16] = b"\1\0"  # no width any more
+    assert pages(written(tmp_path, data)) == [1, 2, 4, 5, 6]
+    assert lost_pages(tmp_path / "a.tif") == ([3], False)
+    assert pages(written(tmp_path, data[: linked(data)[4] + 5])) == [1, 2, 4]
+    assert lost_pages(tmp_path / "a.tif") == ([3, 5], False)
+
+
+def test_a_tiff_with_more_images_than_pages_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("smart_rag.files.formats.images._MOST_PAGES", 3)
+    assert pages(written(tmp_path, tiff_of(0, 0, 0, 0))) == [1, 2, 3]
+    assert lost_pages(tmp_path / "a.tif") == ([], True)
+    assert lost_pages(written(tmp_path, tiff_of(0, 0, 0))) == ([], False)
+
+
+def written(folder, data):
+    (folder / "a.tif").write_bytes(data)
+    return folder / "a.tif"
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF"])

@@ -6,8 +6,10 @@ import logging
 import re
 from collections import Counter
 
+import numpy as np
 import pypdfium2
 import pytest
+from fpdf import FPDF
 from helpers.odd_files import CATALOG, FONT, PAGES, one_page, page, raw_pdf, stream
 from helpers.text_files import refused, write
 from hypothesis import given
@@ -18,7 +20,7 @@ from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, SOME_LETTERS, XFA, Pdf, read_pdf
 from smart_rag.files.formats.pdf_fonts import _glyph_names
 from smart_rag.files.formats.pdf_text import HYPHEN, Layer, joined
-from smart_rag.files.reader import Reader
+from smart_rag.files.reader import Reader, survey
 from smart_rag.types import PdfPage
 
 
@@ -170,6 +172,53 @@ def test_a_hidden_note_is_not_read(tmp_path):
     assert texts(tmp_path, NOTE.replace(b"/F 4", b"/F 2")) == ["Name of owner:"]
 
 
+@pytest.mark.parametrize("subtype", [b"FreeText", b"Text", b"Highlight", b"StrikeOut", b"Square", b"Caret"])
+def test_notes_that_are_not_drawn_are_read_once(tmp_path, subtype):
+    note = b"/Annots[<</Type/Annot/Subtype/%s/F 4/Rect[10 20 190 40]/Contents(%s)>>]"
+    for contents, more in ((b"Ask Tobias\\rfor the key", "\n\nAsk Tobias\nfor the key"), (b"A few words", "")):
+        path = write(tmp_path / "a.pdf", one_page(entries=note % (subtype, contents)))
+        with Pdf(path) as pdf:
+            before = pdf.render(1, 20_000).tobytes()
+            text = pdf.text(1)
+            assert text == "A few words" + more
+            drawn, noted = pdf.boxes(1, [(0, 5), (len(text) - 3, len(text))])
+            assert len(drawn) == 1
+            assert len(noted) == (0 if more else 1)
+            assert pdf.render(1, 20_000).tobytes() == before
+            assert pdf.text(1) == text
+
+
+@pytest.mark.parametrize(
+    "hidden", [b"/Subtype/Link/F 4", b"/Subtype/Popup/F 4", b"/Subtype/Text/F 2", b"/Subtype/Text/F 32"]
+)
+def test_what_no_reader_shows_of_notes_is_not_read(tmp_path, hidden):
+    note = b"/Annots[<</Type/Annot%s/Rect[10 20 190 40]/Contents(Ask Tobias)>>]" % hidden
+    assert texts(tmp_path, one_page(entries=note)) == ["A few words"]
+
+
+def test_embedded_files_are_named(tmp_path):
+    made = FPDF()
+    made.add_page()
+    made.set_font("Helvetica", size=12)
+    made.cell(text="A cover sheet")
+    for name in ("first.txt", "second.txt"):
+        write(tmp_path / name, "embedded words")
+    made.embed_file(tmp_path / "first.txt")
+    made.file_attachment_annotation(tmp_path / "second.txt", 20, 20)
+    first, last = read_pdf(write(tmp_path / "a.pdf", bytes(made.output())))
+    assert first.text == "A cover sheet"
+    assert last == Page("", left_out=("2 embedded files not read: first.txt, second.txt",))
+
+
+def test_a_scan_with_a_note_is_still_a_scan(tmp_path):
+    picture = b"q 100 0 0 100 0 0 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \x80 EI Q"
+    note = b"/Annots[<</Type/Annot/Subtype/Text/F 4/Rect[10 20 190 40]/Contents(Ask Tobias)>>]"
+    data = raw_pdf(CATALOG, PAGES, page(entries=note), stream(picture), FONT)
+    (found,) = read_pdf(write(tmp_path / "a.pdf", data))
+    assert found.text == "Ask Tobias"
+    assert found.left_out == (NO_TEXT,)
+
+
 def test_an_xfa_form_is_named_and_not_logged(tmp_path, caplog):
     data = FIELD.replace(b"/AcroForm<<", b"/NeedsRendering true/AcroForm<</XFA 8 0 R").replace(
         b"xref\n0 ", b"8 0 obj\n" + stream(b"<xdp:xdp xmlns:xdp='http://ns.adobe.com/xdp/'/>") + b"\nendobj\nxref\n0 "
@@ -270,6 +319,50 @@ def test_ligatures_of_tex_are_letters(tmp_path):
 def test_what_lies_beside_the_page_is_not_read(tmp_path):
     data = pages_of(lines("on the page") + b" BT /F 12 Tf 500 40 Td (off the page) Tj ET")
     assert [text.strip() for text in texts(tmp_path, data)] == ["on the page"]
+
+
+def test_a_page_that_lies_outside_of_itself_is_shown_whole_and_named(tmp_path):
+    """Also to a model that sees the page."""
+    outside = write(tmp_path / "a.pdf", inheriting(b"/MediaBox[0 0 900 850]", b"/CropBox[2000 2000 2100 2100]"))
+    (left_out,) = survey(outside, ("text", "image")).left_out
+    assert left_out == "page 1: its CropBox lies outside of its MediaBox, so all of it is shown"
+    assert survey(outside, ("text",)).left_out == (left_out,)
+    inside = write(tmp_path / "b.pdf", inheriting(b"/MediaBox[0 0 900 850]"))
+    assert survey(inside, ("text", "image")).left_out == ()
+
+
+LINK = b"/Annots[<</Type/Annot/Subtype/Link/Rect[10 10 60 30]/A<</S/URI/URI(http://example.org)>>>>]"
+
+
+def inheriting(pages, entries=LINK):
+    """Return a PDF whose page has ``entries`` and takes its boxes from ``pages``, with a word in every corner."""
+    corners = ((b"high", 50, 820), (b"right", 800, 300), (b"low", 50, 20), (b"below", 50, -30))
+    shown = b" ".join(b"BT /F 12 Tf %d %d Td (%s) Tj ET" % (x, y, word) for word, x, y in corners)
+    whole = page(entries=entries).replace(b"/MediaBox[0 0 200 100]", b"")
+    return raw_pdf(CATALOG, PAGES.replace(b"/Kids", pages + b"/Kids"), whole, stream(shown), FONT)
+
+
+@pytest.mark.parametrize(
+    ("pages", "entries", "words"),
+    [
+        (b"/MediaBox[0 0 900 850]", LINK, "high right low"),
+        (b"/MediaBox[0 -50 900 850]", LINK, "high right low below"),
+        (b"/MediaBox[0 0 900 850]/CropBox[0 0 900 700]", LINK, "right low"),
+        (b"/CropBox[0 0 900 700]", b"/MediaBox[0 0 900 850]" + LINK, "right low"),
+        (b"/MediaBox[0 0 900 850]", b"/CropBox[2000 2000 2100 2100]", "high right low"),
+        (b"/MediaBox[0 0 900 850]/CropBox[2000 2000 2100 2100]", LINK, "high right low"),
+    ],
+)
+def test_a_page_may_inherit_its_size(tmp_path, pages, entries, words):
+    path = write(tmp_path / "a.pdf", inheriting(pages, entries))
+    with Pdf(path) as pdf:
+        assert pdf.text(1).split() == words.split()
+        low = pdf.text(1).index("low")
+        ((box,),) = pdf.boxes(1, [(low, low + 3)])
+        assert box[0] == pytest.approx(50 / 900, abs=0.01)
+        image = np.asarray(pdf.render(1, 400_000).convert("L"))
+        rows, columns = image.shape
+        assert image[int(box[1] * rows) : int(box[3] * rows), int(box[0] * columns) : int(box[2] * columns)].min() < 99
 
 
 # --- sizes ----------------------------------------------------------------------------------------

@@ -7,11 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+from fpdf import FPDF
 from helpers.scans import box_of, scan
 from PIL import Image
 
+from smart_rag import IndexConfig
 from smart_rag.errors import MissingExtra
 from smart_rag.files.ocr.engine import ReadLine, _engine, _letters, check_installed
+from smart_rag.files.reader import Reader
+from smart_rag.types import RECOGNISED
 
 pytest.importorskip("rapidocr")
 
@@ -133,3 +137,15 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(MissingExtra, match=r"pip install 'smart-rag\[ocr\]'"):
         check_installed()
+
+
+def test_a_note_on_a_scan_is_read_beside_what_is_recognised(tmp_path):
+    made = FPDF()
+    made.add_page()
+    made.image(scan("The valve is closed."), 0, 0, 200)
+    made.text_annotation(10, 10, "Ask Tobias first")
+    (tmp_path / "a.pdf").write_bytes(bytes(made.output()))
+    found = Reader(("text",), lambda text: len(text.split()), IndexConfig()).read(tmp_path / "a.pdf", ocr=True)
+    first, note = found.documents
+    assert "The valve is closed." in first.text
+    assert (note.text, RECOGNISED in note.metadata, note.metadata["page"]) == ("Ask Tobias first", False, 1)

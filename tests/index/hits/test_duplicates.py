@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 from helpers.word_encoder import SeeingEncoder, VocabularyEncoder
 from hypothesis import given
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smart_rag import Document, SmartIndex
-from smart_rag.index.hits.duplicates import Passage
+from smart_rag.index.hits.duplicates import Passage, Passages
 from smart_rag.store.row import VECTORS, Row
 
 TEXT = (
@@ -109,3 +112,45 @@ def test_equal_images_are_one_hit(tmp_path):
         index.add([Document(name, image=tmp_path / f"{name}.png") for name in ("red", "copy", "blue")])
         hits = index.search("red", 3, fold_duplicates=True)
         assert {hit.id: hit.duplicates for hit in hits} == {"blue": (), "copy": ("red",)}
+
+
+WORDS = st.lists(st.sampled_from(["boat", "harbour", "wind", "log", "7", "8"]), max_size=40).map(" ".join)
+
+
+@given(
+    base=WORDS,
+    changes=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["", "x", "keys", "9"])), max_size=30),
+    others=st.lists(WORDS, max_size=20),
+)
+def test_the_first_passage_that_is_alike_is_found(base, changes, others):
+    texts = [*others, *(f"{base[:place]}{word}{base[place:]}" for place, word in changes), base]
+    passages, found = Passages(), []
+    for text in texts:
+        one = passage(text)
+        found.append(one)
+        expected = next((place for place, other in enumerate(found[:-1]) if one.is_like(other)), None)
+        assert passages.first_like(one) == expected
+        passages.append(one)
+
+
+def test_long_texts_with_few_runs_in_common_buckets_are_compared():
+    """A bucket counts up to 255 runs, and these texts have more in each."""
+    numbers = np.random.default_rng(0).integers(0, 26, 400_000)
+    text = "".join(chr(ord("a") + number) for number in numbers)
+    passages = Passages()
+    passages.append(passage(text[::-1]))
+    passages.append(passage(text))
+    assert passages.first_like(passage(f"{text} and a little more")) == 1
+
+
+def test_many_passages_are_compared_at_once():
+    words = np.random.default_rng(0).integers(0, 26, (1000, 700))
+    texts = ["".join(chr(ord("a") + letter) for letter in row) for row in words]
+    found = [passage(text) for text in texts]
+    passages = Passages()
+    start = time.perf_counter()
+    for one in found:
+        assert passages.first_like(one) is None
+        passages.append(one)
+    assert time.perf_counter() - start < 3  # one by one, it takes half a minute
+    assert passages.first_like(passage(f"{texts[700]} more")) == 700

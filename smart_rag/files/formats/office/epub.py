@@ -13,10 +13,13 @@ from smart_rag.errors import DocumentError
 from smart_rag.files.formats.html import text_of_html
 from smart_rag.files.formats.office.archive import Archive, elements, local
 from smart_rag.files.formats.page import Page
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
+# Of chapters without a file, so many are named. The others are counted.
+_MOST_NAMED = 20
 _METADATA = {"title": "title", "creator": "author"}
 
 
@@ -33,7 +36,14 @@ def read_epub(path: Path) -> Iterator[Page]:
         root = archive.part(book)
         metadata = {} if root is None else _metadata(root)
         encrypted = _encrypted(archive)
-        for name in _all_chapters(archive) if root is None else _chapters(root, posixpath.dirname(book)):
+        names, missing = (_all_chapters(archive), []) if root is None else _chapters(root, posixpath.dirname(book))
+        archive.left_out += [
+            f"the chapter {id!r} cannot be read (the book does not say which file it is)"
+            for id in missing[:_MOST_NAMED]
+        ]
+        if len(missing) > _MOST_NAMED:
+            archive.left_out.append(f"{number(len(missing) - _MOST_NAMED, 'more chapter')} without a file")
+        for name in names:
             try:
                 if name in encrypted:
                     raise DocumentError(path, "encrypted")
@@ -43,13 +53,19 @@ def read_epub(path: Path) -> Iterator[Page]:
         yield Page("", left_out=tuple(archive.left_out))
 
 
-def _chapters(root: _Element, folder: str) -> Iterator[str]:
-    """Yield the names of the parts with the chapters."""
+def _chapters(root: _Element, folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of the parts with the chapters, each once, and the ids of chapters that have none."""
     targets = {item.get("id"): item.get("href", "") for item in root.iter("{*}item")}
+    names: dict[str, None] = {}
+    missing: dict[str, None] = {}
     for reference in root.iter("{*}itemref"):
-        target = unquote(targets.get(reference.get("idref"), ""))
+        id = reference.get("idref", "")
+        target = unquote(targets.get(id, "").partition("#")[0])
         if target:
-            yield posixpath.normpath(posixpath.join(folder, target))
+            names[posixpath.normpath(posixpath.join(folder, target))] = None
+        else:
+            missing[id] = None
+    return list(names), list(missing)
 
 
 def _all_chapters(archive: Archive) -> list[str]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from smart_rag.errors import DocumentError, MissingExtra
 from smart_rag.files.formats.legacy_encoding import detect
+from smart_rag.files.formats.office.rtf import CUT
 from smart_rag.files.formats.page import Page
+from smart_rag.wording import number
 
 _STREAM = 2  # for olefile
 _WORD_97 = 105  # the first version of the format whose text lies in pieces
@@ -25,6 +27,8 @@ _SIGNS = str.maketrans(
     | {"\x03": None, "\x04": None, "\x05": None, "\x08": None}
 )
 _CONTROLS = re.compile(rb"[\x00-\x1f]+")
+# What olefile says of a container that is cut.
+_IS_CUT = re.compile("out of range|less than declared|incomplete")
 _FIELD = re.compile("\x13[^\x13\x14\x15]*(?:\x14([^\x13\x15]*))?\x15")  # its code, then what it shows
 
 
@@ -56,6 +60,11 @@ def stream(opened: Any, name: str) -> bytes:
     return data
 
 
+def losses(opened: Any) -> tuple[str, ...]:
+    """Return what a container lacks, as for `Page.left_out`. Only streams that were read are known to be cut."""
+    return (CUT,) if any(_IS_CUT.search(str(reason)) for _, reason in opened.parsing_issues) else ()
+
+
 def read_doc(path: Path) -> Iterator[Page]:
     """Yield a Word document as one page: the body, then notes, headers, comments and text boxes.
 
@@ -71,9 +80,11 @@ def read_doc(path: Path) -> Iterator[Page]:
         if version < _WORD_97:
             start, end = struct.unpack_from("<II", main, 0x18)
             text = _text_of_word_95(main[start:end])
+            lost = max(0, end - max(start, len(main)))
         else:
-            text = "".join(_pieces(main, stream(opened, "1Table" if flags & 0x0200 else "0Table")))
-        yield Page(_shown(text))
+            text, lost = _joined_pieces(main, stream(opened, "1Table" if flags & 0x0200 else "0Table"))
+        left_out = (f"{number(lost, 'character')} that the file does not hold",) if lost else losses(opened)
+        yield Page(_shown(text), left_out=left_out)
 
 
 def read_ppt(path: Path) -> Iterator[Page]:
@@ -93,9 +104,13 @@ def read_ppt(path: Path) -> Iterator[Page]:
             raise DocumentError(path, "encrypted; save it without a password")
         try:
             yield from list(_slides(data, struct.unpack_from("<I", user, 16)[0]))
+            if cut := losses(opened):
+                yield Page("", left_out=cut)
         except (struct.error, KeyError, ValueError):
             text = "\n\n".join(_texts(data, 0, len(data)))
-            yield Page(text, left_out=("the numbers of the slides, because the list of them is damaged",))
+            yield Page(
+                text, left_out=("the numbers of the slides, because the list of them is damaged", *losses(opened))
+            )
 
 
 def _text_of_word_95(data: bytes) -> str:
@@ -106,8 +121,18 @@ def _text_of_word_95(data: bytes) -> str:
     return data.decode(detect(_CONTROLS.sub(b"\n", data)), "replace")
 
 
-def _pieces(main: bytes, table: bytes) -> Iterator[str]:
-    """Yield the text of a Word document. The table says where each piece of it lies."""
+def _joined_pieces(main: bytes, table: bytes) -> tuple[str, int]:
+    """Return the text of a Word document, and the number of its characters that lie beyond the end of the file."""
+    texts, lost = [], 0
+    for start, length, width in _pieces(main, table):
+        found = main[start : start + length * width]
+        texts.append(found.decode("cp1252" if width == 1 else "utf-16-le", "replace"))
+        lost += length - len(found) // width
+    return "".join(texts), lost
+
+
+def _pieces(main: bytes, table: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield where each piece of the text lies: its place, its characters, and the bytes of each."""
     place, size = struct.unpack_from("<II", main, 0x1A2)
     end = place + size
     while table[place] == 1:  # formats, which come before the pieces
@@ -120,10 +145,9 @@ def _pieces(main: bytes, table: bytes) -> Iterator[str]:
         (start,) = struct.unpack_from("<I", table, place + 4 * (count + 1) + 8 * i + 2)
         length = max(0, positions[i + 1] - positions[i])
         if start & _COMPRESSED:
-            start = (start & ~_COMPRESSED) // 2
-            yield main[start : start + length].decode("cp1252", "replace")
+            yield (start & ~_COMPRESSED) // 2, length, 1
         else:
-            yield main[start : start + 2 * length].decode("utf-16-le", "replace")
+            yield start, length, 2
 
 
 def _shown(text: str) -> str:
@@ -178,8 +202,8 @@ def _slides(data: bytes, edit: int) -> Iterator[Page]:
         if kind == _SLIDE_LIST and instance in (0, 2):  # the slides, then the notes
             for id, texts in _listed(data, first, last, places, is_notes=instance == 2):
                 slides.setdefault(id, []).extend(texts)
-    for number, texts in enumerate(slides.values(), 1):
-        yield Page("\n\n".join(texts), number)
+    for slide, texts in enumerate(slides.values(), 1):
+        yield Page("\n\n".join(texts), slide)
 
 
 def _directory(data: bytes, place: int) -> Iterator[tuple[int, int]]:

@@ -23,19 +23,22 @@ _TOKEN = re.compile(
 # Groups without text that is shown. So are those that begin with \*, except for the ones below.
 _UNSEEN = {
     *("colortbl", "stylesheet", "info", "pict", "objdata", "themedata", "colorschememapping", "listtable", "generator"),
-    *("listoverridetable", "rsidtbl", "revtbl", "latentstyles", "datastore", "xmlnstbl", "fldinst", "filetbl", "mmath"),
+    *("listoverridetable", "rsidtbl", "revtbl", "latentstyles", "datastore", "xmlnstbl", "fldinst", "filetbl"),
     *("nonshppict", "bkmkstart", "bkmkend", "private", "atnid", "atndate", "atnref", "datafield", "xe", "tc", "rxe"),
     *("ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "pgdsctbl", "userprops", "wgrffmtfilter", "sp"),
     *("leveltext", "levelnumbers", "listname"),
-    *("sn", "nesttableprops", "nonesttables", "do", "template", "operator", "falt", "panose"),
+    *("sn", "nesttableprops", "nonesttables", "shprslt", "template", "operator", "falt", "panose"),
 }
-_SEEN = {"shppict", "shpinst", "annotation", "footnote"}
+_SEEN = {"shppict", "shpinst", "annotation", "footnote", "do", "moMath", "moMathPara"}
+# Properties of formulas.
+_PROPERTIES = re.compile("m[A-Za-z]*Pr")
 # Groups whose text follows the paragraph that they stand in.
 _APART = {
     *("footnote", "annotation", "shptxt", "header", "headerl", "headerr", "headerf", "footer", "footerl", "footerr"),
-    "footerf",
+    *("footerf", "dptxbxtext"),
 }
 _END = "\n\n"
+CUT = "what follows, because the file is cut off or damaged"
 _TEXTS = {
     **{"par": "\n\n", "sect": "\n\n", "page": "\n\n", "row": "\n\n", "nestrow": "\n", "line": "\n", "lbr": "\n"},
     **{"cell": " | ", "nestcell": " | ", "tab": "\t", "emdash": "\u2014", "endash": "\u2013", "bullet": "\u2022"},
@@ -57,12 +60,14 @@ class _State:
 
     Attributes:
         text: what the text of the group is added to, or None if it is not shown.
+        in_unicode: what the text is added to that the group also has in Unicode. The other form of it is not shown.
         encoding: that of the font, or empty.
         unicode_bytes: the characters that follow a Unicode character, for older programs.
         hidden: whether the text is hidden.
     """
 
     text: list[str] | None
+    in_unicode: list[str] | None = None
     encoding: str = ""
     unicode_bytes: int = 1
     hidden: bool = False
@@ -77,20 +82,22 @@ def read_rtf(path: Path) -> Iterator[Page]:
     data = path.read_bytes()
     if not data.lstrip()[:4].startswith(b"{\\rt"):
         raise DocumentError(path, "damaged, or not a .rtf file")
-    text, hidden = rtf_text(data)
-    yield Page(text, left_out=(number(hidden, "hidden word"),) * bool(hidden))
+    yield page_of_rtf(data)
 
 
-def rtf_text(data: bytes) -> tuple[str, int]:
-    """Return the text of a rich text, and the number of its words that are hidden."""
+def page_of_rtf(data: bytes) -> Page:
+    """Return the text of a rich text, with what is left out of it: hidden words, and the end of a file that is cut."""
     reader = _Reader()
     reader.read(data)
-    return reader.text(), sum(len(part.split()) for part in reader.hidden)
+    hidden = sum(len(part.split()) for part in reader.hidden)
+    left_out = [number(hidden, "hidden word")] if hidden else []
+    return Page(reader.text(), left_out=(*left_out, *([CUT] if reader.is_cut else [])))
 
 
 class _Reader:
     def __init__(self) -> None:
         self.hidden: list[str] = []
+        self.is_cut = False
         self._body: list[str] = []
         self._apart: list[list[str]] = []  # texts that follow the paragraph
         self._state = _State(self._body)
@@ -115,7 +122,10 @@ class _Reader:
             elif plain:
                 self._add_bytes(plain)
             elif word == b"bin":
-                place += max(0, int(argument or 0))
+                size = max(0, int(argument or 0))
+                if size > len(data) - place:
+                    self.is_cut, size = True, 0
+                place += size
             elif word:
                 self._do(word.decode(), None if argument is None else int(argument))
             elif sign == b"*":  # elsewhere than at the begin of a group it means nothing
@@ -127,6 +137,7 @@ class _Reader:
             if token.lastindex:  # else it is the end of a line
                 self._begins = brace == b"{"
         self._decode()
+        self.is_cut = self.is_cut or bool(self._outer)
 
     def text(self) -> str:
         found = "".join([*self._body, *self._following()])
@@ -149,7 +160,11 @@ class _Reader:
             self._to_skip = self._state.unicode_bytes
         elif word in _APART:
             self._open_apart()
-        elif word in _UNSEEN or (starred and word not in _SEEN):
+        elif word == "upr":  # a text in the code page, and again in Unicode
+            self._change(text=None, in_unicode=self._state.text)
+        elif word == "ud":
+            self._change(text=self._state.in_unicode)
+        elif word in _UNSEEN or _PROPERTIES.fullmatch(word) or (starred and word not in _SEEN):
             self._change(text=None)
         elif word in ("v", "deleted"):
             self._change(hidden=argument != 0)

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from email.errors import MessageError
-from email.header import decode_header, make_header
-from email.message import EmailMessage, Message
+from email.message import Message
 from email.parser import BytesParser
-from email.policy import EmailPolicy
 from email.utils import parsedate_to_datetime
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from smart_rag.errors import DocumentError, SmartRagError
-from smart_rag.files.formats.encoding import codec_named, decode
+from smart_rag.files.formats.encoding import decode, decode_part
 from smart_rag.files.formats.html import page_of_markup
-from smart_rag.files.formats.legacy_encoding import detect
 from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.mail_parts import POLICY, payload_of, without_encoded_words
 from smart_rag.wording import number, one_line
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
-_HEAD_BYTES = 1000
+_ADDRESSES = ("From", "To", "Cc")
+_QUOTED_NAME = re.compile(r'"([^"\\]*)"\s*(?=<)')
+_COMMA = re.compile(r",\s*")
 _MOST_BYTES = 256_000_000
-# Characters of a header that the standard library parses, which takes it the square of their number.
-_MOST_PARSED = 2_000
-# What the standard library raises for headers that are malformed.
-_MALFORMED = (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-_WORD = re.compile(r"=\?[^?\s]{1,80}\?[bqBQ]\?[^?]*\?=")
-_BETWEEN_WORDS = re.compile(r"(?<=\?=)\s+(?==\?)")
+_BODIES = ("text/plain", "text/html")
+# The plain text of a mail is its body, unless another form of it has so many times the words.
+_MUCH_MORE = 1.2
+# A mail with more parts is no letter. To find the encodings of all of them could take for ever.
+_MOST_PARTS = 5_000
+_MARK = b"\xef\xbb\xbf"  # of UTF-8
+_HEAD_BYTES = 1000
 
 
 def read_mail(path: Path) -> Iterator[Page]:
     """Yield a mail as one page: its subject, sender, receivers and date, and its body.
 
-    These are metadata, too, with the names of the attachments. The attachments are not read. HTML is read only where
-    there is no plain text.
+    These are metadata, too, with the names of the attachments. The attachments are not read. HTML is read where there
+    is no plain text, or where that is only a part of it.
 
     Raises:
         DocumentError: the file is no mail.
@@ -48,12 +48,15 @@ def read_mail(path: Path) -> Iterator[Page]:
     head = data[:_HEAD_BYTES]
     if head.count(0) * 4 > len(head):  # an editor saved it in UTF-16
         data = decode(data, path).text.encode()
-    message = BytesParser(EmailMessage, policy=_Policy()).parsebytes(data)
+    message = BytesParser(Message, policy=POLICY).parsebytes(data.removeprefix(_MARK))
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():
         raise DocumentError(path, "no mail: it has none of the headers Subject, From, To and Date")
     body = _Body(path)
-    body.read(message)
+    body.read(message, is_all=True)
+    beyond = next(body.seen) - _MOST_PARTS
+    if beyond > 0:
+        body.left_out.append(f"{number(beyond, 'part')} after the first {_MOST_PARTS:,}")
     yield mail_page(headers, "\n\n".join(body.texts), body.attachments, body.left_out)
 
 
@@ -70,48 +73,20 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
     return Page(f"{lines}\n\n{body.strip()}", metadata=metadata, left_out=tuple(left_out))
 
 
-def decoded(data: bytes, charset: str | None = None) -> str:
-    """Return the text of a part of a file. ``charset`` is what the file says of it, which may be wrong."""
-    for encoding in (codec_named(charset or ""), "utf-8-sig"):
-        try:
-            if encoding:
-                return data.decode(encoding)
-        except ValueError:  # it has other bytes
-            continue
-    return data.decode(detect(data), "replace")
-
-
-class _Policy(EmailPolicy):
-    """The usual rules for mails. A header that is malformed or long is a plain text."""
-
-    def header_fetch_parse(self, name: str, value: str) -> Any:
-        if len(value) <= _MOST_PARSED:
-            try:
-                return super().header_fetch_parse(name, value)
-            except _MALFORMED:
-                pass
-        elif name.lower().startswith("content-"):  # it is parsed again, so that it must be short
-            value = value[:_MOST_PARSED]
-        return _WORD.sub(_decoded_word, _BETWEEN_WORDS.sub("", "".join(value.splitlines())))
-
-
-def _decoded_word(word: re.Match[str]) -> str:
-    try:
-        return str(make_header(decode_header(word[0])))
-    except _MALFORMED:
-        return word[0]
-
-
 class _Body:
-    """The texts of a mail, the names of its attachments, and what cannot be read."""
+    """The texts of a mail, the names of its attachments, and what cannot be read. ``seen`` counts the parts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seen: count[int] | None = None) -> None:
         self._path = path
+        self.seen = seen or count()
         self.texts: list[str] = []
         self.attachments: list[str] = []
         self.left_out: list[str] = []
 
-    def read(self, part: Message) -> None:
+    def read(self, part: Message, is_all: bool = False) -> None:
+        """Read a part of a mail, or a mail that may be all one text. Such a text is the body even if it has a name."""
+        if next(self.seen) >= _MOST_PARTS:
+            return
         kind = part.get_content_type()
         named = _file_name(part)
         if kind == "message/delivery-status":
@@ -122,12 +97,13 @@ class _Body:
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
                 self.texts.append("\n".join(lines))
                 self.read(message)
+        elif kind == "multipart/alternative" and part.is_multipart():
+            self._read_best(_parts(part))
         elif part.is_multipart():
-            parts = _parts(part)
-            for place, inner in enumerate(self._chosen(parts) if kind == "multipart/alternative" else parts, 1):
+            for place, inner in enumerate(_parts(part), 1):
                 self._read_one(inner, place)
-        elif part.get_content_maintype() == "text" and not named and part.get_content_disposition() != "attachment":
-            self.texts.append(self._text(part))
+        elif kind.startswith("text/") and part.get_content_disposition() != "attachment" and (is_all or not named):
+            self._read_text(part, kind)
         elif named or part.get_payload(decode=True):
             self.attachments.append(named or f"({kind})")
 
@@ -140,21 +116,43 @@ class _Body:
         except Exception as error:  # the standard library raises many kinds for headers that are malformed
             self.left_out.append(f"part {place} cannot be read ({type(error).__name__}: {one_line(error)})")
 
-    def _chosen(self, parts: list[Message]) -> list[Message]:
-        """Return the parts of an alternative to read: the plain text, or else the last one, which is the best."""
-        for part in parts:
-            if part.get_content_type() == "text/plain" and self._text(part).strip():
-                return [part]
-        return [part for part in parts if part.get_content_type() != "text/plain"][-1:] or parts
+    def _read_best(self, parts: list[Message]) -> None:
+        """Read one of several forms of the same text: the plain one, unless another one says much more.
 
-    def _text(self, part: Message) -> str:
-        payload = part.get_payload(decode=True)
-        text = decoded(payload if isinstance(payload, bytes) else b"", part.get_content_charset())
-        if part.get_content_type() != "text/html":
-            return text.strip()
-        page = page_of_markup(text, self._path)
-        self.left_out += page.left_out
-        return page.text
+        The attachments of all forms are named, and so are forms that are no body, such as a calendar.
+        """
+        bodies = []
+        for place, part in enumerate(parts, 1):
+            body = _Body(self._path, self.seen)
+            body._read_one(part, place)
+            kinds = {inner.get_content_type() for inner in part.walk()}
+            if body.texts and kinds.isdisjoint(_BODIES) and len(parts) > 1:
+                body.attachments.append(f"({part.get_content_type()})")
+                body.texts.clear()
+            self.attachments += body.attachments
+            bodies.append((body, "text/plain" in kinds))
+        most = max(bodies, key=lambda found: found[0].words(), default=None)
+        plain = next((body for body, is_plain in bodies if is_plain and body.words()), None)
+        if plain is not None and most is not None and most[0].words() <= _MUCH_MORE * plain.words():
+            most = plain, True
+        if most is not None:
+            self.texts += most[0].texts
+            self.left_out += most[0].left_out
+
+    def words(self) -> int:
+        return sum(len(text.split()) for text in self.texts)
+
+    def _read_text(self, part: Message, kind: str) -> None:
+        is_html = kind == "text/html"
+        payload, footer = payload_of(part)
+        found = decode_part(payload, str(part.get_content_charset() or ""), is_html=is_html)
+        self.left_out += found.left_out
+        text = found.text.strip()
+        if is_html:
+            page = page_of_markup(found.text, self._path)
+            self.left_out += page.left_out
+            text = page.text
+        self.texts += [text, decode_part(footer).text] if footer else [text]
 
 
 def _parts(part: Message) -> list[Message]:
@@ -164,18 +162,17 @@ def _parts(part: Message) -> list[Message]:
 
 
 def _header(message: Message, name: str) -> str:
-    """Return a header on one line. The standard library fails on some that are malformed."""
-    try:
-        found = ", ".join(map(str, message.get_all(name, [])))
-    except _MALFORMED:
-        found = next((str(text) for key, text in message.raw_items() if key.lower() == name.lower()), "")
-    return " ".join(found.encode("utf-8", "replace").decode().split())
+    """Return a header on one line."""
+    found = ", ".join(without_encoded_words(str(text)) for text in message.get_all(name, []))
+    if name in _ADDRESSES:
+        found = _COMMA.sub(", ", _QUOTED_NAME.sub(r"\1 ", found))
+    return " ".join(found.split())
 
 
 def _file_name(part: Message) -> str:
     try:
-        return " ".join((part.get_filename() or "").split())
-    except _MALFORMED:
+        return " ".join(without_encoded_words(part.get_filename() or "").split())
+    except (ValueError, LookupError, AttributeError, TypeError, IndexError):
         return "(a name that cannot be read)"
 
 

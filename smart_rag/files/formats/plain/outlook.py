@@ -9,11 +9,12 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+from smart_rag.files.formats.encoding import decode_part
 from smart_rag.files.formats.html import page_of_markup
-from smart_rag.files.formats.office.legacy import ole, stream
-from smart_rag.files.formats.office.rtf import rtf_text
+from smart_rag.files.formats.office.legacy import losses, ole, stream
+from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.plain.mail import decoded, mail_page
+from smart_rag.files.formats.plain.mail import mail_page
 
 _SUBJECT, _TO, _CC, _SENDER = "0037", "0E04", "0E03", "0C1A"
 _ADDRESSES = ("5D01", "0C1F")
@@ -55,7 +56,7 @@ def read_msg(path: Path) -> Iterator[Page]:
         ]
         headers = {name: " ".join(text.split()) for name, text in headers.items() if text}
         body = _body(opened, path)
-        yield mail_page(headers, body.text, attachments, [*body.left_out])
+        yield mail_page(headers, body.text, attachments, [*body.left_out, *losses(opened)])
 
 
 def _body(opened: Any, path: Path) -> Page:
@@ -63,16 +64,16 @@ def _body(opened: Any, path: Path) -> Page:
     plain = _text(opened, _BODY)
     if plain:
         return Page(plain.replace("\r\n", "\n"))
-    html = _text(opened, _HTML) or decoded(stream(opened, f"__substg1.0_{_HTML}0102"))
+    html = _text(opened, _HTML) or decode_part(stream(opened, f"__substg1.0_{_HTML}0102"), is_html=True).text
     if html.strip():
         return page_of_markup(html.replace("\0", ""), path)
-    return Page(rtf_text(_unpacked(stream(opened, f"__substg1.0_{_RICH}0102")))[0])
+    return page_of_rtf(_unpacked(stream(opened, f"__substg1.0_{_RICH}0102")))
 
 
 def _text(opened: Any, id: str, folder: str = "") -> str:
     name = f"{folder}/__substg1.0_{id}" if folder else f"__substg1.0_{id}"
     wide = stream(opened, f"{name}001F")
-    text = wide.decode("utf-16-le", "replace") if wide else decoded(stream(opened, f"{name}001E"))
+    text = wide.decode("utf-16-le", "replace") if wide else decode_part(stream(opened, f"{name}001E")).text
     return text.replace("\0", "").strip()
 
 

@@ -38,6 +38,35 @@ def test_a_damaged_chapter_or_list_of_chapters_loses_no_other(tmp_path, content)
     assert end.left_out[0].startswith("the part 'OPS/book.opf' cannot be read (")
 
 
+def book_of(path, spine):
+    items = '<item id="c1" href="one.xhtml"/><item id="c2" href="two.xhtml#part"/>'
+    return archive(
+        path,
+        {
+            "META-INF/container.xml": '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>',
+            "b.opf": f"<package><manifest>{items}</manifest><spine>{spine}</spine></package>",
+            "one.xhtml": XHTML.format("<p>One</p>"),
+            "two.xhtml": XHTML.format("<p>Two</p>"),
+        },
+    )
+
+
+def test_a_chapter_without_a_file_is_named(tmp_path):
+    first, second, end = read_epub(
+        book_of(tmp_path / "a.epub", '<itemref idref="c2"/><itemref idref="C1"/><itemref idref="c1"/>')
+    )
+    assert (first.text, second.text) == ("Two", "One")
+    assert end.left_out == ("the chapter 'C1' cannot be read (the book does not say which file it is)",)
+    (end,) = read_epub(book_of(tmp_path / "b.epub", "".join(f'<itemref idref="x{i}"/>' for i in range(50))))
+    assert len(end.left_out) == 21
+    assert end.left_out[-1] == "30 more chapters without a file"
+
+
+def test_a_chapter_is_read_once(tmp_path):
+    first, end = read_epub(book_of(tmp_path / "a.epub", '<itemref idref="c1"/>' * 100_000))
+    assert (first.text, end.text, end.left_out) == ("One", "", ())
+
+
 def test_what_is_no_book_is_refused(tmp_path):
     reason = "damaged, or not a .epub file (it has no part 'META-INF/container.xml')"
     assert refused(archive(tmp_path / "a.epub", {"a.txt": "words"})) == reason

@@ -11,7 +11,7 @@ from helpers.ole_files import doc, ole, ppt
 from helpers.text_files import refused, text_of, write
 
 from smart_rag.errors import DocumentError
-from smart_rag.files.formats.office.legacy import read_ppt
+from smart_rag.files.formats.office.legacy import read_doc, read_ppt
 
 pytest.importorskip("olefile")
 
@@ -73,6 +73,15 @@ def test_what_is_no_such_file_is_refused(tmp_path, suffix):
     assert "damaged, or not a" in refused(write(tmp_path / f"a{suffix}", b"words\0\1"))
     empty = refused(ole(tmp_path / f"b{suffix}", {"Other": b"x"}))
     assert "damaged, or not a" in empty or "no text in it" in empty
+
+
+def test_text_beyond_the_end_of_the_file_is_counted(tmp_path):
+    path = doc(tmp_path / "a.doc", "All words that are left. ")
+    data = path.read_bytes()
+    write(path, data.replace(struct.pack("<II", 0, 25), struct.pack("<II", 0, 50_000)))
+    (page,) = read_doc(path)
+    assert page.text.startswith("All words that are left.")
+    assert page.left_out == ("46,928 characters that the file does not hold",)
 
 
 @pytest.mark.parametrize("place", range(0, 120, 3))

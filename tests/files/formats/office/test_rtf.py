@@ -7,7 +7,7 @@ from helpers.text_files import refused, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smart_rag.files.formats.office.rtf import read_rtf, rtf_text
+from smart_rag.files.formats.office.rtf import CUT, page_of_rtf, read_rtf
 
 FONTS = r"{\fonttbl{\f0\fcharset0 Arial;}{\f1\fcharset238 Arial CE;}{\f2\fcharset128 MS Mincho;}}"
 
@@ -25,21 +25,40 @@ FONTS = r"{\fonttbl{\f0\fcharset0 Arial;}{\f1\fcharset238 Arial CE;}{\f2\fcharse
         (r"Fact{\footnote\pard The {\b note}.\par}goes on.\par Next.", "Factgoes on.\n\nThe note.\n\nNext."),
         (r"{\header Top\par}Body\par{\*\shpinst{\sp{\sn x}{\sv 1}}{\shptxt Box}}end", "Body\n\nTop\n\nend\n\nBox"),
         (r"{\listtext 1.\tab}Item", "1.\tItem"),
-        (r"{{{unbalanced", "unbalanced"),
         (r"a\par}}}}b", "a\n\nb"),
-        ("{" * 50_000 + "deep", "deep"),
+        (r"a {\*\do\dobxpage{\dptxbx\dptxbxtext\pard Box}} b\par end", "a  b\n\nBox\n\nend"),
+        (r"{\shp{\*\shpinst{\shptxt Box\par}}{\shprslt{\*\do{\dptxbxtext Box\par}}}}end", "end\n\nBox"),
+        (r"As {\mmath{\*\moMath{\mctrlPr\f1 x}{\mr E=mc}{\msSup{\me{\mr 2}}}}}.", "As E=mc2."),
+        (r"{\upr{Gr?n}{\*\ud{Gr\u252?n}}} ist {\*\other{\*\ud x}}", "Grün ist"),
+        ("{" * 50_000 + "deep" + "}" * 50_000, "deep"),
     ],
 )
 def test_text_is_read_as_it_is_shown(inner, text):
-    found, hidden = rtf_text((r"{\rtf1\ansi\ansicpg1252\deff0" + FONTS + r"\pard " + inner + "}").encode("latin-1"))
-    assert found == text
-    assert hidden == 0
+    found = page_of_rtf((r"{\rtf1\ansi\ansicpg1252\deff0" + FONTS + r"\pard " + inner + "}").encode("latin-1"))
+    assert found.text == text
+    assert found.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("inner", "text"),
+    [
+        (r"{{{unbalanced", "unbalanced"),
+        ("{" * 50_000 + "deep", "deep"),
+        (r"before\bin99999999 after}", "beforeafter"),
+        (r"before{\pict\bin99999999 abc} after}", "before after"),
+        (r"one two {\b three", "one two three"),
+    ],
+)
+def test_a_file_that_is_cut_is_named_as_such(inner, text):
+    found = page_of_rtf((r"{\rtf1\ansi " + inner).encode())
+    assert found.text == text
+    assert found.left_out == (CUT,)
 
 
 def test_the_code_page_of_the_file_holds_where_a_font_has_none():
-    assert rtf_text(rb"{\rtf1\ansi\ansicpg1251 \'c0\'c1}")[0] == "АБ"
-    assert rtf_text(rb"{\rtf1\mac caf\'8e}")[0] == "café"
-    assert rtf_text(rb"{\rtf1\ansi\ansicpg99999 caf\'e9}")[0] == "café"
+    assert page_of_rtf(rb"{\rtf1\ansi\ansicpg1251 \'c0\'c1}").text == "АБ"
+    assert page_of_rtf(rb"{\rtf1\mac caf\'8e}").text == "café"
+    assert page_of_rtf(rb"{\rtf1\ansi\ansicpg99999 caf\'e9}").text == "café"
 
 
 def test_hidden_text_is_counted(tmp_path):
@@ -49,13 +68,14 @@ def test_hidden_text_is_counted(tmp_path):
 
 
 def test_a_star_within_a_group_hides_nothing():
-    assert rtf_text(rb"{\rtf1 {\*\cs7 unknown}{\i0\*\cs7\cf0 The quick fox}}")[0] == "The quick fox"
-    assert rtf_text(b"{\\rtf1 {\r\n\\*\\cs7 unknown}fox}")[0] == "fox"
+    assert page_of_rtf(rb"{\rtf1 {\*\cs7 unknown}{\i0\*\cs7\cf0 The quick fox}}").text == "The quick fox"
+    assert page_of_rtf(b"{\\rtf1 {\r\n\\*\\cs7 unknown}fox}").text == "fox"
 
 
 def test_the_numbers_of_a_list_are_no_text():
     assert (
-        rtf_text(rb"{\rtf1 {\list{\listlevel{\leveltext \'02\'00.}{\levelnumbers \'01}}{\listname a;}}fox}")[0] == "fox"
+        page_of_rtf(rb"{\rtf1 {\list{\listlevel{\leveltext \'02\'00.}{\levelnumbers \'01}}{\listname a;}}fox}").text
+        == "fox"
     )
 
 
@@ -70,6 +90,5 @@ tokens = st.sampled_from(
 
 @given(st.lists(tokens | st.binary(max_size=4)))
 def test_no_bytes_end_the_run(parts):
-    text, hidden = rtf_text(b"{\\rtf1" + b"".join(parts))
-    assert isinstance(text, str)
-    assert hidden >= 0
+    page = page_of_rtf(b"{\\rtf1" + b"".join(parts))
+    assert isinstance(page.text, str)

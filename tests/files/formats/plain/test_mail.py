@@ -8,7 +8,7 @@ from email.message import EmailMessage
 
 import pytest
 from helpers.text_files import refused, write
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag.errors import DocumentError
@@ -81,6 +81,13 @@ def test_the_charset_may_be_right_unknown_or_wrong(tmp_path, charset):
     assert page_of(tmp_path, data).text == "Subject: x\n\nTee für 5 €"
 
 
+def test_receivers_are_shown_as_people_write_them(tmp_path):
+    data = b'From: "Tobias M. Reed" <t@example.com>\nTo: "Ann, Bo"\n <a@example.com>,b@example.com\nTo: c@d.e\n\nx'
+    metadata = page_of(tmp_path, data).metadata
+    assert metadata["from"] == "Tobias M. Reed <t@example.com>"
+    assert metadata["to"] == "Ann, Bo <a@example.com>, b@example.com, c@d.e"
+
+
 def test_a_malformed_header_does_not_lose_the_mail(tmp_path):
     data = b"Subject: =?utf-8?B?////?= =?x?Q?a?=\nDate: never\nTo: <<>>, @\nFrom: \xff\xfe <a@>\n\nwords"
     page = page_of(tmp_path, data)
@@ -96,10 +103,118 @@ def test_a_mail_that_an_editor_saved_in_utf_16_is_read(tmp_path, encoding, mark)
     assert page.text.endswith("Jürgen kommt.")
 
 
+HEAD = "From: a@example.com\nSubject: Test\n"
+GERMAN = "Die Überraschung für Jürgen ist schön. " * 5
+
+
+def body_of(path, data):
+    """Return the body of a mail, and what is left out."""
+    page = page_of(path, data if isinstance(data, bytes) else data.encode())
+    return page.text.split("\n\n", 1)[1], page.left_out
+
+
+def parts(kind, *inner):
+    """Return a part of this kind with other parts."""
+    edge = f"edge-{len(''.join(inner))}"
+    body = "".join(f"--{edge}\n{part}\n" for part in inner)
+    return f"Content-Type: multipart/{kind}; boundary={edge}\n\n{body}--{edge}--\n"
+
+
+PLAIN, HTML = "Content-Type: text/plain\n\nThe plan.", "Content-Type: text/html\n\n<p>The plan.</p>"
+PDF = "Content-Type: application/pdf\nContent-Disposition: inline; filename=report.pdf\n\nx"
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "us-ascii", "x-unknown"])
+def test_one_bad_byte_costs_one_character(tmp_path, charset):
+    head = f"{HEAD}Content-Type: text/plain; charset={charset}\nContent-Transfer-Encoding: 8bit\n\n"
+    body, left_out = body_of(tmp_path, head.encode() + GERMAN.encode() + b"\xff Gr\xc3\xb6\xc3\x9fe")
+    assert body == f"{GERMAN}\ufffd Größe"
+    assert left_out == ("1 character could not be decoded as utf-8",)
+
+
+def test_latin_1_is_the_encoding_of_windows(tmp_path):
+    head = f"{HEAD}Content-Type: text/plain; charset=iso-8859-1\nContent-Transfer-Encoding: 8bit\n\n"
+    assert body_of(tmp_path, head.encode() + b"5 \x80, \x93don\x92t\x94")[0] == "5 €, “don’t”"  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"=?iso-8859-1?Q?It_costs_5_=80?=", "It costs 5 €"),
+        (b"=?gb2312?B?1uzpRrv5?=", "朱镕基"),
+        (b"=?utf-8?Q?Gr=C3?= =?utf-8?Q?=B6=C3=9Fe?= in m", "Größe in m"),
+        (b"=?utf-8?B?R3LDtsOfZQ?= =?latin1?q?_=e4?=", "Größe ä"),
+        ("Größe und Länge".encode("cp1252"), "Größe und Länge"),
+        ("Größe und Länge".encode(), "Größe und Länge"),
+        (b"=?utf-8?B?!?= =?x?Q?", "=?utf-8?B?!?= =?x?Q?"),
+    ],
+)
+def test_headers_in_any_encoding(tmp_path, raw, text):
+    page = page_of(tmp_path, b"From: a@example.com\nSubject: " + raw + b"\n\nwords")
+    assert page.metadata["subject"] == text
+    named = b'Content-Disposition: attachment; filename="' + raw + b'"\n\nx'
+    page = page_of(tmp_path, HEAD.encode() + parts("mixed", PLAIN, "@").encode().replace(b"@", named))
+    assert page.metadata["attachments"] == text
+
+
+@pytest.mark.parametrize(
+    ("mail", "body", "attachments"),
+    [
+        (parts("alternative", HTML, "Content-Type: text/calendar\n\nBEGIN:VCALENDAR"), "The plan.", "(text/calendar)"),
+        (parts("alternative", PLAIN, parts("mixed", HTML, PDF)), "The plan.", "report.pdf"),
+        (
+            parts("alternative", PLAIN, parts("mixed", HTML, PDF, HTML.replace("plan", "end"))),
+            "The plan.\n\nThe end.",
+            "report.pdf",
+        ),
+        (
+            parts("alternative", PLAIN, HTML.replace("plan", "whole plan with all dates")),
+            "The whole plan with all dates.",
+            "",
+        ),
+        (parts("alternative", PLAIN.replace("plan", "plain plan"), HTML), "The plain plan.", ""),
+        (parts("alternative", "Content-Type: text/calendar\n\nBEGIN:VCALENDAR"), "BEGIN:VCALENDAR", ""),
+        ("Content-Type: text/plain; name=message.txt\n\nThe plan.", "The plan.", ""),
+    ],
+)
+def test_the_form_that_says_most_is_read_and_all_attachments_are_named(tmp_path, mail, body, attachments):
+    page = page_of(tmp_path, f"{HEAD}{mail}".encode())
+    assert page.text.split("\n\n", 1)[1] == body
+    assert page.metadata.get("attachments", "") == attachments
+
+
+def test_a_footer_after_base64_is_text(tmp_path):
+    body = "VGhpcyBpcyB0aGUgYm9keSBvZiB0aGUgbWFpbC4=\n-- \nThe footer of the list.\n"
+    head = f"{HEAD}Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
+    assert body_of(tmp_path, head + body)[0] == "This is the body of the mail.\n\n-- \nThe footer of the list."
+
+
+def test_a_mark_before_the_headers(tmp_path):
+    assert page_of(tmp_path, f"\ufeff{HEAD}\nwords".encode()).metadata["subject"] == "Test"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + "To: " + ", ".join(f"Name {i} <a{i}@example.com>" for i in range(20_000)) + "\n\nwords",
+        HEAD + "Content-Type: text/plain; charset=punycode\n\nwords-" + "a" * 200_000 + "\xe4",
+        HEAD + parts("mixed", *[PLAIN] * 20_000),
+    ],
+    ids=["receivers", "punycode", "parts"],
+)
+def test_a_large_mail_takes_no_time(tmp_path, data):
+    begin = time.perf_counter()
+    page = page_of(tmp_path, data.encode())
+    assert time.perf_counter() - begin < 10
+    assert page.left_out == ("15,001 parts after the first 5,000",) or "parts" not in str(page.left_out)
+    assert "words" in page.text or page.text.count("The plan.") == 4999
+
+
 def test_what_is_no_mail_is_refused(tmp_path):
     assert refused(write(tmp_path / "a.eml", "just some words")).startswith("no mail: ")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*b'From: a\n;="<>@?,()-/']) | st.integers(0, 255), max_size=80))
 def test_no_bytes_end_the_run(tmp_path_factory, data):
     path = write(tmp_path_factory.mktemp("mail") / "a.eml", b"From: a\n" + bytes(data))

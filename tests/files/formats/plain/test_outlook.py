@@ -8,6 +8,7 @@ import pytest
 from helpers.ole_files import msg
 from helpers.text_files import refused, write
 
+from smart_rag.files.formats.office.rtf import CUT
 from smart_rag.files.formats.plain.outlook import _BEFORE, read_msg
 
 pytest.importorskip("olefile")
@@ -56,6 +57,16 @@ def test_rich_text_is_read_where_there_is_nothing_else(tmp_path, compressed):
     else:
         data = struct.pack("<II4sI", len(text), len(text), b"MELA", 0) + text
     assert body_of(tmp_path, {"1009": data}).split() == ["again", "again", "again"]
+
+
+def test_a_mail_that_is_cut_off_says_so(tmp_path):
+    path = msg(tmp_path / "a.msg", {"0037": "Keys", "1000": "The first half"})
+    data = bytearray(path.read_bytes())
+    entry = data.index("__substg1.0_1000001F".encode("utf-16-le"))
+    struct.pack_into("<I", data, entry + 120, 40_000)  # the size of the body
+    (page,) = read_msg(write(path, bytes(data)))
+    assert page.text.endswith("The first half")
+    assert page.left_out == (CUT,)
 
 
 def test_what_is_no_mail_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from smart_rag.files.token_places import TokenSpans
+from smart_rag.files.chunking.token_places import TokenSpans
 
 _BLANK = re.compile(r"\s")
 # Chunks end after one of these, if one is in the last half. The others are Chinese, Devanagari and Urdu. Otherwise,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.files.layout import HIDDEN, parts_of
+from smart_rag.files.chunking.layout import HIDDEN, parts_of
 
 LINES = st.lists(
     st.sampled_from(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from smart_rag import IndexConfig
 from smart_rag.encoders.protocol import token_counter, token_spans_of
-from smart_rag.files.chunks import Chunker
+from smart_rag.files.chunking.chunks import Chunker
 from smart_rag.files.formats.page import Page
 from smart_rag.types import PdfPage
 

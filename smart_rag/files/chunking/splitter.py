@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from smart_rag.files.token_places import TokenPlaces, TokenSpans
-from smart_rag.files.unbroken import next_blank, unbroken_chunk
+from smart_rag.files.chunking.token_places import TokenPlaces, TokenSpans
+from smart_rag.files.chunking.unbroken import next_blank, unbroken_chunk
 
 # The number of characters of a chunk for each token that it may have. Prose has four to six. Texts with more are blanks
 # or words that the model does not know. A file in base64 is a single token for some models.

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from smart_rag.files.splitter import Splitter
-from smart_rag.files.unbroken import unbroken_chunk
+from smart_rag.files.chunking.splitter import Splitter
+from smart_rag.files.chunking.unbroken import unbroken_chunk
 
 SAMPLE = [
     "The boats are fuelled on Mondays. Keys hang behind the barometer in the hall; 12 and 345.",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from smart_rag.config import IndexConfig
+from smart_rag.files.chunking.layout import parts_of
+from smart_rag.files.chunking.splitter import CHARACTERS_PER_TOKEN, Splitter
+from smart_rag.files.chunking.token_places import TokenSpans
 from smart_rag.files.formats.page import Page
-from smart_rag.files.layout import parts_of
-from smart_rag.files.splitter import CHARACTERS_PER_TOKEN, Splitter
-from smart_rag.files.token_places import TokenSpans
 
 
 class Chunker:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smart_rag.files.splitter import CHARACTERS_PER_TOKEN, Splitter
-from smart_rag.files.token_places import TokenPlaces
+from smart_rag.files.chunking.splitter import CHARACTERS_PER_TOKEN, Splitter
+from smart_rag.files.chunking.token_places import TokenPlaces
 
 LENGTH = 6_000
 WORDS = "The cat sat on a mat. It rained all day, and we went home! Who knew? "

@@ -1,0 +1,85 @@
+"""Headers and bodies of mails as bytes and texts, without trust in what a mail says of its encodings."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from email.message import Message
+from email.policy import Compat32
+
+from smart_rag.files.formats.encoding import decode_part
+
+# A header with the parameters of a part is cut here. The standard library takes a time that grows with its square.
+_LONGEST_PARAMETERS = 10_000
+_ENCODED_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=")
+_QUOTED = re.compile(rb"=([0-9a-fA-F]{2})")
+_BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]*={0,2}\s*\Z")
+
+
+class _Policy(Compat32):
+    """Headers with bytes beyond ASCII are decoded like any other text, and the rest is left as it is."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        if name.lower().startswith("content-"):
+            value = value[:_LONGEST_PARAMETERS]
+        if value.isascii():
+            return value
+        return decode_part(value.encode("ascii", "surrogateescape")).text
+
+
+POLICY = _Policy()
+
+
+def without_encoded_words(header: str) -> str:
+    """Return a header with its encoded words decoded, such as ``=?utf-8?Q?caf=C3=A9?=``.
+
+    Neighbours in the same encoding are decoded together, because a character may begin in one and end in the next.
+    """
+    parts: list[str] = []
+    charset, data = "", b""
+    place = 0
+    for word in _ENCODED_WORD.finditer(header):
+        between = header[place : word.start()]
+        found = _bytes_of(word[2].lower(), word[3])
+        if found is None:
+            continue
+        if data and not between.strip():
+            between = ""
+        if between or word[1].lower() != charset:
+            parts.append(decode_part(data, charset).text)
+            charset, data = word[1].lower(), b""
+        parts.append(between)
+        data += found
+        place = word.end()
+    return "".join([*parts, decode_part(data, charset).text, header[place:]])
+
+
+def _bytes_of(encoding: str, text: str) -> bytes | None:
+    """Return the bytes of an encoded word, or None if it is none."""
+    data = text.encode("utf-8", "surrogateescape")
+    if encoding == "q":
+        return _QUOTED.sub(lambda code: bytes([int(code[1], 16)]), data.replace(b"_", b" "))
+    return _from_base64(data) if _BASE64_LINE.match(data) else None
+
+
+def payload_of(part: Message) -> tuple[bytes, bytes]:
+    """Return the bytes of a part, and those of a footer.
+
+    Servers of mailing lists add a footer in plain text, also to a body in base64.
+    """
+    encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
+    if encoding != "base64":
+        found = part.get_payload(decode=True)
+        return found if isinstance(found, bytes) else b"", b""
+    del part["Content-Transfer-Encoding"]
+    raw = part.get_payload(decode=True)
+    lines = raw.splitlines(keepends=True) if isinstance(raw, bytes) else []
+    end = next((i for i, line in enumerate(lines) if not _BASE64_LINE.match(line)), len(lines))
+    return _from_base64(b"".join(lines[:end])), b"".join(lines[end:]).strip()
+
+
+def _from_base64(data: bytes) -> bytes:
+    """Return the bytes of sound base64, which may be cut at its end."""
+    data = b"".join(data.split()).rstrip(b"=")
+    data = data[: len(data) - (len(data) % 4 == 1)]
+    return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
