@@ -164,7 +164,9 @@ def _json_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, li
                 try:
                     yield _row(json.loads(content.decode("utf-8-sig")), columns)
                 except (UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
-                    raise InvalidInput(f"{path}, line {line}: expected a JSON object with {_COLUMNS} ({error})") from error
+                    raise InvalidInput(
+                        f"{path}, line {line}: expected a JSON object with {_COLUMNS} ({error})"
+                    ) from error
 
 
 def _row(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, list[str], list[str]]:

@@ -50,7 +50,10 @@ def test_column_names_of_sentence_transformers(tmp_path):
     ("row", "negatives"),
     [
         ({"query": "who", "pos": ["the cat", "a cat"], "neg": ["a dog"]}, ["a dog"]),
-        ({"anchor": "who", "positives": ["the cat", "a cat"], "negative_1": "a dog", "negative_2": "x"}, ["a dog", "x"]),
+        (
+            {"anchor": "who", "positives": ["the cat", "a cat"], "negative_1": "a dog", "negative_2": "x"},
+            ["a dog", "x"],
+        ),
         ({"question": "who", "answer": ["the cat", "a cat"], "negatives": None, "label": 1}, []),
     ],
 )
