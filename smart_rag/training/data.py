@@ -80,7 +80,7 @@ def load_training_data(
     """Return the first ``limit_queries`` queries of the training data at ``path``, in any format of this module.
 
     Documents with equal texts become one document. Queries with equal texts become one query, which gets all their
-    positives. A row with the ``label`` 0 says that its positive is a negative. A query without any positive is left out.
+    positives. A row with the ``label`` 0 says that its positive is a negative. A query without a positive is left out.
 
     Args:
         path: the file or folder.
