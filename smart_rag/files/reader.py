@@ -18,7 +18,7 @@ from smart_rag.files.chunking.token_places import TokenSpans
 from smart_rag.files.formats import images, video
 from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
 from smart_rag.files.formats.page import Page, is_visible, without_controls
-from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, WHOLE_PAGE, Pdf
+from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, SCAN, WHOLE_PAGE, Pdf
 from smart_rag.files.formats.pictures import svg, svg_drawing
 from smart_rag.files.formats.pictures.heif import is_heif
 from smart_rag.files.formats.readable import EMPTY, check_readable
@@ -36,7 +36,7 @@ _KINDS = "known are texts, source code, HTML, PDF, office files, mails, tables, 
 # Small files of plain text are read in this process. They need no parser, and this takes less time.
 _SMALL_BYTES = 1 << 20
 # What a page lacks if its text can be recognised, and what is said of it before this is done.
-_UNREADABLE = (NO_TEXT, NO_LETTERS, svg.NO_WORDS)
+_UNREADABLE = (NO_TEXT, NO_LETTERS, SCAN, svg.NO_WORDS)
 _TO_RECOGNISE = "its text would be recognised"
 # What is said of a file that can be read, and that has no text at all.
 _BLANK = "no text in it"
@@ -69,9 +69,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         MissingExtra: the package that reads its format is not installed.
     """
     if path.suffix and format_of(path) is None:
-        raise DocumentError(
-            path, f"{path.suffix} is not a known format; known are {_KINDS} (all: smart_rag.files.FORMATS)"
-        )
+        raise DocumentError(path, f"{path.suffix} is not a known format; {_KINDS}")
     check_readable(path)
     empty = True
     left_out: list[str] = []

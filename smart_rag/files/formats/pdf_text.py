@@ -41,6 +41,7 @@ _FEWEST_LETTERS = 0.4
 
 # Annotations without a text of their own: links, pop-ups, fields and more. Fields are drawn.
 _NO_NOTES = frozenset((0, 2, 16, *range(18, 28)))
+_DEEPEST_PICTURE = 3  # pictures stand in forms, which stand in forms
 _HIDDEN = 2 | 32  # by its flags, or not to be shown on a screen
 
 _BLANK = (*" \t\r\n\xa0\0", HYPHEN, "")
@@ -145,6 +146,18 @@ def joined(layer: Layer, words: Callable[[], Counter[str]]) -> Layer:
             characters[i] = ""
     places = [place for place, part in zip(layer.places, characters, strict=True) for _ in part]
     return Layer("".join(characters), places, layer.unknown)
+
+
+def picture_share(page: Any) -> float:
+    """Return the share of ``page`` that its largest picture covers, from 0 to 1."""
+    from pypdfium2 import raw
+
+    left, bottom, right, top = page.get_bbox()
+    largest = 0.0
+    for picture in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=_DEEPEST_PICTURE):
+        a, b, c, d = picture.get_bounds()
+        largest = max(largest, max(0.0, min(c, right) - max(a, left)) * max(0.0, min(d, top) - max(b, bottom)))
+    return float(largest / ((right - left) * (top - bottom)))
 
 
 def notes_of(page: Any) -> tuple[list[str], list[str]]:

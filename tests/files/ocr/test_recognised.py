@@ -139,6 +139,26 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
         check_installed()
 
 
+def test_a_scan_with_a_stamp_is_recognised_and_named_without(tmp_path):
+    """As courts print the number of a case over each scanned page."""
+    made = FPDF(format=(210, 120))
+    made.add_page()
+    made.set_font("helvetica")
+    made.image(scan("The valve is closed."), 0, 0, 210, 120)
+    made.text(20, 100, "Case 12 filed in May")
+    made.add_page()
+    made.text(20, 100, "A page without a scan")
+    (tmp_path / "a.pdf").write_bytes(bytes(made.output()))
+    reader = Reader(("text",), lambda text: len(text.split()), IndexConfig())
+    found = reader.read(tmp_path / "a.pdf")
+    assert [document.text for document in found.documents] == ["Case 12 filed in May", "A page without a scan"]
+    (left_out,) = found.left_out
+    assert left_out.startswith("page 1: a picture covers it, and the text in the picture is not read")
+    found = reader.read(tmp_path / "a.pdf", ocr=True)
+    assert "The valve is closed." in found.documents[0].text
+    assert found.left_out == []
+
+
 def test_a_note_on_a_scan_is_read_beside_what_is_recognised(tmp_path):
     made = FPDF()
     made.add_page()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from smart_rag.files.formats.office.archive import Archive, local, value
 from smart_rag.files.formats.office.drawing import diagram_text
 from smart_rag.files.formats.office.missing import embedded_files, missing_words
-from smart_rag.files.formats.office.walk import blocks, raw_text
+from smart_rag.files.formats.office.walk import blocks, raw_text, symbol
 from smart_rag.files.formats.page import Page
 from smart_rag.wording import number
 
@@ -57,7 +57,11 @@ class _Document:
         hidden = sum(len(part.split()) for part in self._hidden)
         if hidden:
             yield number(hidden, "hidden word")
-        raw = {"".join(part.split()): part for part in (raw_text(self._archive.part(name)) for name in self._parts())}
+        parts = [self._archive.part(name) for name in self._parts()]
+        symbols = [one for part in parts if part is not None for one in part.iter("{*}sym") if not symbol(one)]
+        if symbols:
+            yield f"{number(len(symbols), 'symbol')} of fonts such as Wingdings"
+        raw = {"".join(part.split()): part for part in map(raw_text, parts)}
         yield from missing_words(raw.values(), [text, *self._hidden])
         yield from embedded_files(self._related)
 

@@ -53,6 +53,17 @@ def raw_text(root: _Element | None) -> str:
     return " ".join(description(element) if local(element) == "pic" else inner(element) for element in found)
 
 
+# The letters of the font Symbol.
+_LETTERS: dict[int, str] = dict(
+    zip(
+        (*range(0x41, 0x5B), *range(0x61, 0x7B)),
+        "\u0391\u0392\u03a7\u0394\u0395\u03a6\u0393\u0397\u0399\u03d1\u039a\u039b\u039c\u039d\u039f\u03a0\u0398\u03a1\u03a3\u03a4\u03a5\u03c2\u03a9\u039e\u03a8\u0396"
+        "\u03b1\u03b2\u03c7\u03b4\u03b5\u03c6\u03b3\u03b7\u03b9\u03d5\u03ba\u03bb\u03bc\u03bd\u03bf\u03c0\u03b8\u03c1\u03c3\u03c4\u03c5\u03d6\u03c9\u03be\u03c8\u03b6",
+        strict=True,
+    )
+)
+
+
 @dataclass(slots=True)
 class _Frame:
     """What was read of a container, such as the body, a row, a cell or a text box.
@@ -126,7 +137,7 @@ class _Walk:
         elif name in _SIGNS:
             frame.text.append(_SIGNS[name])
         elif name == "sym":
-            frame.text.append(_symbol(value(element, "char") or ""))
+            frame.text.append(symbol(element))
         elif name == "pic":
             frame.after += filter(None, [description(element)])
         elif name in REFERENCES:
@@ -142,12 +153,15 @@ class _Walk:
             self._frames[-1].close_paragraph()
 
 
-def _symbol(code: str) -> str:
-    """Return the character of a symbol. Those of fonts such as Wingdings stand for no character."""
+def symbol(element: _Element) -> str:
+    """Return the character of a symbol. Those of fonts such as Wingdings are pictures, and stand for no character."""
     try:
-        character = chr(int(code, 16))
+        code = int(value(element, "char") or "", 16)
+        character = chr(code)
     except (ValueError, OverflowError):
         return ""
+    if value(element, "font") == "Symbol":
+        return _LETTERS.get(code & 0xFF, "")
     return character if character.isprintable() else ""
 
 

@@ -111,14 +111,25 @@ def only_text(tmp_path, body, rels="", **parts):
         ("<w:p><m:oMath><m:f><m:num><m:r><m:t>a</m:t></m:r></m:num><m:den><m:r><m:t>b</m:t></m:r></m:den></m:f>"
          "</m:oMath></w:p>", "a/b"),
         ("<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t>"
-         "<w:noBreakHyphen/><w:t>d</w:t><w:sym w:char='2190'/><w:sym w:char='F0E0'/><w:sym w:char='x'/></w:r></w:p>",
+         "<w:noBreakHyphen/><w:t>d</w:t><w:sym w:char='2190'/></w:r></w:p>",
          "a\tb\nc-d←"),
+        ("<w:p><w:r><w:sym w:font='Symbol' w:char='F061'/><w:sym w:font='Symbol' w:char='F053'/></w:r></w:p>",
+         "\u03b1\u03a3"),
         (f"<w:tbl><w:tr><w:trPr><w:del/></w:trPr><w:tc><w:p><w:del>{run('gone')}</w:del></w:p></w:tc></w:tr><w:tr><w:tc>{p('a')}</w:tc></w:tr>"
          "</w:tbl>", "a"),
     ],
 )  # fmt: skip
 def test_each_container_of_text_is_read(tmp_path, body, text):
     assert only_text(tmp_path, body) == (text or "The crimson fox")
+
+
+def test_symbols_that_stand_for_no_character_are_counted(tmp_path):
+    path = docx(
+        tmp_path / "a.docx",
+        f"<w:p>{run('box ')}<w:r><w:sym w:font='Wingdings' w:char='F0FE'/><w:sym w:char='x'/></w:r></w:p>",
+    )
+    (page,) = read_docx(path)
+    assert (page.text, page.left_out) == ("box", ("2 symbols of fonts such as Wingdings",))
 
 
 def test_a_text_box_is_read_once_after_its_paragraph(tmp_path):
