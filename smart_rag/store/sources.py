@@ -96,7 +96,7 @@ class Sources:
         A link in a folder that was named must not lead out of this folder, unless the link itself was named.
         """
         real = _real_folder(path.parent) / path.name
-        if real.is_symlink() and real not in self._named:
+        if os.path.islink(real) and real not in self._named:
             real = _real(real)
         return not self._named.isdisjoint([real, *real.parents])
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "duplicates.json"
 # A larger file was not written by smart_rag.
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 26
 
 
 class Duplicates:

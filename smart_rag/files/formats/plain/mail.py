@@ -22,6 +22,7 @@ _ADDRESSES = ("From", "To", "Cc")
 _QUOTED_NAME = re.compile(r'"([^"\\]*)"\s*(?=<)')
 _COMMA = re.compile(r",\s*")
 _MOST_BYTES = 256_000_000
+_REPORTS = ("message/delivery-status", "message/feedback-report")
 _BODIES = ("text/plain", "text/html")
 # The plain text of a mail is its body, unless another form of it has so many times the words.
 _MUCH_MORE = 1.2
@@ -89,7 +90,7 @@ class _Body:
             return
         kind = part.get_content_type()
         named = _file_name(part)
-        if kind == "message/delivery-status":
+        if kind in _REPORTS:
             lines = (f"{name}: {text}" for inner in _parts(part) for name, text in inner.raw_items())
             self.texts.append("\n".join(lines))
         elif kind == "message/rfc822" and part.is_multipart():
@@ -102,6 +103,8 @@ class _Body:
         elif part.is_multipart():
             for place, inner in enumerate(_parts(part), 1):
                 self._read_one(inner, place)
+            if words := len((part.epilogue or "").split()):
+                self.left_out.append(f"{number(words, 'word')} after the last part, which no mail program shows")
         elif kind.startswith("text/") and part.get_content_disposition() != "attachment" and (is_all or not named):
             self._read_text(part, kind)
         elif named or part.get_payload(decode=True):

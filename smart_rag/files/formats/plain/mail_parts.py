@@ -13,7 +13,10 @@ from smart_rag.files.formats.encoding import decode_part
 _LONGEST_PARAMETERS = 10_000
 _ENCODED_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=")
 _QUOTED = re.compile(rb"=([0-9a-fA-F]{2})")
-_BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]*={0,2}\s*\Z")
+_BASE64_LINE = re.compile(rb"\s*(?:[A-Za-z0-9+/]+={0,2})*\s*\Z")
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]")
+# A line of base64 is so long, and may have one sign that does not belong to it. Footers have spaces or more such signs.
+_LONG_LINE = 40
 
 
 class _Policy(Compat32):
@@ -67,19 +70,27 @@ def payload_of(part: Message) -> tuple[bytes, bytes]:
 
     Servers of mailing lists add a footer in plain text, also to a body in base64.
     """
-    encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
+    encoding = str(part.get("Content-Transfer-Encoding", "")).partition("(")[0].strip(' \t"').lower()
     if encoding != "base64":
         found = part.get_payload(decode=True)
         return found if isinstance(found, bytes) else b"", b""
     del part["Content-Transfer-Encoding"]
     raw = part.get_payload(decode=True)
     lines = raw.splitlines(keepends=True) if isinstance(raw, bytes) else []
-    end = next((i for i, line in enumerate(lines) if not _BASE64_LINE.match(line)), len(lines))
+    end = next((i for i, line in enumerate(lines) if not _is_base64(line)), len(lines))
     return _from_base64(b"".join(lines[:end])), b"".join(lines[end:]).strip()
 
 
+def _is_base64(line: bytes) -> bool:
+    if _BASE64_LINE.match(line):
+        return True
+    return len(line) > _LONG_LINE and len(line.split()) == 1 and len(_NO_BASE64.findall(line)) == 1
+
+
 def _from_base64(data: bytes) -> bytes:
-    """Return the bytes of sound base64, which may be cut at its end."""
-    data = b"".join(data.split()).rstrip(b"=")
-    data = data[: len(data) - (len(data) % 4 == 1)]
-    return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
+    """Return the bytes of base64, which may be cut at its end. Each part with padding is decoded on its own."""
+    found = b""
+    for part in _NO_BASE64.sub(b"", b"".join(data.split())).split(b"="):
+        whole = part[: len(part) - (len(part) % 4 == 1)]
+        found += binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import time
 from email.message import EmailMessage
@@ -242,3 +243,36 @@ def test_long_headers_and_slow_charsets_take_little_time(tmp_path):
     page_of(tmp_path, f"Subject: Keys\nContent-Type: text/plain; {';' * 1_000_000}\n\nHi".encode())
     page_of(tmp_path, f"Subject: Keys\nContent-Type: text/plain; charset=punycode\n\na-{'b9c' * 300_000}".encode())
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("base64", "VGhlIA==\ncGxhbi4="),
+        ("base64", "  VGhlIHBsYW4u"),
+        ("base64 (by a gateway)", "VGhlIHBsYW4u"),
+        ('"Base64"', "VGhlIHBsYW4u"),
+    ],
+)
+def test_base64_with_odd_lines(tmp_path, encoding, body):
+    head = f"{HEAD}Content-Type: text/plain\nContent-Transfer-Encoding: {encoding}\n\n"
+    assert body_of(tmp_path, head + body) == ("The plan.", ())
+
+
+def test_one_stray_sign_in_base64_costs_no_text(tmp_path):
+    text = base64.b64encode(b"The keys of the boat hang behind the barometer.").decode()
+    head = f"{HEAD}Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
+    assert body_of(tmp_path, f"{head}{text[:9]}!{text[9:]}")[0] == "The keys of the boat hang behind the barometer."
+    footer = "_" * 47 + "\nThe list: https://lists.example.com/listinfo/boats"
+    assert body_of(tmp_path, f"{head}{text}\n{footer}")[0].endswith(footer)
+
+
+def test_what_follows_the_last_part_is_counted(tmp_path):
+    body, left_out = body_of(tmp_path, HEAD + parts("mixed", PLAIN) + "\nA disclaimer of the gateway.")
+    assert body == "The plan."
+    assert left_out == ("5 words after the last part, which no mail program shows",)
+
+
+def test_a_report_of_abuse_is_read(tmp_path):
+    report = "Content-Type: message/feedback-report\n\nFeedback-Type: abuse\nUser-Agent: Mailer"
+    assert "Feedback-Type: abuse" in body_of(tmp_path, HEAD + parts("report", PLAIN, report))[0]
