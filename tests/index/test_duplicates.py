@@ -237,6 +237,17 @@ def test_a_damaged_record_is_named_and_made_again(index, docs, damage, caplog):
     assert index.prune() == 0
 
 
+def test_a_path_that_no_system_has_ends_no_run(index, docs):
+    first = write(docs / "a.txt", TEXT)
+    write(docs / "b.txt", TEXT)
+    index.add_files([docs])
+    record = (index.path / FILE_NAME).read_text()
+    (index.path / FILE_NAME).write_text(record.replace("b.txt", f"{'b' * 300}.txt"))
+    first.unlink()
+    assert index.prune() == 2
+    assert held(index) == {}
+
+
 def test_a_file_that_the_user_has_not_named_is_not_looked_at(index, docs, tmp_path, caplog):
     """Anybody may have written the record of an index from elsewhere."""
     first, secret = write(docs / "a.txt", TEXT), write(tmp_path / "secret.txt", TEXT)
