@@ -122,7 +122,7 @@ class _Document:
             cells: list[str] = []
             for cell in row:
                 if local(cell) in ("table-cell", "covered-table-cell"):
-                    cells += [" ".join(self.blocks(cell))] * _repeated(cell, "number-columns-repeated")
+                    cells += [" ".join(self.blocks(cell)) or _stored(cell)] * _repeated(cell, "number-columns-repeated")
             for _ in range(_repeated(row, "number-rows-repeated") if any(cells) else 1):
                 yield cells
 
@@ -142,6 +142,12 @@ class _Document:
             shown = (part for part in elements(root) if local(part) in ("mi", "mn", "mo", "mtext"))
             return [" ".join((part.text or "").strip() for part in shown)]
         return list(dict.fromkeys(self.blocks(root)))
+
+
+def _stored(cell: _Element) -> str:
+    """Return the value of a cell that was written without the text that shows it."""
+    found = (value(cell, name) for name in ("string-value", "date-value", "time-value", "boolean-value", "value"))
+    return next(filter(None, found), "")
 
 
 @dataclass(slots=True)

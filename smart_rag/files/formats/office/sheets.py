@@ -33,6 +33,8 @@ _MOST_TEXT = 256_000_000  # characters: many cells may show the same long text
 _MOST_LETTERS = 7  # of a column: Excel has at most three
 _MOST_DIGITS = 30  # Excel shows as many
 _LAST_DATE = 2_958_466  # days after the first: the year 9999
+_ESCAPED = re.compile("_x([0-9A-F]{4})_")
+_WHOLE = re.compile("-?[0-9]{1,20}")  # other numbers have at most 15 digits that are right
 
 
 def read_xlsx(path: Path) -> Iterator[Page]:
@@ -158,10 +160,10 @@ class _Book:
             case "s":
                 return self._string(stored)
             case "b":
-                return "TRUE" if stored == "1" else "FALSE"
+                return "TRUE" if stored.lower() in ("1", "true") else "FALSE"
             case "n":
                 return self._number(stored, cell.get("s", "0"))
-        return stored
+        return _unescaped(stored)
 
     def _string(self, place: str) -> str:
         if _whole(place) >= len(self._strings):
@@ -181,7 +183,7 @@ class _Book:
         if code.endswith("%"):
             digits = len(code.partition(".")[2]) - 1 if "." in code else 0
             return f"{found:.{min(digits, _MOST_DIGITS)}%}"
-        return f"{found:.15g}"
+        return stored if _WHOLE.fullmatch(stored) else f"{found:.15g}"
 
     def _date(self, days: float) -> str:
         moment = self._first_day + timedelta(seconds=round(days * 86_400))
@@ -193,7 +195,12 @@ class _Book:
 def _shared(element: _Element) -> str:
     """Return the text of a string or of a comment, without hints to pronounce it."""
     parts = (part for part in elements(element) if local(part) in ("t", "text"))
-    return "".join(inner(part) for part in parts if local(part.getparent()) != "rPh").strip()
+    return _unescaped("".join(inner(part) for part in parts if local(part.getparent()) != "rPh")).strip()
+
+
+def _unescaped(text: str) -> str:
+    """Return a text with the characters that Excel writes by their numbers: ``_x000D_`` is the end of a line."""
+    return _ESCAPED.sub(lambda code: "\n" if code[1] == "000D" else chr(int(code[1], 16)), text)
 
 
 def _formats(styles: _Element) -> Iterator[str]:

@@ -95,6 +95,23 @@ def test_sheets_are_pages_with_a_header(tmp_path):
     assert page.metadata == {"sheet": "Drinks"}
 
 
+def test_a_cell_without_the_text_that_shows_it_has_its_value(tmp_path):
+    """As some programs that make reports write it."""
+    cells = "".join(
+        f'<table:table-cell office:value-type="{kind}" office:{name}="{stored}"/>'
+        for kind, name, stored in (
+            ("float", "value", "42"),
+            ("string", "string-value", "words"),
+            ("date", "date-value", "2026-11-30"),
+            ("boolean", "boolean-value", "true"),
+        )
+    )
+    rows = f"<table:table-row>{cells}</table:table-row>"
+    path = opendocument(tmp_path / "a.ods", "spreadsheet", f'<table:table table:name="S">{rows}</table:table>')
+    (page,) = pages(read_ods, path)
+    assert (page.header + page.text).split("\n", 1)[1].strip() == "42 | words | 2026-11-30 | true"
+
+
 def test_a_million_repeated_cells_take_no_memory(tmp_path):
     cell = f'<table:table-cell table:number-columns-repeated="999999999">{p("x")}</table:table-cell>'
     row = f'<table:table-row table:number-rows-repeated="999999999">{cell}</table:table-row>'

@@ -47,6 +47,11 @@ def test_sheets_are_pages_with_a_header(tmp_path):
     ("cell", "text"),
     [
         ('<c t="b"><v>1</v></c>', "TRUE"),
+        ('<c t="b"><v>TRUE</v></c>', "TRUE"),
+        ('<c t="b"><v>0</v></c>', "FALSE"),
+        ("<c><v>1234567890123450</v></c>", "1234567890123450"),
+        ('<c t="str"><v>one_x000D_two _x005F_x000D_ _xyz_</v></c>', "one two _x000D_ _xyz_"),
+        ('<c t="inlineStr"><is><t>50_x20AC_</t></is></c>', "50\u20ac"),
         ('<c t="e"><v>#REF!</v></c>', "#REF!"),
         ('<c t="str"><f>A1</f><v>words</v></c>', "words"),
         ("<c><f>SUM(A1:A3)</f></c>", "=SUM(A1:A3)"),
