@@ -126,7 +126,12 @@ def test_terms_are_the_nearest_centroids(index):
     tokens = index.tokens(list(terms_of(index)))
     for (id, terms), own in zip(terms_of(index).items(), tokens, strict=True):
         cosines = [[dot(token, centroid) for centroid in book.centroids] for token in own.astype(np.float64)]
-        assert terms.tolist() == [WITHOUT_WORDS, *sorted({book.first + int(np.argmax(row)) for row in cosines})], id
+        # Processors add in their own order, so either of two centroids that are equally near is right.
+        near = [{book.first + i for i, cosine in enumerate(row) if cosine > max(row) - 1e-5} for row in cosines]
+        first, *found = terms.tolist()
+        assert (first, found) == (WITHOUT_WORDS, sorted(set(found))), id
+        assert set(found) <= set().union(*near), id
+        assert not any(one.isdisjoint(found) for one in near), id
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -172,7 +172,7 @@ def test_general_questions_set_the_scale_of_an_english_index(tmp_path, encoder, 
 def test_labels_move_the_threshold(boats):
     scores = [hits[0].score for hits in boats.search_many(FACTS[:20], 1)]
     boats.calibrate(scores)
-    assert min(boats.search(text, 1)[0].relevance for text in FACTS[:20]) >= 0.5
+    assert min(boats.search(text, 1)[0].relevance for text in FACTS[:20]) >= 0.5 - 1e-6  # float32
     boats.calibrate()
 
 
