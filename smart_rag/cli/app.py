@@ -50,6 +50,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": read.search,
     "ask": read.ask,
     "eval": measure.evaluate,
+    "compare": measure.compare,
     "tune": measure.tune,
     "info": read.info,
     "sources": write.sources,
