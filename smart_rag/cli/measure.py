@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group
 from rich.text import Text
 
 from smart_rag.cli import display, figures
@@ -98,7 +98,7 @@ def evaluate(
     run_files: Annotated[
         list[Path] | None,
         typer.Option(
-            "--run",
+            "--runs",
             metavar="FILE",
             parser=absolute,
             help="Measure the rankings in this TREC run file, and load no model. May be given several times. Then "
@@ -138,7 +138,7 @@ def evaluate(
         if any(others) or candidates != DEFAULT_CANDIDATES:
             raise typer.BadParameter(
                 "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k, "
-                "--candidates, --answerable-only, --run, --measures, --save-runs, --per-query, --plot"
+                "--candidates, --answerable-only, --runs, --measures, --save-runs, --per-query, --plot"
             )
         given: dict[str, object] = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
         given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "max_pixels": max_pixels}
@@ -150,7 +150,7 @@ def evaluate(
         raise typer.BadParameter("--media and --language need --paper")
     if run_files:
         if any((db, model, base_model, adapter, profile, query_prompt, document_prompt, backend, save_runs)):
-            raise typer.BadParameter("--run loads no model; leave out --db, --save-runs and the options of a model")
+            raise typer.BadParameter("--runs loads no model; leave out --db, --save-runs and the options of a model")
         runs_options = {"limit_queries": limit_queries, "split": split, "answerable_only": answerable_only}
         _evaluate_runs(dataset, run_files, runs_options, names_in(measures), top_k, reports)
         return
@@ -179,7 +179,7 @@ def evaluate(
             measures=names_in(measures),
             top_k=top_k,
             candidates=candidates,
-            runs_folder=save_runs,
+            save_runs=save_runs,
             show_progress_bar=on_terminal(),
         )
     reports.write(result, figures.evaluation_tables(result), data.queries)
@@ -202,7 +202,7 @@ class Reports:
 
             check_plot_file(self.plot)
 
-    def write(self, result: Mapping[str, Any], shown: RenderableType, queries: Mapping[str, str | Content]) -> None:
+    def write(self, result: Mapping[str, Any], shown: Group, queries: Mapping[str, str | Content]) -> None:
         """Print ``shown``, and write the files."""
         from smart_rag.evaluation.plots import save_evaluation_plot
         from smart_rag.evaluation.results import write_by_query
@@ -228,7 +228,7 @@ def _evaluate_runs(
 
     names = [path.name.removesuffix(".gz").rsplit(".", 1)[0] for path in run_files]
     if len(set(names)) < len(names):
-        raise typer.BadParameter(f"two files of --run have the same name ({', '.join(names)}); rename one of them")
+        raise typer.BadParameter(f"two files of --runs have the same name ({', '.join(names)}); rename one of them")
     if dataset.is_file():
         if any(options.values()):
             raise typer.BadParameter(
@@ -251,7 +251,7 @@ def compare(
     runs: Annotated[
         list[str] | None,
         typer.Option(
-            "--run",
+            "--runs",
             metavar="NAME",
             help="A ranking to compare, such as hybrid, or hybrid:bm25 for one of A and another one of B. May be given "
             "several times; by default pooled, late and hybrid.",

@@ -188,7 +188,7 @@ def _pairs(a: _Evaluation, b: _Evaluation, runs: Sequence[str] | None) -> tuple[
     if not common:
         raise InvalidInput(
             f"{a.name} has the rankings {', '.join(a.runs)}, and {b.name} has {', '.join(b.runs)}; name two of them "
-            f"to compare, such as --run {next(iter(a.runs))}:{next(iter(b.runs))}"
+            f"to compare, such as --runs {next(iter(a.runs))}:{next(iter(b.runs))}"
         )
     chosen = [run for run in _RANKINGS if run in common] or common
     notes = []

@@ -51,7 +51,7 @@ def evaluate(
     candidates: int = DEFAULT_CANDIDATES,
     weights: tuple[float, float] | None = None,
     weighting: Weighting | None = None,
-    runs_folder: str | Path | None = None,
+    save_runs: str | Path | None = None,
     show_progress_bar: bool = False,
 ) -> dict[str, Any]:
     """Add the documents of ``dataset`` to ``index``, rank them in several ways, and return the figures as JSON values.
@@ -69,13 +69,13 @@ def evaluate(
         candidates: number of candidates of the first stage.
         weights: weights (pooled, late) of the hybrid score. None means the weights of the index.
         weighting: weighting of query tokens. None means the weighting of the index.
-        runs_folder: a folder, which is made if it does not exist. Each ranking is written there as a TREC run file,
+        save_runs: a folder, which is made if it does not exist. Each ranking is written there as a TREC run file,
             such as ``hybrid.run``.
         show_progress_bar: whether to show progress bars.
 
     Raises:
         InvalidInput: the index holds a document that is not in the dataset, or an argument is not valid. With
-            ``runs_folder``, also if an id has a blank or the folder cannot be made.
+            ``save_runs``, also if an id has a blank or the folder cannot be made.
         MissingExtra: ir-measures is not installed.
     """
     names, top_k = measures_and_depth(measures, None if top_k is None else check_count("top_k", top_k))
@@ -84,7 +84,7 @@ def evaluate(
     weighting = index.manifest.config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)
     metrics = Metrics(dataset.qrels, names)
-    folder = None if runs_folder is None else _folder_for_runs(dataset, absolute(runs_folder))
+    folder = None if save_runs is None else _folder_for_runs(dataset, absolute(save_runs))
     _check_documents(dataset, index)
     ingested, seconds = _ingest(dataset, index, show_progress_bar)
 

@@ -69,7 +69,7 @@ def save_evaluation_plot(result: Mapping[str, Any], path: str | Path) -> None:
 
 
 def save_comparison_plot(comparison: Comparison, path: str | Path) -> None:
-    """Draw the differences with their intervals, and the differences of all queries of the first pair, sorted.
+    """Draw the differences with their intervals, and the differences of all queries of the last pair, sorted.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -83,13 +83,13 @@ def save_comparison_plot(comparison: Comparison, path: str | Path) -> None:
     _intervals(all_pairs, {name: found.mean for name, found in named.items()}, ends, colors)
     all_pairs.axvline(0, color="lightgrey", zorder=0)
     all_pairs.set(title=_plain(" - ".join(comparison.names)))
-    first = comparison.pairs[0]
-    values = np.sort(first.by_query)[::-1]
+    last = comparison.pairs[-1]  # the ranking by the hybrid score, if it is among them
+    values = np.sort(last.by_query)[::-1]
     queries.fill_between(np.arange(len(values) + 1), np.append(values, values[-1]), step="post", color="C0")
     queries.axhline(0, color="lightgrey", zorder=0)
-    better, _, worse = first.counts
+    better, _, worse = last.counts
     queries.set(
-        title=_plain(f"{first.name}, {first.measure}: better for {better:,} of {len(values):,}, worse for {worse:,}"),
+        title=_plain(f"{last.name}, {last.measure}: better for {better:,} of {len(values):,}, worse for {worse:,}"),
         xlabel="query, sorted",
     )
     figure.savefig(absolute(path), dpi=150)

@@ -79,7 +79,7 @@ def test_eval_writes_runs_queries_and_a_plot_and_compare_reads_the_figures(datas
 
     # The rankings, read again; and another one, which misses q2 and ranks q1's document second.
     (tmp_path / "bm25.run").write_text("q1 Q0 d1 2 0.5 x\nq1 Q0 d3 1 0.7 x\n")
-    runs = ("--run", tmp_path / "runs" / "hybrid.run", "--run", tmp_path / "bm25.run")
+    runs = ("--runs", tmp_path / "runs" / "hybrid.run", "--runs", tmp_path / "bm25.run")
     output = good("eval", dataset, *runs, "--measures", "RR", "--json", files["b.json"])
     assert re.search(r"│ hybrid +│ 1\.0000 │ 1\.000 to 1\.000 │", output)
     assert re.search(r"│ bm25 +│ 0\.2500 │", output)
@@ -92,7 +92,7 @@ def test_eval_writes_runs_queries_and_a_plot_and_compare_reads_the_figures(datas
     assert re.search(r"│ hybrid +│ RR +│ 1\.0000 │ 1\.0000 │ +\+0\.0000 │", output)
     assert files["both.png"].read_bytes().startswith(b"\x89PNG")
     pair = json.loads(
-        good("compare", files["a.json"], files["b.json"], "--run", "pooled:bm25", "--measures", "RR", "--json", "-")
+        good("compare", files["a.json"], files["b.json"], "--runs", "pooled:bm25", "--measures", "RR", "--json", "-")
     )["pairs"][0]
     assert (pair["runs"], pair["difference"], pair["verdict"]) == (["pooled", "bm25"], 0.75, "too few queries")
     error = error_of("compare", files["a.json"], files["b.json"], "--measures", "P@1")
@@ -106,10 +106,10 @@ def test_eval_writes_runs_queries_and_a_plot_and_compare_reads_the_figures(datas
 
 def test_wrong_options_of_eval_are_found_before_the_work(dataset, tmp_path):
     (tmp_path / "x.run").write_text("q1 Q0 d1 1 1 x\n")
-    run_file = ("--run", tmp_path / "x.run")
+    run_file = ("--runs", tmp_path / "x.run")
     assert "unknown measure 'nDGC@10': did you mean nDCG?" in error_of("eval", dataset, "--measures", "nDGC@10")
     assert "the same name (x, x)" in usage_error_of("eval", dataset, *run_file, *run_file)
-    assert "--run loads no model" in usage_error_of("eval", dataset, *run_file, "--model", "m")
+    assert "--runs loads no model" in usage_error_of("eval", dataset, *run_file, "--model", "m")
     assert "need a folder" in usage_error_of("eval", dataset / "qrels.tsv", *run_file, "--split", "dev")
     assert "--per-query, --plot" in usage_error_of("eval", dataset, "--paper", "--per-query", tmp_path / "x.jsonl")
     (tmp_path / "mine.txt").write_text("mine")

@@ -81,7 +81,7 @@ def test_which_rankings_are_compared():
     assert pair.runs == ("mine", "bm25")
     with pytest.raises(InvalidInput, match="no ranking 'hybrid:none': first has pooled, late, hybrid, paper, and sec"):
         compare(a, b, runs=["hybrid:none"])
-    with pytest.raises(InvalidInput, match="name two of them to compare, such as --run pooled:x"):
+    with pytest.raises(InvalidInput, match="name two of them to compare, such as --runs pooled:x"):
         compare(a, result({"x": 0}))
 
 

@@ -107,7 +107,7 @@ def test_depth_candidates_and_weights_are_used(graded, index):
 
 def test_measures_are_chosen_and_the_rankings_written_as_run_files(graded, index, result, tmp_path):
     """Figures that are computed from the run files are the same."""
-    chosen = evaluate(graded, index, measures=["AP", "R@120", "P@5"], runs_folder=tmp_path / "runs")
+    chosen = evaluate(graded, index, measures=["AP", "R@120", "P@5"], save_runs=tmp_path / "runs")
     assert chosen["settings"]["top_k"] == 120
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {f"{name}.run" for name in chosen["runs"]}
     assert list(chosen["runs"]["hybrid"]) == ["AP", "R@120", "P@5"]
@@ -126,7 +126,7 @@ def test_ids_that_a_run_file_cannot_hold_are_found_before_the_work(tmp_path):
     odd = Dataset("odd", [Document("a b", "word1")], {"q": "word1"}, {"q": {"a b": 1}})
     with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
         with pytest.raises(InvalidInput, match="the document id 'a b' is empty or has a blank"):
-            evaluate(odd, index, runs_folder=tmp_path / "runs")
+            evaluate(odd, index, save_runs=tmp_path / "runs")
         with pytest.raises(InvalidInput, match="unknown measure 'nDGC@10': did you mean nDCG"):
             evaluate(odd, index, measures=["nDGC@10"])
         assert index.count() == 0
