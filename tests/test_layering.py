@@ -38,6 +38,7 @@ OWNERS = {
     "av": {"files"},
     "chromadb": {"store"},
     "datasets": {"training"},
+    "ir_datasets": {"evaluation"},
     "ir_measures": {"evaluation"},
     "lmdb": {"store"},
     "lxml": {"files"},

@@ -51,8 +51,12 @@ DEFAULT_DEPTH = 100  # as in `evaluation.metrics`, which takes long to import
 
 def evaluate(
     dataset: Annotated[
-        Path,
-        typer.Argument(metavar="DATASET_DIR", parser=absolute, help="A BEIR folder; with --paper, published datasets."),
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="A BEIR folder; a folder with the tables corpus, queries and qrels, such as Parquet files; or a name "
+            "of ir-datasets, such as ir_datasets:beir/scifact/test. With --paper, published datasets.",
+        ),
     ],
     model: Model = None,
     base_model: BaseModel = None,
@@ -68,7 +72,7 @@ def evaluate(
         bool,
         typer.Option(
             "--paper",
-            help="Make the paper's table: read the datasets in DATASET_DIR as they are published (MMEB-V2, ViDoRe, "
+            help="Make the paper's table: read the datasets in DATASET as they are published (MMEB-V2, ViDoRe, "
             "VisRAG, NanoBEIR), rank them as in the paper, and print our figures beside the published ones.",
         ),
     ] = False,
@@ -102,7 +106,7 @@ def evaluate(
             metavar="FILE",
             parser=absolute,
             help="Measure the rankings in this TREC run file, and load no model. May be given several times. Then "
-            "DATASET_DIR may be a file of judgements alone.",
+            "DATASET may be a file of judgements alone.",
         ),
     ] = None,
     measures: Measures = None,
@@ -144,7 +148,7 @@ def evaluate(
         given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "max_pixels": max_pixels}
         given |= {"trust_remote_code": trust_remote_code}
         given |= {"backend": backend, "dtype": dtype}
-        _evaluate_published(dataset, model, given, media, split, language, limit_queries, json_file)
+        _evaluate_published(absolute(dataset), model, given, media, split, language, limit_queries, json_file)
         return
     if media or language:
         raise typer.BadParameter("--media and --language need --paper")
@@ -215,7 +219,7 @@ class Reports:
 
 
 def _evaluate_runs(
-    dataset: Path,
+    dataset: str,
     run_files: list[Path],
     options: Mapping[str, Any],
     measures: list[str] | None,
@@ -229,13 +233,13 @@ def _evaluate_runs(
     names = [path.name.removesuffix(".gz").rsplit(".", 1)[0] for path in run_files]
     if len(set(names)) < len(names):
         raise typer.BadParameter(f"two files of --runs have the same name ({', '.join(names)}); rename one of them")
-    if dataset.is_file():
+    if (judgements := absolute(dataset)).is_file():
         if any(options.values()):
             raise typer.BadParameter(
-                f"{dataset} is a file of judgements; --limit-queries, --split and --answerable-only need a folder"
+                f"{judgements} is a file of judgements; --limit-queries, --split and --answerable-only need a folder"
             )
-        qrels = read_qrels(dataset)
-        data = Dataset(dataset.name, [], dict.fromkeys(qrels, ""), qrels)
+        qrels = read_qrels(judgements)
+        data = Dataset(judgements.name, [], dict.fromkeys(qrels, ""), qrels)
     else:
         data = load_dataset(dataset, **options)
     runs = {name: read_run(path) for name, path in zip(names, run_files, strict=True)}

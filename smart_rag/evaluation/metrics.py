@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.qrels import Qrels
+from smart_rag.wording import nearest
 
 # Document ids by query id, best first.
 Run = dict[str, list[str]]
@@ -63,9 +63,9 @@ def measure_of(name: str) -> Measure:
     found = _NAMES.get(parts["name"].lower()) if parts else None
     if parts is None or found is None:
         known = sorted(set(_NAMES.values()), key=str.lower)
-        own = re.split(r"[@(]", name, maxsplit=1)[0].strip().lower()
-        near = difflib.get_close_matches(own, _NAMES, 1)
-        hint = f"did you mean {_NAMES[near[0]]}? " if near else ""
+        own = re.split(r"[@(]", name, maxsplit=1)[0].strip()
+        near = nearest(own, _NAMES)
+        hint = f"did you mean {_NAMES[near]}? " if near else ""
         raise InvalidInput(
             f"unknown measure {name!r}: {hint}expected one of {', '.join(known)}, with a depth such as nDCG@10, and "
             "perhaps the lowest relevant grade, as in AP(rel=2)@100"
