@@ -209,6 +209,39 @@ def test_an_incomplete_checkpoint_is_ignored(model, power_cut, tmp_path):
     assert (tmp_path / "model" / "modules.json").exists()
 
 
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_gradient_checkpointing_changes_no_weight(lora_rank, model, tmp_path, monkeypatch):
+    """Each layer of the forward pass is run again in the backward pass."""
+    from transformers.models.bert.modeling_bert import BertIntermediate
+
+    passes = []
+    forward = BertIntermediate.forward
+
+    def count(self, *arguments, **more):
+        passes.append(self.training)
+        return forward(self, *arguments, **more)
+
+    monkeypatch.setattr(BertIntermediate, "forward", count)
+    settings = FinetuneSettings(batch_size=16, learning_rate=2e-3, lora_rank=lora_rank, gradient_checkpointing=False)
+    options = {"held_out": some_data(24, seed=2), "device": "cpu", "keep_anyway": True}
+    finetune(model, some_data(48, seed=1), tmp_path / "whole", settings, **options)
+    once = sum(passes)
+    passes.clear()
+    settings = replace(settings, gradient_checkpointing=True)
+    finetune(model, some_data(48, seed=1), tmp_path / "model", settings, **options)
+    assert sum(passes) == 2 * once > 0
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "model")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], msg=name)
+
+
+def test_the_trained_model_keeps_its_length(model, tmp_path):
+    settings = FinetuneSettings(batch_size=16, learning_rate=2e-3)
+    finetune(model, some_data(), tmp_path / "m", settings, held_out=0.3, device="cpu", max_length=7, keep_anyway=True)
+    assert SmartEncoder(tmp_path / "m", device="cpu").max_length == 7
+    assert SentenceTransformer(str(tmp_path / "m"), device="cpu").max_seq_length == 7
+
+
 def test_lora_changes_linear_layers_by_low_rank_matrices(model, tmp_path):
     """The additions are merged into the weights, which keep their names."""
     settings = FinetuneSettings(lora_rank=4, batch_size=16, learning_rate=5e-3)
