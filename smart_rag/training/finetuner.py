@@ -64,7 +64,8 @@ def finetune(
     than the one before the first step, the training gained nothing, and nothing is saved. Texts and images are encoded
     in the same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
 
-    Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches.
+    Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches. The documents
+    of all processes are negatives of each query.
 
     Args:
         model: name or folder of the model, as for `SmartEncoder`.
