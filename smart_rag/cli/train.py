@@ -287,7 +287,12 @@ def finetune_command(
             resume=resume,
             show_progress_bar=on_terminal(),
         )
-    done = f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`"
+    same = ["--model", str(to)]
+    if (
+        max_pixels is not None and not (to / "modules.json").exists()
+    ):  # such as LamRA: its folder does not hold the limit
+        same += ["--max-pixels", str(max_pixels)]
+    done = f"{to}: use it with `smart-rag index PATH --db DIR {shlex.join(same)}`"
     _show_training(report, done, plot, json_file, "epoch" if evaluate_every is None else "evaluation")
 
 

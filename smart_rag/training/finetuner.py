@@ -60,9 +60,10 @@ def finetune(
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return the report.
 
     ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model. The folder also holds the prompts
-    and a model card. The weights that have the best evaluation by ``objective`` are kept. If no evaluation is better
-    than the one before the first step, the training gained nothing, and nothing is saved. Texts and images are encoded
-    in the same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
+    and a model card. LamRA is saved as a folder of transformers, because only `SmartEncoder` pools it as in the
+    training. The weights that have the best evaluation by ``objective`` are kept. If no evaluation is better than the
+    one before the first step, the training gained nothing, and nothing is saved. Texts and images are encoded in the
+    same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
 
     Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches. The documents
     of all processes are negatives of each query.
@@ -154,7 +155,7 @@ def finetune(
             trained_model.requires_grad_(True)
             evaluator.add_results_to_card(trained_model, frozen, trained)
             _add_settings_to_card(trained_model, settings)
-            trained_model.save_pretrained(str(folder.path))
+            encoder.trainable.save(folder.path)
             folder.remove_checkpoints()
     return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
 

@@ -30,7 +30,7 @@ from smart_rag.types import Content, Encodable, Task
 # Labels of pairs (query, document) in a batch.
 _POSITIVE, _NEGATIVE, _EXCLUDED = 1, 0, -1
 # Entries of a part that are not for the model. The last three are there only if there are several processes.
-_OWN = frozenset({"keep", "task", "answers", "groups", "positions"})
+_OWN = frozenset({"keep", "task", "pooled", "answers", "groups", "positions"})
 
 
 class SmartCollator:
@@ -87,12 +87,12 @@ class SmartCollator:
     def _add_answers(self, parts: Sequence[dict[str, Any]], queries: Sequence[int]) -> None:
         positives = [torch.from_numpy(self.groups[list(self.data.queries[i].positives)]) for i in queries]
         answers = pad_sequence(positives, batch_first=True, padding_value=-1)
-        for part, of_part in zip(parts, answers.split([len(part["keep"]) for part in parts]), strict=True):
+        for part, of_part in zip(parts, torch.split(answers, [len(part["keep"]) for part in parts]), strict=True):
             part["answers"] = of_part
 
     def _add_positions(self, parts: Sequence[dict[str, Any]], documents: Sequence[int]) -> None:
         positions = torch.tensor(documents)
-        for part, of_part in zip(parts, positions.split([len(part["keep"]) for part in parts]), strict=True):
+        for part, of_part in zip(parts, torch.split(positions, [len(part["keep"]) for part in parts]), strict=True):
             part["positions"] = of_part
             part["groups"] = torch.from_numpy(self.groups[of_part.numpy()])
 
@@ -227,8 +227,9 @@ class SmartLoss(CachedLossMixin, nn.Module):
         task = part["task"]
         # The modules write into this dict, so it must be a new one.
         states = self.model({name: value for name, value in part.items() if name not in _OWN}, task=task)
-        kept = states["token_embeddings"][keep]
-        pooled, tokens = self._to_embeddings(states["sentence_embedding"], kept)
+        hidden = states["token_embeddings"]
+        own = hidden[part["pooled"]] if "pooled" in part else states["sentence_embedding"]
+        pooled, tokens = self._to_embeddings(own, hidden[keep])
         if self.objective == "pooled":
             return pooled
         lengths = keep.sum(dim=1)

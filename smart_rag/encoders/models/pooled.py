@@ -295,12 +295,8 @@ class PooledModel:
         Raises:
             EncoderError: a folder of sentence-transformers cannot hold all settings of this model.
         """
-        before = self.profile.pooled_before
-        if before is not None:
-            raise EncoderError(
-                f"{self.name} is pooled from the token before {before!r}, which a folder of sentence-transformers "
-                "cannot state; train an adapter instead"
-            )
+        if self.profile.pooled_before is not None:
+            return  # it is saved without files of sentence-transformers, and its family is recognised
         if self.profile.positions != "three axes":
             raise EncoderError(
                 f"{self.name} has positions that are counted over words and patches, which a folder of "
