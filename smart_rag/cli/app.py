@@ -51,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": read.search,
     "ask": read.ask,
     "eval": measure.evaluate,
+    "compare": measure.compare,
     "tune": measure.tune,
     "info": read.info,
     "sources": write.sources,

@@ -315,8 +315,8 @@ def _interruptible(folder: TrainingFolder) -> Iterator[None]:
 
 def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
     """Check that the plot and the JSON file can be written, and return the training data at ``data``."""
+    from smart_rag.evaluation.plots import check_plot_file
     from smart_rag.training import load_training_data
-    from smart_rag.training.report import check_plot_file
 
     check_report_file(json_file)
     if plot is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import Objective
-from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.differences import Difference, corrected, difference
+from smart_rag.evaluation.plots import check_plot_file
 from smart_rag.paths import absolute
 from smart_rag.wording import number
 
@@ -173,25 +172,3 @@ class TrainingReport:
         measured.set(title=f"nDCG@10 of {number(self.held_out_queries, 'held-out query')}", xlabel="evaluation")
         measured.legend(fontsize="small")
         figure.savefig(path, dpi=150)
-
-
-def check_plot_file(path: Path) -> None:
-    """Check that `TrainingReport.save_plot` can write to ``path``, before the work begins.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        InvalidInput: the folder does not exist, or matplotlib does not know this suffix.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtra("matplotlib", "train", "a plot")
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    formats = FigureCanvasBase.get_supported_filetypes()
-    path = absolute(path)
-    if not path.parent.is_dir():
-        raise InvalidInput(f"{path}: the folder {path.parent} does not exist; create it, or choose another folder")
-    if path.suffix.lstrip(".").lower() not in formats:
-        raise InvalidInput(
-            f"{path}: {path.suffix!r} is not the ending of an image format; use .png, or one of "
-            f"{', '.join(sorted(formats))}"
-        )

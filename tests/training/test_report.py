@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.evaluation.plots import check_plot_file
 from smart_rag.training import TrainingReport
-from smart_rag.training.report import Epoch, check_plot_file
+from smart_rag.training.report import Epoch
 
 GENERATOR = np.random.default_rng(0)
 FROZEN = {name: GENERATOR.random(40) for name in ("pooled", "late", "hybrid")}
@@ -64,7 +65,7 @@ def test_an_epoch_has_the_means_of_the_queries():
 
 
 def test_the_plot_is_an_image_of_the_chosen_format(tmp_path):
-    pytest.importorskip("matplotlib", reason="plots need the extra train")
+    pytest.importorskip("matplotlib", reason="plots need the extra plot")
     for name, kind in (("plot.png", "PNG"), ("plot.jpg", "JPEG")):
         report({"late": FROZEN["late"] + 0.1}).save_plot(tmp_path / name)
         with Image.open(tmp_path / name) as image:
@@ -73,7 +74,7 @@ def test_the_plot_is_an_image_of_the_chosen_format(tmp_path):
 
 
 def test_a_plot_file_is_checked_before_the_work(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib", reason="plots need the extra train")
+    pytest.importorskip("matplotlib", reason="plots need the extra plot")
     check_plot_file(tmp_path / "plot.png")
     with pytest.raises(InvalidInput, match=r"plot.txt: '.txt' is not the ending of an image format; use .png, or one"):
         check_plot_file(tmp_path / "plot.txt")
@@ -83,5 +84,5 @@ def test_a_plot_file_is_checked_before_the_work(tmp_path, monkeypatch):
 
 def test_a_plot_needs_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtra, match=r"smart-rag\[train\]"):
+    with pytest.raises(MissingExtra, match=r"smart-rag\[plot\]"):
         check_plot_file(tmp_path / "plot.png")
