@@ -214,8 +214,16 @@ def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
     quality.add_row("SMART, frozen", "", *frozen[1:])
     if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change the pooled ranking
         trained[0] = ""
-    quality.add_row(f"trained, {unit} {report.best_epoch} of {len(report.history) - 1}", *trained)
-    differences = _differences_table("differences")
+    evaluations = len(report.history) - 1
+    if report.saved:
+        quality.add_row(f"trained, {unit} {report.best_epoch} of {evaluations}", *trained)
+    else:
+        best = max(range(1, evaluations + 1), key=lambda i: report.history[i].by(report.objective))
+        values = [f"{report.history[best].by(name):.4f}" for name in ("pooled", "late", "hybrid")]
+        if report.history[best].pooled == report.history[0].pooled:
+            values[0] = ""
+        quality.add_row(f"not saved: trained, {unit} {best} of {evaluations}", *values)
+    differences = _differences_table("effect of the training, and of late interaction without it")
     for name, found in report.differences.items():
         interval = f"{found.low:+.4f} to {found.high:+.4f}"
         differences.add_row(name, f"{found.mean:+.4f}", interval, _p(found.p), found.verdict)
