@@ -72,7 +72,17 @@ Data = Annotated[
     typer.Option(
         metavar="DATA",
         parser=absolute,
-        help="A .jsonl file of pairs, a BEIR folder, or a dataset folder of Hugging Face datasets.",
+        help="A file of pairs (.jsonl, .json, .csv, .tsv, .parquet), a folder of them, a BEIR folder, or a dataset "
+        "folder of Hugging Face datasets.",
+    ),
+]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="NAME=MEANING",
+        help="Another name of a column in the data, such as search=query; id= leaves out the column id. May be given "
+        "several times.",
     ),
 ]
 TrainedModel = Annotated[
@@ -143,6 +153,7 @@ def train_adapter_command(
     max_length: MaxLength = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
+    columns: ColumnNames = None,
     limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
     keep_anyway: KeepAnyway = False,
@@ -155,7 +166,7 @@ def train_adapter_command(
     from smart_rag.training import train_adapter
     from smart_rag.training.folder import TrainingFolder
 
-    loaded = _training_data(data, limit_queries, plot, json_file)
+    loaded = _training_data(data, limit_queries, columns, plot, json_file)
     settings = AdapterSettings(
         dimension=dimension,
         layers=_layers(layers),
@@ -243,6 +254,7 @@ def finetune_command(
     max_length: MaxLength = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
+    columns: ColumnNames = None,
     limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
     keep_anyway: KeepAnyway = False,
@@ -254,7 +266,7 @@ def finetune_command(
     from smart_rag.training import finetune
     from smart_rag.training.folder import TrainingFolder
 
-    loaded = _training_data(data, limit_queries, plot, json_file)
+    loaded = _training_data(data, limit_queries, columns, plot, json_file)
     settings = FinetuneSettings(
         objective=objective,
         lora_rank=lora_rank,
@@ -313,7 +325,9 @@ def _interruptible(folder: TrainingFolder) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
+def _training_data(
+    data: Path, limit_queries: int | None, columns: list[str] | None, plot: Path | None, json_file: str | None
+) -> TrainingData:
     """Check that the plot and the JSON file can be written, and return the training data at ``data``."""
     from smart_rag.evaluation.plots import check_plot_file
     from smart_rag.training import load_training_data
@@ -321,7 +335,21 @@ def _training_data(data: Path, limit_queries: int | None, plot: Path | None, jso
     check_report_file(json_file)
     if plot is not None:
         check_plot_file(plot)
-    return load_training_data(data, limit_queries)
+    return load_training_data(data, limit_queries, columns=_names_of_columns(columns or []))
+
+
+def _names_of_columns(given: list[str]) -> dict[str, str]:
+    """Return the values of ``--columns`` as the argument ``columns`` of `load_training_data`."""
+    wrong = next((each for each in given if "=" not in each), None)
+    if wrong is not None:
+        raise typer.BadParameter(
+            f"--columns {wrong}: expected NAME=MEANING, such as search=query, or NAME= to leave it out"
+        )
+    pairs = [each.rsplit("=", 1) for each in given]
+    twice = [name for name, _ in pairs if [own for own, _ in pairs].count(name) > 1]
+    if twice:
+        raise typer.BadParameter(f"--columns names {twice[0]!r} twice; give it one meaning")
+    return {name: meaning.strip() for name, meaning in pairs}
 
 
 def _show_training(

@@ -68,6 +68,19 @@ def test_a_training_prints_and_writes_its_figures(trained, model):
         assert plot.width > 800
 
 
+def test_columns_are_named_as_in_the_library(tmp_path):
+    """The data is read before the model, so that an error costs nothing."""
+    (tmp_path / "x.csv").write_text("id,serch,positive\n1,who,the cat\n2,what,a dog\n")
+    command = ("train", "adapter", "--data", tmp_path / "x.csv", "--model", tmp_path, "--out", tmp_path / "a")
+    error = error_of(*command, "--columns", "id=")
+    assert "x.csv, line 2: expected a row with a query" in error
+    assert "the column 'serch' is not known" in error
+    names = ("--columns", "search=query", "--columns", "serch=query", "--columns", "id=")
+    assert "no row has the column 'search'" in error_of(*command, *names)
+    assert "expected NAME=MEANING" in usage_error_of(*command, "--columns", "id")
+    assert "names 'id' twice" in usage_error_of(*command, "--columns", "id=", "--columns", "id=query")
+
+
 def test_a_training_that_is_not_measurably_better_has_a_warning(pairs, model, tmp_path):
     """Half a dozen held-out queries are too few to measure with."""
     code, output, errors = train(
