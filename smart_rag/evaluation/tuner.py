@@ -141,28 +141,39 @@ def tune(
         )
     if not 2 <= folds <= len(judged):
         raise InvalidInput(f"folds must be between 2 and the number of queries ({len(judged)}), got {folds}")
-    metrics = Metrics(measured.qrels, ("ndcg@10",))
-    current = Setting(index.manifest.weights, index.manifest.config.weighting)
     texts = {document.id: document.text for document in index.get(sorted(judged))}
     own = own_documents(judged, texts, measured.qrels)
-    candidates = _candidates(index, judged, own, show_progress_bar)
-    settings = _settings(current)
-    values = np.stack(
-        [
-            metrics.by_query({id: found.best(setting.weights) for id, found in candidates[setting.weighting].items()})[
-                "ndcg@10"
-            ]
-            for setting in settings
-        ]
-    )
+    settings, values = setting_values(index, judged, measured.qrels, own, show_progress_bar=show_progress_bar)
     return Tuning(
         len(judged),
         dict(zip(settings, values.mean(axis=1).tolist(), strict=True)),
-        current,
+        settings[0],
         settings[choose(values)],
         expected_gain(values, folds=folds, repeats=repeats, seed=seed),
         (*measured.notes, *own_notes(own)),
     )
+
+
+def setting_values(
+    index: SmartIndex,
+    queries: Mapping[str, str | Content],
+    qrels: Qrels,
+    own: Mapping[str, str] | None = None,
+    *,
+    show_progress_bar: bool = False,
+) -> tuple[list[Setting], NDArray[np.float64]]:
+    """Return the settings, the current one first, and the nDCG@10 of each (n_settings, n_queries).
+
+    ``own`` has the document that is a query itself, by query id. Rankings leave it out.
+    """
+    metrics = Metrics(qrels, ("ndcg@10",))
+    candidates = _candidates(index, queries, own or {}, show_progress_bar)
+    settings = _settings(Setting(index.manifest.weights, index.manifest.config.weighting))
+    rankings = [
+        {id: of_query.best(setting.weights) for id, of_query in candidates[setting.weighting].items()}
+        for setting in settings
+    ]
+    return settings, np.stack([metrics.by_query(of_setting)["ndcg@10"] for of_setting in rankings])
 
 
 def relevant_scores(index: SmartIndex, queries: Mapping[str, str | Content], qrels: Qrels) -> list[float]:
