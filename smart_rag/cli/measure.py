@@ -198,11 +198,14 @@ def tune(
         print_json(figures.tuning_json(found, written=writes))
         return
     out.print(figures.tuning_table(found))
-    done = "The choice is saved in the index." if writes else "The index is unchanged."
-    if writes and not found.is_worth_it:
+    done = "The choice is saved in the index."
+    if dry_run:
+        done = "The index is unchanged."
+    elif not writes:  # the scale of relevance is not
+        done = "The weights of the index are unchanged."
+        done += " --force saves the choice anyway." if found.choice != found.current else ""
+    elif not found.is_worth_it:
         done = "The choice is saved in the index, because of --force. It may be worse than the setting before."
-    elif found.choice != found.current and not (writes or dry_run):
-        done += " --force saves the choice anyway."
     out.print(Text(figures.tuning_verdict(found) + "\n" + done), soft_wrap=True)
 
 

@@ -79,7 +79,8 @@ def _choices(gains: NDArray[np.float64], used: NDArray[np.generic]) -> NDArray[n
     count = weight.sum(axis=0)
     mean = gains @ weight / count
     variance = np.maximum(gains**2 @ weight / count - mean**2, 0) / np.maximum(count - 1, 1)
-    return np.argmax(np.round(mean - _CAUTION * np.sqrt(variance), _DECIMALS), axis=0)
+    bounds = np.round(mean - _CAUTION * np.sqrt(variance), _DECIMALS)
+    return np.asarray(bounds.argmax(axis=0), dtype=np.intp)
 
 
 def _p_and_low(gains: NDArray[np.float64], choice: int, exchanges: int, seed: int, at_once: int) -> tuple[float, float]:

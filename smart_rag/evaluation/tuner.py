@@ -128,10 +128,12 @@ def tune(
     found = {document.id for document in index.get(sorted(named))}
     measured = met({id: qrels[id] for id in queries if id in qrels}, found, answerable_only=True, place="the index")
     judged = {id: queries[id] for id in measured.qrels}
-    if named and not judged:
+    if not index.count():
+        raise InvalidInput(f"{index.path} holds no documents; add those that the queries ask for")
+    if named and not found:
         raise InvalidInput(
-            f"{index.path}: no relevant document of the {number(len(queries), 'query')} is in the index; the qrels "
-            "must use the document ids of the index (`smart-rag search --json` shows them)"
+            f"{index.path}: no judged document of the {number(len(queries), 'query')} is in the index; the qrels must "
+            "use the document ids of the index (`smart-rag search --json` shows them)"
         )
     if len(judged) < FEWEST_QUERIES:
         why = f" ({'; '.join(measured.notes)})" if measured.notes else ""

@@ -128,9 +128,23 @@ def test_folds_and_repeats_are_checked(late_only):
 def test_qrels_of_other_documents_are_refused(late_only):
     index, queries, _ = late_only
     with pytest.raises(
-        InvalidInput, match=r"no relevant document of the .* is in the index; the qrels must use the document"
+        InvalidInput, match=r"no judged document of the 60 queries is in the index; the qrels must use the document"
     ):
         tune(index, queries, {id: {"elsewhere": 1} for id in queries})
+
+
+def test_grades_of_0_and_below_are_not_taken_for_other_documents(late_only):
+    index, queries, qrels = late_only
+    with pytest.raises(InvalidInput, match=r"in the index, got 0 \(60 queries without a relevant document, such as"):
+        tune(index, queries, {id: dict.fromkeys(grades, -2) for id, grades in qrels.items()})
+
+
+def test_an_empty_index_is_refused(tmp_path):
+    with (
+        SmartIndex.create(tmp_path / "index", WordEncoder()) as index,
+        pytest.raises(InvalidInput, match="holds no documents; add those that the queries ask for"),
+    ):
+        tune(index, {"q": "word1"}, {"q": {"d": 1}})
 
 
 def test_settings_are_sorted_by_their_distance_to_the_defaults(late_only):
