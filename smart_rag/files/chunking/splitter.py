@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from smart_rag.files.chunking.token_places import TokenPlaces, TokenSpans
-from smart_rag.files.chunking.unbroken import next_blank, unbroken_chunk
+from smart_rag.files.chunking.unbroken import is_dense, next_blank, unbroken_chunk
 
 # The number of characters of a chunk for each token that it may have. Prose has four to six. Texts with more are blanks
 # or words that the model does not know. A file in base64 is a single token for some models.
@@ -99,6 +99,8 @@ class Splitter:
 
     def _split_window(self, window: _Window) -> tuple[list[_Found], int]:
         """Return the chunks of a window that are sure, and the place where the next window begins."""
+        if self._token_spans is not None and is_dense(window.text, self._token_spans):
+            return self._sure(window, lambda part: len(part) + 1)
         places = self._places(window)
         if places is not None:
             sure, rest = self._sure(window, places.count)

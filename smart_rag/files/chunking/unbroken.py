@@ -18,6 +18,19 @@ _BLANK = re.compile(r"\s")
 # chunks end after any sign that is no letter and no digit.
 _SENTENCE_ENDS = frozenset("!?;\u2026\u3002\uff01\uff1f\uff1b\u0964\u06d4")
 _ZERO_WIDTH_JOINER = "\u200d"
+# A text with at least so many tokens for each character, such as base64, is measured in characters.
+_DENSE = 2 / 3
+_SIGN = re.compile(r"[^0-9A-Za-z(\[{<]")
+
+
+def is_dense(part: str, token_spans: TokenSpans) -> bool:
+    """Return whether ``part`` has nearly as many tokens as characters, as base64 has, by its first quarter.
+
+    A text in ASCII has at most one token more than it has characters. So a dense text need not be read to cut it.
+    """
+    sample = part[: -(-len(part) // 4)]
+    spans = token_spans(sample) if part.isascii() else None
+    return spans is not None and _DENSE * len(sample) <= len(spans) <= len(sample) + 1
 
 
 def next_blank(text: str, begin: int) -> int:
@@ -49,6 +62,12 @@ def unbroken_chunk(
         limits: the greatest number of tokens of a chunk, of tokens that neighbours share, and of characters of a chunk.
     """
     tokens, overlap, longest = limits
+    if is_dense(text[begin : begin + tokens], token_spans):
+        stop = begin + tokens - 1
+        signs = [sign.end() for sign in _SIGN.finditer(text, begin + tokens // 2, stop)]
+        ends = [end for end in signs if text[end - 1] in _SENTENCE_ENDS] or signs
+        stop = ends[-1] if ends else stop
+        return stop, max(stop - max(overlap - 1, 0), begin + 1)
     # A little more than a chunk, so that one reading is enough for most chunks.
     length = max(length * 5 // 4, tokens)
     while True:

@@ -100,6 +100,22 @@ def test_the_tokenizer_reads_each_character_about_twice(name, sample):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60, deadline=None)
+@given(st.text("Qm9zY0IGVuk+aW5n/x7K", min_size=400, max_size=800), st.integers(20, 40), st.integers(0, 3))
+def test_a_text_of_short_tokens_is_cut_by_its_characters(name, text, tokens, overlap):
+    """Its chunks keep the limits, and the tokenizer reads a sample of each."""
+    found, read = places(name, text, (tokens, overlap, 8 * tokens))
+    dense = len(TOKENIZERS[name].encode(text, add_special_tokens=False).ids) > 0.9 * len(text)
+    for begin, stop in found:
+        assert len(TOKENIZERS[name].encode(text[begin:stop], add_special_tokens=False).ids) <= tokens
+    for (begin, stop), (following, _) in pairwise(found):
+        assert begin < following <= stop
+        assert len(TOKENIZERS[name].encode(text[following:stop], add_special_tokens=False).ids) <= overlap
+    if dense:
+        assert read < 1.5 * len(text)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_chunks_end_after_a_sentence_or_a_sign(name):
     for sentence, signs in (
         ("\u6570\u636e\u68c0\u3002\u7cfb,", "\u3002"),
