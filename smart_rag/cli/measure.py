@@ -31,6 +31,7 @@ from smart_rag.cli.options import (
     Model,
     ProfileName,
     QueryPrompt,
+    QueryWeighting,
     ReportFile,
     Trusted,
 )
@@ -91,6 +92,7 @@ def evaluate(
     candidates: Annotated[
         int, typer.Option(min=1, help="Number of documents that the first stage chooses for scoring.")
     ] = DEFAULT_CANDIDATES,
+    weighting: QueryWeighting = None,
     limit_queries: LimitQueries = None,
     db: KeptDb = None,
     device: Device = None,
@@ -102,10 +104,10 @@ def evaluate(
 
     check_report_file(json_file)
     if paper:
-        if db is not None or top_k != DEFAULT_DEPTH or candidates != DEFAULT_CANDIDATES or answerable_only:
+        if db is not None or top_k != DEFAULT_DEPTH or candidates != DEFAULT_CANDIDATES or answerable_only or weighting:
             raise typer.BadParameter(
-                "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k, "
-                "--candidates and --answerable-only"
+                "--paper scores every document by the paper's method, in an index of its own for each dataset; leave "
+                "out --db, --top-k, --candidates, --weighting and --answerable-only"
             )
         given: dict[str, object] = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
         given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "max_pixels": max_pixels}
@@ -134,7 +136,14 @@ def evaluate(
             trust_remote_code=trust_remote_code,
         ) as index,
     ):
-        result = evaluator.evaluate(data, index, top_k=top_k, candidates=candidates, show_progress_bar=on_terminal())
+        result = evaluator.evaluate(
+            data,
+            index,
+            top_k=top_k,
+            candidates=candidates,
+            weighting=weighting,
+            show_progress_bar=on_terminal(),
+        )
     show_figures(result, figures.evaluation_tables(result), json_file)
 
 

@@ -159,7 +159,7 @@ def test_tune_prints_figures_as_json(judged):
     assert list(figures) == ["queries", "notes", "settings", "current", "choice", "held_out", "written"]
     assert (figures["queries"], figures["written"]) == (35, False)
     assert figures["current"] == {"weights": [1, 0], "weighting": "idf"}
-    assert len(figures["settings"]) == 23  # pooled alone has one ranking, whatever the weighting
+    assert len(figures["settings"]) == 34  # pooled alone has one ranking, whatever the weighting
     best = max(figures["settings"], key=lambda setting: setting["ndcg@10"])
     assert best.pop("ndcg@10") > 0
     assert figures["choice"] == best
