@@ -71,7 +71,9 @@ def main() -> None:
         for objective in arguments.objectives.split(","):
             started = time.perf_counter()
             settings = replace(common, objective=objective)
-            report = finetune(arguments.model, training, folder / objective, settings, show_progress_bar=True)
+            report = finetune(
+                arguments.model, training, folder / objective, settings, keep_anyway=True, show_progress_bar=True
+            )
             seconds = time.perf_counter() - started
             trainings[objective] = {"seconds": seconds, "report": report.as_json(), "settings": asdict(settings)}
             values[objective] = measured(folder / objective, test, folder)

@@ -90,7 +90,9 @@ def main() -> None:
                 objective=arguments.objective,
             )
             started, cpu = time.perf_counter(), time.process_time()
-            report = train_adapter(encoder, training, folder / str(dimension), settings, show_progress_bar=True)
+            report = train_adapter(
+                encoder, training, folder / str(dimension), settings, keep_anyway=True, show_progress_bar=True
+            )
             found[str(dimension)] = {
                 "seconds": time.perf_counter() - started,
                 "cpu_seconds": time.process_time() - cpu,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 def number(count: int, noun: str) -> str:
@@ -24,6 +25,17 @@ def some(places: Sequence[int], most: int = 5) -> str:
     """
     shown = ", ".join(f"{place:,}" for place in places[:most])
     return f"{shown} and {len(places) - most:,} more" if len(places) > most else shown
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the one of ``known`` that is spelled most like ``name``. It is empty if none is alike.
+
+    >>> nearest("Querry", ["query", "positive"]), nearest("id", ["query"])
+    ('query', '')
+    """
+    by_name = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(name.lower(), by_name, 1)
+    return by_name[found[0]] if found else ""
 
 
 def size_text(size: float) -> str:

@@ -7,6 +7,7 @@ import graphlib
 import importlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,11 @@ OWNERS = {
     "av": {"files"},
     "chromadb": {"store"},
     "datasets": {"training"},
+    "ir_datasets": {"evaluation"},
     "ir_measures": {"evaluation"},
     "lmdb": {"store"},
     "lxml": {"files"},
-    "matplotlib": {"training"},
+    "matplotlib": {"evaluation", "training"},
     "mteb": {"evaluation"},
     "numba": {"scoring"},
     "olefile": {"files"},
@@ -70,10 +72,12 @@ PUBLIC_MODULES = {"smart_rag"} | {
 PUBLIC_PACKAGES = {"smart_rag.evaluation", "smart_rag.files", "smart_rag.training"}
 
 
+@cache
 def paths():
     return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
+@cache
 def module_of(path):
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -87,6 +91,7 @@ def row_of(floor):
     return next(i for i, row in enumerate(ROWS) if floor in row)
 
 
+@cache
 def imported(path, types_too=True):
     """Return the dotted names that a file imports, wherever in it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -211,7 +216,17 @@ PUBLIC = {
         "errors",
         "rerank",
     ],
-    "smart_rag.evaluation": ["Dataset", "MtebModel", "evaluate", "load_dataset", "tune"],
+    "smart_rag.evaluation": [
+        "Dataset",
+        "MtebModel",
+        "compare",
+        "evaluate",
+        "evaluate_runs",
+        "load_dataset",
+        "read_run",
+        "tune",
+        "write_run",
+    ],
     "smart_rag.files": ["FORMATS", "jpeg", "limits"],
     "smart_rag.training": [
         "AdapterSettings",

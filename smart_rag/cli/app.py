@@ -1,6 +1,7 @@
 """``smart-rag``: the program and the list of its commands.
 
-Exit codes: 0 success; 1 an error of the user, explained in one line; 2 wrong usage; 130 interrupted with Ctrl-C.
+Exit codes: 0 success; 1 an error of the user, explained in one line; 2 wrong usage; 3 a training gained nothing and
+saved nothing; 130 interrupted with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": read.search,
     "ask": read.ask,
     "eval": measure.evaluate,
+    "compare": measure.compare,
     "tune": measure.tune,
     "info": read.info,
     "sources": write.sources,

@@ -77,12 +77,12 @@ def note(message: str, style: str = "") -> None:
     err.print(Text(message, style=style), soft_wrap=True)
 
 
-def check_report_file(path: str | Path | None, option: str = "--json") -> None:
+def check_report_file(path: str | Path | None, option: str = "--json", suffix: str = ".json") -> None:
     """Before the work begins, check that the file that ``option`` names can be written.
 
     Raises:
         InvalidInput: the folder of the file does not exist, or ``path`` is a folder, or the file may not be written, or
-            it exists and is no JSON file. So a wrong name costs nobody a document.
+            it exists and does not end in ``suffix``. So a wrong name costs nobody a document.
     """
     if path in (None, "-"):
         return
@@ -101,8 +101,8 @@ def check_report_file(path: str | Path | None, option: str = "--json") -> None:
             file.unlink()
     except OSError as error:
         raise InvalidInput(f"{option} {path} cannot be written ({error.strerror or error})") from error
-    if not is_empty and file.suffix.lower() != ".json":
-        raise InvalidInput(f"{option} {path} exists and does not end in .json; name a new file, or remove this one")
+    if not is_empty and file.suffix.lower() != suffix:
+        raise InvalidInput(f"{option} {path} exists and does not end in {suffix}; name a new file, or remove this one")
 
 
 def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:

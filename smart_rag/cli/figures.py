@@ -13,26 +13,13 @@ from smart_rag.config import Weighting
 from smart_rag.wording import number, size_text
 
 if TYPE_CHECKING:
+    from smart_rag.evaluation.comparison import Comparison
     from smart_rag.evaluation.tuner import Setting, Tuning
     from smart_rag.training.report import TrainingReport
 
 
 def evaluation_tables(result: Mapping[str, Any]) -> Group:
     """Return the figures of `evaluate` as tables."""
-    counts = f"{number(result['documents'], 'document')}, {number(result['queries'], 'query')}"
-    quality = Table(title=f"{result['dataset']}: {counts}")
-    quality.add_column("ranking")
-    metrics = list(result["runs"]["hybrid"])
-    for column in (metrics[0], "95 % interval", *metrics[1:]):
-        quality.add_column(column, justify="right")
-    for name, values in result["runs"].items():
-        ends = result["intervals"][name][metrics[0]]
-        figures = [f"{values[metric]:.4f}" for metric in metrics]
-        quality.add_row(name, figures[0], f"{ends['low']:.3f} to {ends['high']:.3f}", *figures[1:])
-    differences = _differences_table(f"differences in {metrics[0].replace('ndcg', 'nDCG')}")
-    for name, values in result["differences"].items():
-        interval = f"{values['low']:+.4f} to {values['high']:+.4f}"
-        differences.add_row(name, f"{values[metrics[0]]:+.4f}", interval, _p(values["p"]), values["verdict"])
     searches = Table(title=f"one search, by its first stage (auto: {result['auto']}); p50 in milliseconds, last: p95")
     steps = list(dict.fromkeys(step for values in result["first_stages"].values() for step in values["latency_ms"]))
     searches.add_column("")
@@ -54,13 +41,60 @@ def evaluation_tables(result: Mapping[str, Any]) -> Group:
         else "not measured, the documents were indexed already"
     )
     return Group(
-        quality,
-        *map(Text, result["notes"]),
-        differences,
+        *_quality(result),
         searches,
         f"storage: {storage['bytes_per_token']:.0f} bytes per token, {storage['bytes_per_document']:,.0f} per "
         f"document, {size_text(storage['total_bytes'])} in total; ingest: {speed}",
     )
+
+
+def runs_tables(result: Mapping[str, Any]) -> Group:
+    """Return the figures of `evaluate_runs` as tables."""
+    return Group(*_quality(result))
+
+
+def _quality(result: Mapping[str, Any]) -> list[Table | Text]:
+    """Return the table of the rankings, the notes, and the table of the differences, if there are any."""
+    documents = f"{number(result['documents'], 'document')}, " if result["documents"] else ""
+    quality = Table(title=f"{result['dataset']}: {documents}{number(result['queries'], 'query')}")
+    quality.add_column("ranking", overflow="fold")
+    metrics = list(next(iter(result["runs"].values())))
+    for column in (metrics[0], "95 % interval", *metrics[1:]):
+        quality.add_column(column, justify="right")
+    for name, values in result["runs"].items():
+        ends = result["intervals"][name][metrics[0]]
+        figures = [f"{values[metric]:.4f}" for metric in metrics]
+        quality.add_row(name, figures[0], f"{ends['low']:.3f} to {ends['high']:.3f}", *figures[1:])
+    parts: list[Table | Text] = [quality, *map(Text, result["notes"])]
+    if result["differences"]:
+        differences = _differences_table(f"differences in {metrics[0].replace('ndcg', 'nDCG')}")
+        for name, values in result["differences"].items():
+            interval = f"{values['low']:+.4f} to {values['high']:+.4f}"
+            differences.add_row(name, f"{values[metrics[0]]:+.4f}", interval, _p(values["p"]), values["verdict"])
+        parts.append(differences)
+    return parts
+
+
+def comparison_table(found: Comparison) -> Group:
+    """Return a row for each pair of rankings: both means, the difference, and for how many queries it is which."""
+    table = Table(title=f"{found.names[0]} - {found.names[1]}: {number(len(found.queries), 'query')}")
+    table.add_column("ranking", overflow="fold")
+    columns = ("measure", "first", "second", "difference", "95 % interval", "p", "", "better", "equal", "worse")
+    for column in columns:
+        table.add_column(column, justify="right" if column not in ("measure", "") else "left")
+    for pair in found.pairs:
+        one = pair.difference
+        table.add_row(
+            pair.name,
+            pair.measure,
+            *(f"{mean:.4f}" for mean in pair.means),
+            f"{one.mean:+.4f}",
+            f"{one.low:+.4f} to {one.high:+.4f}",
+            _p(one.p),
+            one.verdict,
+            *(f"{count:,}" for count in pair.counts),
+        )
+    return Group(table, *map(Text, found.notes))
 
 
 def paper_tables(result: Mapping[str, Any]) -> Group:
@@ -181,8 +215,16 @@ def training_tables(report: TrainingReport, unit: str = "epoch") -> Group:
     quality.add_row("SMART, frozen", "", *frozen[1:])
     if report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]:  # an adapter does not change the pooled ranking
         trained[0] = ""
-    quality.add_row(f"trained, {unit} {report.best_epoch} of {len(report.history) - 1}", *trained)
-    differences = _differences_table("differences")
+    evaluations = len(report.history) - 1
+    if report.saved:
+        quality.add_row(f"trained, {unit} {report.best_epoch} of {evaluations}", *trained)
+    else:
+        best = max(range(1, evaluations + 1), key=lambda i: report.history[i].by(report.objective))
+        values = [f"{report.history[best].by(name):.4f}" for name in ("pooled", "late", "hybrid")]
+        if report.history[best].pooled == report.history[0].pooled:
+            values[0] = ""
+        quality.add_row(f"not saved: trained, {unit} {best} of {evaluations}", *values)
+    differences = _differences_table("effect of the training, and of late interaction without it")
     for name, found in report.differences.items():
         interval = f"{found.low:+.4f} to {found.high:+.4f}"
         differences.add_row(name, f"{found.mean:+.4f}", interval, _p(found.p), found.verdict)

@@ -45,7 +45,8 @@ def open_index(
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None and value is not False}
     if config is not None and not (db / FILE_NAME).exists():
-        return SmartIndex.create(db, SmartEncoder(model or DEFAULT_MODEL, **given), config=config)
+        # Not `create`: another process may make the index at the same time.
+        return SmartIndex.open_or_create(db, SmartEncoder(model or DEFAULT_MODEL, **given), config=config)
     if model is None and not given:
         return SmartIndex.open(db, sources=sources or ())
     description = Manifest.read(db).encoder or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -130,4 +131,22 @@ WhereDocument = Annotated[
     typer.Option(metavar="JSON", help='Filter on texts, such as {"$contains": "pump"} or {"$regex": "pumps?"}.'),
 ]
 LimitQueries = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N queries.")]
+Measures = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--measures",
+        metavar="NAMES",
+        help='Measures in the words of ir-measures, such as "nDCG@10 P@5 AP RR R@100". The first one decides about '
+        "differences.",
+    ),
+]
+PlotFile = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.png", parser=absolute, help="Draw the figures with their intervals."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def names_in(values: Sequence[str] | None) -> list[str] | None:
+    """Return the names in an option that may be given several times, each time with names between blanks or commas."""
+    return [name for value in values for name in value.replace(",", " ").split()] if values else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,10 @@ from smart_rag.training.settings import (
 
 if TYPE_CHECKING:
     from smart_rag.training import TrainingData, TrainingReport
+    from smart_rag.training.folder import TrainingFolder
+
+# Exit code of a training that gained nothing, so that nothing was saved.
+NOTHING_GAINED = 3
 
 app = typer.Typer(no_args_is_help=True, help="Train on your own questions and the passages that answer them.")
 
@@ -64,6 +70,14 @@ HeldOut = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(callback=_check_positive, help="Divisor of the scores in the loss.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random, except the split.")]
+CheckpointMinutes = Annotated[
+    float,
+    typer.Option(metavar="N", callback=_check_positive, help="Save a checkpoint after so many minutes."),
+]
+KeepAnyway = Annotated[
+    bool, typer.Option("--keep-anyway", help="Save the best epoch even if it is not better than the start.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")]
 Plot = Annotated[
     Path | None,
     typer.Option(metavar="FILE.png", parser=absolute, help="Draw the loss and the held-out nDCG@10 into this file."),
@@ -87,6 +101,7 @@ def train_adapter_command(
     objective: Annotated[AdapterObjective, typer.Option(help="Score to train.")] = AdapterSettings.objective,
     hard_negatives: HardNegatives = AdapterSettings.hard_negatives,
     seed: Seed = AdapterSettings.seed,
+    checkpoint_minutes: CheckpointMinutes = AdapterSettings.checkpoint_minutes,
     base_model: BaseModel = None,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
@@ -94,12 +109,15 @@ def train_adapter_command(
     trust_remote_code: Trusted = False,
     limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
+    keep_anyway: KeepAnyway = False,
+    resume: Resume = False,
     plot: Plot = None,
     json_file: ReportFile = None,
 ) -> None:
     """Train an adapter that makes new token embeddings from a frozen model. Pooled embeddings do not change."""
     from smart_rag import SmartEncoder
     from smart_rag.training import train_adapter
+    from smart_rag.training.folder import TrainingFolder
 
     loaded = _training_data(data, limit_queries, plot, json_file)
     settings = AdapterSettings(
@@ -111,6 +129,7 @@ def train_adapter_command(
         temperature=temperature,
         hard_negatives=hard_negatives,
         seed=seed,
+        checkpoint_minutes=checkpoint_minutes,
     )
     encoder = SmartEncoder(
         model,
@@ -120,7 +139,17 @@ def train_adapter_command(
         base_model=base_model,
         trust_remote_code=trust_remote_code,
     )
-    report = train_adapter(encoder, loaded, to, settings, held_out=held_out, show_progress_bar=on_terminal())
+    with _interruptible(TrainingFolder(to, "an adapter")):
+        report = train_adapter(
+            encoder,
+            loaded,
+            to,
+            settings,
+            held_out=held_out,
+            keep_anyway=keep_anyway,
+            resume=resume,
+            show_progress_bar=on_terminal(),
+        )
     same = [] if model == DEFAULT_MODEL else ["--model", model]
     same += [] if base_model is None else ["--base-model", base_model]
     same += [] if profile is None else ["--profile", profile]
@@ -157,6 +186,7 @@ def finetune_command(
     temperature: Temperature = FinetuneSettings.temperature,
     hard_negatives: HardNegatives = FinetuneSettings.hard_negatives,
     seed: Seed = FinetuneSettings.seed,
+    checkpoint_minutes: CheckpointMinutes = FinetuneSettings.checkpoint_minutes,
     evaluate_every: Annotated[
         int | None,
         typer.Option(metavar="STEPS", min=1, help="Evaluate and save a checkpoint; by default after each epoch."),
@@ -167,7 +197,8 @@ def finetune_command(
     trust_remote_code: Trusted = False,
     limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    keep_anyway: KeepAnyway = False,
+    resume: Resume = False,
     plot: Plot = None,
     json_file: ReportFile = None,
 ) -> None:
@@ -187,8 +218,9 @@ def finetune_command(
         hard_negatives=hard_negatives,
         evaluate_every=evaluate_every,
         seed=seed,
+        checkpoint_minutes=checkpoint_minutes,
     )
-    try:
+    with _interruptible(TrainingFolder(to)):
         report = finetune(
             model,
             loaded,
@@ -199,22 +231,35 @@ def finetune_command(
             profile=profile,
             max_pixels=max_pixels,
             trust_remote_code=trust_remote_code,
+            keep_anyway=keep_anyway,
             resume=resume,
             show_progress_bar=on_terminal(),
         )
-    except KeyboardInterrupt:
-        last = TrainingFolder(to).last_checkpoint()
-        next_step = "there is no checkpoint yet" if last is None else f"add --resume to continue from {last.name}"
-        err.print(f"\ninterrupted; {next_step}")
-        raise typer.Exit(130) from None
     done = f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`"
     _show_training(report, done, plot, json_file, "epoch" if evaluate_every is None else "evaluation")
 
 
+@contextmanager
+def _interruptible(folder: TrainingFolder) -> Iterator[None]:
+    """After Ctrl-C, say how to continue the training in ``folder``, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        last = folder.last_checkpoint()
+        if last is not None:
+            next_step = f"add --resume to continue from {last.stem}"
+        elif folder.is_interrupted:
+            next_step = "there is no checkpoint yet; add --resume to keep the texts that are encoded"
+        else:
+            next_step = "there is no checkpoint yet"
+        err.print(f"\ninterrupted; {next_step}")
+        raise typer.Exit(130) from None
+
+
 def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
     """Check that the plot and the JSON file can be written, and return the training data at ``data``."""
+    from smart_rag.evaluation.plots import check_plot_file
     from smart_rag.training import load_training_data
-    from smart_rag.training.report import check_plot_file
 
     check_report_file(json_file)
     if plot is not None:
@@ -227,14 +272,15 @@ def _show_training(
 ) -> None:
     """Show the figures of a training, the line ``done`` and the report's warning. Write the plot.
 
-    ``unit`` is the same as in `figures.training_tables`.
+    If nothing was saved, exit with `NOTHING_GAINED`. ``unit`` is the same as in `figures.training_tables`.
     """
-    if os.environ.get("RANK", "0") != "0":  # only the first of several processes prints
-        return
-    if plot is not None:
-        report.save_plot(plot)
-    show_figures(report.as_json(), figures.training_tables(report, unit), json_file)
-    if json_file != "-":
-        out.print(Text(done), soft_wrap=True)
-    if report.warning:
-        err.print(Text.assemble(("warning: ", "bold yellow"), report.warning), soft_wrap=True)
+    if os.environ.get("RANK", "0") == "0":  # only the first of several processes prints
+        if plot is not None:
+            report.save_plot(plot)
+        show_figures(report.as_json(), figures.training_tables(report, unit), json_file)
+        if json_file != "-" and report.saved:
+            out.print(Text(done), soft_wrap=True)
+        if report.warning:
+            err.print(Text.assemble(("warning: ", "bold yellow"), report.warning), soft_wrap=True)
+    if not report.saved:
+        raise typer.Exit(NOTHING_GAINED)

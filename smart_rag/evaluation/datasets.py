@@ -1,20 +1,21 @@
-"""Datasets in BEIR folders: documents, queries and qrels.
+"""Datasets: documents, queries and qrels.
 
-A folder holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``), as described at
-https://github.com/beir-cellar/beir.
+A BEIR folder holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``), as described at
+https://github.com/beir-cellar/beir. Folders of the Hugging Face hub and of mteb hold the tables corpus, queries and
+qrels, for example as Parquet files. ir-datasets has names for its datasets.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation.qrels import Qrels, met, open_text, own_documents, read_qrels
+from smart_rag.evaluation.qrels import Qrels, met, own_documents, read_qrels
+from smart_rag.evaluation.rows import IR_DATASETS, Source, ir_source, json_rows, tabled_source
 from smart_rag.paths import absolute
 from smart_rag.types import Content, Document, ImageSource, PdfPage
 from smart_rag.wording import number
@@ -77,7 +78,7 @@ def load_dataset(
     qrels_file: str | Path | None = None,
     answerable_only: bool = False,
 ) -> Dataset:
-    """Return the BEIR dataset in ``folder``, with its first ``limit_queries`` judged queries.
+    """Return the dataset in ``folder``, with its first ``limit_queries`` judged queries.
 
     The text of a `Document` is the title, a space, and the text of its line in ``corpus.jsonl``. A visual document
     also has the key ``image`` (a file), or the keys ``pdf`` (a file) and ``page`` (counted from 0). It needs no text. A
@@ -85,10 +86,12 @@ def load_dataset(
     judged are left out. Documents with neither text nor image are left out, too. Each file may end in ``.gz``.
 
     Args:
-        folder: the folder.
+        folder: a BEIR folder, a folder with the tables corpus, queries and qrels (Parquet files, JSON lines, or what
+            ``save_to_disk`` of Hugging Face datasets has written), or ``ir_datasets:`` and the name of a dataset of
+            ir-datasets, such as ``"ir_datasets:beir/scifact/test"``.
         limit_queries: the number of queries.
-        split: the name of a file in the folder ``qrels``, such as ``"dev"``. By default, this is ``qrels.tsv`` or
-            ``qrels/test.tsv``.
+        split: the name of a file in the folder ``qrels``, such as ``"dev"``, or of a split of the tables. By default,
+            this is ``qrels.tsv`` or ``qrels/test.tsv``, or the only split or ``test``.
         qrels_file: a file of judgements elsewhere.
         answerable_only: whether to leave out the judgements of documents that the corpus lacks, and queries without a
             relevant document. By default they count, as in trec_eval.
@@ -96,21 +99,21 @@ def load_dataset(
     Raises:
         InvalidInput: a file is missing, one of its lines cannot be read, two lines contradict each other, or no
             document has a text or an image.
+        MissingExtra: the dataset needs pyarrow or ir-datasets, which is not installed.
     """
-    folder = absolute(folder)
-    qrels_path = absolute(qrels_file) if qrels_file else _qrels_file(folder, split)
-    labels = load_labels(folder / "queries.jsonl", qrels_path, limit_queries)
+    source = _source(folder, split, qrels_file)
+    labels = _labels(source, limit_queries)
     documents = []
     empty = 0
-    for row in _rows(folder / "corpus.jsonl"):
+    for row in source.corpus:
         text = f"{row.get('title') or ''} {row.get('text') or ''}".strip()
-        image = _image(folder, row)
+        image = _image(source.folder, row)
         if text or image is not None:
             documents.append(Document(row["_id"], text, image=image))
         else:
             empty += 1
     if not documents:
-        raise InvalidInput(f"{folder / 'corpus.jsonl'}: expected at least one document with a text or an image")
+        raise InvalidInput(f"{source.names[0]}: expected at least one document with a text or an image")
     if empty:
         logger.warning("%s: %s without text left out", folder, number(empty, "document"))
     measured = met(labels.qrels, {document.id for document in documents}, answerable_only=answerable_only)
@@ -118,8 +121,34 @@ def load_dataset(
         raise InvalidInput(f"{folder}: no query has a relevant document in the corpus; {'; '.join(measured.notes)}")
     queries = {id: query for id, query in labels.queries.items() if id in measured.qrels}
     own = own_documents(queries, {one.id: one.text for one in documents if one.id in queries}, measured.qrels)
-    notes = (*labels.notes, *measured.notes)
-    return Dataset(folder.resolve().name, documents, queries, measured.qrels, notes=notes, own_documents=own)
+    notes = (*source.notes, *labels.notes, *measured.notes)
+    return Dataset(source.name, documents, queries, measured.qrels, notes=notes, own_documents=own)
+
+
+def _source(folder: str | Path, split: str | None, qrels_file: str | Path | None) -> Source:
+    """Return the parts of the dataset in ``folder``, in whichever layout it is."""
+    if str(folder).startswith(IR_DATASETS):
+        if split or qrels_file:
+            raise InvalidInput(f"{folder}: the split is a part of this name, such as {IR_DATASETS}beir/scifact/test")
+        return ir_source(str(folder).removeprefix(IR_DATASETS))
+    folder = absolute(folder)
+    has_corpus = any((folder / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
+    # mteb has written such folders with judgements in JSON lines.
+    has_tabled_qrels = any(folder.glob("qrels*/*.jsonl")) and not any(folder.glob("qrels*/*.tsv*"))
+    if qrels_file is None and (has_tabled_qrels or not has_corpus) and (tabled := tabled_source(folder, split)):
+        return tabled
+    corpus_path = folder / "corpus.jsonl"
+    qrels_path = absolute(qrels_file) if qrels_file else _qrels_file(folder, split)
+    qrels = read_qrels(qrels_path)
+    queries_path = folder / "queries.jsonl"
+    return Source(
+        folder.resolve().name,
+        folder,
+        json_rows(corpus_path),
+        json_rows(queries_path),
+        qrels,
+        (str(corpus_path), str(queries_path), str(qrels_path)),
+    )
 
 
 def _qrels_file(folder: Path, split: str | None) -> Path:
@@ -154,73 +183,35 @@ def load_labels(queries_file: str | Path, qrels_file: str | Path, limit_queries:
         InvalidInput: a file is missing, one of its lines cannot be read, no query is judged, or a query is empty.
     """
     queries_file, qrels_file = absolute(queries_file), absolute(qrels_file)
-    all_qrels = read_qrels(qrels_file)
-    queries = {
-        row["_id"]: Content(row.get("text") or "", _image(queries_file.parent, row)).plain
-        for row in _rows(queries_file)
-    }
+    qrels, folder = read_qrels(qrels_file), queries_file.parent
+    names = ("", str(queries_file), str(qrels_file))
+    return _labels(Source(folder.name, folder, (), json_rows(queries_file), qrels, names), limit_queries)
+
+
+def _labels(source: Source, limit_queries: int | None) -> Labels:
+    """Return the first ``limit_queries`` judged queries of ``source``, and their qrels."""
+    all_qrels = source.qrels
+    _, queries_name, qrels_name = source.names
+    queries = {row["_id"]: Content(row.get("text") or "", _image(source.folder, row)).plain for row in source.queries}
     all_judged = [id for id in queries if id in all_qrels]
     judged = all_judged[:limit_queries]
     if not judged:
         raise InvalidInput(
-            f"{queries_file.parent}: no query of {queries_file.name} is judged in {qrels_file}; check that both "
-            "use the same query ids"
+            f"{source.folder}: no query of {Path(queries_name).name} is judged in {qrels_name}; check that both use "
+            "the same query ids"
         )
     for id in judged:
         if isinstance(query := queries[id], str) and not query.strip():
-            raise InvalidInput(f"{queries_file}: query {id!r} is empty; give it a text, or remove its qrels")
+            raise InvalidInput(f"{queries_name}: query {id!r} is empty; give it a text, or remove its qrels")
     notes = []
     if unjudged := len(queries) - len(all_judged):
         notes.append(f"{number(unjudged, 'query')} without a judgement left out")
     if missing := [id for id in all_qrels if id not in queries]:
         notes.append(
-            f"the judgements of {number(len(missing), 'query')} left out, which {queries_file.name} lacks, such as "
-            f"{missing[0]!r}"
+            f"the judgements of {number(len(missing), 'query')} left out, which {Path(queries_name).name} lacks, such "
+            f"as {missing[0]!r}"
         )
     return Labels({id: queries[id] for id in judged}, {id: all_qrels[id] for id in judged}, tuple(notes))
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a .jsonl file, each with its ``_id`` as a text. Rows that the file repeats come once."""
-    found: dict[str, tuple[int, int]] = {}
-    repeated = 0
-    packed = path.with_name(f"{path.name}.gz")
-    path = packed if packed.is_file() and not path.is_file() else path
-    with open_text(path) as lines:
-        for line, content in enumerate(lines, start=1):
-            if not content.strip():
-                continue
-            try:
-                row = _row(json.loads(content))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                raise InvalidInput(
-                    f"{path}, line {line}: expected a JSON object with '_id' and 'text' ({error})"
-                ) from error
-            before, first = found.setdefault(row["_id"], (line, hash(content.strip())))
-            if first != hash(content.strip()):
-                raise InvalidInput(
-                    f"{path}, line {line}: the id {row['_id']!r} is also on line {before}, with other values; give "
-                    "each row an id of its own"
-                )
-            if before == line:
-                yield row
-            else:
-                repeated += 1
-    if repeated:
-        logger.warning("%s: %s repeated; each counts once", path, number(repeated, "row"))
-
-
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``row`` with its id, which may be called ``id``, as the text ``_id``."""
-    is_visual = bool(row.get("image") or "pdf" in row)
-    needs_text = not is_visual and not row.get("title")
-    text = row["text"] if needs_text else row.get("text")
-    if not isinstance(text, str) and (text is not None or needs_text):
-        raise TypeError(f"'text' is {text!r}, not a string")
-    id = row["_id"] if "_id" in row or "id" not in row else row["id"]
-    if isinstance(id, bool | float | list | dict) or id is None or id == "":
-        raise TypeError(f"'_id' is {id!r}, neither a text nor a whole number")
-    return {**row, "_id": str(id)}
 
 
 def _image(folder: Path, row: Mapping[str, Any]) -> ImageSource | None:

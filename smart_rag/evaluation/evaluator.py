@@ -9,22 +9,24 @@ import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smart_rag._version import __version__
 from smart_rag.config import DEFAULT_CANDIDATES, FirstStageName, Weighting, check_choice, check_count, check_weights
 from smart_rag.embeddings.representation import Representation
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.datasets import Dataset
-from smart_rag.evaluation.differences import corrected, difference, intervals
-from smart_rag.evaluation.metrics import Metrics, Run, measures_of
+from smart_rag.evaluation.metrics import Metrics, Run, measures_and_depth
 from smart_rag.evaluation.qrels import own_notes
+from smart_rag.evaluation.results import corpus_digest, quality, without_own
+from smart_rag.evaluation.runs import check_ids, write_run
 from smart_rag.index.search import automatic_first_stage
 from smart_rag.index.smart_index import SmartIndex, scan_scores
 from smart_rag.index.stopwatch import Stopwatch
+from smart_rag.paths import absolute
 from smart_rag.scoring import ranking
 from smart_rag.types import IndexInfo
 from smart_rag.wording import number
@@ -44,10 +46,12 @@ def evaluate(
     dataset: Dataset,
     index: SmartIndex,
     *,
-    top_k: int = 100,
+    measures: Sequence[str] | None = None,
+    top_k: int | None = None,
     candidates: int = DEFAULT_CANDIDATES,
     weights: tuple[float, float] | None = None,
     weighting: Weighting | None = None,
+    save_runs: str | Path | None = None,
     show_progress_bar: bool = False,
 ) -> dict[str, Any]:
     """Add the documents of ``dataset`` to ``index``, rank them in several ways, and return the figures as JSON values.
@@ -59,22 +63,28 @@ def evaluate(
     Args:
         dataset: documents, queries and qrels.
         index: index to evaluate. It must hold no documents except those of ``dataset``.
-        top_k: number of documents in a ranking.
+        measures: names of measures in the words of ir-measures, such as ``"nDCG@10"`` or ``"AP"``. The differences are
+            those of the first one. None means nDCG@10, recall@10, recall@100 and MRR@10.
+        top_k: number of documents in a ranking. By default 100, or what the deepest measure needs.
         candidates: number of candidates of the first stage.
         weights: weights (pooled, late) of the hybrid score. None means the weights of the index.
         weighting: weighting of query tokens. None means the weighting of the index.
+        save_runs: a folder, which is made if it does not exist. Each ranking is written there as a TREC run file,
+            such as ``hybrid.run``.
         show_progress_bar: whether to show progress bars.
 
     Raises:
-        InvalidInput: the index holds a document that is not in the dataset, or an argument is not valid.
+        InvalidInput: the index holds a document that is not in the dataset, or an argument is not valid. With
+            ``save_runs``, also if an id has a blank or the folder cannot be made.
         MissingExtra: ir-measures is not installed.
     """
-    top_k, candidates = check_count("top_k", top_k), check_count("candidates", candidates)
+    names, top_k = measures_and_depth(measures, None if top_k is None else check_count("top_k", top_k))
+    candidates = check_count("candidates", candidates)
     weights = index.manifest.weights if weights is None else check_weights(weights)
     weighting = index.manifest.config.weighting if weighting is None else weighting
     check_choice("weighting", weighting, Weighting)
-    names = measures_of(top_k)
     metrics = Metrics(dataset.qrels, names)
+    folder = None if save_runs is None else _folder_for_runs(dataset, absolute(save_runs))
     _check_documents(dataset, index)
     ingested, seconds = _ingest(dataset, index, show_progress_bar)
 
@@ -91,6 +101,10 @@ def evaluate(
     rankings.update({f"search_{stage}": found.ranking for stage, found in searched.items()})
     runs = {name: {query: ids[:top_k] for query, ids in run.items()} for name, run in rankings.items()}
     measured = {name: metrics.by_query(run) for name, run in runs.items()}
+    if folder is not None:
+        for name, run in runs.items():
+            write_run(folder / f"{name}.run", run, name)
+    pairs = [("hybrid", "pooled"), ("hybrid", "paper"), *((f"search_{stage}", "hybrid") for stage in stages)]
 
     info = index.info()
     return {
@@ -109,9 +123,8 @@ def evaluate(
         "documents": len(dataset.documents),
         "queries": len(dataset.queries),
         "notes": [*dataset.notes, *own_notes(dataset.own_documents)],
-        "runs": {name: {key: float(of.mean()) for key, of in values.items()} for name, values in measured.items()},
-        "intervals": {name: _intervals(values) for name, values in measured.items()},
-        "differences": _differences({name: values[names[0]] for name, values in measured.items()}, stages, names[0]),
+        **quality(dataset.qrels, measured, pairs),
+        "corpus": corpus_digest(dataset.documents),
         "auto": automatic,
         "first_stages": {stage: searched[stage].figures(best) for stage in stages},
         "storage": _storage(info),
@@ -149,18 +162,15 @@ def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tup
     return report.added + report.replaced, time.perf_counter() - started
 
 
-def _intervals(values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
-    """Return the ends of the 95 % interval of each measure of a ranking."""
-    found = zip(values, intervals(np.stack(list(values.values()))), strict=True)
-    return {measure: {"low": low, "high": high} for measure, (low, high) in found}
-
-
-def _differences(
-    ndcg: Mapping[str, NDArray[np.float64]], stages: Sequence[FirstStageName], measure: str
-) -> dict[str, dict[str, Any]]:
-    pairs = [("hybrid", "pooled"), ("hybrid", "paper"), *((f"search_{stage}", "hybrid") for stage in stages)]
-    found = corrected({f"{a} - {b}": difference(ndcg[a], ndcg[b]) for a, b in pairs})
-    return {name: one.as_json(measure) for name, one in found.items()}
+def _folder_for_runs(dataset: Dataset, folder: Path) -> Path:
+    """Make the folder of run files if it does not exist, and check that such files can hold the ids."""
+    check_ids(dataset.queries, "query id")
+    check_ids((document.id for document in dataset.documents), "document id")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"{folder}: the folder of run files cannot be made ({error.strerror or error})") from error
+    return folder
 
 
 def _storage(info: IndexInfo) -> dict[str, float]:
@@ -272,12 +282,6 @@ def exhaustive_rankings(
                     for id, leader in zip(part, leaders, strict=True):
                         runs[name][id] = without_own(dataset, id, leader.ids)[:depth]
     return runs
-
-
-def without_own(dataset: Dataset, query: str, ids: list[str]) -> list[str]:
-    """Return a ranking without the document that is the query itself."""
-    own = dataset.own_documents.get(query)
-    return ids if own is None else [id for id in ids if id != own]
 
 
 def leaders_of_scan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -39,7 +39,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
         raise InvalidInput(
             f"{path} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv), "
-            "each also as .gz; smart-rag eval --paper reads Parquet files and other published layouts"
+            "each also as .gz, or the tables corpus, queries and qrels, for example as Parquet files"
         )
     try:
         if path.suffix == ".gz":
@@ -63,8 +63,10 @@ def read_qrels(path: Path) -> Qrels:
     Raises:
         InvalidInput: a line is no judgement, or two lines give a document different grades for the same query.
     """
-    found: dict[tuple[str, str], tuple[Decimal, int]] = {}
-    repeated = 0
+    return qrels_of(path, _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, str, str]]:
     with open_text(path) as lines:
         is_first = True
         for line, text in enumerate(lines, start=1):
@@ -72,45 +74,61 @@ def read_qrels(path: Path) -> Qrels:
             fields = [field.strip() for field in fields]
             if not any(fields):
                 continue
-            if is_first and fields[-1].lower() in _GRADE_NAMES:
-                is_first = False
-                continue
+            is_header = is_first and fields[-1].lower() in _GRADE_NAMES
             is_first = False
-            query, document, grade = _judgement(path, line, fields)
-            before = found.setdefault((query, document), (grade, line))
-            if before[0] != grade:
-                raise InvalidInput(
-                    f"{path}, line {line}: document {document!r} has the grade {grade} for query {query!r}, and the "
-                    f"grade {before[0]} on line {before[1]}; leave one of the two lines"
-                )
-            repeated += before[1] != line
+            if is_header:
+                continue
+            if len(fields) not in (3, 4) or not all(fields):
+                raise InvalidInput(f"{path}, line {line}: {_EXPECTED}; got {fields}")
+            yield f"line {line}", fields[0], fields[-2], fields[-1]
+
+
+def qrels_of(place: Path | str, judgements: Iterable[tuple[str, str, str, str]]) -> Qrels:
+    """Return the judgements that are given as (where, query id, document id, grade), with grades as in `read_qrels`.
+
+    Args:
+        place: the file or the table, for messages.
+        judgements: the judgements, with the line or row of each.
+
+    Raises:
+        InvalidInput: a grade is no number, or two judgements give a document different grades for the same query.
+    """
+    found: dict[tuple[str, str], tuple[Decimal, str]] = {}
+    repeated = 0
+    for where, query, document, text in judgements:
+        grade = _grade(place, where, text)
+        before = found.setdefault((query, document), (grade, where))
+        if before[0] != grade:
+            raise InvalidInput(
+                f"{place}, {where}: document {document!r} has the grade {grade} for query {query!r}, and the grade "
+                f"{before[0]} on {before[1]}; leave one of the two"
+            )
+        repeated += before[1] != where
     if repeated:
-        logger.warning("%s: %s repeated; each counts once", path, number(repeated, "judgement"))
-    return _whole(path, found)
+        logger.warning("%s: %s repeated; each counts once", place, number(repeated, "judgement"))
+    return _whole(place, found)
 
 
-def _judgement(path: Path, line: int, fields: list[str]) -> tuple[str, str, Decimal]:
-    if len(fields) not in (3, 4) or not all(fields):
-        raise InvalidInput(f"{path}, line {line}: {_EXPECTED}; got {fields}")
+def _grade(place: Path | str, where: str, text: str) -> Decimal:
     try:
-        grade = Decimal(fields[-1])
+        grade = Decimal(text)
         if not grade.is_finite():
             raise InvalidOperation
     except InvalidOperation as error:
-        header = f"; a header ends with one of: {', '.join(sorted(_GRADE_NAMES))}" if line == 1 else ""
-        raise InvalidInput(f"{path}, line {line}: {_EXPECTED}; {fields[-1]!r} is no grade{header}") from error
-    return fields[0], fields[-2], grade
+        header = f"; a header ends with one of: {', '.join(sorted(_GRADE_NAMES))}" if where == "line 1" else ""
+        raise InvalidInput(f"{place}, {where}: {_EXPECTED}; {text!r} is no grade{header}") from error
+    return grade
 
 
-def _whole(path: Path, found: Mapping[tuple[str, str], tuple[Decimal, int]]) -> Qrels:
+def _whole(place: Path | str, found: Mapping[tuple[str, str], tuple[Decimal, str]]) -> Qrels:
     """Return the grades as integers, by query id and document id."""
     decimals = max((-int(grade.normalize().as_tuple().exponent) for grade, _ in found.values()), default=0)
     factor = Decimal(10) ** max(decimals, 0)
     qrels: Qrels = {}
-    for (query, document), (grade, line) in found.items():
+    for (query, document), (grade, where) in found.items():
         if abs(grade * factor) > _HIGHEST:
             raise InvalidInput(
-                f"{path}, line {line}: the grade {grade} is too large; expected at most {_HIGHEST / factor:,f}, with "
+                f"{place}, {where}: the grade {grade} is too large; expected at most {_HIGHEST / factor:,f}, with "
                 "the decimals that this file has; write smaller grades or fewer decimals"
             )
         qrels.setdefault(query, {})[document] = int(grade * factor)

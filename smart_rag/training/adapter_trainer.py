@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
+from smart_rag.progress import Progress
 from smart_rag.scoring import maxsim
 from smart_rag.training.batches import Batch, check_trainable, make_batch
 from smart_rag.training.data import TrainingData
-from smart_rag.training.folder import check_folder
-from smart_rag.training.hard_negatives import mine_negatives
+from smart_rag.training.folder import TrainingFolder, record_of
+from smart_rag.training.hard_negatives import mine_once
 from smart_rag.training.losses import contrastive_loss, late_scores
 from smart_rag.training.report import ByRanking, Epoch, TrainingReport
-from smart_rag.training.settings import DEFAULT_HELD_OUT, WARM_UP, AdapterSettings
+from smart_rag.training.runs.checkpoints import read_checkpoint, write_checkpoint
+from smart_rag.training.runs.interrupts import uninterrupted
+from smart_rag.training.settings import DEFAULT_HELD_OUT, LOG_SECONDS, WARM_UP, AdapterSettings
 from smart_rag.training.split import hold_out
 from smart_rag.training.states import CachedStates, cached_states
 
@@ -40,12 +43,21 @@ def train_adapter(
     settings: AdapterSettings | None = None,
     *,
     held_out: TrainingData | float = DEFAULT_HELD_OUT,
+    keep_anyway: bool = False,
+    resume: bool = False,
     show_progress_bar: bool = False,
 ) -> TrainingReport:
     """Train an adapter for ``encoder`` on ``data``, save it in the folder ``out``, and return the report.
 
-    All texts are encoded once. During the training, their states are in a temporary folder in ``out``. So an epoch
-    needs no forward pass of the model. The model does not change.
+    All texts are encoded once. During the training, their states are in the folder ``checkpoints`` in ``out``. So an
+    epoch needs no forward pass of the model. The model does not change.
+
+    The adapter of the best epoch is saved. If no epoch ranks the held-out queries better than the adapter did before
+    the first step, the training gained nothing, and nothing is saved. An adapter as wide as the model must also be
+    better than the frozen model.
+
+    If the training is interrupted by Ctrl-C, by an error or by the end of the process, ``checkpoints`` stays in
+    ``out``. With Ctrl-C, no step is lost.
 
     Args:
         encoder: encoder of the frozen model.
@@ -64,22 +76,37 @@ def train_adapter(
         MissingExtra: ir-measures is not installed.
     """
     settings = settings or AdapterSettings()
-    out = absolute(out)
-    _check(encoder, out)
+    folder = TrainingFolder(absolute(out), "an adapter")
+    checkpoint = folder.check(resume)
+    _check(encoder)
     training, measured, distractors = hold_out(data, held_out)
     check_trainable(training, encoder, settings.batch_size)
     adapter = _new_adapter(encoder, settings)
+    record = record_of(settings, encoder, training, measured)
+    if resume:
+        folder.check_record(record)
+    else:
+        folder.start(record)
     if settings.hard_negatives:
-        training = mine_negatives(training, encoder, settings.hard_negatives, show_progress_bar=show_progress_bar)
-    out.mkdir(parents=True, exist_ok=True)
+        training = mine_once(
+            training, encoder, settings.hard_negatives, folder.checkpoints, show_progress_bar=show_progress_bar
+        )
 
     layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:
         trained_on, measured_with = (
             stack.enter_context(
-                cached_states(part, encoder, layers, out, settings.codec, show_progress_bar=show_progress_bar)
+                cached_states(
+                    part,
+                    encoder,
+                    layers,
+                    folder.checkpoints,
+                    settings.codec,
+                    name=name,
+                    show_progress_bar=show_progress_bar,
+                )
             )
-            for part in (training, measured)
+            for name, part in (("training", training), ("held-out", measured))
         )
 
         def measure(adapter: Adapter | None) -> ByRanking:
@@ -88,17 +115,24 @@ def train_adapter(
         frozen = measure(None)
         if settings.start == "frozen":
             adapter.start_at_frozen(trained_on.sample(_SAMPLE, settings.seed, settings.layers))
-        history, best_epoch, trained = fit(adapter, trained_on, measure, settings, show_progress_bar)
-    adapter.save(out)
+        fitting = Fitting(adapter, trained_on, settings, folder.checkpoints)
+        if checkpoint is not None:
+            fitting.load(checkpoint)
+        history, best_epoch, trained = fitting.run(measure, show_progress_bar)
+    to_beat = history[0].by(settings.objective)
+    if adapter.dimension == adapter.width:  # a narrower one has another use: it makes the store smaller
+        to_beat = max(to_beat, float(frozen[settings.objective].mean()))
+    if keep_anyway or history[best_epoch].by(settings.objective) > to_beat:
+        adapter.save(folder.path)
+    else:
+        best_epoch, trained = 0, frozen
+    folder.remove_checkpoints()
     counts = (len(training.queries), len(measured.queries), len(measured.documents) + len(distractors))
-    return TrainingReport.of(counts, history, best_epoch, frozen, trained, settings.objective)
+    return TrainingReport.of(counts, history, best_epoch, frozen, trained, settings.objective, to_beat)
 
 
-def _check(encoder: SmartEncoder, out: Path) -> None:
-    """Before the work begins, check that an adapter can be trained for ``encoder`` and saved in ``out``."""
-    check_folder(out)
-    if (out / "adapter.json").exists():
-        raise InvalidInput(f"{out} holds an adapter; choose another folder, or remove it")
+def _check(encoder: SmartEncoder) -> None:
+    """Before the work begins, check that an adapter can be trained for ``encoder``."""
     if "adapter" in encoder.describe():
         raise InvalidInput(
             f"the encoder already has an adapter; train with SmartEncoder({encoder.model_name!r}), without adapter="
@@ -163,55 +197,134 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def fit(
-    adapter: Adapter,
-    cached: CachedStates,
-    measure: Callable[[Adapter | None], ByRanking],
-    settings: AdapterSettings,
-    show_progress_bar: bool = False,
-) -> tuple[list[Epoch], int, ByRanking]:
-    """Train ``adapter`` in place. Afterwards, it has the weights of its best epoch.
+class Fitting:
+    """Training of ``adapter``, in place. After any step, `save` writes a checkpoint, from which `load` goes on.
 
-    Returns:
-        The evaluations, the position of the best one, and its nDCG@10.
+    The batches of an epoch depend only on the seed and on the number of the epoch.
+
+    Args:
+        adapter: the adapter, in its state before the first step.
+        cached: states of the training data.
+        settings: settings of the training.
+        checkpoints: folder of the checkpoints.
     """
-    steps = settings.epochs * (len(cached.data.queries) // settings.batch_size)
-    step = _optimizer_step(adapter, cached, settings, steps)
-    generator = np.random.default_rng(settings.seed)
-    history = [Epoch.of(None, measure(adapter))]
-    best: tuple[float, int, Any, ByRanking] | None = None
-    with tqdm(total=steps, desc="training", unit="batch", disable=not show_progress_bar) as progress:
-        for epoch in range(1, settings.epochs + 1):
-            losses = []
-            for batch in batches(cached, settings, generator):
-                losses.append(step(batch))
-                progress.update()
-                progress.set_postfix(loss=f"{losses[-1]:.4f}", late=f"{history[-1].late:.4f}")
-            ndcg = measure(adapter)
-            history.append(Epoch.of(float(np.mean(losses)), ndcg))
-            score = getattr(history[-1], settings.objective)
-            if best is None or score > best[0]:
-                best = score, epoch, copy.deepcopy(adapter.state_dict()), ndcg
-    assert best is not None  # there is at least one epoch
-    _, best_epoch, weights, ndcg = best
-    adapter.load_state_dict(weights)
-    return history, best_epoch, ndcg
 
+    def __init__(self, adapter: Adapter, cached: CachedStates, settings: AdapterSettings, checkpoints: Path) -> None:
+        self.adapter = adapter
+        self.cached = cached
+        self.settings = settings
+        self.checkpoints = checkpoints
+        self._steps_of_epoch = len(cached.data.queries) // settings.batch_size
+        self._steps = settings.epochs * self._steps_of_epoch
+        self._optimizer = torch.optim.AdamW(
+            adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: learning_rate_factor(step, self._steps)
+        )
+        self._history: list[Epoch] = []
+        self._losses: list[float] = []  # of the steps of the epoch that is under way
+        self._best: tuple[int, dict[str, torch.Tensor], ByRanking] | None = None
+        self._next_save = 0.0
 
-def _optimizer_step(
-    adapter: Adapter, cached: CachedStates, settings: AdapterSettings, steps: int
-) -> Callable[[Batch], float]:
-    """Return a function that trains ``adapter`` on one batch and returns its loss."""
-    optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
+    def run(
+        self, measure: Callable[[Adapter | None], ByRanking], show_progress_bar: bool = False
+    ) -> tuple[list[Epoch], int, ByRanking]:
+        """Train the adapter. Afterwards, it has the weights of its best epoch.
 
-    def step(batch: Batch) -> float:
-        loss = batch_loss(cached, adapter, batch, settings)
-        optimizer.zero_grad()
+        Returns:
+            The evaluations, the position of the best one after the first step, and its nDCG@10.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed. The checkpoint has all steps that were made.
+            EncoderError: the loss is not finite.
+        """
+        if not self._history:
+            self._history = [Epoch.of(None, measure(self.adapter))]
+        self._plan_save()
+        done = (len(self._history) - 1) * self._steps_of_epoch + len(self._losses)
+        title = f"training on {self.cached.device}"
+        with Progress(self._steps, title, "step", show_progress_bar, log_seconds=LOG_SECONDS, done=done) as progress:
+            try:
+                while len(self._history) <= self.settings.epochs:
+                    self._train_epoch(progress)
+                    self._evaluate(measure(self.adapter))
+            except KeyboardInterrupt:
+                self.save()
+                raise
+        assert self._best is not None  # there is at least one epoch
+        best_epoch, weights, ndcg = self._best
+        self.adapter.load_state_dict(weights)
+        return self._history, best_epoch, ndcg
+
+    def _train_epoch(self, progress: Progress) -> None:
+        """Train on the batches of the epoch that no step was made for yet."""
+        epoch, late = len(self._history), self._history[-1].late
+        made = len(self._losses)
+        generator = np.random.default_rng([self.settings.seed, epoch])
+        for i, batch in enumerate(batches(self.cached, self.settings, generator)):
+            if i < made:
+                continue
+            self._step(batch)
+            loss = self._losses[-1]
+            progress.show(f"epoch {epoch} of {self.settings.epochs}, loss {loss:.4f}, late {late:.4f}")
+            progress.update(1)
+            if time.monotonic() >= self._next_save:
+                self.save()
+
+    def _step(self, batch: Batch) -> None:
+        loss = batch_loss(self.cached, self.adapter, batch, self.settings)
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(adapter.parameters(), _MAX_GRADIENT_NORM)
-        optimizer.step()
-        schedule.step()
-        return float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), _MAX_GRADIENT_NORM)
+        with uninterrupted():
+            self._optimizer.step()
+            self._schedule.step()
+            self._losses.append(float(loss.detach()))
 
-    return step
+    def _evaluate(self, ndcg: ByRanking) -> None:
+        """End an epoch with the evaluation ``ndcg``."""
+        with uninterrupted():
+            objective, epoch = self.settings.objective, len(self._history)
+            self._history.append(Epoch.of(float(np.mean(self._losses)), ndcg))
+            self._losses = []
+            if self._best is None or self._history[-1].by(objective) > self._history[self._best[0]].by(objective):
+                self._best = epoch, copy.deepcopy(self.adapter.state_dict()), ndcg
+        self.save()
+
+    def _plan_save(self) -> None:
+        self._next_save = time.monotonic() + 60 * self.settings.checkpoint_minutes
+
+    def save(self) -> None:
+        """Write a checkpoint of the last step."""
+        best = None
+        if self._best is not None:
+            epoch, weights, ndcg = self._best
+            best = [epoch, weights, {name: torch.from_numpy(values) for name, values in ndcg.items()}]
+        state = {
+            "adapter": self.adapter.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "history": [list(astuple(epoch)) for epoch in self._history],
+            "losses": self._losses,
+            "best": best,
+        }
+        step = (len(self._history) - 1) * self._steps_of_epoch + len(self._losses)
+        write_checkpoint(self.checkpoints, step, state)
+        self._plan_save()
+
+    def load(self, checkpoint: Path) -> None:
+        """Continue from ``checkpoint``.
+
+        Raises:
+            EncoderError: the file cannot be read.
+        """
+        state = read_checkpoint(checkpoint, self.cached.device)
+        self.adapter.load_state_dict(state["adapter"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._history = [Epoch(*values) for values in state["history"]]
+        self._losses = state["losses"]
+        if state["best"] is not None:
+            epoch, weights, ndcg = state["best"]
+            self._best = epoch, weights, {name: values.cpu().numpy() for name, values in ndcg.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-from dataclasses import asdict
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from sentence_transformers import (
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.model import BaseModel
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from smart_rag.config import Objective
@@ -26,13 +25,15 @@ from smart_rag.encoders.loading.weights_report import no_loading_bar
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError
 from smart_rag.paths import absolute
+from smart_rag.progress import Progress
 from smart_rag.training import lora
 from smart_rag.training.batches import check_trainable, content_groups
-from smart_rag.training.data import TrainingData, digest
-from smart_rag.training.folder import TrainingFolder
-from smart_rag.training.hard_negatives import mine_negatives
+from smart_rag.training.data import TrainingData
+from smart_rag.training.folder import TrainingFolder, record_of
+from smart_rag.training.hard_negatives import mine_once
 from smart_rag.training.report import RANKINGS, ByRanking, Epoch, TrainingReport
-from smart_rag.training.settings import DEFAULT_HELD_OUT, WARM_UP, FinetuneSettings
+from smart_rag.training.runs import processes
+from smart_rag.training.settings import DEFAULT_HELD_OUT, LOG_SECONDS, WARM_UP, FinetuneSettings
 from smart_rag.training.smart_loss import SmartCollator, SmartLoss
 from smart_rag.training.split import hold_out, with_distractors
 from smart_rag.training.states import cached_states
@@ -51,13 +52,15 @@ def finetune(
     profile: str | None = None,
     max_pixels: int | None = None,
     trust_remote_code: bool = False,
+    keep_anyway: bool = False,
     resume: bool = False,
     show_progress_bar: bool = False,
 ) -> TrainingReport:
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return the report.
 
     ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model. The folder also holds the prompts
-    and a model card. The weights that have the best evaluation by ``objective`` are kept. Texts and images are encoded
+    and a model card. The weights that have the best evaluation by ``objective`` are kept. If no evaluation is better
+    than the one before the first step, the training gained nothing, and nothing is saved. Texts and images are encoded
     in the same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
 
     Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches.
@@ -73,9 +76,10 @@ def finetune(
         profile: as for `SmartEncoder`.
         max_pixels: as for `SmartEncoder`.
         trust_remote_code: as for `SmartEncoder`.
+        keep_anyway: whether to save the model of the best evaluation even if the training gained nothing.
         resume: whether to continue an interrupted training from its last checkpoint in ``out``. All other arguments
             must be the same as before.
-        show_progress_bar: whether to show progress bars.
+        show_progress_bar: whether to show progress bars. Without them, the log has a line about every minute.
 
     Raises:
         InvalidInput: ``out`` holds other files; ``out`` holds checkpoints and ``resume`` is False; ``out`` holds no
@@ -105,13 +109,16 @@ def finetune(
     training, held_out_part, distractors = hold_out(data, held_out)
     measured = with_distractors(training, held_out_part, distractors)
     check_trainable(training, encoder, settings.batch_size)
-    record = _record(settings, encoder, training, measured)
+    record = record_of(settings, encoder, training, measured)
+    record["learning_rate"] = settings.peak_learning_rate
     if checkpoint is not None:
         folder.check_record(record)
-    if settings.hard_negatives:
-        training = mine_negatives(training, encoder, settings.hard_negatives, show_progress_bar=show_progress_bar)
-    if checkpoint is None:
+    else:
         folder.start(record)
+    if settings.hard_negatives:
+        training = mine_once(
+            training, encoder, settings.hard_negatives, folder.checkpoints, show_progress_bar=show_progress_bar
+        )
     evaluator = HeldOutEvaluator(encoder, measured, folder.checkpoints, settings.objective)
     frozen = evaluator.measure()
     if lora_config is not None:
@@ -121,6 +128,14 @@ def finetune(
     trainer = _trainer(trained_model, encoder, training, evaluator, folder.checkpoints, settings, show_progress_bar)
     with no_loading_bar():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        history = _history(frozen, trainer.state.log_history)
+        best = max(range(1, len(history)), key=lambda i: history[i].by(settings.objective))
+        counts = (len(training.queries), len(measured.queries), len(measured.documents))
+        if not keep_anyway and history[best].by(settings.objective) <= history[0].by(settings.objective):
+            trainer.accelerator.wait_for_everyone()
+            if trainer.is_world_process_zero():
+                folder.remove_checkpoints()
+            return TrainingReport.of(counts, history, 0, frozen, frozen, settings.objective)
         load_checkpoint(trained_model, Path(str(trainer.state.best_model_checkpoint)))
         # Mixed precision is only for the training. The model is measured and saved without it.
         trainer.accelerator.unwrap_model(trained_model, keep_fp32_wrapper=False)
@@ -134,10 +149,7 @@ def finetune(
             evaluator.add_results_to_card(trained_model, frozen, trained)
             _add_settings_to_card(trained_model, settings)
             trained_model.save_pretrained(str(folder.path))
-            shutil.rmtree(folder.checkpoints)
-    history = _history(frozen, trainer.state.log_history)
-    best = max(range(1, len(history)), key=lambda i: getattr(history[i], settings.objective))
-    counts = (len(training.queries), len(measured.queries), len(measured.documents))
+            folder.remove_checkpoints()
     return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
 
 
@@ -145,21 +157,6 @@ def _local_gpu() -> str | None:
     """If a launcher started several processes, return the GPU of this process. Otherwise, return None."""
     rank = os.environ.get("LOCAL_RANK")
     return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
-
-
-def _record(
-    settings: FinetuneSettings, encoder: SmartEncoder, training: TrainingData, measured: TrainingData
-) -> dict[str, Any]:
-    """Return, as JSON values, everything that must stay the same when a training is resumed."""
-    return {
-        **asdict(settings),
-        "learning_rate": settings.peak_learning_rate,
-        "model": encoder.fingerprint,
-        "profile": encoder.describe()["profile"],
-        "data": digest(training),
-        "held_out": digest(measured),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-    }
 
 
 def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
@@ -227,33 +224,55 @@ class HeldOutEvaluator(BaseEvaluator):
         }
 
 
-class _Progress(TrainerCallback):
-    """Callback that tells the collator the number of the epoch, and updates a progress bar."""
+class _Course(TrainerCallback):
+    """Course of the training: the epoch for the collator, the progress, and when to evaluate and to save."""
 
-    def __init__(self, collator: SmartCollator, device: str, show: bool) -> None:
+    def __init__(
+        self, collator: SmartCollator, loss: SmartLoss, device: str, show: bool, checkpoint_minutes: float
+    ) -> None:
         self._collator = collator
-        self._bar = tqdm(desc=f"training on {device}", unit="batch", disable=not show)
+        self._loss = loss
+        self._title = f"training on {device}"
+        self._show = show
+        self._minutes = checkpoint_minutes
+        self._next_save = 0.0
+        self._stack = ExitStack()
+        self._progress: Progress | None = None
+        self._hybrid = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self._bar.total = state.max_steps
-        self._bar.update(state.global_step)
+        self._next_save = time.monotonic() + 60 * self._minutes
+        if state.is_world_process_zero:
+            self._progress = self._stack.enter_context(
+                Progress(
+                    state.max_steps, self._title, "step", self._show, log_seconds=LOG_SECONDS, done=state.global_step
+                )
+            )
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         self._collator.epoch = int(state.epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self._bar.update()
+        if self._progress is not None:
+            epoch = f"epoch {self._collator.epoch + 1} of {args.num_train_epochs:g}"
+            self._progress.show(f"{epoch}, loss {self._loss.last:.4f}{self._hybrid}")
+            self._progress.update(1)
         if args.eval_strategy == "steps" and state.global_step >= state.max_steps:
             # After the last step, there is always an evaluation, even after fewer steps than `evaluate_every`.
             control.should_log = control.should_evaluate = control.should_save = True
+        elif processes.any_of(time.monotonic() >= self._next_save):
+            # The log has the loss up to here. A resumed training knows only the loss of the steps after it.
+            control.should_log = control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._next_save = time.monotonic() + 60 * self._minutes
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        logs: dict[str, float] = more["logs"]
-        shown = {name.removeprefix("eval_"): value for name, value in logs.items() if name in ("loss", "eval_hybrid")}
-        self._bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
+        if "eval_hybrid" in more["logs"]:
+            self._hybrid = f", hybrid {more['logs']['eval_hybrid']:.4f}"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self._bar.close()
+        self._stack.close()
 
 
 class _Arguments(SentenceTransformerTrainingArguments):
@@ -293,7 +312,7 @@ def _trainer(
         loss=loss,
         evaluator=evaluator,
         data_collator=collator,  # type: ignore[arg-type]  # it has all members that the trainer uses
-        callbacks=[_Progress(collator, encoder.device, show_progress_bar)],
+        callbacks=[_Course(collator, loss, encoder.device, show_progress_bar, settings.checkpoint_minutes)],
     )
     trainer.remove_callback(PrinterCallback)
     # The statistics of the rows are left out, because the rows are positions, not texts.
@@ -345,11 +364,14 @@ def _add_settings_to_card(model: SentenceTransformer, settings: FinetuneSettings
 
 
 def _history(frozen: ByRanking, log: list[dict[str, float]]) -> list[Epoch]:
-    """Return the evaluations in a trainer's log. Each has the loss that was logged before it."""
+    """Return the evaluations in a trainer's log. Each has the mean loss of the steps since the last one."""
     history = [Epoch.of(None, frozen)]
-    loss: float | None = None
+    total, first, last = 0.0, 0.0, 0.0  # sum of the losses since the last evaluation, and its first and last step
     for entry in log:
-        loss = entry.get("loss", loss)
+        if "loss" in entry:  # the mean since the last entry with a loss
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
         if "eval_hybrid" in entry:
-            history.append(Epoch(loss, *(entry[f"eval_{name}"] for name in RANKINGS)))
+            history.append(Epoch(total / (last - first), *(entry[f"eval_{name}"] for name in RANKINGS)))
+            total, first = 0.0, last
     return history

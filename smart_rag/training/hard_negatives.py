@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from smart_rag.config import check_count
 from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.training.data import TrainingData
+from smart_rag.training.runs import processes
 from smart_rag.types import Document
 
 # Extra hits to request, in addition to the known positives and negatives. Some hits have the same text as a positive.
@@ -48,3 +51,23 @@ def mine_negatives(
         ]
         queries.append(replace(query, negatives=tuple(dict.fromkeys([*query.negatives, *mined]))[:count]))
     return replace(data, queries=queries)
+
+
+def mine_once(
+    data: TrainingData, encoder: Encoder, count: int, folder: Path, *, show_progress_bar: bool = False
+) -> TrainingData:
+    """Return what `mine_negatives` returns, and write it into ``folder``. If it is there already, read it.
+
+    The arguments must be those of the first call. So a training that is resumed does not mine again.
+    """
+    path = folder / "negatives.json"
+    if path.exists():
+        negatives = json.loads(path.read_text(encoding="utf-8"))
+        queries = [replace(query, negatives=tuple(of)) for query, of in zip(data.queries, negatives, strict=True)]
+        return replace(data, queries=queries)
+    mined = mine_negatives(data, encoder, count, show_progress_bar=show_progress_bar)
+    if processes.is_first():
+        temporary = path.with_suffix(".writing")
+        temporary.write_text(json.dumps([query.negatives for query in mined.queries]), encoding="utf-8")
+        os.replace(temporary, path)
+    return mined

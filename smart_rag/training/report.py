@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smart_rag.config import Objective
-from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.differences import Difference, corrected, difference
+from smart_rag.evaluation.plots import check_plot_file
 from smart_rag.paths import absolute
 from smart_rag.wording import number
 
@@ -40,6 +39,11 @@ class Epoch:
         """Return an evaluation with the means of ``ndcg``."""
         return cls(loss, *(float(ndcg[name].mean()) for name in RANKINGS))
 
+    def by(self, objective: Objective) -> float:
+        """Return nDCG@10 by the ranking ``objective``."""
+        value: float = getattr(self, objective)
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
@@ -51,11 +55,14 @@ class TrainingReport:
         documents: number of documents that are ranked for each held-out query.
         history: the evaluations. The first one evaluates the model before the first step.
         best_epoch: position in ``history`` of the model that was kept. This model was chosen by the held-out queries,
-            so the figures of these queries favour the trained model a little.
+            so the figures of these queries favour the trained model a little. 0 means that no model was saved, because
+            the training gained nothing.
         ndcg: mean nDCG@10 of the held-out queries, by ``"frozen pooled"``, ``"frozen late"``, ``"frozen hybrid"``,
-            and by the same three names with ``"trained"``.
-        differences: differences between two of these rankings, such as ``"trained late - frozen late"``.
+            and by the same three names with ``"trained"``. If no model was saved, ``"trained"`` is the frozen model.
+        differences: effects of the training, such as ``"trained late - frozen late"``, and what late interaction does
+            without a training, ``"frozen hybrid - frozen pooled"``.
         objective: score that was trained.
+        to_beat: nDCG@10 by ``objective`` before the first step. A training that does not exceed it gained nothing.
     """
 
     queries: int
@@ -66,6 +73,7 @@ class TrainingReport:
     ndcg: Mapping[str, float]
     differences: Mapping[str, Difference]
     objective: Objective
+    to_beat: float
 
     @classmethod
     def of(
@@ -76,22 +84,50 @@ class TrainingReport:
         frozen: ByRanking,
         trained: ByRanking,
         objective: Objective,
+        to_beat: float | None = None,
     ) -> TrainingReport:
         """Return the report that compares ``trained`` with ``frozen``.
 
-        ``counts`` are ``queries``, ``held_out_queries`` and ``documents``.
+        ``counts`` are ``queries``, ``held_out_queries`` and ``documents``. Without ``to_beat``, the first evaluation is
+        to be beaten.
         """
         both = {"frozen": frozen, "trained": trained}
         values = {f"{when} {name}": ndcg for when, by in both.items() for name, ndcg in by.items()}
         pairs = [(f"trained {name}", f"frozen {name}") for name in frozen if (trained[name] != frozen[name]).any()]
-        pairs += [(f"trained {objective}", f"frozen {objective}"), ("trained hybrid", "frozen pooled")]
+        pairs += [(f"trained {objective}", f"frozen {objective}"), ("frozen hybrid", "frozen pooled")]
         differences = corrected({f"{a} - {b}": difference(values[a], values[b]) for a, b in dict.fromkeys(pairs)})
         ndcg = {name: float(of_queries.mean()) for name, of_queries in values.items()}
-        return cls(*counts, tuple(history), best_epoch, ndcg, differences, objective)
+        to_beat = history[0].by(objective) if to_beat is None else to_beat
+        return cls(*counts, tuple(history), best_epoch, ndcg, differences, objective, to_beat)
+
+    @property
+    def saved(self) -> bool:
+        """Whether a model was saved."""
+        return self.best_epoch > 0
+
+    @property
+    def gained(self) -> bool:
+        """Whether an evaluation after the first step is better than the start."""
+        return self._highest > self.to_beat
+
+    @property
+    def _highest(self) -> float:
+        return max(epoch.by(self.objective) for epoch in self.history[1:])
 
     @property
     def warning(self) -> str | None:
         """Reason not to use the trained model. None if the trained model is better than the frozen model."""
+        if not self.gained:
+            saved = (
+                "the best of them was saved all the same"
+                if self.saved
+                else ("nothing was saved; keep_anyway (--keep-anyway) saves the best of them")
+            )
+            return (
+                f"nothing was gained: on {number(self.held_out_queries, 'held-out query')}, no evaluation after the "
+                f"first step is better than the start: {self.objective} nDCG@10 {self._highest:.4f} at best, "
+                f"{self.to_beat:.4f} before the training; {saved}"
+            )
         found = self.differences[f"trained {self.objective} - frozen {self.objective}"]
         if found.verdict == "better":
             return None
@@ -105,7 +141,8 @@ class TrainingReport:
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         differences = {name: found.as_json(NDCG) for name, found in self.differences.items()}
-        return {**asdict(self), "differences": differences, "warning": self.warning}
+        verdicts = {"gained": self.gained, "saved": self.saved, "warning": self.warning}
+        return {**asdict(self), "differences": differences, **verdicts}
 
     def save_plot(self, path: str | Path) -> None:
         """Draw the loss and the held-out nDCG@10 of each evaluation into an image file.
@@ -126,34 +163,12 @@ class TrainingReport:
         losses.plot(evaluations[1:], [epoch.loss for epoch in self.history[1:]], marker="o", color="C3")
         losses.set(title="loss", xlabel="evaluation", xlim=(-0.2, len(self.history) - 0.8))
         for name, color in zip(RANKINGS, ("grey", "C0", "C1"), strict=True):
-            frozen, trained = (self.ndcg[f"{when} {name}"] for when in ("frozen", "trained"))
-            measured.axhline(frozen, color=color, linestyle="--", label=f"{name}, frozen")
-            if name != "pooled" or trained != frozen:  # an adapter does not change the pooled embeddings
-                values = [getattr(epoch, name) for epoch in self.history]
+            measured.axhline(self.ndcg[f"frozen {name}"], color=color, linestyle="--", label=f"{name}, frozen")
+            values = [getattr(epoch, name) for epoch in self.history]
+            if name != "pooled" or len(set(values)) > 1:  # an adapter does not change the pooled embeddings
                 measured.plot(evaluations, values, marker="o", color=color, label=f"{name}, trained")
-        measured.axvline(self.best_epoch, color="lightgrey", zorder=0)
+        if self.saved:
+            measured.axvline(self.best_epoch, color="lightgrey", zorder=0)
         measured.set(title=f"nDCG@10 of {number(self.held_out_queries, 'held-out query')}", xlabel="evaluation")
         measured.legend(fontsize="small")
         figure.savefig(path, dpi=150)
-
-
-def check_plot_file(path: Path) -> None:
-    """Check that `TrainingReport.save_plot` can write to ``path``, before the work begins.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        InvalidInput: the folder does not exist, or matplotlib does not know this suffix.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtra("matplotlib", "train", "a plot")
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    formats = FigureCanvasBase.get_supported_filetypes()
-    path = absolute(path)
-    if not path.parent.is_dir():
-        raise InvalidInput(f"{path}: the folder {path.parent} does not exist; create it, or choose another folder")
-    if path.suffix.lstrip(".").lower() not in formats:
-        raise InvalidInput(
-            f"{path}: {path.suffix!r} is not the ending of an image format; use .png, or one of "
-            f"{', '.join(sorted(formats))}"
-        )

@@ -14,6 +14,8 @@ Start = Literal["frozen", "random"]
 DEFAULT_HELD_OUT = 0.1
 # Share of the steps over which the learning rate rises to its peak.
 WARM_UP = 0.03
+# Seconds between two lines about the progress in the log, where no bar is shown.
+LOG_SECONDS = 60.0
 # Peak learning rates of fine-tuning: for all weights, and for LoRA. The latter is the paper's (arXiv 2605.24938).
 FULL_LEARNING_RATE = 2e-5
 LORA_LEARNING_RATE = 1e-4
@@ -30,6 +32,8 @@ class TrainingSettings:
         weight_decay: weight decay of AdamW.
         hard_negatives: number of hard negatives of each query in a batch. If the data has fewer, the rest is mined.
         seed: seed of everything random except the split.
+        checkpoint_minutes: number of minutes after which a checkpoint is saved, so that the training can be resumed.
+            Each evaluation saves one, too.
     """
 
     epochs: int
@@ -37,6 +41,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     hard_negatives: int = 0
     seed: int = 0
+    checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs)
@@ -47,7 +52,7 @@ class TrainingSettings:
             )
         if self.hard_negatives < 0:
             raise InvalidInput(f"hard_negatives must be at least 0, got {self.hard_negatives}")
-        for name in ("learning_rate", "temperature"):
+        for name in ("learning_rate", "temperature", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidInput(f"{name} must be above 0, got {value}")

@@ -95,6 +95,9 @@ class SmartLoss(CachedLossMixin, nn.Module):
         cached: whether to keep only the activations of one part at a time, and to run each part twice (gradient
             caching: Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"). The
             loss and its gradients do not change.
+
+    Attributes:
+        last: the last loss.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
         # The mixin cuts batches into pieces of this size. It must cut nothing, because the collator has already done
         # so.
         self.mini_batch_size = 1 << 30
+        self.last = float("nan")
         self._to_embeddings = encoder.trainable.to_embeddings
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
@@ -152,6 +156,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
                 relevance == _EXCLUDED,
                 temperature=self.temperature,
             )
+        self.last = float(loss.detach())
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
             loss = loss.detach()

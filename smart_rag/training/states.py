@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +18,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
-from smart_rag.embeddings.tokens import TokenBatch, TokenIds
+from smart_rag.embeddings.tokens import Offsets, TokenBatch, TokenIds
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
+from smart_rag.errors import EncoderError
 from smart_rag.evaluation.metrics import Metrics, Run
+from smart_rag.progress import Progress
 from smart_rag.scoring import maxsim, ranking
 from smart_rag.store.token_store import TokenStore
 from smart_rag.training.batches import content_groups
 from smart_rag.training.data import TrainingData
 from smart_rag.training.report import NDCG, ByRanking
-from smart_rag.training.settings import AdapterSettings
+from smart_rag.training.runs.interrupts import uninterrupted
+from smart_rag.training.settings import LOG_SECONDS, AdapterSettings
 
 _DEPTH = 10  # depth of nDCG
 # Number of texts that are encoded before they are written. Also the number of documents in memory during the ranking.
@@ -38,15 +42,22 @@ _BATCH = 128
 
 
 class TextStates:
-    """States of texts. Token states are on disk, coded. Pooled embeddings and vocabulary ids are in memory.
+    """States of texts. Token states are on disk, coded. Pooled embeddings and vocabulary ids are in memory, too.
 
-    ``pooled`` is (n, dimension) float32. ``ids`` holds the vocabulary ids of each text's tokens.
+    ``pooled`` is (n, dimension) float32. ``ids`` holds the vocabulary ids of each text's tokens. If the folder ``path``
+    holds the states of the first texts from an interrupted encoding, the object has them.
+
+    Raises:
+        EncoderError: these states cannot be read.
     """
 
     def __init__(self, path: Path, codec_name: str) -> None:
         self._store = TokenStore(path, get_codec(codec_name))
+        self._path = path
         self._pooled: list[NDArray[np.float32]] = []
         self.ids: list[TokenIds] = []
+        while (part := self._part(len(self))).exists():
+            self._read(part)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,8 +76,30 @@ class TextStates:
         assert isinstance(tokens, TokenBatch)
         assert tokens.ids is not None  # SmartEncoder always returns ids
         self._store.put([_key(len(self) + i) for i in range(len(batch))], tokens)
-        self.ids += np.split(tokens.ids, tokens.offsets[1:-1])
-        self._pooled.append(batch.pooled)
+        # The part says that the states before it are complete, so it is written last, and at once.
+        part = self._part(len(self))
+        with uninterrupted():
+            with (temporary := part.with_suffix(".writing")).open("wb") as file:
+                np.savez(file, pooled=batch.pooled, ids=tokens.ids, offsets=tokens.offsets)
+            os.replace(temporary, part)
+            self._add(batch.pooled, tokens.ids, tokens.offsets)
+
+    def _add(self, pooled: NDArray[np.float32], ids: TokenIds, offsets: Offsets) -> None:
+        self.ids += np.split(ids, offsets[1:-1])
+        self._pooled.append(pooled)
+
+    def _part(self, start: int) -> Path:
+        """Return the file of pooled embeddings and ids of the texts from the position ``start`` on."""
+        return self._path / f"from-{start:09d}.npz"
+
+    def _read(self, part: Path) -> None:
+        try:
+            with np.load(part) as arrays:
+                self._add(arrays["pooled"], arrays["ids"], arrays["offsets"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise EncoderError(
+                f"{part} cannot be read ({error}); remove it, and the texts are encoded again from there on"
+            ) from error
 
     def tokens(self, positions: Sequence[int]) -> TokenBatch:
         """Return the token states of the texts at ``positions``: (tokens, layers x width), with layers side by side."""
@@ -189,28 +222,37 @@ def cached_states(
     folder: Path,
     codec: str = AdapterSettings.codec,
     *,
+    name: str | None = None,
     show_progress_bar: bool = False,
 ) -> Iterator[CachedStates]:
-    """Encode ``data`` once. Until the ``with`` block ends, the states are in a temporary folder in ``folder``.
+    """Encode ``data`` once. The states are in a folder in ``folder``, which has to exist.
+
+    With ``name``, the states stay in the folder of this name. If an encoding was interrupted, the next one goes on
+    there. Then all other arguments must be the same. Without ``name``, the folder is removed when the ``with`` block
+    ends.
 
     Raises:
+        EncoderError: the states of an interrupted encoding cannot be read.
         MissingExtra: ir-measures is not installed.
     """
     metrics = Metrics(_qrels(data), (NDCG,))
-    with (
-        tempfile.TemporaryDirectory(prefix=".states-", dir=folder) as temporary,
-        closing(TextStates(Path(temporary) / "queries", codec)) as queries,
-        closing(TextStates(Path(temporary) / "documents", codec)) as documents,
-    ):
-        total = len(data.queries) + len(data.documents)
-        with tqdm(
-            total=total, desc=f"encoding on {encoder.device}", unit="item", disable=not show_progress_bar
-        ) as progress:
-            for start in range(0, len(data.queries), _BATCH):
+    with ExitStack() as stack:
+        if name is None:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".states-", dir=folder)))
+        else:
+            path = folder / name
+            path.mkdir(exist_ok=True)
+        queries, documents = (
+            stack.enter_context(closing(TextStates(path / part, codec))) for part in ("queries", "documents")
+        )
+        total, done = len(data.queries) + len(data.documents), len(queries) + len(documents)
+        title = f"encoding on {encoder.device}"
+        with Progress(total, title, "text", show_progress_bar, log_seconds=LOG_SECONDS, done=done) as progress:
+            for start in range(len(queries), len(data.queries), _BATCH):
                 texts = [query.text for query in data.queries[start : start + _BATCH]]
                 queries.append(encoder.token_states(texts, "query", layers))
                 progress.update(len(texts))
-            for start in range(0, len(data.documents), _BATCH):
+            for start in range(len(documents), len(data.documents), _BATCH):
                 part = list(data.documents[start : start + _BATCH])
                 contents = [document.content(encoder.modalities) for document in part]
                 documents.append(encoder.token_states([content.plain for content in contents], "document", layers))

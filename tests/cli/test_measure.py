@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers.command_line import error_of, good, run
+from helpers.command_line import error_of, good, run, usage_error_of
 
 from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.cli.measure import program_name
@@ -59,6 +59,63 @@ def test_the_options_of_eval(dataset, other_model):
     )
     assert (figures["queries"], figures["model"]) == (1, other_model)
     assert (figures["settings"]["top_k"], figures["settings"]["candidates"]) == (2, 3)
+
+
+def test_eval_writes_runs_queries_and_a_plot_and_compare_reads_the_figures(dataset, tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need the extra plot")
+    files = {name: tmp_path / name for name in ("a.json", "b.json", "a.jsonl", "a.png", "both.png")}
+    options = ("--measures", "nDCG@10 P@1,RR", "--db", tmp_path / "index")
+    reports = ("--save-runs", tmp_path / "runs", "--per-query", files["a.jsonl"], "--plot", files["a.png"])
+    output = good("eval", dataset, *options, "--json", files["a.json"], *reports)
+    assert re.search(r"┃ ranking +┃ nDCG@10 ┃ +95 % interval ┃ +P@1 ┃ +RR ┃", output)
+    assert files["a.png"].read_bytes().startswith(b"\x89PNG")
+    lines = [json.loads(line) for line in files["a.jsonl"].read_text().splitlines()]
+    assert [(line["query"], line["text"]) for line in lines] == [
+        ("q1", "which animal purrs?"),
+        ("q2", "what do dogs do?"),
+    ]
+    assert lines[0]["runs"]["hybrid"] == {"nDCG@10": 1, "P@1": 1, "RR": 1}
+    assert (tmp_path / "runs" / "hybrid.run").read_text().startswith("q1 Q0 d1 1 3 hybrid\n")
+
+    # The rankings, read again; and another one, which misses q2 and ranks q1's document second.
+    (tmp_path / "bm25.run").write_text("q1 Q0 d1 2 0.5 x\nq1 Q0 d3 1 0.7 x\n")
+    runs = ("--runs", tmp_path / "runs" / "hybrid.run", "--runs", tmp_path / "bm25.run")
+    output = good("eval", dataset, *runs, "--measures", "RR", "--json", files["b.json"])
+    assert re.search(r"│ hybrid +│ 1\.0000 │ 1\.000 to 1\.000 │", output)
+    assert re.search(r"│ bm25 +│ 0\.2500 │", output)
+    assert "bm25: 1 judged query without a ranking, such as 'q2'; each measure of theirs is 0" in output
+    assert re.search(r"│ bm25 - hybrid │ -0\.7500 │", output)
+    assert "qrels.tsv: 2 queries" in good("eval", dataset / "qrels.tsv", *runs)
+
+    output = good("compare", files["a.json"], files["b.json"], "--measures", "RR", "--plot", files["both.png"])
+    assert "a - b: 2 queries" in output
+    assert re.search(r"│ hybrid +│ RR +│ 1\.0000 │ 1\.0000 │ +\+0\.0000 │", output)
+    assert files["both.png"].read_bytes().startswith(b"\x89PNG")
+    pair = json.loads(
+        good("compare", files["a.json"], files["b.json"], "--runs", "pooled:bm25", "--measures", "RR", "--json", "-")
+    )["pairs"][0]
+    assert (pair["runs"], pair["difference"], pair["verdict"]) == (["pooled", "bm25"], 0.75, "too few queries")
+    error = error_of("compare", files["a.json"], files["b.json"], "--measures", "P@1")
+    assert "a and b have not both P@1: the first has nDCG@10, P@1, RR, and the second RR" in error
+    assert "a.jsonl cannot be read" in error_of("compare", files["a.json"], files["a.jsonl"])
+    (tmp_path / "list.json").write_text("[]")
+    assert "list.json: expected the figures that `smart-rag eval" in error_of(
+        "compare", files["a.json"], tmp_path / "list.json"
+    )
+
+
+def test_wrong_options_of_eval_are_found_before_the_work(dataset, tmp_path):
+    (tmp_path / "x.run").write_text("q1 Q0 d1 1 1 x\n")
+    run_file = ("--runs", tmp_path / "x.run")
+    assert "unknown measure 'nDGC@10': did you mean nDCG?" in error_of("eval", dataset, "--measures", "nDGC@10")
+    assert "the same name (x, x)" in usage_error_of("eval", dataset, *run_file, *run_file)
+    assert "--runs loads no model" in usage_error_of("eval", dataset, *run_file, "--model", "m")
+    assert "need a folder" in usage_error_of("eval", dataset / "qrels.tsv", *run_file, "--split", "dev")
+    assert "--per-query, --plot" in usage_error_of("eval", dataset, "--paper", "--per-query", tmp_path / "x.jsonl")
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "mine.txt exists and does not end in .jsonl" in error_of(
+        "eval", dataset, "--per-query", tmp_path / "mine.txt"
+    )
 
 
 def test_one_document_and_one_query(dataset):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from helpers.command_line import error_of, good, run
 from helpers.word_encoder import WordEncoder
 
-from smart_rag import SmartEncoder, SmartIndex
+from smart_rag import Document, SmartEncoder, SmartIndex
+from smart_rag.index.manifest import FILE_NAME
 
 
 def test_the_codec_of_a_new_index(folder, tmp_path):
@@ -31,6 +33,18 @@ def test_the_codec_of_a_new_index(folder, tmp_path):
 def test_the_default_codec_is_that_of_the_library(db):
     assert "by default balanced." in " ".join(good("index", "--help").replace("│", " ").split())
     assert json.loads(good("info", "--db", db, "--json"))["manifest"]["config"]["codec"] == "2bit"
+
+
+def test_an_index_that_another_process_is_making(folder, tmp_path, minilm):
+    """The command waits until it is made, and adds to it. The other process writes the manifest last."""
+    db = tmp_path / "index"
+    with SmartIndex.create(db, minilm) as index:
+        index.add([Document("theirs", "Written by the other process.")])
+    (db / FILE_NAME).rename(tmp_path / "manifest")
+    other = threading.Timer(1, (tmp_path / "manifest").rename, [db / FILE_NAME])
+    other.start()
+    assert "passages: 1 added\n2 passages in" in good("index", folder / "cats.txt", "--db", db)
+    other.join()
 
 
 def test_an_index_remembers_the_model_that_made_it(documents, tmp_path, other_model):

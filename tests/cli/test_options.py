@@ -14,6 +14,7 @@ from smart_rag.cli.app import app
 # Options of the command line alone: where the index is, what is printed or drawn, and what is changed.
 OWN = {
     *("db", "json", "help", "explain", "neighbours", "source", "dry_run", "force", "plot", "for", "report", "gone"),
+    "per_query",
     *("watch", "chroma", "collection", "options"),
 }
 
@@ -23,7 +24,7 @@ def library(command):
     from llama_index_smart_rag import SmartEmbedding
 
     from smart_rag import Content, IndexConfig, SmartEncoder, SmartIndex, answer, training
-    from smart_rag.evaluation import evaluator, tuner
+    from smart_rag.evaluation import comparison, evaluator, results, tuner
     from smart_rag.evaluation.datasets import load_dataset, load_labels
     from smart_rag.evaluation.paper.evaluation import evaluate_published
     from smart_rag.files import limits
@@ -32,7 +33,8 @@ def library(command):
         "index": [SmartEncoder, SmartIndex.add_files, IndexConfig, limits],
         "search": [SmartEncoder, SmartIndex.open, SmartIndex.search, Content],
         "ask": [SmartEncoder, SmartIndex.open, answer.ask, Content],
-        "eval": [SmartEncoder, evaluator.evaluate, load_dataset, evaluate_published],
+        "eval": [SmartEncoder, evaluator.evaluate, load_dataset, evaluate_published, results.evaluate_runs],
+        "compare": [comparison.compare],
         "tune": [SmartEncoder, tuner.tune, load_labels],
         "info": [SmartEncoder],
         "sources": [SmartIndex.add_files],

@@ -1,20 +1,22 @@
 """``smart-rag train``: its output and files, and their use by ``index``, ``search`` and ``eval``."""
 
 import json
+import logging
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import tiny_models, tiny_vision
-from helpers.command_line import error_of, good, run, usage_error_of
+from helpers.command_line import Terminal, error_of, good, run, usage_error_of
 from helpers.some_pairs import page_images, some_data
 from PIL import Image
 
 from smart_rag import SmartEncoder, SmartIndex
-from smart_rag.training import AdapterSettings, FinetuneSettings
+from smart_rag.training import AdapterSettings, FinetuneSettings, adapter_trainer
 from smart_rag.training.settings import DEFAULT_HELD_OUT, FULL_LEARNING_RATE, LORA_LEARNING_RATE
 from smart_rag.training.smart_loss import SmartCollator
 
@@ -120,7 +122,7 @@ def test_page_images(tmp_path):
     """By a vision-language model in a folder, with a profile. The adapter and the model then index a page."""
     model, data = tiny_vision.qwen3_vl(tmp_path / "base"), page_images(tmp_path / "data")
     common = ("--model", model, "--profile", "qwen3-vl-embedding", "--max-pixels", 4096)
-    options = ("--data", data, "--epochs", 1, "--batch-size", 4, "--held-out", 0.4, "--json")
+    options = ("--data", data, "--epochs", 1, "--batch-size", 4, "--held-out", 0.4, "--keep-anyway", "--json")
     adapter, written = tmp_path / "adapter", tmp_path / "report.json"
     code, output, errors = run("train", "adapter", *common, *options, written, "--out", adapter, "--dimension", 8)
     assert code == 0, errors
@@ -187,6 +189,74 @@ def test_an_interrupted_training_says_how_to_continue(batch, said, pairs, model,
     if batch == 4:
         assert "holds checkpoints of an interrupted training; continue" in error_of(*command, *options)
         good(*command, *options, "--resume")
+
+
+@pytest.mark.parametrize("command", ["adapter", "finetune"])
+def test_a_training_without_gain_says_so_and_saves_nothing(command, pairs, model, tmp_path):
+    """With exit code 3, so that a script does not go on with a folder that is not there."""
+    to = tmp_path / "trained"
+    arguments = (
+        "train",
+        command,
+        "--data",
+        pairs,
+        "--model",
+        model,
+        "--out",
+        to,
+        "--limit-queries",
+        100,
+        "--epochs",
+        1,
+    )
+    options = ("--batch-size", 16, "--held-out", 0.3, "--learning-rate", 1e-12)
+    code, output, errors = run(*arguments, *options)
+    assert code == 3
+    assert errors.startswith("warning: nothing was gained: on ")
+    assert "nothing was saved; keep_anyway (--keep-anyway) saves the best of them" in errors
+    assert "not saved: trained, epoch 1 of 1" in output
+    assert "use it with" not in output
+    assert not to.exists()
+    code, output, errors = run(*arguments, *options, "--keep-anyway")
+    assert code == 0
+    assert "the best of them was saved all the same" in errors
+    assert f"{to}: use it with" in output
+    assert to.exists()
+
+
+def test_an_interrupted_adapter_says_how_to_continue(pairs, model, tmp_path, monkeypatch):
+    compute, left = adapter_trainer.batch_loss, iter((False, False, True))
+
+    def press(*arguments):
+        if next(left, False):
+            signal.raise_signal(signal.SIGINT)
+        return compute(*arguments)
+
+    monkeypatch.setattr(adapter_trainer, "batch_loss", press)
+    code, output, errors = train(pairs, model, tmp_path / "a")
+    assert (code, output) == (130, "")
+    assert errors == "\ninterrupted; add --resume to continue from checkpoint-2\n"
+    code, output, errors = train(pairs, model, tmp_path / "a", "--keep-anyway", "--resume")
+    assert code == 0, errors
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["adapter.json", "adapter.safetensors"]
+
+
+@pytest.mark.parametrize("command", ["adapter", "finetune"])
+def test_without_a_terminal_lines_show_the_progress(command, pairs, model, tmp_path, monkeypatch):
+    """They go to the log, whose level the command line sets."""
+    monkeypatch.setattr("smart_rag.training.adapter_trainer.LOG_SECONDS", 0.0)
+    monkeypatch.setattr("smart_rag.training.finetuner.LOG_SECONDS", 0.0)
+    lines = []
+    logger = logging.getLogger("smart_rag.progress")
+    monkeypatch.setattr(logger, "handle", lambda record: lines.append(record.getMessage()))
+    arguments = ("train", command, "--data", pairs, "--model", model, "--out", tmp_path / "a", "--batch-size", 16)
+    run(*arguments, "--epochs", 2, "--limit-queries", 60, "--held-out", 0.3, "--keep-anyway")
+    steps = [line for line in lines if "epoch" in line]
+    assert re.match(r"2 of 4 steps done, epoch 1 of 2, loss \d\.\d{4}", steps[1])
+    assert re.match(r"4 of 4 steps done, epoch 2 of 2, loss \d\.\d{4}", steps[-1])
+    lines.clear()
+    run(*arguments, "--epochs", 1, "--limit-queries", 60, "--held-out", 0.3, "--keep-anyway", stream=Terminal)
+    assert lines == []
 
 
 @pytest.mark.slow
@@ -286,11 +356,11 @@ def test_a_wrong_number_is_an_error_that_names_the_option(command, option, says,
 def test_one_held_out_query_is_singular(pairs, model, tmp_path):
     code, output, errors = run(
         *("train", "adapter", "--data", pairs, "--model", model, "--out", tmp_path / "a", "--epochs", 1),
-        *("--batch-size", 2, "--limit-queries", 6, "--held-out", 0.2),
+        *("--batch-size", 2, "--limit-queries", 6, "--held-out", 0.2, "--keep-anyway"),
     )
     assert code == 0, errors
     assert "nDCG@10 of 1 held-out query among" in output
-    assert "than the frozen model on 1 held-out query: " in errors
+    assert "on 1 held-out query" in errors
 
 
 def test_limit(pairs, model, tmp_path):

@@ -13,13 +13,14 @@ from helpers.word_encoder import WordEncoder
 from smart_rag import Document, IndexConfig, SmartIndex
 from smart_rag.config import EXHAUSTIVE_DOCUMENTS
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation import Dataset, evaluate
+from smart_rag.evaluation import Dataset, evaluate, evaluate_runs, read_run
 from smart_rag.evaluation.evaluator import exhaustive_rankings
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.index.smart_index import scan_scores
 
 EXACT = IndexConfig(codec="exact")  # float16, like the plain implementation
 WORDS = [f"word{i}" for i in range(400)]
+QUERY_IDS = [f"q{i}" for i in range(10)]
 
 
 def plain_runs(dataset, encoder, top_k, candidates, weights=(1, 2)) -> dict[str, dict[str, list[str]]]:
@@ -102,6 +103,33 @@ def test_depth_candidates_and_weights_are_used(graded, index):
     assert result["settings"]["top_k"] == 5
     assert result["settings"]["candidates"] == 8
     assert result["settings"]["weights"] == [0.0, 1.0]
+
+
+def test_measures_are_chosen_and_the_rankings_written_as_run_files(graded, index, result, tmp_path):
+    """Figures that are computed from the run files are the same."""
+    chosen = evaluate(graded, index, measures=["AP", "R@120", "P@5"], save_runs=tmp_path / "runs")
+    assert chosen["settings"]["top_k"] == 120
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {f"{name}.run" for name in chosen["runs"]}
+    assert list(chosen["runs"]["hybrid"]) == ["AP", "R@120", "P@5"]
+    assert set(chosen["differences"]["hybrid - pooled"]) == {"AP", "low", "high", "p", "verdict"}
+    runs = {name: read_run(tmp_path / "runs" / f"{name}.run") for name in chosen["runs"]}
+    read = evaluate_runs(graded, runs, measures=["AP", "R@120", "P@5"])
+    for key in ("runs", "intervals", "by_query", "judgements", "corpus"):
+        assert read[key] == chosen[key]
+    assert result["corpus"] == chosen["corpus"]
+    for name, of_run in result["by_query"].items():
+        for measure, values in of_run.items():
+            assert sum(values.values()) / 10 == pytest.approx(result["runs"][name][measure])
+
+
+def test_ids_that_a_run_file_cannot_hold_are_found_before_the_work(tmp_path):
+    odd = Dataset("odd", [Document("a b", "word1")], {"q": "word1"}, {"q": {"a b": 1}})
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        with pytest.raises(InvalidInput, match="the document id 'a b' is empty or has a blank"):
+            evaluate(odd, index, save_runs=tmp_path / "runs")
+        with pytest.raises(InvalidInput, match="unknown measure 'nDGC@10': did you mean nDCG"):
+            evaluate(odd, index, measures=["nDGC@10"])
+        assert index.count() == 0
 
 
 def test_recall_is_the_share_of_the_exhaustive_best_among_the_candidates(graded, index):
@@ -198,7 +226,11 @@ def test_the_keys_are_the_documented_ones(result):
     latency = dict.fromkeys(["encode", "candidates", "gather", "score", "total"], percentiles)
     assert opened == {
         **dict.fromkeys(
-            ["dataset", "model", "settings", "versions", "machine", "documents", "queries", "notes", "auto"]
+            ["dataset", "model", "settings", "versions", "machine", "documents", "queries", "notes", "auto", "corpus"]
+        ),
+        "judgements": dict.fromkeys(QUERY_IDS),
+        "by_query": dict.fromkeys(
+            ["pooled", "late", "hybrid", "paper", *searches], dict.fromkeys(metrics, dict.fromkeys(QUERY_IDS))
         ),
         "runs": dict.fromkeys(["pooled", "late", "hybrid", "paper", *searches], metrics),
         "differences": dict.fromkeys(

@@ -1,6 +1,10 @@
 """Training of an adapter: its loss from cached states, the weights that change, the folder and the report."""
 
 import json
+import logging
+import re
+import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +17,10 @@ from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.scoring import maxsim, ranking
-from smart_rag.training import AdapterSettings, TrainingData, train_adapter
-from smart_rag.training.adapter_trainer import batch_loss, batches, fit
+from smart_rag.training import AdapterSettings, TrainingData, adapter_trainer, train_adapter
+from smart_rag.training.adapter_trainer import Fitting, batch_loss, batches
+from smart_rag.training.report import RANKINGS
+from smart_rag.training.runs.checkpoints import read_checkpoint
 from smart_rag.training.split import split
 from smart_rag.training.states import cached_states
 
@@ -124,8 +130,10 @@ def test_the_report_shows_what_was_learned(trained):
     assert found.mean == pytest.approx(report.ndcg["trained late"] - report.ndcg["frozen late"])
     assert report.ndcg["trained pooled"] == report.ndcg["frozen pooled"]  # an adapter does not change them
     assert set(report.differences) == {
-        *("trained late - frozen late", "trained hybrid - frozen hybrid", "trained hybrid - frozen pooled"),
+        *("trained late - frozen late", "trained hybrid - frozen hybrid", "frozen hybrid - frozen pooled"),
     }
+    assert report.gained
+    assert report.saved
     assert json.loads(json.dumps(report.as_json()))["history"][1]["loss"] == losses[1]
 
 
@@ -176,7 +184,7 @@ def test_the_same_seed_trains_the_same(trained, encoder, tmp_path):
 )
 def test_other_settings(settings, encoder, tmp_path):
     settings = AdapterSettings(batch_size=16, epochs=1, **settings)
-    report = train_adapter(encoder, some_data(), tmp_path / "adapter", settings, held_out=0.3)
+    report = train_adapter(encoder, some_data(), tmp_path / "adapter", settings, held_out=0.3, keep_anyway=True)
     adapter = Adapter.load(tmp_path / "adapter")
     assert (adapter.dimension, adapter.layers) == (settings.dimension or encoder.dimension, settings.layers)
     assert report.history[1].loss > 0
@@ -192,16 +200,41 @@ def test_held_out_data_can_be_given(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1e-9, 1e3])
-def test_a_training_without_gain_has_a_warning(rate, encoder, tmp_path):
+def test_a_training_without_gain_saves_nothing_unless_told_to(rate, encoder, tmp_path):
     """The low rate changes nothing, so the adapter stays what it starts with. The high rate ruins it."""
-    settings = AdapterSettings(batch_size=16, epochs=1, learning_rate=rate)
-    report = train_adapter(encoder, some_data(), tmp_path, settings, held_out=0.3)
-    assert report.best_epoch == 1
-    assert report.warning
+    settings = AdapterSettings(batch_size=16, epochs=2, learning_rate=rate)
+    out = tmp_path / "adapter"
+    report = train_adapter(encoder, some_data(), out, settings, held_out=0.3)
+    assert (report.best_epoch, report.saved, report.gained) == (0, False, False)
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing was gained: on" in report.warning
+    assert "no evaluation after the first step is better than the start: late nDCG@10" in report.warning
+    assert "nothing was saved; keep_anyway (--keep-anyway) saves the best of them" in report.warning
+    assert {name: report.ndcg[f"trained {name}"] - report.ndcg[f"frozen {name}"] for name in RANKINGS} == dict.fromkeys(
+        RANKINGS, 0.0
+    )
+    assert report.differences["trained late - frozen late"].verdict == "noise"
+
+    kept = train_adapter(encoder, some_data(), out, settings, held_out=0.3, keep_anyway=True)
+    assert (kept.saved, kept.gained) == (True, False)
+    assert kept.best_epoch > 0
+    assert "the best of them was saved all the same" in kept.warning
+    assert kept.history == report.history
     if rate < 1:
-        start = Adapter.load(tmp_path).projection.weight.detach()
+        start = Adapter.load(out).projection.weight.detach()
         np.testing.assert_allclose(start, np.eye(encoder.dimension), atol=1e-6)
         assert report.history[1].late == pytest.approx(report.ndcg["frozen late"], abs=0.02)
+
+
+def test_the_frozen_model_must_be_beaten_by_an_adapter_as_wide(encoder, tmp_path):
+    """A random start is easy to beat. The adapter is still no gain over the model."""
+    settings = AdapterSettings(batch_size=16, epochs=1, start="random", learning_rate=3e-3)
+    report = train_adapter(encoder, some_data(), tmp_path / "wide", settings, held_out=0.3)
+    assert report.history[0].late < report.history[1].late < report.to_beat == report.ndcg["frozen late"]
+    assert not report.saved
+    narrow = train_adapter(encoder, some_data(), tmp_path / "a", replace(settings, dimension=8), held_out=0.3)
+    assert narrow.to_beat == narrow.history[0].late < narrow.ndcg["frozen late"]
+    assert narrow.saved == (narrow.history[1].late > narrow.history[0].late)
 
 
 def test_a_loss_of_nan_ends_the_training(encoder, tmp_path):
@@ -226,11 +259,147 @@ def test_the_best_epoch_is_kept(encoder, tmp_path):
 
         adapter = Adapter(encoder.dimension)
         with cached_states(data, encoder, (-1,), tmp_path) as cached:
-            history, epoch, values = fit(adapter, cached, measure, AdapterSettings(batch_size=16, epochs=3))
+            fitting = Fitting(adapter, cached, AdapterSettings(batch_size=16, epochs=3), tmp_path)
+            history, epoch, values = fitting.run(measure)
         assert epoch == best
         assert values["late"][0] == scores[best]
         assert torch.equal(adapter.projection.weight, seen[best])
         assert [epoch.late for epoch in history] == pytest.approx(scores)
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """A function that presses Ctrl-C once, when a batch's loss has been computed for the ``n``-th time."""
+    compute = adapter_trainer.batch_loss
+
+    def arrange(n):
+        left = iter(range(n - 1, -1, -1))
+
+        def press(*arguments):
+            loss = compute(*arguments)
+            if next(left, None) == 0:
+                signal.raise_signal(signal.SIGINT)
+            return loss
+
+        monkeypatch.setattr(adapter_trainer, "batch_loss", press)
+
+    return arrange
+
+
+@pytest.mark.parametrize("step", [1, 4, 9])
+def test_a_resumed_training_is_that_of_one_without_interruption(step, encoder, ctrl_c, tmp_path, monkeypatch):
+    """Bit for bit. Nothing is encoded or mined again, and no step is made again."""
+    settings = AdapterSettings(batch_size=16, epochs=2, hard_negatives=1, layers=(1, -1))  # six steps in each epoch
+    training, measured = some_data(96, seed=1), some_data(24, seed=2)
+    options = {"held_out": measured, "keep_anyway": True}
+    whole = train_adapter(encoder, training, tmp_path / "whole", settings, **options)
+    ctrl_c(step)
+    out = tmp_path / "adapter"
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(encoder, training, out, settings, **options)
+    [checkpoint] = (out / "checkpoints").glob("*.pt")
+    assert checkpoint.name == f"checkpoint-{step - 1}.pt"
+    with pytest.raises(InvalidInput, match="holds checkpoints of an interrupted training; continue it with resume"):
+        train_adapter(encoder, training, out, settings, **options)
+    other = replace(settings, learning_rate=0.1, layers=(-1,))
+    with pytest.raises(InvalidInput, match=r"with another layers \(\[1, -1\] before, \[-1\] now\), learning_rate"):
+        train_adapter(encoder, training, out, other, **options, resume=True)
+
+    def refuse(*arguments, **more):
+        raise AssertionError("encoded again")
+
+    made = []
+    compute = adapter_trainer.batch_loss
+    monkeypatch.setattr(adapter_trainer, "batch_loss", lambda *of: made.append(1) or compute(*of))
+    monkeypatch.setattr(SmartEncoder, "token_states", refuse)
+    monkeypatch.setattr(SmartEncoder, "encode_document", refuse)
+    again = replace(settings, checkpoint_minutes=3.0)  # changes no result
+    report = train_adapter(encoder, training, out, again, **options, resume=True)
+    assert len(made) == 12 - (step - 1)
+    assert report == whole
+    assert Adapter.load(out).digest == Adapter.load(tmp_path / "whole").digest
+    assert not (out / "checkpoints").exists()
+
+
+def test_ctrl_c_within_a_step_waits_for_its_end(encoder, tmp_path, monkeypatch):
+    """The weights and the state of the optimizer belong together."""
+    adamw = torch.optim.AdamW.step
+
+    def press(self, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        return adamw(self, *arguments)
+
+    settings = AdapterSettings(batch_size=16, epochs=2)
+    monkeypatch.setattr(torch.optim.AdamW, "step", press)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(encoder, some_data(), tmp_path / "a", settings, held_out=0.3)
+    state = read_checkpoint(tmp_path / "a" / "checkpoints" / "checkpoint-1.pt", "cpu")
+    assert state["optimizer"]["state"][0]["step"] == 1
+    assert state["schedule"]["last_epoch"] == len(state["losses"]) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupted_encoding_goes_on(encoder, tmp_path, monkeypatch):
+    encode, given = SmartEncoder.token_states, []
+
+    def press(self, items, task, layers):
+        given.append(len(items))
+        if len(given) == 3:
+            raise KeyboardInterrupt
+        return encode(self, items, task, layers)
+
+    monkeypatch.setattr(SmartEncoder, "token_states", press)
+    data, held_out = some_data(150), some_data(20, seed=3)
+    settings = AdapterSettings(batch_size=16, epochs=1)
+    options = {"held_out": held_out, "keep_anyway": True}
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(encoder, data, tmp_path / "a", settings, **options)
+    assert given == [128, 22, 128]
+    train_adapter(encoder, data, tmp_path / "a", settings, **options, resume=True)
+    assert given[3:] == [128, 22, 20, 20]
+    train_adapter(encoder, data, tmp_path / "b", settings, **options)
+    assert Adapter.load(tmp_path / "a").digest == Adapter.load(tmp_path / "b").digest
+
+
+def test_checkpoints_are_written_by_the_clock(encoder, tmp_path, monkeypatch):
+    """One file, which is replaced. A process that is killed loses only what came after it."""
+    seen = []
+    compute = adapter_trainer.batch_loss
+
+    def look(*arguments):
+        seen.append([path.name for path in (tmp_path / "a" / "checkpoints").glob("*.pt")])
+        return compute(*arguments)
+
+    monkeypatch.setattr(adapter_trainer, "batch_loss", look)
+    settings = AdapterSettings(batch_size=16, epochs=1, checkpoint_minutes=1e-9)
+    train_adapter(encoder, some_data(64), tmp_path / "a", settings, held_out=some_data(20, seed=2))
+    assert seen == [[], *([f"checkpoint-{step}.pt"] for step in (1, 2, 3))]
+
+
+def test_a_broken_checkpoint_is_an_error_that_names_it(encoder, ctrl_c, tmp_path):
+    settings = AdapterSettings(batch_size=16, epochs=1)
+    ctrl_c(2)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(encoder, some_data(), tmp_path / "a", settings, held_out=0.3)
+    checkpoint = tmp_path / "a" / "checkpoints" / "checkpoint-1.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(EncoderError, match=r"the checkpoint .*checkpoint-1.pt cannot be read .*; remove it to start"):
+        train_adapter(encoder, some_data(), tmp_path / "a", settings, held_out=0.3, resume=True)
+    checkpoint.unlink()
+    train_adapter(encoder, some_data(), tmp_path / "a", settings, held_out=0.3, resume=True)
+
+
+def test_without_a_bar_the_log_has_epoch_step_and_loss(encoder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("smart_rag.training.adapter_trainer.LOG_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "smart_rag.progress"):
+        report = train_adapter(encoder, some_data(64), tmp_path, AdapterSettings(batch_size=16, epochs=2), held_out=0.3)
+    lines = [line for line in caplog.messages if "epoch" in line]
+    steps = report.queries // 16 * 2
+    assert len(lines) == steps
+    assert re.fullmatch(
+        rf"{steps} of {steps} steps done, epoch 2 of 2, loss \d\.\d{{4}}, late 0\.\d{{4}}, [\d.]+ a second, 0 s left",
+        lines[-1],
+    )
 
 
 def test_errors_before_the_work(trained, encoder, tmp_path):

@@ -99,7 +99,7 @@ def test_the_original_model_does_not_change(trained, model, tmp_path):
 @pytest.mark.parametrize("objective", ["pooled", "late"])
 def test_each_objective_trains_its_own(objective, model, tmp_path):
     settings = FinetuneSettings(objective=objective, batch_size=16, learning_rate=2e-3, mini_batch_size=5)
-    report = finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu")
+    report = finetune(model, some_data(), tmp_path / "model", settings, held_out=0.3, device="cpu", keep_anyway=True)
     assert report.objective == objective
     assert f"trained {objective} - frozen {objective}" in report.differences
     assert report.history[1].loss > 0
@@ -166,6 +166,26 @@ def test_a_resumed_training_has_the_weights_of_an_uninterrupted_one(lora_rank, m
     assert set(expected) == set(found)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert not (tmp_path / "model" / "checkpoints").exists()
+
+
+def test_checkpoints_are_saved_by_the_clock(model, power_cut, tmp_path):
+    """Between evaluations. A resumed training has the weights and the loss of an uninterrupted one."""
+    training, measured = parts()
+    settings = FinetuneSettings(batch_size=16, epochs=2, learning_rate=1e-3)
+    options = {"held_out": measured, "device": "cpu", "keep_anyway": True}
+    whole = finetune(model, training, tmp_path / "whole", settings, **options)
+    power_cut(10)  # in the second of two epochs of six batches
+    often = replace(settings, checkpoint_minutes=1e-9)
+    with pytest.raises(PowerCut):
+        finetune(model, training, tmp_path / "model", often, **options)
+    steps = {path.name for path in (tmp_path / "model" / "checkpoints").glob("checkpoint-*")}
+    assert steps == {"checkpoint-6", "checkpoint-8"}  # the evaluated one, and the last one; a batch is made ahead
+    report = finetune(model, training, tmp_path / "model", settings, **options, resume=True)
+    for mine, other in zip(report.history[1:], whole.history[1:], strict=True):
+        assert mine.loss == pytest.approx(other.loss, abs=1e-3)
+        assert replace(mine, loss=None) == replace(other, loss=None)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "model")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_the_last_steps_are_evaluated_even_if_they_are_few(model, tmp_path):
@@ -338,6 +358,25 @@ def test_the_best_is_kept_not_the_last(model, tmp_path, monkeypatch):
     kept = SentenceTransformer(str(tmp_path / "model"), device="cpu").state_dict()
     assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
     assert not all(torch.equal(kept[name], seen[3][name]) for name in kept)
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_training_without_gain_saves_nothing(existed, model, tmp_path, monkeypatch):
+    """The figures are made up: the start is as good as the best evaluation."""
+    given = iter([0.3, 0.1, 0.3, 0.2])
+    monkeypatch.setattr(
+        HeldOutEvaluator,
+        "measure",
+        lambda self: {name: np.full(4, value) for value in [next(given)] for name in ("pooled", "late", "hybrid")},
+    )
+    if existed:
+        (tmp_path / "model").mkdir()
+    report = finetune(model, some_data(), tmp_path / "model", SETTINGS, held_out=0.3, device="cpu")
+    assert (report.best_epoch, report.saved, report.gained) == (0, False, False)
+    assert [epoch.hybrid for epoch in report.history] == [0.3, 0.1, 0.3, 0.2]
+    assert report.warning.startswith("nothing was gained")
+    assert report.ndcg["trained hybrid"] == report.ndcg["frozen hybrid"] == 0.3
+    assert list(tmp_path.rglob("*")) == [tmp_path / "model"] * existed
 
 
 def test_mixed_precision_is_for_training_alone(model, tmp_path, monkeypatch):

@@ -55,10 +55,9 @@ class FileTokenizer:
         else:
             self._cutting.enable_truncation(max_length, direction=self._settings["truncation_side"])
 
-    def encodings(self, texts: Sequence[str], *, truncation: bool = True, add_special_tokens: bool = True) -> list[Any]:
+    def encodings(self, texts: Sequence[str]) -> list[Any]:
         """Return for each text its ids, tokens and places, as the library tokenizers gives them."""
-        tokenizer = self._cutting if truncation else self.backend_tokenizer
-        found: list[Any] = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        found: list[Any] = self._cutting.encode_batch(list(texts))
         return found
 
     def __call__(
@@ -77,7 +76,10 @@ class FileTokenizer:
         that was set, and it never warns.
         """
         texts = [text] if isinstance(text, str) else text
-        found = self.encodings(texts, truncation=truncation, add_special_tokens=add_special_tokens)
+        tokenizer = self._cutting if truncation else self.backend_tokenizer
+        # Without the places of tokens, the library needs a quarter less time.
+        read = tokenizer.encode_batch if return_offsets_mapping else tokenizer.encode_batch_fast
+        found = read(list(texts), add_special_tokens=add_special_tokens)
         encoded: dict[str, Any] = {"input_ids": [each.ids for each in found]}
         if return_offsets_mapping:
             encoded["offset_mapping"] = [each.offsets for each in found]

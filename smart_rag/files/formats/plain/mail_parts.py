@@ -13,7 +13,8 @@ from smart_rag.files.formats.encoding import decode_part
 _LONGEST_PARAMETERS = 10_000
 _ENCODED_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=")
 _QUOTED = re.compile(rb"=([0-9a-fA-F]{2})")
-_BASE64_LINE = re.compile(rb"\s*(?:[A-Za-z0-9+/]+={0,2})*\s*\Z")
+# Possessive, because else a line that does not match takes a time that doubles with each letter.
+_BASE64_LINE = re.compile(rb"\s*+(?:[A-Za-z0-9+/]++={0,2}+)*+\s*\Z")
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]")
 # A line of base64 is so long, and may have one sign that does not belong to it. Footers have spaces or more such signs.
 _LONG_LINE = 40

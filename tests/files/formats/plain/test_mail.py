@@ -259,6 +259,14 @@ def test_base64_with_odd_lines(tmp_path, encoding, body):
     assert body_of(tmp_path, head + body) == ("The plan.", ())
 
 
+@pytest.mark.timeout(20)
+def test_a_long_word_that_is_not_base64_takes_no_time(tmp_path):
+    """It took twice as long for each letter."""
+    body = f"VGhlIHBsYW4u\nsubscription/{'preferences/' * 20}page.html\n"
+    head = f"{HEAD}Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
+    assert body_of(tmp_path, head + body)[0].startswith("The plan.")
+
+
 def test_one_stray_sign_in_base64_costs_no_text(tmp_path):
     text = base64.b64encode(b"The keys of the boat hang behind the barometer.").decode()
     head = f"{HEAD}Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"

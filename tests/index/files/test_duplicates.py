@@ -7,42 +7,23 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers.indexed_files import CONFIG
+from helpers.text_files import write
 from helpers.word_encoder import CountingEncoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smart_rag import IndexConfig, SmartIndex
+from smart_rag import SmartIndex
 from smart_rag.files.finder import find
 from smart_rag.index.writing.duplicates import FILE_NAME
 from smart_rag.reports import AddReport
 
-CONFIG = IndexConfig(chunk_tokens=6, chunk_overlap=0)
 TEXT = "The cat sat on the mat. It purred all day long."
-
-
-@pytest.fixture
-def encoder():
-    return CountingEncoder()
-
-
-@pytest.fixture
-def index(tmp_path, encoder):
-    with SmartIndex.create(tmp_path / "index", encoder, config=CONFIG) as index:
-        yield index
-        report = index.verify()
-        assert report.sound
-        assert report.orphans == 0
 
 
 @pytest.fixture
 def docs(tmp_path):
     return tmp_path / "docs"
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 def held(index) -> dict[str, str]:

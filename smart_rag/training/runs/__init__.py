@@ -1,0 +1,1 @@
+"""Long trainings: interruptions, checkpoints and several processes."""
