@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from smart_rag.config import AdapterObjective, Objective, Weighting, check_choice, check_count
+from smart_rag.config import AdapterObjective, AdapterWeighting, Objective, check_choice, check_count
 from smart_rag.errors import InvalidInput
 
 Start = Literal["frozen", "random"]
@@ -80,7 +80,7 @@ class AdapterSettings(TrainingSettings):
     dimension: int | None = None
     layers: tuple[int, ...] = (-1,)
     objective: AdapterObjective = "late"
-    weighting: Weighting = "none"
+    weighting: AdapterWeighting = "none"
     start: Start = "frozen"
     epochs: int = 5
     weight_decay: float = 0.01
@@ -91,7 +91,7 @@ class AdapterSettings(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("objective", self.objective, AdapterObjective)
-        check_choice("weighting", self.weighting, Weighting)
+        check_choice("weighting", self.weighting, AdapterWeighting)
         check_choice("start", self.start, Start)
 
 

@@ -32,6 +32,7 @@ def test_shared_settings_are_checked(kind, values, message):
     [
         ({"objective": "pooled"}, "objective must be one of late, hybrid"),
         ({"weighting": "tf"}, "weighting must be one of"),
+        ({"weighting": "contrast"}, "weighting must be one of idf, none, got"),
         ({"start": "cold"}, "start must be one of"),
     ],
 )
