@@ -37,19 +37,33 @@ _NOTE = re.compile(
 )
 
 
+DESCRIBED = {"pic", "imagedata", "textpath"}  # pictures, pictures in the older VML, and WordArt in it
+
+
 def description(picture: _Element) -> str:
-    """Return the alternative text of a picture, or an empty text if nobody has described it.
+    """Return the alternative text of a picture, or an empty text if nobody has described it. Of WordArt, return it.
 
     No viewer shows it on the page, but it may be the only text about the picture. Word says it of the drawing, too, and
     there it is newer.
     """
+    if local(picture) == "textpath":
+        return picture.get("string", "").strip()
+    if local(picture) == "imagedata":
+        shape = picture.getparent()
+        return "" if shape is None else _of_person(shape.get("alt", ""))
     drawing = next(picture.iterancestors("{*}inline", "{*}anchor", "{*}wgp"), None)
     places = (None if drawing is None else drawing.find("{*}docPr"), picture.find("{*}nvPicPr/{*}cNvPr"))
     for place in places:
-        text = "" if place is None else _NOTE.sub("", place.get("descr", "")).strip()
-        if not _NO_DESCRIPTION.fullmatch(text):
+        text = "" if place is None else _of_person(place.get("descr", ""))
+        if text:
             return text
     return ""
+
+
+def _of_person(text: str) -> str:
+    """Return a description, or an empty text if a program wrote it."""
+    text = _NOTE.sub("", text).strip()
+    return "" if _NO_DESCRIPTION.fullmatch(text) else text
 
 
 def diagram_text(root: _Element) -> list[str]:

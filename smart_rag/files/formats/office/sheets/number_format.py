@@ -164,7 +164,7 @@ class NumberFormat:
         return first + timedelta(seconds=int(seconds), microseconds=int(seconds % 1 * 1_000_000))
 
     def _iso(self, days: float, section: str) -> str:
-        moment = self._moment(round(Decimal(days) * 86_400))
+        moment = self._moment(round(Decimal(days) * 86_400, 0))
         if days < 1 or "f400" in section.lower() or "systime" in section.lower():
             return moment.time().isoformat()
         return moment.date().isoformat() if days == int(days) else moment.isoformat(" ")
