@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from smart_rag.files.formats.office.archive import local, value
-from smart_rag.files.formats.office.drawing import DESCRIBED, description, is_repeated
+from smart_rag.files.formats.office.drawing import DESCRIBED, SHAPES, description, is_repeated
 from smart_rag.files.formats.office.symbols import text_of
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ UNSEEN = {
 _SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-", "den": "/"}
 REFERENCES = {"footnoteReference", "endnoteReference", "commentReference", "chart", "relIds"}
 _CONTAINERS = {"tr", "tc", "txbxContent", "txBody"}
-_RAW = """.//*[local-name()='t' or local-name()='pic' or local-name()='imagedata' or local-name()='textpath'][not(
-    ancestor::*[
+_NAMED = " or ".join(f"local-name()='{name}'" for name in ("t", *sorted(DESCRIBED)))
+_RAW = f""".//*[{_NAMED}][not(ancestor::*[
     local-name()='del' or local-name()='moveFrom' or local-name()='Fallback'
     or @*[local-name()='type' and (contains(., 'eparator') or .='continuationNotice')]])]"""
 
@@ -57,7 +57,11 @@ def raw_text(root: _Element | None) -> str:
 
 def lost_symbols(root: _Element) -> int:
     """Return the number of letters that are pictures in their font, such as in Wingdings, and stand for nothing."""
-    return sum(text_of(element)[1] for element in root.iter("{*}t", "{*}sym"))
+    # DrawingML also calls a font so.
+    found = (
+        one for one in root.iter("{*}t", "{*}sym") if local(one) == "t" or value(one, "font") or value(one, "char")
+    )
+    return sum(text_of(one)[1] for one in found)
 
 
 @dataclass(slots=True)
@@ -135,7 +139,8 @@ class _Walk:
         elif name == "fldChar":
             frame.text.append(_field(element))
         elif name in DESCRIBED:
-            frame.after += filter(None, [description(element)])
+            # Shapes of slides stand in no paragraph.
+            (frame.blocks if name in SHAPES else frame.after).extend(filter(None, [description(element)]))
         elif name == "altChunk":  # it stands between paragraphs
             frame.blocks += self._document.after(element)
         elif name in REFERENCES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from helpers.office_files import part, related, xlsx
+from helpers.office_files import part, related, replaced, xlsx
 from helpers.text_files import refused
 
 from smart_rag.files.formats.office.sheets.xlsx import read_xlsx
@@ -105,6 +105,37 @@ def test_comments_text_boxes_charts_and_diagrams_are_read(tmp_path):
         )
     )
     assert page.text.split("\n\n") == ["1", "A1: Why one?", "Sales", "North", "A step", "In a box"]
+
+
+def test_descriptions_of_drawings_are_read(tmp_path):
+    def named(kind, description):
+        return f"<x:{kind} xmlns:x='x'><x:cNvPr id='1' name='x' descr='{description}'/></x:{kind}>"
+
+    pictures = f"<x:pic xmlns:x='x'>{named('nvPicPr', 'A red boat')}</x:pic>"
+    frames = named("nvGraphicFramePr", "Sales by year") + named("nvSpPr", "Picture 2")
+    (page,), _ = pages(
+        xlsx(
+            tmp_path / "a.xlsx",
+            {"S": "<row><c><v>1</v></c></row>"},
+            sheet1_rels=related(d=("drawing", "d.xml")),
+            d=part("a:drawing", pictures + frames),
+        )
+    )
+    assert page.text.split("\n\n") == ["1", "A red boat", "Sales by year"]
+
+
+def test_headers_and_footers_on_paper_are_read_once(tmp_path):
+    row = "<row><c><v>1</v></c></row>"
+    path = xlsx(tmp_path / "a.xlsx", {"A": row, "B": row})
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    margins = (
+        "<headerFooter><oddHeader>&amp;L&amp;&quot;Arial,Bold&quot;&amp;12Budget &amp;K00FF00&amp;&amp; plan&amp;RPage "
+        "&amp;P</oddHeader><oddFooter>&amp;CSecret</oddFooter><evenFooter>&amp;CSecret</evenFooter></headerFooter>"
+    )
+    sheet = f'<worksheet xmlns="{main}"><sheetData>{row}</sheetData>{margins}</worksheet>'
+    (first, second), _ = pages(replaced(path, "xl/worksheets/sheet1.xml", sheet.encode()))
+    assert first.text.split("\n\n") == ["1", "Budget & plan Page", "Secret"]
+    assert second.text == "1"
 
 
 def test_what_no_cell_shows_and_what_cells_lack_is_counted(tmp_path):

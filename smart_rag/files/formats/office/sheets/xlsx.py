@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from smart_rag.errors import DocumentError
 from smart_rag.files.formats.office.archive import Archive, elements, inner, local, value
-from smart_rag.files.formats.office.drawing import diagram_text
+from smart_rag.files.formats.office.drawing import DESCRIBED, description, diagram_text
 from smart_rag.files.formats.office.missing import embedded_files
 from smart_rag.files.formats.office.sheets.number_format import BUILT_IN, NotFollowed, NumberFormat, general
 from smart_rag.files.formats.page import Page
@@ -32,6 +32,8 @@ _MOST_TEXT = 256_000_000  # characters: many cells may show the same long text
 _MOST_LETTERS = 7  # of a column: Excel has at most three
 _MOST_NAMED = 3  # number formats
 _MOST_CODE = 60  # characters of a number format that are named
+_TAGS = ("{*}row", *(f"{{*}}{which}{kind}" for kind in ("Header", "Footer") for which in ("odd", "even", "first")))
+_MARGIN_CODE = re.compile(r'&(?:"[^"]*"|K[0-9A-F+-]{6}|[0-9]+|.)', re.DOTALL)
 _ESCAPED = re.compile("_x([0-9A-F]{4})_")
 _WHOLE = re.compile("-?[0-9]{1,20}")  # other numbers have at most 15 digits that are right
 
@@ -63,6 +65,7 @@ class _Book:
         self._root = archive.xml(self._main)
         self._strings = [_shared(element) for element in self._each("sharedStrings", "si")]
         self._unread = set(range(len(self._strings)))
+        self._margins: list[str] = []
         self._lost = 0
         self._room = _MOST_TEXT
         self._not_followed: Counter[str] = Counter()
@@ -90,7 +93,10 @@ class _Book:
             return
         options = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": True}
         try:
-            for _, row in lxml.etree.iterparse(data, tag="{*}row", **options):
+            for _, row in lxml.etree.iterparse(data, tag=_TAGS, **options):
+                if local(row) != "row":
+                    self._margins.append(_margin(inner(row)))
+                    continue
                 cells = self._cells(row)
                 self._room -= sum(map(len, cells))
                 if self._room < 0:
@@ -106,7 +112,9 @@ class _Book:
             self._archive.left_out.append("damaged XML, and what follows the damage is missing")
 
     def around(self, part: str) -> Iterator[str]:
-        """Yield the comments, text boxes, charts and diagrams of a sheet."""
+        """Yield the printed headers and footers of a sheet whose rows are read, its comments, drawings and charts."""
+        yield from dict.fromkeys(filter(None, self._margins))
+        self._margins.clear()
         for kind, name in self._archive.related(part).values():
             root = self._archive.part(name) if kind in ("comments", "threadedComment", "drawing") else None
             for element in () if root is None else elements(root):
@@ -117,6 +125,8 @@ class _Book:
                     _, drawing = self._archive.related(name).get(id, ("", ""))
                     drawn = self._archive.part(drawing) if drawing in self._archive.names else None
                     yield from () if drawn is None else diagram_text(drawn)
+                elif local(element) in DESCRIBED:
+                    yield from filter(None, [description(element)])
             if kind == "drawing" and root is not None:
                 yield from diagram_text(root)
 
@@ -211,6 +221,11 @@ def _shared(element: _Element) -> str:
     """Return the text of a string or of a comment, without hints to pronounce it."""
     parts = (part for part in elements(element) if local(part) in ("t", "text"))
     return _unescaped("".join(inner(part) for part in parts if local(part.getparent()) != "rPh")).strip()
+
+
+def _margin(code: str) -> str:
+    """Return the text of a header or a footer on paper, without the codes for fonts, numbers and dates."""
+    return " ".join(_MARGIN_CODE.sub(lambda found: "&" if found[0] == "&&" else " ", code).split())
 
 
 def _unescaped(text: str) -> str:
