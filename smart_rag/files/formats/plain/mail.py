@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from email.message import Message
-from email.parser import BytesParser
 from email.utils import parsedate_to_datetime
 from itertools import count
 from pathlib import Path
@@ -14,7 +13,7 @@ from smart_rag.errors import DocumentError, SmartRagError
 from smart_rag.files.formats.encoding import decode, decode_part
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.plain.mail_parts import POLICY, payload_of, without_encoded_words
+from smart_rag.files.formats.plain.mail_parts import ENCODED, decoded, parse, payload_of, without_encoded_words
 from smart_rag.wording import number, one_line
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
@@ -23,11 +22,14 @@ _QUOTED_NAME = re.compile(r'"([^"\\]*)"\s*(?=<)')
 _COMMA = re.compile(r",\s*")
 _MOST_BYTES = 256_000_000
 _REPORTS = ("message/delivery-status", "message/feedback-report")
+_MAILS = ("message/rfc822", "message/global", "message/news")
 _BODIES = ("text/plain", "text/html")
 # The plain text of a mail is its body, unless another form of it has so many times the words.
 _MUCH_MORE = 1.2
 # A mail with more parts is no letter. To find the encodings of all of them could take for ever.
 _MOST_PARTS = 5_000
+# Each encoded mail in a mail is decoded into a copy.
+_MOST_DEPTH = 20
 _MARK = b"\xef\xbb\xbf"  # of UTF-8
 _HEAD_BYTES = 1000
 
@@ -49,7 +51,7 @@ def read_mail(path: Path) -> Iterator[Page]:
     head = data[:_HEAD_BYTES]
     if head.count(0) * 4 > len(head):  # an editor saved it in UTF-16
         data = decode(data, path).text.encode()
-    message = BytesParser(Message, policy=POLICY).parsebytes(data.removeprefix(_MARK))
+    message = parse(data.removeprefix(_MARK))
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():
         raise DocumentError(path, "no mail: it has none of the headers Subject, From, To and Date")
@@ -77,8 +79,9 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
 class _Body:
     """The texts of a mail, the names of its attachments, and what cannot be read. ``seen`` counts the parts."""
 
-    def __init__(self, path: Path, seen: count[int] | None = None) -> None:
+    def __init__(self, path: Path, seen: count[int] | None = None, depth: int = 0) -> None:
         self._path = path
+        self._depth = depth  # of encoded mails in encoded mails
         self.seen = seen or count()
         self.texts: list[str] = []
         self.attachments: list[str] = []
@@ -90,10 +93,12 @@ class _Body:
             return
         kind = part.get_content_type()
         named = _file_name(part)
-        if kind in _REPORTS:
+        if kind.startswith(ENCODED):
+            self._read_encoded(part)
+        elif kind in _REPORTS:
             lines = (f"{name}: {text}" for inner in _parts(part) for name, text in inner.raw_items())
             self.texts.append("\n".join(lines))
-        elif kind == "message/rfc822" and part.is_multipart():
+        elif kind in _MAILS and part.is_multipart():
             for message in _parts(part):
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
                 self.texts.append("\n".join(lines))
@@ -119,6 +124,14 @@ class _Body:
         except Exception as error:  # the standard library raises many kinds for headers that are malformed
             self.left_out.append(f"part {place} cannot be read ({type(error).__name__}: {one_line(error)})")
 
+    def _read_encoded(self, part: Message) -> None:
+        if self._depth == _MOST_DEPTH:
+            self.left_out.append(f"what is encoded more than {_MOST_DEPTH} times, a mail in a mail")
+            return
+        self._depth += 1
+        self.read(decoded(part))
+        self._depth -= 1
+
     def _read_best(self, parts: list[Message]) -> None:
         """Read one of several forms of the same text: the plain one, unless another one says much more.
 
@@ -126,7 +139,7 @@ class _Body:
         """
         bodies = []
         for place, part in enumerate(parts, 1):
-            body = _Body(self._path, self.seen)
+            body = _Body(self._path, self.seen, self._depth)
             body._read_one(part, place)
             kinds = {inner.get_content_type() for inner in part.walk()}
             if body.texts and kinds.isdisjoint(_BODIES) and len(parts) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import quopri
 import time
 from email.message import EmailMessage
 
@@ -276,3 +277,42 @@ def test_what_follows_the_last_part_is_counted(tmp_path):
 def test_a_report_of_abuse_is_read(tmp_path):
     report = "Content-Type: message/feedback-report\n\nFeedback-Type: abuse\nUser-Agent: Mailer"
     assert "Feedback-Type: abuse" in body_of(tmp_path, HEAD + parts("report", PLAIN, report))[0]
+
+
+INNER = (
+    "From: b@example.com\nSubject: =?utf-8?Q?Gr=C3=BC=C3=9Fe?=\nContent-Type: text/plain; charset=utf-8\n\n"
+    "Die Schlüssel.\n"
+)
+
+
+def encoded(kind, encoding, data):
+    """Return a part of this kind in a transfer encoding."""
+    data = data.encode()
+    body = base64.encodebytes(data) if encoding == "base64" else quopri.encodestring(data)
+    return f"Content-Type: {kind}\nContent-Transfer-Encoding: {encoding}\n\n{body.decode()}"
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_a_forwarded_mail_that_is_encoded_is_read(tmp_path, encoding):
+    read = "Subject: Grüße\nFrom: b@example.com\n\nDie Schlüssel."
+    one = encoded("message/rfc822", encoding, INNER)
+    assert body_of(tmp_path, HEAD + one) == (read, ())
+    assert body_of(tmp_path, HEAD + parts("mixed", PLAIN, one, PLAIN)) == (f"The plan.\n\n{read}\n\nThe plan.", ())
+    two = encoded("message/rfc822", encoding, f"Subject: Between\n{parts('mixed', PLAIN, one)}")
+    body, left_out = body_of(tmp_path, HEAD + parts("mixed", two))
+    assert (body, left_out) == (f"Subject: Between\n\nThe plan.\n\n{read}", ())
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_a_forwarded_mail_that_only_says_that_it_is_encoded_is_read(tmp_path, encoding):
+    part = f"Content-Type: message/rfc822\nContent-Transfer-Encoding: {encoding}\n\n{INNER}"
+    assert body_of(tmp_path, HEAD + parts("mixed", part))[0] == "Subject: Grüße\nFrom: b@example.com\n\nDie Schlüssel."
+
+
+def test_mails_in_mails_are_decoded_to_a_bound(tmp_path):
+    part = PLAIN
+    for _ in range(25):
+        part = encoded("message/rfc822", "quoted-printable", f"Subject: Between\n{parts('mixed', PLAIN, part)}")
+    body, left_out = body_of(tmp_path, HEAD + part)
+    assert body.count("The plan.") == 20
+    assert left_out == ("what is encoded more than 20 times, a mail in a mail",)
