@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -24,8 +25,14 @@ _MOST_BYTES = 256_000_000
 _REPORTS = ("message/delivery-status", "message/feedback-report")
 _MAILS = ("message/rfc822", "message/global", "message/news")
 _BODIES = ("text/plain", "text/html")
-# The plain text of a mail is its body, unless another form of it has so many times the words.
-_MUCH_MORE = 1.2
+# The plain text of a mail is its body, unless more than this share of the words of another form is only there.
+_SMALL_SHARE = 0.05
+# Then the plain text is read, too, if more than this share of its own words is only there.
+_LARGE_SHARE = 0.25
+# Lines are broken anywhere in languages without spaces, so there each character is a word.
+_NO_SPACES = r"\u0e00-\u0eff\u2e80-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W_{_NO_SPACES}]+")
+_ADDRESS = re.compile(r"[A-Za-z]{1,20}://[!-~]*|[\w.+-]{1,64}@[!-~]*")
 # A mail with more parts is no letter. To find the encodings of all of them could take for ever.
 _MOST_PARTS = 5_000
 # Each encoded mail in a mail is decoded into a copy.
@@ -38,7 +45,7 @@ def read_mail(path: Path) -> Iterator[Page]:
     """Yield a mail as one page: its subject, sender, receivers and date, and its body.
 
     These are metadata, too, with the names of the attachments. The attachments are not read. HTML is read where there
-    is no plain text, or where that is only a part of it.
+    is no plain text, or where that lacks words of it.
 
     Raises:
         DocumentError: the file is no mail.
@@ -133,7 +140,7 @@ class _Body:
         self._depth -= 1
 
     def _read_best(self, parts: list[Message]) -> None:
-        """Read one of several forms of the same text: the plain one, unless another one says much more.
+        """Read one of several forms of the same text, or two that differ; see `_shown`.
 
         The attachments of all forms are named, and so are forms that are no body, such as a calendar.
         """
@@ -147,16 +154,16 @@ class _Body:
                 body.texts.clear()
             self.attachments += body.attachments
             bodies.append((body, "text/plain" in kinds))
-        most = max(bodies, key=lambda found: found[0].words(), default=None)
         plain = next((body for body, is_plain in bodies if is_plain and body.words()), None)
-        if plain is not None and most is not None and most[0].words() <= _MUCH_MORE * plain.words():
-            most = plain, True
-        if most is not None:
-            self.texts += most[0].texts
-            self.left_out += most[0].left_out
+        others = [body for body, _ in bodies if body is not plain and body.words()]
+        rich = max(others, key=lambda body: body.words().total(), default=None)
+        for body in _shown(plain, rich):
+            self.texts += body.texts
+            self.left_out += body.left_out
 
-    def words(self) -> int:
-        return sum(len(text.split()) for text in self.texts)
+    def words(self) -> Counter[str]:
+        """Return how often each word occurs. Addresses are none: HTML hides those of its links."""
+        return Counter(_WORD.findall(_ADDRESS.sub(" ", "\n".join(self.texts)).casefold()))
 
     def _read_text(self, part: Message, kind: str) -> None:
         is_html = kind == "text/html"
@@ -169,6 +176,26 @@ class _Body:
             self.left_out += page.left_out
             text = page.text
         self.texts += [text, decode_part(footer).text] if footer else [text]
+
+
+def _shown(plain: _Body | None, rich: _Body | None) -> list[_Body]:
+    """Return the forms of a text that are read: one, or both if each has much that the other lacks.
+
+    A mail program shows the rich form. The plain one may be a note that there is another one, or say the same.
+    """
+    if plain is None or rich is None:
+        return [body for body in (plain, rich) if body is not None]
+    only_rich = (rich.words() - plain.words()).total()
+    only_plain = (plain.words() - rich.words()).total()
+    if only_rich <= _SMALL_SHARE * rich.words().total():
+        shown, lost = plain, only_rich
+    elif only_plain <= _LARGE_SHARE * plain.words().total():
+        shown, lost = rich, only_plain
+    else:
+        return [rich, plain]
+    if lost:
+        shown.left_out.append(f"{number(lost, 'word')} that only another form of the text has")
+    return [shown]
 
 
 def _parts(part: Message) -> list[Message]:

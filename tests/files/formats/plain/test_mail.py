@@ -56,7 +56,7 @@ def test_headers_are_text_and_metadata(tmp_path):
 
 @pytest.mark.parametrize(
     ("plain", "html", "body"),
-    [("plain", "<p>html</p>", "plain"), (None, "<p>html</p>", "html"), (" \n", "<p>html</p>", "html")],
+    [("words", "<p>words</p>", "words"), (None, "<p>html</p>", "html"), (" \n", "<p>html</p>", "html")],
 )
 def test_html_is_read_where_there_is_no_plain_text(tmp_path, plain, html, body):
     assert page_of(tmp_path, mail(plain=plain, html=html)).text.split("\n\n")[1:] == [body]
@@ -201,8 +201,9 @@ def test_a_mark_before_the_headers(tmp_path):
         HEAD + "To: " + ", ".join(f"Name {i} <a{i}@example.com>" for i in range(20_000)) + "\n\nwords",
         HEAD + "Content-Type: text/plain; charset=punycode\n\nwords-" + "a" * 200_000 + "\xe4",
         HEAD + parts("mixed", *[PLAIN] * 20_000),
+        HEAD + parts("alternative", f"{PLAIN}{'words' * 200_000}", HTML),
     ],
-    ids=["receivers", "punycode", "parts"],
+    ids=["receivers", "punycode", "parts", "one long word"],
 )
 def test_a_large_mail_takes_no_time(tmp_path, data):
     begin = time.perf_counter()
@@ -316,3 +317,30 @@ def test_mails_in_mails_are_decoded_to_a_bound(tmp_path):
     body, left_out = body_of(tmp_path, HEAD + part)
     assert body.count("The plan.") == 20
     assert left_out == ("what is encoded more than 20 times, a mail in a mail",)
+
+
+STUB = "This message contains HTML. Your mail program does not show it: https://example.com/n/1"
+TABLE = "<table><tr><td>Herring</td><td>4711</td></tr><tr><td>Kestrel</td><td>99</td></tr></table>"
+LONG = " ".join(f"word{i}" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("plain", "html", "body", "left_out"),
+    [
+        (STUB, TABLE, f"Herring | 4711\nKestrel | 99\n\n{STUB}", ()),
+        ("The plan is secret.", "<p>The plan</p>", "The plan is secret.", ()),
+        (LONG, f"<p>{LONG} Unsubscribe</p>", LONG, ("1 word that only another form of the text has",)),
+        (
+            f"{LONG} reader",
+            f"<p>{LONG} a b c d</p>",
+            f"{LONG} a b c d",
+            ("1 word that only another form of the text has",),
+        ),
+        ("THE PLAN\nsee <https://example.com/plan>", "<b>The</b> plan <a href=x>see</a>", "THE PLAN\nsee", ()),
+        ("会議は明日の\n午後三時に変更", "<p>会議は明日の午後三時に変更</p>", "会議は明日の\n午後三時に変更", ()),
+    ],
+)
+def test_html_is_read_where_the_plain_text_lacks_its_words(tmp_path, plain, html, body, left_out):
+    page = page_of(tmp_path, mail(plain=plain, html=html))
+    assert page.text.split("\n\n", 1)[1].replace(" <https://example.com/plan>", "") == body
+    assert page.left_out == left_out
