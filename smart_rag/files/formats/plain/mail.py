@@ -14,7 +14,14 @@ from smart_rag.errors import DocumentError, SmartRagError
 from smart_rag.files.formats.encoding import decode, decode_part
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.plain.mail_parts import ENCODED, decoded, parse, payload_of, without_encoded_words
+from smart_rag.files.formats.plain.mail_parts import (
+    ENCODED,
+    decoded,
+    parse,
+    payload_of,
+    with_edges,
+    without_encoded_words,
+)
 from smart_rag.wording import number, one_line
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
@@ -22,7 +29,10 @@ _ADDRESSES = ("From", "To", "Cc")
 _QUOTED_NAME = re.compile(r'"([^"\\]*)"\s*(?=<)')
 _COMMA = re.compile(r",\s*")
 _MOST_BYTES = 256_000_000
-_REPORTS = ("message/delivery-status", "message/feedback-report")
+_REPORTS = (
+    *("message/delivery-status", "message/disposition-notification", "message/feedback-report"),
+    *("message/global-delivery-status", "message/global-disposition-notification"),
+)
 _MAILS = ("message/rfc822", "message/global", "message/news")
 _BODIES = ("text/plain", "text/html")
 # The plain text of a mail is its body, unless more than this share of the words of another form is only there.
@@ -37,6 +47,8 @@ _ADDRESS = re.compile(r"[A-Za-z]{1,20}://[!-~]*|[\w.+-]{1,64}@[!-~]*")
 _MOST_PARTS = 5_000
 # Each encoded mail in a mail is decoded into a copy.
 _MOST_DEPTH = 20
+# The words of forms in forms are compared at each level.
+_MOST_FORMS = 10
 _MARK = b"\xef\xbb\xbf"  # of UTF-8
 _HEAD_BYTES = 1000
 
@@ -86,10 +98,11 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
 class _Body:
     """The texts of a mail, the names of its attachments, and what cannot be read. ``seen`` counts the parts."""
 
-    def __init__(self, path: Path, seen: count[int] | None = None, depth: int = 0) -> None:
+    def __init__(self, path: Path, outer: _Body | None = None) -> None:
         self._path = path
-        self._depth = depth  # of encoded mails in encoded mails
-        self.seen = seen or count()
+        self._depth: int = outer._depth if outer else 0  # of encoded mails in encoded mails
+        self._forms: int = outer._forms + 1 if outer else 0  # in forms
+        self.seen: count[int] = outer.seen if outer else count()
         self.texts: list[str] = []
         self.attachments: list[str] = []
         self.left_out: list[str] = []
@@ -103,24 +116,40 @@ class _Body:
         if kind.startswith(ENCODED):
             self._read_encoded(part)
         elif kind in _REPORTS:
-            lines = (f"{name}: {text}" for inner in _parts(part) for name, text in inner.raw_items())
-            self.texts.append("\n".join(lines))
+            self._read_report(part)
         elif kind in _MAILS and part.is_multipart():
             for message in _parts(part):
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
                 self.texts.append("\n".join(lines))
                 self.read(message)
-        elif kind == "multipart/alternative" and part.is_multipart():
+        elif kind.startswith("multipart/") and not part.is_multipart():
+            self._read_unparted(part, is_all)
+        elif kind == "multipart/alternative" and part.is_multipart() and self._forms < _MOST_FORMS:
             self._read_best(_parts(part))
         elif part.is_multipart():
-            for place, inner in enumerate(_parts(part), 1):
-                self._read_one(inner, place)
-            if words := len((part.epilogue or "").split()):
-                self.left_out.append(f"{number(words, 'word')} after the last part, which no mail program shows")
+            self._read_parts(part)
         elif kind.startswith("text/") and part.get_content_disposition() != "attachment" and (is_all or not named):
             self._read_text(part, kind)
         elif named or part.get_payload(decode=True):
             self.attachments.append(named or f"({kind})")
+
+    def _read_parts(self, part: Message) -> None:
+        """Read several parts. If one says the same edge as they have, it has the parts that follow it."""
+        inner = _parts(part)
+        for place, one in enumerate(inner, 1):
+            is_same = one.get_content_maintype() == "multipart" and one.get_boundary() == part.get_boundary()
+            if is_same and one.get_content_subtype() == "alternative" and not one.is_multipart():
+                self._read_best(inner[place:])
+                break
+            self._read_one(one, place)
+        after = (part.epilogue or "").encode("ascii", "surrogateescape")
+        again = with_edges(after, "mixed") if self._depth < _MOST_DEPTH else None
+        if again is not None:
+            self._depth += 1
+            self._read_one(again, len(inner) + 1)
+            self._depth -= 1
+        elif words := len(after.split()):
+            self.left_out.append(f"{number(words, 'word')} after the last part, which no mail program shows")
 
     def _read_one(self, part: Message, place: int) -> None:
         """Read one of several parts. Whatever is wrong with it, the others are read."""
@@ -139,6 +168,24 @@ class _Body:
         self.read(decoded(part))
         self._depth -= 1
 
+    def _read_report(self, part: Message) -> None:
+        """Read the fields of a report, and free text, which some servers write in their place."""
+        for inner in _parts(part):
+            fields = "\n".join(f"{name}: {text}" for name, text in inner.raw_items())
+            text = decode_part(payload_of(inner)[0]).text if not inner.is_multipart() else ""
+            self.texts += [found for found in (fields, text.strip()) if found]
+            if inner.is_multipart():
+                self.read(inner)
+
+    def _read_unparted(self, part: Message, is_all: bool) -> None:
+        """Read a part that says that it has parts, and none is found: the edges between them are other ones."""
+        payload = b"\n".join(payload_of(part)).strip()
+        again = with_edges(payload, part.get_content_subtype())
+        if again is not None:
+            self.read(again, is_all)
+        elif payload:
+            self.texts.append(decode_part(payload, str(part.get_content_charset() or "")).text)
+
     def _read_best(self, parts: list[Message]) -> None:
         """Read one of several forms of the same text, or two that differ; see `_shown`.
 
@@ -146,7 +193,7 @@ class _Body:
         """
         bodies = []
         for place, part in enumerate(parts, 1):
-            body = _Body(self._path, self.seen, self._depth)
+            body = _Body(self._path, self)
             body._read_one(part, place)
             kinds = {inner.get_content_type() for inner in part.walk()}
             if body.texts and kinds.isdisjoint(_BODIES) and len(parts) > 1:
@@ -154,12 +201,15 @@ class _Body:
                 body.texts.clear()
             self.attachments += body.attachments
             bodies.append((body, "text/plain" in kinds))
-        plain = next((body for body, is_plain in bodies if is_plain and body.words()), None)
-        others = [body for body, _ in bodies if body is not plain and body.words()]
-        rich = max(others, key=lambda body: body.words().total(), default=None)
+        plain = next((body for body, is_plain in bodies if is_plain and body.has_words()), None)
+        others = [body for body, _ in bodies if body is not plain and body.has_words()]
+        rich = max(others, key=lambda body: sum(map(len, body.texts)), default=None)
         for body in _shown(plain, rich):
             self.texts += body.texts
             self.left_out += body.left_out
+
+    def has_words(self) -> bool:
+        return any(map(str.strip, self.texts))
 
     def words(self) -> Counter[str]:
         """Return how often each word occurs. Addresses are none: HTML hides those of its links."""
@@ -185,11 +235,11 @@ def _shown(plain: _Body | None, rich: _Body | None) -> list[_Body]:
     """
     if plain is None or rich is None:
         return [body for body in (plain, rich) if body is not None]
-    only_rich = (rich.words() - plain.words()).total()
-    only_plain = (plain.words() - rich.words()).total()
-    if only_rich <= _SMALL_SHARE * rich.words().total():
+    words, rich_words = plain.words(), rich.words()
+    only_plain, only_rich = (words - rich_words).total(), (rich_words - words).total()
+    if only_rich <= _SMALL_SHARE * rich_words.total():
         shown, lost = plain, only_rich
-    elif only_plain <= _LARGE_SHARE * plain.words().total():
+    elif only_plain <= _LARGE_SHARE * words.total():
         shown, lost = rich, only_plain
     else:
         return [rich, plain]

@@ -18,6 +18,10 @@ _BASE64_LINE = re.compile(rb"\s*(?:[A-Za-z0-9+/]+={0,2})*\s*\Z")
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]")
 # A text in quoted-printable has no such sign.
 _UNENCODED = re.compile(rb"=(?![0-9a-fA-F]{2}|[ \t]*\r?(?:\n|\Z))")
+# An edge between parts, and a header of a part.
+_EDGE = re.compile(
+    rb"^--([!#-\[\]-~](?:[ !#-\[\]-~]{0,68}[!#-\[\]-~])?)[ \t]*\r?\nContent-[\w-]+:", re.MULTILINE | re.IGNORECASE
+)
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 # A line of base64 is so long, and may have one sign that does not belong to it. Footers have spaces or more such signs.
 _LONG_LINE = 40
@@ -63,6 +67,17 @@ def decoded(part: Message) -> Message:
     if is_quoted and _UNENCODED.search(_BLANK_LINE.split(raw := _raw(part), 1)[0]):  # it only says that it is encoded
         data = raw
     return parse(b"Content-Type: " + kind.encode("ascii", "replace") + b"\n\n" + data.lstrip(b"\r\n"))
+
+
+def with_edges(payload: bytes, kind: str) -> Message | None:
+    """Return what has parts that begin at an edge which no header names, or None if there is no edge."""
+    edge = _EDGE.search(payload)
+    if edge is None:
+        return None
+    found = parse(
+        b'Content-Type: multipart/%s; boundary="%s"\n\n' % (kind.encode("ascii", "replace"), edge[1]) + payload
+    )
+    return found if found.is_multipart() else None
 
 
 def without_encoded_words(header: str) -> str:

@@ -344,3 +344,59 @@ def test_html_is_read_where_the_plain_text_lacks_its_words(tmp_path, plain, html
     page = page_of(tmp_path, mail(plain=plain, html=html))
     assert page.text.split("\n\n", 1)[1].replace(" <https://example.com/plan>", "") == body
     assert page.left_out == left_out
+
+
+def test_forms_in_forms_are_read_to_any_depth(tmp_path):
+    begin = time.perf_counter()
+    made = f"{PLAIN} {LONG * 300}"
+    for i in range(40):
+        made = parts("alternative", PLAIN.replace("plan", f"form {i}"), made)
+    body, _ = body_of(tmp_path, HEAD + made)
+    assert LONG in body
+    assert time.perf_counter() - begin < 10
+
+
+FIELDS = "Reporting-MTA: dns; mx.example.com\n\nFinal-Recipient: rfc822; a@example.com\nAction: failed"
+
+
+def test_a_report_that_is_free_text_is_read(tmp_path):
+    text = "This message was undeliverable:\n\n<a@example.com> takes no mail.\n\nPlease reply\nto us."
+    report = "Content-Type: message/delivery-status\n\n"
+    assert body_of(tmp_path, HEAD + parts("report", report + text, report + FIELDS)) == (f"{text}\n\n{FIELDS}", ())
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_a_report_that_is_encoded_is_read(tmp_path, encoding):
+    report = encoded("message/delivery-status", encoding, FIELDS)
+    assert body_of(tmp_path, HEAD + parts("report", PLAIN, report)) == (f"The plan.\n\n{FIELDS}", ())
+
+
+def test_a_receipt_is_read(tmp_path):
+    receipt = "Content-Type: message/disposition-notification\n\nDisposition: manual-action; displayed"
+    assert body_of(tmp_path, HEAD + parts("report", PLAIN, receipt))[0].endswith(
+        "Disposition: manual-action; displayed"
+    )
+
+
+def test_parts_with_the_same_edge_are_read(tmp_path):
+    outer = "Content-Type: multipart/mixed; boundary=B\n\n--B\nContent-Type: multipart/alternative; boundary=B\n\n"
+    inner = f"--B\n{PLAIN}\n--B\n{HTML}\n--B--\n"
+    page = page_of(tmp_path, f"{HEAD}{outer}{inner}\n--B\n{PDF}\n--B--\n".encode())
+    assert page.text.split("\n\n", 1)[1] == "The plan."
+    assert page.left_out == ("1 attachment not read: report.pdf",)
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=other"])
+@pytest.mark.parametrize("before", ["", "This is a message of several parts.\n\n"])
+def test_parts_without_their_edge_are_read(tmp_path, boundary, before):
+    made = parts("mixed", PLAIN, encoded("text/plain", "base64", "The end."), PDF)
+    head, body = made.split("\n\n", 1)
+    page = page_of(tmp_path, f"{HEAD}{head.partition(';')[0]}{boundary}\n\n{before}{body}".encode())
+    assert page.text.split("\n\n", 1)[1] == "The plan.\n\nThe end."
+    assert page.left_out == ("1 attachment not read: report.pdf",)
+
+
+def test_a_mail_that_only_says_that_it_has_parts_is_read(tmp_path):
+    head = f"{HEAD}Content-Type: multipart/mixed; boundary=B\n\n"
+    assert body_of(tmp_path, f"{head}Just words.\n") == ("Just words.", ())
+    assert body_of(tmp_path, head) == ("", ())
