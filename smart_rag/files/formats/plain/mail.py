@@ -13,6 +13,7 @@ from pathlib import Path
 from smart_rag.errors import DocumentError, SmartRagError
 from smart_rag.files.formats.encoding import decode, decode_part
 from smart_rag.files.formats.html import page_of_markup
+from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.mail_parts import (
     ENCODED,
@@ -22,6 +23,7 @@ from smart_rag.files.formats.plain.mail_parts import (
     with_edges,
     without_encoded_words,
 )
+from smart_rag.files.formats.plain.mail_text import text_of_enriched, without_soft_breaks
 from smart_rag.wording import number, one_line
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
@@ -34,7 +36,9 @@ _REPORTS = (
     *("message/global-delivery-status", "message/global-disposition-notification"),
 )
 _MAILS = ("message/rfc822", "message/global", "message/news")
-_BODIES = ("text/plain", "text/html")
+_ENRICHED = ("text/enriched", "text/richtext")
+_RICH = ("text/rtf", "text/richtext")
+_BODIES = ("text/plain", "text/html", "text/rtf", *_ENRICHED)
 # The plain text of a mail is its body, unless more than this share of the words of another form is only there.
 _SMALL_SHARE = 0.05
 # Then the plain text is read, too, if more than this share of its own words is only there.
@@ -219,12 +223,17 @@ class _Body:
         is_html = kind == "text/html"
         payload, footer = payload_of(part)
         found = decode_part(payload, str(part.get_content_charset() or ""), is_html=is_html)
-        self.left_out += found.left_out
         text = found.text.strip()
-        if is_html:
-            page = page_of_markup(found.text, self._path)
+        is_rtf = kind in _RICH and payload.lstrip().startswith(b"{\\rtf")
+        self.left_out += () if is_rtf else found.left_out
+        if is_html or is_rtf:
+            page = page_of_rtf(payload) if is_rtf else page_of_markup(found.text, self._path)
             self.left_out += page.left_out
             text = page.text
+        elif kind in _ENRICHED:
+            text = text_of_enriched(found.text, kind).strip()
+        elif kind == "text/plain" and str(part.get_param("delsp", "")).lower() == "yes":
+            text = without_soft_breaks(text)
         self.texts += [text, decode_part(footer).text] if footer else [text]
 
 

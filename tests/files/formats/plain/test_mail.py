@@ -400,3 +400,33 @@ def test_a_mail_that_only_says_that_it_has_parts_is_read(tmp_path):
     head = f"{HEAD}Content-Type: multipart/mixed; boundary=B\n\n"
     assert body_of(tmp_path, f"{head}Just words.\n") == ("Just words.", ())
     assert body_of(tmp_path, head) == ("", ())
+
+
+def test_lines_that_a_program_broke_are_joined(tmp_path):
+    lines = "A long inter \nnational  \nline.\nNext.\n> a quot \n> ed one \n>> other\n-- \nAnn \n\n end"
+    head = f"{HEAD}Content-Type: text/plain; charset=utf-8; format=flowed; delsp=yes\n\n"
+    body, _ = body_of(tmp_path, head + lines)
+    assert body == "A long international line.\nNext.\n> a quoted one\n>> other\n-- \nAnn\nend"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("text/rtf", r"{\rtf1\ansi\ansicpg1252 The \b plan\b0 : Gr\'fc\'dfe \{1\}.}"),
+        ("text/richtext", r"{\rtf1 The plan: Gr\u252 ?\u223 ?e \{1\}.}"),
+        ("text/enriched", "<color><param>red</param><bold>The</bold></color>\nplan: Grüße {1}."),
+        ("text/richtext", "<bold>The</bold>\nplan: Grüße {1}."),
+    ],
+)
+def test_rich_texts_are_read_without_their_markup(tmp_path, kind, text):
+    part = f"Content-Type: {kind}; charset=utf-8\n\n{text}"
+    assert body_of(tmp_path, HEAD + parts("mixed", part)) == ("The plan: Grüße {1}.", ())
+    only = parts("alternative", "Content-Type: text/calendar\n\nBEGIN:VCALENDAR", part)
+    assert body_of(tmp_path, HEAD + only)[0] == "The plan: Grüße {1}."
+    same = parts("alternative", PLAIN.replace(".", ": Grüße {1}."), part)
+    assert body_of(tmp_path, HEAD + same) == ("The plan: Grüße {1}.", ())
+
+
+def test_signs_and_lines_of_enriched_text(tmp_path):
+    part = "Content-Type: text/enriched\n\na <<b> <italic>c</italic>\n\nd\n\n\ne"
+    assert body_of(tmp_path, HEAD + part)[0] == "a <b> c\nd\n\ne"
