@@ -340,9 +340,7 @@ def tune(
     ],
     limit_queries: LimitQueries = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report only, and do not change the index.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Save the best setting even if the difference may be noise.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Save the choice even if its gain may be noise.")] = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -363,9 +361,14 @@ def tune(
         print_json(figures.tuning_json(found, written=writes))
         return
     out.print(figures.tuning_table(found))
-    done = "The best setting is saved in the index." if writes else "The index is unchanged."
-    if found.choice != found.current and not (writes or dry_run):
-        done += " --force saves the best setting anyway."
+    done = "The choice is saved in the index."
+    if dry_run:
+        done = "The index is unchanged."
+    elif not writes:  # the scale of relevance is not
+        done = "The weights of the index are unchanged."
+        done += " --force saves the choice anyway." if found.choice != found.current else ""
+    elif not found.is_worth_it:
+        done = "The choice is saved in the index, because of --force. It may be worse than the setting before."
     out.print(Text(figures.tuning_verdict(found) + "\n" + done), soft_wrap=True)
 
 
