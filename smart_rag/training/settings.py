@@ -69,7 +69,7 @@ class AdapterSettings(TrainingSettings):
         dimension: width of the new token embeddings. None means the width of the model.
         layers: layers of the model whose states the adapter reads.
         objective: score to train, ``"late"`` or ``"hybrid"``.
-        weighting: weights of the query tokens in this score, as in `IndexConfig`.
+        weighting: weights of the query tokens in this score, ``"idf"`` or ``"none"``, as in `IndexConfig`.
         start: ``"frozen"`` starts with the token embeddings of the frozen model. ``"random"`` starts with Xavier's
             uniform weights.
         learning_rate: peak learning rate.
